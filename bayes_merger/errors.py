@@ -1,0 +1,61 @@
+"""Everything this package raises on purpose.
+
+::
+
+    BayesMergerError            one line for the user; ``exit_code`` is the process's
+    ├── UserError               bad input: names the thing, the value and the way out (2)
+    │   ├── ConfigError         a setting, a rule, a payload, a scorer
+    │   └── CheckpointError     a model file, or models that do not fit together
+    ├── TrialFailed             one trial could not be judged; the study records FAIL and this text (1)
+    └── Paused                  the person went away; everything is kept, ``resume`` goes on (3)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BayesMergerError(Exception):
+    """Root of the tree; its text is one line that a user can act on."""
+
+    exit_code = 1
+
+
+class UserError(BayesMergerError):
+    """Bad input, found before the first GPU second."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A setting, a rule, a payload or a scorer that makes no sense."""
+
+
+class CheckpointError(UserError):
+    """A model file that cannot be used, or models that do not fit together."""
+
+
+class TrialFailed(BayesMergerError):
+    """One trial could not be judged: the study records FAIL with this reason, never a score."""
+
+
+class Paused(BayesMergerError):
+    """The person stopped for now; nothing is lost and ``bayes-merger resume`` goes on."""
+
+    exit_code = 3
+
+
+def nearest(name: str, known: Iterable[str], *, listed: int = 12) -> str:
+    """The way out of a misspelt name: the closest known names, or the whole list when none is close.
+
+    >>> nearest("bays", ["bayes", "tpe"])
+    'did you mean bayes?'
+    """
+    names = sorted(set(known))
+    lower = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(lower[found] for found in close)}?"
+    more = f", ... ({len(names)} in all)" if len(names) > listed else ""
+    return f"known: {', '.join(names[:listed])}{more}"
