@@ -1,1 +1,1 @@
-
+"""Pictures: a live diffusers pipeline that takes new weights in place."""
