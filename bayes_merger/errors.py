@@ -7,7 +7,8 @@
     │   ├── ConfigError         a setting, a rule, a payload, a scorer
     │   └── CheckpointError     a model file, or models that do not fit together
     ├── TrialFailed             one trial could not be judged; the study records FAIL and this text (1)
-    └── Paused                  the person went away; everything is kept, ``resume`` goes on (3)
+    ├── Paused                  the person went away; everything is kept, ``resume`` goes on (3)
+    └── Interrupted             Ctrl-C or a polite kill; everything is kept, ``resume`` goes on (130)
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ class Paused(BayesMergerError):
     """The person stopped for now; nothing is lost and ``bayes-merger resume`` goes on."""
 
     exit_code = 3
+
+
+class Interrupted(BayesMergerError):
+    """The process was asked to stop; nothing is lost and ``bayes-merger resume`` goes on."""
+
+    exit_code = 130
 
 
 def nearest(name: str, known: Iterable[str], *, listed: int = 12) -> str:

@@ -1,0 +1,97 @@
+"""The command line: ``run``, ``resume``, ``show``, ``merge``."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from bayes_merger import __version__
+from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused, nearest
+
+HELP = """\
+bayes-merger finds the best merge of Stable Diffusion checkpoints instead of guessing it.
+
+  bayes-merger run experiment=demo
+      a real run on the small models that come with the package (minutes on a CPU)
+  bayes-merger run model_a=A.safetensors model_b=B.safetensors payloads=[portrait,street] scorers=[laion]
+      search the best merge of two checkpoints; run --help lists the settings
+  bayes-merger resume NAME [n_iters=100]
+      go on where a study stopped: after Ctrl-C, kill -9, a power cut, or with more trials
+  bayes-merger show [NAME] [--json]
+      all studies; or one: its trials, the best, the weights
+  bayes-merger merge NAME --out best.safetensors
+      write the best merge of a study, a recipe's or your own to a file; merge --help tells how
+
+Options of all commands: --help, --debug (full tracebacks), --version.
+Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
+"""
+
+
+def _run(arguments: Sequence[str]) -> None:
+    from bayes_merger.cli.run import run
+
+    run(arguments)
+
+
+def _resume(arguments: Sequence[str]) -> None:
+    from bayes_merger.cli.run import resume
+
+    resume(arguments)
+
+
+def _show(arguments: Sequence[str]) -> None:
+    from bayes_merger.cli.show import show
+
+    show(arguments)
+
+
+def _merge(arguments: Sequence[str]) -> None:
+    from bayes_merger.cli.merge import merge
+
+    merge(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "run": _run,
+    "resume": _resume,
+    "show": _show,
+    "merge": _merge,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the return value is the process's exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        command = COMMANDS.get(arguments[0])
+        if command is None:
+            raise ConfigError(f"no command '{arguments[0]}'; {nearest(arguments[0], COMMANDS)}")
+        command(arguments[1:])
+    except BayesMergerError as error:
+        if debug:
+            traceback.print_exc()
+        label = "" if isinstance(error, Paused | Interrupted) else "error: "
+        print(f"{label}{error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away; a second complaint would be noise
+        return 0
+    except OSError as error:
+        if debug or error.errno != errno.ENOSPC:
+            raise
+        print("error: the disk is full; make room and go on with  bayes-merger resume NAME", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,259 @@
+"""Hydra in, plain data out: the only module that knows Hydra or OmegaConf.
+
+The compose API is used rather than ``hydra.main``, which makes its output folder before our code runs: bad input
+must leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bayes_merger import demo
+from bayes_merger.config import RunConfig, data_root
+from bayes_merger.errors import ConfigError, nearest
+
+PATHS = ("model_a", "model_b", "model_c", "runs", "wildcards", "generator.config")
+DROP_INS = ("payloads", "scorers")
+
+
+class DropInSource(FileConfigSource):
+    """A folder of which only ``payloads/`` and ``scorers/`` are config groups.
+
+    With ``file://`` every folder beside them (``runs/``, ``tests/``, ...) would turn into a group. A file that
+    forgot to wrap its content in its own name is wrapped here, so that several can be chosen at once.
+    """
+
+    @staticmethod
+    def scheme() -> str:
+        """The address prefix that picks this source."""
+        return "drop-in"
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether ``config_path`` is one of the drop-in folders (or the root of them)."""
+        return config_path.split("/")[0] in ("", *DROP_INS) and super().is_group(config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether ``config_path`` is a YAML file in one of the drop-in folders."""
+        return config_path.split("/")[0] in DROP_INS and super().is_config(config_path)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """What lies in a drop-in folder."""
+        if config_path in ("", "/"):
+            return [name for name in DROP_INS if super(DropInSource, self).is_group(name)]
+        return super().list(config_path, results_filter)
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """One payload or scorer, wrapped by its name."""
+        result = super().load_config(config_path)
+        stem = Path(config_path).stem
+        if OmegaConf.is_dict(result.config) and ("prompt" in result.config or "_target_" in result.config):
+            result.config = OmegaConf.create({stem: result.config})
+        return result
+
+
+class SearchPath(SearchPathPlugin):
+    """What the user has in the working folder comes first, then what we ship."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add the folders to Hydra's search path."""
+        here = Path.cwd()
+        search_path.append("bayes-merger", f"drop-in://{data_root()}")
+        if here != data_root():
+            search_path.prepend("user", f"drop-in://{here}")
+            if (here / "conf").is_dir():
+                search_path.prepend("user", f"file://{here / 'conf'}")
+
+
+def _register() -> None:
+    plugins = Plugins.instance()
+    for plugin in (DropInSource, SearchPath):
+        plugins.register(plugin)
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+    OmegaConf.register_new_resolver("demo", demo_path, replace=True)
+
+
+def demo_path(what: str) -> str:
+    """Where an embedded demo file lies: ``a``, ``b``, ``c``, ``config``, ``clip``, ``clip_config``, ``head``."""
+    return str(demo.paths()[what])
+
+
+def quoted(override: str) -> str:
+    """An override that Hydra's grammar accepts: file names are full of spaces, brackets and ``=``."""
+    key, equals, value = override.partition("=")
+    if not equals or not value:
+        return override
+    if key.lstrip("+~") in PATHS and value != "null":
+        return f"{key}={_quote(value)}"
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return f"{key}={_quote(value)}"
+    return override
+
+
+def _quote(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    return f"'{escaped}'"
+
+
+def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a run as plain data, every value resolved.
+
+    Raises:
+        ConfigError: an unknown setting or choice, a wrong type, a value that must be given.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise ConfigError(f"argument '{override}': settings are given like  name=value")
+    try:
+        _register()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(data_root() / "conf"), version_base="1.3"):
+            config = compose("config", overrides=[quoted(override) for override in overrides])
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(f"'{missing[0]}' has no value: give it like  {missing[0]}=...")
+        plain = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        _explain(error, overrides)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"a config file is not valid YAML: {_first_line(str(error))}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """A stored configuration as the dataclasses of ``bayes_merger.config``.
+
+    Raises:
+        ConfigError: it does not fit the schema.
+    """
+    try:
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), dict(values)))
+    except OmegaConfBaseException as error:
+        _explain(error, [])
+    assert isinstance(run, RunConfig)
+    return run
+
+
+def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A stored configuration with ``overrides`` (``n_iters=100``) applied.
+
+    Raises:
+        ConfigError: an unknown setting or a wrong type.
+    """
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(RunConfig), dict(values))
+        OmegaConf.set_struct(config, True)
+        for override in overrides:
+            parsed = OverridesParser.create().parse_override(quoted(override))
+            OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
+        plain = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        _explain(error, overrides)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def build(what: str, settings: Mapping[str, Any], **extra: Any) -> Any:
+    """The object a ``_target_`` names, with its settings.
+
+    Args:
+        what: the setting's name, for the error.
+        settings: the ``_target_`` and the arguments it takes.
+        **extra: arguments from code; ``_partial_=True`` gives the callable instead of calling it.
+
+    Raises:
+        ConfigError: no such target, or arguments that it does not take.
+    """
+    if "_target_" not in settings:
+        raise ConfigError(f"{what}: its YAML needs a _target_, the dotted name of what to build")
+    try:
+        return instantiate(dict(settings), _convert_="all", **extra)
+    except HydraException as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"{what}: {_first_line(str(cause))}") from error
+
+
+def _first_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.strip().splitlines()[:2])
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> NoReturn:
+    """One line for what Hydra says in many."""
+    text = str(error)
+    if found := re.search(r"Could not find '([\w\-./]+)/([^'/]+)'", text):
+        group, choice = found.groups()
+        options = [line.strip() for line in text.partition("Available options in")[2].splitlines()[1:] if line.strip()]
+        options = [option for option in options if ":" not in option]
+        raise ConfigError(f"{group}: no '{choice}'; {nearest(choice, options)}") from error
+    if found := re.search(r"Key '([^']+)' (?:is not in struct|not in)", text):
+        key = found.group(1)
+        full = next((o.partition("=")[0] for o in overrides if o.partition("=")[0].split(".")[-1] == key), key)
+        raise ConfigError(f"unknown setting '{full}'; {nearest(full, _settings())}") from error
+    if found := re.search(r"Could not override '([^']+)'", text):
+        raise ConfigError(f"unknown setting '{found.group(1)}'; {nearest(found.group(1), _settings())}") from error
+    key = getattr(error, "full_key", None)
+    value = _first_line(getattr(error, "msg", None) or text)
+    raise ConfigError(f"{key}: {value}" if key and str(key) not in value else value) from error
+
+
+def _settings() -> list[str]:
+    def walk(node: Any, prefix: str) -> list[str]:
+        names = []
+        for key in node:
+            name = f"{prefix}{key}"
+            names.append(name)
+            child = OmegaConf.to_container(node).get(key) if OmegaConf.is_dict(node) else None
+            if isinstance(child, dict):
+                names += walk(OmegaConf.create(child), f"{name}.")
+        return names
+
+    return [*walk(OmegaConf.structured(RunConfig), ""), "experiment"]
+
+
+def settings_text(overrides: Sequence[str]) -> str:
+    """The composed settings as YAML."""
+    return str(OmegaConf.to_yaml(OmegaConf.create(compose_run(overrides))))
+
+
+def settings_help() -> str:
+    """The settings with their comments, and the choices of each config group."""
+    text = (data_root() / "conf" / "config.yaml").read_text(encoding="utf-8")
+    lines = ["Settings and their defaults:", ""]
+    lines += [f"  {line}" if line else "" for line in text[text.index("model_a:") :].rstrip().splitlines()]
+    lines += ["", "Choices:", ""]
+    for group in ("payloads", "scorers", "optimiser", "space", "generator", "experiment"):
+        lines.append(f"  {group:<10} {', '.join(choices(group))}")
+    return "\n".join(lines) + "\n"
+
+
+def choices(group: str) -> list[str]:
+    """What a config group offers, the user's own files included."""
+    folders = [data_root() / "conf", data_root(), Path.cwd() / "conf", Path.cwd()]
+    if group not in DROP_INS:
+        folders = [folders[0], folders[2]]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})

@@ -1,0 +1,243 @@
+"""``run`` and ``resume``: settings in, a study out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from bayes_merger.cli import compose
+from bayes_merger.cli.terminal import closing_table, table_text, watching
+from bayes_merger.config import RunConfig
+from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused
+from bayes_merger.imaging.payload import Payload
+from bayes_merger.report import write_best
+from bayes_merger.run.folder import RunFolder, check_name, find_study, slug
+from bayes_merger.run.parts import JudgeSetting, Parts, check_parts, fingerprint
+from bayes_merger.run.record import chosen_trial, complete_trials, final_of
+from bayes_merger.run.watcher import Stop, Watcher
+
+CHANGEABLE = ("n_iters", "images", "model_a", "model_b", "model_c", "runs", "final", "generator.device",
+              "generator.max_batch", "generator.config", "generator.dtype")  # fmt: skip
+
+RUN_HELP = """\
+bayes-merger run [SETTING=VALUE ...]
+
+  bayes-merger run experiment=demo
+  bayes-merger run model_a=A.safetensors model_b=B.safetensors payloads=[portrait,street] scorers=[laion]
+  bayes-merger run ... optimiser=tpe n_iters=100 space.frozen.OUT11=0.5 payloads.portrait.steps=30
+  bayes-merger run ... --cfg        print the settings and stop
+
+Your own payloads/NAME.yaml, scorers/NAME.yaml and conf/ in the working folder are found before ours.
+
+"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Start a new study.
+
+    Raises:
+        ConfigError: a setting that makes no sense, or the study exists.
+        CheckpointError: a model file that cannot be used.
+    """
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(RUN_HELP + compose.settings_help(), end="")
+        return
+    overrides = [argument for argument in arguments if argument not in ("--cfg", "--cfg=job")]
+    if len(overrides) < len(arguments):
+        print(compose.settings_text(overrides), end="")
+        return
+    settings = compose.compose_run(overrides)
+    config = compose.validate(settings)
+    folder = new_folder(config)
+    parts = make_parts(config, settings, folder)
+    check_space(parts, folder)
+    settings["name"] = folder.name
+    with folder.locked(), watching(folder.log) as watcher:
+        watcher.note(f"study {folder.name} in {folder.path}")
+        watcher.step("hashing the models")
+        study = begin(parts, settings, folder)
+        carry_on(parts, study, folder, watcher)
+
+
+def begin(parts: Parts, settings: Mapping[str, Any], folder: RunFolder) -> optuna.study.Study:
+    """Make the study; everything a resume needs goes into it."""
+    from bayes_merger.run import loop
+
+    recipe = parts.recipe({}).to_json()
+    stored = {
+        "config": dict(settings),
+        "recipe": {key: recipe[key] for key in ("method", "models", "architecture", "dtype", "vae")},
+        "payloads": [payload.to_json() for payload in parts.payloads],
+    }
+    loop.write_settings(folder, settings)
+    return loop.begin(parts, folder, stored, fingerprint(parts, settings["scorers"]))
+
+
+def resume(arguments: Sequence[str]) -> None:
+    """Go on with a study.
+
+    Raises:
+        ConfigError: no such study, or settings that would make its scores incomparable.
+    """
+    from bayes_merger.run import loop
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("bayes-merger resume NAME [n_iters=100] [model_a=/moved/to/A.safetensors]\n"
+              f"settings that may change: {', '.join(CHANGEABLE)}")  # fmt: skip
+        return
+    name, *overrides = arguments
+    keys = [override.partition("=")[0] for override in overrides]
+    refused = [key for key in keys if not any(key == ok or key.startswith(f"{ok}.") for ok in CHANGEABLE)]
+    if refused:
+        raise ConfigError(f"{refused[0]}: cannot change on resume; only {', '.join(CHANGEABLE)} can")
+    runs = next((override.partition("=")[2] for override in overrides if override.startswith("runs=")), "runs")
+    folder = find_study(Path(runs), name)
+    stored = stored_attributes(folder)
+    settings = compose.changed(stored["config"], overrides)
+    config = compose.validate(settings)
+    payloads = tuple(Payload.from_json(payload) for payload in stored["payloads"])
+    parts = make_parts(config, settings, folder, payloads)
+    with folder.locked(), watching(folder.log) as watcher:
+        watcher.step("hashing the models")
+        study = loop.go_on(parts, folder, fingerprint(parts, settings["scorers"]))
+        if overrides:
+            study.set_user_attr("config", settings)
+            loop.write_settings(folder, settings)
+        done, total = len(complete_trials(study)), config.init_points + config.n_iters
+        watcher.note(f"study {folder.name}: {done} of {total} trials finished, going on")
+        carry_on(parts, study, folder, watcher)
+
+
+def stored_attributes(folder: RunFolder) -> dict[str, Any]:
+    """What the study remembers of its settings.
+
+    Raises:
+        ConfigError: the process died before the study was made.
+    """
+    from bayes_merger.search.study import open_storage
+
+    try:
+        study = optuna.load_study(study_name=folder.name, storage=open_storage(folder.database))
+    except KeyError:
+        raise ConfigError(
+            f"study '{folder.name}' never began; delete the folder {folder.path} and run it again"
+        ) from None
+    return dict(study.user_attrs)
+
+
+def new_folder(config: RunConfig) -> RunFolder:
+    """The folder of a new study.
+
+    Raises:
+        ConfigError: the name is taken or cannot be a folder.
+    """
+    runs = Path(config.runs)
+    if config.name:
+        folder = RunFolder(runs / check_name(config.name))
+        if folder.exists():
+            raise ConfigError(
+                f"study '{folder.name}' exists: go on with  bayes-merger resume {folder.name}  or choose another name="
+            )
+        return folder
+    stem = slug(f"{Path(config.model_a).stem}-{Path(config.model_b).stem}")[:80]
+    number = 1
+    while (folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"))).exists():
+        number += 1
+    return folder
+
+
+def make_parts(
+    config: RunConfig, settings: Mapping[str, Any], folder: RunFolder, payloads: tuple[Payload, ...] | None = None
+) -> Parts:
+    """Everything a run needs, checked; nothing is loaded or written."""
+    judges = {name: make_judge(name, scorer, folder) for name, scorer in settings["scorers"].items()}
+    if not judges:
+        raise ConfigError("scorers: none chosen; give at least one, like  scorers=[laion]")
+    sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
+    return check_parts(config, judges, sampler, payloads=payloads)
+
+
+def make_judge(name: str, settings: Any, folder: RunFolder) -> JudgeSetting:
+    """One scorer from its YAML; ``importance`` says how much it counts.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    if not isinstance(settings, dict):
+        raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {settings!r}")
+    arguments = dict(settings)
+    importance = arguments.pop("importance", 1.0)
+    if isinstance(importance, bool) or not isinstance(importance, int | float) or importance < 0:
+        raise ConfigError(f"scorers.{name}.importance: {importance!r} is not a number from 0 up")
+    if arguments.pop("rated_by_hand", False):
+        arguments["ledger"] = folder.ratings
+    return JudgeSetting(compose.build(f"scorers.{name}", arguments), float(importance))
+
+
+def check_space(parts: Parts, folder: RunFolder) -> None:
+    """Whether the disk holds what the run will write.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    place = folder.path.absolute()
+    while not place.exists():
+        place = place.parent
+    needed = 64 << 20
+    if parts.config.final.save:
+        needed += parts.checkpoints["a"].path.stat().st_size
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise ConfigError(
+            f"runs: {place} has {free / 1e9:.1f} GB free and the best merge needs {needed / 1e9:.1f} GB; "
+            "make room, or give another folder with  runs=FOLDER"
+        )
+
+
+def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher) -> None:
+    """The search, the final round and what is taken home; whatever ends it early, what is known is written."""
+    from bayes_merger.run.bench import Bench
+    from bayes_merger.run.final import decide
+    from bayes_merger.run.loop import search
+
+    again = f"go on with  bayes-merger resume {folder.name}"
+    if parts.config.runs != "runs":
+        again += f" runs={parts.config.runs}"
+    try:
+        with Stop(watcher) as stop:
+            bench = Bench.load(parts, watcher, stop)
+            if len(complete_trials(study)) < parts.config.init_points + parts.config.n_iters:
+                study.set_user_attr("final", None)
+            search(parts, study, bench, folder, watcher, stop)
+            if not final_of(study):
+                study.set_user_attr("final", decide(parts, study, bench, watcher, stop).to_json())
+        take_home(parts, study, folder, watcher)
+    except (Paused, Interrupted) as error:
+        if complete_trials(study):
+            write_best(study, folder)
+        raise type(error)(f"{error}; {again}") from error
+    except BayesMergerError as error:
+        raise type(error)(f"{error}; when that is mended, {again}") from error
+
+
+def take_home(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher) -> None:
+    """Write the best merge and say where everything is."""
+    from bayes_merger.merging.engine import save_merge
+
+    recipe = write_best(study, folder)
+    trial = chosen_trial(study)
+    if parts.config.final.save:
+        watcher.step("writing the best merge")
+        save_merge(recipe, parts.checkpoints, folder.model, replace=True)
+    final = final_of(study)
+    if final and final.rows:
+        watcher.note(table_text(closing_table(final)))
+    watcher.note(f"best: trial {trial.number} with {trial.value:.3f} points")
+    if parts.config.final.save:
+        watcher.note(f"model    {folder.model}")
+    watcher.note(f"recipe   {folder.best / 'recipe.json'}   weights {folder.best / 'weights.txt'}")
+    watcher.note(f"pictures and plots in {folder.best}")

@@ -1,0 +1,141 @@
+"""What a run looks like on the screen: two live bars on a terminal, plain lines in a pipe, both kept in the log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bayes_merger.run.record import Final
+from bayes_merger.run.watcher import TrialReport, Watcher
+
+
+def trial_line(report: TrialReport) -> str:
+    """One trial in one line."""
+    head = f"trial {report.number:>3}  {report.done}/{report.total}"
+    if report.value is None:
+        return f"{head}  failed: {report.reason}"
+    star = "  * best" if report.value == report.best else f"  best {report.best:.3f}"
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in report.scores.items())
+    return f"{head}  {report.value:.3f} points ({scores})  {report.seconds:.1f} s{star}"
+
+
+class PlainWatcher:
+    """Lines without colours or bars, for pipes and logs."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Say nothing: a pipe wants a line per trial."""
+
+    def trial(self, report: TrialReport) -> None:
+        """Print one line."""
+        self.note(trial_line(report))
+
+    def note(self, text: str) -> None:
+        """Print and log one line."""
+        self._write(text)
+        print(text, flush=True)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nothing to hide."""
+        yield
+
+    def _write(self, text: str) -> None:
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+
+
+class BarWatcher(PlainWatcher):
+    """Two live lines (the study, the current step) under the finished trials' lines."""
+
+    def __init__(self, log: Path, console: Console) -> None:
+        super().__init__(log)
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[info]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+        )
+        self._study = self._progress.add_task("study", total=None, info="")
+        self._step = self._progress.add_task("starting", total=None, info="")
+
+    def __enter__(self) -> BarWatcher:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Show the current step on the second line."""
+        self._progress.update(self._step, description=text, completed=done, total=total or None)
+
+    def trial(self, report: TrialReport) -> None:
+        """Print the trial above the bars and move the first one on."""
+        best = f"best {report.best:.3f}" if report.best is not None else ""
+        self._progress.update(self._study, completed=report.done, total=report.total, info=best)
+        self.note(trial_line(report))
+
+    def note(self, text: str) -> None:
+        """Print one line above the bars and log it."""
+        self._write(text)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Take the bars away while a person is asked."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
+
+@contextmanager
+def watching(log: Path) -> Iterator[Watcher]:
+    """The watcher that suits where standard output goes."""
+    console = Console()
+    if sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal:
+        with BarWatcher(log, console) as watcher:
+            yield watcher
+    else:
+        yield PlainWatcher(log)
+
+
+def closing_table(final: Final) -> Table:
+    """The final round as a table: mean points on fresh seeds, and how sure the lead is."""
+    table = Table(title=f"on fresh seeds ({final.images} pictures each)", title_justify="left")
+    table.add_column("model")
+    table.add_column("points", justify="right")
+    table.add_column("best merge leads by", justify="right")
+    table.add_column("in standard errors", justify="right")
+    for row in final.rows:
+        points = f"{row.mean:.3f}" + (f" ± {row.error:.3f}" if row.error is not None else "")
+        if row is final.rows[0]:
+            table.add_row(row.name, points, "", "")
+            continue
+        error = row.behind_error
+        lead = f"{row.behind:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
+        table.add_row(row.name, points, lead, f"{row.behind / error:+.1f}" if error else "")
+    return table
+
+
+def table_text(table: Table) -> str:
+    """A table as plain text, for the log as well as the screen."""
+    console = Console(width=100, no_color=True, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()

@@ -1,0 +1,90 @@
+"""The schema of a run, and where configuration files are looked for.
+
+Plain dataclasses: Hydra fills them (``bayes_merger.cli.compose``), everybody else just reads them.
+Defaults live in ``conf/``; the ones here only state the type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MISSING = "???"  # OmegaConf's mark for a value that must be given
+
+
+@dataclass
+class SpaceConfig:
+    """Rules over the block weights; names are ``IN00.alpha``, ``IN00``, ``IN00-IN05``, ``alpha``, ``block_0_alpha``."""
+
+    frozen: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[str, Any] = field(default_factory=dict)
+    groups: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class GeneratorConfig:
+    """How pictures are drawn.
+
+    Attributes:
+        config: folder with the diffusers configuration of an unusual architecture; ``None`` is SD1.5's.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        dtype: ``auto``, ``fp32``, ``fp16``, ``bf16``: what the live model computes in.
+        max_batch: most pictures drawn at once.
+        prediction_type: ``epsilon`` or ``v_prediction``; ``None`` lets the checkpoint say.
+    """
+
+    config: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch: int = 16
+    prediction_type: str | None = None
+
+
+@dataclass
+class FinalConfig:
+    """What happens after the last trial.
+
+    Attributes:
+        rescore: how many of the best trials are drawn again on fresh seeds to choose the winner; 0 keeps the best score.
+        images: fresh pictures per payload for each of them, and for each row of the closing table; 0 skips both.
+        save: write the winner to ``best.safetensors``.
+    """
+
+    rescore: int = 5
+    images: int = 4
+    save: bool = True
+
+
+@dataclass
+class RunConfig:
+    """Everything that defines one run; see ``conf/config.yaml`` for what each setting means."""
+
+    model_a: str = MISSING
+    model_b: str = MISSING
+    model_c: str | None = None
+    method: str = "weighted_sum"
+    dtype: str = "auto"
+    vae: str = "a"
+    name: str | None = None
+    runs: str = "runs"
+    seed: int = 0
+    init_points: int = 20
+    n_iters: int = 60
+    wildcards: str | None = None
+    images: str = "all"
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    final: FinalConfig = field(default_factory=FinalConfig)
+    optimiser: dict[str, Any] = field(default_factory=dict)
+    payloads: dict[str, Any] = field(default_factory=dict)
+    scorers: dict[str, Any] = field(default_factory=dict)
+
+
+def data_root() -> Path:
+    """Folder that holds ``conf/``, ``payloads/`` and ``scorers/``: the checkout, else the copy inside the package."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / "conf" / "config.yaml").is_file():
+        return checkout
+    return package / "_data"

@@ -1,0 +1,1 @@
+"""The loop of a study: where merging, search, imaging and scoring meet."""

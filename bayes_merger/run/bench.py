@@ -1,0 +1,166 @@
+"""The bench: one live pipeline and its judges. Weights go in, pictures and scores come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL.PngImagePlugin import PngInfo
+
+from bayes_merger.errors import BayesMergerError
+from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.pipeline import DrawnImage, LivePipeline, load_pipeline
+from bayes_merger.imaging.prompt import plain_prompt
+from bayes_merger.merging.engine import LiveMerge
+from bayes_merger.run.parts import Parts, candidate_id
+from bayes_merger.run.watcher import Stop, Watcher
+from bayes_merger.scoring.scorer import Judged, Score, combine
+
+Weights = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one merge got.
+
+    Attributes:
+        value: the points, one number.
+        scores: raw scores, one per scorer and image.
+        images: the pictures, in the order drawn.
+        paths: where they were saved, empty when they were not.
+    """
+
+    value: float
+    scores: tuple[Score, ...]
+    images: tuple[DrawnImage, ...]
+    paths: tuple[Path, ...]
+
+
+class Bench:
+    """A loaded pipeline whose parameters are replaced in place by one merge after another."""
+
+    def __init__(self, parts: Parts, pipeline: LivePipeline, watcher: Watcher, stop: Stop) -> None:
+        self._parts = parts
+        self._pipeline = pipeline
+        self._watcher = watcher
+        self._stop = stop
+        self._merges: dict[str, LiveMerge] = {}
+        self._current: tuple[str, Weights] | None = None
+
+    @classmethod
+    def load(cls, parts: Parts, watcher: Watcher, stop: Stop) -> Bench:
+        """Load model A as the live pipeline and make the judges ready."""
+        generator = parts.config.generator
+        watcher.step("loading the pipeline")
+        pipeline = load_pipeline(
+            parts.checkpoints["a"].path,
+            config=Path(generator.config) if generator.config else None,
+            device=generator.device,
+            dtype=generator.dtype,
+            max_batch=generator.max_batch,
+            prediction_type=generator.prediction_type,
+        )
+        return cls(parts, pipeline, watcher, stop)
+
+    def put(self, weights: Weights, method: str | None = None) -> None:
+        """Turn the live pipeline into the merge with these weights."""
+        name = method or self._parts.config.method
+        if self._current == (name, weights):
+            return
+        self._watcher.step("merging")
+        if name not in self._merges:
+            models = {key: self._parts.checkpoints[key] for key in (("a", "b") if method else self._parts.checkpoints)}
+            self._merges[name] = LiveMerge(models, name, self._parts.config.dtype, self._parts.config.vae)
+        same_method = self._current is not None and self._current[0] == name
+        self._merges[name].apply(weights, self._pipeline.destinations(), everything=not same_method)
+        if self._text_encoder_differs(name, weights):
+            self._pipeline.text_encoder_changed()
+        self._current = (name, {key: dict(blocks) for key, blocks in weights.items()})
+
+    def _text_encoder_differs(self, method: str, weights: Weights) -> bool:
+        if self._current is None or self._current[0] != method:
+            return True
+        before = self._current[1]
+        return any(before[name].get("BASE") != blocks.get("BASE") for name, blocks in weights.items())
+
+    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+        """The payloads' pictures from the current merge.
+
+        Raises:
+            TrialFailed: a picture is black or NaN.
+        """
+
+        def on_step(done: int, total: int) -> None:
+            self._watcher.step("drawing", done, total)
+
+        try:
+            return tuple(self._pipeline.draw(payloads, on_step=on_step))
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
+                raise
+            raise BayesMergerError(
+                "out of memory while drawing: lower generator.max_batch, or the payloads' width and height"
+            ) from error
+
+    def judge(
+        self, weights: Weights, payloads: Sequence[Payload], images: Sequence[DrawnImage], paths: Sequence[Path]
+    ) -> Evaluation:
+        """What the scorers say of the pictures of one merge.
+
+        Raises:
+            TrialFailed: a scorer gave NaN, or a person voided the trial.
+            Paused: the person who scores went away.
+        """
+        candidate = candidate_id(weights)
+        judged = [
+            Judged(
+                payload=image.payload,
+                index=image.index,
+                seed=image.seed,
+                prompt=plain_prompt(image.prompt),
+                image=image.image,
+                path=paths[number] if paths else None,
+                candidate=candidate,
+            )
+            for number, image in enumerate(images)
+        ]
+        scores: list[Score] = []
+        for name, judge in self._parts.judges.items():
+            self._watcher.step(f"scoring ({name})")
+            if getattr(judge.scorer, "interactive", False):
+                with self._watcher.quiet(), self._stop.at_once():
+                    values = judge.scorer.score(judged)
+            else:
+                values = judge.scorer.score(judged)
+            scores += [Score(name, i.payload, i.index, i.seed, v) for i, v in zip(judged, values, strict=True)]
+        value = combine(
+            scores,
+            {payload.name: payload.importance for payload in payloads},
+            {name: (judge.importance, judge.scorer.scale) for name, judge in self._parts.judges.items()},
+        )
+        return Evaluation(value, tuple(scores), tuple(images), tuple(paths))
+
+    def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:
+        """Write pictures as PNG, with the drawing parameters in the text field that web UIs read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        by_name = {payload.name: payload for payload in payloads}
+        paths = []
+        for image in images:
+            path = folder / f"{image.payload}-{image.index}.png"
+            info = PngInfo()
+            info.add_text("parameters", generation_text(image, by_name[image.payload]))
+            temporary = path.with_suffix(".tmp")
+            image.image.save(temporary, format="PNG", pnginfo=info)
+            temporary.replace(path)
+            paths.append(path)
+        return tuple(paths)
+
+
+def generation_text(image: DrawnImage, payload: Payload) -> str:
+    """The drawing parameters in AUTOMATIC1111's form."""
+    return (
+        f"{image.prompt}\nNegative prompt: {payload.negative_prompt}\n"
+        f"Steps: {payload.steps}, Sampler: {payload.sampler_name}, CFG scale: {payload.cfg_scale}, "
+        f"Seed: {image.seed}, Size: {payload.width}x{payload.height}"
+    )

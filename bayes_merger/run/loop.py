@@ -1,0 +1,139 @@
+"""The loop: ask, merge, draw, score, tell; and where a study begins and goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from bayes_merger.atomic import write_json
+from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed
+from bayes_merger.run.bench import Bench, Evaluation
+from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.parts import Parts
+from bayes_merger.run.record import best_value, mean_scores
+from bayes_merger.run.watcher import Stop, TrialReport, Watcher
+from bayes_merger.search import study as studies
+
+FAILURES_IN_A_ROW = 5  # a run whose every trial fails is broken, not unlucky
+
+
+def begin(
+    parts: Parts, folder: RunFolder, stored: Mapping[str, Any], fingerprint: Mapping[str, Any]
+) -> optuna.study.Study:
+    """Make the study with its start design queued; ``stored`` is what a resume needs and is kept in it."""
+    rows = studies.design(parts.space, parts.config.init_points, parts.config.seed)
+    return studies.create_study(
+        studies.open_storage(folder.database),
+        folder.name,
+        parts.sampler(parts.space.distributions(), parts.config.seed),
+        fingerprint=dict(fingerprint),
+        design=rows,
+        attributes=dict(stored),
+    )
+
+
+def go_on(parts: Parts, folder: RunFolder, fingerprint: Mapping[str, Any]) -> optuna.study.Study:
+    """Open an existing study; its interrupted trial is queued again.
+
+    Raises:
+        ConfigError: what is given now would make scores incomparable with the study's.
+    """
+    study = studies.load_study(
+        studies.open_storage(folder.database),
+        folder.name,
+        parts.sampler(parts.space.distributions(), parts.config.seed),
+    )
+    differences = studies.fingerprint_difference(studies.fingerprint_of(study), dict(fingerprint))
+    if differences:
+        raise ConfigError(f"study '{folder.name}' cannot go on with other settings: {'; '.join(differences)}")
+    studies.heal(study)
+    return study
+
+
+def search(
+    parts: Parts, study: optuna.study.Study, bench: Bench, folder: RunFolder, watcher: Watcher, stop: Stop
+) -> None:
+    """Run trials until the budget is used up.
+
+    Raises:
+        Interrupted: somebody asked to stop.
+        Paused: the person who scores went away.
+        BayesMergerError: trials fail one after the other.
+    """
+    total = parts.config.init_points + parts.config.n_iters
+    failed = 0
+    while studies.finished(study) < total:
+        stop.check()
+        started = time.monotonic()
+        watcher.step("choosing the next merge")
+        trial = studies.ask(study, parts.space)
+        reason, evaluation = None, None
+        try:
+            evaluation = run_trial(parts, trial, bench, folder, best_value(study))
+            studies.tell(study, trial, evaluation.value)
+        except TrialFailed as error:
+            reason = str(error)
+            studies.fail(study, trial, reason)
+        watcher.trial(_report(study, trial.number, total, evaluation, reason, time.monotonic() - started))
+        failed = failed + 1 if reason else 0
+        if failed >= FAILURES_IN_A_ROW:
+            raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {reason}")
+
+
+def run_trial(
+    parts: Parts, trial: optuna.trial.Trial, bench: Bench, folder: RunFolder, best: float | None
+) -> Evaluation:
+    """Merge, draw and score one candidate; everything learned is on the trial before it is told.
+
+    Raises:
+        TrialFailed: it could not be judged.
+        Paused: the person who scores went away.
+    """
+    weights = parts.space.assemble(trial.params)
+    trial.set_user_attr("weights", weights)
+    bench.put(weights)
+    images = bench.draw(parts.payloads)
+    paths = bench.save(folder.images(trial.number), images, parts.payloads)
+    evaluation = bench.judge(weights, parts.payloads, images, paths)
+    trial.set_user_attr("scores", [score.to_json() for score in evaluation.scores])
+    if parts.config.images == "best" and best is not None and evaluation.value <= best:
+        _forget(paths)
+        return evaluation
+    trial.set_user_attr("images", [path.relative_to(folder.path).as_posix() for path in paths])
+    return evaluation
+
+
+def _forget(paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if paths and not any(paths[0].parent.iterdir()):
+        paths[0].parent.rmdir()
+
+
+def _report(
+    study: optuna.study.Study,
+    number: int,
+    total: int,
+    evaluation: Evaluation | None,
+    reason: str | None,
+    seconds: float,
+) -> TrialReport:
+    return TrialReport(
+        number=number,
+        done=studies.finished(study),
+        total=total,
+        value=evaluation.value if evaluation else None,
+        best=best_value(study),
+        scores=mean_scores([score.to_json() for score in evaluation.scores]) if evaluation else {},
+        reason=reason,
+        seconds=seconds,
+    )
+
+
+def write_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    """A copy of the run's settings for the eye; the study has its own."""
+    write_json(folder.path / "config.json", config)

@@ -1,0 +1,186 @@
+"""What a run is made of, checked at start-up: nothing heavy is loaded and nothing is written here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bayes_merger.config import RunConfig
+from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
+from bayes_merger.imaging.prompt import check_prompt
+from bayes_merger.imaging.samplers import check_sampler
+from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.recipe import MergeRecipe, ModelRef, plan
+from bayes_merger.scoring.scorer import Scorer
+from bayes_merger.search.space import SearchSpace, build_space
+
+
+@dataclass(frozen=True)
+class JudgeSetting:
+    """One scorer of a run and how much it counts."""
+
+    scorer: Scorer
+    importance: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run before it starts.
+
+    Attributes:
+        config: the settings.
+        checkpoints: model name (``a``, ``b``, ``c``) to the opened file.
+        method: the merge method's models and weights.
+        space: what the optimiser may turn.
+        payloads: what is drawn, seeds and wildcards resolved.
+        judges: scorer name to scorer and importance.
+        sampler: makes the Optuna sampler of this run.
+    """
+
+    config: RunConfig
+    checkpoints: Mapping[str, Checkpoint]
+    method: MethodSpec
+    space: SearchSpace
+    payloads: tuple[Payload, ...]
+    judges: Mapping[str, JudgeSetting]
+    sampler: Callable[..., Any]
+
+    def recipe(self, weights: Mapping[str, Mapping[str, float]], *, hashed: bool = True) -> MergeRecipe:
+        """All that is needed to build one candidate again; without hashes when only its form is checked."""
+        models = {
+            name: ModelRef(str(checkpoint.path.resolve()), checkpoint.sha256() if hashed else "")
+            for name, checkpoint in self.checkpoints.items()
+        }
+        architecture = next(iter(self.checkpoints.values())).architecture.name
+        return MergeRecipe(
+            method=self.config.method,
+            models=models,
+            weights={name: dict(blocks) for name, blocks in weights.items()},
+            architecture=architecture,
+            dtype=self.config.dtype,
+            vae=self.config.vae,
+        )
+
+    def close(self) -> None:
+        """Let go of the model files."""
+        for checkpoint in self.checkpoints.values():
+            checkpoint.close()
+
+
+def check_parts(
+    config: RunConfig,
+    judges: Mapping[str, JudgeSetting],
+    sampler: Callable[..., Any],
+    *,
+    payloads: tuple[Payload, ...] | None = None,
+) -> Parts:
+    """Check everything that can be checked from settings and file headers.
+
+    Args:
+        config: the settings.
+        judges: the scorers, built but not loaded.
+        sampler: the optimiser's factory.
+        payloads: the resolved payloads of a study that goes on; ``None`` resolves the config's.
+
+    Raises:
+        ConfigError: a setting, rule, payload or scorer that makes no sense.
+        CheckpointError: a model file that cannot be used.
+    """
+    _check_numbers(config)
+    if payloads is None:
+        payloads = resolve_payloads(config)
+    for payload in payloads:
+        check_sampler(payload.sampler_name)
+        for prompt in (*payload.prompts, payload.negative_prompt):
+            check_prompt(prompt)
+    spec = method_spec(config.method)
+    checkpoints = open_models(config, spec)
+    blocks = next(iter(checkpoints.values())).architecture.blocks
+    space = build_space(
+        blocks,
+        {name: (weight.low, weight.high) for name, weight in spec.weights.items()},
+        frozen=config.space.frozen,
+        ranges=config.space.ranges,
+        groups=config.space.groups,
+    )
+    parts = Parts(config, checkpoints, spec, space, payloads, judges, sampler)
+    values = {parameter.name: parameter.low for parameter in space.parameters}
+    plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
+    for judge in judges.values():
+        judge.scorer.prepare()
+    return parts
+
+
+def _check_numbers(config: RunConfig) -> None:
+    for name, low in (("init_points", 1), ("n_iters", 0), ("final.rescore", 0), ("final.images", 0)):
+        owner: Any = config
+        for part in name.split("."):
+            owner = getattr(owner, part)
+        if owner < low:
+            raise ConfigError(f"{name}: {owner} is too small; give {low} or more")
+    if config.images not in ("all", "best"):
+        raise ConfigError(f"images: '{config.images}' is not one of all, best")
+
+
+def resolve_payloads(config: RunConfig) -> tuple[Payload, ...]:
+    """The payloads of a new study, with their seeds and wildcards drawn once.
+
+    Raises:
+        ConfigError: no payload, or one that makes no sense.
+    """
+    if not config.payloads:
+        raise ConfigError("payloads: none chosen; give at least one, like  payloads=[portrait]")
+    payloads = [payload_from_mapping(name, mapping) for name, mapping in config.payloads.items()]
+    return resolve(payloads, config.seed, Path(config.wildcards) if config.wildcards else None)
+
+
+def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
+    """The checkpoints that the method takes.
+
+    Raises:
+        ConfigError: the method needs a model that is not given, or the other way round.
+        CheckpointError: a file that cannot be used.
+    """
+    given = {"a": config.model_a, "b": config.model_b, "c": config.model_c}
+    for name, path in given.items():
+        if name in spec.models and not path:
+            raise ConfigError(f"model_{name}: method '{config.method}' needs it; give  model_{name}=FILE")
+        if name not in spec.models and path:
+            raise ConfigError(f"model_{name}: method '{config.method}' takes no model {name.upper()}; leave it out")
+    opened = {name: open_checkpoint(Path(given[name] or "").expanduser()) for name in spec.models}
+    names = {checkpoint.architecture.name for checkpoint in opened.values()}
+    if len(names) > 1:
+        kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())
+        raise CheckpointError(f"models of different architectures cannot be merged: {kinds}")
+    return opened
+
+
+def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes scores comparable: two runs with the same one may share trials.
+
+    Args:
+        parts: the run.
+        scorers: their settings, as data.
+    """
+    return {
+        "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
+        "method": parts.config.method,
+        "dtype": parts.config.dtype,
+        "vae": parts.config.vae,
+        "space": parts.space.to_json(),
+        "payloads": [payload.to_json() for payload in parts.payloads],
+        "scorers": json.loads(json.dumps(scorers)),
+        "prediction_type": parts.config.generator.prediction_type,
+    }
+
+
+def candidate_id(weights: Mapping[str, Mapping[str, float]]) -> str:
+    """A short name of a merge within its study, the same for the same weights."""
+    text = json.dumps(weights, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

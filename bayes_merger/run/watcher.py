@@ -1,0 +1,100 @@
+"""What a run tells the person in front of it, and how that person stops it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+from bayes_merger.errors import Interrupted
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """One finished trial, as shown to a person.
+
+    Attributes:
+        number: the trial's number in the study.
+        done: how many trials are finished, this one included.
+        total: the budget.
+        value: points (0 to 10 for most scorers); ``None`` for a failed trial.
+        best: best value so far, ``None`` before the first.
+        scores: mean raw score of each scorer.
+        reason: why it failed.
+        seconds: wall time of the trial.
+    """
+
+    number: int
+    done: int
+    total: int
+    value: float | None
+    best: float | None
+    scores: dict[str, float]
+    reason: str | None
+    seconds: float
+
+
+class Watcher(Protocol):
+    """Told what goes on; draws bars, prints lines, or does nothing."""
+
+    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+        """The current step of the current trial; ``total`` 0 when its length is unknown."""
+
+    def trial(self, report: TrialReport) -> None:
+        """A trial is finished."""
+
+    def note(self, text: str) -> None:
+        """One line worth keeping."""
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """No bars while a person is asked something on the same terminal."""
+        yield
+
+
+class Stop:
+    """The first Ctrl-C (or SIGTERM) finishes the current trial, the second stops at once.
+
+    A context manager; while a person is being asked, ``at_once`` gives Ctrl-C its usual meaning.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.asked = False
+        self._watcher = watcher
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise Interrupted("stopped at once; the unfinished trial is drawn again on resume")
+        self.asked = True
+        self._watcher.note("stopping after this trial; Ctrl-C again stops at once")
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Ctrl-C raises KeyboardInterrupt inside this block."""
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+    def check(self) -> None:
+        """Stop here when asked to.
+
+        Raises:
+            Interrupted: somebody pressed Ctrl-C.
+        """
+        if self.asked:
+            raise Interrupted("stopped; every finished trial is kept")
