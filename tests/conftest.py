@@ -1,0 +1,27 @@
+"""Tiny checkpoints for every room, made once per session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test may reach for a network
+
+from tests.checkpoints import make_tiny_sd1, tiny_config
+
+
+@pytest.fixture(scope="session")
+def tiny_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_sd1(tmp_path_factory.mktemp("checkpoints") / "a.safetensors", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_sd1(tmp_path_factory.mktemp("checkpoints") / "b.safetensors", seed=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd1_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_config(tmp_path_factory.mktemp("config"))
