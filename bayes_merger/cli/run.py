@@ -16,9 +16,10 @@ from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paus
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.report import write_best
 from bayes_merger.run.folder import RunFolder, check_name, find_study, slug
-from bayes_merger.run.parts import JudgeSetting, Parts, check_parts, fingerprint
+from bayes_merger.run.parts import Parts, check_parts, fingerprint
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of
 from bayes_merger.run.watcher import Stop, Watcher
+from bayes_merger.scoring.scorer import Scorer
 
 CHANGEABLE = ("n_iters", "images", "model_a", "model_b", "model_c", "runs", "final", "generator.device",
               "generator.max_batch", "generator.config", "generator.dtype")  # fmt: skip
@@ -154,28 +155,23 @@ def make_parts(
     config: RunConfig, settings: Mapping[str, Any], folder: RunFolder, payloads: tuple[Payload, ...] | None = None
 ) -> Parts:
     """Everything a run needs, checked; nothing is loaded or written."""
-    judges = {name: make_judge(name, scorer, folder) for name, scorer in settings["scorers"].items()}
-    if not judges:
+    scorers = {name: make_scorer(name, scorer) for name, scorer in settings["scorers"].items()}
+    if not scorers:
         raise ConfigError("scorers: none chosen; give at least one, like  scorers=[laion]")
     sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
-    return check_parts(config, judges, sampler, payloads=payloads)
+    return check_parts(config, scorers, sampler, folder.path, payloads=payloads)
 
 
-def make_judge(name: str, settings: Any, folder: RunFolder) -> JudgeSetting:
-    """One scorer from its YAML; ``importance`` says how much it counts.
+def make_scorer(name: str, settings: Any) -> Scorer:
+    """One scorer from its YAML.
 
     Raises:
         ConfigError: it cannot be built.
     """
     if not isinstance(settings, dict):
         raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {settings!r}")
-    arguments = dict(settings)
-    importance = arguments.pop("importance", 1.0)
-    if isinstance(importance, bool) or not isinstance(importance, int | float) or importance < 0:
-        raise ConfigError(f"scorers.{name}.importance: {importance!r} is not a number from 0 up")
-    if arguments.pop("rated_by_hand", False):
-        arguments["ledger"] = folder.ratings
-    return JudgeSetting(compose.build(f"scorers.{name}", arguments), float(importance))
+    scorer: Scorer = compose.build(f"scorers.{name}", {"name": name, **settings})
+    return scorer
 
 
 def check_space(parts: Parts, folder: RunFolder) -> None:

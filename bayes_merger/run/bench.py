@@ -15,7 +15,7 @@ from bayes_merger.imaging.prompt import plain_prompt
 from bayes_merger.merging.engine import LiveMerge
 from bayes_merger.run.parts import Parts, candidate_id
 from bayes_merger.run.watcher import Stop, Watcher
-from bayes_merger.scoring.scorer import Judged, Score, combine
+from bayes_merger.scoring.scorer import Judged, Score, combine, judge
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -126,18 +126,17 @@ class Bench:
             for number, image in enumerate(images)
         ]
         scores: list[Score] = []
-        for name, judge in self._parts.judges.items():
+        for name, scorer in self._parts.scorers.items():
             self._watcher.step(f"scoring ({name})")
-            if getattr(judge.scorer, "interactive", False):
+            if getattr(scorer, "interactive", False):
                 with self._watcher.quiet(), self._stop.at_once():
-                    values = judge.scorer.score(judged)
+                    scores += judge(scorer, judged)
             else:
-                values = judge.scorer.score(judged)
-            scores += [Score(name, i.payload, i.index, i.seed, v) for i, v in zip(judged, values, strict=True)]
+                scores += judge(scorer, judged)
         value = combine(
             scores,
             {payload.name: payload.importance for payload in payloads},
-            {name: (judge.importance, judge.scorer.scale) for name, judge in self._parts.judges.items()},
+            {name: (scorer.importance, scorer.scale) for name, scorer in self._parts.scorers.items()},
         )
         return Evaluation(value, tuple(scores), tuple(images), tuple(paths))
 

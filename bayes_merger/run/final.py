@@ -36,7 +36,7 @@ def decide(parts: Parts, study: optuna.study.Study, bench: Bench, watcher: Watch
         Interrupted: somebody asked to stop.
     """
     trials = sorted(complete_trials(study), key=lambda trial: (-(trial.value or 0.0), trial.number))
-    asks_a_person = any(getattr(judge.scorer, "interactive", False) for judge in parts.judges.values())
+    asks_a_person = any(getattr(scorer, "interactive", False) for scorer in parts.scorers.values())
     if parts.config.final.images == 0 or asks_a_person:
         return Final(trials[0].number, 0, {}, ())
     rescored: dict[int, float] = {}
@@ -78,7 +78,7 @@ def closing_table(parts: Parts, bench: Bench, winner: Weights, watcher: Watcher,
 def points_per_image(parts: Parts, payloads: Sequence[Payload], evaluation: Evaluation) -> list[float]:
     """Points of each picture, scorers combined, times its payload's share (so that their mean is the value)."""
     importance = {payload.name: payload.importance for payload in payloads}
-    scorers = {name: (judge.importance, judge.scorer.scale) for name, judge in parts.judges.items()}
+    scorers = {name: (scorer.importance, scorer.scale) for name, scorer in parts.scorers.items()}
     images = list(dict.fromkeys((score.payload, score.index) for score in evaluation.scores))
     total = sum(importance[name] for name, _ in images)
     points = []

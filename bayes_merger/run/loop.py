@@ -99,7 +99,7 @@ def run_trial(
     images = bench.draw(parts.payloads)
     paths = bench.save(folder.images(trial.number), images, parts.payloads)
     evaluation = bench.judge(weights, parts.payloads, images, paths)
-    trial.set_user_attr("scores", [score.to_json() for score in evaluation.scores])
+    trial.set_user_attr("scores", [vars(score) for score in evaluation.scores])
     if parts.config.images == "best" and best is not None and evaluation.value <= best:
         _forget(paths)
         return evaluation
@@ -128,7 +128,7 @@ def _report(
         total=total,
         value=evaluation.value if evaluation else None,
         best=best_value(study),
-        scores=mean_scores([score.to_json() for score in evaluation.scores]) if evaluation else {},
+        scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
         reason=reason,
         seconds=seconds,
     )

@@ -22,14 +22,6 @@ from bayes_merger.search.space import SearchSpace, build_space
 
 
 @dataclass(frozen=True)
-class JudgeSetting:
-    """One scorer of a run and how much it counts."""
-
-    scorer: Scorer
-    importance: float
-
-
-@dataclass(frozen=True)
 class Parts:
     """A run before it starts.
 
@@ -39,7 +31,7 @@ class Parts:
         method: the merge method's models and weights.
         space: what the optimiser may turn.
         payloads: what is drawn, seeds and wildcards resolved.
-        judges: scorer name to scorer and importance.
+        scorers: who judges, by name.
         sampler: makes the Optuna sampler of this run.
     """
 
@@ -48,7 +40,7 @@ class Parts:
     method: MethodSpec
     space: SearchSpace
     payloads: tuple[Payload, ...]
-    judges: Mapping[str, JudgeSetting]
+    scorers: Mapping[str, Scorer]
     sampler: Callable[..., Any]
 
     def recipe(self, weights: Mapping[str, Mapping[str, float]], *, hashed: bool = True) -> MergeRecipe:
@@ -75,8 +67,9 @@ class Parts:
 
 def check_parts(
     config: RunConfig,
-    judges: Mapping[str, JudgeSetting],
+    scorers: Mapping[str, Scorer],
     sampler: Callable[..., Any],
+    folder: Path,
     *,
     payloads: tuple[Payload, ...] | None = None,
 ) -> Parts:
@@ -84,8 +77,9 @@ def check_parts(
 
     Args:
         config: the settings.
-        judges: the scorers, built but not loaded.
+        scorers: the scorers, built but not loaded.
         sampler: the optimiser's factory.
+        folder: the study's own folder, for scorers that keep something there.
         payloads: the resolved payloads of a study that goes on; ``None`` resolves the config's.
 
     Raises:
@@ -109,11 +103,11 @@ def check_parts(
         ranges=config.space.ranges,
         groups=config.space.groups,
     )
-    parts = Parts(config, checkpoints, spec, space, payloads, judges, sampler)
+    parts = Parts(config, checkpoints, spec, space, payloads, scorers, sampler)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
-    for judge in judges.values():
-        judge.scorer.prepare()
+    for scorer in scorers.values():
+        scorer.prepare(folder)
     return parts
 
 

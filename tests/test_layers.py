@@ -1,0 +1,64 @@
+"""Imports point down the house, never sideways or up."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "bayes_merger"
+
+# From the cellar up: a room may enter those of the floors below it, and its own.
+FLOORS = [
+    {"errors", "atomic"},
+    {"merging", "search", "imaging", "scoring", "config"},
+    {"run"},
+    {"report"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def imports(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        rooms |= {room_of(name) for name in names if name.split(".")[0] == "bayes_merger"}
+    return rooms - {"__version__", ""}
+
+
+def floor_of(room: str) -> int:
+    return next(number for number, floor in enumerate(FLOORS) if room in floor)
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_room_enters_only_the_floors_below_it(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        assert imports(path) == set()
+        return
+    for room in imports(path) - {own}:
+        assert floor_of(room) < floor_of(own), f"{own} must not import {room}"
+
+
+def test_only_the_command_line_knows_hydra() -> None:
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        if "cli" not in path.relative_to(PACKAGE).parts:
+            assert "import hydra" not in text, path
+            assert "omegaconf" not in text, path
