@@ -1,0 +1,186 @@
+"""AUTOMATIC1111's sampler names -> diffusers schedulers, and how close they come.
+
+Schedulers are built explicitly, never `from_config` of a checkpoint: that would inherit e.g. `timestep_spacing:
+leading` and be 42 % off. The errors in `SAMPLERS` are the largest relative difference of the final latents from
+k-diffusion with A1111's sigmas (10 steps, the same UNet and noise); samplers that differ by more than 2 %, or that
+diffusers does not have, are refused by name. The SDE samplers take white noise per image where A1111 takes a Brownian
+tree: the same method, repeatable, but not A1111's very picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bayes_merger.errors import ConfigError, nearest
+
+AUTOMATIC = "Automatic"
+PREDICTIONS = ("epsilon", "v_prediction")
+_SCHEDULES = ("Uniform", "Karras", "Exponential", "Simple", "SGM Uniform")
+_OTHER_SCHEDULES = ("Polyexponential", "KL Optimal", "Align Your Steps", "Normal", "DDIM", "Beta", "Turbo")
+_BASE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How diffusers draws what A1111 calls by this name.
+
+    Attributes:
+        scheduler: name of the class in diffusers.
+        schedules: noise schedule -> scheduler options; the first is what "Automatic" means.
+        options: scheduler options that do not depend on the schedule.
+        error: difference from k-diffusion as described above; `None` where A1111 runs code of its own, not compared.
+        zero_snr: whether the scheduler can do models with zero terminal signal-to-noise ratio.
+    """
+
+    scheduler: str
+    schedules: Mapping[str, Mapping[str, Any]]
+    error: float | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    zero_snr: bool = False
+
+
+_LINEAR = {"timestep_spacing": "linspace"}
+_TRAILING = {"timestep_spacing": "trailing"}
+_KARRAS = {"use_karras_sigmas": True}
+_EXPONENTIAL = {"use_exponential_sigmas": True}
+_SDE = {"algorithm_type": "sde-dpmsolver++"}
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "Euler a": Sampler("EulerAncestralDiscreteScheduler", {"Uniform": _LINEAR}, 1e-6, zero_snr=True),
+    "Euler": Sampler(
+        "EulerDiscreteScheduler",
+        {
+            "Uniform": _LINEAR,
+            "Karras": _KARRAS,
+            "Exponential": _EXPONENTIAL,
+            "Simple": _TRAILING,
+            "SGM Uniform": _TRAILING,
+        },
+        3e-4,
+        zero_snr=True,
+    ),
+    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", {"Karras": _KARRAS, "Uniform": _LINEAR}, 6e-3, zero_snr=True),
+    "DPM++ 2M SDE": Sampler(
+        "DPMSolverMultistepScheduler", {"Exponential": _EXPONENTIAL, "Karras": _KARRAS}, 1.2e-2, _SDE, zero_snr=True
+    ),
+    "DPM++ 2M SDE Heun": Sampler(
+        "DPMSolverMultistepScheduler",
+        {"Exponential": _EXPONENTIAL, "Karras": _KARRAS},
+        1.2e-2,
+        {**_SDE, "solver_type": "heun"},
+        zero_snr=True,
+    ),
+    "Heun": Sampler("HeunDiscreteScheduler", {"Uniform": _LINEAR, "Karras": _KARRAS}, 3e-6),
+    "LMS": Sampler("LMSDiscreteScheduler", {"Uniform": _LINEAR, "Karras": _KARRAS}, 1e-6),
+    "DPM2": Sampler("KDPM2DiscreteScheduler", {"Karras": _KARRAS}, 1.2e-2),
+    "DDIM": Sampler(
+        "DDIMScheduler",
+        {"Uniform": {"timestep_spacing": "leading"}},
+        1e-6,
+        {"clip_sample": False, "set_alpha_to_one": False},
+        zero_snr=True,
+    ),
+    "PLMS": Sampler("PNDMScheduler", {"Uniform": {"timestep_spacing": "leading"}}, None, {"skip_prk_steps": True}),
+    "UniPC": Sampler(
+        "UniPCMultistepScheduler", {"Uniform": _LINEAR}, None, {"solver_order": 3, "solver_type": "bh1"}, zero_snr=True
+    ),
+    "LCM": Sampler("LCMScheduler", {"Uniform": {"timestep_spacing": "leading"}}, None),
+}
+_NEAREST_OF = {
+    "DPM++ SDE": "DPM++ 2M SDE",
+    "DPM++ 2S a": "Euler a",
+    "DPM++ 3M SDE": "DPM++ 2M SDE",
+    "DPM2 a": "Euler a",
+    "DPM fast": "DPM++ 2M",
+    "DPM adaptive": "DPM++ 2M",
+    "Restart": "Heun",
+    "DDIM CFG++": "DDIM",
+}
+
+
+def check_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
+    """Sampler and noise schedule under their proper names: `"DPM++ 2M Karras"` -> `("DPM++ 2M", "Karras")`.
+
+    Args:
+        name: A1111's sampler name, in any case; a schedule may stand behind it, as in A1111 before 1.9.
+        scheduler: A1111's schedule type; "Automatic" is what A1111 takes for this sampler.
+
+    Raises:
+        ConfigError: a sampler or schedule that is unknown, or that diffusers cannot do as A1111 does.
+    """
+    sampler, behind = _split(name)
+    if sampler not in SAMPLERS:
+        if sampler in _NEAREST_OF:
+            raise ConfigError(
+                f"sampler_name: {name!r} is not one that diffusers can do as web UIs do; the nearest it has is "
+                f"{_NEAREST_OF[sampler]!r}"
+            )
+        raise ConfigError(f"sampler_name: no sampler {name!r}; {nearest(name, SAMPLERS, listed=20)}")
+    given = _proper(scheduler, (AUTOMATIC, *_SCHEDULES, *_OTHER_SCHEDULES))
+    if behind and given not in (AUTOMATIC, behind):
+        raise ConfigError(f"sampler_name {name!r} and scheduler {scheduler!r} contradict each other; remove one")
+    schedules = SAMPLERS[sampler].schedules
+    chosen = behind or given
+    chosen = next(iter(schedules)) if chosen == AUTOMATIC else chosen
+    if chosen not in schedules:
+        raise ConfigError(f"scheduler: no {chosen!r} for the sampler {sampler!r}; it has {', '.join(schedules)}")
+    return sampler, chosen
+
+
+def build_scheduler(
+    name: str, scheduler: str = AUTOMATIC, *, prediction_type: str = "epsilon", zero_snr: bool = False
+) -> Any:
+    """A fresh diffusers scheduler for one batch (schedulers carry the state of the picture they draw).
+
+    Args:
+        name: sampler as in `check_sampler`.
+        scheduler: noise schedule as in `check_sampler`.
+        prediction_type: what the model predicts, `"epsilon"` or `"v_prediction"`.
+        zero_snr: whether it was trained down to zero signal-to-noise ratio.
+
+    Raises:
+        ConfigError: see `check_sampler`, and for a sampler that cannot do `zero_snr`.
+    """
+    import diffusers
+
+    proper, schedule = check_sampler(name, scheduler)
+    sampler = SAMPLERS[proper]
+    options = {**_BASE, **sampler.options, **sampler.schedules[schedule], "prediction_type": prediction_type}
+    if zero_snr:
+        if not sampler.zero_snr:
+            able = ", ".join(known for known, entry in SAMPLERS.items() if entry.zero_snr)
+            raise ConfigError(
+                f"sampler_name: {proper!r} cannot draw a model trained to zero signal-to-noise ratio; take one of {able}"
+            )
+        options["rescale_betas_zero_snr"] = True
+        if "use_karras_sigmas" not in options and "use_exponential_sigmas" not in options:
+            options["timestep_spacing"] = "trailing"  # else the first step, pure noise, is never taken
+    return getattr(diffusers, sampler.scheduler)(**options)
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    known = {sampler.lower(): sampler for sampler in (*SAMPLERS, *_NEAREST_OF)}
+    low = " ".join(name.lower().split())
+    if low in known:
+        return known[low], None
+    for schedule in _SCHEDULES:
+        front = low.removesuffix(" " + schedule.lower())
+        if front != low and front in known:
+            return known[front], schedule
+    return name, None
+
+
+def _proper(scheduler: str, known: tuple[str, ...]) -> str:
+    names = {name.lower().replace(" ", "_"): name for name in known}  # A1111 also takes `sgm_uniform`
+    found = names.get(scheduler.strip().lower().replace(" ", "_"))
+    if found is None:
+        raise ConfigError(f"scheduler: no noise schedule {scheduler!r}; {nearest(scheduler, known, listed=20)}")
+    return found
