@@ -1,0 +1,217 @@
+"""The ledger of ratings given by hand: one JSON line each, never changed, on the disk before the next question.
+
+A person's work is the dearest thing a study holds, so a killed process may lose nothing: every line is flushed to the
+disk, a line torn by a crash is closed off by the next writer and skipped, and taking a rating back is a line too.
+Several processes may write to one ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from bayes_merger.errors import ConfigError, UserError
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["score", "void", "undo"]
+
+
+@dataclass(frozen=True)
+class Rating:
+    """One thing a person said of one picture.
+
+    Attributes:
+        id: of this line.
+        kind: `score`, or `void` for a picture that cannot be judged (broken, not bad), or `undo`.
+        candidate: opaque id of the merge.
+        payload: name of the payload.
+        index: which picture of it.
+        score: 0 to 10 for a score, else None.
+        seed: of the picture, None where unknown.
+        undoes: id of the line an `undo` takes back.
+        ms: how long the person looked, in milliseconds.
+        rater: who.
+        time: when, UTC, ISO 8601.
+    """
+
+    id: str
+    kind: Kind
+    candidate: str
+    payload: str
+    index: int
+    score: float | None = None
+    seed: int | None = None
+    undoes: str | None = None
+    ms: int | None = None
+    rater: str = ""
+    time: str = ""
+
+
+class Ledger:
+    """The ratings in one file; reading follows what other processes append.
+
+    Args:
+        path: a `.jsonl` file; it and its folder are made by the first rating.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self._offset = 0
+        self._lines = 0
+        self._given: dict[str, Rating] = {}  # what still stands, oldest first
+
+    def record(
+        self,
+        candidate: str,
+        payload: str,
+        index: int,
+        score: float,
+        *,
+        seed: int | None = None,
+        ms: int | None = None,
+        rater: str = "",
+    ) -> Rating:
+        """Writes a rating of 0 to 10 and returns once it is on the disk; a later one for the same picture replaces it.
+
+        Raises:
+            ConfigError: the score is out of range.
+            UserError: it cannot be written.
+        """
+        if not (math.isfinite(score) and 0 <= score <= 10):
+            raise ConfigError(f"rating {score} is not between 0 and 10")
+        return self._append("score", candidate, payload, index, score=float(score), seed=seed, ms=ms, rater=rater)
+
+    def void(self, candidate: str, payload: str, index: int, *, seed: int | None = None, rater: str = "") -> Rating:
+        """Notes that a picture cannot be judged at all; it has no rating then and will be asked for again."""
+        return self._append("void", candidate, payload, index, seed=seed, rater=rater)
+
+    def undo(self, candidate: str | None = None) -> Rating | None:
+        """Takes back the latest rating that still stands (of `candidate`), and returns it; None if there is none.
+
+        A rating that it had replaced stands again.
+        """
+        for rating in reversed(self.ratings()):
+            if candidate in (None, rating.candidate):
+                self._append("undo", rating.candidate, rating.payload, rating.index, undoes=rating.id)
+                return rating
+        return None
+
+    def rating(self, candidate: str, payload: str, index: int, *, seed: int | None = None) -> float | None:
+        """The score that stands for a picture, None if there is none.
+
+        Args:
+            candidate: opaque id of the merge.
+            payload: name of the payload.
+            index: which picture of it.
+            seed: where given, a rating of another seed is of another picture and does not count.
+        """
+        for rating in reversed(self.ratings()):
+            if (rating.candidate, rating.payload, rating.index) == (candidate, payload, index) and (
+                seed is None or rating.seed is None or rating.seed == seed
+            ):
+                return rating.score
+        return None
+
+    def ratings(self) -> list[Rating]:
+        """Everything that still stands, oldest first."""
+        self._read_on()
+        return list(self._given.values())
+
+    def _append(self, kind: Kind, candidate: str, payload: str, index: int, **rest: Any) -> Rating:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        rating = Rating(secrets.token_hex(6), kind, candidate, payload, index, time=now, **rest)
+        entry = {key: value for key, value in vars(rating).items() if value not in (None, "")}
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        try:
+            self._write(line)
+        except OSError as error:
+            raise UserError(f"{self.path}: the rating could not be kept ({error}); nothing else is lost") from error
+        return rating
+
+    def _write(self, line: bytes) -> None:
+        new = not self.path.exists()
+        if new:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One write of one line to a file opened for appending: lines of several processes do not mix.
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        try:
+            if _ends_torn(file):
+                line = b"\n" + line  # closes the torn line off; it is kept, and skipped by readers
+            if os.write(file, line) != len(line):
+                raise OSError("the disk is full")
+            os.fsync(file)
+        finally:
+            os.close(file)
+        if new:
+            _sync_folder(self.path.parent)
+
+    def _read_on(self) -> None:
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size < self._offset:  # somebody put another file there
+            self._offset, self._lines, self._given = 0, 0, {}
+        if size == self._offset:
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            tail = file.read()
+        *whole, rest = tail.split(b"\n")
+        for line in whole:
+            self._lines += 1
+            self._take(line)
+        self._offset += len(tail) - len(rest)
+        if rest and (last := _parsed(rest)) is not None:  # only its line end was torn off: a given rating all the same
+            self._apply(last)
+
+    def _take(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        rating = _parsed(line)
+        if rating is None:
+            log.warning("%s: line %d was torn by a crash and is skipped", self.path, self._lines)
+        else:
+            self._apply(rating)
+
+    def _apply(self, rating: Rating) -> None:
+        if rating.kind == "undo":
+            self._given.pop(rating.undoes or "", None)
+        else:
+            self._given.setdefault(rating.id, rating)
+
+
+def _parsed(line: bytes) -> Rating | None:
+    """The rating in a line; None when the line is torn. Fields of a later version are left out."""
+    try:
+        entry = json.loads(line)
+        known = {key: entry[key] for key in Rating.__dataclass_fields__ if key in entry}
+        return Rating(**known)
+    except (ValueError, TypeError):
+        return None
+
+
+def _ends_torn(file: int) -> bool:
+    size = os.fstat(file).st_size
+    if size == 0:
+        return False
+    os.lseek(file, size - 1, os.SEEK_SET)
+    return os.read(file, 1) != b"\n"
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # no folder can be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

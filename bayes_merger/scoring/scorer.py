@@ -1,0 +1,239 @@
+"""What a scorer is, and how many scores become one number.
+
+A scorer sees pictures and gives one raw number for each; raw numbers are stored before anything is averaged, so a study
+can be weighed again later. Only :func:`combine` turns them into points, on one scale for all scorers: 0 is bad, 10 is
+perfect.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from bayes_merger.errors import ConfigError, TrialFailed, nearest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Scale = tuple[float, float]
+"""The raw values that mean 0 and 10 points."""
+
+TEN_POINTS: Scale = (0.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One picture as a scorer sees it.
+
+    Attributes:
+        payload: name of the payload it was drawn for.
+        index: which picture of that payload, from 0.
+        seed: seed of its noise.
+        prompt: what was asked for, in plain words (no web-UI syntax).
+        image: the picture itself.
+        path: where it is kept as a file, when it is.
+        candidate: opaque id of the merge that drew it; the same merge has the same id in every process.
+    """
+
+    payload: str
+    index: int
+    seed: int
+    prompt: str
+    image: Image
+    path: Path | None
+    candidate: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one scorer said of one picture; `value` is raw, in the scorer's own range."""
+
+    scorer: str
+    payload: str
+    index: int
+    seed: int
+    value: float
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Pictures in, one raw number for each out.
+
+    The constructor takes plain values, reads no file and loads nothing; `prepare` finds out at start-up whether the
+    scorer can work at all (files, addresses, shapes); heavy things are loaded by the first `score`.
+
+    Attributes:
+        name: what its scores are stored under.
+        scale: the raw values that mean 0 and 10 points.
+        importance: how much it counts beside other scorers; with 0 it only watches.
+    """
+
+    name: str
+    scale: Scale
+    importance: float
+
+    def prepare(self, folder: Path | None = None) -> None:
+        """Checks everything that can be checked without loading a model.
+
+        Args:
+            folder: the study's own folder, for a scorer that keeps something there.
+
+        Raises:
+            ConfigError: a file is missing, damaged, or does not fit.
+        """
+
+    def score(self, images: Sequence[Judged]) -> list[float]:
+        """One raw number per picture, in their order.
+
+        Raises:
+            TrialFailed: a picture cannot be judged.
+            Paused: a person is needed and has gone.
+        """
+
+
+def check_importance(what: str, importance: object) -> float:
+    """`importance` as a finite number, 0 or more.
+
+    Args:
+        what: whose importance it is, for the message, like "scorer laion".
+        importance: what the configuration says.
+
+    Raises:
+        ConfigError: not a number, or negative, or not finite.
+    """
+    if isinstance(importance, bool) or not isinstance(importance, int | float):
+        raise ConfigError(f"{what}: importance must be a number, not {importance!r}")
+    if not math.isfinite(importance) or importance < 0:
+        raise ConfigError(f"{what}: importance {importance} makes no sense; give a number of 0 or more")
+    return float(importance)
+
+
+def check_scale(what: str, scale: Sequence[float]) -> Scale:
+    """`scale` as two different finite numbers: the raw values of 0 and 10 points (a falling scale is allowed).
+
+    Raises:
+        ConfigError: anything else.
+    """
+    try:
+        low, high = (float(end) for end in scale)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{what}: scale must be two numbers like [0, 10], not {scale!r}") from error
+    if low == high or not (math.isfinite(low) and math.isfinite(high)):
+        raise ConfigError(f"{what}: scale [{low}, {high}] has no length; give the raw values of 0 and 10 points")
+    return low, high
+
+
+def points(raw: float, scale: Scale) -> float:
+    """`10 (raw - low) / (high - low)`: a raw value in points; not clipped, so 11 points are possible.
+
+    >>> points(0.3, (0.0, 0.4))
+    7.5
+    """
+    low, high = scale
+    return 10 * (raw - low) / (high - low)
+
+
+def judge(scorer: Scorer, images: Sequence[Judged]) -> list[Score]:
+    """The raw scores one scorer gives to `images`, one each, in their order.
+
+    Raises:
+        TrialFailed: the scorer gave NaN or infinity.
+    """
+    if not images:
+        return []
+    values = scorer.score(images)
+    if len(values) != len(images):
+        raise TrialFailed(f"scorer {scorer.name} gave {len(values)} scores for {len(images)} images")
+    scores = [
+        Score(scorer.name, image.payload, image.index, image.seed, float(value))
+        for image, value in zip(images, values, strict=True)
+    ]
+    for score in scores:
+        _check_finite(score)
+    return scores
+
+
+def combine(
+    scores: Iterable[Score],
+    payload_importance: Mapping[str, float],
+    scorers: Mapping[str, tuple[float, Scale]],
+) -> float:
+    """One number for a trial: `sum_s i_s sum_k i_k points(raw_sk) / (sum_s i_s sum_k i_k)`.
+
+    Every image `k` counts with its payload's importance, every scorer `s` with its own. What has no importance is not
+    looked at: a scorer of importance 0 may watch (and fail) without moving the search.
+
+    Args:
+        scores: raw scores, one per scorer and image.
+        payload_importance: payload -> how much each of its images counts, 0 or more.
+        scorers: scorer -> (importance, scale).
+
+    Returns:
+        Points; 0 to 10 wherever the raw scores stay on their scale.
+
+    Raises:
+        TrialFailed: a score is NaN or infinite, missing, or there twice.
+        ConfigError: nothing counts, or a score belongs to no known payload or scorer.
+    """
+    weights = _counting("payload", payload_importance)
+    judges = _counting("scorer", {name: importance for name, (importance, _) in scorers.items()})
+    given = _by_scorer(scores, payload_importance, scorers)
+    images = sorted({image for found in given.values() for image in found if image[0] in weights})
+    _check_complete(given, images, weights, judges)
+    total = math.fsum(
+        judges[name] * weights[image[0]] * points(given[name][image], scorers[name][1])
+        for name in judges
+        for image in images
+    )
+    return total / math.fsum(judges[name] * weights[image[0]] for name in judges for image in images)
+
+
+def _counting(kind: str, importance: Mapping[str, float]) -> dict[str, float]:
+    checked = {name: check_importance(f"{kind} {name}", value) for name, value in importance.items()}
+    counting = {name: value for name, value in checked.items() if value > 0}
+    if not counting:
+        what = f"none of {sorted(checked)} has" if checked else "there is none, so nothing has"
+        raise ConfigError(f"{kind}s: {what} importance above 0; at least one {kind} must count")
+    return counting
+
+
+def _by_scorer(
+    scores: Iterable[Score], payloads: Mapping[str, float], scorers: Mapping[str, tuple[float, Scale]]
+) -> dict[str, dict[tuple[str, int], float]]:
+    given: dict[str, dict[tuple[str, int], float]] = {name: {} for name in scorers}
+    for score in scores:
+        if score.scorer not in scorers:
+            raise ConfigError(f"score of unknown scorer {score.scorer!r}: {nearest(score.scorer, scorers)}")
+        if score.payload not in payloads:
+            raise ConfigError(f"score of unknown payload {score.payload!r}: {nearest(score.payload, payloads)}")
+        if scorers[score.scorer][0] > 0 and payloads[score.payload] > 0:
+            _check_finite(score)
+        image = (score.payload, score.index)
+        if image in given[score.scorer]:
+            raise TrialFailed(f"scorer {score.scorer} scored image {score.index} of {score.payload} twice")
+        given[score.scorer][image] = score.value
+    return given
+
+
+def _check_complete(
+    given: Mapping[str, Mapping[tuple[str, int], float]],
+    images: Sequence[tuple[str, int]],
+    payloads: Iterable[str],
+    judges: Iterable[str],
+) -> None:
+    drawn = {payload for payload, _ in images}
+    for payload in payloads:
+        if payload not in drawn:
+            raise TrialFailed(f"payload {payload} has no score at all")
+    for name in judges:
+        for payload, index in images:
+            if (payload, index) not in given[name]:
+                raise TrialFailed(f"scorer {name} gave no score for image {index} of {payload}")
+
+
+def _check_finite(score: Score) -> None:
+    if not math.isfinite(score.value):
+        raise TrialFailed(f"scorer {score.scorer} gave {score.value} for image {score.index} of {score.payload}")

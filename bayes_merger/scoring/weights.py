@@ -1,0 +1,289 @@
+"""Where a file of weights comes from: a local path, or an address it is fetched from once.
+
+A download carries a SHA-256. Where none is known for a public file, the first download is trusted, its hash is written
+beside it, and any other content is refused from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ipaddress
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import Message
+from pathlib import Path
+from typing import IO, Any
+
+from bayes_merger.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 30.0  # seconds without a single byte
+CHUNK = 1 << 20
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: `$BAYES_MERGER_CACHE`, or `bayes_merger` in the user's cache folder."""
+    chosen = os.environ.get("BAYES_MERGER_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bayes_merger"
+
+
+def is_address(source: str) -> bool:
+    """Whether `source` is an address rather than a path; a drive letter (`C:/...`) is a path."""
+    return "://" in source
+
+
+def find_weights(source: str, *, setting: str, sha256: str | None = None) -> Path:
+    """The local file behind `source`; an address is fetched once and kept in :func:`cache_folder`.
+
+    Args:
+        source: path of a file, or an `https` address (`http` only to this very machine).
+        setting: the configuration's name of it, for messages, like `scorers.laion.head`.
+        sha256: 64 hex digits the fetched file must have. A local file is the user's own word and is not compared.
+
+    Raises:
+        ConfigError: no such file, no network, or content that is not what it should be.
+    """
+    if not isinstance(source, str | os.PathLike) or not str(source).strip():
+        raise ConfigError(f"{setting} has no value; give the path of a weight file")
+    if is_address(str(source)):
+        return _fetched(str(source), _checked_pin(sha256, setting), setting)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"{setting}: {path} is a folder; give the weight file in it")
+    if not path.is_file():
+        raise ConfigError(f"{setting}: there is no file {path}")
+    if path.stat().st_size == 0:
+        raise ConfigError(f"{setting}: {path} is empty; fetch it again")
+    return path
+
+
+def safetensors_shapes(path: Path, setting: str) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of every tensor in a safetensors file, from its header alone.
+
+    Raises:
+        ConfigError: not a safetensors file, or cut off.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 10 or not 2 <= length <= min(size - 8, LARGEST_HEADER):
+            raise ConfigError(f"{setting}: {path} is not a safetensors file, or is cut off; fetch it again")
+        text = file.read(length)
+    try:
+        entries = {key: entry for key, entry in json.loads(text).items() if key != "__metadata__"}
+        shapes = {key: tuple(int(n) for n in entry["shape"]) for key, entry in entries.items()}
+        ends = [int(entry["data_offsets"][1]) for entry in entries.values()]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ConfigError(f"{setting}: the header of {path} cannot be read; fetch the file again") from error
+    if size != 8 + length + max(ends, default=0):
+        raise ConfigError(f"{setting}: {path} has {size} bytes where its header promises another size; fetch it again")
+    return shapes
+
+
+def load_tensors(path: Path, setting: str) -> dict[str, Any]:
+    """Key -> tensor of a `.safetensors`, or of a `.pth`, `.pt` or `.bin` that holds tensors only.
+
+    A dictionary under `state_dict` and a `module.` before every key are seen through. Imports torch.
+
+    Raises:
+        ConfigError: damaged, or carrying anything but tensors.
+    """
+    import pickle
+
+    import torch
+
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        safetensors_shapes(path, setting)  # says what is wrong in one line, where the library would not
+        return dict(load_file(path))
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{setting}: {path} is damaged or holds more than tensors; give a safetensors file ({_first_line(error)})"
+        ) from error
+    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
+        raise ConfigError(f"{setting}: {path} holds no named tensors")
+    if all(key.startswith("module.") for key in loaded):
+        loaded = {key.removeprefix("module."): tensor for key, tensor in loaded.items()}
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
+
+
+def _checked_pin(sha256: str | None, setting: str) -> str | None:
+    if sha256 is None:
+        return None
+    pin = sha256.strip().lower()
+    if len(pin) != 64 or any(digit not in "0123456789abcdef" for digit in pin):
+        raise ConfigError(f"{setting}: SHA-256 {sha256!r} is not 64 hex digits")
+    return pin
+
+
+def _fetched(address: str, pin: str | None, setting: str) -> Path:
+    _check_scheme(address, setting)
+    label = hashlib.sha256(address.encode()).hexdigest()[:8]  # many hubs have a model.safetensors
+    path = cache_folder() / f"{label}-{_file_name(address)}"
+    receipt = path.with_name(path.name + ".json")
+    known = _read_receipt(receipt)
+    expected = pin or known.get("sha256")
+    if path.is_file():
+        _check_kept(path, receipt, known, expected, setting)
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot keep files in {path.parent} ({error}); set BAYES_MERGER_CACHE") from error
+    if expected is None:
+        log.warning("%s: no SHA-256 is known for %s: trusted this once, refused when it changes", setting, address)
+    found = _download(address, path, expected, pin is not None, setting)
+    _write_receipt(receipt, path, address, found)
+    return path
+
+
+def _file_name(address: str) -> str:
+    return Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name or "weights"
+
+
+def _check_kept(path: Path, receipt: Path, known: dict[str, Any], expected: str | None, setting: str) -> None:
+    """Hashes a kept file again only when its size or time has changed since it was last found good."""
+    stat = path.stat()
+    stamp = (stat.st_size, stat.st_mtime_ns)
+    if known and (known.get("size"), known.get("mtime_ns")) == stamp and known.get("sha256") == expected:
+        return
+    found = _sha256(path)
+    if expected is not None and found != expected:
+        raise ConfigError(f"{setting}: {path} has SHA-256 {found}, not {expected}; delete it and it is fetched again")
+    _write_receipt(receipt, path, known.get("address", ""), found)
+
+
+def _download(address: str, path: Path, expected: str | None, pinned: bool, setting: str) -> str:
+    """Fetches into a temporary file beside `path`, checks, then renames; returns the SHA-256."""
+    log.info("fetching %s", address)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file, _explained(address, setting):
+            found = _copy(address, file, path.parent, setting)
+            file.flush()
+            os.fsync(file.fileno())
+        if expected is not None and found != expected:
+            why = "another file is published there now" if pinned else "it is not the file that was fetched before"
+            raise ConfigError(
+                f"{setting}: {address} gave SHA-256 {found}, not {expected} ({why}); "
+                f"get the right {_file_name(address)} and give {setting}=/path/to/it"
+            )
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return found
+
+
+@contextmanager
+def _explained(address: str, setting: str) -> Iterator[None]:
+    """Network trouble as one line with the way out."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        why = f"HTTP {error.code} {error.reason}"
+    except urllib.error.URLError as error:
+        why = str(error.reason)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        why = str(error) or type(error).__name__
+    else:
+        return
+    raise ConfigError(
+        f"{setting}: cannot fetch {address} ({why}); fetch it elsewhere and give {setting}=/path/to/{_file_name(address)}"
+    )
+
+
+def _copy(address: str, file: IO[bytes], folder: Path, setting: str) -> str:
+    request = urllib.request.Request(address, headers={"User-Agent": "bayes-merger"})
+    digest, got = hashlib.sha256(), 0
+    with _opener(address, setting).open(request, timeout=TIMEOUT) as answer:
+        promised = answer.headers.get("Content-Length")
+        free = shutil.disk_usage(folder).free
+        if promised is not None and int(promised) > free:
+            raise OSError(f"{math.ceil(int(promised) / 1e6)} MB do not fit into {folder}, {free // 10**6} MB are free")
+        while chunk := answer.read(CHUNK):
+            file.write(chunk)
+            digest.update(chunk)
+            got += len(chunk)
+    if promised is not None and got != int(promised):
+        raise OSError(f"the transfer ended after {got} of {promised} bytes")
+    return digest.hexdigest()
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only to where a download may come from; hubs redirect to their storage."""
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> urllib.request.Request | None:
+        _check_scheme(newurl, self.setting)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+
+
+def _opener(address: str, setting: str) -> urllib.request.OpenerDirector:
+    handlers: list[urllib.request.BaseHandler] = [_SafeRedirects(setting)]
+    if _is_this_machine(address):
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
+
+
+def _check_scheme(address: str, setting: str) -> None:
+    scheme = urllib.parse.urlsplit(address).scheme.lower()
+    if scheme != "https" and not (scheme == "http" and _is_this_machine(address)):
+        raise ConfigError(f"{setting}: {address} is not https; give an https address or the path of a file")
+
+
+def _is_this_machine(address: str) -> bool:
+    host = urllib.parse.urlsplit(address).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_receipt(receipt: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(receipt.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{receipt} cannot be read ({error}); delete it and the file beside it") from error
+    return known if isinstance(known, dict) else {}
+
+
+def _write_receipt(receipt: Path, path: Path, address: str, sha256: str) -> None:
+    stat = path.stat()
+    entry = {"address": address, "sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    temporary = receipt.with_name(f"{receipt.name}.{os.getpid()}.part")
+    temporary.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(receipt)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
