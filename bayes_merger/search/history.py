@@ -1,0 +1,67 @@
+"""What a study has learned, as a sampler should see it: the same whether or not the process was killed on the way.
+
+A killed trial is not forgotten but tried again, as a new trial that remembers its *origin*, the number of the first
+attempt. Counting and ordering by origin hides the accident: the killed and the uninterrupted study look alike, to the
+last bit of what a sampler computes from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+ORIGIN = "origin"
+"""User attribute: the number of the trial whose second attempt this one is; absent on a first attempt."""
+
+PHASE = "phase"
+"""User attribute: ``design`` for a row of the start design, ``search`` for a sampler's suggestion."""
+
+REASON = "reason"
+"""User attribute of a trial that failed: why."""
+
+INTERRUPTED = "interrupted"
+"""The reason of a trial whose process died; another trial with the same origin stands for it."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened before a trial.
+
+    Attributes:
+        slot: how many trials there were, every attempt at the same values counted once.
+        drawn: how many of them were not rows of the start design.
+        trials: those that got an answer or are on their way to one (told, failed, running; neither waiting nor
+            interrupted), in the order of their origins.
+    """
+
+    slot: int
+    drawn: int
+    trials: tuple[FrozenTrial, ...]
+
+
+def origin(trial: FrozenTrial) -> int:
+    """The number of the first attempt at this trial's values: its own, unless it stands for an interrupted one."""
+    return int(trial.user_attrs.get(ORIGIN, trial.number))
+
+
+def is_interrupted(trial: FrozenTrial) -> bool:
+    """Whether the trial's process died; told from a trial that failed by itself."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get(REASON) == INTERRUPTED
+
+
+def history_before(study: Study, trial: FrozenTrial) -> History:
+    """The history as this trial's sampler should see it; no attempt at the trial itself is part of it."""
+    itself = origin(trial)
+    return _history([other for other in study.get_trials(deepcopy=False) if origin(other) != itself])
+
+
+def _history(others: Sequence[FrozenTrial]) -> History:
+    kept = [t for t in others if t.state != TrialState.WAITING and not is_interrupted(t)]
+    return History(
+        slot=len({origin(t) for t in others}),
+        drawn=len({origin(t) for t in others if t.user_attrs.get(PHASE) != "design"}),
+        trials=tuple(sorted(kept, key=lambda t: (origin(t), t.number))),
+    )

@@ -1,0 +1,96 @@
+"""Points of the unit cube, and the values they stand for.
+
+Samplers work in the cube, so that a narrow range counts as much as a wide one. Our own spaces hold plain floats only;
+steps, logarithms, integers and choices are here because an Optuna sampler may be asked for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+Array = NDArray[np.float64]
+
+
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """The random numbers that belong to a study's seed and to this key (a slot, a block of rows), and to no other."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def derived_seed(seed: int, *key: int) -> int:
+    """A whole number below 2**32 that belongs to a study's seed and to this key: for libraries that want one."""
+    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
+
+
+def latin_hypercube(rng: np.random.Generator, rows: int, dimensions: int) -> Array:
+    """Points of which, in every dimension, exactly one falls into each of ``rows`` equal bins.
+
+    Args:
+        rng: where the shuffles and the places inside the bins come from.
+        rows: how many points.
+        dimensions: of the cube.
+
+    Returns:
+        Array of shape ``(rows, dimensions)``, values in [0, 1). McKay, Beckman and Conover (1979),
+        https://doi.org/10.2307/1268522
+    """
+    bins = rng.permuted(np.tile(np.arange(rows)[:, None], (1, dimensions)), axis=0)
+    points: Array = (bins + rng.random((rows, dimensions))) / rows
+    # Rounding up at the very top of a bin would land in the next one.
+    return np.minimum(points, np.nextafter((bins + 1) / rows, 0.0))
+
+
+def to_values(point: Sequence[float] | Array, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """The values a point of the cube stands for: one number per dimension, in the order of the space."""
+    return {
+        name: _value(min(max(float(u), 0.0), 1.0), distribution)
+        for u, (name, distribution) in zip(point, space.items(), strict=True)
+    }
+
+
+def to_point(values: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> list[float]:
+    """The point of the cube that stands for these values; values outside their range land on its border."""
+    return [min(max(_coordinate(values[name], distribution), 0.0), 1.0) for name, distribution in space.items()]
+
+
+def _value(u: float, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[min(int(u * len(distribution.choices)), len(distribution.choices) - 1)]
+    low, high, step, log = _scale(distribution)
+    if log:
+        value = math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
+    elif step is not None:
+        # Every step owns an equal part of the line.
+        count = round((high - low) / step) + 1
+        value = low + min(int(u * count), count - 1) * step
+    else:
+        value = low + u * (high - low)
+    value = min(max(value, low), high)
+    return round(value) if isinstance(distribution, IntDistribution) else value
+
+
+def _coordinate(value: Any, distribution: BaseDistribution) -> float:
+    if isinstance(distribution, CategoricalDistribution):
+        return (distribution.to_internal_repr(value) + 0.5) / len(distribution.choices)
+    low, high, step, log = _scale(distribution)
+    if low == high:
+        return 0.5
+    if log:
+        return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
+    if step is not None:
+        return (float(value) - low + step / 2) / (high - low + step)
+    return (float(value) - low) / (high - low)
+
+
+def _scale(distribution: BaseDistribution) -> tuple[float, float, float | None, bool]:
+    if isinstance(distribution, FloatDistribution):
+        return distribution.low, distribution.high, distribution.step, distribution.log
+    if isinstance(distribution, IntDistribution):
+        step = None if distribution.log else float(distribution.step)
+        return float(distribution.low), float(distribution.high), step, distribution.log
+    raise TypeError(f"no point of the cube stands for a {type(distribution).__name__}")
