@@ -69,7 +69,10 @@ class Payload:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Payload:
         """The payload that `to_json` wrote."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -194,14 +197,14 @@ def _unknown(field: str) -> str:
 
 
 def _checked(what: str, value: Any, field: _Field) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
     if field.kind is str:
         if not isinstance(value, str):
             raise ConfigError(f"{what}: expected text, got {value!r}")
         return value
-    if not number or (field.kind is int and value != int(value) if number and math.isfinite(value) else number):
-        kind = "a whole number" if field.kind is int else "a number"
-        raise ConfigError(f"{what}: expected {kind}, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{what}: expected a number, got {value!r}")
+    if field.kind is int and value != int(value):
+        raise ConfigError(f"{what}: expected a whole number, got {value!r}")
     if not field.low <= value <= field.high:
         raise ConfigError(f"{what}: {value} is not between {field.low:g} and {field.high:g}")
     if value % field.multiple:

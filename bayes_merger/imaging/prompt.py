@@ -21,7 +21,7 @@ _PIECES = re.compile(
     | :\s*(?P<weight>[+-]?[.\d]+)\s*\)   # the end of (a:1.2)
     | (?P<bracket>[()\[\]])
     | \s*\b(?P<break>BREAK)\b\s*
-    | (?P<text>[^\\()\[\]:\s]+ | \s+ | .)
+    | (?P<text>\w+ | \s+ | .)
     """,
     re.VERBOSE | re.DOTALL,
 )

@@ -157,9 +157,7 @@ def build_scheduler(
     if zero_snr:
         if not sampler.zero_snr:
             able = ", ".join(known for known, entry in SAMPLERS.items() if entry.zero_snr)
-            raise ConfigError(
-                f"sampler_name: {proper!r} cannot draw a model trained to zero signal-to-noise ratio; take one of {able}"
-            )
+            raise ConfigError(f"sampler_name: {proper!r} cannot draw a model of zero terminal SNR; take one of {able}")
         options["rescale_betas_zero_snr"] = True
         if "use_karras_sigmas" not in options and "use_exponential_sigmas" not in options:
             options["timestep_spacing"] = "trailing"  # else the first step, pure noise, is never taken

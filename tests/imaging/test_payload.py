@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_web_ui_fields_become_a_payload() -> None:
+    payload = payload_from_mapping(
+        "cat",
+        {
+            "prompt": "a cat",
+            "negative_prompt": "dog",
+            "cfg_scale": 5,
+            "sampler_name": "DPM++ 2M Karras",
+            "batch_size": 2,
+            "n_iter": 3,
+            "score_weight": 0.5,
+            "enable_hr": False,
+        },
+    )
+    assert payload == Payload(
+        "cat",
+        "a cat",
+        negative_prompt="dog",
+        cfg_scale=5.0,
+        sampler_name="DPM++ 2M",
+        scheduler="Karras",
+        batch_size=6,
+        importance=0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "no prompt"),
+        ({"prompt": " "}, "no prompt"),
+        ({"prompt": ["a"]}, r"prompt: expected text, got \['a'\]"),
+        ({"prompt": "a", "promt": "b"}, "unknown field 'promt'; did you mean .*prompt"),
+        ({"prompt": "a", "width": 500}, "width: 500 is not a multiple of 8; take 496"),
+        ({"prompt": "a", "height": "512"}, "height: expected a number, got '512'"),
+        ({"prompt": "a", "steps": 0}, "steps: 0 is not between 1 and 1000"),
+        ({"prompt": "a", "steps": 2.5}, "steps: expected a whole number"),
+        ({"prompt": "a", "steps": True}, "steps: expected a number, got True"),
+        ({"prompt": "a", "cfg_scale": float("nan")}, "cfg_scale: expected a number"),
+        ({"prompt": "a", "seed": -2}, "seed: -2 is not between -1"),
+        ({"prompt": "a", "score_weight": -1}, "score_weight: -1 is not between 0"),
+        ({"prompt": "a", "score_weight": 1, "importance": 1}, "importance is given twice"),
+        ({"prompt": "a", "enable_hr": True}, "enable_hr is not supported"),
+        ({"prompt": "a", "sampler_name": "Euler b"}, "did you mean Euler"),
+        ({"prompt": "a", "sampler_name": "DPM++ SDE Karras"}, "the nearest it has is 'DPM\\+\\+ 2M SDE'"),
+        ({"prompt": "a <lora:b:1>"}, "<lora:b:1>"),
+        ({"prompt": "a", "negative_prompt": "[a|b]"}, "alternates"),
+    ],
+)
+def test_a_bad_field_is_one_clear_line(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        payload_from_mapping("cat", fields)
+    assert str(caught.value).startswith("payload cat: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_payload_that_is_no_table_is_refused() -> None:
+    with pytest.raises(ConfigError, match="payload cat: expected fields"):
+        payload_from_mapping("cat", "a cat")  # type: ignore[arg-type]
+
+
+def test_pictures_of_a_batch_have_consecutive_seeds() -> None:
+    (payload,) = resolve([Payload("cat", "a cat", seed=7, batch_size=3)], seed=0)
+    assert payload.seeds == (7, 8, 9)
+    assert payload.prompts == ("a cat",) * 3
+
+
+def test_open_seeds_are_drawn_once_from_the_studys_seed() -> None:
+    cat, dog = Payload("cat", "a cat"), Payload("dog", "a dog")
+    first = resolve([cat, dog], seed=1)
+    assert first == resolve([cat, dog], seed=1)
+    assert first[0] == resolve([cat], seed=1)[0]
+    assert first[0].seeds != first[1].seeds
+    assert first[0].seeds != resolve([cat], seed=2)[0].seeds
+    assert resolve(first, seed=99) == first
+
+
+def test_wildcards_are_drawn_per_picture_and_may_nest(tmp_path: Path) -> None:
+    (tmp_path / "animals").mkdir()
+    (tmp_path / "animals" / "birds.txt").write_text("# comment\nrobin\n\n__colour__ owl\n")
+    (tmp_path / "colour.txt").write_text("red\nblue\n")
+    payload = Payload("p", "a __animals/birds__, __colour__ sky", negative_prompt="__colour__", batch_size=20)
+    (resolved,) = resolve([payload], 0, tmp_path)
+    assert (resolved,) == resolve([payload], 0, tmp_path)
+    assert not any("__" in text for text in (*resolved.prompts, *resolved.negative_prompts))
+    assert len(set(resolved.prompts)) > 2
+    assert set(resolved.negative_prompts) == {"red", "blue"}
+    assert resolved.prompt == payload.prompt
+
+
+def test_wildcard_mistakes_are_named(tmp_path: Path) -> None:
+    (tmp_path / "colour.txt").write_text("red")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "loop.txt").write_text("a __loop__")
+    (tmp_path / "net.txt").write_text("<lora:a:1>")
+    for prompt, message in [
+        ("__color__", "no color.txt in .*; did you mean colour"),
+        ("__empty__", "has no lines"),
+        ("__loop__", "each other without end"),
+        ("__net__", "<lora:a:1>"),
+        ("__x/../colour__", "no x/../colour.txt"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            resolve([Payload("p", prompt)], 0, tmp_path)
+    with pytest.raises(ConfigError, match="set  wildcards=FOLDER"):
+        resolve([Payload("p", "__colour__")], 0)
+
+
+def test_two_payloads_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two are called 'p'"):
+        resolve([Payload("p", "a"), Payload("p", "b")], 0)
+
+
+def test_json_round_trip_is_exact() -> None:
+    (payload,) = resolve([Payload("p", "a", cfg_scale=6.5, batch_size=2)], 3)
+    assert Payload.from_json(payload.to_json()) == payload
+
+
+@pytest.mark.parametrize("name", ["portrait", "street", "landscape", "still_life"])
+def test_the_starter_payloads_are_valid_and_wrapped_by_their_name(name: str) -> None:
+    content = OmegaConf.to_container(OmegaConf.load(ROOT / "payloads" / f"{name}.yaml"))
+    assert isinstance(content, dict)
+    assert list(content) == [name]
+    assert resolve([payload_from_mapping(name, content[name])], 0)[0].seeds
+
+
+def test_the_room_is_light_to_enter() -> None:
+    code = "import sys, bayes_merger.imaging; print([m for m in ('torch', 'diffusers', 'PIL') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"
