@@ -1,1 +1,49 @@
+"""The engine: checkpoints in, merged tensors out.
 
+Importing this package is light: torch comes with the first tensor that is read.
+"""
+
+from bayes_merger.merging.blocks import (
+    ARCHITECTURES,
+    SD1,
+    Architecture,
+    BlockWeights,
+    Place,
+    identify,
+    weights_from_string,
+    weights_to_string,
+)
+from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.merging.engine import merge, save_merge
+from bayes_merger.merging.live import LiveMerge
+from bayes_merger.merging.method import METHODS, MethodSpec, WeightRange, merge_method, method_spec
+from bayes_merger.merging.recipe import MergePlan, MergeRecipe, ModelRef, Step, plan
+from bayes_merger.merging.writing import TensorEntry, write_checkpoint
+
+__all__ = [
+    "ARCHITECTURES",
+    "METHODS",
+    "SD1",
+    "Architecture",
+    "BlockWeights",
+    "Checkpoint",
+    "LiveMerge",
+    "MergePlan",
+    "MergeRecipe",
+    "MethodSpec",
+    "ModelRef",
+    "Place",
+    "Step",
+    "TensorEntry",
+    "WeightRange",
+    "identify",
+    "merge",
+    "merge_method",
+    "method_spec",
+    "open_checkpoint",
+    "plan",
+    "save_merge",
+    "weights_from_string",
+    "weights_to_string",
+    "write_checkpoint",
+]

@@ -1,1 +1,1 @@
-
+"""Merge methods: pure functions on tensors of one shape."""

@@ -1,0 +1,268 @@
+"""Model files, opened lazily: names, shapes and metadata at once and without torch, tensors when asked for.
+
+What is read is what was checked: the file stays open and mapped, privately, so that not even a stray write into a
+tensor can reach it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import mmap
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
+
+from bayes_merger.errors import CheckpointError
+from bayes_merger.merging.blocks import Architecture, identify
+from bayes_merger.merging.header import FLOATS, ITEM_SIZES, Entry, Header, read_header
+from bayes_merger.merging.kinds import Kind, kind_of
+from bayes_merger.merging.pickles import PICKLE_STARTS, ZIP_START, check_pickle
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+# Names in files from the first months of Stable Diffusion, before transformers renamed them.
+_OLD_NAMES = {
+    f"cond_stage_model.transformer.{part}.": f"cond_stage_model.transformer.text_model.{part}."
+    for part in ("embeddings", "encoder", "final_layer_norm")
+}
+
+
+class Checkpoint:
+    """An opened model file; close it, or use it as a context manager.
+
+    Attributes:
+        path: of the file.
+        shapes: key to shape.
+        dtypes: key to dtype as safetensors names it, ``F16``.
+        metadata: texts that the file carries about itself.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        entries: Mapping[str, tuple[str, tuple[int, ...]]],
+        metadata: Mapping[str, str],
+        read: Callable[[str], Tensor],
+        close: Callable[[], None],
+    ) -> None:
+        self.path = path
+        self.shapes: Mapping[str, tuple[int, ...]] = {key: shape for key, (_, shape) in entries.items()}
+        self.dtypes: Mapping[str, str] = {key: dtype for key, (dtype, _) in entries.items()}
+        self.metadata = metadata
+        self._read: Callable[[str], Tensor] | None = read
+        self._close = close
+        self._sha256 = ""
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What the file is, also when it cannot be merged."""
+        return kind_of(self.shapes)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The architecture.
+
+        Raises:
+            CheckpointError: none that can be merged.
+        """
+        try:
+            return identify(self.shapes)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
+
+    def keys(self) -> Iterable[str]:
+        """The names of the tensors, in the order of the file."""
+        return self.shapes.keys()
+
+    def tensor(self, key: str) -> Tensor:
+        """The tensor called ``key``, on the CPU and contiguous, mapped from the file: do not write to it.
+
+        Raises:
+            CheckpointError: there is none of that name, or the file is closed.
+        """
+        if self._read is None:
+            raise CheckpointError(f"{self.path}: the file is closed")
+        if key not in self.shapes:
+            raise CheckpointError(f"{self.path}: there is no tensor '{key}' in it")
+        return self._read(key)
+
+    def sha256(self) -> str:
+        """The SHA-256 of the whole file, in hex; computed once (about a second per gigabyte)."""
+        if not self._sha256:
+            with self.path.open("rb") as file:
+                self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._sha256
+
+    def scan(self) -> None:
+        """Look at every number once.
+
+        Raises:
+            CheckpointError: NaN or infinity; the text names the tensor.
+        """
+        from bayes_merger.merging.finite import describe_fault
+
+        for key, dtype in self.dtypes.items():
+            if dtype in FLOATS and (fault := describe_fault(self.tensor(key))):
+                raise CheckpointError(f"{self.path}: tensor '{key}' holds {fault}; this model is broken, use another")
+
+    def close(self) -> None:
+        """Let go of the file; tensors that are still in use stay valid."""
+        if self._read is not None:
+            self._read = None
+            self._close()
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a model file and validate its header.
+
+    Args:
+        path: a ``.safetensors`` file, or a ``.ckpt`` that holds nothing but tensors.
+
+    Raises:
+        CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint at all.
+    """
+    path = Path(path)
+    _check_exists(path)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+    try:
+        return _open(path, file)
+    except CheckpointError as error:
+        file.close()
+        raise CheckpointError(f"{path}: {error}") from error
+    except OSError as error:
+        file.close()
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check the disk it is on") from error
+
+
+def _check_exists(path: Path) -> None:
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        if (path / "model_index.json").exists():
+            raise CheckpointError(f"{path}: a diffusers folder; convert it to one .safetensors file first")
+        raise CheckpointError(f"{path}: a folder, not a file; give a checkpoint in it{_listed(inside)}")
+    if path.exists():
+        if not path.is_file():
+            raise CheckpointError(f"{path}: not a regular file; give a .safetensors file")
+        return
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path")
+    inside = sorted(p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES)
+    close = difflib.get_close_matches(path.name, inside, n=3, cutoff=0.5)
+    raise CheckpointError(f"{path}: there is no such file{_listed(close or inside)}")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; there is {', '.join(names[:3])}{more}" if names else "; there is no checkpoint in that folder"
+
+
+def _open(path: Path, file: BinaryIO) -> Checkpoint:
+    size = path.stat().st_size
+    if size == 0:
+        raise CheckpointError("the file is empty; download or export it again")
+    start = file.read(64)
+    file.seek(0)
+    if start.startswith((ZIP_START, *PICKLE_STARTS)):
+        file.close()
+        return _open_pickle(path)
+    if wrong := _not_a_checkpoint(start):
+        raise CheckpointError(wrong)
+    header = read_header(file, size)
+    return _open_mapped(path, file, header)
+
+
+def _not_a_checkpoint(start: bytes) -> str:
+    text = start.lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the model itself; fetch it with  git lfs pull"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page saved under this name; download the model again, logged in if the site asks for it"
+    if len(start) >= 9 and start[8:9] != b"{":
+        return "not a checkpoint; give a .safetensors or .ckpt file"
+    return ""
+
+
+def _renamed(key: str, taken: Iterable[str]) -> str:
+    for old, new in _OLD_NAMES.items():
+        if key.startswith(old):
+            modern = new + key.removeprefix(old)
+            return key if modern in taken else modern
+    return key
+
+
+def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
+    entries = {_renamed(key, header.entries): entry for key, entry in header.entries.items()}
+    # Copy on write: torch wants memory it could write to, and the file must never change.
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    described = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
+    return Checkpoint(path, described, header.metadata, lambda key: _view(mapped, entries[key]), file.close)
+
+
+def _view(mapped: mmap.mmap, entry: Entry) -> Tensor:
+    import torch
+
+    dtype = torch_dtypes()[entry.dtype]
+    count = (entry.end - entry.begin) // ITEM_SIZES[entry.dtype]
+    if count == 0:
+        return torch.empty(entry.shape, dtype=dtype)
+    return torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
+
+
+def _open_pickle(path: Path) -> Checkpoint:
+    check_pickle(path)
+    import pickle
+
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"cannot be read ({reason}); convert it to safetensors") from error
+    table = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    tensors = {k: v.detach() for k, v in table.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise CheckpointError("there is no tensor in it; give a whole checkpoint")
+    tensors = {_renamed(key, tensors): tensor for key, tensor in tensors.items()}
+    names = {dtype: name for name, dtype in torch_dtypes().items()}
+    strange = next((k for k, t in tensors.items() if t.dtype not in names), None)
+    if strange is not None:
+        raise CheckpointError(f"tensor '{strange}' has dtype {tensors[strange].dtype}; convert it to safetensors")
+    described = {key: (names[tensor.dtype], tuple(tensor.shape)) for key, tensor in tensors.items()}
+    return Checkpoint(path, described, {}, lambda key: tensors[key].contiguous(), lambda: None)
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == ZIP_START
+
+
+@cache
+def torch_dtypes() -> dict[str, torch.dtype]:
+    """The dtype names of files to torch's own."""
+    import torch
+
+    return {
+        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+        "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+        "U8": torch.uint8, "BOOL": torch.bool,
+    }  # fmt: skip

@@ -1,0 +1,147 @@
+"""The header of a safetensors file, read and validated without torch in milliseconds.
+
+The format: eight bytes with the length of a JSON object, the object (key to dtype, shape and byte range), the bytes.
+See https://huggingface.co/docs/safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from bayes_merger.errors import CheckpointError, nearest
+
+ITEM_SIZES: Mapping[str, int] = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+"""Bytes per number of every dtype that is understood."""
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+
+LARGEST_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors library itself. A real header has well under one million."""
+
+METADATA = "__metadata__"
+_AGAIN = "the file is damaged: download or export it again"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies.
+
+    Attributes:
+        dtype: as the file says it, ``F16``.
+        shape: of the tensor.
+        begin: first byte, counted from the start of the file.
+        end: one past the last.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file holds: key to entry, and its metadata."""
+
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+
+
+def read_header(file: BinaryIO, size: int) -> Header:
+    """The validated header of a safetensors file.
+
+    Args:
+        file: opened at its start.
+        size: of the file, bytes.
+
+    Raises:
+        CheckpointError: anything that does not add up; the text does not name the file.
+    """
+    if size < 8:
+        raise CheckpointError(f"{size} bytes are too few for a checkpoint; {_AGAIN}")
+    length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST_HEADER:
+        raise CheckpointError(f"it claims a header of {length} bytes, more than {LARGEST_HEADER}; {_AGAIN}")
+    if length + 8 > size:
+        raise CheckpointError(f"truncated: the header needs {length + 8} bytes and the file has {size}; {_AGAIN}")
+    table = _table(file.read(length))
+    metadata = _metadata(table.pop(METADATA, {}))
+    start = 8 + length
+    entries = {key: _entry(key, value, start) for key, value in table.items()}
+    if not entries:
+        raise CheckpointError(f"there is no tensor in it; {_AGAIN}")
+    _check_ranges(entries, start, size)
+    return Header(entries, metadata)
+
+
+def _table(text: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise CheckpointError(f"'{_shown(twice)}' stands twice in its header; {_AGAIN}")
+        return found
+
+    try:
+        table = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise CheckpointError(f"its header is not JSON; {_AGAIN}") from error
+    if not isinstance(table, dict):
+        raise CheckpointError(f"its header is not a table; {_AGAIN}")
+    return table
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise CheckpointError(f"its metadata is not a table of texts; {_AGAIN}")
+    return value
+
+
+def _entry(key: str, value: Any, start: int) -> Entry:
+    shown = _shown(key)
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"tensor '{shown}' is not described by dtype, shape and data_offsets; {_AGAIN}")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
+        raise CheckpointError(f"tensor '{shown}' has dtype '{_shown(str(dtype))}'; {nearest(str(dtype), ITEM_SIZES)}")
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+        raise CheckpointError(f"tensor '{shown}' has no proper shape or offsets; {_AGAIN}")
+    begin, end = offsets
+    wanted = math.prod(shape) * ITEM_SIZES[dtype]
+    if end - begin != wanted:
+        raise CheckpointError(f"tensor '{shown}' needs {wanted} bytes and is given {end - begin}; {_AGAIN}")
+    return Entry(dtype, tuple(shape), start + begin, start + end)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+
+
+def _check_ranges(entries: Mapping[str, Entry], start: int, size: int) -> None:
+    """Every byte of the file belongs to exactly one tensor."""
+    end = start
+    for key, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.end > size:
+            raise CheckpointError(
+                f"truncated: tensor '{_shown(key)}' ends at byte {entry.end} and the file has {size}; {_AGAIN}"
+            )
+        if entry.begin != end:
+            what = "overlaps the one before it" if entry.begin < end else "leaves a gap before it"
+            raise CheckpointError(f"tensor '{_shown(key)}' {what}; {_AGAIN}")
+        end = entry.end
+    if end != size:
+        raise CheckpointError(f"{size - end} bytes at its end belong to no tensor; {_AGAIN}")
+
+
+def _shown(text: str) -> str:
+    """A name from a file one does not trust, fit for one line of a terminal."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable if len(printable) <= 120 else printable[:117] + "..."

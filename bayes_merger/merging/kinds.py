@@ -1,0 +1,143 @@
+"""What a model file is, told from its keys and shapes: also the many things that are not mergeable checkpoints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file looks like.
+
+    Attributes:
+        name: short and unique, an architecture's name for whole checkpoints (``sd1``, ``sdxl``, ``lora``, ...).
+        words: for people, with an article: ``a LoRA``.
+        way_out: what to do instead of merging it as it is, empty when there is nothing to do.
+    """
+
+    name: str
+    words: str
+    way_out: str = ""
+
+
+_UNET = "model.diffusion_model."
+_WHOLE = "give a whole checkpoint in one file"
+
+SD1 = Kind("sd1", "a Stable Diffusion 1.x checkpoint")
+SD2 = Kind("sd2", "a Stable Diffusion 2.x checkpoint")
+SDXL = Kind("sdxl", "a Stable Diffusion XL checkpoint")
+REFINER = Kind("sdxl-refiner", "a Stable Diffusion XL refiner")
+SD3 = Kind("sd3", "a Stable Diffusion 3 checkpoint")
+FLUX = Kind("flux", "a Flux checkpoint")
+LORA = Kind("lora", "a LoRA", _WHOLE)
+CONTROLNET = Kind("controlnet", "a ControlNet", _WHOLE)
+MOTION = Kind("motion", "an AnimateDiff motion module", _WHOLE)
+EMBEDDING = Kind("embedding", "a textual inversion embedding", _WHOLE)
+UPSCALER = Kind("upscaler", "an upscaler", _WHOLE)
+VAE = Kind("vae", "a VAE alone", _WHOLE)
+TEXT_ENCODER = Kind("text-encoder", "a text encoder alone", _WHOLE)
+DIFFUSERS = Kind(
+    "diffusers", "one part of a model in diffusers form", "convert the diffusers folder to one .safetensors file first"
+)
+BARE_UNET = Kind("unet", "a U-Net without its prefix", "give the whole checkpoint with its text encoder and VAE")
+BROKEN_UNET = Kind("partial", "a checkpoint with parts of its U-Net missing", "download or export it again")
+UNKNOWN = Kind("unknown", "no model this program knows", _WHOLE)
+
+
+def kind_of(shapes: Shapes) -> Kind:
+    """What the tensors with these names and shapes are."""
+    for kind, looks_like in _SIGNS:
+        if looks_like(shapes):
+            return kind
+    return UNKNOWN
+
+
+def describe_input(shapes: Shapes) -> str:
+    """What the number of input channels says about a U-Net: ``inpainting``, ``pix2pix`` or nothing."""
+    first = shapes.get(_UNET + "input_blocks.0.0.weight", ())
+    return {9: "inpainting", 8: "pix2pix", 5: "depth"}.get(first[1] if len(first) == 4 else 0, "")
+
+
+def _starts(shapes: Shapes, *prefixes: str) -> bool:
+    return any(key.startswith(prefixes) for key in shapes)
+
+
+def _contains(shapes: Shapes, *parts: str) -> bool:
+    return any(part in key for key in shapes for part in parts)
+
+
+def _ldm_unet(shapes: Shapes) -> bool:
+    return _starts(shapes, _UNET + "input_blocks.", _UNET + "middle_block.", _UNET + "output_blocks.")
+
+
+def _numbers(shapes: Shapes, prefix: str) -> set[int]:
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+    return {int(found[1]) for key in shapes if (found := pattern.match(key))}
+
+
+def _two_sided(shapes: Shapes, count: int) -> bool:
+    """Whether all ``count`` input and output blocks of an LDM U-Net are there, and nothing beyond."""
+    wanted = set(range(count))
+    return (
+        _numbers(shapes, _UNET + "input_blocks.") == wanted
+        and _numbers(shapes, _UNET + "output_blocks.") == wanted
+        and _starts(shapes, _UNET + "middle_block.")
+        and _starts(shapes, _UNET + "time_embed.")
+        and _starts(shapes, _UNET + "out.")
+    )
+
+
+def _is_lora(shapes: Shapes) -> bool:
+    return _starts(shapes, "lora_") or _contains(shapes, ".lora_down.", ".lora_A.", ".hada_w", ".lokr_w")
+
+
+def _is_sd2(shapes: Shapes) -> bool:
+    """SD2 has SD1's names; its text encoder is OpenCLIP's and its cross-attention 1024 wide."""
+    if not _ldm_unet(shapes) or _starts(shapes, "conditioner."):
+        return False
+    wide = any(k.startswith(_UNET) and k.endswith("attn2.to_k.weight") and s[-1:] == (1024,) for k, s in shapes.items())
+    return wide or _starts(shapes, "cond_stage_model.model.")
+
+
+def _is_refiner(shapes: Shapes) -> bool:
+    return _starts(shapes, "conditioner.embedders.0.model.") and not _starts(shapes, "conditioner.embedders.1.")
+
+
+def _is_sdxl(shapes: Shapes) -> bool:
+    return _ldm_unet(shapes) and (_starts(shapes, "conditioner.embedders.") or _starts(shapes, _UNET + "label_emb."))
+
+
+def _is_diffusers(shapes: Shapes) -> bool:
+    return _starts(shapes, "down_blocks.", "up_blocks.", "mid_block.", "encoder.down_blocks.", "transformer_blocks.")
+
+
+def _is_upscaler(shapes: Shapes) -> bool:
+    return _starts(shapes, "params_ema.", "RRDB_trunk", "body.0.rdb", "model.1.sub.") or "model.0.weight" in shapes
+
+
+# In this order: an adapter may carry names of the model it adapts, and a whole model those of its parts.
+_SIGNS: tuple[tuple[Kind, Callable[[Shapes], bool]], ...] = (
+    (
+        LORA,
+        lambda s: _starts(s, "lora_") or _contains(s, ".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".hada_w"),
+    ),
+    (CONTROLNET, lambda s: _starts(s, "control_model.", "controlnet_", "zero_convs.", "input_hint_block.")),
+    (MOTION, lambda s: _contains(s, "motion_modules.")),
+    (SD3, lambda s: _contains(s, "joint_blocks.")),
+    (FLUX, lambda s: _contains(s, "double_blocks.") and _contains(s, "single_blocks.")),
+    (REFINER, _is_refiner),
+    (SDXL, _is_sdxl),
+    (SD2, _is_sd2),
+    (SD1, lambda s: _two_sided(s, 12)),
+    (BROKEN_UNET, _ldm_unet),
+    (DIFFUSERS, _is_diffusers),
+    (BARE_UNET, lambda s: _starts(s, "input_blocks.", "diffusion_model.input_blocks.", "output_blocks.")),
+    (VAE, lambda s: _starts(s, "first_stage_model.", "encoder.down.", "decoder.up.", "vae.")),
+    (TEXT_ENCODER, lambda s: _starts(s, "cond_stage_model.", "text_model.", "text_encoders.", "encoder.block.")),
+    (EMBEDDING, lambda s: bool({"emb_params", "clip_l", "clip_g"} & set(s)) or _contains(s, "string_to_param")),
+    (UPSCALER, _is_upscaler),
+)

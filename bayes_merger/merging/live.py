@@ -1,0 +1,113 @@
+"""Merging into a live model, in place: no file, no copy, no reload, and no memory of what was there before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from bayes_merger.errors import CheckpointError, TrialFailed
+from bayes_merger.merging.blocks import BlockWeights
+from bayes_merger.merging.checkpoint import torch_dtypes
+from bayes_merger.merging.method import method_spec
+from bayes_merger.merging.recipe import check_weights, numbers_at
+from bayes_merger.merging.routing import DTYPES, Checkpoints, Step, listed, plan_structure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LiveMerge:
+    """Writes one candidate after another into the parameters of a live model.
+
+    Every number is computed anew from the models, in fp32, rounded once to the recipe's dtype and then widened to the
+    parameter's: bit for bit what ``merge`` gives on the same device, whatever was applied before. The models stay
+    mapped from their files (on a GPU they are copied there once).
+
+    Args:
+        checkpoints: model name to opened file; they must stay open.
+        method: name of the merge method.
+        dtype: of the recipe, ``None`` or ``auto`` for model A's.
+        vae: as in a recipe.
+
+    Raises:
+        ConfigError: unknown method, dtype or ``vae``.
+        CheckpointError: models that do not fit together.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, method: str, dtype: str | None = None, vae: str = "a") -> None:
+        from bayes_merger.merging.combine import Scratch
+
+        self._scratch = Scratch()
+        self._spec = method_spec(method)
+        self._checkpoints = checkpoints
+        self._vae = vae
+        structure = plan_structure(self._spec, checkpoints, dtype, vae)
+        self._architecture = structure.architecture
+        self._dtype = DTYPES[structure.dtype]
+        # Only what a network computes with: ids, flags and strangers are no parameters.
+        steps = [step for step in structure.written if step.place.role in ("block", "vae")]
+        self._merged = {step.key: step for step in steps if step.action == "merge"}
+        self._kept = {step.key: step for step in steps if step.action != "merge"}
+        self._sources: dict[tuple[str, str], tuple[Tensor, ...]] = {}
+        self._in_place: dict[str, int] = {}  # where each kept tensor was last written
+
+    def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
+        """Turn the live model into the merge with these weights.
+
+        Args:
+            weights: weight name -> block -> number, every block.
+            destinations: single-file key to a view on the live parameter: the file's shape, any float dtype, strides
+                and device.
+            everything: also write again what does not depend on the weights (it is written at the first time, and
+                whenever the destination has moved).
+
+        Raises:
+            ConfigError: weights missing, unknown, out of bounds or at a pole.
+            CheckpointError: the live model and the checkpoints do not have the same tensors.
+            TrialFailed: a tensor overflows; the live model is then half written, and the next merge repairs it.
+        """
+        import torch
+
+        check_weights(weights, self._spec, self._architecture, self._vae)
+        self._check_destinations(destinations)
+        with torch.no_grad():
+            for key, step in self._kept.items():
+                if key in destinations and (everything or self._in_place.get(key) != destinations[key].data_ptr()):
+                    self._keep(step, destinations[key])
+            for key, step in self._merged.items():
+                if key in destinations:
+                    self._merge(step, numbers_at(step.place, weights), destinations[key])
+
+    def _check_destinations(self, destinations: Mapping[str, Tensor]) -> None:
+        steps = self._merged | self._kept
+        strange = [key for key in destinations if key not in steps]
+        if strange:
+            raise CheckpointError(f"the live model has parameters that model A has not: {listed(strange)}")
+        unet = [k for k, step in steps.items() if step.place.role == "block" and step.place.block != "BASE"]
+        lacking = [key for key in unet if key not in destinations]
+        if lacking:
+            raise CheckpointError(f"the live model has no parameters for {listed(lacking)} of model A")
+        for key, out in destinations.items():
+            if tuple(out.shape) != steps[key].shape:
+                raise CheckpointError(
+                    f"shapes differ: '{key}' is {list(out.shape)} in the live model and {list(steps[key].shape)} in A"
+                )
+
+    def _keep(self, step: Step, out: Tensor) -> None:
+        from bayes_merger.merging.combine import put
+
+        source = self._checkpoints[step.source].tensor(step.key).to(out.device)
+        put(source, out, torch_dtypes()[self._dtype], self._scratch)
+        self._in_place[step.key] = out.data_ptr()
+
+    def _merge(self, step: Step, numbers: Mapping[str, float], out: Tensor) -> None:
+        from bayes_merger.merging.combine import combine
+        from bayes_merger.merging.finite import describe_fault
+
+        place = (step.key, str(out.device))
+        if place not in self._sources:
+            tensors = (self._checkpoints[name].tensor(step.key) for name in self._spec.models)
+            self._sources[place] = tuple(tensor.to(out.device) for tensor in tensors)
+        combine(self._spec, self._sources[place], numbers, out, torch_dtypes()[self._dtype], self._scratch)
+        if not self._spec.stays_between(numbers) and (fault := describe_fault(out)):
+            raise TrialFailed(f"merge: '{step.key}' holds {fault}; weights nearer to [0, 1] avoid it")

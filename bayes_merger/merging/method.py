@@ -1,0 +1,196 @@
+"""What a merge method is: a function whose signature is its models, its weights and their defaults.
+
+Positional arguments are the models, keyword-only ones the weights that can be searched::
+
+    @merge_method(elementwise=True)
+    def add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor: ...
+
+Importing this module is light: the functions themselves (and torch) come with the first call that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from bayes_merger.errors import ConfigError, nearest
+
+Weight = float
+"""A number that decides how much of a model goes in."""
+
+Numbers = Mapping[str, float]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class WeightRange:
+    """One weight of a method.
+
+    Attributes:
+        default: what the method takes when nothing is said.
+        low: lower end of the range that is searched.
+        high: upper end of it.
+        least: the smallest number for which the formula has a meaning.
+        most: the largest one.
+    """
+
+    default: float
+    low: float = 0.0
+    high: float = 1.0
+    least: float = -math.inf
+    most: float = math.inf
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What is known of a merge method without running it.
+
+    Attributes:
+        name: the name it is registered under.
+        function: the pure function itself, on fp32 tensors of one shape.
+        models: its models, ``("a", "b")`` or ``("a", "b", "c")``.
+        weights: weight name to range.
+        elementwise: whether every output number depends only on the input numbers at its place, so that a tensor may
+            be worked on in pieces.
+        fused: whether the result is ``torch.lerp(a, b, alpha)``, which needs no copies in fp32.
+        between: whether every number of the result lies between the models' while all weights are in [0, 1].
+        pole: the text of what is wrong with a set of weights, or ``None``.
+        aliases: names that other programs give it.
+        summary: the first line of its docstring.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    models: tuple[str, ...]
+    weights: Mapping[str, WeightRange]
+    elementwise: bool
+    fused: bool
+    between: bool
+    pole: Callable[[Numbers], str | None]
+    aliases: tuple[str, ...]
+    summary: str
+
+    def check(self, weights: Numbers, where: str = "") -> None:
+        """Refuse weights for which the formula has no meaning.
+
+        Args:
+            weights: weight name to number.
+            where: the block they belong to, for the error.
+
+        Raises:
+            ConfigError: a weight out of its bounds, not finite, or at a pole.
+        """
+        place = f" of {where}" if where else ""
+        for name, value in weights.items():
+            bounds = self.weights[name]
+            if not (math.isfinite(value) and bounds.least <= value <= bounds.most):
+                raise ConfigError(f"{name}{place}: {value} is outside {self.name}'s {_interval(bounds)}")
+        if wrong := self.pole(weights):
+            raise ConfigError(f"weights{place}: {self.name} {wrong}")
+
+    def stays_between(self, weights: Numbers) -> bool:
+        """Whether the result surely lies between the models, so that it cannot overflow."""
+        return self.between and all(0 <= value <= 1 for value in weights.values())
+
+
+def _interval(bounds: WeightRange) -> str:
+    return f"range [{bounds.least:g}, {bounds.most:g}]" if math.isfinite(bounds.least) else "range: give a number"
+
+
+_SPECS: dict[str, MethodSpec] = {}
+_FAMILIES = ("linear",)
+
+
+def merge_method(
+    *,
+    elementwise: bool,
+    fused: bool = False,
+    between: bool = False,
+    search: Mapping[str, tuple[float, float]] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    pole: Callable[[Numbers], str | None] = lambda weights: None,
+    aliases: tuple[str, ...] = (),
+) -> Callable[[Function], Function]:
+    """Register a merge method and return the function untouched.
+
+    Args:
+        elementwise: see ``MethodSpec``.
+        fused: see ``MethodSpec``.
+        between: see ``MethodSpec``.
+        search: weight name to the range searched by default, [0, 1] when not said.
+        bounds: weight name to the range in which the formula has a meaning, all numbers when not said.
+        pole: says what is wrong with weights that are each in bounds.
+        aliases: names that other programs give it.
+    """
+
+    def register(function: Function) -> Function:
+        parameters = inspect.signature(function).parameters.values()
+        weights = {
+            p.name: WeightRange(p.default, *(search or {}).get(p.name, (0.0, 1.0)), *(bounds or {}).get(p.name, ()))
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY
+        }
+        name = function.__name__
+        _SPECS[name] = MethodSpec(
+            name=name,
+            function=function,
+            models=tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY),
+            weights=weights,
+            elementwise=elementwise,
+            fused=fused,
+            between=between,
+            pole=pole,
+            aliases=aliases,
+            summary=(inspect.getdoc(function) or "").partition("\n")[0],
+        )
+        return function
+
+    return register
+
+
+def _specs() -> dict[str, MethodSpec]:
+    for family in _FAMILIES:
+        importlib.import_module(f"bayes_merger.merging.methods.{family}")
+    return _SPECS
+
+
+def _folded(name: str) -> str:
+    """``Weighted Sum``, ``weighted-sum`` and ``weightedSum`` are one name."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def method_spec(name: str) -> MethodSpec:
+    """What is known of the method called ``name``; the names that other programs use are understood.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    specs = _specs()
+    if name in specs:
+        return specs[name]
+    for spec in specs.values():
+        if _folded(name) in {_folded(known) for known in (spec.name, *spec.aliases)}:
+            return spec
+    raise ConfigError(f"method: '{name}' is unknown; {nearest(name, specs)}")
+
+
+class _Methods(Mapping[str, Callable[..., Any]]):
+    """Method name to function, filled at first use."""
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        return _specs()[name].function
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_specs())
+
+    def __len__(self) -> int:
+        return len(_specs())
+
+
+METHODS: Mapping[str, Callable[..., Any]] = _Methods()
+"""Name to function, of every method."""

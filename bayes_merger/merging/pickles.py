@@ -1,0 +1,133 @@
+"""What a ``.ckpt`` or ``.pt`` file would import when unpickled, found without unpickling it and without torch.
+
+This is for a clear message in milliseconds; what keeps the computer safe is the restricted unpickler
+(``torch.load(weights_only=True)``) that reads the file afterwards.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from bayes_merger.errors import CheckpointError
+
+ZIP_START = b"PK\x03\x04"
+PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+
+_LARGEST_PICKLE = 64_000_000  # bytes; a real data.pkl has well under one million, so this is not a checkpoint
+_LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys; then raw bytes
+
+_STORAGES = tuple(
+    f"torch.{kind}Storage"
+    for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
+)
+_DTYPES = tuple(
+    f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8", "bool")
+)
+_ALLOWED = frozenset(
+    {
+        "collections.OrderedDict",
+        "_codecs.encode",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_parameter",
+        "torch.nn.parameter.Parameter",
+        "torch.storage.UntypedStorage",
+        "torch.storage.TypedStorage",
+        "torch.Size",
+        "torch.device",
+        *_STORAGES,
+        *(
+            f"torch.{dtype}"
+            for dtype in ("float16", "float32", "float64", "bfloat16", "int32", "int64", "uint8", "bool")
+        ),
+    }
+)
+
+# What zipfile and pickletools raise on bytes that are not what they should be.
+_DAMAGE = (
+    ValueError, EOFError, IndexError, OSError, OverflowError, MemoryError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile,
+)  # fmt: skip
+
+
+def check_pickle(path: Path) -> None:
+    """Refuse a pickled checkpoint that would import anything but tensors.
+
+    Raises:
+        CheckpointError: foreign objects, or not a checkpoint; the text does not name the file.
+    """
+    found: set[str] = set()
+    damage: Exception | None = None
+    try:
+        for name in imports_of(path):
+            found.add(name)
+    except _DAMAGE as error:  # what was found before the damage matters more
+        damage = error
+    foreign = sorted(found - _ALLOWED)
+    if foreign:
+        names = ", ".join(_one_line(name) for name in foreign[:3])
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise CheckpointError(
+            f"carries foreign objects ({names}{more}): convert it to safetensors with a tool you trust, "
+            "on a machine you can spare"
+        )
+    if damage is not None:
+        reason = _one_line(damage)
+        raise CheckpointError(f"not a readable checkpoint ({reason}): download or export it again") from damage
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every ``module.name`` that unpickling the file would import."""
+    with path.open("rb") as file:
+        if file.read(4) == ZIP_START:
+            yield from _imports(io.BytesIO(_data_pickle(path)))
+            return
+        file.seek(0)
+        for _ in range(_LEGACY_PICKLES):
+            yield from _imports(file)
+
+
+def _data_pickle(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        pickles = [entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            raise ValueError(f"a zip file with {len(pickles)} data.pkl in it")
+        if pickles[0].file_size > _LARGEST_PICKLE:
+            raise ValueError(f"data.pkl of {pickles[0].file_size} bytes")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("a compressed zip file")
+        return archive.read(pickles[0])
+
+
+def _imports(file: BinaryIO) -> Iterator[str]:
+    """The globals of one pickle; leaves ``file`` behind its end."""
+    texts: list[str] = []  # those pushed last, which STACK_GLOBAL takes its two names from
+    memo: dict[int, str] = {}
+    latest = ""
+    for opcode, argument, _ in pickletools.genops(file):
+        name = opcode.name
+        if name in ("GLOBAL", "INST"):
+            yield str(argument).replace(" ", ".")
+        elif name == "STACK_GLOBAL":
+            yield ".".join(texts[-2:]) if len(texts) >= 2 else "a hidden name"
+        elif name in ("EXT1", "EXT2", "EXT4"):
+            yield "an extension code"
+        elif "UNICODE" in name or "STRING" in name:
+            latest = str(argument)
+            texts = [*texts[-1:], latest]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = latest
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None:
+            memo[int(argument)] = latest
+        elif name in ("GET", "BINGET", "LONG_BINGET") and argument is not None:
+            texts = [*texts[-1:], memo.get(int(argument), "?")]
+
+
+def _one_line(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 120 else text[:117] + "..."

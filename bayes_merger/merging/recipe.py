@@ -1,0 +1,192 @@
+"""Merges as data: the recipe of a merged model, and its plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.merging.blocks import ARCHITECTURES, Architecture, BlockWeights, Place
+from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.routing import Checkpoints, MergePlan, Step, listed, names_of, plan_structure
+
+__all__ = ["MergePlan", "MergeRecipe", "ModelRef", "Step", "check_weights", "numbers_at", "plan"]
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which file a model is.
+
+    Attributes:
+        path: where it lay when the recipe was written.
+        sha256: of the file, hex; empty when nobody has looked.
+    """
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class MergeRecipe:
+    """All that is needed to build one merged model again.
+
+    Attributes:
+        method: name of the merge method.
+        models: model name (``a``, ``b``, ``c``) to file.
+        weights: weight name -> block -> number, every block of the architecture.
+        architecture: name of the models' architecture.
+        dtype: of the result: ``fp16``, ``bf16``, ``fp32``, or ``None`` (also ``auto``) for model A's own.
+        vae: a model's name to take its VAE as it is, ``merge`` to merge it with the weights of ``BASE``.
+    """
+
+    method: str
+    models: Mapping[str, ModelRef]
+    weights: BlockWeights
+    architecture: str
+    dtype: str | None = None
+    vae: str = "a"
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as plain data; ``from_json`` gives an equal one."""
+        return {
+            "method": self.method,
+            "models": {name: asdict(model) for name, model in self.models.items()},
+            "weights": {name: dict(blocks) for name, blocks in self.weights.items()},
+            "architecture": self.architecture,
+            "dtype": self.dtype,
+            "vae": self.vae,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MergeRecipe:
+        """The recipe that ``to_json`` described.
+
+        Raises:
+            ConfigError: a field is missing, unknown or of the wrong form.
+        """
+        known = {field.name for field in fields(cls)}
+        for name in data:
+            if name not in known:
+                raise ConfigError(f"recipe: '{name}' is not a field of it; {nearest(name, known)}")
+        for name in ("method", "models", "weights", "architecture"):
+            if name not in data:
+                raise ConfigError(f"recipe: there is no '{name}' in it; it was not written by this program")
+        return cls(
+            method=_text(data, "method"),
+            models=_models(data["models"]),
+            weights=_weights(data["weights"]),
+            architecture=_text(data, "architecture"),
+            dtype=None if data.get("dtype") is None else _text(data, "dtype"),
+            vae=_text(data, "vae") if "vae" in data else "a",
+        )
+
+    def with_weights(self, weights: BlockWeights) -> MergeRecipe:
+        """The same merge with other weights."""
+        return replace(self, weights=weights)
+
+
+def _text(data: Mapping[str, Any], name: str) -> str:
+    if not isinstance(data[name], str):
+        raise ConfigError(f"recipe: {name} is {data[name]!r}; give a text")
+    return str(data[name])
+
+
+def _models(data: Any) -> dict[str, ModelRef]:
+    wanted = {"path", "sha256"}
+    if not isinstance(data, Mapping) or not all(isinstance(m, Mapping) and set(m) == wanted for m in data.values()):
+        raise ConfigError("recipe: models is not a table of path and sha256 per model")
+    return {str(name): ModelRef(_text(model, "path"), _text(model, "sha256")) for name, model in data.items()}
+
+
+def _weights(data: Any) -> dict[str, dict[str, float]]:
+    if not isinstance(data, Mapping) or not all(isinstance(blocks, Mapping) for blocks in data.values()):
+        raise ConfigError("recipe: weights is not a table of a number per block for every weight")
+    for name, blocks in data.items():
+        for block, number in blocks.items():
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ConfigError(f"recipe: weight {block}.{name} is {number!r}; give a number")
+    return {str(name): {str(block): float(number) for block, number in blocks.items()} for name, blocks in data.items()}
+
+
+def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
+    """What a recipe does to each tensor of these checkpoints; reads headers only.
+
+    Args:
+        recipe: the merge.
+        checkpoints: model name to opened file, for every model of the method.
+
+    Raises:
+        ConfigError: unknown method, block or dtype; weights missing, extra or at a pole.
+        CheckpointError: models that do not fit together.
+    """
+    spec = method_spec(recipe.method)
+    if set(recipe.models) != set(spec.models):
+        raise ConfigError(f"recipe: {spec.name} takes models {names_of(spec.models)}, not {names_of(recipe.models)}")
+    structure = plan_structure(spec, checkpoints, recipe.dtype, recipe.vae)
+    if recipe.architecture != structure.architecture.name:
+        wanted = _known_architecture(recipe.architecture)
+        raise ConfigError(f"recipe: it is for {wanted}, and the models are {structure.architecture.name}")
+    check_weights(recipe.weights, spec, structure.architecture, recipe.vae)
+    return replace(structure, notes=(*structure.notes, *_extrapolations(recipe.weights, structure)))
+
+
+def _known_architecture(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise ConfigError(f"recipe: architecture '{name}' is unknown; {nearest(name, ARCHITECTURES)}")
+    return name
+
+
+def check_weights(weights: BlockWeights, spec: MethodSpec, architecture: Architecture, vae: str) -> None:
+    """Refuse weights that do not give every block of every weight one sensible number.
+
+    Raises:
+        ConfigError: a weight or block is missing, unknown, out of bounds or at a pole.
+    """
+    for name in weights:
+        if name not in spec.weights:
+            raise ConfigError(f"weights: {spec.name} has no weight '{name}'; {nearest(name, spec.weights)}")
+    for name in spec.weights:
+        if name not in weights:
+            raise ConfigError(f"weights: {spec.name} needs '{name}' and there is none; give it a number for each block")
+        _check_blocks(name, weights[name], architecture, vae)
+    for block in (*architecture.blocks, *architecture.slots):
+        if any(block in blocks for blocks in weights.values()):
+            spec.check(numbers_at(_place_of(block, architecture), weights), block)
+
+
+def _check_blocks(name: str, numbers: Mapping[str, float], architecture: Architecture, vae: str) -> None:
+    known = (*architecture.blocks, *architecture.slots)
+    for block, number in numbers.items():
+        if block not in known:
+            raise ConfigError(f"weights: '{block}' is not a block of {architecture.name}; {nearest(block, known)}")
+        if block == "VAE" and vae != "merge":
+            raise ConfigError(f"weights: VAE.{name} has no effect, the VAE is model {vae.upper()}'s; set vae=merge")
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ConfigError(f"weights: {block}.{name} is {number!r}; give a finite number")
+    lacking = [f"{block}.{name}" for block in architecture.blocks if block not in numbers]
+    if lacking:
+        raise ConfigError(f"weights: no number for {listed(lacking)}; every block of {architecture.name} needs one")
+
+
+def _place_of(block: str, architecture: Architecture) -> Place:
+    """The block itself, or the block that a slot follows."""
+    follows = next((rule.block for rule in architecture.rules if rule.slot == block), block)
+    return Place("block", follows, block)
+
+
+def numbers_at(place: Place, weights: BlockWeights) -> dict[str, float]:
+    """The method's weights for a tensor at ``place``: its slot's own where given, else its block's."""
+    block, slot = place.block or "", place.slot or ""
+    return {name: float(blocks[slot] if slot in blocks else blocks[block]) for name, blocks in weights.items()}
+
+
+def _extrapolations(weights: BlockWeights, structure: MergePlan) -> list[str]:
+    beyond = [
+        f"{block}.{name} = {number:g}"
+        for name, blocks in weights.items()
+        for block, number in blocks.items()
+        if not 0 <= number <= 1
+    ]
+    return [f"beyond [0, 1], so {structure.method.name} extrapolates: {listed(beyond)}"] if beyond else []

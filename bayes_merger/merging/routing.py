@@ -1,0 +1,213 @@
+"""What happens to each tensor of a merge, from the files' headers alone and whatever the weights will be."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.merging.blocks import Architecture, Place
+from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.header import FLOATS, ITEM_SIZES
+from bayes_merger.merging.kinds import describe_input
+from bayes_merger.merging.method import MethodSpec
+
+Checkpoints = Mapping[str, Checkpoint]
+
+_ABSENT = "not in"
+
+DTYPES: Mapping[str, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+"""What a recipe calls a dtype -> what files call it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens to one tensor.
+
+    Attributes:
+        key: its name.
+        action: ``merge``, ``keep`` (model A's), ``copy`` (another model's) or ``drop``.
+        source: whose tensor is kept or copied.
+        place: its block, or the special rule it falls under.
+        why: for people.
+        shape: of the result.
+        dtype: of the result, as files name it.
+    """
+
+    key: str
+    action: str
+    source: str
+    place: Place
+    why: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def block(self) -> str | None:
+        """The block whose weights it takes, if it takes any."""
+        return self.place.block if self.action == "merge" else None
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What happens to every tensor of a merge, known from the files' headers alone.
+
+    Attributes:
+        steps: one per key, in the order of model A's file.
+        method: the merge method.
+        architecture: of all models.
+        dtype: of the result, ``fp16``, ``bf16`` or ``fp32``.
+        missing: keys kept from A because another model lacks them.
+        notes: what is allowed but worth knowing, one line each.
+    """
+
+    steps: tuple[Step, ...]
+    method: MethodSpec
+    architecture: Architecture
+    dtype: str
+    missing: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> tuple[Step, ...]:
+        """The steps that put a tensor into the result."""
+        return tuple(step for step in self.steps if step.action != "drop")
+
+
+def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, dtype: str | None, vae: str) -> MergePlan:
+    """The plan as far as it does not depend on weights.
+
+    Raises:
+        ConfigError: unknown dtype or ``vae``.
+        CheckpointError: models that do not fit together.
+    """
+    lacking = [name for name in spec.models if name not in checkpoints]
+    if lacking or len(checkpoints) != len(spec.models):
+        raise ConfigError(f"{spec.name} takes models {names_of(spec.models)}, and {names_of(checkpoints)} are open")
+    if vae not in (*spec.models, "merge"):
+        raise ConfigError(f"vae: '{vae}' is unknown; give {', '.join(spec.models)} or merge")
+    architecture = _common_architecture(checkpoints)
+    _check_predictions(checkpoints)
+    name = resolve_dtype(dtype, checkpoints["a"])
+    router = _Router(spec, checkpoints, architecture, DTYPES[name], vae)
+    steps = tuple(router.step(key) for key in dict.fromkeys(k for m in spec.models for k in checkpoints[m].shapes))
+    _check_shapes(steps, checkpoints)
+    missing = tuple(step.key for step in steps if step.why.startswith(_ABSENT))
+    notes = (f"kept from A, since another model lacks them: {listed(missing)}",) if missing else ()
+    return MergePlan(steps, spec, architecture, name, missing, notes)
+
+
+@dataclass(frozen=True)
+class _Router:
+    spec: MethodSpec
+    checkpoints: Checkpoints
+    architecture: Architecture
+    dtype: str
+    vae: str
+
+    def step(self, key: str) -> Step:
+        place = self.architecture.place(key)
+        action, source, why = self._route(key, place)
+        owner = self.checkpoints[source]
+        shape, own = owner.shapes[key], owner.dtypes[key]
+        dtype = (
+            "I64" if place.role == "position_ids" else self.dtype if own in FLOATS and place.role != "marker" else own
+        )
+        return Step(key, action, source, place, why, shape, dtype)
+
+    def _route(self, key: str, place: Place) -> tuple[str, str, str]:
+        owners = [name for name in self.spec.models if key in self.checkpoints[name].shapes]
+        first = owners[0]
+        if place.role in ("ema", "schedule"):
+            return "drop", first, "left out of merged files, nothing reads it"
+        if place.role == "marker":
+            return ("keep" if first == "a" else "copy"), first, "marks how the model was trained"
+        if place.role == "vae" and self.vae != "merge":
+            if self.vae not in owners:
+                return "drop", first, f"the VAE is model {self.vae.upper()}'s, which has no such tensor"
+            return ("keep" if self.vae == "a" else "copy"), self.vae, f"the VAE is model {self.vae.upper()}'s"
+        if first != "a":
+            return "drop", first, "model A has no such tensor"
+        if place.role == "position_ids":
+            return "keep", "a", "position ids are counted anew"
+        if place.role == "other":
+            return "keep", "a", f"not a tensor of {self.architecture.name}"
+        if any(self.checkpoints[name].dtypes[key] not in FLOATS for name in owners):
+            return "keep", "a", "whole numbers are not merged"
+        absent = [name for name in self.spec.models if name not in owners]
+        if absent:
+            return "keep", "a", f"{_ABSENT} {names_of(absent).upper()}"
+        return "merge", "a", place.slot or place.block or ""
+
+
+def names_of(names: Iterable[str]) -> str:
+    """Model names in order, for an error."""
+    return ", ".join(sorted(names)) or "none"
+
+
+def _common_architecture(checkpoints: Checkpoints) -> Architecture:
+    kinds = {checkpoint.kind.name for checkpoint in checkpoints.values()}
+    if len(kinds) > 1:
+        each = "; ".join(f"{name.upper()} ({c.path.name}) is {c.kind.words}" for name, c in checkpoints.items())
+        raise CheckpointError(f"models of different kinds cannot be merged: {each}")
+    return next(iter(checkpoints.values())).architecture
+
+
+def _check_predictions(checkpoints: Checkpoints) -> None:
+    """Epsilon- and v-prediction models answer different questions; their mean answers none."""
+    marked = [name for name, checkpoint in checkpoints.items() if "v_pred" in checkpoint.shapes]
+    if marked and len(marked) < len(checkpoints):
+        others = names_of(set(checkpoints) - set(marked)).upper()
+        raise CheckpointError(f"{names_of(marked).upper()} predicts v and {others} noise: these cannot be merged")
+
+
+def _check_shapes(steps: Iterable[Step], checkpoints: Checkpoints) -> None:
+    wrong = [
+        (step.key, name) for step in steps if step.action == "merge"
+        for name in checkpoints if checkpoints[name].shapes[step.key] != step.shape
+    ]  # fmt: skip
+    if not wrong:
+        return
+    key, name = wrong[0]
+    a, other = checkpoints["a"], checkpoints[name]
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    sorts = [(s, describe_input(c.shapes)) for s, c in (("A", a), (name.upper(), other))]
+    hint = "".join(f"; {model} is an {sort} model" for model, sort in sorts if sort)
+    raise CheckpointError(
+        f"shapes differ: '{key}' is {_shape(a, key)} in A ({a.path.name}) "
+        f"and {_shape(other, key)} in {name.upper()} ({other.path.name}){more}{hint}"
+    )
+
+
+def _shape(checkpoint: Checkpoint, key: str) -> str:
+    return str(list(checkpoint.shapes[key]))
+
+
+def resolve_dtype(dtype: str | None, checkpoint: Checkpoint) -> str:
+    """The dtype of a merge: the one asked for, or that of most bytes of model A.
+
+    Raises:
+        ConfigError: unknown, or A's is none that results are written in.
+    """
+    if dtype not in (None, "auto"):
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype: '{dtype}' is unknown; give {', '.join(DTYPES)} or auto")
+        return str(dtype)
+    sizes: Counter[str] = Counter()
+    for key, name in checkpoint.dtypes.items():
+        if name in FLOATS:
+            sizes[name] += math.prod(checkpoint.shapes[key]) * ITEM_SIZES[name]
+    own = max(sizes, key=lambda name: sizes[name], default="F16")
+    found = next((name for name, file_name in DTYPES.items() if file_name == own), None)
+    if found is None:
+        raise ConfigError(f"dtype: model A ({checkpoint.path.name}) is in {own}; give fp16, bf16 or fp32")
+    return found
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - 3} more" if len(every) > 3 else ""
+    return ", ".join(every[:3]) + more

@@ -1,0 +1,161 @@
+"""Writing a safetensors file: streamed, checked, and in its place only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from bayes_merger.atomic import sync_folder
+from bayes_merger.errors import CheckpointError
+from bayes_merger.merging.header import FLOATS, ITEM_SIZES, METADATA
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ROOM = 2**20  # bytes that a file system wants for itself
+
+
+class TensorEntry(NamedTuple):
+    """One tensor to write.
+
+    Attributes:
+        key: its name.
+        shape: of it.
+        dtype: as files name it, ``F16``.
+        tensor: the tensor, or what makes it when its turn comes.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+    tensor: Tensor | Callable[[], Tensor]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+
+
+Metadata = Mapping[str, str]
+
+
+def write_checkpoint(
+    path: str | Path,
+    tensors: Iterable[TensorEntry | tuple[str, tuple[int, ...], str, Tensor | Callable[[], Tensor]]],
+    metadata: Metadata | Callable[[], Metadata] | None = None,
+    *,
+    inputs: Sequence[Path] = (),
+    replace: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a safetensors file: the whole of it, or nothing.
+
+    It is written beside its place under a hidden name, forced to disk and renamed. Tensors are ordered as the
+    safetensors library does (wide dtypes first, then by name), so the same tensors give the same bytes.
+
+    Args:
+        path: the file.
+        tensors: what goes into it; at most one of them is in memory at a time when they are made on demand.
+        metadata: texts for the header, or what makes them once everything else is checked.
+        inputs: files that must not be written over, also not under another name.
+        replace: whether a file that is already there may be replaced.
+        progress: told the bytes done and their total after every tensor.
+
+    Raises:
+        CheckpointError: the place is taken, not writable or too small; a tensor holds NaN or infinity.
+    """
+    path = Path(path)
+    entries = sorted((TensorEntry(*entry) for entry in tensors), key=lambda e: (-ITEM_SIZES[e.dtype], e.dtype, e.key))
+    _check_place(path, inputs, replace)
+    total = sum(entry.size for entry in entries)
+    free = shutil.disk_usage(path.parent).free
+    if free < total + _ROOM:
+        raise CheckpointError(
+            f"{path}: needs {_megabytes(total + _ROOM)} and its disk has {_megabytes(free)} free; make room there"
+        )
+    header = _header(entries, dict(metadata() if callable(metadata) else metadata or {}))
+    with _temporary(path) as file:
+        file.write(header)
+        done = 0
+        for entry in entries:
+            _write_tensor(file, entry, path)
+            done += entry.size
+            if progress:
+                progress(done, total)
+
+
+def _check_place(path: Path, inputs: Sequence[Path], replace: bool) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.exists():
+        for given in inputs:
+            if given.exists() and path.samefile(given):
+                raise CheckpointError(f"{path}: is model {given}, which is read for this; give another name")
+        if not replace:
+            raise CheckpointError(f"{path}: exists already; give another name, or allow to replace it")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
+def _header(entries: Sequence[TensorEntry], metadata: Metadata) -> bytes:
+    table: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
+    begin = 0
+    for entry in entries:
+        if entry.key in table:
+            raise CheckpointError(f"'{entry.key}' is given twice; a file holds each tensor once")
+        end = begin + entry.size
+        table[entry.key] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes ``path``'s place at the end, and is gone if anything goes wrong."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        way_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check that folder"
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); {way_out}") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
+    import torch
+
+    from bayes_merger.merging.checkpoint import torch_dtypes
+    from bayes_merger.merging.finite import describe_fault
+
+    tensor = (entry.tensor() if callable(entry.tensor) else entry.tensor).detach().cpu().contiguous()
+    if tuple(tensor.shape) != tuple(entry.shape) or tensor.dtype != torch_dtypes()[entry.dtype]:
+        found = f"{list(tensor.shape)} {tensor.dtype}"
+        raise CheckpointError(f"'{entry.key}' is {found}, not {list(entry.shape)} {entry.dtype} as announced")
+    if entry.dtype in FLOATS and (fault := describe_fault(tensor)):
+        raise CheckpointError(
+            f"{path}: not written, '{entry.key}' would hold {fault}; "
+            "choose weights nearer to [0, 1], or dtype=fp32 if the numbers are too large for half precision"
+        )
+    if entry.size:
+        file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
