@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+# OpenAI's weights in open_clip's names: the tower of LAION's heads, of SD-Chad's, and of CLIPScore.
+PUBLISHED = {
+    "ViT-L-14-quickgelu": (
+        "https://huggingface.co/timm/vit_large_patch14_clip_224.openai/resolve/main/open_clip_model.safetensors",
+        "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
+    )
+}
 REMEMBERED = 256  # embeddings a loaded tower keeps, 3 kB each: more than one trial's pictures
 
 
@@ -33,7 +40,8 @@ class ClipTower:
     Args:
         model: open_clip's name of the architecture. OpenAI's weights need the `-quickgelu` one: without it LAION's head
             gave 4.44 where 5.05 is right, and nothing warns.
-        weights: path or address of the weights: open_clip's own files, or a `transformers` CLIP as safetensors.
+        weights: path or address of the weights: open_clip's own files, or a `transformers` CLIP as safetensors; None
+            for the published ones of `model`, fetched once.
         sha256: what a download must have; see :func:`bayes_merger.scoring.weights.find_weights`.
         config: path of an open_clip model JSON (or `open_clip_config.json`) instead of a named `model`.
         device: `cpu`, `cuda`, `cuda:1`, or `auto` for the first GPU when there is one.
@@ -44,7 +52,7 @@ class ClipTower:
     def __init__(
         self,
         model: str | None = "ViT-L-14-quickgelu",
-        weights: str | Path = "",
+        weights: str | Path | None = None,
         *,
         sha256: str | None = None,
         config: str | Path | None = None,
@@ -53,9 +61,9 @@ class ClipTower:
         setting: str = "tower",
     ) -> None:
         self.model = model
-        self.weights = str(weights)
-        self.sha256 = sha256
         self.config = Path(config).expanduser() if config else None
+        published = PUBLISHED.get(str(model)) if weights is None and config is None else None
+        self.weights, self.sha256 = published or (str(weights or ""), sha256)
         self.device = device
         self.batch_size = batch_size
         self.setting = setting
@@ -119,6 +127,7 @@ class LoadedTower:
     def __init__(self, architecture: Mapping[str, Any], weights: Path, device: str, setting: str) -> None:
         import open_clip
         import torch
+        from open_clip.transform import PreprocessCfg, image_transform_v2
 
         settings = dict(architecture["model_cfg"])
         custom = settings.pop("custom_text", False)
@@ -133,7 +142,7 @@ class LoadedTower:
         self.device = device
         self.model = model.eval().requires_grad_(False).to(device)
         chosen = {"size": model.visual.image_size, **architecture.get("preprocess_cfg", {})}
-        self.preprocess = open_clip.image_transform_v2(open_clip.PreprocessCfg(**chosen), is_train=False)
+        self.preprocess = image_transform_v2(PreprocessCfg(**chosen), is_train=False)
         self.tokenize = open_clip.SimpleTokenizer(context_length=settings["text_cfg"].get("context_length", 77))
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
 

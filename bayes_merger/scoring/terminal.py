@@ -187,8 +187,11 @@ class _Sitting:
         path = image.path
         if path is None:
             path = self.ledger.path.parent / "to_rate" / f"{image.candidate}-{image.payload}-{image.index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.image.save(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.image.save(path)
+            except OSError as error:
+                self.tell(f"  (the picture could not be written for the viewer: {error})")
         self.viewer.show(path, image.image)
 
     def rating(self, number: int) -> float | None:

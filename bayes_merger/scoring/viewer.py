@@ -18,7 +18,7 @@ WIDEST = 100  # columns of a picture drawn with characters
 
 
 class Viewer:
-    """Shows pictures by the first way that is there: the configured command, the system's viewer, half-block characters.
+    """Shows pictures by the first way there is: the configured command, the system's viewer, half-block characters.
 
     Args:
         command: like `feh -F {}`; without `{}` the path is put at the end. None for the system's viewer.
@@ -48,7 +48,7 @@ class Viewer:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def show(self, path: Path, image: Image) -> None:
-        """Shows `image`, which lies in `path`, and prints where that is. The file is never touched: viewers read late."""
+        """Shows `image`, which lies in `path`, and prints where that is; the file stays, since viewers read late."""
         self._tell(f"  {path}")
         if self._command:
             self._open(_filled(self._command, path))

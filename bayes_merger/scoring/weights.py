@@ -103,6 +103,7 @@ def load_tensors(path: Path, setting: str) -> dict[str, Any]:
         ConfigError: damaged, or carrying anything but tensors.
     """
     import pickle
+    import struct
 
     import torch
 
@@ -111,9 +112,11 @@ def load_tensors(path: Path, setting: str) -> dict[str, Any]:
 
         safetensors_shapes(path, setting)  # says what is wrong in one line, where the library would not
         return dict(load_file(path))
+    # What torch's restricted unpickler raises on damaged bytes, found by feeding it some.
+    damaged = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (*damaged, struct.error) as error:
         raise ConfigError(
             f"{setting}: {path} is damaged or holds more than tensors; give a safetensors file ({_first_line(error)})"
         ) from error
@@ -144,15 +147,15 @@ def _fetched(address: str, pin: str | None, setting: str) -> Path:
     label = hashlib.sha256(address.encode()).hexdigest()[:8]  # many hubs have a model.safetensors
     path = cache_folder() / f"{label}-{_file_name(address)}"
     receipt = path.with_name(path.name + ".json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot keep files in {path.parent} ({error}); set BAYES_MERGER_CACHE") from error
     known = _read_receipt(receipt)
     expected = pin or known.get("sha256")
     if path.is_file():
         _check_kept(path, receipt, known, expected, setting)
         return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{setting}: cannot keep files in {path.parent} ({error}); set BAYES_MERGER_CACHE") from error
     if expected is None:
         log.warning("%s: no SHA-256 is known for %s: trusted this once, refused when it changes", setting, address)
     found = _download(address, path, expected, pin is not None, setting)
@@ -210,9 +213,8 @@ def _explained(address: str, setting: str) -> Iterator[None]:
         why = str(error) or type(error).__name__
     else:
         return
-    raise ConfigError(
-        f"{setting}: cannot fetch {address} ({why}); fetch it elsewhere and give {setting}=/path/to/{_file_name(address)}"
-    )
+    way_out = f"fetch it elsewhere and give {setting}=/path/to/{_file_name(address)}"
+    raise ConfigError(f"{setting}: cannot fetch {address} ({why}); {way_out}")
 
 
 def _copy(address: str, file: IO[bytes], folder: Path, setting: str) -> str:
@@ -280,8 +282,11 @@ def _write_receipt(receipt: Path, path: Path, address: str, sha256: str) -> None
     stat = path.stat()
     entry = {"address": address, "sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     temporary = receipt.with_name(f"{receipt.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(receipt)
+    try:
+        temporary.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(receipt)
+    except OSError as error:  # a cache that others filled and we may only read: hashed at every start then
+        log.warning("%s cannot be written (%s)", receipt, error)
 
 
 def _sha256(path: Path) -> str:
