@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -20,8 +21,8 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 class Hub(BaseHTTPRequestHandler):
     """A hub with moods: what it does depends on the address."""
 
-    content = CONTENT
-    asked: list[str] = []
+    content: ClassVar[bytes] = CONTENT
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         type(self).asked.append(self.path)
