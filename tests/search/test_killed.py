@@ -1,0 +1,172 @@
+"""kill -9 at any moment: no finished trial is lost, and the next suggestion is the one that would have come."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from bayes_merger.search.history import origin
+from bayes_merger.search.study import failed, load_study, open_storage
+
+ALL = ["bayes", "bayes_classic", "tpe", "lhs", "random"]
+ROOT = Path(__file__).parents[2]
+
+Runner = Callable[..., dict[str, int]]
+Trace = list[tuple[str, dict[str, float], float | None, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Runner]:
+    """Runs a study in a process that may be killed; see tests/search/mortal.py."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.search.mortal"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    questions, answers = server.stdin, server.stdout
+
+    def run(storage: Path, optimiser: str, trials: int, commit: int = 0, moment: str = "after") -> dict[str, int]:
+        job = {"storage": str(storage), "optimiser": optimiser, "trials": trials, "commit": commit, "moment": moment}
+        questions.write(json.dumps(job) + "\n")
+        questions.flush()
+        answer: dict[str, int] = json.loads(answers.readline())
+        return answer
+
+    yield run
+    questions.close()
+    server.wait(timeout=60)
+
+
+def trials_of(storage: Path) -> list[FrozenTrial]:
+    return load_study(open_storage(storage), "s").get_trials(deepcopy=False)
+
+
+def trace(storage: Path) -> Trace:
+    """What the trials that came to an end of their own say, in the order of their first attempts."""
+    kept = [t for t in trials_of(storage) if t.user_attrs.get("reason") != "interrupted"]
+    own = ("scores", "reason", "phase", "row")
+    return [
+        (t.state.name, t.params, t.value, {key: t.user_attrs[key] for key in own if key in t.user_attrs})
+        for t in sorted(kept, key=lambda t: (origin(t), t.number))
+    ]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_death_at_any_transaction_of_a_run_changes_nothing(mortal: Runner, tmp_path: Path, moment: str) -> None:
+    whole = tmp_path / "whole.db"
+    answer = mortal(whole, "random", 6)
+    assert answer["signal"] == 0
+    expected = trace(whole)
+    assert sum(state == "COMPLETE" for state, *_ in expected) == 6
+    assert sum(state == "FAIL" for state, *_ in expected) >= 1
+    for commit in range(1, answer["commits"] + 1, 3 if moment == "before" else 4):
+        storage = tmp_path / f"{commit}.db"
+        assert mortal(storage, "random", 6, commit, moment)["signal"] == signal.SIGKILL
+        assert mortal(storage, "random", 6)["signal"] == 0
+        assert trace(storage) == expected, f"killed {moment} commit {commit}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimiser", ALL)
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_death_at_every_single_transaction_changes_nothing(
+    mortal: Runner, tmp_path: Path, moment: str, optimiser: str
+) -> None:
+    whole = tmp_path / "whole.db"
+    answer = mortal(whole, optimiser, 7)
+    expected = trace(whole)
+    for commit in range(1, answer["commits"] + 1, 1 if optimiser == "random" else 7):
+        storage = tmp_path / f"{commit}.db"
+        assert mortal(storage, optimiser, 7, commit, moment)["signal"] == signal.SIGKILL
+        assert mortal(storage, optimiser, 7)["signal"] == 0
+        assert trace(storage) == expected, f"killed {moment} commit {commit}"
+
+
+@pytest.mark.parametrize("optimiser", ALL)
+def test_a_death_at_every_hour_of_the_search_changes_no_optimisers_mind(
+    mortal: Runner, tmp_path: Path, optimiser: str
+) -> None:
+    whole, torn = tmp_path / "whole.db", tmp_path / "torn.db"
+    mortal(whole, optimiser, 9)
+    deaths = 0
+    while mortal(torn, optimiser, 9, commit=43)["signal"] == signal.SIGKILL:
+        deaths += 1
+    assert deaths >= 4
+    assert trace(torn) == trace(whole)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_death_during_heal_itself_is_healed(mortal: Runner, tmp_path: Path, moment: str) -> None:
+    whole = tmp_path / "whole.db"
+    commits = mortal(whole, "random", 6)["commits"]
+    for second in range(1, 24):
+        storage = tmp_path / f"{second}.db"
+        mortal(storage, "random", 6, commits - 5)  # in the middle of a trial
+        mortal(storage, "random", 6, second, moment)  # in the middle of healing it
+        assert mortal(storage, "random", 6)["signal"] == 0
+        assert trace(storage) == trace(whole), f"killed {moment} commit {second} of healing"
+
+
+def test_a_run_killed_at_every_trial_still_comes_to_its_end(mortal: Runner, tmp_path: Path) -> None:
+    storage = tmp_path / "s.db"
+    finished: set[tuple[str, float]] = set()
+    for _ in range(60):
+        answer = mortal(storage, "random", 5, commit=40)
+        now = {(str(t.params), t.value) for t in trials_of(storage) if t.state == TrialState.COMPLETE and t.value}
+        assert finished <= now, "a finished trial was lost"
+        finished = now
+        if answer["signal"] == 0:
+            break
+    assert answer["signal"] == 0
+    assert len(finished) == 5
+
+
+def test_an_interrupted_trial_is_failed_with_its_reason_and_not_counted_as_a_failure(
+    mortal: Runner, tmp_path: Path
+) -> None:
+    storage = tmp_path / "s.db"
+    commits = mortal(tmp_path / "whole.db", "random", 6)["commits"]
+    mortal(storage, "random", 6, commits - 5)
+    mortal(storage, "random", 6)
+    interrupted = [t for t in trials_of(storage) if t.user_attrs.get("reason") == "interrupted"]
+    assert [t.state for t in interrupted] == [TrialState.FAIL]
+    again = [t for t in trials_of(storage) if t.user_attrs.get("retry_of") == interrupted[0].number]
+    assert [t.params for t in again] == [interrupted[0].params]
+    assert failed(load_study(open_storage(storage), "s")) == failed(
+        load_study(open_storage(tmp_path / "whole.db"), "s")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
+def test_a_stranger_may_kill_the_process_whenever_it_likes(mortal: Runner, tmp_path: Path, seconds: float) -> None:
+    whole, torn = tmp_path / "whole.db", tmp_path / "torn.db"
+    mortal(whole, "bayes", 12)
+    job = json.dumps({"storage": str(torn), "optimiser": "bayes", "trials": 12, "commit": 0, "moment": "after"})
+    code = (
+        "import json, sys; from tests.search.mortal import *; job = json.loads(sys.argv[1]); print('go', flush=True);"
+        "run(open_storage(job['storage']), job['optimiser'], job['trials'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, job], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    assert mortal(torn, "bayes", 12)["signal"] == 0
+    assert trace(torn) == trace(whole)
