@@ -159,9 +159,8 @@ class _Safetensors:
     def __init__(self, file: Any) -> None:
         self._file = file
         self.metadata: Mapping[str, str] = file.metadata() or {}
-        self.shapes: Mapping[str, tuple[int, ...]] = {
-            key: tuple(file.get_slice(key).get_shape()) for key in file.keys()
-        }  # noqa: SIM118
+        keys = file.keys()
+        self.shapes: Mapping[str, tuple[int, ...]] = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
 
     def tensor(self, key: str) -> Tensor:
         tensor: Tensor = self._file.get_tensor(key)

@@ -82,7 +82,7 @@ class _Field:
     kind: type
     low: float = -math.inf
     high: float = math.inf
-    multiple: int = 1
+    multiple: int | None = None
 
 
 _FIELDS: Mapping[str, _Field] = {
@@ -207,7 +207,7 @@ def _checked(what: str, value: Any, field: _Field) -> Any:
         raise ConfigError(f"{what}: expected a whole number, got {value!r}")
     if not field.low <= value <= field.high:
         raise ConfigError(f"{what}: {value} is not between {field.low:g} and {field.high:g}")
-    if value % field.multiple:
+    if field.multiple and value % field.multiple:
         near = max(field.multiple, round(value / field.multiple) * field.multiple)
         raise ConfigError(f"{what}: {value} is not a multiple of {field.multiple}; take {near}")
     return field.kind(value)

@@ -148,7 +148,7 @@ class LivePipeline:
         """The pictures of some payloads, in their order.
 
         Pictures of the same size, steps, sampler, cfg, clip skip and prompt length share batches. The same payloads
-        give the same batches, and so the same pictures bit for bit.
+        give the same batches, and so the same pictures bit for bit, in whatever order they are given.
 
         Args:
             payloads: resolved, see `payload.resolve`.
@@ -229,7 +229,7 @@ class LivePipeline:
         processor = self.pipe.image_processor
         images: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(result.images))
         for order, image in zip(batch, images, strict=True):
-            if all(low == high for low, high in image.getextrema()):
+            if all(len(set(band.getextrema())) == 1 for band in image.split()):
                 raise TrialFailed(f"{order}: one flat colour {image.getpixel((0, 0))}")
         return images
 
@@ -304,9 +304,12 @@ def load_pipeline(
 
 
 def _batches(orders: Sequence[_Order], most: int) -> list[list[_Order]]:
-    """Orders of one kind together, in the order of their first appearance; as even in size as `most` allows."""
+    """Orders of one kind together, as even in size as `most` allows.
+
+    Sorted, since a picture's last bits depend on its place in the batch and should not on the order of the payloads.
+    """
     kinds: dict[tuple[Any, ...], list[_Order]] = {}
-    for order in orders:
+    for order in sorted(orders, key=lambda order: (order.payload.name, order.index)):
         kinds.setdefault(order.kind, []).append(order)
     batches = []
     for same in kinds.values():

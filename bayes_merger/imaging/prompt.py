@@ -18,7 +18,7 @@ SQUARE = 1 / 1.1  # [a] weakens by it
 _PIECES = re.compile(
     r"""
     \\(?P<literal>[()\[\]\\])            # an escaped bracket or backslash
-    | :\s*(?P<weight>[+-]?[.\d]+)\s*\)   # the end of (a:1.2)
+    | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)   # the end of (a:1.2)
     | (?P<bracket>[()\[\]])
     | \s*\b(?P<break>BREAK)\b\s*
     | (?P<text>\w+ | \s+ | .)
@@ -64,7 +64,7 @@ def parse_prompt(text: str) -> list[Segment]:
             part += 1
         elif kind == "bracket" and token in opened:
             opened[token].append(len(found))
-        elif kind == "weight" and opened["("] and _is_number(piece["weight"]):
+        elif kind == "weight" and opened["("]:
             weigh(opened["("].pop(), float(piece["weight"]))
         elif token == ")" and opened["("]:
             weigh(opened["("].pop(), ROUND)
@@ -132,11 +132,3 @@ def _joined(segments: list[Segment]) -> list[Segment]:
         else:
             found.append(segment)
     return found
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

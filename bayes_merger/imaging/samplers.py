@@ -90,7 +90,12 @@ SAMPLERS: Mapping[str, Sampler] = {
     ),
     "PLMS": Sampler("PNDMScheduler", {"Uniform": {"timestep_spacing": "leading"}}, None, {"skip_prk_steps": True}),
     "UniPC": Sampler(
-        "UniPCMultistepScheduler", {"Uniform": _LINEAR}, None, {"solver_order": 3, "solver_type": "bh1"}, zero_snr=True
+        "UniPCMultistepScheduler",
+        {"Uniform": _LINEAR},
+        None,
+        # bh1 divides by the last step's length, which is infinite down to sigma 0: end where A1111 does
+        {"solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+        zero_snr=True,
     ),
     "LCM": Sampler("LCMScheduler", {"Uniform": {"timestep_spacing": "leading"}}, None),
 }

@@ -18,7 +18,7 @@ def test_it_is_clips_tokenizer() -> None:
 
 def test_it_agrees_with_open_clips() -> None:
     open_clip = pytest.importorskip("open_clip")
-    text = "A naïve café, 東京 at night; don't 1999 🐱 <|startoftext|>x"
+    text = "A naïve café, 東京 at night; don't 1999 🐱"
     theirs = [number for number in open_clip.tokenize(text)[0].tolist() if number]
     assert build_tokenizer()(text).input_ids == theirs
 
