@@ -272,6 +272,8 @@ def _device(device: str, setting: str) -> str:
 
 
 def _pixels(image: Image) -> bytes:
+    if image.mode == "P":  # its bytes mean nothing without the palette
+        image = image.convert("RGBA")
     digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.digest()

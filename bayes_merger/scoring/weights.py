@@ -6,6 +6,7 @@ beside it, and any other content is refused from then on.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import http.client
 import ipaddress
@@ -15,11 +16,12 @@ import math
 import os
 import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +31,7 @@ from bayes_merger.errors import ConfigError
 log = logging.getLogger(__name__)
 
 TIMEOUT = 30.0  # seconds without a single byte
+ABANDONED = 3600.0  # seconds since a half-fetched file was last written to
 CHUNK = 1 << 20
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
@@ -182,6 +185,10 @@ def _check_kept(path: Path, receipt: Path, known: dict[str, Any], expected: str 
 def _download(address: str, path: Path, expected: str | None, pinned: bool, setting: str) -> str:
     """Fetches into a temporary file beside `path`, checks, then renames; returns the SHA-256."""
     log.info("fetching %s", address)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):  # by a killed process; a live one keeps writing
+        with suppress(FileNotFoundError):  # another process clears away, too
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file, _explained(address, setting):

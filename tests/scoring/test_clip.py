@@ -128,6 +128,15 @@ def test_scorers_built_apart_share_one_tower_and_let_it_go_together(tiny_clip):
     assert len(clip._SHARED) == before - 1
 
 
+def test_two_pictures_that_differ_in_their_palette_only_are_two(tower):
+    red, blue = (
+        Image.new("RGB", (32, 32), colour).convert("P", palette=Image.Palette.ADAPTIVE) for colour in ("red", "blue")
+    )
+    assert red.tobytes() == blue.tobytes()
+    first, second = tower.embed_images([red, blue])
+    assert not torch.equal(first, second)
+
+
 def test_loading_a_tower_moves_nobodys_random_numbers(tower):
     torch.manual_seed(7)
     expected = torch.rand(1)

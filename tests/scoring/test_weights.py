@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -149,6 +150,28 @@ def test_a_pin_given_later_is_checked_against_the_kept_file(hub):
     fetch(f"{hub}/head.pth", None)
     with pytest.raises(ConfigError, match="not 0000"):
         fetch(f"{hub}/head.pth", "0" * 64)
+
+
+def test_what_a_killed_download_left_is_cleared_away_when_it_is_old(hub):
+    path = fetch(f"{hub}/head.pth")
+    old, fresh = (path.with_name(f"{path.name}.{name}.part") for name in ("old", "fresh"))
+    for left in (old, fresh):
+        left.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    path.unlink()
+    fetch(f"{hub}/head.pth")
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
+def test_a_cache_one_may_only_read_is_good_enough(hub, monkeypatch):
+    path = fetch(f"{hub}/head.pth")
+    path.with_name(path.name + ".json").unlink()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert fetch(f"{hub}/head.pth") == path
 
 
 def test_equal_names_at_two_addresses_do_not_meet(hub):
