@@ -14,15 +14,6 @@ MISSING = "???"  # OmegaConf's mark for a value that must be given
 
 
 @dataclass
-class SpaceConfig:
-    """Rules over the block weights; names are ``IN00.alpha``, ``IN00``, ``IN00-IN05``, ``alpha``, ``block_0_alpha``."""
-
-    frozen: dict[str, Any] = field(default_factory=dict)
-    ranges: dict[str, Any] = field(default_factory=dict)
-    groups: list[Any] = field(default_factory=list)
-
-
-@dataclass
 class GeneratorConfig:
     """How pictures are drawn.
 
@@ -46,7 +37,7 @@ class FinalConfig:
     """What happens after the last trial.
 
     Attributes:
-        rescore: how many of the best trials are drawn again on fresh seeds to choose the winner; 0 keeps the best score.
+        rescore: how many of the best trials are drawn again on fresh seeds to choose the winner; 0: the best score.
         images: fresh pictures per payload for each of them, and for each row of the closing table; 0 skips both.
         save: write the winner to ``best.safetensors``.
     """
@@ -73,7 +64,7 @@ class RunConfig:
     n_iters: int = 60
     wildcards: str | None = None
     images: str = "all"
-    space: SpaceConfig = field(default_factory=SpaceConfig)
+    space: dict[str, Any] = field(default_factory=dict)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     final: FinalConfig = field(default_factory=FinalConfig)
     optimiser: dict[str, Any] = field(default_factory=dict)

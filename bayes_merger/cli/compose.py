@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +26,7 @@ from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bayes_merger import demo
@@ -34,6 +35,8 @@ from bayes_merger.errors import ConfigError, nearest
 
 PATHS = ("model_a", "model_b", "model_c", "runs", "wildcards", "generator.config")
 DROP_INS = ("payloads", "scorers")
+GROUPS = (*DROP_INS, "optimiser", "space", "generator", "experiment")
+OPEN = ("space", "payloads")  # their own rooms know which names they may hold, and say so better than Hydra
 
 
 class DropInSource(FileConfigSource):
@@ -100,6 +103,9 @@ def demo_path(what: str) -> str:
 def quoted(override: str) -> str:
     """An override that Hydra's grammar accepts: file names are full of spaces, brackets and ``=``."""
     key, equals, value = override.partition("=")
+    if key.partition(".")[0] in OPEN and "." in key:
+        key = f"++{key}"
+    override = f"{key}{equals}{value}"
     if not equals or not value:
         return override
     if key.lstrip("+~") in PATHS and value != "null":
@@ -129,10 +135,7 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
         if "=" not in override and not override.startswith("~"):
             raise ConfigError(f"argument '{override}': settings are given like  name=value")
     try:
-        _register()
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(data_root() / "conf"), version_base="1.3"):
-            config = compose("config", overrides=[quoted(override) for override in overrides])
+        config = _composed(overrides)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"'{missing[0]}' has no value: give it like  {missing[0]}=...")
@@ -143,6 +146,13 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"a config file is not valid YAML: {_first_line(str(error))}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    _register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(data_root() / "conf"), version_base="1.3"):
+        return compose("config", overrides=[quoted(override) for override in overrides])
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
@@ -191,6 +201,9 @@ def build(what: str, settings: Mapping[str, Any], **extra: Any) -> Any:
     """
     if "_target_" not in settings:
         raise ConfigError(f"{what}: its YAML needs a _target_, the dotted name of what to build")
+    own = str(Path.cwd() / "scorers")
+    if own not in sys.path:
+        sys.path.append(own)  # a scorer of the user's is a .py and a .yaml dropped there
     try:
         return instantiate(dict(settings), _convert_="all", **extra)
     except HydraException as error:
@@ -205,34 +218,41 @@ def _first_line(text: str) -> str:
 def _explain(error: Exception, overrides: Sequence[str]) -> NoReturn:
     """One line for what Hydra says in many."""
     text = str(error)
-    if found := re.search(r"Could not find '([\w\-./]+)/([^'/]+)'", text):
+    if found := re.search(r"Could not (?:find|load) '([\w\-]+)/([^']+)'", text):
         group, choice = found.groups()
-        options = [line.strip() for line in text.partition("Available options in")[2].splitlines()[1:] if line.strip()]
-        options = [option for option in options if ":" not in option]
-        raise ConfigError(f"{group}: no '{choice}'; {nearest(choice, options)}") from error
+        raise ConfigError(f"{group}: no '{choice}'; {nearest(choice, choices(group))}") from error
     if found := re.search(r"Key '([^']+)' (?:is not in struct|not in)", text):
         key = found.group(1)
         full = next((o.partition("=")[0] for o in overrides if o.partition("=")[0].split(".")[-1] == key), key)
-        raise ConfigError(f"unknown setting '{full}'; {nearest(full, _settings())}") from error
+        raise ConfigError(f"unknown setting '{full}'; {nearest(full, _settings(overrides))}") from error
     if found := re.search(r"Could not override '([^']+)'", text):
-        raise ConfigError(f"unknown setting '{found.group(1)}'; {nearest(found.group(1), _settings())}") from error
+        full = found.group(1)
+        raise ConfigError(f"unknown setting '{full}'; {nearest(full, _settings(overrides))}") from error
+    if found := re.search(r"Error merging override (.+)", text):
+        reason = str(error.__cause__ or "").partition("\n")[0]
+        raise ConfigError(f"{found.group(1)}: {reason}") from error
     key = getattr(error, "full_key", None)
     value = _first_line(getattr(error, "msg", None) or text)
     raise ConfigError(f"{key}: {value}" if key and str(key) not in value else value) from error
 
 
-def _settings() -> list[str]:
+def _settings(overrides: Sequence[str]) -> list[str]:
+    """Every setting's full name, with the config groups as the user chose them."""
+
     def walk(node: Any, prefix: str) -> list[str]:
         names = []
-        for key in node:
-            name = f"{prefix}{key}"
-            names.append(name)
-            child = OmegaConf.to_container(node).get(key) if OmegaConf.is_dict(node) else None
+        for key, child in node.items():
+            names.append(f"{prefix}{key}")
             if isinstance(child, dict):
-                names += walk(OmegaConf.create(child), f"{name}.")
+                names += walk(child, f"{prefix}{key}.")
         return names
 
-    return [*walk(OmegaConf.structured(RunConfig), ""), "experiment"]
+    chosen = [text for text in overrides if text.partition("=")[0] in GROUPS]
+    try:
+        config = _composed(chosen)
+    except (HydraException, OmegaConfBaseException):
+        config = OmegaConf.structured(RunConfig)
+    return ["experiment", *walk(OmegaConf.to_container(config), "")]
 
 
 def settings_text(overrides: Sequence[str]) -> str:
@@ -246,7 +266,7 @@ def settings_help() -> str:
     lines = ["Settings and their defaults:", ""]
     lines += [f"  {line}" if line else "" for line in text[text.index("model_a:") :].rstrip().splitlines()]
     lines += ["", "Choices:", ""]
-    for group in ("payloads", "scorers", "optimiser", "space", "generator", "experiment"):
+    for group in GROUPS:
         lines.append(f"  {group:<10} {', '.join(choices(group))}")
     return "\n".join(lines) + "\n"
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from bayes_merger.cli.show import Parser, load
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
 from bayes_merger.merging.blocks import Architecture, weights_from_string
-from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef
 from bayes_merger.run.folder import find_study
+from bayes_merger.run.parts import open_model
 from bayes_merger.run.record import recipe_of, trial_of
 
 MODELS = ("model_a", "model_b", "model_c")
@@ -64,7 +65,8 @@ def _save(recipe: MergeRecipe, checkpoints: dict[str, Checkpoint], out: Path, ov
 
     from bayes_merger.merging.engine import save_merge
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"merging into {out.name}", total=None)
         save_merge(
             recipe,
@@ -124,11 +126,10 @@ def _read_recipe(path: Path) -> MergeRecipe:
 def _open_recipe_models(recipe: MergeRecipe, given: dict[str, str], force: bool) -> dict[str, Checkpoint]:
     checkpoints = {}
     for name, model in recipe.models.items():
-        path = Path(given.get(f"model_{name}", model.path)).expanduser()
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_model(name, given.get(f"model_{name}", model.path))
         if model.sha256 and checkpoint.sha256() != model.sha256 and not force:
             raise CheckpointError(
-                f"model_{name}: {path} has changed since the recipe was made (SHA-256 {checkpoint.sha256()[:10]}, "
+                f"model_{name}: {checkpoint.path} has changed since the recipe was made (SHA-256 {checkpoint.sha256()[:10]}, "
                 f"the recipe says {model.sha256[:10]}); give the right file with  model_{name}=FILE  or add --force"
             )
         checkpoints[name] = checkpoint
@@ -147,7 +148,7 @@ def _recipe_by_hand(given: dict[str, str], dtype: str | None) -> tuple[MergeReci
     for name in spec.models:
         if not given.get(f"model_{name}"):
             raise ConfigError(f"model_{name}: method '{method}' needs it; give  model_{name}=FILE")
-    checkpoints = {name: open_checkpoint(Path(given[f"model_{name}"]).expanduser()) for name in spec.models}
+    checkpoints = {name: open_model(name, given[f"model_{name}"]) for name in spec.models}
     architecture = checkpoints["a"].architecture
     weights = {name: _weight(name, given.get(name), spec.weights[name].default, architecture) for name in spec.weights}
     models = {name: ModelRef(str(model.path.resolve()), model.sha256()) for name, model in checkpoints.items()}

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 
 from bayes_merger.cli import compose
+from bayes_merger.cli.show import load
 from bayes_merger.cli.terminal import closing_table, table_text, watching
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused
@@ -22,7 +23,7 @@ from bayes_merger.run.watcher import Stop, Watcher
 from bayes_merger.scoring.scorer import Scorer
 
 CHANGEABLE = ("n_iters", "images", "model_a", "model_b", "model_c", "runs", "final", "generator.device",
-              "generator.max_batch", "generator.config", "generator.dtype")  # fmt: skip
+              "generator.max_batch", "generator.config")  # fmt: skip
 
 RUN_HELP = """\
 bayes-merger run [SETTING=VALUE ...]
@@ -97,7 +98,7 @@ def resume(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{refused[0]}: cannot change on resume; only {', '.join(CHANGEABLE)} can")
     runs = next((override.partition("=")[2] for override in overrides if override.startswith("runs=")), "runs")
     folder = find_study(Path(runs), name)
-    stored = stored_attributes(folder)
+    stored = load(folder).user_attrs
     settings = compose.changed(stored["config"], overrides)
     config = compose.validate(settings)
     payloads = tuple(Payload.from_json(payload) for payload in stored["payloads"])
@@ -111,23 +112,6 @@ def resume(arguments: Sequence[str]) -> None:
         done, total = len(complete_trials(study)), config.init_points + config.n_iters
         watcher.note(f"study {folder.name}: {done} of {total} trials finished, going on")
         carry_on(parts, study, folder, watcher)
-
-
-def stored_attributes(folder: RunFolder) -> dict[str, Any]:
-    """What the study remembers of its settings.
-
-    Raises:
-        ConfigError: the process died before the study was made.
-    """
-    from bayes_merger.search.study import open_storage
-
-    try:
-        study = optuna.load_study(study_name=folder.name, storage=open_storage(folder.database))
-    except KeyError:
-        raise ConfigError(
-            f"study '{folder.name}' never began; delete the folder {folder.path} and run it again"
-        ) from None
-    return dict(study.user_attrs)
 
 
 def new_folder(config: RunConfig) -> RunFolder:
@@ -174,8 +158,13 @@ def make_scorer(name: str, settings: Any) -> Scorer:
     return scorer
 
 
-def check_space(parts: Parts, folder: RunFolder) -> None:
+def check_space(parts: Parts, folder: RunFolder, free: int | None = None) -> None:
     """Whether the disk holds what the run will write.
+
+    Args:
+        parts: the run.
+        folder: where it will write.
+        free: bytes that are free there; ``None`` asks the system.
 
     Raises:
         ConfigError: it does not.
@@ -186,7 +175,7 @@ def check_space(parts: Parts, folder: RunFolder) -> None:
     needed = 64 << 20
     if parts.config.final.save:
         needed += parts.checkpoints["a"].path.stat().st_size
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(place).free if free is None else free
     if free < needed:
         raise ConfigError(
             f"runs: {place} has {free / 1e9:.1f} GB free and the best merge needs {needed / 1e9:.1f} GB; "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import optuna
 from rich.console import Console
@@ -16,7 +16,7 @@ from bayes_merger import report
 from bayes_merger.cli.terminal import closing_table
 from bayes_merger.errors import ConfigError
 from bayes_merger.run.folder import RunFolder, find_study, studies
-from bayes_merger.run.record import Final, final_of
+from bayes_merger.run.record import Final, chosen_trial, final_of, recipe_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,12 +54,9 @@ def load(folder: RunFolder) -> optuna.study.Study:
     Raises:
         ConfigError: the file holds no such study.
     """
-    from bayes_merger.search.study import open_storage
+    from bayes_merger.search.study import load_study, open_storage
 
-    try:
-        return optuna.load_study(study_name=folder.name, storage=open_storage(folder.database))
-    except KeyError:
-        raise ConfigError(f"study '{folder.name}' never began; delete the folder {folder.path}") from None
+    return load_study(open_storage(folder.database, create=False), folder.name)
 
 
 def _show_all(runs: Path, as_json: bool) -> None:
@@ -103,7 +100,7 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
         return
     console.print(_best_table(study))
     _print_final(console, final_of(study))
-    recipe = report.recipe_of(study, report.chosen_trial(study))
+    recipe = recipe_of(study, chosen_trial(study))
     print(f"\nbest: trial {data['best']['trial']}, {data['best']['value']:.3f} points")
     console.print(weights_table(recipe.weights))
     print(report.weights_text(recipe, folder.name).rstrip())
@@ -133,7 +130,7 @@ def _print_final(console: Console, final: Final | None) -> None:
         console.print(closing_table(final))
 
 
-def weights_table(weights: dict[str, Any]) -> Table:
+def weights_table(weights: Mapping[str, Mapping[str, float]]) -> Table:
     """Block weights as a small table: IN, M and OUT side by side."""
     blocks = list(next(iter(weights.values())))
     left = [name for name in blocks if name.startswith("IN")]

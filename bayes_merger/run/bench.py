@@ -65,24 +65,19 @@ class Bench:
 
     def put(self, weights: Weights, method: str | None = None) -> None:
         """Turn the live pipeline into the merge with these weights."""
-        name = method or self._parts.config.method
+        name = method or self._parts.method.name
         if self._current == (name, weights):
             return
         self._watcher.step("merging")
         if name not in self._merges:
             models = {key: self._parts.checkpoints[key] for key in (("a", "b") if method else self._parts.checkpoints)}
             self._merges[name] = LiveMerge(models, name, self._parts.config.dtype, self._parts.config.vae)
-        same_method = self._current is not None and self._current[0] == name
+        before, self._current = self._current, None  # a merge that fails half way leaves neither
+        same_method = before is not None and before[0] == name
         self._merges[name].apply(weights, self._pipeline.destinations(), everything=not same_method)
-        if self._text_encoder_differs(name, weights):
+        if before is None or not same_method or _base_of(before[1]) != _base_of(weights):
             self._pipeline.text_encoder_changed()
         self._current = (name, {key: dict(blocks) for key, blocks in weights.items()})
-
-    def _text_encoder_differs(self, method: str, weights: Weights) -> bool:
-        if self._current is None or self._current[0] != method:
-            return True
-        before = self._current[1]
-        return any(before[name].get("BASE") != blocks.get("BASE") for name, blocks in weights.items())
 
     def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
         """The payloads' pictures from the current merge.
@@ -154,6 +149,11 @@ class Bench:
             temporary.replace(path)
             paths.append(path)
         return tuple(paths)
+
+
+def _base_of(weights: Weights) -> dict[str, float]:
+    """The numbers that the text encoder follows."""
+    return {name: blocks["BASE"] for name, blocks in weights.items()}
 
 
 def generation_text(image: DrawnImage, payload: Payload) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 
@@ -25,8 +26,12 @@ from bayes_merger.scoring.scorer import combine
 def fresh_payloads(parts: Parts, part: int) -> tuple[Payload, ...]:
     """The run's payloads with ``final.images`` new seeds each; ``part`` 0 and 1 never share a seed."""
     count = parts.config.final.images
-    fresh = [replace(payload, seed=-1, seeds=(), prompts=(), batch_size=count) for payload in parts.payloads]
-    return resolve(fresh, parts.config.seed + 7919 * (part + 1))
+    fresh = [
+        replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=count)
+        for payload in parts.payloads
+    ]
+    wildcards = Path(parts.config.wildcards) if parts.config.wildcards else None
+    return resolve(fresh, parts.config.seed + 7919 * (part + 1), wildcards)
 
 
 def decide(parts: Parts, study: optuna.study.Study, bench: Bench, watcher: Watcher, stop: Stop) -> Final:

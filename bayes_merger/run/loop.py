@@ -30,9 +30,10 @@ def begin(
         studies.open_storage(folder.database),
         folder.name,
         parts.sampler(parts.space.distributions(), parts.config.seed),
-        fingerprint=dict(fingerprint),
+        space=parts.space,
+        fingerprint=fingerprint,
         design=rows,
-        attributes=dict(stored),
+        attributes=stored,
     )
 
 
@@ -47,7 +48,7 @@ def go_on(parts: Parts, folder: RunFolder, fingerprint: Mapping[str, Any]) -> op
         folder.name,
         parts.sampler(parts.space.distributions(), parts.config.seed),
     )
-    differences = studies.fingerprint_difference(studies.fingerprint_of(study), dict(fingerprint))
+    differences = studies.fingerprint_difference(study.user_attrs["fingerprint"], fingerprint)
     if differences:
         raise ConfigError(f"study '{folder.name}' cannot go on with other settings: {'; '.join(differences)}")
     studies.heal(study)

@@ -18,7 +18,7 @@ from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef, plan
 from bayes_merger.scoring.scorer import Scorer
-from bayes_merger.search.space import SearchSpace, build_space
+from bayes_merger.search.space import SearchSpace, space_from_guide
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Parts:
         }
         architecture = next(iter(self.checkpoints.values())).architecture.name
         return MergeRecipe(
-            method=self.config.method,
+            method=self.method.name,
             models=models,
             weights={name: dict(blocks) for name, blocks in weights.items()},
             architecture=architecture,
@@ -96,13 +96,8 @@ def check_parts(
     spec = method_spec(config.method)
     checkpoints = open_models(config, spec)
     blocks = next(iter(checkpoints.values())).architecture.blocks
-    space = build_space(
-        blocks,
-        {name: (weight.low, weight.high) for name, weight in spec.weights.items()},
-        frozen=config.space.frozen,
-        ranges=config.space.ranges,
-        groups=config.space.groups,
-    )
+    weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
+    space = space_from_guide(blocks, weights, config.space)
     parts = Parts(config, checkpoints, spec, space, payloads, scorers, sampler)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
@@ -147,12 +142,24 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
             raise ConfigError(f"model_{name}: method '{config.method}' needs it; give  model_{name}=FILE")
         if name not in spec.models and path:
             raise ConfigError(f"model_{name}: method '{config.method}' takes no model {name.upper()}; leave it out")
-    opened = {name: open_checkpoint(Path(given[name] or "").expanduser()) for name in spec.models}
+    opened = {name: open_model(name, given[name] or "") for name in spec.models}
     names = {checkpoint.architecture.name for checkpoint in opened.values()}
     if len(names) > 1:
         kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())
         raise CheckpointError(f"models of different architectures cannot be merged: {kinds}")
     return opened
+
+
+def open_model(name: str, path: str) -> Checkpoint:
+    """The checkpoint given as ``model_{name}``.
+
+    Raises:
+        CheckpointError: it cannot be used; the text begins with the setting's name.
+    """
+    try:
+        return open_checkpoint(Path(path).expanduser())
+    except CheckpointError as error:
+        raise CheckpointError(f"model_{name}: {error}") from error
 
 
 def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +171,7 @@ def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
-        "method": parts.config.method,
+        "method": parts.method.name,
         "dtype": parts.config.dtype,
         "vae": parts.config.vae,
         "space": parts.space.to_json(),

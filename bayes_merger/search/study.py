@@ -78,6 +78,7 @@ def create_study(
     space: SearchSpace,
     fingerprint: Mapping[str, Any],
     design: Sequence[Mapping[str, float]],
+    attributes: Mapping[str, Any] | None = None,
 ) -> Study:
     """A new study with its start design waiting. If a process died while creating it, its creation is completed.
 
@@ -88,6 +89,7 @@ def create_study(
         space: what is searched.
         fingerprint: what must not change while scores are to be compared; plain JSON.
         design: from :func:`design`.
+        attributes: what else the study should remember, plain JSON; it is there from the study's birth on.
 
     Raises:
         ConfigError: if a study of that name exists already, or a row does not fit the space.
@@ -99,6 +101,8 @@ def create_study(
     )
     if _is_born(study):
         raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
+    for key, value in (attributes or {}).items():
+        study.set_user_attr(key, value)
     study.set_user_attr(FINGERPRINT, dict(fingerprint))
     # This one transaction is the study's birth; from here on the rows can be completed without their creator.
     study.set_user_attr(DESIGN, {"space": space.to_json(), "rows": [dict(row) for row in design]})

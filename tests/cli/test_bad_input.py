@@ -1,0 +1,147 @@
+"""Every mistake ends in one clear line and exit code 2, before anything is loaded or written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bayes_merger.cli import main
+from tests.workplace import make_workplace
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tiny_sd1_config: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = make_workplace(tmp_path / "work", tiny_sd1_config)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+class Foreign:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch hacked",)
+
+
+def make_bad_files(folder: Path, good: Path) -> None:
+    (folder / "text.safetensors").write_text("<!DOCTYPE html>")
+    (folder / "cut.safetensors").write_bytes(good.read_bytes()[:100_000])
+    (folder / "foreign.ckpt").write_bytes(pickle.dumps({"state_dict": Foreign()}))
+    torch.save({"state_dict": {"x": Foreign()}}, folder / "foreign_zip.ckpt")
+    xl = {
+        "model.diffusion_model.label_emb.0.0.weight": torch.zeros(8, 8),
+        "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
+        "conditioner.embedders.1.model.ln_final.weight": torch.zeros(8),
+    }
+    save_file(xl, folder / "xl.safetensors")
+
+
+CASES = {
+    "missing file": (["model_b=nothing.safetensors"], ["model_b", "nothing.safetensors"]),
+    "not a checkpoint": (["model_b={bad}/text.safetensors"], ["text.safetensors"]),
+    "truncated": (["model_b={bad}/cut.safetensors"], ["cut.safetensors"]),
+    "foreign objects": (["model_b={bad}/foreign.ckpt"], ["foreign.ckpt", "system"]),
+    "foreign objects, zipped": (["model_b={bad}/foreign_zip.ckpt"], ["foreign_zip.ckpt", "system"]),
+    "another architecture": (["model_b={bad}/xl.safetensors"], ["xl.safetensors"]),
+    "unknown block": (["space.frozen={IN99.alpha: 0.5}"], ["IN99"]),
+    "unknown method": (["method=wieghted_sum"], ["wieghted_sum", "weighted_sum"]),
+    "model that the method needs": (["method=add_difference"], ["model_c"]),
+    "unknown payload": (["payloads=[tinny]"], ["tinny", "tiny"]),
+    "unknown scorer": (["scorers=[rednes]"], ["rednes", "redness"]),
+    "unknown optimiser": (["optimiser=bays"], ["bays", "bayes"]),
+    "unknown setting": (["n_iter=5"], ["n_iter", "n_iters"]),
+    "unknown setting, deep": (["generator.max_batches=5"], ["max_batches", "max_batch"]),
+    "unknown field of a payload": (["+payloads.tiny.stepss=3"], ["stepss", "steps"]),
+    "wrong type": (["n_iters=many"], ["n_iters", "many"]),
+    "low above high": (["space.ranges={IN00.alpha: [0.9, 0.1]}"], ["IN00.alpha", "0.9", "0.1"]),
+    "value outside its range": (
+        ["space.frozen={IN00.alpha: 0.9}", "space.ranges={IN00.alpha: [0.1, 0.2]}"],
+        ["IN00.alpha", "0.9"],
+    ),
+    "overlap": (["space.groups=[[IN00,IN01],[IN01,IN02]]"], ["IN01"]),
+    "group frozen two ways": (["space.groups=[[IN00,IN01]]", "space.frozen={IN00: 0.1, IN01: 0.2}"], ["0.1", "0.2"]),
+    "width": (["payloads.tiny.width=60"], ["width", "60"]),
+    "unknown sampler": (["payloads.tiny.sampler_name=Euler b"], ["Euler b", "Euler"]),
+    "no picture wanted": (["init_points=0"], ["init_points"]),
+    "a name that is no folder": (["name=a/b"], ["a/b"]),
+    "not an assignment": (["model_a"], ["model_a"]),
+    "unknown device": (["generator.device=gpu"], ["gpu"]),
+}
+
+
+def listing(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    case: str, workplace: Path, tmp_path: Path, tiny_a: Path, tiny_b: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_bad_files(tmp_path, tiny_a)
+    wrong, words = CASES[case]
+    overrides = [f"model_a={tiny_a}", f"model_b={tiny_b}", *(text.replace("{bad}", str(tmp_path)) for text in wrong)]
+    before = listing(tmp_path)
+    assert main(["run", "experiment=tiny", *overrides]) == 2
+    _, errors = capfd.readouterr()
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1, errors
+    for word in words:
+        assert word in errors
+    assert listing(tmp_path) == before
+    assert not (workplace / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rnu"], ["rnu", "run"]),
+        (["run", "experiment=tiny"], ["model_a"]),
+        (["resume", "nobody"], ["nobody"]),
+        (["show", "nobody"], ["nobody"]),
+        (["merge", "nobody", "--out", "x.safetensors"], ["nobody"]),
+        (["merge", "nobody"], ["--out"]),
+        (["merge", "model_a={a}", "--out", "x.safetensors"], ["model_b"]),
+        (["merge", "model_a={a}", "model_b={b}", "alpha=0.1,0.2,0.3", "--out", "x.safetensors"], ["3 numbers", "26"]),
+        (["merge", "model_a={a}", "model_b={b}", "alpah=0.1", "--out", "x.safetensors"], ["alpah", "alpha"]),
+        (["merge", "model_a={a}", "model_b={b}", "--out", "{a}"], ["input"]),
+        (["merge", "model_a={a}", "model_b={b}", "--out", "no/such/folder/x.safetensors"], ["no/such/folder"]),
+        (["merge", "nothing.json", "--out", "x.safetensors"], ["nothing.json"]),
+    ],
+)
+def test_a_mistake_in_another_command_is_one_line(
+    arguments: list[str],
+    words: list[str],
+    workplace: Path,
+    tmp_path: Path,
+    tiny_a: Path,
+    tiny_b: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = listing(tmp_path)
+    filled = [text.replace("{a}", str(tiny_a)).replace("{b}", str(tiny_b)) for text in arguments]
+    assert main(filled) == 2
+    _, errors = capfd.readouterr()
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1, errors
+    for word in words:
+        assert word in errors
+    assert listing(tmp_path) == before
+
+
+def test_a_full_disk_is_found_at_start_up(
+    workplace: Path, tiny_a: Path, tiny_b: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from bayes_merger.cli import run as command
+    from bayes_merger.cli.compose import compose_run, validate
+    from bayes_merger.errors import ConfigError
+
+    settings = compose_run(["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}"])
+    config = validate(settings)
+    folder = command.new_folder(config)
+    parts = command.make_parts(config, settings, folder)
+    with pytest.raises(ConfigError, match=r"0\.0 GB free"):
+        command.check_space(parts, folder, free=1000)
+    assert not folder.path.exists()

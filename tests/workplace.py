@@ -1,0 +1,93 @@
+"""A folder as a user has it: two checkpoints, an own payload, an own scorer; and the command run in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PAYLOAD = """\
+tiny:
+  prompt: a (red:1.2) ring
+  steps: 2
+  cfg_scale: 3
+  width: 64
+  height: 64
+  sampler_name: Euler
+  batch_size: 2
+"""
+
+# Red against blue: something that the weights of random models do change, and that needs no other model to see.
+SCORER = '''\
+"""How much redder than blue a picture is: 5 is neither."""
+
+from pathlib import Path
+
+
+class Redness:
+    scale = (0.0, 10.0)
+
+    def __init__(self, name="redness", importance=1.0):
+        self.name, self.importance = name, importance
+
+    def prepare(self, folder=None):
+        pass
+
+    def score(self, images):
+        values = []
+        for judged in images:
+            red, _, blue = judged.image.resize((1, 1), 4).getpixel((0, 0))
+            values.append(5 + (red - blue) / 25.5)
+        return values
+'''
+
+SCORER_YAML = """\
+redness:
+  _target_: redness.Redness
+"""
+
+
+def make_workplace(folder: Path, config: Path) -> Path:
+    """Fill ``folder``; its runs draw with the tiny models' configuration."""
+    for name, text in (
+        ("payloads/tiny.yaml", PAYLOAD),
+        ("scorers/redness.py", SCORER),
+        ("scorers/redness.yaml", SCORER_YAML),
+        (
+            "conf/experiment/tiny.yaml",
+            "# @package _global_\n"
+            "defaults:\n  - override /payloads: [tiny]\n  - override /scorers: [redness]\n"
+            f"init_points: 4\nn_iters: 3\ngenerator:\n  config: {config}\n  device: cpu\n"
+            "final:\n  rescore: 2\n  images: 2\n",
+        ),
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """One thread and no network, for every process that a test starts."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """``bayes-merger ARGUMENTS`` in ``folder``, running."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bayes_merger", *arguments],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``bayes-merger ARGUMENTS`` in ``folder``, to its end."""
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
