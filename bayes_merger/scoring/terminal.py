@@ -39,6 +39,7 @@ class ManualScorer:
     """
 
     scale: Scale = TEN_POINTS
+    interactive = True  # it needs the terminal for itself: no live progress bars, and Ctrl-C is its own
 
     def __init__(
         self,

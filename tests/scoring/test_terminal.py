@@ -184,4 +184,5 @@ def test_it_is_a_scorer_on_the_scale_of_points(path):
     assert isinstance(person.scorer, Scorer)
     assert [score.value for score in judge(person.scorer, [judged(0)])] == [7.0]
     assert person.scorer.scale == (0.0, 10.0)
+    assert person.scorer.interactive
     assert person.scorer.score([]) == []
