@@ -77,7 +77,7 @@ def load_modules(
         names = normalised(source.shapes)
         shapes = {key: source.shapes[name] for key, name in names.items()}
         check_shapes(path, shapes, {key: tuple(tensor.shape) for key, tensor in expected.items()}, tree)
-        prediction, zero_snr = prediction_of(path, source, prediction_type)
+        prediction, zero_snr = prediction_of(path, source, prediction_type, config)
         for module in modules.values():
             _materialise(module, device, dtype)
         live = to_single_file(**{part: dict(module.named_parameters()) for part, module in modules.items()})
@@ -116,8 +116,10 @@ def check_shapes(
         )
 
 
-def prediction_of(path: Path, source: Source, given: str | None) -> tuple[str, bool]:
-    """What the model predicts and whether it has zero terminal SNR: as given, else as the file's marks say.
+def prediction_of(path: Path, source: Source, given: str | None, config: Path | None = None) -> tuple[str, bool]:
+    """What the model predicts and whether it has zero terminal SNR.
+
+    As given; else as the file's marks say; else as the scheduler of a config tree that was given says.
 
     Raises:
         ConfigError: a prediction type that does not exist.
@@ -129,7 +131,9 @@ def prediction_of(path: Path, source: Source, given: str | None) -> tuple[str, b
         raise CheckpointError(f"{path}: the mark {odd[0]} stands for EDM models, which cannot be drawn here")
     said = source.metadata.get("modelspec.prediction_type", source.metadata.get("modelspec.predict_key", ""))
     marked = any(key in source.shapes for key in _V_KEYS) or said in ("v", "v_prediction")
-    prediction = given if given in PREDICTIONS else ("v_prediction" if marked else "epsilon")
+    prediction = "v_prediction" if marked else _prediction_of_tree(config)
+    if given in PREDICTIONS:
+        prediction = given
     return prediction, prediction == "v_prediction" and "ztsnr" in source.shapes
 
 
@@ -206,8 +210,8 @@ def _empty_modules(tree: Path) -> dict[str, Any]:
     return {part: module.eval() for part, module in modules.items()}
 
 
-def _config(tree: Path, part: str) -> dict[str, Any]:
-    file = tree / part / "config.json"
+def _config(tree: Path, part: str, name: str = "config.json") -> dict[str, Any]:
+    file = tree / part / name
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -220,6 +224,15 @@ def _config(tree: Path, part: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{file}: expected a table of settings")
     return config
+
+
+def _prediction_of_tree(tree: Path | None) -> str:
+    if tree is None or not (tree / "scheduler" / "scheduler_config.json").is_file():
+        return "epsilon"
+    prediction: str = _config(tree, "scheduler", "scheduler_config.json").get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise ConfigError(f"{tree}: the scheduler's prediction_type {prediction!r} is none of {', '.join(PREDICTIONS)}")
+    return prediction
 
 
 def _materialise(module: Module, device: torch.device, dtype: torch.dtype) -> None:

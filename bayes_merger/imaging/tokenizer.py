@@ -31,18 +31,18 @@ def build_tokenizer() -> Any:
 
 
 def load_tokenizer(config: Path | None) -> Any:
-    """The tokenizer in the folder `tokenizer/` of a diffusers config tree, or CLIP's own when there is none.
+    """The tokenizer in the folder `tokenizer/` of a diffusers config tree, or CLIP's own when it holds no vocabulary.
+
+    (transformers alone would then build a tokenizer of two words, and say nothing.)
 
     Raises:
-        ConfigError: when the folder holds no vocabulary: transformers would build one of two words, and say nothing.
+        ConfigError: when the tokenizer is for prompts of another length.
     """
     folder = None if config is None else config / "tokenizer"
-    if folder is None or not folder.is_dir():
+    if folder is None or not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         return build_tokenizer()
     from transformers import CLIPTokenizer
 
-    if not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
-        raise ConfigError(f"{folder}: no vocab.json or tokenizer.json in it; remove the folder to use CLIP's own words")
     tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     if tokenizer.model_max_length != LENGTH:
         raise ConfigError(

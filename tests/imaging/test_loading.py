@@ -158,6 +158,19 @@ def test_a_prediction_type_that_is_given_counts(tiny_a: Path, tiny_sd1_config: P
     assert load(tiny_a, tiny_sd1_config, prediction_type="v_prediction").draw(CAT)
 
 
+def test_a_config_trees_scheduler_says_what_an_unmarked_model_predicts(
+    tiny_a: Path, tiny_sd1_config: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_sd1_config, tmp_path / "tree")
+    file = tmp_path / "tree" / "scheduler" / "scheduler_config.json"
+    file.write_text(file.read_text().replace("epsilon", "v_prediction"))
+    assert load(tiny_a, tmp_path / "tree").prediction_type == "v_prediction"
+    assert load(tiny_a, tmp_path / "tree", prediction_type="epsilon").prediction_type == "epsilon"
+    file.write_text(file.read_text().replace("v_prediction", "sample"))
+    with pytest.raises(ConfigError, match="prediction_type 'sample' is none of"):
+        load(tiny_a, tmp_path / "tree")
+
+
 def test_loading_and_drawing_open_no_socket_and_write_nothing_to_the_terminal(
     tiny_a: Path, tiny_sd1_config: Path, tmp_path: Path
 ) -> None:
