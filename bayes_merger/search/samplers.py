@@ -156,7 +156,12 @@ class ReplaySampler(SlotSampler):
     ) -> dict[str, Any]:
         """What the inner sampler suggests for this trial's slot."""
         copy, current = self._copy(study, trial)
-        return copy.sampler.sample_relative(copy, current, search_space)
+        values = copy.sampler.sample_relative(copy, current, search_space)
+        # TPE says nothing at its random start, and would then be asked for each parameter by itself.
+        return {
+            name: values[name] if name in values else copy.sampler.sample_independent(copy, current, name, distribution)
+            for name, distribution in search_space.items()
+        }
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
         """What the inner sampler suggests for a parameter outside the declared space."""

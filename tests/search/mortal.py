@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ def count_commits(storage: Any, deadly: int, moment: str, report: Path) -> None:
 def serve() -> None:
     for name in ("bayes", "bayes_classic"):
         getattr(samplers, name)(None, 0)  # imports what is heavy, once
+    with tempfile.TemporaryDirectory() as folder:
+        storage = open_storage(Path(folder, "warm.db"))
+        run(storage, "tpe", 5)
+        storage.engine.dispose()
     for line in sys.stdin:
         job = json.loads(line)
         report = Path(job["storage"]).with_suffix(".commits")

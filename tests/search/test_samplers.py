@@ -1,0 +1,264 @@
+"""The optimisers: what they suggest, and that it depends on the study alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.search import samplers
+from bayes_merger.search.unit import generator, latin_hypercube, to_point, to_values
+
+ALL = ["bayes", "bayes_classic", "tpe", "lhs", "random"]
+LEARNING = ["bayes", "bayes_classic", "tpe"]
+SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(-1.0, 2.0), "c": FloatDistribution(0.4, 0.5)}
+Params = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    optuna.logging.disable_default_handler()
+
+
+def sampler_of(name: str, space: Any = SPACE, seed: int = 5) -> BaseSampler:
+    made: BaseSampler = getattr(samplers, name)(space, seed)
+    return made
+
+
+def study_of(name: str, rows: list[tuple[Params, float | None]], **options: Any) -> optuna.Study:
+    """A study in memory in which these values have these scores; None: the trial failed."""
+    study = optuna.create_study(direction="maximize", sampler=sampler_of(name, **options))
+    space = options.get("space", SPACE)
+    for values, score in rows:
+        state = TrialState.FAIL if score is None else TrialState.COMPLETE
+        study.add_trial(optuna.create_trial(params=values, distributions=space, value=score, state=state))
+    return study
+
+
+def rows_of(count: int) -> list[tuple[Params, float | None]]:
+    cube = latin_hypercube(generator(1), count, 3)
+    return [(to_values(point, SPACE), -float(((point - 0.6) ** 2).sum())) for point in cube]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_suggestion_is_a_function_of_the_stored_study_alone(name: str) -> None:
+    first = study_of(name, rows_of(12)).ask(SPACE).params
+    worked = study_of(name, [])
+    for values, score in rows_of(12):
+        worked.ask(SPACE)  # draws random numbers that must not matter
+        worked.add_trial(optuna.create_trial(params=values, distributions=SPACE, value=score))
+    assert study_of(name, rows_of(12)).ask(SPACE).params == first
+    assert study_of(name, rows_of(12), seed=6).ask(SPACE).params != first
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_suggestion_lies_in_the_ranges_also_at_the_very_first(name: str) -> None:
+    study = study_of(name, [])
+    for _ in range(4):
+        trial = study.ask(SPACE)
+        assert all(SPACE[key].low <= value <= SPACE[key].high for key, value in trial.params.items())
+        study.tell(trial, 1.0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_trial_that_fails_is_not_suggested_again(name: str) -> None:
+    study = study_of(name, rows_of(6))
+    seen = []
+    for _ in range(4):
+        trial = study.ask(SPACE)
+        seen.append(tuple(trial.params.values()))
+        study.tell(trial, state=TrialState.FAIL)
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_trials_that_still_run_are_kept_away_from(name: str) -> None:
+    study = study_of(name, rows_of(6))
+    seen = [tuple(study.ask(SPACE).params.values()) for _ in range(4)]
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_an_infinite_score_teaches_nothing_and_breaks_nothing(name: str) -> None:
+    rows = [*rows_of(6), ({"a": 0.5, "b": 0.5, "c": 0.45}, -math.inf), ({"a": 0.1, "b": 0.1, "c": 0.41}, math.inf)]
+    assert set(study_of(name, rows).ask(SPACE).params) == {"a", "b", "c"}
+
+
+def test_nan_cannot_even_be_told() -> None:
+    study = study_of("bayes", rows_of(6))
+    with pytest.raises(ValueError, match="nan"):
+        study.tell(study.ask(SPACE), math.nan, state=TrialState.COMPLETE)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("scores", [[3.0] * 6, [1e200, -1e200, 0.0, 1.0, 2.0, 3.0], [1e-300, 2e-300, 0, 0, 0, 0]])
+def test_odd_scores_are_survived(name: str, scores: list[float]) -> None:
+    rows = [(values, score) for (values, _), score in zip(rows_of(6), scores, strict=True)]
+    assert set(study_of(name, rows).ask(SPACE).params) == {"a", "b", "c"}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_same_point_may_have_been_scored_many_times(name: str) -> None:
+    rows: list[tuple[Params, float | None]] = [({"a": 1.0, "b": 2.0, "c": 0.5}, float(score)) for score in range(8)]
+    assert study_of(name, rows).ask(SPACE).params != rows[0][0]
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_single_parameter_is_never_tried_twice_at_one_place(name: str) -> None:
+    space = {"a": FloatDistribution(0.0, 1.0)}
+    study = study_of(name, [], space=space)
+    for _ in range(12):
+        trial = study.ask(space)
+        study.tell(trial, -((trial.params["a"] - 1.0) ** 2))  # the best lies on the border
+    assert len({t.params["a"] for t in study.trials}) == 12
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_hundred_and_twenty_parameters_are_no_trouble(name: str) -> None:
+    if name == "bayes_classic":
+        pytest.skip("the library's own climb takes half a minute there; run once by hand")
+    space = {f"x{index}": FloatDistribution(0.0, 1.0) for index in range(120)}
+    study = study_of(name, [], space=space)
+    for score in range(12):
+        study.tell(study.ask(space), float(score))
+    assert len(study.ask(space).params) == 120
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_minimising_is_the_mirror_of_maximising(name: str) -> None:
+    up = study_of(name, rows_of(12)).ask(SPACE).params
+    down = optuna.create_study(direction="minimize", sampler=sampler_of(name))
+    for values, score in rows_of(12):
+        assert score is not None
+        down.add_trial(optuna.create_trial(params=values, distributions=SPACE, value=-score))
+    assert down.ask(SPACE).params == up
+
+
+@pytest.mark.parametrize("name", ["bayes", "bayes_classic"])
+def test_scale_and_offset_of_the_scores_do_not_matter(name: str) -> None:
+    plain = study_of(name, rows_of(12)).ask(SPACE).params
+    scaled = study_of(name, [(values, 1024.0 * score) for values, score in rows_of(12) if score is not None])
+    assert scaled.ask(SPACE).params == pytest.approx(plain, abs=1e-4)
+
+
+def test_a_declared_space_is_searched_even_after_a_trial_with_another_range() -> None:
+    study = study_of("bayes", rows_of(6))
+    narrow = SPACE | {"a": FloatDistribution(0.0, 0.1)}
+    study.add_trial(optuna.create_trial(params={"a": 0.05, "b": 0.0, "c": 0.45}, distributions=narrow, value=9.0))
+    trial = optuna.trial.create_trial(state=TrialState.RUNNING)
+    assert study.sampler.infer_relative_search_space(study, trial) == SPACE
+
+
+def test_every_row_of_the_hypercube_is_drawn_once() -> None:
+    study = optuna.create_study(sampler=samplers.lhs(SPACE, 3, rows=7))
+    drawn = []
+    for _ in range(14):
+        trial = study.ask(SPACE)
+        drawn.append(to_point(trial.params, SPACE))
+        study.tell(trial, 0.0)
+    for cube in (np.array(drawn[:7]), np.array(drawn[7:])):
+        assert np.sort((cube * 7).astype(int), axis=0).T.tolist() == [list(range(7))] * 3
+    assert drawn[:7] != drawn[7:]
+
+
+def test_rows_of_the_start_design_do_not_use_up_the_hypercube() -> None:
+    first = optuna.create_study(sampler=samplers.lhs(SPACE, 3, rows=7)).ask(SPACE).params
+    study = optuna.create_study(sampler=samplers.lhs(SPACE, 3, rows=7))
+    values = {"a": 0.5, "b": 0.5, "c": 0.45}
+    study.add_trial(optuna.create_trial(params=values, distributions=SPACE, value=1.0, user_attrs={"phase": "design"}))
+    assert study.ask(SPACE).params == first
+
+
+@pytest.mark.parametrize("acquisition", ["ucb", "ei", "poi"])
+def test_the_classic_has_the_acquisitions_of_the_library(acquisition: str) -> None:
+    made = samplers.bayes_classic(SPACE, 5, acquisition=acquisition, exploration_decay=0.9, exploration_decay_delay=2)
+    study = study_of("random", rows_of(6))
+    study.sampler = made
+    assert set(study.ask(SPACE).params) == {"a", "b", "c"}
+
+
+def test_the_shrinking_space_stays_around_the_best() -> None:
+    made = samplers.bayes_classic(SPACE, 5, bounds_transformer={"minimum_window": 0.02, "eta": 0.5, "gamma_osc": 0.5})
+    study = optuna.create_study(direction="maximize", sampler=made)
+    for _ in range(16):
+        trial = study.ask(SPACE)
+        point = np.array(to_point(trial.params, SPACE))
+        study.tell(trial, -float(((point - 0.6) ** 2).sum()))
+    late = np.array([to_point(t.params, SPACE) for t in study.trials[-4:]])
+    assert np.ptp(late, axis=0).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("bayes", {"kappa": -1.0}, "kappa = -1.0 must be at least 0"),
+        ("bayes", {"kappa": "1"}, "kappa = '1' is not a number"),
+        ("bayes", {"noise": 0.0}, "noise = 0.0 must be at least"),
+        ("bayes", {"length_scale": 50.0}, "must lie in its bounds"),
+        ("bayes", {"candidates": 0}, "candidates = 0"),
+        ("bayes_classic", {"acquisition": "ucv"}, "did you mean ucb"),
+        ("bayes_classic", {"kappa": -1.0}, "kappa"),
+        ("bayes_classic", {"exploration_decay": 2.0}, "exploration_decay"),
+        ("bayes_classic", {"bounds_transformer": {"etta": 0.9}}, "bounds_transformer: .*etta"),
+        ("lhs", {"rows": 0}, "rows = 0"),
+        ("lhs", {"rows": 1.5}, "rows = 1.5"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_an_error_at_once(name: str, options: Params, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        getattr(samplers, name)(SPACE, 0, **options)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, None, True])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        samplers.random(SPACE, seed)
+
+
+@pytest.mark.parametrize(("rows", "dimensions"), [(1, 1), (2, 3), (7, 26), (100, 120)])
+def test_a_hypercube_hits_every_bin_of_every_dimension_once(rows: int, dimensions: int) -> None:
+    cube = latin_hypercube(generator(0), rows, dimensions)
+    edges = np.arange(rows + 1) / rows
+    for column in cube.T:
+        assert np.histogram(column, edges)[0].tolist() == [1] * rows
+
+
+def test_the_exact_gradient_is_the_numeric_one() -> None:
+    from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
+    from sklearn.gaussian_process.kernels import Matern  # type: ignore[import-untyped]
+
+    from bayes_merger.search.bayesopt import Bound
+
+    rng = generator(4)
+    points, scores = rng.random((20, 5)), rng.standard_normal(20)
+    process = GaussianProcessRegressor(Matern(1.3, nu=2.5), alpha=0.05, optimizer=None).fit(points, scores)
+    bound, x = Bound(process, 1.7), rng.random(5)
+    mean, std = process.predict(x[None], return_std=True)
+    value, gradient = bound.descent(x)
+    assert -value == pytest.approx(mean[0] + 1.7 * std[0], abs=1e-9)
+    assert bound.heights(x[None])[0] == pytest.approx(-value, abs=1e-9)
+    numeric = [(bound.descent(x + step)[0] - bound.descent(x - step)[0]) / 2e-6 for step in 1e-6 * np.eye(5)]
+    assert gradient == pytest.approx(numeric, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_bayes_beats_random_on_a_26_dimensional_bowl_in_40_trials() -> None:
+    space = {f"x{index:02}": FloatDistribution(0.0, 1.0) for index in range(26)}
+
+    def best(name: str, seed: int) -> float:
+        goal = generator(seed, 99).uniform(0.2, 0.8, 26)
+        study = optuna.create_study(direction="maximize", sampler=sampler_of(name, space, seed))
+        for _ in range(40):
+            trial = study.ask(space)
+            study.tell(trial, -float(((np.array(list(trial.params.values())) - goal) ** 2).sum()))
+        return study.best_value
+
+    regrets = np.array([[-best(name, seed) for name in ("bayes", "random")] for seed in range(5)])
+    assert (regrets[:, 0] < 0.6 * regrets[:, 1]).all()
