@@ -137,11 +137,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint at all.
     """
     path = Path(path)
-    _check_exists(path)
     try:
+        _check_exists(path)
         file = path.open("rb")
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+        raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     try:
         return _open(path, file)
     except CheckpointError as error:

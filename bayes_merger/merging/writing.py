@@ -73,9 +73,12 @@ def write_checkpoint(
     """
     path = Path(path)
     entries = sorted((TensorEntry(*entry) for entry in tensors), key=lambda e: (-ITEM_SIZES[e.dtype], e.dtype, e.key))
-    _check_place(path, inputs, replace)
     total = sum(entry.size for entry in entries)
-    free = shutil.disk_usage(path.parent).free
+    try:
+        _check_place(path, inputs, replace)
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); check the path") from error
     if free < total + _ROOM:
         raise CheckpointError(
             f"{path}: needs {_megabytes(total + _ROOM)} and its disk has {_megabytes(free)} free; make room there"

@@ -107,7 +107,8 @@ def multiply_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5,
         alpha: whose size counts, 0 (A's) to 1 (B's).
         beta: whose direction counts, 0 (A's) to 1 (B's).
     """
-    size = (a - c).abs_().pow_(1 - alpha).mul_((b - c).abs_().pow_(alpha))
+    # Powers by way of logarithms (0^0 is 1): torch's pow gives other last bits at the end of a vector than inside.
+    size = a.new_tensor(1 - alpha).xlogy((a - c).abs_()).add_(a.new_tensor(alpha).xlogy((b - c).abs_())).exp_()
     return c + size.mul_(a.lerp(b, beta).sub_(c).sign_())
 
 

@@ -1,0 +1,170 @@
+"""The promises that every merge method keeps; a new method is tested here without a line added."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.merging import METHODS, method_spec
+from bayes_merger.merging.combine import Scratch, combine
+
+NAMES = sorted(METHODS)
+SHAPES: list[tuple[int, ...]] = [(), (1,), (7,), (0,), (5, 3), (1, 4), (0, 3), (4, 3, 2), (4, 3, 3, 3), (6, 2, 1, 1)]
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def random_models(name: str, shape: tuple[int, ...], seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(shape, generator=generator)
+    return [base + 0.1 * torch.randn(shape, generator=generator) for _ in method_spec(name).models]
+
+
+def samples(name: str) -> list[dict[str, float]]:
+    """Weights across the ranges that are searched: ends and inside."""
+    spec = method_spec(name)
+    choices = [[w.low, (w.low + w.high) / 3, w.high, w.default] for w in spec.weights.values()]
+    every = [dict(zip(spec.weights, numbers, strict=True)) for numbers in itertools.product(*choices)]
+    return [weights for weights in every if spec.pole(weights) is None]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_result_is_finite_and_of_the_same_shape_and_the_inputs_are_untouched(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    models = random_models(name, shape)
+    before = [model.clone() for model in models]
+    for weights in samples(name):
+        out = METHODS[name](*models, **weights)
+        assert out.shape == shape
+        assert out.dtype == torch.float32
+        assert torch.isfinite(out).all()
+        assert all(out.data_ptr() != model.data_ptr() for model in models if model.numel())
+        assert all(torch.equal(model, copy) for model, copy in zip(models, before, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_identical_models_give_the_model(name: str, shape: tuple[int, ...]) -> None:
+    model = random_models(name, shape)[0]
+    for weights in samples(name):
+        out = METHODS[name](*(model.clone() for _ in method_spec(name).models), **weights)
+        assert torch.equal(out, model), weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_constant_opposite_and_tiny_models_are_defined(name: str) -> None:
+    count = len(method_spec(name).models)
+    some = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    cases = [
+        [torch.zeros(4, 3)] * count,
+        [torch.full((4, 3), 0.5)] * count,
+        [some, -some, torch.zeros(4, 3)][:count],
+        [torch.zeros(4, 3), some, torch.zeros(4, 3)][:count],
+        [some, torch.zeros(4, 3), torch.zeros(4, 3)][:count],
+        [some, some, -some][:count],
+        [some, 2 * some, some][:count],
+        [some * 1e-20, some * 2e-20, some * 3e-20][:count],
+        [some * 1e-40, some * 2e-40, some * 3e-40][:count],
+        [some * 1e4, some * -1e4, some][:count],
+    ]
+    for models, weights in itertools.product(cases, samples(name)):
+        assert torch.isfinite(METHODS[name](*models, **weights)).all(), (models, weights)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if len(method_spec(n).models) == 2 and method_spec(n).between])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_an_interpolation_of_two_models_is_exactly_a_at_0_and_exactly_b_at_1(name: str, shape: tuple[int, ...]) -> None:
+    a, b = random_models(name, shape)
+    for weights in samples(name):
+        assert torch.equal(METHODS[name](a, b, **weights | {"alpha": 0.0}), a)
+        assert torch.equal(METHODS[name](a, b, **weights | {"alpha": 1.0}), b)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if method_spec(n).between])
+def test_a_method_that_says_so_stays_between_the_models(name: str) -> None:
+    models = random_models(name, (6, 5))
+    low, high = torch.stack(models).amin(0), torch.stack(models).amax(0)
+    for weights in samples(name):
+        out = METHODS[name](*models, **weights)
+        assert ((out >= low - 1e-6) & (out <= high + 1e-6)).all(), weights
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if method_spec(n).elementwise])
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_an_elementwise_method_gives_the_same_bits_in_pieces(name: str, piece: int) -> None:
+    models = random_models(name, (1003,))
+    for weights in samples(name):
+        whole = METHODS[name](*models, **weights)
+        parts = [METHODS[name](*pieces, **weights) for pieces in zip(*(m.split(piece) for m in models), strict=True)]
+        assert torch.equal(torch.cat(parts), whole), weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_number_of_threads_does_not_change_a_bit(name: str) -> None:
+    models = random_models(name, (300, 401))
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append([METHODS[name](*models, **weights) for weights in samples(name)[:4]])
+    finally:
+        torch.set_num_threads(threads)
+    if method_spec(name).elementwise or method_spec(name).between:
+        assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+    else:  # a norm is a sum, and its order depends on the threads
+        assert all(torch.allclose(one, two, rtol=1e-6) for one, two in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("result", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_models_of_any_dtype_are_computed_in_fp32_and_rounded_once(
+    name: str, dtype: torch.dtype, result: torch.dtype
+) -> None:
+    models = [model.to(dtype) for model in random_models(name, (9, 11))]
+    for weights in samples(name):
+        out = torch.empty(9, 11, dtype=result)
+        combine(method_spec(name), models, weights, out, result, Scratch())
+        expected = METHODS[name](*(model.float() for model in models), **weights).to(result)
+        assert torch.equal(out, expected), weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_spec_says_what_the_signature_says(name: str) -> None:
+    spec = method_spec(name)
+    assert spec.models in (("a", "b"), ("a", "b", "c"))
+    assert spec.weights
+    assert len(spec.summary) > 20
+    for weight in spec.weights.values():
+        assert weight.least <= weight.low <= weight.default <= weight.high <= weight.most
+    spec.check({weight: about.default for weight, about in spec.weights.items()})
+    with pytest.raises(ConfigError, match="nan is outside"):
+        spec.check({weight: float("nan") for weight in spec.weights})
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("Weighted Sum", "weighted_sum"), ("weighted-sum", "weighted_sum"), ("linear", "weighted_sum"),
+        ("task_arithmetic", "add_difference"), ("Add", "add_difference"), ("sumTwice", "sum_twice"),
+        ("tripleSum", "triple_sum"), ("tensor", "tensor_sum"), ("similarity", "similarity_add_difference"),
+    ],
+)  # fmt: skip
+def test_the_names_that_other_programs_use_are_understood(alias: str, name: str) -> None:
+    assert method_spec(alias).name == name
+
+
+def test_no_two_methods_share_a_name() -> None:
+    names = [n for method in NAMES for n in (method, *method_spec(method).aliases)]
+    assert len(names) == len(set(names))
+
+
+def test_an_unknown_method_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"method: 'weigthed_sum' is unknown; did you mean weighted_sum"):
+        method_spec("weigthed_sum")

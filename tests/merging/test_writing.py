@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bayes_merger.errors import CheckpointError
+from bayes_merger.merging import TensorEntry, open_checkpoint, write_checkpoint
+
+
+def entries(**tensors: torch.Tensor) -> list[TensorEntry]:
+    names = {torch.float16: "F16", torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
+    return [TensorEntry(key, tuple(t.shape), names[t.dtype], t) for key, t in tensors.items()]
+
+
+def only(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_written_file_is_the_one_the_safetensors_library_writes(tmp_path: Path) -> None:
+    tensors = {
+        "b": torch.randn(3, 4).half(), "a": torch.randn(5).half(), "ids": torch.arange(4), "scalar": torch.tensor(2.0),
+        "t": torch.randn(3, 4).half().T, "none": torch.zeros(0, 2), "bf": torch.randn(3).bfloat16(),
+    }  # fmt: skip
+    write_checkpoint(tmp_path / "ours.safetensors", entries(**tensors), {"format": "pt", "ü": "ß"})
+    save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / "theirs.safetensors", {"format": "pt"})
+    ours, theirs = load_file(tmp_path / "ours.safetensors"), load_file(tmp_path / "theirs.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    with open_checkpoint(tmp_path / "ours.safetensors") as checkpoint:
+        assert checkpoint.metadata == {"format": "pt", "ü": "ß"}
+
+
+def test_the_order_of_the_tensors_does_not_matter(tmp_path: Path) -> None:
+    given = entries(a=torch.ones(2), b=torch.zeros(3).half(), c=torch.ones(1))
+    write_checkpoint(tmp_path / "1.safetensors", given, {"format": "pt"})
+    write_checkpoint(tmp_path / "2.safetensors", given[::-1], {"format": "pt"})
+    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+
+
+def test_progress_is_told_in_bytes(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    given = entries(a=torch.ones(2), b=torch.ones(3))
+    write_checkpoint(tmp_path / "m.safetensors", given, progress=lambda done, total: told.append((done, total)))
+    assert told == [(8, 20), (20, 20)]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.tensor([1, float("nan")]), "'x' would hold NaN"),
+        (torch.tensor([1, -float("inf")]), "'x' would hold infinity"),
+        (torch.tensor([1e5, 1]).half(), "'x' would hold infinity"),
+    ],
+)
+def test_a_broken_number_is_never_written(tmp_path: Path, tensor: torch.Tensor, words: str) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(CheckpointError, match=words):
+        write_checkpoint(path, entries(a=torch.ones(4), x=tensor))
+    assert path.read_bytes() == b"old"
+    assert only(tmp_path) == ["m.safetensors"]
+
+
+def test_a_tensor_other_than_announced_is_refused(tmp_path: Path) -> None:
+    for wrong in (torch.ones(3), torch.ones(2).half()):
+        with pytest.raises(CheckpointError, match="as announced"):
+            write_checkpoint(tmp_path / "m.safetensors", [TensorEntry("x", (2,), "F32", wrong)])
+    with pytest.raises(CheckpointError, match="'x' is given twice"):
+        write_checkpoint(tmp_path / "m.safetensors", 2 * entries(x=torch.ones(1)))
+    assert only(tmp_path) == []
+
+
+def never() -> torch.Tensor:
+    raise AssertionError("nothing may be computed")
+
+
+@pytest.mark.parametrize("link", ["same", "symlink", "hardlink", "dotted"])
+def test_an_input_is_never_written_over(tmp_path: Path, link: str) -> None:
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"precious")
+    out = {"same": model, "dotted": tmp_path / "x" / ".." / model.name}.get(link, tmp_path / "out.safetensors")
+    (tmp_path / "x").mkdir()
+    if link == "symlink":
+        out.symlink_to(model)
+    elif link == "hardlink":
+        os.link(model, out)
+    with pytest.raises(CheckpointError, match=r"is model .*model.safetensors, which is read for this"):
+        write_checkpoint(out, [TensorEntry("x", (2,), "F32", never)], inputs=[model])
+    assert model.read_bytes() == b"precious"
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    def refused(path: Path, words: str, **options: Any) -> None:
+        with pytest.raises(CheckpointError, match=words):
+            write_checkpoint(path, [TensorEntry("x", (2,), "F32", never)], **options)
+
+    refused(tmp_path, "a folder; give the name of a file in it")
+    refused(tmp_path / "nowhere" / "m.safetensors", "there is no folder")
+    (tmp_path / "there.safetensors").write_bytes(b"")
+    refused(tmp_path / "there.safetensors", "exists already", replace=False)
+    refused(tmp_path / ("x" * 300), "cannot be written|File name too long")
+
+
+def test_a_full_disk_is_noticed_before_anything_is_computed(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"needs [\d,]+ MB and its disk has [\d,]+ MB free; make room"):
+        write_checkpoint(tmp_path / "m.safetensors", [TensorEntry("x", (2**60,), "F32", never)])
+    assert only(tmp_path) == []
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import torch
+from bayes_merger.merging import TensorEntry, write_checkpoint
+from bayes_merger.errors import CheckpointError
+def slow():
+    print("writing", flush=True)
+    time.sleep(float(sys.argv[2]))
+    return torch.ones(100_000)
+given = [TensorEntry(f"{i:03d}", (100_000,), "F32", slow) for i in range(20)]
+try:
+    write_checkpoint(Path(sys.argv[1]), given)
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    out.write_bytes(b"old")
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+
+    done = subprocess.run(
+        [sys.executable, "-c", WRITER, out, "0"], capture_output=True, text=True, check=True, preexec_fn=small_files
+    )
+    assert "cannot be written (File too large); make room there" in done.stdout
+    assert out.read_bytes() == b"old"
+    assert only(tmp_path) == ["m.safetensors"]
+
+
+@pytest.mark.parametrize("tensors", [1, 10, 20])
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path, tensors: int) -> None:
+    out = tmp_path / "m.safetensors"
+    write_checkpoint(out, entries(old=torch.ones(3)))
+    before = out.read_bytes()
+    with subprocess.Popen([sys.executable, "-c", WRITER, out, "0.01"], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout
+        for _ in range(tensors):
+            assert writer.stdout.readline() == "writing\n"
+        os.kill(writer.pid, signal.SIGKILL)
+    assert writer.returncode == -signal.SIGKILL
+    assert out.read_bytes() == before
+    assert all(name == out.name or name.startswith(".") for name in only(tmp_path))
+
+
+def test_an_interrupted_writer_tidies_up(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, out, "0.05"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as writer:
+        assert writer.stdout
+        writer.stdout.readline()
+        time.sleep(0.02)
+        writer.send_signal(signal.SIGINT)
+    assert writer.returncode != 0
+    assert only(tmp_path) == []
