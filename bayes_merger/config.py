@@ -28,7 +28,7 @@ class GeneratorConfig:
     config: str | None = None
     device: str = "auto"
     dtype: str = "auto"
-    max_batch: int = 16
+    max_batch: int = 4
     prediction_type: str | None = None
 
 

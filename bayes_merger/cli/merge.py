@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def _methods_text() -> str:
 
 
 def _recipe(options: argparse.Namespace) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
-    pairs = [word for word in options.source if "=" in word and not Path(word).is_file()]
+    pairs = [word for word in options.source if re.match(r"[a-z_]+=", word)]
     names = [word for word in options.source if word not in pairs]
     if len(names) > 1:
         raise ConfigError(f"merge takes one study or recipe, not {len(names)}: {', '.join(names)}")
@@ -129,8 +130,8 @@ def _open_recipe_models(recipe: MergeRecipe, given: dict[str, str], force: bool)
         checkpoint = open_model(name, given.get(f"model_{name}", model.path))
         if model.sha256 and checkpoint.sha256() != model.sha256 and not force:
             raise CheckpointError(
-                f"model_{name}: {checkpoint.path} has changed since the recipe was made (SHA-256 {checkpoint.sha256()[:10]}, "
-                f"the recipe says {model.sha256[:10]}); give the right file with  model_{name}=FILE  or add --force"
+                f"model_{name}: {checkpoint.path} is not the file of the recipe (SHA-256 {checkpoint.sha256()[:10]}, not "
+                f"{model.sha256[:10]}); give the right one with  model_{name}=FILE  or add --force"
             )
         checkpoints[name] = checkpoint
     return checkpoints

@@ -128,7 +128,7 @@ def new_folder(config: RunConfig) -> RunFolder:
                 f"study '{folder.name}' exists: go on with  bayes-merger resume {folder.name}  or choose another name="
             )
         return folder
-    stem = slug(f"{Path(config.model_a).stem}-{Path(config.model_b).stem}")[:80]
+    stem = "-".join(slug(Path(model).stem)[:40] for model in (config.model_a, config.model_b))
     number = 1
     while (folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"))).exists():
         number += 1

@@ -303,6 +303,15 @@ def load_pipeline(
     return LivePipeline(modules, pipe, PromptEncoder(tokenizer, modules.text_encoder), max_batch=max_batch)
 
 
+def check_place(device: str, dtype: str) -> None:
+    """Find out at start-up whether a pipeline could be loaded there.
+
+    Raises:
+        ConfigError: no such device on this machine, or no such dtype.
+    """
+    _dtype(dtype, _device(device))
+
+
 def _batches(orders: Sequence[_Order], most: int) -> list[list[_Order]]:
     """Orders of one kind together, as even in size as `most` allows.
 

@@ -61,6 +61,7 @@ class Bench:
             max_batch=generator.max_batch,
             prediction_type=generator.prediction_type,
         )
+        pipeline.check(parts.payloads)
         return cls(parts, pipeline, watcher, stop)
 
     def put(self, weights: Weights, method: str | None = None) -> None:
@@ -159,7 +160,7 @@ def _base_of(weights: Weights) -> dict[str, float]:
 def generation_text(image: DrawnImage, payload: Payload) -> str:
     """The drawing parameters in AUTOMATIC1111's form."""
     return (
-        f"{image.prompt}\nNegative prompt: {payload.negative_prompt}\n"
-        f"Steps: {payload.steps}, Sampler: {payload.sampler_name}, CFG scale: {payload.cfg_scale}, "
+        f"{image.prompt}\nNegative prompt: {payload.negative_prompts[image.index]}\nSteps: {payload.steps}, "
+        f"Sampler: {payload.sampler_name}, Schedule type: {payload.scheduler}, CFG scale: {payload.cfg_scale}, "
         f"Seed: {image.seed}, Size: {payload.width}x{payload.height}"
     )

@@ -12,8 +12,8 @@ from typing import Any
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
+from bayes_merger.imaging.pipeline import check_place
 from bayes_merger.imaging.prompt import check_prompt
-from bayes_merger.imaging.samplers import check_sampler
 from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef, plan
@@ -90,9 +90,8 @@ def check_parts(
     if payloads is None:
         payloads = resolve_payloads(config)
     for payload in payloads:
-        check_sampler(payload.sampler_name)
-        for prompt in (*payload.prompts, payload.negative_prompt):
-            check_prompt(prompt)
+        for prompt in (*payload.prompts, *payload.negative_prompts):
+            check_prompt(prompt)  # what a wildcard put in has not been seen yet
     spec = method_spec(config.method)
     checkpoints = open_models(config, spec)
     blocks = next(iter(checkpoints.values())).architecture.blocks
@@ -101,6 +100,8 @@ def check_parts(
     parts = Parts(config, checkpoints, spec, space, payloads, scorers, sampler)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
+    if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
+        check_place(config.generator.device, config.generator.dtype)
     for scorer in scorers.values():
         scorer.prepare(folder)
     return parts
@@ -169,6 +170,7 @@ def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
         parts: the run.
         scorers: their settings, as data.
     """
+    judging = json.loads(json.dumps(scorers))
     return {
         "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
         "method": parts.method.name,
@@ -176,9 +178,16 @@ def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "vae": parts.config.vae,
         "space": parts.space.to_json(),
         "payloads": [payload.to_json() for payload in parts.payloads],
-        "scorers": json.loads(json.dumps(scorers)),
+        "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
         "prediction_type": parts.config.generator.prediction_type,
     }
+
+
+def _without(tree: Any, keys: tuple[str, ...]) -> Any:
+    """``tree`` less the settings that change how a score is got but not what it is."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _without(value, keys) for key, value in tree.items() if key not in keys}
 
 
 def candidate_id(weights: Mapping[str, Mapping[str, float]]) -> str:

@@ -106,7 +106,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         (["merge", "model_a={a}", "--out", "x.safetensors"], ["model_b"]),
         (["merge", "model_a={a}", "model_b={b}", "alpha=0.1,0.2,0.3", "--out", "x.safetensors"], ["3 numbers", "26"]),
         (["merge", "model_a={a}", "model_b={b}", "alpah=0.1", "--out", "x.safetensors"], ["alpah", "alpha"]),
-        (["merge", "model_a={a}", "model_b={b}", "--out", "{a}"], ["input"]),
+        (["merge", "model_a={a}", "model_b={b}", "--out", "{a}"], ["a.safetensors", "another name"]),
         (["merge", "model_a={a}", "model_b={b}", "--out", "no/such/folder/x.safetensors"], ["no/such/folder"]),
         (["merge", "nothing.json", "--out", "x.safetensors"], ["nothing.json"]),
     ],
