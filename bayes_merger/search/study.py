@@ -17,6 +17,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import FloatDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -312,8 +313,11 @@ def _take(
     study: Study, waiting: FrozenTrial, space: SearchSpace, distributions: Mapping[str, FloatDistribution]
 ) -> Trial | None:
     """The waiting trial, running; None if another took it, or its values do not fit."""
-    if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
-        return None
+    try:
+        if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
+            return None
+    except UpdateFinishedTrialError:
+        return None  # taken and done with since we looked
     trial = Trial(study, waiting._trial_id)
     queued = {**waiting.system_attrs.get("fixed_params", {}), **waiting.params}
     try:

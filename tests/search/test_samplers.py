@@ -13,7 +13,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search import samplers
+from bayes_merger.search import build_space, samplers
+from bayes_merger.search.study import design
 from bayes_merger.search.unit import generator, latin_hypercube, to_point, to_values
 
 ALL = ["bayes", "bayes_classic", "tpe", "lhs", "random"]
@@ -248,17 +249,43 @@ def test_the_exact_gradient_is_the_numeric_one() -> None:
     assert gradient == pytest.approx(numeric, abs=1e-6)
 
 
+def test_the_climb_ends_where_the_librarys_own_does() -> None:
+    from bayes_opt import BayesianOptimization
+    from bayes_opt.acquisition import AcquisitionFunction, UpperConfidenceBound
+    from sklearn.gaussian_process.kernels import Matern
+
+    from bayes_merger.search.bayesopt import ClimbingUCB, one_thread
+
+    rng = generator(4)
+    points, scores = rng.random((30, 6)), rng.standard_normal(30)
+
+    def suggested(acquisition: AcquisitionFunction) -> list[float]:
+        names = {f"x{index}": (0, 1) for index in range(6)}
+        optimiser = BayesianOptimization(None, names, acquisition_function=acquisition, random_state=1, verbose=0)
+        optimiser.set_gp_params(kernel=Matern(2.0, (0.5, 30.0), nu=2.5), alpha=0.05, normalize_y=False)
+        for point, score in zip(points, scores, strict=True):
+            optimiser.space.register(point, float(score))
+        with one_thread():
+            return [float(value) for value in optimiser.suggest().values()]
+
+    ours = suggested(ClimbingUCB(1.0, candidates=10_000, starts=10))
+    assert ours == pytest.approx(suggested(UpperConfidenceBound(1.0)), abs=1e-4)
+
+
 @pytest.mark.slow
 def test_bayes_beats_random_on_a_26_dimensional_bowl_in_40_trials() -> None:
-    space = {f"x{index:02}": FloatDistribution(0.0, 1.0) for index in range(26)}
+    blocks = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
+    space = build_space(blocks, {"alpha": (0.0, 1.0)})
 
-    def best(name: str, seed: int) -> float:
+    def regret(name: str, seed: int) -> float:
         goal = generator(seed, 99).uniform(0.2, 0.8, 26)
-        study = optuna.create_study(direction="maximize", sampler=sampler_of(name, space, seed))
+        study = optuna.create_study(direction="maximize", sampler=sampler_of(name, space.distributions(), seed))
+        for row in design(space, 10, seed):
+            study.enqueue_trial(row, user_attrs={"phase": "design"})
         for _ in range(40):
-            trial = study.ask(space)
+            trial = study.ask(space.distributions())
             study.tell(trial, -float(((np.array(list(trial.params.values())) - goal) ** 2).sum()))
-        return study.best_value
+        return -study.best_value
 
-    regrets = np.array([[-best(name, seed) for name in ("bayes", "random")] for seed in range(5)])
-    assert (regrets[:, 0] < 0.6 * regrets[:, 1]).all()
+    for seed in range(5):
+        assert regret("bayes", seed) < 0.6 * regret("random", seed)  # measured: 0.21 to 0.37
