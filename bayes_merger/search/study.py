@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from bayes_merger.errors import ConfigError, TrialFailed, nearest
 from bayes_merger.search.history import INTERRUPTED, ORIGIN, PHASE, REASON, is_interrupted, origin
 from bayes_merger.search.space import SearchSpace
-from bayes_merger.search.storage import open_storage
+from bayes_merger.search.storage import open_storage, sole_worker
 from bayes_merger.search.unit import generator, latin_hypercube
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "load_study",
     "open_storage",
     "open_study",
+    "sole_worker",
     "tell",
 ]
 
@@ -158,7 +159,7 @@ def open_study(
 
 
 def heal(study: Study) -> list[int]:
-    """Make a study whole whose process died. Call it before the first :func:`ask`, while no one else works on it.
+    """Make a study whole whose process died. Call it before the first :func:`ask`, as the :func:`sole_worker`.
 
     Trials left running are failed as interrupted, and their values wait again, ahead of all others. Rows of the start
     design that were never written are.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -248,3 +250,10 @@ def test_weights_no_values_lead_to_are_refused(weights: dict[str, dict[str, floa
     space = build_space(("BASE", "IN00", "IN01"), ALPHA, frozen={"BASE": 0.25}, groups=[["IN00", "IN01"]])
     with pytest.raises(ConfigError, match=message):
         space.values_of(weights)
+
+
+def test_the_space_is_light_to_import() -> None:
+    code = (
+        "import sys, bayes_merger.search; sys.exit(bool({'optuna', 'bayes_opt', 'numpy', 'torch'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
