@@ -124,7 +124,7 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def convergence_figure(study: optuna.study.Study) -> Figure:
-    """Every trial's points, and the best so far as a line; failed trials are crosses at the bottom."""
+    """Every trial's points, and the best so far as a line."""
     figure = _new_figure(8, 4.5)
     axes = figure.add_subplot()
     trials = complete_trials(study)
@@ -142,7 +142,7 @@ def convergence_figure(study: optuna.study.Study) -> Figure:
     axes.set_ylabel("points")
     axes.set_xlim(0.5, max(len(trials), 2) + 0.5)
     axes.set_title(study.study_name)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="best", frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure

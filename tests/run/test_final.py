@@ -1,0 +1,128 @@
+"""The closing table: means, their errors, and leads taken picture by picture."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from bayes_merger.config import FinalConfig, RunConfig
+from bayes_merger.errors import TrialFailed
+from bayes_merger.imaging.payload import Payload, resolve
+from bayes_merger.merging.blocks import SD1
+from bayes_merger.merging.method import method_spec
+from bayes_merger.run.bench import Evaluation
+from bayes_merger.run.final import closing_table, fresh_payloads, points_per_image
+from bayes_merger.run.parts import Parts
+from bayes_merger.run.record import Final, Row
+from bayes_merger.run.watcher import Stop
+from bayes_merger.scoring.scorer import Score, combine
+from bayes_merger.search.samplers import random
+from bayes_merger.search.space import build_space
+from tests.run.test_loop import Notes
+
+
+class Tens:
+    name, scale, importance = "tens", (0.0, 10.0), 1.0
+
+    def prepare(self, folder: Any = None) -> None: ...
+
+    def score(self, images: Any) -> list[float]:
+        raise NotImplementedError
+
+
+class Model:
+    architecture = SD1
+
+
+def make_parts(images: int = 3) -> Parts:
+    payloads = resolve([Payload("a", "a ring"), Payload("b", "a disc", importance=3.0)], 0)
+    config = RunConfig(model_a="a", model_b="b", final=FinalConfig(images=images))
+    space = build_space(SD1.blocks, {"alpha": (0.0, 1.0)})
+    models: Any = {"a": Model(), "b": Model()}
+    return Parts(config, models, method_spec("weighted_sum"), space, payloads, {"tens": Tens()}, random)
+
+
+def evaluation(parts: Parts, payloads: Any, values: dict[str, list[float]]) -> Evaluation:
+    scores = tuple(Score("tens", name, i, i, v) for name, own in values.items() for i, v in enumerate(own))
+    value = combine(scores, {p.name: p.importance for p in payloads}, {"tens": (1.0, (0.0, 10.0))})
+    return Evaluation(value, scores, (), ())
+
+
+def test_fresh_seeds_are_fresh_and_the_two_rounds_share_none() -> None:
+    parts = make_parts()
+    first, second = fresh_payloads(parts, 0), fresh_payloads(parts, 1)
+    assert [len(payload.seeds) for payload in first] == [3, 3]
+    used = {seed for payload in parts.payloads for seed in payload.seeds}
+    one = {seed for payload in first for seed in payload.seeds}
+    two = {seed for payload in second for seed in payload.seeds}
+    assert not used & one
+    assert not used & two
+    assert not one & two
+    assert fresh_payloads(parts, 0) == first
+
+
+def test_the_mean_of_a_picture_s_points_is_the_value() -> None:
+    parts = make_parts()
+    given = evaluation(parts, parts.payloads, {"a": [4.0], "b": [8.0]})
+    points = points_per_image(parts, parts.payloads, given)
+    assert points == [2.0, 12.0]  # b counts three times as much: shares 1/2 and 3/2
+    assert sum(points) / 2 == given.value == 7.0
+
+
+class TableBench:
+    """Gives every contender the scores it is told; one of them breaks."""
+
+    def __init__(self, parts: Parts, values: dict[str, dict[str, list[float]] | None]) -> None:
+        self.parts, self.values, self.now = parts, values, ""
+
+    def put(self, weights: Any, method: str | None = None) -> None:
+        alpha = weights["alpha"]["IN00"]
+        self.now = "best" if method is None else {0.0: "A", 1.0: "B", 0.5: "even"}[alpha]
+
+    def draw(self, payloads: Any) -> tuple[()]:
+        if self.values[self.now] is None:
+            raise TrialFailed("black")
+        return ()
+
+    def judge(self, weights: Any, payloads: Any, images: Any, paths: Any) -> Evaluation:
+        values = self.values[self.now]
+        assert values is not None
+        return evaluation(self.parts, payloads, values)
+
+
+def test_a_lead_is_measured_on_the_same_pictures() -> None:
+    parts = make_parts()
+    values: dict[str, dict[str, list[float]] | None] = {
+        "best": {"a": [6.0, 8.0], "b": [2.0, 4.0]},
+        "A": {"a": [5.0, 7.0], "b": [1.0, 3.0]},  # always exactly 1 behind
+        "B": None,
+        "even": {"a": [6.0, 6.0], "b": [2.0, 0.0]},
+    }
+    bench: Any = TableBench(parts, values)
+    rows = closing_table(parts, bench, {"alpha": dict.fromkeys(SD1.blocks, 0.3)}, Notes(), Stop(Notes()))
+    assert [row.name for row in rows] == ["best merge", "model A", "even mix"]
+    assert rows[0].mean == 4.0
+    assert (rows[0].behind, rows[0].behind_error) == (0.0, 0.0)
+    assert rows[1].behind == 1.0
+    assert rows[2].mean == 2.25
+    assert rows[2].behind == pytest.approx(1.75)
+
+
+def test_the_error_of_a_mean_is_that_of_the_textbook() -> None:
+    parts = make_parts()
+    even = {"a": [1.0, 3.0], "b": [2.0, 2.0]}
+    bench: Any = TableBench(parts, dict.fromkeys(("best", "A", "B", "even"), even))
+    rows = closing_table(parts, bench, {"alpha": dict.fromkeys(SD1.blocks, 0.3)}, Notes(), Stop(Notes()))
+    points = [0.5, 1.5, 3.0, 3.0]
+    mean = sum(points) / 4
+    expected = math.sqrt(sum((p - mean) ** 2 for p in points) / 3 / 4)
+    assert rows[0].error == pytest.approx(expected)
+
+
+def test_the_final_round_survives_json() -> None:
+    final = Final(
+        3, 12, {3: 6.5, 1: 6.25}, (Row("best merge", 6.5, 0.25, 0.0, 0.0), Row("model A", 5.0, None, 1.5, None))
+    )
+    assert Final.from_json(final.to_json()) == final

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.run.folder import RunFolder, check_name, find_study, slug, studies
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("My Model (v1) [abc]", "My-Model-v1-abc"),
+        ("a=b", "a-b"),
+        ("../..", "study"),
+        ("ok_1.5", "ok_1.5"),
+        ("", "study"),
+    ],
+)
+def test_a_slug_is_safe_as_a_folder(text: str, name: str) -> None:
+    assert slug(text) == name
+
+
+def test_a_name_that_cannot_be_a_folder_is_refused_with_one_that_can() -> None:
+    assert check_name("fine-1") == "fine-1"
+    with pytest.raises(ConfigError, match="name=a-b"):
+        check_name("a/b")
+
+
+def test_studies_are_listed_with_the_last_one_first_and_found_by_name(tmp_path: Path) -> None:
+    for number, name in enumerate(("old", "new", "no-database")):
+        (tmp_path / name).mkdir()
+        if name != "no-database":
+            database = tmp_path / name / "study.db"
+            database.touch()
+            import os
+
+            os.utime(database, (number, number))
+    assert [folder.name for folder in studies(tmp_path)] == ["new", "old"]
+    assert find_study(tmp_path, "old") == RunFolder(tmp_path / "old")
+    with pytest.raises(ConfigError, match="no study 'odl'; did you mean old"):
+        find_study(tmp_path, "odl")
+    with pytest.raises(ConfigError, match=r"no study .\.\./x"):
+        find_study(tmp_path, "../x")
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "s")
+    with folder.locked(), pytest.raises(ConfigError, match="another bayes-merger"), RunFolder(folder.path).locked():
+        pass
+    with folder.locked():
+        pass
