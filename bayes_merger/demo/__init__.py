@@ -2,7 +2,7 @@
 
     A  knows the shapes (disc, ring, square, triangle, cross, diamond), and paints them in any colour
     B  knows the colours (of the object and of the background), and paints any shape
-    C  the base both were fine-tuned from: draws such pictures, but knows neither kind of word
+    C  the base both were fine-tuned from: has some idea of both
 
 All three are in the single-file layout of SD1.x with its 12 / 1 / 12 U-Net blocks and draw 64x64 pictures. The right
 merge, block by block, knows both halves. `python -m bayes_merger.demo.train` makes everything here again; how, and

@@ -152,7 +152,7 @@ def _batch(rng: np.random.Generator, count: int, vae: Any, device: str) -> tuple
     images = pixels(scenes, rng)
     level = torch.from_numpy(np.where(rng.random(count) < 0.4, 0, rng.random(count)).astype(np.float32))
     if vae is not None:
-        some = torch.from_numpy(rng.permutation(count)[: count // 4])
+        some = torch.from_numpy(rng.permutation(count)[: max(1, count // 8)])
         with torch.no_grad():
             latents = vae.encode(images[some].to(device)).latent_dist.mean
             shake = float(rng.uniform(0, 0.15)) * torch.randn(latents.shape).to(device) * latents.std()

@@ -115,7 +115,8 @@ def report(label: str, scores: tuple[Tensor, Tensor]) -> str:
     )
 
 
-def _shipped() -> tuple[Landscape, dict[str, dict[str, Tensor]]]:
+def shipped() -> tuple[Landscape, dict[str, dict[str, Tensor]]]:
+    """The embedded models, ready to be mixed and drawn from, and the states of `a`, `b` and `c`."""
     from diffusers import StableDiffusionPipeline
 
     from . import config_dir, model_path
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--random", type=int, default=24)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    land, states = _shipped()
+    land, states = shipped()
     a, b = states["a"], states["b"]
     even = dict.fromkeys(BLOCKS, 0.5)
     for label, state in {"A": a, "B": b, "C": states["c"], "even mix": mix(a, b, even)}.items():

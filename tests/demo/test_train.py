@@ -29,5 +29,5 @@ def test_a_quick_run_makes_every_file(tmp_path: Path) -> None:
     assert head["weight"].shape == (1, 64)
 
 
-def test_the_specialists_learn_in_different_blocks() -> None:
-    assert not set(train.LEARNS["a"]) & set(train.LEARNS["b"])
+def test_the_specialists_change_different_blocks() -> None:
+    assert not set(train.CHANGES["a"]) & set(train.CHANGES["b"])
