@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import mmap
+import pickle
+import struct
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,6 +29,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+# What the restricted unpickler raises on bytes that are not what they should be (seen by changing them one by one).
+_UNREADABLE = (
+    pickle.UnpicklingError, struct.error, AssertionError, ArithmeticError, AttributeError, EOFError, LookupError,
+    MemoryError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 # Names in files from the first months of Stable Diffusion, before transformers renamed them.
 _OLD_NAMES = {
@@ -228,13 +237,17 @@ def _view(mapped: mmap.mmap, entry: Entry) -> Tensor:
 
 def _open_pickle(path: Path) -> Checkpoint:
     check_pickle(path)
-    import pickle
-
     import torch
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders aloud about odd bytes; an error says it once
+            if path.suffix == ".safetensors":  # torch goes by the name, and takes a path only when it maps the file
+                with path.open("rb") as file:
+                    loaded = torch.load(file, map_location="cpu", weights_only=True)
+            else:
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"cannot be read ({reason}); convert it to safetensors") from error
     table = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}

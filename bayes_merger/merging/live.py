@@ -74,9 +74,10 @@ class LiveMerge:
             for key, step in self._kept.items():
                 if key in destinations and (everything or self._in_place.get(key) != destinations[key].data_ptr()):
                     self._keep(step, destinations[key])
+            numbers = {step.place: numbers_at(step.place, weights) for step in self._merged.values()}
             for key, step in self._merged.items():
                 if key in destinations:
-                    self._merge(step, numbers_at(step.place, weights), destinations[key])
+                    self._merge(step, numbers[step.place], destinations[key])
 
     def _check_destinations(self, destinations: Mapping[str, Tensor]) -> None:
         steps = self._merged | self._kept

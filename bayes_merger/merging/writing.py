@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import math
 import os
@@ -15,6 +16,11 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from bayes_merger.atomic import sync_folder
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.header import FLOATS, ITEM_SIZES, METADATA
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +136,9 @@ def _temporary(path: Path) -> Iterator[BinaryIO]:
     """A file that takes ``path``'s place at the end, and is gone if anything goes wrong."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        _sweep(path)
         with temporary.open("wb") as file:
+            _lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -143,6 +151,25 @@ def _temporary(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Mark a file as being written for as long as this process lives; whether that worked."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody else has it, or the file system knows no locks
+        return False
+    return True
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of ``path`` that were killed have left behind: gigabytes nobody would find."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            if _lock(file):
+                left.unlink()
 
 
 def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import subprocess
@@ -302,3 +303,28 @@ def test_a_middle_block_of_another_kind_is_not_sd1(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.safetensors", 1, change=lacking)
     with open_checkpoint(path) as checkpoint, pytest.raises(CheckpointError, match="parts of its U-Net missing"):
         _ = checkpoint.architecture
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "zip", "legacy"])
+def test_a_file_with_any_byte_changed_is_read_or_refused_in_words(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "m.ckpt"
+    if suffix == "safetensors":
+        write_model(path, 1)
+    else:
+        torch.save(tensors_of(1), path, _use_new_zipfile_serialization=suffix == "zip")
+    whole = path.read_bytes()
+    random = torch.Generator().manual_seed(1)
+    end = min(len(whole), 6000)  # the part that is not numbers
+    for _ in range(300):
+        place, value = (int(torch.randint(0, high, (1,), generator=random)) for high in (end, 256))
+        path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+        with contextlib.suppress(CheckpointError), open_checkpoint(path) as checkpoint:
+            for key in checkpoint.shapes:
+                checkpoint.tensor(key)
+
+
+def test_a_pickle_with_the_wrong_name_is_read_all_the_same(tmp_path: Path) -> None:
+    torch.save(tensors_of(1), tmp_path / "m.safetensors")
+    write_model(tmp_path / "m.ckpt", 1)
+    with open_checkpoint(tmp_path / "m.safetensors") as one, open_checkpoint(tmp_path / "m.ckpt") as two:
+        assert torch.equal(one.tensor(FIRST), two.tensor(FIRST))

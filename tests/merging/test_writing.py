@@ -163,6 +163,21 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path, tensors: int) -> No
     assert writer.returncode == -signal.SIGKILL
     assert out.read_bytes() == before
     assert all(name == out.name or name.startswith(".") for name in only(tmp_path))
+    write_checkpoint(out, entries(new=torch.ones(3)))
+    assert only(tmp_path) == [out.name]  # what the killed one left is swept away
+
+
+def test_the_leftovers_of_a_writer_that_lives_are_not_swept_away(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    with subprocess.Popen([sys.executable, "-c", WRITER, out, "0.05"], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout
+        writer.stdout.readline()
+        write_checkpoint(out, entries(ours=torch.ones(3)))
+        assert set(load_file(out)) == {"ours"}
+        writer.communicate()
+    assert writer.returncode == 0
+    assert len(load_file(out)) == 20
+    assert only(tmp_path) == [out.name]
 
 
 def test_an_interrupted_writer_tidies_up(tmp_path: Path) -> None:
