@@ -143,7 +143,9 @@ def test_a_death_during_heal_itself_is_healed(mortal: Runner, folder: Path, mome
     expected = trace(whole)
     for second in seconds:
         storage = copied(torn, folder / f"{second}.db")
-        assert mortal(storage, "random", 6, second, moment)["signal"] == signal.SIGKILL  # while it is healed
+        if mortal(storage, "random", 6, second, moment)["signal"] == 0:
+            assert second > 20  # there is no more to healing it and finishing its last trial
+            break
         assert mortal(storage, "random", 6)["signal"] == 0
         assert trace(storage) == expected, f"killed {moment} commit {second} of healing"
 
