@@ -56,6 +56,10 @@ def combine(
         combine(spec, sources, weights, whole, dtype, scratch)
         out.copy_(whole)
         return
+    if spec.fused and out.dtype == dtype and all(source.dtype == dtype for source in sources):
+        # torch computes lerp of half precision in fp32 and rounds once: the same bits as in pieces, below.
+        torch.lerp(sources[0], sources[1], weights["alpha"], out=out)
+        return
     flat = out.view(-1)
     if not spec.elementwise:
         result = spec.function(*_wide("source", sources, scratch), **weights)
@@ -79,11 +83,8 @@ def _combine_piece(
     if not spec.fused:
         _round_into(out, spec.function(*_wide("source", pieces, scratch), **weights), dtype, scratch)
     elif all(piece.dtype == dtype for piece in pieces):
-        # torch computes lerp of half precision in fp32 and rounds once: the same bits as the way below.
-        target = out if out.dtype == dtype else scratch.flat("rounded", out.numel(), dtype, out.device)
-        torch.lerp(pieces[0], pieces[1], weights["alpha"], out=target)
-        if target is not out:
-            out.copy_(target)
+        rounded = scratch.flat("rounded", out.numel(), dtype, out.device)
+        out.copy_(torch.lerp(pieces[0], pieces[1], weights["alpha"], out=rounded))
     else:
         wide = _wide("source", pieces, scratch)
         result = scratch.flat("result", out.numel(), torch.float32, out.device)

@@ -48,7 +48,7 @@ class LiveMerge:
         steps = [step for step in structure.written if step.place.role in ("block", "vae")]
         self._merged = {step.key: step for step in steps if step.action == "merge"}
         self._kept = {step.key: step for step in steps if step.action != "merge"}
-        self._sources: dict[tuple[str, str], tuple[Tensor, ...]] = {}
+        self._sources: dict[str, tuple[Tensor, ...]] = {}
         self._in_place: dict[str, int] = {}  # where each kept tensor was last written
 
     def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
@@ -105,10 +105,10 @@ class LiveMerge:
         from bayes_merger.merging.combine import combine
         from bayes_merger.merging.finite import describe_fault
 
-        place = (step.key, str(out.device))
-        if place not in self._sources:
+        sources = self._sources.get(step.key)
+        if sources is None or sources[0].device != out.device:
             tensors = (self._checkpoints[name].tensor(step.key) for name in self._spec.models)
-            self._sources[place] = tuple(tensor.to(out.device) for tensor in tensors)
-        combine(self._spec, self._sources[place], numbers, out, torch_dtypes()[self._dtype], self._scratch)
+            sources = self._sources[step.key] = tuple(tensor.to(out.device) for tensor in tensors)
+        combine(self._spec, sources, numbers, out, torch_dtypes()[self._dtype], self._scratch)
         if not self._spec.stays_between(numbers) and (fault := describe_fault(out)):
             raise TrialFailed(f"merge: '{step.key}' holds {fault}; weights nearer to [0, 1] avoid it")

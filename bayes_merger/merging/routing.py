@@ -95,8 +95,17 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, dtype: str | None
     steps = tuple(router.step(key) for key in dict.fromkeys(k for m in spec.models for k in checkpoints[m].shapes))
     _check_shapes(steps, checkpoints)
     missing = tuple(step.key for step in steps if step.why.startswith(_ABSENT))
-    notes = (f"kept from A, since another model lacks them: {listed(missing)}",) if missing else ()
-    return MergePlan(steps, spec, architecture, name, missing, notes)
+    lost = [step.key for step in steps if step.action == "drop" and step.place.role in ("block", "vae")]
+    notes = [f"kept from A, since another model lacks them: {listed(missing)}"] if missing else []
+    notes += (
+        [f"left out, since model {_owner_of(lost[0], architecture, vae)} lacks them: {listed(lost)}"] if lost else []
+    )
+    return MergePlan(steps, spec, architecture, name, missing, tuple(notes))
+
+
+def _owner_of(key: str, architecture: Architecture, vae: str) -> str:
+    """The model without which a tensor is not written."""
+    return vae.upper() if architecture.place(key).role == "vae" and vae != "merge" else "A"
 
 
 @dataclass(frozen=True)
