@@ -130,7 +130,7 @@ def _open_recipe_models(recipe: MergeRecipe, given: dict[str, str], force: bool)
         checkpoint = open_model(name, given.get(f"model_{name}", model.path))
         if model.sha256 and checkpoint.sha256() != model.sha256 and not force:
             raise CheckpointError(
-                f"model_{name}: {checkpoint.path} is not the file of the recipe (SHA-256 {checkpoint.sha256()[:10]}, not "
+                f"model_{name}: {checkpoint.path} is not the recipe's file (SHA-256 {checkpoint.sha256()[:10]}, not "
                 f"{model.sha256[:10]}); give the right one with  model_{name}=FILE  or add --force"
             )
         checkpoints[name] = checkpoint

@@ -45,6 +45,8 @@ def run(arguments: Sequence[str]) -> None:
         ConfigError: a setting that makes no sense, or the study exists.
         CheckpointError: a model file that cannot be used.
     """
+    from bayes_merger.run import loop
+
     if any(argument in ("-h", "--help") for argument in arguments):
         print(RUN_HELP + compose.settings_help(), end="")
         return
@@ -54,29 +56,28 @@ def run(arguments: Sequence[str]) -> None:
         return
     settings = compose.compose_run(overrides)
     config = compose.validate(settings)
-    folder = new_folder(config)
+    folder = new_folder(config, named=any(override.startswith("name=") for override in overrides))
     parts = make_parts(config, settings, folder)
     check_space(parts, folder)
+    for checkpoint in parts.checkpoints.values():
+        checkpoint.scan()
     settings["name"] = folder.name
     with folder.locked(), watching(folder.log) as watcher:
         watcher.note(f"study {folder.name} in {folder.path}")
         watcher.step("hashing the models")
-        study = begin(parts, settings, folder)
+        loop.write_settings(folder, settings)
+        study = loop.open_study(parts, folder, fingerprint(parts, settings["scorers"]), stored_with(parts, settings))
         carry_on(parts, study, folder, watcher)
 
 
-def begin(parts: Parts, settings: Mapping[str, Any], folder: RunFolder) -> optuna.study.Study:
-    """Make the study; everything a resume needs goes into it."""
-    from bayes_merger.run import loop
-
+def stored_with(parts: Parts, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study remembers, so that it can be resumed and its merges rebuilt from it alone."""
     recipe = parts.recipe({}).to_json()
-    stored = {
+    return {
         "config": dict(settings),
         "recipe": {key: recipe[key] for key in ("method", "models", "architecture", "dtype", "vae")},
         "payloads": [payload.to_json() for payload in parts.payloads],
     }
-    loop.write_settings(folder, settings)
-    return loop.begin(parts, folder, stored, fingerprint(parts, settings["scorers"]))
 
 
 def resume(arguments: Sequence[str]) -> None:
@@ -105,7 +106,7 @@ def resume(arguments: Sequence[str]) -> None:
     parts = make_parts(config, settings, folder, payloads)
     with folder.locked(), watching(folder.log) as watcher:
         watcher.step("hashing the models")
-        study = loop.go_on(parts, folder, fingerprint(parts, settings["scorers"]))
+        study = loop.open_study(parts, folder, fingerprint(parts, settings["scorers"]), {})
         if overrides:
             study.set_user_attr("config", settings)
             loop.write_settings(folder, settings)
@@ -114,25 +115,41 @@ def resume(arguments: Sequence[str]) -> None:
         carry_on(parts, study, folder, watcher)
 
 
-def new_folder(config: RunConfig) -> RunFolder:
+def new_folder(config: RunConfig, *, named: bool = True) -> RunFolder:
     """The folder of a new study.
+
+    Args:
+        config: the settings.
+        named: the person typed the name; otherwise a number is added to one that is taken.
 
     Raises:
         ConfigError: the name is taken or cannot be a folder.
     """
     runs = Path(config.runs)
-    if config.name:
-        folder = RunFolder(runs / check_name(config.name))
-        if folder.exists():
+    stem = check_name(config.name) if config.name else ""
+    if stem and named:
+        folder = RunFolder(runs / stem)
+        if is_begun(folder):
             raise ConfigError(
                 f"study '{folder.name}' exists: go on with  bayes-merger resume {folder.name}  or choose another name="
             )
         return folder
-    stem = "-".join(slug(Path(model).stem)[:40] for model in (config.model_a, config.model_b))
+    stem = stem or "-".join(slug(Path(model).stem)[:40] for model in (config.model_a, config.model_b))
     number = 1
-    while (folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"))).exists():
+    while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"))):
         number += 1
     return folder
+
+
+def is_begun(folder: RunFolder) -> bool:
+    """Whether a study lies there; a run that was killed while making one left nothing worth keeping."""
+    if not folder.exists():
+        return False
+    try:
+        load(folder)
+    except ConfigError:
+        return False
+    return True
 
 
 def make_parts(

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from bayes_merger.atomic import write_json
-from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed
+from bayes_merger.errors import BayesMergerError, TrialFailed
 from bayes_merger.run.bench import Bench, Evaluation
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.parts import Parts
@@ -21,38 +21,29 @@ from bayes_merger.search import study as studies
 FAILURES_IN_A_ROW = 5  # a run whose every trial fails is broken, not unlucky
 
 
-def begin(
-    parts: Parts, folder: RunFolder, stored: Mapping[str, Any], fingerprint: Mapping[str, Any]
+def open_study(
+    parts: Parts, folder: RunFolder, fingerprint: Mapping[str, Any], stored: Mapping[str, Any]
 ) -> optuna.study.Study:
-    """Make the study with its start design queued; ``stored`` is what a resume needs and is kept in it."""
-    rows = studies.design(parts.space, parts.config.init_points, parts.config.seed)
-    return studies.create_study(
+    """The study of a run: made with its start design queued, or found with what was interrupted queued again.
+
+    Args:
+        parts: the run.
+        folder: where it lies.
+        fingerprint: what must be the same for scores to compare.
+        stored: what a resume needs; kept in a new study.
+
+    Raises:
+        ConfigError: what is given now would make scores incomparable with the study's.
+    """
+    return studies.open_study(
         studies.open_storage(folder.database),
         folder.name,
         parts.sampler(parts.space.distributions(), parts.config.seed),
         space=parts.space,
         fingerprint=fingerprint,
-        design=rows,
+        design=studies.design(parts.space, parts.config.init_points, parts.config.seed),
         attributes=stored,
     )
-
-
-def go_on(parts: Parts, folder: RunFolder, fingerprint: Mapping[str, Any]) -> optuna.study.Study:
-    """Open an existing study; its interrupted trial is queued again.
-
-    Raises:
-        ConfigError: what is given now would make scores incomparable with the study's.
-    """
-    study = studies.load_study(
-        studies.open_storage(folder.database),
-        folder.name,
-        parts.sampler(parts.space.distributions(), parts.config.seed),
-    )
-    differences = studies.fingerprint_difference(study.user_attrs["fingerprint"], fingerprint)
-    if differences:
-        raise ConfigError(f"study '{folder.name}' cannot go on with other settings: {'; '.join(differences)}")
-    studies.heal(study)
-    return study
 
 
 def search(

@@ -24,9 +24,9 @@ from bayes_opt.acquisition import (
 from bayes_opt.target_space import TargetSpace
 from scipy.linalg import cho_solve
 from scipy.optimize import minimize
-from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
-from sklearn.gaussian_process.kernels import Matern  # type: ignore[import-untyped]
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern
+from threadpoolctl import threadpool_limits
 
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.search.samplers import Evidence, Proposal

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,6 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from bayes_merger.errors import ConfigError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 PATIENCE = 60
 """Seconds to wait for another process's transaction."""
@@ -59,28 +52,6 @@ def open_storage(where: str | Path, *, create: bool = True) -> RDBStorage:
         cause = str(error.__cause__ or error).splitlines()[0]
         raise ConfigError(f"{where}: not a study's storage ({cause}); choose another file or address") from error
     return storage
-
-
-@contextmanager
-def sole_worker(storage: RDBStorage) -> Iterator[None]:
-    """Keep other processes from working on the same file meanwhile; healing would take their trials for dead.
-
-    The operating system lets go when the process ends, however it ends. Reading needs no lock. Does nothing for a
-    database behind an address, nor on Windows.
-
-    Raises:
-        ConfigError: if another process works on it already.
-    """
-    database = storage.engine.url.database
-    if fcntl is None or storage.engine.dialect.name != "sqlite" or not database or database == ":memory:":
-        yield
-        return
-    with Path(f"{database}.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{database}: another process works on it; wait for it, or end it first") from None
-        yield
 
 
 def _share(engine: sqlalchemy.Engine) -> None:

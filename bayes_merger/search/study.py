@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from bayes_merger.errors import ConfigError, TrialFailed, nearest
 from bayes_merger.search.history import INTERRUPTED, ORIGIN, PHASE, REASON, is_interrupted, origin
 from bayes_merger.search.space import SearchSpace
-from bayes_merger.search.storage import open_storage, sole_worker
+from bayes_merger.search.storage import open_storage
 from bayes_merger.search.unit import generator, latin_hypercube
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "load_study",
     "open_storage",
     "open_study",
-    "sole_worker",
     "tell",
 ]
 
@@ -136,6 +135,7 @@ def open_study(
     space: SearchSpace,
     fingerprint: Mapping[str, Any],
     design: Sequence[Mapping[str, float]],
+    attributes: Mapping[str, Any] | None = None,
 ) -> Study:
     """The study of that name, healed; created if there is none, or if its creation was interrupted.
 
@@ -146,7 +146,9 @@ def open_study(
         optuna.load_study(storage=storage, study_name=name, sampler=sampler)
     )
     if not born:
-        return create_study(storage, name, sampler, space=space, fingerprint=fingerprint, design=design)
+        return create_study(
+            storage, name, sampler, space=space, fingerprint=fingerprint, design=design, attributes=attributes
+        )
     study = load_study(storage, name, sampler)
     difference = fingerprint_difference(study.user_attrs[FINGERPRINT], fingerprint)
     if difference:
@@ -159,7 +161,7 @@ def open_study(
 
 
 def heal(study: Study) -> list[int]:
-    """Make a study whole whose process died. Call it before the first :func:`ask`, as the :func:`sole_worker`.
+    """Make a study whole whose process died. Call it before the first :func:`ask`, while no one else works on it.
 
     Trials left running are failed as interrupted, and their values wait again, ahead of all others. Rows of the start
     design that were never written are.

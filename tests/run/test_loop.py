@@ -86,7 +86,7 @@ def make_parts(**settings: Any) -> Parts:
 
 def make_study(parts: Parts, folder: RunFolder) -> optuna.study.Study:
     folder.path.mkdir(parents=True, exist_ok=True)
-    return loop.begin(parts, folder, {"config": {"init_points": 4, "n_iters": 3}}, {"method": "weighted_sum"})
+    return loop.open_study(parts, folder, {"method": "weighted_sum"}, {"config": {"init_points": 4, "n_iters": 3}})
 
 
 def run(parts: Parts, folder: RunFolder, bench: Any, notes: Notes) -> optuna.study.Study:

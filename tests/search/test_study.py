@@ -28,7 +28,6 @@ from bayes_merger.search.study import (
     load_study,
     open_storage,
     open_study,
-    sole_worker,
     tell,
 )
 from bayes_merger.search.unit import to_point
@@ -269,17 +268,3 @@ def test_the_space_is_kept_with_the_study(storage: Any) -> None:
     created(storage)
     stored = load_study(storage, "s").user_attrs["design"]["space"]
     assert SearchSpace.from_json(stored) == SPACE
-
-
-def test_two_processes_do_not_work_on_one_file_unawares(storage: Any, tmp_path: Path) -> None:
-    other = open_storage(tmp_path / "study.db")
-    with sole_worker(storage), pytest.raises(ConfigError, match="another process works on it"), sole_worker(other):
-        pass
-    with sole_worker(other):
-        created(other)  # the first has let go
-
-
-def test_a_storage_in_memory_has_one_worker_anyway() -> None:
-    storage = open_storage("sqlite:///:memory:")
-    with sole_worker(storage):
-        assert ask(created(storage), SPACE).number == 0
