@@ -120,7 +120,9 @@ def quoted(override: str) -> str:
 def _quote(value: str) -> str:
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    # Hydra reads a backslash as one, but for those right before a quote
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    escaped = escaped.replace("${", "\\${")
     return f"'{escaped}'"
 
 
@@ -143,7 +145,9 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException) as error:
         _explain(error, overrides)
     except yaml.YAMLError as error:
-        raise ConfigError(f"a config file is not valid YAML: {_first_line(str(error))}") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}" if mark else "a config file"
+        raise ConfigError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
