@@ -21,7 +21,7 @@ def trial_line(report: TrialReport) -> str:
     head = f"trial {report.number:>3}  {report.done}/{report.total}"
     if report.value is None:
         return f"{head}  failed: {report.reason}"
-    star = "  * best" if report.value == report.best else f"  best {report.best:.3f}"
+    star = "  * best" if report.improved else f"  best {report.best:.3f}"
     scores = ", ".join(f"{name} {value:.3f}" for name, value in report.scores.items())
     return f"{head}  {report.value:.3f} points ({scores})  {report.seconds:.1f} s{star}"
 
@@ -34,6 +34,9 @@ class PlainWatcher:
 
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """Say nothing: a pipe wants a line per trial."""
+
+    def budget(self, done: int, total: int) -> None:
+        """Say nothing: every trial's line has it."""
 
     def trial(self, report: TrialReport) -> None:
         """Print one line."""
@@ -82,6 +85,10 @@ class BarWatcher(PlainWatcher):
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """Show the current step on the second line."""
         self._progress.update(self._step, description=text, completed=done, total=total or None)
+
+    def budget(self, done: int, total: int) -> None:
+        """Set the first line."""
+        self._progress.update(self._study, completed=done, total=total)
 
     def trial(self, report: TrialReport) -> None:
         """Print the trial above the bars and move the first one on."""

@@ -58,19 +58,21 @@ def search(
     """
     total = parts.config.init_points + parts.config.n_iters
     failed = 0
+    watcher.budget(studies.finished(study), total)
     while studies.finished(study) < total:
         stop.check()
         started = time.monotonic()
         watcher.step("choosing the next merge")
+        before = best_value(study)
         trial = studies.ask(study, parts.space)
         reason, evaluation = None, None
         try:
-            evaluation = run_trial(parts, trial, bench, folder, best_value(study))
+            evaluation = run_trial(parts, trial, bench, folder, before)
             studies.tell(study, trial, evaluation.value)
         except TrialFailed as error:
             reason = str(error)
             studies.fail(study, trial, reason)
-        watcher.trial(_report(study, trial.number, total, evaluation, reason, time.monotonic() - started))
+        watcher.trial(_report(study, trial.number, total, evaluation, before, reason, time.monotonic() - started))
         failed = failed + 1 if reason else 0
         if failed >= FAILURES_IN_A_ROW:
             raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {reason}")
@@ -111,6 +113,7 @@ def _report(
     number: int,
     total: int,
     evaluation: Evaluation | None,
+    before: float | None,
     reason: str | None,
     seconds: float,
 ) -> TrialReport:
@@ -120,6 +123,7 @@ def _report(
         total=total,
         value=evaluation.value if evaluation else None,
         best=best_value(study),
+        improved=evaluation is not None and (before is None or evaluation.value > before),
         scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
         reason=reason,
         seconds=seconds,

@@ -22,6 +22,7 @@ class TrialReport:
         total: the budget.
         value: points (0 to 10 for most scorers); ``None`` for a failed trial.
         best: best value so far, ``None`` before the first.
+        improved: whether this trial is better than all before.
         scores: mean raw score of each scorer.
         reason: why it failed.
         seconds: wall time of the trial.
@@ -32,6 +33,7 @@ class TrialReport:
     total: int
     value: float | None
     best: float | None
+    improved: bool
     scores: dict[str, float]
     reason: str | None
     seconds: float
@@ -42,6 +44,9 @@ class Watcher(Protocol):
 
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """The current step of the current trial; ``total`` 0 when its length is unknown."""
+
+    def budget(self, done: int, total: int) -> None:
+        """How many trials are finished and how many there will be."""
 
     def trial(self, report: TrialReport) -> None:
         """A trial is finished."""

@@ -15,7 +15,7 @@ from bayes_merger.scoring.scorer import TEN_POINTS, Judged, Scale, check_importa
 from bayes_merger.scoring.viewer import Viewer
 
 KEYS = "0-10, u undo, s later, v void, p prompt, o open, q pause"
-GO_ON = "every rating so far is kept; bayes-merger resume goes on from here"
+GO_ON = "every rating so far is kept"
 NUMBER = re.compile(r"\d{1,2}([.,]\d+)?")
 
 

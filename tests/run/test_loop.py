@@ -38,6 +38,8 @@ class Notes:
 
     def step(self, text: str, done: int = 0, total: int = 0) -> None: ...
 
+    def budget(self, done: int, total: int) -> None: ...
+
     def trial(self, report: TrialReport) -> None:
         self.reports.append(report)
 
