@@ -85,8 +85,9 @@ def _methods_text() -> str:
     lines = ["", "Methods:"]
     for name in sorted(METHODS):
         spec = method_spec(name)
-        weights = ", ".join(spec.weights)
-        lines.append(f"  {name:<26} models {', '.join(spec.models)}; {weights}")
+        models = ", ".join(f"({model})" if model in spec.optional else model for model in spec.models)
+        options = [f"{option}={'|'.join(about.choices) or about.default}" for option, about in spec.options.items()]
+        lines.append(f"  {name:<26} models {models}; {', '.join([*spec.weights, *options])}")
     return "\n".join(lines)
 
 
@@ -142,13 +143,15 @@ def _recipe_by_hand(given: dict[str, str], dtype: str | None) -> tuple[MergeReci
 
     method = given.get("method", "weighted_sum")
     spec = method_spec(method)
-    known = ["method", "vae", *(f"model_{name}" for name in spec.models), *spec.weights]
+    known = ["method", "vae", *(f"model_{name}" for name in spec.models), *spec.weights, *spec.options]
     for key in given:
         if key not in known:
             raise ConfigError(f"unknown setting '{key}' of method '{method}'; {nearest(key, known)}")
     for name in spec.models:
-        if not given.get(f"model_{name}"):
+        if name not in spec.optional and not given.get(f"model_{name}"):
             raise ConfigError(f"model_{name}: method '{method}' needs it; give  model_{name}=FILE")
+    options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
+    spec = spec.bind((name for name in spec.models if given.get(f"model_{name}")), options)
     checkpoints = {name: open_model(name, given[f"model_{name}"]) for name in spec.models}
     architecture = checkpoints["a"].architecture
     weights = {name: _weight(name, given.get(name), spec.weights[name].default, architecture) for name in spec.weights}
@@ -160,6 +163,7 @@ def _recipe_by_hand(given: dict[str, str], dtype: str | None) -> tuple[MergeReci
         architecture=architecture.name,
         dtype=dtype or "auto",
         vae=given.get("vae", "a"),
+        options=options,
     )
     return recipe, checkpoints
 

@@ -38,6 +38,7 @@ def combine(
     out: Tensor,
     dtype: torch.dtype,
     scratch: Scratch,
+    key: str = "",
 ) -> None:
     """Write the merge of ``sources`` into ``out``.
 
@@ -48,12 +49,13 @@ def combine(
         out: Tensor of the same shape, any float dtype and strides.
         dtype: what the result is rounded to before it is widened to ``out``'s.
         scratch: reused memory.
+        key: name of the tensor, for methods that ask.
     """
     if out.numel() == 0:
         return
     if not out.is_contiguous():
         whole = scratch.flat("whole", out.numel(), dtype, out.device).view(out.shape)
-        combine(spec, sources, weights, whole, dtype, scratch)
+        combine(spec, sources, weights, whole, dtype, scratch, key)
         out.copy_(whole)
         return
     if spec.fused and out.dtype == dtype and all(source.dtype == dtype for source in sources):
@@ -62,7 +64,8 @@ def combine(
         return
     flat = out.view(-1)
     if not spec.elementwise:
-        result = spec.function(*_wide("source", sources, scratch), **weights)
+        named = {"key": key} if spec.keyed else {}
+        result = spec.function(*_wide("source", sources, scratch), **weights, **named)
         _round_into(flat, result.reshape(-1), dtype, scratch)
         return
     step = _CPU_PIECE if out.device.type == "cpu" else _GPU_PIECE

@@ -56,7 +56,7 @@ def _tensor(step: Step, planned: MergePlan, recipe: MergeRecipe, checkpoints: Ch
         return checkpoints[step.source].tensor(step.key).to(dtype)
     out = torch.empty(step.shape, dtype=dtype)
     sources = [checkpoints[name].tensor(step.key) for name in planned.method.models]
-    combine(planned.method, sources, numbers_at(step.place, recipe.weights), out, dtype, scratch)
+    combine(planned.method, sources, numbers_at(step.place, recipe.weights), out, dtype, scratch, step.key)
     return out
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bayes_merger.errors import CheckpointError, TrialFailed
 from bayes_merger.merging.blocks import BlockWeights
 from bayes_merger.merging.checkpoint import torch_dtypes
-from bayes_merger.merging.method import method_spec
+from bayes_merger.merging.method import Options, method_spec
 from bayes_merger.merging.recipe import check_weights, numbers_at
 from bayes_merger.merging.routing import DTYPES, Checkpoints, Step, listed, plan_structure
 
@@ -28,17 +28,25 @@ class LiveMerge:
         method: name of the merge method.
         dtype: of the recipe, ``None`` or ``auto`` for model A's.
         vae: as in a recipe.
+        options: as in a recipe.
 
     Raises:
-        ConfigError: unknown method, dtype or ``vae``.
+        ConfigError: unknown method, option, dtype or ``vae``.
         CheckpointError: models that do not fit together.
     """
 
-    def __init__(self, checkpoints: Checkpoints, method: str, dtype: str | None = None, vae: str = "a") -> None:
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        method: str,
+        dtype: str | None = None,
+        vae: str = "a",
+        options: Options | None = None,
+    ) -> None:
         from bayes_merger.merging.combine import Scratch
 
         self._scratch = Scratch()
-        self._spec = method_spec(method)
+        self._spec = method_spec(method).bind(checkpoints, options)
         self._checkpoints = checkpoints
         self._vae = vae
         structure = plan_structure(self._spec, checkpoints, dtype, vae)
@@ -109,6 +117,6 @@ class LiveMerge:
         if sources is None or sources[0].device != out.device:
             tensors = (self._checkpoints[name].tensor(step.key) for name in self._spec.models)
             sources = self._sources[step.key] = tuple(tensor.to(out.device) for tensor in tensors)
-        combine(self._spec, sources, numbers, out, torch_dtypes()[self._dtype], self._scratch)
+        combine(self._spec, sources, numbers, out, torch_dtypes()[self._dtype], self._scratch, step.key)
         if not self._spec.stays_between(numbers) and (fault := describe_fault(out)):
             raise TrialFailed(f"merge: '{step.key}' holds {fault}; weights nearer to [0, 1] avoid it")

@@ -1,9 +1,15 @@
 """What a merge method is: a function whose signature is its models, its weights and their defaults.
 
-Positional arguments are the models, keyword-only ones the weights that can be searched::
+Positional arguments are the models (those with a default may be left out), keyword-only ones the weights that can be
+searched and, where the default is a text or a whole number, options that hold for a whole merge::
 
     @merge_method(elementwise=True)
     def add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor: ...
+
+    @merge_method(elementwise=False, choices={"vote": ("sum", "count")})
+    def ties(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, vote: str = "sum") -> Tensor: ...
+
+A keyword called ``key`` is told which tensor it is: what random methods seed their generator with, besides ``seed``.
 
 Importing this module is light: the functions themselves (and torch) come with the first call that needs them.
 """
@@ -14,8 +20,9 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from bayes_merger.errors import ConfigError, nearest
@@ -24,6 +31,7 @@ Weight = float
 """A number that decides how much of a model goes in."""
 
 Numbers = Mapping[str, float]
+Options = Mapping[str, str | int]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -47,6 +55,34 @@ class WeightRange:
 
 
 @dataclass(frozen=True)
+class Option:
+    """One setting of a method that is the same for every tensor and is not searched.
+
+    Attributes:
+        default: what the method takes when nothing is said.
+        choices: the texts it may be; empty for a whole number.
+    """
+
+    default: str | int
+    choices: tuple[str, ...] = ()
+
+    def read(self, name: str, value: object) -> str | int:
+        """The value, which may still be a text from the command line.
+
+        Raises:
+            ConfigError: it is none of the choices, or no whole number.
+        """
+        if self.choices:
+            if value not in self.choices:
+                raise ConfigError(f"{name}: {value!r} is unknown; give one of {', '.join(self.choices)}")
+            return str(value)
+        text = "" if isinstance(value, bool) else str(value)
+        if not re.fullmatch(r"-?\d+", text):
+            raise ConfigError(f"{name}: {value!r} is not a whole number")
+        return int(text)
+
+
+@dataclass(frozen=True)
 class MethodSpec:
     """What is known of a merge method without running it.
 
@@ -54,7 +90,10 @@ class MethodSpec:
         name: the name it is registered under.
         function: the pure function itself, on fp32 tensors of one shape.
         models: its models, ``("a", "b")`` or ``("a", "b", "c")``.
+        optional: those of them that may be left out.
         weights: weight name to range.
+        options: option name to what it may be.
+        keyed: whether the function is to be told the key of the tensor.
         elementwise: whether every output number depends only on the input numbers at its place, so that a tensor may
             be worked on in pieces.
         fused: whether the result is ``torch.lerp(a, b, alpha)``, which needs no copies in fp32.
@@ -67,13 +106,41 @@ class MethodSpec:
     name: str
     function: Callable[..., Any]
     models: tuple[str, ...]
+    optional: tuple[str, ...]
     weights: Mapping[str, WeightRange]
+    options: Mapping[str, Option]
+    keyed: bool
     elementwise: bool
     fused: bool
     between: bool
     pole: Callable[[Numbers], str | None]
     aliases: tuple[str, ...]
     summary: str
+
+    def takes(self, models: Iterable[str]) -> bool:
+        """Whether it can be applied to exactly these models."""
+        given = set(models)
+        return set(self.models) - set(self.optional) <= given <= set(self.models)
+
+    def bind(self, models: Iterable[str], options: Options | None = None) -> MethodSpec:
+        """The same method with these options, without the optional models that are not given.
+
+        Args:
+            models: names of the models that are there.
+            options: option name to value; the others keep their defaults.
+
+        Raises:
+            ConfigError: an option that the method has not, or a value that it cannot be.
+        """
+        given = set(models)
+        values = {}
+        for name, value in (options or {}).items():
+            if name not in self.options:
+                raise ConfigError(f"options: {self.name} has no option '{name}'; {nearest(name, self.options)}")
+            values[name] = self.options[name].read(name, value)
+        kept = tuple(name for name in self.models if name in given or name not in self.optional)
+        function = partial(self.function, **values) if values else self.function
+        return replace(self, models=kept, optional=(), function=function)
 
     def check(self, weights: Numbers, where: str = "") -> None:
         """Refuse weights for which the formula has no meaning.
@@ -113,6 +180,7 @@ def merge_method(
     between: bool = False,
     search: Mapping[str, tuple[float, float]] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
     pole: Callable[[Numbers], str | None] = lambda weights: None,
     aliases: tuple[str, ...] = (),
 ) -> Callable[[Function], Function]:
@@ -124,23 +192,34 @@ def merge_method(
         between: see ``MethodSpec``.
         search: weight name to the range searched by default, [0, 1] when not said.
         bounds: weight name to the range in which the formula has a meaning, all numbers when not said.
+        choices: option name to the texts it may be.
         pole: says what is wrong with weights that are each in bounds.
         aliases: names that other programs give it.
     """
 
     def register(function: Function) -> Function:
         parameters = inspect.signature(function).parameters.values()
+        models = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "key"]
         weights = {
             p.name: WeightRange(p.default, *(search or {}).get(p.name, (0.0, 1.0)), *(bounds or {}).get(p.name, ()))
-            for p in parameters
-            if p.kind is p.KEYWORD_ONLY
+            for p in keywords
+            if isinstance(p.default, float)
+        }
+        options = {
+            p.name: Option(p.default, (choices or {}).get(p.name, ()))
+            for p in keywords
+            if not isinstance(p.default, float)
         }
         name = function.__name__
         _SPECS[name] = MethodSpec(
             name=name,
             function=function,
-            models=tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY),
+            models=tuple(p.name for p in models),
+            optional=tuple(p.name for p in models if p.default is not p.empty),
             weights=weights,
+            options=options,
+            keyed=any(p.name == "key" for p in parameters),
             elementwise=elementwise,
             fused=fused,
             between=between,

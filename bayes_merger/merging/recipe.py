@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.blocks import ARCHITECTURES, Architecture, BlockWeights, Place
-from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.method import MethodSpec, Options, method_spec
 from bayes_merger.merging.routing import Checkpoints, MergePlan, Step, listed, names_of, plan_structure
 
 __all__ = ["MergePlan", "MergeRecipe", "ModelRef", "Step", "check_weights", "numbers_at", "plan"]
@@ -39,6 +39,7 @@ class MergeRecipe:
         architecture: name of the models' architecture.
         dtype: of the result: ``fp16``, ``bf16``, ``fp32``, or ``None`` (also ``auto``) for model A's own.
         vae: a model's name to take its VAE as it is, ``merge`` to merge it with the weights of ``BASE``.
+        options: the method's settings that are no weights, by name; the others keep their defaults.
     """
 
     method: str
@@ -47,6 +48,7 @@ class MergeRecipe:
     architecture: str
     dtype: str | None = None
     vae: str = "a"
+    options: Options = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain data; ``from_json`` gives an equal one."""
@@ -57,6 +59,7 @@ class MergeRecipe:
             "architecture": self.architecture,
             "dtype": self.dtype,
             "vae": self.vae,
+            "options": dict(self.options),
         }
 
     @classmethod
@@ -80,6 +83,7 @@ class MergeRecipe:
             architecture=_text(data, "architecture"),
             dtype=None if data.get("dtype") is None else _text(data, "dtype"),
             vae=_text(data, "vae") if "vae" in data else "a",
+            options=_options(data.get("options", {})),
         )
 
     def with_weights(self, weights: BlockWeights) -> MergeRecipe:
@@ -91,6 +95,12 @@ def _text(data: Mapping[str, Any], name: str) -> str:
     if not isinstance(data[name], str):
         raise ConfigError(f"recipe: {name} is {data[name]!r}; give a text")
     return str(data[name])
+
+
+def _options(data: Any) -> dict[str, str | int]:
+    if not isinstance(data, Mapping) or not all(type(value) in (str, int) for value in data.values()):
+        raise ConfigError("recipe: options is not a table of a text or whole number per option")
+    return {str(name): value for name, value in data.items()}
 
 
 def _models(data: Any) -> dict[str, ModelRef]:
@@ -122,8 +132,9 @@ def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
         CheckpointError: models that do not fit together.
     """
     spec = method_spec(recipe.method)
-    if set(recipe.models) != set(spec.models):
+    if not spec.takes(recipe.models):
         raise ConfigError(f"recipe: {spec.name} takes models {names_of(spec.models)}, not {names_of(recipe.models)}")
+    spec = spec.bind(recipe.models, recipe.options)
     structure = plan_structure(spec, checkpoints, recipe.dtype, recipe.vae)
     if recipe.architecture != structure.architecture.name:
         wanted = _known_architecture(recipe.architecture)

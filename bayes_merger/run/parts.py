@@ -94,6 +94,7 @@ def check_parts(
             check_prompt(prompt)  # what a wildcard put in has not been seen yet
     spec = method_spec(config.method)
     checkpoints = open_models(config, spec)
+    spec = spec.bind(checkpoints)
     blocks = next(iter(checkpoints.values())).architecture.blocks
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     space = space_from_guide(blocks, weights, config.space)
@@ -139,11 +140,11 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
     """
     given = {"a": config.model_a, "b": config.model_b, "c": config.model_c}
     for name, path in given.items():
-        if name in spec.models and not path:
+        if name in spec.models and name not in spec.optional and not path:
             raise ConfigError(f"model_{name}: method '{config.method}' needs it; give  model_{name}=FILE")
         if name not in spec.models and path:
             raise ConfigError(f"model_{name}: method '{config.method}' takes no model {name.upper()}; leave it out")
-    opened = {name: open_model(name, given[name] or "") for name in spec.models}
+    opened = {name: open_model(name, path) for name, path in given.items() if path}
     names = {checkpoint.architecture.name for checkpoint in opened.values()}
     if len(names) > 1:
         kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())
