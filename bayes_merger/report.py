@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from bayes_merger.atomic import write_atomically, write_json
-from bayes_merger.merging.blocks import ARCHITECTURES, weights_to_string
+from bayes_merger.merging.architectures import ARCHITECTURES
+from bayes_merger.merging.blocks import weights_to_string
 from bayes_merger.merging.recipe import MergeRecipe
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, mean_scores, recipe_of, state_of

@@ -3,16 +3,8 @@
 Importing this package is light: torch comes with the first tensor that is read.
 """
 
-from bayes_merger.merging.blocks import (
-    ARCHITECTURES,
-    SD1,
-    Architecture,
-    BlockWeights,
-    Place,
-    identify,
-    weights_from_string,
-    weights_to_string,
-)
+from bayes_merger.merging.architectures import ARCHITECTURES, SD1, identify
+from bayes_merger.merging.blocks import Architecture, BlockWeights, Place, weights_from_string, weights_to_string
 from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
 from bayes_merger.merging.engine import merge, save_merge
 from bayes_merger.merging.live import LiveMerge

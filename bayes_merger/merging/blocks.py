@@ -1,8 +1,7 @@
-"""Architectures as tables: which block every tensor of a checkpoint belongs to.
+"""What a block is: tables that give every tensor of a checkpoint its place, and weights as strings.
 
-A table is a list of rules, tried in order; the first whose pattern matches the start of a key decides. What a model
-*is* can be told from keys and shapes alone (``kind_of``), also for kinds that have no table yet, so that errors can
-name them.
+A table is a list of rules, tried in order; the first whose pattern matches the start of a key decides. The tables
+themselves are in ``architectures.py``.
 """
 
 from __future__ import annotations
@@ -13,13 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from bayes_merger.errors import CheckpointError, ConfigError, nearest
-from bayes_merger.merging.kinds import kind_of
+from bayes_merger.errors import ConfigError, nearest
 
 BlockWeights = Mapping[str, Mapping[str, float]]
 """Weight name -> block -> number, e.g. ``{"alpha": {"BASE": 0.5, "IN00": 0.1, ...}}``."""
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -52,26 +48,13 @@ class Rule:
     def _compiled(self) -> re.Pattern[str]:
         return re.compile(self.pattern)
 
-    def place(self, key: str) -> Place | None:
-        """The place of ``key``, or ``None`` when the rule is not about it."""
+    def find(self, key: str) -> tuple[Place, int] | None:
+        """The place of ``key`` and the end of the prefix that says so; ``None`` when the rule is not about it."""
         found = self._compiled.match(key)
         if found is None:
             return None
         block = self.block.format(int(found[1])) if self.block and found.re.groups else self.block
-        return Place(self.role, block, self.slot)
-
-
-# What every architecture shares. The twelve buffers of the noise schedule sit at the top level of LDM files.
-_SPECIAL_RULES = (
-    Rule(r".*\.position_ids$", role="position_ids"),
-    Rule(r"model_ema\.", role="ema"),
-    Rule(
-        r"(?:betas|(?:sqrt_|sqrt_one_minus_|log_one_minus_|sqrt_recip_|sqrt_recipm1_)?alphas_cumprod(?:_prev)?"
-        r"|posterior_(?:variance|log_variance_clipped|mean_coef1|mean_coef2))$",
-        role="schedule",
-    ),
-    Rule(r"(?:v_pred|ztsnr|edm_vpred\.sigma_(?:max|min))$", role="marker"),
-)
+        return Place(self.role, block, self.slot), found.end()
 
 
 @dataclass(frozen=True)
@@ -86,6 +69,8 @@ class Architecture:
         title: the name people use.
         modelspec: its name in the metadata of files.
         resolution: what its files are said to be trained at, pixels.
+        prediction: what its networks predict where no marker says otherwise; empty when files do not tell.
+        whole: the architecture that a table of the user's own divides anew.
     """
 
     name: str
@@ -95,10 +80,16 @@ class Architecture:
     title: str
     modelspec: str
     resolution: int
+    prediction: str = ""
+    whole: Architecture | None = None
 
     def place(self, key: str) -> Place:
         """What happens to ``key``: its block, or the special rule it falls under."""
-        return _place(self, key)
+        return _located(self, key)[0]
+
+    def element(self, key: str) -> str:
+        """What is left of ``key`` when the prefix that names its block is taken away: ``1.proj_in.weight``."""
+        return key[_located(self, key)[1] :]
 
     def block(self, name: str) -> str:
         """The block or slot called ``name``, in any case; ``base`` and ``block_0`` ... are understood too.
@@ -116,52 +107,24 @@ class Architecture:
 
 
 @lru_cache(maxsize=16384)  # a key is asked for its place by the plan, the live merge and the reports
-def _place(architecture: Architecture, key: str) -> Place:
+def _located(architecture: Architecture, key: str) -> tuple[Place, int]:
+    """The place of a key, and how many of its letters only say so."""
+    if architecture.whole is not None:
+        return _located_anew(architecture, architecture.whole, key)
     for rule in architecture.rules:
-        place = rule.place(key)
-        if place is not None and (place.block is None or place.block in architecture.blocks):
-            return place
-    return Place("other")
+        found = rule.find(key)
+        if found is not None and (found[0].block is None or found[0].block in architecture.blocks):
+            return found
+    return Place("other"), 0
 
 
-def _unet_rules(last_block: str) -> tuple[Rule, ...]:
-    unet = r"model\.diffusion_model\."
-    return (
-        Rule(unet + r"input_blocks\.(\d+)\.", "IN{:02d}"),
-        Rule(unet + r"middle_block\.", "M00"),
-        Rule(unet + r"output_blocks\.(\d+)\.", "OUT{:02d}"),
-        Rule(unet + r"time_embed\.", "BASE", slot="TIME"),
-        Rule(unet + r"out\.", last_block, slot="OUT"),
-        Rule(r"first_stage_model\.", "BASE", role="vae", slot="VAE"),
-    )
-
-
-SD1 = Architecture(
-    name="sd1",
-    blocks=("BASE", *(f"IN{i:02d}" for i in range(12)), "M00", *(f"OUT{i:02d}" for i in range(12))),
-    rules=(*_SPECIAL_RULES, *_unet_rules("OUT11"), Rule(r"cond_stage_model\.", "BASE", slot="TE")),
-    slots=("TIME", "OUT", "TE", "VAE"),
-    title="Stable Diffusion 1.x",
-    modelspec="stable-diffusion-v1",
-    resolution=512,
-)
-
-ARCHITECTURES: Mapping[str, Architecture] = {SD1.name: SD1}
-
-
-def identify(shapes: Shapes) -> Architecture:
-    """The architecture of a checkpoint, from its keys and shapes.
-
-    Args:
-        shapes: key to shape.
-
-    Raises:
-        CheckpointError: it is none that can be merged; the text says what it looks like instead.
-    """
-    kind = kind_of(shapes)
-    if kind.name in ARCHITECTURES:
-        return ARCHITECTURES[kind.name]
-    raise CheckpointError(f"this is {kind.words}; {kind.way_out or 'only Stable Diffusion 1.x can be merged so far'}")
+def _located_anew(divided: Architecture, whole: Architecture, key: str) -> tuple[Place, int]:
+    """What a table of the user's own changes: the block, and nothing else."""
+    place, begin = _located(whole, key)
+    if place.block is None:
+        return place, begin
+    block = next((found[0].block for rule in divided.rules if (found := rule.find(key))), divided.blocks[0])
+    return Place(place.role, block, place.slot if place.slot in divided.slots else None), begin
 
 
 def weights_from_string(text: str, architecture: Architecture, *, base: float | None = None) -> dict[str, float]:

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
 from bayes_merger.errors import CheckpointError
-from bayes_merger.merging.blocks import Architecture, identify
+from bayes_merger.merging.architectures import identify
+from bayes_merger.merging.blocks import Architecture
 from bayes_merger.merging.header import FLOATS, ITEM_SIZES, Entry, Header, read_header
 from bayes_merger.merging.kinds import Kind, kind_of
 from bayes_merger.merging.pickles import PICKLE_STARTS, ZIP_START, check_pickle

@@ -131,9 +131,16 @@ def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": f"{title} ({planned.method.name})",
         "modelspec.resolution": f"{planned.architecture.resolution}x{planned.architecture.resolution}",
-        "modelspec.prediction_type": "v" if any(s.key == "v_pred" for s in planned.steps) else "epsilon",
         "modelspec.merged_from": ", ".join(names.values()),
+        **_prediction(planned),
     }
+
+
+def _prediction(planned: MergePlan) -> dict[str, str]:
+    """What the model predicts, where that is known: Stable Diffusion 2's files do not tell."""
+    marked = any(step.key == "v_pred" for step in planned.steps)
+    found = "v" if marked else planned.architecture.prediction
+    return {"modelspec.prediction_type": found} if found else {}
 
 
 def _family(checkpoints: Any) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.blocks import ARCHITECTURES, Architecture, BlockWeights, Place
+from bayes_merger.merging.architectures import ARCHITECTURES
+from bayes_merger.merging.blocks import Architecture, BlockWeights, Place
 from bayes_merger.merging.method import MethodSpec, Options, method_spec
 from bayes_merger.merging.routing import Checkpoints, MergePlan, Step, listed, names_of, plan_structure
 

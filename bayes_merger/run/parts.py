@@ -20,6 +20,9 @@ from bayes_merger.merging.recipe import MergeRecipe, ModelRef, plan
 from bayes_merger.scoring.scorer import Scorer
 from bayes_merger.search.space import SearchSpace, space_from_guide
 
+DRAWN = ("sd1",)
+"""The architectures that can be drawn; the others can be merged only."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -149,6 +152,12 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
     if len(names) > 1:
         kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())
         raise CheckpointError(f"models of different architectures cannot be merged: {kinds}")
+    architecture = opened["a"].architecture
+    if architecture.name not in DRAWN:
+        raise CheckpointError(
+            f"model_a: {architecture.title} can be merged but not yet drawn, so a run cannot judge it; "
+            "merge it by hand with  bayes-merger merge model_a=... model_b=... --out FILE"
+        )
     return opened
 
 

@@ -90,10 +90,11 @@ def test_a_tiny_model_with_the_layout_of_sd1_is_sd1() -> None:
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
-        ({**SHAPES, UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)}, "Diffusion 2.x"),
-        ({**SHAPES, "cond_stage_model.model.ln_final.bias": (8,)}, "Diffusion 2.x"),
-        ({**SHAPES, "conditioner.embedders.0.transformer.x": (1,), "conditioner.embedders.1.model.x": (1,)}, "XL"),
         ({**SHAPES, "conditioner.embedders.0.model.x": (1,)}, "refiner"),
+        (
+            {UNET + "label_emb.0.0.bias": (8,), UNET + "out.2.bias": (4,), UNET + "input_blocks.0.0.bias": (8,)},
+            "XL .* parts",
+        ),
         ({UNET + "joint_blocks.0.x_block.attn.qkv.weight": (3, 3)}, "Diffusion 3"),
         ({UNET + "double_blocks.0.x": (1,), UNET + "single_blocks.0.x": (1,)}, "Flux"),
         ({"lora_unet_down_blocks_0.lora_down.weight": (4, 320)}, "a LoRA"),

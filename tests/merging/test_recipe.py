@@ -142,7 +142,7 @@ NOT_ALL = {"alpha": {b: 0.5 for b in SD1.blocks if b not in ("IN03", "M00")}}
     [
         (lambda r: replace(r, method="weigthed_sum"), "did you mean weighted_sum"),
         (lambda r: replace(r, method="add_difference"), "takes models a, b, c, not a, b"),
-        (lambda r: replace(r, architecture="sdxl"), "architecture 'sdxl' is unknown"),
+        (lambda r: replace(r, architecture="sd9"), "architecture 'sd9' is unknown"),
         (lambda r: replace(r, dtype="fp8"), "'fp8' is unknown; give fp16, bf16, fp32 or auto"),
         (lambda r: replace(r, weights={}), "weighted_sum needs 'alpha'"),
         (lambda r: replace(r, weights=even(method="sum_twice")), "has no weight 'beta'"),

@@ -10,7 +10,7 @@ import pytest
 from bayes_merger.config import FinalConfig, RunConfig
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.merging.blocks import SD1
+from bayes_merger.merging.architectures import SD1
 from bayes_merger.merging.method import method_spec
 from bayes_merger.run.bench import Evaluation
 from bayes_merger.run.final import closing_table, fresh_payloads, points_per_image
