@@ -108,7 +108,7 @@ def test_prompt_and_picture_are_shown_on_demand(path):
 
 @pytest.mark.parametrize(("answer", "why"), [("q", "paused"), (EOFError, "nobody"), (KeyboardInterrupt, "interrupted")])
 def test_a_person_may_go_at_any_time_and_is_not_asked_again_what_was_answered(path, answer, why):
-    with pytest.raises(Paused, match=f"{why}.*resume") as caught:
+    with pytest.raises(Paused, match=f"{why}.*kept") as caught:
         Person(path, "7", "8", answer).scorer.score(THREE)
     assert caught.value.exit_code == 3
     back = Person(path, "9")
