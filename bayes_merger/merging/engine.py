@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayes_merger.merging.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.merging.live import LiveMerge
-from bayes_merger.merging.recipe import MergePlan, MergeRecipe, numbers_at, plan
+from bayes_merger.merging.recipe import MergePlan, MergeRecipe, numbers_of, plan
 from bayes_merger.merging.routing import Checkpoints, Step
 from bayes_merger.merging.writing import TensorEntry, write_checkpoint
 
@@ -56,7 +56,7 @@ def _tensor(step: Step, planned: MergePlan, recipe: MergeRecipe, checkpoints: Ch
         return checkpoints[step.source].tensor(step.key).to(dtype)
     out = torch.empty(step.shape, dtype=dtype)
     sources = [checkpoints[name].tensor(step.key) for name in planned.method.models]
-    combine(planned.method, sources, numbers_at(step.place, recipe.weights), out, dtype, scratch, step.key)
+    combine(planned.method, sources, numbers_of(step, recipe.weights), out, dtype, scratch, step.key)
     return out
 
 

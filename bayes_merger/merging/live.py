@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bayes_merger.errors import CheckpointError, TrialFailed
+from bayes_merger.merging.architectures import OwnBlocks
 from bayes_merger.merging.blocks import BlockWeights
 from bayes_merger.merging.checkpoint import torch_dtypes
 from bayes_merger.merging.method import Options, method_spec
-from bayes_merger.merging.recipe import check_weights, numbers_at
+from bayes_merger.merging.recipe import check_weights, numbers_of
 from bayes_merger.merging.routing import DTYPES, Checkpoints, Step, listed, plan_structure
 
 if TYPE_CHECKING:
@@ -29,9 +30,12 @@ class LiveMerge:
         dtype: of the recipe, ``None`` or ``auto`` for model A's.
         vae: as in a recipe.
         options: as in a recipe.
+        elements: as in a recipe.
+        compat: as in a recipe.
+        blocks: as in a recipe.
 
     Raises:
-        ConfigError: unknown method, option, dtype or ``vae``.
+        ConfigError: unknown method, option, dtype or ``vae``; elemental rules or blocks that make no sense.
         CheckpointError: models that do not fit together.
     """
 
@@ -42,6 +46,10 @@ class LiveMerge:
         dtype: str | None = None,
         vae: str = "a",
         options: Options | None = None,
+        *,
+        elements: Iterable[str] = (),
+        compat: str = "",
+        blocks: OwnBlocks = (),
     ) -> None:
         from bayes_merger.merging.combine import Scratch
 
@@ -49,8 +57,9 @@ class LiveMerge:
         self._spec = method_spec(method).bind(checkpoints, options)
         self._checkpoints = checkpoints
         self._vae = vae
-        structure = plan_structure(self._spec, checkpoints, dtype, vae)
-        self._architecture = structure.architecture
+        self._structure = structure = plan_structure(
+            self._spec, checkpoints, dtype, vae, elements=elements, compat=compat, blocks=blocks
+        )
         self._dtype = DTYPES[structure.dtype]
         # Only what a network computes with: ids, flags and strangers are no parameters.
         steps = [step for step in structure.written if step.place.role in ("block", "vae")]
@@ -76,23 +85,25 @@ class LiveMerge:
         """
         import torch
 
-        check_weights(weights, self._spec, self._architecture, self._vae)
+        check_weights(weights, self._structure, self._vae)
         self._check_destinations(destinations)
         with torch.no_grad():
             for key, step in self._kept.items():
                 if key in destinations and (everything or self._in_place.get(key) != destinations[key].data_ptr()):
                     self._keep(step, destinations[key])
-            numbers = {step.place: numbers_at(step.place, weights) for step in self._merged.values()}
+            alike = {(step.place, step.rules): step for step in self._merged.values()}
+            numbers = {like: numbers_of(step, weights) for like, step in alike.items()}
             for key, step in self._merged.items():
                 if key in destinations:
-                    self._merge(step, numbers[step.place], destinations[key])
+                    self._merge(step, numbers[step.place, step.rules], destinations[key])
 
     def _check_destinations(self, destinations: Mapping[str, Tensor]) -> None:
         steps = self._merged | self._kept
         strange = [key for key in destinations if key not in steps]
         if strange:
             raise CheckpointError(f"the live model has parameters that model A has not: {listed(strange)}")
-        unet = [k for k, step in steps.items() if step.place.role == "block" and step.place.block != "BASE"]
+        architecture = self._structure.architecture.whole or self._structure.architecture
+        unet = [k for k, s in steps.items() if s.place.role == "block" and architecture.place(k).block != "BASE"]
         lacking = [key for key in unet if key not in destinations]
         if lacking:
             raise CheckpointError(f"the live model has no parameters for {listed(lacking)} of model A")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.architectures import ARCHITECTURES
+from bayes_merger.merging.architectures import ARCHITECTURES, OwnBlocks, divided, own_blocks
 from bayes_merger.merging.blocks import Architecture, BlockWeights, Place
-from bayes_merger.merging.method import MethodSpec, Options, method_spec
+from bayes_merger.merging.elements import named_ratios
+from bayes_merger.merging.method import Options, method_spec
 from bayes_merger.merging.routing import Checkpoints, MergePlan, Step, listed, names_of, plan_structure
 
-__all__ = ["MergePlan", "MergeRecipe", "ModelRef", "Step", "check_weights", "numbers_at", "plan"]
+__all__ = ["MergePlan", "MergeRecipe", "ModelRef", "Step", "check_weights", "numbers_at", "numbers_of", "plan"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class MergeRecipe:
         dtype: of the result: ``fp16``, ``bf16``, ``fp32``, or ``None`` (also ``auto``) for model A's own.
         vae: a model's name to take its VAE as it is, ``merge`` to merge it with the weights of ``BASE``.
         options: the method's settings that are no weights, by name; the others keep their defaults.
+        elements: elemental rules, see ``elements.py``; names in them have their numbers in ``weights``.
+        compat: ``supermerger`` when the rules are to match as they do there.
+        blocks: a division of the user's own, instead of the architecture's.
     """
 
     method: str
@@ -50,6 +54,18 @@ class MergeRecipe:
     dtype: str | None = None
     vae: str = "a"
     options: Options = field(default_factory=dict)
+    elements: tuple[str, ...] = ()
+    compat: str = ""
+    blocks: OwnBlocks = ()
+
+    @property
+    def layout(self) -> Architecture:
+        """The blocks that its weights are for.
+
+        Raises:
+            ConfigError: the architecture is unknown.
+        """
+        return divided(ARCHITECTURES[_known_architecture(self.architecture)], self.blocks)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain data; ``from_json`` gives an equal one."""
@@ -61,6 +77,9 @@ class MergeRecipe:
             "dtype": self.dtype,
             "vae": self.vae,
             "options": dict(self.options),
+            "elements": list(self.elements),
+            "compat": self.compat,
+            "blocks": [[name, list(starts)] for name, starts in self.blocks],
         }
 
     @classmethod
@@ -85,6 +104,9 @@ class MergeRecipe:
             dtype=None if data.get("dtype") is None else _text(data, "dtype"),
             vae=_text(data, "vae") if "vae" in data else "a",
             options=_options(data.get("options", {})),
+            elements=_elements(data.get("elements", [])),
+            compat=_text(data, "compat") if "compat" in data else "",
+            blocks=own_blocks(data["blocks"]) if data.get("blocks") else (),
         )
 
     def with_weights(self, weights: BlockWeights) -> MergeRecipe:
@@ -102,6 +124,12 @@ def _options(data: Any) -> dict[str, str | int]:
     if not isinstance(data, Mapping) or not all(type(value) in (str, int) for value in data.values()):
         raise ConfigError("recipe: options is not a table of a text or whole number per option")
     return {str(name): value for name, value in data.items()}
+
+
+def _elements(data: Any) -> tuple[str, ...]:
+    if not isinstance(data, list | tuple) or not all(isinstance(text, str) for text in data):
+        raise ConfigError("recipe: elements is not a list of rules")
+    return tuple(data)
 
 
 def _models(data: Any) -> dict[str, ModelRef]:
@@ -136,11 +164,19 @@ def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
     if not spec.takes(recipe.models):
         raise ConfigError(f"recipe: {spec.name} takes models {names_of(spec.models)}, not {names_of(recipe.models)}")
     spec = spec.bind(recipe.models, recipe.options)
-    structure = plan_structure(spec, checkpoints, recipe.dtype, recipe.vae)
+    structure = plan_structure(
+        spec,
+        checkpoints,
+        recipe.dtype,
+        recipe.vae,
+        elements=recipe.elements,
+        compat=recipe.compat,
+        blocks=recipe.blocks,
+    )
     if recipe.architecture != structure.architecture.name:
         wanted = _known_architecture(recipe.architecture)
         raise ConfigError(f"recipe: it is for {wanted}, and the models are {structure.architecture.name}")
-    check_weights(recipe.weights, spec, structure.architecture, recipe.vae)
+    check_weights(recipe.weights, structure, recipe.vae)
     return replace(structure, notes=(*structure.notes, *_extrapolations(recipe.weights, structure)))
 
 
@@ -150,40 +186,52 @@ def _known_architecture(name: str) -> str:
     return name
 
 
-def check_weights(weights: BlockWeights, spec: MethodSpec, architecture: Architecture, vae: str) -> None:
+def check_weights(weights: BlockWeights, structure: MergePlan, vae: str) -> None:
     """Refuse weights that do not give every block of every weight one sensible number.
 
     Raises:
         ConfigError: a weight or block is missing, unknown, out of bounds or at a pole.
     """
+    spec, architecture = structure.method, structure.architecture
+    named = named_ratios(structure.rules)
     for name in weights:
         if name not in spec.weights:
             raise ConfigError(f"weights: {spec.name} has no weight '{name}'; {nearest(name, spec.weights)}")
     for name in spec.weights:
         if name not in weights:
             raise ConfigError(f"weights: {spec.name} needs '{name}' and there is none; give it a number for each block")
-        _check_blocks(name, weights[name], architecture, vae)
+        ratios = [ratio for ratio, driven in named.items() if name in driven]
+        _check_blocks(name, weights[name], architecture, vae, ratios)
     for block in (*architecture.blocks, *architecture.slots):
         if any(block in blocks for blocks in weights.values()):
             spec.check(numbers_at(_place_of(block, architecture), weights), block)
+    for step in {(step.place, step.rules): step for step in structure.steps if step.rules}.values():
+        spec.check(numbers_of(step, weights), f"'{step.rules[-1].text}'")
 
 
-def _check_blocks(name: str, numbers: Mapping[str, float], architecture: Architecture, vae: str) -> None:
-    known = (*architecture.blocks, *architecture.slots)
+def _check_blocks(
+    name: str, numbers: Mapping[str, float], architecture: Architecture, vae: str, ratios: Sequence[str]
+) -> None:
+    known = (*architecture.blocks, *architecture.slots, *ratios)
     for block, number in numbers.items():
         if block not in known:
             raise ConfigError(f"weights: '{block}' is not a block of {architecture.name}; {nearest(block, known)}")
-        if block == "VAE" and vae != "merge":
+        if block == "VAE" and "VAE" in architecture.slots and vae != "merge":
             raise ConfigError(f"weights: VAE.{name} has no effect, the VAE is model {vae.upper()}'s; set vae=merge")
         if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
             raise ConfigError(f"weights: {block}.{name} is {number!r}; give a finite number")
     lacking = [f"{block}.{name}" for block in architecture.blocks if block not in numbers]
     if lacking:
         raise ConfigError(f"weights: no number for {listed(lacking)}; every block of {architecture.name} needs one")
+    lacking = [f"{ratio}.{name}" for ratio in ratios if ratio not in numbers]
+    if lacking:
+        raise ConfigError(f"weights: no number for {listed(lacking)}; an elemental rule names it")
 
 
 def _place_of(block: str, architecture: Architecture) -> Place:
     """The block itself, or the block that a slot follows."""
+    if architecture.whole is not None:  # the parts of a slot may lie in several blocks there
+        return Place("block", block if block in architecture.blocks else architecture.blocks[0], block)
     follows = next((rule.block for rule in architecture.rules if rule.slot == block), block)
     return Place("block", follows, block)
 
@@ -194,11 +242,25 @@ def numbers_at(place: Place, weights: BlockWeights) -> dict[str, float]:
     return {name: float(blocks[slot] if slot in blocks else blocks[block]) for name, blocks in weights.items()}
 
 
+def numbers_of(step: Step, weights: BlockWeights) -> dict[str, float]:
+    """The method's weights for a tensor: those of its place, then what elemental rules say."""
+    numbers = numbers_at(step.place, weights)
+    for rule in step.rules:
+        for name, ratio in rule.ratios:
+            numbers[name] = float(weights[name][ratio]) if isinstance(ratio, str) else ratio
+    return numbers
+
+
 def _extrapolations(weights: BlockWeights, structure: MergePlan) -> list[str]:
     beyond = [
         f"{block}.{name} = {number:g}"
         for name, blocks in weights.items()
         for block, number in blocks.items()
         if not 0 <= number <= 1
+    ]
+    beyond += [
+        f"'{rule.text}'"
+        for rule in structure.rules
+        if any(not isinstance(ratio, str) and not 0 <= ratio <= 1 for _, ratio in rule.ratios)
     ]
     return [f"beyond [0, 1], so {structure.method.name} extrapolates: {listed(beyond)}"] if beyond else []

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.merging.architectures import OwnBlocks, divided
 from bayes_merger.merging.blocks import Architecture, Place
 from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.elements import ElementRule, parse_rules, rules_of_keys
 from bayes_merger.merging.header import FLOATS, ITEM_SIZES
 from bayes_merger.merging.kinds import describe_input
 from bayes_merger.merging.method import MethodSpec
@@ -34,6 +36,7 @@ class Step:
         why: for people.
         shape: of the result.
         dtype: of the result, as files name it.
+        rules: the elemental rules that hold for it, in order; the last one that gives a weight decides it.
     """
 
     key: str
@@ -43,6 +46,7 @@ class Step:
     why: str
     shape: tuple[int, ...]
     dtype: str
+    rules: tuple[ElementRule, ...] = ()
 
     @property
     def block(self) -> str | None:
@@ -61,6 +65,7 @@ class MergePlan:
         dtype: of the result, ``fp16``, ``bf16`` or ``fp32``.
         missing: keys kept from A because another model lacks them.
         notes: what is allowed but worth knowing, one line each.
+        rules: all elemental rules.
     """
 
     steps: tuple[Step, ...]
@@ -69,6 +74,7 @@ class MergePlan:
     dtype: str
     missing: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    rules: tuple[ElementRule, ...] = ()
 
     @property
     def written(self) -> tuple[Step, ...]:
@@ -76,11 +82,20 @@ class MergePlan:
         return tuple(step for step in self.steps if step.action != "drop")
 
 
-def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, dtype: str | None, vae: str) -> MergePlan:
-    """The plan as far as it does not depend on weights.
+def plan_structure(
+    spec: MethodSpec,
+    checkpoints: Checkpoints,
+    dtype: str | None,
+    vae: str,
+    *,
+    elements: Iterable[str] = (),
+    compat: str = "",
+    blocks: OwnBlocks = (),
+) -> MergePlan:
+    """The plan as far as it does not depend on weights. Arguments are those of a recipe.
 
     Raises:
-        ConfigError: unknown dtype or ``vae``.
+        ConfigError: unknown dtype or ``vae``; elemental rules or blocks that make no sense for these models.
         CheckpointError: models that do not fit together.
     """
     lacking = [name for name in spec.models if name not in checkpoints]
@@ -88,7 +103,8 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, dtype: str | None
         raise ConfigError(f"{spec.name} takes models {names_of(spec.models)}, and {names_of(checkpoints)} are open")
     if vae not in (*spec.models, "merge"):
         raise ConfigError(f"vae: '{vae}' is unknown; give {', '.join(spec.models)} or merge")
-    architecture = _common_architecture(checkpoints)
+    architecture = divided(_common_architecture(checkpoints), blocks, checkpoints["a"].shapes)
+    rules = parse_rules(elements, architecture, tuple(spec.weights))
     _check_predictions(checkpoints)
     name = resolve_dtype(dtype, checkpoints["a"])
     router = _Router(spec, checkpoints, architecture, DTYPES[name], vae)
@@ -100,7 +116,9 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, dtype: str | None
     notes += (
         [f"left out, since model {_owner_of(lost[0], architecture, vae)} lacks them: {listed(lost)}"] if lost else []
     )
-    return MergePlan(steps, spec, architecture, name, missing, tuple(notes))
+    held = rules_of_keys(rules, [step.key for step in steps if step.action == "merge"], architecture, compat)
+    steps = tuple(replace(step, rules=held[step.key]) if step.key in held else step for step in steps)
+    return MergePlan(steps, spec, architecture, name, missing, tuple(notes), rules)
 
 
 def _owner_of(key: str, architecture: Architecture, vae: str) -> str:
