@@ -170,7 +170,7 @@ def _interval(bounds: WeightRange) -> str:
 
 
 _SPECS: dict[str, MethodSpec] = {}
-_FAMILIES = ("linear",)
+_FAMILIES = ("linear", "angular", "masks")
 
 
 def merge_method(

@@ -290,12 +290,12 @@ for name in ("evil.ckpt", "bad.safetensors", "missing.ckpt"):
         open_checkpoint(folder / name)
     except CheckpointError as error:
         print(error)
-print(open_checkpoint(folder / "good.safetensors").architecture.name, len(METHODS), method_spec("add").name)
+print(open_checkpoint(folder / "good.safetensors").architecture.name, len(METHODS) > 8, method_spec("add").name)
 print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 5
-    assert done.stdout.endswith("sd1 9 add_difference\nFalse\n")
+    assert done.stdout.endswith("sd1 True add_difference\nFalse\n")
 
 
 def test_a_middle_block_of_another_kind_is_not_sd1(tmp_path: Path) -> None:

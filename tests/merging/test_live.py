@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
 from bayes_merger.merging import METHODS, LiveMerge, merge, method_spec, open_checkpoint
 from tests.merging.models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, write_model
 from tests.merging.test_engine import uneven
+from tests.merging.variants import VARIANTS, Variant, title
 
 Make = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
@@ -45,16 +47,18 @@ def same(destinations: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     return all(torch.equal(out, expected[key].to(out.dtype)) for key, out in destinations.items())
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("make", [plain, transposed, strided, shifted, parameter])
-def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, method: str, make: Make) -> None:
-    models = opened(tmp_path, len(method_spec(method).models))
+@pytest.mark.parametrize("variant", VARIANTS, ids=title)
+def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, variant: Variant) -> None:
+    method, given, options = variant[0], variant[1], dict(variant[2])
+    models = opened(tmp_path, len(given))
     for vae in ("a", "merge"):
-        expected = dict(merge(recipe_of(models, uneven(method), method, vae=vae), models))
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            destinations = live(make, dtype)
-            LiveMerge(models, method, None, vae).apply(uneven(method), destinations)
-            assert same(destinations, expected)
+        recipe = replace(recipe_of(models, uneven(method), method, vae=vae), options=options)
+        expected = dict(merge(recipe, models))
+        for make in (plain, transposed, strided, shifted, parameter):
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                destinations = live(make, dtype)
+                LiveMerge(models, method, None, vae, options).apply(uneven(method), destinations)
+                assert same(destinations, expected)
 
 
 @pytest.mark.parametrize("recipe", ["fp16", "bf16", "fp32"])
