@@ -170,7 +170,7 @@ def _interval(bounds: WeightRange) -> str:
 
 
 _SPECS: dict[str, MethodSpec] = {}
-_FAMILIES = ("linear", "angular", "masks")
+_FAMILIES = ("linear", "angular", "masks", "sparse")
 
 
 def merge_method(
@@ -199,7 +199,7 @@ def merge_method(
 
     def register(function: Function) -> Function:
         parameters = inspect.signature(function).parameters.values()
-        models = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        models = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "key"]
         weights = {
             p.name: WeightRange(p.default, *(search or {}).get(p.name, (0.0, 1.0)), *(bounds or {}).get(p.name, ()))
