@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``resume``, ``show``, ``merge``."""
+"""The command line: ``run``, ``resume``, ``show``, ``merge``, ``plan``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       all studies; or one: its trials, the best, the weights
   bayes-merger merge NAME --out best.safetensors
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
+  bayes-merger plan NAME [--keys] [--diff recipe.json]
+      say what a merge would do to every tensor, and why, from the files' headers alone
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -53,11 +55,18 @@ def _merge(arguments: Sequence[str]) -> None:
     merge(arguments)
 
 
+def _plan(arguments: Sequence[str]) -> None:
+    from bayes_merger.cli.plan import plan
+
+    plan(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": _run,
     "resume": _resume,
     "show": _show,
     "merge": _merge,
+    "plan": _plan,
 }
 
 

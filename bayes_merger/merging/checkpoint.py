@@ -11,6 +11,7 @@ import hashlib
 import mmap
 import pickle
 import struct
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property
@@ -220,10 +221,18 @@ def _renamed(key: str, taken: Iterable[str]) -> str:
 
 def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
     entries = {_renamed(key, header.entries): entry for key, entry in header.entries.items()}
-    # Copy on write: torch wants memory it could write to, and the file must never change.
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    mapped = _mapped(file)
     described = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
     return Checkpoint(path, described, header.metadata, lambda key: _view(mapped, entries[key]), file.close)
+
+
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    """The file copied on write: torch wants memory it could write to, and the file must never change."""
+    if not sys.platform.startswith("linux"):
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    # Linux else keeps memory ready for the copies that are never made, and refuses files larger than it has.
+    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named since Python 3.13
+    return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | no_reserve, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def _view(mapped: mmap.mmap, entry: Entry) -> Tensor:

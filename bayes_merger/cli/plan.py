@@ -1,0 +1,257 @@
+"""``plan``: what a merge would do to every tensor, and who says so; reads the files' headers only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bayes_merger.cli.merge import add_source, named_recipe, recipe_and_models
+from bayes_merger.cli.show import Parser
+from bayes_merger.errors import ConfigError
+from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.header import FLOATS, ITEM_SIZES
+from bayes_merger.merging.recipe import MergePlan, MergeRecipe, Step, numbers_of
+from bayes_merger.merging.recipe import plan as plan_of
+from bayes_merger.run.parts import open_model
+
+DESCRIPTION = """\
+Say what a merge would do, without doing it: nothing but the headers of the files is read.
+
+  bayes-merger plan NAME                           the best merge of a study, block by block
+  bayes-merger plan recipe.json --keys             every tensor
+  bayes-merger plan model_a=A.safetensors model_b=B.safetensors alpha=0.3 elements='OUT03-OUT05:attn2:0.5'
+  bayes-merger plan NAME --diff other.json         where it differs from another recipe, on the same files
+
+It takes what bayes-merger merge takes (bayes-merger merge --help), but for --out.
+"""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What happens to a tensor, and on whose word; tensors of one fate are one line.
+
+    Attributes:
+        action: ``merge``, ``keep``, ``copy`` or ``drop``.
+        block: whose weights it follows, if any.
+        numbers: weight name and number.
+        says: who gave each number: a block, one of its slots, or an elemental rule; else why it is not merged.
+    """
+
+    action: str
+    block: str
+    numbers: tuple[tuple[str, float], ...]
+    says: tuple[str, ...]
+
+    def text(self) -> str:
+        """For a line: ``alpha 0.5, beta 0.2``."""
+        return ", ".join(f"{name} {number:g}" for name, number in self.numbers) or self.action
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"action": self.action, "block": self.block, "weights": dict(self.numbers), "says": list(self.says)}
+
+
+def plan(arguments: Sequence[str]) -> None:
+    """Print what a merge would do.
+
+    Raises:
+        ConfigError: arguments that make no sense.
+        CheckpointError: a model file that cannot be used.
+    """
+    parser = Parser(
+        prog="bayes-merger plan", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_source(parser)
+    parser.add_argument("--keys", action="store_true", help="every tensor, not only every block")
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    parser.add_argument("--diff", metavar="NAME | recipe.json", help="only what differs from this other merge")
+    options = parser.parse_args(arguments)
+    recipe, checkpoints = recipe_and_models(options, hashed=False)
+    planned = plan_of(recipe, checkpoints)
+    if options.diff:
+        other = named_recipe(options.diff, Path(options.runs))
+        _print_difference(recipe, planned, other, _other_plan(other, checkpoints), options.keys, options.json)
+    elif options.json:
+        print(json.dumps(plan_data(recipe, planned, checkpoints, keys=options.keys), indent=2))
+    else:
+        _print_plan(recipe, planned, checkpoints, options.keys)
+
+
+def _other_plan(other: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
+    """The other recipe's plan, on our files as far as it has models of those names."""
+    files = {name: checkpoints.get(name) or open_model(name, ref.path) for name, ref in other.models.items()}
+    return plan_of(other, files)
+
+
+def fate(step: Step, recipe: MergeRecipe) -> Fate:
+    """What happens to one tensor."""
+    place = step.place
+    if step.action != "merge":
+        return Fate(step.action, place.slot or place.block or "", (), (step.why,))
+    numbers = numbers_of(step, recipe.weights)
+    says = []
+    for name in numbers:
+        rules = [rule.text for rule in step.rules if any(weight == name for weight, _ in rule.ratios)]
+        slot = place.slot if place.slot in recipe.weights[name] else place.block
+        says.append(f"'{rules[-1]}'" if rules else slot or "")
+    return Fate("merge", place.block or "", tuple(numbers.items()), tuple(dict.fromkeys(says)))
+
+
+def grouped(planned: MergePlan, recipe: MergeRecipe) -> dict[Fate, list[str]]:
+    """The tensors of each fate: merged ones in the order of the blocks, then the others."""
+    groups: dict[Fate, list[str]] = {}
+    for step in planned.steps:
+        groups.setdefault(fate(step, recipe), []).append(step.key)
+    blocks = [*planned.architecture.blocks, *planned.architecture.slots, ""]
+    actions = ("merge", "keep", "copy", "drop")
+    order = sorted(groups, key=lambda f: (actions.index(f.action), blocks.index(f.block)))
+    return {found: groups[found] for found in order}
+
+
+def working_memory(planned: MergePlan) -> int:
+    """Bytes that writing the merge takes beside the mapped files: its largest tensor and what computing it needs."""
+    piece = 2**18  # numbers that element by element methods work on at once
+
+    def of(step: Step) -> int:
+        count = math.prod(step.shape)
+        wide = min(count, piece) if planned.method.elementwise else count
+        return count * ITEM_SIZES[step.dtype] + 4 * wide * (len(planned.method.models) + 1)
+
+    return max((of(step) for step in planned.written), default=0)
+
+
+def result_size(planned: MergePlan) -> int:
+    """Bytes of the tensors of the result."""
+    return sum(math.prod(step.shape) * ITEM_SIZES[step.dtype] for step in planned.written)
+
+
+def notes_on(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> list[str]:
+    """What is worth a look: unusual dtypes, rules that decide nothing, and the plan's own notes."""
+    notes = list(planned.notes)
+    for name, checkpoint in checkpoints.items():
+        counts = Counter(dtype for dtype in checkpoint.dtypes.values() if dtype in FLOATS)
+        for dtype, count in counts.most_common()[1:]:
+            key = next(key for key, own in checkpoint.dtypes.items() if own == dtype)
+            notes.append(
+                f"{name.upper()} has {count} tensors in {dtype} among {counts.most_common(1)[0][0]}: {key} ..."
+            )
+    deciding = {
+        rule
+        for step in planned.steps
+        for name in planned.method.weights
+        for rule in [r for r in step.rules if any(weight == name for weight, _ in r.ratios)][-1:]
+    }
+    idle = [rule for rule in planned.rules if rule not in deciding]
+    notes += [f"'{rule.text}' decides nothing, later rules speak of all its tensors" for rule in idle]
+    return notes
+
+
+def plan_data(
+    recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[str, Checkpoint], *, keys: bool = False
+) -> dict[str, Any]:
+    """The plan as data."""
+    data = {
+        "method": planned.method.name,
+        "architecture": planned.architecture.name,
+        "dtype": planned.dtype,
+        "models": {
+            name: {"path": str(c.path), "tensors": len(c.shapes), "dtypes": dict(Counter(c.dtypes.values()))}
+            for name, c in checkpoints.items()
+        },
+        "bytes": result_size(planned),
+        "working_memory": working_memory(planned),
+        "missing": list(planned.missing),
+        "notes": notes_on(planned, checkpoints),
+        "rules": [
+            {"rule": rule.text, "tensors": sum(rule in step.rules for step in planned.steps)} for rule in planned.rules
+        ],
+        "groups": [{**f.to_json(), "tensors": len(found)} for f, found in grouped(planned, recipe).items()],
+    }
+    if keys:
+        data["keys"] = {step.key: fate(step, recipe).to_json() for step in planned.steps}
+    return data
+
+
+def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[str, Checkpoint], keys: bool) -> None:
+    if keys:
+        for step in planned.steps:
+            found = fate(step, recipe)
+            print(step.key, found.block or "-", found.text(), "; ".join(found.says), sep="  ")
+    else:
+        table = Table("block", "tensors", *planned.method.weights, "because of")
+        for found, names in grouped(planned, recipe).items():
+            numbers = [f"{number:g}" for _, number in found.numbers] or [found.action] * len(planned.method.weights)
+            table.add_row(found.block, str(len(names)), *numbers, "; ".join(found.says))
+        Console().print(table)
+    print(f"{planned.method.name} of {planned.architecture.title}, written in {planned.dtype}: "
+          f"{len(planned.written)} tensors, {_size(result_size(planned))}; "
+          f"about {_size(working_memory(planned))} of memory beside the files")  # fmt: skip
+    for name, checkpoint in checkpoints.items():
+        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.dtypes.values()).most_common())
+        print(f"  model {name.upper()}  {checkpoint.path}  {dtypes}")
+    for note in notes_on(planned, checkpoints):
+        print(f"note: {note}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def difference(
+    recipe: MergeRecipe, planned: MergePlan, other: MergeRecipe, other_planned: MergePlan
+) -> dict[str, tuple[Fate | None, Fate | None]]:
+    """The tensors that fare differently, whoever says so; ``None`` where a merge has no such tensor."""
+    fates = [{s.key: fate(s, r) for s in p.steps} for r, p in ((recipe, planned), (other, other_planned))]
+    found = {}
+    for key in dict.fromkeys((*fates[0], *fates[1])):
+        here, there = (side.get(key) for side in fates)
+        if here is None or there is None or replace(here, says=(), block="") != replace(there, says=(), block=""):
+            found[key] = (here, there)
+    return found
+
+
+def _print_difference(
+    recipe: MergeRecipe, planned: MergePlan, other: MergeRecipe, other_planned: MergePlan, keys: bool, as_json: bool
+) -> None:
+    settings = {
+        "method": (planned.method.name, other_planned.method.name),
+        "options": (dict(recipe.options), dict(other.options)),
+        "dtype": (planned.dtype, other_planned.dtype),
+        "vae": (recipe.vae, other.vae),
+    }
+    if planned.architecture.name != other_planned.architecture.name:
+        raise ConfigError(
+            f"--diff: {planned.architecture.name} and {other_planned.architecture.name} have no key in common"
+        )
+    changed = {name: pair for name, pair in settings.items() if pair[0] != pair[1]}
+    found = difference(recipe, planned, other, other_planned)
+    if as_json:
+        rows = {key: {side: f.to_json() if f else None for side, f in zip(("here", "there"), pair, strict=True)}
+                for key, pair in found.items()}  # fmt: skip
+        print(json.dumps({"settings": changed, "keys": rows}, indent=2))
+        return
+    for name, values in changed.items():
+        print(f"{name}: {values[0]} here, {values[1]} there")
+    if keys:
+        for key, pair in found.items():
+            print(key, *(f.text() if f else "not there" for f in pair), sep="  ")
+    elif found:
+        table = Table("block", "tensors", "here", "because of", "there", "because of")
+        for (here, there), count in Counter(found.values()).items():
+            block = next(side.block for side in (here, there) if side)
+            cells = [
+                text for f in (here, there) for text in ((f.text(), "; ".join(f.says)) if f else ("not there", ""))
+            ]
+            table.add_row(block, str(count), *cells)
+        Console().print(table)
+    total = len({step.key for p in (planned, other_planned) for step in p.steps})
+    print(f"{len(found)} of {total} tensors differ")
