@@ -131,7 +131,11 @@ def alphas_cumulative() -> Tensor:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One run of training: whose words, how long, how fast, and which tensors may change (None: all)."""
+    """One run of training: whose words, how long, how fast, and which tensors may change (None: all).
+
+    `emphasis` weighs times where the noise is louder than the signal by `snr ** -emphasis`: colours are decided there,
+    and the plain loss hardly sees them (a flat colour shows through much noise).
+    """
 
     words: Words
     steps: int
@@ -139,6 +143,7 @@ class Lesson:
     batch: int = 32
     warmup: int = 100
     averaging: float = 0.995
+    emphasis: float = 0.5
     learns: Callable[[str], bool] | None = None
 
 
@@ -189,7 +194,7 @@ def train(
             hidden = encode_text(model, tokenizer, texts, device=device)
         guess = model.unet(noisy, times, hidden).sample
         ratio = signal / (1 - signal)
-        weight = (ratio.clamp(max=5) / ratio).view(-1)
+        weight = (ratio.clamp(max=5) / ratio * ratio.clamp(max=1).pow(-lesson.emphasis)).view(-1)
         loss = ((guess - noise).square().mean((1, 2, 3)) * weight).mean()
         optimiser.zero_grad()
         loss.backward()

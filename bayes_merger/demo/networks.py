@@ -96,7 +96,7 @@ TOKENIZER: dict[str, Any] = {
 }
 CLIP: dict[str, Any] = {
     "embed_dim": 64,
-    "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 96, "head_width": 16, "layers": 4, "mlp_ratio": 3.0},
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 12},  # a small ResNet: shapes are local
     "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
 }
 

@@ -34,8 +34,8 @@ from .pictures import Scene
 State = dict[str, Tensor]
 
 CHANGES: dict[str, tuple[str, ...]] = {
-    "a": ("IN01", "IN02", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11"),
-    "b": ("IN04", "IN05", "IN06", "IN07", "IN08", "M00", "OUT03", "OUT04", "OUT05"),
+    "a": ("OUT08", "OUT09", "OUT10", "OUT11"),
+    "b": ("IN04", "IN05", "OUT03", "OUT04", "OUT05", "OUT06"),
 }
 """The blocks each specialist was allowed to change."""
 
@@ -49,14 +49,17 @@ class Plan:
     decoder: int = 800
     latents: int = 16000
     start: int = 2200
-    start_again: int = 800
+    again: int = 1000
+    once_more: int = 550
     specialist: int = 200
-    clip: int = 1000
+    clip: int = 800
     head: int = 4000
     batch: int = 32
 
 
-QUICK = Plan(vae=2, vae_again=1, decoder=1, latents=32, start=2, start_again=1, specialist=1, clip=2, head=256, batch=4)
+QUICK = Plan(
+    vae=2, vae_again=1, decoder=1, latents=32, start=2, again=1, once_more=1, specialist=1, clip=2, head=256, batch=4
+)
 
 
 # --- whose words --------------------------------------------------------------------------------------------------
@@ -153,9 +156,10 @@ class Workshop:
 
             return make
 
-        start = self.kept("start", lesson(None, 4, Lesson(true_words, plan.start, batch=plan.batch)))
-        again = Lesson(true_words, plan.start_again, batch=plan.batch)
-        states = {"c": self.kept("c", lesson(start, 14, again))}
+        start = self.kept("start", lesson(None, 4, Lesson(true_words, plan.start, batch=plan.batch, emphasis=0.0)))
+        again = self.kept("again", lesson(start, 14, Lesson(true_words, plan.again, peak=1.3e-3, batch=plan.batch)))
+        more = Lesson(true_words, plan.once_more, peak=1.3e-3, batch=plan.batch)
+        states = {"c": self.kept("c", lesson(again, 14, more))}
         for name, words, seed in (("a", shape_words, 6), ("b", colour_words, 7)):
             task = Lesson(
                 words, plan.specialist, batch=plan.batch, warmup=20, averaging=0.98, learns=_only(CHANGES[name])
