@@ -170,7 +170,7 @@ def _interval(bounds: WeightRange) -> str:
 
 
 _SPECS: dict[str, MethodSpec] = {}
-_FAMILIES = ("linear", "angular", "masks", "sparse")
+_FAMILIES = ("linear", "angular", "masks", "sparse", "centres", "spectral")
 
 
 def merge_method(

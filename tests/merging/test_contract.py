@@ -17,7 +17,7 @@ from tests.merging.variants import VARIANTS, bound, title
 NAMES = sorted(METHODS)
 SPECS = [pytest.param(bound(variant), id=title(variant)) for variant in VARIANTS]
 INTERPOLATIONS = (
-    "weighted_sum", "tensor_sum", "slerp", "nuslerp", "geometric_sum",
+    "weighted_sum", "tensor_sum", "slerp", "nuslerp", "geometric_sum", "crossover", "distribution_crossover",
 )  # fmt: skip
 SHAPES: list[tuple[int, ...]] = [(), (1,), (7,), (0,), (5, 3), (1, 4), (0, 3), (4, 3, 2), (4, 3, 3, 3), (6, 2, 1, 1)]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

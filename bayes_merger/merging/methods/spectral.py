@@ -1,0 +1,122 @@
+"""Order and frequency: models taken apart by the rank of their numbers or by their Fourier transform.
+
+Every function takes tensors of one shape and dtype and returns a new one; the engine calls them on fp32. All are
+defined and finite for zero, constant, identical and opposite inputs, 0-d and empty tensors, and give A for identical
+models. A transform is linear, so it is taken of B - A and what passes the filter is added to A.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from bayes_merger.merging.method import Weight, merge_method
+from bayes_merger.merging.methods.sparse import order_statistic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_UNIT = (0.0, 1.0)
+
+
+@merge_method(elementwise=False, bounds={"alpha": _UNIT, "beta": _UNIT}, aliases=("top_k",))
+def top_k_tensor_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0) -> Tensor:
+    """A's own numbers dealt out again in the order of B's, where they lie in a window of sizes.
+
+    With n numbers the window is the places `[n beta, n (alpha + beta))`, rounded, of A's numbers by size; one past the
+    end goes on at the start. Numbers of one size are in or out together. B gives its order only: at 1 the result has
+    A's numbers and B's ranks; exactly A at 0. Source: sd-meh (sd-mecha counts the lower end in).
+
+    Args:
+        a: Tensor of any shape.
+        b: Tensor like ``a``.
+        alpha: width of the window, share of numbers in [0, 1].
+        beta: where it begins, in [0, 1].
+    """
+    count = a.numel()
+    if count == 0:
+        return a.clone()
+    flat = a.reshape(-1)
+    dealt = flat.new_empty(flat.shape)
+    dealt[b.reshape(-1).argsort(stable=True)] = flat.sort().values
+    wraps = alpha + beta > 1
+    ends = (alpha + beta - 1, beta) if wraps else (beta, alpha + beta)
+    low, high = (round(count * end) for end in ends)
+    sizes = flat.abs()
+    inside = (dealt.abs() <= order_statistic(sizes, high - 1)) if high > 0 else dealt != dealt
+    if low > 0:
+        inside &= dealt.abs() > order_statistic(sizes, low - 1)
+    return dealt.where(inside != wraps, flat).reshape(a.shape)
+
+
+@merge_method(elementwise=False, bounds={"alpha": _UNIT, "beta": _UNIT})
+def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0) -> Tensor:
+    """A's low and B's high frequencies, of the numbers in the order of C's: `f = (i / n - (1 - alpha)) / beta + 1/2`.
+
+    B's share of frequency i of n is f, clamped to [0, 1]; at beta = 0 it jumps from 0 to 1. Exactly A at alpha = 0 and
+    exactly B at 1. A 0-d tensor is a weighted sum. Source: sd-meh, whose alpha runs the other way (0 is B).
+
+    Args:
+        a: Tensor of any shape.
+        b: Tensor like ``a``.
+        c: Tensor like ``a``: its order says which numbers are neighbours.
+        alpha: share of frequencies taken from B, the highest first, in [0, 1].
+        beta: width of the passage from A to B, share of all frequencies, in [0, 1].
+    """
+    import torch
+
+    if alpha in (0, 1) or a.numel() == 0:
+        return (b if alpha else a).clone()
+    if a.ndim == 0:
+        return a.lerp(b, alpha)
+    order = c.reshape(-1).argsort(stable=True)
+    spectrum = torch.fft.rfft((b - a).reshape(-1)[order])
+    place = torch.arange(spectrum.numel(), device=a.device, dtype=a.dtype).div_(spectrum.numel())
+    cut = 1 - alpha
+    share = (place - cut).div_(beta).add_(0.5).clamp_(0, 1) if beta > 1e-10 else (place >= cut).to(a.dtype)
+    step = torch.empty_like(a).reshape(-1)
+    step[order] = torch.fft.irfft(spectrum.mul_(share), n=a.numel())
+    return a + step.reshape(a.shape)
+
+
+@merge_method(elementwise=False, bounds={"alpha": _UNIT, "tilt": _UNIT})
+def crossover(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, tilt: Weight = 0.0) -> Tensor:
+    """A's low and B's high frequencies over all dimensions: B's share is 1 where the radius is above `1 - alpha`.
+
+    The radius is the root mean square of the frequencies of all dimensions, each from 0 to 1. Tilt makes the cut a
+    ramp, `(r + alpha - 1) cot(pi tilt / 2) + alpha` clamped to [0, 1], until it is the weighted sum at 1. Exactly A at
+    alpha = 0 and exactly B at 1; a 0-d tensor is a weighted sum. Source: sd-mecha (tilts above 1, which swap the bands,
+    jump at alpha = 0 and are refused here).
+
+    Args:
+        a: Tensor of any shape.
+        b: Tensor like ``a``.
+        alpha: how much of the spectrum is B's, the highest frequencies first, in [0, 1].
+        tilt: 0 a sharp cut, 1 none, in [0, 1].
+    """
+    import torch
+
+    if alpha in (0, 1) or a.numel() == 0:
+        return (b if alpha else a).clone()
+    if a.ndim == 0 or tilt == 1:
+        return a.lerp(b, alpha)
+    spectrum = torch.fft.rfftn(b - a)
+    radius = _radius(a)
+    if tilt < 1e-10:
+        share = (radius > 1 - alpha).to(a.dtype)
+    else:
+        share = radius.add_(alpha - 1).mul_(1 / math.tan(math.pi * tilt / 2)).add_(alpha).clamp_(0, 1)
+    step: Tensor = torch.fft.irfftn(spectrum.mul_(share), s=a.shape)
+    return a + step
+
+
+def _radius(a: Tensor) -> Tensor:
+    """Frequency of each place of ``a``'s real transform, 0 to 1: root mean square over the dimensions."""
+    import torch
+
+    total: Tensor = a.new_zeros(())
+    for dim, size in enumerate(a.shape):
+        places = torch.arange(size if dim < a.ndim - 1 else size // 2 + 1, device=a.device, dtype=a.dtype)
+        frequency = places.minimum(size - places).div_(max(size // 2, 1))
+        total = total + frequency.square_().reshape(-1, *(1,) * (a.ndim - 1 - dim))
+    return (total / a.ndim).sqrt()
