@@ -57,6 +57,8 @@ class RunConfig:
     method: str = "weighted_sum"
     dtype: str = "auto"
     vae: str = "a"
+    elements: list[str] = field(default_factory=list)
+    compat: str | None = None
     name: str | None = None
     runs: str = "runs"
     seed: int = 0

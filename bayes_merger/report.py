@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from bayes_merger.atomic import write_atomically, write_json
-from bayes_merger.merging.architectures import ARCHITECTURES
 from bayes_merger.merging.blocks import weights_to_string
+from bayes_merger.merging.elements import parse_rules
 from bayes_merger.merging.recipe import MergeRecipe
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, mean_scores, recipe_of, state_of
@@ -41,12 +41,25 @@ def write_best(study: optuna.study.Study, folder: RunFolder) -> MergeRecipe:
 
 def weights_text(recipe: MergeRecipe, name: str) -> str:
     """The weights as lines to paste: 26 numbers, BASE first, as supermerger and model-mixer take them."""
-    architecture = ARCHITECTURES[recipe.architecture]
+    architecture = recipe.layout
     lines = []
     for weight, blocks in recipe.weights.items():
         text = weights_to_string(blocks, architecture)
         lines += [f"{weight} ({architecture.blocks[0]}, {architecture.blocks[1]} ... {architecture.blocks[-1]}):", text]
         lines += ["as a line of supermerger's mbwpresets.tsv:", f"{name}-{weight}\t{text}", ""]
+    beyond = [
+        f"{block}.{weight} = {number:.4g}"
+        for weight, blocks in recipe.weights.items()
+        for block, number in blocks.items()
+        if block not in architecture.blocks
+    ]
+    lines += ["beyond the blocks:", *beyond, ""] if beyond else []
+    rules = parse_rules(recipe.elements, architecture, tuple(recipe.weights))
+    lines += (
+        ["for supermerger's elemental merge:", *(rule.with_numbers(recipe.weights) for rule in rules), ""]
+        if rules
+        else []
+    )
     return "\n".join(lines)
 
 

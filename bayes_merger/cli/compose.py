@@ -108,6 +108,8 @@ def quoted(override: str) -> str:
     override = f"{key}{equals}{value}"
     if not equals or not value:
         return override
+    if key == "elements" and not value.startswith("["):
+        return f"{key}=[{_quote(value)}]"
     if key.lstrip("+~") in PATHS and value != "null":
         return f"{key}={_quote(value)}"
     try:

@@ -75,7 +75,9 @@ def stored_with(parts: Parts, settings: Mapping[str, Any]) -> dict[str, Any]:
     recipe = parts.recipe({}).to_json()
     return {
         "config": dict(settings),
-        "recipe": {key: recipe[key] for key in ("method", "models", "architecture", "dtype", "vae")},
+        "recipe": {
+            key: recipe[key] for key in ("method", "models", "architecture", "dtype", "vae", "elements", "compat")
+        },
         "payloads": [payload.to_json() for payload in parts.payloads],
     }
 

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.blocks import Architecture, Place
+from bayes_merger.merging.blocks import Architecture, BlockWeights, Place
 
 COMPAT = ("", "supermerger")
 """Whose way of matching: ours, or that of supermerger (whole keys; TIME and LABEL belong to IN00)."""
@@ -57,6 +57,13 @@ class ElementRule:
     but_elements: bool
     ratios: tuple[tuple[str, Ratio], ...]
 
+    def with_numbers(self, weights: BlockWeights) -> str:
+        """The rule as text, names replaced by their numbers: what supermerger understands."""
+        head, _, tail = self.text.rpartition(":")
+        ratios = iter(self.ratios)
+        found = ["" if not part.strip() else _shown(*next(ratios), weights) for part in tail.split(";")]
+        return f"{head}:{';'.join(found)}"
+
     def covers(self, place: Place) -> bool:
         """Whether it speaks of the tensors at ``place``."""
         return not self.blocks or bool(self.blocks & {place.block, place.slot}) != self.but_blocks
@@ -64,6 +71,10 @@ class ElementRule:
     def has(self, element: str) -> bool:
         """Whether it speaks of tensors with this name."""
         return not self.elements or any(text in element for text in self.elements) != self.but_elements
+
+
+def _shown(weight: str, ratio: Ratio, weights: BlockWeights) -> str:
+    return f"{weights[weight][ratio] if isinstance(ratio, str) else ratio:.4g}"
 
 
 def parse_rules(texts: Iterable[str], architecture: Architecture, weights: Sequence[str]) -> tuple[ElementRule, ...]:

@@ -66,19 +66,35 @@ class Bench:
 
     def put(self, weights: Weights, method: str | None = None) -> None:
         """Turn the live pipeline into the merge with these weights."""
+        config = self._parts.config
+        # Elemental rules are the run's; pure A is to be pure.
+        elements = () if method else tuple(config.elements)
         name = method or self._parts.method.name
+        name += " with elements" if elements else ""
         if self._current == (name, weights):
             return
         self._watcher.step("merging")
         if name not in self._merges:
             models = {key: self._parts.checkpoints[key] for key in (("a", "b") if method else self._parts.checkpoints)}
-            self._merges[name] = LiveMerge(models, name, self._parts.config.dtype, self._parts.config.vae)
+            self._merges[name] = LiveMerge(
+                models,
+                method or self._parts.method.name,
+                config.dtype,
+                config.vae,
+                elements=elements,
+                compat=config.compat or "",
+            )
         before, self._current = self._current, None  # a merge that fails half way leaves neither
         same_method = before is not None and before[0] == name
         self._merges[name].apply(weights, self._pipeline.destinations(), everything=not same_method)
-        if before is None or not same_method or _base_of(before[1]) != _base_of(weights):
+        if before is None or not same_method or self._text_of(before[1]) != self._text_of(weights):
             self._pipeline.text_encoder_changed()
         self._current = (name, {key: dict(blocks) for key, blocks in weights.items()})
+
+    def _text_of(self, weights: Weights) -> dict[str, dict[str, float]]:
+        """The numbers that the text encoder may follow: all but those of the U-Net's blocks."""
+        unet = self._parts.checkpoints["a"].architecture.blocks[1:]
+        return {name: {k: v for k, v in blocks.items() if k not in unet} for name, blocks in weights.items()}
 
     def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
         """The payloads' pictures from the current merge.
@@ -150,11 +166,6 @@ class Bench:
             temporary.replace(path)
             paths.append(path)
         return tuple(paths)
-
-
-def _base_of(weights: Weights) -> dict[str, float]:
-    """The numbers that the text encoder follows."""
-    return {name: blocks["BASE"] for name, blocks in weights.items()}
 
 
 def generation_text(image: DrawnImage, payload: Payload) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipeline import check_place
 from bayes_merger.imaging.prompt import check_prompt
+from bayes_merger.merging.blocks import Architecture
 from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.merging.elements import named_ratios, parse_rules
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef, plan
 from bayes_merger.scoring.scorer import Scorer
-from bayes_merger.search.space import SearchSpace, space_from_guide
+from bayes_merger.search.space import Parameter, SearchSpace, space_from_guide
 
 DRAWN = ("sd1",)
 """The architectures that can be drawn; the others can be merged only."""
@@ -60,6 +63,8 @@ class Parts:
             architecture=architecture,
             dtype=self.config.dtype,
             vae=self.config.vae,
+            elements=tuple(self.config.elements),
+            compat=self.config.compat or "",
         )
 
     def close(self) -> None:
@@ -98,9 +103,7 @@ def check_parts(
     spec = method_spec(config.method)
     checkpoints = open_models(config, spec)
     spec = spec.bind(checkpoints)
-    blocks = next(iter(checkpoints.values())).architecture.blocks
-    weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
-    space = space_from_guide(blocks, weights, config.space)
+    space = make_space(config, spec, checkpoints["a"].architecture)
     parts = Parts(config, checkpoints, spec, space, payloads, scorers, sampler)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
@@ -109,6 +112,22 @@ def check_parts(
     for scorer in scorers.values():
         scorer.prepare(folder)
     return parts
+
+
+def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) -> SearchSpace:
+    """What is searched: every block, the slots that a rule of the space names, and the names in elemental rules.
+
+    Raises:
+        ConfigError: a rule that makes no sense.
+    """
+    ruled = json.dumps(config.space)
+    slots = [slot for slot in architecture.slots if re.search(rf"\b{slot}\b", ruled, re.IGNORECASE)]
+    named = named_ratios(parse_rules(config.elements, architecture, tuple(spec.weights)))
+    ratios = [
+        Parameter(name, 0.0, 1.0, tuple(f"{name}.{weight}" for weight in driven)) for name, driven in named.items()
+    ]
+    weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
+    return space_from_guide((*architecture.blocks, *slots), weights, config.space, ratios)
 
 
 def _check_numbers(config: RunConfig) -> None:
@@ -181,7 +200,9 @@ def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
         scorers: their settings, as data.
     """
     judging = json.loads(json.dumps(scorers))
+    rules = {"elements": list(parts.config.elements), "compat": parts.config.compat} if parts.config.elements else {}
     return {
+        **rules,
         "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
         "method": parts.method.name,
         "dtype": parts.config.dtype,

@@ -135,6 +135,8 @@ def recipe_of(study: optuna.study.Study, trial: optuna.trial.FrozenTrial) -> Mer
         architecture=base["architecture"],
         dtype=base["dtype"],
         vae=base["vae"],
+        elements=tuple(base.get("elements", ())),
+        compat=base.get("compat", ""),
     )
 
 

@@ -8,6 +8,9 @@ says otherwise. The three kinds of rule are those of the original sd-webui-bayes
 * *ranges*: the number is searched between these two, instead of the method's own range;
 * *groups*: these blocks share one number.
 
+Besides the blocks there may be *ratios*: numbers with a name of their own, which the caller has found in finer rules
+about parts of blocks. They are searched like the others, and stand among the weights as if they were blocks.
+
 A rule that makes no sense is an error, never a warning: a misspelt block would silently change what is searched.
 """
 
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from bayes_merger.errors import ConfigError, nearest
@@ -39,10 +42,10 @@ class Parameter:
     """One number the optimiser may turn.
 
     Attributes:
-        name: ``BLOCK.weight``, that of the first block it drives.
+        name: ``BLOCK.weight``, that of the first block it drives, or the bare name of a ratio.
         low: least value, included.
         high: greatest value, included; above ``low``.
-        drives: every ``BLOCK.weight`` that takes this number; more than one for a group.
+        drives: every ``BLOCK.weight`` (for a ratio, ``NAME.weight``) that takes this number.
     """
 
     name: str
@@ -80,9 +83,13 @@ class SearchSpace:
         numbers = dict(self.fixed)
         for parameter in self.parameters:
             numbers |= dict.fromkeys(parameter.drives, float(values[parameter.name]))
-        return {
+        assembled = {
             weight: {block: numbers[parameter_name(block, weight)] for block in self.blocks} for weight in self.weights
         }
+        for name, number in numbers.items():
+            block, _, weight = name.rpartition(".")
+            assembled[weight].setdefault(block, number)  # a ratio
+        return assembled
 
     def values_of(self, weights: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The parameter values that :meth:`assemble` turns into these weights.
@@ -91,7 +98,7 @@ class SearchSpace:
             ConfigError: if no values do: a frozen number or a range says otherwise, or a group is torn apart.
         """
         numbers = {parameter_name(block, weight): x for weight, row in weights.items() for block, x in row.items()}
-        known = {parameter_name(block, weight) for block in self.blocks for weight in self.weights}
+        known = {*self.fixed, *(name for parameter in self.parameters for name in parameter.drives)}
         if numbers.keys() != known:
             odd = min(numbers.keys() ^ known)
             raise ConfigError(f"{odd}: the space has {', '.join(self.weights)} for {len(self.blocks)} blocks, no other")
@@ -101,7 +108,7 @@ class SearchSpace:
         for parameter in self.parameters:
             if len({numbers[name] for name in parameter.drives}) > 1:
                 raise ConfigError(f"{', '.join(parameter.drives)} cannot differ: they are one group")
-        values = {parameter.name: float(numbers[parameter.name]) for parameter in self.parameters}
+        values = {parameter.name: float(numbers[parameter.drives[0]]) for parameter in self.parameters}
         self.check(values)
         return values
 
@@ -169,6 +176,7 @@ def build_space(
     frozen: Mapping[str, Any] | None = None,
     ranges: Mapping[str, Any] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
+    ratios: Sequence[Parameter] = (),
 ) -> SearchSpace:
     """The search space of a merge method on an architecture, under a person's rules.
 
@@ -178,6 +186,8 @@ def build_space(
         frozen: name -> number; a frozen member freezes its whole group.
         ranges: name -> ``[low, high]``.
         groups: lists of names. Names without a weight (``[IN00, IN01]``) make one group per weight.
+        ratios: numbers beyond the blocks, each with its range and the weights it drives; they may be frozen and
+            given other ranges by their bare names.
 
     Names are those of :mod:`bayes_merger.search.names`, or nested: ``IN00: {alpha: 0.5}``.
 
@@ -185,6 +195,9 @@ def build_space(
         ConfigError: for a name, value or combination that makes no sense, or when nothing is left to search.
     """
     order = tuple(weights)
+    bare = {ratio.name for ratio in ratios}
+    frozen, own_frozen = _apart(frozen, bare)
+    ranges, own_ranges = _apart(ranges, bare)
     names = [parameter_name(block, weight) for weight in order for block in blocks]
     defaults = {parameter_name(block, weight): weights[weight] for weight in order for block in blocks}
     wide = {name: (min(WIDEST[0], low), max(WIDEST[1], high)) for name, (low, high) in defaults.items()}
@@ -213,9 +226,39 @@ def build_space(
         for name in names
         if name == together[name][0] and name not in fixed
     )
+    fixed = {name: fixed[name] for name in names if name in fixed}
+    for ratio in ratios:
+        parameter = _ruled(ratio, own_frozen, own_ranges)
+        if parameter.low == parameter.high:
+            fixed |= dict.fromkeys(parameter.drives, parameter.low)
+        else:
+            parameters = (*parameters, parameter)
     if not parameters:
         raise ConfigError("nothing is left to search: every parameter is frozen; free at least one")
-    return SearchSpace(tuple(blocks), order, parameters, {name: fixed[name] for name in names if name in fixed})
+    return SearchSpace(tuple(blocks), order, parameters, fixed)
+
+
+def _apart(rules: Mapping[str, Any] | None, bare: set[str]) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
+    """Rules about blocks, and those about ratios."""
+    if not isinstance(rules, Mapping):
+        return rules, {}
+    own = {name: value for name, value in rules.items() if name in bare}
+    return {name: value for name, value in rules.items() if name not in bare}, own
+
+
+def _ruled(ratio: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str, Any]) -> Parameter:
+    """A ratio under the rules about it; a frozen one has both ends where it is frozen."""
+    name = ratio.name
+    if name in ranges:
+        low, high = _range(ranges[name], f"ranges: {name}", WIDEST)
+        ratio = replace(ratio, low=low, high=high)
+    if name not in frozen:
+        return ratio
+    value = _number(frozen[name], f"frozen: {name}")
+    if not ratio.low <= value <= ratio.high:
+        raise ConfigError(f"frozen: {name} = {value:g} is outside its range {ratio.low:g} ... {ratio.high:g}; "
+                          "widen it in ranges")  # fmt: skip
+    return replace(ratio, low=value, high=value)
 
 
 _GUIDE = {"frozen": "frozen", "ranges": "ranges", "groups": "groups"} | {
@@ -224,7 +267,9 @@ _GUIDE = {"frozen": "frozen", "ranges": "ranges", "groups": "groups"} | {
 }
 
 
-def space_from_guide(blocks: Sequence[str], weights: Mapping[str, Range], guide: Mapping[str, Any]) -> SearchSpace:
+def space_from_guide(
+    blocks: Sequence[str], weights: Mapping[str, Range], guide: Mapping[str, Any], ratios: Sequence[Parameter] = ()
+) -> SearchSpace:
     """The space a configuration describes, with the keys of :func:`build_space` or those of the original's guides.
 
     Raises:
@@ -239,7 +284,7 @@ def space_from_guide(blocks: Sequence[str], weights: Mapping[str, Range], guide:
         if rules.get(_GUIDE[key]):
             raise ConfigError(f"space: {key} and {_GUIDE[key]} are the same rules under two names; keep one")
         rules[_GUIDE[key]] = value
-    return build_space(blocks, weights, **rules)
+    return build_space(blocks, weights, ratios=ratios, **rules)
 
 
 def _by_parameter(

@@ -257,3 +257,52 @@ def test_the_space_is_light_to_import() -> None:
         "import sys, bayes_merger.search; sys.exit(bool({'optuna', 'bayes_opt', 'numpy', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+FACE = Parameter("face", 0.0, 1.0, ("face.alpha",))
+
+
+def test_a_ratio_is_searched_beside_the_blocks_and_stands_among_the_weights() -> None:
+    space = build_space(("BASE", "IN00"), ALPHA, ratios=[FACE])
+    assert names(space) == ["BASE.alpha", "IN00.alpha", "face"]
+    values = {"BASE.alpha": 0.1, "IN00.alpha": 0.2, "face": 0.3}
+    weights = space.assemble(values)
+    assert weights == {"alpha": {"BASE": 0.1, "IN00": 0.2, "face": 0.3}}
+    assert space.values_of(weights) == values
+    assert SearchSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
+    assert [row["face"] for row in space.anchors()] == [0, 1, 0.5]
+    with pytest.raises(ConfigError, match="face has no value"):
+        space.check({"BASE.alpha": 0.1, "IN00.alpha": 0.2})
+
+
+def test_a_ratio_may_drive_several_weights_be_frozen_and_have_another_range() -> None:
+    both = Parameter("face", 0.0, 1.0, ("face.alpha", "face.beta"))
+    rules = {"frozen": {"IN00": 0.5, "face": 0.25}}
+    space = space_from_guide(("BASE", "IN00"), BOTH, rules, [both])
+    assert names(space) == ["BASE.alpha", "BASE.beta"]
+    weights = space.assemble({"BASE.alpha": 0.1, "BASE.beta": 0.2})
+    assert weights == {
+        "alpha": {"BASE": 0.1, "IN00": 0.5, "face": 0.25},
+        "beta": {"BASE": 0.2, "IN00": 0.5, "face": 0.25},
+    }
+    assert space.values_of(weights) == {"BASE.alpha": 0.1, "BASE.beta": 0.2}
+    wide = space_from_guide(("BASE",), ALPHA, {"ranges": {"face": [-0.5, 1.5]}}, [FACE])
+    assert wide.parameters[-1] == Parameter("face", -0.5, 1.5, ("face.alpha",))
+    only = space_from_guide(("BASE",), ALPHA, {"frozen": {"BASE": 0.5}}, [FACE])
+    assert names(only) == ["face"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"frozen": {"face": 2}}, "face = 2 is outside its range"),
+        ({"frozen": {"face": "x"}}, "frozen: face: 'x' is not a number"),
+        ({"ranges": {"face": [0.5, 0.1]}}, "ranges: face: .* runs backwards"),
+        ({"ranges": {"face": [-9, 1]}}, "too far"),
+        ({"frozen": {"fcae": 0.5}}, "unknown block 'fcae'"),
+        ({"frozen": {"face": 0.5, "BASE": 0.5}}, "nothing is left to search"),
+    ],
+)
+def test_a_rule_about_a_ratio_that_makes_no_sense_is_refused(rules: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        space_from_guide(("BASE",), ALPHA, rules, [FACE])
