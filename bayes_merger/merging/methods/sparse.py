@@ -34,6 +34,26 @@ def order_statistic(sizes: Tensor, rank: int) -> Tensor:
     return flat.new_tensor(np.partition(flat.numpy(), rank)[rank])  # four times faster than torch's kthvalue
 
 
+def stable_order(rows: Tensor) -> Tensor:
+    """The places of each row's numbers from the smallest up, of equal ones the first: torch's stable ``argsort``.
+
+    Args:
+        rows: Tensor ``(rows, numbers)`` in fp32.
+    """
+    import torch
+
+    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+        return rows.argsort(dim=1, stable=True)
+    import numpy as np
+
+    # Number and place packed into one integer: numpy sorts those ten times faster than torch sorts either.
+    bits = rows.add(0.0).numpy().view(np.int32)  # -0 becomes 0
+    keys = (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64) << 32
+    keys |= np.arange(rows.shape[1])
+    keys.sort(axis=1)
+    return torch.from_numpy(keys & 0xFFFFFFFF)
+
+
 def keep_largest(delta: Tensor, share: float) -> Tensor:
     """``delta`` with all but a share of its numbers, the largest in size, set to zero; numbers that tie are kept."""
     count = kept_count(share, delta.numel())
@@ -232,7 +252,7 @@ def _ranks(delta: Tensor) -> Tensor:
     """Place of each number in its row, the largest in size first; of equal ones the first."""
     import torch
 
-    order = delta.abs().argsort(dim=1, descending=True, stable=True)
+    order = stable_order(delta.abs().neg_())
     places = torch.arange(delta.shape[1], dtype=delta.dtype, device=delta.device)
     return torch.empty_like(delta).scatter_(1, order, places.expand_as(delta))
 
@@ -340,7 +360,7 @@ def _squares(deltas: Sequence[Tensor]) -> list[float]:
     largest = max((float(delta.abs().max()) for delta in deltas if delta.numel()), default=0.0)
     if largest == 0:
         return [1.0] * len(deltas)
-    squares = [float(delta.div(largest).norm()) ** 2 for delta in deltas]
+    squares = [float(delta.div(largest).square_().sum()) for delta in deltas]
     return [square / max(squares) for square in squares]
 
 

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.method import Weight, merge_method
-from bayes_merger.merging.methods.sparse import order_statistic
+from bayes_merger.merging.methods.sparse import order_statistic, stable_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def top_k_tensor_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight 
         return a.clone()
     flat = a.reshape(-1)
     dealt = flat.new_empty(flat.shape)
-    dealt[b.reshape(-1).argsort(stable=True)] = flat.sort().values
+    dealt[stable_order(b.reshape(1, -1))[0]] = flat[stable_order(flat.reshape(1, -1))[0]]
     wraps = alpha + beta > 1
     ends = (alpha + beta - 1, beta) if wraps else (beta, alpha + beta)
     low, high = (round(count * end) for end in ends)
@@ -69,7 +69,7 @@ def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0
         return (b if alpha else a).clone()
     if a.ndim == 0:
         return a.lerp(b, alpha)
-    order = c.reshape(-1).argsort(stable=True)
+    order = stable_order(c.reshape(1, -1))[0]
     spectrum = torch.fft.rfft((b - a).reshape(-1)[order])
     place = torch.arange(spectrum.numel(), device=a.device, dtype=a.dtype).div_(spectrum.numel())
     cut = 1 - alpha

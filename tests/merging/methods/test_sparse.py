@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS, method_spec
-from bayes_merger.merging.methods.sparse import _ranks, keep_largest, ties_sum
+from bayes_merger.merging.methods.sparse import _ranks, keep_largest, stable_order, ties_sum
 
 
 def t(*numbers: float | list[float]) -> Tensor:
@@ -85,6 +85,14 @@ def test_one_difference_is_its_own_election() -> None:
 
 def test_ranks_begin_with_the_largest_and_ties_keep_their_order() -> None:
     assert torch.equal(_ranks(t([3, -5, 1, 5], [0, 0, 0, 0])), t([2, 0, 3, 1], [0, 1, 2, 3]))
+
+
+def test_the_order_is_that_of_a_stable_sort() -> None:
+    rows = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    rows[0, ::3], rows[1, ::5], rows[2, 7], rows[3] = -0.0, 1e-40, float("inf"), 0.0
+    assert torch.equal(stable_order(rows), rows.argsort(dim=1, stable=True))
+    assert torch.equal(stable_order(rows.double()), rows.argsort(dim=1, stable=True))
+    assert stable_order(torch.zeros(1, 0)).shape == (1, 0)
 
 
 @pytest.mark.parametrize("name", ["dropout", "della"])
