@@ -59,8 +59,7 @@ def run(arguments: Sequence[str]) -> None:
     folder = new_folder(config, named=any(override.startswith("name=") for override in overrides))
     parts = make_parts(config, settings, folder)
     check_space(parts, folder)
-    for checkpoint in parts.checkpoints.values():
-        checkpoint.scan()
+    check_models(parts)
     settings["name"] = folder.name
     with folder.locked(), watching(folder.log) as watcher:
         watcher.note(f"study {folder.name} in {folder.path}")
@@ -200,6 +199,20 @@ def check_space(parts: Parts, folder: RunFolder, free: int | None = None) -> Non
             f"runs: {place} has {free / 1e9:.1f} GB free and the best merge needs {needed / 1e9:.1f} GB; "
             "make room, or give another folder with  runs=FOLDER"
         )
+
+
+def check_models(parts: Parts) -> None:
+    """What can only be seen by reading the models whole: seconds for large ones, before anything is written.
+
+    Raises:
+        ConfigError: they are all the same.
+        CheckpointError: one holds NaN or infinity.
+    """
+    if len({checkpoint.sha256() for checkpoint in parts.checkpoints.values()}) == 1:
+        names = " and ".join(f"model_{name}" for name in parts.checkpoints)
+        raise ConfigError(f"{names}: are the same model, so every merge of them is; give two different files")
+    for checkpoint in parts.checkpoints.values():
+        checkpoint.scan()
 
 
 def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher) -> None:

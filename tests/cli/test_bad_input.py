@@ -46,6 +46,7 @@ CASES = {
     "foreign objects": (["model_b={bad}/foreign.ckpt"], ["foreign.ckpt", "system"]),
     "foreign objects, zipped": (["model_b={bad}/foreign_zip.ckpt"], ["foreign_zip.ckpt", "system"]),
     "another architecture": (["model_b={bad}/xl.safetensors"], ["xl.safetensors"]),
+    "the same model twice": (["model_b={a}"], ["model_a and model_b", "same"]),
     "unknown block": (["space.frozen={IN99.alpha: 0.5}"], ["IN99"]),
     "unknown method": (["method=wieghted_sum"], ["wieghted_sum", "weighted_sum"]),
     "model that the method needs": (["method=add_difference"], ["model_c"]),
@@ -82,7 +83,11 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 ) -> None:
     make_bad_files(tmp_path, tiny_a)
     wrong, words = CASES[case]
-    overrides = [f"model_a={tiny_a}", f"model_b={tiny_b}", *(text.replace("{bad}", str(tmp_path)) for text in wrong)]
+    overrides = [
+        f"model_a={tiny_a}",
+        f"model_b={tiny_b}",
+        *(text.replace("{bad}", str(tmp_path)).replace("{a}", str(tiny_a)) for text in wrong),
+    ]
     before = listing(tmp_path)
     assert main(["run", "experiment=tiny", *overrides]) == 2
     _, errors = capfd.readouterr()
