@@ -170,7 +170,7 @@ def _interval(bounds: WeightRange) -> str:
 
 
 _SPECS: dict[str, MethodSpec] = {}
-_FAMILIES = ("linear", "angular", "masks", "sparse", "centres", "spectral")
+_FAMILIES = ("linear", "angular", "masks", "sparse", "centres", "spectral", "matrix")
 
 
 def merge_method(

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.method import Weight, merge_method
+from bayes_merger.merging.methods.sparse import order_statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,3 +95,44 @@ def multiply_quotient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -
     factor = factor.where(~turned, factor * exponent.mul(math.pi).cos_())
     zero = (a == 0) | (b == 0) | (c == 0)
     return a * factor.masked_fill_(zero, 1.0)
+
+
+@merge_method(elementwise=True, between=True)
+def clip(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
+    """`A + alpha (B - C)`, no number of it below the smaller or above the larger of A and B.
+
+    Source: sd-meh's ``weights_clip``, which bounds any method so.
+
+    Args:
+        a: Tensor of any shape.
+        b: Tensor like ``a``.
+        c: Tensor like ``a``, the ancestor of B.
+        alpha: how much of the difference; any number, A at 0.
+    """
+    return a.add(b - c, alpha=alpha).maximum(a.minimum(b)).minimum(a.maximum(b))
+
+
+@merge_method(elementwise=False)
+def arcee_fusion(a: Tensor, b: Tensor, *, alpha: Weight = 1.0) -> Tensor:
+    """`A + alpha m (B - A)`, m the places of outstanding importance `|B - A| KL(softmax of B's row | softmax of A's)`.
+
+    A row is all that feeds one output. Outstanding is what lies 1.5 interquartile ranges above the median, or higher,
+    and above 0; so 0-d tensors and rows of one number, which have no divergence, stay A's. Source: mergekit's
+    arcee_fusion (its rows are along the last dimension, three numbers of a 3x3 convolution, and its divergence is in
+    single precision, below which fine-tuned models lie).
+
+    Args:
+        a: Tensor of any shape.
+        b: Tensor like ``a``.
+        alpha: how much of B at those places; any number, A at 0.
+    """
+    if a.ndim == 0 or a.numel() == 0:
+        return a.clone()
+    rows = (a.shape[0], -1) if a.ndim > 1 else (1, -1)
+    log_p, log_q = (x.reshape(rows).double().log_softmax(1) for x in (b, a))
+    divergence = log_p.exp().mul_(log_p.sub(log_q)).sum(1, keepdim=True).clamp_(min=0)
+    importance = (b - a).abs_().reshape(rows).double().mul_(divergence)
+    last = importance.numel() - 1
+    low, median, high = (order_statistic(importance, int(q * last)) for q in (0.25, 0.5, 0.75))
+    chosen = (importance >= median + 1.5 * (high - low)) & (importance > 0)
+    return a.add((b - a).masked_fill_(~chosen.reshape(a.shape), 0.0), alpha=alpha)

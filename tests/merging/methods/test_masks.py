@@ -17,6 +17,7 @@ def t(*numbers: float | list[float]) -> Tensor:
 
 
 R = math.sqrt(0.5)
+UNEVEN = t(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 2)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,12 @@ R = math.sqrt(0.5)
         ("multiply_quotient", (t(2, 4, 2), t(0.5, 0.5, 8), t(1, 1, 1)), {"alpha": 1.0}, t(1, 2 * math.sqrt(2), 2)),
         ("multiply_quotient", (t(2, 4), t(0.5, 0.5), t(1, 1)), {"alpha": 2.0}, t(0.5, 2)),
         ("multiply_quotient", (t(2, -2), t(-0.5, 0.5), t(1, 1)), {"alpha": 1.0}, t(-1, -1)),
+        ("clip", (t(1, 2, 5), t(3, 1, 4), t(2, 3, 3)), {"alpha": 1.0}, t(2, 1, 5)),
+        ("clip", (t(1, 2, 5), t(3, 1, 4), t(2, 3, 3)), {"alpha": -1.0}, t(1, 2, 4)),
+        # differences .1 to .7 and 2: the median .4 and 1.5 times the range .2 to .6 is 1
+        ("arcee_fusion", (torch.zeros(8), UNEVEN), {}, t(0, 0, 0, 0, 0, 0, 0, 2)),
+        ("arcee_fusion", (torch.zeros(8), UNEVEN * 1e-4), {"alpha": 0.5e4}, t(0, 0, 0, 0, 0, 0, 0, 1)),
+        ("arcee_fusion", (t([1], [2]), t([3], [4])), {}, t([1], [2])),
         ("multiply_quotient", (t(0, 2, 2), t(1, 0, 1), t(2, 1, 0)), {"alpha": 1.0}, t(0, 2, 2)),
     ],
 )
@@ -63,3 +70,14 @@ def test_numbers_far_apart_have_a_finite_geometric_mean() -> None:
 def test_weights_without_a_meaning_are_refused(name: str, alpha: float) -> None:
     with pytest.raises(ConfigError, match=r"alpha: .* is outside"):
         method_spec(name).check({"alpha": alpha})
+
+
+def test_arcee_fusion_tells_rows_apart_that_differ_by_less_than_single_precision_sees() -> None:
+    """The divergence of rows 1e-5 apart is near 1e-11; as a sum of numbers near 1 / n it is lost in fp32."""
+    generator = torch.Generator().manual_seed(0)
+    a = 0.05 * torch.randn(64, 100, generator=generator)
+    b = a + 1e-5 * torch.randn(64, 100, generator=generator)
+    b[7] += 1e-4 * torch.randn(100, generator=generator)
+    taken = METHODS["arcee_fusion"](a, b) != a
+    assert taken[7].float().mean() > 0.8
+    assert taken.float().mean() < 0.2

@@ -28,9 +28,10 @@ def meh() -> Any:
 def mecha() -> Callable[[str], Any]:
     """sd-mecha's functions, without the recipe around them."""
     package = pytest.importorskip("sd_mecha")
+    matrices = pytest.importorskip("sd_mecha.extensions.builtin.merge_methods.svd")
 
     def find(name: str) -> Any:
-        return getattr(package, name).__wrapped__
+        return getattr(matrices if hasattr(matrices, name) else package, name).__wrapped__
 
     return find
 
@@ -63,6 +64,16 @@ def test_sd_mecha_gives_the_same(mecha: Callable[[str], Any], shape: tuple[int, 
     same(ties_sum(a - c, b - c, density=1.0), mecha("ties_sum")(a - c, b - c, k=1.0, vote_sgn=True))
     same(ties_sum(a - c, b - c, density=1.0, vote="count"), mecha("ties_sum")(a - c, b - c, k=1.0))
     same(METHODS["n_average"](a, b, c), (a + b + c) / 3)
+
+
+@pytest.mark.parametrize("shape", [(12, 9), (8, 6, 3, 3), (10, 4, 1, 1)], ids=str)
+def test_sd_mecha_rotates_and_truncates_the_same(mecha: Callable[[str], Any], shape: tuple[int, ...]) -> None:
+    a, b, c = models(shape)
+    for alpha in (0.0, 0.3):
+        theirs = mecha("rotate")({"k": a}, {"k": b}, alignment=1.0, alpha=torch.tensor(alpha), key="k")
+        same(METHODS["rotate"](a, b, alpha=alpha), theirs)
+    theirs = mecha("truncate_rank")(b - c, rank=2, use_approximate_basis=False)
+    same(METHODS["truncate_rank"](a, b, c, rank=2 / min(shape[0], b[0].numel())), a + theirs)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
