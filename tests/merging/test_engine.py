@@ -46,7 +46,8 @@ def test_every_tensor_is_merged_with_the_weights_of_its_block(tmp_path: Path, me
         if place.role == "block":
             sources = [tensors_of(seed)[key].float() for seed in range(1, len(models) + 1)]
             numbers = {name: blocks[place.block or ""] for name, blocks in weights.items()}
-            assert torch.equal(tensor, METHODS[method](*sources, **numbers).half()), key
+            named = {"key": key} if spec.keyed else {}
+            assert torch.equal(tensor, METHODS[method](*sources, **numbers, **named).half()), key
         elif place.role == "vae":
             assert torch.equal(tensor, a[key])
 
