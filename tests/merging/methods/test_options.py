@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging import METHODS, LiveMerge, MergeRecipe, merge, plan
+from bayes_merger.merging import METHODS, LiveMerge, MergeRecipe, merge, open_checkpoint, plan
 from tests.merging.models import FIRST, TEXT, even, opened, recipe_of, tensors_of
 
 
@@ -58,3 +59,20 @@ def test_options_that_the_method_has_not_are_refused(tmp_path: Path) -> None:
         plan(replace(recipe_of(models), options={"vote": "sum"}), models)
     with pytest.raises(ConfigError, match="vectors: 'row' is unknown"):
         LiveMerge(models, "nuslerp", options={"vectors": "row"})
+
+
+def test_the_command_line_takes_options_and_optional_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = opened(tmp_path, 3)
+    files = [f"model_{name}={checkpoint.path}" for name, checkpoint in models.items()]
+    out = tmp_path / "merged.safetensors"
+    assert main(["merge", *files, "method=ties", "vote=count", "density=0.5", "--out", str(out)]) == 0
+    a, b, c = (tensors_of(seed)[FIRST].float() for seed in (1, 2, 3))
+    with open_checkpoint(out) as merged:
+        assert json.loads(merged.metadata["bayes_merger.recipe"])["options"] == {"vote": "count"}
+        assert torch.equal(merged.tensor(FIRST), METHODS["ties"](a, b, c, density=0.5, vote="count").half())
+    assert main(["merge", *files[:2], "method=slerp", "--out", str(out), "--overwrite"]) == 0
+    with open_checkpoint(out) as merged:
+        assert torch.equal(merged.tensor(FIRST), METHODS["slerp"](a, b).half())
+    capsys.readouterr()
+    assert main(["merge", *files, "method=ties", "vote=most", "--out", str(out)]) == 2
+    assert "vote: 'most' is unknown; give one of sum, count" in capsys.readouterr().err
