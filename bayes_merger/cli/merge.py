@@ -42,6 +42,7 @@ A weight (alpha, beta) is one number for all blocks, or one for each: 26 in Stab
 IN11, M00, OUT00 ... OUT11), 20 in XL, the first of which base_alpha= may give. NAME.alpha= sets a block, a run of
 blocks or one of TIME, LABEL, OUT, TE, CLIP_L, CLIP_G, VAE by itself, and elements= some tensors of some blocks
 (compat=supermerger matches as supermerger does). blocks=FILE.yaml divides the model anew: ATTN: ['*.attn1.', ...].
+channels=pad merges an inpainting or pix2pix model with an ordinary one. vae=b takes B's VAE, vae=merge merges it.
 bayes-merger plan takes the same and says what would happen.
 """
 
@@ -179,7 +180,7 @@ def _open_recipe_models(recipe: MergeRecipe, given: dict[str, str], verify: bool
     return checkpoints
 
 
-_BY_HAND = ("method", "vae", "elements", "compat", "blocks")
+_BY_HAND = ("method", "vae", "elements", "compat", "blocks", "channels")
 
 
 def _recipe_by_hand(
@@ -216,6 +217,7 @@ def _recipe_by_hand(
         elements=elements,
         compat=given.get("compat", ""),
         blocks=own,
+        channels=given.get("channels", "equal"),
     )
     return recipe, checkpoints
 

@@ -112,6 +112,33 @@ def _round_into(out: Tensor, result: Tensor, dtype: torch.dtype, scratch: Scratc
         out.copy_(scratch.flat("rounded", out.numel(), dtype, out.device).copy_(result))
 
 
+def combine_channels(
+    spec: MethodSpec,
+    sources: Sequence[Tensor],
+    weights: Mapping[str, float],
+    out: Tensor,
+    dtype: torch.dtype,
+    scratch: Scratch,
+    key: str,
+    common: int,
+) -> None:
+    """Write the merge of ``sources`` into ``out`` where they differ in their number of input channels.
+
+    Args:
+        spec: as for ``combine``.
+        sources: Tensors of shape [out, in, ...], the widest of them as wide as ``out``.
+        weights: as for ``combine``.
+        out: as for ``combine``; the channels beyond ``common`` are those of the first of the widest models.
+        dtype: as for ``combine``.
+        scratch: as for ``combine``.
+        key: as for ``combine``.
+        common: input channels that all of them have.
+    """
+    put(next(source for source in sources if source.shape == out.shape), out, dtype, scratch)
+    narrow = [source[:, :common].contiguous() for source in sources]
+    combine(spec, narrow, weights, out[:, :common], dtype, scratch, key)
+
+
 def put(source: Tensor, out: Tensor, dtype: torch.dtype, scratch: Scratch) -> None:
     """Write one model's own tensor into ``out``, rounded to ``dtype`` like a merge.
 

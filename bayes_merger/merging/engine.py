@@ -47,7 +47,7 @@ def merge(recipe: MergeRecipe, checkpoints: Checkpoints) -> Iterator[tuple[str, 
 def _tensor(step: Step, planned: MergePlan, recipe: MergeRecipe, checkpoints: Checkpoints, scratch: Scratch) -> Tensor:
     import torch
 
-    from bayes_merger.merging.combine import combine
+    from bayes_merger.merging.combine import combine, combine_channels
 
     dtype = torch_dtypes()[step.dtype]
     if step.place.role == "position_ids":  # some mergers round them or average them: they can only be 0, 1, 2, ...
@@ -56,7 +56,11 @@ def _tensor(step: Step, planned: MergePlan, recipe: MergeRecipe, checkpoints: Ch
         return checkpoints[step.source].tensor(step.key).to(dtype)
     out = torch.empty(step.shape, dtype=dtype)
     sources = [checkpoints[name].tensor(step.key) for name in planned.method.models]
-    combine(planned.method, sources, numbers_of(step, recipe.weights), out, dtype, scratch, step.key)
+    numbers = numbers_of(step, recipe.weights)
+    if step.common:
+        combine_channels(planned.method, sources, numbers, out, dtype, scratch, step.key, step.common)
+    else:
+        combine(planned.method, sources, numbers, out, dtype, scratch, step.key)
     return out
 
 

@@ -33,6 +33,7 @@ class LiveMerge:
         elements: as in a recipe.
         compat: as in a recipe.
         blocks: as in a recipe.
+        channels: as in a recipe.
 
     Raises:
         ConfigError: unknown method, option, dtype or ``vae``; elemental rules or blocks that make no sense.
@@ -50,6 +51,7 @@ class LiveMerge:
         elements: Iterable[str] = (),
         compat: str = "",
         blocks: OwnBlocks = (),
+        channels: str = "equal",
     ) -> None:
         from bayes_merger.merging.combine import Scratch
 
@@ -58,7 +60,7 @@ class LiveMerge:
         self._checkpoints = checkpoints
         self._vae = vae
         self._structure = structure = plan_structure(
-            self._spec, checkpoints, dtype, vae, elements=elements, compat=compat, blocks=blocks
+            self._spec, checkpoints, dtype, vae, elements=elements, compat=compat, blocks=blocks, channels=channels
         )
         self._dtype = DTYPES[structure.dtype]
         # Only what a network computes with: ids, flags and strangers are no parameters.
@@ -121,13 +123,17 @@ class LiveMerge:
         self._in_place[step.key] = out.data_ptr()
 
     def _merge(self, step: Step, numbers: Mapping[str, float], out: Tensor) -> None:
-        from bayes_merger.merging.combine import combine
+        from bayes_merger.merging.combine import combine, combine_channels
         from bayes_merger.merging.finite import describe_fault
 
         sources = self._sources.get(step.key)
         if sources is None or sources[0].device != out.device:
             tensors = (self._checkpoints[name].tensor(step.key) for name in self._spec.models)
             sources = self._sources[step.key] = tuple(tensor.to(out.device) for tensor in tensors)
-        combine(self._spec, sources, numbers, out, torch_dtypes()[self._dtype], self._scratch, step.key)
+        dtype = torch_dtypes()[self._dtype]
+        if step.common:
+            combine_channels(self._spec, sources, numbers, out, dtype, self._scratch, step.key, step.common)
+        else:
+            combine(self._spec, sources, numbers, out, dtype, self._scratch, step.key)
         if not self._spec.stays_between(numbers) and (fault := describe_fault(out)):
             raise TrialFailed(f"merge: '{step.key}' holds {fault}; weights nearer to [0, 1] avoid it")

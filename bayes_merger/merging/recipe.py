@@ -45,6 +45,8 @@ class MergeRecipe:
         elements: elemental rules, see ``elements.py``; names in them have their numbers in ``weights``.
         compat: ``supermerger`` when the rules are to match as they do there.
         blocks: a division of the user's own, instead of the architecture's.
+        channels: ``equal``, or ``pad`` to merge U-Nets with more input channels (inpainting, pix2pix) with ordinary
+            ones: the common channels are merged, the others are those of the first model that has them.
     """
 
     method: str
@@ -57,6 +59,7 @@ class MergeRecipe:
     elements: tuple[str, ...] = ()
     compat: str = ""
     blocks: OwnBlocks = ()
+    channels: str = "equal"
 
     @property
     def layout(self) -> Architecture:
@@ -80,6 +83,7 @@ class MergeRecipe:
             "elements": list(self.elements),
             "compat": self.compat,
             "blocks": [[name, list(starts)] for name, starts in self.blocks],
+            "channels": self.channels,
         }
 
     @classmethod
@@ -107,6 +111,7 @@ class MergeRecipe:
             elements=_elements(data.get("elements", [])),
             compat=_text(data, "compat") if "compat" in data else "",
             blocks=own_blocks(data["blocks"]) if data.get("blocks") else (),
+            channels=_text(data, "channels") if "channels" in data else "equal",
         )
 
     def with_weights(self, weights: BlockWeights) -> MergeRecipe:
@@ -172,6 +177,7 @@ def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
         elements=recipe.elements,
         compat=recipe.compat,
         blocks=recipe.blocks,
+        channels=recipe.channels,
     )
     if recipe.architecture != structure.architecture.name:
         wanted = _known_architecture(recipe.architecture)

@@ -19,6 +19,8 @@ from bayes_merger.merging.method import MethodSpec
 Checkpoints = Mapping[str, Checkpoint]
 
 _ABSENT = "not in"
+LATENT = 4  # channels of the latent image, which come first in every U-Net
+FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
 
 DTYPES: Mapping[str, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 """What a recipe calls a dtype -> what files call it."""
@@ -37,6 +39,7 @@ class Step:
         shape: of the result.
         dtype: of the result, as files name it.
         rules: the elemental rules that hold for it, in order; the last one that gives a weight decides it.
+        common: input channels that are merged where the models have different numbers of them, else 0.
     """
 
     key: str
@@ -47,6 +50,7 @@ class Step:
     shape: tuple[int, ...]
     dtype: str
     rules: tuple[ElementRule, ...] = ()
+    common: int = 0
 
     @property
     def block(self) -> str | None:
@@ -91,6 +95,7 @@ def plan_structure(
     elements: Iterable[str] = (),
     compat: str = "",
     blocks: OwnBlocks = (),
+    channels: str = "equal",
 ) -> MergePlan:
     """The plan as far as it does not depend on weights. Arguments are those of a recipe.
 
@@ -109,6 +114,10 @@ def plan_structure(
     name = resolve_dtype(dtype, checkpoints["a"])
     router = _Router(spec, checkpoints, architecture, DTYPES[name], vae)
     steps = tuple(router.step(key) for key in dict.fromkeys(k for m in spec.models for k in checkpoints[m].shapes))
+    if channels not in ("equal", "pad"):
+        raise ConfigError(f"channels: '{channels}' is unknown; give equal or pad")
+    if channels == "pad":
+        steps = tuple(_padded(step, checkpoints) for step in steps)
     _check_shapes(steps, checkpoints)
     missing = tuple(step.key for step in steps if step.why.startswith(_ABSENT))
     lost = [step.key for step in steps if step.action == "drop" and step.place.role in ("block", "vae")]
@@ -118,6 +127,11 @@ def plan_structure(
     )
     held = rules_of_keys(rules, [step.key for step in steps if step.action == "merge"], architecture, compat)
     steps = tuple(replace(step, rules=held[step.key]) if step.key in held else step for step in steps)
+    notes += [
+        f"{step.key}: the first {step.common} input channels are merged, the others are model {step.source.upper()}'s"
+        for step in steps
+        if step.common
+    ]
     return MergePlan(steps, spec, architecture, name, missing, tuple(notes), rules)
 
 
@@ -190,9 +204,25 @@ def _check_predictions(checkpoints: Checkpoints) -> None:
         raise CheckpointError(f"{names_of(marked).upper()} predicts v and {others} noise: these cannot be merged")
 
 
+def _padded(step: Step, checkpoints: Checkpoints) -> Step:
+    """The step of a first convolution that takes the input channels of the widest model; others as they are.
+
+    Only one kind of further channels may be there: those of inpainting and of pix2pix mean different things.
+    """
+    if step.action != "merge" or step.key != FIRST_CONVOLUTION:
+        return step
+    shapes = {name: checkpoint.shapes[step.key] for name, checkpoint in checkpoints.items()}
+    alike = {(len(shape), shape[:1], shape[2:]) for shape in shapes.values()}
+    widths = sorted({shape[1] for shape in shapes.values() if len(shape) == 4})
+    if len(alike) > 1 or len(widths) != 2 or widths[0] != LATENT:
+        return step
+    wide = next(name for name, shape in shapes.items() if shape[1] == widths[1])
+    return replace(step, source=wide, shape=shapes[wide], common=widths[0])
+
+
 def _check_shapes(steps: Iterable[Step], checkpoints: Checkpoints) -> None:
     wrong = [
-        (step.key, name) for step in steps if step.action == "merge"
+        (step.key, name) for step in steps if step.action == "merge" and not step.common
         for name in checkpoints if checkpoints[name].shapes[step.key] != step.shape
     ]  # fmt: skip
     if not wrong:
@@ -201,7 +231,10 @@ def _check_shapes(steps: Iterable[Step], checkpoints: Checkpoints) -> None:
     a, other = checkpoints["a"], checkpoints[name]
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     sorts = [(s, describe_input(c.shapes)) for s, c in (("A", a), (name.upper(), other))]
-    hint = "".join(f"; {model} is an {sort} model" for model, sort in sorts if sort)
+    hint = "".join(f"; {model} is made for {sort}" for model, sort in sorts if sort)
+    widths = {checkpoint.shapes[key][1:2] for checkpoint in checkpoints.values()}
+    if key == FIRST_CONVOLUTION and len(widths) == 2 and (LATENT,) in widths:
+        hint += "; channels=pad merges the channels that both have"
     raise CheckpointError(
         f"shapes differ: '{key}' is {_shape(a, key)} in A ({a.path.name}) "
         f"and {_shape(other, key)} in {name.upper()} ({other.path.name}){more}{hint}"
