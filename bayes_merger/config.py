@@ -59,6 +59,7 @@ class RunConfig:
     vae: str = "a"
     elements: list[str] = field(default_factory=list)
     compat: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
     name: str | None = None
     runs: str = "runs"
     seed: int = 0

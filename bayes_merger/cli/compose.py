@@ -36,7 +36,7 @@ from bayes_merger.errors import ConfigError, nearest
 PATHS = ("model_a", "model_b", "model_c", "runs", "wildcards", "generator.config")
 DROP_INS = ("payloads", "scorers")
 GROUPS = (*DROP_INS, "optimiser", "space", "generator", "experiment")
-OPEN = ("space", "payloads")  # their own rooms know which names they may hold, and say so better than Hydra
+OPEN = ("space", "payloads", "options")  # their own rooms know which names they may hold, and say so better than Hydra
 
 
 class DropInSource(FileConfigSource):

@@ -75,7 +75,8 @@ def stored_with(parts: Parts, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "config": dict(settings),
         "recipe": {
-            key: recipe[key] for key in ("method", "models", "architecture", "dtype", "vae", "elements", "compat")
+            key: recipe[key]
+            for key in ("method", "models", "architecture", "dtype", "vae", "elements", "compat", "options")
         },
         "payloads": [payload.to_json() for payload in parts.payloads],
     }

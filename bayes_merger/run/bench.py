@@ -83,6 +83,7 @@ class Bench:
                 config.vae,
                 elements=elements,
                 compat=config.compat or "",
+                options={} if method else config.options,
             )
         before, self._current = self._current, None  # a merge that fails half way leaves neither
         same_method = before is not None and before[0] == name

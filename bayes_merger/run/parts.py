@@ -65,6 +65,7 @@ class Parts:
             vae=self.config.vae,
             elements=tuple(self.config.elements),
             compat=self.config.compat or "",
+            options=dict(self.config.options),
         )
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ def check_parts(
             check_prompt(prompt)  # what a wildcard put in has not been seen yet
     spec = method_spec(config.method)
     checkpoints = open_models(config, spec)
-    spec = spec.bind(checkpoints)
+    spec = spec.bind(checkpoints, config.options)
     space = make_space(config, spec, checkpoints["a"].architecture)
     parts = Parts(config, checkpoints, spec, space, payloads, scorers, sampler)
     values = {parameter.name: parameter.low for parameter in space.parameters}
@@ -201,8 +202,10 @@ def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
     """
     judging = json.loads(json.dumps(scorers))
     rules = {"elements": list(parts.config.elements), "compat": parts.config.compat} if parts.config.elements else {}
+    options = {"options": dict(parts.config.options)} if parts.config.options else {}
     return {
         **rules,
+        **options,
         "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
         "method": parts.method.name,
         "dtype": parts.config.dtype,

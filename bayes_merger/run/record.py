@@ -137,6 +137,7 @@ def recipe_of(study: optuna.study.Study, trial: optuna.trial.FrozenTrial) -> Mer
         vae=base["vae"],
         elements=tuple(base.get("elements", ())),
         compat=base.get("compat", ""),
+        options=base.get("options", {}),
     )
 
 
