@@ -35,33 +35,24 @@ def rate(step: int, steps: int, *, peak: float, warmup: int) -> float:
 # --- VAE ----------------------------------------------------------------------------------------------------------
 
 
-def train_vae(
-    *, steps: int, seed: int, device: str, say: Say, batch: int = 12, start: Any = None, decoder_only: bool = False
-) -> Any:
-    """An autoencoder with absolute and squared error, a small KL term, and latents shaken while decoding.
+def train_vae(*, steps: int, seed: int, device: str, say: Say, batch: int = 12, start: Any = None) -> Any:
+    """An autoencoder with absolute and squared error, a small KL term.
 
     Args:
         start: a VAE to go on from, with a new warm-up and decay of the learning rate.
-        decoder_only: leave the latents as they are, and shake them: denoised ones are never quite right.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = (networks.vae() if start is None else start).to(device).train()
-    coder = (model.encoder, model.quant_conv)
-    for part in coder:
-        part.requires_grad_(not decoder_only)
-    learning = [tensor for tensor in model.parameters() if tensor.requires_grad]
+    learning = list(model.parameters())
     optimiser = torch.optim.AdamW(learning, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     started = time.monotonic()
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = rate(step, steps, peak=2e-3, warmup=50)
         images = pixels([pictures.scene(rng) for _ in range(batch)], rng).to(device)
-        with torch.set_grad_enabled(not decoder_only):
-            posterior = model.encode(images).latent_dist
+        posterior = model.encode(images).latent_dist
         latents = posterior.sample()
-        if decoder_only:
-            latents = latents + 0.06 * latents.std() * torch.randn_like(latents)
         decoded = model.decode(latents).sample
         error = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
         loss = error + 2e-4 * posterior.kl().mean() / 256
@@ -74,7 +65,7 @@ def train_vae(
                 f"vae {step:5d}/{steps}  error {error.item():.4f}  std {latents.std().item():.2f}  "
                 f"{time.monotonic() - started:.0f} s"
             )
-    return model.requires_grad_(True).eval()
+    return model.eval()
 
 
 @torch.no_grad()

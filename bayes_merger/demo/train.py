@@ -1,6 +1,6 @@
 """Makes everything in the demo again: `python -m bayes_merger.demo.train --out DIR [--device cuda] [--quick]`.
 
-1. A VAE on the procedural pictures (`pictures.py`), then its decoder alone for a while longer.
+1. A VAE on the procedural pictures (`pictures.py`).
 2. The base C: a denoiser with its text encoder on all captions. It knows both kinds of words.
 3. Specialist A is C fine-tuned on captions whose shape words are true and whose colour words are random, so it keeps
    the shapes and loses the colours; only the blocks of `CHANGES["a"]`, where colour words act, may change. B is C
@@ -46,7 +46,6 @@ class Plan:
 
     vae: int = 700
     vae_again: int = 1300
-    decoder: int = 800
     latents: int = 16000
     start: int = 2200
     again: int = 1000
@@ -57,9 +56,7 @@ class Plan:
     batch: int = 32
 
 
-QUICK = Plan(
-    vae=2, vae_again=1, decoder=1, latents=32, start=2, again=1, once_more=1, specialist=1, clip=2, head=256, batch=4
-)
+QUICK = Plan(vae=2, vae_again=1, latents=32, start=2, again=1, once_more=1, specialist=1, clip=2, head=256, batch=4)
 
 
 # --- whose words --------------------------------------------------------------------------------------------------
@@ -108,7 +105,7 @@ class Workshop:
         return result
 
     def vae(self) -> Any:
-        """The VAE: both coder halves, then the decoder alone."""
+        """The VAE, in two rounds of the learning rate."""
 
         def whole() -> State:
             first = denoiser.train_vae(steps=self.plan.vae, seed=1, device=self.device, say=self.say)
@@ -117,16 +114,8 @@ class Workshop:
             )
             return _on_cpu(again.state_dict())
 
-        def decoder() -> State:
-            start = networks.vae()
-            start.load_state_dict(self.kept("vae", whole))
-            polished = denoiser.train_vae(
-                steps=self.plan.decoder, seed=12, device=self.device, say=self.say, start=start, decoder_only=True
-            )
-            return _on_cpu(polished.state_dict())
-
         model = networks.vae()
-        model.load_state_dict(self.kept("decoder", decoder))
+        model.load_state_dict(self.kept("vae", whole))
         return model.to(self.device).eval()
 
     def lessons(self, vae: Any) -> tuple[list[Scene], Tensor, float]:
