@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bayes_merger.cli.merge import add_source, named_recipe, recipe_and_models
@@ -185,12 +186,12 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
     if keys:
         for step in planned.steps:
             found = fate(step, recipe)
-            print(step.key, found.block or "-", found.text(), "; ".join(found.says), sep="  ")
+            print(_visible(step.key), found.block or "-", found.text(), "; ".join(found.says), sep="  ")
     else:
         table = Table("block", "tensors", *planned.method.weights, "because of")
         for found, names in grouped(planned, recipe).items():
             numbers = [f"{number:g}" for _, number in found.numbers] or [found.action] * len(planned.method.weights)
-            table.add_row(found.block, str(len(names)), *numbers, "; ".join(found.says))
+            table.add_row(found.block, str(len(names)), *numbers, escape("; ".join(found.says)))
         Console().print(table)
     print(f"{planned.method.name} of {planned.architecture.title}, written in {planned.dtype}: "
           f"{len(planned.written)} tensors, {_size(result_size(planned))}; "
@@ -199,7 +200,12 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.dtypes.values()).most_common())
         print(f"  model {name.upper()}  {checkpoint.path}  {dtypes}")
     for note in notes_on(planned, checkpoints):
-        print(f"note: {note}")
+        print(f"note: {_visible(note)}")
+
+
+def _visible(text: str) -> str:
+    """A name from a file one does not trust, fit for a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _size(count: int) -> str:
@@ -243,7 +249,7 @@ def _print_difference(
         print(f"{name}: {values[0]} here, {values[1]} there")
     if keys:
         for key, pair in found.items():
-            print(key, *(f.text() if f else "not there" for f in pair), sep="  ")
+            print(_visible(key), *(f.text() if f else "not there" for f in pair), sep="  ")
     elif found:
         table = Table("block", "tensors", "here", "because of", "there", "because of")
         for (here, there), count in Counter(found.values()).items():
@@ -251,7 +257,7 @@ def _print_difference(
             cells = [
                 text for f in (here, there) for text in ((f.text(), "; ".join(f.says)) if f else ("not there", ""))
             ]
-            table.add_row(block, str(count), *cells)
+            table.add_row(block, str(count), *map(escape, cells))
         Console().print(table)
     total = len({step.key for p in (planned, other_planned) for step in p.steps})
     print(f"{len(found)} of {total} tensors differ")

@@ -239,7 +239,7 @@ def _check_division(architecture: Architecture, own: OwnBlocks, shapes: Shapes) 
     for start, rule in zip(starts, architecture.rules, strict=True):
         if not any(rule.find(key) for key in shapes):
             known = {key[: match.end()] for key in shapes for match in re.finditer(r"\.", key)}
-            raise ConfigError(f"blocks: no tensor of model A starts with '{start}'; {nearest(start, known, listed=4)}")
+            raise ConfigError(f"blocks: no tensor of model A starts with {start!r}; {nearest(start, known, listed=4)}")
     taken = {architecture.place(key).block for key in shapes}
     for name, _ in own:
         if name != "BASE" and name not in taken:

@@ -88,12 +88,14 @@ def parse_rules(texts: Iterable[str], architecture: Architecture, weights: Seque
     Raises:
         ConfigError: a rule that is malformed or names an unknown block.
     """
-    parts = [part.strip() for text in texts for part in re.split(r"[,\n]", text)]
+    parts = [" ".join(part.split()) for text in texts for part in re.split(r"[,\n]", text)]
     order = sorted(weights, key=lambda name: name != "alpha")
     return tuple(_parsed(part, architecture, order) for part in parts if part)
 
 
 def _parsed(text: str, architecture: Architecture, weights: Sequence[str]) -> ElementRule:
+    if not text.isprintable():
+        raise ConfigError(f"elements: {text!r} holds letters that cannot be seen; type the rule anew")
     try:
         parts = text.split(":")
         if len(parts) != 3:

@@ -82,6 +82,7 @@ def test_examples_of_supermerger_s_documents_hold_literally(models: Models) -> N
         ("OUT06:NOT ff:0.2", 0.2),
         ("OUT06:to_k :0.9", 0.9),
         (" OUT06 : to_k : 0.9 ,", 0.9),
+        ("OUT06\t OUT07:attn2.to_k\r\n:0.9".replace("\n", ""), 0.9),
         ("OUT03-OUT08:to_k:0.3", 0.3),
         ("OUT08 - OUT03:to_k:0.3", 0.3),
         ("NOT OUT03-OUT05:attn:0.6", 0.6),
@@ -150,6 +151,8 @@ def test_slots_follow_their_block_and_have_a_name_of_their_own(models: Models) -
         ("OUT06:ATTN:0.5", "no tensor has 'ATTN' in its name; did you mean attn"),
         ("IN00:attn:0.5", "matches no tensor: none of its blocks has 'attn'"),
         ("IN00:NOT weight bias:0.5", "matches no tensor: all of its blocks have"),
+        ("OUT06:attn\x1b[31m:0.5", "cannot be seen"),
+        ("OUT06:a.*b:0.5", "no tensor has 'a"),
         ("VAE::0.5", "none of its blocks is merged"),
     ],
 )
@@ -157,7 +160,7 @@ def test_a_rule_that_makes_no_sense_is_one_line(models: Models, rule: str, words
     with pytest.raises(ConfigError, match=words) as error:
         plan(ruled(models, "OUT05::0.5", rule), models)
     assert "\n" not in str(error.value)
-    assert rule.strip() in str(error.value)
+    assert repr(rule.strip())[1:-1] in str(error.value)
 
 
 def test_nothing_between_the_commas_is_no_rule(models: Models) -> None:
