@@ -168,11 +168,13 @@ def test_merge_writes_the_same_file_from_study_recipe_and_hand(
 
 
 def test_a_study_is_taken_by_one_process_only(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
-    process = start(workplace, "run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=taken", "n_iters=500")
+    process = start(
+        workplace, "run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=taken", "n_iters=500"
+    )
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            if "  1/7  " in line:
+            if "  1/504  " in line:
                 break
         result = command(workplace, "resume", "taken")
         assert result.returncode == 2
