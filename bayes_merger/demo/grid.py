@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import denoiser
 from .landscape import BLOCKS, PROMPTS, Landscape, mix, shipped
-from .train import CHANGES
+from .train import CHANGES, ROUGH
 
 State = Mapping[str, Tensor]
 ASKED = ("a large ring", "a large cross", "a red shape on a blue background", "a yellow shape on a black background")
@@ -24,8 +24,8 @@ MARGIN, HEAD, GAP = 270, 24, 4
 
 
 def by_blocks() -> dict[str, float]:
-    """The mix one would guess from how the two were trained: B where A was changed, A elsewhere."""
-    return {block: float(block in CHANGES["a"]) for block in BLOCKS}
+    """The mix one would guess from how the two were trained: B where A was changed, both in `ROUGH`, A elsewhere."""
+    return {block: 0.5 if block in ROUGH else float(block in CHANGES["a"]) for block in BLOCKS}
 
 
 def columns(states: Mapping[str, State]) -> dict[str, State]:
