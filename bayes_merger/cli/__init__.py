@@ -98,8 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away; a second complaint would be noise
         return 0
-    except OSError as error:
-        if debug or error.errno != errno.ENOSPC:
+    except Exception as error:  # the boundary of the process: SQLite, Pillow and the system each say it in their way
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if debug or not (full or "disk is full" in str(error)):
             raise
         print("error: the disk is full; make room and go on with  bayes-merger resume NAME", file=sys.stderr)
         return 2
