@@ -138,6 +138,9 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         if "=" not in override and not override.startswith("~"):
             raise ConfigError(f"argument '{override}': settings are given like  name=value")
+        key, _, choice = override.partition("=")
+        if key == "experiment" and choice not in ("null", *choices(key)):  # optional to Hydra, which would skip it
+            raise ConfigError(f"{key}: no '{choice}'; {nearest(choice, choices(key))}")
     try:
         config = _composed(overrides)
         missing = sorted(OmegaConf.missing_keys(config))

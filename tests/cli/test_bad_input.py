@@ -104,6 +104,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     [
         (["rnu"], ["rnu", "run"]),
         (["run", "experiment=tiny"], ["model_a"]),
+        (["run", "experiment=tinny", "model_a={a}", "model_b={b}"], ["tinny", "did you mean tiny"]),
         (["resume", "nobody"], ["nobody"]),
         (["show", "nobody"], ["nobody"]),
         (["merge", "nobody", "--out", "x.safetensors"], ["nobody"]),
