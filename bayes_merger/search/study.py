@@ -23,10 +23,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bayes_merger.errors import ConfigError, TrialFailed, nearest
+from bayes_merger.search.design import design
 from bayes_merger.search.history import INTERRUPTED, ORIGIN, PHASE, REASON, is_interrupted, origin
 from bayes_merger.search.space import SearchSpace
 from bayes_merger.search.storage import open_storage
-from bayes_merger.search.unit import generator, latin_hypercube
 
 __all__ = [
     "ask",
@@ -47,28 +47,6 @@ FINGERPRINT = "fingerprint"
 DESIGN = "design"
 RETRY_OF = "retry_of"
 ROW = "row"
-
-
-def design(space: SearchSpace, n: int, seed: int) -> list[dict[str, float]]:
-    """The start design: pure A, pure B, the even mix, then a Latin hypercube.
-
-    Args:
-        space: what is searched.
-        n: rows in all; with fewer than three, the first of these.
-        seed: of the hypercube.
-
-    Returns:
-        The values of each row. Of the hypercube's rows, exactly one falls into each of as many equal parts of every
-        parameter's range.
-    """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise ConfigError(f"init_points: {n!r} is not a whole number of 0 or above")
-    rows = space.anchors()[:n]
-    cube = latin_hypercube(generator(seed), n - len(rows), len(space.parameters))
-    for point in cube.tolist():
-        values = {p.name: p.low + u * (p.high - p.low) for p, u in zip(space.parameters, point, strict=True)}
-        rows.append({p.name: min(max(values[p.name], p.low), p.high) for p in space.parameters})
-    return rows
 
 
 def create_study(
