@@ -40,6 +40,7 @@ __all__ = [
     "load_study",
     "open_storage",
     "open_study",
+    "prune",
     "tell",
 ]
 
@@ -58,6 +59,7 @@ def create_study(
     fingerprint: Mapping[str, Any],
     design: Sequence[Mapping[str, float]],
     attributes: Mapping[str, Any] | None = None,
+    objectives: int = 1,
 ) -> Study:
     """A new study with its start design waiting. If a process died while creating it, its creation is completed.
 
@@ -69,6 +71,7 @@ def create_study(
         fingerprint: what must not change while scores are to be compared; plain JSON.
         design: from :func:`design`.
         attributes: what else the study should remember, plain JSON; it is there from the study's birth on.
+        objectives: how many scores a trial has; all are maximised.
 
     Raises:
         ConfigError: if a study of that name exists already, or a row does not fit the space.
@@ -76,7 +79,7 @@ def create_study(
     for row in design:
         space.check(row)
     study = optuna.create_study(
-        storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
+        storage=storage, study_name=name, sampler=sampler, directions=["maximize"] * objectives, load_if_exists=True
     )
     if _is_born(study):
         raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
@@ -114,6 +117,7 @@ def open_study(
     fingerprint: Mapping[str, Any],
     design: Sequence[Mapping[str, float]],
     attributes: Mapping[str, Any] | None = None,
+    objectives: int = 1,
 ) -> Study:
     """The study of that name, healed; created if there is none, or if its creation was interrupted.
 
@@ -125,7 +129,14 @@ def open_study(
     )
     if not born:
         return create_study(
-            storage, name, sampler, space=space, fingerprint=fingerprint, design=design, attributes=attributes
+            storage,
+            name,
+            sampler,
+            space=space,
+            fingerprint=fingerprint,
+            design=design,
+            attributes=attributes,
+            objectives=objectives,
         )
     study = load_study(storage, name, sampler)
     difference = fingerprint_difference(study.user_attrs[FINGERPRINT], fingerprint)
@@ -138,53 +149,17 @@ def open_study(
     return study
 
 
-def heal(study: Study) -> list[int]:
-    """Make a study whole whose process died. Call it before the first :func:`ask`, while no one else works on it.
-
-    Trials left running are failed as interrupted, and their values wait again, ahead of all others. Rows of the start
-    design that were never written are.
-
-    Returns:
-        The numbers of the interrupted trials.
-    """
-    _queue_design(study)
-    trials = study.get_trials(deepcopy=False)
-    again = {t.user_attrs[RETRY_OF] for t in trials if RETRY_OF in t.user_attrs}
-    dead = [t for t in trials if t.state == TrialState.RUNNING]
-    for trial in dead:
-        # In this order: whoever dies in between leaves a running trial, and the next one heals on.
-        if trial.number not in again:
-            study.add_trial(_retry(trial))
-        live = Trial(study, trial._trial_id)
-        live.set_user_attr(REASON, INTERRUPTED)
-        study.tell(live, state=TrialState.FAIL)
-    return [trial.number for trial in dead]
-
-
-def ask(study: Study, space: SearchSpace) -> Trial:
-    """The next trial, running, with all its values: one that waits, or a new suggestion of the study's sampler.
-
-    A waiting trial whose values do not fit the space (someone queued it by hand) is failed, with that reason.
-    """
-    distributions = space.distributions()
-    while True:
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        for candidate in sorted(waiting, key=lambda t: (origin(t), t.number)):
-            trial = _take(study, candidate, space, distributions)
-            if trial is not None:
-                return trial
-        study.add_trial(_waiting(_suggestion(study, distributions), distributions, {PHASE: "search"}))
-
-
-def tell(study: Study, trial: Trial, value: float) -> None:
-    """The trial's score: greater is better. Attributes must have been set before.
+def tell(study: Study, trial: Trial, value: float | Sequence[float]) -> None:
+    """The trial's score, or one for each objective: greater is better. Attributes must have been set before.
 
     Raises:
-        TrialFailed: if the score is no finite number; nothing is stored, the trial still runs.
+        TrialFailed: if a score is no finite number; nothing is stored, the trial still runs.
     """
-    if not math.isfinite(value):
-        raise TrialFailed(f"trial {trial.number}: the score is {value}, not a number")
-    study.tell(trial, float(value))
+    values = [float(one) for one in value] if isinstance(value, Sequence) else [float(value)]
+    for one in values:
+        if not math.isfinite(one):
+            raise TrialFailed(f"trial {trial.number}: the score is {one}, not a number")
+    study.tell(trial, values)
 
 
 def fail(study: Study, trial: Trial, reason: str) -> None:
@@ -193,9 +168,15 @@ def fail(study: Study, trial: Trial, reason: str) -> None:
     study.tell(trial, state=TrialState.FAIL)
 
 
+def prune(study: Study, trial: Trial, reason: str) -> None:
+    """The trial was cut short, for this reason. It has no score, since its pictures are not all the others'."""
+    trial.set_user_attr(REASON, reason)
+    study.tell(trial, state=TrialState.PRUNED)
+
+
 def finished(study: Study) -> int:
-    """How many trials have a score."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    """How many trials of the budget are used: those that have a score, and those that were cut short."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
 def failed(study: Study) -> int:
@@ -233,82 +214,3 @@ def _is_born(study: Study) -> bool:
     return DESIGN in study.user_attrs
 
 
-def _queue_design(study: Study) -> None:
-    """Write the rows of the start design that are not yet trials."""
-    stored = study.user_attrs[DESIGN]
-    distributions = SearchSpace.from_json(stored["space"]).distributions()
-    there = {t.user_attrs.get(ROW) for t in study.get_trials(deepcopy=False)}
-    for index, row in enumerate(stored["rows"]):
-        if index not in there:
-            study.add_trial(_waiting(row, distributions, {PHASE: "design", ROW: index}))
-
-
-def _waiting(
-    values: Mapping[str, Any], distributions: Mapping[str, FloatDistribution], attributes: Mapping[str, Any]
-) -> FrozenTrial:
-    return optuna.create_trial(
-        state=TrialState.WAITING,
-        params=dict(values),
-        distributions={name: distributions[name] for name in values},
-        user_attrs=dict(attributes),
-    )
-
-
-def _retry(trial: FrozenTrial) -> FrozenTrial:
-    """The same values again. What the dead process noted on the trial stays there: half a note is no note."""
-    kept = {key: trial.user_attrs[key] for key in (PHASE, ROW) if key in trial.user_attrs}
-    return optuna.create_trial(
-        state=TrialState.WAITING,
-        params=trial.params,
-        distributions=trial.distributions,
-        user_attrs=kept | {ORIGIN: origin(trial), RETRY_OF: trial.number},
-        system_attrs={key: value for key, value in trial.system_attrs.items() if key == "fixed_params"},
-    )
-
-
-def _suggestion(study: Study, distributions: Mapping[str, FloatDistribution]) -> dict[str, Any]:
-    """What the sampler suggests for a trial that is not stored yet."""
-    number = len(study.get_trials(deepcopy=False))
-    unborn = FrozenTrial(
-        number=number,
-        trial_id=-1,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=None,
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-    )
-    relative = study.sampler.infer_relative_search_space(study, unborn)
-    values = study.sampler.sample_relative(study, unborn, relative)
-    return {
-        name: values[name] if name in values else study.sampler.sample_independent(study, unborn, name, distribution)
-        for name, distribution in distributions.items()
-    }
-
-
-def _take(
-    study: Study, waiting: FrozenTrial, space: SearchSpace, distributions: Mapping[str, FloatDistribution]
-) -> Trial | None:
-    """The waiting trial, running; None if another took it, or its values do not fit."""
-    try:
-        if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
-            return None
-    except UpdateFinishedTrialError:
-        return None  # taken and done with since we looked
-    trial = Trial(study, waiting._trial_id)
-    queued = {**waiting.system_attrs.get("fixed_params", {}), **waiting.params}
-    try:
-        # What a person left open is the sampler's to choose; it is chosen again alike after a kill.
-        missing = {p.name: p.low for p in space.parameters if p.name not in queued}
-        space.check({**missing, **queued})
-    except ConfigError as error:
-        fail(study, trial, str(error))
-        return None
-    for name, distribution in distributions.items():
-        if name not in waiting.params:
-            trial.suggest_float(name, distribution.low, distribution.high)
-    return trial
