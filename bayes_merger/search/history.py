@@ -7,11 +7,14 @@ last bit of what a sampler computes from them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bayes_merger.errors import TrialFailed
 
 ORIGIN = "origin"
 """User attribute: the number of the trial whose second attempt this one is; absent on a first attempt."""
@@ -65,3 +68,16 @@ def _history(others: Sequence[FrozenTrial]) -> History:
         drawn=len({origin(t) for t in others if t.user_attrs.get(PHASE) != "design"}),
         trials=tuple(sorted(kept, key=lambda t: (origin(t), t.number))),
     )
+
+
+def finite(trial: FrozenTrial | Trial, value: float | Sequence[float]) -> list[float]:
+    """A score, or one for each objective, as a list.
+
+    Raises:
+        TrialFailed: if one is no finite number.
+    """
+    values = [float(one) for one in value] if isinstance(value, Sequence) else [float(value)]
+    for one in values:
+        if not math.isfinite(one):
+            raise TrialFailed(f"trial {trial.number}: the score is {one}, not a number")
+    return values

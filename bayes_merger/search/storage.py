@@ -1,19 +1,38 @@
-"""Where studies are kept: one SQLite file, or a database by its address."""
+"""Where studies are kept: one SQLite file, or a PostgreSQL database by its address."""
 
 from __future__ import annotations
 
 import sqlite3
+import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.study import Study
 
 from bayes_merger.errors import ConfigError
 
 PATIENCE = 60
 """Seconds to wait for another process's transaction."""
+
+BEAT = 30
+"""Seconds between two signs of life of a worker."""
+
+GRACE = 600
+"""Seconds without a sign of life after which a worker that cannot be seen from here is taken for dead."""
+
+SECRET = ("password", "passfile", "sslpassword", "sslkey")
+
+SERVER: dict[str, Any] = {
+    "connect_timeout": 10,
+    # A worker whose machine lost its power must not hold the queue for the two hours of the system's default.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
+}
 
 
 def open_storage(where: str | Path, *, create: bool = True) -> RDBStorage:
@@ -21,37 +40,133 @@ def open_storage(where: str | Path, *, create: bool = True) -> RDBStorage:
 
     A SQLite file is opened so that several processes may share it on one machine: writers announce themselves before
     they read (SQLite ignores the row locks Optuna's queue relies on, and would hand out a trial twice), and what was
-    told is on the disk before the call returns. Not for network file systems.
+    told is on the disk before the call returns. Not for network file systems: workers on several machines need
+    PostgreSQL.
 
     Args:
-        where: a path, or an address such as ``postgresql://...``.
-        create: make the file, and its folder, if there is none.
+        where: a path, or an address such as ``postgresql://user@host/database``. A password need not be in it:
+            PostgreSQL's own ``PGPASSWORD`` and ``~/.pgpass`` are heeded.
+        create: make the file, and its folder, or the tables, if there are none.
 
     Raises:
-        ConfigError: if it cannot be opened.
+        ConfigError: if it cannot be opened. No password is ever part of the text.
     """
     optuna.logging.disable_default_handler()
-    if "://" in str(where):
-        address = str(where)
-        is_file = address.startswith("sqlite:///") and ":memory:" not in address
-    else:
-        path = Path(where)
-        if not create and not path.is_file():
-            raise ConfigError(f"{path}: no study here; name the file that `bayes-merger run` made")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{path}: its folder cannot be made ({error.strerror}); choose another") from error
-        address = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-        is_file = True
+    address = _address(where, create)
+    is_file = address.get_backend_name() == "sqlite"
+    shown = where if is_file else redacted(str(where))
+    # Optuna fills in {SCHEMA_VERSION}; our braces are braces.
+    text = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        storage = RDBStorage(address, engine_kwargs={"connect_args": {"timeout": PATIENCE}} if is_file else None)
+        storage = _made(text, is_file, create)
         if is_file:
             _share(storage.engine)
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(f"{where}: not a study's storage ({cause}); choose another file or address") from error
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
+        missing = not is_file and "psycopg" in str(error.__cause__ or error) and isinstance(error, ImportError)
+        if missing:
+            raise ConfigError(
+                f"{shown}: PostgreSQL needs psycopg; install it with  pip install 'bayes-merger[postgres]'"
+            ) from None
+        raise ConfigError(
+            f"{shown}: not a study's storage ({_cause(error, address)}); choose another file or address"
+        ) from (error if is_file else None)
     return storage
+
+
+def redacted(address: str | Path) -> str:
+    """A storage's name without its password: what may be shown and kept.
+
+    >>> redacted("postgresql://ann:secret@db.example/merges")
+    'postgresql://ann@db.example/merges'
+    """
+    text = str(address)
+    if "://" not in text:
+        return text
+    try:
+        url = sqlalchemy.make_url(text)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return f"{text.partition('://')[0]}://..."  # whatever it is, somebody may have put a password into it
+    # The password is dropped, not starred out: what is left is still an address.
+    plain = sqlalchemy.URL.create(
+        url.drivername, url.username, None, url.host, url.port, url.database, url.query
+    ).difference_update_query(SECRET)
+    return plain.render_as_string(hide_password=False)
+
+
+def is_address(where: str | Path) -> bool:
+    """Whether it is a database's address, not a file's path."""
+    return "://" in str(where)
+
+
+def backend(study: Study) -> RDBStorage:
+    """The database under a study; Optuna puts a cache before it."""
+    storage: Any = study._storage
+    found = getattr(storage, "_backend", storage)
+    assert isinstance(found, RDBStorage)
+    return found
+
+
+def database_file(storage: RDBStorage) -> Path | None:
+    """The file that a storage is; ``None`` if it is a server."""
+    url = storage.engine.url
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def _address(where: str | Path, create: bool) -> sqlalchemy.URL:
+    if not is_address(where):
+        return _file(Path(where), create)
+    try:
+        url = sqlalchemy.make_url(str(where))
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise ConfigError(
+            f"storage: {redacted(where)} is no address; give  postgresql://user@host/database  or a file"
+        ) from None
+    kind = url.get_backend_name()
+    if kind == "sqlite" and url.database and url.database != ":memory:":
+        return _file(Path(url.database), create)
+    if kind not in ("postgresql", "postgres"):
+        raise ConfigError(
+            f"storage: {redacted(where)} is not a study's storage; "
+            "give  postgresql://user@host/database  or the path of an SQLite file"
+        )
+    return url.set(drivername="postgresql+psycopg")
+
+
+def _file(path: Path, create: bool) -> sqlalchemy.URL:
+    if not create and not path.is_file():
+        raise ConfigError(f"{path}: no study here; name the file that `bayes-merger run` made")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: its folder cannot be made ({error.strerror}); choose another") from error
+    return sqlalchemy.URL.create("sqlite", database=str(path))
+
+
+def _made(text: str, is_file: bool, create: bool) -> RDBStorage:
+    if is_file:
+        settings: dict[str, Any] = {"connect_args": {"timeout": PATIENCE}}
+    else:
+        settings = {"connect_args": SERVER, "pool_pre_ping": True}  # a connection may have died in a long trial
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2.9
+        for attempt in (1, 2):
+            try:
+                return RDBStorage(
+                    text,
+                    engine_kwargs=settings,
+                    heartbeat_interval=BEAT,
+                    grace_period=GRACE,
+                    skip_table_creation=not create and not is_file,
+                )
+            except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
+                if attempt == 2 or is_file:
+                    raise  # else: two processes made the tables at once, and the other one won
+    raise AssertionError
+
+
+def _cause(error: Exception, address: sqlalchemy.URL) -> str:
+    cause = str(error.__cause__ or error).splitlines()[0]
+    return cause.replace(str(address.password), "***") if address.password else cause
 
 
 def _share(engine: sqlalchemy.Engine) -> None:

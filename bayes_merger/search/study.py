@@ -11,22 +11,21 @@ Three habits make that true:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import FloatDistribution
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
-from bayes_merger.errors import ConfigError, TrialFailed, nearest
+from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.search.design import design
-from bayes_merger.search.history import INTERRUPTED, ORIGIN, PHASE, REASON, is_interrupted, origin
+from bayes_merger.search.history import REASON, finite, is_interrupted
+from bayes_merger.search.queue import DESIGN, ask, queue_design
 from bayes_merger.search.space import SearchSpace
 from bayes_merger.search.storage import open_storage
+from bayes_merger.search.workers import heal
 
 __all__ = [
     "ask",
@@ -45,9 +44,6 @@ __all__ = [
 ]
 
 FINGERPRINT = "fingerprint"
-DESIGN = "design"
-RETRY_OF = "retry_of"
-ROW = "row"
 
 
 def create_study(
@@ -88,7 +84,7 @@ def create_study(
     study.set_user_attr(FINGERPRINT, dict(fingerprint))
     # This one transaction is the study's birth; from here on the rows can be completed without their creator.
     study.set_user_attr(DESIGN, {"space": space.to_json(), "rows": [dict(row) for row in design]})
-    _queue_design(study)
+    queue_design(study)
     return study
 
 
@@ -155,11 +151,7 @@ def tell(study: Study, trial: Trial, value: float | Sequence[float]) -> None:
     Raises:
         TrialFailed: if a score is no finite number; nothing is stored, the trial still runs.
     """
-    values = [float(one) for one in value] if isinstance(value, Sequence) else [float(value)]
-    for one in values:
-        if not math.isfinite(one):
-            raise TrialFailed(f"trial {trial.number}: the score is {one}, not a number")
-    study.tell(trial, values)
+    study.tell(trial, finite(trial, value))
 
 
 def fail(study: Study, trial: Trial, reason: str) -> None:
@@ -212,5 +204,3 @@ def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
 
 def _is_born(study: Study) -> bool:
     return DESIGN in study.user_attrs
-
-

@@ -1,0 +1,208 @@
+"""Many hands on one study: who works on which trial, who is alive, and how many trials are left to take.
+
+A worker holds a lock of the operating system's for as long as it lives. Whoever sees that lock, on the same machine,
+knows at once and for certain whether the worker is dead; a worker elsewhere is believed dead after ten minutes without
+a sign of life (:data:`~bayes_merger.search.storage.GRACE`), however long its trial takes. Its trial then waits again,
+ahead of all others.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import socket
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bayes_merger.search.history import REASON, finite, is_interrupted, origin
+from bayes_merger.search.lock import alone, beside, is_free
+from bayes_merger.search.queue import WORKER, ask, queue_again, queue_design
+from bayes_merger.search.space import SearchSpace
+from bayes_merger.search.storage import BEAT, backend, database_file
+
+SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
+"""What counts against the budget of trials."""
+
+
+def heal(study: Study) -> list[int]:
+    """Make a study whole whose processes died; living workers are left alone.
+
+    Trials that dead workers left running are failed as interrupted, and their values wait again, ahead of all others;
+    so are those of which no worker is known. Rows of the start design that were never written are.
+
+    Returns:
+        The numbers of the interrupted trials.
+    """
+    with alone(study):
+        queue_design(study)
+        dead = dead_trials(study) + [t for t in _running(study) if WORKER not in t.user_attrs]
+        queue_again(study, dead)
+    return sorted(trial.number for trial in dead)
+
+
+def dead_trials(study: Study) -> list[FrozenTrial]:
+    """The running trials whose worker is dead."""
+    owned = [trial for trial in _running(study) if WORKER in trial.user_attrs]
+    if not owned:
+        return []
+    storage = backend(study)
+    silent = set() if database_file(storage) else set(storage._get_stale_trial_ids(study._study_id))
+    return [trial for trial in owned if _is_dead(study, trial.user_attrs[WORKER], trial._trial_id in silent)]
+
+
+def _is_dead(study: Study, worker: Mapping[str, Any], silent: bool) -> bool:
+    lock = _lock_of(study, worker["id"])
+    if database_file(backend(study)):
+        return is_free(lock)  # all who share a file share the machine
+    seen = worker["host"] == socket.gethostname() and lock.exists()
+    return is_free(lock) if seen else silent
+
+
+def _lock_of(study: Study, worker: str) -> Path:
+    file = database_file(backend(study))
+    if file:
+        return beside(file, f"worker-{worker}")
+    return Path(tempfile.gettempdir(), f"bayes-merger-{getpass.getuser()}", worker)
+
+
+def _running(study: Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+class Worker:
+    """This process as one of those that work on a study; a context manager.
+
+    Args:
+        study: shared with any number of others.
+        space: what is searched.
+        name: what people call this worker.
+        beat: seconds between two signs of life.
+    """
+
+    def __init__(self, study: Study, space: SearchSpace, *, name: str = "", beat: float = BEAT) -> None:
+        self.study = study
+        self.space = space
+        self.id = secrets.token_hex(6)
+        self.name = name
+        self._beat = beat
+        self._lock = FileLock(_lock_of(study, self.id), timeout=0)
+        self._current: int | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
+
+    def __enter__(self) -> Worker:
+        Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def claim(self, total: int) -> Trial | None:
+        """The next trial, running and ours alone; ``None`` when none is to be had now.
+
+        A trial is to be had while those that are finished and those that run are fewer than ``total``: so many are
+        finished in the end, neither more nor less, however many workers there are. Others may yet fail or die, so
+        ``None`` is only the end when ``total`` are finished.
+        """
+        with alone(self.study):
+            queue_again(self.study, dead_trials(self.study))
+            states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
+            if sum(state == TrialState.RUNNING or state in SPENT for state in states) >= total:
+                return None
+            trial = ask(self.study, self.space, self._signature())
+            self._current = trial._trial_id
+            return trial
+
+    def tell(self, trial: Trial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None) -> int:
+        """The trial's score, with what was learned on the way.
+
+        Returns:
+            The number of the trial that has it. If ours was given up as dead in the meantime, its second attempt gets
+            the score, even one that another worker is drawing.
+
+        Raises:
+            TrialFailed: if the score is no finite number; nothing is stored, the trial still runs.
+            Superseded: if the second attempt has its score already; ours is not needed.
+        """
+        values = finite(trial, value)
+        return self._settle(trial, TrialState.COMPLETE, values, attributes or {})
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        """The trial has no score, for this reason.
+
+        Raises:
+            Superseded: if it was given up as dead in the meantime.
+        """
+        self._settle(trial, TrialState.FAIL, None, {REASON: reason})
+
+    def prune(self, trial: Trial, reason: str, attributes: Mapping[str, Any] | None = None) -> None:
+        """The trial was cut short, for this reason.
+
+        Raises:
+            Superseded: if it was given up as dead in the meantime.
+        """
+        self._settle(trial, TrialState.PRUNED, None, {**(attributes or {}), REASON: reason})
+
+    def hand_back(self, trial: Trial) -> None:
+        """Somebody else shall draw it: its values wait again, ahead of all others."""
+        with alone(self.study):
+            self._current = None
+            queue_again(self.study, [t for t in _running(self.study) if t._trial_id == trial._trial_id])
+
+    def _settle(
+        self, trial: Trial, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
+    ) -> int:
+        with alone(self.study):
+            self._current = None
+            heir = self._heir(trial, scored=state == TrialState.COMPLETE)
+            storage = self.study._storage
+            for key, value in attributes.items():
+                storage.set_trial_user_attr(heir._trial_id, key, value)
+            self.study.tell(heir.number, values, state=state)
+            return heir.number
+
+    def _heir(self, trial: Trial, scored: bool) -> FrozenTrial:
+        """The trial that stands for ours: itself, unless it was given up."""
+        trials = self.study.get_trials(deepcopy=False)
+        own = next(t for t in trials if t._trial_id == trial._trial_id)
+        if own.state == TrialState.RUNNING:
+            return own
+        if is_interrupted(own) and scored:
+            for other in trials:
+                if origin(other) == origin(own) and other.state == TrialState.RUNNING:
+                    return other
+                if origin(other) == origin(own) and other.state == TrialState.WAITING:
+                    self.study._storage.set_trial_state_values(other._trial_id, TrialState.RUNNING)
+                    return other
+        raise Superseded(f"trial {trial.number} was finished by another worker")
+
+    def _signature(self) -> dict[str, Any]:
+        return {"id": self.id, "host": socket.gethostname(), "pid": os.getpid(), "name": self.name}
+
+    def _live(self) -> None:
+        while not self._over.wait(self._beat):
+            if (current := self._current) is not None:
+                try:
+                    backend(self.study).record_heartbeat(current)
+                except (optuna.exceptions.StorageInternalError, UpdateFinishedTrialError, KeyError):
+                    continue  # the next one may come through; the grace is twenty of them long
+
+
+class Superseded(Exception):
+    """This trial's score is not needed any more: the worker was given up as dead, and another one was faster."""
