@@ -29,11 +29,8 @@ from sklearn.gaussian_process.kernels import Matern
 from threadpoolctl import threadpool_limits
 
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.search.samplers import Evidence, Proposal
+from bayes_merger.search.slots import Evidence, Proposal, is_known
 from bayes_merger.search.unit import Array, derived_seed, generator
-
-CLOSE = 1e-9
-"""Points nearer than this in every dimension (of a range of 1) are the same point."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def classic_proposal(settings: Classic) -> Proposal:
             suggestion = _array(optimiser.suggest())
             bounds = optimiser.space.bounds
         # The same pictures would be drawn again, with the same score.
-        return rng.uniform(bounds[:, 0], bounds[:, 1]) if _is_known(suggestion, known.points) else suggestion
+        return rng.uniform(bounds[:, 0], bounds[:, 1]) if is_known(suggestion, known.points) else suggestion
 
     return propose
 
@@ -208,7 +205,7 @@ class ClimbingUCB(UpperConfidenceBound):  # type: ignore[misc]  # the library is
         for start in candidates[order[: self.starts]]:
             top = minimize(bound.descent, start, jac=True, bounds=target_space.bounds, method="L-BFGS-B")
             point = np.clip(top.x, low, high)
-            if -top.fun > height and not _is_known(point, target_space.params):
+            if -top.fun > height and not is_known(point, target_space.params):
                 best, height = point, -top.fun
         return np.asarray(best, dtype=float)
 
@@ -315,7 +312,3 @@ def _replay(optimiser: BayesianOptimization, known: Told, *, shrink: bool) -> No
 
 def _array(params: Mapping[str, Any]) -> Array:
     return np.array([float(value) for value in params.values()], dtype=float)
-
-
-def _is_known(point: Array, points: Array) -> bool:
-    return bool((np.abs(points - point).max(axis=1) < CLOSE).any())

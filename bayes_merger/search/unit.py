@@ -53,9 +53,19 @@ def to_values(point: Sequence[float] | Array, space: Mapping[str, BaseDistributi
     }
 
 
-def to_point(values: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> list[float]:
-    """The point of the cube that stands for these values; values outside their range land on its border."""
-    return [min(max(_coordinate(values[name], distribution), 0.0), 1.0) for name, distribution in space.items()]
+def to_point(values: Mapping[str, Any], space: Mapping[str, BaseDistribution], *, clip: bool = True) -> list[float]:
+    """The point of the cube that stands for these values.
+
+    Args:
+        values: by name; more than the space has are no trouble.
+        space: the cube's dimensions, in order.
+        clip: values outside their range land on its border; else outside the cube, on the same scale.
+
+    Raises:
+        ValueError: for a choice that is not in the space.
+    """
+    point = [_coordinate(values[name], distribution) for name, distribution in space.items()]
+    return [min(max(u, 0.0), 1.0) for u in point] if clip else point
 
 
 def _value(u: float, distribution: BaseDistribution) -> Any:

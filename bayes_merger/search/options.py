@@ -1,0 +1,73 @@
+"""Options of an optimiser, checked when it is chosen and not in the middle of the night."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+from bayes_merger.errors import ConfigError, nearest
+
+
+def check_number(name: str, value: object, least: float, most: float = math.inf, *, whole: bool = False) -> None:
+    """Refuse an option that is no number between ``least`` and ``most``, ends included.
+
+    Args:
+        name: of the option, for the person.
+        value: what was given.
+        least: smallest number allowed.
+        most: greatest number allowed.
+        whole: only whole numbers are.
+
+    Raises:
+        ConfigError: naming the option, the value and what is allowed.
+    """
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or math.isnan(value):
+        raise ConfigError(f"optimiser: {name} = {value!r} is not a {'whole ' if whole else ''}number")
+    if not least <= value <= most:
+        allowed = f"must be at least {least:g}" if math.isinf(most) else f"must lie in {least:g} ... {most:g}"
+        raise ConfigError(f"optimiser: {name} = {value} {allowed}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse an option that is neither true nor false.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"optimiser: {name} = {value!r} is not true or false")
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Refuse an option that is none of the choices.
+
+    Raises:
+        ConfigError: naming the nearest.
+    """
+    if value not in choices:
+        raise ConfigError(f"optimiser: unknown {name} {value!r}; {nearest(str(value), choices)}")
+
+
+def check_names(factory: Callable[..., Any]) -> None:
+    """Refuse options that the optimiser does not have.
+
+    Args:
+        factory: an optimiser's function, or a ``functools.partial`` of it with its options.
+
+    Raises:
+        ConfigError: naming the first such option, and the nearest that exists.
+    """
+    if not isinstance(factory, partial):
+        return
+    parameters = inspect.signature(factory.func).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for name in factory.keywords:
+        if name not in known:
+            hint = nearest(name, known) if known else "it has none"
+            raise ConfigError(f"optimiser: {factory.func.__name__} has no option {name!r}; {hint}")
