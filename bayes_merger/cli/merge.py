@@ -21,7 +21,7 @@ from bayes_merger.merging.elements import named_ratios, parse_rules
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef
 from bayes_merger.run.folder import find_study
-from bayes_merger.run.parts import open_model
+from bayes_merger.run.parts import open_each
 from bayes_merger.run.record import recipe_of, trial_of
 from bayes_merger.search.names import names_of
 
@@ -168,15 +168,14 @@ def _read_recipe(path: Path) -> MergeRecipe:
 
 
 def _open_recipe_models(recipe: MergeRecipe, given: dict[str, str], verify: bool) -> dict[str, Checkpoint]:
-    checkpoints = {}
+    checkpoints = open_each({name: given.get(f"model_{name}", model.path) for name, model in recipe.models.items()})
     for name, model in recipe.models.items():
-        checkpoint = open_model(name, given.get(f"model_{name}", model.path))
+        checkpoint = checkpoints[name]
         if verify and model.sha256 and checkpoint.sha256() != model.sha256:
             raise CheckpointError(
                 f"model_{name}: {checkpoint.path} is not the recipe's file (SHA-256 {checkpoint.sha256()[:10]}, not "
                 f"{model.sha256[:10]}); give the right one with  model_{name}=FILE  or add --force"
             )
-        checkpoints[name] = checkpoint
     return checkpoints
 
 
@@ -197,7 +196,7 @@ def _recipe_by_hand(
             raise ConfigError(f"model_{name}: method '{method}' needs it; give  model_{name}=FILE")
     options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
     bound = spec.bind((name for name in spec.models if given.get(f"model_{name}")), options)
-    checkpoints = {name: open_model(name, given[f"model_{name}"]) for name in bound.models}
+    checkpoints = open_each({name: given[f"model_{name}"] for name in bound.models})
     own = _read_blocks(Path(given["blocks"])) if given.get("blocks") else ()
     whole = checkpoints["a"].architecture
     architecture = divided(whole, own, checkpoints["a"].shapes)

@@ -79,6 +79,11 @@ class Checkpoint:
     ) -> None:
         self.close()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a plan should tell of it, one line each."""
+        return ()
+
     @cached_property
     def kind(self) -> Kind:
         """What the file is, also when it cannot be merged."""
@@ -191,13 +196,18 @@ def _open(path: Path, file: BinaryIO) -> Checkpoint:
         raise CheckpointError("the file is empty; download or export it again")
     start = file.read(64)
     file.seek(0)
-    if start.startswith((ZIP_START, *PICKLE_STARTS)):
+    if start.startswith((ZIP_START, *PICKLE_STARTS)) and not _has_header(start, size):
         file.close()
         return _open_pickle(path)
     if wrong := _not_a_checkpoint(start):
         raise CheckpointError(wrong)
     header = read_header(file, size)
     return _open_mapped(path, file, header)
+
+
+def _has_header(start: bytes, size: int) -> bool:
+    """Whether it begins as safetensors does: one header in two thousand has a length that looks like a pickle."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") + 8 <= size
 
 
 def _not_a_checkpoint(start: bytes) -> str:

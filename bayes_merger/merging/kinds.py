@@ -33,7 +33,7 @@ SDXL = Kind("sdxl", "a Stable Diffusion XL checkpoint")
 REFINER = Kind("sdxl-refiner", "a Stable Diffusion XL refiner")
 SD3 = Kind("sd3", "a Stable Diffusion 3 checkpoint")
 FLUX = Kind("flux", "a Flux checkpoint")
-LORA = Kind("lora", "a LoRA", _WHOLE)
+LORA = Kind("lora", "a LoRA", "give the checkpoint that it is for as model A, and the LoRA as model B or C")
 CONTROLNET = Kind("controlnet", "a ControlNet", _WHOLE)
 MOTION = Kind("motion", "an AnimateDiff motion module", _WHOLE)
 EMBEDDING = Kind("embedding", "a textual inversion embedding", _WHOLE)
@@ -92,7 +92,10 @@ def _two_sided(shapes: Shapes, count: int) -> bool:
 
 
 def _is_lora(shapes: Shapes) -> bool:
-    return _starts(shapes, "lora_") or _contains(shapes, ".lora_down.", ".lora_A.", ".hada_w", ".lokr_w")
+    parts = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", "_lora.down.", ".lora_linear_layer.",
+             ".hada_w", ".lokr_w")  # fmt: skip
+    ends = (".diff", ".diff_b", ".w_norm", ".b_norm")
+    return _starts(shapes, "lora_", "lycoris_") or _contains(shapes, *parts) or any(k.endswith(ends) for k in shapes)
 
 
 def _is_sd2(shapes: Shapes) -> bool:
@@ -121,10 +124,7 @@ def _is_upscaler(shapes: Shapes) -> bool:
 
 # In this order: an adapter may carry names of the model it adapts, and a whole model those of its parts.
 _SIGNS: tuple[tuple[Kind, Callable[[Shapes], bool]], ...] = (
-    (
-        LORA,
-        lambda s: _starts(s, "lora_") or _contains(s, ".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".hada_w"),
-    ),
+    (LORA, _is_lora),
     (CONTROLNET, lambda s: _starts(s, "control_model.", "controlnet_", "zero_convs.", "input_hint_block.")),
     (MOTION, lambda s: _contains(s, "motion_modules.")),
     (SD3, lambda s: _contains(s, "joint_blocks.")),

@@ -121,7 +121,8 @@ def plan_structure(
     _check_shapes(steps, checkpoints)
     missing = tuple(step.key for step in steps if step.why.startswith(_ABSENT))
     lost = [step.key for step in steps if step.action == "drop" and step.place.role in ("block", "vae")]
-    notes = [f"kept from A, since another model lacks them: {listed(missing)}"] if missing else []
+    notes = [note for model in spec.models for note in checkpoints[model].notes]
+    notes += [f"kept from A, since another model lacks them: {listed(missing)}"] if missing else []
     notes += (
         [f"left out, since model {_owner_of(lost[0], architecture, vae)} lacks them: {listed(lost)}"] if lost else []
     )

@@ -18,6 +18,8 @@ from bayes_merger.imaging.prompt import check_prompt
 from bayes_merger.merging.blocks import Architecture
 from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
 from bayes_merger.merging.elements import named_ratios, parse_rules
+from bayes_merger.merging.kinds import LORA
+from bayes_merger.merging.lora import LoraModel
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef, plan
 from bayes_merger.scoring.scorer import Scorer
@@ -167,7 +169,7 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
             raise ConfigError(f"model_{name}: method '{config.method}' needs it; give  model_{name}=FILE")
         if name not in spec.models and path:
             raise ConfigError(f"model_{name}: method '{config.method}' takes no model {name.upper()}; leave it out")
-    opened = {name: open_model(name, path) for name, path in given.items() if path}
+    opened = open_each({name: path for name, path in given.items() if path})
     names = {checkpoint.architecture.name for checkpoint in opened.values()}
     if len(names) > 1:
         kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())
@@ -181,14 +183,32 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
     return opened
 
 
-def open_model(name: str, path: str) -> Checkpoint:
+def open_each(paths: Mapping[str, str]) -> dict[str, Checkpoint]:
+    """The models given by these paths; LoRAs among them are applied to model A.
+
+    Raises:
+        CheckpointError: as ``open_model``.
+    """
+    opened: dict[str, Checkpoint] = {}
+    for name in sorted(paths):
+        opened[name] = open_model(name, paths[name], opened.get("a"))
+    return opened
+
+
+def open_model(name: str, path: str, base: Checkpoint | None = None) -> Checkpoint:
     """The checkpoint given as ``model_{name}``.
+
+    Args:
+        name: of the model.
+        path: of its file.
+        base: model A, which a LoRA is applied to.
 
     Raises:
         CheckpointError: it cannot be used; the text begins with the setting's name.
     """
     try:
-        return open_checkpoint(Path(path).expanduser())
+        found = open_checkpoint(Path(path).expanduser())
+        return found if base is None or found.kind is not LORA else LoraModel(base, found)
     except CheckpointError as error:
         raise CheckpointError(f"model_{name}: {error}") from error
 

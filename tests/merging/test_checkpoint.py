@@ -344,3 +344,11 @@ def test_a_file_larger_than_memory_is_opened(tmp_path: Path) -> None:
             pytest.skip("no file of 128 GB with a hole in it can be made here")
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.tensor("model")[-1] == 0
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
+    header = {"x": entry(0, 2)}
+    header["__metadata__"] = {"fill": "-" * (0x0280 - len(json.dumps(header | {"__metadata__": {"fill": ""}})))}
+    path = raw(tmp_path / "m.safetensors", header, b"\x00<")
+    assert path.read_bytes().startswith(b"\x80\x02")
+    assert open_checkpoint(path).tensor("x").tolist() == [1.0]
