@@ -7,6 +7,7 @@
     │   ├── ConfigError         a setting, a rule, a payload, a scorer
     │   └── CheckpointError     a model file, or models that do not fit together
     ├── TrialFailed             one trial could not be judged; the study records FAIL and this text (1)
+    ├── Superseded              one trial's score is not needed: another worker was faster; the run goes on (1)
     ├── Paused                  the person went away; everything is kept, ``resume`` goes on (3)
     └── Interrupted             Ctrl-C or a polite kill; everything is kept, ``resume`` goes on (130)
 """
@@ -39,6 +40,10 @@ class CheckpointError(UserError):
 
 class TrialFailed(BayesMergerError):
     """One trial could not be judged: the study records FAIL with this reason, never a score."""
+
+
+class Superseded(BayesMergerError):
+    """A worker was given up as dead, and another one has finished its trial; this one goes on with the next."""
 
 
 class Paused(BayesMergerError):

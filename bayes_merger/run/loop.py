@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 
 from bayes_merger.atomic import write_json
-from bayes_merger.errors import BayesMergerError, TrialFailed
+from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed
 from bayes_merger.run.bench import Bench, Evaluation
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.parts import Parts
 from bayes_merger.run.record import best_value, mean_scores
 from bayes_merger.run.watcher import Stop, TrialReport, Watcher
 from bayes_merger.search import study as studies
+from bayes_merger.search.workers import Worker
 
 FAILURES_IN_A_ROW = 5  # a run whose every trial fails is broken, not unlucky
+WAIT = 0.5  # seconds between two looks at what the other workers do, when there is nothing left to take
 
 
 def open_study(
@@ -47,9 +49,25 @@ def open_study(
 
 
 def search(
-    parts: Parts, study: optuna.study.Study, bench: Bench, folder: RunFolder, watcher: Watcher, stop: Stop
+    parts: Parts,
+    study: optuna.study.Study,
+    bench: Bench,
+    folder: RunFolder,
+    watcher: Watcher,
+    stop: Stop,
+    *,
+    name: str = "",
 ) -> None:
-    """Run trials until the budget is used up.
+    """Run trials until the budget is used up, as one of any number of workers.
+
+    Args:
+        parts: the run.
+        study: shared with the other workers.
+        bench: draws and judges.
+        folder: where the pictures go.
+        watcher: told what goes on.
+        stop: how the person ends it.
+        name: of this worker, where there are several.
 
     Raises:
         Interrupted: somebody asked to stop.
@@ -59,29 +77,77 @@ def search(
     total = parts.config.init_points + parts.config.n_iters
     failed = 0
     watcher.budget(studies.finished(study), total)
-    while studies.finished(study) < total:
-        stop.check()
-        started = time.monotonic()
-        watcher.step("choosing the next merge")
-        before = best_value(study)
-        trial = studies.ask(study, parts.space)
-        reason, evaluation = None, None
-        try:
-            evaluation = run_trial(parts, trial, bench, folder, before)
-            studies.tell(study, trial, evaluation.value)
-        except TrialFailed as error:
-            reason = str(error)
-            studies.fail(study, trial, reason)
-        watcher.trial(_report(study, trial.number, total, evaluation, before, reason, time.monotonic() - started))
-        failed = failed + 1 if reason else 0
-        if failed >= FAILURES_IN_A_ROW:
-            raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {reason}")
+    with Worker(study, parts.space, name=name) as worker:
+        while studies.finished(study) < total:
+            stop.check()
+            watcher.step("choosing the next merge")
+            trial = worker.claim(total)
+            if trial is None:
+                watcher.step("waiting for the other workers")
+                time.sleep(WAIT)
+                continue
+            try:
+                report = run_trial(parts, study, worker, trial, bench, folder, total)
+            except Superseded as late:
+                watcher.note(str(late))
+                continue
+            watcher.trial(report)
+            failed = failed + 1 if report.reason else 0
+            if failed >= FAILURES_IN_A_ROW:
+                raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {report.reason}")
 
 
 def run_trial(
+    parts: Parts,
+    study: optuna.study.Study,
+    worker: Worker,
+    trial: optuna.trial.Trial,
+    bench: Bench,
+    folder: RunFolder,
+    total: int,
+) -> TrialReport:
+    """Judge one candidate and tell the study.
+
+    Raises:
+        Superseded: the trial was given up, and another worker was faster.
+        Paused: the person who scores went away.
+    """
+    started = time.monotonic()
+    before = best_value(study)
+    evaluation: Evaluation | None = None
+    reason: str | None = None
+    attributes: dict[str, Any] = {}
+    try:
+        evaluation, attributes = evaluate(parts, trial, bench, folder, before)
+        before = best_value(study)  # others have not been idle
+        told = worker.tell(trial, evaluation.value, attributes)
+    except TrialFailed as error:
+        reason = str(error)
+        told = worker.fail(trial, reason)
+    except Superseded:
+        _forget(folder.path / name for name in attributes.get("images", ()))
+        raise
+    return TrialReport(
+        number=told.number,
+        done=told.done,
+        total=total,
+        value=evaluation.value if evaluation and not reason else None,
+        best=best_value(study),
+        improved=evaluation is not None and not reason and (before is None or evaluation.value > before),
+        scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation and not reason else {},
+        reason=reason,
+        seconds=time.monotonic() - started,
+        worker=worker.name,
+    )
+
+
+def evaluate(
     parts: Parts, trial: optuna.trial.Trial, bench: Bench, folder: RunFolder, best: float | None
-) -> Evaluation:
-    """Merge, draw and score one candidate; everything learned is on the trial before it is told.
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Merge, draw and score one candidate.
+
+    Returns:
+        What it got, and what is to be remembered of it with its score.
 
     Raises:
         TrialFailed: it could not be judged.
@@ -93,41 +159,19 @@ def run_trial(
     images = bench.draw(parts.payloads)
     paths = bench.save(folder.images(trial.number), images, parts.payloads)
     evaluation = bench.judge(weights, parts.payloads, images, paths)
-    trial.set_user_attr("scores", [vars(score) for score in evaluation.scores])
+    attributes: dict[str, Any] = {"weights": weights, "scores": [vars(score) for score in evaluation.scores]}
     if parts.config.images == "best" and best is not None and evaluation.value <= best:
         _forget(paths)
-        return evaluation
-    trial.set_user_attr("images", [path.relative_to(folder.path).as_posix() for path in paths])
-    return evaluation
+    else:
+        attributes["images"] = [path.relative_to(folder.path).as_posix() for path in paths]
+    return evaluation, attributes
 
 
-def _forget(paths: tuple[Path, ...]) -> None:
+def _forget(paths: Iterable[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-    if paths and not any(paths[0].parent.iterdir()):
-        paths[0].parent.rmdir()
-
-
-def _report(
-    study: optuna.study.Study,
-    number: int,
-    total: int,
-    evaluation: Evaluation | None,
-    before: float | None,
-    reason: str | None,
-    seconds: float,
-) -> TrialReport:
-    return TrialReport(
-        number=number,
-        done=studies.finished(study),
-        total=total,
-        value=evaluation.value if evaluation else None,
-        best=best_value(study),
-        improved=evaluation is not None and (before is None or evaluation.value > before),
-        scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
-        reason=reason,
-        seconds=seconds,
-    )
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 def write_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ class TrialReport:
         scores: mean raw score of each scorer.
         reason: why it failed.
         seconds: wall time of the trial.
+        worker: who drew it, where there are several.
     """
 
     number: int
@@ -37,6 +38,7 @@ class TrialReport:
     scores: dict[str, float]
     reason: str | None
     seconds: float
+    worker: str = ""
 
 
 class Watcher(Protocol):

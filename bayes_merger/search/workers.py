@@ -15,6 +15,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from bayes_merger.errors import Superseded
 from bayes_merger.search.history import REASON, finite, is_interrupted, origin
 from bayes_merger.search.lock import alone, beside, is_free
 from bayes_merger.search.queue import WORKER, ask, queue_again, queue_design
@@ -80,8 +82,23 @@ def _running(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
+@dataclass(frozen=True)
+class Told:
+    """What became of a trial.
+
+    Attributes:
+        number: of the trial that has the score: ours, or its second attempt if ours was given up as dead.
+        done: how many trials of the budget are finished, this one included.
+    """
+
+    number: int
+    done: int
+
+
 class Worker:
-    """This process as one of those that work on a study; a context manager.
+    """This process as one of those that work on a study.
+
+    A context manager: a trial that is neither told nor failed when it ends is handed back.
 
     Args:
         study: shared with any number of others.
@@ -97,7 +114,7 @@ class Worker:
         self.name = name
         self._beat = beat
         self._lock = FileLock(_lock_of(study, self.id), timeout=0)
-        self._current: int | None = None
+        self._current: Trial | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
 
@@ -108,10 +125,14 @@ class Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._over.set()
-        self._thread.join()
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        try:
+            if self._current is not None:
+                self.hand_back(self._current)
+        finally:
+            self._over.set()
+            self._thread.join()
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def claim(self, total: int) -> Trial | None:
         """The next trial, running and ours alone; ``None`` when none is to be had now.
@@ -126,15 +147,14 @@ class Worker:
             if sum(state == TrialState.RUNNING or state in SPENT for state in states) >= total:
                 return None
             trial = ask(self.study, self.space, self._signature())
-            self._current = trial._trial_id
+            self._current = trial
             return trial
 
-    def tell(self, trial: Trial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None) -> int:
+    def tell(self, trial: Trial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None) -> Told:
         """The trial's score, with what was learned on the way.
 
-        Returns:
-            The number of the trial that has it. If ours was given up as dead in the meantime, its second attempt gets
-            the score, even one that another worker is drawing.
+        If ours was given up as dead in the meantime, its second attempt gets the score, even one that another worker
+        is drawing.
 
         Raises:
             TrialFailed: if the score is no finite number; nothing is stored, the trial still runs.
@@ -143,39 +163,40 @@ class Worker:
         values = finite(trial, value)
         return self._settle(trial, TrialState.COMPLETE, values, attributes or {})
 
-    def fail(self, trial: Trial, reason: str) -> None:
+    def fail(self, trial: Trial, reason: str) -> Told:
         """The trial has no score, for this reason.
 
         Raises:
             Superseded: if it was given up as dead in the meantime.
         """
-        self._settle(trial, TrialState.FAIL, None, {REASON: reason})
+        return self._settle(trial, TrialState.FAIL, None, {REASON: reason})
 
-    def prune(self, trial: Trial, reason: str, attributes: Mapping[str, Any] | None = None) -> None:
+    def prune(self, trial: Trial, reason: str, attributes: Mapping[str, Any] | None = None) -> Told:
         """The trial was cut short, for this reason.
 
         Raises:
             Superseded: if it was given up as dead in the meantime.
         """
-        self._settle(trial, TrialState.PRUNED, None, {**(attributes or {}), REASON: reason})
+        return self._settle(trial, TrialState.PRUNED, None, {**(attributes or {}), REASON: reason})
 
     def hand_back(self, trial: Trial) -> None:
         """Somebody else shall draw it: its values wait again, ahead of all others."""
         with alone(self.study):
-            self._current = None
             queue_again(self.study, [t for t in _running(self.study) if t._trial_id == trial._trial_id])
+            self._current = None
 
     def _settle(
         self, trial: Trial, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
-    ) -> int:
+    ) -> Told:
         with alone(self.study):
-            self._current = None
             heir = self._heir(trial, scored=state == TrialState.COMPLETE)
             storage = self.study._storage
             for key, value in attributes.items():
                 storage.set_trial_user_attr(heir._trial_id, key, value)
             self.study.tell(heir.number, values, state=state)
-            return heir.number
+            self._current = None
+            done = sum(t.state in SPENT for t in self.study.get_trials(deepcopy=False))
+            return Told(heir.number, done)
 
     def _heir(self, trial: Trial, scored: bool) -> FrozenTrial:
         """The trial that stands for ours: itself, unless it was given up."""
@@ -190,6 +211,7 @@ class Worker:
                 if origin(other) == origin(own) and other.state == TrialState.WAITING:
                     self.study._storage.set_trial_state_values(other._trial_id, TrialState.RUNNING)
                     return other
+        self._current = None
         raise Superseded(f"trial {trial.number} was finished by another worker")
 
     def _signature(self) -> dict[str, Any]:
@@ -199,10 +221,6 @@ class Worker:
         while not self._over.wait(self._beat):
             if (current := self._current) is not None:
                 try:
-                    backend(self.study).record_heartbeat(current)
+                    backend(self.study).record_heartbeat(current._trial_id)
                 except (optuna.exceptions.StorageInternalError, UpdateFinishedTrialError, KeyError):
                     continue  # the next one may come through; the grace is twenty of them long
-
-
-class Superseded(Exception):
-    """This trial's score is not needed any more: the worker was given up as dead, and another one was faster."""
