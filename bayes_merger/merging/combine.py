@@ -5,15 +5,17 @@ Files and live models go through this one function with the same pieces, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.method import MethodSpec, Prepared
 
-_CPU_PIECE = 2**18  # numbers; three fp32 pieces stay in a core's cache
+_CPU_PIECE = 2**16  # numbers; half a dozen fp32 pieces stay in a core's cache
 _GPU_PIECE = 2**26  # launches cost more than cache misses there
+
+Make = Callable[[], Prepared]
 
 
 class Scratch:
@@ -39,6 +41,7 @@ def combine(
     dtype: torch.dtype,
     scratch: Scratch,
     key: str = "",
+    keep: Callable[[Make], Prepared] | None = None,
 ) -> None:
     """Write the merge of ``sources`` into ``out``.
 
@@ -50,48 +53,96 @@ def combine(
         dtype: what the result is rounded to before it is widened to ``out``'s.
         scratch: reused memory.
         key: name of the tensor, for methods that ask.
+        keep: gives what the function it is given makes, or has made before from the same.
     """
     if out.numel() == 0:
         return
     if not out.is_contiguous():
         whole = scratch.flat("whole", out.numel(), dtype, out.device).view(out.shape)
-        combine(spec, sources, weights, whole, dtype, scratch, key)
+        combine(spec, sources, weights, whole, dtype, scratch, key, keep)
         out.copy_(whole)
         return
     if spec.fused and out.dtype == dtype and all(source.dtype == dtype for source in sources):
         # torch computes lerp of half precision in fp32 and rounds once: the same bits as in pieces, below.
         torch.lerp(sources[0], sources[1], weights["alpha"], out=out)
         return
-    flat = out.view(-1)
-    if not spec.elementwise:
-        named = {"key": key} if spec.keyed else {}
-        result = spec.function(*_wide("source", sources, scratch), **weights, **named)
-        _round_into(flat, result.reshape(-1), dtype, scratch)
-        return
-    step = _CPU_PIECE if out.device.type == "cpu" else _GPU_PIECE
-    rows = [source.view(-1) for source in sources]
-    for begin in range(0, flat.numel(), step):
-        pieces = [row[begin : begin + step] for row in rows]
-        _combine_piece(spec, pieces, weights, flat[begin : begin + step], dtype, scratch)
+    told: dict[str, object] = {"key": key} if spec.keyed else {}
+    if spec.prepare is not None:
+        make = _first_stage(spec, sources, weights, scratch, key)
+        told["prepared"] = keep(make) if keep else make()
+    if spec.elementwise:
+        _combine_pieces(spec, sources, weights, out.view(-1), dtype, scratch, told)
+    elif spec.selects and len({source.dtype for source in sources}) == 1:
+        _round_into(out, spec.function(*sources, **weights, **told), dtype, scratch)
+    else:
+        _round_into(out, spec.function(*_read(spec, sources, scratch), **weights, **told), dtype, scratch)
 
 
-def _combine_piece(
+def _first_stage(
+    spec: MethodSpec, sources: Sequence[Tensor], weights: Mapping[str, float], scratch: Scratch, key: str
+) -> Make:
+    def make() -> Prepared:
+        wide = _wide("source", sources, scratch)
+        lent = {tensor.untyped_storage().data_ptr() for tensor in wide}
+        # What is kept must not lie in memory that is used again for the next tensor.
+        return tuple(
+            part.clone() if isinstance(part, Tensor) and part.untyped_storage().data_ptr() in lent else part
+            for part in spec.prepared(wide, weights, key) or ()
+        )
+
+    return make
+
+
+def _combine_pieces(
     spec: MethodSpec,
-    pieces: Sequence[Tensor],
+    sources: Sequence[Tensor],
     weights: Mapping[str, float],
     out: Tensor,
     dtype: torch.dtype,
     scratch: Scratch,
+    told: dict[str, object],
 ) -> None:
-    if not spec.fused:
-        _round_into(out, spec.function(*_wide("source", pieces, scratch), **weights), dtype, scratch)
-    elif all(piece.dtype == dtype for piece in pieces):
+    count = out.numel()
+    size = _CPU_PIECE if out.device.type == "cpu" else _GPU_PIECE
+    rows = [source.view(-1) for source in sources]
+    prepared = told.pop("prepared", None)
+    for begin in range(0, count, size):
+        end = min(begin + size, count)
+        pieces = [row[begin:end] for row in rows]
+        if isinstance(prepared, tuple):
+            told["prepared"] = tuple(_part(part, begin, end, count) for part in prepared)
+        if spec.fused:
+            _lerp_piece(pieces, weights["alpha"], out[begin:end], dtype, scratch)
+        else:
+            wide = _read(spec, pieces, scratch)
+            _round_into(out[begin:end], spec.function(*wide, **weights, **told), dtype, scratch)
+
+
+def _part(part: object, begin: int, end: int, count: int) -> object:
+    """The piece of what is prepared, where it has a number for each place."""
+    return part.view(-1)[begin:end] if isinstance(part, Tensor) and part.numel() == count > 1 else part
+
+
+def _lerp_piece(pieces: Sequence[Tensor], alpha: float, out: Tensor, dtype: torch.dtype, scratch: Scratch) -> None:
+    if all(piece.dtype == dtype for piece in pieces):
         rounded = scratch.flat("rounded", out.numel(), dtype, out.device)
-        out.copy_(torch.lerp(pieces[0], pieces[1], weights["alpha"], out=rounded))
+        out.copy_(torch.lerp(pieces[0], pieces[1], alpha, out=rounded))
     else:
         wide = _wide("source", pieces, scratch)
         result = scratch.flat("result", out.numel(), torch.float32, out.device)
-        _round_into(out, torch.lerp(wide[0], wide[1], weights["alpha"], out=result), dtype, scratch)
+        _round_into(out, torch.lerp(wide[0], wide[1], alpha, out=result), dtype, scratch)
+
+
+def _read(spec: MethodSpec, tensors: Sequence[Tensor], scratch: Scratch) -> list[Tensor]:
+    """The tensors, in fp32 where the last stage reads them."""
+    if len(spec.read) == len(tensors) or spec.prepare is None:
+        return _wide("source", tensors, scratch)
+    wide = iter(_wide("source", [tensor for tensor, name in _named(spec, tensors) if name in spec.read], scratch))
+    return [next(wide) if name in spec.read else tensor for tensor, name in _named(spec, tensors)]
+
+
+def _named(spec: MethodSpec, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, str]]:
+    return zip(tensors, spec.models, strict=True)
 
 
 def _wide(name: str, tensors: Sequence[Tensor], scratch: Scratch) -> list[Tensor]:
@@ -106,10 +157,12 @@ def _wide(name: str, tensors: Sequence[Tensor], scratch: Scratch) -> list[Tensor
 
 
 def _round_into(out: Tensor, result: Tensor, dtype: torch.dtype, scratch: Scratch) -> None:
-    if dtype in (out.dtype, torch.float32):
+    """Round ``result`` to ``dtype``, widen it to ``out``'s dtype and put it there."""
+    result = result.reshape(out.shape)
+    if dtype in (result.dtype, out.dtype, torch.float32):
         out.copy_(result)
     else:
-        out.copy_(scratch.flat("rounded", out.numel(), dtype, out.device).copy_(result))
+        out.copy_(scratch.flat("rounded", out.numel(), dtype, out.device).view(out.shape).copy_(result))
 
 
 def combine_channels(
@@ -121,6 +174,7 @@ def combine_channels(
     scratch: Scratch,
     key: str,
     common: int,
+    keep: Callable[[Make], Prepared] | None = None,
 ) -> None:
     """Write the merge of ``sources`` into ``out`` where they differ in their number of input channels.
 
@@ -133,10 +187,11 @@ def combine_channels(
         scratch: as for ``combine``.
         key: as for ``combine``.
         common: input channels that all of them have.
+        keep: as for ``combine``.
     """
     put(next(source for source in sources if source.shape == out.shape), out, dtype, scratch)
     narrow = [source[:, :common].contiguous() for source in sources]
-    combine(spec, narrow, weights, out[:, :common], dtype, scratch, key)
+    combine(spec, narrow, weights, out[:, :common], dtype, scratch, key, keep)
 
 
 def put(source: Tensor, out: Tensor, dtype: torch.dtype, scratch: Scratch) -> None:
@@ -150,7 +205,4 @@ def put(source: Tensor, out: Tensor, dtype: torch.dtype, scratch: Scratch) -> No
     """
     if source.numel() == 0:
         return
-    if dtype in (source.dtype, out.dtype, torch.float32):
-        out.copy_(source)
-    else:
-        out.copy_(scratch.flat("rounded", out.numel(), dtype, source.device).view(out.shape).copy_(source))
+    _round_into(out, source, dtype, scratch)

@@ -11,6 +11,23 @@ searched and, where the default is a text or a whole number, options that hold f
 
 A keyword called ``key`` is told which tensor it is: what random methods seed their generator with, besides ``seed``.
 
+**Two stages.** What is costly and does not depend on (all of) the weights, lengths, sorts, decompositions, is the work
+of a function of its own, which takes the models and by keyword those weights and options that it does depend on (and
+``key``). The method takes what that gives by a keyword called ``prepared`` and asks for it itself where it is not
+given::
+
+    def _lengths(a: Tensor, b: Tensor) -> Prepared: ...
+
+    @merge_method(elementwise=True, prepare=_lengths)
+    def slerp(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None) -> Tensor:
+        angle, length_a, length_b = prepared or _lengths(a, b)
+
+A search then does the first stage once per tensor. Both ways give the same bits, since it is the same code. Where
+there are two stages, ``elementwise`` speaks of the second.
+
+**Statistics of the whole model** are a ``Survey``: each tensor's share of them, and what they come to. The method takes
+them by a keyword called ``statistics``; without, the tensor at hand is the whole model.
+
 Importing this module is light: the functions themselves (and torch) come with the first call that needs them.
 """
 
@@ -23,12 +40,21 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bayes_merger.errors import ConfigError, nearest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Weight = float
 """A number that decides how much of a model goes in."""
+
+Prepared = tuple[Any, ...]
+"""What a first stage gives: tensors (one of the models' shape is cut into pieces with them) and numbers."""
+
+Statistics = tuple[float, ...]
+"""Numbers about whole models."""
 
 Numbers = Mapping[str, float]
 Options = Mapping[str, str | int]
@@ -83,6 +109,19 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """Statistics over all merged tensors of the models, taken before the first of them is merged.
+
+    Attributes:
+        each: a tensor's share of them, from the models' tensors in fp32: a small tensor of any shape.
+        conclude: what the shares of all tensors, ordered by key, come to.
+    """
+
+    each: Callable[..., Tensor]
+    conclude: Callable[[list[Tensor]], Statistics]
+
+
+@dataclass(frozen=True)
 class MethodSpec:
     """What is known of a merge method without running it.
 
@@ -94,8 +133,13 @@ class MethodSpec:
         weights: weight name to range.
         options: option name to what it may be.
         keyed: whether the function is to be told the key of the tensor.
-        elementwise: whether every output number depends only on the input numbers at its place, so that a tensor may
-            be worked on in pieces.
+        prepare: the first stage, if there are two.
+        prepared_by: those of the weights that the first stage depends on.
+        read: models that the second stage still reads; the others may be of any dtype there.
+        survey: the statistics of whole models that the function takes, if it takes any.
+        elementwise: whether every output number depends only on the input numbers at its place (and on what is
+            prepared), so that a tensor may be worked on in pieces.
+        selects: whether every number of the result is one of the models' own, so that there is nothing to round.
         fused: whether the result is ``torch.lerp(a, b, alpha)``, which needs no copies in fp32.
         between: whether every number of the result lies between the models' while all weights are in [0, 1].
         pole: the text of what is wrong with a set of weights, or ``None``.
@@ -110,7 +154,12 @@ class MethodSpec:
     weights: Mapping[str, WeightRange]
     options: Mapping[str, Option]
     keyed: bool
+    prepare: Callable[..., Prepared] | None
+    prepared_by: tuple[str, ...]
+    read: tuple[str, ...]
+    survey: Survey | None
     elementwise: bool
+    selects: bool
     fused: bool
     between: bool
     pole: Callable[[Numbers], str | None]
@@ -140,7 +189,20 @@ class MethodSpec:
             values[name] = self.options[name].read(name, value)
         kept = tuple(name for name in self.models if name in given or name not in self.optional)
         function = partial(self.function, **values) if values else self.function
-        return replace(self, models=kept, optional=(), function=function)
+        return replace(self, models=kept, optional=(), function=function, prepare=_with_options(self.prepare, values))
+
+    def with_statistics(self, statistics: Statistics) -> MethodSpec:
+        """The same method for models of which these statistics are known."""
+        return replace(self, function=partial(self.function, statistics=statistics), survey=None)
+
+    def prepared(self, models: Iterable[Tensor], weights: Numbers, key: str = "") -> Prepared | None:
+        """The first stage's work on tensors in fp32; ``None`` where the method has only one."""
+        if self.prepare is None:
+            return None
+        needed = {name: weights[name] for name in self.prepared_by}
+        if "key" in inspect.signature(self.prepare).parameters:
+            return self.prepare(*models, **needed, key=key)
+        return self.prepare(*models, **needed)
 
     def check(self, weights: Numbers, where: str = "") -> None:
         """Refuse weights for which the formula has no meaning.
@@ -165,11 +227,20 @@ class MethodSpec:
         return self.between and all(0 <= value <= 1 for value in weights.values())
 
 
+def _with_options(prepare: Callable[..., Prepared] | None, options: Options) -> Callable[..., Prepared] | None:
+    if prepare is None:
+        return None
+    known = inspect.signature(prepare).parameters
+    taken = {name: value for name, value in options.items() if name in known}
+    return partial(prepare, **taken) if taken else prepare
+
+
 def _interval(bounds: WeightRange) -> str:
     return f"range [{bounds.least:g}, {bounds.most:g}]" if math.isfinite(bounds.least) else "range: give a number"
 
 
 _SPECS: dict[str, MethodSpec] = {}
+_TOLD = ("key", "prepared", "statistics")  # keywords that are neither weights nor options
 _FAMILIES = ("linear", "angular", "masks", "sparse", "centres", "spectral", "matrix")
 
 
@@ -178,6 +249,10 @@ def merge_method(
     elementwise: bool,
     fused: bool = False,
     between: bool = False,
+    selects: bool = False,
+    prepare: Callable[..., Prepared] | None = None,
+    read: tuple[str, ...] | None = None,
+    survey: Survey | None = None,
     search: Mapping[str, tuple[float, float]] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     choices: Mapping[str, tuple[str, ...]] | None = None,
@@ -190,6 +265,10 @@ def merge_method(
         elementwise: see ``MethodSpec``.
         fused: see ``MethodSpec``.
         between: see ``MethodSpec``.
+        selects: see ``MethodSpec``.
+        prepare: see ``MethodSpec``.
+        read: see ``MethodSpec``; all models when not said.
+        survey: see ``MethodSpec``.
         search: weight name to the range searched by default, [0, 1] when not said.
         bounds: weight name to the range in which the formula has a meaning, all numbers when not said.
         choices: option name to the texts it may be.
@@ -200,7 +279,7 @@ def merge_method(
     def register(function: Function) -> Function:
         parameters = inspect.signature(function).parameters.values()
         models = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "key"]
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _TOLD]
         weights = {
             p.name: WeightRange(p.default, *(search or {}).get(p.name, (0.0, 1.0)), *(bounds or {}).get(p.name, ()))
             for p in keywords
@@ -220,7 +299,12 @@ def merge_method(
             weights=weights,
             options=options,
             keyed=any(p.name == "key" for p in parameters),
+            prepare=prepare,
+            prepared_by=tuple(n for n in weights if prepare and n in inspect.signature(prepare).parameters),
+            read=tuple(p.name for p in models) if read is None else read,
+            survey=survey,
             elementwise=elementwise,
+            selects=selects,
             fused=fused,
             between=between,
             pole=pole,

@@ -42,5 +42,5 @@ def is_constant(checkpoint: Checkpoint | Changing) -> bool:
 
 
 def version_of(checkpoint: Checkpoint | Changing, key: str) -> Hashable:
-    """What is equal for as long as a tensor is the same bits; ``None`` for all tensors of a model that never changes."""
+    """What is equal for as long as a tensor is the same bits; ``None`` for a model that never changes."""
     return None if is_constant(checkpoint) else cast(Changing, checkpoint).version(key)

@@ -1,0 +1,217 @@
+"""What a live merge keeps between candidates: its models, and work that does not depend on the searched numbers.
+
+What is kept changes how long a candidate takes and never a bit of it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bayes_merger.merging.blocks import Place
+from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.header import ITEM_SIZES
+from bayes_merger.merging.method import MethodSpec, Prepared
+from bayes_merger.merging.routing import Checkpoints, Step
+from bayes_merger.merging.sources import is_constant
+
+_ALIGNMENT = 64  # bytes: a cache line, and the widest registers of today
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device has to spare right now, page cache counted as free."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [_available(Path("/proc/meminfo"))]
+    group = Path("/sys/fs/cgroup")
+    with_limit = _number(group / "memory.max")
+    if with_limit is not None:
+        found.append(max(with_limit - (_number(group / "memory.current") or 0), 0))
+    known = [number for number in found if number is not None]
+    return min(known) if known else _physical()
+
+
+def _available(table: Path) -> int | None:
+    try:
+        lines = table.read_text().splitlines()
+    except OSError:  # no Linux
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:  # no control group
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _physical() -> int:
+    """Half of what is built in, where the system does not say what is free."""
+    names = getattr(os, "sysconf_names", {})
+    known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if known else 2**32
+
+
+class Arena:
+    """Copies of tensors, side by side in one allocation per group and dtype, each on an address that is aligned."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[Hashable, Tensor] = {}
+        self.size = 0
+
+    def get(self, name: Hashable) -> Tensor | None:
+        """The copy of that name, if there is one."""
+        return self._tensors.get(name)
+
+    def fill(self, tensors: Iterable[tuple[Hashable, Tensor]], device: torch.device) -> None:
+        """Copy a group of tensors to ``device``.
+
+        Args:
+            tensors: name and tensor of each, of any shapes and dtypes.
+            device: where the copies are to be.
+        """
+        groups: dict[torch.dtype, list[tuple[Hashable, Tensor]]] = defaultdict(list)
+        for name, tensor in tensors:
+            groups[tensor.dtype].append((name, tensor))
+        for dtype, group in groups.items():
+            places, end = [], 0
+            for _, tensor in group:
+                places.append(end)
+                end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+            flat = torch.empty(end // dtype.itemsize, dtype=dtype, device=device)
+            for (name, tensor), place in zip(group, places, strict=True):
+                begin = place // dtype.itemsize
+                view = flat[begin : begin + tensor.numel()].view(tensor.shape)
+                self._tensors[name] = view.copy_(tensor)
+            self.size += flat.nbytes
+
+
+@dataclass
+class _Work:
+    sign: Hashable  # what it was made of
+    prepared: Prepared | None  # None where it is remembered, but not kept
+    size: int = 0
+    worth: float = 0.0  # seconds that a byte of it saves
+
+
+class KeptWork:
+    """Prepared work per tensor, as much as a budget allows: what costs most per byte stays.
+
+    Work that depends on numbers which are other ones for every candidate is not kept: only when the same numbers come
+    again.
+
+    Args:
+        budget: bytes that it may take.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.size = 0
+        self._works: dict[str, _Work] = {}
+
+    def get(self, key: str, sign: Hashable, make: Callable[[], Prepared]) -> Prepared:
+        """What ``make`` gives, or has given.
+
+        Args:
+            key: of the tensor that it belongs to.
+            sign: equal as long as ``make`` would give the same.
+            make: does the work.
+        """
+        last = self._works.get(key)
+        if last is not None and last.sign == sign and last.prepared is not None:
+            return last.prepared
+        if last is not None:
+            self._drop(key)
+        begin = time.perf_counter()
+        prepared = make()
+        seconds = time.perf_counter() - begin
+        size = sum(part.untyped_storage().nbytes() for part in prepared if isinstance(part, Tensor))
+        work = self._works[key] = _Work(sign, None, size, seconds / max(size, 1))
+        if (last is None or last.sign == sign) and self._make_room(work):
+            work.prepared = prepared
+            self.size += size
+        return prepared
+
+    def _drop(self, key: str) -> None:
+        work = self._works[key]
+        if work.prepared is not None:
+            work.prepared = None
+            self.size -= work.size
+
+    def _make_room(self, new: _Work) -> bool:
+        """Whether there is room, once works that are worth less than half as much have made way."""
+        excess = self.size + new.size - self.budget
+        if excess <= 0:
+            return True
+        lesser = [(work.worth, key) for key, work in self._works.items() if work.prepared is not None]
+        lesser = sorted(pair for pair in lesser if 2 * pair[0] < new.worth)
+        leaving, freed = [], 0
+        for _, key in lesser:
+            if freed >= excess:
+                break
+            leaving.append(key)
+            freed += self._works[key].size
+        if freed < excess:
+            return False
+        for key in leaving:
+            self._drop(key)
+        return True
+
+
+class Keeper:
+    """What is kept on one device for one method: the models' tensors if all of them find room, and work.
+
+    A method of two stages leaves half of the budget to its work, which saves more.
+
+    Args:
+        checkpoints: model name to model.
+        spec: the method.
+        steps: what is merged.
+        device: where the live tensors are.
+        budget: bytes.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, spec: MethodSpec, steps: Sequence[Step], device: torch.device, budget: int
+    ) -> None:
+        self._models = [checkpoints[name] for name in spec.models]
+        self._constant = [is_constant(model) for model in self._models]
+        self._device = device
+        self._groups: dict[Place, list[str]] = defaultdict(list)
+        for step in steps:
+            self._groups[step.place].append(step.key)
+        self.arena = Arena()
+        size = sum(_padded(model, step.key) for model in self._constants() for step in steps)
+        self._resident = size <= (budget if spec.prepare is None else budget // 2)
+        self.work = KeptWork(max(budget - (size if self._resident else 0), 0))
+
+    def _constants(self) -> Iterable[Checkpoint]:
+        return (model for model, constant in zip(self._models, self._constant, strict=True) if constant)
+
+    def sources(self, step: Step) -> list[Tensor]:
+        """The models' tensors of one key, on the device."""
+        found = []
+        for number, model in enumerate(self._models):
+            kept = self.arena.get((number, step.key)) if self._resident and self._constant[number] else None
+            if kept is None and self._resident and self._constant[number]:
+                group = self._groups[step.place]
+                if step.key in group:
+                    self.arena.fill((((number, key), model.tensor(key)) for key in group), self._device)
+                    kept = self.arena.get((number, step.key))
+            found.append(model.tensor(step.key).to(self._device) if kept is None else kept)
+        return found
+
+
+def _padded(model: Checkpoint, key: str) -> int:
+    size = math.prod(model.shapes[key]) * ITEM_SIZES[model.dtypes[key]]
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

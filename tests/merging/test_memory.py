@@ -1,0 +1,95 @@
+"""What is kept between candidates: how much of it, and that it is the same as made anew."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bayes_merger.merging.memory import Arena, KeptWork, free_memory
+
+CPU = torch.device("cpu")
+
+
+class Work:
+    """Makes tensors of a size and counts how often."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.made = 0
+
+    def __call__(self) -> tuple[Tensor, float]:
+        self.made += 1
+        return torch.full((self.count,), float(self.made)), 2.0
+
+
+def test_work_is_done_once_for_the_same_numbers() -> None:
+    kept, work = KeptWork(1000), Work(10)
+    first = kept.get("x", (0.5,), work)
+    assert kept.get("x", (0.5,), work) is first
+    assert work.made == 1
+    assert kept.size == 40
+
+
+def test_work_that_is_other_for_every_candidate_is_not_kept_until_it_comes_again() -> None:
+    kept, work = KeptWork(1000), Work(10)
+    for number in (0.1, 0.2, 0.3):
+        kept.get("x", (number,), work)
+    assert (work.made, kept.size) == (3, 0)
+    kept.get("x", (0.3,), work)
+    kept.get("x", (0.3,), work)
+    assert (work.made, kept.size) == (4, 40)
+
+
+def test_no_more_is_kept_than_the_budget_allows() -> None:
+    kept, works = KeptWork(100), [Work(10) for _ in range(5)]
+    for _ in range(3):
+        for number, work in enumerate(works):
+            kept.get(f"{number}", (), work)
+            assert kept.size <= 100
+    assert kept.size > 0
+    nothing = KeptWork(0)
+    for _ in range(3):
+        nothing.get("x", (), works[0])
+    assert nothing.size == 0
+
+
+def test_numbers_alone_are_kept_for_nothing() -> None:
+    kept = KeptWork(0)
+    assert kept.get("x", (), lambda: (1.0, 2.0)) == (1.0, 2.0)
+    assert kept.get("x", (), lambda: (3.0,)) == (1.0, 2.0)
+
+
+def test_what_costs_much_more_takes_the_place_of_what_costs_little() -> None:
+    kept = KeptWork(48)
+    cheap, dear = Work(10), Work(11)
+
+    def slow() -> tuple[Tensor, float]:
+        torch.randn(400, 400) @ torch.randn(400, 400)
+        sum(range(300_000))
+        return dear()
+
+    kept.get("warm", (), Work(0))
+    for _ in range(2):
+        kept.get("cheap", (), cheap)
+    for _ in range(3):
+        kept.get("dear", (), slow)
+    assert dear.made == 1
+    assert kept.size == 44
+
+
+def test_tensors_lie_side_by_side_at_aligned_addresses() -> None:
+    tensors = {"x": torch.arange(5.0), "y": torch.arange(3).half(), "z": torch.ones(2, 3), "0": torch.tensor(4.0)}
+    arena = Arena()
+    arena.fill(tensors.items(), CPU)
+    copies = {name: arena.get(name) for name in tensors}
+    for name, copy in copies.items():
+        assert copy is not None
+        assert torch.equal(copy, tensors[name])
+        assert copy.data_ptr() % 64 == 0
+        assert copy.data_ptr() != tensors[name].data_ptr()
+    assert arena.get("w") is None
+    assert arena.size == 3 * 64 + 64
+
+
+def test_memory_is_free() -> None:
+    assert free_memory(CPU) > 2**20
