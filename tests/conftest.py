@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test may reach for a network
 
 from tests.checkpoints import make_tiny_sd1, tiny_config
+from tests.postgres import server
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,10 @@ def tiny_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_sd1_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL database, password and all."""
+    with server() as address:
+        yield address
