@@ -37,14 +37,30 @@ class FinalConfig:
     """What happens after the last trial.
 
     Attributes:
-        rescore: how many of the best trials are drawn again on fresh seeds to choose the winner; 0: the best score.
+        rescore: how many of the best trials are drawn again on fresh seeds to choose the winner; 0: the best posterior
+            mean.
         images: fresh pictures per payload for each of them, and for each row of the closing table; 0 skips both.
-        save: write the winner to ``best.safetensors``.
+        save: write the winner to ``best.safetensors``; of several objectives, the one with the best weighted sum.
     """
 
     rescore: int = 5
     images: int = 4
     save: bool = True
+
+
+@dataclass
+class PruningConfig:
+    """When a merge is given up before all its pictures are drawn.
+
+    Attributes:
+        test: ``off``, or ``wilcoxon``: when its pictures so far are clearly worse than the best merge's.
+        p: how clearly: the test's p-value must be below this.
+        first: no test before so many pictures.
+    """
+
+    test: str = "off"
+    p: float = 0.1
+    first: int = 4
 
 
 @dataclass
@@ -65,10 +81,14 @@ class RunConfig:
     seed: int = 0
     init_points: int = 20
     n_iters: int = 60
+    time_limit: Any = None
+    patience: int | None = None
+    objectives: list[str] = field(default_factory=list)
     wildcards: str | None = None
     images: str = "all"
     space: dict[str, Any] = field(default_factory=dict)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    pruning: PruningConfig = field(default_factory=PruningConfig)
     final: FinalConfig = field(default_factory=FinalConfig)
     optimiser: dict[str, Any] = field(default_factory=dict)
     payloads: dict[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from bayes_merger.scoring.scorer import (
     check_scale,
     combine,
     judge,
+    picture_points,
     points,
 )
 from bayes_merger.scoring.terminal import ManualScorer
@@ -33,5 +34,6 @@ __all__ = [
     "check_scale",
     "combine",
     "judge",
+    "picture_points",
     "points",
 ]

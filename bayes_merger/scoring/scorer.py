@@ -191,6 +191,40 @@ def combine(
     return total / math.fsum(judges[name] * weights[image[0]] for name in judges for image in images)
 
 
+def picture_points(
+    scores: Iterable[Score],
+    payload_importance: Mapping[str, float],
+    scorers: Mapping[str, tuple[float, Scale]],
+) -> dict[tuple[str, int], float]:
+    """Points of each picture, such that their plain mean is what :func:`combine` gives for all of them.
+
+    Args:
+        scores: raw scores; a picture that not all scorers that count have judged is left out, and so is one whose
+            payload does not count.
+        payload_importance: as for :func:`combine`.
+        scorers: as for :func:`combine`.
+
+    Returns:
+        (payload, index) -> points times the payload's share, in the order of the scores.
+
+    Raises:
+        TrialFailed: as :func:`combine`.
+        ConfigError: as :func:`combine`.
+    """
+    weights = _counting("payload", payload_importance)
+    judges = _counting("scorer", {name: importance for name, (importance, _) in scorers.items()})
+    given = _by_scorer(scores, payload_importance, scorers)
+    first = given[next(iter(judges))]
+    images = [image for image in first if image[0] in weights and all(image in given[name] for name in judges)]
+    share = len(images) / (math.fsum(weights[name] for name, _ in images) * math.fsum(judges.values()) or 1.0)
+    return {
+        image: share
+        * weights[image[0]]
+        * math.fsum(judges[name] * points(given[name][image], scorers[name][1]) for name in judges)
+        for image in images
+    }
+
+
 def _counting(kind: str, importance: Mapping[str, float]) -> dict[str, float]:
     checked = {name: check_importance(f"{kind} {name}", value) for name, value in importance.items()}
     counting = {name: value for name, value in checked.items() if value > 0}

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bayes_merger.errors import ConfigError, TrialFailed
-from bayes_merger.scoring import Score, Scorer, check_importance, check_scale, combine, judge, points
+from bayes_merger.scoring import Score, Scorer, check_importance, check_scale, combine, judge, picture_points, points
 from tests.scoring.pictures import judged
 
 TEN = (0.0, 10.0)
@@ -162,3 +162,18 @@ def test_importing_the_room_loads_nothing_heavy():
     code = "import sys, bayes_merger.scoring; print({'torch', 'open_clip', 'numpy', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_mean_of_the_pictures_points_is_the_combination():
+    scores = [score(2, "a"), score(6, "b"), score(10, "a", scorer="chad"), score(0, "b", scorer="chad")]
+    payloads, scorers = {"a": 1, "b": 3}, {"laion": (1, TEN), "chad": (4, TEN)}
+    # a: (2 + 4*10)/5 = 8.4, b: (6 + 0)/5 = 1.2, with shares of 1/2 and 3/2
+    assert picture_points(scores, payloads, scorers) == pytest.approx({("a", 0): 4.2, ("b", 0): 1.8})
+    assert combine(scores, payloads, scorers) == pytest.approx(3.0)
+
+
+def test_a_picture_that_does_not_count_or_was_not_judged_by_all_has_no_points():
+    scores = [score(2, "a"), score(6, "b"), score(3, "c"), score(10, "a", scorer="chad"), score(9, "c", scorer="chad")]
+    found = picture_points(scores, {"a": 1, "b": 1, "c": 0}, {"laion": (1, TEN), "chad": (1, TEN)})
+    assert found == {("a", 0): 6.0}
+    assert picture_points([], {"a": 1}, {"laion": (1, TEN)}) == {}
