@@ -19,12 +19,12 @@ from typing import Any
 import sqlalchemy
 import sqlalchemy.pool
 
-from bayes_merger.search import SearchSpace, build_space, samplers
-from bayes_merger.search.study import ask, design, fail, finished, open_storage, open_study, tell
+from bayes_merger.search import SearchSpace, build_space
+from bayes_merger.search.study import design, finished, open_storage, open_study
+from bayes_merger.search.workers import Worker
 
 SPACE = build_space(("BASE", "IN00", "M00"), {"alpha": (0.0, 1.0)}, ranges={"M00": [0.2, 0.7]})
 DESIGN = 4
-OPTIONS: dict[str, dict[str, Any]] = {"lhs": {"rows": 5}, "tpe": {"n_startup_trials": 3}}
 
 
 def score(values: dict[str, float]) -> float:
@@ -38,16 +38,17 @@ def is_cursed(values: dict[str, float]) -> bool:
 
 def run(storage: Any, optimiser: str, trials: int, space: SearchSpace = SPACE) -> None:
     """What a run does, from whatever is there to so many scores."""
-    sampler = getattr(samplers, optimiser)(space.distributions(), 11, **OPTIONS.get(optimiser, {}))
+    sampler = sampler_of(optimiser, space.distributions(), 11, **QUICK.get(optimiser, {}))
     rows = design(space, DESIGN, 11)
     study = open_study(storage, "s", sampler, space=space, fingerprint={"seed": 11}, design=rows)
-    while finished(study) < trials:
-        trial = ask(study, space)
-        if is_cursed(trial.params):
-            fail(study, trial, "black picture")
-            continue
-        trial.set_user_attr("scores", [trial.params["BASE.alpha"]])
-        tell(study, trial, score(trial.params))
+    with Worker(study, space) as worker:
+        while finished(study) < trials:
+            trial = worker.claim(trials)
+            assert trial is not None
+            if is_cursed(trial.params):
+                worker.fail(trial, "black picture")
+                continue
+            worker.tell(trial, score(trial.params), {"scores": [trial.params["BASE.alpha"]]})
 
 
 def count_commits(storage: Any, deadly: int, moment: str, report: Path) -> None:
