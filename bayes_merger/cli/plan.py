@@ -139,9 +139,9 @@ def notes_on(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> list[
     """What is worth a look: unusual dtypes, rules that decide nothing, and the plan's own notes."""
     notes = list(planned.notes)
     for name, checkpoint in checkpoints.items():
-        counts = Counter(dtype for dtype in checkpoint.dtypes.values() if dtype in FLOATS)
+        counts = Counter(dtype for dtype in checkpoint.stored.values() if dtype in FLOATS)
         for dtype, count in counts.most_common()[1:]:
-            key = next(key for key, own in checkpoint.dtypes.items() if own == dtype)
+            key = next(key for key, own in checkpoint.stored.items() if own == dtype)
             notes.append(
                 f"{name.upper()} has {count} tensors in {dtype} among {counts.most_common(1)[0][0]}: {key} ..."
             )
@@ -165,7 +165,7 @@ def plan_data(
         "architecture": planned.architecture.name,
         "dtype": planned.dtype,
         "models": {
-            name: {"path": str(c.path), "tensors": len(c.shapes), "dtypes": dict(Counter(c.dtypes.values()))}
+            name: {"path": str(c.path), "tensors": len(c.shapes), "dtypes": dict(Counter(c.stored.values()))}
             for name, c in checkpoints.items()
         },
         "bytes": result_size(planned),
@@ -197,7 +197,7 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
           f"{len(planned.written)} tensors, {_size(result_size(planned))}; "
           f"about {_size(working_memory(planned))} of memory beside the files")  # fmt: skip
     for name, checkpoint in checkpoints.items():
-        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.dtypes.values()).most_common())
+        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.stored.values()).most_common())
         print(f"  model {name.upper()}  {checkpoint.path}  {dtypes}")
     for note in notes_on(planned, checkpoints):
         print(f"note: {_visible(note)}")

@@ -84,6 +84,11 @@ class Checkpoint:
         """What a plan should tell of it, one line each."""
         return ()
 
+    @property
+    def stored(self) -> Mapping[str, str]:
+        """Key to dtype in the file; where a model is computed from others, in the file of the first of them."""
+        return self.dtypes
+
     @cached_property
     def kind(self) -> Kind:
         """What the file is, also when it cannot be merged."""

@@ -70,7 +70,7 @@ class Patch:
 class LoraModel(Checkpoint):
     """Model A with a LoRA applied at full strength: may stand where a model may.
 
-    Its tensors that the LoRA changes are fp32, whatever ``dtypes`` says; the others are model A's own.
+    Its tensors that the LoRA changes are computed when they are asked for, in fp32; the others are model A's own.
 
     Attributes:
         base: model A.
@@ -87,8 +87,6 @@ class LoraModel(Checkpoint):
 
     def __init__(self, base: Checkpoint, lora: Checkpoint) -> None:
         base.architecture  # noqa: B018  a LoRA for a LoRA is refused here
-        entries = {key: (base.dtypes[key], base.shapes[key]) for key in base.shapes}
-        super().__init__(lora.path, entries, lora.metadata, self._patched, lora.close)
         self.base, self._lora = base, lora
         try:
             self.patches, self.unmatched = _patches(base, lora)
@@ -103,6 +101,13 @@ class LoraModel(Checkpoint):
                 self._matrices.setdefault(patch.layer.weight, []).append(patch)
             if "diff_b" in patch.parts:
                 self._biases.setdefault(patch.layer.bias, []).append(patch)
+        entries = {k: ("F32" if k in self.changed else base.dtypes[k], shape) for k, shape in base.shapes.items()}
+        super().__init__(lora.path, entries, lora.metadata, self._patched, lora.close)
+
+    @property
+    def stored(self) -> Mapping[str, str]:
+        """As model A's file has it."""
+        return self.base.stored
 
     @property
     def changed(self) -> frozenset[str]:

@@ -257,7 +257,7 @@ def resolve_dtype(dtype: str | None, checkpoint: Checkpoint) -> str:
             raise ConfigError(f"dtype: '{dtype}' is unknown; give {', '.join(DTYPES)} or auto")
         return str(dtype)
     sizes: Counter[str] = Counter()
-    for key, name in checkpoint.dtypes.items():
+    for key, name in checkpoint.stored.items():
         if name in FLOATS:
             sizes[name] += math.prod(checkpoint.shapes[key]) * ITEM_SIZES[name]
     own = max(sizes, key=lambda name: sizes[name], default="F16")
