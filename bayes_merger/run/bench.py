@@ -13,6 +13,7 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipeline import DrawnImage, LivePipeline, load_pipeline
 from bayes_merger.imaging.prompt import plain_prompt
 from bayes_merger.merging.engine import LiveMerge
+from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.parts import Parts, candidate_id
 from bayes_merger.run.watcher import Stop, Watcher
 from bayes_merger.scoring.scorer import Judged, Score, combine, judge
@@ -29,12 +30,14 @@ class Evaluation:
         scores: raw scores, one per scorer and image.
         images: the pictures, in the order drawn.
         paths: where they were saved, empty when they were not.
+        values: the points of each objective, where there are several.
     """
 
     value: float
     scores: tuple[Score, ...]
     images: tuple[DrawnImage, ...]
     paths: tuple[Path, ...]
+    values: tuple[float, ...] = ()
 
 
 class Bench:
@@ -125,6 +128,15 @@ class Bench:
             TrialFailed: a scorer gave NaN, or a person voided the trial.
             Paused: the person who scores went away.
         """
+        return self.conclude(payloads, self.scores(weights, images, paths), images, paths)
+
+    def scores(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
+        """The raw scores of some pictures of one merge.
+
+        Raises:
+            TrialFailed: as ``judge``.
+            Paused: as ``judge``.
+        """
         candidate = candidate_id(weights)
         judged = [
             Judged(
@@ -146,12 +158,32 @@ class Bench:
                     scores += judge(scorer, judged)
             else:
                 scores += judge(scorer, judged)
+        return scores
+
+    def conclude(
+        self,
+        payloads: Sequence[Payload],
+        scores: Sequence[Score],
+        images: Sequence[DrawnImage],
+        paths: Sequence[Path],
+    ) -> Evaluation:
+        """What one merge got, from the raw scores of all its pictures.
+
+        Raises:
+            TrialFailed: a score is missing.
+        """
+        importance = {payload.name: payload.importance for payload in payloads}
+        scorers = self._parts.scorers
         value = combine(
-            scores,
-            {payload.name: payload.importance for payload in payloads},
-            {name: (scorer.importance, scorer.scale) for name, scorer in self._parts.scorers.items()},
+            scores, importance, {name: (scorer.importance, scorer.scale) for name, scorer in scorers.items()}
         )
-        return Evaluation(value, tuple(scores), tuple(images), tuple(paths))
+        values = objective_values(
+            scores,
+            importance,
+            {name: scorer.scale for name, scorer in scorers.items()},
+            self._parts.config.objectives,
+        )
+        return Evaluation(value, tuple(scores), tuple(images), tuple(paths), values)
 
     def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:
         """Write pictures as PNG, with the drawing parameters in the text field that web UIs read."""

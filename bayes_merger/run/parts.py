@@ -22,8 +22,11 @@ from bayes_merger.merging.kinds import LORA
 from bayes_merger.merging.lora import LoraModel
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef, plan
+from bayes_merger.run.objectives import check_objectives
+from bayes_merger.run.pruning import check_pruning
 from bayes_merger.scoring.scorer import Scorer
 from bayes_merger.search.space import Parameter, SearchSpace, space_from_guide
+from bayes_merger.search.stopping import read_time
 
 DRAWN = ("sd1",)
 """The architectures that can be drawn; the others can be merged only."""
@@ -112,6 +115,10 @@ def check_parts(
     plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
     if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(config.generator.device, config.generator.dtype)
+    check_pruning(config, payloads, scorers)
+    check_objectives(config, scorers)
+    if config.objectives:
+        sampler(space.distributions(), config.seed).check_objectives(len(config.objectives))
     for scorer in scorers.values():
         scorer.prepare(folder)
     return parts
@@ -140,6 +147,9 @@ def _check_numbers(config: RunConfig) -> None:
             owner = getattr(owner, part)
         if owner < low:
             raise ConfigError(f"{name}: {owner} is too small; give {low} or more")
+    if config.patience is not None and config.patience < 1:
+        raise ConfigError(f"patience: {config.patience} is too small; give 1 or more, or null for none")
+    read_time(config.time_limit)
     if config.images not in ("all", "best"):
         raise ConfigError(f"images: '{config.images}' is not one of all, best")
 
@@ -223,9 +233,11 @@ def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
     judging = json.loads(json.dumps(scorers))
     rules = {"elements": list(parts.config.elements), "compat": parts.config.compat} if parts.config.elements else {}
     options = {"options": dict(parts.config.options)} if parts.config.options else {}
+    objectives = {"objectives": list(parts.config.objectives)} if parts.config.objectives else {}
     return {
         **rules,
         **options,
+        **objectives,
         "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
         "method": parts.method.name,
         "dtype": parts.config.dtype,

@@ -1,0 +1,165 @@
+"""Giving a merge up before all its pictures are drawn, when those so far are clearly worse than the best merge's.
+
+All trials share prompts and seeds, so two merges are compared picture by picture, and how easy a prompt is does not
+matter. Pictures are drawn a batch at a time, in an order that is shuffled once per study: a batch stands for the whole.
+The test is Wilcoxon's signed-rank test, as in Optuna's WilcoxonPruner,
+https://optuna.readthedocs.io/en/stable/reference/generated/optuna.pruners.WilcoxonPruner.html
+
+A merge given up has no score: the mean of some pictures is not to be compared with the mean of all. Rows of the start
+design are never given up, since the optimiser learns most from them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bayes_merger.config import PruningConfig, RunConfig
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.pipeline import DrawnImage
+from bayes_merger.scoring.scorer import Scale, Score, Scorer, picture_points
+
+PICTURES = 8
+"""Below so many pictures per trial the test can only fire when there is next to nothing left to save."""
+
+TESTS = ("off", "wilcoxon")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures that are drawn and judged before the next decision.
+
+    Attributes:
+        payloads: the payloads with only these pictures in them.
+        places: payload -> which of its pictures, in the whole payload's count.
+    """
+
+    payloads: tuple[Payload, ...]
+    places: Mapping[str, tuple[int, ...]]
+
+    def named(self, images: Iterable[DrawnImage]) -> list[DrawnImage]:
+        """Pictures drawn from this batch, numbered as in the whole payloads."""
+        return [replace(image, index=self.places[image.payload][image.index]) for image in images]
+
+
+def is_on(settings: PruningConfig) -> bool:
+    """Whether merges are given up at all."""
+    return settings.test == "wilcoxon"
+
+
+def check_pruning(config: RunConfig, payloads: Sequence[Payload], scorers: Mapping[str, Scorer]) -> None:
+    """Refuse settings under which the test would save nothing or mislead.
+
+    Raises:
+        ConfigError: naming the setting and the way out.
+    """
+    settings = config.pruning
+    if settings.test not in TESTS and str(settings.test).lower() != "false":  # YAML reads a bare off as false
+        raise ConfigError(f"pruning.test: '{settings.test}' is not one of {', '.join(TESTS)}")
+    if not is_on(settings):
+        return
+    if not 0 < settings.p < 0.5:
+        raise ConfigError(f"pruning.p: {settings.p} is no p-value to decide by; give one between 0 and 0.5, like 0.1")
+    pictures = sum(len(payload.seeds) for payload in payloads if payload.importance > 0)
+    if pictures < PICTURES:
+        raise ConfigError(
+            f"pruning.test: {pictures} pictures per trial are too few to give up early; raise a payload's batch_size "
+            f"until there are {PICTURES}, or leave pruning.test=off"
+        )
+    if not 4 <= settings.first < pictures:
+        raise ConfigError(f"pruning.first: {settings.first} must be at least 4 and below the {pictures} pictures")
+    for name, scorer in scorers.items():
+        if getattr(scorer, "interactive", False):
+            raise ConfigError(f"pruning.test: scorer {name} is a person, who sees all pictures; leave pruning.test=off")
+    if config.objectives:
+        raise ConfigError("pruning.test: compares one number, and there are several objectives; leave pruning.test=off")
+
+
+def batches(payloads: Sequence[Payload], most: int, seed: int) -> list[Batch]:
+    """All pictures in an order of the study's own, cut into batches that can be drawn at once.
+
+    Args:
+        payloads: resolved.
+        most: pictures per batch.
+        seed: of the study; the same one gives the same batches.
+    """
+    draw = random.Random(f"order of the pictures in {seed}")
+    kinds: dict[tuple[object, ...], list[tuple[Payload, int]]] = {}
+    for payload in sorted(payloads, key=lambda payload: payload.name):
+        alike = replace(payload, name="", prompt="", negative_prompt="", seed=0, importance=1.0,
+                        prompts=(), negative_prompts=(), seeds=(), batch_size=1)  # fmt: skip
+        kinds.setdefault((alike,), []).extend((payload, index) for index in range(len(payload.seeds)))
+    found = []
+    for pictures in kinds.values():
+        draw.shuffle(pictures)
+        found += [_batch(pictures[start : start + most]) for start in range(0, len(pictures), most)]
+    draw.shuffle(found)
+    return found
+
+
+def _batch(pictures: Sequence[tuple[Payload, int]]) -> Batch:
+    whole = {payload.name: payload for payload, _ in pictures}
+    places = {name: tuple(sorted(i for payload, i in pictures if payload.name == name)) for name in whole}
+    parts = []
+    for name, payload in whole.items():
+        chosen = places[name]
+        parts.append(
+            replace(
+                payload,
+                batch_size=len(chosen),
+                prompts=tuple(payload.prompts[i] for i in chosen),
+                negative_prompts=tuple(payload.negative_prompts[i] for i in chosen),
+                seeds=tuple(payload.seeds[i] for i in chosen),
+            )
+        )
+    return Batch(tuple(parts), places)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The merge that others are compared with.
+
+    Attributes:
+        trial: its number.
+        scores: its raw scores, of all pictures.
+    """
+
+    trial: int
+    scores: tuple[Score, ...]
+
+
+def clearly_worse(
+    scores: Sequence[Score],
+    rival: Rival,
+    payload_importance: Mapping[str, float],
+    scorers: Mapping[str, tuple[float, Scale]],
+    settings: PruningConfig,
+) -> str | None:
+    """The reason to give a merge up, or None to go on.
+
+    Args:
+        scores: its raw scores so far.
+        rival: whom it is compared with, on the pictures that both have.
+        payload_importance: as for ``combine``.
+        scorers: as for ``combine``.
+        settings: how clear it must be.
+    """
+    from scipy.stats import wilcoxon
+
+    own = picture_points(scores, payload_importance, scorers)
+    seen = [score for score in rival.scores if (score.payload, score.index) in own]
+    other = picture_points(seen, payload_importance, scorers)
+    gaps = [value - other[image] for image, value in own.items() if image in other]
+    if len(gaps) < settings.first or len(gaps) < len(own):
+        return None
+    mean = sum(gaps) / len(gaps)
+    if mean >= 0:
+        return None
+    p = float(wilcoxon(gaps, alternative="less", zero_method="zsplit").pvalue)
+    if not p < settings.p:
+        return None
+    total = len({(score.payload, score.index) for score in rival.scores})
+    gone = f"{len(gaps)} of {total} pictures"
+    return f"clearly worse than trial {rival.trial} after {gone} ({mean:+.3f} points, p = {p:.3f})"
