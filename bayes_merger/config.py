@@ -78,6 +78,8 @@ class RunConfig:
     options: dict[str, Any] = field(default_factory=dict)
     name: str | None = None
     runs: str = "runs"
+    storage: str | None = None
+    workers: int = 1
     seed: int = 0
     init_points: int = 20
     n_iters: int = 60

@@ -33,7 +33,7 @@ from bayes_merger import demo
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest
 
-PATHS = ("model_a", "model_b", "model_c", "runs", "wildcards", "generator.config")
+PATHS = ("model_a", "model_b", "model_c", "runs", "wildcards", "generator.config", "storage")
 DROP_INS = ("payloads", "scorers")
 GROUPS = (*DROP_INS, "optimiser", "space", "generator", "experiment")
 OPEN = ("space", "payloads", "options")  # their own rooms know which names they may hold, and say so better than Hydra

@@ -56,7 +56,7 @@ def load(folder: RunFolder) -> optuna.study.Study:
     """
     from bayes_merger.search.study import load_study, open_storage
 
-    return load_study(open_storage(folder.database, create=False), folder.name)
+    return load_study(open_storage(folder.where, create=False), folder.name)
 
 
 def _show_all(runs: Path, as_json: bool) -> None:

@@ -5,22 +5,33 @@ The database is the truth; everything else here is a copy for the eye and can be
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bayes_merger.atomic import write_atomically
 from bayes_merger.errors import ConfigError, nearest
+
+STORAGE = "BAYES_MERGER_STORAGE"
+"""Environment variable: the address of a database, for those who would not have its password in a command line."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``runs/NAME/`` of one study."""
+    """``runs/NAME/`` of one study.
+
+    Attributes:
+        path: the folder.
+        address: of the database that has the study, password and all; empty: what the folder says.
+    """
 
     path: Path
+    address: str = field(default="", repr=False)
 
     @property
     def name(self) -> str:
@@ -31,6 +42,31 @@ class RunFolder:
     def database(self) -> Path:
         """The study itself: an SQLite file."""
         return self.path / "study.db"
+
+    @property
+    def pointer(self) -> Path:
+        """Where the study is if not here: the address of its database, without the password."""
+        return self.path / "storage.txt"
+
+    @property
+    def where(self) -> str | Path:
+        """The study's storage: what was given, else what the folder says."""
+        if self.address:
+            return self.address
+        if not self.pointer.is_file():
+            return self.database
+        from bayes_merger.search.storage import redacted
+
+        told, given = self.pointer.read_text(encoding="utf-8").strip(), os.environ.get(STORAGE, "")
+        return given if given and redacted(given) == told else told
+
+    def point(self) -> None:
+        """Note where the study is, when it is not in this folder."""
+        if self.address:
+            from bayes_merger.search.storage import redacted
+
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.pointer, redacted(self.address) + "\n")
 
     @property
     def ratings(self) -> Path:
@@ -57,8 +93,8 @@ class RunFolder:
         return self.path / "images" / f"{trial:04d}"
 
     def exists(self) -> bool:
-        """Whether a study lies here."""
-        return self.database.is_file()
+        """Whether a study lies here, or what says where it is."""
+        return bool(self.address) or self.database.is_file() or self.pointer.is_file()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -99,17 +135,26 @@ def studies(runs: Path) -> list[RunFolder]:
     """The studies under ``runs``, the one touched last first."""
     if not runs.is_dir():
         return []
-    found = [RunFolder(path) for path in runs.iterdir() if (path / "study.db").is_file()]
-    return sorted(found, key=lambda folder: folder.database.stat().st_mtime, reverse=True)
+    found = [folder for path in runs.iterdir() if (folder := RunFolder(path)).exists()]
+    return sorted(found, key=_touched, reverse=True)
 
 
-def find_study(runs: Path, name: str) -> RunFolder:
+def _touched(folder: RunFolder) -> float:
+    return max(path.stat().st_mtime for path in (folder.database, folder.pointer) if path.is_file())
+
+
+def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
     """The study called ``name``.
+
+    Args:
+        runs: the folder of all studies.
+        name: of the study.
+        address: of the database that has it; empty: what its folder says.
 
     Raises:
         ConfigError: there is none.
     """
-    folder = RunFolder(runs / name)
+    folder = RunFolder(runs / name, address)
     if not name or Path(name).name != name or not folder.exists():
         names = [study.name for study in studies(runs)]
         hint = nearest(name, names) if names else f"there are no studies in {runs}"

@@ -38,7 +38,7 @@ def open_study(
         ConfigError: what is given now would make scores incomparable with the study's.
     """
     return studies.open_study(
-        studies.open_storage(folder.database),
+        studies.open_storage(folder.where),
         folder.name,
         parts.sampler(parts.space.distributions(), parts.config.seed),
         space=parts.space,

@@ -119,6 +119,8 @@ def check_parts(
     check_objectives(config, scorers)
     if config.objectives:
         sampler(space.distributions(), config.seed).check_objectives(len(config.objectives))
+    if config.workers > 1:
+        check_no_person(scorers, "give  workers=1")
     for scorer in scorers.values():
         scorer.prepare(folder)
     return parts
@@ -140,8 +142,19 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
     return space_from_guide((*architecture.blocks, *slots), weights, config.space, ratios)
 
 
+def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
+    """Whether several workers can judge: a person has one conversation at a time.
+
+    Raises:
+        ConfigError: one of the scorers asks a person.
+    """
+    for name, scorer in scorers.items():
+        if getattr(scorer, "interactive", False):
+            raise ConfigError(f"workers: scorer '{name}' asks a person, who can only talk to one; {way_out}")
+
+
 def _check_numbers(config: RunConfig) -> None:
-    for name, low in (("init_points", 1), ("n_iters", 0), ("final.rescore", 0), ("final.images", 0)):
+    for name, low in (("workers", 1), ("init_points", 1), ("n_iters", 0), ("final.rescore", 0), ("final.images", 0)):
         owner: Any = config
         for part in name.split("."):
             owner = getattr(owner, part)
