@@ -7,9 +7,7 @@ counts as looked at, so that the same point is not suggested for ever.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +24,9 @@ from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
-from threadpoolctl import threadpool_limits
 
-from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.errors import ConfigError
+from bayes_merger.search.options import check_choice, check_number
 from bayes_merger.search.slots import Evidence, Proposal, is_known
 from bayes_merger.search.unit import Array, derived_seed, generator
 
@@ -46,16 +44,15 @@ class Tuned:
     starts: int
 
     def __post_init__(self) -> None:
-        for name in ("kappa", "noise", "length_scale", "restarts", "candidates", "starts"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), (int, float)):
-                raise ConfigError(f"optimiser: {name} = {getattr(self, name)!r} is not a number")
+        check_number("kappa", self.kappa, 0)
+        check_number("noise", self.noise, 1e-10)
+        check_number("restarts", self.restarts, 0, whole=True)
+        check_number("candidates", self.candidates, 1, whole=True)
+        check_number("starts", self.starts, 0, whole=True)
         low, high = self.length_scale_bounds
-        if not 0 < low <= self.length_scale <= high:
+        check_number("length_scale", self.length_scale, 0)
+        if not low <= self.length_scale <= high:
             raise ConfigError(f"optimiser: length_scale = {self.length_scale} must lie in its bounds [{low}, {high}]")
-        for name, least in (("kappa", 0), ("noise", 1e-10), ("restarts", 0), ("candidates", 1), ("starts", 0)):
-            value = getattr(self, name)
-            if not value >= least:
-                raise ConfigError(f"optimiser: {name} = {value} must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -124,18 +121,17 @@ def tuned_proposal(settings: Tuned) -> Proposal:
         if not np.isfinite(evidence.scores).any():
             return generator(seed, evidence.slot).random(evidence.dimensions)
         climb = ClimbingUCB(settings.kappa, candidates=settings.candidates, starts=settings.starts)
-        with one_thread():
-            optimiser = _optimiser(evidence.dimensions, climb, derived_seed(seed, evidence.slot))
-            optimiser.set_gp_params(
-                kernel=Matern(settings.length_scale, settings.length_scale_bounds, nu=2.5),
-                alpha=settings.noise,
-                n_restarts_optimizer=settings.restarts,
-                normalize_y=False,  # done, over the real scores only
-            )
-            known = told(evidence)
-            for point, score in zip(known.points, known.scores, strict=True):
-                optimiser.space.register(point, float(score))
-            return _array(optimiser.suggest())
+        optimiser = _optimiser(evidence.dimensions, climb, derived_seed(seed, evidence.slot))
+        optimiser.set_gp_params(
+            kernel=Matern(settings.length_scale, settings.length_scale_bounds, nu=2.5),
+            alpha=settings.noise,
+            n_restarts_optimizer=settings.restarts,
+            normalize_y=False,  # done, over the real scores only
+        )
+        known = told(evidence)
+        for point, score in zip(known.points, known.scores, strict=True):
+            optimiser.space.register(point, float(score))
+        return _array(optimiser.suggest())
 
     return propose
 
@@ -149,17 +145,16 @@ def classic_proposal(settings: Classic) -> Proposal:
         rng = generator(seed, evidence.slot)
         if not np.isfinite(evidence.scores).any():
             return rng.random(evidence.dimensions)
-        with one_thread():
-            optimiser = _optimiser(
-                evidence.dimensions,
-                _acquisition(settings, evidence.drawn),
-                derived_seed(seed, evidence.slot),
-                _transformer(settings),
-            )
-            known = told(evidence)
-            _replay(optimiser, known, shrink=settings.shrink is not None)
-            suggestion = _array(optimiser.suggest())
-            bounds = optimiser.space.bounds
+        optimiser = _optimiser(
+            evidence.dimensions,
+            _acquisition(settings, evidence.drawn),
+            derived_seed(seed, evidence.slot),
+            _transformer(settings),
+        )
+        known = told(evidence)
+        _replay(optimiser, known, shrink=settings.shrink is not None)
+        suggestion = _array(optimiser.suggest())
+        bounds = optimiser.space.bounds
         # The same pictures would be drawn again, with the same score.
         return rng.uniform(bounds[:, 0], bounds[:, 1]) if is_known(suggestion, known.points) else suggestion
 
@@ -245,17 +240,6 @@ class Bound:
         return -float(k @ self._weights + self._kappa * std), -gradient
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One BLAS thread, and the libraries' chatter about fits unheard.
-
-    Sums in another order have other last bits, and a suggestion must not depend on how many cores are free.
-    """
-    with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _optimiser(
     dimensions: int,
     acquisition: AcquisitionFunction,
@@ -275,10 +259,7 @@ def _optimiser(
 def _acquisition(settings: Classic, suggestions: int) -> AcquisitionFunction:
     """The acquisition as it stands after so many suggestions: a fresh one does not remember its decay."""
     kinds = {"ucb": UpperConfidenceBound, "ei": ExpectedImprovement, "poi": ProbabilityOfImprovement}
-    if settings.acquisition not in kinds:
-        raise ConfigError(
-            f"optimiser: unknown acquisition {settings.acquisition!r}; {nearest(settings.acquisition, kinds)}"
-        )
+    check_choice("acquisition", settings.acquisition, kinds)
     knob = "kappa" if settings.acquisition == "ucb" else "xi"
     delay = max(settings.exploration_decay_delay or 1, 1)
     decay = 1.0 if settings.exploration_decay is None else settings.exploration_decay

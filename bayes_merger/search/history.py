@@ -20,7 +20,8 @@ ORIGIN = "origin"
 """User attribute: the number of the trial whose second attempt this one is; absent on a first attempt."""
 
 PHASE = "phase"
-"""User attribute: ``design`` for a row of the start design, ``search`` for a sampler's suggestion."""
+"""User attribute: ``design`` for a row of the start design, ``search`` (or nothing) for a sampler's suggestion; another
+word for a trial that came from elsewhere, such as another study."""
 
 REASON = "reason"
 """User attribute of a trial that failed: why."""
@@ -35,7 +36,7 @@ class History:
 
     Attributes:
         slot: how many trials there were, every attempt at the same values counted once.
-        drawn: how many of them were not rows of the start design.
+        drawn: how many of them the sampler suggested.
         trials: those that got an answer or are on their way to one (told, failed, running; neither waiting nor
             interrupted), in the order of their origins.
     """
@@ -48,6 +49,11 @@ class History:
 def origin(trial: FrozenTrial) -> int:
     """The number of the first attempt at this trial's values: its own, unless it stands for an interrupted one."""
     return int(trial.user_attrs.get(ORIGIN, trial.number))
+
+
+def is_suggested(trial: FrozenTrial) -> bool:
+    """Whether a sampler suggested the trial's values; told from a row of the start design."""
+    return bool(trial.user_attrs.get(PHASE, "search") == "search")
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
@@ -65,7 +71,7 @@ def _history(others: Sequence[FrozenTrial]) -> History:
     kept = [t for t in others if t.state != TrialState.WAITING and not is_interrupted(t)]
     return History(
         slot=len({origin(t) for t in others}),
-        drawn=len({origin(t) for t in others if t.user_attrs.get(PHASE) != "design"}),
+        drawn=len({origin(t) for t in others if is_suggested(t)}),
         trials=tuple(sorted(kept, key=lambda t: (origin(t), t.number))),
     )
 

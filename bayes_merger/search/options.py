@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,22 @@ def check_number(name: str, value: object, least: float, most: float = math.inf,
     if not least <= value <= most:
         allowed = f"must be at least {least:g}" if math.isinf(most) else f"must lie in {least:g} ... {most:g}"
         raise ConfigError(f"optimiser: {name} = {value} {allowed}")
+
+
+def check_range(name: str, value: object, least: float) -> tuple[float, float]:
+    """Two numbers of at least ``least``, the smaller first.
+
+    Raises:
+        ConfigError: if they are not.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ConfigError(f"optimiser: {name} = {value!r} is not a range; write two numbers such as [0.5, 30]")
+    for end in value:
+        check_number(name, end, least)
+    low, high = value
+    if low > high:
+        raise ConfigError(f"optimiser: {name} = [{low}, {high}] runs backwards; write [{high}, {low}]")
+    return float(low), float(high)
 
 
 def check_flag(name: str, value: object) -> None:

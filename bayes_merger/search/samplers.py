@@ -14,9 +14,9 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from bayes_merger.errors import ConfigError
+from bayes_merger.search.options import check_flag, check_number, check_range
 from bayes_merger.search.slots import CubeSampler, Evidence, ReplaySampler, Space
-from bayes_merger.search.unit import Array, generator, latin_hypercube
+from bayes_merger.search.unit import Array, derived_seed, generator, latin_hypercube, sobol_points
 
 
 def bayes(
@@ -47,8 +47,8 @@ def bayes(
     """
     from bayes_merger.search.bayesopt import Tuned, tuned_proposal
 
-    low, high = length_scale_bounds
-    settings = Tuned(kappa, noise, length_scale, (float(low), float(high)), restarts, candidates, starts)
+    bounds = check_range("length_scale_bounds", length_scale_bounds, 1e-5)
+    settings = Tuned(kappa, noise, length_scale, bounds, restarts, candidates, starts)
     return CubeSampler(space, seed, tuned_proposal(settings), name="bayes", single=True)
 
 
@@ -103,6 +103,10 @@ def tpe(
         n_startup_trials: random until so many trials have a score; the start design counts.
         n_ei_candidates: drawn from the good ones' density; the one most unlike the bad ones is suggested.
     """
+    check_flag("multivariate", multivariate)
+    check_flag("constant_liar", constant_liar)
+    check_number("n_startup_trials", n_startup_trials, 0, whole=True)
+    check_number("n_ei_candidates", n_ei_candidates, 1, whole=True)
 
     def make(inner_seed: int) -> BaseSampler:
         return optuna.samplers.TPESampler(
@@ -124,8 +128,7 @@ def lhs(space: Space | None, seed: int, *, rows: int = 100) -> BaseSampler:
         seed: see the module.
         rows: of one hypercube, best the number of trials it is asked for; then another begins.
     """
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        raise ConfigError(f"optimiser: rows = {rows!r} is not a whole number of 1 or above")
+    check_number("rows", rows, 1, whole=True)
 
     def propose(evidence: Evidence, seed: int) -> Array:
         cube, row = divmod(evidence.drawn, rows)
@@ -142,3 +145,55 @@ def random(space: Space | None, seed: int) -> BaseSampler:
         return generator(seed, evidence.slot).random(evidence.dimensions)
 
     return CubeSampler(space, seed, propose, name="random")
+
+
+def gp(space: Space | None, seed: int, *, n_startup_trials: int = 10, deterministic: bool = False) -> BaseSampler:
+    """Optuna's Gaussian process: Matern-5/2 with a length scale per weight, fitted noise, logarithmic improvement.
+
+    Args:
+        space: see the module.
+        seed: see the module.
+        n_startup_trials: random until so many trials have a score; the start design counts.
+        deterministic: scores are without noise.
+    """
+    check_number("n_startup_trials", n_startup_trials, 1, whole=True)
+    check_flag("deterministic", deterministic)
+
+    def make(inner_seed: int) -> BaseSampler:
+        return optuna.samplers.GPSampler(
+            seed=inner_seed,
+            n_startup_trials=n_startup_trials,
+            deterministic_objective=deterministic,
+            warn_independent_sampling=False,
+        )
+
+    # Of trials without a score only those that run are kept away from; so all of them run.
+    shunned = (TrialState.FAIL, TrialState.PRUNED)
+    return ReplaySampler(space, seed, make, name="gp", shunned=shunned, finite=True)
+
+
+def cma(
+    space: Space | None, seed: int, *, sigma: float = 0.17, population: int | None = None, warm_start: bool = True
+) -> BaseSampler:
+    """CMA-ES: a cloud of points that walks uphill, a generation at a time.
+
+    Args:
+        space: see the module.
+        seed: see the module.
+        sigma: how wide the cloud begins, in ranges.
+        population: points of a generation; None: 4 + 3 ln(weights), 13 for 26.
+        warm_start: begin between the better half of the start design; false: in the middle of the space.
+    """
+    from bayes_merger.search.evolution import Evolution, cma_proposal
+
+    return CubeSampler(space, seed, cma_proposal(Evolution(sigma, population, warm_start)), name="cma", single=True)
+
+
+def sobol(space: Space | None, seed: int) -> BaseSampler:
+    """A scrambled Sobol sequence: learns nothing, fills the space evenly however many points are drawn."""
+
+    def propose(evidence: Evidence, seed: int) -> Array:
+        point: Array = sobol_points(derived_seed(seed), evidence.drawn, 1, evidence.dimensions)[0]
+        return point
+
+    return CubeSampler(space, seed, propose, name="sobol")

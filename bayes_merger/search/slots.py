@@ -15,8 +15,11 @@ the same weights draw the same pictures.
 
 from __future__ import annotations
 
+import sys
+import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +31,10 @@ from optuna.samplers import BaseSampler
 from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search.history import PHASE, History, history_before
+from bayes_merger.search.history import History, history_before, is_suggested
 from bayes_merger.search.unit import Array, derived_seed, generator, to_point, to_values
 
 Space = Mapping[str, BaseDistribution]
@@ -46,7 +50,7 @@ class Evidence:
         points: shape ``(trials, dimensions)``; in [0, 1], or beyond for a trial of a wider space.
         scores: one per point, greater is better; NaN where there is none: the trial is running, has failed, was cut
             short, or its score is infinite. Of several objectives, the first.
-        searched: one per point, whether the sampler drew it (or a row of the start design did).
+        searched: one per point, whether the sampler drew it; rows of the start design it did not.
         objectives: shape ``(trials, objectives)``, like ``scores``, which is its first column; None if there is one.
     """
 
@@ -145,8 +149,9 @@ class CubeSampler(SlotSampler):
         if not search_space:
             return {}
         evidence = evidence_of(history_before(study, trial), search_space, study)
-        point = _aside(self._propose(evidence, self.seed), evidence.points, search_space, self.seed, evidence.slot)
-        return to_values(point, search_space)
+        with one_thread():
+            proposed = self._propose(evidence, self.seed)
+        return to_values(_aside(proposed, evidence.points, search_space, self.seed, evidence.slot), search_space)
 
 
 class ReplaySampler(SlotSampler):
@@ -158,6 +163,7 @@ class ReplaySampler(SlotSampler):
         make: from a seed below 2**32 to the sampler. It must keep no state in the trials.
         name: as for :class:`SlotSampler`.
         shunned: a trial in one of these states is shown to the sampler as if it still ran, so that it goes elsewhere.
+        finite: so is one whose score is infinite.
     """
 
     def __init__(
@@ -168,10 +174,12 @@ class ReplaySampler(SlotSampler):
         *,
         name: str,
         shunned: Iterable[TrialState] = (),
+        finite: bool = False,
     ) -> None:
         super().__init__(space, seed, name=name)
         self._make = make
         self._shunned = tuple(shunned)
+        self._finite = finite
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The declared space, or what the inner sampler would infer."""
@@ -185,7 +193,8 @@ class ReplaySampler(SlotSampler):
     ) -> dict[str, Any]:
         """What the inner sampler suggests for this trial's slot."""
         copy, current = self._copy(study, trial)
-        values = copy.sampler.sample_relative(copy, current, search_space)
+        with one_thread():
+            values = copy.sampler.sample_relative(copy, current, search_space)
         # At its random start it says nothing, and would then be asked for each parameter by itself.
         values |= {
             name: copy.sampler.sample_independent(copy, current, name, distribution)
@@ -217,7 +226,8 @@ class ReplaySampler(SlotSampler):
         return self.space is None or _place(trial, self.space) is not None
 
     def _shown(self, trial: FrozenTrial) -> FrozenTrial:
-        shunned = trial.state in self._shunned
+        endless = self._finite and trial.values is not None and not np.isfinite(trial.values).all()
+        shunned = endless or trial.state in self._shunned
         return optuna.create_trial(
             state=TrialState.RUNNING if shunned else trial.state,
             values=None if shunned else trial.values,
@@ -225,6 +235,25 @@ class ReplaySampler(SlotSampler):
             distributions=trial.distributions,
             intermediate_values=None if shunned else trial.intermediate_values,
         )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for linear algebra, and the libraries' chatter about fits unheard.
+
+    Sums in another order have other last bits, and a suggestion must not depend on how many cores are free.
+    """
+    torch = sys.modules.get("torch")  # heavy: only if somebody else has asked for it
+    threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
 
 
 def evidence_of(history: History, space: Space, study: Study) -> Evidence:
@@ -237,7 +266,7 @@ def evidence_of(history: History, space: Space, study: Study) -> Evidence:
         drawn=history.drawn,
         points=np.array([point for _, point in known], dtype=float).reshape(len(known), len(space)),
         scores=values[:, 0],
-        searched=np.array([t.user_attrs.get(PHASE) != "design" for t, _ in known], dtype=bool),
+        searched=np.array([is_suggested(t) for t, _ in known], dtype=bool),
         objectives=values if len(signs) > 1 else None,
     )
 

@@ -7,6 +7,7 @@ steps, logarithms, integers and choices are here because an Optuna sampler may b
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,21 @@ def latin_hypercube(rng: np.random.Generator, rows: int, dimensions: int) -> Arr
     points: Array = (bins + rng.random((rows, dimensions))) / rows
     # Rounding up at the very top of a bin would land in the next one.
     return np.minimum(points, np.nextafter((bins + 1) / rows, 0.0))
+
+
+def sobol_points(seed: int, first: int, rows: int, dimensions: int) -> Array:
+    """Rows ``first`` to ``first + rows`` of a Sobol sequence, scrambled by Owen's method with this seed.
+
+    Returns:
+        Array of shape ``(rows, dimensions)``, values in [0, 1). Owen (1998), https://doi.org/10.1145/272991.273010
+    """
+    from scipy.stats import qmc  # half a second
+
+    sequence = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a count that is no power of two is only a little less even
+        points: Array = sequence.random(first + rows)[first:]
+    return points
 
 
 def to_values(point: Sequence[float] | Array, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:

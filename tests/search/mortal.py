@@ -22,6 +22,7 @@ import sqlalchemy.pool
 from bayes_merger.search import SearchSpace, build_space
 from bayes_merger.search.study import design, finished, open_storage, open_study
 from bayes_merger.search.workers import Worker
+from tests.search.optimisers import QUICK, sampler_of
 
 SPACE = build_space(("BASE", "IN00", "M00"), {"alpha": (0.0, 1.0)}, ranges={"M00": [0.2, 0.7]})
 DESIGN = 4
@@ -70,15 +71,21 @@ def count_commits(storage: Any, deadly: int, moment: str, report: Path) -> None:
     sqlalchemy.event.listen(storage.engine, "checkin", returned)
 
 
-def serve() -> None:
-    for name in ("bayes", "bayes_classic"):
-        getattr(samplers, name)(None, 0)  # imports what is heavy, once
+def warm_up(optimiser: str) -> None:
+    """Import what the optimiser needs, once and not in every child."""
     with tempfile.TemporaryDirectory() as folder:
         storage = open_storage(Path(folder, "warm.db"))
-        run(storage, "tpe", 5)
+        run(storage, optimiser, 5)
         storage.engine.dispose()
+
+
+def serve() -> None:
+    warm: set[str] = set()
     for line in sys.stdin:
         job = json.loads(line)
+        if job["optimiser"] not in warm:
+            warm_up(job["optimiser"])
+            warm.add(job["optimiser"])
         report = Path(job["storage"]).with_suffix(".commits")
         report.write_text("0")
         child = os.fork()

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,18 @@ from bayes_merger.search import samplers
 from bayes_merger.search.history import origin
 from bayes_merger.search.study import ask, failed, finished, load_study, open_storage, open_study, tell
 from tests.search.mortal import SPACE
+from tests.search.optimisers import EXTRA, NAMES
 
-ALL = ["bayes", "bayes_classic", "tpe", "lhs", "random"]
+QUICKEST = ("bayes", "random")
+
+
+def _marked(name: str, *marks: Any) -> Any:
+    lacking = name in EXTRA and find_spec(EXTRA[name]) is None
+    return pytest.param(name, marks=(*marks, pytest.mark.skipif(lacking, reason=f"{name} is not installed")))
+
+
+ALL = [_marked(name) for name in NAMES]
+SOME = [_marked(name, *([] if name in QUICKEST else [pytest.mark.slow])) for name in NAMES]
 ROOT = Path(__file__).parents[2]
 
 Runner = Callable[..., dict[str, int]]
@@ -119,7 +130,7 @@ def test_a_death_at_every_single_transaction_changes_nothing(
         assert trace(storage) == expected, f"killed {moment} commit {commit}"
 
 
-@pytest.mark.parametrize("optimiser", ALL)
+@pytest.mark.parametrize("optimiser", SOME)
 def test_a_death_at_every_hour_of_the_search_changes_no_optimisers_mind(
     mortal: Runner, folder: Path, optimiser: str
 ) -> None:

@@ -14,7 +14,7 @@ from optuna.testing.pytest_samplers import (
     SingleOnlySamplerTestCase,
 )
 
-from bayes_merger.search import samplers
+from tests.search.optimisers import NAMES, QUICK, SEVERAL, sampler_of
 
 Make = Callable[[], BaseSampler]
 
@@ -29,32 +29,24 @@ class TestRandom(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSa
 
     @pytest.fixture
     def sampler(self) -> Make:
-        return lambda: samplers.random(None, 0)
+        return lambda: sampler_of("random", None, 0)
 
 
 @pytest.mark.slow
-class TestLhs(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+@pytest.mark.parametrize("sampler", [name for name in NAMES if name in SEVERAL], indirect=True)
+class TestOfSeveralObjectives(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
-    def sampler(self) -> Make:
-        return lambda: samplers.lhs(None, 0, rows=10)
+    def sampler(self, request: pytest.FixtureRequest) -> Make:
+        return maker(request.param)
 
 
 @pytest.mark.slow
-class TestTpe(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+@pytest.mark.parametrize("sampler", [name for name in NAMES if name not in SEVERAL], indirect=True)
+class TestOfOneObjective(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
     @pytest.fixture
-    def sampler(self) -> Make:
-        return lambda: samplers.tpe(None, 0, n_startup_trials=2)
+    def sampler(self, request: pytest.FixtureRequest) -> Make:
+        return maker(request.param)
 
 
-@pytest.mark.slow
-class TestBayes(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
-    @pytest.fixture
-    def sampler(self) -> Make:
-        return lambda: samplers.bayes(None, 0)
-
-
-@pytest.mark.slow
-class TestBayesClassic(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
-    @pytest.fixture
-    def sampler(self) -> Make:
-        return lambda: samplers.bayes_classic(None, 0)
+def maker(name: str) -> Make:
+    return lambda: sampler_of(name, None, 0, **QUICK.get(name, {}))

@@ -16,9 +16,10 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.search import build_space, samplers
 from bayes_merger.search.study import design
 from bayes_merger.search.unit import generator, latin_hypercube, to_point, to_values
+from tests.search import optimisers
 
-ALL = ["bayes", "bayes_classic", "tpe", "lhs", "random"]
-LEARNING = ["bayes", "bayes_classic", "tpe"]
+ALL = optimisers.NAMES
+LEARNING = optimisers.LEARNING
 SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(-1.0, 2.0), "c": FloatDistribution(0.4, 0.5)}
 Params = dict[str, Any]
 
@@ -29,8 +30,7 @@ def _quiet() -> None:
 
 
 def sampler_of(name: str, space: Any = SPACE, seed: int = 5) -> BaseSampler:
-    made: BaseSampler = getattr(samplers, name)(space, seed)
-    return made
+    return optimisers.sampler_of(name, space, seed, **optimisers.QUICK.get(name, {}))
 
 
 def study_of(name: str, rows: list[tuple[Params, float | None]], **options: Any) -> optuna.Study:
@@ -254,7 +254,8 @@ def test_the_climb_ends_where_the_librarys_own_does() -> None:
     from bayes_opt.acquisition import AcquisitionFunction, UpperConfidenceBound
     from sklearn.gaussian_process.kernels import Matern
 
-    from bayes_merger.search.bayesopt import ClimbingUCB, one_thread
+    from bayes_merger.search.bayesopt import ClimbingUCB
+    from bayes_merger.search.slots import one_thread
 
     rng = generator(4)
     points, scores = rng.random((30, 6)), rng.standard_normal(30)
