@@ -53,7 +53,10 @@ class Checkpoint:
         shapes: key to shape.
         dtypes: key to dtype as safetensors names it, ``F16``.
         metadata: texts that the file carries about itself.
+        computed: whether tensors are made when they are asked for, so that nobody has seen whether they are finite.
     """
+
+    computed = False
 
     def __init__(
         self,

@@ -22,12 +22,14 @@ def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
         "models": {name: {"path": names[name], "sha256": c.sha256()} for name, c in checkpoints.items()},
         "dtype": planned.dtype,
     }
+    methods = [step.method for step in recipe.steps] or [planned.method.name]
+    others = [checkpoint.sha256() for name, checkpoint in checkpoints.items() if name != recipe.base]
     short = {
         "type": "bayes-merger",
-        "primary_model_hash": checkpoints["a"].sha256(),
-        "secondary_model_hash": checkpoints["b"].sha256() if "b" in checkpoints else None,
-        "tertiary_model_hash": checkpoints["c"].sha256() if "c" in checkpoints else None,
-        "interp_method": planned.method.name,
+        "primary_model_hash": checkpoints[recipe.base].sha256(),
+        "secondary_model_hash": others[0] if others else None,
+        "tertiary_model_hash": others[1] if len(others) > 1 else None,
+        "interp_method": ", ".join(methods),
         "save_as_half": planned.dtype == "fp16",
         "weights": own["weights"],
     }
@@ -40,7 +42,7 @@ def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": planned.architecture.modelspec,
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": f"{title} ({planned.method.name})",
+        "modelspec.title": f"{title} ({', '.join(dict.fromkeys(methods))})",
         "modelspec.resolution": f"{planned.architecture.resolution}x{planned.architecture.resolution}",
         "modelspec.merged_from": ", ".join(names.values()),
         **_prediction(planned),

@@ -20,7 +20,7 @@ from bayes_merger.merging.writing import TensorEntry, write_checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LiveMerge", "Maker", "merge", "save_merge"]
+__all__ = ["LiveMerge", "Maker", "merge", "prepare", "save_merge"]
 
 
 class Maker:
@@ -72,6 +72,21 @@ class Maker:
         return out
 
 
+def prepare(recipe: MergeRecipe, checkpoints: Checkpoints) -> tuple[MergePlan, Maker]:
+    """The plan of a merge and what makes its tensors.
+
+    Raises:
+        ConfigError: as ``plan``.
+        CheckpointError: as ``plan``.
+    """
+    from bayes_merger.merging.steps import unfold
+
+    planned = plan(recipe, checkpoints)
+    unfolded = unfold(recipe, checkpoints)
+    unfolded.set(recipe)
+    return planned, Maker(planned, unfolded.last.weights, unfolded.models)
+
+
 def merge(recipe: MergeRecipe, checkpoints: Checkpoints) -> Iterator[tuple[str, Tensor]]:
     """The tensors of the merged model, one after another, on the CPU and in the recipe's dtype.
 
@@ -85,8 +100,7 @@ def merge(recipe: MergeRecipe, checkpoints: Checkpoints) -> Iterator[tuple[str, 
         ConfigError: as ``plan``.
         CheckpointError: as ``plan``.
     """
-    planned = plan(recipe, checkpoints)
-    maker = Maker(planned, recipe.weights, checkpoints)
+    planned, maker = prepare(recipe, checkpoints)
     return ((step.key, maker.tensor(step)) for step in planned.written)
 
 
@@ -113,8 +127,7 @@ def save_merge(
         ConfigError: as ``plan``.
         CheckpointError: as ``plan``; the file cannot be written, or would hold NaN or infinity.
     """
-    planned = plan(recipe, checkpoints)
-    maker = Maker(planned, recipe.weights, checkpoints)
+    planned, maker = prepare(recipe, checkpoints)
     write_checkpoint(
         out,
         [TensorEntry(s.key, s.shape, s.dtype, partial(maker.tensor, s)) for s in planned.written],

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.checkpoint import torch_dtypes
+from bayes_merger.merging.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.merging.describe import describe_merge
-from bayes_merger.merging.engine import Maker
+from bayes_merger.merging.engine import Maker, prepare
 from bayes_merger.merging.lora_names import Layer, layers_of
-from bayes_merger.merging.recipe import MergePlan, MergeRecipe, plan
+from bayes_merger.merging.recipe import MergePlan, MergeRecipe
 from bayes_merger.merging.routing import DTYPES, Checkpoints
 from bayes_merger.merging.writing import TensorEntry, write_checkpoint
 
@@ -109,14 +109,14 @@ def save_lora(
         ConfigError: as ``plan``; the merge changes nothing that a LoRA can hold.
         CheckpointError: as ``plan``; the file cannot be written.
     """
-    planned = plan(recipe, checkpoints)
+    planned, maker = prepare(recipe, checkpoints)
     dtype = torch_dtypes()[DTYPES.get(planned.dtype, "F16")]
     by_key: dict[str, list[Layer]] = {}
-    for layer in layers_of(checkpoints["a"].shapes):
+    for layer in layers_of(checkpoints[recipe.base].shapes):
         by_key.setdefault(layer.weight, []).append(layer)
     owners = {layer.bias: layer for layers in by_key.values() for layer in layers if layer.rows is None}
     found, squares = _Found({}, {}, {}, []), [0.0, 0.0]
-    for key, change in _changes(recipe, planned, checkpoints, progress):
+    for key, change in _changes(planned, maker, checkpoints[recipe.base], progress):
         whole = float(change.double().square().sum())
         if key in by_key and change.dim() >= 2 and "embedding" not in key:  # no UI has factors for tables of words
             lacking = sum(_factor(layer, _rows(change, layer), rank, dtype, found) for layer in by_key[key])
@@ -149,13 +149,12 @@ class _Found:
 
 
 def _changes(
-    recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpoints, progress: Callable[[int, int], None] | None
+    planned: MergePlan, maker: Maker, base: Checkpoint, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that the merge changes, less model A's, in fp32 and before any rounding."""
+    """Every tensor that the merge changes, less the first model's, in fp32 and before any rounding."""
     steps = [step for step in planned.written if step.action == "merge"]
-    maker = Maker(planned, recipe.weights, checkpoints)
     for number, step in enumerate(steps, start=1):
-        change = maker.tensor(step, "F32") - checkpoints["a"].tensor(step.key).float()
+        change = maker.tensor(step, "F32") - base.tensor(step.key).float()
         if change.numel() and bool(change.any()):
             yield step.key, change
         if progress:

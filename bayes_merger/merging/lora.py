@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.merging.header import FLOATS
 from bayes_merger.merging.lora_names import Layer, layer_id, layers_by_id
+from bayes_merger.merging.sources import is_constant, version_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +86,8 @@ class LoraModel(Checkpoint):
         CheckpointError: nothing in it fits model A, a layer has another size there, or it is malformed.
     """
 
+    computed = True
+
     def __init__(self, base: Checkpoint, lora: Checkpoint) -> None:
         base.architecture  # noqa: B018  a LoRA for a LoRA is refused here
         self.base, self._lora = base, lora
@@ -108,6 +111,15 @@ class LoraModel(Checkpoint):
     def stored(self) -> Mapping[str, str]:
         """As model A's file has it."""
         return self.base.stored
+
+    @property
+    def constant(self) -> bool:
+        """Whether the model that it is applied to never changes."""
+        return is_constant(self.base)
+
+    def version(self, key: str) -> Hashable:
+        """That of the model that it is applied to."""
+        return version_of(self.base, key)
 
     @property
     def changed(self) -> frozenset[str]:

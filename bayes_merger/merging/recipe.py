@@ -14,7 +14,10 @@ from bayes_merger.merging.elements import named_ratios
 from bayes_merger.merging.method import Options, method_spec
 from bayes_merger.merging.routing import Checkpoints, MergePlan, Step, listed, names_of, plan_structure
 
-__all__ = ["MergePlan", "MergeRecipe", "ModelRef", "Step", "check_weights", "numbers_at", "numbers_of", "plan"]
+__all__ = [
+    "MergePlan", "MergeRecipe", "ModelRef", "RecipeStep", "Step", "check_weights", "numbers_at", "numbers_of", "plan",
+    "plan_recipe",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,37 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class RecipeStep:
+    """One step of a merge in several.
+
+    Attributes:
+        name: of what it makes, for later steps; its weights are called ``NAME_alpha``.
+        method: name of the merge method.
+        models: the method's models (``a``, ``b``, ``c``) to names of the recipe's models or of earlier steps.
+        options: as in a recipe.
+        elements: as in a recipe.
+        vae: as in a recipe.
+    """
+
+    name: str
+    method: str
+    models: Mapping[str, str]
+    options: Options = field(default_factory=dict)
+    elements: tuple[str, ...] = ()
+    vae: str = "a"
+
+    def weight(self, name: str) -> str:
+        """What one of its method's weights is called among those of all steps."""
+        return f"{self.name}_{name}"
+
+
+@dataclass(frozen=True)
 class MergeRecipe:
     """All that is needed to build one merged model again.
 
     Attributes:
         method: name of the merge method.
-        models: model name (``a``, ``b``, ``c``) to file.
+        models: model name (``a``, ``b``, ``c``; with ``steps`` any) to file.
         weights: weight name -> block -> number, every block of the architecture.
         architecture: name of the models' architecture.
         dtype: of the result: ``fp16``, ``bf16``, ``fp32``, or ``None`` (also ``auto``) for model A's own.
@@ -47,6 +75,8 @@ class MergeRecipe:
         blocks: a division of the user's own, instead of the architecture's.
         channels: ``equal``, or ``pad`` to merge U-Nets with more input channels (inpainting, pix2pix) with ordinary
             ones: the common channels are merged, the others are those of the first model that has them.
+        steps: of a merge in several, in order, each with its own method, options, rules and ``vae``; ``method``
+            is then the last one's, and the weights are those of all steps (``RecipeStep.weight``).
     """
 
     method: str
@@ -60,6 +90,7 @@ class MergeRecipe:
     compat: str = ""
     blocks: OwnBlocks = ()
     channels: str = "equal"
+    steps: tuple[RecipeStep, ...] = ()
 
     @property
     def layout(self) -> Architecture:
@@ -70,8 +101,18 @@ class MergeRecipe:
         """
         return divided(ARCHITECTURES[_known_architecture(self.architecture)], self.blocks)
 
+    @property
+    def base(self) -> str:
+        """The name of the model that it starts from: ``a``, or the ``a`` of the ``a`` of its last step."""
+        models = {step.name: step.models["a"] for step in self.steps}
+        name = self.steps[-1].name if self.steps else "a"
+        while name in models:
+            name = models[name]
+        return name
+
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain data; ``from_json`` gives an equal one."""
+        steps = {"steps": [_step_data(step) for step in self.steps]} if self.steps else {}
         return {
             "method": self.method,
             "models": {name: asdict(model) for name, model in self.models.items()},
@@ -84,6 +125,7 @@ class MergeRecipe:
             "compat": self.compat,
             "blocks": [[name, list(starts)] for name, starts in self.blocks],
             "channels": self.channels,
+            **steps,
         }
 
     @classmethod
@@ -112,11 +154,34 @@ class MergeRecipe:
             compat=_text(data, "compat") if "compat" in data else "",
             blocks=own_blocks(data["blocks"]) if data.get("blocks") else (),
             channels=_text(data, "channels") if "channels" in data else "equal",
+            steps=_steps(data.get("steps", [])),
         )
 
     def with_weights(self, weights: BlockWeights) -> MergeRecipe:
         """The same merge with other weights."""
         return replace(self, weights=weights)
+
+
+def _step_data(step: RecipeStep) -> dict[str, Any]:
+    return asdict(step) | {"models": dict(step.models), "options": dict(step.options), "elements": list(step.elements)}
+
+
+def _steps(data: Any) -> tuple[RecipeStep, ...]:
+    known = {field.name for field in fields(RecipeStep)}
+    if not isinstance(data, list | tuple) or not all(isinstance(s, Mapping) and set(s) == known for s in data):
+        raise ConfigError(f"recipe: steps is not a list of tables with {', '.join(sorted(known))}")
+    found = []
+    for step in data:
+        models = step["models"]
+        if not isinstance(models, Mapping) or not all(isinstance(name, str) for name in models.values()):
+            raise ConfigError("recipe: the models of a step are not a table of names")
+        texts = {name: _text(step, name) for name in ("name", "method", "vae")}
+        found.append(
+            RecipeStep(
+                **texts, models=dict(models), options=_options(step["options"]), elements=_elements(step["elements"])
+            )
+        )
+    return tuple(found)
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
@@ -155,7 +220,7 @@ def _weights(data: Any) -> dict[str, dict[str, float]]:
 
 
 def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
-    """What a recipe does to each tensor of these checkpoints; reads headers only.
+    """What a recipe does to each tensor of these checkpoints, its last step if it has several; reads headers only.
 
     Args:
         recipe: the merge.
@@ -165,10 +230,33 @@ def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
         ConfigError: unknown method, block or dtype; weights missing, extra or at a pole.
         CheckpointError: models that do not fit together.
     """
+    if not recipe.steps:
+        return plan_recipe(recipe, checkpoints)
+    from bayes_merger.merging.steps import named, unfold
+
+    unfolded = unfold(recipe, checkpoints)
+    unfolded.set(recipe)
+    with named(recipe.steps[-1]):
+        return plan_recipe(unfolded.last, unfolded.models)
+
+
+def plan_recipe(recipe: MergeRecipe, checkpoints: Checkpoints, *, checked: bool = True) -> MergePlan:
+    """The plan of a recipe in one step.
+
+    Args:
+        recipe: the merge.
+        checkpoints: model name to what it is, file or computed.
+        checked: whether its numbers are to be checked too.
+
+    Raises:
+        ConfigError: as ``plan``.
+        CheckpointError: as ``plan``.
+    """
     spec = method_spec(recipe.method)
-    if not spec.takes(recipe.models):
-        raise ConfigError(f"recipe: {spec.name} takes models {names_of(spec.models)}, not {names_of(recipe.models)}")
-    spec = spec.bind(recipe.models, recipe.options)
+    models = recipe.models or checkpoints
+    if not spec.takes(models):
+        raise ConfigError(f"recipe: {spec.name} takes models {names_of(spec.models)}, not {names_of(models)}")
+    spec = spec.bind(models, recipe.options)
     structure = plan_structure(
         spec,
         checkpoints,
@@ -182,6 +270,8 @@ def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
     if recipe.architecture != structure.architecture.name:
         wanted = _known_architecture(recipe.architecture)
         raise ConfigError(f"recipe: it is for {wanted}, and the models are {structure.architecture.name}")
+    if not checked:
+        return structure
     check_weights(recipe.weights, structure, recipe.vae)
     return replace(structure, notes=(*structure.notes, *_extrapolations(recipe.weights, structure)))
 
