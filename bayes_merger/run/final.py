@@ -1,14 +1,19 @@
 """After the last trial: the winner is chosen, and compared with the models it came from, on fresh seeds.
 
-The best score seen is partly luck, so it flatters the trial that has it. The best few are therefore drawn again on
-seeds that no trial has used, the winner is the best of those, and a second set of fresh seeds, which nobody chose
-by, gives the closing table.
+The best score seen is partly luck, so it flatters the trial that has it. The best few by posterior mean, and the best
+score among them, are therefore drawn again on seeds that no trial has used; the winner is the best of those, and a
+second set of fresh seeds, which nobody chose by, gives the closing table. Of several objectives, members of the Pareto
+front are drawn again.
+
+What is drawn is stored at once: a round that was killed goes on with the next picture set, and ends the same.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +23,24 @@ from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.run.bench import Bench, Evaluation, Weights
 from bayes_merger.run.parts import Parts
-from bayes_merger.run.record import Final, Row, complete_trials
+from bayes_merger.run.record import (
+    Final,
+    Rescored,
+    Row,
+    beliefs_of,
+    chosen_trial,
+    complete_trials,
+    front_of,
+    value_of,
+)
 from bayes_merger.run.watcher import Stop, Watcher
-from bayes_merger.scoring.scorer import combine
+from bayes_merger.scoring.scorer import Scale, Score, picture_points
+
+DRAWN = "drawn:"
+"""Before the name of a study's user attribute: what one merge got on fresh seeds."""
+
+CONTENDERS = 4
+"""Rows of the closing table."""
 
 
 def fresh_payloads(parts: Parts, part: int) -> tuple[Payload, ...]:
@@ -34,31 +54,82 @@ def fresh_payloads(parts: Parts, part: int) -> tuple[Payload, ...]:
     return resolve(fresh, parts.config.seed + 7919 * (part + 1), wildcards)
 
 
+def has_final(parts: Parts) -> bool:
+    """Whether there is a final round: a person is not asked for yet more ratings."""
+    asks_a_person = any(getattr(scorer, "interactive", False) for scorer in parts.scorers.values())
+    return parts.config.final.images > 0 and not asks_a_person
+
+
+def length(parts: Parts) -> float:
+    """How many trials' pictures the final round draws."""
+    if not has_final(parts):
+        return 0.0
+    merges = parts.config.final.rescore + CONTENDERS
+    pictures = sum(len(payload.seeds) for payload in parts.payloads)
+    return merges * len(parts.payloads) * parts.config.final.images / pictures
+
+
 def decide(parts: Parts, study: optuna.study.Study, bench: Bench, watcher: Watcher, stop: Stop) -> Final:
     """Choose the winner and compare it with A, B and the even mix.
 
     Raises:
         Interrupted: somebody asked to stop.
     """
-    trials = sorted(complete_trials(study), key=lambda trial: (-(trial.value or 0.0), trial.number))
-    asks_a_person = any(getattr(scorer, "interactive", False) for scorer in parts.scorers.values())
-    if parts.config.final.images == 0 or asks_a_person:
-        return Final(trials[0].number, 0, {}, ())
-    rescored: dict[int, float] = {}
+    if not has_final(parts):
+        return Final(chosen_trial(study).number, 0, (), ())
+    rescored: list[Rescored] = []
     first = fresh_payloads(parts, 0)
-    for trial in trials[: parts.config.final.rescore]:
+    weights = {trial.number: trial.user_attrs["weights"] for trial in complete_trials(study)}
+    for number in candidates(study, parts.config.final.rescore):
         stop.check()
-        watcher.step(f"drawing trial {trial.number} on fresh seeds")
-        evaluation = _try(bench, trial.user_attrs["weights"], None, first)
+        watcher.step(f"drawing trial {number} on fresh seeds")
+        evaluation = _drawn(study, bench, weights[number], None, first)
         if evaluation:
-            rescored[trial.number] = evaluation.value
-    winner = max(rescored, key=lambda number: rescored[number]) if rescored else trials[0].number
-    weights = next(trial.user_attrs["weights"] for trial in trials if trial.number == winner)
-    rows = closing_table(parts, bench, weights, watcher, stop)
-    return Final(winner, len(parts.payloads) * parts.config.final.images, rescored, rows)
+            rescored.append(_rescored(parts, first, number, evaluation))
+    winner = max(rescored, key=lambda one: one.mean).trial if rescored else chosen_trial(study).number
+    rows = closing_table(parts, study, bench, weights[winner], watcher, stop)
+    return Final(winner, len(parts.payloads) * parts.config.final.images, tuple(rescored), rows)
 
 
-def closing_table(parts: Parts, bench: Bench, winner: Weights, watcher: Watcher, stop: Stop) -> tuple[Row, ...]:
+def candidates(study: optuna.study.Study, count: int) -> list[int]:
+    """The trials that may be the best: by posterior mean and observed score, or a spread over the Pareto front."""
+    if len(study.directions) == 1:
+        return beliefs_of(study).candidates(count)
+    front = front_of(study)
+    sums = [value_of(trial) for trial in front]
+    return [front[i].number for i in spread([trial.values for trial in front], sums, count)]
+
+
+def spread(values: Sequence[Sequence[float]], sums: Sequence[float], count: int) -> list[int]:
+    """Members of a front that stand for all of it: the best sum, the best of each objective, then whoever is farthest.
+
+    Args:
+        values: of each member, its objectives.
+        sums: of each member, its weighted sum.
+        count: how many at most.
+
+    Returns:
+        Their places in the front, in the front's order.
+    """
+    if count >= len(values):
+        return list(range(len(values)))
+    low = [min(column) for column in zip(*values, strict=True)]
+    high = [max(column) for column in zip(*values, strict=True)]
+    places = [
+        [(v - least) / ((most - least) or 1.0) for v, least, most in zip(own, low, high, strict=True)] for own in values
+    ]
+    wanted = [max(range(len(sums)), key=lambda i: sums[i])]
+    wanted += [max(range(len(values)), key=lambda i, o=objective: values[i][o]) for objective in range(len(low))]  # type: ignore[misc]
+    chosen = list(dict.fromkeys(wanted))[:count]
+    while len(chosen) < count:
+        rest = [i for i in range(len(values)) if i not in chosen]
+        chosen.append(max(rest, key=lambda i: min(math.dist(places[i], places[j]) for j in chosen)))
+    return sorted(chosen)
+
+
+def closing_table(
+    parts: Parts, study: optuna.study.Study, bench: Bench, winner: Weights, watcher: Watcher, stop: Stop
+) -> tuple[Row, ...]:
     """The winner, A, B and the even mix on fresh seeds that nothing was chosen by."""
     fresh = fresh_payloads(parts, 1)
     blocks = parts.checkpoints["a"].architecture.blocks
@@ -70,35 +141,64 @@ def closing_table(parts: Parts, bench: Bench, winner: Weights, watcher: Watcher,
     for name, weights, method in contenders:
         stop.check()
         watcher.step(f"drawing {name} on fresh seeds")
-        evaluation = _try(bench, weights, method, fresh)
+        evaluation = _drawn(study, bench, weights, method, fresh)
         if evaluation is None:
             continue
-        points = points_per_image(parts, fresh, evaluation)
+        points = points_per_image(parts, fresh, evaluation.scores)
         reference = reference or points
         gaps = [best - own for best, own in zip(reference, points, strict=True)]
         rows.append(Row(name, evaluation.value, _error(points), sum(gaps) / len(gaps), _error(gaps)))
     return tuple(rows)
 
 
-def points_per_image(parts: Parts, payloads: Sequence[Payload], evaluation: Evaluation) -> list[float]:
-    """Points of each picture, scorers combined, times its payload's share (so that their mean is the value)."""
+def points_per_image(
+    parts: Parts, payloads: Sequence[Payload], scores: Sequence[Score], objective: str | None = None
+) -> list[float]:
+    """Points of each picture, times its payload's share (so that their mean is the value).
+
+    Args:
+        parts: the run.
+        payloads: what was drawn.
+        scores: raw, of all pictures.
+        objective: one scorer by name; None: all of them combined.
+    """
     importance = {payload.name: payload.importance for payload in payloads}
-    scorers = {name: (scorer.importance, scorer.scale) for name, scorer in parts.scorers.items()}
-    images = list(dict.fromkeys((score.payload, score.index) for score in evaluation.scores))
-    total = sum(importance[name] for name, _ in images)
-    points = []
-    for name, index in images:
-        own = [score for score in evaluation.scores if (score.payload, score.index) == (name, index)]
-        points.append(combine(own, {name: 1.0}, scorers) * importance[name] * len(images) / total)
-    return points
+    judges: Mapping[str, tuple[float, Scale]] = {
+        name: (scorer.importance if objective is None else 1.0, scorer.scale)
+        for name, scorer in parts.scorers.items()
+        if objective in (None, name)
+    }
+    return list(picture_points([score for score in scores if score.scorer in judges], importance, judges).values())
 
 
-def _try(bench: Bench, weights: Weights, method: str | None, payloads: Sequence[Payload]) -> Evaluation | None:
+def _rescored(parts: Parts, payloads: Sequence[Payload], number: int, evaluation: Evaluation) -> Rescored:
+    objectives = [points_per_image(parts, payloads, evaluation.scores, name) for name in parts.config.objectives]
+    return Rescored(
+        number,
+        evaluation.value,
+        _error(points_per_image(parts, payloads, evaluation.scores)),
+        evaluation.values,
+        tuple(_error(own) for own in objectives),
+    )
+
+
+def _drawn(
+    study: optuna.study.Study, bench: Bench, weights: Weights, method: str | None, payloads: Sequence[Payload]
+) -> Evaluation | None:
+    """What a merge gets on these payloads: remembered, or drawn and remembered; None if it cannot be judged."""
+    what = [weights, method, [payload.to_json() for payload in payloads]]
+    key = DRAWN + hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    if known := study.user_attrs.get(key):
+        scores = tuple(Score(**score) for score in known["scores"])
+        return Evaluation(known["value"], scores, (), (), tuple(known["values"]))
     try:
         bench.put(weights, method)
-        return bench.judge(weights, payloads, bench.draw(payloads), ())
+        found = bench.judge(weights, payloads, bench.draw(payloads), ())
     except TrialFailed:
         return None
+    scores_data = [vars(score) for score in found.scores]
+    study.set_user_attr(key, {"value": found.value, "values": list(found.values), "scores": scores_data})
+    return found
 
 
 def _error(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,11 +13,14 @@ import optuna
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed
 from bayes_merger.run.bench import Bench, Evaluation
+from bayes_merger.run.final import length as final_length
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.parts import Parts
-from bayes_merger.run.record import best_value, mean_scores
+from bayes_merger.run.pruning import Cut, is_on, judge_in_batches, rival_for
+from bayes_merger.run.record import beliefs_of, best_value, front_of, mean_scores
 from bayes_merger.run.watcher import Stop, TrialReport, Watcher
 from bayes_merger.search import study as studies
+from bayes_merger.search.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.workers import Worker
 
 FAILURES_IN_A_ROW = 5  # a run whose every trial fails is broken, not unlucky
@@ -45,7 +49,20 @@ def open_study(
         fingerprint=fingerprint,
         design=studies.design(parts.space, parts.config.init_points, parts.config.seed),
         attributes=stored,
+        objectives=max(len(parts.config.objectives), 1),
     )
+
+
+def join_study(parts: Parts, folder: RunFolder, fingerprint: Mapping[str, Any]) -> optuna.study.Study:
+    """The study of a run that others work on; nothing in it is changed.
+
+    Raises:
+        ConfigError: there is none, or this worker's scores would not compare with the study's.
+    """
+    sampler = parts.sampler(parts.space.distributions(), parts.config.seed)
+    study = studies.load_study(studies.open_storage(folder.where, create=False), folder.name, sampler)
+    studies.check_fingerprint(study, fingerprint)
+    return study
 
 
 def search(
@@ -58,7 +75,7 @@ def search(
     *,
     name: str = "",
 ) -> None:
-    """Run trials until the budget is used up, as one of any number of workers.
+    """Run trials until the budget is used up or a stopping rule says so, as one of any number of workers.
 
     Args:
         parts: the run.
@@ -80,6 +97,9 @@ def search(
     with Worker(study, parts.space, name=name) as worker:
         while studies.finished(study) < total:
             stop.check()
+            if ended(parts, study, watcher):
+                return
+            started = time.monotonic()
             watcher.step("choosing the next merge")
             trial = worker.claim(total)
             if trial is None:
@@ -87,14 +107,29 @@ def search(
                 time.sleep(WAIT)
                 continue
             try:
-                report = run_trial(parts, study, worker, trial, bench, folder, total)
+                report = run_trial(parts, study, worker, trial, bench, folder, total, started)
             except Superseded as late:
                 watcher.note(str(late))
                 continue
             watcher.trial(report)
-            failed = failed + 1 if report.reason else 0
+            failed = failed + 1 if report.reason and not report.pruned else 0
             if failed >= FAILURES_IN_A_ROW:
                 raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {report.reason}")
+
+
+def ended(parts: Parts, study: optuna.study.Study, watcher: Watcher) -> bool:
+    """Whether a stopping rule has ended the search; the first worker to see it writes down why, for all."""
+    if study.user_attrs.get(STOPPED):
+        return True
+    config = parts.config
+    rules = Rules(read_time(config.time_limit), final_length(parts), config.patience)
+    if rules.seconds is None and rules.patience is None:
+        return False
+    reason = reason_to_stop(study, rules, beliefs_of(study))
+    if reason:
+        study.set_user_attr(STOPPED, reason)
+        watcher.note(f"the search ends early; {reason}")
+    return bool(reason)
 
 
 def run_trial(
@@ -105,6 +140,7 @@ def run_trial(
     bench: Bench,
     folder: RunFolder,
     total: int,
+    started: float,
 ) -> TrialReport:
     """Judge one candidate and tell the study.
 
@@ -112,38 +148,52 @@ def run_trial(
         Superseded: the trial was given up, and another worker was faster.
         Paused: the person who scores went away.
     """
-    started = time.monotonic()
     before = best_value(study)
-    evaluation: Evaluation | None = None
+    found: Evaluation | Cut | None = None
     reason: str | None = None
     attributes: dict[str, Any] = {}
     try:
-        evaluation, attributes = evaluate(parts, trial, bench, folder, before)
+        found, attributes = evaluate(parts, study, trial, bench, folder, before)
         before = best_value(study)  # others have not been idle
-        told = worker.tell(trial, evaluation.value, attributes)
+        attributes[SECONDS] = round(time.monotonic() - started, 3)
+        if isinstance(found, Cut):
+            reason = found.reason
+            told = worker.prune(trial, reason, attributes)
+        else:
+            told = worker.tell(trial, found.values or found.value, attributes)
     except TrialFailed as error:
         reason = str(error)
         told = worker.fail(trial, reason)
     except Superseded:
         _forget(folder.path / name for name in attributes.get("images", ()))
         raise
+    evaluation = found if isinstance(found, Evaluation) and not reason else None
+    known = beliefs_of(study)
     return TrialReport(
         number=told.number,
         done=told.done,
         total=total,
-        value=evaluation.value if evaluation and not reason else None,
+        value=evaluation.value if evaluation else None,
         best=best_value(study),
-        improved=evaluation is not None and not reason and (before is None or evaluation.value > before),
-        scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation and not reason else {},
+        improved=evaluation is not None and (before is None or evaluation.value > before),
+        scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
         reason=reason,
         seconds=time.monotonic() - started,
         worker=worker.name,
+        pruned=isinstance(found, Cut),
+        mean=known.best.mean if known.best and known.fitted else None,
+        front=len(front_of(study)) if parts.config.objectives else 0,
     )
 
 
 def evaluate(
-    parts: Parts, trial: optuna.trial.Trial, bench: Bench, folder: RunFolder, best: float | None
-) -> tuple[Evaluation, dict[str, Any]]:
+    parts: Parts,
+    study: optuna.study.Study,
+    trial: optuna.trial.Trial,
+    bench: Bench,
+    folder: RunFolder,
+    best: float | None,
+) -> tuple[Evaluation | Cut, dict[str, Any]]:
     """Merge, draw and score one candidate.
 
     Returns:
@@ -156,15 +206,23 @@ def evaluate(
     weights = parts.space.assemble(trial.params)
     trial.set_user_attr("weights", weights)
     bench.put(weights)
-    images = bench.draw(parts.payloads)
-    paths = bench.save(folder.images(trial.number), images, parts.payloads)
-    evaluation = bench.judge(weights, parts.payloads, images, paths)
-    attributes: dict[str, Any] = {"weights": weights, "scores": [vars(score) for score in evaluation.scores]}
-    if parts.config.images == "best" and best is not None and evaluation.value <= best:
-        _forget(paths)
+    place = folder.images(trial.number)
+    found: Evaluation | Cut
+    if is_on(parts.config.pruning):
+        found = judge_in_batches(parts, bench, weights, place, rival_for(trial, study, parts.config.pruning))
     else:
-        attributes["images"] = [path.relative_to(folder.path).as_posix() for path in paths]
-    return evaluation, attributes
+        images = bench.draw(parts.payloads)
+        found = bench.judge(weights, parts.payloads, images, bench.save(place, images, parts.payloads))
+    attributes: dict[str, Any] = {"weights": weights, "scores": [vars(score) for score in found.scores]}
+    if isinstance(found, Evaluation) and found.values:
+        attributes["points"] = found.value
+    value = found.value if isinstance(found, Evaluation) else -math.inf
+    # A member of the front need not have the best sum.
+    if parts.config.images == "best" and best is not None and value <= best and not parts.config.objectives:
+        _forget(found.paths)
+    else:
+        attributes["images"] = [path.relative_to(folder.path).as_posix() for path in found.paths]
+    return found, attributes
 
 
 def _forget(paths: Iterable[Path]) -> None:

@@ -14,12 +14,22 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
 
 from bayes_merger.config import PruningConfig, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipeline import DrawnImage
+from bayes_merger.run.record import beliefs_of
 from bayes_merger.scoring.scorer import Scale, Score, Scorer, picture_points
+from bayes_merger.search.history import PHASE
+
+if TYPE_CHECKING:
+    from bayes_merger.run.bench import Bench, Evaluation, Weights
+    from bayes_merger.run.parts import Parts
 
 PICTURES = 8
 """Below so many pictures per trial the test can only fire when there is next to nothing left to save."""
@@ -163,3 +173,65 @@ def clearly_worse(
     total = len({(score.payload, score.index) for score in rival.scores})
     gone = f"{len(gaps)} of {total} pictures"
     return f"clearly worse than trial {rival.trial} after {gone} ({mean:+.3f} points, p = {p:.3f})"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A merge given up.
+
+    Attributes:
+        reason: why, for people.
+        scores: raw scores of the pictures drawn.
+        paths: where those were saved.
+    """
+
+    reason: str
+    scores: tuple[Score, ...]
+    paths: tuple[Path, ...]
+
+
+def rival_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings: PruningConfig) -> Rival | None:
+    """Whom a trial is compared with: the best posterior mean so far; None if it is to be drawn whole."""
+    if not is_on(settings) or trial.user_attrs.get(PHASE) == "design":
+        return None
+    best = beliefs_of(study).best
+    if best is None:
+        return None
+    scores = study.get_trials(deepcopy=False)[best.trial].user_attrs.get("scores", ())
+    return Rival(best.trial, tuple(Score(**score) for score in scores)) if scores else None
+
+
+def judge_in_batches(
+    parts: Parts, bench: Bench, weights: Weights, folder: Path, rival: Rival | None
+) -> Evaluation | Cut:
+    """Draw, save and score the current merge a batch at a time, as long as it may still be as good as the rival.
+
+    Args:
+        parts: the run.
+        bench: with the merge on it.
+        weights: the merge's.
+        folder: where its pictures go.
+        rival: whom it is compared with; None draws it whole, in the same batches.
+
+    Raises:
+        TrialFailed: it could not be judged.
+    """
+    importance = {payload.name: payload.importance for payload in parts.payloads}
+    scorers = {name: (scorer.importance, scorer.scale) for name, scorer in parts.scorers.items()}
+    images: list[DrawnImage] = []
+    paths: list[Path] = []
+    scores: list[Score] = []
+    order = batches(parts.payloads, parts.config.generator.max_batch, parts.config.seed)
+    for number, batch in enumerate(order):
+        drawn = batch.named(bench.draw(batch.payloads))
+        saved = bench.save(folder, drawn, parts.payloads)
+        scores += bench.scores(weights, drawn, saved)
+        images += drawn
+        paths += saved
+        if rival is None or number == len(order) - 1:
+            continue
+        if reason := clearly_worse(scores, rival, importance, scorers, parts.config.pruning):
+            return Cut(reason, tuple(scores), tuple(paths))
+    names = [payload.name for payload in parts.payloads]
+    usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
+    return bench.conclude(parts.payloads, scores, [images[i] for i in usual], [paths[i] for i in usual])

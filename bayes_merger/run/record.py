@@ -1,8 +1,10 @@
 """What a study remembers: its trials, the winner, the recipe of any trial. Light: no torch, no diffusers.
 
 User attributes of the study: ``config`` (the settings), ``recipe`` (models, method, dtype), ``payloads`` (resolved),
-``fingerprint``, ``final`` (the final round, once there was one). Of a trial: ``weights``, ``scores`` (raw), ``images``
-(relative paths), ``reason`` (of a failure).
+``judges`` (scorer -> importance and scale), ``fingerprint``, ``stopped`` (why the search ended early), ``drawn:...``
+(what the final round has drawn so far), ``final`` (the final round, once there was one). Of a trial: ``weights``,
+``scores`` (raw), ``images`` (relative paths), ``seconds``, ``points`` (the weighted sum, where there are several
+objectives), ``reason`` (of a failure, or for being cut short).
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import optuna
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef
+from bayes_merger.scoring.scorer import Scale, Score, picture_points
+from bayes_merger.search.incumbent import Beliefs, beliefs
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,49 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Rescored:
+    """One of the best trials, drawn again.
+
+    Attributes:
+        trial: its number.
+        mean: points on the fresh pictures.
+        error: standard error of that mean; ``None`` for a single picture.
+        objectives: the same for each objective, where there are several.
+        objective_errors: theirs.
+    """
+
+    trial: int
+    mean: float
+    error: float | None
+    objectives: tuple[float, ...] = ()
+    objective_errors: tuple[float | None, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Rescored:
+        """From plain data."""
+        return cls(
+            data["trial"],
+            data["mean"],
+            data["error"],
+            tuple(data.get("objectives", ())),
+            tuple(data.get("objective_errors", ())),
+        )
+
+
+@dataclass(frozen=True)
 class Final:
     """The end of a run.
 
     Attributes:
         winner: number of the trial that is taken home.
         images: fresh pictures per row; 0 when there was no final round.
-        rescored: trial number to its mean on the first set of fresh seeds.
+        rescored: the best trials on the first set of fresh seeds, in the order they were drawn.
         rows: the closing table, winner first.
     """
 
     winner: int
     images: int
-    rescored: dict[int, float]
+    rescored: tuple[Rescored, ...]
     rows: tuple[Row, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -56,17 +90,23 @@ class Final:
         return {
             "winner": self.winner,
             "images": self.images,
-            "rescored": {str(number): value for number, value in self.rescored.items()},
+            "rescored": [
+                {key: list(value) if isinstance(value, tuple) else value for key, value in vars(one).items()}
+                for one in self.rescored
+            ],
             "rows": [vars(row) for row in self.rows],
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Final:
         """The inverse of ``to_json``."""
+        found = data["rescored"]
+        if isinstance(found, dict):  # an older study's: trial -> mean
+            found = [{"trial": int(number), "mean": mean, "error": None} for number, mean in found.items()]
         return cls(
             winner=data["winner"],
             images=data["images"],
-            rescored={int(number): value for number, value in data["rescored"].items()},
+            rescored=tuple(Rescored.from_json(one) for one in found),
             rows=tuple(Row(**row) for row in data["rows"]),
         )
 
@@ -76,9 +116,48 @@ def complete_trials(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]
     return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
 
 
+def value_of(trial: optuna.trial.FrozenTrial) -> float:
+    """A trial's points as one number: of several objectives the weighted sum of all scorers."""
+    values = trial.values
+    if not values:
+        raise ValueError(f"trial {trial.number} has no score")
+    return float(values[0] if len(values) == 1 else trial.user_attrs.get("points", sum(values) / len(values)))
+
+
 def best_value(study: optuna.study.Study) -> float | None:
     """The best value so far, ``None`` before the first."""
-    return max((trial.value for trial in complete_trials(study) if trial.value is not None), default=None)
+    return max((value_of(trial) for trial in complete_trials(study)), default=None)
+
+
+def objectives_of(study: optuna.study.Study) -> list[str]:
+    """The objectives by name; empty when there is one number."""
+    count = len(study.directions)
+    names = list(study.user_attrs.get("config", {}).get("objectives") or ())
+    return names if len(names) == count > 1 else [f"objective {i + 1}" for i in range(count)] if count > 1 else []
+
+
+def front_of(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
+    """The Pareto front: the trials that no other one beats in every objective; best in the first objective first."""
+    return sorted(study.best_trials, key=lambda trial: ([-value for value in trial.values], trial.number))
+
+
+def judges_of(study: optuna.study.Study) -> dict[str, tuple[float, Scale]]:
+    """Scorer -> importance and scale, as the study remembers them."""
+    stored = study.user_attrs.get("judges") or {}
+    return {name: (float(importance), (float(low), float(high))) for name, (importance, (low, high)) in stored.items()}
+
+
+def beliefs_of(study: optuna.study.Study) -> Beliefs:
+    """What all scores together say of each trial; see :mod:`bayes_merger.search.incumbent`."""
+    trials = complete_trials(study)
+    judges = judges_of(study)
+    importance = {payload["name"]: payload["importance"] for payload in study.user_attrs.get("payloads") or ()}
+    pictures = []
+    if judges and importance and all(trial.user_attrs.get("scores") for trial in trials):
+        for trial in trials:
+            scores = [Score(**score) for score in trial.user_attrs["scores"]]
+            pictures.append(picture_points(scores, importance, judges))
+    return beliefs(trials, [value_of(trial) for trial in trials], pictures)
 
 
 def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
@@ -90,7 +169,9 @@ def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def chosen_trial(study: optuna.study.Study) -> optuna.trial.FrozenTrial:
-    """The trial to take home: the final round's winner, else the best score.
+    """The trial to take home: the final round's winner, else the best posterior mean.
+
+    Of several objectives it is the one of the Pareto front with the best weighted sum.
 
     Raises:
         ConfigError: no trial is finished.
@@ -101,7 +182,10 @@ def chosen_trial(study: optuna.study.Study) -> optuna.trial.FrozenTrial:
     final = final_of(study)
     if final:
         return next(trial for trial in trials if trial.number == final.winner)
-    return max(trials, key=lambda trial: (trial.value or 0.0, -trial.number))
+    if len(study.directions) > 1:
+        return max(front_of(study), key=lambda trial: (value_of(trial), -trial.number))
+    best = beliefs_of(study).best
+    return next(trial for trial in trials if best is None or trial.number == best.trial)
 
 
 def trial_of(study: optuna.study.Study, number: int | None) -> optuna.trial.FrozenTrial:
@@ -143,4 +227,4 @@ def recipe_of(study: optuna.study.Study, trial: optuna.trial.FrozenTrial) -> Mer
 
 def state_of(study: optuna.study.Study) -> str:
     """``done``, or ``unfinished`` when ``resume`` has something to do."""
-    return "done" if "final" in study.user_attrs else "unfinished"
+    return "done" if study.user_attrs.get("final") else "unfinished"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
@@ -24,9 +24,12 @@ class TrialReport:
         best: best value so far, ``None`` before the first.
         improved: whether this trial is better than all before.
         scores: mean raw score of each scorer.
-        reason: why it failed.
+        reason: why it failed or was cut short.
         seconds: wall time of the trial.
         worker: who drew it, where there are several.
+        pruned: whether it was cut short, for ``reason``; that is no failure.
+        mean: best posterior mean so far; ``None`` where there is none.
+        front: how many trials are on the Pareto front; 0 for one objective.
     """
 
     number: int
@@ -39,6 +42,13 @@ class TrialReport:
     reason: str | None
     seconds: float
     worker: str = ""
+    pruned: bool = False
+    mean: float | None = None
+    front: int = 0
+
+
+Step = Callable[[str, int, int], None]
+"""Told the current step of one worker: what, how much of it is done, of how much."""
 
 
 class Watcher(Protocol):
@@ -56,6 +66,9 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """One line worth keeping."""
 
+    def members(self, names: Sequence[str]) -> AbstractContextManager[list[Step]]:
+        """A line for each of several workers, in place of the one step."""
+
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """No bars while a person is asked something on the same terminal."""
@@ -66,9 +79,12 @@ class Stop:
     """The first Ctrl-C (or SIGTERM) finishes the current trial, the second stops at once.
 
     A context manager; while a person is being asked, ``at_once`` gives Ctrl-C its usual meaning.
+
+    Args:
+        watcher: told that somebody asked; ``None`` where another process says so.
     """
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher | None) -> None:
         self.asked = False
         self._watcher = watcher
         self._previous: dict[int, Any] = {}
@@ -86,6 +102,8 @@ class Stop:
         if self.asked:
             raise Interrupted("stopped at once; the unfinished trial is drawn again on resume")
         self.asked = True
+        if self._watcher is None:
+            return
         self._watcher.note("stopping after this trial; Ctrl-C again stops at once")
 
     @contextmanager

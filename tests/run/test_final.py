@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
+import optuna
 import pytest
 
 from bayes_merger.config import FinalConfig, RunConfig
@@ -15,12 +17,16 @@ from bayes_merger.merging.method import method_spec
 from bayes_merger.run.bench import Evaluation
 from bayes_merger.run.final import closing_table, fresh_payloads, points_per_image
 from bayes_merger.run.parts import Parts
-from bayes_merger.run.record import Final, Row
+from bayes_merger.run.record import Final, Rescored, Row
 from bayes_merger.run.watcher import Stop
 from bayes_merger.scoring.scorer import Score, combine
 from bayes_merger.search.samplers import random
 from bayes_merger.search.space import build_space
 from tests.run.test_loop import Notes
+
+
+def new_study() -> optuna.study.Study:
+    return optuna.create_study(direction="maximize")
 
 
 class Tens:
@@ -66,7 +72,7 @@ def test_fresh_seeds_are_fresh_and_the_two_rounds_share_none() -> None:
 def test_the_mean_of_a_picture_s_points_is_the_value() -> None:
     parts = make_parts()
     given = evaluation(parts, parts.payloads, {"a": [4.0], "b": [8.0]})
-    points = points_per_image(parts, parts.payloads, given)
+    points = points_per_image(parts, parts.payloads, given.scores)
     assert points == [2.0, 12.0]  # b counts three times as much: shares 1/2 and 3/2
     assert sum(points) / 2 == given.value == 7.0
 
@@ -101,7 +107,7 @@ def test_a_lead_is_measured_on_the_same_pictures() -> None:
         "even": {"a": [6.0, 6.0], "b": [2.0, 0.0]},
     }
     bench: Any = TableBench(parts, values)
-    rows = closing_table(parts, bench, {"alpha": dict.fromkeys(SD1.blocks, 0.3)}, Notes(), Stop(Notes()))
+    rows = closing_table(parts, new_study(), bench, {"alpha": dict.fromkeys(SD1.blocks, 0.3)}, Notes(), Stop(Notes()))
     assert [row.name for row in rows] == ["best merge", "model A", "even mix"]
     assert rows[0].mean == 4.0
     assert (rows[0].behind, rows[0].behind_error) == (0.0, 0.0)
@@ -114,7 +120,7 @@ def test_the_error_of_a_mean_is_that_of_the_textbook() -> None:
     parts = make_parts()
     even = {"a": [1.0, 3.0], "b": [2.0, 2.0]}
     bench: Any = TableBench(parts, dict.fromkeys(("best", "A", "B", "even"), even))
-    rows = closing_table(parts, bench, {"alpha": dict.fromkeys(SD1.blocks, 0.3)}, Notes(), Stop(Notes()))
+    rows = closing_table(parts, new_study(), bench, {"alpha": dict.fromkeys(SD1.blocks, 0.3)}, Notes(), Stop(Notes()))
     points = [0.5, 1.5, 3.0, 3.0]
     mean = sum(points) / 4
     expected = math.sqrt(sum((p - mean) ** 2 for p in points) / 3 / 4)
@@ -123,6 +129,14 @@ def test_the_error_of_a_mean_is_that_of_the_textbook() -> None:
 
 def test_the_final_round_survives_json() -> None:
     final = Final(
-        3, 12, {3: 6.5, 1: 6.25}, (Row("best merge", 6.5, 0.25, 0.0, 0.0), Row("model A", 5.0, None, 1.5, None))
+        3,
+        12,
+        (Rescored(3, 6.5, 0.2), Rescored(1, 6.25, None, (1.0, 2.0), (0.1, None))),
+        (Row("best merge", 6.5, 0.25, 0.0, 0.0), Row("model A", 5.0, None, 1.5, None)),
     )
-    assert Final.from_json(final.to_json()) == final
+    assert Final.from_json(json.loads(json.dumps(final.to_json()))) == final
+
+
+def test_a_final_round_of_an_older_study_is_read() -> None:
+    data = {"winner": 3, "images": 12, "rescored": {"3": 6.5, "1": 6.25}, "rows": []}
+    assert Final.from_json(data).rescored == (Rescored(3, 6.5, None), Rescored(1, 6.25, None))
