@@ -19,15 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.search.names import has_weight, names_of, parameter_name
+from bayes_merger.search.names import parameter_name
+from bayes_merger.search.rules import Range, apart, by_parameter, check_group, read_groups, read_number, read_range
 
 if TYPE_CHECKING:
     from optuna.distributions import FloatDistribution
-
-Range = tuple[float, float]
 
 WIDEST: Range = (-1.0, 2.0)
 """No range may reach further (unless the merge method's own does): 0 is model A, 1 is model B, and one whole
@@ -125,7 +124,7 @@ class SearchSpace:
         for parameter in self.parameters:
             if parameter.name not in values:
                 raise ConfigError(f"{parameter.name} has no value; give one for each of the {len(names)} parameters")
-            value = _number(values[parameter.name], parameter.name)
+            value = read_number(values[parameter.name], parameter.name)
             if not parameter.low <= value <= parameter.high:
                 raise ConfigError(f"{parameter.name} = {value:g} is outside {parameter.low:g} ... {parameter.high:g}")
 
@@ -137,6 +136,32 @@ class SearchSpace:
             if values not in found:
                 found.append(values)
         return found
+
+    def project(
+        self, weights: Mapping[str, Mapping[str, float]], defaults: Mapping[str, float]
+    ) -> tuple[dict[str, float], list[str]]:
+        """The values of the space nearest to weights that may lie outside it.
+
+        Args:
+            weights: weight name -> block (or ratio) -> number; what is missing takes its weight's default.
+            defaults: a number for each weight.
+
+        Returns:
+            One value per parameter, and in a few words each what had to give way.
+        """
+        numbers = {parameter_name(block, weight): x for weight, row in weights.items() for block, x in row.items()}
+        values: dict[str, float] = {}
+        clipped, averaged = [], []
+        for parameter in self.parameters:
+            wanted = [numbers.get(name, defaults[name.rpartition(".")[2]]) for name in parameter.drives]
+            mean = math.fsum(wanted) / len(wanted)
+            values[parameter.name] = min(max(mean, parameter.low), parameter.high)
+            clipped += [parameter.name] * (values[parameter.name] != mean)
+            averaged += [parameter.name] * (max(wanted) > min(wanted))
+        frozen = [name for name, value in self.fixed.items() if numbers.get(name, value) != value]
+        lacking = [name for p in self.parameters for name in p.drives if name not in numbers]
+        gave_way = {"frozen": frozen, "clipped": clipped, "averaged in groups": averaged, "by default": lacking}
+        return values, [f"{_few(names)} {how}" for how, names in gave_way.items() if names]
 
     def distributions(self) -> dict[str, FloatDistribution]:
         """The space as Optuna knows it, in the order of the parameters."""
@@ -169,6 +194,10 @@ class SearchSpace:
         )
 
 
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} weights"
+
+
 def build_space(
     blocks: Sequence[str],
     weights: Mapping[str, Range],
@@ -196,65 +225,88 @@ def build_space(
     """
     order = tuple(weights)
     bare = {ratio.name for ratio in ratios}
-    frozen, own_frozen = _apart(frozen, bare)
-    ranges, own_ranges = _apart(ranges, bare)
-    names = [parameter_name(block, weight) for weight in order for block in blocks]
-    defaults = {parameter_name(block, weight): weights[weight] for weight in order for block in blocks}
-    wide = {name: (min(WIDEST[0], low), max(WIDEST[1], high)) for name, (low, high) in defaults.items()}
+    frozen, own_frozen = apart(frozen, bare)
+    ranges, own_ranges = apart(ranges, bare)
+    bounds = _bounds(ranges, blocks, weights)
+    fixed = _fixed(frozen, blocks, order, bounds)
+    together = _together(groups, blocks, order, fixed, bounds)
+    parameters = [
+        Parameter(name, *bounds[name], together[name])
+        for name in bounds
+        if name == together[name][0] and not any(member in fixed for member in together[name])
+    ]
     fixed = {
-        name: _number(value, f"frozen: {rule}")
-        for name, (rule, value) in _by_parameter("frozen", frozen, blocks, order).items()
+        name: next(fixed[member] for member in together[name] if member in fixed)
+        for name in bounds
+        if any(member in fixed for member in together[name])
     }
-    bounds = defaults | {
-        name: _range(value, f"ranges: {rule}", wide[name])
-        for name, (rule, value) in _by_parameter("ranges", ranges, blocks, order).items()
-    }
-    for name, value in fixed.items():
-        low, high = bounds[name]
-        if not low <= value <= high:
-            raise ConfigError(
-                f"frozen: {name} = {value:g} is outside its range {low:g} ... {high:g}; widen it in ranges"
-            )
-    together: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
-    for group in _groups(groups, blocks, order):
-        members = tuple(sorted(group, key=names.index))
-        _check_group(members, fixed, bounds)
-        together |= dict.fromkeys(members, members)
-        fixed |= {name: fixed[member] for member in members if member in fixed for name in members}
-    parameters = tuple(
-        Parameter(name, float(bounds[name][0]), float(bounds[name][1]), together[name])
-        for name in names
-        if name == together[name][0] and name not in fixed
-    )
-    fixed = {name: fixed[name] for name in names if name in fixed}
     for ratio in ratios:
         parameter = _ruled(ratio, own_frozen, own_ranges)
         if parameter.low == parameter.high:
             fixed |= dict.fromkeys(parameter.drives, parameter.low)
         else:
-            parameters = (*parameters, parameter)
+            parameters.append(parameter)
     if not parameters:
         raise ConfigError("nothing is left to search: every parameter is frozen; free at least one")
-    return SearchSpace(tuple(blocks), order, parameters, fixed)
+    return SearchSpace(tuple(blocks), order, tuple(parameters), fixed)
 
 
-def _apart(rules: Mapping[str, Any] | None, bare: set[str]) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
-    """Rules about blocks, and those about ratios."""
-    if not isinstance(rules, Mapping):
-        return rules, {}
-    own = {name: value for name, value in rules.items() if name in bare}
-    return {name: value for name, value in rules.items() if name not in bare}, own
+def _bounds(
+    ranges: Mapping[str, Any] | None, blocks: Sequence[str], weights: Mapping[str, Range]
+) -> dict[str, tuple[float, float]]:
+    """The range of every parameter, in the order of the weights, then of the blocks."""
+    bounds = {
+        parameter_name(block, weight): (float(low), float(high))
+        for weight, (low, high) in weights.items()
+        for block in blocks
+    }
+    for name, (rule, value) in by_parameter("ranges", ranges, blocks, tuple(weights)).items():
+        low, high = bounds[name]
+        bounds[name] = read_range(value, f"ranges: {rule}", (min(WIDEST[0], low), max(WIDEST[1], high)))
+    return bounds
+
+
+def _fixed(
+    frozen: Mapping[str, Any] | None, blocks: Sequence[str], weights: Sequence[str], bounds: Mapping[str, Range]
+) -> dict[str, float]:
+    """The frozen parameters and their values, each inside its range."""
+    fixed = {}
+    for name, (rule, value) in by_parameter("frozen", frozen, blocks, weights).items():
+        fixed[name] = read_number(value, f"frozen: {rule}")
+        low, high = bounds[name]
+        if not low <= fixed[name] <= high:
+            raise ConfigError(
+                f"frozen: {name} = {fixed[name]:g} is outside its range {low:g} ... {high:g}; widen it in ranges"
+            )
+    return fixed
+
+
+def _together(
+    groups: Sequence[Sequence[str]] | None,
+    blocks: Sequence[str],
+    weights: Sequence[str],
+    fixed: Mapping[str, float],
+    bounds: Mapping[str, Range],
+) -> dict[str, tuple[str, ...]]:
+    """For every parameter, all that share its number, itself included, in the order of the bounds."""
+    names = list(bounds)
+    together: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
+    for group in read_groups(groups, blocks, weights):
+        members = tuple(sorted(group, key=names.index))
+        check_group(members, fixed, bounds)
+        together |= dict.fromkeys(members, members)
+    return together
 
 
 def _ruled(ratio: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str, Any]) -> Parameter:
     """A ratio under the rules about it; a frozen one has both ends where it is frozen."""
     name = ratio.name
     if name in ranges:
-        low, high = _range(ranges[name], f"ranges: {name}", WIDEST)
+        low, high = read_range(ranges[name], f"ranges: {name}", WIDEST)
         ratio = replace(ratio, low=low, high=high)
     if name not in frozen:
         return ratio
-    value = _number(frozen[name], f"frozen: {name}")
+    value = read_number(frozen[name], f"frozen: {name}")
     if not ratio.low <= value <= ratio.high:
         raise ConfigError(f"frozen: {name} = {value:g} is outside its range {ratio.low:g} ... {ratio.high:g}; "
                           "widen it in ranges")  # fmt: skip
@@ -285,113 +337,3 @@ def space_from_guide(
             raise ConfigError(f"space: {key} and {_GUIDE[key]} are the same rules under two names; keep one")
         rules[_GUIDE[key]] = value
     return build_space(blocks, weights, ratios=ratios, **rules)
-
-
-def _by_parameter(
-    kind: str, rules: Mapping[str, Any] | None, blocks: Sequence[str], weights: Sequence[str]
-) -> dict[str, tuple[str, Any]]:
-    """Parameter name -> (the rule's own name, its value); a parameter ruled twice is an error."""
-    if rules is not None and not isinstance(rules, Mapping):
-        raise ConfigError(f"{kind}: {rules!r} is not a mapping; write   {kind}: {{IN00.alpha: ...}}")
-    found: dict[str, tuple[str, Any]] = {}
-    for rule, value in _flat(rules or {}).items():
-        for name in _named(kind, rule, blocks, weights):
-            if name in found:
-                raise ConfigError(f"{kind}: {found[name][0]} and {rule} both rule {name}; keep one")
-            found[name] = (rule, value)
-    return found
-
-
-def _flat(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """``{IN00: {alpha: .5}}`` as ``{IN00.alpha: .5}``: Hydra's command line splits names at the dot."""
-    flat: dict[str, Any] = {}
-    for rule, value in rules.items():
-        inner = {f"{rule}.{key}": x for key, x in value.items()} if isinstance(value, Mapping) else {rule: value}
-        for name, x in inner.items():
-            if name in flat:
-                raise ConfigError(f"{name} is ruled twice; keep one")
-            flat[name] = x
-    return flat
-
-
-def _named(kind: str, rule: object, blocks: Sequence[str], weights: Sequence[str]) -> tuple[str, ...]:
-    try:
-        return names_of(rule, blocks, weights)
-    except ConfigError as error:
-        raise ConfigError(f"{kind}: {error}") from None
-
-
-def _groups(
-    groups: Sequence[Sequence[str]] | None, blocks: Sequence[str], weights: Sequence[str]
-) -> list[tuple[str, ...]]:
-    """Each group's parameters; no parameter in two."""
-    if groups is not None and not _is_list(groups):
-        raise ConfigError(f"groups: {groups!r} is not a list of lists; write   groups: [[IN00, IN01], [OUT10, OUT11]]")
-    found: list[tuple[str, ...]] = []
-    seen: set[str] = set()
-    for group in groups or ():
-        if not _is_list(group) or not group:
-            raise ConfigError(f"groups: {group!r} is not a list of names; write   groups: [[IN00, IN01]]")
-        for members in _members(group, blocks, weights):
-            for name in members:
-                if name in seen:
-                    raise ConfigError(f"groups: {name} is in two groups, or twice in one; a parameter has one group")
-                seen.add(name)
-            found.append(members)
-    return found
-
-
-def _members(group: Sequence[str], blocks: Sequence[str], weights: Sequence[str]) -> list[tuple[str, ...]]:
-    meant = [(rule, _named("groups", rule, blocks, weights)) for rule in group]
-    bare = [rule for rule, _ in meant if not has_weight(rule, weights)]
-    names = [name for _, found in meant for name in found]
-    if len(bare) < len(meant) and bare and len(weights) > 1:
-        raise ConfigError(
-            f"groups: {bare[0]} does not say which weight, others in its group do; write {bare[0]}.{weights[0]}"
-        )
-    if not bare:
-        return [tuple(names)]
-    return [tuple(name for name in names if name.endswith(f".{weight}")) for weight in weights]
-
-
-def _check_group(members: Sequence[str], fixed: Mapping[str, float], bounds: Mapping[str, Range]) -> None:
-    first = members[0]
-    for name in members[1:]:
-        if tuple(bounds[name]) != tuple(bounds[first]):
-            raise ConfigError(
-                f"groups: {first} and {name} share one number but not one range "
-                f"({bounds[first][0]:g} ... {bounds[first][1]:g}, {bounds[name][0]:g} ... {bounds[name][1]:g}); "
-                "give every member the same"
-            )
-    frozen = [name for name in members if name in fixed]
-    for name in frozen[1:]:
-        if fixed[name] != fixed[frozen[0]]:
-            raise ConfigError(
-                f"groups: {frozen[0]} and {name} share one number but are frozen at {fixed[frozen[0]]:g} "
-                f"and {fixed[name]:g}; freeze one of them"
-            )
-
-
-def _number(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"{what}: {value!r} is not a number; write one such as 0.5")
-    return float(value)
-
-
-def _range(value: object, what: str, widest: Range) -> Range:
-    if not _is_list(value) or len(value) != 2:
-        raise ConfigError(f"{what}: {value!r} is not a range; write two numbers such as [0.2, 0.8]")
-    low, high = (_number(end, what) for end in value)
-    if low == high:
-        raise ConfigError(f"{what}: [{low:g}, {high:g}] leaves nothing to search; freeze it at {low:g} instead")
-    if low > high:
-        raise ConfigError(f"{what}: [{low:g}, {high:g}] runs backwards; write [{high:g}, {low:g}]")
-    if low < widest[0] or high > widest[1]:
-        raise ConfigError(
-            f"{what}: [{low:g}, {high:g}] reaches outside {widest[0]:g} ... {widest[1]:g}, too far to merge"
-        )
-    return low, high
-
-
-def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
