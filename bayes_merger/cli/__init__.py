@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``resume``, ``show``, ``merge``, ``plan``."""
+"""The command line: ``run``, ``resume``, ``worker``, ``show``, ``merge``, ``plan``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       search the best merge of two checkpoints; run --help lists the settings
   bayes-merger resume NAME [n_iters=100]
       go on where a study stopped: after Ctrl-C, kill -9, a power cut, or with more trials
+  bayes-merger worker NAME [--storage postgresql://...]
+      help a study that runs already, from this machine or another
   bayes-merger show [NAME] [--json]
       all studies; or one: its trials, the best, the weights
   bayes-merger merge NAME --out best.safetensors
@@ -43,6 +45,12 @@ def _resume(arguments: Sequence[str]) -> None:
     resume(arguments)
 
 
+def _worker(arguments: Sequence[str]) -> None:
+    from bayes_merger.cli.worker import worker
+
+    worker(arguments)
+
+
 def _show(arguments: Sequence[str]) -> None:
     from bayes_merger.cli.show import show
 
@@ -64,6 +72,7 @@ def _plan(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": _run,
     "resume": _resume,
+    "worker": _worker,
     "show": _show,
     "merge": _merge,
     "plan": _plan,

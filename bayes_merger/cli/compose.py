@@ -265,8 +265,13 @@ def _settings(overrides: Sequence[str]) -> list[str]:
 
 
 def settings_text(overrides: Sequence[str]) -> str:
-    """The composed settings as YAML."""
-    return str(OmegaConf.to_yaml(OmegaConf.create(compose_run(overrides))))
+    """The composed settings as YAML, without the password of the storage."""
+    settings = compose_run(overrides)
+    if settings["storage"]:
+        from bayes_merger.search.storage import redacted
+
+        settings["storage"] = redacted(settings["storage"])
+    return str(OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
 def settings_help() -> str:

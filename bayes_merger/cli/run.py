@@ -21,9 +21,11 @@ from bayes_merger.run.parts import Parts, check_parts, fingerprint
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of
 from bayes_merger.run.watcher import Stop, Watcher
 from bayes_merger.scoring.scorer import Scorer
+from bayes_merger.search.stopping import PATIENT_FROM, STOPPED
+from bayes_merger.search.study import finished
 
-CHANGEABLE = ("n_iters", "images", "model_a", "model_b", "model_c", "runs", "final", "generator.device",
-              "generator.max_batch", "generator.config")  # fmt: skip
+CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images", "model_a", "model_b", "model_c",
+              "runs", "final", "generator.device", "generator.max_batch", "generator.config")  # fmt: skip
 
 RUN_HELP = """\
 bayes-merger run [SETTING=VALUE ...]
@@ -55,8 +57,9 @@ def run(arguments: Sequence[str]) -> None:
         print(compose.settings_text(overrides), end="")
         return
     settings = compose.compose_run(overrides)
+    address = take_address(settings)
     config = compose.validate(settings)
-    folder = new_folder(config, named=any(override.startswith("name=") for override in overrides))
+    folder = new_folder(config, address, named=any(override.startswith("name=") for override in overrides))
     parts = make_parts(config, settings, folder)
     check_space(parts, folder)
     check_models(parts)
@@ -65,8 +68,26 @@ def run(arguments: Sequence[str]) -> None:
         watcher.note(f"study {folder.name} in {folder.path}")
         watcher.step("hashing the models")
         loop.write_settings(folder, settings)
+        folder.point()
         study = loop.open_study(parts, folder, fingerprint(parts, settings["scorers"]), stored_with(parts, settings))
         carry_on(parts, study, folder, watcher)
+
+
+def take_address(settings: dict[str, Any]) -> str:
+    """The storage of a new study; in the settings, which are kept and shown, it stays without its password.
+
+    Raises:
+        ConfigError: there is nothing at that address.
+    """
+    from bayes_merger.search.storage import is_address, open_storage, redacted
+
+    address = str(settings["storage"] or "")
+    if address and not is_address(address):
+        address = str(Path(address).expanduser().absolute())
+    if is_address(address):
+        open_storage(address).engine.dispose()
+    settings["storage"] = redacted(address) or None
+    return address
 
 
 def stored_with(parts: Parts, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,6 +100,7 @@ def stored_with(parts: Parts, settings: Mapping[str, Any]) -> dict[str, Any]:
             for key in ("method", "models", "architecture", "dtype", "vae", "elements", "compat", "options")
         },
         "payloads": [payload.to_json() for payload in parts.payloads],
+        "judges": {name: [scorer.importance, list(scorer.scale)] for name, scorer in parts.scorers.items()},
     }
 
 
@@ -91,37 +113,59 @@ def resume(arguments: Sequence[str]) -> None:
     from bayes_merger.run import loop
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("bayes-merger resume NAME [n_iters=100] [model_a=/moved/to/A.safetensors]\n"
+        print("bayes-merger resume NAME [n_iters=100] [workers=2] [model_a=/moved/to/A.safetensors]\n"
+              "                         [storage=postgresql://...]  where the study is, if not in runs/NAME\n"
               f"settings that may change: {', '.join(CHANGEABLE)}")  # fmt: skip
         return
     name, *overrides = arguments
+    address, overrides = split_off("storage", overrides)
     keys = [override.partition("=")[0] for override in overrides]
     refused = [key for key in keys if not any(key == ok or key.startswith(f"{ok}.") for ok in CHANGEABLE)]
     if refused:
         raise ConfigError(f"{refused[0]}: cannot change on resume; only {', '.join(CHANGEABLE)} can")
     runs = next((override.partition("=")[2] for override in overrides if override.startswith("runs=")), "runs")
-    folder = find_study(Path(runs), name)
-    stored = load(folder).user_attrs
-    settings = compose.changed(stored["config"], overrides)
-    config = compose.validate(settings)
-    payloads = tuple(Payload.from_json(payload) for payload in stored["payloads"])
-    parts = make_parts(config, settings, folder, payloads)
+    folder = find_study(Path(runs), name, address)
+    settings, parts = stored_run(folder, overrides)
+    config = parts.config
     with folder.locked(), watching(folder.log) as watcher:
         watcher.step("hashing the models")
+        folder.point()
         study = loop.open_study(parts, folder, fingerprint(parts, settings["scorers"]), {})
+        if any(key.partition(".")[0] in ("n_iters", "time_limit", "patience") for key in keys):
+            study.set_user_attr(PATIENT_FROM, finished(study))
         if overrides:
             study.set_user_attr("config", settings)
             loop.write_settings(folder, settings)
-        done, total = len(complete_trials(study)), config.init_points + config.n_iters
+        done, total = finished(study), config.init_points + config.n_iters
         watcher.note(f"study {folder.name}: {done} of {total} trials finished, going on")
         carry_on(parts, study, folder, watcher)
 
 
-def new_folder(config: RunConfig, *, named: bool = True) -> RunFolder:
+def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """One setting's value (empty if it is not there) and the other overrides."""
+    values = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == setting]
+    return values[-1] if values else "", [o for o in overrides if o.partition("=")[0] != setting]
+
+
+def stored_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[dict[str, Any], Parts]:
+    """The settings and parts of a study that exists, with changes.
+
+    Raises:
+        ConfigError: no such study, or a change that makes no sense.
+        CheckpointError: a model file that cannot be used.
+    """
+    stored = load(folder).user_attrs
+    settings = compose.changed(stored["config"], overrides)
+    payloads = tuple(Payload.from_json(payload) for payload in stored["payloads"])
+    return settings, make_parts(compose.validate(settings), settings, folder, payloads)
+
+
+def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> RunFolder:
     """The folder of a new study.
 
     Args:
         config: the settings.
+        address: of its storage; empty: the folder itself.
         named: the person typed the name; otherwise a number is added to one that is taken.
 
     Raises:
@@ -130,7 +174,7 @@ def new_folder(config: RunConfig, *, named: bool = True) -> RunFolder:
     runs = Path(config.runs)
     stem = check_name(config.name) if config.name else ""
     if stem and named:
-        folder = RunFolder(runs / stem)
+        folder = RunFolder(runs / stem, address)
         if is_begun(folder):
             raise ConfigError(
                 f"study '{folder.name}' exists: go on with  bayes-merger resume {folder.name}  or choose another name="
@@ -138,20 +182,21 @@ def new_folder(config: RunConfig, *, named: bool = True) -> RunFolder:
         return folder
     stem = stem or "-".join(slug(Path(model).stem)[:40] for model in (config.model_a, config.model_b))
     number = 1
-    while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"))):
+    while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"), address)):
         number += 1
     return folder
 
 
 def is_begun(folder: RunFolder) -> bool:
     """Whether a study lies there; a run that was killed while making one left nothing worth keeping."""
-    if not folder.exists():
-        return False
-    try:
-        load(folder)
-    except ConfigError:
-        return False
-    return True
+    for place in {folder, RunFolder(folder.path)}:  # the folder of another study is not free either
+        if place.exists():
+            try:
+                load(place)
+            except ConfigError:
+                continue
+            return True
+    return False
 
 
 def make_parts(
@@ -221,16 +266,22 @@ def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher
     from bayes_merger.run.bench import Bench
     from bayes_merger.run.final import decide
     from bayes_merger.run.loop import search
+    from bayes_merger.run.workers import search_together
 
     again = f"go on with  bayes-merger resume {folder.name}"
     if parts.config.runs != "runs":
         again += f" runs={parts.config.runs}"
     try:
         with Stop(watcher) as stop:
-            bench = Bench.load(parts, watcher, stop)
-            if len(complete_trials(study)) < parts.config.init_points + parts.config.n_iters:
+            unfinished = finished(study) < parts.config.init_points + parts.config.n_iters
+            if unfinished:
                 study.set_user_attr("final", None)
-            search(parts, study, bench, folder, watcher, stop)
+                study.set_user_attr(STOPPED, None)
+            if unfinished and parts.config.workers > 1:
+                search_together(parts, study, folder, watcher, stop)
+            bench = Bench.load(parts, watcher, stop)
+            if unfinished and parts.config.workers == 1:
+                search(parts, study, bench, folder, watcher, stop)
             if not final_of(study):
                 study.set_user_attr("final", decide(parts, study, bench, watcher, stop).to_json())
         take_home(parts, study, folder, watcher)

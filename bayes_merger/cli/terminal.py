@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bayes_merger.run.record import Final
-from bayes_merger.run.watcher import TrialReport, Watcher
+from bayes_merger.run.watcher import Step, TrialReport, Watcher
 
 
 def trial_line(report: TrialReport) -> str:
     """One trial in one line."""
     head = f"trial {report.number:>3}  {report.done}/{report.total}"
+    head += f"  {report.worker}" if report.worker else ""
     if report.value is None:
         return f"{head}  failed: {report.reason}"
     star = "  * best" if report.improved else f"  best {report.best:.3f}"
@@ -46,6 +47,11 @@ class PlainWatcher:
         """Print and log one line."""
         self._write(text)
         print(text, flush=True)
+
+    @contextmanager
+    def members(self, names: Sequence[str]) -> Iterator[list[Step]]:
+        """Say nothing of their steps either."""
+        yield [self.step for _ in names]
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -100,6 +106,25 @@ class BarWatcher(PlainWatcher):
         """Print one line above the bars and log it."""
         self._write(text)
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def members(self, names: Sequence[str]) -> Iterator[list[Step]]:
+        """A line for each worker, under the study's."""
+        self._progress.update(self._step, visible=False)
+        tasks = [self._progress.add_task(f"{name}: starting", total=None, info="") for name in names]
+
+        def line(name: str, task: TaskID) -> Step:
+            def step(text: str, done: int = 0, total: int = 0) -> None:
+                self._progress.update(task, description=f"{name}: {text}", completed=done, total=total or None)
+
+            return step
+
+        try:
+            yield [line(name, task) for name, task in zip(names, tasks, strict=True)]
+        finally:
+            for task in tasks:
+                self._progress.remove_task(task)
+            self._progress.update(self._step, visible=True)
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ from bayes_merger.search.workers import heal
 
 __all__ = [
     "ask",
+    "check_fingerprint",
     "create_study",
     "design",
     "fail",
@@ -135,12 +136,7 @@ def open_study(
             objectives=objectives,
         )
     study = load_study(storage, name, sampler)
-    difference = fingerprint_difference(study.user_attrs[FINGERPRINT], fingerprint)
-    if difference:
-        raise ConfigError(
-            f"study {name!r} cannot go on, its scores would not compare: {'; '.join(difference)}. "
-            "Undo the change or choose another name"
-        )
+    check_fingerprint(study, fingerprint)
     heal(study)
     return study
 
@@ -174,6 +170,20 @@ def finished(study: Study) -> int:
 def failed(study: Study) -> int:
     """How many trials failed by themselves; interrupted ones were tried again and do not count."""
     return sum(not is_interrupted(t) for t in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+
+
+def check_fingerprint(study: Study, fingerprint: Mapping[str, Any]) -> None:
+    """Whether scores got now would compare with the study's.
+
+    Raises:
+        ConfigError: they would not, with the differences.
+    """
+    difference = fingerprint_difference(study.user_attrs[FINGERPRINT], fingerprint)
+    if difference:
+        raise ConfigError(
+            f"study {study.study_name!r} cannot go on, its scores would not compare: {'; '.join(difference)}. "
+            "Undo the change or choose another name"
+        )
 
 
 def fingerprint_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,282 @@
+"""Several workers on one machine: as many processes, one display, one Ctrl-C.
+
+Each is the ``worker`` command on the same study and keeps its models between trials. It tells its parent what it does
+in lines of JSON on standard output, and it leaves when its standard input ends: with the parent, whatever that died of.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any
+
+import optuna
+
+from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted
+from bayes_merger.run.folder import STORAGE, RunFolder
+from bayes_merger.run.parts import Parts
+from bayes_merger.run.watcher import Step, Stop, TrialReport, Watcher
+from bayes_merger.search.study import finished
+
+PATIENCE = 60.0
+"""Seconds that workers have to hand their trials back when told to stop at once."""
+
+
+class Reporter:
+    """A worker's watcher: tells the parent.
+
+    Args:
+        stream: to the parent.
+        pause: seconds between two reports of the same step's progress.
+    """
+
+    def __init__(self, stream: IO[str], pause: float = 0.2) -> None:
+        self._stream = stream
+        self._pause = pause
+        self._last = ("", 0.0)
+
+    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Tell it, but not every step of a sampler."""
+        now = time.monotonic()
+        if text != self._last[0] or now >= self._last[1] + self._pause:
+            self._last = (text, now)
+            self._send(step=[text, done, total])
+
+    def budget(self, done: int, total: int) -> None:
+        """Every trial's report has it."""
+
+    def trial(self, report: TrialReport) -> None:
+        """Tell it."""
+        self._send(trial=asdict(report))
+
+    def note(self, text: str) -> None:
+        """Tell it."""
+        self._send(note=text)
+
+    @contextmanager
+    def members(self, names: Sequence[str]) -> Iterator[list[Step]]:
+        """A worker has none."""
+        yield [self.step for _ in names]
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nothing to hide."""
+        yield
+
+    def _send(self, **event: Any) -> None:
+        with suppress(BrokenPipeError, ValueError):  # the parent is gone, and so shall we be
+            self._stream.write(json.dumps(event) + "\n")
+            self._stream.flush()
+
+
+def reports_to_parent() -> IO[str]:
+    """Standard output, for reports alone: whatever else is printed goes to standard error."""
+    stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return stream
+
+
+def leave_with_parent() -> None:
+    """Stop at once, the trial handed back, when standard input ends."""
+
+    def wait() -> None:
+        while os.read(0, 4096):  # not through sys.stdin, whose lock would be held when the interpreter ends
+            pass
+        for _ in range(2):  # the first asks to stop after this trial, the second at once
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def places(
+    count: int, device: str, gpus: Sequence[str], cores: int, environment: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """Where each worker computes, as environment variables: its GPU, and its share of the processor.
+
+    Args:
+        count: of workers.
+        device: ``generator.device``.
+        gpus: as ``CUDA_VISIBLE_DEVICES`` calls them; with more workers than GPUs they share them evenly.
+        cores: of the processor.
+        environment: what the user has set stays.
+    """
+    share = {} if "OMP_NUM_THREADS" in environment else {"OMP_NUM_THREADS": str(max(1, cores // count))}
+    if device not in ("auto", "cuda") or not gpus:
+        return [dict(share) for _ in range(count)]
+    return [{**share, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use."""
+    import torch
+
+    chosen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    return chosen[:count] if chosen else [str(number) for number in range(count)]
+
+
+@dataclass
+class Member:
+    """One worker, as its parent sees it."""
+
+    name: str
+    process: subprocess.Popen[str]
+    step: Step
+    last_words: deque[str] = field(default_factory=lambda: deque(maxlen=30))
+
+    def cause_of_death(self) -> str:
+        """Why it ended, in a few words."""
+        code = self.process.returncode
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        told = [line for line in self.last_words if line.strip()]
+        return told[-1].removeprefix("error: ") if told else f"exit code {code}"
+
+
+Event = tuple[Member, dict[str, Any] | None]
+
+
+def search_together(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher, stop: Stop) -> None:
+    """Let ``workers`` processes run trials until the budget is used up.
+
+    None is started anew: a worker that dies is reported, its trial is drawn again by the others, who go on.
+
+    Raises:
+        Interrupted: somebody asked to stop.
+        BayesMergerError: all workers died.
+    """
+    names = [f"worker {number + 1}" for number in range(parts.config.workers)]
+    watcher.budget(finished(study), parts.config.init_points + parts.config.n_iters)
+    gpus = visible_gpus() if parts.config.generator.device in ("auto", "cuda") else []
+    if gpus and len(gpus) < len(names):
+        watcher.note(f"{len(names)} workers on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    where = places(len(names), parts.config.generator.device, gpus, cores, os.environ)
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    with watcher.members(names) as steps:
+        crew = [
+            _start(name, folder, place, step, events) for name, place, step in zip(names, where, steps, strict=True)
+        ]
+        try:
+            _follow(crew, events, watcher, stop, folder)
+        finally:
+            for member in crew:
+                if member.process.poll() is None:
+                    member.process.kill()
+                member.process.wait()
+    stop.check()
+    total = parts.config.init_points + parts.config.n_iters
+    if finished(study) < total and all(member.process.returncode for member in crew):
+        kind = ConfigError if all(m.process.returncode == ConfigError.exit_code for m in crew) else BayesMergerError
+        raise kind(f"all workers ended early, the last one: {crew[-1].cause_of_death()}")
+
+
+def _start(
+    name: str, folder: RunFolder, place: Mapping[str, str], step: Step, events: queue.SimpleQueue[Event]
+) -> Member:
+    """Start a worker and the threads that listen to it."""
+    command = [sys.executable, "-m", "bayes_merger", "worker", folder.name, "--runs", str(folder.path.parent)]
+    secret = {STORAGE: str(folder.where)} if "://" in str(folder.where) else {}  # not for the eyes of `ps`
+    process = subprocess.Popen(
+        [*command, "--report-as", name],
+        env={**os.environ, **place, **secret},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C is the parent's to pass on
+    )
+    member = Member(name, process, step)
+    out, err = process.stdout, process.stderr
+    assert out is not None
+    assert err is not None
+
+    def heed_errors() -> None:
+        member.last_words.extend(line.rstrip("\n") for line in err)
+
+    words = threading.Thread(target=heed_errors, daemon=True)
+
+    def heed_reports() -> None:
+        for line in out:
+            events.put((member, json.loads(line)))
+        words.join()
+        process.wait()
+        events.put((member, None))
+
+    words.start()
+    threading.Thread(target=heed_reports, daemon=True).start()
+    return member
+
+
+def _follow(
+    crew: Sequence[Member], events: queue.SimpleQueue[Event], watcher: Watcher, stop: Stop, folder: RunFolder
+) -> None:
+    """Show what the workers report until the last one has ended; pass on the wish to stop."""
+    working, told = len(crew), False
+    at_once: Interrupted | None = None
+    deadline = math.inf
+    while working and time.monotonic() < deadline:
+        try:
+            if stop.asked and not told:
+                told = True
+                _signal(crew)
+            with suppress(queue.Empty):
+                member, event = events.get(timeout=0.2)
+                if event is not None:
+                    _show(member, event, watcher)
+                else:
+                    working -= 1
+                    _bury(member, working, len(crew), watcher, stop, folder)
+        except Interrupted as error:
+            if at_once is not None:
+                raise  # a third time: no more waiting
+            at_once, deadline = error, time.monotonic() + PATIENCE
+            if not told:
+                told = True
+                _signal(crew)
+                time.sleep(0.3)  # two signals at the same moment count as one
+            _signal(crew)
+    if at_once is not None:
+        raise at_once
+
+
+def _signal(crew: Sequence[Member]) -> None:
+    """Ask all to stop; the second time, at once."""
+    for member in crew:
+        with suppress(ProcessLookupError):
+            member.process.send_signal(signal.SIGTERM)
+
+
+def _show(member: Member, event: Mapping[str, Any], watcher: Watcher) -> None:
+    if "step" in event:
+        member.step(*event["step"])
+    elif "trial" in event:
+        watcher.trial(TrialReport(**event["trial"]))
+    elif "note" in event:
+        watcher.note(f"{member.name}: {event['note']}")
+
+
+def _bury(member: Member, left: int, count: int, watcher: Watcher, stop: Stop, folder: RunFolder) -> None:
+    member.step("done", 0, 0)
+    asked = (Interrupted.exit_code, -signal.SIGTERM) if stop.asked else ()
+    if member.process.returncode in (0, *asked):
+        return
+    watcher.note(
+        f"{member.name} died ({member.cause_of_death()}); what it drew is drawn again, {left} of {count} workers go on"
+    )
+    if len(member.last_words) > 1:  # a traceback: for the log, not for the screen
+        with folder.log.open("a", encoding="utf-8") as log:
+            log.writelines(f"    {line}\n" for line in member.last_words)
