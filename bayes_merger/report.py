@@ -17,7 +17,19 @@ from bayes_merger.merging.blocks import weights_to_string
 from bayes_merger.merging.elements import parse_rules
 from bayes_merger.merging.recipe import MergeRecipe
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.record import chosen_trial, complete_trials, final_of, mean_scores, recipe_of, state_of
+from bayes_merger.run.record import (
+    beliefs_of,
+    chosen_trial,
+    complete_trials,
+    final_of,
+    front_of,
+    mean_scores,
+    objectives_of,
+    recipe_of,
+    state_of,
+    value_of,
+)
+from bayes_merger.search.incumbent import Belief, Beliefs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +45,28 @@ def write_best(study: optuna.study.Study, folder: RunFolder) -> MergeRecipe:
     write_json(folder.best / "recipe.json", recipe.to_json())
     write_atomically(folder.best / "weights.txt", weights_text(recipe, folder.name))
     write_json(folder.best / "summary.json", summary(study))
-    _copy_pictures(trial, folder)
-    _write_plot(convergence_figure(study), folder.best / "convergence.png")
-    _write_plot(unet_figure(recipe, f"{folder.name}: trial {trial.number}"), folder.best / "unet.png")
+    for old in folder.best.glob("*.png"):
+        old.unlink()
+    _copy_pictures(trial, folder, folder.best)
+    write_plot(convergence_figure(study), folder.best / "convergence.png")
+    write_plot(unet_figure(recipe, f"{folder.name}: trial {trial.number}"), folder.best / "unet.png")
+    if objectives_of(study):
+        write_front(study, folder)
     return recipe
+
+
+def write_front(study: optuna.study.Study, folder: RunFolder) -> None:
+    """Write ``best/front.png``, and ``best/front/NNNN/`` with recipe, weights and pictures for each of its trials."""
+    place = folder.best / "front"
+    if place.is_dir():
+        shutil.rmtree(place)
+    for trial in front_of(study):
+        own = place / f"{trial.number:04d}"
+        recipe = recipe_of(study, trial)
+        write_json(own / "recipe.json", recipe.to_json())
+        write_atomically(own / "weights.txt", weights_text(recipe, f"{folder.name}-{trial.number}"))
+        _copy_pictures(trial, folder, own)
+    write_plot(front_figure(study), folder.best / "front.png")
 
 
 def weights_text(recipe: MergeRecipe, name: str) -> str:
@@ -67,61 +97,101 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
     """One study as data: trials, best, weights, the closing table."""
     trials = study.get_trials(deepcopy=False)
     done = complete_trials(study)
+    pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
     final = final_of(study)
+    known = beliefs_of(study)
     config = study.user_attrs.get("config", {})
-    best = chosen_trial(study) if done else None
-    return {
+    best = chosen_trial(study, known) if done else None
+    data = {
         "name": study.study_name,
         "trials": {
-            "finished": len(done),
+            "finished": len(done) + pruned,
             "failed": sum(
                 trial.state == optuna.trial.TrialState.FAIL
                 and "reason" in trial.user_attrs
                 and trial.user_attrs["reason"] != "interrupted"
                 for trial in trials
             ),
+            "pruned": pruned,
             "budget": config.get("init_points", 0) + config.get("n_iters", 0),
         },
         "state": state_of(study),
+        "stopped": study.user_attrs.get("stopped"),
         "method": config.get("method"),
         "optimiser": config.get("optimiser", {}).get("_target_", "").rsplit(".", 1)[-1],
         "models": study.user_attrs.get("recipe", {}).get("models", {}),
-        "best": _trial_data(best) if best else None,
+        "best": _trial_data(best) | _belief_data(known, best.number) if best else None,
+        "best_observed": _as_data(known.luckiest) if known.luckiest else None,
+        "best_posterior_mean": _as_data(known.best) if known.best and known.fitted else None,
+        "noise": known.noise,
         "final": final.to_json() if final else None,
     }
+    if names := objectives_of(study):
+        data |= {"objectives": names, "front": front_data(study, names)}
+    return data
+
+
+def front_data(study: optuna.study.Study, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The Pareto front as data; with means and standard errors on fresh seeds where members were drawn again."""
+    final = final_of(study)
+    again = {one.trial: one for one in final.rescored} if final else {}
+    rows = []
+    for trial in front_of(study):
+        row: dict[str, Any] = {
+            "trial": trial.number,
+            "values": dict(zip(names, trial.values, strict=True)),
+            "weighted_sum": value_of(trial),
+        }
+        if one := again.get(trial.number):
+            row["fresh"] = dict(zip(names, one.objectives, strict=True))
+            row["fresh_error"] = dict(zip(names, one.objective_errors, strict=True))
+        rows.append(row)
+    return rows
 
 
 def _trial_data(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    return {
+    data = {
         "trial": trial.number,
-        "value": trial.value,
+        "value": value_of(trial) if trial.values else None,
         "scores": mean_scores(trial.user_attrs.get("scores", [])),
         "weights": trial.user_attrs.get("weights", {}),
         "images": trial.user_attrs.get("images", []),
     }
+    return data | ({"values": list(trial.values)} if trial.values and len(trial.values) > 1 else {})
+
+
+def _as_data(belief: Belief) -> dict[str, Any]:
+    return {"trial": belief.trial, "value": belief.observed, "mean": belief.mean, "sd": belief.sd}
+
+
+def _belief_data(known: Beliefs, number: int) -> dict[str, Any]:
+    return next(({"mean": b.mean, "sd": b.sd} for b in known.each if known.fitted and b.trial == number), {})
 
 
 def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
-    """Every trial as data, failed ones with their reason."""
+    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason."""
     rows = []
+    known = beliefs_of(study)
     for trial in study.get_trials(deepcopy=False):
-        row = {"state": trial.state.name.lower(), **_trial_data(trial)}
+        row = {"state": trial.state.name.lower(), **_trial_data(trial), **_belief_data(known, trial.number)}
+        if "seconds" in trial.user_attrs:
+            row["seconds"] = trial.user_attrs["seconds"]
         if reason := trial.user_attrs.get("reason"):
             row["reason"] = reason
         rows.append(row)
     return rows
 
 
-def _copy_pictures(trial: optuna.trial.FrozenTrial, folder: RunFolder) -> None:
-    for old in folder.best.glob("*.png"):
-        old.unlink()
-    for name in trial.user_attrs.get("images", []):
-        source = folder.path / name
+def _copy_pictures(trial: optuna.trial.FrozenTrial, folder: RunFolder, place: Path) -> None:
+    """The trial's pictures; where only the best ones' were kept, those that the final round has drawn once more."""
+    names = [folder.path / name for name in trial.user_attrs.get("images", [])]
+    for source in names or sorted(folder.images(trial.number).glob("*.png")):
         if source.is_file():
-            shutil.copyfile(source, folder.best / source.name)
+            shutil.copyfile(source, place / source.name)
 
 
-def _write_plot(figure: Figure, path: Path) -> None:
+def write_plot(figure: Figure, path: Path) -> None:
+    """A figure as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     figure.savefig(temporary, format="png", dpi=110)
@@ -138,28 +208,77 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def convergence_figure(study: optuna.study.Study) -> Figure:
-    """Every trial's points, and the best so far as a line."""
+    """Every trial's points, the best so far, and what all trials together say the best so far was worth."""
     figure = _new_figure(8, 4.5)
     axes = figure.add_subplot()
     trials = complete_trials(study)
-    init = study.user_attrs.get("config", {}).get("init_points", 0)
+    known = beliefs_of(study)
+    init = sum(trial.user_attrs.get("phase") == "design" for trial in trials)
     numbers = list(range(1, len(trials) + 1))
-    values = [trial.value or 0.0 for trial in trials]
-    best = [max(values[:count]) for count in numbers]
-    axes.axvspan(0.5, min(init, len(trials)) + 0.5, color="#f0f0f0", label="start design")
+    values = [value_of(trial) for trial in trials]
+    axes.axvspan(0.5, init + 0.5, color="#f0f0f0", label="start design")
     axes.scatter(numbers, values, s=18, color=GREY, label="trial", zorder=2)
-    axes.step(numbers, best, where="post", color=BLUE, linewidth=2, label="best so far", zorder=3)
-    winner = chosen_trial(study)
+    best = [max(values[:count]) for count in numbers]
+    axes.step(numbers, best, where="post", color=BLUE, linewidth=2, label="best observed so far", zorder=3)
+    if known.fitted:
+        means = [belief.mean for belief in known.each]
+        believed = [max(means[:count]) for count in numbers]
+        axes.step(numbers, believed, where="post", color=ORANGE, linewidth=1.5, linestyle="--",
+                  label="best posterior mean so far, seen from the end", zorder=3)  # fmt: skip
+    winner = chosen_trial(study, known)
     position = [trial.number for trial in trials].index(winner.number) + 1
-    axes.scatter([position], [winner.value or 0.0], s=90, color=ORANGE, marker="*", label="taken home", zorder=4)
-    axes.set_xlabel("trial")
-    axes.set_ylabel("points")
+    axes.scatter([position], [value_of(winner)], s=110, color=ORANGE, edgecolor="white", marker="*",
+                 label="taken home", zorder=4)  # fmt: skip
+    axes.set_xlabel("trial with a score")
+    axes.set_ylabel("points" if len(study.directions) == 1 else "weighted sum of points")
     axes.set_xlim(0.5, max(len(trials), 2) + 0.5)
     axes.set_title(study.study_name)
     axes.legend(loc="best", frameon=False)
+    _bare(axes)
+    return figure
+
+
+def front_figure(study: optuna.study.Study) -> Figure:
+    """All trials in the plane of each two objectives, the Pareto front, and its members on fresh seeds."""
+    names = objectives_of(study)
+    pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+    figure = _new_figure(6.2 * len(pairs), 5)
+    front, taken = front_of(study), chosen_trial(study).number
+    final = final_of(study)
+    for place, (i, j) in enumerate(pairs):
+        axes = figure.add_subplot(1, len(pairs), place + 1)
+        done = complete_trials(study)
+        axes.scatter([t.values[i] for t in done], [t.values[j] for t in done], s=18, color=GREY, label="trial")
+        edge = sorted((t.values[i], t.values[j]) for t in front)
+        style: dict[str, Any] = {"marker": "o", "color": BLUE, "label": "Pareto front", "zorder": 3}
+        if len(names) == 2:
+            axes.step(*zip(*edge, strict=True), where="pre", **style)
+        else:
+            axes.plot(*zip(*edge, strict=True), linestyle="", **style)
+        for trial in front:
+            star = " *" if trial.number == taken else ""
+            axes.annotate(f"{trial.number}{star}", (trial.values[i], trial.values[j]), xytext=(5, 5),
+                          textcoords="offset points", fontsize=8, color=BLUE)  # fmt: skip
+        again = [one for one in final.rescored if one.objectives] if final else []
+        if again:
+            x, y = ([one.objectives[k] for one in again] for k in (i, j))
+            dx, dy = ([one.objective_errors[k] or 0.0 for one in again] for k in (i, j))
+            axes.errorbar(x, y, xerr=dx, yerr=dy, fmt="D", markersize=4, color=ORANGE, linewidth=1,
+                          label="on fresh seeds, ± standard error", zorder=4)  # fmt: skip
+            for one in again:
+                axes.annotate(str(one.trial), (one.objectives[i], one.objectives[j]), xytext=(5, -11),
+                              textcoords="offset points", fontsize=8, color=ORANGE)  # fmt: skip
+        axes.set_xlabel(f"{names[i]}, points")
+        axes.set_ylabel(f"{names[j]}, points")
+        axes.legend(loc="best", frameon=False, fontsize=8)
+        _bare(axes)
+    figure.suptitle(f"{study.study_name}    (* taken home: the best weighted sum)", fontsize=10)
+    return figure
+
+
+def _bare(axes: Axes) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    return figure
 
 
 def unet_figure(recipe: MergeRecipe, title: str) -> Figure:

@@ -51,7 +51,7 @@ def test_a_run_leaves_all_that_the_user_takes_home(workplace: Path, finished: Pa
         assert (finished / name).stat().st_size > 0, name
     data = shown(workplace, "whole")
     assert data["state"] == "done"
-    assert data["trials"] == {"finished": 7, "failed": 0, "budget": 7}
+    assert data["trials"] == {"finished": 7, "failed": 0, "pruned": 0, "budget": 7}
     assert [row["name"] for row in data["final"]["rows"]] == ["best merge", "model A", "model B", "even mix"]
     first = data["trials_list"][:3]
     assert [set(row["weights"]["alpha"].values()) for row in first] == [{0.0}, {1.0}, {0.5}]
@@ -138,7 +138,7 @@ def test_more_trials_are_added_on_resume(workplace: Path, tiny_a: Path, tiny_b: 
     assert command(workplace, *arguments, "init_points=2", "n_iters=0").returncode == 0
     result = command(workplace, "resume", "more", "n_iters=2", "final.images=0")
     assert result.returncode == 0, result.stderr
-    assert shown(workplace, "more")["trials"] == {"finished": 4, "failed": 0, "budget": 4}
+    assert shown(workplace, "more")["trials"] == {"finished": 4, "failed": 0, "pruned": 0, "budget": 4}
 
 
 def test_resume_refuses_a_changed_model(workplace: Path, finished: Path, tiny_a: Path) -> None:

@@ -10,15 +10,15 @@ from typing import Any
 import optuna
 
 from bayes_merger.cli import compose
-from bayes_merger.cli.show import load
-from bayes_merger.cli.terminal import closing_table, table_text, watching
+from bayes_merger.cli.show import best_lines, load
+from bayes_merger.cli.terminal import candidates_table, closing_table, front_table, table_text, watching
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.report import write_best
+from bayes_merger.report import summary, write_best
 from bayes_merger.run.folder import RunFolder, check_name, find_study, slug
 from bayes_merger.run.parts import Parts, check_parts, fingerprint
-from bayes_merger.run.record import chosen_trial, complete_trials, final_of
+from bayes_merger.run.record import beliefs_of, chosen_trial, complete_trials, final_of
 from bayes_merger.run.watcher import Stop, Watcher
 from bayes_merger.scoring.scorer import Scorer
 from bayes_merger.search.stopping import PATIENT_FROM, STOPPED
@@ -303,9 +303,15 @@ def take_home(parts: Parts, study: optuna.study.Study, folder: RunFolder, watche
         watcher.step("writing the best merge")
         save_merge(recipe, parts.checkpoints, folder.model, replace=True)
     final = final_of(study)
+    data = summary(study)
+    if "front" in data:
+        watcher.note(table_text(front_table(data["front"], trial.number)))
+    if final and final.rescored:
+        watcher.note(table_text(candidates_table(final, beliefs_of(study))))
     if final and final.rows:
         watcher.note(table_text(closing_table(final)))
-    watcher.note(f"best: trial {trial.number} with {trial.value:.3f} points")
+    for line in best_lines(data):
+        watcher.note(line)
     if parts.config.final.save:
         watcher.note(f"model    {folder.model}")
     watcher.note(f"recipe   {folder.best / 'recipe.json'}   weights {folder.best / 'weights.txt'}")

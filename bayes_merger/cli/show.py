@@ -6,17 +6,17 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import optuna
 from rich.console import Console
 from rich.table import Table
 
 from bayes_merger import report
-from bayes_merger.cli.terminal import closing_table
+from bayes_merger.cli.terminal import candidates_table, closing_table, front_table, with_error
 from bayes_merger.errors import ConfigError
 from bayes_merger.run.folder import RunFolder, find_study, studies
-from bayes_merger.run.record import Final, chosen_trial, final_of, recipe_of
+from bayes_merger.run.record import beliefs_of, chosen_trial, final_of, recipe_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,43 +89,91 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
         return
     console = Console()
     counts = data["trials"]
-    failed = f", {counts['failed']} failed" if counts["failed"] else ""
-    print(f"{data['name']}: {data['state']}, {counts['finished']} of {counts['budget']} trials{failed}, "
+    more = "".join(
+        f", {counts[key]} {words}" for key, words in (("pruned", "given up early"), ("failed", "failed")) if counts[key]
+    )
+    print(f"{data['name']}: {data['state']}, {counts['finished']} of {counts['budget']} trials{more}, "
           f"{data['method']}, {data['optimiser']}")  # fmt: skip
+    if data["stopped"]:
+        print(f"  the search ended early; {data['stopped']}")
     for name, model in data["models"].items():
         print(f"  model {name.upper()}  {model['path']}  {model['sha256'][:10]}")
-    _print_failures(study)
+    trials = report.trials_data(study)
+    _print_unscored(trials)
     if not data["best"]:
         print("no finished trial yet")
         return
-    console.print(_best_table(study))
-    _print_final(console, final_of(study))
+    console.print(_best_table(trials))
+    if "front" in data:
+        console.print(front_table(data["front"], data["best"]["trial"]))
+    _print_final(console, study)
     recipe = recipe_of(study, chosen_trial(study))
-    print(f"\nbest: trial {data['best']['trial']}, {data['best']['value']:.3f} points")
+    print()
+    for line in best_lines(data):
+        print(line)
     console.print(weights_table(recipe.weights))
     print(report.weights_text(recipe, folder.name).rstrip())
     print(f"\nwrite it to a file:  bayes-merger merge {folder.name} --out {folder.name}.safetensors")
 
 
-def _print_failures(study: optuna.study.Study) -> None:
-    for row in report.trials_data(study):
+def best_lines(data: Mapping[str, Any]) -> list[str]:
+    """What is taken home and how sure that is, a line or two.
+
+    Args:
+        data: as ``report.summary`` gives it.
+    """
+    best, final = data["best"], data["final"]
+    about = [f"{best['value']:.3f} points when drawn"]
+    if "mean" in best:
+        about.append(f"posterior mean {with_error(best['mean'], best['sd'])}")
+    if final and final["rows"]:
+        row = final["rows"][0]
+        about.append(f"{with_error(row['mean'], row['error'])} on fresh seeds")
+    lines = [f"best: trial {best['trial']}, {', '.join(about)}"]
+    if "front" in data:
+        return [
+            *lines,
+            "it is the trial of the Pareto front with the best weighted sum; any other is written with --trial",
+        ]
+    others = (
+        ("best observed", "value", data["best_observed"]),
+        ("best posterior mean", "mean", data["best_posterior_mean"]),
+    )
+    for name, key, other in others:
+        if other and other[key] > best[key]:
+            mean = f", posterior mean {with_error(other['mean'], other['sd'])}" if data["best_posterior_mean"] else ""
+            lines.append(f"{name}: trial {other['trial']}, {other['value']:.3f} points when drawn{mean}")
+    return lines
+
+
+def _print_unscored(rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
         if row["state"] == "fail" and row.get("reason") != "interrupted":
             print(f"  trial {row['trial']} failed: {row.get('reason', 'no reason stored')}")
+    pruned = [row for row in rows if row["state"] == "pruned"]
+    for row in pruned[:10]:
+        print(f"  trial {row['trial']} given up: {row.get('reason', 'no reason stored')}")
+    if len(pruned) > 10:
+        print(f"  and {len(pruned) - 10} more given up: show --json has them")
 
 
-def _best_table(study: optuna.study.Study, count: int = 10) -> Table:
-    rows = sorted(
-        (row for row in report.trials_data(study) if row["state"] == "complete"), key=lambda row: -row["value"]
-    )
+def _best_table(trials: Sequence[Mapping[str, Any]], count: int = 10) -> Table:
+    rows = sorted((row for row in trials if row["state"] == "complete"), key=lambda row: -row["value"])
     names = list(rows[0]["scores"])
-    table = Table("trial", "points", *names, title=f"the best {min(count, len(rows))} trials", title_justify="left")
+    believed = ["posterior mean"] if "mean" in rows[0] else []
+    title = f"the best {min(count, len(rows))} trials"
+    table = Table("trial", "points", *believed, *names, title=title, title_justify="left")
     for row in rows[:count]:
         scores = [f"{row['scores'][name]:.3f}" for name in names]
-        table.add_row(str(row["trial"]), f"{row['value']:.3f}", *scores)
+        mean = [with_error(row["mean"], row["sd"])] if believed else []
+        table.add_row(str(row["trial"]), f"{row['value']:.3f}", *mean, *scores)
     return table
 
 
-def _print_final(console: Console, final: Final | None) -> None:
+def _print_final(console: Console, study: optuna.study.Study) -> None:
+    final = final_of(study)
+    if final and final.rescored:
+        console.print(candidates_table(final, beliefs_of(study)))
     if final and final.rows:
         console.print(closing_table(final))
 

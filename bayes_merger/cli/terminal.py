@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -14,15 +15,20 @@ from rich.table import Table
 
 from bayes_merger.run.record import Final
 from bayes_merger.run.watcher import Step, TrialReport, Watcher
+from bayes_merger.search.incumbent import Beliefs
 
 
 def trial_line(report: TrialReport) -> str:
     """One trial in one line."""
     head = f"trial {report.number:>3}  {report.done}/{report.total}"
     head += f"  {report.worker}" if report.worker else ""
+    if report.pruned:
+        return f"{head}  given up: {report.reason}  {report.seconds:.1f} s"
     if report.value is None:
         return f"{head}  failed: {report.reason}"
     star = "  * best" if report.improved else f"  best {report.best:.3f}"
+    star += f", posterior mean {report.mean:.3f}" if report.mean is not None else ""
+    star += f"  front {report.front}" if report.front else ""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in report.scores.items())
     return f"{head}  {report.value:.3f} points ({scores})  {report.seconds:.1f} s{star}"
 
@@ -99,6 +105,7 @@ class BarWatcher(PlainWatcher):
     def trial(self, report: TrialReport) -> None:
         """Print the trial above the bars and move the first one on."""
         best = f"best {report.best:.3f}" if report.best is not None else ""
+        best += f" ({report.mean:.3f})" if report.mean is not None else ""
         self._progress.update(self._study, completed=report.done, total=report.total, info=best)
         self.note(trial_line(report))
 
@@ -155,14 +162,62 @@ def closing_table(final: Final) -> Table:
     table.add_column("best merge leads by", justify="right")
     table.add_column("in standard errors", justify="right")
     for row in final.rows:
-        points = f"{row.mean:.3f}" + (f" ± {row.error:.3f}" if row.error is not None else "")
+        points = with_error(row.mean, row.error)
         if row is final.rows[0]:
             table.add_row(row.name, points, "", "")
             continue
         error = row.behind_error
-        lead = f"{row.behind:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
-        table.add_row(row.name, points, lead, f"{row.behind / error:+.1f}" if error else "")
+        table.add_row(
+            row.name,
+            points,
+            with_error(row.behind, error, "+"),
+            f"{row.behind / error:+.1f}" if error and error > 1e-9 else "",
+        )
     return table
+
+
+def candidates_table(final: Final, known: Beliefs) -> Table:
+    """The best trials drawn again: as observed, as believed, and on the fresh seeds that the winner was chosen by."""
+    believed = {belief.trial: belief for belief in known.each}
+    title = f"the best {len(final.rescored)} drawn again ({final.images} fresh pictures each)"
+    table = Table("trial", "observed", "posterior mean", "fresh", title=title, title_justify="left")
+    for one in final.rescored:
+        belief = believed[one.trial]
+        star = " *" if one.trial == final.winner else ""
+        mean = with_error(belief.mean, belief.sd) if known.fitted else ""
+        table.add_row(f"{one.trial}{star}", f"{belief.observed:.3f}", mean, with_error(one.mean, one.error))
+    return table
+
+
+def front_table(rows: Sequence[Mapping[str, Any]], taken: int) -> Table:
+    """The Pareto front: points of each objective, and what is known of them on fresh seeds.
+
+    Args:
+        rows: as ``report.front_data`` gives them.
+        taken: the trial that is taken home.
+    """
+    names = list(rows[0]["values"])
+    fresh = any("fresh" in row for row in rows)
+    title = f"the Pareto front ({len(rows)} trials)"
+    table = Table("trial", *names, "weighted sum", title=title, title_justify="left")
+    for name in names if fresh else ():
+        table.add_column(f"{name}, fresh")
+    for row in rows:
+        cells = [f"{row['trial']}{' *' if row['trial'] == taken else ''}"]
+        cells += [f"{value:.3f}" for value in row["values"].values()] + [f"{row['weighted_sum']:.3f}"]
+        if "fresh" in row:
+            cells += [with_error(row["fresh"][name], row["fresh_error"][name]) for name in names]
+        table.add_row(*cells)
+    return table
+
+
+def with_error(value: float, error: float | None, sign: str = "") -> str:
+    """A number with its standard error, if that is known.
+
+    >>> with_error(1.5, 0.25, "+")
+    '+1.500 ± 0.250'
+    """
+    return f"{value:{sign}.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
 def table_text(table: Table) -> str:

@@ -168,10 +168,14 @@ def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def chosen_trial(study: optuna.study.Study) -> optuna.trial.FrozenTrial:
+def chosen_trial(study: optuna.study.Study, known: Beliefs | None = None) -> optuna.trial.FrozenTrial:
     """The trial to take home: the final round's winner, else the best posterior mean.
 
     Of several objectives it is the one of the Pareto front with the best weighted sum.
+
+    Args:
+        study: the study.
+        known: its beliefs, where the caller has them already.
 
     Raises:
         ConfigError: no trial is finished.
@@ -184,7 +188,7 @@ def chosen_trial(study: optuna.study.Study) -> optuna.trial.FrozenTrial:
         return next(trial for trial in trials if trial.number == final.winner)
     if len(study.directions) > 1:
         return max(front_of(study), key=lambda trial: (value_of(trial), -trial.number))
-    best = beliefs_of(study).best
+    best = (known or beliefs_of(study)).best
     return next(trial for trial in trials if best is None or trial.number == best.trial)
 
 
