@@ -82,6 +82,8 @@ class RunConfig:
     workers: int = 1
     seed: int = 0
     init_points: int = 20
+    anchors: list[Any] = field(default_factory=list)
+    design: str = "lhs"
     n_iters: int = 60
     time_limit: Any = None
     patience: int | None = None

@@ -108,7 +108,7 @@ def quoted(override: str) -> str:
     override = f"{key}{equals}{value}"
     if not equals or not value:
         return override
-    if key == "elements" and not value.startswith("["):
+    if key in ("elements", "anchors") and not value.startswith("["):
         return f"{key}=[{_quote(value)}]"
     if key.lstrip("+~") in PATHS and value != "null":
         return f"{key}={_quote(value)}"
@@ -179,17 +179,26 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
 
 
 def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A stored configuration with ``overrides`` (``n_iters=100``) applied.
+    """A stored configuration with ``overrides`` (``n_iters=100``, ``optimiser=tpe``) applied.
 
     Raises:
-        ConfigError: an unknown setting or a wrong type.
+        ConfigError: an unknown setting or choice, or a wrong type.
     """
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"argument '{override}': settings are given like  name=value")
+    chosen = [override for override in overrides if override.partition("=")[0] in GROUPS]
     try:
         config = OmegaConf.merge(OmegaConf.structured(RunConfig), dict(values))
+        if chosen:
+            composed = _composed(chosen)
+            for group in (override.partition("=")[0] for override in chosen):
+                OmegaConf.update(config, group, composed[group], merge=False)
         OmegaConf.set_struct(config, True)
-        for override in overrides:
+        for override in (override for override in overrides if override not in chosen):
             parsed = OverridesParser.create().parse_override(quoted(override))
-            OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
+            force = parsed.key_or_group.partition(".")[0] in OPEN
+            OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True, force_add=force)
         plain = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         _explain(error, overrides)

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 
 from bayes_merger.cli import compose
+from bayes_merger.cli.anchors import start_design
 from bayes_merger.cli.show import best_lines, load
 from bayes_merger.cli.terminal import candidates_table, closing_table, front_table, table_text, watching
 from bayes_merger.config import RunConfig
@@ -61,15 +62,19 @@ def run(arguments: Sequence[str]) -> None:
     config = compose.validate(settings)
     folder = new_folder(config, address, named=any(override.startswith("name=") for override in overrides))
     parts = make_parts(config, settings, folder)
+    design, about_anchors = start_design(parts)
     check_space(parts, folder)
     check_models(parts)
     settings["name"] = folder.name
     with folder.locked(), watching(folder.log) as watcher:
         watcher.note(f"study {folder.name} in {folder.path}")
+        for line in about_anchors:
+            watcher.note(line)
         watcher.step("hashing the models")
         loop.write_settings(folder, settings)
         folder.point()
-        study = loop.open_study(parts, folder, fingerprint(parts, settings["scorers"]), stored_with(parts, settings))
+        stored = stored_with(parts, settings)
+        study = loop.open_study(parts, folder, fingerprint(parts, settings["scorers"]), stored, design)
         carry_on(parts, study, folder, watcher)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bayes_merger.run.pruning import Cut, is_on, judge_in_batches, rival_for
 from bayes_merger.run.record import beliefs_of, best_value, front_of, mean_scores
 from bayes_merger.run.watcher import Stop, TrialReport, Watcher
 from bayes_merger.search import study as studies
+from bayes_merger.search.fork import rows_still_needed
 from bayes_merger.search.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.workers import Worker
 
@@ -28,7 +29,11 @@ WAIT = 0.5  # seconds between two looks at what the other workers do, when there
 
 
 def open_study(
-    parts: Parts, folder: RunFolder, fingerprint: Mapping[str, Any], stored: Mapping[str, Any]
+    parts: Parts,
+    folder: RunFolder,
+    fingerprint: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    design: Sequence[Mapping[str, float]] | None = None,
 ) -> optuna.study.Study:
     """The study of a run: made with its start design queued, or found with what was interrupted queued again.
 
@@ -37,19 +42,22 @@ def open_study(
         folder: where it lies.
         fingerprint: what must be the same for scores to compare.
         stored: what a resume needs; kept in a new study.
+        design: the rows that a new study begins with; ``None``: those of a run without anchors of the person's own.
 
     Raises:
         ConfigError: what is given now would make scores incomparable with the study's.
     """
+    rows = studies.design(parts.space, parts.config.init_points, parts.config.seed)
     return studies.open_study(
         studies.open_storage(folder.where),
         folder.name,
         parts.sampler(parts.space.distributions(), parts.config.seed),
         space=parts.space,
         fingerprint=fingerprint,
-        design=studies.design(parts.space, parts.config.init_points, parts.config.seed),
+        design=studies.design(parts.space, parts.config.init_points, parts.config.seed) if design is None else design,
         attributes=stored,
         objectives=max(len(parts.config.objectives), 1),
+        taken=taken,
     )
 
 

@@ -25,6 +25,7 @@ from bayes_merger.merging.recipe import MergeRecipe, ModelRef, plan
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.scoring.scorer import Scorer
+from bayes_merger.search.options import check_names
 from bayes_merger.search.space import Parameter, SearchSpace, space_from_guide
 from bayes_merger.search.stopping import read_time
 
@@ -117,13 +118,24 @@ def check_parts(
         check_place(config.generator.device, config.generator.dtype)
     check_pruning(config, payloads, scorers)
     check_objectives(config, scorers)
-    if config.objectives:
-        sampler(space.distributions(), config.seed).check_objectives(len(config.objectives))
+    check_sampler(sampler, space, config)
     if config.workers > 1:
         check_no_person(scorers, "give  workers=1")
     for scorer in scorers.values():
         scorer.prepare(folder)
     return parts
+
+
+def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunConfig) -> None:
+    """Whether the optimiser can be made, knows its options, and knows as many objectives as there are.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    check_names(sampler)
+    made = sampler(space.distributions(), config.seed)
+    if config.objectives:
+        made.check_objectives(len(config.objectives))
 
 
 def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) -> SearchSpace:
@@ -206,15 +218,19 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
     return opened
 
 
-def open_each(paths: Mapping[str, str]) -> dict[str, Checkpoint]:
+def open_each(paths: Mapping[str, str], *, alone: bool = False) -> dict[str, Checkpoint]:
     """The models given by these paths; LoRAs among them are applied to model A.
+
+    Args:
+        paths: model name to file.
+        alone: leave LoRAs as they are: the steps of a recipe say what they are applied to.
 
     Raises:
         CheckpointError: as ``open_model``.
     """
     opened: dict[str, Checkpoint] = {}
     for name in sorted(paths):
-        opened[name] = open_model(name, paths[name], opened.get("a"))
+        opened[name] = open_model(name, paths[name], None if alone else opened.get("a"))
     return opened
 
 

@@ -1,0 +1,116 @@
+"""``anchors=[...]`` of a run: merges that a person believes in, tried before the search begins.
+
+An anchor is a preset of supermerger's (``GRAD_V``), a weight string (26 numbers, or one for all), a recipe
+(``recipe.json``, or a merged ``.safetensors``), or an earlier study: its best merge (``STUDY``) or one trial's
+(``STUDY:17``). For a method of several weights, ``{alpha: GRAD_V, beta: 0.5}``; without names, the first is meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bayes_merger.config import RunConfig
+from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.merging.blocks import Architecture, weights_from_string
+from bayes_merger.merging.presets import is_preset, preset, presets
+from bayes_merger.merging.recipe import MergeRecipe
+from bayes_merger.run.folder import studies
+from bayes_merger.run.parts import Parts
+from bayes_merger.search.design import design
+
+_NUMBERS = re.compile(r"[-+\d.eE,\s]*\d[-+\d.eE,\s]*")
+_TRIAL = re.compile(r"(.+):(\d+)")
+
+Weights = dict[str, dict[str, float]]
+
+
+def start_design(parts: Parts) -> tuple[list[dict[str, float]], list[str]]:
+    """The rows of a run's start design, and a line about each anchor that could not be kept as it was.
+
+    Raises:
+        ConfigError: an anchor that means nothing, or more of them than ``init_points`` holds.
+    """
+    config = parts.config
+    defaults = {name: weight.default for name, weight in parts.method.weights.items()}
+    rows, lines = [], []
+    for entry in config.anchors:
+        weights, changes = read_anchor(entry, parts)
+        values, gave_way = parts.space.project(weights, defaults)
+        rows.append(values)
+        if changes + gave_way:
+            lines.append(f"anchor {_short(entry)}: {'; '.join(changes + gave_way)}")
+    return design(parts.space, config.init_points, config.seed, anchors=rows, kind=config.design), lines
+
+
+def read_anchor(entry: Any, parts: Parts) -> tuple[Weights, list[str]]:
+    """The weights that one entry of ``anchors`` means, and what there is to say about them.
+
+    Raises:
+        ConfigError: it means nothing.
+    """
+    names, blocks = tuple(parts.method.weights), parts.checkpoints["a"].architecture
+    if isinstance(entry, Mapping):
+        for name in entry:
+            if name not in names:
+                raise ConfigError(
+                    f"anchors: method '{parts.method.name}' has no weight '{name}'; {nearest(name, names)}"
+                )
+        return {name: _numbers(value, blocks) for name, value in entry.items()}, []
+    text = str(entry).strip()
+    if _is_numbers(entry) or is_preset(text):
+        return {names[0]: _numbers(entry, blocks)}, []
+    recipe = _recipe(text, parts.config)
+    if recipe.architecture != blocks.name:
+        raise ConfigError(f"anchors: {text} is a merge of {recipe.architecture}, these models are {blocks.name}")
+    weights = {name: dict(row) for name, row in recipe.weights.items() if name in names}
+    if not weights:
+        raise ConfigError(f"anchors: {text} has weights {', '.join(recipe.weights)}, none of {', '.join(names)}")
+    return weights, [] if recipe.method == parts.method.name else [f"its weights are those of method '{recipe.method}'"]
+
+
+def _numbers(value: Any, blocks: Architecture) -> dict[str, float]:
+    """A number per block, from a weight string, one number, or a preset's name."""
+    if not _is_numbers(value):
+        if not isinstance(value, str):
+            raise ConfigError(f"anchors: {value!r} is neither numbers nor the name of a preset")
+        numbers = preset(value)
+        if len(numbers) != len(blocks.blocks):
+            raise ConfigError(
+                f"anchors: preset {value} has {len(numbers)} numbers, {blocks.name} takes {len(blocks.blocks)}"
+            )
+        return dict(zip(blocks.blocks, numbers, strict=True))
+    try:
+        return weights_from_string(str(value), blocks)
+    except ConfigError as error:
+        raise ConfigError(f"anchors: {error}") from None
+
+
+def _is_numbers(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float)) or (isinstance(value, str) and bool(_NUMBERS.fullmatch(value.strip())))
+
+
+def _recipe(text: str, config: RunConfig) -> MergeRecipe:
+    from bayes_merger.cli.sources import named_recipe
+
+    runs = Path(config.runs)
+    if text.endswith((".json", ".safetensors")):
+        return named_recipe(text, runs)
+    found = _TRIAL.fullmatch(text)
+    name, trial = (found[1], int(found[2])) if found else (text, None)
+    known = [folder.name for folder in studies(runs)]
+    if name not in known:
+        raise ConfigError(
+            f"anchors: '{name}' is no weight string, preset, recipe file or study in {runs}; "
+            f"{nearest(name, [*known, *presets()])}"
+        )
+    return named_recipe(name, runs, trial)
+
+
+def _short(entry: Any) -> str:
+    text = str(entry)
+    return text if len(text) <= 40 else f"{text[:37]}..."
