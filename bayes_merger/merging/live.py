@@ -4,35 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import CheckpointError, TrialFailed
 from bayes_merger.merging.architectures import OwnBlocks
 from bayes_merger.merging.blocks import BlockWeights
 from bayes_merger.merging.checkpoint import torch_dtypes
-from bayes_merger.merging.method import MethodSpec, Options, method_spec
+from bayes_merger.merging.method import MethodSpec, Numbers, Options, method_spec
 from bayes_merger.merging.recipe import check_weights, numbers_of
 from bayes_merger.merging.routing import DTYPES, Checkpoints, Step, listed, plan_structure
-from bayes_merger.merging.sources import version_of
+from bayes_merger.merging.sources import is_constant, version_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from bayes_merger.merging.memory import Keeper
-
-
-class _Written(NamedTuple):
-    """What a live tensor was last made of, and where it lay.
-
-    Attributes:
-        content: numbers, and versions of the models' tensors; equal for equal results.
-        storage: weak reference to its memory: an address alone may be given to another tensor.
-        place: address, dtype and strides.
-    """
-
-    content: Hashable
-    storage: Any
-    place: tuple[Any, ...]
 
 
 class LiveMerge:
@@ -90,14 +77,21 @@ class LiveMerge:
         steps = [step for step in structure.written if step.place.role in ("block", "vae")]
         self._merged = {step.key: step for step in steps if step.action == "merge"}
         self._kept = {step.key: step for step in steps if step.action != "merge"}
+        self._alike: dict[Any, list[Step]] = {}
+        for step in self._merged.values():
+            self._alike.setdefault((step.place, step.rules), []).append(step)
         architecture = structure.architecture.whole or structure.architecture
         self._needed = [
             k for k, s in (self._merged | self._kept).items()
             if s.place.role == "block" and architecture.place(k).block != "BASE"
         ]  # fmt: skip
+        self._shapes = {key: step.shape for key, step in (self._merged | self._kept).items()}
         self._memory = memory
-        self._keepers: dict[Any, Keeper] = {}
-        self._written: dict[str, _Written] = {}
+        self._keepers: dict[torch.device, Keeper] = {}
+        self._places: dict[str, tuple[Any, ...]] = {}  # where each live tensor lay when it was last looked at
+        self._storages: dict[str, Any] = {}  # weak references, so that no address is given to another tensor meanwhile
+        self._contents: dict[str, Hashable] = {}  # what each live tensor was last made of
+        self._changing = [name for name, model in checkpoints.items() if not is_constant(model)]
         self._statistics: tuple[Hashable, Any] | None = None
 
     def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
@@ -118,36 +112,46 @@ class LiveMerge:
 
         check_weights(weights, self._structure, self._vae)
         self._check_destinations(destinations)
+        self._look(destinations)
         if everything:
-            self._written.clear()
+            self._contents.clear()
         with torch.no_grad():
             for key, step in self._kept.items():
                 if key in destinations:
                     self._keep(step, destinations[key])
             self._make_keepers(destinations)
             spec, statistics = self._surveyed()
-            numbers: dict[Any, Mapping[str, float]] = {}
-            for key, step in self._merged.items():
-                if key not in destinations:
-                    continue
-                like = (step.place, step.rules)
-                if like not in numbers:
-                    numbers[like] = numbers_of(step, weights)
-                self._merge(spec, step, numbers[like], destinations[key], statistics)
+            for steps in self._alike.values():
+                numbers = numbers_of(steps[0], weights)
+                content = (tuple(numbers.values()), statistics)
+                checked = not spec.stays_between(numbers)
+                for step in steps:
+                    if step.key in destinations:
+                        self._merge(spec, step, numbers, destinations[step.key], content, checked)
+
+    def _look(self, destinations: Mapping[str, Tensor]) -> None:
+        """Forget what was written to tensors that have moved since."""
+        from torch.multiprocessing.reductions import StorageWeakRef
+
+        for key, out in destinations.items():
+            storage = out.untyped_storage()
+            place = (storage._cdata, out.data_ptr(), out.dtype, out.stride())
+            if self._places.get(key) != place:
+                self._contents.pop(key, None)
+                self._places[key] = place
+                self._storages[key] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
     def _check_destinations(self, destinations: Mapping[str, Tensor]) -> None:
-        strange = [key for key in destinations if key not in self._merged and key not in self._kept]
+        strange = [key for key in destinations if key not in self._shapes]
         if strange:
             raise CheckpointError(f"the live model has parameters that model A has not: {listed(strange)}")
         lacking = [key for key in self._needed if key not in destinations]
         if lacking:
             raise CheckpointError(f"the live model has no parameters for {listed(lacking)} of model A")
         for key, out in destinations.items():
-            shape = (self._merged.get(key) or self._kept[key]).shape
-            if out.shape != shape:
-                raise CheckpointError(
-                    f"shapes differ: '{key}' is {list(out.shape)} in the live model and {list(shape)} in A"
-                )
+            if out.shape != self._shapes[key]:
+                shape = list(self._shapes[key])
+                raise CheckpointError(f"shapes differ: '{key}' is {list(out.shape)} in the live model and {shape} in A")
 
     def _surveyed(self) -> tuple[MethodSpec, Hashable]:
         """The method with the statistics of the models as they are now, and these."""
@@ -155,46 +159,49 @@ class LiveMerge:
 
         if self._spec.survey is None:
             return self._spec, None
-        versions = tuple(version_of(self._checkpoints[name], key) for key in self._merged for name in self._spec.models)
+        versions = tuple(self._versions(key) for key in self._merged) if self._changing else ()
         if self._statistics is None or self._statistics[0] != versions:
             self._statistics = (versions, statistics_of(self._spec, self._checkpoints, self._merged.values()))
         found = self._statistics[1]
         return self._spec.with_statistics(found), found
 
+    def _versions(self, key: str) -> Hashable:
+        return tuple([version_of(self._checkpoints[name], key) for name in self._changing])
+
     def _keep(self, step: Step, out: Tensor) -> None:
         from bayes_merger.merging.combine import put
 
         owner = self._checkpoints[step.source]
-        version = version_of(owner, step.key)
-        if self._is_there(step.key, version, out):
-            return
-        put(owner.tensor(step.key).to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
-        self._note(step.key, version, out)
+        content = ("kept", version_of(owner, step.key))
+        if self._contents.pop(step.key, None) != content:
+            put(owner.tensor(step.key).to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
+        self._contents[step.key] = content
 
     def _merge(
-        self, spec: MethodSpec, step: Step, numbers: Mapping[str, float], out: Tensor, statistics: Hashable
+        self, spec: MethodSpec, step: Step, numbers: Numbers, out: Tensor, content: Hashable, checked: bool
     ) -> None:
+        """Merge one tensor, unless what is there was made of the same."""
         from bayes_merger.merging.combine import combine, combine_channels
         from bayes_merger.merging.finite import describe_fault
 
-        key = step.key
-        versions = tuple([version_of(self._checkpoints[name], key) for name in spec.models])
-        content = (tuple(numbers.values()), versions, statistics)
-        if self._is_there(key, content, out):
+        dtype, key = torch_dtypes()[self._dtype], step.key
+        if self._changing:
+            content = (content, self._versions(key))
+        if self._contents.get(key) == content:
             return
+        self._contents.pop(key, None)  # what fails half way leaves nothing that one could rely on
         keeper = self._keepers[out.device]
-        sources = keeper.sources(step)
         keep = None
         if spec.prepare is not None:
-            keep = partial(keeper.work.get, key, (tuple(numbers[name] for name in spec.prepared_by), versions))
-        dtype = torch_dtypes()[self._dtype]
+            sign = (tuple(numbers[name] for name in spec.prepared_by), self._versions(key))
+            keep = partial(keeper.work.get, key, sign)
         if step.common:
-            combine_channels(spec, sources, numbers, out, dtype, self._scratch, key, step.common, keep)
+            combine_channels(spec, keeper.sources(step), numbers, out, dtype, self._scratch, key, step.common, keep)
         else:
-            combine(spec, sources, numbers, out, dtype, self._scratch, key, keep)
-        if not spec.stays_between(numbers) and (fault := describe_fault(out)):
+            combine(spec, keeper.sources(step), numbers, out, dtype, self._scratch, key, keep)
+        if checked and (fault := describe_fault(out)):
             raise TrialFailed(f"merge: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
-        self._note(key, content, out)
+        self._contents[key] = content
 
     def _make_keepers(self, destinations: Mapping[str, Tensor]) -> None:
         from bayes_merger.merging.memory import Keeper, free_memory
@@ -203,21 +210,3 @@ class LiveMerge:
             budget = free_memory(device) // 2 if self._memory is None else self._memory
             steps = [s for k, s in self._merged.items() if k in destinations and destinations[k].device == device]
             self._keepers[device] = Keeper(self._checkpoints, self._spec, steps, device, budget)
-
-    def _is_there(self, key: str, content: Hashable, out: Tensor) -> bool:
-        """Whether the result is in place already; if not it is about to be overwritten, and is forgotten."""
-        last = self._written.get(key)
-        if last is not None and last.content == content and last.place == _place(out):
-            return bool(last.storage.cdata == out.untyped_storage()._cdata)
-        self._written.pop(key, None)
-        return False
-
-    def _note(self, key: str, content: Hashable, out: Tensor) -> None:
-        from torch.multiprocessing.reductions import StorageWeakRef
-
-        storage = StorageWeakRef(out.untyped_storage())  # type: ignore[no-untyped-call]
-        self._written[key] = _Written(content, storage, _place(out))
-
-
-def _place(out: Tensor) -> tuple[Any, ...]:
-    return out.data_ptr(), out.dtype, out.stride()

@@ -191,6 +191,7 @@ class Keeper:
         for step in steps:
             self._groups[step.place].append(step.key)
         self.arena = Arena()
+        self._found: dict[str, list[Tensor]] = {}
         size = sum(_padded(model, step.key) for model in self._constants() for step in steps)
         self._resident = size <= (budget if spec.prepare is None else budget // 2)
         self.work = KeptWork(max(budget - (size if self._resident else 0), 0))
@@ -200,16 +201,24 @@ class Keeper:
 
     def sources(self, step: Step) -> list[Tensor]:
         """The models' tensors of one key, on the device."""
-        found = []
-        for number, model in enumerate(self._models):
-            kept = self.arena.get((number, step.key)) if self._resident and self._constant[number] else None
-            if kept is None and self._resident and self._constant[number]:
-                group = self._groups[step.place]
-                if step.key in group:
-                    self.arena.fill((((number, key), model.tensor(key)) for key in group), self._device)
-                    kept = self.arena.get((number, step.key))
-            found.append(model.tensor(step.key).to(self._device) if kept is None else kept)
+        found = self._found.get(step.key)
+        if found is not None:
+            return found
+        found = [self._source(number, step) for number in range(len(self._models))]
+        if self._resident and all(self._constant) and step.key in self._groups[step.place]:
+            self._found[step.key] = found
         return found
+
+    def _source(self, number: int, step: Step) -> Tensor:
+        model, name = self._models[number], (number, step.key)
+        if self._resident and self._constant[number]:
+            group = self._groups[step.place]
+            if self.arena.get(name) is None and step.key in group:
+                self.arena.fill((((number, key), model.tensor(key)) for key in group), self._device)
+            kept = self.arena.get(name)
+            if kept is not None:
+                return kept
+        return model.tensor(step.key).to(self._device)
 
 
 def _padded(model: Checkpoint, key: str) -> int:
