@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``resume``, ``worker``, ``show``, ``merge``, ``plan``."""
+"""The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       search the best merge of two checkpoints; run --help lists the settings
   bayes-merger resume NAME [n_iters=100]
       go on where a study stopped: after Ctrl-C, kill -9, a power cut, or with more trials
+  bayes-merger fork NAME NEW [optimiser=gp] [space.frozen.IN00=0.5]
+      a new study that takes over what compares from another one, without drawing it again
   bayes-merger worker NAME [--storage postgresql://...]
       help a study that runs already, from this machine or another
   bayes-merger show [NAME] [--json]
@@ -27,6 +29,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
   bayes-merger plan NAME [--keys] [--diff recipe.json]
       say what a merge would do to every tensor, and why, from the files' headers alone
+  bayes-merger recipe FILE [--json]
+      show the recipe inside a merged file; merge FILE --out ... makes it again
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -43,6 +47,12 @@ def _resume(arguments: Sequence[str]) -> None:
     from bayes_merger.cli.run import resume
 
     resume(arguments)
+
+
+def _fork(arguments: Sequence[str]) -> None:
+    from bayes_merger.cli.fork import fork
+
+    fork(arguments)
 
 
 def _worker(arguments: Sequence[str]) -> None:
@@ -69,13 +79,21 @@ def _plan(arguments: Sequence[str]) -> None:
     plan(arguments)
 
 
+def _recipe(arguments: Sequence[str]) -> None:
+    from bayes_merger.cli.recipe import recipe
+
+    recipe(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": _run,
     "resume": _resume,
+    "fork": _fork,
     "worker": _worker,
     "show": _show,
     "merge": _merge,
     "plan": _plan,
+    "recipe": _recipe,
 }
 
 

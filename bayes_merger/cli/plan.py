@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bayes_merger.cli.merge import add_source, named_recipe, recipe_and_models
 from bayes_merger.cli.show import Parser
+from bayes_merger.cli.sources import add_source, named_recipe, recipe_and_models
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.merging.header import FLOATS, ITEM_SIZES
 from bayes_merger.merging.recipe import MergePlan, MergeRecipe, Step, numbers_of
 from bayes_merger.merging.recipe import plan as plan_of
+from bayes_merger.merging.steps import Unfolded, unfold
 from bayes_merger.run.parts import open_model
 
 DESCRIPTION = """\
@@ -78,13 +79,23 @@ def plan(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     recipe, checkpoints = recipe_and_models(options, hashed=False)
     planned = plan_of(recipe, checkpoints)
+    unfolded = unfold(recipe, checkpoints)
+    unfolded.set(recipe)
     if options.diff:
         other = named_recipe(options.diff, Path(options.runs))
+        if recipe.steps or other.steps:
+            raise ConfigError("--diff: recipes in several steps are not compared; look at each with  plan --keys")
         _print_difference(recipe, planned, other, _other_plan(other, checkpoints), options.keys, options.json)
     elif options.json:
-        print(json.dumps(plan_data(recipe, planned, checkpoints, keys=options.keys), indent=2))
+        data = plan_data(unfolded.last, planned, checkpoints, keys=options.keys)
+        steps = [{"name": name, **_step_data(name, unfolded, options.keys)} for name in unfolded.steps]
+        print(json.dumps(data | ({"steps": steps} if steps else {}), indent=2))
     else:
-        _print_plan(recipe, planned, checkpoints, options.keys)
+        for step in recipe.steps:
+            print(f"step {step.name}: {step.method} of {', '.join(step.models.values())}")
+            if step.name in unfolded.steps:
+                _print_table(unfolded.steps[step.name].recipe, unfolded.steps[step.name].planned, options.keys)
+        _print_plan(unfolded.last, planned, checkpoints, options.keys)
 
 
 def _other_plan(other: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
@@ -182,7 +193,29 @@ def plan_data(
     return data
 
 
+def _step_data(name: str, unfolded: Unfolded, keys: bool) -> dict[str, Any]:
+    """A step before the last as data."""
+    model = unfolded.steps[name]
+    groups = [{**f.to_json(), "tensors": len(found)} for f, found in grouped(model.planned, model.recipe).items()]
+    data: dict[str, Any] = {"method": model.planned.method.name, "groups": groups}
+    if keys:
+        data["keys"] = {step.key: fate(step, model.recipe).to_json() for step in model.planned.steps}
+    return data
+
+
 def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[str, Checkpoint], keys: bool) -> None:
+    _print_table(recipe, planned, keys)
+    print(f"{planned.method.name} of {planned.architecture.title}, written in {planned.dtype}: "
+          f"{len(planned.written)} tensors, {_size(result_size(planned))}; "
+          f"about {_size(working_memory(planned))} of memory beside the files")  # fmt: skip
+    for name, checkpoint in checkpoints.items():
+        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.stored.values()).most_common())
+        print(f"  model {name.upper() if len(name) == 1 else name}  {checkpoint.path}  {dtypes}")
+    for note in notes_on(planned, checkpoints):
+        print(f"note: {_visible(note)}")
+
+
+def _print_table(recipe: MergeRecipe, planned: MergePlan, keys: bool) -> None:
     if keys:
         for step in planned.steps:
             found = fate(step, recipe)
@@ -193,14 +226,6 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
             numbers = [f"{number:g}" for _, number in found.numbers] or [found.action] * len(planned.method.weights)
             table.add_row(found.block, str(len(names)), *numbers, escape("; ".join(found.says)))
         Console().print(table)
-    print(f"{planned.method.name} of {planned.architecture.title}, written in {planned.dtype}: "
-          f"{len(planned.written)} tensors, {_size(result_size(planned))}; "
-          f"about {_size(working_memory(planned))} of memory beside the files")  # fmt: skip
-    for name, checkpoint in checkpoints.items():
-        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.stored.values()).most_common())
-        print(f"  model {name.upper()}  {checkpoint.path}  {dtypes}")
-    for note in notes_on(planned, checkpoints):
-        print(f"note: {_visible(note)}")
 
 
 def _visible(text: str) -> str:

@@ -43,6 +43,7 @@ class StepModel(Checkpoint):
 
     Attributes:
         planned: what it does to each tensor.
+        recipe: the step alone, with its numbers.
         constant: whether its numbers, and those of its models, never change.
 
     Args:
@@ -57,7 +58,7 @@ class StepModel(Checkpoint):
     def __init__(self, recipe: MergeRecipe, checkpoints: Checkpoints, name: str, constant: bool) -> None:
         self.planned = plan_recipe(recipe, checkpoints, checked=False)
         self.constant = constant and all(is_constant(model) for model in checkpoints.values())
-        self._recipe, self._models, self._name = recipe, checkpoints, name
+        self.recipe, self._models, self._name = recipe, checkpoints, name
         self._steps = {step.key: step for step in self.planned.written}
         base = checkpoints["a"]
         carried = {s.key for s in self.planned.steps if s.place.role in ("ema", "schedule") and s.key in base.shapes}
@@ -87,8 +88,8 @@ class StepModel(Checkpoint):
         Raises:
             ConfigError: numbers missing, unknown, out of bounds or at a pole.
         """
-        check_weights(weights, self.planned, self._recipe.vae)
-        self._recipe = self._recipe.with_weights(weights)
+        check_weights(weights, self.planned, self.recipe.vae)
+        self.recipe = self.recipe.with_weights(weights)
         self._maker = None
         self._numbers = {}
         self._last = None
@@ -100,9 +101,9 @@ class StepModel(Checkpoint):
             return version_of(self._models[step.source if step else "a"], key)
         like = (step.place, step.rules)
         if like not in self._numbers:
-            self._numbers[like] = tuple(numbers_of(step, self._recipe.weights).values())
+            self._numbers[like] = tuple(numbers_of(step, self.recipe.weights).values())
         if self.planned.method.survey is not None:  # every tensor depends on all others
-            return (str(self._recipe.weights), tuple(version_of(m, k) for m in self._models.values() for k in m.shapes))
+            return (str(self.recipe.weights), tuple(version_of(m, k) for m in self._models.values() for k in m.shapes))
         return self._numbers[like], tuple([version_of(self._models[name], key) for name in self.planned.method.models])
 
     def _made(self, key: str) -> Tensor:
@@ -115,7 +116,7 @@ class StepModel(Checkpoint):
         version = self.version(key)
         if self._last is not None and self._last[:2] == (key, version):
             return self._last[2]
-        self._maker = self._maker or Maker(self.planned, self._recipe.weights, self._models)
+        self._maker = self._maker or Maker(self.planned, self.recipe.weights, self._models)
         tensor = self._maker.tensor(step, "F32")
         if fault := describe_fault(tensor):
             raise TrialFailed(f"step {self._name}: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")

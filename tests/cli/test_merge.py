@@ -85,6 +85,13 @@ def test_a_base_and_one_number_fewer_make_a_weight_string(pair: list[str], capsy
     assert "25 numbers for sd1" in refused(capsys, "plan", *pair, f"alpha={text}")
 
 
+def test_a_preset_is_a_weight_string(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    keys = told(capsys, *pair, "alpha=grad_v", "base_alpha=0.5")["keys"]
+    assert [keys[key]["weights"]["alpha"] for key in (TEXT, FIRST, HEAD)] == [0.5, 1, 1]
+    assert keys[UNET + "middle_block.0.in_layers.2.weight"]["weights"]["alpha"] == 0
+    assert told(capsys, *pair, "alpha=GRAD_V")["keys"][TEXT]["weights"]["alpha"] == 0
+
+
 def test_a_division_of_one_s_own_is_kept_in_the_file_and_rebuilt_from_it(
     pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,110 @@
+"""``recipe``: what a merged file says of how it was made."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bayes_merger.cli.show import Parser
+from bayes_merger.cli.sources import EMBEDDED, named_recipe
+from bayes_merger.errors import ConfigError
+from bayes_merger.merging.checkpoint import open_checkpoint
+from bayes_merger.merging.method import method_spec
+from bayes_merger.merging.recipe import MergeRecipe
+from bayes_merger.merging.steps import alone
+
+DESCRIPTION = """\
+Show how a merge was made: the recipe inside a merged model or an extracted LoRA, a recipe file, or a study's best.
+
+  bayes-merger recipe merged.safetensors
+  bayes-merger recipe merged.safetensors --json > recipe.json
+  bayes-merger merge merged.safetensors model_a=A.safetensors model_b=B.safetensors --out again.safetensors
+
+Files of other programs show what AUTOMATIC1111's field sd_merge_recipe says.
+"""
+
+
+def recipe(arguments: Sequence[str]) -> None:
+    """Print a recipe.
+
+    Raises:
+        ConfigError: there is none.
+        CheckpointError: the file cannot be read.
+    """
+    parser = Parser(
+        prog="bayes-merger recipe", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="FILE | NAME", help="a merged model, a recipe file or a study")
+    parser.add_argument("--trial", type=int, help="a trial of the study instead of its best")
+    parser.add_argument("--json", action="store_true", help="as JSON; for this program's recipes the recipe itself")
+    parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
+    options = parser.parse_args(arguments)
+    foreign = _foreign(Path(options.source).expanduser()) if options.source.endswith(".safetensors") else None
+    if foreign is not None:
+        _print_foreign(options.source, foreign, options.json)
+        return
+    found = named_recipe(options.source, Path(options.runs), options.trial)
+    print(json.dumps(found.to_json(), indent=2) if options.json else recipe_text(found))
+
+
+def _foreign(path: Path) -> dict[str, Any] | None:
+    """What another program has written into a file that has no recipe of ours."""
+    with open_checkpoint(path) as checkpoint:
+        metadata = checkpoint.metadata
+    if EMBEDDED in metadata or "sd_merge_recipe" not in metadata:
+        return None
+    try:
+        return {key: json.loads(metadata[key]) for key in ("sd_merge_recipe", "sd_merge_models") if key in metadata}
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: its sd_merge_recipe is not JSON ({error})") from error
+
+
+def _print_foreign(name: str, found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{name}: not made by this program; it says of itself")
+    told = found["sd_merge_recipe"]
+    models = found.get("sd_merge_models", {})
+    for key, value in told.items() if isinstance(told, dict) else [("recipe", told)]:
+        known = models.get(value) if isinstance(models, dict) and isinstance(value, str) else None
+        shown = f"{known['name']} ({value[:10]})" if isinstance(known, dict) and "name" in known else value
+        print(f"  {_printable(key)}: {_printable(shown)}")
+
+
+def recipe_text(found: MergeRecipe) -> str:
+    """A recipe for people: what was merged, how, and every number; weights in the order of the blocks."""
+    lines = [f"{found.layout.title}, written in {found.dtype or 'auto'}"]
+    for name, model in found.models.items():
+        sha = f"  SHA-256 {model.sha256[:10]}" if model.sha256 else ""
+        lines.append(f"  {name}: {_printable(model.path)}{sha}")
+    for step in found.steps:
+        lines += _step_text(alone(found, step), f"{step.name}: ", [f"{r}={n}" for r, n in step.models.items()])
+    if not found.steps:
+        lines += _step_text(found, "", [])
+    for name in ("compat", "channels", "blocks"):
+        value = getattr(found, name)
+        if value and value != "equal":
+            lines.append(f"{name}: {_printable(value)}")
+    return "\n".join(lines)
+
+
+def _step_text(found: MergeRecipe, name: str, models: Sequence[str]) -> list[str]:
+    options = [f"{key}={value}" for key, value in found.options.items()]
+    vae = [] if found.vae == "a" else [f"vae={found.vae}"]
+    lines = [" ".join([f"{name}{method_spec(found.method).name}", *models, *options, *vae])]
+    for weight, blocks in found.weights.items():
+        inner = [blocks[block] for block in found.layout.blocks if block in blocks]
+        alike = len(set(inner)) == 1
+        lines.append(f"  {weight}={inner[0]:g}" if alike else f"  {weight}={','.join(f'{x:g}' for x in inner)}")
+        lines += [f"  {block}.{weight}={x:g}" for block, x in blocks.items() if block not in found.layout.blocks]
+    lines += [f"  elements: {_printable(text)}" for text in found.elements]
+    return lines
+
+
+def _printable(value: object) -> str:
+    """A text from a file one does not trust, fit for a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
