@@ -20,7 +20,6 @@ from bayes_merger.run.pruning import Cut, is_on, judge_in_batches, rival_for
 from bayes_merger.run.record import beliefs_of, best_value, front_of, mean_scores
 from bayes_merger.run.watcher import Stop, TrialReport, Watcher
 from bayes_merger.search import study as studies
-from bayes_merger.search.fork import rows_still_needed
 from bayes_merger.search.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.workers import Worker
 
@@ -34,6 +33,7 @@ def open_study(
     fingerprint: Mapping[str, Any],
     stored: Mapping[str, Any],
     design: Sequence[Mapping[str, float]] | None = None,
+    taken: Sequence[optuna.trial.FrozenTrial] = (),
 ) -> optuna.study.Study:
     """The study of a run: made with its start design queued, or found with what was interrupted queued again.
 
@@ -43,11 +43,11 @@ def open_study(
         fingerprint: what must be the same for scores to compare.
         stored: what a resume needs; kept in a new study.
         design: the rows that a new study begins with; ``None``: those of a run without anchors of the person's own.
+        taken: finished trials of another study; a new one begins with them.
 
     Raises:
         ConfigError: what is given now would make scores incomparable with the study's.
     """
-    rows = studies.design(parts.space, parts.config.init_points, parts.config.seed)
     return studies.open_study(
         studies.open_storage(folder.where),
         folder.name,

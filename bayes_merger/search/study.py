@@ -17,11 +17,12 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.search.design import design
 from bayes_merger.search.history import REASON, finite, is_interrupted
+from bayes_merger.search.lock import alone
 from bayes_merger.search.queue import DESIGN, ask, queue_design
 from bayes_merger.search.space import SearchSpace
 from bayes_merger.search.storage import open_storage
@@ -57,6 +58,7 @@ def create_study(
     design: Sequence[Mapping[str, float]],
     attributes: Mapping[str, Any] | None = None,
     objectives: int = 1,
+    taken: Sequence[FrozenTrial] = (),
 ) -> Study:
     """A new study with its start design waiting. If a process died while creating it, its creation is completed.
 
@@ -69,22 +71,23 @@ def create_study(
         design: from :func:`design`.
         attributes: what else the study should remember, plain JSON; it is there from the study's birth on.
         objectives: how many scores a trial has; all are maximised.
+        taken: trials that another study has finished, see :mod:`bayes_merger.search.fork`.
 
     Raises:
         ConfigError: if a study of that name exists already, or a row does not fit the space.
     """
     for row in design:
         space.check(row)
-    study = optuna.create_study(
-        storage=storage, study_name=name, sampler=sampler, directions=["maximize"] * objectives, load_if_exists=True
-    )
-    if _is_born(study):
-        raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
-    for key, value in (attributes or {}).items():
-        study.set_user_attr(key, value)
-    study.set_user_attr(FINGERPRINT, dict(fingerprint))
-    # This one transaction is the study's birth; from here on the rows can be completed without their creator.
-    study.set_user_attr(DESIGN, {"space": space.to_json(), "rows": [dict(row) for row in design]})
+    study = _unborn(storage, name, sampler, objectives)
+    with alone(study):
+        if _is_born(study):
+            raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
+        study.add_trials(taken)
+        for key, value in (attributes or {}).items():
+            study.set_user_attr(key, value)
+        study.set_user_attr(FINGERPRINT, dict(fingerprint))
+        # This one transaction is the study's birth; from here on the rows can be completed without their creator.
+        study.set_user_attr(DESIGN, {"space": space.to_json(), "rows": [dict(row) for row in design]})
     queue_design(study)
     return study
 
@@ -115,6 +118,7 @@ def open_study(
     design: Sequence[Mapping[str, float]],
     attributes: Mapping[str, Any] | None = None,
     objectives: int = 1,
+    taken: Sequence[FrozenTrial] = (),
 ) -> Study:
     """The study of that name, healed; created if there is none, or if its creation was interrupted.
 
@@ -134,6 +138,7 @@ def open_study(
             design=design,
             attributes=attributes,
             objectives=objectives,
+            taken=taken,
         )
     study = load_study(storage, name, sampler)
     check_fingerprint(study, fingerprint)
@@ -210,6 +215,21 @@ def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
     return {
         leaf: value for key, inner in items for leaf, value in _leaves(inner, f"{path}.{key}" if path else key).items()
     }
+
+
+def _unborn(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler, objectives: int) -> Study:
+    """A study that holds nothing, be it that a process died when it had begun to fill it."""
+
+    def make() -> Study:
+        return optuna.create_study(
+            storage=storage, study_name=name, sampler=sampler, directions=["maximize"] * objectives, load_if_exists=True
+        )
+
+    study = make()
+    if not _is_born(study) and study.get_trials(deepcopy=False):
+        optuna.delete_study(study_name=name, storage=storage)
+        study = make()
+    return study
 
 
 def _is_born(study: Study) -> bool:
