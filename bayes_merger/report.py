@@ -219,12 +219,12 @@ def convergence_figure(study: optuna.study.Study) -> Figure:
     axes.axvspan(0.5, init + 0.5, color="#f0f0f0", label="start design")
     axes.scatter(numbers, values, s=18, color=GREY, label="trial", zorder=2)
     best = [max(values[:count]) for count in numbers]
-    axes.step(numbers, best, where="post", color=BLUE, linewidth=2, label="best observed so far", zorder=3)
+    axes.step(numbers, best, where="post", color=BLUE, linewidth=2, label="best observed", zorder=3)
     if known.fitted:
         means = [belief.mean for belief in known.each]
         believed = [max(means[:count]) for count in numbers]
         axes.step(numbers, believed, where="post", color=ORANGE, linewidth=1.5, linestyle="--",
-                  label="best posterior mean so far, seen from the end", zorder=3)  # fmt: skip
+                  label="best posterior mean", zorder=3)  # fmt: skip
     winner = chosen_trial(study, known)
     position = [trial.number for trial in trials].index(winner.number) + 1
     axes.scatter([position], [value_of(winner)], s=110, color=ORANGE, edgecolor="white", marker="*",
@@ -233,7 +233,7 @@ def convergence_figure(study: optuna.study.Study) -> Figure:
     axes.set_ylabel("points" if len(study.directions) == 1 else "weighted sum of points")
     axes.set_xlim(0.5, max(len(trials), 2) + 0.5)
     axes.set_title(study.study_name)
-    axes.legend(loc="best", frameon=False)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     _bare(axes)
     return figure
 
