@@ -281,6 +281,7 @@ def load_pipeline(
         from diffusers import StableDiffusionPipeline
 
         from bayes_merger.imaging.embedding import PromptEncoder
+        from bayes_merger.imaging.layout import lay_side_by_side
         from bayes_merger.imaging.loading import load_modules
         from bayes_merger.imaging.tokenizer import load_tokenizer
 
@@ -300,6 +301,7 @@ def load_pipeline(
             requires_safety_checker=False,
         )
     pipe.set_progress_bar_config(disable=True)
+    lay_side_by_side(pipe)
     return LivePipeline(modules, pipe, PromptEncoder(tokenizer, modules.text_encoder), max_batch=max_batch)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bayes_merger.merging.memory import Keeper
+    from bayes_merger.merging.runs import Run
 
 
 class LiveMerge:
@@ -91,6 +92,7 @@ class LiveMerge:
         self._places: dict[str, tuple[Any, ...]] = {}  # where each live tensor lay when it was last looked at
         self._storages: dict[str, Any] = {}  # weak references, so that no address is given to another tensor meanwhile
         self._contents: dict[str, Hashable] = {}  # what each live tensor was last made of
+        self._runs: dict[Any, list[Run]] = {}
         self._changing = [name for name, model in checkpoints.items() if not is_constant(model)]
         self._statistics: tuple[Hashable, Any] | None = None
 
@@ -113,6 +115,8 @@ class LiveMerge:
         check_weights(weights, self._structure, self._vae)
         self._check_destinations(destinations)
         self._look(destinations)
+        if len(destinations) != len(self._places):
+            self._forget(set(self._places) - set(destinations))
         if everything:
             self._contents.clear()
         with torch.no_grad():
@@ -121,13 +125,13 @@ class LiveMerge:
                     self._keep(step, destinations[key])
             self._make_keepers(destinations)
             spec, statistics = self._surveyed()
-            for steps in self._alike.values():
+            for like, steps in self._alike.items():
                 numbers = numbers_of(steps[0], weights)
                 content = (tuple(numbers.values()), statistics)
-                checked = not spec.stays_between(numbers)
-                for step in steps:
-                    if step.key in destinations:
-                        self._merge(spec, step, numbers, destinations[step.key], content, checked)
+                if like not in self._runs:
+                    self._runs[like] = self._find_runs(spec, steps, destinations)
+                for run in self._runs[like]:
+                    self._merge(spec, run, numbers, destinations, content)
 
     def _look(self, destinations: Mapping[str, Tensor]) -> None:
         """Forget what was written to tensors that have moved since."""
@@ -138,8 +142,32 @@ class LiveMerge:
             place = (storage._cdata, out.data_ptr(), out.dtype, out.stride())
             if self._places.get(key) != place:
                 self._contents.pop(key, None)
+                self._runs.clear()
                 self._places[key] = place
                 self._storages[key] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+
+    def _forget(self, gone: Iterable[str]) -> None:
+        self._runs.clear()
+        for key in gone:
+            for table in (self._places, self._storages, self._contents):
+                table.pop(key, None)
+
+    def _find_runs(self, spec: MethodSpec, steps: list[Step], destinations: Mapping[str, Tensor]) -> list[Run]:
+        """The tensors that share their numbers, in runs where the method takes a tensor for a row of numbers."""
+        from bayes_merger.merging.runs import Run, runs_of
+
+        steps = [step for step in steps if step.key in destinations]
+        joined: list[tuple[str, list[Tensor]]] = []
+        single: list[Run] = []
+        for step in steps:
+            out = destinations[step.key]
+            keeper = self._keepers[out.device]
+            if spec.elementwise and spec.prepare is None and not step.common and keeper.keeps(step):
+                joined.append((step.key, [*keeper.sources(step), out]))
+            else:
+                single.append(Run((step.key,), out.numel()))
+        joined.sort(key=lambda tensors: tensors[1][-1].data_ptr())
+        return runs_of(joined) + single
 
     def _check_destinations(self, destinations: Mapping[str, Tensor]) -> None:
         strange = [key for key in destinations if key not in self._shapes]
@@ -178,30 +206,50 @@ class LiveMerge:
         self._contents[step.key] = content
 
     def _merge(
-        self, spec: MethodSpec, step: Step, numbers: Numbers, out: Tensor, content: Hashable, checked: bool
+        self, spec: MethodSpec, run: Run, numbers: Numbers, destinations: Mapping[str, Tensor], content: Hashable
     ) -> None:
-        """Merge one tensor, unless what is there was made of the same."""
-        from bayes_merger.merging.combine import combine, combine_channels
-        from bayes_merger.merging.finite import describe_fault
-
-        dtype, key = torch_dtypes()[self._dtype], step.key
+        """Merge tensors that have the same numbers, unless what is there was made of the same."""
+        contents, key = self._contents, run.keys[0]
         if self._changing:
             content = (content, self._versions(key))
-        if self._contents.get(key) == content:
+        if all(contents.get(name) == content for name in run.keys):
             return
-        self._contents.pop(key, None)  # what fails half way leaves nothing that one could rely on
-        keeper = self._keepers[out.device]
-        keep = None
+        for name in run.keys:  # what fails half way leaves nothing that one could rely on
+            contents.pop(name, None)
+        self._combine(spec, run, numbers, destinations[key])
+        if not spec.stays_between(numbers):
+            self._check_numbers(run, destinations)
+        for name in run.keys:
+            contents[name] = content
+
+    def _combine(self, spec: MethodSpec, run: Run, numbers: Numbers, out: Tensor) -> None:
+        from bayes_merger.merging.combine import combine, combine_channels
+        from bayes_merger.merging.runs import whole
+
+        dtype, key = torch_dtypes()[self._dtype], run.keys[0]
+        step, keeper = self._merged[key], self._keepers[out.device]
+        sources, keep = keeper.sources(step), None
         if spec.prepare is not None:
             sign = (tuple(numbers[name] for name in spec.prepared_by), self._versions(key))
             keep = partial(keeper.work.get, key, sign)
         if step.common:
-            combine_channels(spec, keeper.sources(step), numbers, out, dtype, self._scratch, key, step.common, keep)
-        else:
-            combine(spec, keeper.sources(step), numbers, out, dtype, self._scratch, key, keep)
-        if checked and (fault := describe_fault(out)):
-            raise TrialFailed(f"merge: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
-        self._contents[key] = content
+            combine_channels(spec, sources, numbers, out, dtype, self._scratch, key, step.common, keep)
+            return
+        if len(run.keys) > 1:
+            sources, out = [whole(source, run.size) for source in sources], whole(out, run.size)
+        combine(spec, sources, numbers, out, dtype, self._scratch, key, keep)
+
+    def _check_numbers(self, run: Run, destinations: Mapping[str, Tensor]) -> None:
+        from bayes_merger.merging.finite import describe_fault
+        from bayes_merger.merging.runs import whole
+
+        if not describe_fault(
+            whole(destinations[run.keys[0]], run.size) if run.keys[1:] else destinations[run.keys[0]]
+        ):
+            return
+        for key in run.keys:
+            if fault := describe_fault(destinations[key]):
+                raise TrialFailed(f"merge: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
 
     def _make_keepers(self, destinations: Mapping[str, Tensor]) -> None:
         from bayes_merger.merging.memory import Keeper, free_memory
@@ -209,4 +257,5 @@ class LiveMerge:
         for device in {out.device for out in destinations.values()} - set(self._keepers):
             budget = free_memory(device) // 2 if self._memory is None else self._memory
             steps = [s for k, s in self._merged.items() if k in destinations and destinations[k].device == device]
+            steps.sort(key=lambda step: destinations[step.key].data_ptr())
             self._keepers[device] = Keeper(self._checkpoints, self._spec, steps, device, budget)

@@ -23,8 +23,6 @@ from bayes_merger.merging.method import MethodSpec, Prepared
 from bayes_merger.merging.routing import Checkpoints, Step
 from bayes_merger.merging.sources import is_constant
 
-_ALIGNMENT = 64  # bytes: a cache line, and the widest registers of today
-
 
 def free_memory(device: torch.device) -> int:
     """Bytes that a device has to spare right now, page cache counted as free."""
@@ -63,7 +61,7 @@ def _physical() -> int:
 
 
 class Arena:
-    """Copies of tensors, side by side in one allocation per group and dtype, each on an address that is aligned."""
+    """Copies of tensors, one behind the other in one allocation per group and dtype."""
 
     def __init__(self) -> None:
         self._tensors: dict[Hashable, Tensor] = {}
@@ -84,15 +82,10 @@ class Arena:
         for name, tensor in tensors:
             groups[tensor.dtype].append((name, tensor))
         for dtype, group in groups.items():
-            places, end = [], 0
-            for _, tensor in group:
-                places.append(end)
-                end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-            flat = torch.empty(end // dtype.itemsize, dtype=dtype, device=device)
-            for (name, tensor), place in zip(group, places, strict=True):
-                begin = place // dtype.itemsize
-                view = flat[begin : begin + tensor.numel()].view(tensor.shape)
-                self._tensors[name] = view.copy_(tensor)
+            flat = torch.empty(sum(tensor.numel() for _, tensor in group), dtype=dtype, device=device)
+            parts = torch.split(flat, [tensor.numel() for _, tensor in group])
+            for (name, tensor), part in zip(group, parts, strict=True):
+                self._tensors[name] = part.view(tensor.shape).copy_(tensor)
             self.size += flat.nbytes
 
 
@@ -176,7 +169,7 @@ class Keeper:
     Args:
         checkpoints: model name to model.
         spec: the method.
-        steps: what is merged.
+        steps: what is merged, in the order in which the models' tensors are to lie in memory.
         device: where the live tensors are.
         budget: bytes.
     """
@@ -192,12 +185,16 @@ class Keeper:
             self._groups[step.place].append(step.key)
         self.arena = Arena()
         self._found: dict[str, list[Tensor]] = {}
-        size = sum(_padded(model, step.key) for model in self._constants() for step in steps)
+        size = sum(_size(model, step.key) for model in self._constants() for step in steps)
         self._resident = size <= (budget if spec.prepare is None else budget // 2)
         self.work = KeptWork(max(budget - (size if self._resident else 0), 0))
 
     def _constants(self) -> Iterable[Checkpoint]:
         return (model for model, constant in zip(self._models, self._constant, strict=True) if constant)
+
+    def keeps(self, step: Step) -> bool:
+        """Whether all models' tensors of this key stay where they are in memory."""
+        return self._resident and all(self._constant) and step.key in self._groups[step.place]
 
     def sources(self, step: Step) -> list[Tensor]:
         """The models' tensors of one key, on the device."""
@@ -205,7 +202,7 @@ class Keeper:
         if found is not None:
             return found
         found = [self._source(number, step) for number in range(len(self._models))]
-        if self._resident and all(self._constant) and step.key in self._groups[step.place]:
+        if self.keeps(step):
             self._found[step.key] = found
         return found
 
@@ -221,6 +218,5 @@ class Keeper:
         return model.tensor(step.key).to(self._device)
 
 
-def _padded(model: Checkpoint, key: str) -> int:
-    size = math.prod(model.shapes[key]) * ITEM_SIZES[model.dtypes[key]]
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
+def _size(model: Checkpoint, key: str) -> int:
+    return math.prod(model.shapes[key]) * ITEM_SIZES[model.dtypes[key]]

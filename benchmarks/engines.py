@@ -1,0 +1,368 @@
+"""What the merging benchmark measures, one engine per process: ours, sd-meh, sd-mecha, and the limit of the memory.
+
+Every function returns CPU seconds (user and system, all threads) of one piece of work. Engines keep what they need
+between calls in this module, so each of them gets a process of its own and they can take turns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import io
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+BLOCKS = 26
+KEPT: dict[str, Any] = {}
+
+STREAM = r"""
+#include <emmintrin.h>
+#include <stddef.h>
+/* Reads a and b, writes out past the caches: what a merge has to move, and nothing else. */
+void stream(const __m128i *a, const __m128i *b, __m128i *out, size_t count) {
+    for (size_t i = 0; i < count; i += 4)
+        for (size_t j = i; j < i + 4; j++)
+            _mm_stream_si128(out + j, _mm_xor_si128(_mm_load_si128(a + j), _mm_load_si128(b + j)));
+    _mm_sfence();
+}
+"""
+
+
+def one_thread() -> None:
+    """Called first in every process."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """CPU seconds of ``work``, its result thrown away afterwards."""
+    begin = time.process_time()
+    result = work()
+    seconds = time.process_time() - begin
+    del result
+    return seconds
+
+
+def resident(field: str = "RssAnon") -> int:
+    """Bytes of memory of this process: ``RssAnon`` its own, ``VmRSS`` with the file pages that it maps."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without progress bars."""
+    with redirect_stderr(io.StringIO()):
+        yield
+
+
+# --- ours ---------------------------------------------------------------------------------------------------------
+
+
+def destinations(device: str = "cpu") -> dict[str, Any]:
+    """Views on the fp16 parameters of diffusers modules, as a run merges into them."""
+    import json
+
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from make_full_size import CONFIGS
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from bayes_merger.imaging.keymap import single_file_views
+    from bayes_merger.imaging.layout import lay_side_by_side
+
+    parts = ("unet", "vae", "text_encoder")
+    configs = {part: json.loads((CONFIGS / part / "config.json").read_text()) for part in parts}
+    with torch.device("meta"):
+        modules = {
+            "unet": UNet2DConditionModel.from_config(configs["unet"]),
+            "vae": AutoencoderKL.from_config(configs["vae"]),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
+        }
+    pipe = KEPT["pipe"] = SimpleNamespace(
+        **{name: module.half().to_empty(device=device) for name, module in modules.items()}
+    )
+    lay_side_by_side(pipe)
+    return dict(single_file_views(pipe))
+
+
+def weights_of(alphas: dict[str, float] | float, method: str = "weighted_sum") -> dict[str, dict[str, float]]:
+    """A number per block for every weight: those given, or one for all."""
+    from bayes_merger.merging import SD1, method_spec
+
+    numbers = {block: alphas if isinstance(alphas, float) else alphas[block] for block in SD1.blocks}
+    first, *others = method_spec(method).weights
+    return {first: numbers, **{n: dict.fromkeys(numbers, method_spec(method).weights[n].default) for n in others}}
+
+
+def load_live(folder: str, memory: int | None = None, device: str = "cpu") -> None:
+    """Open A and B and make the live model; the first candidate, which copies the models into memory, is done."""
+    from bayes_merger.merging import LiveMerge, open_checkpoint
+
+    models = {name: open_checkpoint(Path(folder) / f"{name}.safetensors") for name in "ab"}
+    KEPT["merging"] = LiveMerge(models, "weighted_sum", memory=memory)
+    KEPT["live"] = destinations(device)
+    live_candidate(0.5)
+
+
+def live_candidate(alphas: dict[str, float] | float) -> float:
+    """One candidate into the live model."""
+    weights = weights_of(alphas)
+    return cpu_seconds(lambda: KEPT["merging"].apply(weights, KEPT["live"]))
+
+
+def live_growth(candidates: int) -> int:
+    """Bytes by which this process is larger after that many candidates."""
+    live_candidate(0.5)
+    gc.collect()
+    before = resident()
+    for number in range(candidates):
+        live_candidate(number / candidates)
+    return resident() - before
+
+
+def share_rounded(folder: str, alpha: float) -> tuple[float, int]:
+    """Share of the weights in the live model that are the fp16 number nearest to the exact merge, and their count."""
+    from bayes_merger.merging import open_checkpoint
+
+    live_candidate(alpha)
+    a, b = (open_checkpoint(Path(folder) / f"{name}.safetensors") for name in "ab")
+    right = total = 0
+    for key, out in KEPT["live"].items():
+        if key.startswith("first_stage_model."):
+            continue  # A's own
+        for x, y, merged in zip(
+            *(t.reshape(-1).split(2**20) for t in (a.tensor(key), b.tensor(key), out)), strict=True
+        ):
+            exact = (1 - alpha) * x.double() + alpha * y.double()
+            right += int((exact.half() == merged).sum())
+            total += merged.numel()
+    return right / total, total
+
+
+def block_bytes(folder: str) -> dict[str, float]:
+    """Each block's share of the bytes that are merged."""
+    from collections import Counter
+
+    from bayes_merger.merging import SD1, open_checkpoint
+
+    sizes: Counter[str] = Counter()
+    with open_checkpoint(Path(folder) / "a.safetensors") as checkpoint:
+        for key in KEPT["live"]:
+            place = SD1.place(key)
+            if place.role == "block" and place.block:
+                count = 1
+                for side in checkpoint.shapes[key]:
+                    count *= side
+                sizes[place.block] += count
+    return {block: size / sizes.total() for block, size in sizes.items()}
+
+
+def make_floor(folder: str) -> str:
+    """Three buffers of a model's size and what moves them; returns how."""
+    import torch
+
+    size = (Path(folder) / "a.safetensors").stat().st_size // 64 * 64
+    buffers = [torch.full((size,), fill, dtype=torch.uint8) for fill in (1, 2, 0)]
+    KEPT["buffers"] = [buffer.view(torch.int64) for buffer in buffers]
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return "torch.bitwise_xor(out=)"
+    with tempfile.TemporaryDirectory() as temporary:
+        source, library = Path(temporary) / "stream.c", Path(temporary) / "stream.so"
+        source.write_text(STREAM)
+        done = subprocess.run([compiler, "-O3", "-msse2", "-shared", "-fPIC", source, "-o", library], check=False)
+        if done.returncode:
+            return "torch.bitwise_xor(out=)"
+        KEPT["stream"] = ctypes.CDLL(str(library)).stream
+    return "C, streaming stores"
+
+
+def floor() -> float:
+    """Read two models, write one, compute nothing."""
+    import torch
+
+    a, b, out = KEPT["buffers"]
+    if "stream" in KEPT:
+        pointers = [ctypes.c_void_p(buffer.data_ptr()) for buffer in (a, b, out)]
+        return cpu_seconds(lambda: KEPT["stream"](*pointers, ctypes.c_size_t(a.nbytes // 16)))
+    return cpu_seconds(lambda: torch.bitwise_xor(a, b, out=out))
+
+
+def save(folder: str, out: str) -> tuple[float, int, int]:
+    """Merge file to file: CPU seconds, and bytes of own and of all memory beyond what was there before."""
+    import torch  # noqa: F401 - it is what the memory is measured beyond
+
+    from bayes_merger.merging import SD1, MergeRecipe, ModelRef, open_checkpoint, save_merge
+
+    before, peaks, done = (resident(), resident("VmRSS")), [0, 0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peaks[0], peaks[1] = max(peaks[0], resident()), max(peaks[1], resident("VmRSS"))
+
+    models = {name: open_checkpoint(Path(folder) / f"{name}.safetensors") for name in "ab"}
+    known = {name: ModelRef(str(c.path), c.sha256()) for name, c in models.items()}  # not part of either copy
+    recipe = MergeRecipe("weighted_sum", known, weights_of(0.3), SD1.name, None, "a")
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        seconds = cpu_seconds(lambda: save_merge(recipe, models, out, replace=True))
+    finally:
+        done.set()
+        watcher.join()
+    return seconds, max(peaks[0] - before[0], 0), max(peaks[1] - before[1], 0)
+
+
+def copy(source: str, out: str) -> float:
+    """Copy a file through a buffer of 1 MiB and force it to disk."""
+
+    def work() -> None:
+        with Path(source).open("rb", buffering=0) as reader, Path(out).open("wb", buffering=0) as writer:
+            buffer = bytearray(2**20)
+            while count := reader.readinto(buffer):
+                writer.write(memoryview(buffer)[:count])
+            os.fsync(writer.fileno())
+
+    return cpu_seconds(work)
+
+
+# --- peers --------------------------------------------------------------------------------------------------------
+
+
+def meh_candidate(folder: str, alpha: float) -> float:
+    """sd-meh 0.9.5: the merged model as a dictionary."""
+    from sd_meh.merge import merge_models
+
+    files = {f"model_{name}": str(Path(folder) / f"{name}.safetensors") for name in "ab"}
+    with quiet():
+        seconds = cpu_seconds(
+            lambda: merge_models(files, {"alpha": [alpha] * 25}, {"alpha": alpha}, "weighted_sum", precision=16)
+        )
+    gc.collect()
+    return seconds
+
+
+def mecha_candidate(folder: str, alpha: float) -> float:
+    """sd-mecha 1.1.8 with its defaults, one thread: the merged model as a dictionary."""
+    import sd_mecha
+
+    a, b = (sd_mecha.model(Path(folder) / f"{name}.safetensors", config="sd1-ldm") for name in "ab")
+    with quiet():
+        seconds = cpu_seconds(lambda: sd_mecha.merge(sd_mecha.weighted_sum(a, b, alpha=alpha), threads=1))
+    gc.collect()
+    return seconds
+
+
+def subset(folder: str, blocks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The tensors of some blocks of a, b and c, in memory."""
+    from bayes_merger.merging import SD1, open_checkpoint
+
+    tensors: dict[str, dict[str, Any]] = KEPT.setdefault(f"subset {folder} {blocks}", {})
+    if not tensors:
+        for model in "abc":
+            with open_checkpoint(Path(folder) / f"{model}.safetensors") as opened:
+                keys = [key for key in opened.shapes if SD1.place(key).block in blocks]
+                tensors[model] = {key: opened.tensor(key).clone() for key in keys}
+    return tensors
+
+
+def mecha_method(folder: str, blocks: tuple[str, ...], method: str, alpha: float) -> float:
+    """One of sd-mecha's methods on some blocks that are in memory already."""
+    import sd_mecha
+
+    tensors = subset(folder, blocks)
+    a, b, c = (sd_mecha.model(tensors[name], config="sd1-ldm") for name in "abc")
+    deltas = [sd_mecha.subtract(model, c) for model in (a, b)]
+    recipes: dict[str, Callable[[], Any]] = {
+        "weighted_sum": lambda: sd_mecha.weighted_sum(a, b, alpha=alpha),
+        "slerp": lambda: sd_mecha.slerp(a, b, alpha=alpha),
+        "ties": lambda: sd_mecha.add_difference(c, sd_mecha.ties_sum(*deltas, k=0.2, vote_sgn=True), alpha=alpha),
+        "train_difference": lambda: sd_mecha.add_difference(
+            a, sd_mecha.subtract(b, c) * sd_mecha.train_difference_mask(a, b, c, alpha=alpha), alpha=1.0
+        ),
+        "dropout": lambda: sd_mecha.add_difference(c, sd_mecha.dropout(*deltas, probability=0.5, seed=0), alpha=alpha),
+        "model_stock": lambda: sd_mecha.n_model_stock(c, a, b),
+        "rotate": lambda: sd_mecha.rotate(a, b, alignment=1.0, alpha=alpha),
+    }
+    recipe = recipes[method]()
+    with quiet():
+        if method == "rotate":
+            # what it remembers for a key goes with the node: the new node is given the last one's
+            store = KEPT.setdefault("mecha rotations", recipe.create_cache())
+            return cpu_seconds(lambda: sd_mecha.merge(recipe, threads=1, cache={recipe: store}))
+        return cpu_seconds(lambda: sd_mecha.merge(recipe, threads=1))
+
+
+def our_method(folder: str, blocks: tuple[str, ...], method: str, alpha: float, fresh: bool) -> float:
+    """One of our methods on the same tensors, into memory that exists; with or without what was kept of the last."""
+    import torch
+
+    from bayes_merger.merging import method_spec
+    from bayes_merger.merging.combine import Scratch, combine
+    from bayes_merger.merging.memory import KeptWork
+
+    tensors = subset(folder, blocks)
+    out = KEPT.setdefault(f"out {blocks}", {key: torch.empty_like(tensor) for key, tensor in tensors["a"].items()})
+    spec = method_spec(method)
+    spec = spec.bind(name for name in spec.models if name not in spec.optional)
+    weights = {name: about.default for name, about in spec.weights.items()} | {"alpha": alpha}
+    scratch = KEPT.setdefault("scratch", Scratch())
+    if fresh:
+        KEPT[f"work {method}"] = KeptWork(2**33)
+    work = KEPT[f"work {method}"]
+    sign = tuple(weights[name] for name in spec.prepared_by)
+
+    def candidate() -> None:
+        for key, target in out.items():
+            sources = [tensors[name][key] for name in spec.models]
+            keep = partial(work.get, key, sign)
+            combine(spec, sources, weights, target, torch.float16, scratch, key, keep)
+
+    return cpu_seconds(candidate)
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------------------
+
+
+def gpu_candidate(alpha: float) -> float:
+    """Milliseconds of one candidate into a live model on the GPU, from the call to the last number written."""
+    import torch
+
+    weights = weights_of(alpha)
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    KEPT["merging"].apply(weights, KEPT["live"])
+    torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - begin)
+
+
+def gpu_floor(folder: str) -> float:
+    """Milliseconds of reading two models of this size on the GPU and writing one."""
+    import torch
+
+    if "gpu buffers" not in KEPT:
+        count = (Path(folder) / "a.safetensors").stat().st_size // 8
+        KEPT["gpu buffers"] = [torch.zeros(count, dtype=torch.int64, device="cuda") for _ in range(3)]
+    a, b, out = KEPT["gpu buffers"]
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    torch.bitwise_xor(a, b, out=out)
+    torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - begin)
