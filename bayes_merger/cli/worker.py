@@ -48,7 +48,7 @@ def worker(arguments: Sequence[str]) -> None:
     parser.add_argument("--storage", default="", help="the address of the study's database")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--report-as", default="", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     for override in options.overrides:
         key = override.partition("=")[0]
         if key not in LOCAL:
