@@ -14,6 +14,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from bayes_merger.errors import ConfigError
 from bayes_merger.search.options import check_flag, check_number, check_range
 from bayes_merger.search.slots import CubeSampler, Evidence, ReplaySampler, Space
 from bayes_merger.search.unit import Array, derived_seed, generator, latin_hypercube, sobol_points
@@ -197,3 +198,51 @@ def sobol(space: Space | None, seed: int) -> BaseSampler:
         return point
 
     return CubeSampler(space, seed, propose, name="sobol")
+
+
+def turbo(
+    space: Space | None,
+    seed: int,
+    *,
+    length: float = 0.8,
+    successes: int = 3,
+    failures: int = 8,
+    candidates: int = 1000,
+) -> BaseSampler:
+    """TuRBO with one trust region: a Gaussian process that looks only around the best merge, and closer as it fails.
+
+    Args:
+        space: see the module.
+        seed: see the module.
+        length: side of the region where it starts, in ranges.
+        successes: so many improvements in a row double it.
+        failures: so many failures in a row halve it.
+        candidates: points of the region of which one is chosen.
+    """
+    from bayes_merger.search.turbo import Region, turbo_proposal
+
+    settings = Region(length, successes, failures, candidates)
+    return CubeSampler(space, seed, turbo_proposal(settings), name="turbo", single=True)
+
+
+def botorch(
+    space: Space | None, seed: int, *, restarts: int = 3, raw_samples: int = 128, draws: int = 128
+) -> BaseSampler:
+    """BoTorch's noisy expected improvement: needs ``pip install 'bayes-merger[botorch]'``.
+
+    Args:
+        space: see the module.
+        seed: see the module.
+        restarts: of the climb to the greatest improvement.
+        raw_samples: points among which its starts are chosen.
+        draws: of what the scores might be without their noise.
+    """
+    try:
+        from bayes_merger.search.botorch import Noisy, botorch_proposal
+    except ImportError as error:
+        raise ConfigError(
+            f"optimiser: botorch is not installed ({error}); "
+            "pip install 'bayes-merger[botorch]', or take optimiser=gp, which needs nothing more"
+        ) from None
+
+    return CubeSampler(space, seed, botorch_proposal(Noisy(restarts, raw_samples, draws)), name="botorch")

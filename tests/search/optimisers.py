@@ -16,8 +16,8 @@ FOLDER = Path(__file__).parents[2] / "conf" / "optimiser"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 BLIND = ("lhs", "random", "sobol")
 LEARNING = [name for name in NAMES if name not in BLIND]
-SEVERAL = ["gp", "lhs", "random", "sobol", "tpe"]
-"""Those that know several objectives; ``botorch`` too, where it is installed."""
+SEVERAL = ["botorch", "gp", "lhs", "random", "sobol", "tpe"]
+"""Those that know several objectives."""
 
 EXTRA = {"botorch": "botorch"}
 """Optimisers that need a package which is not always there."""
@@ -27,6 +27,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "tpe": {"n_startup_trials": 3},
     "gp": {"n_startup_trials": 3},
     "cma": {"population": 4},
+    "turbo": {"candidates": 50},
+    "botorch": {"restarts": 1, "raw_samples": 16, "draws": 16},
 }
 """Options under which a study of a dozen trials reaches every part of a method."""
 
