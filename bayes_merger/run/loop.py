@@ -182,7 +182,7 @@ def run_trial(
         done=told.done,
         total=total,
         value=evaluation.value if evaluation else None,
-        best=best_value(study),
+        best=known.luckiest.observed if known.luckiest else None,
         improved=evaluation is not None and (before is None or evaluation.value > before),
         scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
         reason=reason,

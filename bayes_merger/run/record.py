@@ -15,8 +15,9 @@ from typing import Any
 import optuna
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.recipe import MergeRecipe, ModelRef
+from bayes_merger.merging.recipe import MergeRecipe
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
+from bayes_merger.search.history import origin
 from bayes_merger.search.incumbent import Beliefs, beliefs
 
 
@@ -112,8 +113,9 @@ class Final:
 
 
 def complete_trials(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that have a value, in order."""
-    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    """The trials that have a value, in order; one that was interrupted and drawn anew stands where it first stood."""
+    trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    return sorted(trials, key=lambda trial: (origin(trial), trial.number))
 
 
 def value_of(trial: optuna.trial.FrozenTrial) -> float:
@@ -215,18 +217,7 @@ def final_of(study: optuna.study.Study) -> Final | None:
 def recipe_of(study: optuna.study.Study, trial: optuna.trial.FrozenTrial) -> MergeRecipe:
     """The recipe of a trial's merge, rebuilt from the study alone."""
     base = study.user_attrs["recipe"]
-    models = {name: ModelRef(**model) for name, model in base["models"].items()}
-    return MergeRecipe(
-        method=base["method"],
-        models=models,
-        weights=trial.user_attrs["weights"],
-        architecture=base["architecture"],
-        dtype=base["dtype"],
-        vae=base["vae"],
-        elements=tuple(base.get("elements", ())),
-        compat=base.get("compat", ""),
-        options=base.get("options", {}),
-    )
+    return MergeRecipe.from_json({**base, "weights": trial.user_attrs["weights"]})
 
 
 def state_of(study: optuna.study.Study) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,13 +16,16 @@ from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.merging.architectures import SD1
 from bayes_merger.merging.method import method_spec
 from bayes_merger.run.bench import Evaluation
-from bayes_merger.run.final import closing_table, fresh_payloads, points_per_image
+from bayes_merger.run.final import closing_table, decide, fresh_payloads, points_per_image
+from bayes_merger.run.final import length as final_length
+from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.parts import Parts
-from bayes_merger.run.record import Final, Rescored, Row
+from bayes_merger.run.record import Final, Rescored, Row, beliefs_of
 from bayes_merger.run.watcher import Stop
 from bayes_merger.scoring.scorer import Score, combine
 from bayes_merger.search.samplers import random
 from bayes_merger.search.space import build_space
+from tests.run import pretend
 from tests.run.test_loop import Notes
 
 
@@ -140,3 +144,69 @@ def test_the_final_round_survives_json() -> None:
 def test_a_final_round_of_an_older_study_is_read() -> None:
     data = {"winner": 3, "images": 12, "rescored": {"3": 6.5, "1": 6.25}, "rows": []}
     assert Final.from_json(data).rescored == (Rescored(3, 6.5, None), Rescored(1, 6.25, None))
+
+
+def test_the_best_few_by_posterior_mean_and_the_luckiest_are_drawn_again(tmp_path: Path) -> None:
+    parts = pretend.make_parts(n_iters=16, scorers={"one": pretend.noisy(2.0)}, pictures=2)
+    study, notes = pretend.searched(parts, tmp_path / "s")
+    bench = pretend.PretendBench(parts, notes)
+    final = decide(parts, study, bench, notes, Stop(notes))
+    known = beliefs_of(study)
+    assert known.luckiest is not None
+    assert [one.trial for one in final.rescored] == known.candidates(3)
+    assert known.luckiest.trial in known.candidates(3)
+    assert final.winner == max(final.rescored, key=lambda one: one.mean).trial
+    assert final.images == 4
+    assert all(one.error is not None and one.error > 0 for one in final.rescored)
+    assert len(bench.drawn) == (3 + 4) * 2 * 2 == final_length(parts) * 2
+
+
+def test_a_killed_final_round_draws_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:
+    parts = pretend.make_parts(scorers={"one": pretend.noisy(1.0)})
+    study, notes = pretend.searched(parts, tmp_path / "s")
+    other, _ = pretend.searched(pretend.make_parts(scorers={"one": pretend.noisy(1.0)}), tmp_path / "other")
+    whole = decide(parts, other, pretend.PretendBench(parts, notes), notes, Stop(notes))
+    drawn: list[tuple[float, str, int]] = []
+    for dies_after in (6, 9, 4):  # pictures: each merge has four
+        bench = pretend.PretendBench(parts, notes, dies_after)
+        with pytest.raises(KeyboardInterrupt):
+            decide(parts, study, bench, notes, Stop(notes))
+        drawn += bench.drawn[: 4 * (len(bench.drawn) // 4)]
+    bench = pretend.PretendBench(parts, notes)
+    final = decide(parts, pretend.open_study(parts, RunFolder(tmp_path / "s")), bench, notes, Stop(notes))
+    drawn += bench.drawn
+    assert final == whole
+    assert len(drawn) == len(set(drawn)) == (3 + 4) * 4
+    again = pretend.PretendBench(parts, notes)
+    assert decide(parts, study, again, notes, Stop(notes)) == whole
+    assert again.drawn == []
+
+
+def test_more_trials_later_reuse_what_was_drawn(tmp_path: Path) -> None:
+    parts = pretend.make_parts(scorers={"one": pretend.noisy(1.0)})
+    study, notes = pretend.searched(parts, tmp_path / "s")
+    decide(parts, study, pretend.PretendBench(parts, notes), notes, Stop(notes))
+    more = pretend.make_parts(scorers={"one": pretend.noisy(1.0)}, n_iters=8)
+    pretend.searched(more, tmp_path / "s")
+    bench = pretend.PretendBench(more, notes)
+    decide(more, study, bench, notes, Stop(notes))
+    assert not any(alpha in (0.0, 0.5, 1.0) for alpha, _, _ in bench.drawn)  # A, B and the even mix were there
+
+
+def test_what_cannot_be_drawn_is_left_out(tmp_path: Path) -> None:
+    parts = pretend.make_parts(scorers={"one": pretend.noisy(0.1)})
+    study, notes = pretend.searched(parts, tmp_path / "s")
+    final = decide(parts, study, pretend.VoidBench(parts, notes), notes, Stop(notes))
+    assert [row.name for row in final.rows] == ["best merge", "model A", "even mix"]
+
+
+@pytest.mark.parametrize("settings", [FinalConfig(rescore=3, images=0), FinalConfig(rescore=0, images=2)])
+def test_without_drawing_again_the_best_posterior_mean_wins(tmp_path: Path, settings: FinalConfig) -> None:
+    parts = pretend.make_parts(scorers={"one": pretend.noisy(2.0)}, pictures=2, n_iters=16, final=settings)
+    study, notes = pretend.searched(parts, tmp_path / "s")
+    final = decide(parts, study, pretend.PretendBench(parts, notes), notes, Stop(notes))
+    best = beliefs_of(study).best
+    assert best is not None
+    assert final.winner == best.trial
+    assert final.rescored == ()
+    assert len(final.rows) == (4 if settings.images else 0)
