@@ -51,7 +51,7 @@ def read_anchor(entry: Any, parts: Parts) -> tuple[Weights, list[str]]:
     Raises:
         ConfigError: it means nothing.
     """
-    names, blocks = tuple(parts.method.weights), parts.checkpoints["a"].architecture
+    names, blocks = tuple(parts.method.weights), parts.architecture
     if isinstance(entry, Mapping):
         for name in entry:
             if name not in names:
