@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,12 +41,13 @@ def show(arguments: Sequence[str]) -> None:
     parser = Parser(prog="bayes-merger show", description="All studies; or one: its trials, the best, the weights.")
     parser.add_argument("name", nargs="?", help="the study")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
+    parser.add_argument("--storage", default="", help="the database that has the study, if its folder is not here")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     options = parser.parse_args(arguments)
     if options.name is None:
         _show_all(Path(options.runs), options.json)
     else:
-        _show_one(find_study(Path(options.runs), options.name), options.json)
+        _show_one(find_study(Path(options.runs), options.name, options.storage), options.json)
 
 
 def load(folder: RunFolder) -> optuna.study.Study:
@@ -64,8 +66,10 @@ def _show_all(runs: Path, as_json: bool) -> None:
     for folder in studies(runs):
         try:
             rows.append(report.summary(load(folder)))
-        except ConfigError:
-            continue  # a folder whose process died before the study began
+        except ConfigError as error:
+            if folder.pointer.is_file():
+                print(f"{folder.name}: {error}", file=sys.stderr)
+            continue  # or a folder whose process died before the study began
     if as_json:
         print(json.dumps(rows, indent=2))
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from bayes_merger.cli.run import stored_run
 from bayes_merger.cli.show import Parser
 from bayes_merger.cli.terminal import watching
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.run.folder import STORAGE, RunFolder, check_name, find_study
+from bayes_merger.run.folder import STORAGE, RunFolder, find_study
 from bayes_merger.run.parts import check_no_person, fingerprint
 from bayes_merger.run.watcher import Stop, Watcher
 
@@ -53,7 +52,7 @@ def worker(arguments: Sequence[str]) -> None:
         key = override.partition("=")[0]
         if key not in LOCAL:
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
-    folder = study_folder(Path(options.runs), options.name, options.storage)
+    folder = find_study(Path(options.runs), options.name, options.storage)
     try:
         settings, parts = stored_run(folder, options.overrides)
     except CheckpointError as error:
@@ -72,17 +71,6 @@ def worker(arguments: Sequence[str]) -> None:
             loop.search(parts, study, bench, folder, watcher, stop, name=options.report_as or socket.gethostname())
     if not options.report_as:
         print(f"study {folder.name}: nothing left to draw")
-
-
-def study_folder(runs: Path, name: str, address: str) -> RunFolder:
-    """The folder of a study that may be on another machine.
-
-    Raises:
-        ConfigError: the name is none, or there is no such study here and no address to look at.
-    """
-    local = RunFolder(runs / name)
-    address = address or ("" if local.exists() else os.environ.get(STORAGE, ""))
-    return RunFolder(runs / check_name(name), address) if address else find_study(runs, name)
 
 
 @contextmanager

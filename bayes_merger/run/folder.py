@@ -149,12 +149,14 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
     Args:
         runs: the folder of all studies.
         name: of the study.
-        address: of the database that has it; empty: what its folder says.
+        address: of the database that has it; empty: what its folder says, or without one the environment.
 
     Raises:
         ConfigError: there is none.
     """
     folder = RunFolder(runs / name, address)
+    if not folder.exists():
+        folder = RunFolder(runs / name, os.environ.get(STORAGE, ""))
     if not name or Path(name).name != name or not folder.exists():
         names = [study.name for study in studies(runs)]
         hint = nearest(name, names) if names else f"there are no studies in {runs}"

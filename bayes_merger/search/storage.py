@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import warnings
 from pathlib import Path
@@ -166,7 +167,11 @@ def _made(text: str, is_file: bool, create: bool) -> RDBStorage:
 
 def _cause(error: Exception, address: sqlalchemy.URL) -> str:
     cause = str(error.__cause__ or error).splitlines()[0]
-    return cause.replace(str(address.password), "***") if address.password else cause
+    if address.password:
+        cause = cause.replace(str(address.password), "***")
+    if "no password supplied" in cause:
+        return "no password; give it in PGPASSWORD or ~/.pgpass"
+    return re.sub(r"^\(\w+\.\w+\) ", "", cause)
 
 
 def _share(engine: sqlalchemy.Engine) -> None:
