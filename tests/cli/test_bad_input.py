@@ -70,6 +70,16 @@ CASES = {
     "a name that is no folder": (["name=a/b"], ["a/b"]),
     "not an assignment": (["model_a"], ["model_a"]),
     "unknown device": (["generator.device=gpu"], ["gpu"]),
+    "no time": (["time_limit=soon"], ["time_limit", "soon", "2h"]),
+    "no patience": (["patience=0"], ["patience", "0"]),
+    "unknown test": (["pruning.test=wilcoxn"], ["pruning.test", "wilcoxn", "wilcoxon"]),
+    "too few pictures to give up": (["pruning.test=wilcoxon"], ["pruning.test", "2 pictures", "8"]),
+    "an objective that is no scorer": (["objectives=[redness,beauty]", "optimiser=tpe"], ["objectives", "beauty"]),
+    "a single objective": (["objectives=[redness]", "optimiser=tpe"], ["objectives", "redness"]),
+    "objectives and an optimiser of one": (
+        ["scorers=[redness,clip]", "objectives=[redness,clip]"],
+        ["bayes", "one objective", "optimiser=gp"],
+    ),
 }
 
 
