@@ -23,6 +23,9 @@ PHASE = "phase"
 """User attribute: ``design`` for a row of the start design, ``search`` (or nothing) for a sampler's suggestion; another
 word for a trial that came from elsewhere, such as another study."""
 
+PICTURES = "scores"
+"""User attribute: the raw scores of a trial's pictures, ``{scorer, payload, index, seed, value}`` each."""
+
 REASON = "reason"
 """User attribute of a trial that failed: why."""
 

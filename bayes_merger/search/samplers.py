@@ -20,6 +20,27 @@ from bayes_merger.search.slots import CubeSampler, Evidence, ReplaySampler, Spac
 from bayes_merger.search.unit import Array, derived_seed, generator, latin_hypercube, sobol_points
 
 
+def structured(
+    space: Space | None, seed: int, *, blocks: bool = True, candidates: int = 1500, starts: int = 4
+) -> BaseSampler:
+    """Made for merges: Gaussian processes that know what luck is, what blocks are, and how few trials there will be.
+
+    Args:
+        space: see the module.
+        seed: see the module.
+        blocks: one of the processes takes neighbouring blocks to be alike; false: a weight is a weight.
+        candidates: points of which the best start the climb to the greatest expected improvement.
+        starts: how many of them climb.
+    """
+    from bayes_merger.search.structured import Structured, structured_proposal
+
+    check_flag("blocks", blocks)
+    check_number("candidates", candidates, 3, whole=True)
+    check_number("starts", starts, 1, whole=True)
+    settings = Structured(blocks, candidates, starts)
+    return CubeSampler(space, seed, structured_proposal(settings), name="structured", single=True)
+
+
 def bayes(
     space: Space | None,
     seed: int,

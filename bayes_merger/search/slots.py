@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search.history import History, history_before, is_suggested
+from bayes_merger.search.history import PICTURES, History, history_before, is_suggested
 from bayes_merger.search.unit import Array, derived_seed, generator, to_point, to_values
 
 Space = Mapping[str, BaseDistribution]
@@ -52,6 +52,8 @@ class Evidence:
             short, or its score is infinite. Of several objectives, the first.
         searched: one per point, whether the sampler drew it; rows of the start design it did not.
         objectives: shape ``(trials, objectives)``, like ``scores``, which is its first column; None if there is one.
+        names: of the parameters, one per dimension.
+        pictures: one per point, the raw scores of its pictures as a run stores them; empty where there are none.
     """
 
     slot: int
@@ -60,6 +62,8 @@ class Evidence:
     scores: Array
     searched: NDArray[np.bool_]
     objectives: Array | None = None
+    names: tuple[str, ...] = ()
+    pictures: tuple[Sequence[Mapping[str, Any]], ...] = ()
 
     @property
     def dimensions(self) -> int:
@@ -268,6 +272,8 @@ def evidence_of(history: History, space: Space, study: Study) -> Evidence:
         scores=values[:, 0],
         searched=np.array([is_suggested(t) for t, _ in known], dtype=bool),
         objectives=values if len(signs) > 1 else None,
+        names=tuple(space),
+        pictures=tuple(t.user_attrs.get(PICTURES) or () for t, _ in known),
     )
 
 

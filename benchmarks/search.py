@@ -1,0 +1,246 @@
+"""Optimisers side by side: true regret after so many trials, on landscapes whose optimum is known.
+
+    python benchmarks/search.py run structured bayes --instances 5 --processes 2
+    python benchmarks/search.py table
+    python benchmarks/search.py plot             # docs/search-*.png
+
+Every method is what ``conf/optimiser/NAME.yaml`` says, in a study in memory. On an instance all methods have the same
+20 design points (pure A, pure B, the even mix, a Latin hypercube), the same noise of the same trial number, and then 80
+suggestions, one at a time. Regret is 0 at the optimum and 1 at the median random point; a score's noise has a standard
+deviation of 0.05. A finished run is a JSON file in ``--cache`` and is not run again.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: two processes of one thread each beat one of two
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from landscapes import BLOCKS, MERGES, STANDARD, Instance, instance
+from scipy.stats import rankdata
+
+from bayes_merger.search import build_space
+from bayes_merger.search.study import design
+
+ROOT = Path(__file__).parents[1]
+DESIGN, TRIALS = 20, 100
+MOMENTS = (30, 60, 100)
+REFERENCE = "classic_fast"
+ALIASES = {
+    # bayesian-optimization's defaults with exact gradients: what bayes_classic does (the same kernel, bounds, noise,
+    # restarts and acquisition), at a thirtieth of the cost. `run bayes_classic` runs the library's own climb.
+    REFERENCE: "bayes:kappa=2.576:noise=1e-6:length_scale=1.0:length_scale_bounds=[1e-5,1e5]:restarts=5",
+}
+
+
+def sampler_of(method: str, space: Any, seed: int) -> optuna.samplers.BaseSampler:
+    """What ``run optimiser=METHOD`` would use; options after colons, as in ``bayes:kappa=2``."""
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    name, *options = ALIASES.get(method, method).split(":")
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        overrides = [
+            f"+n_iters={TRIALS - DESIGN}",
+            f"+optimiser={name}",
+            *(f"optimiser.{option}" for option in options),
+        ]
+        factory = instantiate(compose(None, overrides=overrides).optimiser)
+    made: optuna.samplers.BaseSampler = factory(space, seed)
+    return made
+
+
+def run(method: str, problem: Instance, trials: int = TRIALS) -> dict[str, Any]:
+    """One study: the regret and the score of every trial, which trial would be kept, and what suggesting cost.
+
+    Returns:
+        ``regret`` and ``score`` per trial; ``kept``: per trial from the last of the design on, the number of the trial
+        with the best posterior mean, where the optimiser has one; ``cpu``: seconds per suggestion.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = build_space(BLOCKS, {"alpha": (0.0, 1.0)})
+    sampler = sampler_of(method, space.distributions(), problem.number)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for row in design(space, DESIGN, problem.number):
+        study.enqueue_trial(row, user_attrs={"phase": "design"})
+    points, scores, cpu, kept = [], [], [], []
+    for number in range(trials):
+        before = time.process_time()
+        trial = study.ask(space.distributions())
+        cpu.append(time.process_time() - before)
+        point = np.array([trial.params[name] for name in space.distributions()])
+        pictures = problem.pictures(point, number)
+        trial.set_user_attr("scores", pictures)
+        points.append(point)
+        scores.append(float(np.mean([picture["value"] for picture in pictures])))
+        study.tell(trial, scores[-1])
+        if number + 1 in MOMENTS and hasattr(sampler, "posterior"):
+            kept.append(int(np.argmax(sampler.posterior(study)[0])))
+    return {
+        "regret": [round(float(value), 5) for value in problem.regret(np.array(points))],
+        "score": [round(score, 5) for score in scores],
+        "kept": kept,
+        "cpu": [round(seconds, 4) for seconds in cpu[DESIGN:]],
+        "edge": round(float(np.mean([(p <= 1e-6) | (p >= 1 - 1e-6) for p in points[DESIGN:]])), 3),
+    }
+
+
+def cached(cache: Path, method: str, landscape: str, number: int) -> dict[str, Any]:
+    """The run's result, from its file if it is there."""
+    path = cache / method.replace(":", ",") / f"{landscape}-{number}.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = run(method, instance(landscape, number))
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(result))
+        partial.replace(path)
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def found(cache: Path, landscapes: Sequence[str]) -> dict[str, dict[tuple[str, int], dict[str, Any]]]:
+    """What lies in the cache: method -> (landscape, instance) -> result."""
+    results: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
+    for path in sorted(cache.glob("*/*.json")):
+        landscape, _, number = path.stem.rpartition("-")
+        if landscape in landscapes:
+            method = path.parent.name.replace(",", ":")
+            results.setdefault(method, {})[landscape, int(number)] = json.loads(path.read_text())
+    return results
+
+
+def chosen(result: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """After each trial, the regret of the one with the best score so far: what a user would keep."""
+    scores = np.array(result["score"])
+    best = [int(np.argmax(scores[: n + 1])) for n in range(len(scores))]
+    return np.array(result["regret"])[best]
+
+
+def at(result: dict[str, Any], trials: int) -> float:
+    return float(chosen(result)[trials - 1])
+
+
+def reached(result: dict[str, Any], goal: float) -> float:
+    """Trials until the chosen point is as good as that; infinite if it never is."""
+    there = np.flatnonzero(chosen(result) <= goal)
+    return float(there[0] + 1) if len(there) else float("inf")
+
+
+def spread(values: Sequence[float]) -> str:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:.2f} [{low:.2f}–{high:.2f}]"
+
+
+def table(cache: Path, landscapes: Sequence[str], moment: int) -> list[str]:
+    """The comparison as Markdown: a row per method, best pooled median first."""
+    results = found(cache, landscapes)
+    full = {key for runs in results.values() for key in runs}
+    # Ranks compare like with like: methods that ran on every instance.
+    ranked = [method for method, runs in results.items() if runs.keys() == full]
+    ranks = {method: [] for method in ranked}
+    for key in sorted(full):
+        for method, rank in zip(ranked, rankdata([at(results[m][key], moment) for m in ranked]), strict=True):
+            ranks[method].append(rank)
+    lines = [
+        f"| method | {' | '.join(landscapes)} | pooled 30/60/100 | kept by posterior mean | mean rank "
+        f"| reaches {REFERENCE}@100 at | @60 at least as good | CPU s | at the edge |",
+        f"|{'---|' * (len(landscapes) + 8)}",
+    ]
+    for method in sorted(results, key=lambda m: np.median([at(r, moment) for r in results[m].values()])):
+        lines.append(
+            f"| {method} | {' | '.join(_cells(method, results, landscapes, moment, ranks.get(method), len(full)))} |"
+        )
+    return lines
+
+
+def _cells(
+    method: str,
+    results: dict[str, dict[tuple[str, int], dict[str, Any]]],
+    landscapes: Sequence[str],
+    moment: int,
+    ranks: list[float] | None,
+    full: int,
+) -> list[str]:
+    runs = results[method]
+    by = {name: [at(r, moment) for (which, _), r in runs.items() if which == name] for name in landscapes}
+    pooled = "/".join(f"{np.median([at(r, m) for r in runs.values()]):.3f}" for m in MOMENTS)
+    kept = [[r["regret"][r["kept"][i]] for r in runs.values() if len(r["kept"]) > i] for i in range(len(MOMENTS))]
+    goals = {key: at(r, 100) for key, r in results.get(REFERENCE, {}).items() if key in runs}
+    soon = [reached(runs[key], goal) for key, goal in goals.items()]
+    return [
+        *(spread(values) if values else "–" for values in by.values()),
+        pooled if len(runs) == full else f"{pooled} ({len(runs)} of {full} runs)",
+        "/".join(f"{np.median(values):.3f}" for values in kept) if all(kept) else "–",
+        f"{np.mean(ranks):.1f}" if ranks else "–",
+        f"{np.median(soon):g}".replace("inf", "> 100") if soon else "–",
+        f"{np.mean([at(runs[key], 60) <= goal for key, goal in goals.items()]):.0%}" if goals else "–",
+        f"{np.mean([np.mean(r['cpu']) for r in runs.values()]):.2f}",
+        f"{np.mean([r['edge'] for r in runs.values()]):.0%}",
+    ]
+
+
+def plot(cache: Path, landscapes: Sequence[str], methods: Sequence[str], path: Path) -> None:
+    """Median regret of the kept point against trials, a panel per landscape."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    results = found(cache, landscapes)
+    figure = Figure(figsize=(3.0 * len(landscapes), 2.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(landscapes), squeeze=False)[0]
+    for panel, landscape in zip(panels, landscapes, strict=True):
+        for method in methods or sorted(results):
+            runs = [chosen(r) for (which, _), r in results.get(method, {}).items() if which == landscape]
+            if runs:
+                panel.plot(np.arange(1, TRIALS + 1), np.median(runs, axis=0), label=method, linewidth=1.2)
+        panel.axvline(DESIGN, color="0.8", linewidth=0.8, zorder=0)
+        panel.set(title=landscape, xlabel="trials", xlim=(1, TRIALS), ylim=(0, 1))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("median regret")
+    panels[-1].legend(fontsize=7, frameon=False)
+    figure.savefig(path, dpi=80)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table", "plot"])
+    parser.add_argument("methods", nargs="*", help="names of conf/optimiser, perhaps with options: bayes:kappa=2")
+    parser.add_argument("--landscapes", nargs="+", choices=[*STANDARD, *MERGES], default=[*STANDARD, *MERGES])
+    parser.add_argument("--instances", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="number of the first instance; tune on others than 0-")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "search-benchmark")
+    options = parser.parse_args()
+    standard = [name for name in options.landscapes if name in STANDARD]
+    merges = [name for name in options.landscapes if name in MERGES]
+    if options.what == "run":
+        jobs = [
+            (options.cache, method, landscape, number)
+            for number in range(options.first, options.first + options.instances)
+            for landscape in options.landscapes
+            for method in options.methods
+        ]
+        with ProcessPoolExecutor(options.processes) as pool:
+            for job, result in zip(jobs, pool.map(cached, *zip(*jobs, strict=True)), strict=True):
+                print(*job[1:], " ".join(f"{at(result, moment):.3f}" for moment in MOMENTS), flush=True)
+    for title, names in (("standard", standard), ("merges", merges)):
+        if options.what == "plot" and names:
+            plot(options.cache, names, options.methods, ROOT / "docs" / f"search-{title}.png")
+        elif options.what == "table" and names:
+            for moment in MOMENTS:
+                print(f"\n{title}, after {moment} trials\n", *table(options.cache, names, moment), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Optimisers side by side on real merges: the demo's two specialists, drawn and judged.
+
+    python benchmarks/search_demo.py structured --trials 40 --seeds 0 1 2
+    python benchmarks/search_demo.py bayes_classic --trials 100 --seeds 0 1 2
+    python benchmarks/search_demo.py table
+
+A seed decides the start design (20 trials), the prompts' pictures and the sampler; all methods share its design. What
+a method hands over is judged by 8 fresh pictures per payload, on seeds that no trial has used: the trial with the best
+observed score, and the one with the best posterior mean. What was drawn is kept in ``--cache``; a run goes on.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from search import ALIASES
+
+from bayes_merger.cli import compose
+from bayes_merger.cli.run import make_parts
+from bayes_merger.imaging.payload import resolve
+from bayes_merger.run.bench import Bench, Evaluation
+from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.watcher import Stop
+from bayes_merger.scoring.scorer import Score, picture_points
+from bayes_merger.search.incumbent import beliefs
+from bayes_merger.search.study import design
+
+ROOT = Path(__file__).parents[1]
+DESIGN, FRESH = 20, 8
+MOMENTS = (20, 30, 40, 60, 100)
+
+
+class Silent:
+    """A watcher that has nothing to say."""
+
+    def step(self, text: str, done: int = 0, total: int = 0) -> None: ...
+    def budget(self, done: int, total: int) -> None: ...
+    def trial(self, report: Any) -> None: ...
+    def note(self, text: str) -> None: ...
+    def quiet(self) -> Any: ...
+
+
+class Demo:
+    """The demo's merges of one seed, with what was drawn before remembered.
+
+    Args:
+        optimiser: a name of ``conf/optimiser``.
+        seed: of the run.
+        cache: folder of what was drawn.
+    """
+
+    def __init__(self, optimiser: str, seed: int, cache: Path) -> None:
+        name, *options = ALIASES.get(optimiser, optimiser).split(":")
+        chosen = [f"optimiser={name}", *(f"optimiser.{option}" for option in options)]
+        settings = compose.compose_run(["experiment=demo", f"seed={seed}", "n_iters=80", *chosen])
+        self.parts = make_parts(compose.validate(settings), settings, RunFolder(cache / "unused"))
+        self.space = self.parts.space
+        fresh = [
+            replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=FRESH)
+            for payload in self.parts.payloads
+        ]
+        self.payloads = {"run": self.parts.payloads, "fresh": resolve(fresh, 7919 * 97 + seed, None)}
+        self._bench: Bench | None = None
+        self._cache = cache / f"seed-{seed}"
+        self._cache.mkdir(parents=True, exist_ok=True)
+        self._log = self._cache / f"{optimiser}.json"
+
+    def judged(self, values: Mapping[str, float], which: str = "run") -> dict[str, Any]:
+        """Value and raw scores of a merge, on the run's pictures or on fresh ones."""
+        text = json.dumps([which, values], sort_keys=True)
+        path = self._cache / f"{which}-{np.random.SeedSequence(list(text.encode())).generate_state(2, np.uint64)[0]:x}"
+        if not path.is_file():
+            if self._bench is None:
+                silent = Silent()
+                self._bench = Bench.load(self.parts, silent, Stop(silent))
+            weights = self.space.assemble(values)
+            self._bench.put(weights)
+            found: Evaluation = self._bench.judge(weights, self.payloads[which], images := self._bench.draw(
+                self.payloads[which]), [None] * len(images))  # type: ignore[list-item]  # nothing is saved  # fmt: skip
+            scores = [vars(score) for score in found.scores]
+            path.write_text(json.dumps({"value": found.value, "scores": scores}))
+        result: dict[str, Any] = json.loads(path.read_text())
+        return result
+
+    def study(self, trials: int) -> optuna.study.Study:
+        """The study after so many trials."""
+        space = self.space.distributions()
+        study = optuna.create_study(direction="maximize", sampler=self.parts.sampler(space, self.parts.config.seed))
+        for row in design(self.space, DESIGN, self.parts.config.seed):
+            study.enqueue_trial(row, user_attrs={"phase": "design"})
+        known: list[dict[str, float]] = json.loads(self._log.read_text()) if self._log.is_file() else []
+        for number in range(trials):
+            if DESIGN <= number < len(known):
+                study.enqueue_trial(known[number])
+            trial = study.ask(space)
+            result = self.judged(trial.params)
+            trial.set_user_attr("scores", result["scores"])
+            study.tell(trial, result["value"])
+            if number >= len(known):
+                known.append(dict(trial.params))
+                self._log.write_text(json.dumps(known))
+                print(f"seed {self.parts.config.seed} trial {number} {result['value']:.3f}", flush=True)
+        return study
+
+    def kept(self, study: optuna.study.Study, after: int) -> dict[str, Any]:
+        """What would be handed over after so many trials: values by `observed` and by `posterior` mean."""
+        judges = {name: (scorer.importance, scorer.scale) for name, scorer in self.parts.scorers.items()}
+        importance = {payload.name: payload.importance for payload in self.parts.payloads}
+        trials = study.get_trials(deepcopy=False)[:after]
+        pictures = [
+            picture_points([Score(**score) for score in trial.user_attrs["scores"]], importance, judges)
+            for trial in trials
+        ]
+        known = beliefs(trials, [trial.values[0] for trial in trials], pictures)
+        assert known.best is not None
+        assert known.luckiest is not None
+        return {
+            "observed": trials[known.luckiest.trial].params,
+            "posterior": trials[known.best.trial].params,
+        }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", help="a name of conf/optimiser, or table")
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "search-demo")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if options.method == "table":
+        print(*table(options.cache), sep="\n")
+        return
+    for seed in options.seeds:
+        demo = Demo(options.method, seed, options.cache)
+        study = demo.study(options.trials)
+        path = options.cache / "results" / f"{options.method}-{seed}.json"
+        path.parent.mkdir(exist_ok=True)
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        for moment in MOMENTS:
+            if moment <= options.trials:
+                for how, values in demo.kept(study, moment).items():
+                    known[f"{how} {moment}"] = demo.judged(values, "fresh")["value"]
+        path.write_text(json.dumps(known))
+        print(options.method, seed, known, flush=True)
+
+
+def table(cache: Path) -> list[str]:
+    """Mean points on fresh seeds, as Markdown; of each seed in brackets."""
+    results: dict[str, list[dict[str, float]]] = {}
+    for path in sorted((cache / "results").glob("*.json")):
+        results.setdefault(path.stem.rpartition("-")[0], []).append(json.loads(path.read_text()))
+    lines = [f"| method | kept by | {' | '.join(f'{moment} trials' for moment in MOMENTS)} |", f"|{'---|' * 7}"]
+    for method, runs in results.items():
+        for how in ("observed", "posterior"):
+            cells = []
+            for moment in MOMENTS:
+                values = [run[f"{how} {moment}"] for run in runs if f"{how} {moment}" in run]
+                each = ", ".join(f"{value:.2f}" for value in values)
+                cells.append(f"{np.mean(values):.3f} [{each}]" if values else "–")
+            lines.append(f"| {method} | {how} | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
