@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search import build_space, samplers
+from bayes_merger.search.options import check_names
 from bayes_merger.search.study import design
 from bayes_merger.search.unit import generator, latin_hypercube, to_point, to_values
 from tests.search import optimisers
@@ -77,6 +79,68 @@ def test_a_trial_that_fails_is_not_suggested_again(name: str) -> None:
         seen.append(tuple(trial.params.values()))
         study.tell(trial, state=TrialState.FAIL)
     assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_trial_that_was_cut_short_is_not_suggested_again(name: str) -> None:
+    study = study_of(name, rows_of(6))
+    seen = []
+    for _ in range(3):
+        trial = study.ask(SPACE)
+        seen.append(tuple(trial.params.values()))
+        trial.report(0.5, 0)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert len(set(seen)) == 3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_trials_of_a_wider_space_do_no_harm(name: str) -> None:
+    study = study_of(name, rows_of(12))
+    narrow = {"a": FloatDistribution(0.8, 0.9), "b": SPACE["b"], "c": SPACE["c"]}
+    study.sampler = sampler_of(name, narrow)
+    suggested = []
+    for _ in range(3):
+        trial = study.ask(narrow)
+        assert 0.8 <= trial.params["a"] <= 0.9
+        suggested.append(tuple(trial.params.values()))
+        study.tell(trial, -1.0)
+    assert len(set(suggested)) == 3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_trials_without_one_of_the_parameters_are_left_out_and_others_they_have_ignored(name: str) -> None:
+    study = study_of(name, rows_of(6))
+    wider = SPACE | {"d": FloatDistribution(0.0, 1.0)}
+    study.sampler = sampler_of(name, wider)
+    assert set(study.ask(wider).params) == {"a", "b", "c", "d"}
+    fewer = {"a": SPACE["a"], "c": SPACE["c"]}
+    study.sampler = sampler_of(name, fewer)
+    assert set(study.ask(fewer).params) == {"a", "c"}
+
+
+@pytest.mark.parametrize("name", optimisers.SEVERAL)
+def test_two_objectives_are_searched_between(name: str) -> None:
+    def study() -> optuna.Study:
+        made = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler_of(name))
+        made.sampler.check_objectives(2)  # type: ignore[attr-defined]
+        for values, _ in rows_of(10):
+            scores = [-abs(values["a"] - 0.2), -abs(values["a"] - 0.8)]
+            made.add_trial(optuna.create_trial(params=values, distributions=SPACE, values=scores))
+        return made
+
+    first = study()
+    trial = first.ask(SPACE)
+    assert trial.params == study().ask(SPACE).params
+    first.tell(trial, state=TrialState.FAIL)
+    assert first.ask(SPACE).params != trial.params
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in optimisers.SEVERAL])
+def test_an_optimiser_of_one_objective_says_so_before_the_first_trial(name: str) -> None:
+    sampler: Any = sampler_of(name)
+    sampler.check_objectives(1)
+    with pytest.raises(ConfigError, match=f"{name} knows one objective and there are 2; take optimiser=gp"):
+        sampler.check_objectives(2)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -157,6 +221,25 @@ def test_a_declared_space_is_searched_even_after_a_trial_with_another_range() ->
     assert study.sampler.infer_relative_search_space(study, trial) == SPACE
 
 
+def test_an_option_that_does_not_exist_is_an_error_that_names_the_nearest() -> None:
+    check_names(partial(samplers.bayes, kappa=2.0))
+    with pytest.raises(ConfigError, match="bayes has no option 'kapa'; did you mean kappa"):
+        check_names(partial(samplers.bayes, kapa=2.0))
+    with pytest.raises(ConfigError, match="random has no option 'kappa'; it has none"):
+        check_names(partial(samplers.random, kappa=2.0))
+
+
+def test_a_sobol_sequence_goes_on_where_it_was_and_fills_every_half() -> None:
+    study = optuna.create_study(sampler=samplers.sobol(SPACE, 3))
+    drawn = []
+    for _ in range(16):
+        trial = study.ask(SPACE)
+        drawn.append(to_point(trial.params, SPACE))
+        study.tell(trial, 0.0)
+    assert ((np.array(drawn) < 0.5).sum(axis=0) == 8).all()
+    assert (np.array(drawn[8:]) < 0.5).sum(axis=0).tolist() == [4, 4, 4]
+
+
 def test_every_row_of_the_hypercube_is_drawn_once() -> None:
     study = optuna.create_study(sampler=samplers.lhs(SPACE, 3, rows=7))
     drawn = []
@@ -208,13 +291,24 @@ def test_the_shrinking_space_stays_around_the_best() -> None:
         ("bayes_classic", {"kappa": -1.0}, "kappa"),
         ("bayes_classic", {"exploration_decay": 2.0}, "exploration_decay"),
         ("bayes_classic", {"bounds_transformer": {"etta": 0.9}}, "bounds_transformer: .*etta"),
+        ("bayes", {"length_scale_bounds": 3}, "length_scale_bounds = 3 is not a range"),
+        ("bayes", {"length_scale_bounds": [5, 1]}, "runs backwards"),
+        ("gp", {"n_startup_trials": 0}, "n_startup_trials = 0 must be at least 1"),
+        ("gp", {"deterministic": "no"}, "deterministic = 'no' is not true or false"),
+        ("tpe", {"multivariate": 1}, "multivariate = 1 is not true or false"),
+        ("tpe", {"n_ei_candidates": 2.5}, "not a whole number"),
+        ("cma", {"sigma": 3.0}, r"sigma = 3.0 must lie in 0.001 \.\.\. 1"),
+        ("cma", {"population": 2}, "population = 2 must be at least 4"),
+        ("turbo", {"length": 9.0}, "length = 9.0 must lie in"),
+        ("turbo", {"failures": 0}, "failures = 0"),
+        ("botorch", {"raw_samples": 1}, "raw_samples = 1 must be at least 3"),
         ("lhs", {"rows": 0}, "rows = 0"),
         ("lhs", {"rows": 1.5}, "rows = 1.5"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_an_error_at_once(name: str, options: Params, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        getattr(samplers, name)(SPACE, 0, **options)
+        optimisers.sampler_of(name, SPACE, 0, **options)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, None, True])
