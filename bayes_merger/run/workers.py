@@ -270,7 +270,7 @@ def _show(member: Member, event: Mapping[str, Any], watcher: Watcher) -> None:
 
 
 def _bury(member: Member, left: int, count: int, watcher: Watcher, stop: Stop, folder: RunFolder) -> None:
-    member.step("done", 0, 0)
+    member.step("stopped", 0, 0)
     asked = (Interrupted.exit_code, -signal.SIGTERM) if stop.asked else ()
     if member.process.returncode in (0, *asked):
         return

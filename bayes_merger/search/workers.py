@@ -9,6 +9,7 @@ ahead of all others.
 from __future__ import annotations
 
 import getpass
+import glob
 import os
 import secrets
 import socket
@@ -50,6 +51,7 @@ def heal(study: Study) -> list[int]:
         queue_design(study)
         dead = dead_trials(study) + [t for t in _running(study) if WORKER not in t.user_attrs]
         queue_again(study, dead)
+        _sweep(study)
     return sorted(trial.number for trial in dead)
 
 
@@ -76,6 +78,14 @@ def _lock_of(study: Study, worker: str) -> Path:
     if file:
         return beside(file, f"worker-{worker}")
     return Path(tempfile.gettempdir(), f"bayes-merger-{getpass.getuser()}", worker)
+
+
+def _sweep(study: Study) -> None:
+    """Remove the locks that dead workers left beside the study's file."""
+    if file := database_file(backend(study)):
+        for lock in file.parent.glob(beside(Path(glob.escape(file.name)), "worker-*").name):
+            if is_free(lock):
+                lock.unlink(missing_ok=True)
 
 
 def _running(study: Study) -> list[FrozenTrial]:

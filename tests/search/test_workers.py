@@ -262,3 +262,12 @@ def test_a_worker_leaves_no_file_behind(tmp_path: Path) -> None:
         worker.claim(1)
         assert len(list(tmp_path.glob("study.db-worker-*"))) == 1
     assert not list(tmp_path.glob("study.db-worker-*"))
+
+
+def test_the_lock_of_a_killed_worker_is_swept_away(tmp_path: Path, hands: Hands) -> None:
+    study = new_study(str(tmp_path / "a[b].db"), 2)
+    hands(storage=str(tmp_path / "a[b].db"), name=study.study_name, workers=1, total=2, deaths={"0": 1})
+    assert len(list(tmp_path.glob("*-worker-*"))) == 1
+    with Worker(study, SPACE) as alive:
+        assert len(heal(study)) == 1
+        assert [path.name.rpartition("-")[2] for path in tmp_path.glob("*-worker-*")] == [alive.id]
