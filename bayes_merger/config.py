@@ -76,6 +76,11 @@ class RunConfig:
     elements: list[str] = field(default_factory=list)
     compat: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    blocks: dict[str, Any] = field(default_factory=dict)
+    channels: str = "equal"
+    clip: str | None = None
+    adjust: Any = None
+    recipe: dict[str, Any] = field(default_factory=dict)
     name: str | None = None
     runs: str = "runs"
     storage: str | None = None

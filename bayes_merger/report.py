@@ -15,7 +15,9 @@ import optuna
 from bayes_merger.atomic import write_atomically, write_json
 from bayes_merger.merging.blocks import weights_to_string
 from bayes_merger.merging.elements import parse_rules
-from bayes_merger.merging.recipe import MergeRecipe
+from bayes_merger.merging.finish import ADJUST, ADJUSTMENTS
+from bayes_merger.merging.recipe import MergeRecipe, method_weights
+from bayes_merger.merging.steps import alone
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.record import (
     beliefs_of,
@@ -73,23 +75,25 @@ def weights_text(recipe: MergeRecipe, name: str) -> str:
     """The weights as lines to paste: 26 numbers, BASE first, as supermerger and model-mixer take them."""
     architecture = recipe.layout
     lines = []
-    for weight, blocks in recipe.weights.items():
+    weights = method_weights(recipe.weights)
+    for weight, blocks in weights.items():
         text = weights_to_string(blocks, architecture)
         lines += [f"{weight} ({architecture.blocks[0]}, {architecture.blocks[1]} ... {architecture.blocks[-1]}):", text]
         lines += ["as a line of supermerger's mbwpresets.tsv:", f"{name}-{weight}\t{text}", ""]
     beyond = [
         f"{block}.{weight} = {number:.4g}"
-        for weight, blocks in recipe.weights.items()
+        for weight, blocks in weights.items()
         for block, number in blocks.items()
         if block not in architecture.blocks
     ]
     lines += ["beyond the blocks:", *beyond, ""] if beyond else []
-    rules = parse_rules(recipe.elements, architecture, tuple(recipe.weights))
-    lines += (
-        ["for supermerger's elemental merge:", *(rule.with_numbers(recipe.weights) for rule in rules), ""]
-        if rules
-        else []
-    )
+    if ADJUST in recipe.weights:
+        adjust = recipe.weights[ADJUST]
+        lines += ["for supermerger's adjust:", ",".join(f"{adjust[name]:.4g}" for name in ADJUSTMENTS), ""]
+    for own in [alone(recipe, step) for step in recipe.steps] or [recipe]:
+        rules = parse_rules(own.elements, architecture, tuple(method_weights(own.weights)))
+        texts = [rule.with_numbers(own.weights) for rule in rules]
+        lines += ["for supermerger's elemental merge:", *texts, ""] if texts else []
     return "\n".join(lines)
 
 
@@ -283,11 +287,12 @@ def _bare(axes: Axes) -> None:
 
 def unet_figure(recipe: MergeRecipe, title: str) -> Figure:
     """The weights on a picture of the U-Net: IN goes down on the left, OUT up on the right, M00 at the bottom."""
-    figure = _new_figure(3.9 * len(recipe.weights), 6.2)
-    low = min(0.0, *(min(blocks.values()) for blocks in recipe.weights.values()))
-    high = max(1.0, *(max(blocks.values()) for blocks in recipe.weights.values()))
-    for number, (weight, blocks) in enumerate(recipe.weights.items()):
-        axes = figure.add_subplot(1, len(recipe.weights), number + 1)
+    weights = method_weights(recipe.weights)
+    figure = _new_figure(3.9 * len(weights), 6.2)
+    low = min(0.0, *(min(blocks.values()) for blocks in weights.values()))
+    high = max(1.0, *(max(blocks.values()) for blocks in weights.values()))
+    for number, (weight, blocks) in enumerate(weights.items()):
+        axes = figure.add_subplot(1, len(weights), number + 1)
         _draw_unet(axes, blocks, low, high)
         axes.set_title(f"{weight}: 0 is A, 1 is B" if recipe.method == "weighted_sum" else weight, fontsize=9)
     figure.suptitle(title, fontsize=11)

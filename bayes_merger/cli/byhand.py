@@ -13,14 +13,16 @@ from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.architectures import OwnBlocks, divided, own_blocks
 from bayes_merger.merging.blocks import Architecture, weights_from_string
 from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.companions import VAE_FILE
 from bayes_merger.merging.elements import named_ratios, parse_rules
+from bayes_merger.merging.finish import ADJUST, read_adjust
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.presets import is_preset, preset
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef
-from bayes_merger.run.parts import open_each
+from bayes_merger.run.parts import open_each, open_model
 from bayes_merger.search.names import names_of
 
-_BY_HAND = ("method", "vae", "elements", "compat", "blocks", "channels")
+_BY_HAND = ("method", "vae", "elements", "compat", "blocks", "channels", "clip", "adjust", "ema")
 
 
 def recipe_by_hand(
@@ -49,6 +51,7 @@ def recipe_by_hand(
     options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
     bound = spec.bind((name for name in spec.models if given.get(f"model_{name}")), options)
     checkpoints = open_each({name: given[f"model_{name}"] for name in bound.models})
+    vae = take_vae(given.get("vae", "a"), checkpoints)
     own = _read_blocks(Path(given["blocks"])) if given.get("blocks") else ()
     whole = checkpoints["a"].architecture
     architecture = divided(whole, own, checkpoints["a"].shapes)
@@ -60,17 +63,50 @@ def recipe_by_hand(
             name: ModelRef(str(model.path.resolve()), model.sha256() if hashed else "")
             for name, model in checkpoints.items()
         },
-        weights=_weights(numbers, bound, architecture, ratios, known),
+        weights=_weights(numbers, bound, architecture, ratios, known) | adjustments(given.get("adjust")),
         architecture=architecture.name,
         dtype=dtype or "auto",
-        vae=given.get("vae", "a"),
+        vae=vae,
         options=options,
         elements=elements,
         compat=given.get("compat", ""),
         blocks=own,
         channels=given.get("channels", "equal"),
+        clip=given.get("clip", ""),
+        ema=given.get("ema", "drop"),
     )
     return recipe, checkpoints
+
+
+def take_vae(vae: str, checkpoints: dict[str, Checkpoint]) -> str:
+    """What a recipe says of its VAE; a file of its own is opened among the models.
+
+    Args:
+        vae: a model's name, ``merge``, or the name of a file.
+        checkpoints: the models, where the file is added.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    if vae in (*checkpoints, "merge") or not re.search(r"[./\\]", vae):
+        return vae
+    checkpoints["vae"] = open_model("vae", vae)
+    return VAE_FILE
+
+
+def adjustments(text: str | None) -> dict[str, dict[str, float]]:
+    """Supermerger's adjustments as a part of a recipe's weights, if there are any.
+
+    Raises:
+        ConfigError: they make no sense, or name a number instead of giving it.
+    """
+    if text is None:
+        return {}
+    numbers = read_adjust(text)
+    for name, number in numbers.items():
+        if isinstance(number, str):
+            raise ConfigError(f"adjust: {name} is '{number}'; a merge needs a number there, names are for a run")
+    return {ADJUST: {name: float(number) for name, number in numbers.items()}}
 
 
 def _unknown_setting(key: str, method: str, known: Sequence[str]) -> ConfigError:

@@ -33,10 +33,16 @@ from bayes_merger import demo
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest
 
-PATHS = ("model_a", "model_b", "model_c", "runs", "wildcards", "generator.config", "storage")
+PATHS = ("model_a", "model_b", "model_c", "vae", "runs", "wildcards", "generator.config", "storage")
 DROP_INS = ("payloads", "scorers")
 GROUPS = (*DROP_INS, "optimiser", "space", "generator", "experiment")
-OPEN = ("space", "payloads", "options")  # their own rooms know which names they may hold, and say so better than Hydra
+FILES = ("recipe", "blocks")  # given as the name of a YAML file, kept as what is in it
+OPEN = (
+    "space",
+    "payloads",
+    "options",
+    "recipe",
+)  # their own rooms know which names they may hold, and say so better than Hydra
 
 
 class DropInSource(FileConfigSource):
@@ -108,7 +114,7 @@ def quoted(override: str) -> str:
     override = f"{key}{equals}{value}"
     if not equals or not value:
         return override
-    if key in ("elements", "anchors") and not value.startswith("["):
+    if key in ("elements", "anchors", "adjust") and not value.startswith("["):
         return f"{key}=[{_quote(value)}]"
     if key.lstrip("+~") in PATHS and value != "null":
         return f"{key}={_quote(value)}"
@@ -141,8 +147,13 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
         key, _, choice = override.partition("=")
         if key == "experiment" and choice not in ("null", *choices(key)):  # optional to Hydra, which would skip it
             raise ConfigError(f"{key}: no '{choice}'; {nearest(choice, choices(key))}")
+    read, overrides = _read_files(overrides)
     try:
         config = _composed(overrides)
+        for key, data in read.items():
+            OmegaConf.update(config, key, OmegaConf.merge(data, config[key]), merge=False, force_add=True)
+        if config.recipe:
+            _name_models(config)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"'{missing[0]}' has no value: give it like  {missing[0]}=...")
@@ -155,6 +166,40 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _read_files(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What lies in the files that ``recipe=`` and ``blocks=`` name, and the other overrides."""
+    from bayes_merger.cli.sources import read_yaml, recipe_data
+
+    read: dict[str, Any] = {}
+    others = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in FILES and value and not value.startswith("{"):
+            path = Path(value).expanduser()
+            read[key] = recipe_data(path) if key == "recipe" else read_yaml(path, key)
+            if not isinstance(read[key], dict):
+                raise ConfigError(f"{key}: {path} holds no table")
+        else:
+            others.append(override)
+    return read, others
+
+
+def _name_models(config: DictConfig) -> None:
+    """A run of a recipe in several steps is called by its first models, and has no others."""
+    from bayes_merger.merging.stepfile import read_steps
+
+    for key in ("model_a", "model_b", "model_c"):
+        if not OmegaConf.is_missing(config, key) and config[key] is not None:
+            raise ConfigError(f"{key}: the recipe names its models; give it as recipe.models.NAME=FILE, or no recipe=")
+    try:
+        file = read_steps(OmegaConf.to_container(config.recipe, resolve=True))
+    except ConfigError as error:
+        raise ConfigError(f"recipe: {error}") from None
+    others = [path for name, path in file.models.items() if name != file.base]
+    config.model_a = file.models[file.base]
+    config.model_b = others[0] if others else config.model_a
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:

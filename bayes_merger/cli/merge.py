@@ -33,7 +33,11 @@ IN11, M00, OUT00 ... OUT11), 20 in XL, the first of which base_alpha= may give; 
 GRAD_V, WRAP12, SMOOTHSTEP, ...), whose base is 0 unless base_alpha= says otherwise. NAME.alpha= sets a block, a run of
 blocks or one of TIME, LABEL, OUT, TE, CLIP_L, CLIP_G, VAE by itself, and elements= some tensors of some blocks
 (compat=supermerger matches as supermerger does). blocks=FILE.yaml divides the model anew: ATTN: ['*.attn1.', ...].
-channels=pad merges an inpainting or pix2pix model with an ordinary one. vae=b takes B's VAE, vae=merge merges it.
+channels=pad merges an inpainting or pix2pix model with an ordinary one. vae=b takes B's VAE, vae=merge merges it,
+vae=FILE.safetensors bakes in that one. clip=hard or soft keeps every number between A's and B's, and
+adjust=IN,OUT,OUT2,CONT,BRI,COL1,COL2,COL3 are supermerger's. dtype= is fp16, bf16, fp32, fp8_e4m3fn or fp8_e5m2 (fp8
+for the U-Net's matrices, fp16 for the rest). Files come pruned, without what no UI loads: the schedule, and averages
+over training (ema=keep merges and keeps them). A name without a suffix (--out NAME) is written as a diffusers folder.
 A LoRA (LoCon, LoHa, LoKr, full difference) as model B or C is model A with it applied, so alpha is its strength.
 bayes-merger plan takes the same and says what would happen.
 
@@ -61,7 +65,9 @@ def merge(arguments: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_source(parser)
-    parser.add_argument("--out", required=True, help="the file to write")
+    parser.add_argument("--out", required=True, help="the file to write; a name without a suffix is a diffusers folder")
+    parser.add_argument("--format", choices=("safetensors", "diffusers"), help="what to write, whatever the name")
+    parser.add_argument("--config", help="a diffusers config tree, for a diffusers folder of a model of unusual size")
     parser.add_argument("--as-lora", metavar="rank=32", help="write a LoRA: rank=32, rank=full or rank=auto:0.95")
     parser.add_argument("--overwrite", action="store_true", help="replace the file when it exists")
     parser.add_argument("--force", action="store_true", help="merge although a model file is not the recipe's")
@@ -72,10 +78,15 @@ def merge(arguments: Sequence[str]) -> None:
         read_rank(options.as_lora)
     recipe, checkpoints = recipe_and_models(options, verify=not options.force)
     out = Path(options.out).expanduser()
+    folder = (options.format or ("safetensors" if out.suffix else "diffusers")) == "diffusers"
+    if options.as_lora is not None and folder:
+        raise ConfigError(f"--out: a LoRA is one file; write  --out {out.name}.safetensors")
     if out.exists() and not options.overwrite and not any(out.samefile(c.path) for c in checkpoints.values()):
         raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
     if options.as_lora is not None:
         _save_lora(recipe, checkpoints, out, options.as_lora, options.overwrite)
+    elif folder:
+        _save_folder(recipe, checkpoints, out, options.config, options.overwrite)
     else:
         _save(recipe, checkpoints, out, options.overwrite)
 
@@ -98,6 +109,18 @@ def _save(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path,
     with _progress(f"merging into {out.name}") as progress:
         save_merge(recipe, checkpoints, out, replace=overwrite, progress=progress)
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def _save_folder(
+    recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path, config: str | None, overwrite: bool
+) -> None:
+    from bayes_merger.run.export import save_folder
+
+    tree = Path(config).expanduser() if config else None
+    with _progress(f"merging into {out.name}") as progress:
+        save_folder(recipe, checkpoints, out, config=tree, replace=overwrite, progress=progress)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"wrote {out}/ ({size / 1e6:.1f} MB), a diffusers folder")
 
 
 def _save_lora(

@@ -12,6 +12,7 @@ from bayes_merger.cli.show import Parser
 from bayes_merger.cli.sources import EMBEDDED, named_recipe
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.checkpoint import open_checkpoint
+from bayes_merger.merging.finish import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.recipe import MergeRecipe
 from bayes_merger.merging.steps import alone
@@ -85,9 +86,9 @@ def recipe_text(found: MergeRecipe) -> str:
         lines += _step_text(alone(found, step), f"{step.name}: ", [f"{r}={n}" for r, n in step.models.items()])
     if not found.steps:
         lines += _step_text(found, "", [])
-    for name in ("compat", "channels", "blocks"):
+    for name in ("compat", "channels", "blocks", "clip", "ema"):
         value = getattr(found, name)
-        if value and value != "equal":
+        if value and value not in ("equal", "drop"):
             lines.append(f"{name}: {_printable(value)}")
     return "\n".join(lines)
 
@@ -97,6 +98,9 @@ def _step_text(found: MergeRecipe, name: str, models: Sequence[str]) -> list[str
     vae = [] if found.vae == "a" else [f"vae={found.vae}"]
     lines = [" ".join([f"{name}{method_spec(found.method).name}", *models, *options, *vae])]
     for weight, blocks in found.weights.items():
+        if weight == ADJUST:
+            lines.append(f"  adjust={','.join(f'{blocks.get(x, 0):g}' for x in ADJUSTMENTS)}")
+            continue
         inner = [blocks[block] for block in found.layout.blocks if block in blocks]
         alike = len(set(inner)) == 1
         lines.append(f"  {weight}={inner[0]:g}" if alike else f"  {weight}={','.join(f'{x:g}' for x in inner)}")

@@ -97,13 +97,9 @@ def take_address(settings: dict[str, Any]) -> str:
 
 def stored_with(parts: Parts, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a study remembers, so that it can be resumed and its merges rebuilt from it alone."""
-    recipe = parts.recipe({}).to_json()
     return {
         "config": dict(settings),
-        "recipe": {
-            key: recipe[key]
-            for key in ("method", "models", "architecture", "dtype", "vae", "elements", "compat", "options")
-        },
+        "recipe": {key: value for key, value in parts.recipe({}).to_json().items() if key != "weights"},
         "payloads": [payload.to_json() for payload in parts.payloads],
         "judges": {name: [scorer.importance, list(scorer.scale)] for name, scorer in parts.scorers.items()},
     }
@@ -243,7 +239,7 @@ def check_space(parts: Parts, folder: RunFolder, free: int | None = None) -> Non
         place = place.parent
     needed = 64 << 20
     if parts.config.final.save:
-        needed += parts.checkpoints["a"].path.stat().st_size
+        needed += parts.base.path.stat().st_size
     free = shutil.disk_usage(place).free if free is None else free
     if free < needed:
         raise ConfigError(
@@ -269,7 +265,7 @@ def check_models(parts: Parts) -> None:
 def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher) -> None:
     """The search, the final round and what is taken home; whatever ends it early, what is known is written."""
     from bayes_merger.run.bench import Bench
-    from bayes_merger.run.final import decide
+    from bayes_merger.run.final import decide, keep_pictures
     from bayes_merger.run.loop import search
     from bayes_merger.run.workers import search_together
 
@@ -289,6 +285,7 @@ def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher
                 search(parts, study, bench, folder, watcher, stop)
             if not final_of(study):
                 study.set_user_attr("final", decide(parts, study, bench, watcher, stop).to_json())
+            keep_pictures(parts, study, bench, folder, watcher)
         take_home(parts, study, folder, watcher)
     except (Paused, Interrupted) as error:
         if complete_trials(study):

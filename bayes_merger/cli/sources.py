@@ -12,21 +12,23 @@ from typing import Any
 
 import yaml
 
-from bayes_merger.cli.byhand import number_of, recipe_by_hand
+from bayes_merger.cli.byhand import adjustments, number_of, recipe_by_hand, take_vae
 from bayes_merger.cli.show import load
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
 from bayes_merger.merging.architectures import divided
 from bayes_merger.merging.blocks import Architecture, weights_from_string
 from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
-from bayes_merger.merging.recipe import MergeRecipe, ModelRef
+from bayes_merger.merging.companions import VAE_FILE
+from bayes_merger.merging.recipe import MergeRecipe
 from bayes_merger.merging.stepfile import OpenNumbers, StepFile, open_numbers, read_steps
 from bayes_merger.run.folder import find_study
-from bayes_merger.run.parts import open_each
+from bayes_merger.run.parts import open_each, steps_recipe
 from bayes_merger.run.record import recipe_of, trial_of
 from bayes_merger.search.names import names_of
 
 _SETTING = re.compile(r"[A-Za-z_][\w.\-]*=")
 _YAML = (".yaml", ".yml")
+_FINISH = ("vae", "clip", "ema", "adjust")
 EMBEDDED = "bayes_merger.recipe"
 """The field of a merged file's metadata that its recipe is in."""
 
@@ -35,7 +37,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which merge is meant."""
     parser.add_argument("source", nargs="+", metavar="NAME | RECIPE | key=value", help="what to merge")
     parser.add_argument("--trial", type=int, help="a trial of the study instead of its best")
-    parser.add_argument("--dtype", help="dtype of the file: auto, fp16, bf16 or fp32")
+    parser.add_argument("--dtype", help="dtype of the file: auto, fp16, bf16, fp32, fp8_e4m3fn or fp8_e5m2")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
 
 
@@ -159,60 +161,56 @@ def _beside(path: str, folder: Path) -> str:
     return str(there) if not Path(path).expanduser().exists() and there.exists() else path
 
 
-def read_step_file(path: Path) -> StepFile:
-    """A recipe in several steps; the paths in it are those of the working folder, or else beside it.
+def read_yaml(path: Path, what: str) -> Any:
+    """What is in a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read; the text begins with ``what``.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{what} {path}: {_reason(error)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{what} {path}: is not valid YAML ({' '.join(str(error).split())[:100]})") from None
+
+
+def recipe_data(path: Path) -> Any:
+    """A recipe in several steps as data; paths in it that are not of the working folder are taken to lie beside it.
 
     Raises:
         ConfigError: it cannot be read or is malformed.
     """
+    data = read_yaml(path, "recipe")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        file = read_steps(data)
-    except OSError as error:
-        raise ConfigError(f"recipe {path}: {_reason(error)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"recipe {path}: is not valid YAML ({' '.join(str(error).split())[:100]})") from None
+        read_steps(data)
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
-    return replace(file, models={name: _beside(model, path.parent) for name, model in file.models.items()})
+    return data | {"models": {name: _beside(model, path.parent) for name, model in data["models"].items()}}
 
 
 def _recipe_in_steps(
     path: Path, given: Mapping[str, str], dtype: str | None, hashed: bool
 ) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
-    file = read_step_file(path)
+    file = read_steps(recipe_data(path))
     models = {name: given.get(f"model_{name}", model) for name, model in file.models.items()}
     checkpoints = open_each(models, alone=True)
-    recipe = steps_recipe(file, checkpoints, hashed=hashed)
+    vae = take_vae(given["vae"], checkpoints) if "vae" in given else ""
+    if vae not in ("", VAE_FILE):
+        raise ConfigError(f"vae: '{vae}': a recipe in steps says whose VAE it takes; only a file may be given here")
+    recipe = steps_recipe(file, checkpoints, dtype="auto", hashed=hashed)
     if dtype:
         recipe = replace(recipe, dtype=dtype)
+    recipe = replace(recipe, clip=given.get("clip", ""), ema=given.get("ema", "drop"), vae=vae or recipe.vae)
     base = checkpoints[recipe.base]
     architecture = divided(base.architecture, file.blocks, base.shapes)
     try:
         numbers = open_numbers(file, architecture)
-        texts = {key: text for key, text in given.items() if key.removeprefix("model_") not in models}
-        return recipe.with_weights(numbers.weights(_values(texts, file, numbers, architecture))), checkpoints
+        texts = {k: text for k, text in given.items() if k.removeprefix("model_") not in models and k not in _FINISH}
+        weights = numbers.weights(_values(texts, file, numbers, architecture))
+        return recipe.with_weights(weights | adjustments(given.get("adjust"))), checkpoints
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
-
-
-def steps_recipe(file: StepFile, checkpoints: Mapping[str, Checkpoint], *, hashed: bool) -> MergeRecipe:
-    """The recipe of a file in several steps, without its numbers.
-
-    Raises:
-        CheckpointError: its first model is none.
-    """
-    settings: dict[str, Any] = {"dtype": "auto", **file.settings}
-    recipe = MergeRecipe(
-        method=file.steps[-1].method,
-        models={n: ModelRef(str(c.path.resolve()), c.sha256() if hashed else "") for n, c in checkpoints.items()},
-        weights={},
-        architecture="",
-        blocks=file.blocks,
-        steps=file.steps,
-        **settings,
-    )
-    return replace(recipe, architecture=checkpoints[recipe.base].architecture.name)
 
 
 def _values(

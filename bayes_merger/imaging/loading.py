@@ -71,7 +71,7 @@ def load_modules(
         ConfigError: the config tree is not one.
     """
     tree = SD15 if config is None else config
-    modules = _empty_modules(tree)
+    modules = empty_modules(tree)
     expected = to_single_file(**{part: module.state_dict() for part, module in modules.items()})
     with open_source(path) as source:
         names = normalised(source.shapes)
@@ -195,7 +195,7 @@ def _load_pickle(path: Path) -> Mapping[str, Tensor]:
     return {key: tensor for key, tensor in held.items() if isinstance(tensor, torch.Tensor)}
 
 
-def _empty_modules(tree: Path) -> dict[str, Any]:
+def empty_modules(tree: Path) -> dict[str, Any]:
     """The three models on the meta device: shapes, no memory."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -23,7 +23,7 @@ def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
         "dtype": planned.dtype,
     }
     methods = [step.method for step in recipe.steps] or [planned.method.name]
-    others = [checkpoint.sha256() for name, checkpoint in checkpoints.items() if name != recipe.base]
+    others = [checkpoint.sha256() for name, checkpoint in checkpoints.items() if name not in (recipe.base, "vae")]
     short = {
         "type": "bayes-merger",
         "primary_model_hash": checkpoints[recipe.base].sha256(),

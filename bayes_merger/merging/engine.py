@@ -8,16 +8,19 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.blocks import BlockWeights
 from bayes_merger.merging.checkpoint import torch_dtypes
 from bayes_merger.merging.describe import describe_merge
+from bayes_merger.merging.finish import ADJUST, ADJUSTED, adjusted
 from bayes_merger.merging.live import LiveMerge
 from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.recipe import MergePlan, MergeRecipe, numbers_of, plan
-from bayes_merger.merging.routing import Checkpoints, Step
+from bayes_merger.merging.routing import SMALL_DTYPES, Checkpoints, Step
 from bayes_merger.merging.writing import TensorEntry, write_checkpoint
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 __all__ = ["LiveMerge", "Maker", "merge", "prepare", "save_merge"]
@@ -57,19 +60,40 @@ class Maker:
 
         from bayes_merger.merging.combine import combine, combine_channels
 
-        wanted = torch_dtypes()[dtype or step.dtype]
+        name = dtype or step.dtype
+        wanted = torch_dtypes()[name]
         if step.place.role == "position_ids":  # some mergers round or average them: they can only be 0, 1, 2, ...
             return torch.arange(math.prod(step.shape), dtype=wanted).reshape(step.shape)
+        adjust = self._weights.get(ADJUST) if step.key in ADJUSTED else None
+        if name in SMALL_DTYPES.values():
+            return _small(step.key, self.tensor(step, "F32"), wanted)
+        if name != "F32" and adjust:
+            return self.tensor(step, "F32").to(wanted)
         if step.action != "merge":
-            return self._checkpoints[step.source].tensor(step.key).to(wanted)
-        out = torch.empty(step.shape, dtype=wanted)
-        spec, numbers = self._method, numbers_of(step, self._weights)
-        sources = [self._checkpoints[name].tensor(step.key) for name in spec.models]
-        if step.common:
-            combine_channels(spec, sources, numbers, out, wanted, self._scratch, step.key, step.common)
+            out = self._checkpoints[step.source].tensor(step.key).to(wanted)
         else:
-            combine(spec, sources, numbers, out, wanted, self._scratch, step.key)
-        return out
+            out = torch.empty(step.shape, dtype=wanted)
+            spec, numbers = self._method, numbers_of(step, self._weights)
+            sources = [self._checkpoints[model].tensor(step.key) for model in spec.models]
+            if step.common:
+                combine_channels(spec, sources, numbers, out, wanted, self._scratch, step.key, step.common)
+            else:
+                combine(spec, sources, numbers, out, wanted, self._scratch, step.key)
+        return adjusted(step.key, out, adjust, self._planned.architecture.name) if adjust else out
+
+
+def _small(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in eight bits.
+
+    Raises:
+        CheckpointError: a number lies beyond them, which torch would turn into the largest that does not.
+    """
+    import torch
+
+    most = torch.finfo(dtype).max
+    if tensor.numel() and not float(tensor.abs().max()) <= most:
+        raise CheckpointError(f"'{key}' holds numbers beyond {dtype}'s {most:g}; write it with dtype=fp16")
+    return tensor.to(dtype)
 
 
 def prepare(recipe: MergeRecipe, checkpoints: Checkpoints) -> tuple[MergePlan, Maker]:

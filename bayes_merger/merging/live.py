@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from bayes_merger.errors import CheckpointError, TrialFailed
 from bayes_merger.merging.architectures import OwnBlocks
 from bayes_merger.merging.blocks import BlockWeights
 from bayes_merger.merging.checkpoint import torch_dtypes
+from bayes_merger.merging.finish import ADJUST, ADJUSTED, clipped
 from bayes_merger.merging.method import MethodSpec, Numbers, Options, method_spec
 from bayes_merger.merging.recipe import check_weights, numbers_of
 from bayes_merger.merging.routing import DTYPES, Checkpoints, Step, listed, plan_structure
@@ -42,6 +44,7 @@ class LiveMerge:
         compat: as in a recipe.
         blocks: as in a recipe.
         channels: as in a recipe.
+        clip: as in a recipe.
         memory: bytes that may be taken on each device besides the live model; ``None`` for half of what is free there
             at the first candidate, 0 to keep nothing.
 
@@ -62,12 +65,13 @@ class LiveMerge:
         compat: str = "",
         blocks: OwnBlocks = (),
         channels: str = "equal",
+        clip: str = "",
         memory: int | None = None,
     ) -> None:
         from bayes_merger.merging.combine import Scratch
 
         self._scratch = Scratch()
-        self._spec = method_spec(method).bind(checkpoints, options)
+        self._spec = clipped(method_spec(method).bind(checkpoints, options), clip)
         self._checkpoints = checkpoints
         self._vae = vae
         self._structure = structure = plan_structure(
@@ -94,6 +98,7 @@ class LiveMerge:
         self._contents: dict[str, Hashable] = {}  # what each live tensor was last made of
         self._runs: dict[Any, list[Run]] = {}
         self._changing = [name for name, model in checkpoints.items() if not is_constant(model)]
+        self._computed = any(getattr(model, "computed", False) for model in checkpoints.values())
         self._statistics: tuple[Hashable, Any] | None = None
 
     def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
@@ -132,6 +137,23 @@ class LiveMerge:
                     self._runs[like] = self._find_runs(spec, steps, destinations)
                 for run in self._runs[like]:
                     self._merge(spec, run, numbers, destinations, content)
+            if ADJUST in weights:
+                self._adjust(spec, weights, destinations)
+
+    def _adjust(self, spec: MethodSpec, weights: BlockWeights, destinations: Mapping[str, Tensor]) -> None:
+        """Make the few tensors that adjustments change, as they are made for a file; they are small."""
+        from bayes_merger.merging.combine import put
+        from bayes_merger.merging.engine import Maker
+        from bayes_merger.merging.finite import describe_fault
+
+        maker = Maker(replace(self._structure, method=spec), weights, self._checkpoints)
+        for key in sorted(ADJUSTED & destinations.keys()):
+            step = self._merged.get(key) or self._kept[key]
+            out = destinations[key]
+            put(maker.tensor(step, "F32").to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
+            if fault := describe_fault(out):
+                raise TrialFailed(f"merge: '{key}' holds {fault}; adjustments nearer to 0 avoid it")
+            self._contents[key] = ("adjusted",)
 
     def _look(self, destinations: Mapping[str, Tensor]) -> None:
         """Forget what was written to tensors that have moved since."""
@@ -217,7 +239,7 @@ class LiveMerge:
         for name in run.keys:  # what fails half way leaves nothing that one could rely on
             contents.pop(name, None)
         self._combine(spec, run, numbers, destinations[key])
-        if not spec.stays_between(numbers):
+        if self._computed or not spec.stays_between(numbers):
             self._check_numbers(run, destinations)
         for name in run.keys:
             contents[name] = content

@@ -10,7 +10,9 @@ from typing import Any
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.architectures import ARCHITECTURES, OwnBlocks, divided, own_blocks
 from bayes_merger.merging.blocks import Architecture, BlockWeights, Place
+from bayes_merger.merging.companions import VAE_FILE
 from bayes_merger.merging.elements import named_ratios
+from bayes_merger.merging.finish import ADJUST, check_adjust
 from bayes_merger.merging.method import Options, method_spec
 from bayes_merger.merging.routing import Checkpoints, MergePlan, Step, listed, names_of, plan_structure
 
@@ -68,7 +70,8 @@ class MergeRecipe:
         weights: weight name -> block -> number, every block of the architecture.
         architecture: name of the models' architecture.
         dtype: of the result: ``fp16``, ``bf16``, ``fp32``, or ``None`` (also ``auto``) for model A's own.
-        vae: a model's name to take its VAE as it is, ``merge`` to merge it with the weights of ``BASE``.
+        vae: a model's name to take its VAE as it is, ``merge`` to merge it with the weights of ``BASE``, ``file`` to
+            take that of the file that is model ``vae``.
         options: the method's settings that are no weights, by name; the others keep their defaults.
         elements: elemental rules, see ``elements.py``; names in them have their numbers in ``weights``.
         compat: ``supermerger`` when the rules are to match as they do there.
@@ -77,6 +80,8 @@ class MergeRecipe:
             ones: the common channels are merged, the others are those of the first model that has them.
         steps: of a merge in several, in order, each with its own method, options, rules and ``vae``; ``method``
             is then the last one's, and the weights are those of all steps (``RecipeStep.weight``).
+        clip: ``hard`` or ``soft`` to keep the result between A and B, see ``finish.py``.
+        ema: ``keep`` to merge the averages over training that model A's file has beside its weights, like these.
     """
 
     method: str
@@ -91,6 +96,8 @@ class MergeRecipe:
     blocks: OwnBlocks = ()
     channels: str = "equal"
     steps: tuple[RecipeStep, ...] = ()
+    clip: str = ""
+    ema: str = "drop"
 
     @property
     def layout(self) -> Architecture:
@@ -103,12 +110,8 @@ class MergeRecipe:
 
     @property
     def base(self) -> str:
-        """The name of the model that it starts from: ``a``, or the ``a`` of the ``a`` of its last step."""
-        models = {step.name: step.models["a"] for step in self.steps}
-        name = self.steps[-1].name if self.steps else "a"
-        while name in models:
-            name = models[name]
-        return name
+        """The name of the model that it starts from."""
+        return base_of(self.steps)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain data; ``from_json`` gives an equal one."""
@@ -126,6 +129,8 @@ class MergeRecipe:
             "blocks": [[name, list(starts)] for name, starts in self.blocks],
             "channels": self.channels,
             **steps,
+            **({"clip": self.clip} if self.clip else {}),
+            **({"ema": self.ema} if self.ema != "drop" else {}),
         }
 
     @classmethod
@@ -155,11 +160,22 @@ class MergeRecipe:
             blocks=own_blocks(data["blocks"]) if data.get("blocks") else (),
             channels=_text(data, "channels") if "channels" in data else "equal",
             steps=_steps(data.get("steps", [])),
+            clip=_text(data, "clip") if "clip" in data else "",
+            ema=_text(data, "ema") if "ema" in data else "drop",
         )
 
     def with_weights(self, weights: BlockWeights) -> MergeRecipe:
         """The same merge with other weights."""
         return replace(self, weights=weights)
+
+
+def base_of(steps: Sequence[RecipeStep]) -> str:
+    """The model that a merge starts from: ``a``, or the ``a`` of the ``a`` of its last step."""
+    models = {step.name: step.models["a"] for step in steps}
+    name = steps[-1].name if steps else "a"
+    while name in models:
+        name = models[name]
+    return name
 
 
 def _step_data(step: RecipeStep) -> dict[str, Any]:
@@ -230,12 +246,12 @@ def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
         ConfigError: unknown method, block or dtype; weights missing, extra or at a pole.
         CheckpointError: models that do not fit together.
     """
-    if not recipe.steps:
-        return plan_recipe(recipe, checkpoints)
     from bayes_merger.merging.steps import named, unfold
 
     unfolded = unfold(recipe, checkpoints)
     unfolded.set(recipe)
+    if not recipe.steps:
+        return plan_recipe(unfolded.last, unfolded.models)
     with named(recipe.steps[-1]):
         return plan_recipe(unfolded.last, unfolded.models)
 
@@ -253,7 +269,7 @@ def plan_recipe(recipe: MergeRecipe, checkpoints: Checkpoints, *, checked: bool 
         CheckpointError: as ``plan``.
     """
     spec = method_spec(recipe.method)
-    models = recipe.models or checkpoints
+    models = [name for name in recipe.models or checkpoints if name != "vae" or recipe.vae != VAE_FILE]
     if not spec.takes(models):
         raise ConfigError(f"recipe: {spec.name} takes models {names_of(spec.models)}, not {names_of(models)}")
     spec = spec.bind(models, recipe.options)
@@ -266,6 +282,8 @@ def plan_recipe(recipe: MergeRecipe, checkpoints: Checkpoints, *, checked: bool 
         compat=recipe.compat,
         blocks=recipe.blocks,
         channels=recipe.channels,
+        clip=recipe.clip,
+        ema=recipe.ema,
     )
     if recipe.architecture != structure.architecture.name:
         wanted = _known_architecture(recipe.architecture)
@@ -290,6 +308,9 @@ def check_weights(weights: BlockWeights, structure: MergePlan, vae: str) -> None
     """
     spec, architecture = structure.method, structure.architecture
     named = named_ratios(structure.rules)
+    if ADJUST in weights:
+        check_adjust(weights[ADJUST], architecture.name)
+        weights = method_weights(weights)
     for name in weights:
         if name not in spec.weights:
             raise ConfigError(f"weights: {spec.name} has no weight '{name}'; {nearest(name, spec.weights)}")
@@ -335,7 +356,11 @@ def _place_of(block: str, architecture: Architecture) -> Place:
 def numbers_at(place: Place, weights: BlockWeights) -> dict[str, float]:
     """The method's weights for a tensor at ``place``: its slot's own where given, else its block's."""
     block, slot = place.block or "", place.slot or ""
-    return {name: float(blocks[slot] if slot in blocks else blocks[block]) for name, blocks in weights.items()}
+    return {
+        name: float(blocks[slot] if slot in blocks else blocks[block])
+        for name, blocks in weights.items()
+        if name != ADJUST
+    }
 
 
 def numbers_of(step: Step, weights: BlockWeights) -> dict[str, float]:
@@ -347,10 +372,15 @@ def numbers_of(step: Step, weights: BlockWeights) -> dict[str, float]:
     return numbers
 
 
+def method_weights(weights: BlockWeights) -> BlockWeights:
+    """The weights less the adjustments, which are not the method's."""
+    return {name: blocks for name, blocks in weights.items() if name != ADJUST}
+
+
 def _extrapolations(weights: BlockWeights, structure: MergePlan) -> list[str]:
     beyond = [
         f"{block}.{name} = {number:g}"
-        for name, blocks in weights.items()
+        for name, blocks in method_weights(weights).items()
         for block, number in blocks.items()
         if not 0 <= number <= 1
     ]

@@ -11,7 +11,9 @@ from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.architectures import OwnBlocks, divided
 from bayes_merger.merging.blocks import Architecture, Place
 from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.companions import VAE_FILE, averages
 from bayes_merger.merging.elements import ElementRule, parse_rules, rules_of_keys
+from bayes_merger.merging.finish import clipped
 from bayes_merger.merging.header import FLOATS, ITEM_SIZES
 from bayes_merger.merging.kinds import describe_input
 from bayes_merger.merging.method import MethodSpec
@@ -19,11 +21,18 @@ from bayes_merger.merging.method import MethodSpec
 Checkpoints = Mapping[str, Checkpoint]
 
 _ABSENT = "not in"
+VAE = "vae"  # the name of the file whose VAE is taken, among the models
+_NETWORKS = ("model.diffusion_model.", "diffusion_model.", "double_blocks.", "single_blocks.", "joint_blocks.")
 LATENT = 4  # channels of the latent image, which come first in every U-Net
 FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
 
 DTYPES: Mapping[str, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 """What a recipe calls a dtype -> what files call it."""
+
+SMALL_DTYPES: Mapping[str, str] = {"fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2"}
+"""Those of files only: for the matrices and convolutions of the U-Net, what is beside them is fp16, as UIs expect."""
+
+DROP_EMA, KEEP_EMA = "drop", "keep"
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,8 @@ def plan_structure(
     compat: str = "",
     blocks: OwnBlocks = (),
     channels: str = "equal",
+    clip: str = "",
+    ema: str = DROP_EMA,
 ) -> MergePlan:
     """The plan as far as it does not depend on weights. Arguments are those of a recipe.
 
@@ -103,17 +114,26 @@ def plan_structure(
         ConfigError: unknown dtype or ``vae``; elemental rules or blocks that make no sense for these models.
         CheckpointError: models that do not fit together.
     """
+    files = checkpoints
+    checkpoints = {name: model for name, model in files.items() if name != "vae" or vae != VAE_FILE}
     lacking = [name for name in spec.models if name not in checkpoints]
     if lacking or len(checkpoints) != len(spec.models):
         raise ConfigError(f"{spec.name} takes models {names_of(spec.models)}, and {names_of(checkpoints)} are open")
-    if vae not in (*spec.models, "merge"):
-        raise ConfigError(f"vae: '{vae}' is unknown; give {', '.join(spec.models)} or merge")
+    if vae not in (*spec.models, "merge", *([VAE_FILE] if "vae" in files else [])):
+        raise ConfigError(f"vae: '{vae}' is unknown; give {', '.join(spec.models)}, merge or the name of a file")
+    if ema not in (DROP_EMA, KEEP_EMA):
+        raise ConfigError(f"ema: '{ema}' is unknown; give {DROP_EMA} or {KEEP_EMA}")
+    averaged = averages(checkpoints["a"]) if ema == KEEP_EMA else {}
+    if ema == KEEP_EMA and not averaged:
+        raise ConfigError(f"ema: model A ({checkpoints['a'].path.name}) has no averages to keep; leave it out")
+    spec = clipped(spec, clip)
     architecture = divided(_common_architecture(checkpoints), blocks, checkpoints["a"].shapes)
     rules = parse_rules(elements, architecture, tuple(spec.weights))
     _check_predictions(checkpoints)
     name = resolve_dtype(dtype, checkpoints["a"])
-    router = _Router(spec, checkpoints, architecture, DTYPES[name], vae)
-    steps = tuple(router.step(key) for key in dict.fromkeys(k for m in spec.models for k in checkpoints[m].shapes))
+    router = _Router(spec, files, architecture, {**DTYPES, **SMALL_DTYPES}[name], vae, averaged, ema)
+    read = (*spec.models, *([VAE] if vae == VAE_FILE else []))
+    steps = tuple(router.step(key) for key in dict.fromkeys(k for m in read for k in files[m].shapes))
     if channels not in ("equal", "pad"):
         raise ConfigError(f"channels: '{channels}' is unknown; give equal or pad")
     if channels == "pad":
@@ -126,7 +146,9 @@ def plan_structure(
     notes += (
         [f"left out, since model {_owner_of(lost[0], architecture, vae)} lacks them: {listed(lost)}"] if lost else []
     )
-    held = rules_of_keys(rules, [step.key for step in steps if step.action == "merge"], architecture, compat)
+    merged = [step.key for step in steps if step.action == "merge" and step.key not in averaged]
+    held = rules_of_keys(rules, merged, architecture, compat)
+    held |= {key: held[own] for key, own in averaged.items() if own in held}
     steps = tuple(replace(step, rules=held[step.key]) if step.key in held else step for step in steps)
     notes += [
         f"{step.key}: the first {step.common} input channels are merged, the others are model {step.source.upper()}'s"
@@ -148,20 +170,35 @@ class _Router:
     architecture: Architecture
     dtype: str
     vae: str
+    averages: Mapping[str, str]
+    ema: str
 
     def step(self, key: str) -> Step:
-        place = self.architecture.place(key)
+        place = self.architecture.place(self.averages.get(key, key))
         action, source, why = self._route(key, place)
         owner = self.checkpoints[source]
         shape, own = owner.shapes[key], owner.dtypes[key]
-        dtype = (
-            "I64" if place.role == "position_ids" else self.dtype if own in FLOATS and place.role != "marker" else own
-        )
-        return Step(key, action, source, place, why, shape, dtype)
+        return Step(key, action, source, place, why, shape, self._dtype_of(key, place, own, shape))
+
+    def _dtype_of(self, key: str, place: Place, own: str, shape: tuple[int, ...]) -> str:
+        if place.role == "position_ids":
+            return "I64"
+        if own not in FLOATS or place.role == "marker":
+            return own
+        if self.dtype not in SMALL_DTYPES.values():
+            return self.dtype
+        network = self.averages.get(key, key).startswith(_NETWORKS)
+        return self.dtype if network and len(shape) >= 2 else "F16"
 
     def _route(self, key: str, place: Place) -> tuple[str, str, str]:
         owners = [name for name in self.spec.models if key in self.checkpoints[name].shapes]
+        if self.vae == VAE_FILE and (place.role == "vae" or not owners):
+            if key in self.checkpoints[VAE].shapes:
+                return "copy", VAE, f"the VAE is that of {self.checkpoints[VAE].path.name}"
+            return "drop", owners[0], f"the VAE is that of {self.checkpoints[VAE].path.name}, which has no such tensor"
         first = owners[0]
+        if place.role == "ema" and self.ema == KEEP_EMA:
+            return ("keep" if first == "a" else "drop"), first, "kept beside the averages"
         if place.role in ("ema", "schedule"):
             return "drop", first, "left out of merged files, nothing reads it"
         if place.role == "marker":
@@ -253,8 +290,8 @@ def resolve_dtype(dtype: str | None, checkpoint: Checkpoint) -> str:
         ConfigError: unknown, or A's is none that results are written in.
     """
     if dtype not in (None, "auto"):
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype: '{dtype}' is unknown; give {', '.join(DTYPES)} or auto")
+        if dtype not in DTYPES and dtype not in SMALL_DTYPES:
+            raise ConfigError(f"dtype: '{dtype}' is unknown; give {', '.join((*DTYPES, *SMALL_DTYPES))} or auto")
         return str(dtype)
     sizes: Counter[str] = Counter()
     for key, name in checkpoint.stored.items():

@@ -27,7 +27,7 @@ from bayes_merger.merging.architectures import OwnBlocks, own_blocks
 from bayes_merger.merging.blocks import Architecture, weights_from_string
 from bayes_merger.merging.elements import named_ratios, parse_rules
 from bayes_merger.merging.method import MethodSpec, WeightRange, method_spec
-from bayes_merger.merging.recipe import RecipeStep
+from bayes_merger.merging.recipe import RecipeStep, base_of
 
 SEARCH = "search"
 """What stands in the place of a number that is searched for each block by itself."""
@@ -54,6 +54,11 @@ class StepFile:
     given: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, str]
     blocks: OwnBlocks = ()
+
+    @property
+    def base(self) -> str:
+        """The name of the model that the first step starts from."""
+        return base_of(self.steps)
 
     @property
     def weights(self) -> dict[str, WeightRange]:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed
 from bayes_merger.merging.blocks import BlockWeights
 from bayes_merger.merging.checkpoint import Checkpoint
-from bayes_merger.merging.kinds import LORA
+from bayes_merger.merging.companions import VAE_FILE, VaeFile, averages, with_ema
+from bayes_merger.merging.finish import ADJUST
+from bayes_merger.merging.kinds import LORA, VAE
 from bayes_merger.merging.live import LiveMerge
 from bayes_merger.merging.lora import LoraModel
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.recipe import MergeRecipe, RecipeStep, check_weights, numbers_of, plan_recipe
-from bayes_merger.merging.routing import Checkpoints
+from bayes_merger.merging.routing import KEEP_EMA, Checkpoints
 from bayes_merger.merging.sources import is_constant, version_of
 
 if TYPE_CHECKING:
@@ -161,6 +163,13 @@ def unfold(recipe: MergeRecipe, checkpoints: Checkpoints, constant: Collection[s
         ConfigError: as ``plan``; the text names the step.
         CheckpointError: as ``plan``; the text names the step.
     """
+    base = checkpoints.get(recipe.base, None)
+    if base is not None and recipe.ema == KEEP_EMA:
+        wanted = averages(base)
+        checkpoints = {n: c if c.kind in (LORA, VAE) else with_ema(c, wanted) for n, c in checkpoints.items()}
+    if base is not None and recipe.vae == VAE_FILE and "vae" in checkpoints:
+        baked = checkpoints["vae"]
+        checkpoints = {**checkpoints, "vae": baked if isinstance(baked, VaeFile) else VaeFile(baked, base)}
     if not recipe.steps:
         return Unfolded(recipe, checkpoints, {})
     made: dict[str, StepModel] = {}
@@ -170,7 +179,10 @@ def unfold(recipe: MergeRecipe, checkpoints: Checkpoints, constant: Collection[s
             models = _models_of(step, checkpoints, made)
             made[step.name] = StepModel(alone(recipe, step), models, step.name, step.name in constant)
     with named(last):
-        return Unfolded(alone(recipe, last), _models_of(last, checkpoints, made), made)
+        models = _models_of(last, checkpoints, made)
+        if recipe.vae == VAE_FILE:
+            models["vae"] = checkpoints["vae"]
+        return Unfolded(alone(recipe, last), models, made)
 
 
 def alone(recipe: MergeRecipe, step: RecipeStep) -> MergeRecipe:
@@ -180,20 +192,27 @@ def alone(recipe: MergeRecipe, step: RecipeStep) -> MergeRecipe:
         recipe,
         method=step.method,
         models={},
-        weights=weights_of(step, recipe.weights),
+        weights=weights_of(step, recipe.weights, adjusted=is_last),
         dtype=recipe.dtype if is_last else "fp32",
-        vae=step.vae,
+        vae=VAE_FILE if is_last and recipe.vae == VAE_FILE else step.vae,
+        clip=recipe.clip if is_last else "",
         options=step.options,
         elements=step.elements,
         steps=(),
     )
 
 
-def weights_of(step: RecipeStep, weights: BlockWeights) -> dict[str, Mapping[str, float]]:
-    """The weights of one step among those of all, by the names that its method gives them."""
-    return {
-        name: weights[step.weight(name)] for name in method_spec(step.method).weights if step.weight(name) in weights
-    }
+def weights_of(step: RecipeStep, weights: BlockWeights, *, adjusted: bool = False) -> dict[str, Mapping[str, float]]:
+    """The weights of one step among those of all, by the names that its method gives them.
+
+    Args:
+        step: the step.
+        weights: of all steps.
+        adjusted: whether the adjustments come with it: they are made to what the last step makes.
+    """
+    names = {name: step.weight(name) for name in method_spec(step.method).weights}
+    own = {name: weights[full] for name, full in names.items() if full in weights}
+    return own | ({ADJUST: weights[ADJUST]} if adjusted and ADJUST in weights else {})
 
 
 def _models_of(step: RecipeStep, files: Checkpoints, made: Mapping[str, StepModel]) -> dict[str, Checkpoint]:
@@ -234,6 +253,7 @@ class LiveSteps:
             compat=last.compat,
             blocks=last.blocks,
             channels=last.channels,
+            clip=last.clip,
         )
 
     def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
@@ -247,4 +267,4 @@ class LiveSteps:
         last = self._recipe.steps[-1]
         self._unfolded.set(self._recipe.with_weights(weights))
         with named(last):
-            self._live.apply(weights_of(last, weights), destinations, everything=everything)
+            self._live.apply(weights_of(last, weights, adjusted=True), destinations, everything=everything)

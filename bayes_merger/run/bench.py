@@ -13,12 +13,28 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipeline import DrawnImage, LivePipeline, load_pipeline
 from bayes_merger.imaging.prompt import plain_prompt
 from bayes_merger.merging.engine import LiveMerge
+from bayes_merger.merging.kinds import LORA
+from bayes_merger.merging.steps import LiveSteps
 from bayes_merger.run.objectives import objective_values
-from bayes_merger.run.parts import Parts, candidate_id
+from bayes_merger.run.parts import Parts, candidate_id, own_division
 from bayes_merger.run.watcher import Stop, Watcher
 from bayes_merger.scoring.scorer import Judged, Score, combine, judge
 
 Weights = Mapping[str, Mapping[str, float]]
+
+ALONE = "alone: "
+"""Before a model's name, in the place of a method: that model as it is."""
+
+
+def contenders(parts: Parts) -> list[tuple[str, Weights, str]]:
+    """What a winner is compared with: name, weights and method of A, B and the even mix, or of a recipe's models."""
+    blocks = parts.architecture.blocks
+    if parts.steps is None:
+        rows = (("model A", 0.0), ("model B", 1.0), ("even mix", 0.5))
+        return [(name, {"alpha": dict.fromkeys(blocks, alpha)}, "weighted_sum") for name, alpha in rows]
+    whole = [name for name, model in parts.checkpoints.items() if model.kind is not LORA]
+    pure = {"alpha": dict.fromkeys(parts.base.architecture.blocks, 0.0)}
+    return [(f"model {name}", pure, f"{ALONE}{name}") for name in whole]
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,7 @@ class Bench:
         self._pipeline = pipeline
         self._watcher = watcher
         self._stop = stop
-        self._merges: dict[str, LiveMerge] = {}
+        self._merges: dict[str, LiveMerge | LiveSteps] = {}
         self._current: tuple[str, Weights] | None = None
 
     @classmethod
@@ -57,7 +73,7 @@ class Bench:
         generator = parts.config.generator
         watcher.step("loading the pipeline")
         pipeline = load_pipeline(
-            parts.checkpoints["a"].path,
+            parts.base.path,
             config=Path(generator.config) if generator.config else None,
             device=generator.device,
             dtype=generator.dtype,
@@ -68,26 +84,19 @@ class Bench:
         return cls(parts, pipeline, watcher, stop)
 
     def put(self, weights: Weights, method: str | None = None) -> None:
-        """Turn the live pipeline into the merge with these weights."""
-        config = self._parts.config
-        # Elemental rules are the run's; pure A is to be pure.
-        elements = () if method else tuple(config.elements)
-        name = method or self._parts.method.name
-        name += " with elements" if elements else ""
+        """Turn the live pipeline into the merge with these weights.
+
+        Args:
+            weights: of the merge.
+            method: another method than the run's, of models A and B alone; or ``ALONE`` and a model's name, for that
+                model as it is.
+        """
+        name = method or "the run's"
         if self._current == (name, weights):
             return
         self._watcher.step("merging")
         if name not in self._merges:
-            models = {key: self._parts.checkpoints[key] for key in (("a", "b") if method else self._parts.checkpoints)}
-            self._merges[name] = LiveMerge(
-                models,
-                method or self._parts.method.name,
-                config.dtype,
-                config.vae,
-                elements=elements,
-                compat=config.compat or "",
-                options={} if method else config.options,
-            )
+            self._merges[name] = self._merge_of(method)
         before, self._current = self._current, None  # a merge that fails half way leaves neither
         same_method = before is not None and before[0] == name
         self._merges[name].apply(weights, self._pipeline.destinations(), everything=not same_method)
@@ -95,9 +104,33 @@ class Bench:
             self._pipeline.text_encoder_changed()
         self._current = (name, {key: dict(blocks) for key, blocks in weights.items()})
 
+    def _merge_of(self, method: str | None) -> LiveMerge | LiveSteps:
+        parts, config = self._parts, self._parts.config
+        if method is not None:  # elemental rules and options are the run's; pure A is to be pure
+            alone = method.removeprefix(ALONE) if method.startswith(ALONE) else ""
+            models = {role: parts.checkpoints[alone or role] for role in ("a", "b")}
+            vae = config.vae if config.vae in ("b", "merge") else "a"
+            name = "weighted_sum" if alone else method
+            return LiveMerge(models, name, config.dtype, vae, blocks=own_division(config), channels=config.channels)
+        if parts.steps is not None:
+            return LiveSteps(parts.recipe({}, hashed=False), parts.checkpoints, parts.constant_steps())
+        return LiveMerge(
+            parts.checkpoints,
+            parts.method.name,
+            config.dtype,
+            parts.recipe({}, hashed=False).vae,
+            clip=config.clip or "",
+            elements=tuple(config.elements),
+            compat=config.compat or "",
+            options=config.options,
+            blocks=own_division(config),
+            channels=config.channels,
+        )
+
     def _text_of(self, weights: Weights) -> dict[str, dict[str, float]]:
         """The numbers that the text encoder may follow: all but those of the U-Net's blocks."""
-        unet = self._parts.checkpoints["a"].architecture.blocks[1:]
+        architecture = self._parts.architecture
+        unet = architecture.blocks[1:] if architecture.whole is None else ()
         return {name: {k: v for k, v in blocks.items() if k not in unet} for name, blocks in weights.items()}
 
     def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:

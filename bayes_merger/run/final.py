@@ -21,7 +21,8 @@ import optuna
 
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.run.bench import Bench, Evaluation, Weights
+from bayes_merger.run.bench import Bench, Evaluation, Weights, contenders
+from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.parts import Parts
 from bayes_merger.run.record import (
     Final,
@@ -91,6 +92,17 @@ def decide(parts: Parts, study: optuna.study.Study, bench: Bench, watcher: Watch
     return Final(winner, len(parts.payloads) * parts.config.final.images, tuple(rescored), rows)
 
 
+def keep_pictures(parts: Parts, study: optuna.study.Study, bench: Bench, folder: RunFolder, watcher: Watcher) -> None:
+    """Draw the pictures of the trial that is taken home once more, if they were not kept (``images=best``)."""
+    trial = chosen_trial(study)
+    place = folder.images(trial.number)
+    if trial.user_attrs.get("images") or any(place.glob("*.png")):
+        return
+    watcher.step(f"drawing the pictures of trial {trial.number} once more")
+    bench.put(trial.user_attrs["weights"])
+    bench.save(place, bench.draw(parts.payloads), parts.payloads)
+
+
 def candidates(study: optuna.study.Study, count: int) -> list[int]:
     """The trials that may be the best: by posterior mean and observed score, or a spread over the Pareto front."""
     if len(study.directions) == 1:
@@ -132,13 +144,9 @@ def closing_table(
 ) -> tuple[Row, ...]:
     """The winner, A, B and the even mix on fresh seeds that nothing was chosen by."""
     fresh = fresh_payloads(parts, 1)
-    blocks = parts.checkpoints["a"].architecture.blocks
-    contenders: list[tuple[str, Weights, str | None]] = [("best merge", winner, None)]
-    for name, alpha in (("model A", 0.0), ("model B", 1.0), ("even mix", 0.5)):
-        contenders.append((name, {"alpha": dict.fromkeys(blocks, alpha)}, "weighted_sum"))
     rows: list[Row] = []
     reference: list[float] = []
-    for name, weights, method in contenders:
+    for name, weights, method in [("best merge", winner, None), *contenders(parts)]:
         stop.check()
         watcher.step(f"drawing {name} on fresh seeds")
         evaluation = _drawn(study, bench, weights, method, fresh)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,18 @@ from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipeline import check_place
 from bayes_merger.imaging.prompt import check_prompt
+from bayes_merger.merging.architectures import OwnBlocks, divided, own_blocks
 from bayes_merger.merging.blocks import Architecture
 from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.merging.companions import VAE_FILE, VaeFile
 from bayes_merger.merging.elements import named_ratios, parse_rules
+from bayes_merger.merging.finish import ADJUST, ADJUSTMENT_RANGE, read_adjust
 from bayes_merger.merging.kinds import LORA
 from bayes_merger.merging.lora import LoraModel
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef, plan
+from bayes_merger.merging.routing import SMALL_DTYPES
+from bayes_merger.merging.stepfile import StepFile, open_numbers, read_steps
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.scoring.scorer import Scorer
@@ -45,6 +50,8 @@ class Parts:
         payloads: what is drawn, seeds and wildcards resolved.
         scorers: who judges, by name.
         sampler: makes the Optuna sampler of this run.
+        steps: the recipe, when it has several steps; ``checkpoints`` then has its models by its names, and ``method``
+            the weights of all steps.
     """
 
     config: RunConfig
@@ -54,30 +61,92 @@ class Parts:
     payloads: tuple[Payload, ...]
     scorers: Mapping[str, Scorer]
     sampler: Callable[..., Any]
+    steps: StepFile | None = None
+
+    @property
+    def base(self) -> Checkpoint:
+        """The model that the merge starts from, whose file becomes the live pipeline."""
+        return self.checkpoints[self.steps.base if self.steps else "a"]
+
+    @property
+    def architecture(self) -> Architecture:
+        """The blocks that weights are for."""
+        return divided(self.base.architecture, own_division(self.config))
+
+    def constant_steps(self) -> frozenset[str]:
+        """The steps of the recipe of which no number is searched."""
+        if self.steps is None:
+            return frozenset()
+        searched = {name.partition(".")[2] for parameter in self.space.parameters for name in parameter.drives}
+        return frozenset(
+            step.name
+            for step in self.steps.steps
+            if not any(step.weight(name) in searched for name in method_spec(step.method).weights)
+        )
 
     def recipe(self, weights: Mapping[str, Mapping[str, float]], *, hashed: bool = True) -> MergeRecipe:
         """All that is needed to build one candidate again; without hashes when only its form is checked."""
-        models = {
-            name: ModelRef(str(checkpoint.path.resolve()), checkpoint.sha256() if hashed else "")
-            for name, checkpoint in self.checkpoints.items()
-        }
-        architecture = next(iter(self.checkpoints.values())).architecture.name
+        numbers = {name: dict(blocks) for name, blocks in weights.items()}
+        if self.steps is not None:
+            found = steps_recipe(self.steps, self.checkpoints, dtype=self.config.dtype, hashed=hashed)
+            vae = VAE_FILE if "vae" in self.checkpoints else found.vae
+            return replace(found, weights=numbers, clip=self.config.clip or "", vae=vae)
         return MergeRecipe(
             method=self.method.name,
-            models=models,
-            weights={name: dict(blocks) for name, blocks in weights.items()},
-            architecture=architecture,
+            models=_references(self.checkpoints, hashed),
+            weights=numbers,
+            architecture=self.base.architecture.name,
             dtype=self.config.dtype,
-            vae=self.config.vae,
+            vae=VAE_FILE if "vae" in self.checkpoints else self.config.vae,
             elements=tuple(self.config.elements),
             compat=self.config.compat or "",
             options=dict(self.config.options),
+            blocks=own_division(self.config),
+            channels=self.config.channels,
+            clip=self.config.clip or "",
         )
 
     def close(self) -> None:
         """Let go of the model files."""
         for checkpoint in self.checkpoints.values():
             checkpoint.close()
+
+
+def _references(checkpoints: Mapping[str, Checkpoint], hashed: bool) -> dict[str, ModelRef]:
+    return {n: ModelRef(str(c.path.resolve()), c.sha256() if hashed else "") for n, c in checkpoints.items()}
+
+
+def own_division(config: RunConfig) -> OwnBlocks:
+    """The blocks of the user's own, if there are any.
+
+    Raises:
+        ConfigError: they are malformed.
+    """
+    return own_blocks(config.blocks) if config.blocks else ()
+
+
+def steps_recipe(file: StepFile, checkpoints: Mapping[str, Checkpoint], *, dtype: str, hashed: bool) -> MergeRecipe:
+    """The recipe of a file in several steps, without its numbers.
+
+    Args:
+        file: the recipe.
+        checkpoints: its models, opened.
+        dtype: of the result, where the recipe does not say it.
+        hashed: whether it holds the hashes of its files.
+
+    Raises:
+        CheckpointError: the model that it starts from is none.
+    """
+    settings: dict[str, Any] = {"dtype": dtype, **file.settings}
+    return MergeRecipe(
+        method=file.steps[-1].method,
+        models=_references(checkpoints, hashed),
+        weights={},
+        architecture=checkpoints[file.base].architecture.name,
+        blocks=file.blocks,
+        steps=file.steps,
+        **settings,
+    )
 
 
 def check_parts(
@@ -107,11 +176,18 @@ def check_parts(
     for payload in payloads:
         for prompt in (*payload.prompts, *payload.negative_prompts):
             check_prompt(prompt)  # what a wildcard put in has not been seen yet
-    spec = method_spec(config.method)
-    checkpoints = open_models(config, spec)
-    spec = spec.bind(checkpoints, config.options)
-    space = make_space(config, spec, checkpoints["a"].architecture)
-    parts = Parts(config, checkpoints, spec, space, payloads, scorers, sampler)
+    steps = read_recipe(config)
+    if steps is None:
+        spec = method_spec(config.method)
+        checkpoints = open_models(config, spec)
+        spec = spec.bind(checkpoints, config.options)
+        base = checkpoints["a"]
+        space = make_space(config, spec, divided(base.architecture, own_division(config), base.shapes))
+    else:
+        checkpoints = open_steps(steps, config)
+        spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
+        space = make_steps_space(config, steps, checkpoints[steps.base].architecture)
+    parts = Parts(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
     if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
@@ -151,7 +227,101 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
         Parameter(name, 0.0, 1.0, tuple(f"{name}.{weight}" for weight in driven)) for name, driven in named.items()
     ]
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
-    return space_from_guide((*architecture.blocks, *slots), weights, config.space, ratios)
+    given, adjusted = adjustments(config, (*named, *weights, *architecture.blocks, *architecture.slots))
+    return space_from_guide((*architecture.blocks, *slots), weights, config.space, [*ratios, *adjusted], given)
+
+
+def adjustments(config: RunConfig, taken: Collection[str]) -> tuple[dict[str, float], list[Parameter]]:
+    """The adjustments that a run is given, and those that it searches.
+
+    Raises:
+        ConfigError: they make no sense, or a name is taken.
+    """
+    if config.adjust is None or config.adjust == []:
+        return {}, []
+    given: dict[str, float] = {}
+    searched: dict[str, tuple[str, ...]] = {}
+    for name, number in read_adjust(config.adjust).items():
+        place = f"{name}.{ADJUST}"
+        if not isinstance(number, str):
+            given[place] = float(number)
+        elif number in taken or number.upper() in taken:
+            raise ConfigError(f"adjust: '{number}' is the name of something else; choose another for a number")
+        else:
+            searched[number] = (*searched.get(number, ()), place)
+    return given, [Parameter(name, *ADJUSTMENT_RANGE, drives) for name, drives in searched.items()]
+
+
+def read_recipe(config: RunConfig) -> StepFile | None:
+    """The recipe in several steps that a run searches, if it does.
+
+    Raises:
+        ConfigError: it is malformed, or there are settings beside it that belong into it.
+    """
+    if not config.recipe:
+        return None
+    elsewhere = {
+        "method": config.method != "weighted_sum",
+        "elements": config.elements,
+        "options": config.options,
+        "vae": config.vae in ("b", "c", "merge"),
+        "compat": config.compat,
+        "blocks": config.blocks,
+        "channels": config.channels != "equal",
+    }
+    for name, value in elsewhere.items():
+        if value:
+            raise ConfigError(f"{name}: a run of a recipe takes it from the recipe; write it there")
+    try:
+        return read_steps(config.recipe)
+    except ConfigError as error:
+        raise ConfigError(f"recipe: {error}") from None
+
+
+def make_steps_space(config: RunConfig, file: StepFile, architecture: Architecture) -> SearchSpace:
+    """What a recipe leaves open: its names, and the blocks of weights that say ``search``.
+
+    Raises:
+        ConfigError: a number or a rule that makes no sense, or nothing is open.
+    """
+    architecture = divided(architecture, file.blocks)
+    weights = {name: (weight.low, weight.high) for name, weight in file.weights.items()}
+    try:
+        numbers = open_numbers(file, architecture)
+    except ConfigError as error:
+        raise ConfigError(f"recipe: {error}") from None
+    beyond = [place for place in numbers.searched if place.partition(".")[0] not in architecture.blocks]
+    if beyond:
+        raise ConfigError(f"recipe: {beyond[0]}: parts of blocks take a name instead of  search")
+    if not numbers.names and not numbers.searched and config.adjust is None:
+        raise ConfigError("recipe: it leaves no number open; write a name, or  search,  in the place of one")
+    ratios = [Parameter(name, *weights[drives[0].partition(".")[2]], drives) for name, drives in numbers.names.items()]
+    given, adjusted = adjustments(config, (*numbers.names, *weights, *architecture.blocks, *architecture.slots))
+    return space_from_guide(
+        architecture.blocks, weights, config.space, [*ratios, *adjusted], {**numbers.fixed, **given}
+    )
+
+
+def open_steps(file: StepFile, config: RunConfig) -> dict[str, Checkpoint]:
+    """The models of a recipe in several steps; LoRAs as they are.
+
+    Raises:
+        CheckpointError: a file that cannot be used.
+    """
+    opened = open_each(file.models, alone=True)
+    _check_drawn(file.base, {name: model for name, model in opened.items() if model.kind is not LORA} or opened)
+    return opened | _vae_of(config, opened[file.base])
+
+
+def _vae_of(config: RunConfig, base: Checkpoint) -> dict[str, Checkpoint]:
+    """The file whose VAE is taken, where that is none of the models'.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    if config.vae in ("a", "b", "c", "merge"):
+        return {}
+    return {"vae": VaeFile(open_model("vae", config.vae), base)}
 
 
 def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
@@ -175,6 +345,10 @@ def _check_numbers(config: RunConfig) -> None:
     if config.patience is not None and config.patience < 1:
         raise ConfigError(f"patience: {config.patience} is too small; give 1 or more, or null for none")
     read_time(config.time_limit)
+    if config.dtype in SMALL_DTYPES:
+        raise ConfigError(
+            f"dtype: {config.dtype} is for files; search in fp16, and merge the best with  dtype={config.dtype}"
+        )
     if config.images not in ("all", "best"):
         raise ConfigError(f"images: '{config.images}' is not one of all, best")
 
@@ -205,17 +379,21 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
         if name not in spec.models and path:
             raise ConfigError(f"model_{name}: method '{config.method}' takes no model {name.upper()}; leave it out")
     opened = open_each({name: path for name, path in given.items() if path})
+    _check_drawn("a", opened)
+    return opened | _vae_of(config, opened["a"])
+
+
+def _check_drawn(base: str, opened: Mapping[str, Checkpoint]) -> None:
     names = {checkpoint.architecture.name for checkpoint in opened.values()}
     if len(names) > 1:
         kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())
         raise CheckpointError(f"models of different architectures cannot be merged: {kinds}")
-    architecture = opened["a"].architecture
+    architecture = opened[base].architecture if base in opened else next(iter(opened.values())).architecture
     if architecture.name not in DRAWN:
         raise CheckpointError(
-            f"model_a: {architecture.title} can be merged but not yet drawn, so a run cannot judge it; "
+            f"model_{base}: {architecture.title} can be merged but not yet drawn, so a run cannot judge it; "
             "merge it by hand with  bayes-merger merge model_a=... model_b=... --out FILE"
         )
-    return opened
 
 
 def open_each(paths: Mapping[str, str], *, alone: bool = False) -> dict[str, Checkpoint]:
@@ -230,7 +408,7 @@ def open_each(paths: Mapping[str, str], *, alone: bool = False) -> dict[str, Che
     """
     opened: dict[str, Checkpoint] = {}
     for name in sorted(paths):
-        opened[name] = open_model(name, paths[name], None if alone else opened.get("a"))
+        opened[name] = open_model(name, paths[name], None if alone or name == "vae" else opened.get("a"))
     return opened
 
 
@@ -263,14 +441,22 @@ def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
     rules = {"elements": list(parts.config.elements), "compat": parts.config.compat} if parts.config.elements else {}
     options = {"options": dict(parts.config.options)} if parts.config.options else {}
     objectives = {"objectives": list(parts.config.objectives)} if parts.config.objectives else {}
+    finish = {name: getattr(parts.config, name) for name in ("clip", "adjust") if getattr(parts.config, name)}
+    division = {"blocks": parts.config.blocks} if parts.config.blocks else {}
+    channels = {"channels": parts.config.channels} if parts.config.channels != "equal" else {}
+    recipe = {"recipe": {k: v for k, v in parts.config.recipe.items() if k != "models"}} if parts.config.recipe else {}
     return {
         **rules,
         **options,
+        **division,
+        **finish,
+        **channels,
+        **recipe,
         **objectives,
         "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
         "method": parts.method.name,
         "dtype": parts.config.dtype,
-        "vae": parts.config.vae,
+        "vae": VAE_FILE if "vae" in parts.checkpoints else parts.config.vae,
         "space": parts.space.to_json(),
         "payloads": [payload.to_json() for payload in parts.payloads],
         "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),

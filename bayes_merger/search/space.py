@@ -87,7 +87,7 @@ class SearchSpace:
         }
         for name, number in numbers.items():
             block, _, weight = name.rpartition(".")
-            assembled[weight].setdefault(block, number)  # a ratio
+            assembled.setdefault(weight, {}).setdefault(block, number)  # a ratio, or what is no weight of the method
         return assembled
 
     def values_of(self, weights: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -206,6 +206,7 @@ def build_space(
     ranges: Mapping[str, Any] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
     ratios: Sequence[Parameter] = (),
+    given: Mapping[str, float] | None = None,
 ) -> SearchSpace:
     """The search space of a merge method on an architecture, under a person's rules.
 
@@ -216,7 +217,9 @@ def build_space(
         ranges: name -> ``[low, high]``.
         groups: lists of names. Names without a weight (``[IN00, IN01]``) make one group per weight.
         ratios: numbers beyond the blocks, each with its range and the weights it drives; they may be frozen and
-            given other ranges by their bare names.
+            given other ranges by their bare names. What they drive of the blocks' own is not searched by itself.
+        given: ``BLOCK.weight`` -> number, of those that a recipe decides: rules about them have no effect, and one that
+            is about nothing else is an error.
 
     Names are those of :mod:`bayes_merger.search.names`, or nested: ``IN00: {alpha: 0.5}``.
 
@@ -228,18 +231,27 @@ def build_space(
     frozen, own_frozen = apart(frozen, bare)
     ranges, own_ranges = apart(ranges, bare)
     bounds = _bounds(ranges, blocks, weights)
-    fixed = _fixed(frozen, blocks, order, bounds)
+    taken = {*(given or {}), *(name for ratio in ratios for name in ratio.drives)}
+    for kind, rules in (("frozen", frozen), ("ranges", ranges)):
+        _check_free(kind, rules, blocks, order, taken)
+    fixed = {name: number for name, number in _fixed(frozen, blocks, order, bounds).items() if name not in taken}
     together = _together(groups, blocks, order, fixed, bounds)
+    for members in together.values():
+        if torn := [name for name in members if (name in taken) != (members[0] in taken)]:
+            raise ConfigError(
+                f"groups: {members[0]} and {torn[0]} cannot share a number, the recipe decides one of them"
+            )
     parameters = [
         Parameter(name, *bounds[name], together[name])
         for name in bounds
-        if name == together[name][0] and not any(member in fixed for member in together[name])
+        if name not in taken and name == together[name][0] and not any(member in fixed for member in together[name])
     ]
     fixed = {
         name: next(fixed[member] for member in together[name] if member in fixed)
         for name in bounds
-        if any(member in fixed for member in together[name])
+        if name not in taken and any(member in fixed for member in together[name])
     }
+    fixed |= given or {}
     for ratio in ratios:
         parameter = _ruled(ratio, own_frozen, own_ranges)
         if parameter.low == parameter.high:
@@ -302,7 +314,7 @@ def _ruled(ratio: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str, Any
     """A ratio under the rules about it; a frozen one has both ends where it is frozen."""
     name = ratio.name
     if name in ranges:
-        low, high = read_range(ranges[name], f"ranges: {name}", WIDEST)
+        low, high = read_range(ranges[name], f"ranges: {name}", (min(WIDEST[0], ratio.low), max(WIDEST[1], ratio.high)))
         ratio = replace(ratio, low=low, high=high)
     if name not in frozen:
         return ratio
@@ -319,8 +331,24 @@ _GUIDE = {"frozen": "frozen", "ranges": "ranges", "groups": "groups"} | {
 }
 
 
+def _check_free(
+    kind: str, rules: Mapping[str, Any] | None, blocks: Sequence[str], weights: Sequence[str], taken: set[str]
+) -> None:
+    """Refuse rules about nothing but numbers that a recipe decides."""
+    named: dict[str, list[str]] = {}
+    for name, (rule, _) in by_parameter(kind, rules, blocks, weights).items():
+        named.setdefault(rule, []).append(name)
+    for rule, names in named.items():
+        if set(names) <= taken:
+            raise ConfigError(f"{kind}: {rule} has no effect, the recipe decides {_few(names)}; change it there")
+
+
 def space_from_guide(
-    blocks: Sequence[str], weights: Mapping[str, Range], guide: Mapping[str, Any], ratios: Sequence[Parameter] = ()
+    blocks: Sequence[str],
+    weights: Mapping[str, Range],
+    guide: Mapping[str, Any],
+    ratios: Sequence[Parameter] = (),
+    given: Mapping[str, float] | None = None,
 ) -> SearchSpace:
     """The space a configuration describes, with the keys of :func:`build_space` or those of the original's guides.
 
@@ -336,4 +364,4 @@ def space_from_guide(
         if rules.get(_GUIDE[key]):
             raise ConfigError(f"space: {key} and {_GUIDE[key]} are the same rules under two names; keep one")
         rules[_GUIDE[key]] = value
-    return build_space(blocks, weights, ratios=ratios, **rules)
+    return build_space(blocks, weights, ratios=ratios, given=given, **rules)

@@ -7,13 +7,13 @@ import torch
 
 from bayes_merger.errors import CheckpointError
 from bayes_merger.imaging.keymap import normalised, single_file_views, to_single_file
-from bayes_merger.imaging.loading import SD15, _empty_modules
+from bayes_merger.imaging.loading import SD15, empty_modules
 from bayes_merger.imaging.pipeline import LivePipeline
 from tests.checkpoints import tiny_modules
 
 
 def shapes_of_sd15() -> dict[str, tuple[int, ...]]:
-    states = {part: module.state_dict() for part, module in _empty_modules(SD15).items()}
+    states = {part: module.state_dict() for part, module in empty_modules(SD15).items()}
     return {key: tuple(tensor.shape) for key, tensor in to_single_file(**states).items()}
 
 

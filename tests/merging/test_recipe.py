@@ -76,7 +76,7 @@ def test_the_vae_may_be_merged_or_taken_from_b(models: Models) -> None:
     assert (merged.action, merged.block) == ("merge", "BASE")
     copied = {s.key: s for s in plan(recipe_of(models, vae="b"), models).steps}[VAE]
     assert (copied.action, copied.source) == ("copy", "b")
-    with pytest.raises(ConfigError, match="vae: 'c' is unknown; give a, b or merge"):
+    with pytest.raises(ConfigError, match="vae: 'c' is unknown; give a, b, merge or the name of a file"):
         plan(recipe_of(models, vae="c"), models)
 
 
@@ -143,7 +143,7 @@ NOT_ALL = {"alpha": {b: 0.5 for b in SD1.blocks if b not in ("IN03", "M00")}}
         (lambda r: replace(r, method="weigthed_sum"), "did you mean weighted_sum"),
         (lambda r: replace(r, method="add_difference"), "takes models a, b, c, not a, b"),
         (lambda r: replace(r, architecture="sd9"), "architecture 'sd9' is unknown"),
-        (lambda r: replace(r, dtype="fp8"), "'fp8' is unknown; give fp16, bf16, fp32 or auto"),
+        (lambda r: replace(r, dtype="fp8"), "'fp8' is unknown; give fp16, bf16, fp32, fp8_e4m3fn, fp8_e5m2 or auto"),
         (lambda r: replace(r, weights={}), "weighted_sum needs 'alpha'"),
         (lambda r: replace(r, weights=even(method="sum_twice")), "has no weight 'beta'"),
         (lambda r: replace(r, weights=NOT_ALL), "no number for IN03.alpha, M00.alpha"),
