@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -20,8 +22,14 @@ from bayes_merger.search.study import design
 from bayes_merger.search.unit import generator, latin_hypercube, to_point, to_values
 from tests.search import optimisers
 
-ALL = optimisers.NAMES
-LEARNING = optimisers.LEARNING
+
+def _each(names: list[str]) -> list[Any]:
+    """The optimisers by name; one that comes with a family of packages takes seconds for what others do at once."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in optimisers.EXTRA else name for name in names]
+
+
+ALL = _each(optimisers.NAMES)
+LEARNING = _each(optimisers.LEARNING)
 SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(-1.0, 2.0), "c": FloatDistribution(0.4, 0.5)}
 Params = dict[str, Any]
 
@@ -118,7 +126,7 @@ def test_trials_without_one_of_the_parameters_are_left_out_and_others_they_have_
     assert set(study.ask(fewer).params) == {"a", "c"}
 
 
-@pytest.mark.parametrize("name", optimisers.SEVERAL)
+@pytest.mark.parametrize("name", _each(optimisers.SEVERAL))
 def test_two_objectives_are_searched_between(name: str) -> None:
     def study() -> optuna.Study:
         made = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler_of(name))
@@ -135,7 +143,7 @@ def test_two_objectives_are_searched_between(name: str) -> None:
     assert first.ask(SPACE).params != trial.params
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in optimisers.SEVERAL])
+@pytest.mark.parametrize("name", [name for name in optimisers.NAMES if name not in optimisers.SEVERAL])
 def test_an_optimiser_of_one_objective_says_so_before_the_first_trial(name: str) -> None:
     sampler: Any = sampler_of(name)
     sampler.check_objectives(1)
@@ -227,6 +235,18 @@ def test_an_option_that_does_not_exist_is_an_error_that_names_the_nearest() -> N
         check_names(partial(samplers.bayes, kapa=2.0))
     with pytest.raises(ConfigError, match="random has no option 'kappa'; it has none"):
         check_names(partial(samplers.random, kappa=2.0))
+
+
+def test_an_optimiser_whose_package_is_not_installed_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['botorch'] = None; from bayes_merger.search import samplers\n"
+        "try: samplers.botorch(None, 0)\n"
+        "except samplers.ConfigError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "botorch is not installed" in said
+    assert "pip install 'bayes-merger[botorch]'" in said
+    assert said.count("\n") == 1
 
 
 def test_a_sobol_sequence_goes_on_where_it_was_and_fills_every_half() -> None:
