@@ -20,6 +20,7 @@ from bayes_merger.run.pruning import Cut, is_on, judge_in_batches, rival_for
 from bayes_merger.run.record import beliefs_of, best_value, front_of, mean_scores
 from bayes_merger.run.watcher import Stop, TrialReport, Watcher
 from bayes_merger.search import study as studies
+from bayes_merger.search.history import ESTIMATE
 from bayes_merger.search.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.workers import Worker
 
@@ -165,7 +166,7 @@ def run_trial(
         before = best_value(study)  # others have not been idle
         attributes[SECONDS] = round(time.monotonic() - started, 3)
         if isinstance(found, Cut):
-            reason = found.reason
+            reason, attributes[ESTIMATE] = found.reason, found.estimate
             told = worker.prune(trial, reason, attributes)
         else:
             told = worker.tell(trial, found.values or found.value, attributes)

@@ -5,8 +5,10 @@ matter. Pictures are drawn a batch at a time, in an order that is shuffled once 
 The test is Wilcoxon's signed-rank test, as in Optuna's WilcoxonPruner,
 https://optuna.readthedocs.io/en/stable/reference/generated/optuna.pruners.WilcoxonPruner.html
 
-A merge given up has no score: the mean of some pictures is not to be compared with the mean of all. Rows of the start
-design are never given up, since the optimiser learns most from them.
+A merge given up has no score, since the mean of some pictures is not to be compared with the mean of all, and is never
+taken home. But the optimiser must not come back to its place: it is told an estimate, the best merge's score and the
+mean difference picture by picture. (Told nothing, it searched the same bad places again and found worse merges with as
+many pictures.) Rows of the start design are never given up, since the optimiser learns most from them.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipeline import DrawnImage
 from bayes_merger.run.record import beliefs_of
-from bayes_merger.scoring.scorer import Scale, Score, Scorer, picture_points
+from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine, picture_points
 from bayes_merger.search.history import PHASE
 
 if TYPE_CHECKING:
@@ -175,17 +177,40 @@ def clearly_worse(
     return f"clearly worse than trial {rival.trial} after {gone} ({mean:+.3f} points, p = {p:.3f})"
 
 
+def estimate(
+    scores: Sequence[Score],
+    rival: Rival,
+    payload_importance: Mapping[str, float],
+    scorers: Mapping[str, tuple[float, Scale]],
+) -> float:
+    """A merge's points, were all its pictures drawn: the rival's, and the mean difference on the pictures of both.
+
+    Args:
+        scores: its raw scores so far.
+        rival: who has all pictures.
+        payload_importance: as for ``combine``.
+        scorers: as for ``combine``.
+    """
+    own = {(score.payload, score.index) for score in scores}
+    both = [score for score in rival.scores if (score.payload, score.index) in own]
+    ahead, behind = (picture_points(some, payload_importance, scorers).values() for some in (both, scores))
+    gap = sum(behind) / len(behind) - sum(ahead) / len(ahead)
+    return combine(rival.scores, payload_importance, scorers) + gap
+
+
 @dataclass(frozen=True)
 class Cut:
     """A merge given up.
 
     Attributes:
         reason: why, for people.
+        estimate: what its points would have been: the rival's, less what it was behind on the pictures of both.
         scores: raw scores of the pictures drawn.
         paths: where those were saved.
     """
 
     reason: str
+    estimate: float
     scores: tuple[Score, ...]
     paths: tuple[Path, ...]
 
@@ -231,7 +256,7 @@ def judge_in_batches(
         if rival is None or number == len(order) - 1:
             continue
         if reason := clearly_worse(scores, rival, importance, scorers, parts.config.pruning):
-            return Cut(reason, tuple(scores), tuple(paths))
+            return Cut(reason, estimate(scores, rival, importance, scorers), tuple(scores), tuple(paths))
     names = [payload.name for payload in parts.payloads]
     usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
     return bench.conclude(parts.payloads, scores, [images[i] for i in usual], [paths[i] for i in usual])

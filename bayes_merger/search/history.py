@@ -7,6 +7,7 @@ last bit of what a sampler computes from them.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ word for a trial that came from elsewhere, such as another study."""
 
 PICTURES = "scores"
 """User attribute: the raw scores of a trial's pictures, ``{scorer, payload, index, seed, value}`` each."""
+
+ESTIMATE = "estimate"
+"""User attribute of a trial that was cut short: what its score would have been, as far as it is known."""
 
 REASON = "reason"
 """User attribute of a trial that failed: why."""
@@ -75,8 +79,19 @@ def _history(others: Sequence[FrozenTrial]) -> History:
     return History(
         slot=len({origin(t) for t in others}),
         drawn=len({origin(t) for t in others if is_suggested(t)}),
-        trials=tuple(sorted(kept, key=lambda t: (origin(t), t.number))),
+        trials=tuple(estimated(t) for t in sorted(kept, key=lambda t: (origin(t), t.number))),
     )
+
+
+def estimated(trial: FrozenTrial) -> FrozenTrial:
+    """The trial as a sampler should see it: one cut short has its estimate for a score, if there is one."""
+    estimate = trial.user_attrs.get(ESTIMATE)
+    if trial.state != TrialState.PRUNED or not isinstance(estimate, float) or not math.isfinite(estimate):
+        return trial
+    seen = copy.copy(trial)
+    seen.state = TrialState.COMPLETE
+    seen.values = [estimate]
+    return seen
 
 
 def finite(trial: FrozenTrial | Trial, value: float | Sequence[float]) -> list[float]:

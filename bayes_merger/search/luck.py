@@ -30,8 +30,13 @@ def luck(pictures: Sequence[Pictures], scores: Array) -> float | None:
     Returns:
         The variance in squared units of the scores; None where the pictures do not tell.
     """
-    if len(pictures) != len(scores) or len(scores) < 4 or not all(pictures):
+    if len(pictures) != len(scores):
         return None
+    full = max((len(own) for own in pictures), default=0)
+    whole = [i for i, own in enumerate(pictures) if len(own) == full > 0]  # the others were cut short
+    if len(whole) < max(4, len(scores) / 4):
+        return None
+    pictures, scores = [pictures[i] for i in whole], scores[whole]
     try:
         rows = [{(p["scorer"], p["payload"], p["index"]): float(p["value"]) for p in own} for own in pictures]
     except (KeyError, TypeError, ValueError):

@@ -16,11 +16,11 @@ from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.merging.architectures import SD1
 from bayes_merger.merging.method import method_spec
 from bayes_merger.run.bench import Evaluation
-from bayes_merger.run.final import closing_table, decide, fresh_payloads, points_per_image
+from bayes_merger.run.final import closing_table, decide, fresh_payloads, keep_pictures, points_per_image
 from bayes_merger.run.final import length as final_length
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.parts import Parts
-from bayes_merger.run.record import Final, Rescored, Row, beliefs_of
+from bayes_merger.run.record import Final, Rescored, Row, beliefs_of, complete_trials
 from bayes_merger.run.watcher import Stop
 from bayes_merger.scoring.scorer import Score, combine
 from bayes_merger.search.samplers import random
@@ -210,3 +210,18 @@ def test_without_drawing_again_the_best_posterior_mean_wins(tmp_path: Path, sett
     assert final.winner == best.trial
     assert final.rescored == ()
     assert len(final.rows) == (4 if settings.images else 0)
+
+
+def test_the_winner_s_pictures_are_drawn_once_more_where_they_were_not_kept(tmp_path: Path) -> None:
+    parts = pretend.make_parts(scorers={"one": pretend.noisy(1.0)}, images="best")
+    folder = RunFolder(tmp_path / "s")
+    study, notes = pretend.searched(parts, folder.path)
+    lost = next(trial for trial in complete_trials(study) if "images" not in trial.user_attrs)
+    study.set_user_attr("final", Final(lost.number, 4, (), ()).to_json())
+    bench = pretend.PretendBench(parts, notes)
+    keep_pictures(parts, study, bench, folder, notes)
+    assert len(bench.drawn) == 4
+    assert {alpha for alpha, _, _ in bench.drawn} == {lost.params["BASE.alpha"]}
+    assert len(list(folder.images(lost.number).glob("*.png"))) == 4
+    keep_pictures(parts, study, bench, folder, notes)
+    assert len(bench.drawn) == 4

@@ -12,8 +12,8 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.imaging.pipeline import DrawnImage
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.pruning import Rival, batches, check_pruning, clearly_worse
-from bayes_merger.run.record import beliefs_of, complete_trials
+from bayes_merger.run.pruning import Rival, batches, check_pruning, clearly_worse, estimate
+from bayes_merger.run.record import beliefs_of, best_value, complete_trials
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.history import origin
 from bayes_merger.search.study import finished
@@ -54,6 +54,12 @@ def test_importances_count_in_the_comparison() -> None:
     rival = Rival(0, (*scores([5.0] * 4), *scores([5.0] * 4, "b"), *scores([1.0] * 4, "a", "two")))
     worse_where_it_does_not_count = [*scores([5.0] * 4), *scores([0.0] * 4, "b"), *scores([0.0] * 4, "a", "two")]
     assert clearly_worse(worse_where_it_does_not_count, rival, payloads, judges, ON) is None
+
+
+def test_the_estimate_is_the_rival_s_points_and_the_mean_difference() -> None:
+    """Four easy pictures of eight: their mean alone, 8, would flatter a merge that is two points worse than 6."""
+    rival = Rival(0, tuple(scores([10.0, 10.0, 10.0, 10.0, 2.0, 2.0, 2.0, 2.0])))
+    assert estimate(scores([8.0, 7.0, 9.0, 8.0]), rival, {"a": 1.0}, JUDGES) == pytest.approx(4.0)
 
 
 def test_pictures_that_the_rival_lacks_cannot_be_compared() -> None:
@@ -137,6 +143,7 @@ def test_a_search_gives_up_bad_merges_and_saves_their_pictures(tmp_path: Path) -
         assert trial.value is None
         assert trial.user_attrs["reason"].startswith("clearly worse than trial ")
         kept = trial.user_attrs["scores"]
+        assert trial.user_attrs["estimate"] < best_value(study)
         assert len(kept) in (4, 8, 12)
         assert len(trial.user_attrs["images"]) == len(kept)
         assert all((folder.path / name).is_file() for name in trial.user_attrs["images"])
