@@ -11,7 +11,7 @@ from torch import Tensor
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS, method_spec
 from bayes_merger.merging.combine import Scratch, combine
-from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.method import MethodSpec, Prepared
 from tests.merging.variants import VARIANTS, bound, title
 
 NAMES = sorted(METHODS)
@@ -104,11 +104,41 @@ def test_a_method_that_says_so_stays_between_the_models(spec: MethodSpec) -> Non
 @pytest.mark.parametrize("spec", [p for p in SPECS if p.values[0].elementwise])
 @pytest.mark.parametrize("piece", [1, 7, 64])
 def test_an_elementwise_method_gives_the_same_bits_in_pieces(spec: MethodSpec, piece: int) -> None:
-    models = random_models(spec, (1003,))
+    models = random_models(spec, (203,))
     for weights in samples(spec):
         whole = spec.function(*models, **weights)
-        parts = [spec.function(*pieces, **weights) for pieces in zip(*(m.split(piece) for m in models), strict=True)]
+        prepared = spec.prepared(models, weights)
+        parts = []
+        for number, pieces in enumerate(zip(*(m.split(piece) for m in models), strict=True)):
+            parts.append(spec.function(*pieces, **weights, **known(prepared, number * piece, piece, 203)))
         assert torch.equal(torch.cat(parts), whole), weights
+
+
+def known(prepared: Prepared | None, begin: int, size: int, count: int) -> dict[str, Prepared]:
+    """What the first stage gave, cut like the models."""
+    if prepared is None:
+        return {}
+    whole = [isinstance(part, Tensor) and part.numel() == count for part in prepared]
+    return {
+        "prepared": tuple(
+            part[begin : begin + size] if cut else part for part, cut in zip(prepared, whole, strict=True)
+        )
+    }
+
+
+@pytest.mark.parametrize("spec", [p for p in SPECS if p.values[0].prepare])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_prepared_work_is_the_same_for_other_weights_and_is_not_used_up(
+    spec: MethodSpec, shape: tuple[int, ...]
+) -> None:
+    models = random_models(spec, shape)
+    kept: dict[tuple[float, ...], Prepared | None] = {}
+    for weights in [*samples(spec), *samples(spec)]:
+        sign = tuple(weights[name] for name in spec.prepared_by)
+        if sign not in kept:
+            kept[sign] = spec.prepared(models, weights)
+        out = spec.function(*models, **weights, prepared=kept[sign])
+        assert torch.equal(out, spec.function(*models, **weights)), weights
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -45,20 +45,20 @@ def test_a_sequence_of_candidates_is_a_sequence_of_full_merges(tmp_path: Path, v
     method, given, options = variant[0], variant[1], dict(variant[2])
     models = opened(tmp_path, len(given))
     chance = random.Random(title(variant))
-    merges = [LiveMerge(models, method, options=options, memory=memory) for memory in (None, 0, 20_000)]
+    merges = [LiveMerge(models, method, options=options, memory=memory) for memory in (None, 20_000)]
     makes = [plain, transposed, strided, shifted, parameter]
     dtypes = [torch.float32, torch.float16, torch.bfloat16]
     places = [live(chance.choice(makes), chance.choice(dtypes)) for _ in merges]
     weights: Weights = uneven(method)
-    for number in range(8):
+    for number in range(5):
         weights = changed(weights, method, chance)
         if method_spec(method).pole({name: max(blocks.values()) for name, blocks in weights.items()}):
             weights = uneven(method)
-        if number == 4:  # the live model has moved
+        if number == 2:  # the live model has moved
             places = [live(chance.choice(makes), chance.choice(dtypes)) for _ in merges]
         expected = full(models, method, weights, options)
         for merging, destinations in zip(merges, places, strict=True):
-            merging.apply(weights, destinations, everything=number == 6)
+            merging.apply(weights, destinations, everything=number == 3)
             assert equal(destinations, expected), number
 
 
@@ -135,7 +135,7 @@ class Computed(Checkpoint):
         return self._base.tensor(key).float() * (self.factor if key in self._keys else 1.0)
 
 
-@pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "slerp", "ties", "rotate"])
+@pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "slerp", "ties", "cosine_a", "rotate"])
 def test_a_model_that_changes_is_computed_anew_and_nothing_else_is(tmp_path: Path, method: str) -> None:
     files = opened(tmp_path, len(method_spec(method).models))
     computed = Computed(files["b"], {FIRST, TEXT, VAE})

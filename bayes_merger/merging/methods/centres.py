@@ -12,13 +12,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Weight, merge_method
-from bayes_merger.merging.methods.angular import angle, directions
+from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.methods.vectors import Table, lengths_and_angles, products, sizes, times
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Cosines = list[list[float]]
 
 _NOTHING = 1e-6  # the shortest sum of unit vectors that still has a direction in fp32
 
@@ -49,8 +47,23 @@ def _mean(models: Sequence[Tensor]) -> Tensor:
     return mean
 
 
-@merge_method(elementwise=False)
-def model_stock(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, alpha: Weight = 1.0) -> Tensor:
+def _stock(a: Tensor, b: Tensor, c: Tensor, *more: Tensor) -> Prepared:
+    """How far Model Stock goes from the base to the mean."""
+    models = (a, b, *more)
+    table = products(models, sizes(models, c), c)
+    lengths = [math.sqrt(table[i][i]) for i in range(len(models))]
+    cosines = [
+        table[i][j] / (lengths[i] * lengths[j]) if lengths[i] and lengths[j] else 0.0
+        for i, j in itertools.combinations(range(len(models)), 2)
+    ]
+    mean, count = min(max(sum(cosines) / len(cosines), 0.0), 1.0), len(models)
+    return (count * mean / (1 + (count - 1) * mean),)
+
+
+@merge_method(elementwise=True, prepare=_stock, aliases=("n_model_stock",))
+def model_stock(
+    a: Tensor, b: Tensor, c: Tensor, *more: Tensor, alpha: Weight = 1.0, prepared: Prepared | None = None
+) -> Tensor:
     """`C + alpha t mean_i(X_i - C)` with `t = N s / (1 + (N - 1) s)`, `s` the mean cosine of N differences.
 
     The more alike the differences, the nearer to their mean; at a right angle nothing is left of them. The cosines are
@@ -64,18 +77,27 @@ def model_stock(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, alpha: Weight = 
         c: Tensor like ``a``, the base of all others.
         more: Tensors like ``a``, further fine-tuned models.
         alpha: how much of the step from C; 1 is Model Stock, any number.
+        prepared: how far to go, where it is known.
     """
-    deltas = [model - c for model in (a, b, *more)]
-    units = [directions(delta)[0] for delta in deltas]
-    cosines = [float((u * v).sum()) for u, v in itertools.combinations(units, 2)]
-    mean = min(max(sum(cosines) / len(cosines), 0.0), 1.0)
-    count = len(deltas)
-    step = count * mean / (1 + (count - 1) * mean)
-    return c.add(_mean(deltas), alpha=alpha * step)
+    (step,) = prepared or _stock(a, b, c, *more)
+    return c.add(_mean([model - c for model in (a, b, *more)]), alpha=alpha * step)
 
 
-@merge_method(elementwise=False, aliases=("karcher_mean",))
-def karcher(a: Tensor, b: Tensor, c: Tensor | None = None, *more: Tensor, alpha: Weight = 1.0) -> Tensor:
+def _sphere(a: Tensor, b: Tensor, c: Tensor | None = None, *more: Tensor) -> Prepared:
+    """Lengths of the models, and the cosines between them."""
+    lengths, angles = lengths_and_angles((a, b, *_given(c), *more))
+    return lengths, [[math.cos(angle) for angle in row] for row in angles]
+
+
+@merge_method(elementwise=True, prepare=_sphere, aliases=("karcher_mean",))
+def karcher(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *more: Tensor,
+    alpha: Weight = 1.0,
+    prepared: Prepared | None = None,
+) -> Tensor:
     """`A + alpha (K - A)`, K the Karcher mean of the models' directions at their mean length.
 
     The point on the sphere with the smallest sum of squared angles to all models, tensors taken as one vector; a model
@@ -89,45 +111,35 @@ def karcher(a: Tensor, b: Tensor, c: Tensor | None = None, *more: Tensor, alpha:
         c: Tensor like ``a``.
         more: Tensors like ``a``.
         alpha: how far from A (0) to the mean (1); any number.
+        prepared: lengths and cosines, where they are known.
     """
     models = (a, b, *_given(c), *more)
-    units, lengths = _units(models)
-    weights = [float(length > 0) for length in lengths]
-    shares = _karcher_shares(_cosines(units), weights)
+    lengths, cosines = prepared or _sphere(*models)
+    shares = _karcher_shares(cosines, [float(length > 0) for length in lengths])
     if shares is None:
         return a.lerp(_mean(models), alpha)
-    return a.lerp(_mix(units, shares, sum(lengths) / len(lengths)), alpha)
+    return a.lerp(_mix(models, lengths, shares, sum(lengths) / len(lengths)), alpha)
 
 
-def _units(models: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
-    pairs = [directions(model) for model in models]
-    return [unit for unit, _ in pairs], [float(length) for _, length in pairs]
-
-
-def _cosines(units: Sequence[Tensor]) -> Cosines:
-    table = [[1.0] * len(units) for _ in units]
-    for i, j in itertools.combinations(range(len(units)), 2):
-        table[i][j] = table[j][i] = math.cos(float(angle(units[i], units[j])))
-    return table
-
-
-def _mix(units: Sequence[Tensor], shares: Sequence[float], length: float) -> Tensor:
-    total = units[0] * (shares[0] * length)
-    for unit, share in zip(units[1:], shares[1:], strict=True):
-        total.add_(unit, alpha=share * length)
+def _mix(models: Sequence[Tensor], lengths: Sequence[float], shares: Sequence[float], length: float) -> Tensor:
+    """The models at length one, their shares of them added up, at this length."""
+    factors = [share * length / own if own else 0.0 for share, own in zip(shares, lengths, strict=True)]
+    total = times(models[0], factors[0])
+    for model, factor in zip(models[1:], factors[1:], strict=True):
+        total.add_(times(model, factor))
     return total
 
 
-def _dot(x: Sequence[float], cosines: Cosines, y: Sequence[float]) -> float:
+def _dot(x: Sequence[float], cosines: Table, y: Sequence[float]) -> float:
     """Inner product of two weighted sums of unit vectors."""
     return sum(p * q * cosine for p, row in zip(x, cosines, strict=True) for q, cosine in zip(y, row, strict=True))
 
 
-def _norm(x: Sequence[float], cosines: Cosines) -> float:
+def _norm(x: Sequence[float], cosines: Table) -> float:
     return math.sqrt(max(_dot(x, cosines, x), 0.0))
 
 
-def _start(cosines: Cosines, weights: Sequence[float]) -> list[float] | None:
+def _start(cosines: Table, weights: Sequence[float]) -> list[float] | None:
     """The weighted sum of the unit vectors at length one, or ``None`` where they cancel out or are all one."""
     used = [i for i, weight in enumerate(weights) if weight != 0]
     norm = _norm(weights, cosines)
@@ -135,7 +147,7 @@ def _start(cosines: Cosines, weights: Sequence[float]) -> list[float] | None:
     return [weight / norm for weight in weights] if apart and norm > _NOTHING else None
 
 
-def _step(cosines: Cosines, mean: Sequence[float], tangent: Sequence[float]) -> list[float]:
+def _step(cosines: Table, mean: Sequence[float], tangent: Sequence[float]) -> list[float]:
     """Where a walk from ``mean`` along ``tangent`` on the sphere ends."""
     length = _norm(tangent, cosines)
     slope = math.sin(length) / length if length > 0 else 1.0
@@ -144,7 +156,7 @@ def _step(cosines: Cosines, mean: Sequence[float], tangent: Sequence[float]) -> 
     return [m / norm for m in moved]
 
 
-def _karcher_shares(cosines: Cosines, weights: Sequence[float]) -> list[float] | None:
+def _karcher_shares(cosines: Table, weights: Sequence[float]) -> list[float] | None:
     """Share of each unit vector in the Karcher mean; see ``_start`` for ``None``."""
     mean = _start(cosines, weights)
     total = sum(weights)
@@ -171,12 +183,21 @@ def _sum_beyond_one(weights: Mapping[str, float]) -> str | None:
 
 
 @merge_method(
-    elementwise=False,
+    elementwise=True,
+    prepare=_sphere,
     search={"alpha": (0.0, 0.5), "beta": (0.0, 0.5)},
     bounds={"alpha": (0.0, 1.0), "beta": (0.0, 1.0)},
     pole=_sum_beyond_one,
 )
-def multislerp(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1 / 3, beta: Weight = 1 / 3) -> Tensor:
+def multislerp(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    *,
+    alpha: Weight = 1 / 3,
+    beta: Weight = 1 / 3,
+    prepared: Prepared | None = None,
+) -> Tensor:
     """triple_sum on the sphere: the direction of `sum_i(w_i u_i)` at the length `sum_i(w_i |X_i|)`.
 
     The weights are `1 - alpha - beta, alpha, beta` and `u_i` the directions of A, B and C, tensors taken as one vector.
@@ -190,12 +211,13 @@ def multislerp(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1 / 3, beta: 
         c: Tensor like ``a``.
         alpha: share of B, in [0, 1].
         beta: share of C, in [0, 1]; A gets what is left, ``alpha + beta`` is at most 1.
+        prepared: lengths and cosines, where they are known.
     """
     models, weights = (a, b, c), (max(1 - alpha - beta, 0.0), alpha, beta)
-    units, lengths = _units(models)
-    cosines = _cosines(units)
+    lengths, cosines = prepared or _sphere(*models)
     mean = _start(cosines, [weight * (length > 0) for weight, length in zip(weights, lengths, strict=True)])
     if mean is None:
         total = alpha + beta
         return a.lerp(b.lerp(c, beta / total), total) if total > 0 else a.clone()
-    return _mix(units, mean, sum(weight * length for weight, length in zip(weights, lengths, strict=True)))
+    length = sum(weight * length for weight, length in zip(weights, lengths, strict=True))
+    return _mix(models, lengths, mean, length)

@@ -7,10 +7,12 @@ identical the result is exactly A.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Weight, merge_method
+from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.methods.vectors import pieces, products, sizes, times
 
 if TYPE_CHECKING:  # the registry is read by commands that need no torch
     from torch import Tensor
@@ -73,7 +75,7 @@ def sum_twice(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Wei
         alpha: share of B in the first sum.
         beta: share of C in the second.
     """
-    return a.lerp(b, alpha).lerp(c, beta)
+    return a.lerp(b, alpha).lerp_(c, beta)
 
 
 @merge_method(elementwise=True, search={"alpha": (0.0, 0.5), "beta": (0.0, 0.5)}, aliases=("triple",))
@@ -107,13 +109,51 @@ def multiply_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5,
         alpha: whose size counts, 0 (A's) to 1 (B's).
         beta: whose direction counts, 0 (A's) to 1 (B's).
     """
-    # Powers by way of logarithms (0^0 is 1): torch's pow gives other last bits at the end of a vector than inside.
-    size = a.new_tensor(1 - alpha).xlogy((a - c).abs_()).add_(a.new_tensor(alpha).xlogy((b - c).abs_())).exp_()
-    return c + size.mul_(a.lerp(b, beta).sub_(c).sign_())
+    size = geometric_mean((a - c).abs_(), (b - c).abs_(), alpha)
+    return size.mul_(a.lerp(b, beta).sub_(c).sign_()).add_(c)
 
 
-@merge_method(elementwise=False, bounds={"alpha": (0.0, 1.0)}, aliases=("euclidean",))
-def euclidean_add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5) -> Tensor:
+def geometric_mean(x: Tensor, y: Tensor, share: float) -> Tensor:
+    """`x^(1 - share) y^share` for tensors without negative numbers and a share in [0, 1]; ``x`` itself where x = y.
+
+    By way of logarithms: torch's pow, log2 and exp2 give other last bits at the end of a vector than inside.
+    """
+    if share in (0, 1):
+        return (y if share else x).clone()
+    power = y.log().sub_(x.log()).mul_(share).exp_().mul_(x).nan_to_num_(nan=0.0)  # 0 / 0, and infinity times 0
+    return power.minimum(x.maximum(y))  # the power may be beyond fp32 where the product is not
+
+
+def _scales(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight) -> Prepared:
+    """Lengths of A - C and B - C, and the number that makes the step as long as the weighted sum's."""
+    size_a, size_b = sizes((a, b), c)
+    squares = products((a, b), (size_a, size_b), c)
+    length_a, length_b = (math.sqrt(squares[i][i]) * size for i, size in enumerate((size_a, size_b)))
+    largest = max(size_a, size_b)
+    if largest == 0:
+        return length_a, length_b, 0.0
+    step_square = mix_square = 0.0
+    for x, y, z in pieces(a, b, c):
+        mix, step = _euclidean_step(x, y, z, alpha, length_a, length_b)
+        step_square += float(step.square_().sum())
+        mix_square += float(mix.div_(largest).square_().sum())
+    return length_a, length_b, largest * math.sqrt(mix_square / step_square) if step_square else 0.0
+
+
+def _euclidean_step(
+    a: Tensor, b: Tensor, c: Tensor, alpha: float, length_a: float, length_b: float
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum's step from C, and the square root of the mean square with its signs."""
+    mix = a.lerp(b, alpha).sub_(c)
+    u = (a - c).div_(length_a or 1.0).square_().mul_(1 - alpha)
+    v = (b - c).div_(length_b or 1.0).square_().mul_(alpha)
+    return mix, u.add_(v).sqrt_().mul_(mix.sign())
+
+
+@merge_method(elementwise=True, bounds={"alpha": (0.0, 1.0)}, prepare=_scales, aliases=("euclidean",))
+def euclidean_add_difference(
+    a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None
+) -> Tensor:
     """`C + k sign(L) sqrt((1 - alpha) u^2 + alpha v^2)` with `L = (1 - alpha) A + alpha B - C`.
 
     `u` and `v` are A - C and B - C at unit length (zero where there is no difference), `k` makes the step as long as
@@ -124,21 +164,11 @@ def euclidean_add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight =
         b: Tensor like ``a``.
         c: Tensor like ``a``, the ancestor of both.
         alpha: share of B, in [0, 1].
+        prepared: lengths of the differences and k, where they are known.
     """
-    mix = a.lerp(b, alpha).sub_(c)
-    size = _unit_square(a - c).mul_(1 - alpha).add_(_unit_square(b - c), alpha=alpha).sqrt_()
-    step = size.mul_(mix.sign())
-    length = float(step.norm())
-    return c.add(step, alpha=float(mix.norm()) / length) if length > 0 else c.clone()
-
-
-def _unit_square(delta: Tensor) -> Tensor:
-    """The squares of ``delta`` brought to length one; zero for a zero (or empty) tensor."""
-    largest = float(delta.abs().max()) if delta.numel() else 0.0
-    if largest == 0:
-        return delta
-    scaled = delta.div_(largest)  # the squares of differences below 1e-19 would vanish in fp32
-    return scaled.div_(scaled.norm()).square_()
+    length_a, length_b, factor = prepared or _scales(a, b, c, alpha=alpha)
+    _, step = _euclidean_step(a, b, c, alpha, length_a, length_b)
+    return times(step, factor).add_(c)
 
 
 @merge_method(elementwise=True, aliases=("similarity",))
@@ -155,16 +185,20 @@ def similarity_add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight 
         alpha: how much of B.
         beta: how much similarity counts; 0 is add_difference.
     """
-    size_a, size_b = a.abs(), b.abs()
-    larger = size_a.maximum(size_b)
-    alike = size_a.minimum(size_b).div_(larger).nan_to_num_(nan=1.0)  # 0 / 0
-    similarity = alike.mul_(a.sign()).mul_(b.sign())
-    similarity.masked_fill_(larger == 0, 1.0)
-    share = similarity.add_(1).mul_(beta / 2)
-    return a.add(b - c, alpha=alpha).lerp(a.lerp(b, alpha / 2), share)
+    # One of the two quotients is the ratio of the smaller to the larger, the other one is cut to its sign.
+    quotient = a.div(b)
+    share = b.div(a).clamp_(-1, 1).mul_(quotient.clamp(-1, 1)).copysign_(quotient).nan_to_num_(nan=1.0)  # 0 / 0
+    share.add_(1).mul_(beta / 2)
+    return b.sub(c).mul_(alpha).add_(a).lerp_(a.lerp(b, alpha / 2), share)
 
 
-@merge_method(elementwise=False, between=True, bounds={"alpha": (0.0, 1.0), "beta": (0.0, 1.0)}, aliases=("tensor",))
+@merge_method(
+    elementwise=False,
+    selects=True,
+    between=True,
+    bounds={"alpha": (0.0, 1.0), "beta": (0.0, 1.0)},
+    aliases=("tensor",),
+)
 def tensor_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0) -> Tensor:
     """B's rows in a window of the first dimension, A's elsewhere.
 

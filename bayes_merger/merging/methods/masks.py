@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Weight, merge_method
-from bayes_merger.merging.methods.sparse import order_statistic
+from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.methods.linear import geometric_mean
+from bayes_merger.merging.methods.orders import order_statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,17 +36,17 @@ def train_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, fi
     """
     learned = b - c
     if filter == "opposite":
-        return a.add(_opposition(a - c, learned).mul_(learned), alpha=2 * alpha)
+        return _opposition(a - c, learned).mul_(learned).mul_(2 * alpha).add_(a)
     apart = (b - a).abs_()
-    ratio = apart.div(apart.add(learned.abs())).nan_to_num_(nan=0.0)  # 0 / 0: A, B and C are one
-    return a.add(ratio.mul_(learned), alpha=1.8 * alpha)
+    ratio = apart.div_(learned.abs().add_(apart)).nan_to_num_(nan=0.0)  # 0 / 0: A, B and C are one
+    return ratio.mul_(learned).mul_(1.8 * alpha).add_(a)
 
 
 def _opposition(x: Tensor, y: Tensor) -> Tensor:
     """`max(0, -x y) / max(|x|, |y|)^2`, in [0, 1], as a ratio of sizes that cannot underflow; 0 where both are 0."""
-    size_x, size_y = x.abs(), y.abs()
-    ratio = size_x.minimum(size_y).div_(size_x.maximum(size_y)).nan_to_num_(nan=0.0)
-    return ratio.mul_(x.sign()).mul_(y.sign()).neg_().clamp_(min=0)
+    quotient = x.div(y)
+    ratio = y.div(x).clamp_(-1, 1).mul_(quotient.clamp(-1, 1)).copysign_(quotient)
+    return ratio.nan_to_num_(nan=0.0).neg_().clamp_(min=0)
 
 
 @merge_method(elementwise=True, bounds={"alpha": (0.0, 1.0)})
@@ -64,13 +65,11 @@ def geometric_sum(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: Weigh
         return (b if alpha else a).clone()
     if c is not None:
         return c + geometric_sum(a - c, b - c, alpha=alpha)
-    size_a, size_b = a.abs(), b.abs()
-    # A times a power of B / A: exactly A for identical models
-    power = size_b.log().sub_(size_a.log()).mul_(alpha).exp_()
-    size = power.mul_(size_a).minimum(size_a.maximum(size_b))
-    size.masked_fill_((size_a == 0) | (size_b == 0), 0.0)
-    differ = a.sign().mul_(b.sign()) < 0
-    return size.mul_(a.sign()).where(~differ, size * math.cos(math.pi * alpha))
+    size = geometric_mean(a.abs(), b.abs(), alpha)
+    # 1 where signs are equal, cos(pi alpha) where they differ; where one is zero the size is zero
+    turn = math.cos(math.pi * alpha)
+    factor = a.sign().mul_(b.sign()).mul_((1 - turn) / 2).add_((1 + turn) / 2)
+    return size.mul_(factor).mul_(a.sign())
 
 
 @merge_method(elementwise=True, search={"alpha": (0.0, 2.0)}, bounds={"alpha": (0.0, 8.0)})
@@ -87,14 +86,15 @@ def multiply_quotient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -
         c: Tensor like ``a``, the ancestor of both.
         alpha: how much of the quotient, 0 (A) to 8; above 1 large quotients may overflow in half precision.
     """
-    size_c = c.abs().log_()
-    x, y = a.abs().log_().sub_(size_c), b.abs().log_().sub_(size_c)
+    import torch
+
+    quotient = b.div(c)
+    x, y = a.div(c).abs_().log_(), quotient.abs().log_()
     exponent = _opposition(x, y).mul_(alpha)
-    factor = y.mul(exponent).exp_()
-    turned = b.sign().mul_(c.sign()) < 0
-    factor = factor.where(~turned, factor * exponent.mul(math.pi).cos_())
+    turned = torch.lt(quotient, 0, out=torch.empty_like(a))  # 1 where B and C have different signs
+    factor = y.mul_(exponent).exp_().mul_(turned.mul_(exponent).mul_(math.pi).cos_())
     zero = (a == 0) | (b == 0) | (c == 0)
-    return a * factor.masked_fill_(zero, 1.0)
+    return a * factor.masked_fill_(zero, 1.0) if bool(zero.any()) else factor.mul_(a)
 
 
 @merge_method(elementwise=True, between=True)
@@ -109,11 +109,27 @@ def clip(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
         c: Tensor like ``a``, the ancestor of B.
         alpha: how much of the difference; any number, A at 0.
     """
-    return a.add(b - c, alpha=alpha).maximum(a.minimum(b)).minimum(a.maximum(b))
+    return a.add(b - c, alpha=alpha).clamp_(a.minimum(b), a.maximum(b))
 
 
-@merge_method(elementwise=False)
-def arcee_fusion(a: Tensor, b: Tensor, *, alpha: Weight = 1.0) -> Tensor:
+def _outstanding(a: Tensor, b: Tensor) -> Prepared:
+    """B - A where it is of outstanding importance, else zero."""
+    import torch
+
+    if a.ndim == 0 or a.numel() == 0:
+        return (torch.zeros_like(a),)
+    rows = (a.shape[0], -1) if a.ndim > 1 else (1, -1)
+    log_p, log_q = (x.reshape(rows).double().log_softmax(1) for x in (b, a))
+    divergence = log_p.exp().mul_(log_p.sub(log_q)).sum(1, keepdim=True).clamp_(min=0)
+    importance = (b - a).abs_().reshape(rows).double().mul_(divergence)
+    last = importance.numel() - 1
+    low, median, high = (order_statistic(importance, int(q * last)) for q in (0.25, 0.5, 0.75))
+    chosen = (importance >= median + 1.5 * (high - low)) & (importance > 0)
+    return ((b - a).masked_fill_(~chosen.reshape(a.shape), 0.0),)
+
+
+@merge_method(elementwise=True, prepare=_outstanding, read=("a",))
+def arcee_fusion(a: Tensor, b: Tensor, *, alpha: Weight = 1.0, prepared: Prepared | None = None) -> Tensor:
     """`A + alpha m (B - A)`, m the places of outstanding importance `|B - A| KL(softmax of B's row | softmax of A's)`.
 
     A row is all that feeds one output. Outstanding is what lies 1.5 interquartile ranges above the median, or higher,
@@ -125,14 +141,7 @@ def arcee_fusion(a: Tensor, b: Tensor, *, alpha: Weight = 1.0) -> Tensor:
         a: Tensor of any shape.
         b: Tensor like ``a``.
         alpha: how much of B at those places; any number, A at 0.
+        prepared: `m (B - A)`, where it is known.
     """
-    if a.ndim == 0 or a.numel() == 0:
-        return a.clone()
-    rows = (a.shape[0], -1) if a.ndim > 1 else (1, -1)
-    log_p, log_q = (x.reshape(rows).double().log_softmax(1) for x in (b, a))
-    divergence = log_p.exp().mul_(log_p.sub(log_q)).sum(1, keepdim=True).clamp_(min=0)
-    importance = (b - a).abs_().reshape(rows).double().mul_(divergence)
-    last = importance.numel() - 1
-    low, median, high = (order_statistic(importance, int(q * last)) for q in (0.25, 0.5, 0.75))
-    chosen = (importance >= median + 1.5 * (high - low)) & (importance > 0)
-    return a.add((b - a).masked_fill_(~chosen.reshape(a.shape), 0.0), alpha=alpha)
+    (step,) = prepared or _outstanding(a, b)
+    return a.add(step, alpha=alpha)

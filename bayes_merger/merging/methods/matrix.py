@@ -10,15 +10,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Weight, merge_method
+from bayes_merger.merging.method import Prepared, Weight, merge_method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(elementwise=False)
-def rotate(a: Tensor, b: Tensor, *, alpha: Weight = 0.5) -> Tensor:
-    """`(1 - alpha) (A - mean A) Q + alpha (B - mean B) + mean B`, Q the rotation that brings A's rows nearest to B's.
+def _rotated(a: Tensor, b: Tensor) -> Prepared:
+    """A turned onto B, with B's mean."""
+    import torch
+
+    if a.ndim < 2 or a.numel() == 0 or torch.equal(a, b):
+        return (a.clone(),)
+    taps = a.ndim == 4 and a.shape[2] * a.shape[3] > 1
+    shape = (a.shape[0] * a.shape[1], -1) if taps else (a.shape[0], -1)
+    x, y = a.reshape(shape).double(), b.reshape(shape).double()
+    mean = y.mean(0)
+    return (_turned(x - x.mean(0), y - mean).add_(mean).reshape(a.shape).to(a.dtype),)
+
+
+@merge_method(elementwise=True, prepare=_rotated, read=("b",))
+def rotate(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None) -> Tensor:
+    """`(1 - alpha) ((A - mean A) Q + mean B) + alpha B`, Q the rotation that brings A's rows nearest to B's.
 
     Q is orthogonal and solves `min |(A - mean A) Q - (B - mean B)|` (Procrustes), the means are of all rows. At 0 the
     result has A's singular values and B's directions, exactly B at 1. Convolutions wider than 1x1 are rotated in the
@@ -30,19 +43,11 @@ def rotate(a: Tensor, b: Tensor, *, alpha: Weight = 0.5) -> Tensor:
         a: Tensor of any shape.
         b: Tensor like ``a``.
         alpha: share of B; any number.
+        prepared: the rotated A, where it is known.
     """
-    import torch
-
-    if alpha == 1 or torch.equal(a, b):
-        return b.clone()
-    if a.ndim < 2 or a.numel() == 0:
-        return a.lerp(b, alpha)
-    taps = a.ndim == 4 and a.shape[2] * a.shape[3] > 1
-    shape = (a.shape[0] * a.shape[1], -1) if taps else (a.shape[0], -1)
-    x, y = a.reshape(shape).double(), b.reshape(shape).double()
-    mean = y.mean(0)
-    x, y = x - x.mean(0), y - mean
-    return _turned(x, y).lerp_(y, alpha).add_(mean).reshape(a.shape).to(a.dtype)
+    (turned,) = prepared or _rotated(a, b)
+    mixed: Tensor = turned.lerp(b, alpha)
+    return mixed
 
 
 def _turned(x: Tensor, y: Tensor) -> Tensor:
@@ -61,8 +66,30 @@ def _turned(x: Tensor, y: Tensor) -> Tensor:
     return turned
 
 
-@merge_method(elementwise=False, bounds={"rank": (0.0, 1.0)}, aliases=("low_rank",))
-def truncate_rank(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, rank: Weight = 0.25) -> Tensor:
+def _directions(a: Tensor, b: Tensor, c: Tensor) -> Prepared:
+    """Eigenvectors of the difference's smaller side in fp64, the most important last; none where there is no matrix."""
+    import torch
+
+    if a.ndim < 2 or a.numel() == 0:
+        return (None,)
+    matrix = _wide_matrix(b - c)
+    largest = matrix.abs().max()
+    if largest == 0:
+        return (None,)
+    scaled = (matrix / largest).double()
+    return (torch.linalg.eigh(scaled @ scaled.mT).eigenvectors,)
+
+
+def _wide_matrix(delta: Tensor) -> Tensor:
+    """One row per output, or the transpose of that if it has fewer rows."""
+    matrix = delta.reshape(delta.shape[0], -1)
+    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+
+
+@merge_method(elementwise=False, bounds={"rank": (0.0, 1.0)}, prepare=_directions, aliases=("low_rank",))
+def truncate_rank(
+    a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, rank: Weight = 0.25, prepared: Prepared | None = None
+) -> Tensor:
     """`A + alpha R`, R the matrix of low rank that is nearest to B - C: what a LoRA of that rank would keep of it.
 
     The rank is the share of the smaller side of the matrix, rounded; at 0 nothing is added, at 1 it is add_difference,
@@ -75,24 +102,19 @@ def truncate_rank(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, rank:
         c: Tensor like ``a``, the ancestor of B.
         alpha: how much of the difference; any number, A at 0.
         rank: share of the full rank that is kept, in [0, 1].
+        prepared: the directions of the difference, where they are known.
     """
+    (basis,) = prepared or _directions(a, b, c)
     delta = b - c
-    if a.ndim < 2 or a.numel() == 0:
+    if basis is None:
         return a.add(delta, alpha=alpha)
-    return a.add(_of_rank(delta.reshape(a.shape[0], -1), rank).reshape(a.shape), alpha=alpha)
-
-
-def _of_rank(matrix: Tensor, share: float) -> Tensor:
-    import torch
-
-    if matrix.shape[0] > matrix.shape[1]:
-        return _of_rank(matrix.mT, share).mT
-    full = matrix.shape[0]
-    kept = round(share * full)
-    largest = matrix.abs().max()
-    if kept in (0, full) or largest == 0:
-        return matrix if kept else matrix.new_zeros(matrix.shape)
-    scaled = (matrix / largest).double()
-    top = torch.linalg.eigh(scaled @ scaled.mT).eigenvectors[:, full - kept :]  # ascending
-    kept_part: Tensor = top @ (top.mT @ scaled)
-    return kept_part.to(matrix.dtype) * largest
+    full = basis.shape[0]
+    kept = round(rank * full)
+    if kept in (0, full):
+        return a.add(delta, alpha=alpha) if kept else a.clone()
+    matrix = _wide_matrix(delta)
+    top = basis[:, full - kept :]
+    part = (top @ (top.mT @ matrix.double())).to(a.dtype)
+    return a.add(
+        (part if part.shape == delta.reshape(delta.shape[0], -1).shape else part.mT).reshape(a.shape), alpha=alpha
+    )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Weight, merge_method
-from bayes_merger.merging.methods.sparse import order_statistic, stable_order
+from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.methods.orders import stable_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 _UNIT = (0.0, 1.0)
 
 
-@merge_method(elementwise=False, bounds={"alpha": _UNIT, "beta": _UNIT}, aliases=("top_k",))
-def top_k_tensor_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0) -> Tensor:
+def _dealt(a: Tensor, b: Tensor) -> Prepared:
+    """A's numbers in the order of B's, and A's sizes sorted."""
+    flat = a.reshape(-1)
+    dealt = flat.new_empty(flat.shape)
+    dealt[stable_order(b.reshape(1, -1))[0]] = flat[stable_order(flat.reshape(1, -1))[0]]
+    return dealt, flat.abs().sort().values
+
+
+@merge_method(elementwise=False, bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_dealt, aliases=("top_k",))
+def top_k_tensor_sum(
+    a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0, prepared: Prepared | None = None
+) -> Tensor:
     """A's own numbers dealt out again in the order of B's, where they lie in a window of sizes.
 
     With n numbers the window is the places `[n beta, n (alpha + beta))`, rounded, of A's numbers by size; one past the
@@ -32,25 +42,35 @@ def top_k_tensor_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight 
         b: Tensor like ``a``.
         alpha: width of the window, share of numbers in [0, 1].
         beta: where it begins, in [0, 1].
+        prepared: A's numbers in B's order and by size, where they are known.
     """
     count = a.numel()
     if count == 0:
         return a.clone()
     flat = a.reshape(-1)
-    dealt = flat.new_empty(flat.shape)
-    dealt[stable_order(b.reshape(1, -1))[0]] = flat[stable_order(flat.reshape(1, -1))[0]]
+    dealt, sizes = prepared or _dealt(a, b)
     wraps = alpha + beta > 1
     ends = (alpha + beta - 1, beta) if wraps else (beta, alpha + beta)
     low, high = (round(count * end) for end in ends)
-    sizes = flat.abs()
-    inside = (dealt.abs() <= order_statistic(sizes, high - 1)) if high > 0 else dealt != dealt
+    inside = (dealt.abs() <= sizes[high - 1]) if high > 0 else dealt != dealt
     if low > 0:
-        inside &= dealt.abs() > order_statistic(sizes, low - 1)
-    return dealt.where(inside != wraps, flat).reshape(a.shape)
+        inside &= dealt.abs() > sizes[low - 1]
+    chosen: Tensor = dealt.where(inside != wraps, flat)
+    return chosen.reshape(a.shape)
 
 
-@merge_method(elementwise=False, bounds={"alpha": _UNIT, "beta": _UNIT})
-def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0) -> Tensor:
+def _ordered_spectrum(a: Tensor, b: Tensor, c: Tensor) -> Prepared:
+    """The order of C's numbers, and the transform of B - A in that order."""
+    import torch
+
+    order = stable_order(c.reshape(1, -1))[0]
+    return order, torch.fft.rfft((b - a).reshape(-1)[order]) if a.numel() else None
+
+
+@merge_method(elementwise=False, bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_ordered_spectrum)
+def distribution_crossover(
+    a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0, prepared: Prepared | None = None
+) -> Tensor:
     """A's low and B's high frequencies, of the numbers in the order of C's: `f = (i / n - (1 - alpha)) / beta + 1/2`.
 
     B's share of frequency i of n is f, clamped to [0, 1]; at beta = 0 it jumps from 0 to 1. Exactly A at alpha = 0 and
@@ -62,6 +82,7 @@ def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0
         c: Tensor like ``a``: its order says which numbers are neighbours.
         alpha: share of frequencies taken from B, the highest first, in [0, 1].
         beta: width of the passage from A to B, share of all frequencies, in [0, 1].
+        prepared: the order and the transform, where they are known.
     """
     import torch
 
@@ -69,18 +90,26 @@ def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0
         return (b if alpha else a).clone()
     if a.ndim == 0:
         return a.lerp(b, alpha)
-    order = stable_order(c.reshape(1, -1))[0]
-    spectrum = torch.fft.rfft((b - a).reshape(-1)[order])
+    order, spectrum = prepared or _ordered_spectrum(a, b, c)
     place = torch.arange(spectrum.numel(), device=a.device, dtype=a.dtype).div_(spectrum.numel())
     cut = 1 - alpha
     share = (place - cut).div_(beta).add_(0.5).clamp_(0, 1) if beta > 1e-10 else (place >= cut).to(a.dtype)
     step = torch.empty_like(a).reshape(-1)
-    step[order] = torch.fft.irfft(spectrum.mul_(share), n=a.numel())
+    step[order] = torch.fft.irfft(spectrum * share, n=a.numel())
     return a + step.reshape(a.shape)
 
 
-@merge_method(elementwise=False, bounds={"alpha": _UNIT, "tilt": _UNIT})
-def crossover(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, tilt: Weight = 0.0) -> Tensor:
+def _spectrum(a: Tensor, b: Tensor) -> Prepared:
+    """The transform of B - A over all dimensions."""
+    import torch
+
+    return (torch.fft.rfftn(b - a) if a.ndim and a.numel() else None,)
+
+
+@merge_method(elementwise=False, bounds={"alpha": _UNIT, "tilt": _UNIT}, prepare=_spectrum)
+def crossover(
+    a: Tensor, b: Tensor, *, alpha: Weight = 0.5, tilt: Weight = 0.0, prepared: Prepared | None = None
+) -> Tensor:
     """A's low and B's high frequencies over all dimensions: B's share is 1 where the radius is above `1 - alpha`.
 
     The radius is the root mean square of the frequencies of all dimensions, each from 0 to 1. Tilt makes the cut a
@@ -93,6 +122,7 @@ def crossover(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, tilt: Weight = 0.0) 
         b: Tensor like ``a``.
         alpha: how much of the spectrum is B's, the highest frequencies first, in [0, 1].
         tilt: 0 a sharp cut, 1 none, in [0, 1].
+        prepared: the transform, where it is known.
     """
     import torch
 
@@ -100,13 +130,13 @@ def crossover(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, tilt: Weight = 0.0) 
         return (b if alpha else a).clone()
     if a.ndim == 0 or tilt == 1:
         return a.lerp(b, alpha)
-    spectrum = torch.fft.rfftn(b - a)
+    (spectrum,) = prepared or _spectrum(a, b)
     radius = _radius(a)
     if tilt < 1e-10:
         share = (radius > 1 - alpha).to(a.dtype)
     else:
         share = radius.add_(alpha - 1).mul_(1 / math.tan(math.pi * tilt / 2)).add_(alpha).clamp_(0, 1)
-    step: Tensor = torch.fft.irfftn(spectrum.mul_(share), s=a.shape)
+    step: Tensor = torch.fft.irfftn(spectrum * share, s=a.shape)
     return a + step
 
 
@@ -120,3 +150,52 @@ def _radius(a: Tensor) -> Tensor:
         frequency = places.minimum(size - places).div_(max(size // 2, 1))
         total = total + frequency.square_().reshape(-1, *(1,) * (a.ndim - 1 - dim))
     return (total / a.ndim).sqrt()
+
+
+def _smoothed(a: Tensor, b: Tensor, c: Tensor, *, over: str = "taps") -> Prepared:
+    """B - C, smoothed."""
+    import torch
+    from scipy import ndimage
+
+    delta = b - c
+    first = 2 if over == "taps" else 0
+    wide = [dim >= first and a.shape[dim] > 1 for dim in range(a.ndim)]
+    if not any(wide) or a.numel() == 0:
+        return (delta,)
+    median = ndimage.median_filter(delta.cpu().numpy(), size=[3 if side else 1 for side in wide])
+    smooth = ndimage.gaussian_filter(median, sigma=[1.0 if side else 0.0 for side in wide])
+    return (torch.from_numpy(smooth).to(delta),)
+
+
+@merge_method(
+    elementwise=True,
+    prepare=_smoothed,
+    read=("a",),
+    choices={"over": ("taps", "all")},
+    aliases=("smoothAdd", "smoothAdd MT"),
+)
+def smooth_add(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    *,
+    alpha: Weight = 1.0,
+    over: str = "taps",
+    prepared: Prepared | None = None,
+) -> Tensor:
+    """`A + alpha G(M(B - C))`, M the median of three neighbours and G a Gaussian of one place, in each dimension.
+
+    Neighbours are the taps of a convolution, so that for all other tensors it is add_difference. With ``over="all"``
+    they are also neighbouring channels, as in supermerger, though the order of channels means nothing and the medians
+    of 81 numbers take hours for a model. Beyond the edge numbers are mirrored. Source: supermerger's smoothAdd.
+
+    Args:
+        a: Tensor of any shape.
+        b: Tensor like ``a``.
+        c: Tensor like ``a``, the ancestor of B.
+        alpha: how much of the smoothed difference; any number, A at 0.
+        over: ``taps`` or ``all`` dimensions.
+        prepared: the smoothed difference, where it is known.
+    """
+    (step,) = prepared or _smoothed(a, b, c, over=over)
+    return a.add(step, alpha=alpha)

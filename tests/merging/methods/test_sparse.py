@@ -8,7 +8,9 @@ from torch import Tensor
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS, method_spec
-from bayes_merger.merging.methods.sparse import _ranks, keep_largest, stable_order, ties_sum
+from bayes_merger.merging.methods.drops import _draw, _ranks, _stays
+from bayes_merger.merging.methods.orders import order_statistic, stable_order
+from bayes_merger.merging.methods.sparse import keep_largest, ties_sum
 
 
 def t(*numbers: float | list[float]) -> Tensor:
@@ -163,3 +165,20 @@ def test_an_option_may_be_given_as_text() -> None:
     a, b, c = torch.ones(50), torch.ones(50), torch.zeros(50)
     spec = method_spec("dropout").bind("abc", {"seed": "-3", "combine": "active"})
     assert torch.equal(spec.function(a, b, c), METHODS["dropout"](a, b, c, seed=-3, combine="active"))
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "constant", "tiny", "few"])
+def test_an_order_statistic_is_that_of_the_sorted_numbers(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randn(3 if kind == "few" else 300_000, generator=generator)
+    numbers = {"ties": numbers.round(), "constant": torch.full((300_000,), 2.5), "tiny": numbers * 1e-40}.get(
+        kind, numbers
+    )
+    ordered = numbers.sort().values
+    for rank in {0, 1, 2, numbers.numel() // 5, numbers.numel() // 2, numbers.numel() - 2, numbers.numel() - 1}:
+        assert order_statistic(numbers, rank) == ordered[rank]
+
+
+def test_what_is_drawn_in_pieces_is_what_is_drawn_at_once() -> None:
+    stays = _stays(torch.empty(50_001), 0.3, 5, "key", 2)
+    assert torch.equal(stays.bool(), _draw(torch.empty(50_001), 5, "key", 2) >= 0.3)

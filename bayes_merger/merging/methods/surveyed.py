@@ -1,0 +1,109 @@
+"""Methods that weigh a tensor by how it compares with all others of the models: statistics are taken before merging.
+
+Every function takes tensors of one shape and dtype and returns a new one; the engine calls them on fp32 and tells them
+the statistics. Called without, they take the tensors at hand for the whole models. All are defined and finite for zero,
+constant, identical and opposite inputs, 0-d and empty tensors, and give A for identical models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bayes_merger.merging.method import Prepared, Statistics, Survey, Weight, merge_method
+from bayes_merger.merging.methods.angular import column_cosine, whole_cosine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _range(shares: list[Tensor]) -> Statistics:
+    """Smallest and largest of all numbers, once those below the 1st and then those above the 99th percentile are gone.
+
+    A percentile that falls between two numbers is their middle.
+    """
+    import torch
+
+    every = torch.cat([share.reshape(-1).double() for share in shares]) if shares else torch.zeros(0)
+    kept = every.sort().values
+    if kept.numel() == 0:
+        return 0.0, 0.0
+    kept = kept[kept >= _percentile(kept, 0.01)]
+    kept = kept[kept <= _percentile(kept, 0.99)]
+    return float(kept[0]), float(kept[-1])
+
+
+def _percentile(ordered: Tensor, share: float) -> float:
+    place = share * (ordered.numel() - 1)
+    low = int(place)
+    high = min(low + (place > low), ordered.numel() - 1)
+    return (float(ordered[low]) + float(ordered[high])) / 2
+
+
+def _likeness_a(a: Tensor, b: Tensor) -> Prepared:
+    cosines = column_cosine(a, b)
+    return ((cosines + (cosines.double().mean() if cosines.numel() else 0.0)).div(2).to(a.dtype),)
+
+
+def _likeness_b(a: Tensor, b: Tensor) -> Prepared:
+    return (column_cosine(a, b).add(whole_cosine(a, b)).div(2),)
+
+
+def _each_b(a: Tensor, b: Tensor) -> Tensor:
+    likeness: Tensor = _likeness_b(a, b)[0]
+    return likeness
+
+
+@merge_method(
+    elementwise=False, between=True, prepare=_likeness_a, survey=Survey(column_cosine, _range), aliases=("cosineA",)
+)
+def cosine_a(
+    a: Tensor, b: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None, statistics: Statistics | None = None
+) -> Tensor:
+    """`k A + (1 - k) B`, `k = clamp(s - |alpha|, 0, 1)`, s how alike A and B are here: 0 to 1 over the model.
+
+    What is more alike than elsewhere stays A's, what differs more becomes B's. The likeness is the mean of the cosine
+    along the first dimension and of its average over the tensor; 0 and 1 are the smallest and the largest of these
+    cosines in all merged tensors, without the outermost 1 % at each end. Exactly B at 1; where nothing differs, A at 0.
+    A zero vector has cosine 0 with anything. Source: supermerger's cosineA, which lets a likeness beyond the outermost
+    1 % count more than 1, so that a little of A is left at alpha = 1.
+
+    Args:
+        a: Tensor of any shape.
+        b: Tensor like ``a``.
+        alpha: what is taken off the likeness, its sign does not matter.
+        prepared: the likeness before it is brought to [0, 1], where it is known.
+        statistics: smallest and largest cosine of the whole models.
+    """
+    likeness = prepared or _likeness_a(a, b)
+    return _by_likeness(a, b, likeness, abs(alpha), statistics or _range([column_cosine(a, b)]))
+
+
+@merge_method(
+    elementwise=False, between=True, prepare=_likeness_b, survey=Survey(_each_b, _range), aliases=("cosineB",)
+)
+def cosine_b(
+    a: Tensor, b: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None, statistics: Statistics | None = None
+) -> Tensor:
+    """`k A + (1 - k) B` as in cosine_a, with `k = clamp(s - alpha, 0, 1)` and the cosine of the whole tensors in s.
+
+    The likeness is the mean of the cosine along the first dimension and of that of the whole tensors; 0 and 1 are its
+    own smallest and largest value in all merged tensors, without the outermost 1 % at each end. Source: supermerger's
+    cosineB, with the difference told of in cosine_a.
+
+    Args:
+        a: Tensor of any shape.
+        b: Tensor like ``a``.
+        alpha: what is taken off the likeness; exactly B at 1, below 0 more of A.
+        prepared: the likeness before it is brought to [0, 1], where it is known.
+        statistics: smallest and largest likeness of the whole models.
+    """
+    likeness = prepared or _likeness_b(a, b)
+    return _by_likeness(a, b, likeness, alpha, statistics or _range([likeness[0]]))
+
+
+def _by_likeness(a: Tensor, b: Tensor, prepared: Prepared, taken: float, statistics: Statistics) -> Tensor:
+    (likeness,), (low, high) = prepared, statistics
+    if high == low:  # nothing is more alike than anything else
+        low, high = low - 1, low
+    share = likeness.sub(low).div_(high - low).clamp_(0, 1)
+    return b.lerp(a, share.sub_(taken).clamp_(0, 1).expand_as(a))

@@ -1,0 +1,92 @@
+"""Tensors as vectors: lengths, inner products and angles of whole tensors.
+
+They are added up piece by piece, each piece in the cache and all pieces in double precision: torch's own norm of 10^7
+numbers has four right digits, and its temporaries cost more than the sum. Vectors are brought to size one first, so
+that neither tiny nor huge numbers are lost in squares.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Table = list[list[float]]
+
+_CPU_PIECE = 2**14  # numbers; small enough that temporaries stay in the cache
+_GPU_PIECE = 2**26
+
+
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape, cut into vectors that lie at the same places."""
+    rows = [tensor.reshape(-1) for tensor in tensors]
+    size = _CPU_PIECE if rows[0].device.type == "cpu" else _GPU_PIECE
+    for begin in range(0, rows[0].numel(), size):
+        yield tuple(row[begin : begin + size] for row in rows)
+
+
+def moved(models: Sequence[Tensor], base: Tensor | None = None) -> Iterator[list[Tensor]]:
+    """Pieces of the models, or of their differences to a base."""
+    if base is None:
+        for piece in pieces(*models):
+            yield list(piece)
+    else:
+        for *parts, origin in pieces(*models, base):
+            yield [part - origin for part in parts]
+
+
+def sizes(models: Sequence[Tensor], base: Tensor | None = None) -> list[float]:
+    """The largest number of each, without its sign; 0 for an empty tensor."""
+    largest = [0.0] * len(models)
+    for piece in moved(models, base):
+        for i, part in enumerate(piece):
+            low, high = part.aminmax()
+            largest[i] = max(largest[i], -float(low), float(high))
+    return largest
+
+
+def products(models: Sequence[Tensor], scales: Sequence[float], base: Tensor | None = None) -> Table:
+    """Inner products of all pairs, of the models (or their differences to a base) divided by a scale each."""
+    table = [[0.0] * len(models) for _ in models]
+    for piece in moved(models, base):
+        scaled = [part / (scale or 1.0) for part, scale in zip(piece, scales, strict=True)]
+        for i, j in itertools.combinations_with_replacement(range(len(scaled)), 2):
+            table[i][j] += float((scaled[i] * scaled[j]).sum())
+    for i, j in itertools.combinations(range(len(models)), 2):
+        table[j][i] = table[i][j]
+    return table
+
+
+def lengths_and_angles(models: Sequence[Tensor], base: Tensor | None = None) -> tuple[list[float], Table]:
+    """Length of each and angle between each two, in radians; a zero vector is at a right angle to any other.
+
+    The angle is `2 atan2(|u - v|, |u + v|)` of the unit vectors: exact also near 0 and pi, unlike acos. See W. Kahan,
+    "How futile are mindless assessments of roundoff", section 12.
+    """
+    scales = sizes(models, base)
+    squares = products(models, scales, base)
+    # not below 1, since one number is 1 or -1, but for zero vectors
+    units = [max(math.sqrt(squares[i][i]), 1.0) for i in range(len(models))]
+    pairs = list(itertools.combinations(range(len(models)), 2))
+    apart, together = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
+    for piece in moved(models, base):
+        unit = [(part / (scale or 1.0)).div_(length) for part, scale, length in zip(piece, scales, units, strict=True)]
+        for i, j in pairs:
+            apart[i, j] += float((unit[i] - unit[j]).square_().sum())
+            together[i, j] += float((unit[i] + unit[j]).square_().sum())
+    table = [[0.0] * len(models) for _ in models]
+    for i, j in pairs:
+        table[i][j] = table[j][i] = 2 * math.atan2(math.sqrt(apart[i, j]), math.sqrt(together[i, j]))
+    found = [scale * unit if scale else 0.0 for scale, unit in zip(scales, units, strict=True)]
+    return found, table
+
+
+def times(tensor: Tensor, factor: float) -> Tensor:
+    """``tensor * factor`` for a factor that may be beyond fp32 while the product is not."""
+    if abs(factor) < 1e30:
+        return tensor * factor
+    return (tensor * 1e30).mul_(factor / 1e30)
