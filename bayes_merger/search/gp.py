@@ -1,10 +1,10 @@
 """A Gaussian process over the weights of a merge: fitted by its posterior's mode, with exact gradients.
 
-The kernel is a sum of Matern-5/2 kernels, of the weights themselves, each with its own length scale, and perhaps of a
-few *waves*, fixed linear combinations of the weights that share one. What is known before the first score comes in as
-:class:`Prior`: how long length scales usually are, and which weights' length scales are alike. Rasmussen and Williams
-(2006), http://gaussianprocess.org/gpml/, chapters 2 and 5; length scales that grow with the root of the dimensions:
-Hvarfner and others (2024), https://arxiv.org/abs/2402.02229.
+The kernel is a sum of kernels (squared exponential or Matern-5/2): of the weights themselves, each with its own length
+scale, and perhaps of a few *waves*, fixed linear combinations of the weights that share one. What is known before the
+first score comes in as :class:`Prior`: how long length scales usually are, and which weights' length scales are alike.
+Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/, chapters 2 and 5; length scales that grow with the root
+of the dimensions: Hvarfner and others (2024), https://arxiv.org/abs/2402.02229.
 
 Shapes: N observations, D weights, F waves.
 """
@@ -41,12 +41,14 @@ class Prior:
         likeness: correlation of those, shape ``(D, D)``.
         waves: linear combinations of the weights, shape ``(D, F)``, that act besides; None: none do.
         noise: variance of a score's luck where it is known, which is trusted within a third; None: it is fitted.
+        smooth: scores change as smoothly as a Gaussian bell (squared exponential kernels); false: as Matern-5/2.
     """
 
     spread: float
     likeness: Array
     waves: Array | None = None
     noise: float | None = None
+    smooth: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ class Settings:
         scales: one over the length scale of each feature, per kernel: shapes ``(D,)`` and ``(F,)``.
         amplitudes: variance of each kernel.
         noise: variance of a score's luck.
+        smooth: that of the prior.
     """
 
     scales: tuple[Array, ...]
     amplitudes: tuple[float, ...]
     noise: float
+    smooth: bool = False
 
 
 class Process:
@@ -87,7 +91,10 @@ class Process:
         self._maps = (None, waves)[: len(settings.scales)]
         self._features = [_mapped(points, m) * s for m, s in zip(self._maps, settings.scales, strict=True)]
         self._amplitude = sum(settings.amplitudes)
-        covariance = sum(_matern(f, f, a) for f, a in zip(self._features, settings.amplitudes, strict=True))
+        covariance = sum(
+            _kernel(_squares(f, f), a, settings.smooth)[0]
+            for f, a in zip(self._features, settings.amplitudes, strict=True)
+        )
         noise = np.full(len(points), settings.noise) if exact is None else np.where(exact, 1e-4, settings.noise)
         self.inverse: Array = cho_solve((_cholesky(covariance + np.diag(noise + JITTER)), True), np.eye(len(points)))
         self.centre = _centre(self.inverse, scores)
@@ -98,7 +105,7 @@ class Process:
         k = np.zeros((len(points), len(self.inverse)))
         for index, feature in enumerate(self._features):
             own = _mapped(points, self._maps[index]) * self.settings.scales[index]
-            k += _matern(own, feature, self.settings.amplitudes[index])
+            k += _kernel(_squares(own, feature), self.settings.amplitudes[index], self.settings.smooth)[0]
         variance = self._amplitude - np.einsum("ij,ij->i", k @ self.inverse, k)
         return self.centre + k @ self.coefficients, np.sqrt(np.maximum(variance, LEAST_VARIANCE))
 
@@ -109,10 +116,9 @@ class Process:
         for index, feature in enumerate(self._features):
             scale, waves = self.settings.scales[index], self._maps[index]
             away = _mapped(point, waves) * scale - feature
-            r = ROOT5 * np.sqrt((away**2).sum(axis=1))
-            decay = self.settings.amplitudes[index] * np.exp(-r)
-            k += (1.0 + r + r**2 / 3.0) * decay
-            steep.append((-(5.0 / 3.0) * ((1.0 + r) * decay)[:, None] * away, scale, waves))
+            own, steepness = _kernel((away**2).sum(axis=1), self.settings.amplitudes[index], self.settings.smooth)
+            k += own
+            steep.append((-steepness[:, None] * away, scale, waves))
         explained = self.inverse @ k
         deviation = math.sqrt(max(self._amplitude - float(k @ explained), LEAST_VARIANCE))
         uphill = np.zeros(len(point))
@@ -158,6 +164,7 @@ class _Mode:
         self._scores = scores
         self._count = dimensions
         self._waves = prior.waves is not None
+        self._smooth = prior.smooth
         self._features = [points] if prior.waves is None else [points, points @ prior.waves]
         self._precision = np.linalg.inv(prior.likeness * prior.spread**2 + 1e-9 * np.eye(dimensions))
         waves = 0 if prior.waves is None else prior.waves.shape[1]
@@ -176,13 +183,13 @@ class _Mode:
         if self._waves:
             scales.append(np.full(self._features[1].shape[1], math.exp(-vector[after])))
         variances = vector[after + len(scales) - 1 : -1]
-        return Settings(tuple(scales), tuple(np.exp(variances).tolist()), math.exp(vector[-1]))
+        return Settings(tuple(scales), tuple(np.exp(variances).tolist()), math.exp(vector[-1]), self._smooth)
 
     def descent(self, vector: Array) -> tuple[float, Array]:
         """Minus the log density, but for a constant, and its gradient."""
         settings = self.settings(vector)
         scaled = [f * s for f, s in zip(self._features, settings.scales, strict=True)]
-        parts = [_matern_parts(f, a) for f, a in zip(scaled, settings.amplitudes, strict=True)]
+        parts = [_kernel(_squares(f, f), a, settings.smooth) for f, a in zip(scaled, settings.amplitudes, strict=True)]
         covariance = sum(k for k, _ in parts) + (settings.noise + JITTER) * np.eye(len(self._scores))
         triangle = _cholesky(covariance)
         inverse: Array = cho_solve((triangle, True), np.eye(len(self._scores)))
@@ -222,16 +229,12 @@ def _squares(a: Array, b: Array) -> Array:
     return np.maximum(squares, 0.0)
 
 
-def _matern(a: Array, b: Array, amplitude: float) -> Array:
-    """Covariances of two sets of scaled features, shapes ``(N, F)`` and ``(M, F)``, to ``(N, M)``."""
-    r = ROOT5 * np.sqrt(_squares(a, b))
-    covariance: Array = amplitude * (1.0 + r + r**2 / 3.0) * np.exp(-r)
-    return covariance
-
-
-def _matern_parts(features: Array, amplitude: float) -> tuple[Array, Array]:
-    """Covariances, and what a squared distance is multiplied with in their derivative by a log length scale."""
-    r = ROOT5 * np.sqrt(_squares(features, features))
+def _kernel(squares: Array, amplitude: float, smooth: bool) -> tuple[Array, Array]:
+    """Covariances at these squared distances, and how fast they fall: minus their derivative by half a square."""
+    if smooth:
+        bell: Array = amplitude * np.exp(-0.5 * squares)
+        return bell, bell
+    r = ROOT5 * np.sqrt(squares)
     decay = amplitude * np.exp(-r)
     return (1.0 + r + r**2 / 3.0) * decay, (5.0 / 3.0) * (1.0 + r) * decay
 

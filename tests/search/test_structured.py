@@ -33,10 +33,11 @@ def numeric(function: Any, point: np.ndarray[Any, Any]) -> list[float]:
 
 def priors() -> list[Prior]:
     slow = waves(NAMES)
-    return [Prior(1.0, np.eye(26)), Prior(0.8, 0.5 * np.eye(26) + 0.5 * likeness(NAMES), slow, noise=0.1)]
+    related = 0.5 * np.eye(26) + 0.5 * likeness(NAMES)
+    return [Prior(1.0, np.eye(26)), Prior(0.8, related, slow, noise=0.1), Prior(0.8, related, slow, smooth=True)]
 
 
-@pytest.mark.parametrize("prior", priors(), ids=["plain", "blocks"])
+@pytest.mark.parametrize("prior", priors(), ids=["plain", "blocks", "smooth"])
 def test_the_gradients_of_the_process_are_the_numeric_ones(prior: Prior) -> None:
     rng = generator(3)
     points, scores = rng.random((20, 26)), rng.standard_normal(20)
