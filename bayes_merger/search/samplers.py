@@ -100,6 +100,14 @@ def bayes_classic(
     """
     from bayes_merger.search.bayesopt import Classic, classic_proposal
 
+    check_number("kappa", kappa, 0)
+    check_number("xi", xi, 0)
+    if exploration_decay is not None:
+        check_number("exploration_decay", exploration_decay, 0, 1)
+    if exploration_decay_delay is not None:
+        check_number("exploration_decay_delay", exploration_decay_delay, 0, whole=True)
+    if not isinstance(bounds_transformer, (Mapping, bool, type(None))):
+        raise ConfigError(f"optimiser: bounds_transformer = {bounds_transformer!r} is not true, false or its options")
     shrink = dict(bounds_transformer) if isinstance(bounds_transformer, Mapping) else {}
     wanted = bounds_transformer is not None and bounds_transformer is not False
     settings = Classic(acquisition, kappa, xi, exploration_decay, exploration_decay_delay, shrink if wanted else None)

@@ -310,6 +310,8 @@ def test_the_shrinking_space_stays_around_the_best() -> None:
         ("bayes_classic", {"acquisition": "ucv"}, "did you mean ucb"),
         ("bayes_classic", {"kappa": -1.0}, "kappa"),
         ("bayes_classic", {"exploration_decay": 2.0}, "exploration_decay"),
+        ("bayes_classic", {"kappa": "much"}, "kappa = 'much' is not a number"),
+        ("bayes_classic", {"bounds_transformer": 5}, "bounds_transformer = 5 is not true, false or its options"),
         ("bayes_classic", {"bounds_transformer": {"etta": 0.9}}, "bounds_transformer: .*etta"),
         ("bayes", {"length_scale_bounds": 3}, "length_scale_bounds = 3 is not a range"),
         ("bayes", {"length_scale_bounds": [5, 1]}, "runs backwards"),
