@@ -2,7 +2,7 @@
 
 Three Gaussian processes look at the history, and what they foresee best decides how much each is believed:
 
-* one in which all weights count alike: with few trials nothing finer can be known;
+* one in which all weights count alike and the landscape is smooth: with few trials nothing finer can be known;
 * one with a length scale per weight: few weights matter much;
 * where the names of the weights tell of blocks, one in which the length scales of neighbouring blocks are alike, and
   slow waves over the blocks (the mean of all, the slope from the outside in, IN against OUT) act of their own.
@@ -139,7 +139,7 @@ def convened(evidence: Evidence, settings: Structured) -> Council:
 def priors(names: tuple[str, ...], dimensions: int, noise: float | None, blocks: bool) -> list[Prior]:
     """What the processes of the council believe before the first score."""
     strangers = np.eye(dimensions)
-    found = [Prior(ALIKE, strangers, noise=noise), Prior(OWN, strangers, noise=noise)]
+    found = [Prior(ALIKE, strangers, noise=noise, smooth=True), Prior(OWN, strangers, noise=noise)]
     slow = waves(names) if blocks else None
     if slow is not None:
         related = (1.0 - RELATED) * strangers + RELATED * likeness(names)
