@@ -174,11 +174,16 @@ def block_bytes(folder: str) -> dict[str, float]:
     return {block: size / sizes.total() for block, size in sizes.items()}
 
 
-def make_floor(folder: str) -> str:
-    """Three buffers of a model's size and what moves them; returns how."""
+def live_bytes() -> int:
+    """Bytes of the live model that are merged; the VAE is A's own and stays."""
+    return sum(out.nbytes for key, out in KEPT["live"].items() if not key.startswith("first_stage_model."))
+
+
+def make_floor(size: int) -> str:
+    """Three buffers of this many bytes and what moves them; returns how."""
     import torch
 
-    size = (Path(folder) / "a.safetensors").stat().st_size // 64 * 64
+    size = size // 64 * 64
     buffers = [torch.full((size,), fill, dtype=torch.uint8) for fill in (1, 2, 0)]
     KEPT["buffers"] = [buffer.view(torch.int64) for buffer in buffers]
     compiler = shutil.which("cc")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayes_merger.merging.method import MethodSpec, Prepared
 
-_CPU_PIECE = 2**14  # numbers; a dozen fp32 pieces stay in a core's cache, and malloc keeps them at hand
+_CPU_PIECE = 2**16  # numbers; half a dozen fp32 pieces stay in a core's cache
 _GPU_PIECE = 2**26  # launches cost more than cache misses there
 
 Make = Callable[[], Prepared]
