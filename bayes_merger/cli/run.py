@@ -120,19 +120,15 @@ def resume(arguments: Sequence[str]) -> None:
         return
     name, *overrides = arguments
     address, overrides = split_off("storage", overrides)
-    keys = [override.partition("=")[0] for override in overrides]
-    refused = [key for key in keys if not any(key == ok or key.startswith(f"{ok}.") for ok in CHANGEABLE)]
-    if refused:
-        raise ConfigError(f"{refused[0]}: cannot change on resume; only {', '.join(CHANGEABLE)} can")
-    runs = next((override.partition("=")[2] for override in overrides if override.startswith("runs=")), "runs")
-    folder = find_study(Path(runs), name, address)
+    folder = find_study(Path(split_off("runs", overrides)[0] or "runs"), name, address)
+    check_changeable(name, load(folder).user_attrs["config"], overrides)
     settings, parts = stored_run(folder, overrides)
     config = parts.config
     with folder.locked(), watching(folder.log) as watcher:
         watcher.step("hashing the models")
         folder.point()
         study = loop.open_study(parts, folder, fingerprint(parts, settings["scorers"]), {})
-        if any(key.partition(".")[0] in ("n_iters", "time_limit", "patience") for key in keys):
+        if any(override.partition("=")[0] in ("n_iters", "time_limit", "patience") for override in overrides):
             study.set_user_attr(PATIENT_FROM, finished(study))
         if overrides:
             study.set_user_attr("config", settings)
@@ -140,6 +136,25 @@ def resume(arguments: Sequence[str]) -> None:
         done, total = finished(study), config.init_points + config.n_iters
         watcher.note(f"study {folder.name}: {done} of {total} trials finished, going on")
         carry_on(parts, study, folder, watcher)
+
+
+def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse changes on resume that would make a study's trials incomparable, or its course another one.
+
+    Raises:
+        ConfigError: naming the first of them, what it is and what it cannot become.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if any(key == ok or key.startswith(f"{ok}.") for ok in CHANGEABLE):
+            continue
+        stored: Any = config
+        for part in key.split("."):
+            stored = stored.get(part) if isinstance(stored, Mapping) else None
+        raise ConfigError(
+            f"{key}: {stored!r} cannot become {value!r} on resume; what compares is taken over by  "
+            f"bayes-merger fork {name} NEW {override}  (these can change: {', '.join(CHANGEABLE)})"
+        )
 
 
 def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
