@@ -19,7 +19,7 @@ from bayes_merger.merging.finish import ADJUST, read_adjust
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.presets import is_preset, preset
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef
-from bayes_merger.run.parts import open_each, open_model
+from bayes_merger.run.models import open_each, open_model
 from bayes_merger.search.names import names_of
 
 _BY_HAND = ("method", "vae", "elements", "compat", "blocks", "channels", "clip", "adjust", "ema")

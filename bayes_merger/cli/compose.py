@@ -114,7 +114,7 @@ def quoted(override: str) -> str:
     override = f"{key}{equals}{value}"
     if not equals or not value:
         return override
-    if key in ("elements", "anchors", "adjust") and not value.startswith("["):
+    if key in ("elements", "anchors", "adjust") and not value.startswith(("[", "{")):
         return f"{key}=[{_quote(value)}]"
     if key.lstrip("+~") in PATHS and value != "null":
         return f"{key}={_quote(value)}"

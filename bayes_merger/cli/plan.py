@@ -19,11 +19,12 @@ from bayes_merger.cli.show import Parser
 from bayes_merger.cli.sources import add_source, named_recipe, recipe_and_models
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.finish import ADJUST
 from bayes_merger.merging.header import FLOATS, ITEM_SIZES
 from bayes_merger.merging.recipe import MergePlan, MergeRecipe, Step, numbers_of
 from bayes_merger.merging.recipe import plan as plan_of
 from bayes_merger.merging.steps import Unfolded, unfold
-from bayes_merger.run.parts import open_model
+from bayes_merger.run.models import open_model
 
 DESCRIPTION = """\
 Say what a merge would do, without doing it: nothing but the headers of the files is read.
@@ -35,6 +36,9 @@ Say what a merge would do, without doing it: nothing but the headers of the file
 
 It takes what bayes-merger merge takes (bayes-merger merge --help), but for --out.
 """
+
+
+_DECOMPOSING = ("rotate", "truncate_rank")
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ def plan(arguments: Sequence[str]) -> None:
 
 def _other_plan(other: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
     """The other recipe's plan, on our files as far as it has models of those names."""
-    files = {name: checkpoints.get(name) or open_model(name, ref.path) for name, ref in other.models.items()}
+    files: dict[str, Checkpoint] = {}
+    for name, ref in sorted(other.models.items()):
+        files[name] = checkpoints.get(name) or open_model(name, ref.path, None if name == "vae" else files.get("a"))
     return plan_of(other, files)
 
 
@@ -146,6 +152,40 @@ def result_size(planned: MergePlan) -> int:
     return sum(math.prod(step.shape) * ITEM_SIZES[step.dtype] for step in planned.written)
 
 
+def bytes_read(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> int:
+    """Bytes of the models that are looked at."""
+
+    def size(checkpoint: Checkpoint, key: str) -> int:
+        return math.prod(checkpoint.shapes[key]) * ITEM_SIZES[checkpoint.stored[key]]
+
+    keys = {step.key for step in planned.written if step.action == "merge"}
+    merged = sum(size(model, key) for model in checkpoints.values() for key in keys & model.shapes.keys())
+    return merged + sum(
+        max((size(model, step.key) for model in checkpoints.values() if step.key in model.shapes), default=0)
+        for step in planned.written
+        if step.action != "merge"
+    )
+
+
+def seconds(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> float:
+    """How long writing the merge takes on one CPU core with a fast disk, to within a small factor."""
+    moved = (bytes_read(planned, checkpoints) + result_size(planned)) / 1e9
+    spec = planned.method
+    if spec.name in _DECOMPOSING:  # 20 operations per number and shorter side, ten billion of them a second
+        sides = [(math.prod(s.shape), min(s.shape[0], math.prod(s.shape[1:]))) for s in planned.steps if s.shape[1:]]
+        return moved + sum(20 * count * side for count, side in sides) / 1e10
+    return moved * (1.0 if spec.elementwise and spec.prepare is None else 6.0)
+
+
+def finish_of(recipe: MergeRecipe) -> list[str]:
+    """What is done after the method, one line each."""
+    adjust = recipe.weights.get(ADJUST, {})
+    lines = [f"clip: every number stays between A's and B's ({recipe.clip})"] if recipe.clip else []
+    if any(adjust.values()):
+        lines.append("adjust: " + ", ".join(f"{name} {number:g}" for name, number in adjust.items() if number))
+    return lines
+
+
 def notes_on(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     """What is worth a look: unusual dtypes, rules that decide nothing, and the plan's own notes."""
     notes = list(planned.notes)
@@ -180,7 +220,10 @@ def plan_data(
             for name, c in checkpoints.items()
         },
         "bytes": result_size(planned),
+        "bytes_read": bytes_read(planned, checkpoints),
         "working_memory": working_memory(planned),
+        "seconds": round(seconds(planned, checkpoints), 1),
+        "finish": finish_of(recipe),
         "missing": list(planned.missing),
         "notes": notes_on(planned, checkpoints),
         "rules": [
@@ -207,7 +250,10 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
     _print_table(recipe, planned, keys)
     print(f"{planned.method.name} of {planned.architecture.title}, written in {planned.dtype}: "
           f"{len(planned.written)} tensors, {_size(result_size(planned))}; "
-          f"about {_size(working_memory(planned))} of memory beside the files")  # fmt: skip
+          f"about {_size(working_memory(planned))} of memory beside the files, "
+          f"{math.ceil(seconds(planned, checkpoints))} s on one core")  # fmt: skip
+    for line in finish_of(recipe):
+        print(f"  then {line}")
     for name, checkpoint in checkpoints.items():
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.stored.values()).most_common())
         print(f"  model {name.upper() if len(name) == 1 else name}  {checkpoint.path}  {dtypes}")

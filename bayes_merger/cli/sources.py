@@ -22,7 +22,7 @@ from bayes_merger.merging.companions import VAE_FILE
 from bayes_merger.merging.recipe import MergeRecipe
 from bayes_merger.merging.stepfile import OpenNumbers, StepFile, open_numbers, read_steps
 from bayes_merger.run.folder import find_study
-from bayes_merger.run.parts import open_each, steps_recipe
+from bayes_merger.run.models import open_each, steps_recipe
 from bayes_merger.run.record import recipe_of, trial_of
 from bayes_merger.search.names import names_of
 
@@ -142,7 +142,7 @@ def _open_recipe_models(
     try:
         checkpoints = open_each(paths, alone=bool(recipe.steps))
     except CheckpointError as error:
-        moved = next((name for name in paths if str(error).startswith(f"model_{name}:")), "a")
+        moved = next((name for name in paths if str(error).startswith((f"model_{name}:", f"{name}:"))), "a")
         hint = f"; if it has moved, give it with  model_{moved}=FILE" if f"model_{moved}" not in given else ""
         raise CheckpointError(f"{error}{hint}") from error
     for name, model in recipe.models.items():

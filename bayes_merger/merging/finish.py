@@ -60,6 +60,8 @@ def read_adjust(given: Any) -> dict[str, float | str]:
                 raise ConfigError(f"adjust: '{name}' is unknown; {nearest(str(name), ADJUSTMENTS)}")
             numbers[str(name).upper()] = _number(value)
         return numbers
+    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str):
+        given = given[0]  # a text on the command line of a run
     parts = [part for part in re.split(r"[,\s]+", given) if part] if isinstance(given, str) else given
     names = ADJUSTMENTS if not isinstance(parts, Sequence) or len(parts) != 7 else (*ADJUSTMENTS[:2], *ADJUSTMENTS[3:])
     if not isinstance(parts, Sequence) or len(parts) != len(names):

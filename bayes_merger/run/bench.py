@@ -15,8 +15,9 @@ from bayes_merger.imaging.prompt import plain_prompt
 from bayes_merger.merging.engine import LiveMerge
 from bayes_merger.merging.kinds import LORA
 from bayes_merger.merging.steps import LiveSteps
+from bayes_merger.run.models import own_division
 from bayes_merger.run.objectives import objective_values
-from bayes_merger.run.parts import Parts, candidate_id, own_division
+from bayes_merger.run.parts import Parts, candidate_id
 from bayes_merger.run.watcher import Stop, Watcher
 from bayes_merger.scoring.scorer import Judged, Score, combine, judge
 

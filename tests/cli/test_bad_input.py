@@ -37,6 +37,14 @@ def make_bad_files(folder: Path, good: Path) -> None:
         "conditioner.embedders.1.model.ln_final.weight": torch.zeros(8),
     }
     save_file(xl, folder / "xl.safetensors")
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    for name, up, down in (
+        ("ranks", torch.ones(8, 3), torch.ones(4, 8)),
+        ("shape", torch.ones(320, 4), torch.ones(4, 768)),
+    ):
+        save_file({f"{stem}.lora_up.weight": up, f"{stem}.lora_down.weight": down}, folder / f"{name}.safetensors")
+    save_file({"lora_unet_nobody.diff": torch.ones(1, 1)}, folder / "strange.safetensors")
+    (folder / "loop.yaml").write_text("models: {a: a, b: b}\nsteps: [{name: m, a: m, b: b, alpha: x}]\n")
 
 
 CASES = {
@@ -46,6 +54,28 @@ CASES = {
     "foreign objects": (["model_b={bad}/foreign.ckpt"], ["foreign.ckpt", "system"]),
     "foreign objects, zipped": (["model_b={bad}/foreign_zip.ckpt"], ["foreign_zip.ckpt", "system"]),
     "another architecture": (["model_b={bad}/xl.safetensors"], ["xl.safetensors"]),
+    "a LoRA with ranks that disagree": (
+        ["model_b={bad}/ranks.safetensors"],
+        ["model_b", "ranks.safetensors", "[8, 3]", "[4, 8]"],
+    ),
+    "a LoRA for another size": (
+        ["model_b={bad}/shape.safetensors"],
+        ["shape.safetensors", "[320, 768]", "another kind"],
+    ),
+    "a LoRA for another model": (
+        ["model_b={bad}/strange.safetensors"],
+        ["strange.safetensors", "none of its 1 layers"],
+    ),
+    "a LoRA as model A": (["model_a={bad}/shape.safetensors"], ["shape.safetensors", "LoRA", "as model A"]),
+    "a VAE that is none": (["vae={bad}/strange.safetensors"], ["vae", "strange.safetensors", "no VAE"]),
+    "no such VAE": (["vae=nothing.safetensors"], ["vae", "nothing.safetensors"]),
+    "a recipe besides models": (["recipe={bad}/loop.yaml"], ["step m", "'m' is no model"]),
+    "no such recipe": (["recipe=nothing.yaml"], ["nothing.yaml", "no such file"]),
+    "clip": (["clip=had"], ["had", "hard or soft"]),
+    "adjust": (["adjust=1,2"], ["adjust", "eight numbers"]),
+    "blocks": (["blocks=nothing.yaml"], ["nothing.yaml"]),
+    "channels": (["channels=pda"], ["pda", "pad"]),
+    "eight bits in a run": (["dtype=fp8_e5m2"], ["fp8_e5m2", "for files"]),
     "the same model twice": (["model_b={a}"], ["model_a and model_b", "same"]),
     "unknown block": (["space.frozen={IN99.alpha: 0.5}"], ["IN99"]),
     "unknown method": (["method=wieghted_sum"], ["wieghted_sum", "weighted_sum"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
 from bayes_merger.cli.compose import compose_run, validate
+from bayes_merger.config import RunConfig
+from bayes_merger.errors import ConfigError
 from bayes_merger.merging import SD1
 from bayes_merger.merging.lora_names import layers_of
+from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.stepfile import read_steps
-from bayes_merger.run.parts import make_steps_space
+from bayes_merger.run.spaces import make_space, make_steps_space
 from tests.workplace import command, make_workplace
 
 KEY = "model.diffusion_model.output_blocks.5.1.transformer_blocks.0.attn1.to_out.0.weight"
@@ -139,7 +143,24 @@ def test_a_run_of_a_recipe_is_resumed_and_rebuilt_from_the_study_alone(
     assert changed.returncode == 2
 
 
-def test_a_lora_a_division_and_padding_take_part_in_a_plain_run(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
+def test_adjustments_with_a_name_are_searched() -> None:
+    config = RunConfig(model_a="a", model_b="b", adjust=["0,0,0,2,light,0,0,-light2"])
+    with pytest.raises(ConfigError, match="adjust"):
+        make_space(config, method_spec("weighted_sum"), SD1)
+    config = replace(config, adjust="0,0,0,2,light,0,0,1", space={"ranges": {"light": [-3, 4]}})
+    space = make_space(config, method_spec("weighted_sum"), SD1)
+    assert [(p.name, p.low, p.high) for p in space.parameters][26:] == [("light", -3, 4)]
+    values = {p.name: 0.5 for p in space.parameters} | {"light": -2.5}
+    weights = space.assemble(values)
+    assert weights["adjust"] == {"IN": 0, "OUT": 0, "OUT2": 0, "CONT": 2, "BRI": -2.5, "COL1": 0, "COL2": 0, "COL3": 1}
+    assert space.values_of(weights) == values
+    with pytest.raises(ConfigError, match="'IN00' is the name of something else"):
+        make_space(replace(config, adjust={"BRI": "IN00"}), method_spec("weighted_sum"), SD1)
+
+
+def test_a_lora_a_division_a_vae_and_adjustments_take_part_in_a_plain_run(
+    workplace: Path, tiny_a: Path, tiny_b: Path
+) -> None:
     Path("own.yaml").write_text("ATTN: ['*.attn1.', '*.attn2.']\nREST: [model.diffusion_model.]\n")
     settings = (
         "init_points=3",
@@ -149,14 +170,25 @@ def test_a_lora_a_division_and_padding_take_part_in_a_plain_run(workplace: Path,
         "name=lora",
         "blocks=own.yaml",
         "channels=pad",
+        "clip=soft",
+        "adjust=0,0,0,0,light,0,0,0",
+        f"vae={tiny_b}",
     )
     result = command(workplace, "run", "experiment=tiny", f"model_a={tiny_a}", "model_b=style.safetensors", *settings)
     assert result.returncode == 0, result.stderr
     shown = json.loads(command(workplace, "show", "lora", "--json").stdout)
     weights = shown["best"]["weights"]["alpha"]
+    light = shown["best"]["weights"]["adjust"]["BRI"]
     assert set(weights) == {"BASE", "ATTN", "REST"}
-    best, a = load_file("runs/lora/best.safetensors"), load_file(tiny_a)
+    best, a, b = load_file("runs/lora/best.safetensors"), load_file(tiny_a), load_file(tiny_b)
     torch.testing.assert_close(best[KEY], (a[KEY].float() + 0.5 * weights["ATTN"]).half())
     assert torch.equal(best[FIRST], a[FIRST])
+    bias = "model.diffusion_model.out.2.bias"
+    wanted = a[bias].float() + 0.02 * light * torch.tensor([0, -1, 1 / 3, 2 / 3])
+    torch.testing.assert_close(best[bias], wanted.half())
+    vae = "first_stage_model.decoder.conv_in.weight"
+    assert torch.equal(best[vae], b[vae])
     assert main(["merge", "lora", "--out", "again.safetensors"]) == 0
-    assert torch.equal(load_file("again.safetensors")[KEY], best[KEY])
+    again = load_file("again.safetensors")
+    assert all(torch.equal(again[key], best[key]) for key in best)
+    assert "for supermerger's adjust:" in Path("runs/lora/best/weights.txt").read_text()

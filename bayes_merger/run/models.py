@@ -1,0 +1,176 @@
+"""The models of a run or a merge: which files, opened and checked, and the recipe in several steps that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bayes_merger.config import RunConfig
+from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.merging.architectures import OwnBlocks, own_blocks
+from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.merging.companions import VaeFile
+from bayes_merger.merging.kinds import LORA
+from bayes_merger.merging.lora import LoraModel
+from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.recipe import MergeRecipe, ModelRef
+from bayes_merger.merging.stepfile import StepFile, read_steps
+
+DRAWN = ("sd1",)
+"""The architectures that can be drawn; the others can be merged only."""
+
+
+def references(checkpoints: Mapping[str, Checkpoint], hashed: bool) -> dict[str, ModelRef]:
+    """The files of opened models, as recipes keep them."""
+    return {n: ModelRef(str(c.path.resolve()), c.sha256() if hashed else "") for n, c in checkpoints.items()}
+
+
+def own_division(config: RunConfig) -> OwnBlocks:
+    """The blocks of the user's own, if there are any.
+
+    Raises:
+        ConfigError: they are malformed.
+    """
+    return own_blocks(config.blocks) if config.blocks else ()
+
+
+def steps_recipe(file: StepFile, checkpoints: Mapping[str, Checkpoint], *, dtype: str, hashed: bool) -> MergeRecipe:
+    """The recipe of a file in several steps, without its numbers.
+
+    Args:
+        file: the recipe.
+        checkpoints: its models, opened.
+        dtype: of the result, where the recipe does not say it.
+        hashed: whether it holds the hashes of its files.
+
+    Raises:
+        CheckpointError: the model that it starts from is none.
+    """
+    settings: dict[str, Any] = {"dtype": dtype, **file.settings}
+    return MergeRecipe(
+        method=file.steps[-1].method,
+        models=references(checkpoints, hashed),
+        weights={},
+        architecture=checkpoints[file.base].architecture.name,
+        blocks=file.blocks,
+        steps=file.steps,
+        **settings,
+    )
+
+
+def read_recipe(config: RunConfig) -> StepFile | None:
+    """The recipe in several steps that a run searches, if it does.
+
+    Raises:
+        ConfigError: it is malformed, or there are settings beside it that belong into it.
+    """
+    if not config.recipe:
+        return None
+    elsewhere = {
+        "method": config.method != "weighted_sum",
+        "elements": config.elements,
+        "options": config.options,
+        "vae": config.vae in ("b", "c", "merge"),
+        "compat": config.compat,
+        "blocks": config.blocks,
+        "channels": config.channels != "equal",
+    }
+    for name, value in elsewhere.items():
+        if value:
+            raise ConfigError(f"{name}: a run of a recipe takes it from the recipe; write it there")
+    try:
+        return read_steps(config.recipe)
+    except ConfigError as error:
+        raise ConfigError(f"recipe: {error}") from None
+
+
+def open_steps(file: StepFile, config: RunConfig) -> dict[str, Checkpoint]:
+    """The models of a recipe in several steps; LoRAs as they are.
+
+    Raises:
+        CheckpointError: a file that cannot be used.
+    """
+    opened = open_each(file.models, alone=True)
+    _check_drawn(file.base, {name: model for name, model in opened.items() if model.kind is not LORA} or opened)
+    return opened | _vae_of(config, opened[file.base])
+
+
+def _vae_of(config: RunConfig, base: Checkpoint) -> dict[str, Checkpoint]:
+    """The file whose VAE is taken, where that is none of the models'.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    if config.vae in ("a", "b", "c", "merge"):
+        return {}
+    opened = open_model("vae", config.vae)
+    try:
+        return {"vae": VaeFile(opened, base)}
+    except CheckpointError as error:
+        raise CheckpointError(f"vae: {error}") from error
+
+
+def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
+    """The checkpoints that the method takes.
+
+    Raises:
+        ConfigError: the method needs a model that is not given, or the other way round.
+        CheckpointError: a file that cannot be used.
+    """
+    given = {"a": config.model_a, "b": config.model_b, "c": config.model_c}
+    for name, path in given.items():
+        if name in spec.models and name not in spec.optional and not path:
+            raise ConfigError(f"model_{name}: method '{config.method}' needs it; give  model_{name}=FILE")
+        if name not in spec.models and path:
+            raise ConfigError(f"model_{name}: method '{config.method}' takes no model {name.upper()}; leave it out")
+    opened = open_each({name: path for name, path in given.items() if path})
+    _check_drawn("a", opened)
+    return opened | _vae_of(config, opened["a"])
+
+
+def _check_drawn(base: str, opened: Mapping[str, Checkpoint]) -> None:
+    names = {checkpoint.architecture.name for checkpoint in opened.values()}
+    if len(names) > 1:
+        kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())
+        raise CheckpointError(f"models of different architectures cannot be merged: {kinds}")
+    architecture = opened[base].architecture if base in opened else next(iter(opened.values())).architecture
+    if architecture.name not in DRAWN:
+        raise CheckpointError(
+            f"model_{base}: {architecture.title} can be merged but not yet drawn, so a run cannot judge it; "
+            "merge it by hand with  bayes-merger merge model_a=... model_b=... --out FILE"
+        )
+
+
+def open_each(paths: Mapping[str, str], *, alone: bool = False) -> dict[str, Checkpoint]:
+    """The models given by these paths; LoRAs among them are applied to model A.
+
+    Args:
+        paths: model name to file.
+        alone: leave LoRAs as they are: the steps of a recipe say what they are applied to.
+
+    Raises:
+        CheckpointError: as ``open_model``.
+    """
+    opened: dict[str, Checkpoint] = {}
+    for name in sorted(paths):
+        opened[name] = open_model(name, paths[name], None if alone or name == "vae" else opened.get("a"))
+    return opened
+
+
+def open_model(name: str, path: str, base: Checkpoint | None = None) -> Checkpoint:
+    """The checkpoint given as ``model_{name}``.
+
+    Args:
+        name: of the model.
+        path: of its file.
+        base: model A, which a LoRA is applied to.
+
+    Raises:
+        CheckpointError: it cannot be used; the text begins with the setting's name.
+    """
+    try:
+        found = open_checkpoint(Path(path).expanduser())
+        return found if base is None or found.kind is not LORA else LoraModel(base, found)
+    except CheckpointError as error:
+        raise CheckpointError(f"{'vae' if name == 'vae' else f'model_{name}'}: {error}") from error

@@ -1,0 +1,79 @@
+"""What a run searches: the space of its weights, of the names in its rules and recipe, and of its adjustments."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+
+from bayes_merger.config import RunConfig
+from bayes_merger.errors import ConfigError
+from bayes_merger.merging.architectures import divided
+from bayes_merger.merging.blocks import Architecture
+from bayes_merger.merging.elements import named_ratios, parse_rules
+from bayes_merger.merging.finish import ADJUST, ADJUSTMENT_RANGE, read_adjust
+from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.stepfile import StepFile, open_numbers
+from bayes_merger.search.space import Parameter, SearchSpace, space_from_guide
+
+
+def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) -> SearchSpace:
+    """What is searched: every block, the slots that a rule of the space names, and the names in elemental rules.
+
+    Raises:
+        ConfigError: a rule that makes no sense.
+    """
+    ruled = json.dumps(config.space)
+    slots = [slot for slot in architecture.slots if re.search(rf"\b{slot}\b", ruled, re.IGNORECASE)]
+    named = named_ratios(parse_rules(config.elements, architecture, tuple(spec.weights)))
+    ratios = [
+        Parameter(name, 0.0, 1.0, tuple(f"{name}.{weight}" for weight in driven)) for name, driven in named.items()
+    ]
+    weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
+    given, adjusted = adjustments(config, (*named, *weights, *architecture.blocks, *architecture.slots))
+    return space_from_guide((*architecture.blocks, *slots), weights, config.space, [*ratios, *adjusted], given)
+
+
+def adjustments(config: RunConfig, taken: Collection[str]) -> tuple[dict[str, float], list[Parameter]]:
+    """The adjustments that a run is given, and those that it searches.
+
+    Raises:
+        ConfigError: they make no sense, or a name is taken.
+    """
+    if config.adjust is None or config.adjust == []:
+        return {}, []
+    given: dict[str, float] = {}
+    searched: dict[str, tuple[str, ...]] = {}
+    for name, number in read_adjust(config.adjust).items():
+        place = f"{name}.{ADJUST}"
+        if not isinstance(number, str):
+            given[place] = float(number)
+        elif number in taken or number.upper() in taken:
+            raise ConfigError(f"adjust: '{number}' is the name of something else; choose another for a number")
+        else:
+            searched[number] = (*searched.get(number, ()), place)
+    return given, [Parameter(name, *ADJUSTMENT_RANGE, drives) for name, drives in searched.items()]
+
+
+def make_steps_space(config: RunConfig, file: StepFile, architecture: Architecture) -> SearchSpace:
+    """What a recipe leaves open: its names, and the blocks of weights that say ``search``.
+
+    Raises:
+        ConfigError: a number or a rule that makes no sense, or nothing is open.
+    """
+    architecture = divided(architecture, file.blocks)
+    weights = {name: (weight.low, weight.high) for name, weight in file.weights.items()}
+    try:
+        numbers = open_numbers(file, architecture)
+    except ConfigError as error:
+        raise ConfigError(f"recipe: {error}") from None
+    beyond = [place for place in numbers.searched if place.partition(".")[0] not in architecture.blocks]
+    if beyond:
+        raise ConfigError(f"recipe: {beyond[0]}: parts of blocks take a name instead of  search")
+    if not numbers.names and not numbers.searched and config.adjust is None:
+        raise ConfigError("recipe: it leaves no number open; write a name, or  search,  in the place of one")
+    ratios = [Parameter(name, *weights[drives[0].partition(".")[2]], drives) for name, drives in numbers.names.items()]
+    given, adjusted = adjustments(config, (*numbers.names, *weights, *architecture.blocks, *architecture.slots))
+    return space_from_guide(
+        architecture.blocks, weights, config.space, [*ratios, *adjusted], {**numbers.fixed, **given}
+    )
