@@ -59,7 +59,7 @@ class PruningConfig:
     """
 
     test: str = "off"
-    p: float = 0.1
+    p: float = 0.05
     first: int = 4
 
 

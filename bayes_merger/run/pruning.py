@@ -87,6 +87,13 @@ def check_pruning(config: RunConfig, payloads: Sequence[Payload], scorers: Mappi
             raise ConfigError(f"pruning.test: scorer {name} is a person, who sees all pictures; leave pruning.test=off")
     if config.objectives:
         raise ConfigError("pruning.test: compares one number, and there are several objectives; leave pruning.test=off")
+    earlier = batches(payloads, config.generator.max_batch, config.seed)[:-1]
+    last = sum(len(payload.seeds) for batch in earlier for payload in batch.payloads if payload.importance > 0)
+    if 0.5**last >= settings.p:  # all of them worse: the smallest p-value there is
+        raise ConfigError(
+            f"pruning.p: {settings.p} cannot be reached: {pictures} pictures in batches of "
+            f"{config.generator.max_batch} are last compared after {last}; lower generator.max_batch, or draw more"
+        )
 
 
 def batches(payloads: Sequence[Payload], most: int, seed: int) -> list[Batch]:

@@ -118,6 +118,17 @@ def test_settings_that_would_save_nothing_are_refused(settings: RunConfig, pictu
     assert words in str(error.value)
 
 
+def test_settings_that_make_sense_are_taken() -> None:
+    check_pruning(config(p=0.1), resolve([Payload("a", "x", batch_size=8)], 0), {})
+    check_pruning(config(p=0.05), resolve([Payload("a", "x", batch_size=9)], 0), {})
+
+
+def test_a_p_value_that_can_never_be_reached_is_refused() -> None:
+    """Eight pictures in two batches are compared once, after four: all four worse is p = 1/16."""
+    with pytest.raises(ConfigError, match="8 pictures in batches of 4 are last compared after 4"):
+        check_pruning(config(p=0.05), resolve([Payload("a", "x", batch_size=8)], 0), {})
+
+
 def test_a_person_is_not_interrupted() -> None:
     payloads = resolve([Payload("a", "x", batch_size=8)], 0)
     person: object = Person()
