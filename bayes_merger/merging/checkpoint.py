@@ -14,7 +14,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -65,6 +65,7 @@ class Checkpoint:
         metadata: Mapping[str, str],
         read: Callable[[str], Tensor],
         close: Callable[[], None],
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = path
         self.shapes: Mapping[str, tuple[int, ...]] = {key: shape for key, (_, shape) in entries.items()}
@@ -72,6 +73,7 @@ class Checkpoint:
         self.metadata = metadata
         self._read: Callable[[str], Tensor] | None = read
         self._close = close
+        self._release = release
         self._sha256 = ""
 
     def __enter__(self) -> Checkpoint:
@@ -143,6 +145,10 @@ class Checkpoint:
         for key, dtype in self.dtypes.items():
             if dtype in FLOATS and (fault := describe_fault(self.tensor(key))):
                 raise CheckpointError(f"{self.path}: tensor '{key}' holds {fault}; this model is broken, use another")
+
+    def release(self) -> None:
+        """Let the system have back the memory of what was read; tensors stay valid and are read again when used."""
+        self._release()
 
     def close(self) -> None:
         """Let go of the file; tensors that are still in use stay valid."""
@@ -241,7 +247,9 @@ def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
     entries = {_renamed(key, header.entries): entry for key, entry in header.entries.items()}
     mapped = _mapped(file)
     described = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
-    return Checkpoint(path, described, header.metadata, lambda key: _view(mapped, entries[key]), file.close)
+    return Checkpoint(
+        path, described, header.metadata, lambda key: _view(mapped, entries[key]), file.close, partial(_release, mapped)
+    )
 
 
 def _mapped(file: BinaryIO) -> mmap.mmap:
@@ -251,6 +259,11 @@ def _mapped(file: BinaryIO) -> mmap.mmap:
     # Linux else keeps memory ready for the copies that are never made, and refuses files larger than it has.
     no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named since Python 3.13
     return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | no_reserve, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _release(mapped: mmap.mmap) -> None:
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _view(mapped: mmap.mmap, entry: Entry) -> Tensor:

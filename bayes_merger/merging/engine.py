@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["LiveMerge", "Maker", "merge", "prepare", "save_merge"]
 
 
+_STRETCH = 2**22  # numbers of each file that are read before their memory is given back
+
+
 class Maker:
     """Makes the tensors of a merge, one after another, on the CPU.
 
@@ -42,6 +45,7 @@ class Maker:
         self._weights = weights
         self._checkpoints = checkpoints
         self._scratch = Scratch()
+        self._read = 0
 
     @cached_property
     def _method(self) -> MethodSpec:
@@ -70,6 +74,7 @@ class Maker:
         if name != "F32" and adjust:
             return self.tensor(step, "F32").to(wanted)
         if step.action != "merge":
+            self._make_room(math.prod(step.shape))
             out = self._checkpoints[step.source].tensor(step.key).to(wanted)
         else:
             out = torch.empty(step.shape, dtype=wanted)
@@ -77,9 +82,24 @@ class Maker:
             sources = [self._checkpoints[model].tensor(step.key) for model in spec.models]
             if step.common:
                 combine_channels(spec, sources, numbers, out, wanted, self._scratch, step.key, step.common)
+            elif spec.elementwise and spec.prepare is None:
+                rows = [source.reshape(-1) for source in sources]
+                for begin in range(0, out.numel(), _STRETCH):
+                    parts = [row[begin : begin + _STRETCH] for row in rows]
+                    combine(spec, parts, numbers, out.view(-1)[begin : begin + _STRETCH], wanted, self._scratch)
+                    self._make_room(parts[0].numel())
             else:
                 combine(spec, sources, numbers, out, wanted, self._scratch, step.key)
+                self._make_room(out.numel())
         return adjusted(step.key, out, adjust, self._planned.architecture.name) if adjust else out
+
+    def _make_room(self, count: int) -> None:
+        """Note that so many numbers of each file were read; give their pages back before they are too many."""
+        self._read += count
+        if self._read >= _STRETCH:
+            self._read = 0
+            for checkpoint in self._checkpoints.values():
+                checkpoint.release()
 
 
 def _small(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

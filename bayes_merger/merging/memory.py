@@ -212,6 +212,7 @@ class Keeper:
             group = self._groups[step.place]
             if self.arena.get(name) is None and step.key in group:
                 self.arena.fill((((number, key), model.tensor(key)) for key in group), self._device)
+                model.release()
             kept = self.arena.get(name)
             if kept is not None:
                 return kept
