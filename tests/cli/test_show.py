@@ -1,0 +1,113 @@
+"""What a person is shown of a study: beliefs beside scores, merges given up, the front, why a search ended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bayes_merger.cli.show import best_lines, show
+from bayes_merger.cli.terminal import trial_line, with_error
+from bayes_merger.config import FinalConfig, PruningConfig
+from bayes_merger.run.final import decide
+from bayes_merger.run.record import front_of
+from bayes_merger.run.watcher import Stop, TrialReport
+from tests.run.pretend import PretendBench, make_parts, noisy, searched
+
+
+def shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
+    """``show s`` as a person and as a program sees it."""
+    show(["s", "--runs", str(runs)])
+    text = capsys.readouterr().out
+    show(["s", "--runs", str(runs), "--json"])
+    data: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return text, data
+
+
+def report(**changes: Any) -> TrialReport:
+    values: dict[str, Any] = {
+        "number": 7, "done": 8, "total": 20, "value": 6.5, "best": 7.25, "improved": False, "scores": {"laion": 6.5},
+        "reason": None, "seconds": 2.0, "mean": 6.875,
+    }  # fmt: skip
+    return TrialReport(**(values | changes))
+
+
+def test_a_trial_s_line_has_the_best_score_and_the_best_posterior_mean() -> None:
+    assert trial_line(report()).endswith("6.500 points (laion 6.500)  2.0 s  best 7.250, posterior mean 6.875")
+    assert trial_line(report(mean=None)).endswith("best 7.250")
+    assert trial_line(report(improved=True)).endswith("* best, posterior mean 6.875")
+    assert trial_line(report(front=4)).endswith("front 4")
+
+
+def test_a_trial_given_up_is_no_failure() -> None:
+    line = trial_line(report(value=None, pruned=True, reason="clearly worse than trial 3 after 8 of 16 pictures"))
+    assert line == "trial   7  8/20  given up: clearly worse than trial 3 after 8 of 16 pictures  2.0 s"
+
+
+def test_a_number_is_shown_with_its_error() -> None:
+    assert with_error(1.5, 0.25) == "1.500 ± 0.250"
+    assert with_error(1.5, None, "+") == "+1.500"
+
+
+def test_the_best_by_belief_and_the_best_by_score_are_both_named() -> None:
+    best = {"trial": 3, "value": 7.0, "mean": 6.9, "sd": 0.1}
+    data = {
+        "best": best,
+        "final": None,
+        "best_posterior_mean": best,
+        "best_observed": {"trial": 9, "value": 8.0, "mean": 6.5, "sd": 0.2},
+    }
+    assert best_lines(data) == [
+        "best: trial 3, 7.000 points when drawn, posterior mean 6.900 ± 0.100",
+        "best observed: trial 9, 8.000 points when drawn, posterior mean 6.500 ± 0.200",
+    ]
+
+
+def test_show_has_the_posterior_means_and_the_trials_drawn_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = make_parts(scorers={"one": noisy(1.0)}, n_iters=6, final=FinalConfig(rescore=2, images=2))
+    study, notes = searched(parts, tmp_path / "s")
+    final = decide(parts, study, PretendBench(parts, notes), notes, Stop(notes))
+    study.set_user_attr("final", final.to_json())
+    text, data = shown(tmp_path, capsys)
+    assert "posterior mean" in text
+    assert "the best 2 drawn again (4 fresh pictures each)" in text
+    assert f"best: trial {final.winner}, " in text
+    assert "on fresh seeds" in text
+    assert data["best"]["trial"] == final.winner
+    assert data["best_posterior_mean"]["mean"] == max(row["mean"] for row in data["trials_list"])
+    assert data["best_observed"]["value"] == max(row["value"] for row in data["trials_list"])
+    assert [one["trial"] for one in data["final"]["rescored"]] == [one.trial for one in final.rescored]
+    assert data["noise"] > 0
+    assert all(row["seconds"] >= 0 for row in data["trials_list"])
+
+
+def test_show_lists_what_was_given_up_and_why_a_search_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"pruning": PruningConfig("wilcoxon", 0.1, 4), "patience": 8, "n_iters": 40}
+    study, _ = searched(make_parts(pictures=16, scorers={"one": noisy(0.3)}, **settings), tmp_path / "s")
+    text, data = shown(tmp_path, capsys)
+    pruned = [row for row in data["trials_list"] if row["state"] == "pruned"]
+    assert pruned
+    assert data["trials"]["pruned"] == len(pruned)
+    assert f"{len(pruned)} given up early" in text
+    assert f"trial {pruned[0]['trial']} given up: clearly worse than trial " in text
+    assert all(row["value"] is None for row in pruned)
+    assert data["stopped"].startswith("patience: ")
+    assert f"the search ended early; {data['stopped']}" in text
+    assert len(study.get_trials()) < 44
+
+
+def test_show_has_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = {"first": lambda alpha, seed: 9.0 - alpha, "second": lambda alpha, seed: 3.0 + alpha}
+    study, _ = searched(make_parts(scorers=both, objectives=["first", "second"], n_iters=2), tmp_path / "s")
+    text, data = shown(tmp_path, capsys)
+    assert "the Pareto front (6 trials)" in text
+    assert data["objectives"] == ["first", "second"]
+    assert [row["trial"] for row in data["front"]] == [trial.number for trial in front_of(study)]
+    assert data["front"][0]["values"] == {"first": 9.0, "second": 3.0}
+    assert data["front"][0]["weighted_sum"] == pytest.approx(6.0)
