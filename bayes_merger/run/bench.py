@@ -112,7 +112,9 @@ class Bench:
             models = {role: parts.checkpoints[alone or role] for role in ("a", "b")}
             vae = config.vae if config.vae in ("b", "merge") else "a"
             name = "weighted_sum" if alone else method
-            return LiveMerge(models, name, config.dtype, vae, blocks=own_division(config), channels=config.channels)
+            return LiveMerge(
+                models, name, config.dtype, vae, blocks=own_division(config), channels=config.channels, memory=0
+            )
         if parts.steps is not None:
             return LiveSteps(parts.recipe({}, hashed=False), parts.checkpoints, parts.constant_steps())
         return LiveMerge(

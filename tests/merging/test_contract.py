@@ -192,6 +192,9 @@ def test_a_spec_says_what_the_signature_says(name: str) -> None:
         ("Weighted Sum", "weighted_sum"), ("weighted-sum", "weighted_sum"), ("linear", "weighted_sum"),
         ("task_arithmetic", "add_difference"), ("Add", "add_difference"), ("sumTwice", "sum_twice"),
         ("tripleSum", "triple_sum"), ("tensor", "tensor_sum"), ("similarity", "similarity_add_difference"),
+        ("cosineA", "cosine_a"), ("cosineB", "cosine_b"), ("smoothAdd", "smooth_add"), ("smoothAdd MT", "smooth_add"),
+        ("trainDifference", "train_difference"), ("ties_add_difference", "ties"), ("add_difference_ties", "ties"),
+        ("n_model_stock", "model_stock"), ("n_supermario", "dropout"), ("perpendicular_component", "add_perpendicular"),
     ],
 )  # fmt: skip
 def test_the_names_that_other_programs_use_are_understood(alias: str, name: str) -> None:
