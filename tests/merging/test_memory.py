@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from bayes_merger.merging import open_checkpoint
 from bayes_merger.merging.memory import Arena, KeptWork, free_memory
+from tests.merging.models import TEXT, tensors_of, write_model
 
 CPU = torch.device("cpu")
 
@@ -96,3 +100,10 @@ def test_tensors_of_one_dtype_lie_side_by_side() -> None:
 
 def test_memory_is_free() -> None:
     assert free_memory(CPU) > 2**20
+
+
+def test_a_tensor_stays_valid_when_the_memory_of_its_file_is_given_back(tmp_path: Path) -> None:
+    with open_checkpoint(write_model(tmp_path / "a.safetensors", 1)) as checkpoint:
+        tensor = checkpoint.tensor(TEXT)
+        checkpoint.release()
+        assert torch.equal(tensor, tensors_of(1)[TEXT])
