@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,9 @@ from bayes_merger.cli.show import Parser
 from bayes_merger.cli.sources import add_source, recipe_and_models
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.lora import NO_EFFECT
 from bayes_merger.merging.method import method_spec
-from bayes_merger.merging.recipe import MergeRecipe
+from bayes_merger.merging.recipe import MergeRecipe, plan
 
 DESCRIPTION = """\
 Write one merge to a checkpoint file that other UIs load.
@@ -83,6 +85,9 @@ def merge(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--out: a LoRA is one file; write  --out {out.name}.safetensors")
     if out.exists() and not options.overwrite and not any(out.samefile(c.path) for c in checkpoints.values()):
         raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
+    for note in plan(recipe, checkpoints).notes:
+        if NO_EFFECT in note:
+            print(f"note: {note}", file=sys.stderr)
     if options.as_lora is not None:
         _save_lora(recipe, checkpoints, out, options.as_lora, options.overwrite)
     elif folder:

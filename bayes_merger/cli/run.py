@@ -26,6 +26,7 @@ from bayes_merger.search.stopping import PATIENT_FROM, STOPPED
 from bayes_merger.search.study import finished
 
 CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images", "model_a", "model_b", "model_c",
+              "recipe.models",
               "runs", "final", "generator.device", "generator.max_batch", "generator.config")  # fmt: skip
 
 RUN_HELP = """\

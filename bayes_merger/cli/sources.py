@@ -201,7 +201,7 @@ def _recipe_in_steps(
     recipe = steps_recipe(file, checkpoints, dtype="auto", hashed=hashed)
     if dtype:
         recipe = replace(recipe, dtype=dtype)
-    recipe = replace(recipe, clip=given.get("clip", ""), ema=given.get("ema", "drop"), vae=vae or recipe.vae)
+    recipe = replace(recipe, clip=given.get("clip", recipe.clip), ema=given.get("ema", "drop"), vae=vae or recipe.vae)
     base = checkpoints[recipe.base]
     architecture = divided(base.architecture, file.blocks, base.shapes)
     try:

@@ -61,6 +61,10 @@ class VaeFile(Checkpoint):
         entries = {key: (file.dtypes[n], theirs.get(key, file.shapes[n])) for key, n in self._names.items()}
         super().__init__(file.path, entries, file.metadata, self._named, file.close)
 
+    def release(self) -> None:
+        """Give back what was read of the file."""
+        self._file.release()
+
     def _named(self, key: str) -> Tensor:
         return self._file.tensor(self._names[key]).reshape(self.shapes[key])
 
@@ -114,6 +118,10 @@ class _WithEma(Checkpoint):
     def sha256(self) -> str:
         """That of the file."""
         return self._checkpoint.sha256()
+
+    def release(self) -> None:
+        """Give back what was read of the file."""
+        self._checkpoint.release()
 
     def _own(self, key: str) -> Tensor:
         return self._checkpoint.tensor(self._lacking.get(key, key))

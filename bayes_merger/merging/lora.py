@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+NO_EFFECT = "do not and have no effect"
+"""What the note on a LoRA says of the layers that model A has not."""
+
 _PAIRS = ("down", "up")
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 _ENDS = (  # the end of a key, and which parameter of its layer that is; the first that fits counts
@@ -121,6 +124,11 @@ class LoraModel(Checkpoint):
         """That of the model that it is applied to."""
         return version_of(self.base, key)
 
+    def release(self) -> None:
+        """Give back what was read of both files."""
+        self.base.release()
+        self._lora.release()
+
     @property
     def changed(self) -> frozenset[str]:
         """The keys of model A that it changes."""
@@ -133,7 +141,7 @@ class LoraModel(Checkpoint):
         if not self.unmatched:
             return (fitting,)
         some = ", ".join(self.unmatched[:3]) + (" ..." if len(self.unmatched) > 3 else "")
-        return (f"{fitting}, {len(self.unmatched)} do not and have no effect: {some}",)
+        return (f"{fitting}, {len(self.unmatched)} {NO_EFFECT}: {some}",)
 
     def _patched(self, key: str) -> Tensor:
         import torch
@@ -298,7 +306,7 @@ def _check(patch: Patch, lora: Checkpoint, base: Checkpoint) -> None:
             "it was made for another kind of model"
         )
     scale = shapes.get("dora_scale")
-    if scale is not None and math.prod(scale) not in layer.shape[:2]:
+    if scale is not None and (not scale or len(layer.shape) < 2 or math.prod(scale) not in layer.shape[:2]):
         raise CheckpointError(f"'{patch.parts['dora_scale']}' is {list(scale)} for a layer of {list(layer.shape)}")
 
 

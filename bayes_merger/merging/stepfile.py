@@ -12,7 +12,7 @@ A step takes models and earlier steps by name, and its method's weights and opti
 blocks, or one for each (a list, or a text with commas), or a table of blocks and runs of blocks. In the place of any
 number may stand a name, which is one number wherever it stands, searched in a run and given by hand in a merge; or the
 word ``search``, which is a number of its own for every block. Weights that are not named keep the method's defaults.
-Besides ``models`` and ``steps`` a recipe may have ``dtype``, ``compat``, ``channels`` and ``blocks``.
+Besides ``models`` and ``steps`` a recipe may have ``dtype``, ``compat``, ``channels``, ``clip`` and ``blocks``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SEARCH = "search"
 """What stands in the place of a number that is searched for each block by itself."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_SETTINGS = ("dtype", "compat", "channels", "blocks")
+_SETTINGS = ("dtype", "compat", "channels", "clip", "blocks")
 _OF_A_STEP = ("name", "method", "elements", "vae")
 
 
@@ -45,7 +45,7 @@ class StepFile:
         models: name to path as it was written.
         steps: the steps, in order.
         given: step -> weight -> what was written for it.
-        settings: ``dtype``, ``compat`` and ``channels``, where they were given.
+        settings: ``dtype``, ``compat``, ``channels`` and ``clip``, where they were given.
         blocks: a division of the user's own.
     """
 

@@ -108,6 +108,11 @@ class StepModel(Checkpoint):
             return (str(self.recipe.weights), tuple(version_of(m, k) for m in self._models.values() for k in m.shapes))
         return self._numbers[like], tuple([version_of(self._models[name], key) for name in self.planned.method.models])
 
+    def release(self) -> None:
+        """Give back what was read of its models."""
+        for model in self._models.values():
+            model.release()
+
     def _made(self, key: str) -> Tensor:
         from bayes_merger.merging.engine import Maker
         from bayes_merger.merging.finite import describe_fault

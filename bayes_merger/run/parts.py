@@ -84,7 +84,7 @@ class Parts:
         if self.steps is not None:
             found = steps_recipe(self.steps, self.checkpoints, dtype=self.config.dtype, hashed=hashed)
             vae = VAE_FILE if "vae" in self.checkpoints else found.vae
-            return replace(found, weights=numbers, clip=self.config.clip or "", vae=vae)
+            return replace(found, weights=numbers, clip=self.config.clip or found.clip, vae=vae)
         return MergeRecipe(
             method=self.method.name,
             models=references(self.checkpoints, hashed),

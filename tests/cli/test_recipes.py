@@ -43,6 +43,7 @@ def test_a_lora_is_merged_by_block_and_its_coverage_is_told(folder: Path, capsys
     assert "1 layers fit model A" in data["notes"][0]
     assert data["models"]["b"]["dtypes"] == data["models"]["a"]["dtypes"]
     assert main(["merge", *settings, "--out", "out.safetensors"]) == 0
+    assert "1 do not and have no effect: lora_unet_strange" in capsys.readouterr().err
     a, merged = load_file("a.safetensors"), load_file("out.safetensors")
     torch.testing.assert_close(merged[KEY], a[KEY] + 0.5)
     assert all(torch.equal(merged[key], tensor) for key, tensor in a.items() if key != KEY)

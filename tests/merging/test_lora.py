@@ -261,6 +261,7 @@ BROKEN = {
     "alpha alone": ({f"{K}.alpha": torch.tensor(1.0)}, "nothing to scale"),
     "a bias of another size": ({f"{C}.diff_b": torch.ones(5)}, r"\[5\]"),
     "twice": ({f"{K}.diff": torch.ones(2, 2), f"{K.replace('down_blocks_0_attentions_0', 'input_blocks_1_1')}.diff": torch.ones(2, 2)}, "two names|same parameter"),
+    "a length for nothing": ({f"{K}.diff": torch.ones(2, 2), f"{K}.dora_scale": torch.tensor(1.0)}, "dora_scale' is"),
     "OFT": ({f"{K}.oft_blocks": torch.ones(2, 2)}, "oft_blocks"),
     "no dimension": ({f"{K}.lora_up.weight": torch.tensor(1.0), f"{K}.lora_down.weight": row(1, 1)}, "no matrix"),
     "for another model": ({"lora_unet_nobody.lora_up.weight": column(1), "lora_unet_nobody.lora_down.weight": row(1)}, "none of its 1 layers"),
