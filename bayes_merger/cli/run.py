@@ -34,6 +34,7 @@ bayes-merger run [SETTING=VALUE ...]
 
   bayes-merger run experiment=demo
   bayes-merger run model_a=A.safetensors model_b=B.safetensors payloads=[portrait,street] scorers=[laion]
+  bayes-merger run recipe=steps.yaml payloads=[portrait] scorers=[laion]      several steps: see merge --help
   bayes-merger run ... optimiser=tpe n_iters=100 space.frozen.OUT11=0.5 payloads.portrait.steps=30
   bayes-merger run ... --cfg        print the settings and stop
 

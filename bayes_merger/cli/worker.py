@@ -16,7 +16,8 @@ from bayes_merger.run.folder import STORAGE, RunFolder, find_study
 from bayes_merger.run.parts import check_no_person, fingerprint
 from bayes_merger.run.watcher import Stop, Watcher
 
-LOCAL = ("model_a", "model_b", "model_c", "generator.device", "generator.max_batch", "generator.config", "wildcards")
+LOCAL = ("model_a", "model_b", "model_c", "recipe.models", "generator.device", "generator.max_batch",
+         "generator.config", "wildcards")  # fmt: skip
 
 DESCRIPTION = f"""\
 Join a study and draw trials until its budget is used up; Ctrl-C stops after the trial.
@@ -50,7 +51,7 @@ def worker(arguments: Sequence[str]) -> None:
     options = parser.parse_intermixed_args(arguments)
     for override in options.overrides:
         key = override.partition("=")[0]
-        if key not in LOCAL:
+        if key not in LOCAL and not key.startswith("recipe.models."):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(options.runs), options.name, options.storage)
     try:

@@ -65,7 +65,7 @@ class Parts:
     @property
     def architecture(self) -> Architecture:
         """The blocks that weights are for."""
-        return divided(self.base.architecture, own_division(self.config))
+        return divided(self.base.architecture, self.steps.blocks if self.steps else own_division(self.config))
 
     def constant_steps(self) -> frozenset[str]:
         """The steps of the recipe of which no number is searched."""
