@@ -104,7 +104,7 @@ def search(
     failed = 0
     watcher.budget(studies.finished(study), total)
     with Worker(study, parts.space, name=name) as worker:
-        while studies.finished(study) < total:
+        while worker.patiently(lambda: studies.finished(study)) < total:
             stop.check()
             if ended(parts, study, watcher):
                 return
@@ -163,7 +163,7 @@ def run_trial(
     attributes: dict[str, Any] = {}
     try:
         found, attributes = evaluate(parts, study, trial, bench, folder, before)
-        before = best_value(study)  # others have not been idle
+        before = worker.patiently(lambda: best_value(study))  # others have not been idle
         attributes[SECONDS] = round(time.monotonic() - started, 3)
         if isinstance(found, Cut):
             reason, attributes[ESTIMATE] = found.reason, found.estimate

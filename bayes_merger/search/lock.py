@@ -13,7 +13,6 @@ from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.study import Study
 
-from bayes_merger.errors import BayesMergerError
 from bayes_merger.search.storage import backend, database_file
 
 POLL = 0.05
@@ -32,7 +31,7 @@ def alone(study: Study) -> Iterator[Callable[[], None]]:
         To be called right before what was computed is written.
 
     Raises:
-        BayesMergerError: from that call, if the connection that holds the lock broke.
+        sqlalchemy.exc.DBAPIError: from that call, if the connection that holds the lock broke.
     """
     storage = backend(study)
     file = database_file(storage)
@@ -71,9 +70,6 @@ def _held_by_server(storage: RDBStorage, name: str) -> Iterator[Callable[[], Non
             time.sleep(POLL)
 
         def still() -> None:
-            try:
-                connection.exec_driver_sql("SELECT 1")
-            except sqlalchemy.exc.SQLAlchemyError as error:
-                raise BayesMergerError("the connection to the study's database broke") from error
+            connection.exec_driver_sql("SELECT 1")
 
         yield still

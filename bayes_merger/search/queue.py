@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optuna
@@ -26,7 +26,12 @@ WORKER = "worker"
 """User attribute of a trial: who draws it."""
 
 
-def ask(study: Study, space: SearchSpace, owner: Mapping[str, Any] | None = None) -> Trial:
+def ask(
+    study: Study,
+    space: SearchSpace,
+    owner: Mapping[str, Any] | None = None,
+    still: Callable[[], None] = lambda: None,
+) -> Trial:
     """The next trial, running, with all its values: one that waits, or a new suggestion of the study's sampler.
 
     A waiting trial whose values do not fit the space (someone queued it by hand) is failed, with that reason.
@@ -35,6 +40,7 @@ def ask(study: Study, space: SearchSpace, owner: Mapping[str, Any] | None = None
         study: may be shared, but asked by one process at a time: see :func:`bayes_merger.search.lock.alone`.
         space: what is searched.
         owner: noted on the trial as its worker.
+        still: called before a suggestion is written; raises if the study is no longer ours alone.
     """
     distributions = space.distributions()
     while True:
@@ -43,7 +49,9 @@ def ask(study: Study, space: SearchSpace, owner: Mapping[str, Any] | None = None
             trial = take(study, candidate, space, distributions, owner)
             if trial is not None:
                 return trial
-        study.add_trial(waiting_trial(suggestion(study, distributions), distributions, {PHASE: "search"}))
+        suggested = waiting_trial(suggestion(study, distributions), distributions, {PHASE: "search"})
+        still()
+        study.add_trial(suggested)
 
 
 def queue_again(study: Study, trials: Iterable[FrozenTrial]) -> None:

@@ -15,13 +15,15 @@ import secrets
 import socket
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
+import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
@@ -32,7 +34,12 @@ from bayes_merger.search.history import REASON, finite, is_interrupted, origin
 from bayes_merger.search.lock import alone, beside, is_free
 from bayes_merger.search.queue import WORKER, ask, queue_again, queue_design
 from bayes_merger.search.space import SearchSpace
-from bayes_merger.search.storage import BEAT, backend, database_file
+from bayes_merger.search.storage import BEAT, GRACE, backend, database_file
+
+T = TypeVar("T")
+
+PAUSE = 2.0
+"""Seconds between two attempts to reach a server."""
 
 SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
 """What counts against the budget of trials."""
@@ -151,14 +158,18 @@ class Worker:
         finished in the end, neither more nor less, however many workers there are. Others may yet fail or die, so
         ``None`` is only the end when ``total`` are finished.
         """
-        with alone(self.study):
-            queue_again(self.study, dead_trials(self.study))
+        return self.patiently(lambda: self._claim(total))
+
+    def _claim(self, total: int) -> Trial | None:
+        with alone(self.study) as still:
+            # One of our own that runs is one that we never heard of: the connection broke as we took it.
+            left = [t for t in _running(self.study) if t.user_attrs.get(WORKER, {}).get("id") == self.id]
+            queue_again(self.study, dead_trials(self.study) + left)
             states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
             if sum(state == TrialState.RUNNING or state in SPENT for state in states) >= total:
                 return None
-            trial = ask(self.study, self.space, self._signature())
-            self._current = trial
-            return trial
+            self._current = ask(self.study, self.space, self._signature(), still)
+            return self._current
 
     def tell(self, trial: Trial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None) -> Told:
         """The trial's score, with what was learned on the way.
@@ -195,18 +206,38 @@ class Worker:
             queue_again(self.study, [t for t in _running(self.study) if t._trial_id == trial._trial_id])
             self._current = None
 
+    def patiently(self, action: Callable[[], T]) -> T:
+        """An action on the study, tried again for ten minutes while a server cannot be reached.
+
+        A server is started anew, a line breaks: no reason to lose what was drawn. A file that cannot be written is.
+        """
+        deadline = time.monotonic() + GRACE
+        while True:
+            try:
+                return action()
+            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError):
+                if database_file(backend(self.study)) or time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE)
+
     def _settle(
         self, trial: Trial, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
     ) -> Told:
-        with alone(self.study):
-            heir = self._heir(trial, scored=state == TrialState.COMPLETE)
-            storage = self.study._storage
-            for key, value in attributes.items():
-                storage.set_trial_user_attr(heir._trial_id, key, value)
-            self.study.tell(heir.number, values, state=state)
-            self._current = None
-            done = sum(t.state in SPENT for t in self.study.get_trials(deepcopy=False))
-            return Told(heir.number, done)
+        told: list[int] = []
+
+        def settle() -> Told:
+            with alone(self.study):
+                if not told or self.study._storage.get_trial(told[0]).state != state:  # else only the answer was lost
+                    heir = self._heir(trial, scored=state == TrialState.COMPLETE)
+                    for key, value in attributes.items():
+                        self.study._storage.set_trial_user_attr(heir._trial_id, key, value)
+                    told[:] = [heir._trial_id]
+                    self.study.tell(heir.number, values, state=state)
+                self._current = None
+                done = sum(t.state in SPENT for t in self.study.get_trials(deepcopy=False))
+                return Told(self.study._storage.get_trial(told[0]).number, done)
+
+        return self.patiently(settle)
 
     def _heir(self, trial: Trial, scored: bool) -> FrozenTrial:
         """The trial that stands for ours: itself, unless it was given up."""

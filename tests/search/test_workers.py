@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from optuna.trial import TrialState
 from bayes_merger.errors import Superseded, TrialFailed
 from bayes_merger.search import samplers
 from bayes_merger.search.design import design
+from bayes_merger.search.lock import alone
 from bayes_merger.search.storage import backend, open_storage
 from bayes_merger.search.study import create_study, finished, load_study, open_study
 from bayes_merger.search.workers import Worker, dead_trials, heal
@@ -254,6 +256,52 @@ def test_signs_of_life_reach_the_database(where: str) -> None:
                 break
         worker.tell(trial, 1.0)
     assert backend(study)._get_stale_trial_ids(study._study_id) == []
+
+
+def cut_all_lines(postgres: str) -> None:
+    with open_storage(postgres).engine.begin() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = user"
+        )
+
+
+def test_a_broken_line_to_the_server_loses_nothing(postgres: str) -> None:
+    study = new_study(postgres, 1)
+    with Worker(study, SPACE) as worker:
+        cut_all_lines(postgres)
+        trial = worker.claim(1)
+        assert trial is not None
+        cut_all_lines(postgres)
+        assert worker.tell(trial, 1.0, {"scores": [1]}).done == 1
+        cut_all_lines(postgres)
+        assert worker.claim(1) is None
+    assert [t.state.name for t in study.trials] == ["COMPLETE"]
+
+
+def test_a_line_that_breaks_while_a_suggestion_is_made_gives_it_to_nobody_else(postgres: str) -> None:
+    study = new_study(postgres, 0)
+    with pytest.raises(sqlalchemy.exc.DBAPIError, match="terminat"), broken_off(study, postgres) as still:
+        still()
+
+
+@contextmanager
+def broken_off(study: Study, postgres: str) -> Iterator[Callable[[], None]]:
+    with alone(study) as still:
+        still()
+        cut_all_lines(postgres)
+        yield still
+
+
+def test_a_trial_taken_over_a_line_that_broke_is_not_forgotten(where: str) -> None:
+    study = new_study(where, 1)
+    with Worker(study, SPACE) as worker:
+        lost = worker.claim(1)  # and the answer never came
+        assert lost is not None
+        again_asked = worker.claim(1)
+        assert again_asked is not None
+        assert again_asked.params == lost.params
+        worker.tell(again_asked, 1.0)
+    assert [t.state.name for t in study.get_trials()] == ["FAIL", "COMPLETE"]
 
 
 def test_a_worker_leaves_no_file_behind(tmp_path: Path) -> None:
