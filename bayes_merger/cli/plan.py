@@ -304,6 +304,9 @@ def _print_difference(
         "options": (dict(recipe.options), dict(other.options)),
         "dtype": (planned.dtype, other_planned.dtype),
         "vae": (recipe.vae, other.vae),
+        "channels": (recipe.channels, other.channels),
+        "ema": (recipe.ema, other.ema),
+        "after the method": ("; ".join(finish_of(recipe)) or "nothing", "; ".join(finish_of(other)) or "nothing"),
     }
     if planned.architecture.name != other_planned.architecture.name:
         raise ConfigError(

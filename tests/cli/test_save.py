@@ -113,6 +113,12 @@ def test_adjustments_and_clipping_are_in_the_file_and_its_recipe(
     assert "clip: hard" in shown
     assert main(["merge", "out.safetensors", "--out", "again.safetensors"]) == 0
     assert Path("out.safetensors").read_bytes() == Path("again.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(["plan", *pair, "--diff", "out.safetensors"]) == 0
+    shown = capsys.readouterr().out
+    assert "after the method: nothing here, clip: every number stays between A's and B's (hard); adjust: IN 10" in shown
+    assert main(["plan", *settings]) == 0
+    assert "then adjust: IN 10" in capsys.readouterr().out
     for wrong, word in (("clip=had", "had"), ("adjust=1,2", "eight numbers"), ("adjust=x,0,0,0,0,0,0,0", "'x'")):
         assert word in refused(capsys, "plan", *pair, wrong)
 

@@ -158,6 +158,7 @@ def test_adjustments_with_a_name_are_searched() -> None:
         make_space(replace(config, adjust={"BRI": "IN00"}), method_spec("weighted_sum"), SD1)
 
 
+@pytest.mark.slow
 def test_a_lora_a_division_a_vae_and_adjustments_take_part_in_a_plain_run(
     workplace: Path, tiny_a: Path, tiny_b: Path
 ) -> None:
