@@ -17,7 +17,8 @@ import os
 import platform
 import random
 import statistics
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -83,8 +84,8 @@ def ratio(a: list[float], b: list[float]) -> float:
 
 
 def has(package: str) -> bool:
-    """Whether a peer is installed."""
-    return find_spec(package) is not None
+    """Whether a peer is installed and wanted."""
+    return "--no-peers" not in sys.argv and find_spec(package) is not None
 
 
 def candidate(folder: str, rounds: int) -> list[Row]:
@@ -113,7 +114,7 @@ def candidate(folder: str, rounds: int) -> list[Row]:
     ]
     for peer, package, goal in (("sd-meh", "sd_meh", 10), ("sd-mecha", "sd_mecha", 50)):
         if not has(package):
-            rows.append(Row(f"- {peer}", "not run: not installed", f">= {goal} x"))
+            rows.append(Row(f"- {peer}", "not run", f">= {goal} x"))
             continue
         faster = ratio(times[peer], times["ours"])
         rows.append(Row(f"{peer} {version(peer)}, the same merge", f"{spread(times[peer])} s"))
@@ -159,9 +160,8 @@ def blocks(folder: str, rounds: int) -> list[Row]:
     return rows
 
 
-def methods(folder: str, rounds: int) -> list[Row]:
+def methods(folder: str, rounds: int) -> Iterator[Row]:
     """Methods beside sd-mecha's, on two blocks that both have in memory."""
-    rows = []
     for method in METHODS:
         with started(2) as (ours, mecha):
             first: list[float] = []
@@ -174,16 +174,15 @@ def methods(folder: str, rounds: int) -> list[Row]:
                 if has("sd_mecha"):
                     theirs.append(mecha(engines.mecha_method, folder, METHOD_BLOCKS, method, alpha))
         where = "+".join(METHOD_BLOCKS)
-        rows.append(Row(f"{method} on {where}, first candidate", f"{spread(first)} s"))
-        rows.append(Row(f"{method} on {where}, next candidate", f"{spread(later)} s"))
+        yield Row(f"{method} on {where}, first candidate", f"{spread(first)} s")
+        yield Row(f"{method} on {where}, next candidate", f"{spread(later)} s")
         if theirs:
             faster = ratio(theirs, first)
-            rows.append(Row(f"sd-mecha's {method} on {where}", f"{spread(theirs)} s"))
+            yield Row(f"sd-mecha's {method} on {where}", f"{spread(theirs)} s")
             text = f"{faster:.1f} x (next candidate {ratio(theirs, later):.0f} x)"
-            rows.append(Row(f"- faster than sd-mecha's {method}", text, ">= 5 x", faster >= 5))
+            yield Row(f"- faster than sd-mecha's {method}", text, ">= 5 x", faster >= 5)
         else:
-            rows.append(Row(f"- faster than sd-mecha's {method}", "not run: not installed", ">= 5 x"))
-    return rows
+            yield Row(f"- faster than sd-mecha's {method}", "not run", ">= 5 x")
 
 
 def rotate(folder: str, rounds: int) -> list[Row]:
@@ -197,7 +196,7 @@ def rotate(folder: str, rounds: int) -> list[Row]:
             Row(f"rotate on {where}, second candidate", f"{spread(later)} s"),
         ]
         if not has("sd_mecha"):
-            return [*rows, Row("- sd-mecha's cached rotate", "not run: not installed", ">= 1 x")]
+            return [*rows, Row("- sd-mecha's cached rotate", "not run", ">= 1 x")]
         theirs_first = mecha(engines.mecha_method, folder, ROTATE_BLOCKS, "rotate", 0.3)
         theirs = [mecha(engines.mecha_method, folder, ROTATE_BLOCKS, "rotate", 0.31) for _ in range(rounds)]
     faster = ratio(theirs, later)
@@ -255,7 +254,7 @@ def gpu(folder: str, rounds: int) -> list[Row]:
     ]
 
 
-SECTIONS = {
+SECTIONS: dict[str, Callable[[str, int], Iterable[Row]]] = {
     "candidate": candidate, "blocks": blocks, "methods": methods, "rotate": rotate, "file": file, "gpu": gpu,
 }  # fmt: skip
 
@@ -265,6 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="with a, b and c.safetensors of make_full_size.py")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
+    parser.add_argument("--no-peers", action="store_true", help="measure ours and the limits only")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
