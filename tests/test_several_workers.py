@@ -101,7 +101,7 @@ def test_of_two_workers_one_is_killed_and_the_other_goes_on(
     stopping.append(process)
     until(process, "  3/10  ")
     os.kill(children(process.pid)[0], signal.SIGKILL)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert out.count("died (killed by SIGKILL)") == 1
     assert "1 of 2 workers go on" in out
@@ -165,17 +165,17 @@ def test_when_all_workers_die_the_run_says_so(workplace: Path, stopping: list[su
 def test_a_worker_joins_by_hand_and_the_run_waits_for_it(
     workplace: Path, stopping: list[subprocess.Popen[str]]
 ) -> None:
-    process = start(workplace, *RUN, "name=joined", "n_iters=14")
+    process = start(workplace, *RUN, "name=joined", "n_iters=36")
     stopping.append(process)
-    first = until(process, "  1/18  ")
+    first = until(process, "  1/40  ")
     result = command(workplace, "worker", "joined")
     assert result.returncode == 0, result.stderr
     assert "nothing left to draw" in result.stdout
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert result.stdout.count(" points (") >= 1
-    assert "".join([*first, out, result.stdout]).count(" points (") == 18
-    check_whole(workplace, "joined", 18)
+    assert "".join([*first, out, result.stdout]).count(" points (") == 40
+    check_whole(workplace, "joined", 40)
 
 
 @pytest.mark.slow
@@ -189,23 +189,23 @@ def test_a_worker_on_another_machine_shares_a_study_in_postgresql(
     elsewhere = make_workplace(tmp_path / "elsewhere", tiny_sd1_config)
     for name in "ab":
         shutil.copy(workplace / f"{name}.safetensors", elsewhere / f"{name}1.safetensors")
-    process = start(workplace, *RUN, "name=shared", "n_iters=14", f"storage={postgres}")
+    process = start(workplace, *RUN, "name=shared", "n_iters=36", f"storage={postgres}")
     stopping.append(process)
-    until(process, "  1/18  ")
+    until(process, "  1/40  ")
     join = ("worker", "shared", "--storage", postgres)
+    helper = start(elsewhere, *join, "model_a=a1.safetensors", "model_b=b1.safetensors")
+    stopping.append(helper)
+    drawn, complaint = helper.communicate(timeout=600)
+    assert helper.returncode == 0, complaint
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert drawn.count(" points (") >= 1
     lost = command(elsewhere, *join)
     assert lost.returncode == 2
     assert "model_a=FILE" in lost.stderr
     other = command(elsewhere, *join, "model_a=b1.safetensors", "model_b=b1.safetensors")
     assert other.returncode == 2
     assert "models.a" in other.stderr
-    helper = start(elsewhere, *join, "model_a=a1.safetensors", "model_b=b1.safetensors")
-    stopping.append(helper)
-    drawn, complaint = helper.communicate(timeout=300)
-    assert helper.returncode == 0, complaint
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert drawn.count(" points (") >= 1
     for folder in (workplace / "runs" / "shared", elsewhere / "runs" / "shared"):
         for path in folder.rglob("*"):
             assert path.is_dir() or PASSWORD.encode() not in path.read_bytes(), path
@@ -214,10 +214,10 @@ def test_a_worker_on_another_machine_shares_a_study_in_postgresql(
     os.environ["PGPASSWORD"] = PASSWORD
     try:
         data = shown(workplace, "shared")
-        assert len([row for row in data["trials_list"] if row["state"] == "complete"]) == 18
+        assert len([row for row in data["trials_list"] if row["state"] == "complete"]) == 40
         assert command(workplace, "merge", "shared", "--out", "shared.safetensors").returncode == 0
         assert command(elsewhere, "show", "shared").returncode == 0
-        again = command(workplace, "resume", "shared", "n_iters=15")
+        again = command(workplace, "resume", "shared", "n_iters=37")
         assert again.returncode == 0, again.stderr
     finally:
         del os.environ["PGPASSWORD"]
