@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from functools import partial
@@ -139,6 +140,8 @@ def live_growth(candidates: int) -> int:
 
 def share_rounded(folder: str, alpha: float) -> tuple[float, int]:
     """Share of the weights in the live model that are the fp16 number nearest to the exact merge, and their count."""
+    import numpy as np
+
     from bayes_merger.merging import open_checkpoint
 
     live_candidate(alpha)
@@ -150,8 +153,9 @@ def share_rounded(folder: str, alpha: float) -> tuple[float, int]:
         for x, y, merged in zip(
             *(t.reshape(-1).split(2**20) for t in (a.tensor(key), b.tensor(key), out)), strict=True
         ):
-            exact = (1 - alpha) * x.double() + alpha * y.double()
-            right += int((exact.half() == merged).sum())
+            exact = (1 - alpha) * x.double().numpy() + alpha * y.double().numpy()
+            # numpy rounds once; torch's way from fp64 to fp16 leads through fp32 and rounds twice
+            right += int((exact.astype(np.float16) == merged.numpy()).sum())
             total += merged.numel()
     return right / total, total
 
@@ -291,26 +295,27 @@ def subset(folder: str, blocks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 def mecha_method(folder: str, blocks: tuple[str, ...], method: str, alpha: float) -> float:
     """One of sd-mecha's methods on some blocks that are in memory already."""
     import sd_mecha
+    from sd_mecha.extensions.builtin.merge_methods import svd, ties
+    from sd_mecha.extensions.builtin.merge_methods.linear import add_difference  # its public one raises on these
 
     tensors = subset(folder, blocks)
     a, b, c = (sd_mecha.model(tensors[name], config="sd1-ldm") for name in "abc")
     deltas = [sd_mecha.subtract(model, c) for model in (a, b)]
     recipes: dict[str, Callable[[], Any]] = {
-        "weighted_sum": lambda: sd_mecha.weighted_sum(a, b, alpha=alpha),
         "slerp": lambda: sd_mecha.slerp(a, b, alpha=alpha),
-        "ties": lambda: sd_mecha.add_difference(c, sd_mecha.ties_sum(*deltas, k=0.2, vote_sgn=True), alpha=alpha),
-        "train_difference": lambda: sd_mecha.add_difference(
-            a, sd_mecha.subtract(b, c) * sd_mecha.train_difference_mask(a, b, c, alpha=alpha), alpha=1.0
+        "ties": lambda: add_difference(c, sd_mecha.ties_sum(*deltas, k=0.2, vote_sgn=True), alpha=alpha),
+        "train_difference": lambda: add_difference(
+            a, deltas[1], alpha=sd_mecha.train_difference_mask(a, b, c, alpha=alpha)
         ),
-        "dropout": lambda: sd_mecha.add_difference(c, sd_mecha.dropout(*deltas, probability=0.5, seed=0), alpha=alpha),
+        "dropout": lambda: add_difference(c, ties.dropout(*deltas, probability=0.5, seed=0), alpha=alpha),
         "model_stock": lambda: sd_mecha.n_model_stock(c, a, b),
-        "rotate": lambda: sd_mecha.rotate(a, b, alignment=1.0, alpha=alpha),
+        "rotate": lambda: svd.rotate(a, b, alignment=1.0, alpha=alpha),
     }
     recipe = recipes[method]()
     with quiet():
         if method == "rotate":
             # what it remembers for a key goes with the node: the new node is given the last one's
-            store = KEPT.setdefault("mecha rotations", recipe.create_cache())
+            store = KEPT.setdefault("mecha rotations", defaultdict(dict))
             return cpu_seconds(lambda: sd_mecha.merge(recipe, threads=1, cache={recipe: store}))
         return cpu_seconds(lambda: sd_mecha.merge(recipe, threads=1))
 
