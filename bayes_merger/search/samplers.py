@@ -21,25 +21,23 @@ from bayes_merger.search.unit import Array, derived_seed, generator, latin_hyper
 
 
 def structured(
-    space: Space | None, seed: int, *, kappa: float = 1.0, blocks: bool = True, candidates: int = 1500, starts: int = 4
+    space: Space | None, seed: int, *, blocks: bool = True, candidates: int = 1500, starts: int = 4
 ) -> BaseSampler:
     """Made for merges: Gaussian processes that know what luck is, what blocks are, and how few trials there will be.
 
     Args:
         space: see the module.
         seed: see the module.
-        kappa: how many standard deviations of hope count; 0 only exploits.
         blocks: one of the processes takes neighbouring blocks to be alike; false: a weight is a weight.
-        candidates: points of which the best start the climb to the greatest upper confidence bound.
+        candidates: points of which the best start the climb to the greatest expected improvement.
         starts: how many of them climb.
     """
     from bayes_merger.search.structured import Structured, structured_proposal
 
-    check_number("kappa", kappa, 0)
     check_flag("blocks", blocks)
     check_number("candidates", candidates, 3, whole=True)
     check_number("starts", starts, 1, whole=True)
-    settings = Structured(kappa, blocks, candidates, starts)
+    settings = Structured(blocks, candidates, starts)
     return CubeSampler(space, seed, structured_proposal(settings), name="structured", single=True)
 
 

@@ -15,7 +15,7 @@ from bayes_merger.search.anatomy import likeness, waves
 from bayes_merger.search.gp import Prior, Process, Settings, _Mode, fit
 from bayes_merger.search.luck import luck
 from bayes_merger.search.slots import Evidence
-from bayes_merger.search.structured import Structured, convened
+from bayes_merger.search.structured import Structured, convened, log_improvement
 from bayes_merger.search.unit import generator
 
 BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
@@ -75,6 +75,15 @@ def test_a_weight_that_does_nothing_gets_a_longer_scale_than_one_that_matters() 
     settings = fit(points, (scores - scores.mean()) / scores.std(), Prior(1.0, np.eye(6)))
     assert settings.scales[0].argmax() == 2
     assert settings.scales[0][2] > 3.0 * np.delete(settings.scales[0], 2).max()
+
+
+def test_improvement_has_no_floor() -> None:
+    z = np.array([2.0, 0.0, -0.999, -1.001, -8.0, -40.0, -2e3])
+    heights = log_improvement(z)
+    assert np.exp(heights[:2]) == pytest.approx([2.008491, 0.398942], abs=1e-6)
+    assert (np.diff(heights) < 0).all()
+    assert heights[2] == pytest.approx(heights[3], abs=0.01)
+    assert heights[5] == pytest.approx(-0.5 * 1600 - 0.919 - 2 * np.log(40), abs=0.01)
 
 
 def test_neighbours_and_the_two_ends_of_a_skip_connection_are_alike() -> None:
@@ -144,7 +153,7 @@ def test_a_trial_that_still_runs_makes_its_place_certain_and_no_better() -> None
     points = rng.random((30, 26))
     scores = -((points - 0.5) ** 2).sum(axis=1)
     place = rng.random((1, 26))
-    settings = Structured(1.0, True, 100, 2)
+    settings = Structured(True, 100, 2)
     before = convened(evidence_of(points, scores), settings)
     more = evidence_of(np.concatenate([points, place]), np.append(scores, np.nan))
     after = convened(more, settings)
