@@ -343,10 +343,13 @@ def method_spec(name: str) -> MethodSpec:
 
 
 class _Methods(Mapping[str, Callable[..., Any]]):
-    """Method name to function, filled at first use."""
+    """Method name, or the name that another program gives it, to function; filled at first use."""
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        return _specs()[name].function
+        try:
+            return method_spec(name).function
+        except ConfigError as error:
+            raise KeyError(name) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(_specs())
@@ -356,4 +359,4 @@ class _Methods(Mapping[str, Callable[..., Any]]):
 
 
 METHODS: Mapping[str, Callable[..., Any]] = _Methods()
-"""Name to function, of every method."""
+"""Name (aliases too) to function, of every method."""

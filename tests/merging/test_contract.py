@@ -209,3 +209,10 @@ def test_no_two_methods_share_a_name() -> None:
 def test_an_unknown_method_is_named_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"method: 'weigthed_sum' is unknown; did you mean weighted_sum"):
         method_spec("weigthed_sum")
+
+
+def test_methods_are_found_under_the_names_of_other_programs() -> None:
+    assert METHODS["perpendicular_component"] is METHODS["add_perpendicular"]
+    assert METHODS["trainDifference"] is METHODS["train_difference"]
+    with pytest.raises(KeyError, match="nope"):
+        METHODS["nope"]
