@@ -15,6 +15,7 @@ from bayes_merger.merging.method import MethodSpec, Prepared
 from tests.merging.variants import VARIANTS, bound, title
 
 NAMES = sorted(METHODS)
+DECOMPOSED = ("rotate", "truncate_rank")
 SPECS = [pytest.param(bound(variant), id=title(variant)) for variant in VARIANTS]
 INTERPOLATIONS = (
     "weighted_sum", "tensor_sum", "slerp", "nuslerp", "geometric_sum", "crossover", "distribution_crossover",
@@ -143,7 +144,7 @@ def test_prepared_work_is_the_same_for_other_weights_and_is_not_used_up(
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_number_of_threads_does_not_change_a_bit(spec: MethodSpec) -> None:
-    models = random_models(spec, (300, 401))
+    models = random_models(spec, (600, 401))
     threads = torch.get_num_threads()
     try:
         results = []
@@ -152,10 +153,10 @@ def test_the_number_of_threads_does_not_change_a_bit(spec: MethodSpec) -> None:
             results.append([spec.function(*models, **weights) for weights in samples(spec)[:4]])
     finally:
         torch.set_num_threads(threads)
-    if spec.elementwise or spec.name == "tensor_sum":
+    if spec.name in DECOMPOSED:  # the library of linear algebra shares its sums out among its threads
+        assert all(torch.allclose(one, two, rtol=1e-5, atol=1e-5) for one, two in zip(*results, strict=True))
+    else:
         assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
-    else:  # a norm is a sum, and its order depends on the threads
-        assert all(torch.allclose(one, two, rtol=1e-6, atol=1e-6) for one, two in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -27,13 +27,16 @@ def score(values: dict[str, float]) -> float:
     return -sum((value - 0.4) ** 2 for value in values.values())
 
 
-def work(job: dict[str, Any], number: int, drawn: Path) -> None:
-    """What a worker does, and a line for everything it draws."""
+def work(job: dict[str, Any], number: int, files: list[Path]) -> None:
+    """What a worker does, and a line for everything it draws. Nobody begins before those who are to be killed have."""
     sampler = samplers.random(SPACE.distributions(), 5)
     study = load_study(open_storage(job["storage"]), job["name"], sampler)
-    death = job.get("deaths", {}).get(str(number))
+    deaths = job.get("deaths", {})
+    death = deaths.get(str(number))
+    while death is None and not all(files[int(doomed)].stat().st_size for doomed in deaths):
+        time.sleep(0.005)
     count = 0
-    with Worker(study, SPACE, name=str(number)) as worker, drawn.open("a") as file:
+    with Worker(study, SPACE, name=str(number)) as worker, files[number].open("a") as file:
         while finished(study) < job["total"]:
             trial = worker.claim(job["total"])
             if trial is None:
@@ -54,11 +57,12 @@ def serve() -> None:
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder, str(number)) for number in range(job["workers"])]
             children = []
-            for number, file in enumerate(files):
+            for file in files:
                 file.touch()
+            for number in range(job["workers"]):
                 child = os.fork()
                 if not child:
-                    work(job, number, file)
+                    work(job, number, files)
                     os._exit(0)
                 children.append(child)
             codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]

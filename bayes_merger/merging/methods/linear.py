@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.method import Prepared, Weight, merge_method
-from bayes_merger.merging.methods.vectors import pieces, products, sizes, times
+from bayes_merger.merging.methods.vectors import pieces, products, sizes, sum_of, times
 
 if TYPE_CHECKING:  # the registry is read by commands that need no torch
     from torch import Tensor
@@ -135,8 +135,8 @@ def _scales(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight) -> Prepared:
     step_square = mix_square = 0.0
     for x, y, z in pieces(a, b, c):
         mix, step = _euclidean_step(x, y, z, alpha, length_a, length_b)
-        step_square += float(step.square_().sum())
-        mix_square += float(mix.div_(largest).square_().sum())
+        step_square += sum_of(step.square_())
+        mix_square += sum_of(mix.div_(largest).square_())
     return length_a, length_b, largest * math.sqrt(mix_square / step_square) if step_square else 0.0
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bayes_merger.merging.method import Prepared, Weight, merge_method
 from bayes_merger.merging.methods.orders import kept_count, order_statistic
-from bayes_merger.merging.methods.vectors import moved
+from bayes_merger.merging.methods.vectors import moved, sum_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -231,7 +231,7 @@ def _selection(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: Weight) 
         largest = max(largest, *(float(part.abs().max()) for part in _select(piece, smallest)))
     for piece in moved(models, c) if largest else ():
         for i, part in enumerate(_select(piece, smallest)):
-            squares[i] += float(part.div_(largest).square_().sum())
+            squares[i] += sum_of(part.div_(largest).square_())
     return (smallest, *(square / max(squares) if largest else 1.0 for square in squares))
 
 
@@ -293,8 +293,8 @@ def _rewards(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, reward: Weight, eps
         places = [_moved(part, epsilon) for part in piece]
         alone = _alone(total_of(places))
         for i, place in enumerate(places):
-            mine = float((place * alone).sum())
-            own[i], shared[i] = own[i] + mine, shared[i] + float(place.sum()) - mine
+            mine = sum_of(place * alone)
+            own[i], shared[i] = own[i] + mine, shared[i] + sum_of(place) - mine
     return tuple(1 + reward * min(s / max(o, 1e-5), 0.2) for o, s in zip(own, shared, strict=True))
 
 

@@ -19,6 +19,7 @@ Table = list[list[float]]
 
 _CPU_PIECE = 2**16  # numbers; half a dozen pieces stay in a core's cache
 _GPU_PIECE = 2**26
+_ROW = 2**12  # numbers that one thread adds up
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -27,6 +28,14 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     size = _CPU_PIECE if rows[0].device.type == "cpu" else _GPU_PIECE
     for begin in range(0, rows[0].numel(), size):
         yield tuple(row[begin : begin + size] for row in rows)
+
+
+def sum_of(tensor: Tensor) -> float:
+    """The sum of all numbers; the same bits whatever the number of threads, each of which adds up rows of its own."""
+    flat = tensor.reshape(-1)
+    whole = flat.numel() // _ROW * _ROW
+    rows = flat[:whole].view(-1, _ROW).sum(1).double()
+    return float(rows.sum()) + float(flat[whole:].sum())
 
 
 def moved(models: Sequence[Tensor], base: Tensor | None = None) -> Iterator[list[Tensor]]:
@@ -55,7 +64,7 @@ def products(models: Sequence[Tensor], scales: Sequence[float], base: Tensor | N
     for piece in moved(models, base):
         scaled = [part / (scale or 1.0) for part, scale in zip(piece, scales, strict=True)]
         for i, j in itertools.combinations_with_replacement(range(len(scaled)), 2):
-            table[i][j] += float((scaled[i] * scaled[j]).sum())
+            table[i][j] += sum_of(scaled[i] * scaled[j])
     for i, j in itertools.combinations(range(len(models)), 2):
         table[j][i] = table[i][j]
     return table
@@ -76,8 +85,8 @@ def lengths_and_angles(models: Sequence[Tensor], base: Tensor | None = None) -> 
     for piece in moved(models, base):
         unit = [(part / (scale or 1.0)).div_(length) for part, scale, length in zip(piece, scales, units, strict=True)]
         for i, j in pairs:
-            apart[i, j] += float((unit[i] - unit[j]).square_().sum())
-            together[i, j] += float((unit[i] + unit[j]).square_().sum())
+            apart[i, j] += sum_of((unit[i] - unit[j]).square_())
+            together[i, j] += sum_of((unit[i] + unit[j]).square_())
     table = [[0.0] * len(models) for _ in models]
     for i, j in pairs:
         table[i][j] = table[j][i] = 2 * math.atan2(math.sqrt(apart[i, j]), math.sqrt(together[i, j]))
