@@ -240,14 +240,16 @@ def save(folder: str, out: str) -> tuple[float, int, int]:
 
 
 def copy(source: str, out: str) -> float:
-    """Copy a file through a buffer of 1 MiB and force it to disk."""
+    """Copy a file through a buffer of 1 MiB as a merge is written: beside its place, forced to disk, renamed."""
 
     def work() -> None:
-        with Path(source).open("rb", buffering=0) as reader, Path(out).open("wb", buffering=0) as writer:
+        beside = Path(f"{out}.tmp")
+        with Path(source).open("rb", buffering=0) as reader, beside.open("wb", buffering=0) as writer:
             buffer = bytearray(2**20)
             while count := reader.readinto(buffer):
                 writer.write(memoryview(buffer)[:count])
             os.fsync(writer.fileno())
+        beside.replace(out)
 
     return cpu_seconds(work)
 

@@ -29,6 +29,8 @@ class Scratch:
         key = (name, dtype, device)
         kept = self._kept.get(key)
         if kept is None or kept.numel() < count:
+            self._kept.pop(key, None)  # before there are two of them
+            del kept
             kept = self._kept[key] = torch.empty(count, dtype=dtype, device=device)
         return kept[:count]
 

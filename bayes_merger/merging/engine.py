@@ -36,10 +36,16 @@ class Maker:
         planned: what happens to each of them.
         weights: of the merge, as ``plan`` has checked them.
         checkpoints: model name to opened file.
+
+    Attributes:
+        reuses: whether a tensor may lie where the last one lay, which is then gone: new memory for every tensor costs
+            as much as the merge.
     """
 
     def __init__(self, planned: MergePlan, weights: BlockWeights, checkpoints: Checkpoints) -> None:
         from bayes_merger.merging.combine import Scratch
+
+        self.reuses = False
 
         self._planned = planned
         self._weights = weights
@@ -77,7 +83,7 @@ class Maker:
             self._make_room(math.prod(step.shape))
             out = self._checkpoints[step.source].tensor(step.key).to(wanted)
         else:
-            out = torch.empty(step.shape, dtype=wanted)
+            out = self._empty(step.shape, wanted)
             spec, numbers = self._method, numbers_of(step, self._weights)
             sources = [self._checkpoints[model].tensor(step.key) for model in spec.models]
             if step.common:
@@ -92,6 +98,13 @@ class Maker:
                 combine(spec, sources, numbers, out, wanted, self._scratch, step.key)
                 self._make_room(out.numel())
         return adjusted(step.key, out, adjust, self._planned.architecture.name) if adjust else out
+
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        import torch
+
+        if not self.reuses:
+            return torch.empty(shape, dtype=dtype)
+        return self._scratch.flat("made", math.prod(shape), dtype, torch.device("cpu")).view(shape)
 
     def _make_room(self, count: int) -> None:
         """Note that so many numbers of each file were read; give their pages back before they are too many."""
@@ -172,6 +185,7 @@ def save_merge(
         CheckpointError: as ``plan``; the file cannot be written, or would hold NaN or infinity.
     """
     planned, maker = prepare(recipe, checkpoints)
+    maker.reuses = True  # each is written before the next is made
     write_checkpoint(
         out,
         [TensorEntry(s.key, s.shape, s.dtype, partial(maker.tensor, s)) for s in planned.written],

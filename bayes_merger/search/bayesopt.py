@@ -35,13 +35,13 @@ from bayes_merger.search.unit import Array, derived_seed, generator
 class Tuned:
     """Settings of :func:`tuned_proposal`; their meaning is told at :func:`bayes_merger.search.samplers.bayes`."""
 
-    kappa: float
-    noise: float
-    length_scale: float
-    length_scale_bounds: tuple[float, float]
-    restarts: int
-    candidates: int
-    starts: int
+    kappa: float = 1.0
+    noise: float = 0.05
+    length_scale: float = 2.0
+    length_scale_bounds: tuple[float, float] = (0.5, 30.0)
+    restarts: int = 2
+    candidates: int = 10_000
+    starts: int = 10
 
     def __post_init__(self) -> None:
         check_number("kappa", self.kappa, 0)

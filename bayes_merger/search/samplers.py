@@ -23,7 +23,7 @@ from bayes_merger.search.unit import Array, derived_seed, generator, latin_hyper
 def structured(
     space: Space | None, seed: int, *, blocks: bool = True, candidates: int = 1500, starts: int = 4
 ) -> BaseSampler:
-    """Made for merges: Gaussian processes that know what luck is, what blocks are, and how few trials there will be.
+    """The default, made for merges: ``bayes``, and processes that know what luck is and what blocks are, in turn.
 
     Args:
         space: see the module.
@@ -53,7 +53,7 @@ def bayes(
     candidates: int = 10_000,
     starts: int = 10,
 ) -> BaseSampler:
-    """bayesian-optimization, tuned for about 26 weights and noisy scores: the default.
+    """bayesian-optimization, tuned for about 26 weights and noisy scores.
 
     Args:
         space: see the module.

@@ -108,7 +108,7 @@ CASES = {
     "a single objective": (["objectives=[redness]", "optimiser=tpe"], ["objectives", "redness"]),
     "objectives and an optimiser of one": (
         ["scorers=[redness,clip]", "objectives=[redness,clip]"],
-        ["bayes", "one objective", "optimiser=gp"],
+        ["structured", "one objective", "optimiser=gp"],
     ),
 }
 

@@ -24,7 +24,7 @@ from bayes_merger.search.study import ask, failed, finished, load_study, open_st
 from tests.search.mortal import SPACE
 from tests.search.optimisers import EXTRA, NAMES
 
-QUICKEST = ("bayes", "random")
+QUICKEST = ("structured", "random")
 
 
 def _marked(name: str, *marks: Any) -> Any:
