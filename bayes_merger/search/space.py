@@ -17,7 +17,7 @@ A rule that makes no sense is an error, never a warning: a misspelt block would 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +198,15 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} weights"
 
 
+def _check_whole(together: Mapping[str, Sequence[str]], taken: Container[str]) -> None:
+    """Refuse groups of which a recipe decides some members and not others."""
+    for members in together.values():
+        if torn := [name for name in members if (name in taken) != (members[0] in taken)]:
+            raise ConfigError(
+                f"groups: {members[0]} and {torn[0]} cannot share a number, the recipe decides one of them"
+            )
+
+
 def build_space(
     blocks: Sequence[str],
     weights: Mapping[str, Range],
@@ -236,11 +245,7 @@ def build_space(
         _check_free(kind, rules, blocks, order, taken)
     fixed = {name: number for name, number in _fixed(frozen, blocks, order, bounds).items() if name not in taken}
     together = _together(groups, blocks, order, fixed, bounds)
-    for members in together.values():
-        if torn := [name for name in members if (name in taken) != (members[0] in taken)]:
-            raise ConfigError(
-                f"groups: {members[0]} and {torn[0]} cannot share a number, the recipe decides one of them"
-            )
+    _check_whole(together, taken)
     parameters = [
         Parameter(name, *bounds[name], together[name])
         for name in bounds
