@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bayes_merger.errors import CheckpointError, ConfigError
@@ -116,13 +116,7 @@ def plan_structure(
     """
     files = checkpoints
     checkpoints = {name: model for name, model in files.items() if name != "vae" or vae != VAE_FILE}
-    lacking = [name for name in spec.models if name not in checkpoints]
-    if lacking or len(checkpoints) != len(spec.models):
-        raise ConfigError(f"{spec.name} takes models {names_of(spec.models)}, and {names_of(checkpoints)} are open")
-    if vae not in (*spec.models, "merge", *([VAE_FILE] if "vae" in files else [])):
-        raise ConfigError(f"vae: '{vae}' is unknown; give {', '.join(spec.models)}, merge or the name of a file")
-    if ema not in (DROP_EMA, KEEP_EMA):
-        raise ConfigError(f"ema: '{ema}' is unknown; give {DROP_EMA} or {KEEP_EMA}")
+    _check_choices(spec, files, checkpoints, vae, ema, channels)
     averaged = averages(checkpoints["a"]) if ema == KEEP_EMA else {}
     if ema == KEEP_EMA and not averaged:
         raise ConfigError(f"ema: model A ({checkpoints['a'].path.name}) has no averages to keep; leave it out")
@@ -134,28 +128,44 @@ def plan_structure(
     router = _Router(spec, files, architecture, {**DTYPES, **SMALL_DTYPES}[name], vae, averaged, ema)
     read = (*spec.models, *([VAE] if vae == VAE_FILE else []))
     steps = tuple(router.step(key) for key in dict.fromkeys(k for m in read for k in files[m].shapes))
-    if channels not in ("equal", "pad"):
-        raise ConfigError(f"channels: '{channels}' is unknown; give equal or pad")
     if channels == "pad":
         steps = tuple(_padded(step, checkpoints) for step in steps)
     _check_shapes(steps, checkpoints)
     missing = tuple(step.key for step in steps if step.why.startswith(_ABSENT))
-    lost = [step.key for step in steps if step.action == "drop" and step.place.role in ("block", "vae")]
-    notes = [note for model in spec.models for note in checkpoints[model].notes]
-    notes += [f"kept from A, since another model lacks them: {listed(missing)}"] if missing else []
-    notes += (
-        [f"left out, since model {_owner_of(lost[0], architecture, vae)} lacks them: {listed(lost)}"] if lost else []
-    )
     merged = [step.key for step in steps if step.action == "merge" and step.key not in averaged]
     held = rules_of_keys(rules, merged, architecture, compat)
     held |= {key: held[own] for key, own in averaged.items() if own in held}
     steps = tuple(replace(step, rules=held[step.key]) if step.key in held else step for step in steps)
-    notes += [
+    notes = [note for model in spec.models for note in checkpoints[model].notes]
+    notes += _notes(steps, missing, architecture, vae)
+    return MergePlan(steps, spec, architecture, name, missing, tuple(notes), rules)
+
+
+def _check_choices(
+    spec: MethodSpec, files: Checkpoints, models: Checkpoints, vae: str, ema: str, channels: str
+) -> None:
+    if set(models) != set(spec.models):
+        raise ConfigError(f"{spec.name} takes models {names_of(spec.models)}, and {names_of(models)} are open")
+    if vae not in (*spec.models, "merge", *([VAE_FILE] if "vae" in files else [])):
+        raise ConfigError(f"vae: '{vae}' is unknown; give {', '.join(spec.models)}, merge or the name of a file")
+    if ema not in (DROP_EMA, KEEP_EMA):
+        raise ConfigError(f"ema: '{ema}' is unknown; give {DROP_EMA} or {KEEP_EMA}")
+    if channels not in ("equal", "pad"):
+        raise ConfigError(f"channels: '{channels}' is unknown; give equal or pad")
+
+
+def _notes(steps: Iterable[Step], missing: Sequence[str], architecture: Architecture, vae: str) -> list[str]:
+    """What a person should know of the tensors that are not simply merged."""
+    steps = list(steps)
+    notes = [f"kept from A, since another model lacks them: {listed(missing)}"] if missing else []
+    lost = [step.key for step in steps if step.action == "drop" and step.place.role in ("block", "vae")]
+    if lost:
+        notes.append(f"left out, since model {_owner_of(lost[0], architecture, vae)} lacks them: {listed(lost)}")
+    return notes + [
         f"{step.key}: the first {step.common} input channels are merged, the others are model {step.source.upper()}'s"
         for step in steps
         if step.common
     ]
-    return MergePlan(steps, spec, architecture, name, missing, tuple(notes), rules)
 
 
 def _owner_of(key: str, architecture: Architecture, vae: str) -> str:
