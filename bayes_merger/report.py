@@ -121,7 +121,7 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
         },
         "state": state_of(study),
         "stopped": study.user_attrs.get("stopped"),
-        "method": config.get("method"),
+        "method": _method(config),
         "optimiser": config.get("optimiser", {}).get("_target_", "").rsplit(".", 1)[-1],
         "models": study.user_attrs.get("recipe", {}).get("models", {}),
         "best": _trial_data(best) | _belief_data(known, best.number) if best else None,
@@ -133,6 +133,12 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
     if names := objectives_of(study):
         data |= {"objectives": names, "front": front_data(study, names)}
     return data
+
+
+def _method(config: Mapping[str, Any]) -> str | None:
+    """The merge method, or those of a recipe's steps one after the other."""
+    steps = config.get("recipe", {}).get("steps", [])
+    return ", then ".join(step.get("method", "weighted_sum") for step in steps) or config.get("method")
 
 
 def front_data(study: optuna.study.Study, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -126,6 +126,7 @@ def test_a_run_of_a_recipe_is_resumed_and_rebuilt_from_the_study_alone(
     best, again = load_file("runs/steps/best.safetensors"), load_file("again.safetensors")
     assert all(torch.equal(best[key], again[key]) for key in best)
     shown = json.loads(command(workplace, "show", "steps", "--json").stdout)
+    assert shown["method"] == "weighted_sum, then weighted_sum, then weighted_sum"
     weights = shown["best"]["weights"]
     assert set(weights) == {"fixed_alpha", "mix_alpha", "final_alpha"}
     a, b = load_file(tiny_a), load_file(tiny_b)
