@@ -93,8 +93,9 @@ class LiveMerge:
         self._shapes = {key: step.shape for key, step in (self._merged | self._kept).items()}
         self._memory = memory
         self._keepers: dict[torch.device, Keeper] = {}
-        self._places: dict[str, tuple[Any, ...]] = {}  # where each live tensor lay when it was last looked at
-        self._storages: dict[str, Any] = {}  # weak references, so that no address is given to another tensor meanwhile
+        self._places: dict[str, tuple[Any, ...]] = {}  # where each live tensor lay when it was last looked at,
+        self._stored: dict[str, int] = {}  # in which storage,
+        self._storages: dict[int, Any] = {}  # and weak references to these
         self._contents: dict[str, Hashable] = {}  # what each live tensor was last made of
         self._runs: dict[Any, list[Run]] = {}
         self._changing = [name for name, model in checkpoints.items() if not is_constant(model)]
@@ -118,17 +119,13 @@ class LiveMerge:
         import torch
 
         check_weights(weights, self._structure, self._vae)
-        self._check_destinations(destinations)
         self._look(destinations)
-        if len(destinations) != len(self._places):
-            self._forget(set(self._places) - set(destinations))
         if everything:
             self._contents.clear()
         with torch.no_grad():
             for key, step in self._kept.items():
                 if key in destinations:
                     self._keep(step, destinations[key])
-            self._make_keepers(destinations)
             spec, statistics = self._surveyed()
             for like, steps in self._alike.items():
                 numbers = numbers_of(steps[0], weights)
@@ -156,23 +153,23 @@ class LiveMerge:
             self._contents[key] = ("adjusted",)
 
     def _look(self, destinations: Mapping[str, Tensor]) -> None:
-        """Forget what was written to tensors that have moved since."""
+        """Check the destinations if they are not those of the last time, and forget what was written to moved ones."""
+        places = {key: (out.data_ptr(), out.dtype, out.shape, out.stride()) for key, out in destinations.items()}
+        lost = {storage for storage, reference in self._storages.items() if reference.expired()}
+        if places == self._places and not lost:
+            return
         from torch.multiprocessing.reductions import StorageWeakRef
 
-        for key, out in destinations.items():
-            storage = out.untyped_storage()
-            place = (storage._cdata, out.data_ptr(), out.dtype, out.stride())
-            if self._places.get(key) != place:
-                self._contents.pop(key, None)
-                self._runs.clear()
-                self._places[key] = place
-                self._storages[key] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-
-    def _forget(self, gone: Iterable[str]) -> None:
+        self._check_destinations(destinations)
+        self._make_keepers(destinations)
         self._runs.clear()
-        for key in gone:
-            for table in (self._places, self._storages, self._contents):
-                table.pop(key, None)
+        for key in self._places:
+            # What begins where a storage was that is gone may be another tensor with the old one's address.
+            if places.get(key) != self._places[key] or self._stored[key] in lost:
+                self._contents.pop(key, None)
+        storages = {key: out.untyped_storage() for key, out in destinations.items()}
+        self._places, self._stored = places, {key: storage._cdata for key, storage in storages.items()}
+        self._storages = {s._cdata: StorageWeakRef(s) for s in storages.values()}  # type: ignore[no-untyped-call]
 
     def _find_runs(self, spec: MethodSpec, steps: list[Step], destinations: Mapping[str, Tensor]) -> list[Run]:
         """The tensors that share their numbers, in runs where the method takes a tensor for a row of numbers."""
@@ -222,7 +219,7 @@ class LiveMerge:
         from bayes_merger.merging.combine import put
 
         owner = self._checkpoints[step.source]
-        content = ("kept", version_of(owner, step.key))
+        content = ("kept", version_of(owner, step.key) if step.source in self._changing else None)
         if self._contents.pop(step.key, None) != content:
             put(owner.tensor(step.key).to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
         self._contents[step.key] = content
