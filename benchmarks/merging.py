@@ -213,13 +213,17 @@ def file(folder: str, rounds: int) -> list[Row]:
     source, out = str(Path(folder) / "a.safetensors"), str(Path(folder) / ".benchmark.safetensors")
     copies, saves, own, mapped = [], [], [], []
     try:
-        for _ in range(rounds):
-            with started(2) as (copier, ours):
-                copies.append(copier(engines.copy, source, out))
+        # Both in processes that run already: pages that lie free for seconds go back to a virtual machine's host, and
+        # whoever writes next pays for them.
+        with started(2) as (copier, ours):
+            ours(engines.save, folder, out)
+            copier(engines.copy, source, out)
+            for _ in range(2 * rounds):
                 seconds, anonymous, everything = ours(engines.save, folder, out)
-            saves.append(seconds)
-            own.append(float(anonymous) / 1e6)
-            mapped.append(float(everything) / 1e6)
+                copies.append(copier(engines.copy, source, out))
+                saves.append(seconds)
+                own.append(float(anonymous) / 1e6)
+                mapped.append(float(everything) / 1e6)
     finally:
         Path(out).unlink(missing_ok=True)
     slower, memory = ratio(saves, copies), statistics.median(mapped)

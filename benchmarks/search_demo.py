@@ -5,8 +5,10 @@
     python benchmarks/search_demo.py table
 
 A seed decides the start design (20 trials), the prompts' pictures and the sampler; all methods share its design. What
-a method hands over is judged by 8 fresh pictures per payload, on seeds that no trial has used: the trial with the best
-observed score, and the one with the best posterior mean. What was drawn is kept in ``--cache``; a run goes on.
+a method hands over is judged by 32 fresh pictures per payload, on seeds that no trial has used: the trial with the best
+observed score, and the one with the best posterior mean. Beside each mean stands how far it is above that of
+`bayes_classic` after 100 trials by its best observed score, on the same fresh pictures. What was drawn is kept in
+``--cache``; a run goes on.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ from bayes_merger.search.incumbent import beliefs
 from bayes_merger.search.study import design
 
 ROOT = Path(__file__).parents[1]
-DESIGN, FRESH = 20, 8
+DESIGN, FRESH = 20, 32
 MOMENTS = (40, 100)
+REFERENCE = ("bayes_classic", "observed 100")
 
 
 class Silent:
@@ -78,7 +81,7 @@ class Demo:
 
     def judged(self, values: Mapping[str, float], which: str = "run") -> dict[str, Any]:
         """Value and raw scores of a merge, on the run's pictures or on fresh ones."""
-        text = json.dumps([which, values], sort_keys=True)
+        text = json.dumps([which, *([FRESH] if which == "fresh" else []), values], sort_keys=True)
         path = self._cache / f"{which}-{np.random.SeedSequence(list(text.encode())).generate_state(2, np.uint64)[0]:x}"
         if not path.is_file():
             if self._bench is None:
@@ -112,6 +115,12 @@ class Demo:
                 self._log.write_text(json.dumps(known))
                 print(f"seed {self.parts.config.seed} trial {number} {result['value']:.3f}", flush=True)
         return study
+
+    def points(self, result: dict[str, Any]) -> list[float]:
+        """Of each picture that was judged; their mean is the merge's value."""
+        judges = {name: (scorer.importance, scorer.scale) for name, scorer in self.parts.scorers.items()}
+        importance = {payload.name: payload.importance for payload in self.parts.payloads}
+        return list(picture_points([Score(**score) for score in result["scores"]], importance, judges).values())
 
     def kept(self, study: optuna.study.Study, after: int) -> dict[str, Any]:
         """What would be handed over after so many trials: values by `observed` and by `posterior` mean."""
@@ -152,27 +161,38 @@ def main() -> None:
         for moment in MOMENTS:
             if moment <= options.trials:
                 for how, values in demo.kept(study, moment).items():
-                    known[f"{how} {moment}"] = demo.judged(values, "fresh")["value"]
+                    known[f"{how} {moment}"] = demo.points(demo.judged(values, "fresh"))
         path.write_text(json.dumps(known))
-        print(options.method, seed, known, flush=True)
+        print(options.method, seed, {name: round(float(np.mean(own)), 3) for name, own in known.items()}, flush=True)
 
 
 def table(cache: Path) -> list[str]:
     """Mean points on fresh seeds, as Markdown; of each seed in brackets."""
-    results: dict[str, list[dict[str, float]]] = {}
+    results: dict[str, dict[int, dict[str, list[float]]]] = {}
     for path in sorted((cache / "results").glob("*.json")):
-        results.setdefault(path.stem.rpartition("-")[0], []).append(json.loads(path.read_text()))
+        method, _, seed = path.stem.rpartition("-")
+        results.setdefault(method, {})[int(seed)] = json.loads(path.read_text())
+    reference = {seed: run[REFERENCE[1]] for seed, run in results.get(REFERENCE[0], {}).items() if REFERENCE[1] in run}
     head = " | ".join(["method", "kept by", *(f"{moment} trials" for moment in MOMENTS)])
     lines = [f"| {head} |", f"|{'---|' * (len(MOMENTS) + 2)}"]
     for method, runs in results.items():
         for how in ("observed", "posterior"):
-            cells = []
-            for moment in MOMENTS:
-                values = [run[f"{how} {moment}"] for run in runs if f"{how} {moment}" in run]
-                each = ", ".join(f"{value:.2f}" for value in values)
-                cells.append(f"{np.mean(values):.3f} [{each}]" if values else "–")
+            cells = [_cell({s: run[name] for s, run in runs.items() if name in run}, reference)
+                     for name in (f"{how} {moment}" for moment in MOMENTS)]  # fmt: skip
             lines.append(f"| {method} | {how} | {' | '.join(cells)} |")
     return lines
+
+
+def _cell(found: dict[int, list[float]], reference: dict[int, list[float]]) -> str:
+    """The mean, each seed's, and how far they are above the reference's with the standard error over the seeds."""
+    if not found:
+        return "–"
+    means = {seed: float(np.mean(points)) for seed, points in found.items()}
+    text = f"{np.mean(list(means.values())):.2f} [{', '.join(f'{mean:.2f}' for mean in means.values())}]"
+    above = [mean - float(np.mean(reference[seed])) for seed, mean in means.items() if seed in reference]
+    if len(above) < 2 or not any(above):
+        return text
+    return f"{text}, {np.mean(above):+.2f} ± {np.std(above, ddof=1) / np.sqrt(len(above)):.2f}"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["LiveMerge", "Maker", "merge", "prepare", "save_merge"]
 
 
-_STRETCH = 2**22  # numbers of each file that are read before their memory is given back
+_STRETCH = 2**19  # numbers that are merged, looked at and written while they are in a core's cache
+_READ = 2**22  # numbers of each file that are read before their memory is given back
 
 
 class Maker:
@@ -36,16 +37,10 @@ class Maker:
         planned: what happens to each of them.
         weights: of the merge, as ``plan`` has checked them.
         checkpoints: model name to opened file.
-
-    Attributes:
-        reuses: whether a tensor may lie where the last one lay, which is then gone: new memory for every tensor costs
-            as much as the merge.
     """
 
     def __init__(self, planned: MergePlan, weights: BlockWeights, checkpoints: Checkpoints) -> None:
         from bayes_merger.merging.combine import Scratch
-
-        self.reuses = False
 
         self._planned = planned
         self._weights = weights
@@ -68,8 +63,6 @@ class Maker:
         """
         import torch
 
-        from bayes_merger.merging.combine import combine, combine_channels
-
         name = dtype or step.dtype
         wanted = torch_dtypes()[name]
         if step.place.role == "position_ids":  # some mergers round or average them: they can only be 0, 1, 2, ...
@@ -79,37 +72,63 @@ class Maker:
             return _small(step.key, self.tensor(step, "F32"), wanted)
         if name != "F32" and adjust:
             return self.tensor(step, "F32").to(wanted)
-        if step.action != "merge":
+        if step.action == "merge":
+            out = self._merged(step, torch.empty(step.shape, dtype=wanted))
+        else:
             self._make_room(math.prod(step.shape))
             out = self._checkpoints[step.source].tensor(step.key).to(wanted)
-        else:
-            out = self._empty(step.shape, wanted)
-            spec, numbers = self._method, numbers_of(step, self._weights)
-            sources = [self._checkpoints[model].tensor(step.key) for model in spec.models]
-            if step.common:
-                combine_channels(spec, sources, numbers, out, wanted, self._scratch, step.key, step.common)
-            elif spec.elementwise and spec.prepare is None:
-                rows = [source.reshape(-1) for source in sources]
-                for begin in range(0, out.numel(), _STRETCH):
-                    parts = [row[begin : begin + _STRETCH] for row in rows]
-                    combine(spec, parts, numbers, out.view(-1)[begin : begin + _STRETCH], wanted, self._scratch)
-                    self._make_room(parts[0].numel())
-            else:
-                combine(spec, sources, numbers, out, wanted, self._scratch, step.key)
-                self._make_room(out.numel())
         return adjusted(step.key, out, adjust, self._planned.architecture.name) if adjust else out
 
-    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def pieces(self, step: Step) -> Iterator[Tensor]:
+        """The same numbers, flat and in pieces; each may lie where the last one lay, which is then gone.
+
+        New memory for every tensor would cost as much as the merge.
+        """
+        spec, name = self._method, step.dtype
+        adjusts = step.key in ADJUSTED and self._weights.get(ADJUST)
+        if step.action != "merge" or adjusts or name in SMALL_DTYPES.values():
+            yield self.tensor(step).reshape(-1)
+        elif spec.elementwise and spec.prepare is None and not step.common:
+            yield from self._stretches(step, torch_dtypes()[name])
+        else:
+            room = self._room(math.prod(step.shape), torch_dtypes()[name])
+            yield self._merged(step, room.view(step.shape)).view(-1)
+
+    def _merged(self, step: Step, out: Tensor) -> Tensor:
+        """A tensor's merge, written into ``out``."""
+        from bayes_merger.merging.combine import combine, combine_channels
+
+        spec, numbers = self._method, numbers_of(step, self._weights)
+        sources = [self._checkpoints[model].tensor(step.key) for model in spec.models]
+        if step.common:
+            combine_channels(spec, sources, numbers, out, out.dtype, self._scratch, step.key, step.common)
+        else:
+            combine(spec, sources, numbers, out, out.dtype, self._scratch, step.key)
+        self._make_room(out.numel())
+        return out
+
+    def _stretches(self, step: Step, dtype: torch.dtype) -> Iterator[Tensor]:
+        """A tensor's merge by a method to which a tensor is a row of numbers, so many at a time."""
+        from bayes_merger.merging.combine import combine
+
+        spec, numbers = self._method, numbers_of(step, self._weights)
+        rows = [self._checkpoints[model].tensor(step.key).view(-1) for model in spec.models]
+        for begin in range(0, rows[0].numel(), _STRETCH):
+            parts = [row[begin : begin + _STRETCH] for row in rows]
+            out = self._room(parts[0].numel(), dtype)
+            combine(spec, parts, numbers, out, dtype, self._scratch)
+            yield out
+            self._make_room(out.numel())
+
+    def _room(self, count: int, dtype: torch.dtype) -> Tensor:
         import torch
 
-        if not self.reuses:
-            return torch.empty(shape, dtype=dtype)
-        return self._scratch.flat("made", math.prod(shape), dtype, torch.device("cpu")).view(shape)
+        return self._scratch.flat("made", count, dtype, torch.device("cpu"))
 
     def _make_room(self, count: int) -> None:
         """Note that so many numbers of each file were read; give their pages back before they are too many."""
         self._read += count
-        if self._read >= _STRETCH:
+        if self._read >= _READ:
             self._read = 0
             for checkpoint in self._checkpoints.values():
                 checkpoint.release()
@@ -185,10 +204,9 @@ def save_merge(
         CheckpointError: as ``plan``; the file cannot be written, or would hold NaN or infinity.
     """
     planned, maker = prepare(recipe, checkpoints)
-    maker.reuses = True  # each is written before the next is made
     write_checkpoint(
         out,
-        [TensorEntry(s.key, s.shape, s.dtype, partial(maker.tensor, s)) for s in planned.written],
+        [TensorEntry(s.key, s.shape, s.dtype, partial(maker.pieces, s)) for s in planned.written],
         lambda: {**describe_merge(recipe, planned, checkpoints), **(metadata or {})},
         inputs=[checkpoint.path for checkpoint in checkpoints.values()],
         replace=replace,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import CheckpointError, TrialFailed
@@ -94,9 +95,9 @@ class LiveMerge:
         self._memory = memory
         self._keepers: dict[torch.device, Keeper] = {}
         self._places: dict[str, tuple[Any, ...]] = {}  # where each live tensor lay when it was last looked at,
-        self._stored: dict[str, int] = {}  # in which storage,
-        self._storages: dict[int, Any] = {}  # and weak references to these
-        self._contents: dict[str, Hashable] = {}  # what each live tensor was last made of
+        self._storages: list[Any] = []  # and weak references to the storages that they lay in
+        self._contents: dict[str, Hashable] = {}  # what the tensors of each run were last made of, by the first one
+        self._settled = False  # whether all that is kept is known to be in its place
         self._runs: dict[Any, list[Run]] = {}
         self._changing = [name for name, model in checkpoints.items() if not is_constant(model)]
         self._computed = any(getattr(model, "computed", False) for model in checkpoints.values())
@@ -108,7 +109,7 @@ class LiveMerge:
         Args:
             weights: weight name -> block -> number, every block.
             destinations: single-file key to a view on the live parameter: the file's shape, any float dtype, strides
-                and device. What was written there is taken to be still there, unless the destination has moved.
+                and device. What was written is taken to be still there, unless any of them has moved.
             everything: write all of it again, because somebody else may have written there.
 
         Raises:
@@ -121,11 +122,13 @@ class LiveMerge:
         check_weights(weights, self._structure, self._vae)
         self._look(destinations)
         if everything:
-            self._contents.clear()
+            self._forget()
         with torch.no_grad():
-            for key, step in self._kept.items():
-                if key in destinations:
-                    self._keep(step, destinations[key])
+            if not self._settled:
+                for key, step in self._kept.items():
+                    if key in destinations:
+                        self._keep(step, destinations[key])
+                self._settled = not self._changing
             spec, statistics = self._surveyed()
             for like, steps in self._alike.items():
                 numbers = numbers_of(steps[0], weights)
@@ -144,32 +147,39 @@ class LiveMerge:
         from bayes_merger.merging.finite import describe_fault
 
         maker = Maker(replace(self._structure, method=spec), weights, self._checkpoints)
-        for key in sorted(ADJUSTED & destinations.keys()):
+        touched = ADJUSTED & destinations.keys()
+        self._settled = False
+        for first in [
+            *touched,
+            *(run.keys[0] for run in chain(*self._runs.values()) if touched.intersection(run.keys)),
+        ]:
+            self._contents.pop(first, None)
+        for key in sorted(touched):
             step = self._merged.get(key) or self._kept[key]
             out = destinations[key]
             put(maker.tensor(step, "F32").to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
             if fault := describe_fault(out):
                 raise TrialFailed(f"merge: '{key}' holds {fault}; adjustments nearer to 0 avoid it")
-            self._contents[key] = ("adjusted",)
 
     def _look(self, destinations: Mapping[str, Tensor]) -> None:
-        """Check the destinations if they are not those of the last time, and forget what was written to moved ones."""
+        """Check the destinations and forget what was written, unless they lie where they did the last time."""
         places = {key: (out.data_ptr(), out.dtype, out.shape, out.stride()) for key, out in destinations.items()}
-        lost = {storage for storage, reference in self._storages.items() if reference.expired()}
-        if places == self._places and not lost:
+        # Where a storage is gone, another tensor may have its address.
+        if places == self._places and not any(storage.expired() for storage in self._storages):
             return
         from torch.multiprocessing.reductions import StorageWeakRef
 
         self._check_destinations(destinations)
         self._make_keepers(destinations)
         self._runs.clear()
-        for key in self._places:
-            # What begins where a storage was that is gone may be another tensor with the old one's address.
-            if places.get(key) != self._places[key] or self._stored[key] in lost:
-                self._contents.pop(key, None)
-        storages = {key: out.untyped_storage() for key, out in destinations.items()}
-        self._places, self._stored = places, {key: storage._cdata for key, storage in storages.items()}
-        self._storages = {s._cdata: StorageWeakRef(s) for s in storages.values()}  # type: ignore[no-untyped-call]
+        self._forget()
+        storages = {storage._cdata: storage for storage in (out.untyped_storage() for out in destinations.values())}
+        self._storages = [StorageWeakRef(storage) for storage in storages.values()]  # type: ignore[no-untyped-call]
+        self._places = places
+
+    def _forget(self) -> None:
+        self._contents.clear()
+        self._settled = False
 
     def _find_runs(self, spec: MethodSpec, steps: list[Step], destinations: Mapping[str, Tensor]) -> list[Run]:
         """The tensors that share their numbers, in runs where the method takes a tensor for a row of numbers."""
@@ -228,18 +238,14 @@ class LiveMerge:
         self, spec: MethodSpec, run: Run, numbers: Numbers, destinations: Mapping[str, Tensor], content: Hashable
     ) -> None:
         """Merge tensors that have the same numbers, unless what is there was made of the same."""
-        contents, key = self._contents, run.keys[0]
+        key = run.keys[0]
         if self._changing:
             content = (content, self._versions(key))
-        if all(contents.get(name) == content for name in run.keys):
-            return
-        for name in run.keys:  # what fails half way leaves nothing that one could rely on
-            contents.pop(name, None)
-        self._combine(spec, run, numbers, destinations[key])
-        if self._computed or not spec.stays_between(numbers):
-            self._check_numbers(run, destinations)
-        for name in run.keys:
-            contents[name] = content
+        if self._contents.pop(key, None) != content:  # what fails half way leaves nothing that one could rely on
+            self._combine(spec, run, numbers, destinations[key])
+            if self._computed or not spec.stays_between(numbers):
+                self._check_numbers(run, destinations)
+        self._contents[key] = content
 
     def _combine(self, spec: MethodSpec, run: Run, numbers: Numbers, out: Tensor) -> None:
         from bayes_merger.merging.combine import combine, combine_channels
