@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import mmap
+import os
 import pickle
 import struct
 import sys
@@ -66,6 +67,7 @@ class Checkpoint:
         read: Callable[[str], Tensor],
         close: Callable[[], None],
         release: Callable[[], None] = lambda: None,
+        read_part: Callable[[str, int, Tensor], None] | None = None,
     ) -> None:
         self.path = path
         self.shapes: Mapping[str, tuple[int, ...]] = {key: shape for key, (_, shape) in entries.items()}
@@ -74,6 +76,7 @@ class Checkpoint:
         self._read: Callable[[str], Tensor] | None = read
         self._close = close
         self._release = release
+        self._read_part = read_part
         self._sha256 = ""
 
     def __enter__(self) -> Checkpoint:
@@ -126,6 +129,29 @@ class Checkpoint:
         if key not in self.shapes:
             raise CheckpointError(f"{self.path}: there is no tensor '{key}' in it")
         return self._read(key)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a part of a tensor can be read without the rest of it."""
+        return self._read_part is not None
+
+    def read_part(self, key: str, begin: int, out: Tensor) -> None:
+        """Read as many numbers of a tensor as there is room for, into memory that exists: cheaper than mapping them.
+
+        Args:
+            key: name of the tensor.
+            begin: the first of them, in the order of the file.
+            out: a contiguous vector of the tensor's dtype, on the CPU; the tensor has as many numbers from there on.
+
+        Raises:
+            CheckpointError: the file was cut short since it was opened, or cannot be read.
+        """
+        if self._read_part is None or self._read is None:
+            raise CheckpointError(f"{self.path}: the file is closed, or cannot be read in parts")
+        try:
+            self._read_part(key, begin, out)
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
     def sha256(self) -> str:
         """The SHA-256 of the whole file, in hex; computed once (about a second per gigabyte)."""
@@ -248,8 +274,26 @@ def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
     mapped = _mapped(file)
     described = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
     return Checkpoint(
-        path, described, header.metadata, lambda key: _view(mapped, entries[key]), file.close, partial(_release, mapped)
+        path,
+        described,
+        header.metadata,
+        lambda key: _view(mapped, entries[key]),
+        file.close,
+        partial(_release, mapped),
+        partial(_read_part, file, entries) if hasattr(os, "preadv") else None,  # not on Windows
     )
+
+
+def _read_part(file: BinaryIO, entries: Mapping[str, Entry], key: str, begin: int, out: Tensor) -> None:
+    import torch
+
+    place = entries[key].begin + begin * out.element_size()
+    room = out.view(torch.uint8).numpy().data
+    while room:
+        count = os.preadv(file.fileno(), [room], place)
+        if count == 0:
+            raise OSError("it was cut short while it was open")
+        room, place = room[count:], place + count
 
 
 def _mapped(file: BinaryIO) -> mmap.mmap:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.blocks import BlockWeights
-from bayes_merger.merging.checkpoint import torch_dtypes
+from bayes_merger.merging.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.merging.describe import describe_merge
 from bayes_merger.merging.finish import ADJUST, ADJUSTED, adjusted
 from bayes_merger.merging.live import LiveMerge
@@ -27,7 +27,7 @@ __all__ = ["LiveMerge", "Maker", "merge", "prepare", "save_merge"]
 
 
 _STRETCH = 2**19  # numbers that are merged, looked at and written while they are in a core's cache
-_READ = 2**22  # numbers of each file that are read before their memory is given back
+_READ = 2**23  # numbers of each file that are read before their memory is given back
 
 
 class Maker:
@@ -91,7 +91,7 @@ class Maker:
         elif spec.elementwise and spec.prepare is None and not step.common:
             yield from self._stretches(step, torch_dtypes()[name])
         else:
-            room = self._room(math.prod(step.shape), torch_dtypes()[name])
+            room = self._room("made", math.prod(step.shape), torch_dtypes()[name])
             yield self._merged(step, room.view(step.shape)).view(-1)
 
     def _merged(self, step: Step, out: Tensor) -> Tensor:
@@ -112,18 +112,29 @@ class Maker:
         from bayes_merger.merging.combine import combine
 
         spec, numbers = self._method, numbers_of(step, self._weights)
-        rows = [self._checkpoints[model].tensor(step.key).view(-1) for model in spec.models]
-        for begin in range(0, rows[0].numel(), _STRETCH):
-            parts = [row[begin : begin + _STRETCH] for row in rows]
-            out = self._room(parts[0].numel(), dtype)
+        models = [self._checkpoints[name] for name in spec.models]
+        rows = [None if model.has_parts else model.tensor(step.key).view(-1) for model in models]
+        count = math.prod(step.shape)
+        for begin in range(0, count, _STRETCH):
+            size = min(_STRETCH, count - begin)
+            parts = [
+                self._part(f"part {number}", model, step.key, begin, size) if row is None else row[begin : begin + size]
+                for number, (model, row) in enumerate(zip(models, rows, strict=True))
+            ]
+            out = self._room("made", size, dtype)
             combine(spec, parts, numbers, out, dtype, self._scratch)
             yield out
-            self._make_room(out.numel())
+            self._make_room(size)
 
-    def _room(self, count: int, dtype: torch.dtype) -> Tensor:
+    def _part(self, name: str, model: Checkpoint, key: str, begin: int, size: int) -> Tensor:
+        out = self._room(name, size, torch_dtypes()[model.dtypes[key]])
+        model.read_part(key, begin, out)
+        return out
+
+    def _room(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
         import torch
 
-        return self._scratch.flat("made", count, dtype, torch.device("cpu"))
+        return self._scratch.flat(name, count, dtype, torch.device("cpu"))
 
     def _make_room(self, count: int) -> None:
         """Note that so many numbers of each file were read; give their pages back before they are too many."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,7 @@ def describe_fault(tensor: Tensor) -> str:
         if piece.numel() == 0:
             continue
         known = piece if piece.dtype.itemsize > 1 else piece.float()  # no minimum for fp8
-        low, high = torch.aminmax(known)
-        ends = torch.stack([low, high]).float() if known.dtype != torch.float64 else torch.stack([low, high])
-        if not bool(torch.isfinite(ends).all()):
-            return "NaN" if bool(torch.isnan(ends).any()) else "infinity"
+        low, high = torch.stack(torch.aminmax(known)).tolist()
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return "NaN" if math.isnan(low) or math.isnan(high) else "infinity"
     return ""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -83,6 +84,19 @@ def test_a_tensor_outlives_its_file_and_a_closed_file_says_so(tmp_path: Path) ->
     assert torch.equal(tensor, tensors_of(1)[FIRST])
     with pytest.raises(CheckpointError, match="the file is closed"):
         checkpoint.tensor(FIRST)
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="this system maps files only")
+def test_a_part_is_read_as_the_whole_is(tmp_path: Path) -> None:
+    with open_checkpoint(write_model(tmp_path / "m.safetensors", 1)) as checkpoint:
+        assert checkpoint.has_parts
+        whole = checkpoint.tensor(TEXT).view(-1)
+        for begin, end in ((0, 44), (0, 1), (7, 31), (43, 44), (20, 20)):
+            out = torch.full((end - begin,), 7.0, dtype=torch.float16)
+            checkpoint.read_part(TEXT, begin, out)
+            assert torch.equal(out, whole[begin:end])
+    with pytest.raises(CheckpointError, match="the file is closed"):
+        checkpoint.read_part(TEXT, 0, torch.empty(1, dtype=torch.float16))
 
 
 def test_names_of_the_first_months_are_brought_up_to_date(tmp_path: Path) -> None:

@@ -113,6 +113,35 @@ def test_a_file_holds_the_merge_and_says_what_it_is(tmp_path: Path) -> None:
     assert str(tmp_path) not in "".join(about.values())  # merged files are given away
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp32", None])
+@pytest.mark.parametrize(
+    "method", ["weighted_sum", "add_difference", "multiply_difference", "dropout", "slerp", "ties"]
+)
+def test_a_tensor_of_many_pieces_is_written_as_it_is_merged(tmp_path: Path, method: str, dtype: str | None) -> None:
+    big = {seed: torch.randn(1031, 511, generator=torch.Generator().manual_seed(seed)).half() for seed in (1, 2, 3)}
+    models = {
+        name: open_checkpoint(write_model(tmp_path / f"{name}.safetensors", seed, change={TEXT: big[seed]}))
+        for seed, name in enumerate("abc"[: len(method_spec(method).models)], start=1)
+    }
+    recipe = recipe_of(models, uneven(method), method, dtype)
+    out = tmp_path / "merged.safetensors"
+    save_merge(recipe, models, out)
+    written = load_file(out)
+    assert all(torch.equal(written.pop(key), tensor) for key, tensor in merge(recipe, models))
+    assert not written
+
+
+def test_a_model_cut_short_while_it_is_open_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    models = opened(tmp_path)
+    recipe = recipe_of(models)
+    with models["b"].path.open("r+b") as file:
+        file.truncate(models["b"].path.stat().st_size - 2000)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=r"b\.safetensors: cannot be read \(it was cut short while it was open"):
+        save_merge(recipe, models, tmp_path / "merged.safetensors")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
     models = opened(tmp_path)
     for name in ("1", "2"):
