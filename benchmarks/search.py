@@ -51,6 +51,8 @@ even mix. `bayes_classic` is the library's own climb and `botorch` the optional 
 instances and stand last. `structured` was tuned on other instances (100 and up). That it takes turns with `bayes`, and
 from when on, was chosen there too, of three ways; an earlier form of its council had been compared on instances 0 to 4.
 
+The same on real merges of the demo models: [search_demo.md](../benchmarks/results/search_demo.md).
+
 ![regret against trials on the standard landscapes](optimisers-standard.png)
 
 ![regret against trials on landscapes shaped as merges are believed to be](optimisers-merges.png)

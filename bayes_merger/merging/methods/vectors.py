@@ -19,6 +19,7 @@ Table = list[list[float]]
 
 _CPU_PIECE = 2**16  # numbers; half a dozen pieces stay in a core's cache
 _GPU_PIECE = 2**26
+_LEAST = 1e-6  # vectors whose largest number lies between this and its inverse are squared as they are
 _ROW = 2**12  # numbers that one thread adds up
 
 
@@ -70,27 +71,35 @@ def products(models: Sequence[Tensor], scales: Sequence[float], base: Tensor | N
     return table
 
 
+def _scaled(piece: Sequence[Tensor], scales: Sequence[float]) -> list[Tensor]:
+    return [part if scale == 1.0 else part / scale for part, scale in zip(piece, scales, strict=True)]
+
+
 def lengths_and_angles(models: Sequence[Tensor], base: Tensor | None = None) -> tuple[list[float], Table]:
     """Length of each and angle between each two, in radians; a zero vector is at a right angle to any other.
 
     The angle is `2 atan2(|u - v|, |u + v|)` of the unit vectors: exact also near 0 and pi, unlike acos. See W. Kahan,
     "How futile are mindless assessments of roundoff", section 12.
     """
-    scales = sizes(models, base)
-    squares = products(models, scales, base)
-    # not below 1, since one number is 1 or -1, but for zero vectors
-    units = [max(math.sqrt(squares[i][i]), 1.0) for i in range(len(models))]
+    largest = sizes(models, base)
+    scales = [1.0 if _LEAST <= size <= 1.0 / _LEAST else size or 1.0 for size in largest]
+    squares = [0.0] * len(models)
+    for piece in moved(models, base):
+        for i, part in enumerate(_scaled(piece, scales)):
+            squares[i] += sum_of(part.square())
+    # not below the largest number, but for zero vectors
+    units = [max(math.sqrt(squares[i]), size / scales[i]) or 1.0 for i, size in enumerate(largest)]
     pairs = list(itertools.combinations(range(len(models)), 2))
     apart, together = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
     for piece in moved(models, base):
-        unit = [(part / (scale or 1.0)).div_(length) for part, scale, length in zip(piece, scales, units, strict=True)]
+        unit = [part / length for part, length in zip(_scaled(piece, scales), units, strict=True)]
         for i, j in pairs:
             apart[i, j] += sum_of((unit[i] - unit[j]).square_())
             together[i, j] += sum_of((unit[i] + unit[j]).square_())
     table = [[0.0] * len(models) for _ in models]
     for i, j in pairs:
         table[i][j] = table[j][i] = 2 * math.atan2(math.sqrt(apart[i, j]), math.sqrt(together[i, j]))
-    found = [scale * unit if scale else 0.0 for scale, unit in zip(scales, units, strict=True)]
+    found = [scale * unit if size else 0.0 for size, scale, unit in zip(largest, scales, units, strict=True)]
     return found, table
 
 
