@@ -163,7 +163,10 @@ class LiveMerge:
 
     def _look(self, destinations: Mapping[str, Tensor]) -> None:
         """Check the destinations and forget what was written, unless they lie where they did the last time."""
-        places = {key: (out.data_ptr(), out.dtype, out.shape, out.stride()) for key, out in destinations.items()}
+        places = {
+            key: (out.data_ptr(), out.dtype, out.numel() if out.is_contiguous() else (out.shape, out.stride()))
+            for key, out in destinations.items()
+        }
         # Where a storage is gone, another tensor may have its address.
         if places == self._places and not any(storage.expired() for storage in self._storages):
             return
