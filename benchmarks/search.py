@@ -48,8 +48,8 @@ bad, not neighbours in the ranking.
 `classic_fast` is `bayes_classic` with exact gradients: the same kernel, noise, restarts and acquisition at a thirtieth
 of the cost; it does not retrace the library's own path. `original` is the same from where other mergers start: a Latin
 hypercube without pure A, pure B and the even mix. `botorch`, the optional extra, was not run. `structured` was tuned on
-other instances (100 and up). That it takes turns with `bayes`, and from when on, was chosen there too, of three ways; an
-earlier form of its council had been compared on instances 0 to 4.
+other instances (100 and up). That it takes turns with `bayes`, and from when on, was chosen there too, of three ways;
+an earlier form of its council had been compared on instances 0 to 4.
 
 On real merges of the demo models, against the library's own climb:
 [search_demo.md](../benchmarks/results/search_demo.md).
