@@ -22,6 +22,8 @@ from bayes_merger.merging.recipe import MergeRecipe, ModelRef
 from bayes_merger.run.models import open_each, open_model
 from bayes_merger.search.names import names_of
 
+_WORD = re.compile(r"[A-Za-z]\w{3,}")  # longer than nan and inf
+
 _BY_HAND = ("method", "vae", "elements", "compat", "blocks", "channels", "clip", "adjust", "ema")
 
 
@@ -155,7 +157,7 @@ def _weight(
     if text is None:
         return dict.fromkeys(architecture.blocks, default)
     try:
-        if is_preset(text):
+        if is_preset(text) or _WORD.fullmatch(text.strip()):
             numbers = preset(text)
             if len(numbers) != len(architecture.blocks):
                 raise ConfigError(f"preset {text} has {len(numbers)} numbers, {architecture.name} needs "
