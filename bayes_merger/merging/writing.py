@@ -180,10 +180,11 @@ def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
     from bayes_merger.merging.finite import describe_fault
 
     made = entry.tensor() if callable(entry.tensor) else entry.tensor
-    whole = isinstance(made, torch.Tensor)
+    if isinstance(made, torch.Tensor) and tuple(made.shape) != tuple(entry.shape):
+        raise _unannounced(entry, f"{list(made.shape)} {made.dtype}")
     count = 0
     for tensor in (made,) if isinstance(made, torch.Tensor) else made:
-        if (whole and tuple(tensor.shape) != tuple(entry.shape)) or tensor.dtype != torch_dtypes()[entry.dtype]:
+        if tensor.dtype != torch_dtypes()[entry.dtype]:
             raise _unannounced(entry, f"{list(tensor.shape)} {tensor.dtype}")
         piece = tensor.detach().cpu().contiguous()
         if entry.dtype in FLOATS and (fault := describe_fault(piece)):
