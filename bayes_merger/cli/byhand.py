@@ -16,7 +16,7 @@ from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.merging.companions import VAE_FILE
 from bayes_merger.merging.elements import named_ratios, parse_rules
 from bayes_merger.merging.finish import ADJUST, read_adjust
-from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
 from bayes_merger.merging.presets import is_preset, preset
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef
 from bayes_merger.run.models import open_each, open_model
@@ -43,16 +43,18 @@ def recipe_by_hand(
     """
     method = given.get("method", "weighted_sum")
     spec = method_spec(method)
-    known = [*_BY_HAND, *(f"model_{name}" for name in spec.models), *spec.options]
+    models = {name: given[f"model_{name}"] for name in MODEL_NAMES if given.get(f"model_{name}")}
+    spec.check_further(models)
+    known = [*_BY_HAND, *(f"model_{name}" for name in spec.known_models(models)), *spec.options]
     numbers = {key: text for key, text in given.items() if key not in known}
     for name in spec.models:
-        if name not in spec.optional and not given.get(f"model_{name}"):
+        if name not in spec.optional and name not in models:
             for key in difflib.get_close_matches(f"model_{name}", numbers, n=1, cutoff=0.8):
                 raise _unknown_setting(key, method, known)
             raise ConfigError(f"model_{name}: method '{method}' needs it; give  model_{name}=FILE")
     options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
-    bound = spec.bind((name for name in spec.models if given.get(f"model_{name}")), options)
-    checkpoints = open_each({name: given[f"model_{name}"] for name in bound.models})
+    bound = spec.bind(models, options)
+    checkpoints = open_each(models)
     vae = take_vae(given.get("vae", "a"), checkpoints)
     own = _read_blocks(Path(given["blocks"])) if given.get("blocks") else ()
     whole = checkpoints["a"].architecture

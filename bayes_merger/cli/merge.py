@@ -25,6 +25,7 @@ Write one merge to a checkpoint file that other UIs load.
   bayes-merger merge steps.yaml look=0.4 --out mix.safetensors             a recipe in several steps, below
   bayes-merger merge model_a=A.safetensors model_b=B.safetensors alpha=0.3 --out ab.safetensors
   bayes-merger merge ... method=add_difference model_c=C.safetensors alpha=0.5,0,0.1,...  --out abc.safetensors
+  bayes-merger merge ... method=n_average model_c=C.safetensors model_d=D.safetensors --out abcd.safetensors
   bayes-merger merge model_a=A.safetensors model_b=lora.safetensors alpha=0.8 --out with_lora.safetensors
   bayes-merger merge ... --as-lora rank=32 --out lora.safetensors          what the merge changes in A, as a LoRA
 
@@ -40,7 +41,9 @@ vae=FILE.safetensors bakes in that one. clip=hard or soft keeps every number bet
 adjust=IN,OUT,OUT2,CONT,BRI,COL1,COL2,COL3 are supermerger's. dtype= is fp16, bf16, fp32, fp8_e4m3fn or fp8_e5m2 (fp8
 for the U-Net's matrices, fp16 for the rest). Files come pruned, without what no UI loads: the schedule, and averages
 over training (ema=keep merges and keeps them). A name without a suffix (--out NAME) is written as a diffusers folder.
-A LoRA (LoCon, LoHa, LoKr, full difference) as model B or C is model A with it applied, so alpha is its strength.
+A LoRA (LoCon, LoHa, LoKr, full difference) as any model but A is model A with it applied, so alpha is its strength.
+Methods whose list of models below ends in dots take any number: model_d=, model_e= and so on, up to model_z=; a model
+in brackets may be left out.
 bayes-merger plan takes the same and says what would happen.
 
 A recipe in several steps, nothing rounded between them; a name in the place of a number is given on the command line,
@@ -153,6 +156,7 @@ def _methods_text() -> str:
     for name in sorted(METHODS):
         spec = method_spec(name)
         models = ", ".join(f"({model})" if model in spec.optional else model for model in spec.models)
+        models += ", d, ..." if spec.many else ""
         options = [f"{option}={'|'.join(about.choices) or about.default}" for option, about in spec.options.items()]
         lines.append(f"  {name:<26} models {models}; {', '.join([*spec.weights, *options])}")
     return "\n".join(lines)

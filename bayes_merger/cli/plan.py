@@ -301,6 +301,7 @@ def _print_difference(
 ) -> None:
     settings = {
         "method": (planned.method.name, other_planned.method.name),
+        "models": (", ".join(planned.method.models), ", ".join(other_planned.method.models)),
         "options": (dict(recipe.options), dict(other.options)),
         "dtype": (planned.dtype, other_planned.dtype),
         "vae": (recipe.vae, other.vae),

@@ -9,6 +9,11 @@ searched and, where the default is a text or a whole number, options that hold f
     @merge_method(elementwise=False, choices={"vote": ("sum", "count")})
     def ties(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, vote: str = "sum") -> Tensor: ...
 
+Models beyond the named ones, ``*more``, are what further models go to, as many as are given: d, e, f and so on::
+
+    @merge_method(elementwise=True)
+    def n_average(a: Tensor, b: Tensor, c: Tensor | None = None, *more: Tensor, alpha: Weight = 1.0) -> Tensor: ...
+
 A keyword called ``key`` is told which tensor it is: what random methods seed their generator with, besides ``seed``.
 
 **Two stages.** What is costly and does not depend on (all of) the weights, lengths, sorts, decompositions, is the work
@@ -37,6 +42,7 @@ import importlib
 import inspect
 import math
 import re
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +52,9 @@ from bayes_merger.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MODEL_NAMES = tuple(string.ascii_lowercase)
+"""What the models of a merge are called, in order."""
 
 Weight = float
 """A number that decides how much of a model goes in."""
@@ -128,8 +137,9 @@ class MethodSpec:
     Attributes:
         name: the name it is registered under.
         function: the pure function itself, on fp32 tensors of one shape.
-        models: its models, ``("a", "b")`` or ``("a", "b", "c")``.
+        models: its models, ``("a", "b")`` or ``("a", "b", "c")``; of a bound one all that are given, in order.
         optional: those of them that may be left out.
+        many: whether further models (d, e, f, ...) may follow them; a bound one has its further models in ``models``.
         weights: weight name to range.
         options: option name to what it may be.
         keyed: whether the function is to be told the key of the tensor.
@@ -151,6 +161,7 @@ class MethodSpec:
     function: Callable[..., Any]
     models: tuple[str, ...]
     optional: tuple[str, ...]
+    many: bool
     weights: Mapping[str, WeightRange]
     options: Mapping[str, Option]
     keyed: bool
@@ -168,28 +179,72 @@ class MethodSpec:
 
     def takes(self, models: Iterable[str]) -> bool:
         """Whether it can be applied to exactly these models."""
+        given, own = set(models), set(self.models)
+        if given - own:
+            return self.many and own <= given <= set(MODEL_NAMES)
+        return own - set(self.optional) <= given
+
+    def check_further(self, models: Iterable[str], prefix: str = "model_") -> None:
+        """Refuse models that it does not take, and further ones after a gap; what it needs is not asked for.
+
+        Args:
+            models: names of the models that are there; names that are no letters are not looked at.
+            prefix: what stands before a model's name where it was given, for the error.
+
+        Raises:
+            ConfigError: there is such a model; the text names it and the way out.
+        """
         given = set(models)
-        return set(self.models) - set(self.optional) <= given <= set(self.models)
+        for name in MODEL_NAMES:
+            if name not in given or name in self.models:
+                continue
+            if not self.many:
+                others = f", or take a method of any number of models: {', '.join(_of_many())}" if name > "c" else ""
+                raise ConfigError(
+                    f"{prefix}{name}: method '{self.name}' takes no model {name.upper()}; leave it out{others}"
+                )
+            for gap in self.optional:
+                if gap not in given:
+                    raise ConfigError(
+                        f"{prefix}{name}: {self.name} takes its models in order, and there is no {gap.upper()} before "
+                        f"{name.upper()}; name this one {prefix}{gap}"
+                    )
+
+    def known_models(self, models: Iterable[str]) -> tuple[str, ...]:
+        """Its own models, and where it takes any number those of these that follow, and the next one that could."""
+        given = set(models)
+        further = [name for name in MODEL_NAMES if name not in self.models] if self.many else []
+        following = next((name for name in further if name not in given), "")
+        return (*self.models, *(name for name in further if name in given or name == following))
 
     def bind(self, models: Iterable[str], options: Options | None = None) -> MethodSpec:
-        """The same method with these options, without the optional models that are not given.
+        """The same method with these options, of exactly the models that are given and those it cannot do without.
 
         Args:
             models: names of the models that are there.
             options: option name to value; the others keep their defaults.
 
         Raises:
-            ConfigError: an option that the method has not, or a value that it cannot be.
+            ConfigError: an option that the method has not, a value that it cannot be, or a model that it does not take.
         """
         given = set(models)
+        self.check_further(given)
         values = {}
         for name, value in (options or {}).items():
             if name not in self.options:
                 raise ConfigError(f"options: {self.name} has no option '{name}'; {nearest(name, self.options)}")
             values[name] = self.options[name].read(name, value)
-        kept = tuple(name for name in self.models if name in given or name not in self.optional)
-        function = partial(self.function, **values) if values else self.function
-        return replace(self, models=kept, optional=(), function=function, prepare=_with_options(self.prepare, values))
+        own = tuple(name for name in self.models if name in given or name not in self.optional)
+        kept = own + tuple(name for name in MODEL_NAMES if name in given.difference(own))
+        return replace(
+            self,
+            models=kept,
+            optional=(),
+            many=False,
+            read=kept if self.read == self.models else self.read,
+            function=partial(self.function, **values) if values else self.function,
+            prepare=_with_options(self.prepare, values),
+        )
 
     def with_statistics(self, statistics: Statistics) -> MethodSpec:
         """The same method for models of which these statistics are known."""
@@ -296,6 +351,7 @@ def merge_method(
             function=function,
             models=tuple(p.name for p in models),
             optional=tuple(p.name for p in models if p.default is not p.empty),
+            many=any(p.kind is p.VAR_POSITIONAL for p in parameters),
             weights=weights,
             options=options,
             keyed=any(p.name == "key" for p in parameters),
@@ -320,6 +376,11 @@ def _specs() -> dict[str, MethodSpec]:
     for family in _FAMILIES:
         importlib.import_module(f"bayes_merger.merging.methods.{family}")
     return _SPECS
+
+
+def _of_many() -> list[str]:
+    """The methods that take any number of models."""
+    return sorted(name for name, spec in _specs().items() if spec.many)
 
 
 def _folded(name: str) -> str:

@@ -42,7 +42,7 @@ class RecipeStep:
     Attributes:
         name: of what it makes, for later steps; its weights are called ``NAME_alpha``.
         method: name of the merge method.
-        models: the method's models (``a``, ``b``, ``c``) to names of the recipe's models or of earlier steps.
+        models: the method's models (``a``, ``b``, ``c``, ...) to names of the recipe's models or of earlier steps.
         options: as in a recipe.
         elements: as in a recipe.
         vae: as in a recipe.
@@ -66,7 +66,7 @@ class MergeRecipe:
 
     Attributes:
         method: name of the merge method.
-        models: model name (``a``, ``b``, ``c``; with ``steps`` any) to file.
+        models: model name (``a``, ``b``, ``c``, ``d`` to ``z``; with ``steps`` any) to file.
         weights: weight name -> block -> number, every block of the architecture.
         architecture: name of the models' architecture.
         dtype: of the result: ``fp16``, ``bf16``, ``fp32``, or ``None`` (also ``auto``) for model A's own.
@@ -271,7 +271,8 @@ def plan_recipe(recipe: MergeRecipe, checkpoints: Checkpoints, *, checked: bool 
     spec = method_spec(recipe.method)
     models = [name for name in recipe.models or checkpoints if name != "vae" or recipe.vae != VAE_FILE]
     if not spec.takes(models):
-        raise ConfigError(f"recipe: {spec.name} takes models {names_of(spec.models)}, not {names_of(models)}")
+        more = " and any number after them" if spec.many else ""
+        raise ConfigError(f"recipe: {spec.name} takes models {names_of(spec.models)}{more}, not {names_of(models)}")
     spec = spec.bind(models, recipe.options)
     structure = plan_structure(
         spec,

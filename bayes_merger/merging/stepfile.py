@@ -8,11 +8,12 @@
       - {name: detail, method: add_difference, a: mix, b: b, c: c, alpha: {default: 1, OUT03-OUT05: 0.3, TE: look}}
       - {name: final,  method: weighted_sum,   a: detail, b: style, alpha: search}
 
-A step takes models and earlier steps by name, and its method's weights and options. A weight is one number for all
-blocks, or one for each (a list, or a text with commas), or a table of blocks and runs of blocks. In the place of any
-number may stand a name, which is one number wherever it stands, searched in a run and given by hand in a merge; or the
-word ``search``, which is a number of its own for every block. Weights that are not named keep the method's defaults.
-Besides ``models`` and ``steps`` a recipe may have ``dtype``, ``compat``, ``channels``, ``clip`` and ``blocks``.
+A step takes models and earlier steps by name (``a``, ``b``, ``c``, and ``d``, ``e``, ... where its method takes any
+number of them), and its method's weights and options. A weight is one number for all blocks, or one for each (a list,
+or a text with commas), or a table of blocks and runs of blocks. In the place of any number may stand a name, which is
+one number wherever it stands, searched in a run and given by hand in a merge; or the word ``search``, which is a
+number of its own for every block. Weights that are not named keep the method's defaults. Besides ``models`` and
+``steps`` a recipe may have ``dtype``, ``compat``, ``channels``, ``clip`` and ``blocks``.
 """
 
 from __future__ import annotations
@@ -160,8 +161,9 @@ def _read_step(data: Any, name: str, known: set[str]) -> tuple[RecipeStep, dict[
     if name in known:
         raise ConfigError(f"'{name}' is taken; give every model and step a name of its own")
     spec = method_spec(str(data.get("method", "weighted_sum")))
+    spec.check_further([key for key in data if data[key] is not None], prefix="")
     for key in data:
-        allowed = (*_OF_A_STEP, *spec.models, *spec.weights, *spec.options)
+        allowed = (*_OF_A_STEP, *spec.known_models(data), *spec.weights, *spec.options)
         if key not in allowed:
             raise ConfigError(f"'{key}' is unknown to {spec.name}; {nearest(str(key), allowed)}")
     models = _read_roles(data, spec, known)
@@ -176,9 +178,9 @@ def _read_step(data: Any, name: str, known: set[str]) -> tuple[RecipeStep, dict[
 
 def _read_roles(data: Mapping[str, Any], spec: MethodSpec, known: set[str]) -> dict[str, str]:
     models = {}
-    for role in spec.models:
+    for role in spec.known_models(data):
         if data.get(role) is None:
-            if role not in spec.optional:
+            if role in spec.models and role not in spec.optional:
                 raise ConfigError(f"{spec.name} needs {role}; give a model or an earlier step, like  {role}: NAME")
             continue
         if data[role] not in known:

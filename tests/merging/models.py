@@ -81,8 +81,8 @@ def recipe_of(
 
 
 def opened(folder: Path, count: int = 2, dtype: torch.dtype = torch.float16) -> dict[str, Checkpoint]:
-    """Models a, b(, c) of seeds 1, 2, 3."""
+    """Models a, b(, c, d, e) of seeds 1, 2, 3, 4, 5."""
     return {
         name: open_checkpoint(write_model(folder / f"{name}.safetensors", seed, dtype))
-        for seed, name in enumerate("abc"[:count], start=1)
+        for seed, name in enumerate("abcde"[:count], start=1)
     }

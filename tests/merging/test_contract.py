@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -64,20 +67,21 @@ def test_identical_models_give_the_model(spec: MethodSpec, shape: tuple[int, ...
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_zero_constant_opposite_and_tiny_models_are_defined(spec: MethodSpec) -> None:
-    count = len(spec.models)
     some = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    zero = torch.zeros(4, 3)
     cases = [
-        [torch.zeros(4, 3)] * count,
-        [torch.full((4, 3), 0.5)] * count,
-        [some, -some, torch.zeros(4, 3)][:count],
-        [torch.zeros(4, 3), some, torch.zeros(4, 3)][:count],
-        [some, torch.zeros(4, 3), torch.zeros(4, 3)][:count],
-        [some, some, -some][:count],
-        [some, 2 * some, some][:count],
-        [some * 1e-20, some * 2e-20, some * 3e-20][:count],
-        [some * 1e-40, some * 2e-40, some * 3e-40][:count],
-        [some * 1e4, some * -1e4, some][:count],
+        [zero],
+        [torch.full((4, 3), 0.5)],
+        [some, -some, zero],
+        [zero, some, zero],
+        [some, zero, zero],
+        [some, some, -some],
+        [some, 2 * some, some],
+        [some * 1e-20, some * 2e-20, some * 3e-20],
+        [some * 1e-40, some * 2e-40, some * 3e-40],
+        [some * 1e4, some * -1e4, some],
     ]
+    cases = [list(itertools.islice(itertools.cycle(case), len(spec.models))) for case in cases]
     for models, weights in itertools.product(cases, samples(spec)):
         assert torch.isfinite(spec.function(*models, **weights)).all(), (models, weights)
 
@@ -173,11 +177,17 @@ def test_models_of_any_dtype_are_computed_in_fp32_and_rounded_once(
         assert torch.equal(out, expected), weights
 
 
+def takes_more(function: Callable[..., Any]) -> bool:
+    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_spec_says_what_the_signature_says(name: str) -> None:
     spec = method_spec(name)
     assert spec.models in (("a", "b"), ("a", "b", "c"))
     assert set(spec.optional) <= {"c"}
+    assert spec.many == takes_more(spec.function)
+    assert not spec.many or spec.prepare is None or takes_more(spec.prepare)
     assert spec.weights
     assert len(spec.summary) > 20
     for weight in spec.weights.values():

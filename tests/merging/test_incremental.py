@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayes_merger.errors import TrialFailed
-from bayes_merger.merging import SD1, Checkpoint, LiveMerge, method_spec, open_checkpoint
+from bayes_merger.merging import METHODS, SD1, Checkpoint, LiveMerge, method_spec, open_checkpoint
 from tests.merging.models import FIRST, SHAPES, TEXT, VAE, even, opened, tensors_of, write_model
 from tests.merging.test_engine import uneven
 from tests.merging.test_live import live, parameter, plain, shifted, strided, transposed
@@ -134,12 +134,24 @@ class Computed(Checkpoint):
         return self._base.tensor(key).float() * (self.factor if key in self._keys else 1.0)
 
 
-@pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "slerp", "ties", "cosine_a", "rotate"])
-def test_a_model_that_changes_is_computed_anew_and_nothing_else_is(tmp_path: Path, method: str) -> None:
-    files = opened(tmp_path, len(method_spec(method).models))
-    computed = Computed(files["b"], {FIRST, TEXT, VAE})
-    models = files | {"b": computed}
-    merging = LiveMerge(models, method, vae="b")
+MANY = [name for name in sorted(METHODS) if method_spec(name).many]
+
+
+@pytest.mark.parametrize(
+    ("method", "count", "changes"),
+    [
+        *((name, 0, "b") for name in ("weighted_sum", "add_difference", "slerp", "ties", "cosine_a", "rotate")),
+        *((name, 4, "d") for name in MANY),
+        *((name, 5, "c") for name in MANY),
+    ],
+)
+def test_a_model_that_changes_is_computed_anew_and_nothing_else_is(
+    tmp_path: Path, method: str, count: int, changes: str
+) -> None:
+    files = opened(tmp_path, count or len(method_spec(method).models))
+    computed = Computed(files[changes], {FIRST, TEXT, VAE})
+    models = files | {changes: computed}
+    merging = LiveMerge(models, method, vae=changes)
     destinations = live(plain, torch.float32)
     weights = uneven(method)
     for number, factor in enumerate((1.0, 1.25, 1.25, 1.0, 0.5)):
@@ -153,7 +165,7 @@ def test_a_model_that_changes_is_computed_anew_and_nothing_else_is(tmp_path: Pat
             for key, out in before.items():
                 destinations[key].copy_(out)
         expected = live(plain, torch.float32)
-        LiveMerge(models, method, vae="b", memory=0).apply(weights, expected)
+        LiveMerge(models, method, vae=changes, memory=0).apply(weights, expected)
         assert equal(destinations, expected)
 
 
