@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 from bayes_merger.errors import ConfigError
 
-LENGTH = 77  # what the text encoder of SD1.x reads at once, start and end included
+LENGTH = 77  # what CLIP's text encoders read at once, start and end included
+PAD = "<|endoftext|>"
+PAD_OPEN_CLIP = "!"  # number 0
 _MERGES = 49152 - 256 - 2  # of the table's quarter million lines, CLIP uses these
 _TABLE = "bpe_simple_vocab_16e6.txt.gz"
 
 
-def build_tokenizer() -> Any:
-    """The `transformers.CLIPTokenizer` of SD1.x, 49408 tokens, from open_clip's merge table.
+def build_tokenizer(pad: str = PAD) -> Any:
+    """The `transformers.CLIPTokenizer` of Stable Diffusion, 49408 tokens, from open_clip's merge table.
 
     open_clip itself is not imported (a second, and torchvision with it): only its folder is looked up.
+
+    Args:
+        pad: the token that fills a prompt up. `PAD_OPEN_CLIP` is for the text encoder of SD2 and the second ones of
+            SDXL and SD3; transformers then reads every exclamation mark of a prompt as filling, as it does with the
+            official folders.
     """
     from transformers import CLIPTokenizer
 
-    lines = gzip.decompress(_table().read_bytes()).decode("utf-8").split("\n")
-    pairs = [tuple(line.split()) for line in lines[1 : 1 + _MERGES]]
-    letters = _byte_letters()
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in pairs)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH)
+    vocabulary, pairs = _vocabulary()
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH, pad_token=pad)
+
+
+def write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """A tokenizer as a folder that transformers 4 reads as well as 5.
+
+    Version 5 writes `tokenizer.json` and no more, and the `CLIPTokenizer` of version 4 reads only the two files that
+    were there before, so they are added.
+    """
+    tokenizer.save_pretrained(str(folder))
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def load_tokenizer(config: Path | None) -> Any:
@@ -50,6 +66,15 @@ def load_tokenizer(config: Path | None) -> Any:
             f'write {{"model_max_length": {LENGTH}}} into tokenizer_config.json'
         )
     return tokenizer
+
+
+def _vocabulary() -> tuple[dict[str, int], list[tuple[str, ...]]]:
+    lines = gzip.decompress(_table().read_bytes()).decode("utf-8").split("\n")
+    pairs = [tuple(line.split()) for line in lines[1 : 1 + _MERGES]]
+    letters = _byte_letters()
+    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in pairs)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    return {word: number for number, word in enumerate(words)}, pairs
 
 
 def _table() -> Path:
