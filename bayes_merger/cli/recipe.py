@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger.cli.show import Parser
-from bayes_merger.cli.sources import EMBEDDED, named_recipe
+from bayes_merger.cli.sources import EMBEDDED, is_model, named_recipe
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.checkpoint import open_checkpoint
 from bayes_merger.merging.finish import ADJUST, ADJUSTMENTS
@@ -43,7 +43,7 @@ def recipe(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON; for this program's recipes the recipe itself")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     options = parser.parse_args(arguments)
-    foreign = _foreign(Path(options.source).expanduser()) if options.source.endswith(".safetensors") else None
+    foreign = _foreign(Path(options.source).expanduser()) if is_model(options.source) else None
     if foreign is not None:
         _print_foreign(options.source, foreign, options.json)
         return

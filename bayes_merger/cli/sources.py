@@ -19,6 +19,7 @@ from bayes_merger.merging.architectures import divided
 from bayes_merger.merging.blocks import Architecture, weights_from_string
 from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
 from bayes_merger.merging.companions import VAE_FILE
+from bayes_merger.merging.folder import INDEX
 from bayes_merger.merging.recipe import MergeRecipe
 from bayes_merger.merging.stepfile import OpenNumbers, StepFile, open_numbers, read_steps
 from bayes_merger.run.folder import find_study
@@ -86,7 +87,7 @@ def named_recipe(name: str, runs: Path, trial: int | None = None) -> MergeRecipe
         ConfigError: there is none.
         CheckpointError: a merged model that cannot be read.
     """
-    if name.endswith(".safetensors"):
+    if is_model(name):
         return embedded_recipe(Path(name).expanduser())
     if name.endswith(".json"):
         return _read_recipe(Path(name).expanduser())
@@ -94,8 +95,13 @@ def named_recipe(name: str, runs: Path, trial: int | None = None) -> MergeRecipe
     return recipe_of(study, trial_of(study, trial))
 
 
+def is_model(name: str) -> bool:
+    """Whether a merged model is meant, a file or a diffusers folder."""
+    return name.endswith(".safetensors") or (Path(name).expanduser() / INDEX).is_file()
+
+
 def embedded_recipe(path: Path) -> MergeRecipe:
-    """The recipe that a merged file carries.
+    """The recipe that a merged file or diffusers folder carries.
 
     Raises:
         ConfigError: there is none, or not of this program.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,13 +30,25 @@ _V_KEYS = ("v_pred", "ztsnr")
 
 
 class Source(Protocol):
-    """A checkpoint file opened for reading."""
+    """A model opened for reading, its tensors named as in a single file."""
 
-    metadata: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]]
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Texts that it carries about itself."""
+        ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Key to shape."""
+        ...
 
     def tensor(self, key: str) -> Tensor:
-        """One tensor, mapped from the file."""
+        """One tensor, mapped from its file."""
         ...
 
 
@@ -62,9 +74,9 @@ class LoadedModules:
 
 
 def load_modules(
-    path: Path, *, config: Path | None, device: torch.device, dtype: torch.dtype, prediction_type: str | None
+    model: Path | Source, *, config: Path | None, device: torch.device, dtype: torch.dtype, prediction_type: str | None
 ) -> LoadedModules:
-    """The models of a checkpoint, filled and ready.
+    """The models of a checkpoint, a file or one that is open, filled and ready.
 
     Raises:
         CheckpointError: the file cannot be read, lacks tensors, or does not fit the config.
@@ -73,7 +85,8 @@ def load_modules(
     tree = SD15 if config is None else config
     modules = empty_modules(tree)
     expected = to_single_file(**{part: module.state_dict() for part, module in modules.items()})
-    with open_source(path) as source:
+    with open_source(model) if isinstance(model, Path) else nullcontext(model) as source:
+        path = source.path
         names = normalised(source.shapes)
         shapes = {key: source.shapes[name] for key, name in names.items()}
         check_shapes(path, shapes, {key: tuple(tensor.shape) for key, tensor in expected.items()}, tree)
@@ -154,13 +167,14 @@ def open_source(path: Path) -> Iterator[Source]:
         except SafetensorError as error:
             raise CheckpointError(f"{path}: not a safetensors file ({error}); download it again") from error
         with file:
-            yield _Safetensors(file)
+            yield _Safetensors(path, file)
     else:
-        yield _Pickle(_load_pickle(path))
+        yield _Pickle(path, _load_pickle(path))
 
 
 class _Safetensors:
-    def __init__(self, file: Any) -> None:
+    def __init__(self, path: Path, file: Any) -> None:
+        self.path = path
         self._file = file
         self.metadata: Mapping[str, str] = file.metadata() or {}
         keys = file.keys()
@@ -172,7 +186,8 @@ class _Safetensors:
 
 
 class _Pickle:
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        self.path = path
         self._tensors = tensors
         self.metadata: Mapping[str, str] = {}
         self.shapes: Mapping[str, tuple[int, ...]] = {key: tuple(tensor.shape) for key, tensor in tensors.items()}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bayes_merger.imaging.embedding import PromptEncoder
-    from bayes_merger.imaging.loading import LoadedModules
+    from bayes_merger.imaging.loading import LoadedModules, Source
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _CACHED = 64  # batches of embeddings kept; a study has a handful
@@ -249,7 +249,7 @@ class _Progress:
 
 
 def load_pipeline(
-    path: Path | str,
+    model: Path | str | Source,
     *,
     config: Path | str | None = None,
     device: str = "auto",
@@ -260,7 +260,7 @@ def load_pipeline(
     """Load an SD1.x checkpoint as a live pipeline; reads local files only.
 
     Args:
-        path: `.safetensors`, `.ckpt` or `.pt`.
+        model: `.safetensors`, `.ckpt` or `.pt`; or a model that is open.
         config: a diffusers config tree (`unet/config.json` ...) for models of unusual size; `None` is SD1.5's.
         device: `"auto"` (CUDA, else Apple's MPS, else CPU) or a torch device.
         dtype: `"auto"` (fp32 on CPU, fp16 elsewhere), `"fp32"`, `"fp16"` or `"bf16"`.
@@ -288,7 +288,7 @@ def load_pipeline(
         tree = None if config is None else Path(config)
         tokenizer = load_tokenizer(tree)
         modules = load_modules(
-            Path(path), config=tree, device=place, dtype=_dtype(dtype, place), prediction_type=prediction_type
+            Path(model) if isinstance(model, str) else model, config=tree, device=place, dtype=_dtype(dtype, place), prediction_type=prediction_type
         )
         pipe = StableDiffusionPipeline(
             vae=modules.vae,

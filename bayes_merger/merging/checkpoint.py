@@ -88,6 +88,11 @@ class Checkpoint:
         self.close()
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that are read for it."""
+        return (self.path,)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a plan should tell of it, one line each."""
         return ()
@@ -96,6 +101,12 @@ class Checkpoint:
     def stored(self) -> Mapping[str, str]:
         """Key to dtype in the file; where a model is computed from others, in the file of the first of them."""
         return self.dtypes
+
+    @property
+    def prediction(self) -> str:
+        """What the model predicts, ``v`` or ``epsilon``, where the file says it; else empty."""
+        said = self.metadata.get("modelspec.prediction_type", self.metadata.get("modelspec.predict_key", ""))
+        return {"v": "v", "v_prediction": "v", "epsilon": "epsilon"}.get(said, "")
 
     @cached_property
     def kind(self) -> Kind:
@@ -187,13 +198,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a model file and validate its header.
 
     Args:
-        path: a ``.safetensors`` file, or a ``.ckpt`` that holds nothing but tensors.
+        path: a ``.safetensors`` file, a ``.ckpt`` that holds nothing but tensors, or a diffusers folder.
 
     Raises:
         CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint at all.
     """
     path = Path(path)
     try:
+        if path.is_dir() and any((path / name).exists() for name in ("model_index.json", "unet", "transformer")):
+            from bayes_merger.merging.folder import open_folder
+
+            return open_folder(path)
         _check_exists(path)
         file = path.open("rb")
     except OSError as error:
@@ -211,8 +226,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 def _check_exists(path: Path) -> None:
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
-        if (path / "model_index.json").exists():
-            raise CheckpointError(f"{path}: a diffusers folder; convert it to one .safetensors file first")
+        if (path / "config.json").exists():
+            raise CheckpointError(f"{path}: a part of a diffusers folder; give the folder that it lies in, "
+                                  "or as vae= the file in it")  # fmt: skip
         raise CheckpointError(f"{path}: a folder, not a file; give a checkpoint in it{_listed(inside)}")
     if path.exists():
         if not path.is_file():

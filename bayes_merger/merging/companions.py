@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.merging.lora import LoraModel
 from bayes_merger.merging.sources import is_constant, version_of
+from bayes_merger.naming import Naming
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,17 +36,10 @@ class VaeFile(Checkpoint):
     """
 
     def __init__(self, file: Checkpoint, base: Checkpoint) -> None:
-        own = next((p for p in _PREFIXES if any(key.startswith(p) for key in file.shapes)), "")
         wanted = next((p for p in _PREFIXES if any(key.startswith(p) for key in base.shapes)), _PREFIXES[0])
-        names = {
-            wanted + key.removeprefix(own): key
-            for key in file.shapes
-            if key.startswith(own) and key.removeprefix(own).startswith(_PARTS)
-        }
+        names = _vae_names(file, wanted)
         self._file, self._names = file, names
         theirs = {key: shape for key, shape in base.shapes.items() if key.startswith(wanted)}
-        if "encoder.down_blocks.0.resnets.0.conv1.weight" in file.shapes:
-            raise CheckpointError(f"{file.path}: a VAE in diffusers form; give one in the form that UIs load")
         if not names:
             raise CheckpointError(f"{file.path}: this is {file.kind.words}, and there is no VAE in it")
         for key, shape in theirs.items():
@@ -61,12 +56,35 @@ class VaeFile(Checkpoint):
         entries = {key: (file.dtypes[n], theirs.get(key, file.shapes[n])) for key, n in self._names.items()}
         super().__init__(file.path, entries, file.metadata, self._named, file.close)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the file."""
+        return self._file.files
+
+    def sha256(self) -> str:
+        """That of the file."""
+        return self._file.sha256()
+
     def release(self) -> None:
         """Give back what was read of the file."""
         self._file.release()
 
     def _named(self, key: str) -> Tensor:
         return self._file.tensor(self._names[key]).reshape(self.shapes[key])
+
+
+def _vae_names(file: Checkpoint, wanted: str) -> dict[str, str]:
+    """The tensors of a VAE by the names that they have behind this prefix in a single file -> their own."""
+    if any(key.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for key in file.shapes):
+        naming = Naming.of_vae(file.shapes, wanted)
+        found = {key: naming.counterpart("vae", key) for key in file.shapes}
+        return {counterpart.key: key for key, counterpart in found.items() if counterpart is not None}
+    own = next((p for p in _PREFIXES if any(key.startswith(p) for key in file.shapes)), "")
+    return {
+        wanted + key.removeprefix(own): key
+        for key in file.shapes
+        if key.startswith(own) and key.removeprefix(own).startswith(_PARTS)
+    }
 
 
 def ema_key(key: str) -> str:
@@ -114,6 +132,11 @@ class _WithEma(Checkpoint):
     def version(self, key: str) -> Hashable:
         """That of the tensor itself."""
         return version_of(self._checkpoint, self._lacking.get(key, key))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the model."""
+        return self._checkpoint.files
 
     def sha256(self) -> str:
         """That of the file."""

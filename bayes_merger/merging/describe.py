@@ -45,14 +45,14 @@ def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
         "modelspec.title": f"{title} ({', '.join(dict.fromkeys(methods))})",
         "modelspec.resolution": f"{planned.architecture.resolution}x{planned.architecture.resolution}",
         "modelspec.merged_from": ", ".join(names.values()),
-        **_prediction(planned),
+        **_prediction(planned, checkpoints[recipe.base]),
     }
 
 
-def _prediction(planned: MergePlan) -> dict[str, str]:
-    """What the model predicts, where that is known: Stable Diffusion 2's files do not tell."""
+def _prediction(planned: MergePlan, base: Checkpoint) -> dict[str, str]:
+    """What the model predicts, where that is known: many of Stable Diffusion 2's files do not tell."""
     marked = any(step.key == "v_pred" for step in planned.steps)
-    found = "v" if marked else planned.architecture.prediction
+    found = "v" if marked else base.prediction or planned.architecture.prediction
     return {"modelspec.prediction_type": found} if found else {}
 
 
@@ -78,7 +78,9 @@ def _table(text: str) -> dict[str, Any]:
 
 
 def _legacy_hash(checkpoint: Checkpoint) -> str:
-    """AUTOMATIC1111's first hash: of 64 KiB at 1 MiB."""
+    """AUTOMATIC1111's first hash: of 64 KiB at 1 MiB; empty for a folder, which it does not know."""
+    if checkpoint.path.is_dir():
+        return ""
     with checkpoint.path.open("rb") as file:
         file.seek(0x100000)
         return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]

@@ -219,7 +219,7 @@ def save_merge(
         out,
         [TensorEntry(s.key, s.shape, s.dtype, partial(maker.pieces, s)) for s in planned.written],
         lambda: {**describe_merge(recipe, planned, checkpoints), **(metadata or {})},
-        inputs=[checkpoint.path for checkpoint in checkpoints.values()],
+        inputs=[file for checkpoint in checkpoints.values() for file in checkpoint.files],
         replace=replace,
         progress=progress,
     )

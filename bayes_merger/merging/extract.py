@@ -136,7 +136,8 @@ def save_lora(
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     entries = [TensorEntry(key, tuple(t.shape), names[t.dtype], t) for key, t in found.tensors.items()]
     metadata = {**describe_merge(recipe, planned, checkpoints), **_described(planned, rank, found, Path(out))}
-    write_checkpoint(out, entries, metadata, inputs=[c.path for c in checkpoints.values()], replace=replace)
+    inputs = [file for checkpoint in checkpoints.values() for file in checkpoint.files]
+    write_checkpoint(out, entries, metadata, inputs=inputs, replace=replace)
     return result
 
 

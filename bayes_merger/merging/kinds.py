@@ -41,7 +41,7 @@ UPSCALER = Kind("upscaler", "an upscaler", _WHOLE)
 VAE = Kind("vae", "a VAE alone", _WHOLE)
 TEXT_ENCODER = Kind("text-encoder", "a text encoder alone", _WHOLE)
 DIFFUSERS = Kind(
-    "diffusers", "one part of a model in diffusers form", "convert the diffusers folder to one .safetensors file first"
+    "diffusers", "one part of a model in diffusers form", "give the diffusers folder that it belongs to"
 )
 BARE_UNET = Kind("unet", "a U-Net without its prefix", "give the whole checkpoint with its text encoder and VAE")
 BROKEN_UNET = Kind("partial", "a checkpoint with parts of its U-Net missing", "download or export it again")

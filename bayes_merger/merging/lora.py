@@ -111,6 +111,11 @@ class LoraModel(Checkpoint):
         super().__init__(lora.path, entries, lora.metadata, self._patched, lora.close)
 
     @property
+    def prediction(self) -> str:
+        """What model A predicts."""
+        return self.base.prediction
+
+    @property
     def stored(self) -> Mapping[str, str]:
         """As model A's file has it."""
         return self.base.stored

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from bayes_merger.naming import OPEN_CLIP, RESNET, UNET, UNET_EDGES
+
 Shapes = Mapping[str, tuple[int, ...]]
 
-UNET = "model.diffusion_model."
 _PER_LEVEL = 3  # blocks per level of the U-Nets of Stable Diffusion 1, 2 and XL, up- and downsamplers counted
 
 _TEXT_ENCODERS = (  # start of the keys, short name in LoRA files
@@ -23,30 +24,9 @@ _TEXT_ENCODERS = (  # start of the keys, short name in LoRA files
     ("conditioner.embedders.0.transformer.text_model.", "te1"),
     ("conditioner.embedders.1.model.", "te2"),
 )
-_RESNET = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "emb_layers.1": "time_emb_proj",
-    "skip_connection": "conv_shortcut",
-}
-_EDGES = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
-    "label_emb.0.0": "add_embedding.linear_1",
-    "label_emb.0.2": "add_embedding.linear_2",
-    "input_blocks.0.0": "conv_in",
-    "out.0": "conv_norm_out",
-    "out.2": "conv_out",
-}
-_OPEN_CLIP = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-    "attn.out_proj": "self_attn.out_proj",
-}
+_RESNET = {file: diffusers for diffusers, file in RESNET.items()}
+_EDGES = {file: diffusers for diffusers, file in UNET_EDGES.items()}
+_OPEN_CLIP = {file: transformers for transformers, file in OPEN_CLIP.items()}
 
 # What stands before a layer's name, and which part of the model that means.
 _PREFIXES = (

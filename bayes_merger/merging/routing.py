@@ -247,9 +247,14 @@ def _common_architecture(checkpoints: Checkpoints) -> Architecture:
 def _check_predictions(checkpoints: Checkpoints) -> None:
     """Epsilon- and v-prediction models answer different questions; their mean answers none."""
     marked = [name for name, checkpoint in checkpoints.items() if "v_pred" in checkpoint.shapes]
-    if marked and len(marked) < len(checkpoints):
-        others = names_of(set(checkpoints) - set(marked)).upper()
-        raise CheckpointError(f"{names_of(marked).upper()} predicts v and {others} noise: these cannot be merged")
+    # where some files are marked, those that are not are so for a reason; elsewhere what says nothing may be either
+    unsaid = "epsilon" if marked else ""
+    predicts = {name: "v" if name in marked else c.prediction or unsaid for name, c in checkpoints.items()}
+    if {"v", "epsilon"} <= set(predicts.values()):
+        first, second = ([name for name in predicts if predicts[name] == said] for said in ("v", "epsilon"))
+        raise CheckpointError(
+            f"{names_of(first).upper()} predicts v and {names_of(second).upper()} noise: these cannot be merged"
+        )
 
 
 def _padded(step: Step, checkpoints: Checkpoints) -> Step:

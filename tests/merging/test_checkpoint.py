@@ -133,7 +133,7 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
     write_model(tmp_path / "models" / "m.safetensors", 1)
     refused(tmp_path / "models", "give a checkpoint in it; there is m.safetensors")
     (tmp_path / "models" / "model_index.json").write_text("{}")
-    refused(tmp_path / "models", "a diffusers folder; convert it")
+    refused(tmp_path / "models", "a diffusers folder without weights")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,8 @@
+"""What diffusers calls the tensors of a model, and what single files call them."""
+
+from bayes_merger.naming.counterpart import UNET, VAE, Counterpart
+from bayes_merger.naming.naming import Naming, Shapes
+from bayes_merger.naming.texts import OPEN_CLIP
+from bayes_merger.naming.unets import RESNET, UNET_EDGES
+
+__all__ = ["OPEN_CLIP", "RESNET", "UNET", "UNET_EDGES", "VAE", "Counterpart", "Naming", "Shapes"]
