@@ -65,11 +65,15 @@ class PruningConfig:
 
 @dataclass
 class RunConfig:
-    """Everything that defines one run; see ``conf/config.yaml`` for what each setting means."""
+    """Everything that defines one run; see ``conf/config.yaml`` for what each setting means.
+
+    ``models`` are the further models by name (d, e, f, ...); the command line's ``model_d=FILE`` is ``models.d=FILE``.
+    """
 
     model_a: str = MISSING
     model_b: str = MISSING
     model_c: str | None = None
+    models: dict[str, Any] = field(default_factory=dict)
     method: str = "weighted_sum"
     dtype: str = "auto"
     vae: str = "a"

@@ -87,6 +87,34 @@ def test_the_first_line_of_a_choice_says_how_it_is_chosen() -> None:
 )
 def test_file_names_are_taken_as_they_are(given: str, value: str) -> None:
     assert composed(given)["model_a"] == value
+    further = given.replace("model_a=", "model_d=")
+    assert composed(further)["models"] == {"d": value}
+    assert compose.changed(composed(), [further])["models"] == {"d": value}
+
+
+def test_further_models_are_settings_of_their_own() -> None:
+    settings = composed("model_e=My Model (v=2).safetensors", "models.d=d.safetensors")
+    assert settings["models"] == {"e": "My Model (v=2).safetensors", "d": "d.safetensors"}
+    assert composed("models={f: x y.safetensors}")["models"] == {"f": "x y.safetensors"}
+    assert composed("model_d=null")["models"] == {"d": None}
+    assert composed()["models"] == {}
+
+
+def test_a_study_from_before_there_were_further_models_has_none() -> None:
+    older = {key: value for key, value in composed().items() if key != "models"}
+    assert compose.validate(compose.changed(older, ["n_iters=5"])).models == {}
+
+
+def test_a_further_model_in_a_yaml_is_told_where_it_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (folder / "mine.yaml").write_text("# @package _global_\nmodels: {d: d.safetensors}\n", encoding="utf-8")
+    assert composed("experiment=mine")["models"] == {"d": "d.safetensors"}
+    assert composed("experiment=mine", "model_d=other.safetensors")["models"] == {"d": "other.safetensors"}
+    (folder / "mine.yaml").write_text("# @package _global_\nmodel_d: d.safetensors\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"model_d: in a YAML file it is written  models: \{d: FILE\}"):
+        composed("experiment=mine")
 
 
 def test_rules_of_the_space_are_set_on_the_command_line() -> None:

@@ -32,12 +32,16 @@ from omegaconf.errors import OmegaConfBaseException
 from bayes_merger import demo
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.merging.method import MODEL_NAMES
 
 PATHS = ("model_a", "model_b", "model_c", "vae", "runs", "wildcards", "generator.config", "storage")
 DROP_INS = ("payloads", "scorers")
+FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "c"}
+"""How further models are given -> the settings that they are."""
 GROUPS = (*DROP_INS, "optimiser", "space", "generator", "experiment")
 FILES = ("recipe", "blocks")  # given as the name of a YAML file, kept as what is in it
 OPEN = (
+    "models",
     "space",
     "payloads",
     "options",
@@ -106,17 +110,23 @@ def demo_path(what: str) -> str:
     return str(demo.paths()[what])
 
 
+def in_full(override: str) -> str:
+    """An override by the name that its setting has in the configuration: ``model_d=FILE`` is ``models.d=FILE``."""
+    key, equals, value = override.partition("=")
+    return f"{FURTHER.get(key, key)}{equals}{value}"
+
+
 def quoted(override: str) -> str:
     """An override that Hydra's grammar accepts: file names are full of spaces, brackets and ``=``."""
-    key, equals, value = override.partition("=")
-    if key.partition(".")[0] in OPEN and "." in key:
+    key, equals, value = in_full(override).partition("=")
+    if (key.partition(".")[0] in OPEN and "." in key) or key == "models":
         key = f"++{key}"
     override = f"{key}{equals}{value}"
     if not equals or not value:
         return override
     if key in ("elements", "anchors", "adjust") and not value.startswith(("[", "{")):
         return f"{key}=[{_quote(value)}]"
-    if key.lstrip("+~") in PATHS and value != "null":
+    if key.lstrip("+~") in (*PATHS, *FURTHER.values()) and value != "null":
         return f"{key}={_quote(value)}"
     try:
         OverridesParser.create().parse_override(override)
@@ -190,8 +200,10 @@ def _name_models(config: DictConfig) -> None:
     """A run of a recipe in several steps is called by its first models, and has no others."""
     from bayes_merger.merging.stepfile import read_steps
 
-    for key in ("model_a", "model_b", "model_c"):
-        if not OmegaConf.is_missing(config, key) and config[key] is not None:
+    named = [key for key in ("model_a", "model_b", "model_c") if not OmegaConf.is_missing(config, key)]
+    given = {key: config[key] for key in named} | {f"model_{name}": path for name, path in config.models.items()}
+    for key, path in given.items():
+        if path is not None:
             raise ConfigError(f"{key}: the recipe names its models; give it as recipe.models.NAME=FILE, or no recipe=")
     try:
         file = read_steps(OmegaConf.to_container(config.recipe, resolve=True))
@@ -287,13 +299,15 @@ def _explain(error: Exception, overrides: Sequence[str]) -> NoReturn:
     if found := re.search(r"Key '([^']+)' (?:is not in struct|not in)", text):
         key = found.group(1)
         full = next((o.partition("=")[0] for o in overrides if o.partition("=")[0].split(".")[-1] == key), key)
+        if full in FURTHER:
+            raise ConfigError(f"{full}: in a YAML file it is written  models: {{{full[-1]}: FILE}}") from error
         raise ConfigError(f"unknown setting '{full}'; {nearest(full, _settings(overrides))}") from error
     if found := re.search(r"Could not override '([^']+)'", text):
         full = found.group(1)
         raise ConfigError(f"unknown setting '{full}'; {nearest(full, _settings(overrides))}") from error
     if found := re.search(r"Error merging override (.+)", text):
         reason = str(error.__cause__ or "").partition("\n")[0]
-        raise ConfigError(f"{found.group(1)}: {reason}") from error
+        raise ConfigError(f"{found.group(1).lstrip('+')}: {reason}") from error
     key = getattr(error, "full_key", None)
     value = _first_line(getattr(error, "msg", None) or text)
     raise ConfigError(f"{key}: {value}" if key and str(key) not in value else value) from error
@@ -315,7 +329,7 @@ def _settings(overrides: Sequence[str]) -> list[str]:
         config = _composed(chosen)
     except (HydraException, OmegaConfBaseException):
         config = OmegaConf.structured(RunConfig)
-    return ["experiment", *walk(OmegaConf.to_container(config), "")]
+    return ["experiment", *list(FURTHER)[:3], *walk(OmegaConf.to_container(config), "")]
 
 
 def settings_text(overrides: Sequence[str]) -> str:

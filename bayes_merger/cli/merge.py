@@ -42,8 +42,7 @@ adjust=IN,OUT,OUT2,CONT,BRI,COL1,COL2,COL3 are supermerger's. dtype= is fp16, bf
 for the U-Net's matrices, fp16 for the rest). Files come pruned, without what no UI loads: the schedule, and averages
 over training (ema=keep merges and keeps them). A name without a suffix (--out NAME) is written as a diffusers folder.
 A LoRA (LoCon, LoHa, LoKr, full difference) as any model but A is model A with it applied, so alpha is its strength.
-Methods whose list of models below ends in dots take any number: model_d=, model_e= and so on, up to model_z=; a model
-in brackets may be left out.
+Models in brackets below may be left out; a list that ends in dots goes on, with model_e=, model_f= up to model_z=.
 bayes-merger plan takes the same and says what would happen.
 
 A recipe in several steps, nothing rounded between them; a name in the place of a number is given on the command line,
@@ -156,7 +155,7 @@ def _methods_text() -> str:
     for name in sorted(METHODS):
         spec = method_spec(name)
         models = ", ".join(f"({model})" if model in spec.optional else model for model in spec.models)
-        models += ", d, ..." if spec.many else ""
+        models += ", (d), ..." if spec.many else ""
         options = [f"{option}={'|'.join(about.choices) or about.default}" for option, about in spec.options.items()]
         lines.append(f"  {name:<26} models {models}; {', '.join([*spec.weights, *options])}")
     return "\n".join(lines)

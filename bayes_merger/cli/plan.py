@@ -335,4 +335,6 @@ def _print_difference(
             table.add_row(block, str(count), *map(escape, cells))
         Console().print(table)
     total = len({step.key for p in (planned, other_planned) for step in p.steps})
-    print(f"{len(found)} of {total} tensors differ")
+    others = [name for name in ("method", "models", "options") if name in changed]
+    print(f"{len(found)} of {total} tensors differ"
+          + (f" in their weights, and all that are merged in {', '.join(others)}" if others else ""))  # fmt: skip

@@ -26,7 +26,7 @@ from bayes_merger.search.stopping import PATIENT_FROM, STOPPED
 from bayes_merger.search.study import finished
 
 CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images", "model_a", "model_b", "model_c",
-              "recipe.models",
+              "models", "recipe.models",
               "runs", "final", "generator.device", "generator.max_batch", "generator.config")  # fmt: skip
 
 RUN_HELP = """\
@@ -34,6 +34,7 @@ bayes-merger run [SETTING=VALUE ...]
 
   bayes-merger run experiment=demo
   bayes-merger run model_a=A.safetensors model_b=B.safetensors payloads=[portrait,street] scorers=[laion]
+  bayes-merger run ... method=n_average model_c=C.safetensors model_d=D.safetensors      and model_e=, model_f=, ...
   bayes-merger run recipe=steps.yaml payloads=[portrait] scorers=[laion]      several steps: see merge --help
   bayes-merger run ... optimiser=tpe n_iters=100 space.frozen.OUT11=0.5 payloads.portrait.steps=30
   bayes-merger run ... --cfg        print the settings and stop
@@ -147,7 +148,7 @@ def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[s
         ConfigError: naming the first of them, what it is and what it cannot become.
     """
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, _, value = compose.in_full(override).partition("=")
         if any(key == ok or key.startswith(f"{ok}.") for ok in CHANGEABLE):
             continue
         stored: Any = config

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bayes_merger.cli.compose import in_full
 from bayes_merger.cli.run import stored_run
 from bayes_merger.cli.show import Parser
 from bayes_merger.cli.terminal import watching
@@ -16,7 +17,7 @@ from bayes_merger.run.folder import STORAGE, RunFolder, find_study
 from bayes_merger.run.parts import check_no_person, fingerprint
 from bayes_merger.run.watcher import Stop, Watcher
 
-LOCAL = ("model_a", "model_b", "model_c", "recipe.models", "generator.device", "generator.max_batch",
+LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
          "generator.config", "wildcards")  # fmt: skip
 
 DESCRIPTION = f"""\
@@ -50,8 +51,8 @@ def worker(arguments: Sequence[str]) -> None:
     parser.add_argument("--report-as", default="", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
     for override in options.overrides:
-        key = override.partition("=")[0]
-        if key not in LOCAL and not key.startswith("recipe.models."):
+        key = in_full(override).partition("=")[0]
+        if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(options.runs), options.name, options.storage)
     try:

@@ -194,14 +194,12 @@ class MethodSpec:
         Raises:
             ConfigError: there is such a model; the text names it and the way out.
         """
-        given = set(models)
-        for name in MODEL_NAMES:
-            if name not in given or name in self.models:
-                continue
+        given = set(models).intersection(MODEL_NAMES)
+        for name in sorted(given.difference(self.models)):
             if not self.many:
-                others = f", or take a method of any number of models: {', '.join(_of_many())}" if name > "c" else ""
                 raise ConfigError(
-                    f"{prefix}{name}: method '{self.name}' takes no model {name.upper()}; leave it out{others}"
+                    f"{prefix}{name}: method '{self.name}' takes no model {name.upper()}; leave it out, or choose "
+                    + (f"one of any number of models: {', '.join(_of_many())}" if max(given) > "c" else "one that does")
                 )
             for gap in self.optional:
                 if gap not in given:

@@ -14,6 +14,7 @@ from bayes_merger.imaging.pipeline import DrawnImage, LivePipeline, load_pipelin
 from bayes_merger.imaging.prompt import plain_prompt
 from bayes_merger.merging.engine import LiveMerge
 from bayes_merger.merging.kinds import LORA
+from bayes_merger.merging.method import MODEL_NAMES
 from bayes_merger.merging.steps import LiveSteps
 from bayes_merger.run.models import own_division
 from bayes_merger.run.objectives import objective_values
@@ -27,15 +28,28 @@ ALONE = "alone: "
 """Before a model's name, in the place of a method: that model as it is."""
 
 
+def compared(parts: Parts) -> list[tuple[str, float, str]]:
+    """What a winner is compared with: name, alpha and method of A, B and their even mix, or of a recipe's models.
+
+    Where there are more than three models, each of them is a row.
+    """
+    if parts.steps is not None:
+        whole = [name for name, model in parts.checkpoints.items() if model.kind is not LORA]
+        return [(f"model {name}", 0.0, f"{ALONE}{name}") for name in whole]
+    many = any(name in parts.checkpoints for name in MODEL_NAMES[3:])
+    others = [name for name in MODEL_NAMES[2:] if many and name in parts.checkpoints]
+    return [
+        ("model A", 0.0, "weighted_sum"),
+        ("model B", 1.0, "weighted_sum"),
+        *((f"model {name.upper()}", 0.0, f"{ALONE}{name}") for name in others),
+        ("even mix of A and B" if many else "even mix", 0.5, "weighted_sum"),
+    ]
+
+
 def contenders(parts: Parts) -> list[tuple[str, Weights, str]]:
-    """What a winner is compared with: name, weights and method of A, B and the even mix, or of a recipe's models."""
-    blocks = parts.architecture.blocks
-    if parts.steps is None:
-        rows = (("model A", 0.0), ("model B", 1.0), ("even mix", 0.5))
-        return [(name, {"alpha": dict.fromkeys(blocks, alpha)}, "weighted_sum") for name, alpha in rows]
-    whole = [name for name, model in parts.checkpoints.items() if model.kind is not LORA]
-    pure = {"alpha": dict.fromkeys(parts.base.architecture.blocks, 0.0)}
-    return [(f"model {name}", pure, f"{ALONE}{name}") for name in whole]
+    """The same with the weights of every block: name, weights and method."""
+    blocks = parts.architecture.blocks if parts.steps is None else parts.base.architecture.blocks
+    return [(name, {"alpha": dict.fromkeys(blocks, alpha)}, method) for name, alpha, method in compared(parts)]
 
 
 @dataclass(frozen=True)

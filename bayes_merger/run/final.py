@@ -21,7 +21,7 @@ import optuna
 
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.run.bench import Bench, Evaluation, Weights, contenders
+from bayes_merger.run.bench import Bench, Evaluation, Weights, compared, contenders
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.parts import Parts
 from bayes_merger.run.record import (
@@ -39,9 +39,6 @@ from bayes_merger.scoring.scorer import Scale, Score, picture_points
 
 DRAWN = "drawn:"
 """Before the name of a study's user attribute: what one merge got on fresh seeds."""
-
-CONTENDERS = 4
-"""Rows of the closing table."""
 
 
 def fresh_payloads(parts: Parts, part: int) -> tuple[Payload, ...]:
@@ -65,13 +62,13 @@ def length(parts: Parts) -> float:
     """How many trials' pictures the final round draws."""
     if not has_final(parts):
         return 0.0
-    merges = parts.config.final.rescore + CONTENDERS
+    merges = parts.config.final.rescore + 1 + len(compared(parts))
     pictures = sum(len(payload.seeds) for payload in parts.payloads)
     return merges * len(parts.payloads) * parts.config.final.images / pictures
 
 
 def decide(parts: Parts, study: optuna.study.Study, bench: Bench, watcher: Watcher, stop: Stop) -> Final:
-    """Choose the winner and compare it with A, B and the even mix.
+    """Choose the winner and compare it with the models that it came from.
 
     Raises:
         Interrupted: somebody asked to stop.
@@ -142,7 +139,7 @@ def spread(values: Sequence[Sequence[float]], sums: Sequence[float], count: int)
 def closing_table(
     parts: Parts, study: optuna.study.Study, bench: Bench, winner: Weights, watcher: Watcher, stop: Stop
 ) -> tuple[Row, ...]:
-    """The winner, A, B and the even mix on fresh seeds that nothing was chosen by."""
+    """The winner and what it is compared with, on fresh seeds that nothing was chosen by."""
     fresh = fresh_payloads(parts, 1)
     rows: list[Row] = []
     reference: list[float] = []

@@ -13,7 +13,7 @@ from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
 from bayes_merger.merging.companions import VaeFile
 from bayes_merger.merging.kinds import LORA
 from bayes_merger.merging.lora import LoraModel
-from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.method import MODEL_NAMES, MethodSpec
 from bayes_merger.merging.recipe import MergeRecipe, ModelRef
 from bayes_merger.merging.stepfile import StepFile, read_steps
 
@@ -71,7 +71,7 @@ def read_recipe(config: RunConfig) -> StepFile | None:
         "method": config.method != "weighted_sum",
         "elements": config.elements,
         "options": config.options,
-        "vae": config.vae in ("b", "c", "merge"),
+        "vae": config.vae != "a" and _is_no_file(config.vae),
         "compat": config.compat,
         "blocks": config.blocks,
         "channels": config.channels != "equal",
@@ -97,12 +97,17 @@ def open_steps(file: StepFile, config: RunConfig) -> dict[str, Checkpoint]:
 
 
 def _vae_of(config: RunConfig, base: Checkpoint) -> dict[str, Checkpoint]:
+def _is_no_file(vae: str) -> bool:
+    """Whether a VAE is that of a model, or merged."""
+    return vae in (*MODEL_NAMES, "merge")
+
+
     """The file whose VAE is taken, where that is none of the models'.
 
     Raises:
         CheckpointError: it cannot be used.
     """
-    if config.vae in ("a", "b", "c", "merge"):
+    if _is_no_file(config.vae):
         return {}
     opened = open_model("vae", config.vae)
     try:
@@ -118,18 +123,32 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
         ConfigError: the method needs a model that is not given, or the other way round.
         CheckpointError: a file that cannot be used.
     """
-    given = {"a": config.model_a, "b": config.model_b, "c": config.model_c}
-    for name, path in given.items():
-        if name in spec.models and name not in spec.optional and not path:
+    named = {"a": config.model_a, "b": config.model_b, "c": config.model_c}
+    given = {name: path for name, path in (named | _further(config)).items() if path}
+    for name in spec.models:
+        if name not in spec.optional and name not in given:
             raise ConfigError(f"model_{name}: method '{config.method}' needs it; give  model_{name}=FILE")
-        if name not in spec.models and path:
-            raise ConfigError(f"model_{name}: method '{config.method}' takes no model {name.upper()}; leave it out")
-    opened = open_each({name: path for name, path in given.items() if path})
+    spec.check_further(given)
+    opened = open_each(given)
     _check_drawn("a", opened)
     return opened | _vae_of(config, opened["a"])
 
 
 def _check_drawn(base: str, opened: Mapping[str, Checkpoint]) -> None:
+def _further(config: RunConfig) -> dict[str, str]:
+    """The models beyond the first three, by name.
+
+    Raises:
+        ConfigError: a name that is none of a further model, or a path that is none.
+    """
+    for name, path in config.models.items():
+        if name not in MODEL_NAMES[3:]:
+            raise ConfigError(f"models.{name}: further models are called d, e, f, ... z; give them like  model_d=FILE")
+        if path is not None and not isinstance(path, str):
+            raise ConfigError(f"model_{name}: {path!r} is not the name of a file; give  model_{name}=FILE")
+    return {name: path for name, path in config.models.items() if path}
+
+
     names = {checkpoint.architecture.name for checkpoint in opened.values()}
     if len(names) > 1:
         kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())

@@ -38,7 +38,7 @@ class Parts:
 
     Attributes:
         config: the settings.
-        checkpoints: model name (``a``, ``b``, ``c``) to the opened file.
+        checkpoints: model name (``a``, ``b``, ``c``, ``d``, ...) to the opened file.
         method: the merge method's models and weights.
         space: what the optimiser may turn.
         payloads: what is drawn, seeds and wildcards resolved.

@@ -26,7 +26,8 @@ class Row:
     """One line of the closing table.
 
     Attributes:
-        name: ``best merge``, ``model A``, ``model B``, ``even mix``.
+        name: ``best merge``, ``model A``, ``model B``, ``even mix``; of more than three models also ``model C``,
+            ``model D``, ..., and ``even mix of A and B``.
         mean: points, mean over the fresh pictures weighted by the payloads' importance.
         error: standard error of that mean; ``None`` for a single picture.
         behind: how far the row lies behind the winner, mean over the same prompts and seeds; 0 for the winner.

@@ -138,11 +138,11 @@ def test_what_a_method_takes_is_known_without_binding_it() -> None:
     [
         ("n_average", "abd", "model_d: n_average takes its models in order, and there is no C before D; name this one model_c"),
         ("karcher", "abe", "model_e: karcher takes its models in order, and there is no C before E; name this one model_c"),
-        ("weighted_sum", "abc", "model_c: method 'weighted_sum' takes no model C; leave it out"),
+        ("weighted_sum", "abc", "model_c: method 'weighted_sum' takes no model C; leave it out, or choose one that does"),
         (
             "add_difference",
             "abcd",
-            "model_d: method 'add_difference' takes no model D; leave it out, or take a method of any number of models: "
+            "model_d: method 'add_difference' takes no model D; leave it out, or choose one of any number of models: "
             "breadcrumbs, della, dropout, karcher, model_stock, n_average, ram, sce, ties",
         ),
     ],
@@ -209,7 +209,7 @@ def test_a_live_model_follows_a_step_that_is_a_further_model_bit_for_bit(tmp_pat
     [
         ({"method": "n_average", "d": "w"}, "step m: d: n_average takes its models in order, and there is no C before D; name this one c"),
         ({"method": "n_average", "c": None, "d": "w"}, "there is no C before D"),
-        ({"method": "slerp", "c": "z", "d": "w"}, "step m: d: method 'slerp' takes no model D; leave it out, or take"),
+        ({"method": "slerp", "c": "z", "d": "w"}, "step m: d: method 'slerp' takes no model D; leave it out, or choose one of any"),
         ({"method": "n_average", "c": "z", "d": "ww"}, "step m: d: 'ww' is no model and no earlier step; did you mean w"),
         ({"method": "n_average", "c": "z", "dd": "w"}, "step m: 'dd' is unknown to n_average; did you mean d"),
         ({"method": "n_average", "c": "z", "alhpa": 1}, "step m: 'alhpa' is unknown to n_average; did you mean alpha"),
