@@ -96,12 +96,12 @@ def open_steps(file: StepFile, config: RunConfig) -> dict[str, Checkpoint]:
     return opened | _vae_of(config, opened[file.base])
 
 
-def _vae_of(config: RunConfig, base: Checkpoint) -> dict[str, Checkpoint]:
 def _is_no_file(vae: str) -> bool:
     """Whether a VAE is that of a model, or merged."""
     return vae in (*MODEL_NAMES, "merge")
 
 
+def _vae_of(config: RunConfig, base: Checkpoint) -> dict[str, Checkpoint]:
     """The file whose VAE is taken, where that is none of the models'.
 
     Raises:
@@ -134,7 +134,6 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
     return opened | _vae_of(config, opened["a"])
 
 
-def _check_drawn(base: str, opened: Mapping[str, Checkpoint]) -> None:
 def _further(config: RunConfig) -> dict[str, str]:
     """The models beyond the first three, by name.
 
@@ -149,6 +148,7 @@ def _further(config: RunConfig) -> dict[str, str]:
     return {name: path for name, path in config.models.items() if path}
 
 
+def _check_drawn(base: str, opened: Mapping[str, Checkpoint]) -> None:
     names = {checkpoint.architecture.name for checkpoint in opened.values()}
     if len(names) > 1:
         kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())
