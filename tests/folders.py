@@ -141,6 +141,9 @@ def write_folder(
         dtype: of all parts.
         saving: for ``save_pretrained``: ``variant``, ``max_shard_size``, ``safe_serialization``.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     index: dict[str, Any] = {"_class_name": _PIPELINES[family], "scheduler": ["diffusers", _SCHEDULERS[family][0]]}
     for part, module in make_modules(family, seed).items():
         for parameter in module.parameters():

@@ -15,6 +15,7 @@ from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.merging.lora import NO_EFFECT
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.recipe import MergeRecipe, plan
+from bayes_merger.merging.routing import listed
 
 DESCRIPTION = """\
 Write one merge to a checkpoint file that other UIs load.
@@ -125,9 +126,14 @@ def _save_folder(
 
     tree = Path(config).expanduser() if config else None
     with _progress(f"merging into {out.name}") as progress:
-        save_folder(recipe, checkpoints, out, config=tree, replace=overwrite, progress=progress)
+        written = save_folder(recipe, checkpoints, out, config=tree, replace=overwrite, progress=progress)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"wrote {out}/ ({size / 1e6:.1f} MB), a diffusers folder")
+    if written.left_out:
+        print(f"  left out, since diffusers has no place for them: {listed(written.left_out)}")
+    if written.lacking:
+        given = ", ".join(f"{name}=..." for name in written.lacking)
+        print(f"  the merge has no such parts, so give them (or None) to from_pretrained: {given}")
 
 
 def _save_lora(

@@ -257,7 +257,7 @@ def check_space(parts: Parts, folder: RunFolder, free: int | None = None) -> Non
         place = place.parent
     needed = 64 << 20
     if parts.config.final.save:
-        needed += parts.base.path.stat().st_size
+        needed += sum(file.stat().st_size for file in parts.base.files)
     free = shutil.disk_usage(place).free if free is None else free
     if free < needed:
         raise ConfigError(

@@ -288,7 +288,11 @@ def load_pipeline(
         tree = None if config is None else Path(config)
         tokenizer = load_tokenizer(tree)
         modules = load_modules(
-            Path(model) if isinstance(model, str) else model, config=tree, device=place, dtype=_dtype(dtype, place), prediction_type=prediction_type
+            Path(model) if isinstance(model, str) else model,
+            config=tree,
+            device=place,
+            dtype=_dtype(dtype, place),
+            prediction_type=prediction_type,
         )
         pipe = StableDiffusionPipeline(
             vae=modules.vae,

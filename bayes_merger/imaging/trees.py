@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ Settings = dict[str, Any]
 
 _CONFIGS = Path(__file__).parent / "configs"
 _INDEX, _SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
+_PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+_TREES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "sd3": "sd3", "sd3-large": "sd35-large", "flux": "flux"}
 _UNET, _TRANSFORMER = "unet/config.json", "transformer/config.json"
 _PREFIX = re.compile(r"^(?:model\.)?diffusion_model\.")  # transformers are given away without it, too
 
@@ -75,6 +77,46 @@ def read_tree(folder: Path) -> Settings:
     return found
 
 
+def read_settings(tree: Path, architecture: str, lacking: Collection[str] = ()) -> Settings:
+    """The JSON files of a folder of one's own, as far as a model of this kind needs them.
+
+    Args:
+        tree: a diffusers folder, or its settings alone.
+        architecture: its name; what pipeline it is for is taken from the shipped tree where ``tree`` does not say it.
+        lacking: parts that the model has not, whose settings need not be there.
+
+    Raises:
+        ConfigError: a file is missing or not JSON.
+    """
+    if not (tree / _INDEX).is_file():
+        index = _read(_CONFIGS / _TREES[architecture] / _INDEX)
+    else:
+        index = {name: value for name, value in _read(tree / _INDEX).items() if not isinstance(value, dict | None)}
+    pairs = {name for name, value in index.items() if isinstance(value, list)}
+    if odd := next((name for name in pairs if len(index[name]) != 2), None):
+        raise ConfigError(f"{tree / _INDEX}: {odd} is not a library and a class in it")
+    known = ("scheduler", *_PARTS, *(name for name in index if name.startswith("tokenizer")))
+    index = {n: [None, None] if n in pairs and n not in known else v for n, v in index.items()}
+    parts = [part for part in _PARTS if index.get(part, [None])[0] is not None and part not in lacking]
+    return {
+        _INDEX: index | ({"requires_safety_checker": False} if "safety_checker" in index else {}),
+        _SCHEDULER: _read(tree / _SCHEDULER),
+        **{f"{part}/config.json": _read(tree / part / "config.json") for part in parts},
+    }
+
+
+def _read(file: Path) -> Settings:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: no such file; a diffusers folder has it, give a whole one") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: not JSON ({str(error)[:100]})") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}: expected a table of settings")
+    return data
+
+
 def settings_of(architecture: str, shapes: Shapes, metadata: Mapping[str, str]) -> Settings:
     """The JSON files of a diffusers folder, without its tokenizers, for a model of official size.
 
@@ -94,7 +136,20 @@ def settings_of(architecture: str, shapes: Shapes, metadata: Mapping[str, str]) 
     model = {_PREFIX.sub("", key): shape for key, shape in shapes.items()}
     tree, changes = _FITTINGS[architecture](model, metadata)
     settings = {name: data | changes.get(name, {}) for name, data in read_tree(_CONFIGS / tree).items()}
-    return _without(settings, [part for part, starts in _STARTS[architecture].items() if not _has(shapes, *starts)])
+    return without(settings, absent_parts(architecture, shapes))
+
+
+def absent_parts(architecture: str, shapes: Shapes) -> list[str]:
+    """The parts of which a model, by the keys of its single file, has no tensor."""
+    return [part for part, starts in _STARTS[architecture].items() if not _has(shapes, *starts)]
+
+
+def marked(settings: Settings, shapes: Shapes, metadata: Mapping[str, str]) -> Settings:
+    """The settings with what a model's markers and metadata say of it, where they say that it predicts velocity."""
+    found = _prediction(shapes, metadata, "epsilon")
+    if found["prediction_type"] == "epsilon":
+        return settings
+    return settings | {_SCHEDULER: settings[_SCHEDULER] | found}
 
 
 def clip_pads(settings: Settings) -> dict[str, str]:
@@ -217,7 +272,7 @@ def _numbers(model: Shapes, pattern: str) -> list[int]:
     return sorted({int(found[1]) for key in model if (found := re.match(pattern, key))})
 
 
-def _without(settings: Settings, parts: list[str]) -> Settings:
+def without(settings: Settings, parts: Collection[str]) -> Settings:
     """The settings of a folder that lacks some parts."""
     gone = {*parts, *(part.replace("text_encoder", "tokenizer") for part in parts)}
     index = {name: [None, None] if name in gone else value for name, value in settings[_INDEX].items()}

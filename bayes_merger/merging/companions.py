@@ -77,7 +77,10 @@ def _vae_names(file: Checkpoint, wanted: str) -> dict[str, str]:
     """The tensors of a VAE by the names that they have behind this prefix in a single file -> their own."""
     if any(key.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for key in file.shapes):
         naming = Naming.of_vae(file.shapes, wanted)
-        found = {key: naming.counterpart("vae", key) for key in file.shapes}
+        try:
+            found = {key: naming.counterpart("vae", key) for key in file.shapes}
+        except CheckpointError as error:
+            raise CheckpointError(f"{file.path}: {error}") from error
         return {counterpart.key: key for key, counterpart in found.items() if counterpart is not None}
     own = next((p for p in _PREFIXES if any(key.startswith(p) for key in file.shapes)), "")
     return {

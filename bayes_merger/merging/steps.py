@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed
+from bayes_merger.merging.aligned import aligned
 from bayes_merger.merging.blocks import BlockWeights
 from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.merging.companions import VAE_FILE, VaeFile, averages, with_ema
@@ -177,6 +178,8 @@ def unfold(recipe: MergeRecipe, checkpoints: Checkpoints, constant: Collection[s
         checkpoints = {**checkpoints, "vae": baked if isinstance(baked, VaeFile) else VaeFile(baked, base)}
     if not recipe.steps:
         return Unfolded(recipe, checkpoints, {})
+    if base is not None:
+        checkpoints = {n: c if n == "vae" or c.kind is LORA else aligned(c, base) for n, c in checkpoints.items()}
     made: dict[str, StepModel] = {}
     *before, last = recipe.steps
     for step in before:

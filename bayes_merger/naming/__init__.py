@@ -2,7 +2,19 @@
 
 from bayes_merger.naming.counterpart import UNET, VAE, Counterpart
 from bayes_merger.naming.naming import Naming, Shapes
-from bayes_merger.naming.texts import OPEN_CLIP
+from bayes_merger.naming.prefixes import canonical_keys
+from bayes_merger.naming.texts import OPEN_CLIP, with_text_model
 from bayes_merger.naming.unets import RESNET, UNET_EDGES
 
-__all__ = ["OPEN_CLIP", "RESNET", "UNET", "UNET_EDGES", "VAE", "Counterpart", "Naming", "Shapes"]
+__all__ = [
+    "OPEN_CLIP",
+    "RESNET",
+    "UNET",
+    "UNET_EDGES",
+    "VAE",
+    "Counterpart",
+    "Naming",
+    "Shapes",
+    "canonical_keys",
+    "with_text_model",
+]

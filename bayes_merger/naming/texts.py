@@ -34,12 +34,12 @@ def encoder_names(prefix: str, names: Collection[str]) -> Callable[[str], Counte
     def own(name: str) -> Counterpart:
         if name == "encoder.embed_tokens.weight":  # T5 has its embeddings under two names, and files one of them
             return COPY if "shared.weight" in names else Counterpart(f"{prefix}shared.weight")
-        return Counterpart(prefix + _with_text_model(name))
+        return Counterpart(prefix + with_text_model(name))
 
     return own
 
 
-def _with_text_model(name: str) -> str:
+def with_text_model(name: str) -> str:
     """CLIP's names as files have them; transformers left ``text_model.`` out from 5.6 on."""
     own = name.startswith(("embeddings.", "encoder.layers.", "final_layer_norm."))
     return f"text_model.{name}" if own else name

@@ -71,6 +71,13 @@ class Evaluation:
     values: tuple[float, ...] = ()
 
 
+def _tree(parts: Parts) -> Path | None:
+    """The diffusers settings that model A is loaded with: those given, or its own where it is a diffusers folder."""
+    if parts.config.generator.config:
+        return Path(parts.config.generator.config)
+    return parts.base.path if parts.base.path.is_dir() else None
+
+
 class Bench:
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
@@ -88,8 +95,8 @@ class Bench:
         generator = parts.config.generator
         watcher.step("loading the pipeline")
         pipeline = load_pipeline(
-            parts.base.path,
-            config=Path(generator.config) if generator.config else None,
+            parts.base,
+            config=_tree(parts),
             device=generator.device,
             dtype=generator.dtype,
             max_batch=generator.max_batch,

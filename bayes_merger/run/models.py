@@ -8,6 +8,7 @@ from typing import Any
 
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.merging.aligned import aligned
 from bayes_merger.merging.architectures import OwnBlocks, own_blocks
 from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
 from bayes_merger.merging.companions import VaeFile
@@ -183,13 +184,15 @@ def open_model(name: str, path: str, base: Checkpoint | None = None) -> Checkpoi
     Args:
         name: of the model.
         path: of its file.
-        base: model A, which a LoRA is applied to.
+        base: model A, which a LoRA is applied to, and whose names other models take.
 
     Raises:
         CheckpointError: it cannot be used; the text begins with the setting's name.
     """
     try:
         found = open_checkpoint(Path(path).expanduser())
-        return found if base is None or found.kind is not LORA else LoraModel(base, found)
+        if base is None:
+            return found
+        return LoraModel(base, found) if found.kind is LORA else aligned(found, base)
     except CheckpointError as error:
         raise CheckpointError(f"{'vae' if name == 'vae' else f'model_{name}'}: {error}") from error

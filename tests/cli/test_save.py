@@ -47,7 +47,8 @@ def test_a_vae_is_baked_in_from_its_own_file(pair: list[str], prefix: str, capsy
         ({"decoder.conv_in.weight": torch.zeros(5, 4, 1, 3)}, ["shapes differ", "[5, 4, 1, 3]"]),
         ({"encoder.conv_in.weight": torch.zeros(5)}, ["lacks", VAE]),
         ({"lora_unet_x.lora_up.weight": torch.zeros(5)}, ["a LoRA", "no VAE"]),
-        ({"encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(5)}, ["diffusers form"]),
+        ({"encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(5)}, ["lacks", VAE]),
+        ({"decoder.up_blocks.0.nothing.weight": torch.zeros(5)}, ["decoder.up_blocks.0.nothing.weight", "no name"]),
     ],
 )
 def test_a_vae_that_does_not_fit_is_one_line(
