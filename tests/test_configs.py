@@ -92,6 +92,13 @@ def test_file_names_are_taken_as_they_are(given: str, value: str) -> None:
     assert compose.changed(composed(), [further])["models"] == {"d": value}
 
 
+@pytest.mark.parametrize("path", ["1,5.safetensors", "My Model (v=2) [x].safetensors"])
+def test_models_of_a_recipe_are_taken_as_they_are(path: str) -> None:
+    steps = {"models": {"a": "a", "b": "b"}, "steps": [{"name": "mix", "a": "a", "b": "b", "alpha": 0.5}]}
+    stored = composed(*(f"model_{name}=x" for name in "ab")) | {"recipe": steps}
+    assert compose.changed(stored, [f"recipe.models.b={path}"])["recipe"]["models"] == {"a": "a", "b": path}
+
+
 def test_further_models_are_settings_of_their_own() -> None:
     settings = composed("model_e=My Model (v=2).safetensors", "models.d=d.safetensors")
     assert settings["models"] == {"e": "My Model (v=2).safetensors", "d": "d.safetensors"}

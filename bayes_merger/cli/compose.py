@@ -35,6 +35,7 @@ from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES
 
 PATHS = ("model_a", "model_b", "model_c", "vae", "runs", "wildcards", "generator.config", "storage")
+_PATH_TABLES = ("models.", "recipe.models.")
 DROP_INS = ("payloads", "scorers")
 FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "c"}
 """How further models are given -> the settings that they are."""
@@ -126,7 +127,7 @@ def quoted(override: str) -> str:
         return override
     if key in ("elements", "anchors", "adjust") and not value.startswith(("[", "{")):
         return f"{key}=[{_quote(value)}]"
-    if key.lstrip("+~") in (*PATHS, *FURTHER.values()) and value != "null":
+    if (key.lstrip("+~") in PATHS or key.lstrip("+~").startswith(_PATH_TABLES)) and value != "null":
         return f"{key}={_quote(value)}"
     try:
         OverridesParser.create().parse_override(override)

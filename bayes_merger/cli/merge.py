@@ -18,7 +18,8 @@ from bayes_merger.merging.recipe import MergeRecipe, plan
 from bayes_merger.merging.routing import listed
 
 DESCRIPTION = """\
-Write one merge to a checkpoint file that other UIs load.
+Write one merge to a checkpoint file that other UIs load, or to a diffusers folder. Models are .safetensors or .ckpt
+files or diffusers folders, LoRAs among them.
 
   bayes-merger merge NAME --out best.safetensors               the best merge of a study
   bayes-merger merge NAME --trial 17 --out t17.safetensors     another of its trials
@@ -41,7 +42,8 @@ channels=pad merges an inpainting or pix2pix model with an ordinary one. vae=b t
 vae=FILE.safetensors bakes in that one. clip=hard or soft keeps every number between A's and B's, and
 adjust=IN,OUT,OUT2,CONT,BRI,COL1,COL2,COL3 are supermerger's. dtype= is fp16, bf16, fp32, fp8_e4m3fn or fp8_e5m2 (fp8
 for the U-Net's matrices, fp16 for the rest). Files come pruned, without what no UI loads: the schedule, and averages
-over training (ema=keep merges and keeps them). A name without a suffix (--out NAME) is written as a diffusers folder.
+over training (ema=keep merges and keeps them). A name without a suffix (--out NAME) is written as a diffusers folder,
+with the settings of model A where that is one, else of --config FOLDER or of the official model of its kind.
 A LoRA (LoCon, LoHa, LoKr, full difference) as any model but A is model A with it applied, so alpha is its strength.
 Models in brackets below may be left out; a list that ends in dots goes on, with model_e=, model_f= up to model_z=.
 bayes-merger plan takes the same and says what would happen.

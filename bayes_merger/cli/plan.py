@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bayes_merger.cli.show import Parser
-from bayes_merger.cli.sources import add_source, named_recipe, recipe_and_models
+from bayes_merger.cli.sources import add_source, beside, named_recipe, recipe_and_models
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.merging.finish import ADJUST
@@ -89,7 +89,9 @@ def plan(arguments: Sequence[str]) -> None:
         other = named_recipe(options.diff, Path(options.runs))
         if recipe.steps or other.steps:
             raise ConfigError("--diff: recipes in several steps are not compared; look at each with  plan --keys")
-        _print_difference(recipe, planned, other, _other_plan(other, checkpoints), options.keys, options.json)
+        _print_difference(
+            recipe, planned, other, _other_plan(other, checkpoints, Path(options.diff)), options.keys, options.json
+        )
     elif options.json:
         data = plan_data(unfolded.last, planned, checkpoints, keys=options.keys)
         steps = [{"name": name, **_step_data(name, unfolded, options.keys)} for name in unfolded.steps]
@@ -102,11 +104,12 @@ def plan(arguments: Sequence[str]) -> None:
         _print_plan(unfolded.last, planned, checkpoints, options.keys)
 
 
-def _other_plan(other: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
+def _other_plan(other: MergeRecipe, checkpoints: Mapping[str, Checkpoint], source: Path) -> MergePlan:
     """The other recipe's plan, on our files as far as it has models of those names."""
     files: dict[str, Checkpoint] = {}
     for name, ref in sorted(other.models.items()):
-        files[name] = checkpoints.get(name) or open_model(name, ref.path, None if name == "vae" else files.get("a"))
+        path = beside(ref.path, source.parent)
+        files[name] = checkpoints.get(name) or open_model(name, path, None if name == "vae" else files.get("a"))
     return plan_of(other, files)
 
 

@@ -143,7 +143,7 @@ def _open_recipe_models(
     recipe: MergeRecipe, given: Mapping[str, str], source: Path, verify: bool
 ) -> dict[str, Checkpoint]:
     paths = {
-        name: given.get(f"model_{name}") or _beside(model.path, source.parent) for name, model in recipe.models.items()
+        name: given.get(f"model_{name}") or beside(model.path, source.parent) for name, model in recipe.models.items()
     }
     try:
         checkpoints = open_each(paths, alone=bool(recipe.steps))
@@ -161,7 +161,7 @@ def _open_recipe_models(
     return checkpoints
 
 
-def _beside(path: str, folder: Path) -> str:
+def beside(path: str, folder: Path) -> str:
     """A path as it is, or in the folder of the file that names it: recipes tell names of files, not folders."""
     there = folder / path
     return str(there) if not Path(path).expanduser().exists() and there.exists() else path
@@ -192,7 +192,7 @@ def recipe_data(path: Path) -> Any:
         read_steps(data)
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
-    return data | {"models": {name: _beside(model, path.parent) for name, model in data["models"].items()}}
+    return data | {"models": {name: beside(model, path.parent) for name, model in data["models"].items()}}
 
 
 def _recipe_in_steps(

@@ -40,9 +40,7 @@ EMBEDDING = Kind("embedding", "a textual inversion embedding", _WHOLE)
 UPSCALER = Kind("upscaler", "an upscaler", _WHOLE)
 VAE = Kind("vae", "a VAE alone", _WHOLE)
 TEXT_ENCODER = Kind("text-encoder", "a text encoder alone", _WHOLE)
-DIFFUSERS = Kind(
-    "diffusers", "one part of a model in diffusers form", "give the diffusers folder that it belongs to"
-)
+DIFFUSERS = Kind("diffusers", "one part of a model in diffusers form", "give the diffusers folder that it belongs to")
 BARE_UNET = Kind("unet", "a U-Net without its prefix", "give the whole checkpoint with its text encoder and VAE")
 BROKEN_UNET = Kind("partial", "a checkpoint with parts of its U-Net missing", "download or export it again")
 UNKNOWN = Kind("unknown", "no model this program knows", _WHOLE)

@@ -284,4 +284,6 @@ def _write_tokenizers(folder: Path, tree: Path | None, built: Mapping[str, str])
         write_tokenizer(build_tokenizer(pad), folder / name)
     for place in sorted(tree.glob("tokenizer*")) if tree else ():
         if place.is_dir() and place.name not in built:
-            shutil.copytree(place, folder / place.name)
+            (folder / place.name).mkdir(parents=True)
+            for file in sorted(file for file in place.iterdir() if file.is_file()):
+                shutil.copyfile(file, folder / place.name / file.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,12 @@ def test_a_plan_shows_where_two_merges_differ(
     assert "4 of 44 tensors differ" in capsys.readouterr().out
     assert main([*arguments, "--keys"]) == 0
     assert f"{KEY}  alpha 0.9  alpha 0.5" in capsys.readouterr().out
+    # a third model of the other merge lies beside its recipe
+    (tmp_path / "elsewhere").mkdir()
+    write_model(tmp_path / "elsewhere" / "c.safetensors", 3, torch.float32)
+    three = replace(other, method="add_difference", models=models | {"c": ModelRef("c.safetensors", "")})
+    (tmp_path / "elsewhere" / "other.json").write_text(json.dumps(three.to_json()))
+    assert main(["plan", *pair, "--diff", str(tmp_path / "elsewhere" / "other.json")]) == 0
 
 
 def test_a_plan_needs_no_torch_and_reads_no_tensor(pair: list[str]) -> None:
