@@ -78,26 +78,13 @@ def quiet() -> Iterator[None]:
 
 def destinations(device: str = "cpu") -> dict[str, Any]:
     """Views on the fp16 parameters of diffusers modules, as a run merges into them."""
-    import json
-
-    import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from make_full_size import CONFIGS
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from make_full_size import networks
 
     from bayes_merger.imaging.keymap import single_file_views
     from bayes_merger.imaging.layout import lay_side_by_side
 
-    parts = ("unet", "vae", "text_encoder")
-    configs = {part: json.loads((CONFIGS / part / "config.json").read_text()) for part in parts}
-    with torch.device("meta"):
-        modules = {
-            "unet": UNet2DConditionModel.from_config(configs["unet"]),
-            "vae": AutoencoderKL.from_config(configs["vae"]),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
-        }
     pipe = KEPT["pipe"] = SimpleNamespace(
-        **{name: module.half().to_empty(device=device) for name, module in modules.items()}
+        **{name: module.half().to_empty(device=device) for name, module in networks("sd1").items()}
     )
     lay_side_by_side(pipe)
     return dict(single_file_views(pipe))
