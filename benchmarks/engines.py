@@ -10,20 +10,27 @@ import ctypes
 import gc
 import io
 import logging
+import math
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bayes_merger.merging import Checkpoint
 
 BLOCKS = 26
 KEPT: dict[str, Any] = {}
@@ -90,13 +97,11 @@ def destinations(device: str = "cpu") -> dict[str, Any]:
     return dict(single_file_views(pipe))
 
 
-def weights_of(alphas: dict[str, float] | float, method: str = "weighted_sum") -> dict[str, dict[str, float]]:
-    """A number per block for every weight: those given, or one for all."""
-    from bayes_merger.merging import SD1, method_spec
+def weights_of(alphas: dict[str, float] | float, blocks: Sequence[str] = ()) -> dict[str, dict[str, float]]:
+    """A number per block (SD1's, if not said) for weighted_sum's weight: those given, or one for all."""
+    from bayes_merger.merging import SD1
 
-    numbers = {block: alphas if isinstance(alphas, float) else alphas[block] for block in SD1.blocks}
-    first, *others = method_spec(method).weights
-    return {first: numbers, **{n: dict.fromkeys(numbers, method_spec(method).weights[n].default) for n in others}}
+    return {"alpha": {b: alphas if isinstance(alphas, float) else alphas[b] for b in blocks or SD1.blocks}}
 
 
 def load_live(folder: str, memory: int | None = None, device: str = "cpu") -> None:
@@ -149,8 +154,6 @@ def share_rounded(folder: str, alpha: float) -> tuple[float, int]:
 
 def block_bytes(folder: str) -> dict[str, float]:
     """Each block's share of the bytes that are merged."""
-    from collections import Counter
-
     from bayes_merger.merging import SD1, open_checkpoint
 
     sizes: Counter[str] = Counter()
@@ -340,31 +343,136 @@ def our_method(folder: str, blocks: tuple[str, ...], method: str, alpha: float, 
     return cpu_seconds(candidate)
 
 
-# --- on a GPU -----------------------------------------------------------------------------------------------------
+# --- the program as a user starts it ------------------------------------------------------------------------------
+
+PEAK = """
+import sys
+from pathlib import Path
+{work}
+lines = Path("/proc/self/status").read_text().splitlines()
+print("peak", next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+"""
+NETWORKS = (
+    "import torch; from diffusers import AutoencoderKL, UNet2DConditionModel; "
+    "from transformers import CLIPTextModel, CLIPTextModelWithProjection"
+)
 
 
-def gpu_candidate(alpha: float) -> float:
-    """Milliseconds of one candidate into a live model on the GPU, from the call to the last number written."""
+class Finished(NamedTuple):
+    """One process from its start to its end; memory is the peak before it ends, file pages included."""
+
+    wall: float
+    cpu: float
+    megabytes: float
+
+
+def process(work: str, *arguments: str) -> Finished:
+    """A process of its own that does this and ends."""
+    before, begin = os.times(), time.perf_counter()
+    given = [sys.executable, "-c", PEAK.format(work=work), *arguments]
+    done = subprocess.run(given, stdout=subprocess.PIPE, text=True, check=True)
+    wall, after = time.perf_counter() - begin, os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Finished(wall, cpu, int(done.stdout.split()[-1]) * 1024 / 1e6)
+
+
+def command(*arguments: str) -> Finished:
+    """``bayes-merger`` with these arguments."""
+    return process("from bayes_merger.cli import main; assert main(sys.argv[1:]) == 0", *arguments)
+
+
+def merge_command(*models: str, out: str) -> Finished:
+    """``bayes-merger merge`` of two models into a file or folder, which is removed first where it is there."""
+    if Path(out).is_dir():
+        shutil.rmtree(out)
+    Path(out).unlink(missing_ok=True)
+    return command("merge", *models, "alpha=0.3", "--out", out)
+
+
+# --- on a device --------------------------------------------------------------------------------------------------
+
+
+def side_by_side(model: Checkpoint, device: str, start: str = "") -> dict[str, Tensor]:
+    """Tensors for all that is merged of a model, laid out as a run lays out the parameters that it merges into.
+
+    Args:
+        model: whose tensors they are like.
+        device: where they are.
+        start: of the keys that are wanted.
+    """
     import torch
 
-    weights = weights_of(alpha)
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    KEPT["merging"].apply(weights, KEPT["live"])
-    torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - begin)
+    place = model.architecture.place
+    keys = sorted(key for key in model.shapes if place(key).role == "block" and key.startswith(start))
+    sizes = [math.prod(model.shapes[key]) for key in keys]
+    rooms = [-(-size // 32) * 32 for size in sizes]  # each begins at a cache line, as in imaging/layout.py
+    parts = torch.zeros(sum(rooms), dtype=torch.float16, device=device).split(rooms)
+    return {k: part[:n].view(model.shapes[k]) for k, n, part in zip(keys, sizes, parts, strict=True)}
 
 
-def gpu_floor(folder: str) -> float:
-    """Milliseconds of reading two models of this size on the GPU and writing one."""
+def load_on(device: str, folder: str, start: str = "") -> int:
+    """Open A and B and make the live tensors; the first candidate, which copies the models to the device, is done.
+
+    Returns:
+        Bytes of the live tensors.
+    """
+    from bayes_merger.merging import LiveMerge, open_checkpoint
+
+    models = {name: open_checkpoint(Path(folder) / f"{name}.safetensors") for name in "ab"}
+    KEPT["merging"] = LiveMerge(models, "weighted_sum", memory=2**36)
+    KEPT["live"] = side_by_side(models["a"], device, start)
+    KEPT["blocks"] = models["a"].architecture.blocks
+    candidate_on(device, 0.5)
+    return sum(out.nbytes for out in KEPT["live"].values())
+
+
+def candidate_on(device: str, alpha: float) -> tuple[float, float]:
+    """One candidate, every block of it changed; as ``milliseconds``."""
+    weights = weights_of(alpha, KEPT["blocks"])
+    return milliseconds(device, lambda: KEPT["merging"].apply(weights, KEPT["live"]))
+
+
+def calls_of_candidate(alpha: float) -> dict[str, int]:
+    """What a candidate asks of the device: operation to how often; views, which cost it nothing, are left out."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    counts: Counter[str] = Counter()
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            counts[str(func)] += not func.is_view
+            return func(*args, **(kwargs or {}))
+
+    with Counting():
+        KEPT["merging"].apply(weights_of(alpha, KEPT["blocks"]), KEPT["live"])
+    return dict(+counts)
+
+
+def floor_on(device: str, size: int) -> tuple[float, float]:
+    """Reading two models of so many bytes and writing one; as ``milliseconds``."""
     import torch
 
-    if "gpu buffers" not in KEPT:
-        count = (Path(folder) / "a.safetensors").stat().st_size // 8
-        KEPT["gpu buffers"] = [torch.zeros(count, dtype=torch.int64, device="cuda") for _ in range(3)]
-    a, b, out = KEPT["gpu buffers"]
+    if KEPT.get("floor of") != (device, size):
+        KEPT["buffers"] = [torch.zeros(size // 8, dtype=torch.int64, device=device) for _ in range(3)]
+        KEPT["floor of"] = (device, size)
+    a, b, out = KEPT["buffers"]
+    return milliseconds(device, lambda: torch.bitwise_xor(a, b, out=out))
+
+
+def milliseconds(device: str, work: Callable[[], Any]) -> tuple[float, float]:
+    """From the call to the last number written, by the clock; and by the device's own events, where it has them."""
+    import torch
+
+    if not device.startswith("cuda"):
+        begin = time.perf_counter()
+        work()
+        wall = 1000 * (time.perf_counter() - begin)
+        return wall, wall
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     begin = time.perf_counter()
-    torch.bitwise_xor(a, b, out=out)
+    first.record()
+    work()
+    last.record()
     torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - begin)
+    return 1000 * (time.perf_counter() - begin), first.elapsed_time(last)

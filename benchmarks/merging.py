@@ -5,6 +5,10 @@
     python benchmarks/merging.py FOLDER                  # all of it, about half an hour
     python benchmarks/merging.py FOLDER --only candidate,file
 
+    python benchmarks/make_full_size.py XL --architecture sdxl --models ab
+    python benchmarks/merging.py FOLDER --xl XL          # with SDXL: needs 28 GB of disk, and 21 GB of a GPU's memory
+    python benchmarks/merging.py FOLDER --only gpu --device cpu               # the same code where there is no GPU
+
 One thread each; the engines take turns and the figures are medians of CPU seconds, so that other work on the machine
 matters little. Needs 10 GB of memory. The table is printed and written to ``benchmarks/results/merging.md``.
 """
@@ -18,6 +22,7 @@ import platform
 import random
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -236,31 +241,86 @@ def file(folder: str, rounds: int) -> list[Row]:
     ]
 
 
-def gpu(folder: str, rounds: int) -> list[Row]:
-    """A candidate on a GPU, where there is one."""
+def gpu(folder: str, rounds: int, xl: str = "", device: str = "cuda") -> Iterator[Row]:
+    """A candidate on a GPU, the models there too: of all that is merged, which the goals are for, and the U-Net."""
     import torch
 
-    if not torch.cuda.is_available():
-        return [
-            Row("SD1.5 candidate on a GPU", "not run: no GPU", "<= 2.5 ms"),
-            Row("SDXL candidate on a GPU", "not run: no GPU", "<= 8 ms"),
-        ]
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() and device == "cuda" else f"the {device}"
+    for title, models, most in (("SD1.5", folder, 2.5), ("SDXL", xl, 8.0)):
+        if device == "cuda" and not torch.cuda.is_available():
+            yield Row(f"{title} candidate on a GPU", "not run: no GPU", f"<= {most} ms")
+        elif not models:
+            yield Row(f"{title} candidate on {where}", "not run: --xl names no folder", f"<= {most} ms")
+        else:
+            yield from on_device(f"{title} candidate on {where}", models, rounds, device, most)
+            yield from on_device(f"{title}'s U-Net alone", models, rounds, device, start="model.diffusion_model.")
+
+
+def on_device(title: str, folder: str, rounds: int, device: str, most: float = 0, start: str = "") -> Iterator[Row]:
+    """The floor, the candidate by the clock and by the device's events, and how many calls it is."""
     with started(2) as (limit, live):
-        live(engines.load_live, folder, 2**34, "cuda")
-        floors, ours = [], []
-        for number in range(10 * rounds):
-            floors.append(limit(engines.gpu_floor, folder))
-            ours.append(live(engines.gpu_candidate, 0.01 * number))
-    median = statistics.median(ours)
-    return [
-        Row("floor on the GPU", f"{spread(floors)} ms"),
-        Row(f"SD1.5 candidate on {torch.cuda.get_device_name()}", f"{spread(ours)} ms", "<= 2.5 ms", median <= 2.5),
-        Row("SDXL candidate on a GPU", "not run: needs full-size SDXL files", "<= 8 ms"),
-    ]
+        size = live(engines.load_on, device, folder, start)
+        limit(engines.floor_on, device, size)
+        floors, walls, events = [], [], []
+        for number in range(4 * max(rounds, 5)):
+            floors.append(limit(engines.floor_on, device, size)[1])
+            wall, busy = live(engines.candidate_on, device, 0.1 + 0.001 * number)
+            walls.append(wall)
+            events.append(busy)
+        calls = live(engines.calls_of_candidate, 0.7)
+    goal, met = (f"<= {most} ms", statistics.median(walls) <= most) if most and device == "cuda" else ("", None)
+    yield Row(f"{title}, from the call to the last number ({size / 1e9:.2f} GB)", f"{spread(walls)} ms", goal, met)
+    yield Row("- by the device's events", f"{spread(events)} ms")
+    yield Row("- reading and writing as much there", f"{spread(floors)} ms; {ratio(events, floors):.2f} x")
+    yield Row("- calls", ", ".join(f"{count} x {name}" for name, count in sorted(calls.items())))
 
 
-SECTIONS: dict[str, Callable[[str, int], Iterable[Row]]] = {
-    "candidate": candidate, "blocks": blocks, "methods": methods, "rotate": rotate, "file": file, "gpu": gpu,
+def commands(folder: str, rounds: int, xl: str = "") -> Iterator[Row]:
+    """The program as a user starts it, on SDXL models: wall time, CPU time and memory of the whole process."""
+    if not xl:
+        yield Row("SDXL from the command line", "not run: --xl names no folder")
+        return
+    a, b = f"model_a={xl}/a.safetensors", f"model_b={xl}/b.safetensors"
+    plans = [engines.command("plan", a, b, "alpha=0.3") for _ in range(rounds)]
+    yield Row("SDXL: plan", wall_and_cpu(plans), "<= 1 s of CPU", cpu_of(plans) <= 1)
+    alone = [engines.process("import torch") for _ in range(3)]
+    networks = [engines.process(engines.NETWORKS) for _ in range(3)]
+    yield Row("import torch; with diffusers' networks", f"{wall_and_cpu(alone)}; {wall_and_cpu(networks)}")
+    with tempfile.TemporaryDirectory(dir=xl) as place:
+        parts = f"{place}/ab"
+        for title, before, out, models in (
+            ("a file", alone, f"{place}/ab.safetensors", (a, b)),
+            ("a diffusers folder", networks, parts, (a, b)),
+            ("a file, of that folder and B", alone, f"{place}/again.safetensors", (f"model_a={parts}", b)),
+        ):
+            runs = [engines.merge_command(*models, out=out) for _ in range(rounds)]
+            if out != parts:
+                Path(out).unlink()
+            own = memory_of(runs) - memory_of(before)
+            yield Row(f"SDXL: merge into {title}", wall_and_cpu(runs))
+            what = "torch" if before is alone else "torch and diffusers' networks"
+            yield Row(f"- its memory beyond {what}", f"{own:.0f} MB", "<= 150 MB", own <= 150)
+
+
+def cpu_of(runs: list[engines.Finished]) -> float:
+    """Median of their CPU seconds."""
+    return statistics.median(run.cpu for run in runs)
+
+
+def memory_of(runs: list[engines.Finished]) -> float:
+    """Median of their peaks, megabytes."""
+    return statistics.median(run.megabytes for run in runs)
+
+
+def wall_and_cpu(runs: list[engines.Finished]) -> str:
+    """Medians of all that is known of some runs."""
+    wall = statistics.median(run.wall for run in runs)
+    return f"{wall:.1f} s wall, {cpu_of(runs):.2f} s CPU, peak {memory_of(runs):.0f} MB"
+
+
+SECTIONS: dict[str, Callable[..., Iterable[Row]]] = {
+    "candidate": candidate, "blocks": blocks, "methods": methods, "rotate": rotate, "file": file,
+    "commands": commands, "gpu": gpu,
 }  # fmt: skip
 
 
@@ -271,6 +331,8 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
     parser.add_argument("--no-peers", action="store_true", help="measure ours and the limits only")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--xl", type=Path, help="with a and b.safetensors of make_full_size.py --architecture sdxl")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what stands for the GPU")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     lines = [
@@ -283,8 +345,10 @@ def main() -> None:
         "|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
+    xl = str(given.xl or "")
+    own = {"gpu": {"xl": xl, "device": given.device}, "commands": {"xl": xl}}
     for name in given.only.split(","):
-        for row in SECTIONS[name](str(given.folder), given.rounds):
+        for row in SECTIONS[name](str(given.folder), given.rounds, **own.get(name, {})):
             met = "" if row.met is None else "met" if row.met else "**missed**"
             lines.append(f"| {row.what} | {row.figure} | {row.goal} | {met} |")
             print(lines[-1], flush=True)
