@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-_PIECE = 2**20  # numbers looked at in one go
+_CPU_PIECE = 2**20  # numbers looked at in one go
+_GPU_PIECE = 2**30  # there each look is waited for
 
 
 def describe_fault(tensor: Tensor) -> str:
@@ -17,7 +18,7 @@ def describe_fault(tensor: Tensor) -> str:
     ``isfinite().all()``.
     """
     flat = tensor.reshape(-1)
-    for piece in torch.split(flat, _PIECE):
+    for piece in torch.split(flat, _CPU_PIECE if tensor.device.type == "cpu" else _GPU_PIECE):
         if piece.numel() == 0:
             continue
         known = piece if piece.dtype.itemsize > 1 else piece.float()  # no minimum for fp8

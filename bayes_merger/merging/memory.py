@@ -23,11 +23,15 @@ from bayes_merger.merging.method import MethodSpec, Prepared
 from bayes_merger.merging.routing import Checkpoints, Step
 from bayes_merger.merging.sources import is_constant
 
+_ALIGNMENT = 64  # bytes: that of live tensors, see imaging/layout.py
+
 
 def free_memory(device: torch.device) -> int:
     """Bytes that a device has to spare right now, page cache counted as free."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What tensors that are gone have left torch, it gives to new ones; the driver does not count that as free.
+        left = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + left
     found = [_available(Path("/proc/meminfo"))]
     group = Path("/sys/fs/cgroup")
     with_limit = _number(group / "memory.max")
@@ -61,7 +65,11 @@ def _physical() -> int:
 
 
 class Arena:
-    """Copies of tensors, one behind the other in one allocation per group and dtype."""
+    """Copies of tensors, one behind the other in one allocation per group and dtype.
+
+    Each begins at an aligned address, as live tensors do that were laid side by side: a GPU reads several numbers at a
+    time only where all that it reads and writes is aligned.
+    """
 
     def __init__(self) -> None:
         self._tensors: dict[Hashable, Tensor] = {}
@@ -82,11 +90,17 @@ class Arena:
         for name, tensor in tensors:
             groups[tensor.dtype].append((name, tensor))
         for dtype, group in groups.items():
-            flat = torch.empty(sum(tensor.numel() for _, tensor in group), dtype=dtype, device=device)
-            parts = torch.split(flat, [tensor.numel() for _, tensor in group])
-            for (name, tensor), part in zip(group, parts, strict=True):
-                self._tensors[name] = part.view(tensor.shape).copy_(tensor)
+            rooms = [_room(tensor) for _, tensor in group]
+            flat = torch.empty(sum(rooms), dtype=dtype, device=device)
+            for (name, tensor), part in zip(group, torch.split(flat, rooms), strict=True):
+                self._tensors[name] = part[: tensor.numel()].view(tensor.shape).copy_(tensor)
             self.size += flat.nbytes
+
+
+def _room(tensor: Tensor) -> int:
+    """Numbers that it takes with what aligns the next one."""
+    step = _ALIGNMENT // tensor.element_size()
+    return -(-tensor.numel() // step) * step
 
 
 @dataclass

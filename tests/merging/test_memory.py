@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -81,8 +82,8 @@ def test_what_costs_much_more_takes_the_place_of_what_costs_little() -> None:
     assert kept.size == 44
 
 
-def test_tensors_of_one_dtype_lie_side_by_side() -> None:
-    tensors = {"x": torch.arange(5.0), "y": torch.arange(3).half(), "z": torch.ones(2, 3), "0": torch.tensor(4.0)}
+def test_tensors_of_one_dtype_lie_side_by_side_each_at_an_aligned_address() -> None:
+    tensors = {"x": torch.arange(16.0), "y": torch.arange(3).half(), "z": torch.ones(2, 3), "0": torch.tensor(4.0)}
     arena = Arena()
     arena.fill(tensors.items(), CPU)
     copies = {name: arena.get(name) for name in tensors}
@@ -91,15 +92,24 @@ def test_tensors_of_one_dtype_lie_side_by_side() -> None:
         assert torch.equal(copy, tensors[name])
         assert copy.data_ptr() != tensors[name].data_ptr()
     assert arena.get("w") is None
-    assert arena.size == 4 * (5 + 6 + 1) + 2 * 3
-    x, z = arena.get("x"), arena.get("z")
+    assert arena.size == 64 * 3 + 64
+    x, z, last = arena.get("x"), arena.get("z"), arena.get("0")
     assert x is not None
     assert z is not None
+    assert last is not None
     assert z.data_ptr() == x.data_ptr() + x.nbytes
+    assert last.data_ptr() == z.data_ptr() + 64
 
 
 def test_memory_is_free() -> None:
     assert free_memory(CPU) > 2**20
+
+
+def test_what_torch_keeps_of_a_gpu_for_new_tensors_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 8000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    assert free_memory(torch.device("cuda:0")) == 1200
 
 
 def test_a_tensor_stays_valid_when_the_memory_of_its_file_is_given_back(tmp_path: Path) -> None:
