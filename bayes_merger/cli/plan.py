@@ -19,8 +19,9 @@ from bayes_merger.cli.show import Parser
 from bayes_merger.cli.sources import add_source, beside, named_recipe, recipe_and_models
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.costs import bytes_read, result_size, seconds, working_memory
 from bayes_merger.merging.finish import ADJUST
-from bayes_merger.merging.header import FLOATS, ITEM_SIZES
+from bayes_merger.merging.header import FLOATS
 from bayes_merger.merging.recipe import MergePlan, MergeRecipe, Step, numbers_of
 from bayes_merger.merging.recipe import plan as plan_of
 from bayes_merger.merging.steps import Unfolded, unfold
@@ -36,9 +37,6 @@ Say what a merge would do, without doing it: nothing but the headers of the file
 
 It takes what bayes-merger merge takes (bayes-merger merge --help), but for --out.
 """
-
-
-_DECOMPOSING = ("rotate", "truncate_rank")
 
 
 @dataclass(frozen=True)
@@ -136,48 +134,6 @@ def grouped(planned: MergePlan, recipe: MergeRecipe) -> dict[Fate, list[str]]:
     actions = ("merge", "keep", "copy", "drop")
     order = sorted(groups, key=lambda f: (actions.index(f.action), blocks.index(f.block)))
     return {found: groups[found] for found in order}
-
-
-def working_memory(planned: MergePlan) -> int:
-    """Bytes that writing the merge takes beside the mapped files: its largest tensor and what computing it needs."""
-    piece = 2**18  # numbers that element by element methods work on at once
-
-    def of(step: Step) -> int:
-        count = math.prod(step.shape)
-        wide = min(count, piece) if planned.method.elementwise else count
-        return count * ITEM_SIZES[step.dtype] + 4 * wide * (len(planned.method.models) + 1)
-
-    return max((of(step) for step in planned.written), default=0)
-
-
-def result_size(planned: MergePlan) -> int:
-    """Bytes of the tensors of the result."""
-    return sum(math.prod(step.shape) * ITEM_SIZES[step.dtype] for step in planned.written)
-
-
-def bytes_read(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> int:
-    """Bytes of the models that are looked at."""
-
-    def size(checkpoint: Checkpoint, key: str) -> int:
-        return math.prod(checkpoint.shapes[key]) * ITEM_SIZES[checkpoint.stored[key]]
-
-    keys = {step.key for step in planned.written if step.action == "merge"}
-    merged = sum(size(model, key) for model in checkpoints.values() for key in keys & model.shapes.keys())
-    return merged + sum(
-        max((size(model, step.key) for model in checkpoints.values() if step.key in model.shapes), default=0)
-        for step in planned.written
-        if step.action != "merge"
-    )
-
-
-def seconds(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> float:
-    """How long writing the merge takes on one CPU core with a fast disk, to within a small factor."""
-    moved = (bytes_read(planned, checkpoints) + result_size(planned)) / 1e9
-    spec = planned.method
-    if spec.name in _DECOMPOSING:  # 20 operations per number and shorter side, ten billion of them a second
-        sides = [(math.prod(s.shape), min(s.shape[0], math.prod(s.shape[1:]))) for s in planned.steps if s.shape[1:]]
-        return moved + sum(20 * count * side for count, side in sides) / 1e10
-    return moved * (1.0 if spec.elementwise and spec.prepare is None else 6.0)
 
 
 def finish_of(recipe: MergeRecipe) -> list[str]:
