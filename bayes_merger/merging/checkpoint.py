@@ -229,13 +229,17 @@ def _check_exists(path: Path) -> None:
         if (path / "config.json").exists():
             raise CheckpointError(f"{path}: a part of a diffusers folder; give the folder that it lies in, "
                                   "or as vae= the file in it")  # fmt: skip
+        if (path / "snapshots").is_dir():
+            names = sorted(f"snapshots/{folder.name}" for folder in (path / "snapshots").iterdir())
+            raise CheckpointError(f"{path}: a download cache; give the diffusers folder in it{_listed(names)}")
         raise CheckpointError(f"{path}: a folder, not a file; give a checkpoint in it{_listed(inside)}")
     if path.exists():
         if not path.is_file():
             raise CheckpointError(f"{path}: not a regular file; give a .safetensors file")
         return
     if not path.parent.is_dir():
-        raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path")
+        hub = "" if path.suffix or len(path.parts) != 2 else "; models are not downloaded, give a file or folder here"
+        raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path{hub}")
     inside = sorted(p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES)
     close = difflib.get_close_matches(path.name, inside, n=3, cutoff=0.5)
     raise CheckpointError(f"{path}: there is no such file{_listed(close or inside)}")

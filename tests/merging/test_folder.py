@@ -185,6 +185,9 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     refused(folder, "a web page")
     (folder / QUERY).rename(folder / "unet" / "weights.safetensors")
     refused(folder, "none of its weight files has a name that diffusers gives")
+    (tmp_path / "models--org--name" / "snapshots" / "0123abc").mkdir(parents=True)
+    refused(tmp_path / "models--org--name", "a download cache", "there is snapshots/0123abc")
+    refused(Path("stabilityai/stable-diffusion-xl-base"), "models are not downloaded")
     (tmp_path / "empty" / "unet").mkdir(parents=True)
     refused(tmp_path / "empty", "without weights")
 
