@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from bayes_merger.naming import OPEN_CLIP, RESNET, UNET, UNET_EDGES
+from bayes_merger.naming import OPEN_CLIP, RESNET, UNET, UNET_EDGES, canonical_keys, layers_in
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,6 +23,9 @@ _TEXT_ENCODERS = (  # start of the keys, short name in LoRA files
     ("cond_stage_model.model.", "te"),
     ("conditioner.embedders.0.transformer.text_model.", "te1"),
     ("conditioner.embedders.1.model.", "te2"),
+    ("text_encoders.clip_l.transformer.text_model.", "te1"),
+    ("text_encoders.clip_g.transformer.text_model.", "te2"),
+    ("text_encoders.t5xxl.transformer.", "te3"),
 )
 _RESNET = {file: diffusers for diffusers, file in RESNET.items()}
 _EDGES = {file: diffusers for diffusers, file in UNET_EDGES.items()}
@@ -33,8 +36,8 @@ _PREFIXES = (
     (re.compile(r"(?:lora|lycoris)_unet_"), "unet_"),
     (re.compile(r"(?:lora|lycoris)_(te[123]?)_"), r"\1_"),
     (re.compile(r"(?:model\.)?diffusion_model\."), "unet_"),
-    (re.compile(r"unet\."), "unet_"),
-    (re.compile(r"text_encoder_2\."), "te2_"),
+    (re.compile(r"unet\.|transformer\.|(?:lora|lycoris)_transformer_"), "unet_"),
+    (re.compile(r"text_encoder_([23])\."), r"te\1_"),
     (re.compile(r"text_encoder\."), "te_"),
     (re.compile(r"lycoris_"), "unet_"),
 )
@@ -72,7 +75,7 @@ def layer_id(name: str) -> str:
 def layers_by_id(shapes: Shapes) -> dict[str, Layer]:
     """Every id that a LoRA may use -> the layer of the checkpoint with these tensors."""
     table: dict[str, Layer] = {}
-    for layer, ids in _layers(shapes):
+    for layer, ids in (*_layers(shapes), *_stacked_layers(shapes)):
         for found in ids:
             table.setdefault(found, layer)
     return table
@@ -85,9 +88,10 @@ def layers_of(shapes: Shapes) -> list[Layer]:
 
 def _layers(shapes: Shapes) -> Iterator[tuple[Layer, tuple[str, ...]]]:
     xl = any(key.startswith(("conditioner.", UNET + "label_emb.")) for key in shapes)
+    canonical = canonical_keys(shapes.keys())
     for key, shape in shapes.items():
-        if key.startswith(UNET) and key.endswith(".weight"):
-            own = key.removeprefix(UNET).removesuffix(".weight")
+        if canonical[key].startswith(UNET) and key.endswith(".weight"):
+            own = canonical[key].removeprefix(UNET).removesuffix(".weight")
             known = diffusers_name(own, shapes)
             names = [own] if known is None else [own, known]
             ids = tuple("unet_" + name.replace(".", "_") for name in names)
@@ -97,6 +101,21 @@ def _layers(shapes: Shapes) -> Iterator[tuple[Layer, tuple[str, ...]]]:
             if key.startswith(start):
                 for name, rows in _text_layers(key.removeprefix(start), shape):
                     yield _text_layer(key, shape, part, name, rows)
+
+
+def _stacked_layers(shapes: Shapes) -> Iterator[tuple[Layer, tuple[str, ...]]]:
+    """The layers of a transformer by diffusers' names, of which several lie in one tensor of the file."""
+    for key, name in canonical_keys(shapes.keys()).items():
+        if not (name.startswith(UNET) and name.endswith(".weight")):
+            continue
+        shape, parts = shapes[key], layers_in(name.removeprefix(UNET).removesuffix(".weight"))
+        # all but the last of a stack, which may be Flux's wide one, are as wide as what goes in
+        ends = [min(number * shape[-1], shape[0]) for number in range(len(parts))] + [shape[0]]
+        for part, begin, end in zip(parts, ends, ends[1:], strict=False):
+            rows = (begin, end) if len(parts) > 1 else None
+            flat = f"unet_{part.replace('.', '_')}"
+            own = (end - begin, *shape[1:])
+            yield Layer(f"lora_{flat}", key, key.removesuffix("weight") + "bias", rows, own), (flat,)
 
 
 def _text_layer(

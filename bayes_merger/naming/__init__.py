@@ -4,6 +4,7 @@ from bayes_merger.naming.counterpart import UNET, VAE, Counterpart
 from bayes_merger.naming.naming import Naming, Shapes
 from bayes_merger.naming.prefixes import canonical_keys
 from bayes_merger.naming.texts import OPEN_CLIP, with_text_model
+from bayes_merger.naming.transformers import layers_in
 from bayes_merger.naming.unets import RESNET, UNET_EDGES
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "Naming",
     "Shapes",
     "canonical_keys",
+    "layers_in",
     "with_text_model",
 ]

@@ -78,6 +78,14 @@ _FLUX_SINGLE = {
 _FLUX_SINGLE_STACKED = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")}
 
 
+_EDGE_LAYERS = {file: diffusers for edges in (_SD3_EDGES, _FLUX_EDGES) for diffusers, file in edges.items()}
+_BLOCKS: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
+    "joint_blocks": ("transformer_blocks", _SD3_BLOCK, _SD3_STACKED),
+    "double_blocks": ("transformer_blocks", _FLUX_DOUBLE, _FLUX_DOUBLE_STACKED),
+    "single_blocks": ("single_transformer_blocks", _FLUX_SINGLE, _FLUX_SINGLE_STACKED),
+}
+
+
 @dataclass(frozen=True)
 class Sd3Names:
     """The transformer of Stable Diffusion 3.
@@ -126,6 +134,26 @@ def flux_name(name: str) -> Counterpart | None:
             start = f"{UNET}single_blocks.{i}."
             return _of_block(f"single_transformer_blocks.{i}.", start, rest, _FLUX_SINGLE, _FLUX_SINGLE_STACKED)
     return None
+
+
+def layers_in(name: str) -> tuple[str, ...]:
+    """Diffusers' names of the layers that lie in a layer of a single file, in order.
+
+    Args:
+        name: of the file's layer, without its prefix and ``.weight``; of another network's there are none.
+
+    Returns:
+        One for most, several where they are stacked; none where halves are swapped, or may be.
+    """
+    if name in _EDGE_LAYERS:
+        return (_EDGE_LAYERS[name],)
+    kind, _, rest = name.partition(".")
+    number, _, layer = rest.partition(".")
+    if kind not in _BLOCKS:
+        return ()
+    own, names, stacked = _BLOCKS[kind]
+    found = stacked.get(layer) or tuple(theirs for theirs, file in names.items() if file == layer)
+    return tuple(f"{own}.{number}.{part}" for part in found if part != "norm1_context.linear" or kind != "joint_blocks")
 
 
 def _of_block(

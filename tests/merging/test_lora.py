@@ -14,7 +14,8 @@ from bayes_merger.errors import CheckpointError
 from bayes_merger.merging import MergeRecipe, ModelRef, merge, open_checkpoint, plan, weights_from_string
 from bayes_merger.merging.architectures import SD1
 from bayes_merger.merging.lora import LoraModel
-from bayes_merger.merging.lora_names import layers_by_id, layers_of
+from bayes_merger.merging.lora_names import layer_id, layers_by_id, layers_of
+from tests.folders import make_modules, single_file
 from tests.merging.models import TEXT, UNET, write_model
 from tests.merging.test_blocks import fact_shapes, needs_facts
 
@@ -288,6 +289,65 @@ def test_a_lora_is_no_model_a(tmp_path: Path) -> None:
     lora = opened(tmp_path, {f"{K}.diff": torch.ones(2, 2)})
     with pytest.raises(CheckpointError, match="this is a LoRA; give the checkpoint that it is for as model A"):
         LoraModel(open_checkpoint(lora.path), open_checkpoint(lora.path))
+
+
+@pytest.mark.parametrize("family", ["sd3", "sd35", "flux"])
+def test_diffusers_fuses_the_same_numbers_into_a_transformer(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    modules = make_modules(family, seed=1)
+    states = {part: dict(module.state_dict()) for part, module in modules.items()}
+    start = "model.diffusion_model."
+    whole = {key: t.detach().contiguous().clone() for key, t in single_file(states).items()}
+    save_file(whole, tmp_path / "base.safetensors")
+    bare = {key.removeprefix(start): tensor for key, tensor in whole.items() if key.startswith(start)}
+    save_file(bare, tmp_path / "bare.safetensors")
+    generator = torch.Generator().manual_seed(5)
+    network, tensors = modules["transformer"], {}
+    layers = [name for name, m in network.named_modules() if isinstance(m, torch.nn.Linear) and _stays(name)]
+    for name in layers:
+        out, into = network.get_submodule(name).weight.shape
+        tensors[f"transformer.{name}.lora_B.weight"] = torch.randn(out, 3, generator=generator)
+        tensors[f"transformer.{name}.lora_A.weight"] = 0.1 * torch.randn(3, into, generator=generator)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    lora = LoraModel(open_checkpoint(tmp_path / "base.safetensors"), open_checkpoint(tmp_path / "lora.safetensors"))
+    assert lora.unmatched == ()
+    assert len(lora.patches) == len(layers)
+    network.load_lora_adapter(dict(tensors), prefix="transformer")
+    network.fuse_lora(lora_scale=1.0)
+    network.unload_lora()
+    fused = single_file({part: dict(module.state_dict()) for part, module in modules.items()})
+    for key, tensor in fused.items():
+        torch.testing.assert_close(lora.tensor(key), tensor, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+    alone = LoraModel(open_checkpoint(tmp_path / "bare.safetensors"), open_checkpoint(tmp_path / "lora.safetensors"))
+    assert {f"{start}{key}" for key in alone.changed} == lora.changed
+
+
+def _stays(name: str) -> bool:
+    """Whether a layer has its rows where the file has them."""
+    return not name.startswith("norm_out") and not name.endswith("norm1_context.linear")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "rows"),
+    [
+        ("lora_unet_double_blocks_3_img_attn_qkv", "double_blocks.3.img_attn.qkv.weight", None),
+        ("transformer.transformer_blocks.3.attn.to_k", "double_blocks.3.img_attn.qkv.weight", (8, 16)),
+        ("lora_transformer_transformer_blocks_3_attn_add_v_proj", "double_blocks.3.txt_attn.qkv.weight", (16, 24)),
+        ("transformer.single_transformer_blocks.7.proj_mlp", "single_blocks.7.linear1.weight", (24, 56)),
+        ("transformer.single_transformer_blocks.7.proj_out", "single_blocks.7.linear2.weight", None),
+        ("transformer.x_embedder", "img_in.weight", None),
+    ],
+)
+def test_layers_of_flux_by_hand(name: str, key: str, rows: tuple[int, int] | None) -> None:
+    states = {part: dict(module.state_dict()) for part, module in make_modules("flux").items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in single_file(states).items()}
+    layer = layers_by_id(shapes)[layer_id(name)]
+    assert (layer.weight, layer.rows) == (f"model.diffusion_model.{key}", rows)
+    assert len({found.weight for found in layers_of(shapes)}) == len(layers_of(shapes))
+    clip = layers_by_id(shapes)[layer_id("lora_te1_text_model_encoder_layers_0_mlp_fc1")]
+    assert clip.weight == "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    t5 = layers_by_id(shapes)[layer_id("lora_te3_encoder_block_0_layer_0_SelfAttention_q")]
+    assert t5.weight == "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight"
 
 
 def test_diffusers_fuses_the_same_numbers(tmp_path: Path, tiny_a: Path, tiny_sd1_config: Path) -> None:
