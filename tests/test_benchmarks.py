@@ -76,3 +76,22 @@ def test_sdxls_unet_is_merged_in_a_few_calls_on_the_device(engines: ModuleType, 
     assert set(calls) == {"aten.lerp.Scalar_out"}
     assert calls["aten.lerp.Scalar_out"] < len(live)
     assert engines.floor_on("cpu", size)[0] > 0
+
+
+def test_a_candidate_asks_nothing_of_a_device_that_it_would_have_to_wait_for(
+    engines: ModuleType, tmp_path: Path
+) -> None:
+    opened(tmp_path)
+    engines.load_on("meta", str(tmp_path))  # where there are no numbers, reading one is an error
+    assert set(engines.calls_of_candidate(0.3)) == {"aten.lerp.Scalar_out"}
+
+
+@pytest.mark.gpu
+def test_a_candidate_on_a_gpu_reads_nothing_but_what_lies_there(engines: ModuleType, tmp_path: Path) -> None:
+    models = opened(tmp_path)
+    size = engines.load_on("cuda", str(tmp_path))
+    assert set(engines.calls_of_candidate(0.3)) == {"aten.lerp.Scalar_out"}
+    assert min(*engines.candidate_on("cuda", 0.25), *engines.floor_on("cuda", size)) > 0
+    expected = dict(merge(recipe_of(models, even("0.25")), models))
+    for key, out in engines.KEPT["live"].items():
+        torch.testing.assert_close(out.cpu(), expected[key], rtol=2e-3, atol=1e-6)
