@@ -13,6 +13,7 @@ from bayes_merger.merging.routing import MergePlan
 
 _PIECE = 2**19  # numbers that are worked on at a time where a method allows it
 _MOVING = 0.35  # seconds per gigabyte that is read or written, on one core, the files in the system's cache
+_DECOMPOSITION = 1.5e-10  # seconds per number and shorter side of its matrix
 
 
 class Cost(NamedTuple):
@@ -64,8 +65,8 @@ _COSTS: Mapping[str, Cost] = {
     "della": Cost(85, 14),
     "distribution_crossover": Cost(145, 26),
     "top_k_tensor_sum": Cost(185, 9),
-    "rotate": Cost(20, 8),
-    "truncate_rank": Cost(20, 8),
+    "rotate": Cost(20, 12),
+    "truncate_rank": Cost(20, 7),
 }
 _DECOMPOSING = ("rotate", "truncate_rank")  # whose time grows with the shorter side of a tensor, too
 
@@ -115,6 +116,6 @@ def seconds(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> float:
     moved = (bytes_read(planned, checkpoints) + result_size(planned)) / 1e9
     shapes = [step.shape for step in planned.steps if step.action == "merge"]
     time = _MOVING * moved + cost.time * 1e-9 * sum(map(math.prod, shapes))
-    if name in _DECOMPOSING:  # 20 operations per number and shorter side, ten billion of them a second
-        time += sum(20 * math.prod(s) * min(s[0], math.prod(s[1:])) for s in shapes if s[1:]) / 1e10
+    if name in _DECOMPOSING:  # some 20 operations per number and shorter side
+        time += _DECOMPOSITION * sum(math.prod(s) * min(s[0], math.prod(s[1:])) for s in shapes if s[1:])
     return time
