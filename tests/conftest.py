@@ -10,7 +10,7 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test may reach for a network
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before anything imports torch: as the program does
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before anything imports torch: as the program does
 
 from tests.checkpoints import make_tiny_sd1, tiny_config
 from tests.postgres import server

@@ -100,9 +100,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the process's exit code."""
-    # Read when torch is loaded. Its threads else wait for each other by counting, for milliseconds at a time: where
-    # another program needs a core, a picture that takes seconds takes most of a minute.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Read when torch is loaded. Its threads wait for each other by counting, by default for so long that where
+        # another program needs a core, a picture that takes seconds takes more than a minute. A thirtieth of that
+        # costs a quiet machine nothing that we could measure.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
