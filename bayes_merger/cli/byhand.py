@@ -18,8 +18,8 @@ from bayes_merger.merging.elements import named_ratios, parse_rules
 from bayes_merger.merging.finish import ADJUST, read_adjust
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
 from bayes_merger.merging.presets import is_preset, preset
-from bayes_merger.merging.recipe import MergeRecipe, ModelRef
-from bayes_merger.run.models import open_each, open_model
+from bayes_merger.merging.recipe import MergeRecipe
+from bayes_merger.run.models import open_each, open_model, references
 from bayes_merger.search.names import names_of
 
 _WORD = re.compile(r"[A-Za-z]\w{3,}")  # longer than nan and inf
@@ -27,15 +27,12 @@ _WORD = re.compile(r"[A-Za-z]\w{3,}")  # longer than nan and inf
 _BY_HAND = ("method", "vae", "elements", "compat", "blocks", "channels", "clip", "adjust", "ema")
 
 
-def recipe_by_hand(
-    given: Mapping[str, str], dtype: str | None, hashed: bool
-) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
+def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
     """The merge that settings describe, and its opened models.
 
     Args:
         given: setting to text.
         dtype: of the result.
-        hashed: whether the recipe holds the hashes of its files (a second per gigabyte).
 
     Raises:
         ConfigError: settings that make no sense.
@@ -63,10 +60,7 @@ def recipe_by_hand(
     ratios = named_ratios(parse_rules(elements, architecture, tuple(spec.weights)))
     recipe = MergeRecipe(
         method=method,
-        models={
-            name: ModelRef(str(model.path.resolve()), model.sha256() if hashed else "")
-            for name, model in checkpoints.items()
-        },
+        models=references(checkpoints, hashed=False),
         weights=_weights(numbers, bound, architecture, ratios, known) | adjustments(given.get("adjust")),
         architecture=architecture.name,
         dtype=dtype or "auto",

@@ -79,7 +79,7 @@ def plan(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     parser.add_argument("--diff", metavar="NAME | recipe.json", help="only what differs from this other merge")
     options = parser.parse_args(arguments)
-    recipe, checkpoints = recipe_and_models(options, hashed=False)
+    recipe, checkpoints = recipe_and_models(options, verify=False)
     planned = plan_of(recipe, checkpoints)
     unfolded = unfold(recipe, checkpoints)
     unfolded.set(recipe)

@@ -16,6 +16,7 @@ from bayes_merger.cli.terminal import candidates_table, closing_table, front_tab
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.merging.checkpoint import hash_all
 from bayes_merger.report import summary, write_best
 from bayes_merger.run.folder import RunFolder, check_name, find_study, slug
 from bayes_merger.run.parts import Parts, check_parts, fingerprint
@@ -273,6 +274,7 @@ def check_models(parts: Parts) -> None:
         ConfigError: they are all the same.
         CheckpointError: one holds NaN or infinity.
     """
+    hash_all(parts.checkpoints.values())
     if len({checkpoint.sha256() for checkpoint in parts.checkpoints.values()}) == 1:
         names = " and ".join(f"model_{name}" for name in parts.checkpoints)
         raise ConfigError(f"{names}: are the same model, so every merge of them is; give two different files")

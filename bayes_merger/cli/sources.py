@@ -17,7 +17,7 @@ from bayes_merger.cli.show import load
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
 from bayes_merger.merging.architectures import divided
 from bayes_merger.merging.blocks import Architecture, weights_from_string
-from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.merging.checkpoint import Checkpoint, hash_all, open_checkpoint
 from bayes_merger.merging.companions import VAE_FILE
 from bayes_merger.merging.folder import INDEX
 from bayes_merger.merging.recipe import MergeRecipe
@@ -42,15 +42,12 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
 
 
-def recipe_and_models(
-    options: argparse.Namespace, *, hashed: bool = True, verify: bool = True
-) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
+def recipe_and_models(options: argparse.Namespace, *, verify: bool = True) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
     """The merge that the arguments of ``add_source`` mean, and its opened models.
 
     Args:
         options: the parsed arguments.
-        hashed: whether a recipe made here holds the hashes of its files (a second per gigabyte).
-        verify: whether a file must be the one that a recipe was made with.
+        verify: whether a file must be the one that a recipe was made with (a second per gigabyte).
 
     Raises:
         ConfigError: arguments that make no sense.
@@ -67,9 +64,9 @@ def recipe_and_models(
     if not names:
         if options.trial is not None:
             raise ConfigError("--trial: needs the study it belongs to, like  bayes-merger merge NAME --trial 17")
-        return recipe_by_hand(given, dtype, hashed)
+        return recipe_by_hand(given, dtype)
     if names[0].endswith(_YAML):
-        return _recipe_in_steps(Path(names[0]).expanduser(), given, dtype, hashed)
+        return _recipe_in_steps(Path(names[0]).expanduser(), given, dtype)
     recipe = named_recipe(names[0], Path(options.runs), options.trial)
     known = [f"model_{name}" for name in recipe.models]
     for key in given:
@@ -77,7 +74,7 @@ def recipe_and_models(
             raise ConfigError(f"{key}: a recipe's own settings stay; only {', '.join(known)} (moved files) can change")
     if dtype:
         recipe = replace(recipe, dtype=dtype)
-    return recipe, _open_recipe_models(recipe, given, Path(names[0]), verify and hashed)
+    return recipe, _open_recipe_models(recipe, given, Path(names[0]), verify)
 
 
 def named_recipe(name: str, runs: Path, trial: int | None = None) -> MergeRecipe:
@@ -151,6 +148,8 @@ def _open_recipe_models(
         moved = next((name for name in paths if str(error).startswith((f"model_{name}:", f"{name}:"))), "a")
         hint = f"; if it has moved, give it with  model_{moved}=FILE" if f"model_{moved}" not in given else ""
         raise CheckpointError(f"{error}{hint}") from error
+    if verify:
+        hash_all(checkpoints[name] for name, model in recipe.models.items() if model.sha256)
     for name, model in recipe.models.items():
         checkpoint = checkpoints[name]
         if verify and model.sha256 and checkpoint.sha256() != model.sha256:
@@ -196,7 +195,7 @@ def recipe_data(path: Path) -> Any:
 
 
 def _recipe_in_steps(
-    path: Path, given: Mapping[str, str], dtype: str | None, hashed: bool
+    path: Path, given: Mapping[str, str], dtype: str | None
 ) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
     file = read_steps(recipe_data(path))
     models = {name: given.get(f"model_{name}", model) for name, model in file.models.items()}
@@ -204,7 +203,7 @@ def _recipe_in_steps(
     vae = take_vae(given["vae"], checkpoints) if "vae" in given else ""
     if vae not in ("", VAE_FILE):
         raise ConfigError(f"vae: '{vae}': a recipe in steps says whose VAE it takes; only a file may be given here")
-    recipe = steps_recipe(file, checkpoints, dtype="auto", hashed=hashed)
+    recipe = steps_recipe(file, checkpoints, dtype="auto", hashed=False)
     if dtype:
         recipe = replace(recipe, dtype=dtype)
     recipe = replace(recipe, clip=given.get("clip", recipe.clip), ema=given.get("ema", "drop"), vae=vae or recipe.vae)

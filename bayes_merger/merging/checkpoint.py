@@ -15,6 +15,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -223,9 +224,15 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check the disk it is on") from error
 
 
+def hash_all(checkpoints: Iterable[Checkpoint]) -> None:
+    """Compute the SHA-256 of several models at once, a core each; their ``sha256`` then knows it."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(lambda checkpoint: checkpoint.sha256(), checkpoints))
+
+
 def _check_exists(path: Path) -> None:
     if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        inside = _models_in(path)
         if (path / "config.json").exists():
             raise CheckpointError(f"{path}: a part of a diffusers folder; give the folder that it lies in, "
                                   "or as vae= the file in it")  # fmt: skip
@@ -240,9 +247,13 @@ def _check_exists(path: Path) -> None:
     if not path.parent.is_dir():
         hub = "" if path.suffix or len(path.parts) != 2 else "; models are not downloaded, give a file or folder here"
         raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path{hub}")
-    inside = sorted(p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES)
+    inside = _models_in(path.parent)
     close = difflib.get_close_matches(path.name, inside, n=3, cutoff=0.5)
     raise CheckpointError(f"{path}: there is no such file{_listed(close or inside)}")
+
+
+def _models_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES or (p / "model_index.json").is_file())
 
 
 def _listed(names: list[str]) -> str:

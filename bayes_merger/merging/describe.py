@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bayes_merger.merging.checkpoint import Checkpoint
+from bayes_merger.merging.checkpoint import Checkpoint, hash_all
 from bayes_merger.merging.recipe import MergePlan, MergeRecipe
 from bayes_merger.merging.routing import Checkpoints
 
@@ -17,6 +17,7 @@ def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
 
     File names and hashes are told, folders are not: merged files are given away.
     """
+    hash_all(checkpoints.values())
     names = {name: checkpoint.path.name for name, checkpoint in checkpoints.items()}
     own = recipe.to_json() | {
         "models": {name: {"path": names[name], "sha256": c.sha256()} for name, c in checkpoints.items()},

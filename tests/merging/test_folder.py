@@ -176,6 +176,7 @@ def refused(folder: Path, *words: str) -> None:
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", "sd1")
     refused(folder / "unet", "a part of a diffusers folder")
+    refused(tmp_path / "g", "there is no such file; there is f")
     with open_checkpoint(folder / QUERY) as part, pytest.raises(CheckpointError, match="the diffusers folder that it"):
         part.architecture  # noqa: B018
     whole = (folder / QUERY).read_bytes()
