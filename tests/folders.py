@@ -129,6 +129,24 @@ def single_file(states: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.T
     return found
 
 
+def write_file(
+    path: Path,
+    family: str,
+    seed: int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+    extra: dict[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """The same model as ``write_folder`` writes, in one file; ``extra`` are tensors that folders have no place for."""
+    from safetensors.torch import save_file
+
+    states = {part: dict(module.state_dict()) for part, module in make_modules(family, seed).items()}
+    tensors = {key: t.detach().to(dtype).contiguous().clone() for key, t in single_file(states).items()}
+    tensors |= {key: torch.ones(shape, dtype=dtype) for key, shape in (extra or {}).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    return path
+
+
 def write_folder(
     folder: Path, family: str, seed: int = 0, *, dtype: torch.dtype = torch.float32, **saving: Any
 ) -> Path:

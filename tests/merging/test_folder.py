@@ -14,17 +14,9 @@ from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.checkpoint import open_checkpoint
 from bayes_merger.merging.engine import save_merge
 from bayes_merger.merging.recipe import MergeRecipe, plan
-from tests.folders import FAMILIES, make_modules, single_file, write_folder
+from tests.folders import FAMILIES, write_file, write_folder
 
 QUERY = "unet/diffusion_pytorch_model.safetensors"
-
-
-def write_file(path: Path, family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """The same model as ``write_folder`` writes, in one file."""
-    states = {part: dict(module.state_dict()) for part, module in make_modules(family, seed).items()}
-    tensors = {key: t.detach().to(dtype).contiguous().clone() for key, t in single_file(states).items()}
-    save_file(tensors, path, metadata={"format": "pt"})
-    return path
 
 
 def assert_same(folder: Path, file: Path) -> None:
@@ -98,7 +90,7 @@ def test_the_first_folders_called_the_vaes_attention_otherwise(tmp_path: Path) -
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3", "flux"])
 def test_folders_and_files_merge_to_the_same_bytes(family: str, tmp_path: Path) -> None:
     folders = [write_folder(tmp_path / f"f{seed}", family, seed, dtype=torch.float16) for seed in (1, 2)]
-    files = [write_file(tmp_path / f"f{seed}.safetensors", family, seed, torch.float16) for seed in (1, 2)]
+    files = [write_file(tmp_path / f"f{seed}.safetensors", family, seed, dtype=torch.float16) for seed in (1, 2)]
     results = []
     for number, (a, b) in enumerate([(files[0], files[1]), (folders[0], files[1]), (folders[0], folders[1])]):
         with open_checkpoint(a) as model_a, open_checkpoint(b) as model_b:

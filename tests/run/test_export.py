@@ -15,7 +15,8 @@ from bayes_merger.cli import main
 from bayes_merger.errors import CheckpointError
 from bayes_merger.imaging.tokenizer import build_tokenizer, write_tokenizer
 from tests.cli.test_merge import refused
-from tests.folders import FAMILIES, make_modules, single_file, write_folder
+from tests.folders import FAMILIES, single_file, write_folder
+from tests.folders import write_file as write_any
 
 # What a family's single files hold that folders have no place for.
 EXTRA = {
@@ -26,11 +27,7 @@ EXTRA = {
 
 
 def write_file(path: Path, family: str, seed: int, extra: dict[str, tuple[int, ...]] | None = None) -> Path:
-    states = {part: dict(module.state_dict()) for part, module in make_modules(family, seed).items()}
-    tensors = {key: t.detach().half().contiguous().clone() for key, t in single_file(states).items()}
-    tensors |= {key: torch.ones(shape, dtype=torch.float16) for key, shape in (extra or {}).items()}
-    save_file(tensors, path)
-    return path
+    return write_any(path, family, seed, dtype=torch.float16, extra=extra)
 
 
 def write_tree(folder: Path, family: str) -> Path:
