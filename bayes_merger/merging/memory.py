@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -119,10 +120,12 @@ class KeptWork:
 
     Args:
         budget: bytes that it may take.
+        wait: returns when the device is done; without, work on a GPU would seem to take no time.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, wait: Callable[[], None] = lambda: None) -> None:
         self.budget = budget
+        self._wait = wait
         self.size = 0
         self._works: dict[str, _Work] = {}
 
@@ -139,12 +142,17 @@ class KeptWork:
             return last.prepared
         if last is not None:
             self._drop(key)
+        keepable = last is None or last.sign == sign
+        if keepable:
+            self._wait()
         begin = time.perf_counter()
         prepared = make()
+        if keepable:
+            self._wait()
         seconds = time.perf_counter() - begin
         size = sum(part.untyped_storage().nbytes() for part in prepared if isinstance(part, Tensor))
         work = self._works[key] = _Work(sign, None, size, seconds / max(size, 1))
-        if (last is None or last.sign == sign) and self._make_room(work):
+        if keepable and self._make_room(work):
             work.prepared = prepared
             self.size += size
         return prepared
@@ -176,7 +184,7 @@ class KeptWork:
 
 
 class Keeper:
-    """What is kept on one device for one method: the models' tensors if all of them find room, and work.
+    """What is kept on one device for one method: the models' tensors, of as many blocks as find room, and work.
 
     A method of two stages leaves half of the budget to its work, which saves more.
 
@@ -199,16 +207,21 @@ class Keeper:
             self._groups[step.place].append(step.key)
         self.arena = Arena()
         self._found: dict[str, list[Tensor]] = {}
-        size = sum(_size(model, step.key) for model in self._constants() for step in steps)
-        self._resident = size <= (budget if spec.prepare is None else budget // 2)
-        self.work = KeptWork(max(budget - (size if self._resident else 0), 0))
-
-    def _constants(self) -> Iterable[Checkpoint]:
-        return (model for model, constant in zip(self._models, self._constant, strict=True) if constant)
+        room = budget if spec.prepare is None else budget // 2
+        constant = [model for model, same in zip(self._models, self._constant, strict=True) if same]
+        self._resident: set[Place] = set()
+        for place, keys in self._groups.items():
+            size = sum(_size(model, key) for model in constant for key in keys)
+            if size <= room:
+                room -= size
+                budget -= size
+                self._resident.add(place)
+        on_gpu = device.type == "cuda"
+        self.work = KeptWork(budget, partial(torch.cuda.synchronize, device)) if on_gpu else KeptWork(budget)
 
     def keeps(self, step: Step) -> bool:
         """Whether all models' tensors of this key stay where they are in memory."""
-        return self._resident and all(self._constant) and step.key in self._groups[step.place]
+        return step.place in self._resident and all(self._constant) and step.key in self._groups[step.place]
 
     def sources(self, step: Step) -> list[Tensor]:
         """The models' tensors of one key, on the device."""
@@ -222,7 +235,7 @@ class Keeper:
 
     def _source(self, number: int, step: Step) -> Tensor:
         model, name = self._models[number], (number, step.key)
-        if self._resident and self._constant[number]:
+        if step.place in self._resident and self._constant[number]:
             group = self._groups[step.place]
             if self.arena.get(name) is None and step.key in group:
                 self.arena.fill((((number, key), model.tensor(key)) for key in group), self._device)

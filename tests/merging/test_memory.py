@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from bayes_merger.merging import open_checkpoint
-from bayes_merger.merging.memory import Arena, KeptWork, free_memory
+from bayes_merger.merging.memory import Arena, Keeper, KeptWork, free_memory
+from bayes_merger.merging.method import method_spec
+from bayes_merger.merging.routing import plan_structure
 from tests.merging.models import TEXT, tensors_of, write_model
 
 CPU = torch.device("cpu")
@@ -105,11 +108,33 @@ def test_memory_is_free() -> None:
     assert free_memory(CPU) > 2**20
 
 
-def test_what_torch_keeps_of_a_gpu_for_new_tensors_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 8000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
-    assert free_memory(torch.device("cuda:0")) == 1200
+@pytest.mark.gpu
+def test_what_torch_keeps_of_a_gpu_for_new_tensors_is_free() -> None:
+    device = torch.device("cuda:0")
+    before = free_memory(device)
+    held = torch.empty(2**26, dtype=torch.uint8, device=device)
+    assert free_memory(device) <= before - 2**26
+    del held
+    assert free_memory(device) == before
+
+
+def test_as_many_blocks_stay_in_memory_as_find_room(tmp_path: Path) -> None:
+    files = [open_checkpoint(write_model(tmp_path / f"{name}.safetensors", n)) for n, name in enumerate("ab")]
+    models = dict(zip("ab", files, strict=True))
+    spec = method_spec("weighted_sum").bind(models)
+    steps = [step for step in plan_structure(spec, models, None, "a").steps if step.action == "merge"]
+    blocks = dict.fromkeys(step.place for step in steps)
+    sizes = {place: sum(4 * math.prod(s.shape) for s in steps if s.place == place) for place in blocks}
+    for budget in (0, min(sizes.values()), sum(sizes.values()) // 2, sum(sizes.values())):
+        keeper = Keeper(models, spec, steps, CPU, budget)
+        kept = {step.place for step in steps if keeper.keeps(step)}
+        for step in steps:
+            assert all(torch.equal(t, m.tensor(step.key)) for t, m in zip(keeper.sources(step), files, strict=True))
+        assert sum(sizes[place] for place in kept) + keeper.work.budget == budget
+        assert all(sizes[place] > keeper.work.budget for place in blocks if place not in kept)
+        # what aligns the next tensor comes on top
+        assert sum(sizes[place] for place in kept) <= keeper.arena.size <= budget + 2 * 64 * len(steps)
+    assert kept == set(blocks)
 
 
 def test_a_tensor_stays_valid_when_the_memory_of_its_file_is_given_back(tmp_path: Path) -> None:
