@@ -46,12 +46,12 @@ def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
         "modelspec.title": f"{title} ({', '.join(dict.fromkeys(methods))})",
         "modelspec.resolution": f"{planned.architecture.resolution}x{planned.architecture.resolution}",
         "modelspec.merged_from": ", ".join(names.values()),
-        **_prediction(planned, checkpoints[recipe.base]),
+        **prediction_of(planned, checkpoints[recipe.base]),
     }
 
 
-def _prediction(planned: MergePlan, base: Checkpoint) -> dict[str, str]:
-    """What the model predicts, where that is known: many of Stable Diffusion 2's files do not tell."""
+def prediction_of(planned: MergePlan, base: Checkpoint) -> dict[str, str]:
+    """The field that says what a merge predicts, if that is known: many of Stable Diffusion 2's files do not tell."""
     marked = any(step.key == "v_pred" for step in planned.steps)
     found = "v" if marked else base.prediction or planned.architecture.prediction
     return {"modelspec.prediction_type": found} if found else {}

@@ -16,7 +16,7 @@ from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.tokenizer import build_tokenizer, write_tokenizer
 from bayes_merger.imaging.trees import Settings, absent_parts, clip_pads, marked, read_settings, settings_of, without
 from bayes_merger.merging.checkpoint import Checkpoint
-from bayes_merger.merging.describe import describe_merge
+from bayes_merger.merging.describe import describe_merge, prediction_of
 from bayes_merger.merging.engine import Maker, prepare
 from bayes_merger.merging.folder import INDEX, PARTS
 from bayes_merger.merging.recipe import MergePlan, MergeRecipe, Step, plan
@@ -72,14 +72,14 @@ def save_folder(
     """
     _check(recipe, checkpoints, out, replace)
     planned, maker = prepare(recipe, checkpoints)
-    metadata = describe_merge(recipe, planned, checkpoints)
-    base = checkpoints[recipe.base].path
-    tree = config or (base if base.is_dir() else None)
-    settings = _settings(tree, planned, metadata)
+    base = checkpoints[recipe.base]
+    tree = config or (base.path if base.path.is_dir() else None)
+    settings = _settings(tree, planned, prediction_of(planned, base))
     tokenizers = _check_tokenizers(tree, settings)
     parts, left_out = _parts(settings, planned, maker, str(tree or "the official config"))
     total = sum(entry.size for entries in parts.values() for entry in entries)
     _check_room(out, total)
+    metadata = describe_merge(recipe, planned, checkpoints)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     done = 0
     try:
@@ -90,10 +90,7 @@ def save_folder(
             stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
             write_checkpoint(temporary / part / f"{stem}.safetensors", entries, metadata, progress=told)
             done += sum(entry.size for entry in entries)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-        sync_folder(out.parent)
+        _put_in_place(temporary, out)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error.strerror}); check that folder") from error
     finally:
@@ -103,6 +100,28 @@ def save_folder(
 
 
 _LOADED = (*PARTS, "tokenizer")
+
+
+def _put_in_place(written: Path, out: Path) -> None:
+    """Force a folder to disk and rename it; one that is there is deleted only when the new one is in its place."""
+    for path in sorted(written.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    sync_folder(written)
+    former = written.with_suffix(".old")
+    if out.exists():
+        out.rename(former)
+    try:
+        written.rename(out)
+    except OSError:
+        if former.exists():
+            former.rename(out)
+        raise
+    sync_folder(out.parent)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _check(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path, replace: bool) -> None:
