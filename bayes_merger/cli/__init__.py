@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -98,6 +99,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+def _on_one_line(text: str) -> str:
+    """A message in which names from files can neither break the line nor speak to the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the process's exit code."""
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -123,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         label = "" if isinstance(error, Paused | Interrupted) else "error: "
-        print(f"{label}{error}", file=sys.stderr)
+        print(f"{label}{_on_one_line(str(error)) if label else error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -132,7 +132,7 @@ def _save_folder(
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"wrote {out}/ ({size / 1e6:.1f} MB), a diffusers folder")
     if written.left_out:
-        print(f"  left out, since diffusers has no place for them: {listed(written.left_out)}")
+        print(f"  left out, since its parts have no place for them: {listed(written.left_out)}")
     if written.lacking:
         given = ", ".join(f"{name}=..." for name in written.lacking)
         print(f"  the merge has no such parts, so give them (or None) to from_pretrained: {given}")

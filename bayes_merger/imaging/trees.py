@@ -25,6 +25,7 @@ _CONFIGS = Path(__file__).parent / "configs"
 _INDEX, _SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 _PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 _TREES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "sd3": "sd3", "sd3-large": "sd35-large", "flux": "flux"}
+_COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # as their names begin
 _UNET, _TRANSFORMER = "unet/config.json", "transformer/config.json"
 _PREFIX = re.compile(r"^(?:model\.)?diffusion_model\.")  # transformers are given away without it, too
 
@@ -91,18 +92,41 @@ def read_settings(tree: Path, architecture: str, lacking: Collection[str] = ()) 
     if not (tree / _INDEX).is_file():
         index = _read(_CONFIGS / _TREES[architecture] / _INDEX)
     else:
-        index = {name: value for name, value in _read(tree / _INDEX).items() if not isinstance(value, dict | None)}
-    pairs = {name for name, value in index.items() if isinstance(value, list)}
-    if odd := next((name for name in pairs if len(index[name]) != 2), None):
-        raise ConfigError(f"{tree / _INDEX}: {odd} is not a library and a class in it")
-    known = ("scheduler", *_PARTS, *(name for name in index if name.startswith("tokenizer")))
-    index = {n: [None, None] if n in pairs and n not in known else v for n, v in index.items()}
+        index = {n: v for n, v in read_inside(tree, _INDEX).items() if isinstance(v, str | bool | int | float | list)}
+    for name, value in index.items():
+        if not isinstance(value, list) and not name.startswith(_COMPONENTS):
+            continue
+        if not (isinstance(value, list) and len(value) == 2 and all(isinstance(x, str | None) for x in value)):
+            raise ConfigError(f"{tree / _INDEX}: {name} is not a library and a class in it; download it again")
+        if not name.startswith(_COMPONENTS):
+            index[name] = [None, None]
     parts = [part for part in _PARTS if index.get(part, [None])[0] is not None and part not in lacking]
     return {
         _INDEX: index | ({"requires_safety_checker": False} if "safety_checker" in index else {}),
-        _SCHEDULER: _read(tree / _SCHEDULER),
-        **{f"{part}/config.json": _read(tree / part / "config.json") for part in parts},
+        _SCHEDULER: read_inside(tree, _SCHEDULER),
+        **{f"{part}/config.json": read_inside(tree, f"{part}/config.json") for part in parts},
     }
+
+
+def read_inside(tree: Path, name: str) -> Settings:
+    """A JSON file of a folder of one's own.
+
+    Raises:
+        ConfigError: it is missing, not a table in JSON, or a link out of the folder.
+    """
+    check_inside(tree, tree / name)
+    return _read(tree / name)
+
+
+def check_inside(tree: Path, file: Path) -> None:
+    """Refuse a link to what a folder has no business with: what is written from it is given away.
+
+    Raises:
+        ConfigError: it leads out of the folder, and not into the cache of downloads that the folder is part of.
+    """
+    target, own = file.resolve(), tree.resolve()
+    if not (target.is_relative_to(own) or target.is_relative_to(own.parent.parent / "blobs")):
+        raise ConfigError(f"{file}: a link to {target}, out of the folder; copy that file in its place if it belongs")
 
 
 def _read(file: Path) -> Settings:
@@ -145,11 +169,13 @@ def absent_parts(architecture: str, shapes: Shapes) -> list[str]:
 
 
 def marked(settings: Settings, shapes: Shapes, metadata: Mapping[str, str]) -> Settings:
-    """The settings with what a model's markers and metadata say of it, where they say that it predicts velocity."""
-    found = _prediction(shapes, metadata, "epsilon")
-    if found["prediction_type"] == "epsilon":
-        return settings
-    return settings | {_SCHEDULER: settings[_SCHEDULER] | found}
+    """The settings with what a model's markers and metadata say that it predicts, where they say it.
+
+    Raises:
+        CheckpointError: the model needs a scheduler that no settings here describe.
+    """
+    found = _prediction(shapes, metadata, "")
+    return settings | {_SCHEDULER: settings[_SCHEDULER] | found} if found["prediction_type"] else settings
 
 
 def clip_pads(settings: Settings) -> dict[str, str]:
@@ -160,9 +186,9 @@ def clip_pads(settings: Settings) -> dict[str, str]:
     """
     pads = {}
     for name, value in settings[_INDEX].items():
-        if name.startswith("tokenizer") and value[1] == "CLIPTokenizer":
-            encoder = settings[f"{name.replace('tokenizer', 'text_encoder')}/config.json"]
-            pads[name] = PAD_OPEN_CLIP if encoder["hidden_act"] == "gelu" else PAD
+        encoder = settings.get(f"{name.replace('tokenizer', 'text_encoder')}/config.json")
+        if name.startswith("tokenizer") and value[1] == "CLIPTokenizer" and encoder is not None:
+            pads[name] = PAD_OPEN_CLIP if encoder.get("hidden_act") == "gelu" else PAD
     return pads
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.naming import canonical_keys
 
@@ -22,10 +23,17 @@ def aligned(model: Checkpoint, base: Checkpoint) -> Checkpoint:
     Args:
         model: the model, which is closed with what is returned.
         base: model A.
+
+    Raises:
+        CheckpointError: the model has a tensor under two of these names.
     """
     own = {canonical: key for key, canonical in canonical_keys(base.shapes.keys()).items()}
-    names = {own.get(canonical, key): key for key, canonical in canonical_keys(model.shapes.keys()).items()}
-    if len(names) < len(model.shapes) or all(name == key for name, key in names.items()):
+    names: dict[str, str] = {}
+    for key, canonical in canonical_keys(model.shapes.keys()).items():
+        other = names.setdefault(own.get(canonical, key), key)
+        if other != key:
+            raise CheckpointError(f"{model.path}: '{other}' and '{key}' are the same tensor; remove one of them")
+    if all(name == key for name, key in names.items()):
         return model
     return _Aligned(model, names)
 

@@ -172,7 +172,9 @@ def identify(shapes: Shapes) -> Architecture:
         raise CheckpointError(f"this is {kind.words}; {kind.way_out or f'only {known} can be merged'}")
     large = kind.name == "sd3" and any(re.match(_TRANSFORMER + r"joint_blocks\.24\.", key) for key in shapes)
     architecture = SD3_LARGE if large else ARCHITECTURES[kind.name]
-    present = {architecture.place(key).block for key in shapes}
+    places = [architecture.place(key) for key in shapes]
+    # the head counts as the last block's, and does not make it
+    present = {place.block for place in places if place.slot is None or place.block == "BASE"}
     lacking = [block for block in architecture.blocks if block not in present]
     if lacking:
         some = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")

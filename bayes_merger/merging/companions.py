@@ -82,7 +82,7 @@ def _vae_names(file: Checkpoint, wanted: str) -> dict[str, str]:
         except CheckpointError as error:
             raise CheckpointError(f"{file.path}: {error}") from error
         return {counterpart.key: key for key, counterpart in found.items() if counterpart is not None}
-    own = next((p for p in _PREFIXES if any(key.startswith(p) for key in file.shapes)), "")
+    own = next((p for p in (wanted, *_PREFIXES) if any(key.startswith(p) for key in file.shapes)), "")
     return {
         wanted + key.removeprefix(own): key
         for key in file.shapes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger.merging.checkpoint import Checkpoint, hash_all
+from bayes_merger.merging.kinds import LORA
 from bayes_merger.merging.recipe import MergePlan, MergeRecipe
 from bayes_merger.merging.routing import Checkpoints
 
@@ -46,14 +47,20 @@ def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
         "modelspec.title": f"{title} ({', '.join(dict.fromkeys(methods))})",
         "modelspec.resolution": f"{planned.architecture.resolution}x{planned.architecture.resolution}",
         "modelspec.merged_from": ", ".join(names.values()),
-        **prediction_of(planned, checkpoints[recipe.base]),
+        **prediction_of(planned, checkpoints),
     }
 
 
-def prediction_of(planned: MergePlan, base: Checkpoint) -> dict[str, str]:
+def prediction_said(checkpoints: Checkpoints) -> str:
+    """What those models predict that say it, ``v`` or ``epsilon``; they agree. A LoRA's word is not about the model."""
+    models = [model for name, model in checkpoints.items() if name != "vae" and model.kind is not LORA]
+    return next((model.prediction for model in models if model.prediction), "")
+
+
+def prediction_of(planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
     """The field that says what a merge predicts, if that is known: many of Stable Diffusion 2's files do not tell."""
     marked = any(step.key == "v_pred" for step in planned.steps)
-    found = "v" if marked else base.prediction or planned.architecture.prediction
+    found = "v" if marked else prediction_said(checkpoints) or planned.architecture.prediction
     return {"modelspec.prediction_type": found} if found else {}
 
 

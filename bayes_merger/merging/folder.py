@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ INDEX = "model_index.json"
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _VARIANTS = ("", "fp16", "bf16", "fp32", "ema", "non_ema")  # in this order where a part is there several times
+_SCHEDULER = "scheduler/scheduler_config.json"
+_LONGEST = 200  # letters of the name of a file, well below what any system allows
 _JSON_LIMIT = 2**26  # bytes: the index of the largest part is a tenth of a megabyte
 
 
@@ -63,34 +65,31 @@ class DiffusersFolder(Checkpoint):
 
     Args:
         path: the folder.
-        parts: part to its opened files; they are closed with this.
+        parts: part to its tensors' names, each with the opened file that it is in; the files are closed with this.
 
     Raises:
         CheckpointError: of an architecture that is unknown, or with tensors that are.
     """
 
-    def __init__(self, path: Path, parts: Mapping[str, Sequence[Checkpoint]]) -> None:
-        self._parts = parts
-        owners = {part: {name: file for file in files for name in file.shapes} for part, files in parts.items()}
-        naming = Naming.of({part: {n: f.shapes[n] for n, f in names.items()} for part, names in owners.items()})
+    def __init__(self, path: Path, parts: Mapping[str, Mapping[str, Checkpoint]]) -> None:
+        self._parts = {part: tuple(dict.fromkeys(names.values())) for part, names in parts.items()}
+        naming = Naming.of({part: {n: f.shapes[n] for n, f in names.items()} for part, names in parts.items()})
         self._made: dict[str, _Made] = {}
         entries: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for part, names in owners.items():
+        for part, names in parts.items():
             for found, stack in _placed(naming, part, names):
-                dtypes = {names[name].dtypes[name] for name in stack}
-                if len(dtypes) > 1:
-                    raise CheckpointError(f"{part}'s tensors {', '.join(stack)} are of different dtypes")
-                entries[found.key] = dtypes.pop(), found.shape([names[name].shapes[name] for name in stack])
+                entries[found.key] = names[stack[0]].dtypes[stack[0]], found.shape(_shapes(stack, names))
                 self._made[found.key] = _Made(tuple(_stretches(found, stack, names)), found.transposed)
         settings = _read_scheduler(path)
         for mark in _marks(naming.family, settings):
             entries[mark] = "I64", (0,)
             self._made[mark] = _Made((), False)
-        in_parts = all(file.has_parts for files in parts.values() for file in files)
+        first = next(iter(self._parts.values()))[0]  # every part of a folder that we wrote says how it was made
+        in_parts = all(file.has_parts for files in self._parts.values() for file in files)
         super().__init__(
             path,
             entries,
-            {**next(iter(parts.values()))[0].metadata, **_metadata(settings)},
+            {**first.metadata, **_metadata(settings)},
             self._read_whole,
             self._close_all,
             read_part=self._read_stretches if in_parts else None,
@@ -99,16 +98,15 @@ class DiffusersFolder(Checkpoint):
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that are read."""
-        return tuple(file.path for files in self._parts.values() for file in files)
+        said = (self.path / INDEX, self.path / _SCHEDULER)
+        return (*(file.path for files in self._parts.values() for file in files), *(f for f in said if f.is_file()))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Which of several variants of a part is read."""
-        names = {part: files[0].path.name for part, files in self._parts.items()}
-        variants = {part: name for part, name in names.items() if _variant_of(name)}
-        if not variants:
-            return ()
-        return (f"{self.path.name}: of {', '.join(variants)} the file {next(iter(variants.values()))} is read",)
+        names = [f"{part}/{files[0].path.name}" for part, files in self._parts.items()]
+        variants = [name for name in names if _variant_of(name)]
+        return (f"{self.path.name}: a variant is read, {', '.join(variants)}",) if variants else ()
 
     def sha256(self) -> str:
         """The SHA-256 of the hashes of all files that are read and their names, in hex."""
@@ -177,9 +175,19 @@ def _placed(
         if lacking is not None:
             raise CheckpointError(f"{part} has '{name}' and lacks '{lacking}'; download it again")
         if found.setdefault(counterpart.key, stack) != stack:
-            raise CheckpointError(f"{part} has '{found[counterpart.key][0]}' and '{name}', which are the same tensor")
+            raise CheckpointError(
+                f"{part} has '{found[counterpart.key][0]}' and '{name}', which are the same tensor; download it again"
+            )
+        shapes, dtypes = _shapes(stack, files), [files[other].dtypes[other] for other in stack]
+        if not counterpart.fits(shapes) or len(set(dtypes)) > 1:
+            each = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in zip(dtypes, shapes, strict=True))
+            raise CheckpointError(f"{part}'s '{name}' cannot be {each}, with what lies beside it; download it again")
         if name == stack[0]:
             yield counterpart, stack
+
+
+def _shapes(names: Sequence[str], files: Mapping[str, Checkpoint]) -> list[tuple[int, ...]]:
+    return [files[name].shapes[name] for name in names]
 
 
 def _stretches(found: Counterpart, stack: Sequence[str], files: Mapping[str, Checkpoint]) -> Iterator[Stretch]:
@@ -200,10 +208,10 @@ def open_folder(path: Path) -> DiffusersFolder:
         CheckpointError: a part cannot be read, or it is none that can be merged; the text begins with the path.
     """
     with ExitStack() as opened:
-        parts: dict[str, list[Checkpoint]] = {}
+        parts: dict[str, dict[str, Checkpoint]] = {}
         for part in PARTS:
             if files := _files_of(path, part):
-                parts[part] = [opened.enter_context(open_checkpoint(file)) for file in files]
+                parts[part] = _tensors_of(files, opened)
         if not parts:
             raise CheckpointError(f"{path}: a diffusers folder without weights; download it again, with its files")
         try:
@@ -211,6 +219,18 @@ def open_folder(path: Path) -> DiffusersFolder:
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {_named(path)}{error}") from error
         opened.pop_all()
+    return found
+
+
+def _tensors_of(files: Mapping[Path, Collection[str] | None], opened: ExitStack) -> dict[str, Checkpoint]:
+    """The names of a part's tensors, each with the opened file that it is in."""
+    found: dict[str, Checkpoint] = {}
+    for path, names in files.items():
+        file = opened.enter_context(open_checkpoint(path))
+        for name in file.shapes if names is None else names:
+            if name not in file.shapes:
+                raise CheckpointError(f"{path}: lacks '{name}', which its index says is there; download it again")
+            found[name] = file
     return found
 
 
@@ -223,18 +243,21 @@ def _named(path: Path) -> str:
     return f"({name}) " if isinstance(name, str) and name.isidentifier() else ""
 
 
-def _files_of(folder: Path, part: str) -> list[Path]:
-    """The weight files of a part: safetensors before pickles, plain names before variants, whole before several."""
+def _files_of(folder: Path, part: str) -> dict[Path, Collection[str] | None]:
+    """The weight files of a part and the tensors to take from each, ``None`` for all.
+
+    Safetensors go before pickles, plain names before variants, and one file before several of the same name.
+    """
     place = folder / part
     if not place.is_dir():
-        return []
+        return {}
     for suffix in ("safetensors", "bin"):
         for variant in _VARIANTS:
             for stem in _STEMS:
                 dotted = f".{variant}" if variant else ""
                 whole = place / f"{stem}{dotted}.{suffix}"
                 if whole.is_file():
-                    return [whole]
+                    return {whole: None}
                 for index in (f"{stem}.{suffix}.index{dotted}.json", f"{stem}{dotted}.{suffix}.index.json"):
                     if (place / index).is_file():
                         return _files_in(place / index)
@@ -242,21 +265,23 @@ def _files_of(folder: Path, part: str) -> list[Path]:
         raise CheckpointError(
             f"{place}: none of its weight files has a name that diffusers gives, like {_STEMS[0]}.safetensors"
         )
-    return []
+    return {}
 
 
-def _files_in(index: Path) -> list[Path]:
-    """The files that an index names, all of them beside it."""
+def _files_in(index: Path) -> dict[Path, Collection[str] | None]:
+    """The files that an index names, all of them beside it, and the tensors in each."""
     table = _read_json(index).get("weight_map")
-    names = set(table.values()) if isinstance(table, dict) and all(isinstance(n, str) for n in table.values()) else ()
-    if not names:
+    if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
         raise CheckpointError(f"{index}: there is no weight_map in it; download it again")
-    for name in names:
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise CheckpointError(f"{index}: names the file {name!r}, which is not beside it; do not trust this folder")
+    found: dict[str, list[str]] = {}
+    for tensor, name in table.items():
+        found.setdefault(name, []).append(tensor)
+    for name in sorted(found):
+        if Path(name).name != name or name in ("", ".", "..") or len(name) > _LONGEST:
+            raise CheckpointError(f"{index}: names the file {name[:80]!r}, which cannot be beside it; do not trust it")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index}: names {name}, which is not there; download it again")
-    return [index.parent / name for name in sorted(names)]
+    return {index.parent / name: found[name] for name in sorted(found)}
 
 
 def _variant_of(name: str) -> str:
@@ -264,7 +289,7 @@ def _variant_of(name: str) -> str:
 
 
 def _read_scheduler(path: Path) -> Mapping[str, Any]:
-    file = path / "scheduler" / "scheduler_config.json"
+    file = path / _SCHEDULER
     return _read_json(file) if file.is_file() else {}
 
 

@@ -183,7 +183,7 @@ def _read_roles(data: Mapping[str, Any], spec: MethodSpec, known: set[str]) -> d
             if role in spec.models and role not in spec.optional:
                 raise ConfigError(f"{spec.name} needs {role}; give a model or an earlier step, like  {role}: NAME")
             continue
-        if data[role] not in known:
+        if not isinstance(data[role], str) or data[role] not in known:
             raise ConfigError(
                 f"{role}: '{data[role]}' is no model and no earlier step; {nearest(str(data[role]), known)}"
             )

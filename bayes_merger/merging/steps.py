@@ -85,6 +85,11 @@ class StepModel(Checkpoint):
         """What its own plan tells."""
         return tuple(f"step {self._name}: {note}" for note in self.planned.notes)
 
+    @property
+    def prediction(self) -> str:
+        """What those of its models predict that say it; they agree."""
+        return next((model.prediction for model in self._models.values() if model.prediction), "")
+
     def set(self, weights: BlockWeights) -> None:
         """Take other numbers.
 

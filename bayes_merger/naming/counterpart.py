@@ -32,6 +32,20 @@ class Counterpart:
     swapped: bool = False
     transposed: bool = False
 
+    def fits(self, shapes: Sequence[tuple[int, ...]]) -> bool:
+        """Whether tensors of these shapes can be what the single file's is made of.
+
+        Args:
+            shapes: of the diffusers tensors in it, in order.
+        """
+        first = shapes[0]
+        if self.stack:  # the last of Flux's stacks is wider than the others
+            rows = {shape[:1] for shape in shapes[:-1]}
+            return len(first) > 0 and len(rows) == 1 and {shape[1:] for shape in shapes} == {first[1:]}
+        if self.transposed:
+            return len(first) == 2
+        return not self.swapped or (len(first) > 0 and first[0] % 2 == 0)
+
     def shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """The shape of the single file's tensor.
 

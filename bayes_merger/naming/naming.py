@@ -12,6 +12,7 @@ schedule's buffers, averages over training and markers such as ``v_pred``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ from bayes_merger.naming.unets import UnetNames, VaeNames
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name to shape, of the tensors of one part."""
+
+_NO_NUMBER = re.compile(r"\.(?![0-9]+\.|[A-Za-z])[^.]*\.")  # parts of names are numbers or words
 
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 _UNET_TEXTS = {
@@ -85,11 +88,14 @@ class Naming:
         if name.endswith("position_ids"):
             return None
         try:
-            found = self.parts[part](name)
+            found = None if _NO_NUMBER.search(name) else self.parts[part](name)
         except (KeyError, ValueError, IndexError):  # no such part; numbers that are none, names that end early
             found = None
         if found is None:
-            raise CheckpointError(f"{part}'s tensor '{name}' has no name in single files of {self.family}")
+            raise CheckpointError(
+                f"{part}'s tensor '{name}' has no name in single files of {self.family}; it is damaged, or of a model "
+                "of another kind"
+            )
         return None if found is COPY else found
 
 

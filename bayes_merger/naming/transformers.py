@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bayes_merger.naming.counterpart import UNET, Counterpart, numbers_in
+from bayes_merger.naming.counterpart import UNET, Counterpart
 
 _SD3_EDGES = {
     "pos_embed.pos_embed": "pos_embed",
@@ -91,16 +92,20 @@ class Sd3Names:
     """The transformer of Stable Diffusion 3.
 
     Attributes:
-        last: the number of its last block, whose context part ends early and is normalised as the output is.
+        ending: the blocks (the last one) whose context part ends early and is normalised as the output is.
     """
 
-    last: int
+    ending: frozenset[str]
 
     @classmethod
-    def of(cls, names: Collection[str]) -> Sd3Names:
+    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Sd3Names:
         """The names of a transformer with these tensors."""
-        blocks = numbers_in(r"transformer_blocks\.(\d+)\.ff\.net\.(\d+)\.", names)
-        return cls(max((block for block, _ in blocks), default=0))
+        found = set()
+        for name, shape in shapes.items():
+            block = re.fullmatch(r"transformer_blocks\.(\d+)\.norm1_context\.linear\.weight", name)
+            if block and len(shape) == 2 and shape[0] == 2 * shape[1]:  # scale and shift alone; in others thrice that
+                found.add(block[1])
+        return cls(frozenset(found))
 
     def name(self, name: str) -> Counterpart | None:
         """Where a tensor of the transformer is in a single file."""
@@ -113,7 +118,7 @@ class Sd3Names:
             return Counterpart(f"{UNET}final_layer.adaLN_modulation.1.{leaf}", swapped=True)
         match name.split("."):
             case ["transformer_blocks", i, *rest]:
-                swapped = int(i) == self.last and rest[0] == "norm1_context"
+                swapped = i in self.ending and rest[0] == "norm1_context"
                 start = f"{UNET}joint_blocks.{i}."
                 return _of_block(f"transformer_blocks.{i}.", start, rest, _SD3_BLOCK, _SD3_STACKED, swapped=swapped)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -14,12 +15,23 @@ from typing import TYPE_CHECKING, Any
 from bayes_merger.atomic import sync_folder
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.tokenizer import build_tokenizer, write_tokenizer
-from bayes_merger.imaging.trees import Settings, absent_parts, clip_pads, marked, read_settings, settings_of, without
+from bayes_merger.imaging.trees import (
+    Settings,
+    absent_parts,
+    check_inside,
+    clip_pads,
+    marked,
+    read_inside,
+    read_settings,
+    settings_of,
+    without,
+)  # fmt: skip
 from bayes_merger.merging.checkpoint import Checkpoint
-from bayes_merger.merging.describe import describe_merge, prediction_of
+from bayes_merger.merging.describe import describe_merge, prediction_said
 from bayes_merger.merging.engine import Maker, prepare
 from bayes_merger.merging.folder import INDEX, PARTS
 from bayes_merger.merging.recipe import MergePlan, MergeRecipe, Step, plan
+from bayes_merger.merging.routing import listed
 from bayes_merger.merging.writing import TensorEntry, write_checkpoint
 from bayes_merger.naming import Counterpart, Naming, canonical_keys, with_text_model
 
@@ -30,6 +42,9 @@ _NETWORKS = {
     "diffusers": ("UNet2DConditionModel", "AutoencoderKL", "SD3Transformer2DModel", "FluxTransformer2DModel"),
     "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"),
 }
+_LOADED = (*PARTS, "tokenizer")
+_NEW, _FORMER = ".tmp", ".old"  # how the folders end that are beside the right one for a while
+_DEEPEST = 1000  # layers of a network; no model has a tenth of that
 _VOCABULARIES = ("vocab.json", "tokenizer.json", "spiece.model")
 
 
@@ -70,17 +85,20 @@ def save_folder(
         ConfigError: as ``plan``; a dtype that cannot be written so, or a tokenizer that is not to be had.
         CheckpointError: as ``plan``; the config is of another model, or the folder cannot be written.
     """
+    out = out.resolve()  # a link to a folder stays one
+    _sweep(out)
     _check(recipe, checkpoints, out, replace)
     planned, maker = prepare(recipe, checkpoints)
     base = checkpoints[recipe.base]
     tree = config or (base.path if base.path.is_dir() else None)
-    settings = _settings(tree, planned, prediction_of(planned, base))
+    settings = _settings(tree, planned, prediction_said(checkpoints))
     tokenizers = _check_tokenizers(tree, settings)
     parts, left_out = _parts(settings, planned, maker, str(tree or "the official config"))
     total = sum(entry.size for entries in parts.values() for entry in entries)
     _check_room(out, total)
     metadata = describe_merge(recipe, planned, checkpoints)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}{_NEW}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that had this number before
     done = 0
     try:
         _write_settings(temporary, settings)
@@ -93,13 +111,37 @@ def save_folder(
         _put_in_place(temporary, out)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error.strerror}); check that folder") from error
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(temporary), str(out))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     wanted = [name for name, value in settings[INDEX].items() if value == [None, None] and name.startswith(_LOADED)]
     return Written(left_out, tuple(wanted))
 
 
-_LOADED = (*PARTS, "tokenizer")
+def _sweep(out: Path) -> None:
+    """Put right what processes that died have left: delete what they began, and put back what they had put aside."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
+        number = path.stem.rpartition(".")[2]
+        if path.suffix not in (_NEW, _FORMER) or not number.isdecimal() or not path.is_dir() or _runs(int(number)):
+            continue
+        if path.suffix == _FORMER and not out.exists():
+            path.rename(out)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number may run."""
+    if process == os.getpid() or os.name != "posix":  # elsewhere the question would end it
+        return process != os.getpid()
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _put_in_place(written: Path, out: Path) -> None:
@@ -111,7 +153,7 @@ def _put_in_place(written: Path, out: Path) -> None:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
     sync_folder(written)
-    former = written.with_suffix(".old")
+    former = written.with_suffix(_FORMER)
     if out.exists():
         out.rename(former)
     try:
@@ -133,9 +175,19 @@ def _check(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path
     if out.exists() and not (out / INDEX).is_file():
         raise CheckpointError(f"{out}: is no diffusers folder and is not replaced; give another name")
     for checkpoint in checkpoints.values():
-        held = {file.resolve() for file in checkpoint.files}
-        if out.exists() and any(out.resolve() in (file, *file.parents) for file in held):
+        read = [file for path in (checkpoint.path, *checkpoint.files) for file in (path.absolute(), path.resolve())]
+        if out.exists() and any(out in (file, *file.parents) for file in read):
             raise CheckpointError(f"{out}: holds model {checkpoint.path}, which is read for this; give another name")
+    if out.exists():
+        _check_replaced(out)
+
+
+def _check_replaced(out: Path) -> None:
+    """Refuse to delete what is no part of a diffusers folder."""
+    known = {INDEX, *read_inside(out, INDEX)}
+    strange = sorted(path.name for path in out.iterdir() if path.name not in known)
+    if strange:
+        raise CheckpointError(f"{out}: holds {listed(strange)} beside a model; move that away, or give another name")
 
 
 def _check_room(out: Path, total: int) -> None:
@@ -146,8 +198,9 @@ def _check_room(out: Path, total: int) -> None:
         raise CheckpointError(f"{out}: needs {total / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB free")
 
 
-def _settings(tree: Path | None, planned: MergePlan, metadata: Mapping[str, str]) -> Settings:
+def _settings(tree: Path | None, planned: MergePlan, prediction: str) -> Settings:
     """The folder's JSON files but for those of tokenizers, by relative name."""
+    metadata = {"modelspec.prediction_type": prediction}
     name = planned.architecture.name
     shapes = {step.key: step.shape for step in planned.written}
     if tree is None:
@@ -187,10 +240,23 @@ def _empty(settings: Settings) -> dict[str, Any]:
             raise CheckpointError(f"{part} is a {name}, and only Stable Diffusion and Flux are written as folders")
         network = getattr(importlib.import_module(library), name)
         config = settings[f"{part}/config.json"]
-        with torch.device("meta"):
-            known = library == "diffusers"
-            networks[part] = network.from_config(config) if known else network(network.config_class(**config))
+        try:
+            _check_depth(config)
+            with torch.device("meta"):
+                known = library == "diffusers"
+                networks[part] = network.from_config(config) if known else network(network.config_class(**config))
+        except Exception as error:  # both libraries leave it to chance what odd settings lead to
+            reason = " ".join(str(error).split())[:100]
+            raise ConfigError(f"{part}/config.json: makes no {name} ({reason}); give --config FOLDER") from error
     return networks
+
+
+def _check_depth(config: Mapping[str, Any]) -> None:
+    """Refuse settings of which it would take hours to find out that they are of no model."""
+    for name, value in config.items():
+        for number in value if isinstance(value, list) else [value]:
+            if "layer" in name and isinstance(number, int) and number > _DEEPEST:
+                raise ValueError(f"{name} is {number}")
 
 
 def _parts(
@@ -301,8 +367,10 @@ def _write_settings(folder: Path, settings: Settings) -> None:
 def _write_tokenizers(folder: Path, tree: Path | None, built: Mapping[str, str]) -> None:
     for name, pad in built.items():
         write_tokenizer(build_tokenizer(pad), folder / name)
-    for place in sorted(tree.glob("tokenizer*")) if tree else ():
-        if place.is_dir() and place.name not in built:
-            (folder / place.name).mkdir(parents=True)
-            for file in sorted(file for file in place.iterdir() if file.is_file()):
-                shutil.copyfile(file, folder / place.name / file.name)
+    if tree is None:
+        return
+    for place in sorted(place for place in tree.glob("tokenizer*") if place.is_dir() and place.name not in built):
+        (folder / place.name).mkdir(parents=True)
+        for file in sorted(file for file in place.iterdir() if file.is_file()):
+            check_inside(tree, file)
+            shutil.copyfile(file, folder / place.name / file.name)

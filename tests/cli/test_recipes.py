@@ -170,3 +170,22 @@ def test_a_recipe_that_is_not_there_is_one_line(name: str, folder: Path, capsys:
     write_model(folder / "broken.safetensors", 3, metadata={"bayes_merger.recipe": "{}"})
     write_model(folder / "alien.safetensors", 3, metadata={"sd_merge_recipe": "{"})
     assert name.partition(".")[0] in refused(capsys, "recipe", name)
+
+
+def test_a_name_from_a_file_does_not_break_the_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"decoder.up_blocks.0.a\nb\x1b[31m.weight": torch.zeros(1)}, "vae.safetensors")
+    errors = refused(
+        capsys,
+        "merge",
+        "model_a=a.safetensors",
+        "model_b=b.safetensors",
+        "vae=vae.safetensors",
+        "--out",
+        "x.safetensors",
+    )
+    assert errors.count("\n") == 1
+    assert "\x1b" not in errors
+    assert r"a\nb\x1b[31m" in errors
+    text = "models: {a: a.safetensors}\nsteps:\n  - {name: x, method: n_average, a: a, b: [a], alpha: 1}\n"
+    (folder / "odd.yaml").write_text(text)
+    assert "b: '['a']' is no model" in refused(capsys, "merge", "odd.yaml", "--out", "x.safetensors")

@@ -64,7 +64,8 @@ def test_every_way_to_save_a_folder_is_read(saving: dict[str, Any], tmp_path: Pa
         folder = write_folder(tmp_path / "f", "sd1", **saving)
     assert_same(folder, write_file(tmp_path / "f.safetensors", "sd1"))
     with open_checkpoint(folder) as model:
-        assert len(model.files) == sum(file.suffix in (".safetensors", ".bin") for file in folder.rglob("*"))
+        read = {".safetensors", ".bin"}
+        assert {f for f in folder.rglob("*") if f.suffix in read} == {f for f in model.files if f.suffix in read}
         assert any("fp16" in note for note in model.notes) == ("variant" in saving)
 
 
@@ -217,8 +218,8 @@ def test_a_stack_with_a_hole_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "word"),
     [
-        ({"weight_map": {"x": "../../secret.safetensors"}}, "not beside it"),
-        ({"weight_map": {"x": "/etc/passwd"}}, "not beside it"),
+        ({"weight_map": {"x": "../../secret.safetensors"}}, "cannot be beside it"),
+        ({"weight_map": {"x": "/etc/passwd"}}, "cannot be beside it"),
         ({"weight_map": {"x": "gone.safetensors"}}, "which is not there"),
         ({"weight_map": {"x": 3}}, "no weight_map"),
         ({"weight_map": {}}, "no weight_map"),
@@ -255,3 +256,63 @@ def test_folders_of_other_models_are_refused_by_their_own_name(tmp_path: Path) -
     refused(tmp_path / "f", "(WanPipeline)", "no architecture that can be merged")
     (tmp_path / "f" / "model_index.json").write_text('{"_class_name": "x\\n y"}')
     refused(tmp_path / "f", "no architecture that can be merged")
+
+
+def test_a_transformer_that_lacks_its_last_block_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", "sd3")
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    save_file({key: t for key, t in tensors.items() if not key.startswith("transformer_blocks.23.ff.")}, file)
+    key = "model.diffusion_model.joint_blocks.{}.context_block.adaLN_modulation.1.weight"
+    own = "transformer_blocks.{}.norm1_context.linear.weight"
+    with open_checkpoint(folder) as model:
+        assert torch.equal(model.tensor(key.format(22)), tensors[own.format(22)])
+        assert torch.equal(model.tensor(key.format(23)), torch.cat(tensors[own.format(23)].chunk(2)[::-1]))
+    save_file({key: t for key, t in tensors.items() if not key.startswith("transformer_blocks.23.")}, file)
+    with open_checkpoint(folder) as model, pytest.raises(CheckpointError, match=r"parts missing \(IN23\)"):
+        model.architecture  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "shape"),
+    [
+        ("text_encoder_2", "text_model.encoder.layers.0.self_attn.k_proj.weight", (20, 16)),
+        ("text_encoder_2", "text_model.encoder.layers.0.self_attn.k_proj.weight", (16, 8, 2)),
+        ("text_encoder_2", "text_model.encoder.layers.0.self_attn.k_proj.bias", ()),
+        ("text_encoder_2", "text_projection.weight", (16, 8, 2)),
+        ("transformer", "norm_out.linear.bias", (15,)),
+        ("transformer", "norm_out.linear.bias", ()),
+    ],
+)
+def test_tensors_that_cannot_be_what_they_are_called(
+    part: str, name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "f", "sd3" if part == "transformer" else "sdxl")
+    file = next((folder / part).glob("*.safetensors"))
+    save_file(load_file(file) | {name: torch.zeros(shape)}, file)
+    refused(folder, name.rpartition(".")[0].replace("k_proj", ""), "cannot be")
+
+
+def test_the_index_says_which_shard_a_tensor_is_in(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", "sd1", max_shard_size="400KB")
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    table = json.loads(index.read_text())
+    name, shard = next(iter(table["weight_map"].items()))
+    other = next(found for found in table["weight_map"].values() if found > shard)
+    save_file(load_file(folder / "unet" / other) | {name: torch.zeros(1)}, folder / "unet" / other)
+    assert_same(folder, write_file(tmp_path / "f.safetensors", "sd1"))
+    table["weight_map"]["conv_in.unheard_of"] = shard
+    index.write_text(json.dumps(table))
+    refused(folder, shard, "lacks 'conv_in.unheard_of', which its index says is there")
+
+
+def test_one_model_s_word_about_its_prediction_holds_for_the_merge(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "unsaid.safetensors", "sd2")
+    v = write_folder(tmp_path / "v", "sd2")
+    set_scheduler(v, prediction_type="v_prediction")
+    with open_checkpoint(file) as a, open_checkpoint(v) as b:
+        layout = a.architecture
+        recipe = MergeRecipe("weighted_sum", {}, {"alpha": dict.fromkeys(layout.blocks, 0.3)}, layout.name)
+        save_merge(recipe, {"a": a, "b": b}, tmp_path / "out.safetensors")
+    with open_checkpoint(tmp_path / "out.safetensors") as merged:
+        assert merged.prediction == "v"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +241,113 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             save_folder(recipe, {"a": model, "b": model}, tmp_path / "out", progress=stop)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_what_the_models_say_goes_before_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, said in (("v", "v_prediction"), ("noise", "epsilon")):
+        write_folder(tmp_path / name, "sd2")
+        file = tmp_path / name / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": said}))
+    write_file(tmp_path / "unsaid.safetensors", "sd2", 1)
+    for models, config, said in (("v", "noise", "v_prediction"), ("noise", "v", "epsilon")):
+        pair = ["merge", "model_a=unsaid.safetensors", f"model_b={models}", "alpha=1", "--config", config]
+        assert main([*pair, "--overwrite", "--out", "out"]) == 0
+        assert json.loads(Path("out/scheduler/scheduler_config.json").read_text())["prediction_type"] == said
+
+
+def test_a_folder_of_links_is_a_model_that_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "repository" / "blobs" / "all", "sd1")
+    snapshot = tmp_path / "repository" / "snapshots" / "0123"
+    for file in (tmp_path / "repository" / "blobs" / "all").rglob("*.*"):
+        link = snapshot / file.relative_to(tmp_path / "repository" / "blobs" / "all")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    pair = ["merge", f"model_a={snapshot}", f"model_b={snapshot}", "alpha=0.3", "--overwrite", "--out"]
+    assert "holds model" in refused(capsys, *pair, str(snapshot))
+    assert "is model" in refused(capsys, *pair, str(snapshot / "model_index.json"), "--format", "safetensors")
+    assert main([*pair, "out"]) == 0
+    Path("linked").symlink_to("out")
+    assert main([*pair, "linked"]) == 0
+    assert Path("linked").is_symlink()
+    Path("out/notes.txt").write_text("mine")
+    assert "holds notes.txt beside a model" in refused(capsys, *pair, "out")
+    assert Path("out/notes.txt").exists()
+
+
+def test_a_link_out_of_a_folder_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "deep" / "er" / "a", "sd1")
+    write_tokenizer(build_tokenizer(), tmp_path / "deep" / "er" / "a" / "tokenizer")
+    Path("secret").write_text('{"password": "secret"}')
+    pair = ["merge", "model_a=deep/er/a", "model_b=deep/er/a", "alpha=0.3", "--out", "out"]
+    for name in ("tokenizer/vocab.json", "vae/config.json"):
+        own = Path("deep/er/a", name).read_bytes()
+        Path("deep/er/a", name).unlink()
+        Path("deep/er/a", name).symlink_to(tmp_path / "secret")
+        assert "out of the folder" in refused(capsys, *pair)
+        Path("deep/er/a", name).unlink()
+        Path("deep/er/a", name).write_bytes(own)
+    assert main(pair) == 0
+
+
+def test_what_dead_processes_left_is_put_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "a", "sd1")
+    pair = ["merge", "model_a=a", "model_b=a", "alpha=0.3", "--out", "out"]
+    assert main(pair) == 0
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    begun, aside = tmp_path / f".out.{dead.pid}.tmp", tmp_path / f".out.{dead.pid}.old"
+    (begun / "unet").mkdir(parents=True)
+    Path("out").rename(aside)  # as kill -9 between the two renames leaves it
+    assert main(pair) == 2  # it is there again, and --overwrite was not said
+    assert Path("out/unet").is_dir()
+    assert not begun.exists()
+    assert not aside.exists()
+    again = tmp_path / f".out.{os.getpid()}.tmp" / "unet"
+    again.mkdir(parents=True)
+    (again / "strange.safetensors").write_bytes(b"")
+    assert main([*pair, "--overwrite"]) == 0
+    assert not Path("out/unet/strange.safetensors").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "word"),
+    [
+        ("model_index.json", {"unet": [["diffusers"], "x"]}, "not a library and a class"),
+        ("model_index.json", {"unet": "x"}, "not a library and a class"),
+        ("model_index.json", {"vae": 5}, "not a library and a class"),
+        ("model_index.json", {"tokenizer_x": ["transformers", "CLIPTokenizer"]}, "is not shipped here"),
+        ("unet/config.json", {"block_out_channels": [8, 16]}, "makes no UNet2DConditionModel"),
+        ("unet/config.json", {"block_out_channels": [10**9] * 4}, "makes no UNet2DConditionModel"),
+        ("unet/config.json", {"act_fn": "nope"}, "makes no UNet2DConditionModel"),
+        ("text_encoder/config.json", {"hidden_act": "nope"}, "makes no CLIPTextModel"),
+        ("text_encoder/config.json", {"num_hidden_layers": "a"}, "makes no CLIPTextModel"),
+        ("text_encoder/config.json", {"num_hidden_layers": 10**6}, "makes no CLIPTextModel"),
+        ("text_encoder/config.json", {"num_attention_heads": 0}, "makes no CLIPTextModel"),
+    ],
+)
+def test_damaged_settings_are_one_line(
+    file: str,
+    change: dict[str, Any],
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree = write_tree(tmp_path / "tree", "sd1")
+    write_file(tmp_path / "a.safetensors", "sd1", 0)
+    (tree / file).write_text(json.dumps(json.loads((tree / file).read_text()) | change))
+    pair = ["merge", "model_a=a.safetensors", "model_b=a.safetensors", "alpha=0.3", "--out", "out"]
+    errors = refused(capsys, *pair, "--config", str(tree))
+    assert word in errors
+    assert errors.count("\n") == 1
+    assert not Path("out").exists()
