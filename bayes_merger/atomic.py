@@ -1,10 +1,13 @@
-"""Writing a file so that a power cut leaves either the old one or the new one."""
+"""Writing a file or a folder so that a power cut leaves either the old one or the new one."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +42,69 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+_NEW, _FORMER = ".tmp", ".old"  # how the folders end that are beside the right one for a while
+
+
+@contextlib.contextmanager
+def folder_atomically(out: Path) -> Iterator[Path]:
+    """A folder to write into, which is in the place of ``out`` at the end, and gone if anything goes wrong."""
+    written = out.with_name(f".{out.name}.{os.getpid()}{_NEW}")
+    shutil.rmtree(written, ignore_errors=True)  # of a process that had this number before
+    written.mkdir(parents=True)
+    try:
+        yield written
+        _put_in_place(written, out)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+
+
+def _put_in_place(written: Path, out: Path) -> None:
+    """Force a folder to disk and rename it; one that is there is deleted only when the new one is in its place."""
+    for path in sorted(written.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    sync_folder(written)
+    former = written.with_suffix(_FORMER)
+    if out.exists():
+        out.rename(former)
+    try:
+        written.rename(out)
+    except OSError:
+        if former.exists():
+            former.rename(out)
+        raise
+    sync_folder(out.parent)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def sweep_folders(out: Path) -> None:
+    """Put right what processes that died while they wrote ``out`` have left.
+
+    What they began is deleted, and a former folder that they had put aside is put back.
+    """
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
+        number = path.stem.rpartition(".")[2]
+        if path.suffix not in (_NEW, _FORMER) or not number.isdecimal() or not path.is_dir() or _runs(int(number)):
+            continue
+        if path.suffix == _FORMER and not out.exists():
+            path.rename(out)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number may run."""
+    if process == os.getpid() or os.name != "posix":  # elsewhere the question would end it
+        return process != os.getpid()
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayes_merger.atomic import sync_folder
+from bayes_merger.atomic import folder_atomically, sweep_folders
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.tokenizer import build_tokenizer, write_tokenizer
 from bayes_merger.imaging.trees import (
@@ -43,7 +41,6 @@ _NETWORKS = {
     "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"),
 }
 _LOADED = (*PARTS, "tokenizer")
-_NEW, _FORMER = ".tmp", ".old"  # how the folders end that are beside the right one for a while
 _DEEPEST = 1000  # layers of a network; no model has a tenth of that
 _VOCABULARIES = ("vocab.json", "tokenizer.json", "spiece.model")
 
@@ -86,7 +83,7 @@ def save_folder(
         CheckpointError: as ``plan``; the config is of another model, or the folder cannot be written.
     """
     out = out.resolve()  # a link to a folder stays one
-    _sweep(out)
+    sweep_folders(out)
     _check(recipe, checkpoints, out, replace)
     planned, maker = prepare(recipe, checkpoints)
     base = checkpoints[recipe.base]
@@ -97,73 +94,22 @@ def save_folder(
     total = sum(entry.size for entries in parts.values() for entry in entries)
     _check_room(out, total)
     metadata = describe_merge(recipe, planned, checkpoints)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}{_NEW}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that had this number before
     done = 0
     try:
-        _write_settings(temporary, settings)
-        _write_tokenizers(temporary, tree, tokenizers)
-        for part, entries in parts.items():
-            told = (lambda now, _, before=done: progress(before + now, total)) if progress else None
-            stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
-            write_checkpoint(temporary / part / f"{stem}.safetensors", entries, metadata, progress=told)
-            done += sum(entry.size for entry in entries)
-        _put_in_place(temporary, out)
+        with folder_atomically(out) as folder:
+            _write_settings(folder, settings)
+            _write_tokenizers(folder, tree, tokenizers)
+            for part, entries in parts.items():
+                told = (lambda now, _, before=done: progress(before + now, total)) if progress else None
+                stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+                write_checkpoint(folder / part / f"{stem}.safetensors", entries, metadata, progress=told)
+                done += sum(entry.size for entry in entries)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error.strerror}); check that folder") from error
     except CheckpointError as error:
-        raise CheckpointError(str(error).replace(str(temporary), str(out))) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(str(error).replace(str(folder), str(out))) from error
     wanted = [name for name, value in settings[INDEX].items() if value == [None, None] and name.startswith(_LOADED)]
     return Written(left_out, tuple(wanted))
-
-
-def _sweep(out: Path) -> None:
-    """Put right what processes that died have left: delete what they began, and put back what they had put aside."""
-    for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
-        number = path.stem.rpartition(".")[2]
-        if path.suffix not in (_NEW, _FORMER) or not number.isdecimal() or not path.is_dir() or _runs(int(number)):
-            continue
-        if path.suffix == _FORMER and not out.exists():
-            path.rename(out)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    """Whether another process of this number may run."""
-    if process == os.getpid() or os.name != "posix":  # elsewhere the question would end it
-        return process != os.getpid()
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _put_in_place(written: Path, out: Path) -> None:
-    """Force a folder to disk and rename it; one that is there is deleted only when the new one is in its place."""
-    for path in sorted(written.rglob("*")):
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-    sync_folder(written)
-    former = written.with_suffix(_FORMER)
-    if out.exists():
-        out.rename(former)
-    try:
-        written.rename(out)
-    except OSError:
-        if former.exists():
-            former.rename(out)
-        raise
-    sync_folder(out.parent)
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def _check(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path, replace: bool) -> None:
