@@ -165,17 +165,18 @@ def test_when_all_workers_die_the_run_says_so(workplace: Path, stopping: list[su
 def test_a_worker_joins_by_hand_and_the_run_waits_for_it(
     workplace: Path, stopping: list[subprocess.Popen[str]]
 ) -> None:
-    process = start(workplace, *RUN, "name=joined", "n_iters=36")
+    # so many that the run is not over before the worker is there
+    process = start(workplace, *RUN, "name=joined", "n_iters=116")
     stopping.append(process)
-    first = until(process, "  1/40  ")
+    first = until(process, "  1/120  ")
     result = command(workplace, "worker", "joined")
     assert result.returncode == 0, result.stderr
     assert "nothing left to draw" in result.stdout
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert result.stdout.count(" points (") >= 1
-    assert "".join([*first, out, result.stdout]).count(" points (") == 40
-    check_whole(workplace, "joined", 40)
+    assert "".join([*first, out, result.stdout]).count(" points (") == 120
+    check_whole(workplace, "joined", 120)
 
 
 @pytest.mark.slow
