@@ -34,7 +34,9 @@ from typing import Any, NamedTuple
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"  # read by the processes that are started below
 
+
 import engines  # noqa: E402
+import programs  # noqa: E402
 from engines import BLOCKS  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "merging.md"
@@ -281,10 +283,10 @@ def commands(folder: str, rounds: int, xl: str = "") -> Iterator[Row]:
         yield Row("SDXL from the command line", "not run: --xl names no folder")
         return
     a, b = f"model_a={xl}/a.safetensors", f"model_b={xl}/b.safetensors"
-    plans = [engines.command("plan", a, b, "alpha=0.3") for _ in range(rounds)]
+    plans = [programs.command("plan", a, b, "alpha=0.3") for _ in range(rounds)]
     yield Row("SDXL: plan", wall_and_cpu(plans), "<= 1 s of CPU", cpu_of(plans) <= 1)
-    alone = [engines.process("import torch") for _ in range(3)]
-    networks = [engines.process(engines.NETWORKS) for _ in range(3)]
+    alone = [programs.process("import torch") for _ in range(3)]
+    networks = [programs.process(programs.NETWORKS) for _ in range(3)]
     yield Row("import torch; with diffusers' networks", f"{wall_and_cpu(alone)}; {wall_and_cpu(networks)}")
     with tempfile.TemporaryDirectory(dir=xl) as place:
         parts = f"{place}/ab"
@@ -293,7 +295,7 @@ def commands(folder: str, rounds: int, xl: str = "") -> Iterator[Row]:
             ("a diffusers folder", networks, parts, (a, b)),
             ("a file, of that folder and B", alone, f"{place}/again.safetensors", (f"model_a={parts}", b)),
         ):
-            runs = [engines.merge_command(*models, out=out) for _ in range(rounds)]
+            runs = [programs.merge_command(*models, out=out) for _ in range(rounds)]
             if out != parts:
                 Path(out).unlink()
             own = memory_of(runs) - memory_of(before)
@@ -302,17 +304,17 @@ def commands(folder: str, rounds: int, xl: str = "") -> Iterator[Row]:
             yield Row(f"- its memory beyond {what}", f"{own:.0f} MB", "<= 150 MB", own <= 150)
 
 
-def cpu_of(runs: list[engines.Finished]) -> float:
+def cpu_of(runs: list[programs.Finished]) -> float:
     """Median of their CPU seconds."""
     return statistics.median(run.cpu for run in runs)
 
 
-def memory_of(runs: list[engines.Finished]) -> float:
+def memory_of(runs: list[programs.Finished]) -> float:
     """Median of their peaks, megabytes."""
     return statistics.median(run.megabytes for run in runs)
 
 
-def wall_and_cpu(runs: list[engines.Finished]) -> str:
+def wall_and_cpu(runs: list[programs.Finished]) -> str:
     """Medians of all that is known of some runs."""
     wall = statistics.median(run.wall for run in runs)
     return f"{wall:.1f} s wall, {cpu_of(runs):.2f} s CPU, peak {memory_of(runs):.0f} MB"

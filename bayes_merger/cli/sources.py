@@ -19,9 +19,9 @@ from bayes_merger.merging.architectures import divided
 from bayes_merger.merging.blocks import Architecture, weights_from_string
 from bayes_merger.merging.checkpoint import Checkpoint, hash_all, open_checkpoint
 from bayes_merger.merging.companions import VAE_FILE
-from bayes_merger.merging.folder import INDEX
 from bayes_merger.merging.recipe import MergeRecipe
 from bayes_merger.merging.stepfile import OpenNumbers, StepFile, open_numbers, read_steps
+from bayes_merger.naming import INDEX
 from bayes_merger.run.folder import find_study
 from bayes_merger.run.models import open_each, steps_recipe
 from bayes_merger.run.record import recipe_of, trial_of

@@ -16,14 +16,14 @@ from typing import Any
 
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.tokenizer import PAD, PAD_OPEN_CLIP
+from bayes_merger.naming import INDEX, PARTS
 
 Shapes = Mapping[str, tuple[int, ...]]
 Settings = dict[str, Any]
 """Relative file name (``unet/config.json``) to plain JSON data."""
 
 _CONFIGS = Path(__file__).parent / "configs"
-_INDEX, _SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
-_PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+_SCHEDULER = "scheduler/scheduler_config.json"
 _TREES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "sd3": "sd3", "sd3-large": "sd35-large", "flux": "flux"}
 _COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # as their names begin
 _UNET, _TRANSFORMER = "unet/config.json", "transformer/config.json"
@@ -89,20 +89,20 @@ def read_settings(tree: Path, architecture: str, lacking: Collection[str] = ()) 
     Raises:
         ConfigError: a file is missing or not JSON.
     """
-    if not (tree / _INDEX).is_file():
-        index = _read(_CONFIGS / _TREES[architecture] / _INDEX)
+    if not (tree / INDEX).is_file():
+        index = _read(_CONFIGS / _TREES[architecture] / INDEX)
     else:
-        index = {n: v for n, v in read_inside(tree, _INDEX).items() if isinstance(v, str | bool | int | float | list)}
+        index = {n: v for n, v in read_inside(tree, INDEX).items() if isinstance(v, str | bool | int | float | list)}
     for name, value in index.items():
         if not isinstance(value, list) and not name.startswith(_COMPONENTS):
             continue
         if not (isinstance(value, list) and len(value) == 2 and all(isinstance(x, str | None) for x in value)):
-            raise ConfigError(f"{tree / _INDEX}: {name} is not a library and a class in it; download it again")
+            raise ConfigError(f"{tree / INDEX}: {name} is not a library and a class in it; download it again")
         if not name.startswith(_COMPONENTS):
             index[name] = [None, None]
-    parts = [part for part in _PARTS if index.get(part, [None])[0] is not None and part not in lacking]
+    parts = [part for part in PARTS if index.get(part, [None])[0] is not None and part not in lacking]
     return {
-        _INDEX: index | ({"requires_safety_checker": False} if "safety_checker" in index else {}),
+        INDEX: index | ({"requires_safety_checker": False} if "safety_checker" in index else {}),
         _SCHEDULER: read_inside(tree, _SCHEDULER),
         **{f"{part}/config.json": read_inside(tree, f"{part}/config.json") for part in parts},
     }
@@ -185,7 +185,7 @@ def clip_pads(settings: Settings) -> dict[str, str]:
     end repeated.
     """
     pads = {}
-    for name, value in settings[_INDEX].items():
+    for name, value in settings[INDEX].items():
         encoder = settings.get(f"{name.replace('tokenizer', 'text_encoder')}/config.json")
         if name.startswith("tokenizer") and value[1] == "CLIPTokenizer" and encoder is not None:
             pads[name] = PAD_OPEN_CLIP if encoder.get("hidden_act") == "gelu" else PAD
@@ -213,7 +213,7 @@ def _unet_changes(
 ) -> Settings:
     channels = _channels(model)
     return {
-        _INDEX: {"_class_name": _pipeline(channels, pipelines)},
+        INDEX: {"_class_name": _pipeline(channels, pipelines)},
         _UNET: {"in_channels": channels},
         _SCHEDULER: _prediction(model, metadata, prediction),
     }
@@ -274,7 +274,7 @@ def _fit_flux(model: Shapes, metadata: Mapping[str, str]) -> tuple[str, Settings
         "num_single_layers": len(_numbers(model, r"single_blocks\.(\d+)\.")),
     }
     return "flux", {
-        _INDEX: {"_class_name": _pipeline(channels, _FLUX_PIPELINES)},
+        INDEX: {"_class_name": _pipeline(channels, _FLUX_PIPELINES)},
         _TRANSFORMER: transformer | ({} if channels == 64 else {"out_channels": 64}),
         _SCHEDULER: {} if guided else {"shift": 1.0, "use_dynamic_shifting": False},
     }
@@ -301,6 +301,6 @@ def _numbers(model: Shapes, pattern: str) -> list[int]:
 def without(settings: Settings, parts: Collection[str]) -> Settings:
     """The settings of a folder that lacks some parts."""
     gone = {*parts, *(part.replace("text_encoder", "tokenizer") for part in parts)}
-    index = {name: [None, None] if name in gone else value for name, value in settings[_INDEX].items()}
+    index = {name: [None, None] if name in gone else value for name, value in settings[INDEX].items()}
     kept = {name: data for name, data in settings.items() if name.split("/")[0] not in parts}
-    return kept | {_INDEX: index}
+    return kept | {INDEX: index}

@@ -18,16 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint, torch_dtypes
-from bayes_merger.naming import Counterpart, Naming
+from bayes_merger.naming import INDEX, PARTS, Counterpart, Naming
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-"""The parts of a folder that hold tensors of a single file; a safety checker and the like are passed over."""
-
-INDEX = "model_index.json"
-"""The file by which a diffusers folder is known."""
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _VARIANTS = ("", "fp16", "bf16", "fp32", "ema", "non_ema")  # in this order where a part is there several times

@@ -22,12 +22,18 @@ from bayes_merger.naming.texts import COPY, encoder_names
 from bayes_merger.naming.transformers import Sd3Names, flux_name
 from bayes_merger.naming.unets import UnetNames, VaeNames
 
+INDEX = "model_index.json"
+"""The file by which a diffusers folder is known."""
+
+PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+"""The parts of a folder that hold tensors of a single file; a safety checker and the like are passed over."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 """Name to shape, of the tensors of one part."""
 
 _NO_NUMBER = re.compile(r"\.(?![0-9]+\.|[A-Za-z])[^.]*\.")  # parts of names are numbers or words
 
-_TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_TEXT_ENCODERS = PARTS[3:]
 _UNET_TEXTS = {
     "sd1": ("cond_stage_model.transformer.",),
     "sd2": ("cond_stage_model.model.",),

@@ -27,11 +27,10 @@ from bayes_merger.imaging.trees import (
 from bayes_merger.merging.checkpoint import Checkpoint
 from bayes_merger.merging.describe import describe_merge, prediction_said
 from bayes_merger.merging.engine import Maker, prepare
-from bayes_merger.merging.folder import INDEX, PARTS
 from bayes_merger.merging.recipe import MergePlan, MergeRecipe, Step, plan
 from bayes_merger.merging.routing import listed
 from bayes_merger.merging.writing import TensorEntry, write_checkpoint
-from bayes_merger.naming import Counterpart, Naming, canonical_keys, with_text_model
+from bayes_merger.naming import INDEX, PARTS, Counterpart, Naming, canonical_keys, with_text_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +41,8 @@ _NETWORKS = {
 }
 _LOADED = (*PARTS, "tokenizer")
 _DEEPEST = 1000  # layers of a network; no model has a tenth of that
+# What diffusers and transformers raise on settings that are not what they should be (seen by changing them).
+_ODD_SETTINGS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _VOCABULARIES = ("vocab.json", "tokenizer.json", "spiece.model")
 
 
@@ -91,19 +92,13 @@ def save_folder(
     settings = _settings(tree, planned, prediction_said(checkpoints))
     tokenizers = _check_tokenizers(tree, settings)
     parts, left_out = _parts(settings, planned, maker, str(tree or "the official config"))
-    total = sum(entry.size for entries in parts.values() for entry in entries)
-    _check_room(out, total)
+    _check_room(out, _size(parts))
     metadata = describe_merge(recipe, planned, checkpoints)
-    done = 0
     try:
         with folder_atomically(out) as folder:
             _write_settings(folder, settings)
             _write_tokenizers(folder, tree, tokenizers)
-            for part, entries in parts.items():
-                told = (lambda now, _, before=done: progress(before + now, total)) if progress else None
-                stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
-                write_checkpoint(folder / part / f"{stem}.safetensors", entries, metadata, progress=told)
-                done += sum(entry.size for entry in entries)
+            _write_parts(folder, parts, metadata, progress)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error.strerror}); check that folder") from error
     except CheckpointError as error:
@@ -176,6 +171,7 @@ def _empty(settings: Settings) -> dict[str, Any]:
     import importlib
 
     import torch
+    from huggingface_hub.errors import StrictDataclassError
 
     networks = {}
     for part in PARTS:
@@ -191,7 +187,7 @@ def _empty(settings: Settings) -> dict[str, Any]:
             with torch.device("meta"):
                 known = library == "diffusers"
                 networks[part] = network.from_config(config) if known else network(network.config_class(**config))
-        except Exception as error:  # both libraries leave it to chance what odd settings lead to
+        except (*_ODD_SETTINGS, StrictDataclassError) as error:
             reason = " ".join(str(error).split())[:100]
             raise ConfigError(f"{part}/config.json: makes no {name} ({reason}); give --config FOLDER") from error
     return networks
@@ -302,6 +298,24 @@ class _Stacks:
         if found.transposed:
             return tensor.t().contiguous()
         return torch.cat(tensor.chunk(2)[::-1])
+
+
+def _size(parts: Mapping[str, list[TensorEntry]]) -> int:
+    return sum(entry.size for entries in parts.values() for entry in entries)
+
+
+def _write_parts(
+    folder: Path,
+    parts: Mapping[str, list[TensorEntry]],
+    metadata: Mapping[str, str],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    done, total = 0, _size(parts)
+    for part, entries in parts.items():
+        told = (lambda now, _, before=done: progress(before + now, total)) if progress else None
+        stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+        write_checkpoint(folder / part / f"{stem}.safetensors", entries, metadata, progress=told)
+        done += sum(entry.size for entry in entries)
 
 
 def _write_settings(folder: Path, settings: Settings) -> None:
