@@ -23,11 +23,11 @@ def measure(folder: Path, method: str) -> dict[str, float | str]:
     """Seconds of the processor and bytes of own memory at most, beside what the plan says."""
     import torch
 
-    from bayes_merger.merging.checkpoint import open_checkpoint
-    from bayes_merger.merging.costs import seconds, working_memory
-    from bayes_merger.merging.engine import save_merge
+    from bayes_merger.checkpoints.checkpoint import open_checkpoint
+    from bayes_merger.merging.engine.merge import save_merge
     from bayes_merger.merging.method import method_spec
-    from bayes_merger.merging.recipe import MergeRecipe, plan
+    from bayes_merger.merging.plan.costs import seconds, working_memory
+    from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
 
     torch.set_num_threads(1)
     spec = method_spec(method)

@@ -86,8 +86,8 @@ def destinations(device: str = "cpu") -> dict[str, Any]:
     """Views on the fp16 parameters of diffusers modules, as a run merges into them."""
     from make_full_size import networks
 
-    from bayes_merger.imaging.keymap import single_file_views
-    from bayes_merger.imaging.layout import lay_side_by_side
+    from bayes_merger.imaging.pipelines.keymap import single_file_views
+    from bayes_merger.imaging.pipelines.layout import lay_side_by_side
 
     pipe = KEPT["pipe"] = SimpleNamespace(
         **{name: module.half().to_empty(device=device) for name, module in networks("sd1").items()}
@@ -319,8 +319,8 @@ def our_method(folder: str, blocks: tuple[str, ...], method: str, alpha: float, 
     import torch
 
     from bayes_merger.merging import method_spec
-    from bayes_merger.merging.combine import Scratch, combine
-    from bayes_merger.merging.memory import KeptWork
+    from bayes_merger.merging.engine.combine import Scratch, combine
+    from bayes_merger.merging.engine.memory import KeptWork
 
     tensors = subset(folder, blocks)
     out = KEPT.setdefault(f"out {blocks}", {key: torch.empty_like(tensor) for key, tensor in tensors["a"].items()})

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayes_merger.merging.folder import INDEX, PARTS
-from bayes_merger.merging.writing import TensorEntry, write_checkpoint
-from bayes_merger.naming import Naming
+from bayes_merger.checkpoints.diffusers_folder import INDEX, PARTS
+from bayes_merger.checkpoints.naming import Naming
+from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 
-CONFIGS = Path(__file__).parents[1] / "bayes_merger" / "imaging" / "configs"
+CONFIGS = Path(__file__).parents[1] / "bayes_merger" / "checkpoints" / "configs"
 TREES = {"sd1": "sd15", "sdxl": "sdxl"}  # architecture -> its configs
 EXTRAS: dict[str, dict[str, tuple[int, ...]]] = {
     "sd1": {"cond_stage_model.transformer.text_model.embeddings.position_ids": (1, 77)},

@@ -31,10 +31,10 @@ from landscapes import BLOCKS, MERGES, STANDARD, Instance, instance
 from scipy.stats import rankdata
 
 from bayes_merger.search import build_space
-from bayes_merger.search.incumbent import beliefs
-from bayes_merger.search.space import SearchSpace
-from bayes_merger.search.study import design
-from bayes_merger.search.unit import generator, latin_hypercube
+from bayes_merger.search.space.cube import generator, latin_hypercube
+from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.study import design
+from bayes_merger.search.surrogates.posterior import beliefs
 
 ROOT = Path(__file__).parents[1]
 REPORT = """# Optimisers side by side

@@ -31,12 +31,12 @@ from search import ALIASES
 from bayes_merger.cli import compose
 from bayes_merger.cli.run import make_parts
 from bayes_merger.imaging.payload import resolve
-from bayes_merger.run.bench import Bench, Evaluation
+from bayes_merger.run.evaluator import Bench, Evaluation
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.watcher import Stop
+from bayes_merger.run.progress import Stop
 from bayes_merger.scoring.scorer import Score, picture_points
-from bayes_merger.search.incumbent import beliefs
-from bayes_merger.search.study import design
+from bayes_merger.search.study.study import design
+from bayes_merger.search.surrogates.posterior import beliefs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "search_demo.md"

@@ -12,7 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: n
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before anything imports torch: as the program does
 
-from tests.checkpoints import make_tiny_sd1, tiny_config
+from tests.checkpoint_files import make_tiny_sd1, tiny_config
 from tests.postgres import server
 
 

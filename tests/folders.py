@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bayes_merger.naming import Naming
+from bayes_merger.checkpoints.naming import Naming
 
 _VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 3,

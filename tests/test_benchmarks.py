@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from bayes_merger.merging import merge
 from tests.folders import make_modules, single_file
-from tests.merging.models import even, opened, recipe_of
+from tests.merging.tiny_models import even, opened, recipe_of
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 UNET = "model.diffusion_model."

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
-from tests.workplace import command, make_workplace, start
+from tests.user_folder import command, make_workplace, start
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_plain_diffusers_draws_the_best_trial_s_very_pictures_from_the_saved_fil
     paths = [finished / name for name in best["images"]]
     seeds = [int(Image.open(path).text["parameters"].rpartition("Seed: ")[2].split(",")[0]) for path in paths]
 
-    from bayes_merger.imaging.embedding import PromptEncoder
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
 
     encoder = PromptEncoder(pipe.tokenizer, pipe.text_encoder)
     drawn = pipe(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.postgres import PASSWORD
-from tests.workplace import command, make_workplace, start
+from tests.user_folder import command, make_workplace, start
 
 Arguments = tuple[str, ...]
 

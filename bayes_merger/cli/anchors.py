@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.blocks import Architecture, weights_from_string
-from bayes_merger.merging.presets import is_preset, preset, presets
-from bayes_merger.merging.recipe import MergeRecipe
+from bayes_merger.merging.recipe.presets import is_preset, preset, presets
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.folder import studies
-from bayes_merger.run.parts import Parts
-from bayes_merger.search.design import design
+from bayes_merger.run.setup import Parts
+from bayes_merger.search.space.design import design
 
 _NUMBERS = re.compile(r"[-+\d.eE,\s]*\d[-+\d.eE,\s]*")
 _TRIAL = re.compile(r"(.+):(\d+)")
@@ -95,7 +95,7 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _recipe(text: str, config: RunConfig) -> MergeRecipe:
-    from bayes_merger.cli.sources import named_recipe
+    from bayes_merger.cli.resolve_merge import named_recipe
 
     runs = Path(config.runs)
     if text.endswith((".json", ".safetensors")):

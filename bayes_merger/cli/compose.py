@@ -181,7 +181,7 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _read_files(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """What lies in the files that ``recipe=`` and ``blocks=`` name, and the other overrides."""
-    from bayes_merger.cli.sources import read_yaml, recipe_data
+    from bayes_merger.cli.resolve_merge import read_yaml, recipe_data
 
     read: dict[str, Any] = {}
     others = []
@@ -199,7 +199,7 @@ def _read_files(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 def _name_models(config: DictConfig) -> None:
     """A run of a recipe in several steps is called by its first models, and has no others."""
-    from bayes_merger.merging.stepfile import read_steps
+    from bayes_merger.merging.recipe.step_file import read_steps
 
     named = [key for key in ("model_a", "model_b", "model_c") if not OmegaConf.is_missing(config, key)]
     given = {key: config[key] for key in named} | {f"model_{name}": path for name, path in config.models.items()}
@@ -337,7 +337,7 @@ def settings_text(overrides: Sequence[str]) -> str:
     """The composed settings as YAML, without the password of the storage."""
     settings = compose_run(overrides)
     if settings["storage"]:
-        from bayes_merger.search.storage import redacted
+        from bayes_merger.search.study.storage import redacted
 
         settings["storage"] = redacted(settings["storage"])
     return str(OmegaConf.to_yaml(OmegaConf.create(settings)))

@@ -24,7 +24,7 @@ from bayes_merger.cli.terminal import watching
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.folder import RunFolder, check_name, find_study
-from bayes_merger.run.parts import fingerprint
+from bayes_merger.run.setup import fingerprint
 
 HELP = """\
 bayes-merger fork NAME NEW [SETTING=VALUE ...]
@@ -47,8 +47,8 @@ def fork(arguments: Sequence[str]) -> None:
         CheckpointError: a model file that cannot be used.
     """
     from bayes_merger.run import loop
-    from bayes_merger.search.fork import inheritance, rows_still_needed
-    from bayes_merger.search.study import FINGERPRINT, fingerprint_difference
+    from bayes_merger.search.study.fork import inheritance, rows_still_needed
+    from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference
 
     if any(argument in ("-h", "--help") for argument in arguments):
         print(HELP, end="")

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.cli.resolve_merge import add_source, recipe_and_models
 from bayes_merger.cli.show import Parser
-from bayes_merger.cli.sources import add_source, recipe_and_models
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.checkpoint import Checkpoint
-from bayes_merger.merging.lora import NO_EFFECT
 from bayes_merger.merging.method import method_spec
-from bayes_merger.merging.recipe import MergeRecipe, plan
-from bayes_merger.merging.routing import listed
+from bayes_merger.merging.models.lora import NO_EFFECT
+from bayes_merger.merging.plan.routing import listed
+from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
 
 DESCRIPTION = """\
 Write one merge to a checkpoint file that other UIs load, or to a diffusers folder. Models are .safetensors or .ckpt
@@ -80,7 +80,7 @@ def merge(arguments: Sequence[str]) -> None:
     parser.add_argument("--force", action="store_true", help="merge although a model file is not the recipe's")
     options = parser.parse_args(arguments)
     if options.as_lora is not None:
-        from bayes_merger.merging.extract import read_rank
+        from bayes_merger.merging.export.lora import read_rank
 
         read_rank(options.as_lora)
     recipe, checkpoints = recipe_and_models(options, verify=not options.force)
@@ -114,7 +114,7 @@ def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _save(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path, overwrite: bool) -> None:
-    from bayes_merger.merging.engine import save_merge
+    from bayes_merger.merging.engine.merge import save_merge
 
     with _progress(f"merging into {out.name}") as progress:
         save_merge(recipe, checkpoints, out, replace=overwrite, progress=progress)
@@ -124,7 +124,7 @@ def _save(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path,
 def _save_folder(
     recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path, config: str | None, overwrite: bool
 ) -> None:
-    from bayes_merger.run.export import save_folder
+    from bayes_merger.merging.export.diffusers_folder import save_folder
 
     tree = Path(config).expanduser() if config else None
     with _progress(f"merging into {out.name}") as progress:
@@ -141,7 +141,7 @@ def _save_folder(
 def _save_lora(
     recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path, rank: str, overwrite: bool
 ) -> None:
-    from bayes_merger.merging.extract import read_rank, save_lora
+    from bayes_merger.merging.export.lora import read_rank, save_lora
 
     with _progress(f"extracting {out.name}") as progress:
         found = save_lora(recipe, checkpoints, out, read_rank(rank), replace=overwrite, progress=progress)

@@ -15,16 +15,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.header import FLOATS
+from bayes_merger.cli.resolve_merge import add_source, beside, named_recipe, recipe_and_models
 from bayes_merger.cli.show import Parser
-from bayes_merger.cli.sources import add_source, beside, named_recipe, recipe_and_models
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.checkpoint import Checkpoint
-from bayes_merger.merging.costs import bytes_read, result_size, seconds, working_memory
-from bayes_merger.merging.finish import ADJUST
-from bayes_merger.merging.header import FLOATS
-from bayes_merger.merging.recipe import MergePlan, MergeRecipe, Step, numbers_of
-from bayes_merger.merging.recipe import plan as plan_of
-from bayes_merger.merging.steps import Unfolded, unfold
+from bayes_merger.merging.engine.multi_step import Unfolded, unfold
+from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
+from bayes_merger.merging.recipe.postprocess import ADJUST
+from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, Step, numbers_of
+from bayes_merger.merging.recipe.recipe import plan as plan_of
 from bayes_merger.run.models import open_model
 
 DESCRIPTION = """\

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 
+from bayes_merger.checkpoints.checkpoint import hash_all
 from bayes_merger.cli import compose
 from bayes_merger.cli.anchors import start_design
 from bayes_merger.cli.show import best_lines, load
@@ -16,15 +17,14 @@ from bayes_merger.cli.terminal import candidates_table, closing_table, front_tab
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.merging.checkpoint import hash_all
-from bayes_merger.report import summary, write_best
+from bayes_merger.report.summary import summary, write_best
 from bayes_merger.run.folder import RunFolder, check_name, find_study, slug
-from bayes_merger.run.parts import Parts, check_parts, fingerprint
+from bayes_merger.run.progress import Stop, Watcher
 from bayes_merger.run.record import beliefs_of, chosen_trial, complete_trials, final_of
-from bayes_merger.run.watcher import Stop, Watcher
+from bayes_merger.run.setup import Parts, check_parts, fingerprint
 from bayes_merger.scoring.scorer import Scorer
-from bayes_merger.search.stopping import PATIENT_FROM, STOPPED
-from bayes_merger.search.study import finished
+from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
+from bayes_merger.search.study.study import finished
 
 CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images", "model_a", "model_b", "model_c",
               "models", "recipe.models",
@@ -88,7 +88,7 @@ def take_address(settings: dict[str, Any]) -> str:
     Raises:
         ConfigError: there is nothing at that address.
     """
-    from bayes_merger.search.storage import is_address, open_storage, redacted
+    from bayes_merger.search.study.storage import is_address, open_storage, redacted
 
     address = str(settings["storage"] or "")
     if address and not is_address(address):
@@ -284,7 +284,7 @@ def check_models(parts: Parts) -> None:
 
 def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher) -> None:
     """The search, the final round and what is taken home; whatever ends it early, what is known is written."""
-    from bayes_merger.run.bench import Bench
+    from bayes_merger.run.evaluator import Bench
     from bayes_merger.run.final import decide, keep_pictures
     from bayes_merger.run.loop import search
     from bayes_merger.run.workers import search_together
@@ -317,7 +317,7 @@ def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher
 
 def take_home(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher) -> None:
     """Write the best merge and say where everything is."""
-    from bayes_merger.merging.engine import save_merge
+    from bayes_merger.merging.engine.merge import save_merge
 
     recipe = write_best(study, folder)
     trial = chosen_trial(study)

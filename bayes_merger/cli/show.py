@@ -13,9 +13,9 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from bayes_merger import report
 from bayes_merger.cli.terminal import candidates_table, closing_table, front_table, with_error
 from bayes_merger.errors import ConfigError
+from bayes_merger.report import summary as report
 from bayes_merger.run.folder import RunFolder, find_study, studies
 from bayes_merger.run.record import beliefs_of, chosen_trial, final_of, recipe_of
 
@@ -56,7 +56,7 @@ def load(folder: RunFolder) -> optuna.study.Study:
     Raises:
         ConfigError: the file holds no such study.
     """
-    from bayes_merger.search.study import load_study, open_storage
+    from bayes_merger.search.study.study import load_study, open_storage
 
     return load_study(open_storage(folder.where, create=False), folder.name)
 

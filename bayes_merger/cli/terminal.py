@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bayes_merger.run.progress import Step, TrialReport, Watcher
 from bayes_merger.run.record import Final
-from bayes_merger.run.watcher import Step, TrialReport, Watcher
-from bayes_merger.search.incumbent import Beliefs
+from bayes_merger.search.surrogates.posterior import Beliefs
 
 
 def trial_line(report: TrialReport) -> str:

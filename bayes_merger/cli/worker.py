@@ -14,8 +14,8 @@ from bayes_merger.cli.show import Parser
 from bayes_merger.cli.terminal import watching
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.run.folder import STORAGE, RunFolder, find_study
-from bayes_merger.run.parts import check_no_person, fingerprint
-from bayes_merger.run.watcher import Stop, Watcher
+from bayes_merger.run.progress import Stop, Watcher
+from bayes_merger.run.setup import check_no_person, fingerprint
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
          "generator.config", "wildcards")  # fmt: skip
@@ -63,7 +63,7 @@ def worker(arguments: Sequence[str]) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     with watching_for(options.report_as, folder) as (watcher, stop_watcher):
         from bayes_merger.run import loop
-        from bayes_merger.run.bench import Bench
+        from bayes_merger.run.evaluator import Bench
 
         watcher.step("hashing the models")
         study = loop.join_study(parts, folder, fingerprint(parts, settings["scorers"]))

@@ -194,7 +194,7 @@ def _on_cpu(state: State) -> State:
 
 def single_file(state: State, vae: Any) -> State:
     """A denoiser and a VAE as one SD1.x checkpoint: float16, contiguous, with `position_ids`."""
-    from bayes_merger.imaging.keymap import to_single_file
+    from bayes_merger.imaging.pipelines.keymap import to_single_file
 
     parts = {
         prefix: {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

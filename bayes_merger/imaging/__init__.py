@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bayes_merger.imaging.keymap import single_file_views, to_single_file
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
-from bayes_merger.imaging.pipeline import DrawnImage, LivePipeline, load_pipeline
-from bayes_merger.imaging.prompt import check_prompt, plain_prompt
-from bayes_merger.imaging.samplers import SAMPLERS, check_sampler
+from bayes_merger.imaging.pipelines.keymap import single_file_views, to_single_file
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
+from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, check_sampler
+from bayes_merger.imaging.prompts.prompt import check_prompt, plain_prompt
 
 __all__ = [
     "SAMPLERS",

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.imaging.prompt import check_prompt
-from bayes_merger.imaging.samplers import AUTOMATIC, check_sampler
-from bayes_merger.imaging.wildcards import Wildcards
+from bayes_merger.imaging.pipelines.schedulers import AUTOMATIC, check_sampler
+from bayes_merger.imaging.prompts.prompt import check_prompt
+from bayes_merger.imaging.prompts.wildcards import Wildcards
 
 SEEDS = 2**32  # as in web UIs
 

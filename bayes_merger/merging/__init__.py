@@ -3,14 +3,14 @@
 Importing this package is light: torch comes with the first tensor that is read.
 """
 
-from bayes_merger.merging.architectures import ARCHITECTURES, SD1, identify
-from bayes_merger.merging.blocks import Architecture, BlockWeights, Place, weights_from_string, weights_to_string
-from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
-from bayes_merger.merging.engine import merge, save_merge
-from bayes_merger.merging.live import LiveMerge
+from bayes_merger.checkpoints.architectures import ARCHITECTURES, SD1, identify
+from bayes_merger.checkpoints.blocks import Architecture, BlockWeights, Place, weights_from_string, weights_to_string
+from bayes_merger.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
+from bayes_merger.merging.engine.live import LiveMerge
+from bayes_merger.merging.engine.merge import merge, save_merge
 from bayes_merger.merging.method import METHODS, MethodSpec, WeightRange, merge_method, method_spec
-from bayes_merger.merging.recipe import MergePlan, MergeRecipe, ModelRef, Step, plan
-from bayes_merger.merging.writing import TensorEntry, write_checkpoint
+from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, ModelRef, Step, plan
 
 __all__ = [
     "ARCHITECTURES",

@@ -294,7 +294,7 @@ def _interval(bounds: WeightRange) -> str:
 
 _SPECS: dict[str, MethodSpec] = {}
 _TOLD = ("key", "prepared", "statistics")  # keywords that are neither weights nor options
-_FAMILIES = ("linear", "angular", "masks", "sparse", "drops", "centres", "spectral", "matrix", "surveyed")
+_FAMILIES = ("linear", "angular", "masks", "sparse", "drops", "centres", "spectral", "matrix", "with_statistics")
 
 
 def merge_method(

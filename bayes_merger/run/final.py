@@ -21,9 +21,9 @@ import optuna
 
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.run.bench import Bench, Evaluation, Weights, compared, contenders
+from bayes_merger.run.evaluator import Bench, Evaluation, Weights, compared, contenders
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.parts import Parts
+from bayes_merger.run.progress import Stop, Watcher
 from bayes_merger.run.record import (
     Final,
     Rescored,
@@ -34,7 +34,7 @@ from bayes_merger.run.record import (
     front_of,
     value_of,
 )
-from bayes_merger.run.watcher import Stop, Watcher
+from bayes_merger.run.setup import Parts
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 
 DRAWN = "drawn:"

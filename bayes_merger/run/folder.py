@@ -55,7 +55,7 @@ class RunFolder:
             return self.address
         if not self.pointer.is_file():
             return self.database
-        from bayes_merger.search.storage import redacted
+        from bayes_merger.search.study.storage import redacted
 
         told, given = self.pointer.read_text(encoding="utf-8").strip(), os.environ.get(STORAGE, "")
         return given if given and redacted(given) == told else told
@@ -63,7 +63,7 @@ class RunFolder:
     def point(self) -> None:
         """Note where the study is, when it is not in this folder."""
         if self.address:
-            from bayes_merger.search.storage import redacted
+            from bayes_merger.search.study.storage import redacted
 
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.pointer, redacted(self.address) + "\n")

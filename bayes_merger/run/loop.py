@@ -12,17 +12,17 @@ import optuna
 
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed
-from bayes_merger.run.bench import Bench, Evaluation
+from bayes_merger.run.evaluator import Bench, Evaluation
 from bayes_merger.run.final import length as final_length
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.parts import Parts
+from bayes_merger.run.progress import Stop, TrialReport, Watcher
 from bayes_merger.run.pruning import Cut, is_on, judge_in_batches, rival_for
 from bayes_merger.run.record import beliefs_of, best_value, front_of, mean_scores
-from bayes_merger.run.watcher import Stop, TrialReport, Watcher
-from bayes_merger.search import study as studies
-from bayes_merger.search.history import ESTIMATE
-from bayes_merger.search.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
-from bayes_merger.search.workers import Worker
+from bayes_merger.run.setup import Parts
+from bayes_merger.search.study import study as studies
+from bayes_merger.search.study.history import ESTIMATE
+from bayes_merger.search.study.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
+from bayes_merger.search.study.workers import Worker
 
 FAILURES_IN_A_ROW = 5  # a run whose every trial fails is broken, not unlucky
 WAIT = 0.5  # seconds between two looks at what the other workers do, when there is nothing left to take

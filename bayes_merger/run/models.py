@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bayes_merger.checkpoints.architectures import OwnBlocks, own_blocks
+from bayes_merger.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.merging.aligned import aligned
-from bayes_merger.merging.architectures import OwnBlocks, own_blocks
-from bayes_merger.merging.checkpoint import Checkpoint, open_checkpoint
-from bayes_merger.merging.companions import VaeFile
-from bayes_merger.merging.kinds import LORA
-from bayes_merger.merging.lora import LoraModel
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec
-from bayes_merger.merging.recipe import MergeRecipe, ModelRef
-from bayes_merger.merging.stepfile import StepFile, read_steps
+from bayes_merger.merging.models.aligned import aligned
+from bayes_merger.merging.models.companions import VaeFile
+from bayes_merger.merging.models.lora import LoraModel
+from bayes_merger.merging.recipe.recipe import MergeRecipe, ModelRef
+from bayes_merger.merging.recipe.step_file import StepFile, read_steps
 
 DRAWN = ("sd1",)
 """The architectures that can be drawn; the others can be merged only."""

@@ -24,14 +24,14 @@ import optuna
 from bayes_merger.config import PruningConfig, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.imaging.pipeline import DrawnImage
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.record import beliefs_of
 from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine, picture_points
-from bayes_merger.search.history import PHASE
+from bayes_merger.search.study.history import PHASE
 
 if TYPE_CHECKING:
-    from bayes_merger.run.bench import Bench, Evaluation, Weights
-    from bayes_merger.run.parts import Parts
+    from bayes_merger.run.evaluator import Bench, Evaluation, Weights
+    from bayes_merger.run.setup import Parts
 
 PICTURES = 8
 """Below so many pictures per trial the test can only fire when there is next to nothing left to save."""

@@ -15,10 +15,10 @@ from typing import Any
 import optuna
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.recipe import MergeRecipe
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
-from bayes_merger.search.history import origin
-from bayes_merger.search.incumbent import Beliefs, beliefs
+from bayes_merger.search.study.history import origin
+from bayes_merger.search.surrogates.posterior import Beliefs, beliefs
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def judges_of(study: optuna.study.Study) -> dict[str, tuple[float, Scale]]:
 
 
 def beliefs_of(study: optuna.study.Study) -> Beliefs:
-    """What all scores together say of each trial; see :mod:`bayes_merger.search.incumbent`."""
+    """What all scores together say of each trial; see :mod:`bayes_merger.search.surrogates.posterior`."""
     trials = complete_trials(study)
     judges = judges_of(study)
     importance = {payload["name"]: payload["importance"] for payload in study.user_attrs.get("payloads") or ()}

@@ -6,15 +6,15 @@ import json
 import re
 from collections.abc import Collection
 
+from bayes_merger.checkpoints.architectures import divided
+from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.architectures import divided
-from bayes_merger.merging.blocks import Architecture
-from bayes_merger.merging.elements import named_ratios, parse_rules
-from bayes_merger.merging.finish import ADJUST, ADJUSTMENT_RANGE, read_adjust
 from bayes_merger.merging.method import MethodSpec
-from bayes_merger.merging.stepfile import StepFile, open_numbers
-from bayes_merger.search.space import Parameter, SearchSpace, space_from_guide
+from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
+from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENT_RANGE, read_adjust
+from bayes_merger.merging.recipe.step_file import StepFile, open_numbers
+from bayes_merger.search.space.space import Parameter, SearchSpace, space_from_guide
 
 
 def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) -> SearchSpace:

@@ -25,9 +25,9 @@ import optuna
 
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted
 from bayes_merger.run.folder import STORAGE, RunFolder
-from bayes_merger.run.parts import Parts
-from bayes_merger.run.watcher import Step, Stop, TrialReport, Watcher
-from bayes_merger.search.study import finished
+from bayes_merger.run.progress import Step, Stop, TrialReport, Watcher
+from bayes_merger.run.setup import Parts
+from bayes_merger.search.study.study import finished
 
 PATIENCE = 60.0
 """Seconds that workers have to hand their trials back when told to stop at once."""

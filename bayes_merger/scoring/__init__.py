@@ -1,8 +1,10 @@
 """Images in, numbers out: what judges the pictures of a trial, and how its scores become one number."""
 
-from bayes_merger.scoring.aesthetic import AestheticScorer
-from bayes_merger.scoring.clip import ClipScorer, ClipTower
-from bayes_merger.scoring.ratings import Ledger, Rating
+from bayes_merger.scoring.models.aesthetic import AestheticScorer
+from bayes_merger.scoring.models.clip import ClipScorer, ClipTower
+from bayes_merger.scoring.people.ledger import Ledger, Rating
+from bayes_merger.scoring.people.terminal import ManualScorer
+from bayes_merger.scoring.people.viewer import Viewer
 from bayes_merger.scoring.scorer import (
     Judged,
     Scale,
@@ -15,8 +17,6 @@ from bayes_merger.scoring.scorer import (
     picture_points,
     points,
 )
-from bayes_merger.scoring.terminal import ManualScorer
-from bayes_merger.scoring.viewer import Viewer
 
 __all__ = [
     "AestheticScorer",

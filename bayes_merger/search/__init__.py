@@ -1,11 +1,11 @@
 """The optimiser: numbers in, numbers out; it never heard of pictures.
 
-:mod:`~bayes_merger.search.space` is light. :mod:`~bayes_merger.search.samplers` and
-:mod:`~bayes_merger.search.study` import Optuna (about a second), so they are imported where they are used.
+:mod:`~bayes_merger.search.space.space` is light. :mod:`~bayes_merger.search.samplers` and
+:mod:`~bayes_merger.search.study.study` import Optuna (about a second), so they are imported where they are used.
 """
 
 from __future__ import annotations
 
-from bayes_merger.search.space import Parameter, SearchSpace, build_space, space_from_guide
+from bayes_merger.search.space.space import Parameter, SearchSpace, build_space, space_from_guide
 
 __all__ = ["Parameter", "SearchSpace", "build_space", "space_from_guide"]

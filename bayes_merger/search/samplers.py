@@ -2,7 +2,7 @@
 
 Each function takes the declared space (from :meth:`SearchSpace.distributions`; None: whatever all trials so far have in
 common), the study's seed and its options, refuses options that make no sense, and gives an Optuna sampler of the kind
-that :mod:`bayes_merger.search.slots` tells of.
+that :mod:`bayes_merger.search.optimisers.base` tells of.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search.options import check_flag, check_number, check_range
-from bayes_merger.search.slots import CubeSampler, Evidence, ReplaySampler, Space
-from bayes_merger.search.unit import Array, derived_seed, generator, latin_hypercube, sobol_points
+from bayes_merger.search.optimisers.base import CubeSampler, Evidence, ReplaySampler, Space
+from bayes_merger.search.optimisers.options import check_flag, check_number, check_range
+from bayes_merger.search.space.cube import Array, derived_seed, generator, latin_hypercube, sobol_points
 
 
 def structured(
@@ -32,7 +32,7 @@ def structured(
         candidates: points of which the best start the climb to the greatest expected improvement.
         starts: how many of them climb.
     """
-    from bayes_merger.search.structured import Structured, structured_proposal
+    from bayes_merger.search.optimisers.structured import Structured, structured_proposal
 
     check_flag("blocks", blocks)
     check_number("candidates", candidates, 3, whole=True)
@@ -67,7 +67,7 @@ def bayes(
         candidates: random points of which the best start the climb to the greatest upper confidence bound.
         starts: how many of them climb.
     """
-    from bayes_merger.search.bayesopt import Tuned, tuned_proposal
+    from bayes_merger.search.optimisers.bayesopt import Tuned, tuned_proposal
 
     bounds = check_range("length_scale_bounds", length_scale_bounds, 1e-5)
     settings = Tuned(kappa, noise, length_scale, bounds, restarts, candidates, starts)
@@ -98,7 +98,7 @@ def bayes_classic(
         bounds_transformer: true, or options of the library's sequential domain reduction (``gamma_osc``,
             ``gamma_pan``, ``eta``, ``minimum_window``): the space shrinks around the best as the search goes on.
     """
-    from bayes_merger.search.bayesopt import Classic, classic_proposal
+    from bayes_merger.search.optimisers.bayesopt import Classic, classic_proposal
 
     check_number("kappa", kappa, 0)
     check_number("xi", xi, 0)
@@ -214,7 +214,7 @@ def cma(
         population: points of a generation; None: 4 + 3 ln(weights), 13 for 26.
         warm_start: begin between the better half of the start design; false: in the middle of the space.
     """
-    from bayes_merger.search.evolution import Evolution, cma_proposal
+    from bayes_merger.search.optimisers.cma import Evolution, cma_proposal
 
     return CubeSampler(space, seed, cma_proposal(Evolution(sigma, population, warm_start)), name="cma", single=True)
 
@@ -248,7 +248,7 @@ def turbo(
         failures: so many failures in a row halve it.
         candidates: points of the region of which one is chosen.
     """
-    from bayes_merger.search.turbo import Region, turbo_proposal
+    from bayes_merger.search.optimisers.turbo import Region, turbo_proposal
 
     settings = Region(length, successes, failures, candidates)
     return CubeSampler(space, seed, turbo_proposal(settings), name="turbo", single=True)
@@ -267,7 +267,7 @@ def botorch(
         draws: of what the scores might be without their noise.
     """
     try:
-        from bayes_merger.search.botorch import Noisy, botorch_proposal
+        from bayes_merger.search.optimisers.botorch import Noisy, botorch_proposal
     except ImportError as error:
         raise ConfigError(
             f"optimiser: botorch is not installed ({error}); "

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.cli import main
-from tests.workplace import make_workplace
+from tests.user_folder import make_workplace
 
 
 @pytest.fixture

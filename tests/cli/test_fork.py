@@ -11,7 +11,7 @@ import pytest
 from bayes_merger.cli import main
 from bayes_merger.cli.show import load
 from bayes_merger.run.folder import RunFolder
-from tests.workplace import make_workplace
+from tests.user_folder import make_workplace
 
 RUN = ["run", "experiment=tiny", "model_a=a.safetensors", "model_b=b.safetensors", "final.images=0", "final.save=false"]
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
 from tests.cli.test_merge import refused, told
-from tests.merging.models import FIRST, SHAPES, TEXT, UNET, VAE, write_model
+from tests.merging.tiny_models import FIRST, SHAPES, TEXT, UNET, VAE, write_model
 
 KEY = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 LORA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

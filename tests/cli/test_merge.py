@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bayes_merger.checkpoints.architectures import SD1, SDXL
 from bayes_merger.cli import main
-from bayes_merger.merging.architectures import SD1, SDXL
-from tests.merging.models import UNET, write_model
-from tests.merging.test_blocks import fact_shapes, needs_facts
+from tests.checkpoints.test_blocks import fact_shapes, needs_facts
+from tests.merging.tiny_models import UNET, write_model
 
 KEY = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 HEAD = UNET + "out.2.weight"

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
-from bayes_merger.merging.companions import ema_key
+from bayes_merger.merging.models.companions import ema_key
 from tests.cli.test_merge import refused, told
-from tests.merging.models import FIRST, TEXT, UNET, VAE, write_model
+from tests.merging.tiny_models import FIRST, TEXT, UNET, VAE, write_model
 
 KEY = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 BIAS = UNET + "input_blocks.1.0.in_layers.2.bias"
@@ -129,7 +129,7 @@ def test_a_merge_is_written_as_a_folder_that_diffusers_loads(
 ) -> None:
     from diffusers import StableDiffusionPipeline
 
-    from bayes_merger.imaging.keymap import single_file_views
+    from bayes_merger.imaging.pipelines.keymap import single_file_views
 
     pair = [f"model_a={tiny_a}", f"model_b={tiny_b}", "alpha=0.3"]
     folder, file = tmp_path / "merged", tmp_path / "merged.safetensors"

@@ -12,9 +12,9 @@ from bayes_merger.cli.show import best_lines, show
 from bayes_merger.cli.terminal import trial_line, with_error
 from bayes_merger.config import FinalConfig, PruningConfig
 from bayes_merger.run.final import decide
+from bayes_merger.run.progress import Stop, TrialReport
 from bayes_merger.run.record import front_of
-from bayes_merger.run.watcher import Stop, TrialReport
-from tests.run.pretend import PretendBench, make_parts, noisy, searched
+from tests.run.fake_run import PretendBench, make_parts, noisy, searched
 
 
 def shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:

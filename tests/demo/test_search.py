@@ -13,11 +13,11 @@ import pytest
 from bayes_merger.cli import compose
 from bayes_merger.cli.run import make_parts, stored_with
 from bayes_merger.run import loop
-from bayes_merger.run.bench import Bench, Evaluation
+from bayes_merger.run.evaluator import Bench, Evaluation
 from bayes_merger.run.final import decide
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.progress import Stop
 from bayes_merger.run.record import Final
-from bayes_merger.run.watcher import Stop
 from tests.run.test_loop import Notes
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from bayes_merger.run import loop
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.progress import Stop
 from bayes_merger.run.record import beliefs_of, complete_trials
-from bayes_merger.run.watcher import Stop
-from bayes_merger.search.stopping import PATIENT_FROM, SECONDS, STOPPED, worked
-from tests.run.pretend import PretendBench, make_parts, noisy, searched
+from bayes_merger.search.study.stopping import PATIENT_FROM, SECONDS, STOPPED, worked
+from tests.run.fake_run import PretendBench, make_parts, noisy, searched
 from tests.run.test_loop import Notes
 
 

@@ -10,22 +10,22 @@ from typing import Any
 import optuna
 import pytest
 
+from bayes_merger.checkpoints.architectures import SD1
 from bayes_merger.config import FinalConfig, RunConfig
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.merging.architectures import SD1
 from bayes_merger.merging.method import method_spec
-from bayes_merger.run.bench import Evaluation
+from bayes_merger.run.evaluator import Evaluation
 from bayes_merger.run.final import closing_table, decide, fresh_payloads, keep_pictures, points_per_image
 from bayes_merger.run.final import length as final_length
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.parts import Parts
+from bayes_merger.run.progress import Stop
 from bayes_merger.run.record import Final, Rescored, Row, beliefs_of, complete_trials
-from bayes_merger.run.watcher import Stop
+from bayes_merger.run.setup import Parts
 from bayes_merger.scoring.scorer import Score, combine
 from bayes_merger.search.samplers import random
-from bayes_merger.search.space import build_space
-from tests.run import pretend
+from bayes_merger.search.space.space import build_space
+from tests.run import fake_run as pretend
 from tests.run.test_loop import Notes
 
 

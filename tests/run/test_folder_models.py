@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from bayes_merger.cli import main
 from bayes_merger.cli.show import load
 from bayes_merger.run.folder import RunFolder
-from tests.workplace import make_workplace
+from tests.user_folder import make_workplace
 
 
 def test_folders_are_drawn_and_merged_as_files_are(

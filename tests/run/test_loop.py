@@ -17,14 +17,14 @@ from bayes_merger.errors import BayesMergerError, Interrupted, TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.merging.method import method_spec
 from bayes_merger.run import loop
-from bayes_merger.run.bench import Evaluation
+from bayes_merger.run.evaluator import Evaluation
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.parts import Parts, candidate_id
+from bayes_merger.run.progress import Stop, TrialReport
 from bayes_merger.run.record import best_value, complete_trials
-from bayes_merger.run.watcher import Stop, TrialReport
+from bayes_merger.run.setup import Parts, candidate_id
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.samplers import random
-from bayes_merger.search.space import build_space
+from bayes_merger.search.space.space import build_space
 
 BLOCKS = ("BASE", "IN00", "M00", "OUT00")
 

@@ -14,13 +14,13 @@ from bayes_merger.cli import main
 from bayes_merger.cli.show import load
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS
-from bayes_merger.run.bench import contenders
+from bayes_merger.run.evaluator import contenders
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import read_recipe
-from bayes_merger.search.study import FINGERPRINT
-from tests.checkpoints import make_tiny_sd1
-from tests.run.pretend import Model, make_parts
-from tests.workplace import make_workplace
+from bayes_merger.search.study.study import FINGERPRINT
+from tests.checkpoint_files import make_tiny_sd1
+from tests.run.fake_run import Model, make_parts
+from tests.user_folder import make_workplace
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 FOURTH = "the fourth=1 (v2).safetensors"

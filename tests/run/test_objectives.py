@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bayes_merger import report
 from bayes_merger.config import FinalConfig, RunConfig
 from bayes_merger.errors import ConfigError
+from bayes_merger.report import summary as report
 from bayes_merger.run.final import candidates, decide, spread
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.objectives import check_objectives, objective_values
+from bayes_merger.run.progress import Stop
 from bayes_merger.run.record import (
     chosen_trial,
     complete_trials,
@@ -22,9 +23,8 @@ from bayes_merger.run.record import (
     trial_of,
     value_of,
 )
-from bayes_merger.run.watcher import Stop
 from bayes_merger.scoring.scorer import Score
-from tests.run.pretend import PretendBench, make_parts, open_study, searched
+from tests.run.fake_run import PretendBench, make_parts, open_study, searched
 from tests.run.test_loop import Notes
 
 BOTH = {

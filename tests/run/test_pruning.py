@@ -10,14 +10,14 @@ from optuna.trial import TrialState
 from bayes_merger.config import PruningConfig, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.imaging.pipeline import DrawnImage
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.pruning import Rival, batches, check_pruning, clearly_worse, estimate
 from bayes_merger.run.record import beliefs_of, best_value, complete_trials
 from bayes_merger.scoring.scorer import Score
-from bayes_merger.search.history import origin
-from bayes_merger.search.study import finished
-from tests.run.pretend import PretendBench, make_parts, noisy, searched
+from bayes_merger.search.study.history import origin
+from bayes_merger.search.study.study import finished
+from tests.run.fake_run import PretendBench, make_parts, noisy, searched
 from tests.run.test_loop import Notes
 
 ON = PruningConfig(test="wilcoxon", p=0.1, first=4)

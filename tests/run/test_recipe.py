@@ -15,11 +15,11 @@ from bayes_merger.cli.compose import compose_run, validate
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import SD1
-from bayes_merger.merging.lora_names import layers_of
 from bayes_merger.merging.method import method_spec
-from bayes_merger.merging.stepfile import read_steps
+from bayes_merger.merging.models.lora_names import layers_of
+from bayes_merger.merging.recipe.step_file import read_steps
 from bayes_merger.run.spaces import make_space, make_steps_space
-from tests.workplace import command, make_workplace
+from tests.user_folder import command, make_workplace
 
 KEY = "model.diffusion_model.output_blocks.5.1.transformer_blocks.0.attn1.to_out.0.weight"
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"

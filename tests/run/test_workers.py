@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 
-from bayes_merger.run.watcher import TrialReport
+from bayes_merger.run.progress import TrialReport
 from bayes_merger.run.workers import Reporter, places
 
 REPORT = TrialReport(3, 4, 10, 5.5, 6.0, False, {"laion": 5.5}, None, 12.5, "worker 2")

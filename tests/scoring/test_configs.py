@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from bayes_merger.scoring import AestheticScorer, ClipScorer, ManualScorer, Scorer
-from bayes_merger.scoring.clip import PUBLISHED
+from bayes_merger.scoring.models.clip import PUBLISHED
 from tests.scoring.pictures import judged
 
 FOLDER = Path(__file__).parents[2] / "scorers"

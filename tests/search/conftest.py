@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bayes_merger.search.storage import open_storage
+from bayes_merger.search.study.storage import open_storage
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from bayes_merger.search import build_space, space_from_guide
-from tests.search.optimisers import EXTRA, factory
-from tests.search.optimisers import NAMES as OPTIMISERS
+from tests.search.optimiser_configs import EXTRA, factory
+from tests.search.optimiser_configs import NAMES as OPTIMISERS
 
 CONF = Path(__file__).parents[2] / "conf"
 BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))

@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search import build_space, samplers
-from bayes_merger.search.options import check_names
-from bayes_merger.search.study import design
-from bayes_merger.search.unit import generator, latin_hypercube, to_point, to_values
-from tests.search import optimisers
+from bayes_merger.search.optimisers.options import check_names
+from bayes_merger.search.space.cube import generator, latin_hypercube, to_point, to_values
+from bayes_merger.search.study.study import design
+from tests.search import optimiser_configs as optimisers
 
 
 def _each(names: list[str]) -> list[Any]:
@@ -351,7 +351,7 @@ def test_the_exact_gradient_is_the_numeric_one() -> None:
     from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
     from sklearn.gaussian_process.kernels import Matern  # type: ignore[import-untyped]
 
-    from bayes_merger.search.bayesopt import Bound
+    from bayes_merger.search.optimisers.bayesopt import Bound
 
     rng = generator(4)
     points, scores = rng.random((20, 5)), rng.standard_normal(20)
@@ -370,8 +370,8 @@ def test_the_climb_ends_where_the_librarys_own_does() -> None:
     from bayes_opt.acquisition import AcquisitionFunction, UpperConfidenceBound
     from sklearn.gaussian_process.kernels import Matern
 
-    from bayes_merger.search.bayesopt import ClimbingUCB
-    from bayes_merger.search.slots import one_thread
+    from bayes_merger.search.optimisers.base import one_thread
+    from bayes_merger.search.optimisers.bayesopt import ClimbingUCB
 
     rng = generator(4)
     points, scores = rng.random((30, 6)), rng.standard_normal(30)

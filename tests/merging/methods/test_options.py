@@ -13,7 +13,7 @@ import torch
 from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS, LiveMerge, MergeRecipe, merge, open_checkpoint, plan
-from tests.merging.models import FIRST, TEXT, even, opened, recipe_of, tensors_of
+from tests.merging.tiny_models import FIRST, TEXT, even, opened, recipe_of, tensors_of
 
 
 def test_options_survive_json() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from bayes_merger.merging import METHODS, merge, method_spec, plan
-from bayes_merger.merging.methods.surveyed import _range
-from bayes_merger.merging.survey import statistics_of
-from tests.merging.models import even, opened, recipe_of
+from bayes_merger.merging.engine.statistics import statistics_of
+from bayes_merger.merging.methods.with_statistics import _range
+from tests.merging.tiny_models import even, opened, recipe_of
 
 A = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
 B = torch.tensor([[4.0, 1.0], [0.0, 0.0]])  # cosines of the columns: 1 and 0; of the whole: 8 / sqrt(85)

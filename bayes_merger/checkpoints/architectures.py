@@ -1,0 +1,248 @@
+"""The architectures that can be merged, as tables, and tables of the user's own.
+
+What a model *is* can be told from keys and shapes alone (``kind_of``), also for kinds that have no table, so that
+errors can name them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bayes_merger.checkpoints.blocks import Architecture, Rule
+from bayes_merger.checkpoints.kinds import kind_of
+from bayes_merger.errors import CheckpointError, ConfigError, nearest
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+OwnBlocks = tuple[tuple[str, tuple[str, ...]], ...]
+"""A division of the user's own: block -> the starts of its keys, in the order in which they are tried."""
+
+# What every architecture shares. The twelve buffers of the noise schedule sit at the top level of LDM files.
+_SPECIAL_RULES = (
+    Rule(r".*\.position_ids$", role="position_ids"),
+    Rule(r"model_ema\.", role="ema"),
+    Rule(
+        r"(?:betas|(?:sqrt_|sqrt_one_minus_|log_one_minus_|sqrt_recip_|sqrt_recipm1_)?alphas_cumprod(?:_prev)?"
+        r"|posterior_(?:variance|log_variance_clipped|mean_coef1|mean_coef2))$",
+        role="schedule",
+    ),
+    Rule(r"model\.model_sampling\.sigmas$", role="schedule"),
+    Rule(r"(?:v_pred|ztsnr|edm_vpred\.sigma_(?:max|min))$", role="marker"),
+)
+
+
+_UNET = r"model\.diffusion_model\."
+# Flux is mostly given away without its text encoders, and then often without this prefix too.
+_TRANSFORMER = r"(?:(?:model\.)?diffusion_model\.)?"
+_TEXT_ENCODERS = tuple(
+    Rule(rf"text_encoders\.(?={name}\.)", "BASE", slot=slot)
+    for name, slot in (("clip_l", "CLIP_L"), ("clip_g", "CLIP_G"), ("t5xxl", "T5"))
+)
+
+
+def _own(prefix: str, names: str, block: str, slot: str) -> Rule:
+    """A slot: its name stays in the element, so that rules can say it."""
+    return Rule(rf"{prefix}(?=(?:{names})(?:\.|$))", block, slot=slot)
+
+
+def _numbered(*counts: tuple[str, int]) -> tuple[str, ...]:
+    return tuple(f"{letters}{number:02d}" for letters, count in counts for number in range(count))
+
+
+def _unet(count: int) -> tuple[str, ...]:
+    """The blocks of a U-Net with ``count`` steps down and up."""
+    return ("BASE", *_numbered(("IN", count)), "M00", *_numbered(("OUT", count)))
+
+
+def _unet_rules(last_block: str) -> tuple[Rule, ...]:
+    return (
+        Rule(_UNET + r"input_blocks\.(\d+)\.", "IN{:02d}"),
+        Rule(_UNET + r"middle_block\.", "M00"),
+        Rule(_UNET + r"output_blocks\.(\d+)\.", "OUT{:02d}"),
+        _own(_UNET, "time_embed", "BASE", "TIME"),
+        _own(_UNET, "label_emb", "BASE", "LABEL"),
+        _own(_UNET, "out", last_block, "OUT"),
+        Rule(r"first_stage_model\.", "BASE", role="vae", slot="VAE"),
+    )
+
+
+SD1 = Architecture(
+    name="sd1",
+    blocks=_unet(12),
+    rules=(*_SPECIAL_RULES, *_unet_rules("OUT11"), Rule(r"cond_stage_model\.", "BASE", slot="TE")),
+    slots=("TIME", "OUT", "TE", "VAE"),
+    title="Stable Diffusion 1.x",
+    modelspec="stable-diffusion-v1",
+    resolution=512,
+    prediction="epsilon",
+)
+
+SD2 = Architecture(
+    name="sd2",
+    blocks=SD1.blocks,
+    rules=SD1.rules,
+    slots=("TIME", "LABEL", "OUT", "TE", "VAE"),
+    title="Stable Diffusion 2.x",
+    modelspec="stable-diffusion-v2",
+    resolution=768,
+)
+
+SDXL = Architecture(
+    name="sdxl",
+    blocks=_unet(9),
+    rules=(
+        *_SPECIAL_RULES,
+        *_unet_rules("OUT08"),
+        Rule(r"conditioner\.embedders\.0\.", "BASE", slot="CLIP_L"),
+        Rule(r"conditioner\.embedders\.1\.", "BASE", slot="CLIP_G"),
+    ),
+    slots=("TIME", "LABEL", "OUT", "CLIP_L", "CLIP_G", "VAE"),
+    title="Stable Diffusion XL",
+    modelspec="stable-diffusion-xl-v1-base",
+    resolution=1024,
+    prediction="epsilon",
+)
+
+
+def _sd3(name: str, count: int, title: str, modelspec: str) -> Architecture:
+    """One block per joint block, called IN as elsewhere; no middle and no way up."""
+    blocks = ("BASE", *_numbered(("IN", count)))
+    return Architecture(
+        name=name,
+        blocks=blocks,
+        rules=(
+            *_SPECIAL_RULES,
+            Rule(_TRANSFORMER + r"joint_blocks\.(\d+)\.", "IN{:02d}"),
+            _own(_TRANSFORMER, "t_embedder", "BASE", "TIME"),
+            _own(_TRANSFORMER, "y_embedder", "BASE", "LABEL"),
+            _own(_TRANSFORMER, "x_embedder|context_embedder|pos_embed", "BASE", "EMBED"),
+            _own(_TRANSFORMER, "final_layer", blocks[-1], "OUT"),
+            *_TEXT_ENCODERS,
+            Rule(r"first_stage_model\.", "BASE", role="vae", slot="VAE"),
+        ),
+        slots=("TIME", "LABEL", "EMBED", "OUT", "CLIP_L", "CLIP_G", "T5", "VAE"),
+        title=title,
+        modelspec=modelspec,
+        resolution=1024,
+    )
+
+
+SD3 = _sd3("sd3", 24, "Stable Diffusion 3 medium", "stable-diffusion-v3-medium")
+SD3_LARGE = _sd3("sd3-large", 38, "Stable Diffusion 3.5 large", "stable-diffusion-v3.5-large")
+
+FLUX = Architecture(
+    name="flux",
+    blocks=("BASE", *_numbered(("D", 19), ("S", 38))),
+    rules=(
+        *_SPECIAL_RULES,
+        Rule(_TRANSFORMER + r"double_blocks\.(\d+)\.", "D{:02d}"),
+        Rule(_TRANSFORMER + r"single_blocks\.(\d+)\.", "S{:02d}"),
+        _own(_TRANSFORMER, "time_in|guidance_in", "BASE", "TIME"),
+        _own(_TRANSFORMER, "vector_in", "BASE", "LABEL"),
+        _own(_TRANSFORMER, "img_in|txt_in", "BASE", "EMBED"),
+        _own(_TRANSFORMER, "final_layer", "S37", "OUT"),
+        *_TEXT_ENCODERS,
+        Rule(r"vae\.", "BASE", role="vae", slot="VAE"),
+    ),
+    slots=("TIME", "LABEL", "EMBED", "OUT", "CLIP_L", "CLIP_G", "T5", "VAE"),
+    title="Flux",
+    modelspec="flux-1-dev",
+    resolution=1024,
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {a.name: a for a in (SD1, SD2, SDXL, SD3, SD3_LARGE, FLUX)}
+"""Name to architecture, of all that can be merged."""
+
+
+def identify(shapes: Shapes) -> Architecture:
+    """The architecture of a checkpoint, from its keys and shapes.
+
+    Args:
+        shapes: key to shape.
+
+    Raises:
+        CheckpointError: it is none that can be merged; the text says what it looks like instead.
+    """
+    kind = kind_of(shapes)
+    if kind.name not in ARCHITECTURES:
+        known = ", ".join(architecture.title for architecture in ARCHITECTURES.values())
+        raise CheckpointError(f"this is {kind.words}; {kind.way_out or f'only {known} can be merged'}")
+    large = kind.name == "sd3" and any(re.match(_TRANSFORMER + r"joint_blocks\.24\.", key) for key in shapes)
+    architecture = SD3_LARGE if large else ARCHITECTURES[kind.name]
+    places = [architecture.place(key) for key in shapes]
+    # the head counts as the last block's, and does not make it
+    present = {place.block for place in places if place.slot is None or place.block == "BASE"}
+    lacking = [block for block in architecture.blocks if block not in present]
+    if lacking:
+        some = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        raise CheckpointError(f"this is {kind.words} with parts missing ({some}); download or export it again")
+    return architecture
+
+
+def own_blocks(data: Any) -> OwnBlocks:
+    """A division of the user's own from plain data: block -> the start of its keys, or a list of them.
+
+    The first block with a start that fits takes a key; ``*`` stands for any text; what fits nowhere is ``BASE``'s.
+    Position ids, markers, schedules and the question whose VAE is taken are not the table's business.
+
+    Args:
+        data: a table, or the pairs that a recipe keeps.
+
+    Raises:
+        ConfigError: it has another form.
+    """
+    pairs = list(data.items()) if isinstance(data, Mapping) else data
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
+        raise ConfigError("blocks: a table is wanted, like  ATTN: ['*.attn1.', '*.attn2.']")
+    found: dict[str, tuple[str, ...]] = {}
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise ConfigError(f"blocks: {pair!r} is not a block with its keys; write  ATTN: ['*.attn1.', '*.attn2.']")
+        name, starts = pair
+        starts = [starts] if isinstance(starts, str) else starts
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            raise ConfigError(f"blocks: {name!r} cannot be the name of a block; use letters, digits and _")
+        if name.upper() in found:
+            raise ConfigError(f"blocks: {name} is there twice; give each block one list of keys")
+        texts = isinstance(starts, Sequence) and all(isinstance(start, str) and start for start in starts)
+        if not texts or not starts:
+            raise ConfigError(f"blocks: {name}: {starts!r} is not a list of key starts, like ['*.attn1.', '*.attn2.']")
+        found[name.upper()] = tuple(starts)
+    return tuple(found.items())
+
+
+def divided(whole: Architecture, own: OwnBlocks, shapes: Shapes | None = None) -> Architecture:
+    """The architecture under a division of the user's own; itself when there is none.
+
+    Args:
+        whole: the architecture.
+        own: from ``own_blocks``.
+        shapes: the tensors of a model; with them, starts and blocks that take no tensor are refused.
+
+    Raises:
+        ConfigError: such a start or block.
+    """
+    if not own:
+        return whole
+    rules = tuple(Rule(re.escape(start).replace(r"\*", ".*"), name) for name, starts in own for start in starts)
+    blocks = tuple(dict.fromkeys(("BASE", *(name for name, _ in own))))
+    slots = tuple(slot for slot in whole.slots if slot not in blocks)
+    architecture = replace(whole, blocks=blocks, rules=rules, slots=slots, whole=whole)
+    if shapes is not None:
+        _check_division(architecture, own, shapes)
+    return architecture
+
+
+def _check_division(architecture: Architecture, own: OwnBlocks, shapes: Shapes) -> None:
+    starts = [start for _, several in own for start in several]
+    for start, rule in zip(starts, architecture.rules, strict=True):
+        if not any(rule.find(key) for key in shapes):
+            known = {key[: match.end()] for key in shapes for match in re.finditer(r"\.", key)}
+            raise ConfigError(f"blocks: no tensor of model A starts with {start!r}; {nearest(start, known, listed=4)}")
+    taken = {architecture.place(key).block for key in shapes}
+    for name, _ in own:
+        if name != "BASE" and name not in taken:
+            raise ConfigError(f"blocks: {name} gets no tensor, others before it take them all; move it up")

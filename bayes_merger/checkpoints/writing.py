@@ -1,0 +1,205 @@
+"""Writing a safetensors file: streamed, checked, and in its place only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from bayes_merger.atomic import sync_folder
+from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES, METADATA
+from bayes_merger.errors import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ROOM = 2**20  # bytes that a file system wants for itself
+_PIECE = 2**20  # bytes written at a time: Linux caches longer writes in larger pages, which cost it thrice the time
+
+
+class TensorEntry(NamedTuple):
+    """One tensor to write.
+
+    Attributes:
+        key: its name.
+        shape: of it.
+        dtype: as files name it, ``F16``.
+        tensor: the tensor, or what makes it when its turn comes, whole or in flat pieces, one after another.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+    tensor: Tensor | Callable[[], Tensor | Iterator[Tensor]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+
+
+Metadata = Mapping[str, str]
+
+
+def write_checkpoint(
+    path: str | Path,
+    tensors: Iterable[TensorEntry | tuple[str, tuple[int, ...], str, Tensor | Callable[[], Tensor]]],
+    metadata: Metadata | Callable[[], Metadata] | None = None,
+    *,
+    inputs: Sequence[Path] = (),
+    replace: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a safetensors file: the whole of it, or nothing.
+
+    It is written beside its place under a hidden name, forced to disk and renamed. Tensors are ordered as the
+    safetensors library does (wide dtypes first, then by name), so the same tensors give the same bytes.
+
+    Args:
+        path: the file.
+        tensors: what goes into it; at most one of them is in memory at a time when they are made on demand.
+        metadata: texts for the header, or what makes them once everything else is checked.
+        inputs: files that must not be written over, also not under another name.
+        replace: whether a file that is already there may be replaced.
+        progress: told the bytes done and their total after every tensor.
+
+    Raises:
+        CheckpointError: the place is taken, not writable or too small; a tensor holds NaN or infinity.
+    """
+    path = Path(path)
+    entries = sorted((TensorEntry(*entry) for entry in tensors), key=lambda e: (-ITEM_SIZES[e.dtype], e.dtype, e.key))
+    total = sum(entry.size for entry in entries)
+    try:
+        _check_place(path, inputs, replace)
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); check the path") from error
+    if free < total + _ROOM:
+        raise CheckpointError(
+            f"{path}: needs {_megabytes(total + _ROOM)} and its disk has {_megabytes(free)} free; make room there"
+        )
+    header = _header(entries, dict(metadata() if callable(metadata) else metadata or {}))
+    with _temporary(path) as file:
+        file.write(header)
+        done = 0
+        for entry in entries:
+            _write_tensor(file, entry, path)
+            done += entry.size
+            if progress:
+                progress(done, total)
+
+
+def _check_place(path: Path, inputs: Sequence[Path], replace: bool) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.exists():
+        for given in inputs:
+            if given.exists() and path.samefile(given):
+                raise CheckpointError(f"{path}: is model {given}, which is read for this; give another name")
+        if not replace:
+            raise CheckpointError(f"{path}: exists already; give another name, or allow to replace it")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
+def _header(entries: Sequence[TensorEntry], metadata: Metadata) -> bytes:
+    table: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
+    begin = 0
+    for entry in entries:
+        if entry.key in table:
+            raise CheckpointError(f"'{entry.key}' is given twice; a file holds each tensor once")
+        end = begin + entry.size
+        table[entry.key] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes ``path``'s place at the end, and is gone if anything goes wrong."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _sweep(path)
+        with temporary.open("wb") as file:
+            _lock(file)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        way_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check that folder"
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); {way_out}") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Mark a file as being written for as long as this process lives; whether that worked."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody else has it, or the file system knows no locks
+        return False
+    return True
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of ``path`` that were killed have left behind: gigabytes nobody would find."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            if _lock(file):
+                left.unlink()
+
+
+def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
+    import torch
+
+    from bayes_merger.checkpoints.checkpoint import torch_dtypes
+    from bayes_merger.checkpoints.nonfinite import describe_fault
+
+    made = entry.tensor() if callable(entry.tensor) else entry.tensor
+    if isinstance(made, torch.Tensor) and tuple(made.shape) != tuple(entry.shape):
+        raise _unannounced(entry, f"{list(made.shape)} {made.dtype}")
+    count = 0
+    for tensor in (made,) if isinstance(made, torch.Tensor) else made:
+        if tensor.dtype != torch_dtypes()[entry.dtype]:
+            raise _unannounced(entry, f"{list(tensor.shape)} {tensor.dtype}")
+        piece = tensor.detach().cpu().contiguous()
+        if entry.dtype in FLOATS and (fault := describe_fault(piece)):
+            raise CheckpointError(
+                f"{path}: not written, '{entry.key}' would hold {fault}; "
+                "choose weights nearer to [0, 1], or dtype=fp32 if the numbers are too large for half precision"
+            )
+        count += piece.numel()
+        if piece.numel():
+            data = piece.reshape(-1).view(torch.uint8).numpy().data
+            for begin in range(0, len(data), _PIECE):
+                file.write(data[begin : begin + _PIECE])
+    if count != math.prod(entry.shape):
+        raise _unannounced(entry, f"{count} numbers")
+
+
+def _unannounced(entry: TensorEntry, found: str) -> CheckpointError:
+    return CheckpointError(f"'{entry.key}' is {found}, not {list(entry.shape)} {entry.dtype} as announced")

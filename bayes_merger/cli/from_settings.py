@@ -1,0 +1,189 @@
+"""A merge that is given on the command line, number by number."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from bayes_merger.checkpoints.architectures import OwnBlocks, divided, own_blocks
+from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
+from bayes_merger.merging.models.companions import VAE_FILE
+from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
+from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
+from bayes_merger.merging.recipe.presets import is_preset, preset
+from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.run.models import open_each, open_model, references
+from bayes_merger.search.space.names import names_of
+
+_WORD = re.compile(r"[A-Za-z]\w{3,}")  # longer than nan and inf
+
+_BY_HAND = ("method", "vae", "elements", "compat", "blocks", "channels", "clip", "adjust", "ema")
+
+
+def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
+    """The merge that settings describe, and its opened models.
+
+    Args:
+        given: setting to text.
+        dtype: of the result.
+
+    Raises:
+        ConfigError: settings that make no sense.
+        CheckpointError: a model file that cannot be used.
+    """
+    method = given.get("method", "weighted_sum")
+    spec = method_spec(method)
+    models = {name: given[f"model_{name}"] for name in MODEL_NAMES if given.get(f"model_{name}")}
+    spec.check_further(models)
+    known = [*_BY_HAND, *(f"model_{name}" for name in spec.known_models(models)), *spec.options]
+    numbers = {key: text for key, text in given.items() if key not in known}
+    for name in spec.models:
+        if name not in spec.optional and name not in models:
+            for key in difflib.get_close_matches(f"model_{name}", numbers, n=1, cutoff=0.8):
+                raise _unknown_setting(key, method, known)
+            raise ConfigError(f"model_{name}: method '{method}' needs it; give  model_{name}=FILE")
+    options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
+    bound = spec.bind(models, options)
+    checkpoints = open_each(models)
+    vae = take_vae(given.get("vae", "a"), checkpoints)
+    own = _read_blocks(Path(given["blocks"])) if given.get("blocks") else ()
+    whole = checkpoints["a"].architecture
+    architecture = divided(whole, own, checkpoints["a"].shapes)
+    elements = (given["elements"],) if given.get("elements") else ()
+    ratios = named_ratios(parse_rules(elements, architecture, tuple(spec.weights)))
+    recipe = MergeRecipe(
+        method=method,
+        models=references(checkpoints, hashed=False),
+        weights=_weights(numbers, bound, architecture, ratios, known) | adjustments(given.get("adjust")),
+        architecture=architecture.name,
+        dtype=dtype or "auto",
+        vae=vae,
+        options=options,
+        elements=elements,
+        compat=given.get("compat", ""),
+        blocks=own,
+        channels=given.get("channels", "equal"),
+        clip=given.get("clip", ""),
+        ema=given.get("ema", "drop"),
+    )
+    return recipe, checkpoints
+
+
+def take_vae(vae: str, checkpoints: dict[str, Checkpoint]) -> str:
+    """What a recipe says of its VAE; a file of its own is opened among the models.
+
+    Args:
+        vae: a model's name, ``merge``, or the name of a file.
+        checkpoints: the models, where the file is added.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    if vae in (*checkpoints, "merge") or not re.search(r"[./\\]", vae):
+        return vae
+    checkpoints["vae"] = open_model("vae", vae)
+    return VAE_FILE
+
+
+def adjustments(text: str | None) -> dict[str, dict[str, float]]:
+    """Supermerger's adjustments as a part of a recipe's weights, if there are any.
+
+    Raises:
+        ConfigError: they make no sense, or name a number instead of giving it.
+    """
+    if text is None:
+        return {}
+    numbers = read_adjust(text)
+    for name, number in numbers.items():
+        if isinstance(number, str):
+            raise ConfigError(f"adjust: {name} is '{number}'; a merge needs a number there, names are for a run")
+    return {ADJUST: {name: float(number) for name, number in numbers.items()}}
+
+
+def _unknown_setting(key: str, method: str, known: Sequence[str]) -> ConfigError:
+    return ConfigError(f"unknown setting '{key}' of method '{method}'; {nearest(key, known)}")
+
+
+def _weights(
+    given: Mapping[str, str],
+    spec: MethodSpec,
+    architecture: Architecture,
+    ratios: Mapping[str, Sequence[str]],
+    settings: Sequence[str],
+) -> dict[str, dict[str, float]]:
+    """Block weights: the method's defaults, then a weight for all blocks, then the base's, then single blocks."""
+    base = {key: text for key, text in given.items() if key.lower().startswith("base_")}
+    weights = {
+        name: _weight(name, given.get(name), base.get(f"base_{name}"), about.default, architecture)
+        for name, about in spec.weights.items()
+    }
+    for ratio in ratios:
+        if ratio not in given:
+            raise ConfigError(f"{ratio}: a rule of elements= has it for its ratio; give it a number like  {ratio}=0.5")
+    places = (*architecture.blocks, *architecture.slots)
+    for key, text in given.items():
+        if key in ratios:
+            for weight in ratios[key]:
+                weights[weight][key] = number_of(key, text)
+            continue
+        if key in spec.weights:
+            continue
+        try:
+            names = names_of(key, places, tuple(spec.weights))
+        except ConfigError as error:
+            if "." in key:
+                raise
+            raise _unknown_setting(key, spec.name, [*settings, *spec.weights, *ratios]) from error
+        for name in names:
+            block, _, weight = name.rpartition(".")
+            weights[weight][block] = number_of(key, text)
+    return weights
+
+
+def _weight(
+    name: str, text: str | None, base: str | None, default: float, architecture: Architecture
+) -> dict[str, float]:
+    if text is None:
+        return dict.fromkeys(architecture.blocks, default)
+    try:
+        if is_preset(text) or _WORD.fullmatch(text.strip()):
+            numbers = preset(text)
+            if len(numbers) != len(architecture.blocks):
+                raise ConfigError(f"preset {text} has {len(numbers)} numbers, {architecture.name} needs "
+                                  f"{len(architecture.blocks)}")  # fmt: skip
+            text = ",".join(map(repr, numbers if base is None else (number_of(f"base_{name}", base), *numbers[1:])))
+            base = None
+        count = len([part for part in re.split(r"[,\s]+", text) if part])
+        first = None if base is None or count == len(architecture.blocks) else number_of(f"base_{name}", base)
+        return weights_from_string(text, architecture, base=first)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def number_of(key: str, text: str) -> float:
+    """The number in a text.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{key}: '{text}' is not a number") from None
+
+
+def _read_blocks(path: Path) -> OwnBlocks:
+    try:
+        return own_blocks(yaml.safe_load(path.expanduser().read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"blocks: {path} cannot be read ({error.strerror}); give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ConfigError(f"blocks: {path} is not valid YAML ({reason})") from error

@@ -1,0 +1,1 @@
+"""Live diffusers pipelines that take new weights in place."""

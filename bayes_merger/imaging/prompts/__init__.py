@@ -1,0 +1,1 @@
+"""Prompts in the web UIs' syntax, and what the text encoder makes of them."""

@@ -1,0 +1,123 @@
+"""Prompts in A1111's syntax -> the embeddings that the UNet looks at.
+
+A prompt of any length is cut into chunks of 75 tokens, each read by the text encoder on its own and put side by side.
+Weights multiply a token's embedding; the chunk's mean is then restored (A1111's emphasis "Original"), here per picture
+so that neighbours in a batch do not matter. A prompt without weights that fits one chunk gives diffusers'
+`encode_prompt` to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ftfy
+
+from bayes_merger.checkpoints.tokenizer import LENGTH
+from bayes_merger.imaging.prompts.prompt import parse_prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROOM = LENGTH - 2  # start and end take two
+BACKTRACK = 20  # tokens after a comma that may move on with it into the next chunk, A1111's default
+
+
+@dataclass(frozen=True)
+class Token:
+    """A word piece and the attention it gets."""
+
+    number: int
+    weight: float
+
+
+class PromptEncoder:
+    """Encodes prompts with a live text encoder; knows nothing about when its weights change."""
+
+    def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
+        """Take a `CLIPTokenizer` and a `CLIPTextModel`."""
+        self._tokenizer = tokenizer
+        self._text_encoder = text_encoder
+        self._comma = tokenizer.convert_tokens_to_ids(",</w>")
+
+    @property
+    def layers(self) -> int:
+        """Layers of the text encoder: the largest `clip_skip`."""
+        return int(self._text_encoder.config.num_hidden_layers)
+
+    def chunks(self, text: str) -> list[list[Token]]:
+        """The prompt's tokens in chunks of at most 75; at least one chunk, which may be empty."""
+        done: list[list[Token]] = []
+        open_: list[Token] = []
+        part = 0
+        for segment in parse_prompt(text):
+            for _ in range(part, segment.part):
+                done.append(open_)
+                open_ = []
+            part = segment.part
+            for number in self._numbers(segment.text):
+                open_ = self._with_room(open_, number, done)
+                open_.append(Token(number, segment.weight))
+        return [*done, open_] if open_ or not done else done
+
+    def length(self, texts: Sequence[str]) -> int:
+        """The most chunks any of the texts needs."""
+        return max(len(self.chunks(text)) for text in texts)
+
+    def encode(self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None) -> Tensor:
+        """Embeddings of some prompts.
+
+        Args:
+            texts: one prompt per picture, read by the text encoder as one batch.
+            clip_skip: 1 takes the last layer, 2 the one before; the final norm follows in each case.
+            length: chunks to fill, at least `self.length(texts)`; shorter prompts get empty chunks.
+
+        Returns:
+            Tensor of shape `(len(texts), 77 * length, width)`, dtype and device of the text encoder.
+        """
+        import torch
+
+        rows = [self.chunks(text) for text in texts]
+        count = length or max(len(row) for row in rows)
+        columns = [[row[at] if at < len(row) else [] for row in rows] for at in range(count)]
+        with torch.no_grad():
+            return torch.cat([self._encode_chunks(column, clip_skip) for column in columns], dim=1)
+
+    def _with_room(self, chunk: list[Token], number: int, done: list[list[Token]]) -> list[Token]:
+        """The chunk that takes the next token: a new one when full, begun with what follows a comma close by."""
+        if len(chunk) < ROOM:
+            return chunk
+        commas = [place + 1 for place, token in enumerate(chunk) if token.number == self._comma]
+        cut = commas[-1] if commas and number != self._comma and ROOM - commas[-1] < BACKTRACK else ROOM
+        done.append(chunk[:cut])
+        return chunk[cut:]
+
+    def _numbers(self, text: str) -> list[int]:
+        clean = ftfy.fix_text(text)  # curly quotes, ligatures, &amp; as web UIs and CLIP's authors do
+        return list(self._tokenizer(clean, add_special_tokens=False, verbose=False).input_ids)
+
+    def _encode_chunks(self, chunks: Sequence[Sequence[Token]], clip_skip: int) -> Tensor:
+        import torch
+
+        start, end, pad = (getattr(self._tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
+        rows = [[start, *(t.number for t in chunk), end, *[pad] * (ROOM - len(chunk))] for chunk in chunks]
+        model = self._text_encoder
+        output = model(torch.tensor(rows, device=model.device), output_hidden_states=clip_skip > 1)
+        hidden = output[0]
+        if clip_skip > 1:
+            hidden = getattr(model, "text_model", model).final_layer_norm(output.hidden_states[-clip_skip])
+        return _weighted(hidden, [[t.weight for t in chunk] for chunk in chunks])
+
+
+def _weighted(hidden: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
+    """Embeddings `(n, 77, width)` times the tokens' weights, each picture's mean restored; neutral rows untouched."""
+    for row, values in enumerate(weights):
+        if all(value == 1 for value in values):
+            continue
+        neutral = hidden[row].float()
+        factors = neutral.new_ones(LENGTH, 1)
+        factors[1 : 1 + len(values), 0] = neutral.new_tensor(values)
+        changed = neutral * factors
+        hidden[row] = (changed * (neutral.mean() / changed.mean())).to(hidden.dtype)
+    return hidden

@@ -1,0 +1,1 @@
+"""The engine: plans and weights in, merged tensors out."""

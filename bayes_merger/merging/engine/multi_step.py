@@ -1,0 +1,283 @@
+"""Merges in several steps: what one step makes is a model of the next, in fp32 and never written anywhere.
+
+The steps of a recipe are evaluated key by key, the last one first asks for what it needs: no more than one tensor of
+each step is in memory, and nothing is rounded between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bayes_merger.checkpoints.blocks import BlockWeights
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.kinds import LORA, VAE
+from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed
+from bayes_merger.merging.engine.live import LiveMerge
+from bayes_merger.merging.method import method_spec
+from bayes_merger.merging.models.aligned import aligned
+from bayes_merger.merging.models.companions import VAE_FILE, VaeFile, averages, with_ema
+from bayes_merger.merging.models.lora import LoraModel
+from bayes_merger.merging.models.sources import is_constant, version_of
+from bayes_merger.merging.plan.routing import KEEP_EMA, Checkpoints
+from bayes_merger.merging.recipe.postprocess import ADJUST
+from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep, check_weights, numbers_of, plan_recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bayes_merger.merging.engine.merge import Maker
+
+
+@contextmanager
+def named(step: RecipeStep) -> Iterator[None]:
+    """Errors that say which step they are about."""
+    try:
+        yield
+    except BayesMergerError as error:
+        raise type(error)(f"step {step.name}: {error}") from error
+
+
+class StepModel(Checkpoint):
+    """What an earlier step makes, as a model of a later one.
+
+    Attributes:
+        planned: what it does to each tensor.
+        recipe: the step alone, with its numbers.
+        constant: whether its numbers, and those of its models, never change.
+
+    Args:
+        recipe: the step alone, as a recipe of its own.
+        checkpoints: its models: files, LoRAs on them, steps before it.
+        name: of the step.
+        constant: whether its own numbers never change.
+    """
+
+    computed = True
+
+    def __init__(self, recipe: MergeRecipe, checkpoints: Checkpoints, name: str, constant: bool) -> None:
+        self.planned = plan_recipe(recipe, checkpoints, checked=False)
+        self.constant = constant and all(is_constant(model) for model in checkpoints.values())
+        self.recipe, self._models, self._name = recipe, checkpoints, name
+        self._steps = {step.key: step for step in self.planned.written}
+        base = checkpoints["a"]
+        carried = {s.key for s in self.planned.steps if s.place.role in ("ema", "schedule") and s.key in base.shapes}
+        entries = {
+            step.key: ("F32" if step.action == "merge" else checkpoints[step.source].dtypes[step.key], step.shape)
+            for step in self.planned.steps
+            if step.key in self._steps or step.key in carried
+        }
+        super().__init__(Path(f"step {name}"), entries, base.metadata, self._made, lambda: None)
+        self._maker: Maker | None = None
+        self._numbers: dict[Hashable, tuple[float, ...]] = {}
+        self._last: tuple[str, Hashable, Tensor] | None = None
+
+    @property
+    def stored(self) -> Mapping[str, str]:
+        """As the file of the first of its models has it."""
+        return self._models["a"].stored
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its own plan tells."""
+        return tuple(f"step {self._name}: {note}" for note in self.planned.notes)
+
+    @property
+    def prediction(self) -> str:
+        """What those of its models predict that say it; they agree."""
+        return next((model.prediction for model in self._models.values() if model.prediction), "")
+
+    def set(self, weights: BlockWeights) -> None:
+        """Take other numbers.
+
+        Raises:
+            ConfigError: numbers missing, unknown, out of bounds or at a pole.
+        """
+        check_weights(weights, self.planned, self.recipe.vae)
+        self.recipe = self.recipe.with_weights(weights)
+        self._maker = None
+        self._numbers = {}
+        self._last = None
+
+    def version(self, key: str) -> Hashable:
+        """The numbers that its tensor is made with, and the versions of what it is made from."""
+        step = self._steps.get(key)
+        if step is None or step.action != "merge":
+            return version_of(self._models[step.source if step else "a"], key)
+        like = (step.place, step.rules)
+        if like not in self._numbers:
+            self._numbers[like] = tuple(numbers_of(step, self.recipe.weights).values())
+        if self.planned.method.survey is not None:  # every tensor depends on all others
+            return (str(self.recipe.weights), tuple(version_of(m, k) for m in self._models.values() for k in m.shapes))
+        return self._numbers[like], tuple([version_of(self._models[name], key) for name in self.planned.method.models])
+
+    def release(self) -> None:
+        """Give back what was read of its models."""
+        for model in self._models.values():
+            model.release()
+
+    def _made(self, key: str) -> Tensor:
+        from bayes_merger.checkpoints.nonfinite import describe_fault
+        from bayes_merger.merging.engine.merge import Maker
+
+        step = self._steps.get(key)
+        if step is None or step.action != "merge":
+            return self._models[step.source if step else "a"].tensor(key)
+        version = self.version(key)
+        if self._last is not None and self._last[:2] == (key, version):
+            return self._last[2]
+        self._maker = self._maker or Maker(self.planned, self.recipe.weights, self._models)
+        tensor = self._maker.tensor(step, "F32")
+        if fault := describe_fault(tensor):
+            raise TrialFailed(f"step {self._name}: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
+        self._last = (key, version, tensor)
+        return tensor
+
+
+@dataclass(frozen=True)
+class Unfolded:
+    """A recipe in several steps as one in a single step, whose models may be computed.
+
+    Attributes:
+        last: the last step, as a recipe of its own.
+        models: its models.
+        steps: the steps before it, by name.
+    """
+
+    last: MergeRecipe
+    models: Checkpoints
+    steps: Mapping[str, StepModel]
+
+    def set(self, recipe: MergeRecipe) -> None:
+        """Give the steps before the last their numbers.
+
+        Raises:
+            ConfigError: numbers missing, unknown, out of bounds or at a pole; the text names the step.
+        """
+        for step in recipe.steps[:-1]:
+            with named(step):
+                self.steps[step.name].set(weights_of(step, recipe.weights))
+
+
+def unfold(recipe: MergeRecipe, checkpoints: Checkpoints, constant: Collection[str] = ()) -> Unfolded:
+    """The last step of a recipe and its models; the recipe itself where there is only one step.
+
+    Args:
+        recipe: the merge.
+        checkpoints: model name to opened file, LoRAs as they are.
+        constant: the steps whose numbers never change.
+
+    Raises:
+        ConfigError: as ``plan``; the text names the step.
+        CheckpointError: as ``plan``; the text names the step.
+    """
+    base = checkpoints.get(recipe.base, None)
+    if base is not None and recipe.ema == KEEP_EMA:
+        wanted = averages(base)
+        checkpoints = {n: c if c.kind in (LORA, VAE) else with_ema(c, wanted) for n, c in checkpoints.items()}
+    if base is not None and recipe.vae == VAE_FILE and "vae" in checkpoints:
+        baked = checkpoints["vae"]
+        checkpoints = {**checkpoints, "vae": baked if isinstance(baked, VaeFile) else VaeFile(baked, base)}
+    if not recipe.steps:
+        return Unfolded(recipe, checkpoints, {})
+    if base is not None:
+        checkpoints = {n: c if n == "vae" or c.kind is LORA else aligned(c, base) for n, c in checkpoints.items()}
+    made: dict[str, StepModel] = {}
+    *before, last = recipe.steps
+    for step in before:
+        with named(step):
+            models = _models_of(step, checkpoints, made)
+            made[step.name] = StepModel(alone(recipe, step), models, step.name, step.name in constant)
+    with named(last):
+        models = _models_of(last, checkpoints, made)
+        if recipe.vae == VAE_FILE:
+            models["vae"] = checkpoints["vae"]
+        return Unfolded(alone(recipe, last), models, made)
+
+
+def alone(recipe: MergeRecipe, step: RecipeStep) -> MergeRecipe:
+    """One step of a recipe as a recipe; only the last one is rounded to the recipe's dtype."""
+    is_last = step is recipe.steps[-1]
+    return replace(
+        recipe,
+        method=step.method,
+        models={},
+        weights=weights_of(step, recipe.weights, adjusted=is_last),
+        dtype=recipe.dtype if is_last else "fp32",
+        vae=VAE_FILE if is_last and recipe.vae == VAE_FILE else step.vae,
+        clip=recipe.clip if is_last else "",
+        options=step.options,
+        elements=step.elements,
+        steps=(),
+    )
+
+
+def weights_of(step: RecipeStep, weights: BlockWeights, *, adjusted: bool = False) -> dict[str, Mapping[str, float]]:
+    """The weights of one step among those of all, by the names that its method gives them.
+
+    Args:
+        step: the step.
+        weights: of all steps.
+        adjusted: whether the adjustments come with it: they are made to what the last step makes.
+    """
+    names = {name: step.weight(name) for name in method_spec(step.method).weights}
+    own = {name: weights[full] for name, full in names.items() if full in weights}
+    return own | ({ADJUST: weights[ADJUST]} if adjusted and ADJUST in weights else {})
+
+
+def _models_of(step: RecipeStep, files: Checkpoints, made: Mapping[str, StepModel]) -> dict[str, Checkpoint]:
+    models: dict[str, Checkpoint] = {}
+    for role in sorted(step.models):
+        name = step.models[role]
+        model: Checkpoint | None = made.get(name) or files.get(name)
+        if model is None:
+            raise ConfigError(f"{role}: '{name}' is no model and no earlier step")
+        models[role] = LoraModel(models["a"], model) if role != "a" and model.kind is LORA else model
+    return models
+
+
+class LiveSteps:
+    """Writes candidates of a recipe in several steps into the parameters of a live model, as ``LiveMerge`` does.
+
+    Args:
+        recipe: the merge; its numbers do not matter yet.
+        checkpoints: model name to opened file; they must stay open.
+        constant: the steps whose numbers never change: what they make may be kept in memory.
+
+    Raises:
+        ConfigError: as ``plan``.
+        CheckpointError: as ``plan``.
+    """
+
+    def __init__(self, recipe: MergeRecipe, checkpoints: Checkpoints, constant: Collection[str] = ()) -> None:
+        self._recipe = recipe
+        self._unfolded = unfold(recipe, checkpoints, constant)
+        last = self._unfolded.last
+        self._live = LiveMerge(
+            self._unfolded.models,
+            last.method,
+            last.dtype,
+            last.vae,
+            last.options,
+            elements=last.elements,
+            compat=last.compat,
+            blocks=last.blocks,
+            channels=last.channels,
+            clip=last.clip,
+        )
+
+    def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
+        """Turn the live model into the merge with these weights; see ``LiveMerge.apply``.
+
+        Raises:
+            ConfigError: weights missing, unknown, out of bounds or at a pole.
+            CheckpointError: the live model and the checkpoints do not have the same tensors.
+            TrialFailed: a tensor overflows.
+        """
+        last = self._recipe.steps[-1]
+        self._unfolded.set(self._recipe.with_weights(weights))
+        with named(last):
+            self._live.apply(weights_of(last, weights, adjusted=True), destinations, everything=everything)

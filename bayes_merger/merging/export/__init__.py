@@ -1,0 +1,1 @@
+"""What is written of a merge: its metadata, a LoRA, a diffusers folder."""

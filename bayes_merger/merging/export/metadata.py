@@ -1,0 +1,98 @@
+"""What merged files say about themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from bayes_merger.checkpoints.checkpoint import Checkpoint, hash_all
+from bayes_merger.checkpoints.kinds import LORA
+from bayes_merger.merging.plan.routing import Checkpoints
+from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe
+
+
+def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
+    """What a merged file says about itself, in the words of AUTOMATIC1111, ModelSpec and our own.
+
+    File names and hashes are told, folders are not: merged files are given away.
+    """
+    hash_all(checkpoints.values())
+    names = {name: checkpoint.path.name for name, checkpoint in checkpoints.items()}
+    own = recipe.to_json() | {
+        "models": {name: {"path": names[name], "sha256": c.sha256()} for name, c in checkpoints.items()},
+        "dtype": planned.dtype,
+    }
+    methods = [step.method for step in recipe.steps] or [planned.method.name]
+    others = [checkpoint.sha256() for name, checkpoint in checkpoints.items() if name not in (recipe.base, "vae")]
+    short = {
+        "type": "bayes-merger",
+        "primary_model_hash": checkpoints[recipe.base].sha256(),
+        "secondary_model_hash": others[0] if others else None,
+        "tertiary_model_hash": others[1] if len(others) > 1 else None,
+        "interp_method": ", ".join(methods),
+        "save_as_half": planned.dtype == "fp16",
+        "weights": own["weights"],
+    }
+    title = " + ".join(Path(name).stem for name in names.values())
+    return {
+        "format": "pt",
+        "bayes_merger.recipe": _json(own),
+        "sd_merge_recipe": _json(short),
+        "sd_merge_models": _json(_family(checkpoints.values())),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": planned.architecture.modelspec,
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": f"{title} ({', '.join(dict.fromkeys(methods))})",
+        "modelspec.resolution": f"{planned.architecture.resolution}x{planned.architecture.resolution}",
+        "modelspec.merged_from": ", ".join(names.values()),
+        **prediction_of(planned, checkpoints),
+    }
+
+
+def prediction_said(checkpoints: Checkpoints) -> str:
+    """What those models predict that say it, ``v`` or ``epsilon``; they agree. A LoRA's word is not about the model."""
+    models = [model for name, model in checkpoints.items() if name != "vae" and model.kind is not LORA]
+    return next((model.prediction for model in models if model.prediction), "")
+
+
+def prediction_of(planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
+    """The field that says what a merge predicts, if that is known: many of Stable Diffusion 2's files do not tell."""
+    marked = any(step.key == "v_pred" for step in planned.steps)
+    found = "v" if marked else prediction_said(checkpoints) or planned.architecture.prediction
+    return {"modelspec.prediction_type": found} if found else {}
+
+
+def _family(checkpoints: Any) -> dict[str, Any]:
+    """The models of a merge and, where those are merges that say so, their own."""
+    family: dict[str, Any] = {}
+    for checkpoint in checkpoints:
+        family.update(_table(checkpoint.metadata.get("sd_merge_models", "")))
+        family[checkpoint.sha256()] = {
+            "name": checkpoint.path.name,
+            "legacy_hash": _legacy_hash(checkpoint),
+            "sd_merge_recipe": _table(checkpoint.metadata.get("sd_merge_recipe", "")) or None,
+        }
+    return family
+
+
+def _table(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # some other program's metadata: not worth refusing a merge
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _legacy_hash(checkpoint: Checkpoint) -> str:
+    """AUTOMATIC1111's first hash: of 64 KiB at 1 MiB; empty for a folder, which it does not know."""
+    if checkpoint.path.is_dir():
+        return ""
+    with checkpoint.path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

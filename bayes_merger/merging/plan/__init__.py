@@ -1,0 +1,1 @@
+"""What a merge will do to every tensor, and what that costs."""

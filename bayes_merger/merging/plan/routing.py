@@ -1,0 +1,326 @@
+"""What happens to each tensor of a merge, from the files' headers alone and whatever the weights will be."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bayes_merger.checkpoints.architectures import OwnBlocks, divided
+from bayes_merger.checkpoints.blocks import Architecture, Place
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES
+from bayes_merger.checkpoints.kinds import describe_input
+from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.models.companions import VAE_FILE, averages
+from bayes_merger.merging.recipe.elements import ElementRule, parse_rules, rules_of_keys
+from bayes_merger.merging.recipe.postprocess import clipped
+
+Checkpoints = Mapping[str, Checkpoint]
+
+_ABSENT = "not in"
+VAE = "vae"  # the name of the file whose VAE is taken, among the models
+_NETWORKS = ("model.diffusion_model.", "diffusion_model.", "double_blocks.", "single_blocks.", "joint_blocks.")
+LATENT = 4  # channels of the latent image, which come first in every U-Net
+FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
+
+DTYPES: Mapping[str, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+"""What a recipe calls a dtype -> what files call it."""
+
+SMALL_DTYPES: Mapping[str, str] = {"fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2"}
+"""Those of files only: for the matrices and convolutions of the U-Net, what is beside them is fp16, as UIs expect."""
+
+DROP_EMA, KEEP_EMA = "drop", "keep"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens to one tensor.
+
+    Attributes:
+        key: its name.
+        action: ``merge``, ``keep`` (model A's), ``copy`` (another model's) or ``drop``.
+        source: whose tensor is kept or copied.
+        place: its block, or the special rule it falls under.
+        why: for people.
+        shape: of the result.
+        dtype: of the result, as files name it.
+        rules: the elemental rules that hold for it, in order; the last one that gives a weight decides it.
+        common: input channels that are merged where the models have different numbers of them, else 0.
+    """
+
+    key: str
+    action: str
+    source: str
+    place: Place
+    why: str
+    shape: tuple[int, ...]
+    dtype: str
+    rules: tuple[ElementRule, ...] = ()
+    common: int = 0
+
+    @property
+    def block(self) -> str | None:
+        """The block whose weights it takes, if it takes any."""
+        return self.place.block if self.action == "merge" else None
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What happens to every tensor of a merge, known from the files' headers alone.
+
+    Attributes:
+        steps: one per key, in the order of model A's file.
+        method: the merge method.
+        architecture: of all models.
+        dtype: of the result, ``fp16``, ``bf16`` or ``fp32``.
+        missing: keys kept from A because another model lacks them.
+        notes: what is allowed but worth knowing, one line each.
+        rules: all elemental rules.
+    """
+
+    steps: tuple[Step, ...]
+    method: MethodSpec
+    architecture: Architecture
+    dtype: str
+    missing: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    rules: tuple[ElementRule, ...] = ()
+
+    @property
+    def written(self) -> tuple[Step, ...]:
+        """The steps that put a tensor into the result."""
+        return tuple(step for step in self.steps if step.action != "drop")
+
+
+def plan_structure(
+    spec: MethodSpec,
+    checkpoints: Checkpoints,
+    dtype: str | None,
+    vae: str,
+    *,
+    elements: Iterable[str] = (),
+    compat: str = "",
+    blocks: OwnBlocks = (),
+    channels: str = "equal",
+    clip: str = "",
+    ema: str = DROP_EMA,
+) -> MergePlan:
+    """The plan as far as it does not depend on weights. Arguments are those of a recipe.
+
+    Raises:
+        ConfigError: unknown dtype or ``vae``; elemental rules or blocks that make no sense for these models.
+        CheckpointError: models that do not fit together.
+    """
+    files = checkpoints
+    checkpoints = {name: model for name, model in files.items() if name != "vae" or vae != VAE_FILE}
+    _check_choices(spec, files, checkpoints, vae, ema, channels)
+    averaged = averages(checkpoints["a"]) if ema == KEEP_EMA else {}
+    if ema == KEEP_EMA and not averaged:
+        raise ConfigError(f"ema: model A ({checkpoints['a'].path.name}) has no averages to keep; leave it out")
+    spec = clipped(spec, clip)
+    architecture = divided(_common_architecture(checkpoints), blocks, checkpoints["a"].shapes)
+    rules = parse_rules(elements, architecture, tuple(spec.weights))
+    _check_predictions(checkpoints)
+    name = resolve_dtype(dtype, checkpoints["a"])
+    router = _Router(spec, files, architecture, {**DTYPES, **SMALL_DTYPES}[name], vae, averaged, ema)
+    read = (*spec.models, *([VAE] if vae == VAE_FILE else []))
+    steps = tuple(router.step(key) for key in dict.fromkeys(k for m in read for k in files[m].shapes))
+    if channels == "pad":
+        steps = tuple(_padded(step, checkpoints) for step in steps)
+    _check_shapes(steps, checkpoints)
+    missing = tuple(step.key for step in steps if step.why.startswith(_ABSENT))
+    merged = [step.key for step in steps if step.action == "merge" and step.key not in averaged]
+    held = rules_of_keys(rules, merged, architecture, compat)
+    held |= {key: held[own] for key, own in averaged.items() if own in held}
+    steps = tuple(replace(step, rules=held[step.key]) if step.key in held else step for step in steps)
+    notes = [note for model in spec.models for note in checkpoints[model].notes]
+    notes += _notes(steps, missing, architecture, vae)
+    return MergePlan(steps, spec, architecture, name, missing, tuple(notes), rules)
+
+
+def _check_choices(
+    spec: MethodSpec, files: Checkpoints, models: Checkpoints, vae: str, ema: str, channels: str
+) -> None:
+    if set(models) != set(spec.models):
+        raise ConfigError(f"{spec.name} takes models {names_of(spec.models)}, and {names_of(models)} are open")
+    if vae not in (*spec.models, "merge", *([VAE_FILE] if "vae" in files else [])):
+        raise ConfigError(f"vae: '{vae}' is unknown; give {', '.join(spec.models)}, merge or the name of a file")
+    if ema not in (DROP_EMA, KEEP_EMA):
+        raise ConfigError(f"ema: '{ema}' is unknown; give {DROP_EMA} or {KEEP_EMA}")
+    if channels not in ("equal", "pad"):
+        raise ConfigError(f"channels: '{channels}' is unknown; give equal or pad")
+
+
+def _notes(steps: Iterable[Step], missing: Sequence[str], architecture: Architecture, vae: str) -> list[str]:
+    """What a person should know of the tensors that are not simply merged."""
+    steps = list(steps)
+    notes = [f"kept from A, since another model lacks them: {listed(missing)}"] if missing else []
+    lost = [step.key for step in steps if step.action == "drop" and step.place.role in ("block", "vae")]
+    if lost:
+        notes.append(f"left out, since model {_owner_of(lost[0], architecture, vae)} lacks them: {listed(lost)}")
+    return notes + [
+        f"{step.key}: the first {step.common} input channels are merged, the others are model {step.source.upper()}'s"
+        for step in steps
+        if step.common
+    ]
+
+
+def _owner_of(key: str, architecture: Architecture, vae: str) -> str:
+    """The model without which a tensor is not written."""
+    return vae.upper() if architecture.place(key).role == "vae" and vae != "merge" else "A"
+
+
+@dataclass(frozen=True)
+class _Router:
+    spec: MethodSpec
+    checkpoints: Checkpoints
+    architecture: Architecture
+    dtype: str
+    vae: str
+    averages: Mapping[str, str]
+    ema: str
+
+    def step(self, key: str) -> Step:
+        place = self.architecture.place(self.averages.get(key, key))
+        action, source, why = self._route(key, place)
+        owner = self.checkpoints[source]
+        shape, own = owner.shapes[key], owner.dtypes[key]
+        return Step(key, action, source, place, why, shape, self._dtype_of(key, place, own, shape))
+
+    def _dtype_of(self, key: str, place: Place, own: str, shape: tuple[int, ...]) -> str:
+        if place.role == "position_ids":
+            return "I64"
+        if own not in FLOATS or place.role == "marker":
+            return own
+        if self.dtype not in SMALL_DTYPES.values():
+            return self.dtype
+        network = self.averages.get(key, key).startswith(_NETWORKS)
+        return self.dtype if network and len(shape) >= 2 else "F16"
+
+    def _route(self, key: str, place: Place) -> tuple[str, str, str]:
+        owners = [name for name in self.spec.models if key in self.checkpoints[name].shapes]
+        if self.vae == VAE_FILE and (place.role == "vae" or not owners):
+            if key in self.checkpoints[VAE].shapes:
+                return "copy", VAE, f"the VAE is that of {self.checkpoints[VAE].path.name}"
+            return "drop", owners[0], f"the VAE is that of {self.checkpoints[VAE].path.name}, which has no such tensor"
+        first = owners[0]
+        if place.role == "ema" and self.ema == KEEP_EMA:
+            return ("keep" if first == "a" else "drop"), first, "kept beside the averages"
+        if place.role in ("ema", "schedule"):
+            return "drop", first, "left out of merged files, nothing reads it"
+        if place.role == "marker":
+            return ("keep" if first == "a" else "copy"), first, "marks how the model was trained"
+        if place.role == "vae" and self.vae != "merge":
+            if self.vae not in owners:
+                return "drop", first, f"the VAE is model {self.vae.upper()}'s, which has no such tensor"
+            return ("keep" if self.vae == "a" else "copy"), self.vae, f"the VAE is model {self.vae.upper()}'s"
+        if first != "a":
+            return "drop", first, "model A has no such tensor"
+        if place.role == "position_ids":
+            return "keep", "a", "position ids are counted anew"
+        if place.role == "other":
+            return "keep", "a", f"not a tensor of {self.architecture.name}"
+        if any(self.checkpoints[name].dtypes[key] not in FLOATS for name in owners):
+            return "keep", "a", "whole numbers are not merged"
+        absent = [name for name in self.spec.models if name not in owners]
+        if absent:
+            return "keep", "a", f"{_ABSENT} {names_of(absent).upper()}"
+        return "merge", "a", place.slot or place.block or ""
+
+
+def names_of(names: Iterable[str]) -> str:
+    """Model names in order, for an error."""
+    return ", ".join(sorted(names)) or "none"
+
+
+def _common_architecture(checkpoints: Checkpoints) -> Architecture:
+    kinds = {checkpoint.kind.name for checkpoint in checkpoints.values()}
+    if len(kinds) > 1:
+        each = "; ".join(f"{name.upper()} ({c.path.name}) is {c.kind.words}" for name, c in checkpoints.items())
+        raise CheckpointError(f"models of different kinds cannot be merged: {each}")
+    return next(iter(checkpoints.values())).architecture
+
+
+def _check_predictions(checkpoints: Checkpoints) -> None:
+    """Epsilon- and v-prediction models answer different questions; their mean answers none."""
+    marked = [name for name, checkpoint in checkpoints.items() if "v_pred" in checkpoint.shapes]
+    # where some files are marked, those that are not are so for a reason; elsewhere what says nothing may be either
+    unsaid = "epsilon" if marked else ""
+    predicts = {name: "v" if name in marked else c.prediction or unsaid for name, c in checkpoints.items()}
+    if {"v", "epsilon"} <= set(predicts.values()):
+        first, second = ([name for name in predicts if predicts[name] == said] for said in ("v", "epsilon"))
+        raise CheckpointError(
+            f"{names_of(first).upper()} predicts v and {names_of(second).upper()} noise: these cannot be merged"
+        )
+
+
+def _padded(step: Step, checkpoints: Checkpoints) -> Step:
+    """The step of a first convolution that takes the input channels of the widest model; others as they are.
+
+    Only one kind of further channels may be there: those of inpainting and of pix2pix mean different things.
+    """
+    if step.action != "merge" or step.key != FIRST_CONVOLUTION:
+        return step
+    shapes = {name: checkpoint.shapes[step.key] for name, checkpoint in checkpoints.items()}
+    alike = {(len(shape), shape[:1], shape[2:]) for shape in shapes.values()}
+    widths = sorted({shape[1] for shape in shapes.values() if len(shape) == 4})
+    if len(alike) > 1 or len(widths) != 2 or widths[0] != LATENT:
+        return step
+    wide = next(name for name, shape in shapes.items() if shape[1] == widths[1])
+    return replace(step, source=wide, shape=shapes[wide], common=widths[0])
+
+
+def _check_shapes(steps: Iterable[Step], checkpoints: Checkpoints) -> None:
+    wrong = [
+        (step.key, name) for step in steps if step.action == "merge" and not step.common
+        for name in checkpoints if checkpoints[name].shapes[step.key] != step.shape
+    ]  # fmt: skip
+    if not wrong:
+        return
+    key, name = wrong[0]
+    a, other = checkpoints["a"], checkpoints[name]
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    sorts = [(s, describe_input(c.shapes)) for s, c in (("A", a), (name.upper(), other))]
+    hint = "".join(f"; {model} is made for {sort}" for model, sort in sorts if sort)
+    widths = {checkpoint.shapes[key][1:2] for checkpoint in checkpoints.values()}
+    if key == FIRST_CONVOLUTION and len(widths) == 2 and (LATENT,) in widths:
+        hint += "; channels=pad merges the channels that both have"
+    raise CheckpointError(
+        f"shapes differ: '{key}' is {_shape(a, key)} in A ({a.path.name}) "
+        f"and {_shape(other, key)} in {name.upper()} ({other.path.name}){more}{hint}"
+    )
+
+
+def _shape(checkpoint: Checkpoint, key: str) -> str:
+    return str(list(checkpoint.shapes[key]))
+
+
+def resolve_dtype(dtype: str | None, checkpoint: Checkpoint) -> str:
+    """The dtype of a merge: the one asked for, or that of most bytes of model A.
+
+    Raises:
+        ConfigError: unknown, or A's is none that results are written in.
+    """
+    if dtype not in (None, "auto"):
+        if dtype not in DTYPES and dtype not in SMALL_DTYPES:
+            raise ConfigError(f"dtype: '{dtype}' is unknown; give {', '.join((*DTYPES, *SMALL_DTYPES))} or auto")
+        return str(dtype)
+    sizes: Counter[str] = Counter()
+    for key, name in checkpoint.stored.items():
+        if name in FLOATS:
+            sizes[name] += math.prod(checkpoint.shapes[key]) * ITEM_SIZES[name]
+    own = max(sizes, key=lambda name: sizes[name], default="F16")
+    found = next((name for name, file_name in DTYPES.items() if file_name == own), None)
+    if found is None:
+        raise ConfigError(f"dtype: model A ({checkpoint.path.name}) is in {own}; give fp16, bf16 or fp32")
+    return found
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - 3} more" if len(every) > 3 else ""
+    return ", ".join(every[:3]) + more

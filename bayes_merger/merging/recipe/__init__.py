@@ -1,0 +1,1 @@
+"""Merges as data: recipes, and the grammar of their settings."""

@@ -1,0 +1,282 @@
+"""Merges in several steps as people write them down.
+
+::
+
+    models: {a: A.safetensors, b: B.safetensors, c: C.safetensors, style: style_lora.safetensors}
+    steps:
+      - {name: mix,    method: weighted_sum,   a: a,   b: b, alpha: 0.4}
+      - {name: detail, method: add_difference, a: mix, b: b, c: c, alpha: {default: 1, OUT03-OUT05: 0.3, TE: look}}
+      - {name: final,  method: weighted_sum,   a: detail, b: style, alpha: search}
+
+A step takes models and earlier steps by name (``a``, ``b``, ``c``, and ``d``, ``e``, ... where its method takes any
+number of them), and its method's weights and options. A weight is one number for all blocks, or one for each (a list,
+or a text with commas), or a table of blocks and runs of blocks. In the place of any number may stand a name, which is
+one number wherever it stands, searched in a run and given by hand in a merge; or the word ``search``, which is a
+number of its own for every block. Weights that are not named keep the method's defaults. Besides ``models`` and
+``steps`` a recipe may have ``dtype``, ``compat``, ``channels``, ``clip`` and ``blocks``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bayes_merger.checkpoints.architectures import OwnBlocks, own_blocks
+from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
+from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.merging.method import MethodSpec, WeightRange, method_spec
+from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
+from bayes_merger.merging.recipe.recipe import RecipeStep, base_of
+
+SEARCH = "search"
+"""What stands in the place of a number that is searched for each block by itself."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_SETTINGS = ("dtype", "compat", "channels", "clip", "blocks")
+_OF_A_STEP = ("name", "method", "elements", "vae")
+
+
+@dataclass(frozen=True)
+class StepFile:
+    """A merge in several steps whose numbers may be open.
+
+    Attributes:
+        models: name to path as it was written.
+        steps: the steps, in order.
+        given: step -> weight -> what was written for it.
+        settings: ``dtype``, ``compat``, ``channels`` and ``clip``, where they were given.
+        blocks: a division of the user's own.
+    """
+
+    models: Mapping[str, str]
+    steps: tuple[RecipeStep, ...]
+    given: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, str]
+    blocks: OwnBlocks = ()
+
+    @property
+    def base(self) -> str:
+        """The name of the model that the first step starts from."""
+        return base_of(self.steps)
+
+    @property
+    def weights(self) -> dict[str, WeightRange]:
+        """The weights of all steps, by the names that they have among each other."""
+        return {
+            step.weight(name): about for step in self.steps for name, about in method_spec(step.method).weights.items()
+        }
+
+
+@dataclass(frozen=True)
+class OpenNumbers:
+    """The numbers of a recipe: those that are given, and those that somebody has yet to choose.
+
+    Attributes:
+        fixed: ``BLOCK.weight`` to number.
+        names: name to every ``BLOCK.weight`` (for the ratio of a rule, ``NAME.weight``) that it stands for.
+        searched: every ``BLOCK.weight`` that is open by itself.
+    """
+
+    fixed: Mapping[str, float]
+    names: Mapping[str, tuple[str, ...]]
+    searched: tuple[str, ...]
+
+    def weights(self, values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        """Weight -> block -> number.
+
+        Args:
+            values: a number for every name, and for every ``BLOCK.weight`` that is open; others may be given anew.
+
+        Raises:
+            ConfigError: one is missing.
+        """
+        found = dict(self.fixed)
+        for name, drives in self.names.items():
+            open_ones = [driven for driven in drives if driven not in values]
+            if open_ones and name not in values:
+                raise ConfigError(f"{name}: the recipe leaves this number open; give it one like  {name}=0.5")
+            found |= dict.fromkeys(open_ones, values[name])
+        for place in self.searched:
+            if place not in values:
+                block, _, weight = place.partition(".")
+                raise ConfigError(f"{weight}: the recipe leaves {block}'s to a search; give numbers like  {weight}=0.5")
+        found |= {place: number for place, number in values.items() if "." in place}
+        weights: dict[str, dict[str, float]] = {}
+        for place, number in found.items():
+            block, _, weight = place.partition(".")
+            weights.setdefault(weight, {})[block] = number
+        return weights
+
+
+def read_steps(data: Any) -> StepFile:
+    """A recipe from plain data, as YAML gives it.
+
+    Raises:
+        ConfigError: it is malformed; the text names the step.
+    """
+    if not isinstance(data, Mapping) or "steps" not in data or "models" not in data:
+        raise ConfigError("a table with  models:  and  steps:  is wanted")
+    for key in data:
+        if key not in ("models", "steps", *_SETTINGS):
+            raise ConfigError(f"'{key}' is unknown; {nearest(str(key), ('models', 'steps', *_SETTINGS))}")
+    models = _read_models(data["models"])
+    if not isinstance(data["steps"], Sequence) or isinstance(data["steps"], str) or not data["steps"]:
+        raise ConfigError("steps is not a list of steps, like  - {name: mix, method: weighted_sum, a: ..., alpha: 0.5}")
+    steps: list[RecipeStep] = []
+    given: dict[str, Mapping[str, Any]] = {}
+    for number, step in enumerate(data["steps"], start=1):
+        name = step.get("name", f"step{number}") if isinstance(step, Mapping) else f"step{number}"
+        try:
+            read, weights = _read_step(step, name, {*models, *(known.name for known in steps)})
+        except ConfigError as error:
+            raise ConfigError(f"step {name}: {error}") from None
+        steps.append(read)
+        given[read.name] = weights
+    _check_all_used(models, steps)
+    settings = {key: str(data[key]) for key in _SETTINGS if key != "blocks" and data.get(key) is not None}
+    return StepFile(models, tuple(steps), given, settings, own_blocks(data["blocks"]) if data.get("blocks") else ())
+
+
+def _read_models(data: Any) -> dict[str, str]:
+    if not isinstance(data, Mapping) or not data:
+        raise ConfigError("models is not a table of names and files, like  models: {a: A.safetensors}")
+    for name, path in data.items():
+        _check_name(name, "a model")
+        if not isinstance(path, str) or not path:
+            raise ConfigError(f"model {name}: {path!r} is not the name of a file")
+    return dict(data)
+
+
+def _check_name(name: Any, what: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} cannot be the name of {what}; use letters, digits and _")
+
+
+def _read_step(data: Any, name: str, known: set[str]) -> tuple[RecipeStep, dict[str, Any]]:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{data!r} is not a table, like  {{name: mix, method: weighted_sum, a: a, b: b, alpha: 0.5}}")
+    _check_name(name, "a step")
+    if name in known:
+        raise ConfigError(f"'{name}' is taken; give every model and step a name of its own")
+    spec = method_spec(str(data.get("method", "weighted_sum")))
+    spec.check_further([key for key in data if data[key] is not None], prefix="")
+    for key in data:
+        allowed = (*_OF_A_STEP, *spec.known_models(data), *spec.weights, *spec.options)
+        if key not in allowed:
+            raise ConfigError(f"'{key}' is unknown to {spec.name}; {nearest(str(key), allowed)}")
+    models = _read_roles(data, spec, known)
+    options = {key: spec.options[key].read(key, data[key]) for key in spec.options if key in data}
+    elements = data.get("elements") or []
+    texts = (elements,) if isinstance(elements, str) else tuple(elements) if isinstance(elements, list) else None
+    if texts is None or not all(isinstance(text, str) for text in texts):
+        raise ConfigError("elements: a rule like 'OUT03-OUT05:attn2:0.5' is wanted, or a list of them")
+    step = RecipeStep(name, spec.name, models, options, texts, str(data.get("vae", "a")))
+    return step, {key: data[key] for key in spec.weights if key in data}
+
+
+def _read_roles(data: Mapping[str, Any], spec: MethodSpec, known: set[str]) -> dict[str, str]:
+    models = {}
+    for role in spec.known_models(data):
+        if data.get(role) is None:
+            if role in spec.models and role not in spec.optional:
+                raise ConfigError(f"{spec.name} needs {role}; give a model or an earlier step, like  {role}: NAME")
+            continue
+        if not isinstance(data[role], str) or data[role] not in known:
+            raise ConfigError(
+                f"{role}: '{data[role]}' is no model and no earlier step; {nearest(str(data[role]), known)}"
+            )
+        models[role] = str(data[role])
+    return models
+
+
+def _check_all_used(models: Mapping[str, str], steps: Sequence[RecipeStep]) -> None:
+    used = {name for step in steps for name in step.models.values()}
+    for step in steps[:-1]:
+        if step.name not in used:
+            raise ConfigError(f"step {step.name}: no later step takes it; name it in one, or leave it out")
+    for name in models:
+        if name not in used:
+            raise ConfigError(f"model {name}: no step takes it; name it in one, or leave it out")
+
+
+def open_numbers(file: StepFile, architecture: Architecture) -> OpenNumbers:
+    """The numbers of a recipe on an architecture.
+
+    Raises:
+        ConfigError: a number, name or block that makes no sense; the text names the step.
+    """
+    fixed: dict[str, float] = {}
+    names: dict[str, list[str]] = {}
+    searched: list[str] = []
+    for step in file.steps:
+        spec = method_spec(step.method)
+        try:
+            for weight, about in spec.weights.items():
+                written = file.given[step.name].get(weight, about.default)
+                for block, number in _by_block(weight, written, about.default, architecture).items():
+                    place = f"{block}.{step.weight(weight)}"
+                    if isinstance(number, float):
+                        fixed[place] = number
+                    elif number == SEARCH:
+                        searched.append(place)
+                    else:
+                        _check_free(number, architecture, file)
+                        names.setdefault(number, []).append(place)
+            for name, driven in named_ratios(parse_rules(step.elements, architecture, tuple(spec.weights))).items():
+                _check_free(name, architecture, file)
+                names.setdefault(name, []).extend(f"{name}.{step.weight(weight)}" for weight in driven)
+        except ConfigError as error:
+            raise ConfigError(f"step {step.name}: {error}") from None
+    return OpenNumbers(fixed, {name: tuple(places) for name, places in names.items()}, tuple(searched))
+
+
+def _check_free(name: str, architecture: Architecture, file: StepFile) -> None:
+    if name.upper() in (*architecture.blocks, *architecture.slots) or name in file.weights:
+        raise ConfigError(f"'{name}' is the name of a block or weight; choose another for a number")
+
+
+def _by_block(weight: str, written: Any, default: float, architecture: Architecture) -> dict[str, float | str]:
+    """Block -> number or name, from any of the forms."""
+    try:
+        if isinstance(written, Mapping):
+            return _from_table(written, default, architecture)
+        if isinstance(written, list):
+            parts = [_number(part) for part in written]
+            if len(parts) != len(architecture.blocks):
+                raise ConfigError(f"{len(parts)} numbers; {architecture.name} has {len(architecture.blocks)} blocks")
+            return dict(zip(architecture.blocks, parts, strict=True))
+        if isinstance(written, str) and re.search(r"[,\s]", written.strip()):
+            return dict(weights_from_string(written, architecture))
+        return dict.fromkeys(architecture.blocks, _number(written))
+    except ConfigError as error:
+        raise ConfigError(f"{weight}: {error}") from None
+
+
+def _from_table(written: Mapping[Any, Any], default: float, architecture: Architecture) -> dict[str, float | str]:
+    found: dict[str, float | str] = dict.fromkeys(architecture.blocks, _number(written.get("default", default)))
+    for key, value in written.items():
+        if key == "default":
+            continue
+        first, dash, last = str(key).partition("-")
+        ends = [architecture.block(end) for end in ((first, last) if dash else (first,))]
+        if dash and not set(ends) <= set(architecture.blocks):
+            raise ConfigError(f"{key}: these stand in no row; name them alone")
+        order = [architecture.blocks.index(end) for end in ends] if dash else []
+        span = architecture.blocks[min(order) : max(order) + 1] if dash else ends
+        found |= dict.fromkeys(span, _number(value))
+    return found
+
+
+def _number(value: Any) -> float | str:
+    """A number, or the name of one."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            if _NAME.fullmatch(value):
+                return value
+    raise ConfigError(f"{value!r} is neither a number nor a name")

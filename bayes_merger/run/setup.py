@@ -1,0 +1,262 @@
+"""What a run is made of, checked at start-up: nothing heavy is loaded and nothing is written here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bayes_merger.checkpoints.architectures import divided
+from bayes_merger.checkpoints.blocks import Architecture
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.config import RunConfig
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
+from bayes_merger.imaging.pipelines.pipeline import check_place
+from bayes_merger.imaging.prompts.prompt import check_prompt
+from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.models.companions import VAE_FILE
+from bayes_merger.merging.plan.routing import SMALL_DTYPES
+from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
+from bayes_merger.merging.recipe.step_file import StepFile
+from bayes_merger.run.models import open_models, open_steps, own_division, read_recipe, references, steps_recipe
+from bayes_merger.run.objectives import check_objectives
+from bayes_merger.run.pruning import check_pruning
+from bayes_merger.run.spaces import make_space, make_steps_space
+from bayes_merger.scoring.scorer import Scorer
+from bayes_merger.search.optimisers.options import check_names
+from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.stopping import read_time
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run before it starts.
+
+    Attributes:
+        config: the settings.
+        checkpoints: model name (``a``, ``b``, ``c``, ``d``, ...) to the opened file.
+        method: the merge method's models and weights.
+        space: what the optimiser may turn.
+        payloads: what is drawn, seeds and wildcards resolved.
+        scorers: who judges, by name.
+        sampler: makes the Optuna sampler of this run.
+        steps: the recipe, when it has several steps; ``checkpoints`` then has its models by its names, and ``method``
+            the weights of all steps.
+    """
+
+    config: RunConfig
+    checkpoints: Mapping[str, Checkpoint]
+    method: MethodSpec
+    space: SearchSpace
+    payloads: tuple[Payload, ...]
+    scorers: Mapping[str, Scorer]
+    sampler: Callable[..., Any]
+    steps: StepFile | None = None
+
+    @property
+    def base(self) -> Checkpoint:
+        """The model that the merge starts from, whose file becomes the live pipeline."""
+        return self.checkpoints[self.steps.base if self.steps else "a"]
+
+    @property
+    def architecture(self) -> Architecture:
+        """The blocks that weights are for."""
+        return divided(self.base.architecture, self.steps.blocks if self.steps else own_division(self.config))
+
+    def constant_steps(self) -> frozenset[str]:
+        """The steps of the recipe of which no number is searched."""
+        if self.steps is None:
+            return frozenset()
+        searched = {name.partition(".")[2] for parameter in self.space.parameters for name in parameter.drives}
+        return frozenset(
+            step.name
+            for step in self.steps.steps
+            if not any(step.weight(name) in searched for name in method_spec(step.method).weights)
+        )
+
+    def recipe(self, weights: Mapping[str, Mapping[str, float]], *, hashed: bool = True) -> MergeRecipe:
+        """All that is needed to build one candidate again; without hashes when only its form is checked."""
+        numbers = {name: dict(blocks) for name, blocks in weights.items()}
+        if self.steps is not None:
+            found = steps_recipe(self.steps, self.checkpoints, dtype=self.config.dtype, hashed=hashed)
+            vae = VAE_FILE if "vae" in self.checkpoints else found.vae
+            return replace(found, weights=numbers, clip=self.config.clip or found.clip, vae=vae)
+        return MergeRecipe(
+            method=self.method.name,
+            models=references(self.checkpoints, hashed),
+            weights=numbers,
+            architecture=self.base.architecture.name,
+            dtype=self.config.dtype,
+            vae=VAE_FILE if "vae" in self.checkpoints else self.config.vae,
+            elements=tuple(self.config.elements),
+            compat=self.config.compat or "",
+            options=dict(self.config.options),
+            blocks=own_division(self.config),
+            channels=self.config.channels,
+            clip=self.config.clip or "",
+        )
+
+    def close(self) -> None:
+        """Let go of the model files."""
+        for checkpoint in self.checkpoints.values():
+            checkpoint.close()
+
+
+def check_parts(
+    config: RunConfig,
+    scorers: Mapping[str, Scorer],
+    sampler: Callable[..., Any],
+    folder: Path,
+    *,
+    payloads: tuple[Payload, ...] | None = None,
+) -> Parts:
+    """Check everything that can be checked from settings and file headers.
+
+    Args:
+        config: the settings.
+        scorers: the scorers, built but not loaded.
+        sampler: the optimiser's factory.
+        folder: the study's own folder, for scorers that keep something there.
+        payloads: the resolved payloads of a study that goes on; ``None`` resolves the config's.
+
+    Raises:
+        ConfigError: a setting, rule, payload or scorer that makes no sense.
+        CheckpointError: a model file that cannot be used.
+    """
+    _check_numbers(config)
+    if payloads is None:
+        payloads = resolve_payloads(config)
+    for payload in payloads:
+        for prompt in (*payload.prompts, *payload.negative_prompts):
+            check_prompt(prompt)  # what a wildcard put in has not been seen yet
+    steps = read_recipe(config)
+    if steps is None:
+        spec = method_spec(config.method)
+        checkpoints = open_models(config, spec)
+        spec = spec.bind(checkpoints, config.options)
+        base = checkpoints["a"]
+        space = make_space(config, spec, divided(base.architecture, own_division(config), base.shapes))
+    else:
+        checkpoints = open_steps(steps, config)
+        spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
+        space = make_steps_space(config, steps, checkpoints[steps.base].architecture)
+    parts = Parts(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
+    values = {parameter.name: parameter.low for parameter in space.parameters}
+    plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
+    if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
+        check_place(config.generator.device, config.generator.dtype)
+    check_pruning(config, payloads, scorers)
+    check_objectives(config, scorers)
+    check_sampler(sampler, space, config)
+    if config.workers > 1:
+        check_no_person(scorers, "give  workers=1")
+    for scorer in scorers.values():
+        scorer.prepare(folder)
+    return parts
+
+
+def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunConfig) -> None:
+    """Whether the optimiser can be made, knows its options, and knows as many objectives as there are.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    check_names(sampler)
+    try:
+        made = sampler(space.distributions(), config.seed)
+    except TypeError as error:
+        raise ConfigError(f"optimiser: {error}; it is called with the space's distributions and the seed") from error
+    if config.objectives and hasattr(made, "check_objectives"):  # an optimiser of the person's own knows what it knows
+        made.check_objectives(len(config.objectives))
+
+
+def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
+    """Whether several workers can judge: a person has one conversation at a time.
+
+    Raises:
+        ConfigError: one of the scorers asks a person.
+    """
+    for name, scorer in scorers.items():
+        if getattr(scorer, "interactive", False):
+            raise ConfigError(f"workers: scorer '{name}' asks a person, who can only talk to one; {way_out}")
+
+
+def _check_numbers(config: RunConfig) -> None:
+    for name, low in (("workers", 1), ("init_points", 1), ("n_iters", 0), ("final.rescore", 0), ("final.images", 0)):
+        owner: Any = config
+        for part in name.split("."):
+            owner = getattr(owner, part)
+        if owner < low:
+            raise ConfigError(f"{name}: {owner} is too small; give {low} or more")
+    if config.patience is not None and config.patience < 1:
+        raise ConfigError(f"patience: {config.patience} is too small; give 1 or more, or null for none")
+    read_time(config.time_limit)
+    if config.dtype in SMALL_DTYPES:
+        raise ConfigError(
+            f"dtype: {config.dtype} is for files; search in fp16, and merge the best with  dtype={config.dtype}"
+        )
+    if config.images not in ("all", "best"):
+        raise ConfigError(f"images: '{config.images}' is not one of all, best")
+
+
+def resolve_payloads(config: RunConfig) -> tuple[Payload, ...]:
+    """The payloads of a new study, with their seeds and wildcards drawn once.
+
+    Raises:
+        ConfigError: no payload, or one that makes no sense.
+    """
+    if not config.payloads:
+        raise ConfigError("payloads: none chosen; give at least one, like  payloads=[portrait]")
+    payloads = [payload_from_mapping(name, mapping) for name, mapping in config.payloads.items()]
+    return resolve(payloads, config.seed, Path(config.wildcards) if config.wildcards else None)
+
+
+def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes scores comparable: two runs with the same one may share trials.
+
+    Args:
+        parts: the run.
+        scorers: their settings, as data.
+    """
+    judging = json.loads(json.dumps(scorers))
+    rules = {"elements": list(parts.config.elements), "compat": parts.config.compat} if parts.config.elements else {}
+    options = {"options": dict(parts.config.options)} if parts.config.options else {}
+    objectives = {"objectives": list(parts.config.objectives)} if parts.config.objectives else {}
+    finish = {name: getattr(parts.config, name) for name in ("clip", "adjust") if getattr(parts.config, name)}
+    division = {"blocks": parts.config.blocks} if parts.config.blocks else {}
+    channels = {"channels": parts.config.channels} if parts.config.channels != "equal" else {}
+    recipe = {"recipe": {k: v for k, v in parts.config.recipe.items() if k != "models"}} if parts.config.recipe else {}
+    return {
+        **rules,
+        **options,
+        **division,
+        **finish,
+        **channels,
+        **recipe,
+        **objectives,
+        "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
+        "method": parts.method.name,
+        "dtype": parts.config.dtype,
+        "vae": VAE_FILE if "vae" in parts.checkpoints else parts.config.vae,
+        "space": parts.space.to_json(),
+        "payloads": [payload.to_json() for payload in parts.payloads],
+        "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
+        "prediction_type": parts.config.generator.prediction_type,
+    }
+
+
+def _without(tree: Any, keys: tuple[str, ...]) -> Any:
+    """``tree`` less the settings that change how a score is got but not what it is."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _without(value, keys) for key, value in tree.items() if key not in keys}
+
+
+def candidate_id(weights: Mapping[str, Mapping[str, float]]) -> str:
+    """A short name of a merge within its study, the same for the same weights."""
+    text = json.dumps(weights, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Scoring by hand: the ledger of ratings, the terminal, the viewer."""

@@ -1,0 +1,1 @@
+"""How each optimiser chooses the next point; ``bayes_merger.search.samplers`` lists them for people."""

@@ -1,0 +1,319 @@
+"""Samplers that a killed process cannot confuse.
+
+Optuna's own samplers keep their random numbers in the process, so a resumed study goes another way. Here every
+suggestion is a function of the study's stored history, a declared space and a seed derived for its slot: whoever opens
+the study next makes the suggestion that would have come. A method comes in as
+
+* a *proposal*, a pure function on the unit cube (:class:`CubeSampler`), or
+* an Optuna sampler, made afresh for every suggestion (:class:`ReplaySampler`).
+
+Trials that cannot teach a method their score (running, failed, cut short, infinite) are not forgotten: their places
+count as looked at. Trials of a wider space, from before a range was narrowed, keep their true places, outside the
+cube; trials that lack one of the space's parameters are left out. A place that has been tried is not suggested again:
+the same weights draw the same pictures.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.search_space import intersection_search_space
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.search.space.cube import Array, derived_seed, generator, to_point, to_values
+from bayes_merger.search.study.history import PICTURES, History, history_before, is_suggested
+
+Space = Mapping[str, BaseDistribution]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A history in the unit cube: what a proposal may look at.
+
+    Attributes:
+        slot: how many trials came before, see :class:`History`.
+        drawn: how many of them the sampler drew itself.
+        points: shape ``(trials, dimensions)``; in [0, 1], or beyond for a trial of a wider space.
+        scores: one per point, greater is better; NaN where there is none: the trial is running, has failed, was cut
+            short, or its score is infinite. Of several objectives, the first.
+        searched: one per point, whether the sampler drew it; rows of the start design it did not.
+        objectives: shape ``(trials, objectives)``, like ``scores``, which is its first column; None if there is one.
+        names: of the parameters, one per dimension.
+        pictures: one per point, the raw scores of its pictures as a run stores them; empty where there are none.
+    """
+
+    slot: int
+    drawn: int
+    points: Array
+    scores: Array
+    searched: NDArray[np.bool_]
+    objectives: Array | None = None
+    names: tuple[str, ...] = ()
+    pictures: tuple[Sequence[Mapping[str, Any]], ...] = ()
+
+    @property
+    def dimensions(self) -> int:
+        """Of the cube."""
+        return int(self.points.shape[1])
+
+
+CLOSE = 1e-9
+"""Points nearer than this in every dimension (of a range of 1) are the same point."""
+
+Proposal = Callable[[Evidence, int], Array]
+"""From the evidence and the study's seed to one point of the unit cube, shape ``(dimensions,)``. Pure."""
+
+
+class SlotSampler(BaseSampler):
+    """A sampler without memory: all it knows is in the study.
+
+    Args:
+        space: what is searched; None: what all trials so far have in common.
+        seed: of the study, 0 or above.
+        name: of the method, for people.
+        single: the method knows one objective only.
+    """
+
+    def __init__(self, space: Space | None, seed: int, *, name: str, single: bool = False) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ConfigError(f"seed: {seed!r} is not a whole number of 0 or above")
+        self.space = dict(space) if space is not None else None
+        self.seed = seed
+        self.name = name
+        self.single = single
+
+    def __str__(self) -> str:
+        return self.name
+
+    def check_objectives(self, count: int) -> None:
+        """Refuse, before the first trial, a study of more objectives than the method knows.
+
+        Raises:
+            ConfigError: naming optimisers that know several.
+        """
+        if self.single and count > 1:
+            raise ConfigError(
+                f"optimiser: {self} knows one objective and there are {count}; "
+                "take optimiser=gp or optimiser=tpe, or one weighted sum"
+            )
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The declared space. Optuna's own samplers would drop a parameter whose range ever differed."""
+        if self.space is not None:
+            return dict(self.space)
+        told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return {name: d for name, d in intersection_search_space(told).items() if not d.single()}
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        """Uniform, for a parameter outside the declared space."""
+        self._refuse(study)
+        slot = history_before(study, trial).slot
+        point = generator(self.seed, slot, zlib.crc32(param_name.encode())).random(1)
+        return to_values(point, {param_name: param_distribution})[param_name]
+
+    def _refuse(self, study: Study) -> None:
+        if self.single and len(study.directions) > 1:
+            raise ValueError(f"{self} knows one objective; the study has {len(study.directions)}")
+
+
+class CubeSampler(SlotSampler):
+    """Suggests what a proposal, a pure function on the unit cube, proposes.
+
+    Args:
+        space: as for :class:`SlotSampler`.
+        seed: as for :class:`SlotSampler`.
+        propose: the method.
+        name: as for :class:`SlotSampler`.
+        single: as for :class:`SlotSampler`.
+    """
+
+    def __init__(self, space: Space | None, seed: int, propose: Proposal, *, name: str, single: bool = False) -> None:
+        super().__init__(space, seed, name=name, single=single)
+        self._propose = propose
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The proposal for this trial's slot."""
+        self._refuse(study)
+        if not search_space:
+            return {}
+        evidence = evidence_of(history_before(study, trial), search_space, study)
+        with one_thread():
+            proposed = self._propose(evidence, self.seed)
+        return to_values(_aside(proposed, evidence.points, search_space, self.seed, evidence.slot), search_space)
+
+
+class ReplaySampler(SlotSampler):
+    """Lets a fresh Optuna sampler make each suggestion, on a copy of the history.
+
+    Args:
+        space: as for :class:`SlotSampler`.
+        seed: as for :class:`SlotSampler`.
+        make: from a seed below 2**32 to the sampler. It must keep no state in the trials.
+        name: as for :class:`SlotSampler`.
+        shunned: a trial in one of these states is shown to the sampler as if it still ran, so that it goes elsewhere.
+        finite: so is one whose score is infinite.
+    """
+
+    def __init__(
+        self,
+        space: Space | None,
+        seed: int,
+        make: Callable[[int], BaseSampler],
+        *,
+        name: str,
+        shunned: Iterable[TrialState] = (),
+        finite: bool = False,
+    ) -> None:
+        super().__init__(space, seed, name=name)
+        self._make = make
+        self._shunned = tuple(shunned)
+        self._finite = finite
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The declared space, or what the inner sampler would infer."""
+        if self.space is not None:
+            return dict(self.space)
+        copy, current = self._copy(study, trial)
+        return copy.sampler.infer_relative_search_space(copy, current)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """What the inner sampler suggests for this trial's slot."""
+        copy, current = self._copy(study, trial)
+        with one_thread():
+            values = copy.sampler.sample_relative(copy, current, search_space)
+        # At its random start it says nothing, and would then be asked for each parameter by itself.
+        values |= {
+            name: copy.sampler.sample_independent(copy, current, name, distribution)
+            for name, distribution in search_space.items()
+            if name not in values
+        }
+        history = history_before(study, trial)
+        known = evidence_of(history, search_space, study).points
+        point = np.array(to_point(values, search_space))
+        moved = _aside(point, known, search_space, self.seed, history.slot)
+        inside = [_inside(values[name], distribution) for name, distribution in search_space.items()]
+        return values if moved is point and all(inside) else to_values(moved, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        """What the inner sampler suggests for a parameter outside the declared space."""
+        copy, current = self._copy(study, trial, salt=zlib.crc32(param_name.encode()))
+        return copy.sampler.sample_independent(copy, current, param_name, param_distribution)
+
+    def _copy(self, study: Study, trial: FrozenTrial, salt: int = 0) -> tuple[Study, FrozenTrial]:
+        """A study in memory with the history and a trial that asks; numbers run without gaps."""
+        history = history_before(study, trial)
+        sampler = self._make(derived_seed(self.seed, history.slot, salt))
+        copy = optuna.create_study(directions=study.directions, sampler=sampler)
+        copy.add_trials(self._shown(t) for t in history.trials if self._is_known(t))
+        copy.ask()
+        return copy, copy.get_trials(deepcopy=False)[-1]
+
+    def _is_known(self, trial: FrozenTrial) -> bool:
+        return self.space is None or _place(trial, self.space) is not None
+
+    def _shown(self, trial: FrozenTrial) -> FrozenTrial:
+        endless = self._finite and trial.values is not None and not np.isfinite(trial.values).all()
+        shunned = endless or trial.state in self._shunned
+        return optuna.create_trial(
+            state=TrialState.RUNNING if shunned else trial.state,
+            values=None if shunned else trial.values,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values=None if shunned else trial.intermediate_values,
+        )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for linear algebra, and the libraries' chatter about fits unheard.
+
+    Sums in another order have other last bits, and a suggestion must not depend on how many cores are free.
+    """
+    torch = sys.modules.get("torch")  # heavy: only if somebody else has asked for it
+    threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
+
+
+def evidence_of(history: History, space: Space, study: Study) -> Evidence:
+    """The history in the cube of this space; trials that lack one of its parameters are left out."""
+    signs = np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
+    known = [(t, point) for t in history.trials if (point := _place(t, space)) is not None]
+    values = np.array([_values(t, signs) for t, _ in known], dtype=float).reshape(len(known), len(signs))
+    return Evidence(
+        slot=history.slot,
+        drawn=history.drawn,
+        points=np.array([point for _, point in known], dtype=float).reshape(len(known), len(space)),
+        scores=values[:, 0],
+        searched=np.array([is_suggested(t) for t, _ in known], dtype=bool),
+        objectives=values if len(signs) > 1 else None,
+        names=tuple(space),
+        pictures=tuple(t.user_attrs.get(PICTURES) or () for t, _ in known),
+    )
+
+
+def _place(trial: FrozenTrial, space: Space) -> list[float] | None:
+    """Where a trial lies, in the cube of the space or outside it; None if it has no place there."""
+    if any(name not in trial.params for name in space):
+        return None
+    try:
+        point = to_point(trial.params, space, clip=False)
+    except ValueError:
+        return None  # a choice that is none of this space's, or the logarithm of a number that has none
+    return point
+
+
+def _values(trial: FrozenTrial, signs: Array) -> Array:
+    if trial.state != TrialState.COMPLETE or not trial.values or not np.isfinite(trial.values).all():
+        return np.full(len(signs), np.nan)  # A trial cut short saw other pictures than the rest: nothing to learn from.
+    values: Array = signs * np.array(trial.values)
+    return values
+
+
+def _inside(value: Any, distribution: BaseDistribution) -> bool:
+    """Whether a value is in the range; a sampler may climb from where a trial of a wider space lies."""
+    if isinstance(distribution, CategoricalDistribution):
+        return True
+    return bool(distribution.low <= value <= distribution.high)  # type: ignore[attr-defined]
+
+
+def _aside(point: Array, known: Array, space: Space, seed: int, slot: int) -> Array:
+    """The point itself if no trial lies there, else one near it: about every fifth coordinate moved by about 0.1."""
+    continuous = [isinstance(d, FloatDistribution) and d.step is None for d in space.values()]
+    if not any(continuous) or not is_known(point, known):
+        return point
+    rng = generator(seed, slot, zlib.crc32(b"aside"))
+    chosen = rng.permutation(np.flatnonzero(continuous))[: max(1, sum(continuous) // 5)]
+    aside = np.array(point, dtype=float)
+    aside[chosen] += rng.normal(0.0, 0.1, len(chosen))
+    return np.abs(1.0 - np.abs(1.0 - aside))  # mirrored at the borders, where clipping might lead back
+
+
+def is_known(point: Array, points: Array) -> bool:
+    """Whether a point, shape ``(dimensions,)``, is one of these, shape ``(points, dimensions)``."""
+    return bool((np.abs(points - point).max(axis=1, initial=0.0) < CLOSE).any())

@@ -1,0 +1,76 @@
+"""CMA-ES, the evolution strategy that adapts its covariance, https://doi.org/10.48550/arXiv.1604.00772
+
+The strategy of the ``cmaes`` library (https://github.com/CyberAgentAILab/cmaes) has a state: the mean, the step and the
+covariance that the generations so far have left. It is never stored. For every suggestion the strategy starts anew and
+is told all generations again, milliseconds for a hundred trials, so that the study alone decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from cmaes import CMA
+
+from bayes_merger.search.optimisers.base import Evidence, Proposal
+from bayes_merger.search.optimisers.options import check_flag, check_number
+from bayes_merger.search.space.cube import Array, derived_seed
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Settings of :func:`cma_proposal`; told at :func:`bayes_merger.search.samplers.cma`."""
+
+    sigma: float
+    population: int | None
+    warm_start: bool
+
+    def __post_init__(self) -> None:
+        check_number("sigma", self.sigma, 0.001, 1.0)
+        if self.population is not None:
+            check_number("population", self.population, 4, whole=True)
+        check_flag("warm_start", self.warm_start)
+
+
+def cma_proposal(settings: Evolution) -> Proposal:
+    """A draw from the distribution that the generations so far have left.
+
+    A generation is the next so many of the sampler's own trials that have a score, in the order they were asked for.
+    Trials that still run or have failed are in none; the next point is another draw, so nothing is drawn twice.
+    """
+
+    def propose(evidence: Evidence, seed: int) -> Array:
+        strategy = CMA(
+            mean=beginning(evidence) if settings.warm_start else np.full(evidence.dimensions, 0.5),
+            sigma=settings.sigma,
+            bounds=np.array([[0.0, 1.0]] * evidence.dimensions),
+            # What falls outside is moved onto the border, not drawn again: good merges have weights of exactly 0 and 1.
+            n_max_resampling=0,
+            population_size=settings.population,
+            seed=0,
+        )
+        own = np.isfinite(evidence.scores) & evidence.searched
+        points, losses = evidence.points[own].clip(0.0, 1.0), -evidence.scores[own]
+        size = strategy.population_size
+        for first in range(0, len(losses) - size + 1, size):
+            generation = slice(first, first + size)
+            strategy.tell(list(zip(points[generation], losses[generation].tolist(), strict=True)))
+        strategy._rng.seed(derived_seed(seed, evidence.slot))
+        return np.asarray(strategy.ask(), dtype=float)
+
+    return propose
+
+
+def beginning(evidence: Evidence) -> Array:
+    """Where the strategy starts: the better half of the start design, averaged as a generation is, the best most.
+
+    The centre if fewer than four of its trials have a score.
+    """
+    given = np.isfinite(evidence.scores) & ~evidence.searched
+    points, scores = evidence.points[given].clip(0.0, 1.0), evidence.scores[given]
+    parents = len(scores) // 2
+    if parents < 2:
+        return np.full(evidence.dimensions, 0.5)
+    weights = np.log(parents + 0.5) - np.log(np.arange(1, parents + 1))
+    best = np.argsort(-scores, kind="stable")[:parents]
+    return np.asarray(weights @ points[best] / weights.sum(), dtype=float)

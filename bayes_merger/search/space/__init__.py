@@ -1,0 +1,1 @@
+"""The space that is searched: parameters, rules, the start design, the unit cube."""

@@ -1,0 +1,380 @@
+"""The numbers the optimiser may turn, and how they become the weights of every block.
+
+A merge method takes one or more weights (``alpha``, perhaps ``beta``), each with a number per block: 26 for a
+Stable Diffusion 1 model (``BASE``, ``IN00``-``IN11``, ``M00``, ``OUT00``-``OUT11``). Each is searched, unless a rule
+says otherwise. The three kinds of rule are those of the original sd-webui-bayesian-merger's guides:
+
+* *frozen*: the number is fixed and never searched;
+* *ranges*: the number is searched between these two, instead of the method's own range;
+* *groups*: these blocks share one number.
+
+Besides the blocks there may be *ratios*: numbers with a name of their own, which the caller has found in finer rules
+about parts of blocks. They are searched like the others, and stand among the weights as if they were blocks.
+
+A rule that makes no sense is an error, never a warning: a misspelt block would silently change what is searched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.search.space.names import parameter_name
+from bayes_merger.search.space.rules import (
+    Range,
+    apart,
+    by_parameter,
+    check_group,
+    read_groups,
+    read_number,
+    read_range,
+)
+
+if TYPE_CHECKING:
+    from optuna.distributions import FloatDistribution
+
+WIDEST: Range = (-1.0, 2.0)
+"""No range may reach further (unless the merge method's own does): 0 is model A, 1 is model B, and one whole
+difference beyond either there is only noise left to draw."""
+
+ANCHORS = (0.0, 1.0, 0.5)
+"""Every weight at once: pure A, pure B, the even mix."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One number the optimiser may turn.
+
+    Attributes:
+        name: ``BLOCK.weight``, that of the first block it drives, or the bare name of a ratio.
+        low: least value, included.
+        high: greatest value, included; above ``low``.
+        drives: every ``BLOCK.weight`` (for a ratio, ``NAME.weight``) that takes this number.
+    """
+
+    name: str
+    low: float
+    high: float
+    drives: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What is searched and what is fixed; together they cover every weight of every block exactly once.
+
+    Attributes:
+        blocks: the architecture's blocks, in order.
+        weights: the weights the merge method takes, in order.
+        parameters: the numbers to search, in the order of the weights, then of the blocks.
+        fixed: the frozen ones, ``BLOCK.weight`` -> value.
+    """
+
+    blocks: tuple[str, ...]
+    weights: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    fixed: Mapping[str, float]
+
+    def assemble(self, values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        """The weights a merge takes: weight name -> block -> number.
+
+        Args:
+            values: one number per parameter, by name, inside its range.
+
+        Raises:
+            ConfigError: if a value is missing, unknown, or outside its range.
+        """
+        self.check(values)
+        numbers = dict(self.fixed)
+        for parameter in self.parameters:
+            numbers |= dict.fromkeys(parameter.drives, float(values[parameter.name]))
+        assembled = {
+            weight: {block: numbers[parameter_name(block, weight)] for block in self.blocks} for weight in self.weights
+        }
+        for name, number in numbers.items():
+            block, _, weight = name.rpartition(".")
+            assembled.setdefault(weight, {}).setdefault(block, number)  # a ratio, or what is no weight of the method
+        return assembled
+
+    def values_of(self, weights: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """The parameter values that :meth:`assemble` turns into these weights.
+
+        Raises:
+            ConfigError: if no values do: a frozen number or a range says otherwise, or a group is torn apart.
+        """
+        numbers = {parameter_name(block, weight): x for weight, row in weights.items() for block, x in row.items()}
+        known = {*self.fixed, *(name for parameter in self.parameters for name in parameter.drives)}
+        if numbers.keys() != known:
+            odd = min(numbers.keys() ^ known)
+            raise ConfigError(f"{odd}: the space has {', '.join(self.weights)} for {len(self.blocks)} blocks, no other")
+        for name, value in self.fixed.items():
+            if numbers[name] != value:
+                raise ConfigError(f"{name} = {numbers[name]:g} cannot be reached: it is frozen at {value:g}")
+        for parameter in self.parameters:
+            if len({numbers[name] for name in parameter.drives}) > 1:
+                raise ConfigError(f"{', '.join(parameter.drives)} cannot differ: they are one group")
+        values = {parameter.name: float(numbers[parameter.drives[0]]) for parameter in self.parameters}
+        self.check(values)
+        return values
+
+    def check(self, values: Mapping[str, float]) -> None:
+        """Refuse values that are not exactly one number inside the range of each parameter.
+
+        Raises:
+            ConfigError: naming the first that is wrong.
+        """
+        names = {parameter.name for parameter in self.parameters}
+        for name in values:
+            if name not in names:
+                raise ConfigError(f"{name} is not searched here; {nearest(name, names)}")
+        for parameter in self.parameters:
+            if parameter.name not in values:
+                raise ConfigError(f"{parameter.name} has no value; give one for each of the {len(names)} parameters")
+            value = read_number(values[parameter.name], parameter.name)
+            if not parameter.low <= value <= parameter.high:
+                raise ConfigError(f"{parameter.name} = {value:g} is outside {parameter.low:g} ... {parameter.high:g}")
+
+    def anchors(self) -> list[dict[str, float]]:
+        """Pure A, pure B and the even mix, each clipped into the ranges; what clipping made equal comes once."""
+        found: list[dict[str, float]] = []
+        for anchor in ANCHORS:
+            values = {p.name: min(max(anchor, p.low), p.high) for p in self.parameters}
+            if values not in found:
+                found.append(values)
+        return found
+
+    def project(
+        self, weights: Mapping[str, Mapping[str, float]], defaults: Mapping[str, float]
+    ) -> tuple[dict[str, float], list[str]]:
+        """The values of the space nearest to weights that may lie outside it.
+
+        Args:
+            weights: weight name -> block (or ratio) -> number; what is missing takes its weight's default.
+            defaults: a number for each weight.
+
+        Returns:
+            One value per parameter, and in a few words each what had to give way.
+        """
+        numbers = {parameter_name(block, weight): x for weight, row in weights.items() for block, x in row.items()}
+        values: dict[str, float] = {}
+        clipped, averaged = [], []
+        for parameter in self.parameters:
+            wanted = [numbers.get(name, defaults[name.rpartition(".")[2]]) for name in parameter.drives]
+            mean = math.fsum(wanted) / len(wanted)
+            values[parameter.name] = min(max(mean, parameter.low), parameter.high)
+            clipped += [parameter.name] * (values[parameter.name] != mean)
+            averaged += [parameter.name] * (max(wanted) > min(wanted))
+        frozen = [name for name, value in self.fixed.items() if numbers.get(name, value) != value]
+        lacking = [name for p in self.parameters for name in p.drives if name not in numbers]
+        gave_way = {"frozen": frozen, "clipped": clipped, "averaged in groups": averaged, "by default": lacking}
+        return values, [f"{_few(names)} {how}" for how, names in gave_way.items() if names]
+
+    def distributions(self) -> dict[str, FloatDistribution]:
+        """The space as Optuna knows it, in the order of the parameters."""
+        from optuna.distributions import FloatDistribution
+
+        return {p.name: FloatDistribution(p.low, p.high) for p in self.parameters}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, dicts and numbers, enough for :meth:`from_json` to build an equal space."""
+        return {
+            "blocks": list(self.blocks),
+            "weights": list(self.weights),
+            "parameters": [
+                {"name": p.name, "low": p.low, "high": p.high, "drives": list(p.drives)} for p in self.parameters
+            ],
+            "fixed": dict(self.fixed),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> SearchSpace:
+        """The space that :meth:`to_json` wrote down."""
+        return SearchSpace(
+            blocks=tuple(data["blocks"]),
+            weights=tuple(data["weights"]),
+            parameters=tuple(
+                Parameter(name=p["name"], low=p["low"], high=p["high"], drives=tuple(p["drives"]))
+                for p in data["parameters"]
+            ),
+            fixed=dict(data["fixed"]),
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} weights"
+
+
+def _check_whole(together: Mapping[str, Sequence[str]], taken: Container[str]) -> None:
+    """Refuse groups of which a recipe decides some members and not others."""
+    for members in together.values():
+        if torn := [name for name in members if (name in taken) != (members[0] in taken)]:
+            raise ConfigError(
+                f"groups: {members[0]} and {torn[0]} cannot share a number, the recipe decides one of them"
+            )
+
+
+def build_space(
+    blocks: Sequence[str],
+    weights: Mapping[str, Range],
+    *,
+    frozen: Mapping[str, Any] | None = None,
+    ranges: Mapping[str, Any] | None = None,
+    groups: Sequence[Sequence[str]] | None = None,
+    ratios: Sequence[Parameter] = (),
+    given: Mapping[str, float] | None = None,
+) -> SearchSpace:
+    """The search space of a merge method on an architecture, under a person's rules.
+
+    Args:
+        blocks: the architecture's blocks, ``BASE`` first.
+        weights: each weight the method takes and the range it is searched in by default.
+        frozen: name -> number; a frozen member freezes its whole group.
+        ranges: name -> ``[low, high]``.
+        groups: lists of names. Names without a weight (``[IN00, IN01]``) make one group per weight.
+        ratios: numbers beyond the blocks, each with its range and the weights it drives; they may be frozen and
+            given other ranges by their bare names. What they drive of the blocks' own is not searched by itself.
+        given: ``BLOCK.weight`` -> number, of those that a recipe decides: rules about them have no effect, and one that
+            is about nothing else is an error.
+
+    Names are those of :mod:`bayes_merger.search.space.names`, or nested: ``IN00: {alpha: 0.5}``.
+
+    Raises:
+        ConfigError: for a name, value or combination that makes no sense, or when nothing is left to search.
+    """
+    order = tuple(weights)
+    bare = {ratio.name for ratio in ratios}
+    frozen, own_frozen = apart(frozen, bare)
+    ranges, own_ranges = apart(ranges, bare)
+    bounds = _bounds(ranges, blocks, weights)
+    taken = {*(given or {}), *(name for ratio in ratios for name in ratio.drives)}
+    for kind, rules in (("frozen", frozen), ("ranges", ranges)):
+        _check_free(kind, rules, blocks, order, taken)
+    fixed = {name: number for name, number in _fixed(frozen, blocks, order, bounds).items() if name not in taken}
+    together = _together(groups, blocks, order, fixed, bounds)
+    _check_whole(together, taken)
+    parameters = [
+        Parameter(name, *bounds[name], together[name])
+        for name in bounds
+        if name not in taken and name == together[name][0] and not any(member in fixed for member in together[name])
+    ]
+    fixed = {
+        name: next(fixed[member] for member in together[name] if member in fixed)
+        for name in bounds
+        if name not in taken and any(member in fixed for member in together[name])
+    }
+    fixed |= given or {}
+    for ratio in ratios:
+        parameter = _ruled(ratio, own_frozen, own_ranges)
+        if parameter.low == parameter.high:
+            fixed |= dict.fromkeys(parameter.drives, parameter.low)
+        else:
+            parameters.append(parameter)
+    if not parameters:
+        raise ConfigError("nothing is left to search: every parameter is frozen; free at least one")
+    return SearchSpace(tuple(blocks), order, tuple(parameters), fixed)
+
+
+def _bounds(
+    ranges: Mapping[str, Any] | None, blocks: Sequence[str], weights: Mapping[str, Range]
+) -> dict[str, tuple[float, float]]:
+    """The range of every parameter, in the order of the weights, then of the blocks."""
+    bounds = {
+        parameter_name(block, weight): (float(low), float(high))
+        for weight, (low, high) in weights.items()
+        for block in blocks
+    }
+    for name, (rule, value) in by_parameter("ranges", ranges, blocks, tuple(weights)).items():
+        low, high = bounds[name]
+        bounds[name] = read_range(value, f"ranges: {rule}", (min(WIDEST[0], low), max(WIDEST[1], high)))
+    return bounds
+
+
+def _fixed(
+    frozen: Mapping[str, Any] | None, blocks: Sequence[str], weights: Sequence[str], bounds: Mapping[str, Range]
+) -> dict[str, float]:
+    """The frozen parameters and their values, each inside its range."""
+    fixed = {}
+    for name, (rule, value) in by_parameter("frozen", frozen, blocks, weights).items():
+        fixed[name] = read_number(value, f"frozen: {rule}")
+        low, high = bounds[name]
+        if not low <= fixed[name] <= high:
+            raise ConfigError(
+                f"frozen: {name} = {fixed[name]:g} is outside its range {low:g} ... {high:g}; widen it in ranges"
+            )
+    return fixed
+
+
+def _together(
+    groups: Sequence[Sequence[str]] | None,
+    blocks: Sequence[str],
+    weights: Sequence[str],
+    fixed: Mapping[str, float],
+    bounds: Mapping[str, Range],
+) -> dict[str, tuple[str, ...]]:
+    """For every parameter, all that share its number, itself included, in the order of the bounds."""
+    names = list(bounds)
+    together: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
+    for group in read_groups(groups, blocks, weights):
+        members = tuple(sorted(group, key=names.index))
+        check_group(members, fixed, bounds)
+        together |= dict.fromkeys(members, members)
+    return together
+
+
+def _ruled(ratio: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str, Any]) -> Parameter:
+    """A ratio under the rules about it; a frozen one has both ends where it is frozen."""
+    name = ratio.name
+    if name in ranges:
+        low, high = read_range(ranges[name], f"ranges: {name}", (min(WIDEST[0], ratio.low), max(WIDEST[1], ratio.high)))
+        ratio = replace(ratio, low=low, high=high)
+    if name not in frozen:
+        return ratio
+    value = read_number(frozen[name], f"frozen: {name}")
+    if not ratio.low <= value <= ratio.high:
+        raise ConfigError(f"frozen: {name} = {value:g} is outside its range {ratio.low:g} ... {ratio.high:g}; "
+                          "widen it in ranges")  # fmt: skip
+    return replace(ratio, low=value, high=value)
+
+
+_GUIDE = {"frozen": "frozen", "ranges": "ranges", "groups": "groups"} | {
+    "frozen_params": "frozen",  # as the original's guides have them
+    "custom_ranges": "ranges",
+}
+
+
+def _check_free(
+    kind: str, rules: Mapping[str, Any] | None, blocks: Sequence[str], weights: Sequence[str], taken: set[str]
+) -> None:
+    """Refuse rules about nothing but numbers that a recipe decides."""
+    named: dict[str, list[str]] = {}
+    for name, (rule, _) in by_parameter(kind, rules, blocks, weights).items():
+        named.setdefault(rule, []).append(name)
+    for rule, names in named.items():
+        if set(names) <= taken:
+            raise ConfigError(f"{kind}: {rule} has no effect, the recipe decides {_few(names)}; change it there")
+
+
+def space_from_guide(
+    blocks: Sequence[str],
+    weights: Mapping[str, Range],
+    guide: Mapping[str, Any],
+    ratios: Sequence[Parameter] = (),
+    given: Mapping[str, float] | None = None,
+) -> SearchSpace:
+    """The space a configuration describes, with the keys of :func:`build_space` or those of the original's guides.
+
+    Raises:
+        ConfigError: for an unknown key, the same rules under two keys, or whatever :func:`build_space` refuses.
+    """
+    rules: dict[str, Any] = {}
+    for key, value in guide.items():
+        if key not in _GUIDE:
+            raise ConfigError(f"space: unknown rule {key!r}; {nearest(str(key), _GUIDE)}")
+        if value is None:
+            continue  # a key left empty in YAML
+        if rules.get(_GUIDE[key]):
+            raise ConfigError(f"space: {key} and {_GUIDE[key]} are the same rules under two names; keep one")
+        rules[_GUIDE[key]] = value
+    return build_space(blocks, weights, ratios=ratios, given=given, **rules)

@@ -1,0 +1,1 @@
+"""The study: storage, trials, the queue, workers and stopping rules."""

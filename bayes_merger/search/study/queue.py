@@ -1,0 +1,156 @@
+"""The queue: whatever is to be drawn waits in the study with all its values, and is taken by one worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.history import INTERRUPTED, ORIGIN, PHASE, REASON, origin
+from bayes_merger.search.study.storage import backend
+
+DESIGN = "design"
+"""User attribute of a study: the start design and its space."""
+
+RETRY_OF = "retry_of"
+ROW = "row"
+
+WORKER = "worker"
+"""User attribute of a trial: who draws it."""
+
+
+def ask(
+    study: Study,
+    space: SearchSpace,
+    owner: Mapping[str, Any] | None = None,
+    still: Callable[[], None] = lambda: None,
+) -> Trial:
+    """The next trial, running, with all its values: one that waits, or a new suggestion of the study's sampler.
+
+    A waiting trial whose values do not fit the space (someone queued it by hand) is failed, with that reason.
+
+    Args:
+        study: may be shared, but asked by one process at a time: see :func:`bayes_merger.search.study.lock.alone`.
+        space: what is searched.
+        owner: noted on the trial as its worker.
+        still: called before a suggestion is written; raises if the study is no longer ours alone.
+    """
+    distributions = space.distributions()
+    while True:
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        for candidate in sorted(waiting, key=lambda t: (origin(t), t.number)):
+            trial = take(study, candidate, space, distributions, owner)
+            if trial is not None:
+                return trial
+        suggested = waiting_trial(suggestion(study, distributions), distributions, {PHASE: "search"})
+        still()
+        study.add_trial(suggested)
+
+
+def queue_again(study: Study, trials: Iterable[FrozenTrial]) -> None:
+    """Running trials that nobody works on any more are failed as interrupted; their values wait again, before all."""
+    again = {t.user_attrs[RETRY_OF] for t in study.get_trials(deepcopy=False) if RETRY_OF in t.user_attrs}
+    for trial in trials:
+        # In this order: whoever dies in between leaves a running trial, and the next one heals on.
+        if trial.number not in again:
+            study.add_trial(retry(trial))
+        live = Trial(study, trial._trial_id)
+        live.set_user_attr(REASON, INTERRUPTED)
+        study.tell(live, state=TrialState.FAIL)
+
+
+def queue_design(study: Study) -> None:
+    """Write the rows of the start design that are not yet trials."""
+    stored = study.user_attrs[DESIGN]
+    distributions = SearchSpace.from_json(stored["space"]).distributions()
+    there = {t.user_attrs.get(ROW) for t in study.get_trials(deepcopy=False)}
+    for index, row in enumerate(stored["rows"]):
+        if index not in there:
+            study.add_trial(waiting_trial(row, distributions, {PHASE: "design", ROW: index}))
+
+
+def waiting_trial(
+    values: Mapping[str, Any], distributions: Mapping[str, FloatDistribution], attributes: Mapping[str, Any]
+) -> FrozenTrial:
+    """A trial to be added to a study: it waits with these values."""
+    return optuna.create_trial(
+        state=TrialState.WAITING,
+        params=dict(values),
+        distributions={name: distributions[name] for name in values},
+        user_attrs=dict(attributes),
+    )
+
+
+def retry(trial: FrozenTrial) -> FrozenTrial:
+    """The same values again. What the dead process noted on the trial stays there: half a note is no note."""
+    kept = {key: trial.user_attrs[key] for key in (PHASE, ROW) if key in trial.user_attrs}
+    return optuna.create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs=kept | {ORIGIN: origin(trial), RETRY_OF: trial.number},
+        system_attrs={key: value for key, value in trial.system_attrs.items() if key == "fixed_params"},
+    )
+
+
+def suggestion(study: Study, distributions: Mapping[str, FloatDistribution]) -> dict[str, Any]:
+    """What the sampler suggests for a trial that is not stored yet."""
+    number = len(study.get_trials(deepcopy=False))
+    unborn = FrozenTrial(
+        number=number,
+        trial_id=-1,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+    )
+    relative = study.sampler.infer_relative_search_space(study, unborn)
+    values = study.sampler.sample_relative(study, unborn, relative)
+    return {
+        name: values[name] if name in values else study.sampler.sample_independent(study, unborn, name, distribution)
+        for name, distribution in distributions.items()
+    }
+
+
+def take(
+    study: Study,
+    waiting: FrozenTrial,
+    space: SearchSpace,
+    distributions: Mapping[str, FloatDistribution],
+    owner: Mapping[str, Any] | None,
+) -> Trial | None:
+    """The waiting trial, running; None if another took it, or its values do not fit."""
+    try:
+        if owner is not None:  # before it runs: no trial may run whose worker nobody knows
+            study._storage.set_trial_user_attr(waiting._trial_id, WORKER, dict(owner))
+            backend(study).record_heartbeat(waiting._trial_id)
+        if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
+            return None
+    except UpdateFinishedTrialError:
+        return None  # taken and done with since we looked
+    trial = Trial(study, waiting._trial_id)
+    queued = {**waiting.system_attrs.get("fixed_params", {}), **waiting.params}
+    try:
+        # What a person left open is the sampler's to choose; it is chosen again alike after a kill.
+        missing = {p.name: p.low for p in space.parameters if p.name not in queued}
+        space.check({**missing, **queued})
+    except ConfigError as error:
+        trial.set_user_attr(REASON, str(error))
+        study.tell(trial, state=TrialState.FAIL)
+        return None
+    for name, distribution in distributions.items():
+        if name not in waiting.params:
+            trial._suggest(name, distribution)
+    return trial

@@ -1,0 +1,236 @@
+"""The study: everything a run has learned, in one file, written so that a process may die at any moment.
+
+Three habits make that true:
+
+* a trial's values are written down in one transaction, as a *waiting* trial, before anyone starts on it: the start
+  design when the study is created, a sampler's suggestion right before it is taken up;
+* a trial found running although its process is dead is failed as *interrupted*, and its values wait again, ahead of
+  all others (:func:`heal`);
+* whatever takes two steps can be taken again from the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.search.space.design import design
+from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.history import REASON, finite, is_interrupted
+from bayes_merger.search.study.lock import alone
+from bayes_merger.search.study.queue import DESIGN, ask, queue_design
+from bayes_merger.search.study.storage import open_storage
+from bayes_merger.search.study.workers import heal
+
+__all__ = [
+    "ask",
+    "check_fingerprint",
+    "create_study",
+    "design",
+    "fail",
+    "failed",
+    "fingerprint_difference",
+    "finished",
+    "heal",
+    "load_study",
+    "open_storage",
+    "open_study",
+    "prune",
+    "tell",
+]
+
+FINGERPRINT = "fingerprint"
+
+
+def create_study(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    sampler: BaseSampler,
+    *,
+    space: SearchSpace,
+    fingerprint: Mapping[str, Any],
+    design: Sequence[Mapping[str, float]],
+    attributes: Mapping[str, Any] | None = None,
+    objectives: int = 1,
+    taken: Sequence[FrozenTrial] = (),
+) -> Study:
+    """A new study with its start design waiting. If a process died while creating it, its creation is completed.
+
+    Args:
+        storage: from :func:`open_storage`.
+        name: of the study.
+        sampler: what suggests once the design is done.
+        space: what is searched.
+        fingerprint: what must not change while scores are to be compared; plain JSON.
+        design: from :func:`design`.
+        attributes: what else the study should remember, plain JSON; it is there from the study's birth on.
+        objectives: how many scores a trial has; all are maximised.
+        taken: trials that another study has finished, see :mod:`bayes_merger.search.study.fork`.
+
+    Raises:
+        ConfigError: if a study of that name exists already, or a row does not fit the space.
+    """
+    for row in design:
+        space.check(row)
+    study = _unborn(storage, name, sampler, objectives)
+    with alone(study):
+        if _is_born(study):
+            raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
+        study.add_trials(taken)
+        for key, value in (attributes or {}).items():
+            study.set_user_attr(key, value)
+        study.set_user_attr(FINGERPRINT, dict(fingerprint))
+        # This one transaction is the study's birth; from here on the rows can be completed without their creator.
+        study.set_user_attr(DESIGN, {"space": space.to_json(), "rows": [dict(row) for row in design]})
+    queue_design(study)
+    return study
+
+
+def load_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler | None = None) -> Study:
+    """A study that exists; nothing in it is changed. Without a sampler it is only good for reading.
+
+    Raises:
+        ConfigError: if there is none of that name, or its creation never came to an end.
+    """
+    try:
+        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler or optuna.samplers.RandomSampler(0))
+    except KeyError:
+        known = optuna.get_all_study_names(storage)
+        raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}") from None
+    if not _is_born(study):
+        raise ConfigError(f"study {name!r} was interrupted while being created and holds nothing; run it anew")
+    return study
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    sampler: BaseSampler,
+    *,
+    space: SearchSpace,
+    fingerprint: Mapping[str, Any],
+    design: Sequence[Mapping[str, float]],
+    attributes: Mapping[str, Any] | None = None,
+    objectives: int = 1,
+    taken: Sequence[FrozenTrial] = (),
+) -> Study:
+    """The study of that name, healed; created if there is none, or if its creation was interrupted.
+
+    Raises:
+        ConfigError: if its fingerprint is another, with the differences.
+    """
+    born = name in optuna.get_all_study_names(storage) and _is_born(
+        optuna.load_study(storage=storage, study_name=name, sampler=sampler)
+    )
+    if not born:
+        return create_study(
+            storage,
+            name,
+            sampler,
+            space=space,
+            fingerprint=fingerprint,
+            design=design,
+            attributes=attributes,
+            objectives=objectives,
+            taken=taken,
+        )
+    study = load_study(storage, name, sampler)
+    check_fingerprint(study, fingerprint)
+    heal(study)
+    return study
+
+
+def tell(study: Study, trial: Trial, value: float | Sequence[float]) -> None:
+    """The trial's score, or one for each objective: greater is better. Attributes must have been set before.
+
+    Raises:
+        TrialFailed: if a score is no finite number; nothing is stored, the trial still runs.
+    """
+    study.tell(trial, finite(trial, value))
+
+
+def fail(study: Study, trial: Trial, reason: str) -> None:
+    """The trial has no score, for this reason. It counts as tried: the sampler goes elsewhere."""
+    trial.set_user_attr(REASON, reason)
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def prune(study: Study, trial: Trial, reason: str) -> None:
+    """The trial was cut short, for this reason. It has no score, since its pictures are not all the others'."""
+    trial.set_user_attr(REASON, reason)
+    study.tell(trial, state=TrialState.PRUNED)
+
+
+def finished(study: Study) -> int:
+    """How many trials of the budget are used: those that have a score, and those that were cut short."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+
+def failed(study: Study) -> int:
+    """How many trials failed by themselves; interrupted ones were tried again and do not count."""
+    return sum(not is_interrupted(t) for t in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+
+
+def check_fingerprint(study: Study, fingerprint: Mapping[str, Any]) -> None:
+    """Whether scores got now would compare with the study's.
+
+    Raises:
+        ConfigError: they would not, with the differences.
+    """
+    difference = fingerprint_difference(study.user_attrs[FINGERPRINT], fingerprint)
+    if difference:
+        raise ConfigError(
+            f"study {study.study_name!r} cannot go on, its scores would not compare: {'; '.join(difference)}. "
+            "Undo the change or choose another name"
+        )
+
+
+def fingerprint_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, a line each: ``models.a: 1234 is now 5678``; empty if nothing does."""
+    before, after = _leaves(old), _leaves(new)
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        if key not in after:
+            lines.append(f"{key}: {before[key]!r} is gone")
+        elif key not in before:
+            lines.append(f"{key}: {after[key]!r} is new")
+        elif before[key] != after[key]:
+            lines.append(f"{key}: {before[key]!r} is now {after[key]!r}")
+    return lines
+
+
+def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping) and (tree or not path):
+        items = [(str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, (list, tuple)) and tree:
+        items = [(str(index), value) for index, value in enumerate(tree)]
+    else:
+        return {path: list(tree) if isinstance(tree, tuple) else tree}
+    return {
+        leaf: value for key, inner in items for leaf, value in _leaves(inner, f"{path}.{key}" if path else key).items()
+    }
+
+
+def _unborn(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler, objectives: int) -> Study:
+    """A study that holds nothing, be it that a process died when it had begun to fill it."""
+
+    def make() -> Study:
+        return optuna.create_study(
+            storage=storage, study_name=name, sampler=sampler, directions=["maximize"] * objectives, load_if_exists=True
+        )
+
+    study = make()
+    if not _is_born(study) and study.get_trials(deepcopy=False):
+        optuna.delete_study(study_name=name, storage=storage)
+        study = make()
+    return study
+
+
+def _is_born(study: Study) -> bool:
+    return DESIGN in study.user_attrs

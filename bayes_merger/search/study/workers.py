@@ -1,0 +1,267 @@
+"""Many hands on one study: who works on which trial, who is alive, and how many trials are left to take.
+
+A worker holds a lock of the operating system's for as long as it lives. Whoever sees that lock, on the same machine,
+knows at once and for certain whether the worker is dead; a worker elsewhere is believed dead after ten minutes without
+a sign of life (:data:`~bayes_merger.search.study.storage.GRACE`), however long its trial takes. Its trial then waits
+again, ahead of all others.
+"""
+
+from __future__ import annotations
+
+import getpass
+import glob
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy
+from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bayes_merger.errors import Superseded
+from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.history import REASON, finite, is_interrupted, origin
+from bayes_merger.search.study.lock import alone, beside, is_free
+from bayes_merger.search.study.queue import WORKER, ask, queue_again, queue_design
+from bayes_merger.search.study.storage import BEAT, GRACE, backend, database_file
+
+T = TypeVar("T")
+
+PAUSE = 2.0
+"""Seconds between two attempts to reach a server."""
+
+SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
+"""What counts against the budget of trials."""
+
+
+def heal(study: Study) -> list[int]:
+    """Make a study whole whose processes died; living workers are left alone.
+
+    Trials that dead workers left running are failed as interrupted, and their values wait again, ahead of all others;
+    so are those of which no worker is known. Rows of the start design that were never written are.
+
+    Returns:
+        The numbers of the interrupted trials.
+    """
+    with alone(study):
+        queue_design(study)
+        dead = dead_trials(study) + [t for t in _running(study) if WORKER not in t.user_attrs]
+        queue_again(study, dead)
+        _sweep(study)
+    return sorted(trial.number for trial in dead)
+
+
+def dead_trials(study: Study) -> list[FrozenTrial]:
+    """The running trials whose worker is dead."""
+    owned = [trial for trial in _running(study) if WORKER in trial.user_attrs]
+    if not owned:
+        return []
+    storage = backend(study)
+    silent = set() if database_file(storage) else set(storage._get_stale_trial_ids(study._study_id))
+    return [trial for trial in owned if _is_dead(study, trial.user_attrs[WORKER], trial._trial_id in silent)]
+
+
+def _is_dead(study: Study, worker: Mapping[str, Any], silent: bool) -> bool:
+    lock = _lock_of(study, worker["id"])
+    if database_file(backend(study)):
+        return is_free(lock)  # all who share a file share the machine
+    seen = worker["host"] == socket.gethostname() and lock.exists()
+    return is_free(lock) if seen else silent
+
+
+def _lock_of(study: Study, worker: str) -> Path:
+    file = database_file(backend(study))
+    if file:
+        return beside(file, f"worker-{worker}")
+    return Path(tempfile.gettempdir(), f"bayes-merger-{getpass.getuser()}", worker)
+
+
+def _sweep(study: Study) -> None:
+    """Remove the locks that dead workers left beside the study's file."""
+    if file := database_file(backend(study)):
+        for lock in file.parent.glob(beside(Path(glob.escape(file.name)), "worker-*").name):
+            if is_free(lock):
+                lock.unlink(missing_ok=True)
+
+
+def _running(study: Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of a trial.
+
+    Attributes:
+        number: of the trial that has the score: ours, or its second attempt if ours was given up as dead.
+        done: how many trials of the budget are finished, this one included.
+    """
+
+    number: int
+    done: int
+
+
+class Worker:
+    """This process as one of those that work on a study.
+
+    A context manager: a trial that is neither told nor failed when it ends is handed back.
+
+    Args:
+        study: shared with any number of others.
+        space: what is searched.
+        name: what people call this worker.
+        beat: seconds between two signs of life.
+    """
+
+    def __init__(self, study: Study, space: SearchSpace, *, name: str = "", beat: float = BEAT) -> None:
+        self.study = study
+        self.space = space
+        self.id = secrets.token_hex(6)
+        self.name = name
+        self._beat = beat
+        self._lock = FileLock(_lock_of(study, self.id), timeout=0)
+        self._current: Trial | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
+
+    def __enter__(self) -> Worker:
+        Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if self._current is not None:
+                self.hand_back(self._current)
+        finally:
+            self._over.set()
+            self._thread.join()
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def claim(self, total: int) -> Trial | None:
+        """The next trial, running and ours alone; ``None`` when none is to be had now.
+
+        A trial is to be had while those that are finished and those that run are fewer than ``total``: so many are
+        finished in the end, neither more nor less, however many workers there are. Others may yet fail or die, so
+        ``None`` is only the end when ``total`` are finished.
+        """
+        return self.patiently(lambda: self._claim(total))
+
+    def _claim(self, total: int) -> Trial | None:
+        with alone(self.study) as still:
+            # One of our own that runs is one that we never heard of: the connection broke as we took it.
+            left = [t for t in _running(self.study) if t.user_attrs.get(WORKER, {}).get("id") == self.id]
+            queue_again(self.study, dead_trials(self.study) + left)
+            states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
+            if sum(state == TrialState.RUNNING or state in SPENT for state in states) >= total:
+                return None
+            self._current = ask(self.study, self.space, self._signature(), still)
+            return self._current
+
+    def tell(self, trial: Trial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None) -> Told:
+        """The trial's score, with what was learned on the way.
+
+        If ours was given up as dead in the meantime, its second attempt gets the score, even one that another worker
+        is drawing.
+
+        Raises:
+            TrialFailed: if the score is no finite number; nothing is stored, the trial still runs.
+            Superseded: if the second attempt has its score already; ours is not needed.
+        """
+        values = finite(trial, value)
+        return self._settle(trial, TrialState.COMPLETE, values, attributes or {})
+
+    def fail(self, trial: Trial, reason: str) -> Told:
+        """The trial has no score, for this reason.
+
+        Raises:
+            Superseded: if it was given up as dead in the meantime.
+        """
+        return self._settle(trial, TrialState.FAIL, None, {REASON: reason})
+
+    def prune(self, trial: Trial, reason: str, attributes: Mapping[str, Any] | None = None) -> Told:
+        """The trial was cut short, for this reason.
+
+        Raises:
+            Superseded: if it was given up as dead in the meantime.
+        """
+        return self._settle(trial, TrialState.PRUNED, None, {**(attributes or {}), REASON: reason})
+
+    def hand_back(self, trial: Trial) -> None:
+        """Somebody else shall draw it: its values wait again, ahead of all others."""
+        with alone(self.study):
+            queue_again(self.study, [t for t in _running(self.study) if t._trial_id == trial._trial_id])
+            self._current = None
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """An action on the study, tried again for ten minutes while a server cannot be reached.
+
+        A server is started anew, a line breaks: no reason to lose what was drawn. A file that cannot be written is.
+        """
+        deadline = time.monotonic() + GRACE
+        while True:
+            try:
+                return action()
+            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError):
+                if database_file(backend(self.study)) or time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE)
+
+    def _settle(
+        self, trial: Trial, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
+    ) -> Told:
+        told: list[int] = []
+
+        def settle() -> Told:
+            with alone(self.study):
+                if not told or self.study._storage.get_trial(told[0]).state != state:  # else only the answer was lost
+                    heir = self._heir(trial, scored=state == TrialState.COMPLETE)
+                    for key, value in attributes.items():
+                        self.study._storage.set_trial_user_attr(heir._trial_id, key, value)
+                    told[:] = [heir._trial_id]
+                    self.study.tell(heir.number, values, state=state)
+                self._current = None
+                done = sum(t.state in SPENT for t in self.study.get_trials(deepcopy=False))
+                return Told(self.study._storage.get_trial(told[0]).number, done)
+
+        return self.patiently(settle)
+
+    def _heir(self, trial: Trial, scored: bool) -> FrozenTrial:
+        """The trial that stands for ours: itself, unless it was given up."""
+        trials = self.study.get_trials(deepcopy=False)
+        own = next(t for t in trials if t._trial_id == trial._trial_id)
+        if own.state == TrialState.RUNNING:
+            return own
+        if is_interrupted(own) and scored:
+            for other in trials:
+                if origin(other) == origin(own) and other.state == TrialState.RUNNING:
+                    return other
+                if origin(other) == origin(own) and other.state == TrialState.WAITING:
+                    self.study._storage.set_trial_state_values(other._trial_id, TrialState.RUNNING)
+                    return other
+        self._current = None
+        raise Superseded(f"trial {trial.number} was finished by another worker")
+
+    def _signature(self) -> dict[str, Any]:
+        return {"id": self.id, "host": socket.gethostname(), "pid": os.getpid(), "name": self.name}
+
+    def _live(self) -> None:
+        while not self._over.wait(self._beat):
+            if (current := self._current) is not None:
+                try:
+                    backend(self.study).record_heartbeat(current._trial_id)
+                except (optuna.exceptions.StorageInternalError, UpdateFinishedTrialError, KeyError):
+                    continue  # the next one may come through; the grace is twenty of them long

@@ -1,0 +1,1 @@
+"""Models of the score: Gaussian processes, noise, the posterior of the trials."""

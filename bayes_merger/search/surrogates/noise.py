@@ -1,0 +1,72 @@
+"""How much of a trial's score is luck, from the raw scores of its pictures as a run stores them.
+
+The search does not know how scorers and payloads were weighed; but a score is a linear function of the raw ones, the
+same in every trial, so the weights can be read off the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bayes_merger.search.space.cube import Array
+from bayes_merger.search.surrogates.posterior import noise_variance
+
+UNEXPLAINED = 1e-3
+"""The raw scores must explain all of a score's variance but this share, or they are not what it was made of."""
+
+Pictures = Sequence[Mapping[str, Any]]
+
+
+def luck(pictures: Sequence[Pictures], scores: Array) -> float | None:
+    """Variance of the luck in one trial's score.
+
+    Args:
+        pictures: of each trial, its raw scores as a run stores them under ``scores``; empty where it has none.
+        scores: of each trial, finite.
+
+    Returns:
+        The variance in squared units of the scores; None where the pictures do not tell.
+    """
+    if len(pictures) != len(scores):
+        return None
+    full = max((len(own) for own in pictures), default=0)
+    whole = [i for i, own in enumerate(pictures) if len(own) == full > 0]  # the others were cut short
+    if len(whole) < max(4, len(scores) / 4):
+        return None
+    pictures, scores = [pictures[i] for i in whole], scores[whole]
+    try:
+        rows = [{(p["scorer"], p["payload"], p["index"]): float(p["value"]) for p in own} for own in pictures]
+    except (KeyError, TypeError, ValueError):
+        return None  # somebody else's attribute of the same name
+    shared = sorted(set.intersection(*(set(row) for row in rows)), key=str)
+    if not shared or any(len(row) != len(shared) for row in rows):
+        return None
+    table = np.array([[row[key] for key in shared] for row in rows])
+    if not np.isfinite(table).all():
+        return None
+    for known in (1, 2):  # importances of the scorers; of the payloads too
+        weights = _weights(table, [key[:known] for key in shared], scores)
+        if weights is not None:
+            images = list(dict.fromkeys((payload, index) for _, payload, index in shared))
+            sums = np.zeros((len(rows), len(images)))
+            for column, (_, payload, index) in enumerate(shared):
+                sums[:, images.index((payload, index))] += len(images) * weights[column] * table[:, column]
+            return noise_variance([dict(zip(images, own, strict=True)) for own in sums.tolist()])
+    return None
+
+
+def _weights(table: Array, kinds: Sequence[Any], scores: Array) -> Array | None:
+    """What each raw score counts, if scores are sums of the kinds' means; None if they are not, or none can tell."""
+    order = list(dict.fromkeys(kinds))
+    share = np.array([[float(kind == own) for own in order] for kind in kinds])
+    share /= share.sum(axis=0)
+    means = table @ share
+    centred, wanted = means - means.mean(axis=0), scores - scores.mean()
+    if len(scores) < len(order) + 2 or not wanted.any():
+        return None
+    weights, *_ = np.linalg.lstsq(centred, wanted, rcond=1e-9)
+    rest = wanted - centred @ weights
+    return share @ weights if (rest**2).sum() <= UNEXPLAINED * (wanted**2).sum() else None

@@ -1,0 +1,222 @@
+"""Which evaluated trial is really the best: a score is partly luck, and its neighbours know how much of it.
+
+A Gaussian process is fitted to all scores of a study. Its mean at a trial weighs the trial's own score against those
+of the merges around it, so that one lucky set of pictures no longer looks like the best merge. How far to trust a
+single score is learned from the pictures: trials share prompts and seeds, so what is left of a picture's score once
+its trial's mean and its seed's mean are taken away is the noise.
+
+Nothing here is slow to import or to compute; it runs after every trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial
+from threadpoolctl import threadpool_limits
+
+from bayes_merger.search.space.cube import Array
+
+LEAST = 8
+"""Fewer trials than this teach a process nothing: each is believed as it was scored."""
+
+FITTED = 200
+"""At most so many trials decide on the process's length scale and noise; all of them give its mean."""
+
+Image = tuple[str, int]
+"""A picture by its payload and its index."""
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is known of one trial.
+
+    Attributes:
+        trial: its number.
+        observed: its score.
+        mean: posterior mean of its score without the luck of the draw.
+        sd: posterior standard deviation; 0 where no process could be fitted.
+    """
+
+    trial: int
+    observed: float
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What is known of all trials.
+
+    Attributes:
+        each: one per trial that has a score, in their order.
+        noise: standard deviation of one score's luck, in points; 0 where nothing is known of it.
+        fitted: whether there was a process; otherwise every mean is the observed score.
+    """
+
+    each: tuple[Belief, ...]
+    noise: float
+    fitted: bool
+
+    @property
+    def best(self) -> Belief | None:
+        """The greatest posterior mean; the first of equals."""
+        return max(self.each, key=lambda belief: belief.mean, default=None)
+
+    @property
+    def luckiest(self) -> Belief | None:
+        """The greatest observed score; the first of equals."""
+        return max(self.each, key=lambda belief: belief.observed, default=None)
+
+    def candidates(self, count: int) -> list[int]:
+        """The best trials by posterior mean, and the best observed one among them whatever its mean.
+
+        Args:
+            count: how many; with 1 the best observed is left out unless it is both.
+        """
+        ranked = sorted(self.each, key=lambda belief: (-belief.mean, -belief.observed, belief.trial))
+        chosen = [belief.trial for belief in ranked[:count]]
+        lucky = self.luckiest
+        if lucky and count > 1 and lucky.trial not in chosen:
+            chosen[-1] = lucky.trial
+        return chosen
+
+
+def beliefs(
+    trials: Sequence[FrozenTrial], scores: Sequence[float], pictures: Sequence[Mapping[Image, float]] = ()
+) -> Beliefs:
+    """What the scores of all trials together say of each.
+
+    Args:
+        trials: those that have a score.
+        scores: theirs, finite; greater is better.
+        pictures: for each trial the points of its pictures; without them the noise is fitted like the rest.
+    """
+    values = np.array(scores, dtype=float)
+    variance = noise_variance(pictures) if pictures else None
+    points = _points(trials)
+    spread = float(values.std()) if len(values) else 0.0
+    if points is None or len(trials) < LEAST or not spread > 1e-9 * (1.0 + float(np.abs(values).max())):
+        each = tuple(Belief(t.number, v, v, 0.0) for t, v in zip(trials, values.tolist(), strict=True))
+        return Beliefs(each, float(np.sqrt(variance or 0.0)), fitted=False)
+    centre = float(values.mean())
+    with threadpool_limits(limits=1, user_api="blas"):  # the same last bits on every machine
+        mean, sd, nugget = posterior(
+            points, (values - centre) / spread, None if variance is None else variance / spread**2
+        )
+    each = tuple(
+        Belief(t.number, v, m, s)
+        for t, v, m, s in zip(
+            trials, values.tolist(), (centre + spread * mean).tolist(), (spread * sd).tolist(), strict=True
+        )
+    )
+    noise = np.sqrt(variance) if variance is not None else spread * np.sqrt(nugget)
+    return Beliefs(each, float(noise), fitted=True)
+
+
+def _points(trials: Sequence[FrozenTrial]) -> Array | None:
+    """The trials' parameters over their ranges, one row each; None if they are not plain numbers they all have."""
+    if not trials:
+        return None
+    columns = []
+    newest = trials[-1].distributions
+    for name, distribution in newest.items():
+        if not isinstance(distribution, FloatDistribution) or any(name not in trial.params for trial in trials):
+            return None
+        if distribution.low < distribution.high:
+            columns.append(
+                [(float(t.params[name]) - distribution.low) / (distribution.high - distribution.low) for t in trials]
+            )
+    return np.array(columns, dtype=float).T if columns else None
+
+
+def posterior(points: Array, scores: Array, noise: float | None) -> tuple[Array, Array, float]:
+    """Posterior mean and standard deviation at the observed points themselves.
+
+    Matern-5/2 process with one length scale, constant mean 0; length scale, amplitude and noise by greatest marginal
+    likelihood on a grid (no climb that could end elsewhere tomorrow). One eigendecomposition per length scale gives
+    all amplitudes and noises at once. Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/, chapters 2, 5.
+
+    Args:
+        points: shape ``(trials, dimensions)``, each dimension's range of length 1.
+        scores: shape ``(trials,)``, mean 0 and variance 1.
+        noise: variance of a score's luck when independent; the fit may take less, since merges that draw nearly the
+            same pictures share their luck. None: any.
+
+    Returns:
+        Mean and standard deviation, both of shape ``(trials,)``, and the fitted variance of the noise.
+    """
+    step = -(-len(points) // FITTED)
+    length, amplitude, nugget = _fit(points[::step], scores[::step], noise)
+    values, vectors = _decomposed(points, length)
+    signal = amplitude * values
+    share = signal / (signal + nugget)
+    mean: Array = vectors @ (share * (vectors.T @ scores))
+    variance = (vectors**2) @ (share * nugget)
+    return mean, np.sqrt(variance), nugget
+
+
+def _fit(points: Array, scores: Array, noise: float | None) -> tuple[float, float, float]:
+    """Length scale, amplitude (variance) and noise (variance) of the greatest likelihood times a mild prior."""
+    root = np.sqrt(points.shape[1])
+    lengths = root * np.geomspace(0.1, 6.0, 14)
+    amplitudes = np.geomspace(0.05, 20.0, 12)
+    nuggets = np.geomspace(0.001, 1.0, 13) if noise is None else max(noise, 1e-6) * np.geomspace(0.03, 1.0, 7)
+    best = (-np.inf, 0.0, 0.0, 0.0)
+    for length in lengths:
+        values, vectors = _decomposed(points, float(length))
+        squares = (vectors.T @ scores) ** 2
+        total = amplitudes[:, None, None] * values + nuggets[None, :, None]
+        height = -0.5 * (np.log(total) + squares / total).sum(axis=-1)
+        # A length scale that grows with the root of the dimensions: Hvarfner and others (2024),
+        # https://arxiv.org/abs/2402.02229; amplitudes of a few score variances.
+        height -= 0.5 * (np.log(length / (1.4 * root)) / 1.7) ** 2
+        height -= 0.5 * (np.log(amplitudes[:, None]) / 1.5) ** 2
+        place = np.unravel_index(int(height.argmax()), height.shape)
+        if height[place] > best[0]:
+            best = (float(height[place]), float(length), float(amplitudes[place[0]]), float(nuggets[place[1]]))
+    return best[1:]
+
+
+def _decomposed(points: Array, length: float) -> tuple[Array, Array]:
+    squares = (points**2).sum(axis=1)
+    distances = squares[:, None] + squares - 2.0 * (points @ points.T)
+    r = np.sqrt(5.0 * np.maximum(distances, 0.0)) / length
+    values, vectors = np.linalg.eigh((1.0 + r + r**2 / 3.0) * np.exp(-r))
+    return np.maximum(values, 0.0), vectors
+
+
+def noise_variance(pictures: Sequence[Mapping[Image, float]]) -> float | None:
+    """Variance of the luck in one trial's score, the mean of its pictures; pooled over all trials.
+
+    In a payload of several pictures, luck is what neither the trial (how good is this merge at this prompt) nor the
+    seed (how easy is this noise) explains. Payloads of one picture are taken to be as noisy as the others; if there
+    are none, how differently the merges do on different prompts is luck as well.
+
+    Args:
+        pictures: for each trial the points of its pictures, importances included, so that their mean is its score.
+
+    Returns:
+        The variance, in squared points; None when there are not two trials of two shared pictures.
+    """
+    shared = sorted(set.intersection(*(set(own) for own in pictures))) if pictures else []
+    if len(pictures) < 2 or len(shared) < 2:
+        return None
+    table = np.array([[own[image] for image in shared] for own in pictures], dtype=float)
+    payloads = [payload for payload, _ in shared]
+    columns = {name: [i for i, payload in enumerate(payloads) if payload == name] for name in dict.fromkeys(payloads)}
+    variances = {name: _unexplained(table[:, own]) for name, own in columns.items() if len(own) > 1}
+    if not variances:
+        return _unexplained(table) / len(shared)
+    usual = sum(variances.values()) / len(variances)
+    return sum(len(own) * variances.get(name, usual) for name, own in columns.items()) / len(shared) ** 2
+
+
+def _unexplained(table: Array) -> float:
+    """Residual variance once rows and columns have had their means."""
+    rows, columns = table.shape
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    return float((rest**2).sum() / ((rows - 1) * (columns - 1)))

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+
+from bayes_merger.errors import CheckpointError
+from bayes_merger.imaging.pipelines.keymap import normalised, single_file_views, to_single_file
+from bayes_merger.imaging.pipelines.loading import SD15, empty_modules
+from bayes_merger.imaging.pipelines.pipeline import LivePipeline
+from tests.checkpoint_files import tiny_modules
+
+
+def shapes_of_sd15() -> dict[str, tuple[int, ...]]:
+    states = {part: module.state_dict() for part, module in empty_modules(SD15).items()}
+    return {key: tuple(tensor.shape) for key, tensor in to_single_file(**states).items()}
+
+
+def test_sd15_has_its_1130_keys() -> None:
+    shapes = shapes_of_sd15()
+    assert len(shapes) == 1130
+    assert shapes["model.diffusion_model.input_blocks.3.0.op.weight"] == (320, 320, 3, 3)
+    assert shapes["model.diffusion_model.output_blocks.2.1.conv.bias"] == (1280,)
+    assert shapes["model.diffusion_model.output_blocks.5.2.conv.bias"] == (1280,)
+    assert shapes["first_stage_model.decoder.mid.attn_1.proj_out.weight"] == (512, 512, 1, 1)
+    assert shapes["first_stage_model.decoder.up.0.block.0.nin_shortcut.weight"] == (128, 256, 1, 1)
+    assert shapes["cond_stage_model.transformer.text_model.encoder.layers.11.mlp.fc1.weight"] == (3072, 768)
+
+
+def test_diffusers_own_converter_is_our_inverse() -> None:
+    from diffusers.loaders import single_file_utils as oracle
+
+    modules = tiny_modules(seed=3)
+    states = {part: module.state_dict() for part, module in modules.items()}
+    file = to_single_file(**states)
+    back = {
+        "unet": oracle.convert_ldm_unet_checkpoint(dict(file), modules["unet"].config),
+        "vae": oracle.convert_ldm_vae_checkpoint(dict(file), modules["vae"].config),
+        "text_encoder": {
+            key.removeprefix("text_model."): tensor for key, tensor in oracle.convert_ldm_clip_checkpoint(file).items()
+        },
+    }
+    for part, state in states.items():
+        assert back[part].keys() == state.keys()
+        assert all(torch.equal(back[part][name], tensor) for name, tensor in state.items())
+
+
+def test_a_vae_of_three_levels_and_a_text_encoder_of_two_layers_have_names_too() -> None:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        unet = tiny_modules_on_meta()
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 16, 24),
+            norm_num_groups=8,
+            layers_per_block=2,
+        )
+        text = CLIPTextModel(
+            CLIPTextConfig(hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2)
+        )
+    file = to_single_file(unet=unet.state_dict(), vae=vae.state_dict(), text_encoder=text.state_dict())
+    assert file["first_stage_model.decoder.up.2.block.0.conv1.weight"].shape == (24, 24, 3, 3)
+    assert "first_stage_model.decoder.up.3.block.0.conv1.weight" not in file
+    assert "cond_stage_model.transformer.text_model.encoder.layers.1.layer_norm1.bias" in file
+
+
+def tiny_modules_on_meta() -> torch.nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    unet: torch.nn.Module = UNet2DConditionModel(
+        block_out_channels=(8, 16, 24, 24), norm_num_groups=8, cross_attention_dim=8, attention_head_dim=2
+    )
+    return unet
+
+
+def test_every_view_writes_through_to_the_live_parameter(own_pipeline: LivePipeline) -> None:
+    before = {
+        (part, name): parameter.data_ptr()
+        for part in ("unet", "vae", "text_encoder")
+        for name, parameter in getattr(own_pipeline.pipe, part).named_parameters()
+    }
+    views = single_file_views(own_pipeline.pipe)
+    assert len(views) == len(before) == 1130
+    for number, view in enumerate(views.values()):
+        view.fill_(number)
+    written = []
+    for part in ("unet", "vae", "text_encoder"):
+        for name, parameter in getattr(own_pipeline.pipe, part).named_parameters():
+            assert parameter.data_ptr() == before[part, name]
+            assert parameter.min() == parameter.max()
+            written.append(int(parameter.flatten()[0]))
+    assert sorted(written) == list(range(1130))
+
+
+def test_names_without_text_model_are_understood() -> None:
+    old = "cond_stage_model.transformer.encoder.layers.0.mlp.fc1.bias"
+    new = "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.bias"
+    assert normalised([old, "v_pred"]) == {new: old, "v_pred": "v_pred"}
+    assert normalised([new]) == {new: new}
+
+
+def test_another_architecture_is_refused_by_name() -> None:
+    modules = {part: module.state_dict() for part, module in tiny_modules(seed=3).items()}
+    modules["unet"]["add_embedding.linear_1.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=r"modules of sdxl, and only SD1.x"):
+        to_single_file(**modules)
+    with pytest.raises(CheckpointError, match="no architecture that can be merged"):
+        to_single_file(unet={}, vae={}, text_encoder={})
+
+
+def test_names_and_shapes_are_those_of_the_public_model() -> None:
+    # of the 1130 tensors of v1-5-pruned-emaonly that are not buffers, one per line: `key (shape)`
+    lines = [f"{key} {shape}" for key, shape in sorted(shapes_of_sd15().items())]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert digest == "21503364ca61d806acb658b579a19b5a1c418f8496f5647379e151adfab3c318"

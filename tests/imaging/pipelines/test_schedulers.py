@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, build_scheduler, check_sampler
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "expected"),
+    [
+        ("Euler a", "Automatic", ("Euler a", "Uniform")),
+        ("euler A", "automatic", ("Euler a", "Uniform")),
+        ("DPM++ 2M", "Automatic", ("DPM++ 2M", "Karras")),
+        ("DPM++ 2M Karras", "Automatic", ("DPM++ 2M", "Karras")),
+        ("DPM++ 2M SDE", "Automatic", ("DPM++ 2M SDE", "Exponential")),
+        ("DPM++ 2M SDE Heun Karras", "Automatic", ("DPM++ 2M SDE Heun", "Karras")),
+        ("Euler", "sgm_uniform", ("Euler", "SGM Uniform")),
+        ("LMS Karras", "Karras", ("LMS", "Karras")),
+    ],
+)
+def test_names_as_web_ui_users_write_them(name: str, scheduler: str, expected: tuple[str, str]) -> None:
+    assert check_sampler(name, scheduler) == expected
+    assert check_sampler(*expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "message"),
+    [
+        ("Eular", "Automatic", "no sampler 'Eular'; did you mean Euler"),
+        ("DPM++ 2S a Karras", "Automatic", "nearest it has is 'Euler a'"),
+        ("Restart", "Automatic", "nearest it has is 'Heun'"),
+        ("Euler a Karras", "Automatic", "no 'Karras' for the sampler 'Euler a'; it has Uniform"),
+        ("Euler", "Beta", "no 'Beta' for the sampler 'Euler'"),
+        ("Euler", "Karas", "no noise schedule 'Karas'; did you mean Karras"),
+        ("Euler Karras", "Exponential", "contradict"),
+    ],
+)
+def test_what_diffusers_cannot_do_is_refused_by_name(name: str, scheduler: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_sampler(name, scheduler)
+
+
+def test_karras_sigmas_start_where_web_uis_start() -> None:
+    for name in ("Euler Karras", "Euler", "Euler a", "Heun", "LMS"):
+        scheduler = build_scheduler(name)
+        scheduler.set_timesteps(10)
+        assert float(scheduler.sigmas[0]) == pytest.approx(14.6146, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_v_prediction_and_zero_snr_are_honoured_or_refused(name: str) -> None:
+    assert build_scheduler(name, prediction_type="v_prediction").config.prediction_type == "v_prediction"
+    if SAMPLERS[name].zero_snr:
+        scheduler = build_scheduler(name, prediction_type="v_prediction", zero_snr=True)
+        scheduler.set_timesteps(10)
+        assert float(scheduler.alphas_cumprod[-1]) < 1e-6
+    else:
+        with pytest.raises(ConfigError, match="zero terminal SNR; take one of Euler a"):
+            build_scheduler(name, prediction_type="v_prediction", zero_snr=True)

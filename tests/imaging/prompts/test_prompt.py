@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.prompts import prompt
+from bayes_merger.imaging.prompts.prompt import check_prompt, parse_prompt, plain_prompt
+
+
+def segments(text: str) -> list[tuple[str, float]]:
+    return [(segment.text, round(segment.weight, 6)) for segment in parse_prompt(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("normal text", [("normal text", 1.0)]),
+        ("an (important) word", [("an ", 1.0), ("important", 1.1), (" word", 1.0)]),
+        ("(unbalanced", [("unbalanced", 1.1)]),
+        (r"\(literal\]", [("(literal]", 1.0)]),
+        ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+        (
+            "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+            [
+                ("a ", 1.0),
+                ("house", 1.573),
+                (" ", 1.1),
+                ("on", 1.0),
+                (" a ", 1.1),
+                ("hill", 0.55),
+                (", sun, ", 1.1),
+                ("sky", 1.4641),
+                (".", 1.1),
+            ],
+        ),
+    ],
+)
+def test_examples_from_the_web_ui(text: str, expected: list[tuple[str, float]]) -> None:
+    assert segments(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("()", []),
+        ("12:30) noon", [("12:30) noon", 1.0)]),
+        ("(a:1.2.3)", [("a:1.2.3", 1.1)]),
+        ("(a : 1.5 )", [("a ", 1.5)]),
+        ("[a]", [("a", 0.909091)]),
+        (r"back\\slash \x", [("back\\slash \\x", 1.0)]),
+        ("a]", [("a]", 1.0)]),
+        ("ratio 3:4", [("ratio 3:4", 1.0)]),
+    ],
+)
+def test_odd_brackets(text: str, expected: list[tuple[str, float]]) -> None:
+    assert segments(text) == expected
+
+
+def test_break_begins_a_new_part_also_inside_brackets() -> None:
+    assert [(s.text, s.weight, s.part) for s in parse_prompt("a BREAK (b,BREAK c:1.5) BREAKING")] == [
+        ("a", 1.0, 0),
+        ("b,", 1.5, 1),
+        ("c", 1.5, 2),
+        (" BREAKING", 1.0, 2),
+    ]
+
+
+def test_plain_prompt_is_what_a_scorer_reads() -> None:
+    assert plain_prompt(r"a (red:1.3) \(big\) [old]  house BREAK night") == "a red (big) old house night"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a [cat:dog:0.5]", r"\[cat:dog:0.5\] edits"),
+        ("a [(cat:1.2):8]", "edits"),
+        ("a [cat::3] b", "edits"),
+        ("a [cat|dog]", "alternates"),
+        ("a cat AND a dog", "AND"),
+        ("a cat <lora:fur:0.8>", "<lora:fur:0.8>"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        check_prompt(text)
+
+
+@pytest.mark.parametrize("text", ["a [cat]", "a (cat:1.2)", r"\[a:b:0.5\]", "BAND AND_ <3 12:30]", "a | b"])
+def test_what_can_be_drawn_passes(text: str) -> None:
+    check_prompt(text)
+
+
+def test_docstring_examples() -> None:
+    assert doctest.testmod(prompt).failed == 0

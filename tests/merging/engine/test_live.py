@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
+from bayes_merger.merging import METHODS, LiveMerge, merge, method_spec, open_checkpoint
+from tests.merging.engine.test_merge import uneven
+from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, write_model
+from tests.merging.variants import VARIANTS, Variant, title
+
+Make = Callable[[tuple[int, ...], torch.dtype], Tensor]
+
+
+def plain(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.full(shape, 7, dtype=dtype)
+
+
+def transposed(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.full(shape[::-1], 7, dtype=dtype).permute(tuple(range(len(shape)))[::-1])
+
+
+def strided(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.full((*shape, 3), 7, dtype=dtype)[..., 1]
+
+
+def shifted(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A view on a larger parameter that begins at an odd place."""
+    count = int(torch.tensor(shape).prod()) if shape else 1
+    return torch.full((count + 5,), 7, dtype=dtype)[3 : 3 + count].view(shape)
+
+
+def parameter(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.nn.Parameter(torch.full(shape, 7, dtype=dtype))
+
+
+def live(make: Make, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {key: make(shape, dtype) for key, shape in SHAPES.items()}
+
+
+def same(destinations: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return all(torch.equal(out, expected[key].to(out.dtype)) for key, out in destinations.items())
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=title)
+def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, variant: Variant) -> None:
+    method, given, options = variant[0], variant[1], dict(variant[2])
+    models = opened(tmp_path, len(given))
+    for vae in ("a", "merge"):
+        recipe = replace(recipe_of(models, uneven(method), method, vae=vae), options=options)
+        expected = dict(merge(recipe, models))
+        for make in (plain, transposed, strided, shifted, parameter):
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                destinations = live(make, dtype)
+                LiveMerge(models, method, None, vae, options).apply(uneven(method), destinations)
+                assert same(destinations, expected)
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("method", ["weighted_sum", "tensor_sum", "similarity_add_difference"])
+def test_the_recipes_rounding_is_seen_in_wider_parameters(
+    tmp_path: Path, method: str, recipe: str, source: torch.dtype
+) -> None:
+    models = opened(tmp_path, len(method_spec(method).models), source)
+    expected = dict(merge(recipe_of(models, uneven(method), method, recipe), models))
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for make in (plain, transposed):
+            destinations = live(make, dtype)
+            LiveMerge(models, method, recipe).apply(uneven(method), destinations)
+            assert same(destinations, expected)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_candidate_has_no_memory_of_those_before_it(tmp_path: Path, method: str) -> None:
+    models = opened(tmp_path, len(method_spec(method).models))
+    fresh, used = live(plain, torch.float32), live(plain, torch.float32)
+    LiveMerge(models, method).apply(uneven(method), fresh)
+    merging = LiveMerge(models, method)
+    defaults = {name: dict.fromkeys(uneven(method)[name], w.default) for name, w in method_spec(method).weights.items()}
+    for _ in range(3):
+        merging.apply(defaults, used)
+        merging.apply(uneven(method), used)
+    assert same(used, fresh)
+
+
+def test_large_tensors_are_worked_on_in_pieces_that_give_the_same_bits(tmp_path: Path) -> None:
+    big = torch.randn(1000, 700, generator=torch.Generator().manual_seed(1)).half()
+    models = {
+        name: open_checkpoint(write_model(tmp_path / f"{name}.safetensors", seed, change={TEXT: big * seed}))
+        for seed, name in enumerate("abc", start=1)
+    }
+    for method in ("add_difference", "euclidean_add_difference"):
+        destinations = live(plain, torch.float32) | {TEXT: torch.empty(700, 1000).T}
+        LiveMerge(models, method).apply(even("0.3", method), destinations)
+        assert same(destinations, dict(merge(recipe_of(models, even("0.3", method), method), models)))
+
+
+def test_nothing_is_allocated_for_another_candidate(tmp_path: Path) -> None:
+    models = opened(tmp_path)
+    destinations = live(plain, torch.float32) | {TEXT: transposed(SHAPES[TEXT], torch.float32)}
+    merging = LiveMerge(models, "weighted_sum")
+    merging.apply(even("0.1"), destinations)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        merging.apply(even("0.9"), destinations)
+    assert sum(event.self_cpu_memory_usage for event in profile.events() if event.self_cpu_memory_usage > 0) == 0
+
+
+def test_what_no_weight_changes_is_written_once_unless_it_moved_or_all_is_asked_for(tmp_path: Path) -> None:
+    models = opened(tmp_path)
+    destinations = live(plain, torch.float32)
+    merging = LiveMerge(models, "weighted_sum")
+    merging.apply(even(), destinations)
+    a = tensors_of(1)[VAE].float()
+    assert torch.equal(destinations[VAE], a)
+    destinations[VAE].zero_()
+    merging.apply(even("0.1"), destinations)
+    assert not destinations[VAE].any()
+    merging.apply(even("0.2"), destinations, everything=True)
+    assert torch.equal(destinations[VAE], a)
+    moved = destinations | {VAE: torch.zeros(SHAPES[VAE])}
+    merging.apply(even("0.2"), moved)
+    assert torch.equal(moved[VAE], a)
+
+
+def test_the_models_are_never_written_to(tmp_path: Path) -> None:
+    models = opened(tmp_path, 3)
+    for method in sorted(METHODS):
+        used = {name: models[name] for name in method_spec(method).models}
+        LiveMerge(used, method).apply(uneven(method), live(plain, torch.float32))
+    for seed, checkpoint in enumerate(models.values(), start=1):
+        assert all(torch.equal(checkpoint.tensor(key), tensor) for key, tensor in tensors_of(seed).items())
+
+
+def test_a_live_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    merging = LiveMerge(opened(tmp_path), "weighted_sum")
+    destinations = live(plain, torch.float32)
+    with pytest.raises(CheckpointError, match="parameters that model A has not: stranger"):
+        merging.apply(even(), destinations | {"stranger": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=f"no parameters for {FIRST} of model A"):
+        merging.apply(even(), {key: out for key, out in destinations.items() if key != FIRST})
+    with pytest.raises(CheckpointError, match=r"\[3\] in the live model and \[8, 4, 3, 3\] in A"):
+        merging.apply(even(), destinations | {FIRST: torch.zeros(3)})
+    with pytest.raises(ConfigError, match="weighted_sum needs 'alpha'"):
+        merging.apply({}, destinations)
+    assert all((out == 7).all() for out in destinations.values())
+
+
+def test_an_overflow_fails_the_trial_and_the_next_merge_repairs_the_model(tmp_path: Path) -> None:
+    models = opened(tmp_path)
+    models["b"] = open_checkpoint(write_model(tmp_path / "big.safetensors", 2, change={TEXT: torch.full((11, 4), 6e4)}))
+    destinations = live(plain, torch.float32)
+    merging = LiveMerge(models, "weighted_sum")
+    with pytest.raises(TrialFailed, match=f"'{TEXT}' holds infinity"):
+        merging.apply(even("2"), destinations)
+    merging.apply(even("0.5"), destinations)
+    assert same(destinations, dict(merge(recipe_of(models, even("0.5")), models)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_gpu_gives_what_the_cpu_gives_but_for_a_last_bit(tmp_path: Path, method: str) -> None:
+    models = opened(tmp_path, len(method_spec(method).models))
+    on_gpu = {key: out.cuda() for key, out in live(plain, torch.float16).items()}
+    on_cpu = live(plain, torch.float16)
+    LiveMerge(models, method).apply(uneven(method), on_gpu)
+    LiveMerge(models, method).apply(uneven(method), on_cpu)
+    for key, out in on_cpu.items():
+        torch.testing.assert_close(on_gpu[key].cpu(), out, rtol=2e-3, atol=1e-6)

@@ -1,0 +1,382 @@
+"""LoRAs as models: literal numbers for every member of the family, names of every trainer, and hostile files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bayes_merger.checkpoints.architectures import SD1
+from bayes_merger.errors import CheckpointError
+from bayes_merger.merging import MergeRecipe, ModelRef, merge, open_checkpoint, plan, weights_from_string
+from bayes_merger.merging.models.lora import LoraModel
+from bayes_merger.merging.models.lora_names import layer_id, layers_by_id, layers_of
+from tests.checkpoints.test_blocks import fact_shapes, needs_facts
+from tests.folders import make_modules, single_file
+from tests.merging.tiny_models import TEXT, UNET, write_model
+
+MATRIX = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"  # (6, 7), made (2, 2) here
+CONV = UNET + "input_blocks.1.0.in_layers.2.weight"
+BIAS = UNET + "input_blocks.1.0.in_layers.2.bias"
+K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+C = "lora_unet_down_blocks_0_resnets_0_conv1"
+
+
+def model(folder: Path, change: Mapping[str, torch.Tensor] | None = None) -> Path:
+    base = {
+        MATRIX: torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        CONV: torch.zeros(2, 2, 2, 2),
+        BIAS: torch.tensor([1.0, -1.0]),
+        TEXT: torch.zeros(2, 2),
+    }
+    return write_model(folder / "a.safetensors", 1, torch.float16, change=base | dict(change or {}))
+
+
+def opened(
+    folder: Path,
+    tensors: Mapping[str, torch.Tensor],
+    change: Mapping[str, torch.Tensor] | None = None,
+    metadata: dict[str, str] | None = None,
+) -> LoraModel:
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / "lora.safetensors", metadata)
+    return LoraModel(open_checkpoint(model(folder, change)), open_checkpoint(folder / "lora.safetensors"))
+
+
+def row(*numbers: float) -> torch.Tensor:
+    return torch.tensor([list(numbers)], dtype=torch.float32)
+
+
+def column(*numbers: float) -> torch.Tensor:
+    return torch.tensor([[number] for number in numbers], dtype=torch.float32)
+
+
+def test_up_times_down_is_scaled_by_alpha_over_rank_and_added(tmp_path: Path) -> None:
+    tensors = {
+        f"{K}.lora_up.weight": column(1, 2),
+        f"{K}.lora_down.weight": row(10, 20),
+        f"{K}.alpha": torch.tensor(0.5),
+    }
+    lora = opened(tmp_path, tensors)
+    assert lora.tensor(MATRIX).tolist() == [[1 + 5, 2 + 10], [3 + 10, 4 + 20]]
+    assert lora.tensor(MATRIX).dtype == torch.float32
+    assert lora.changed == {MATRIX}
+    assert torch.equal(lora.tensor(CONV), lora.base.tensor(CONV))
+    assert lora.base.tensor(MATRIX).tolist() == [[1, 2], [3, 4]]
+    assert lora.kind.name == "sd1"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (f"{K}.lora_up.weight", f"{K}.lora_down.weight"),
+        ("lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k.lora_up.weight",
+         "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k.lora_down.weight"),
+        ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_B.weight",
+         "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight"),
+        ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora.up.weight",
+         "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora.down.weight"),
+        ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.up.weight",
+         "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight"),
+        ("base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_B.default.weight",
+         "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.default.weight"),
+        ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.lora_B.weight",
+         "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.lora_A.weight"),
+    ],
+)  # fmt: skip
+def test_every_trainer_s_names_are_understood(tmp_path: Path, names: tuple[str, str]) -> None:
+    lora = opened(tmp_path, {names[0]: column(1, 2), names[1]: row(10, 20)})
+    assert lora.tensor(MATRIX).tolist() == [[11, 22], [23, 44]]
+    assert lora.unmatched == ()
+
+
+def test_diffusers_says_alpha_in_the_metadata(tmp_path: Path) -> None:
+    stem = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{stem}.lora_B.weight": column(1, 2), f"{stem}.lora_A.weight": row(10, 20)}
+    said = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 2, "unet.r": 1})}
+    assert opened(tmp_path, tensors, metadata=said).tensor(MATRIX).tolist() == [[21, 42], [43, 84]]
+    said = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 2, "unet.alpha_pattern": {"attn2.to_k": 0}})}
+    assert opened(tmp_path, tensors, metadata=said).tensor(MATRIX).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    "stem", ["lora_te_text_model_encoder_layers_0_mlp_fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"]
+)
+def test_text_encoders_are_patched(tmp_path: Path, stem: str) -> None:
+    ends = ("lora_up", "lora_down") if stem.startswith("lora_") else ("lora_B", "lora_A")
+    lora = opened(tmp_path, {f"{stem}.{ends[0]}.weight": column(1, 2), f"{stem}.{ends[1]}.weight": row(3, 4)})
+    assert lora.tensor(TEXT).tolist() == [[3, 4], [6, 8]]
+
+
+def test_convolutions_are_patched_flat_and_with_a_middle_factor(tmp_path: Path) -> None:
+    kernel = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    flat = {
+        f"{C}.lora_up.weight": column(1, 10).view(2, 1, 1, 1),
+        f"{C}.lora_down.weight": torch.stack([kernel, -kernel]).view(1, 2, 2, 2),
+    }
+    wanted = torch.stack([torch.stack([kernel, -kernel]), torch.stack([10 * kernel, -10 * kernel])])
+    assert torch.equal(opened(tmp_path, flat).tensor(CONV), wanted)
+    # Tucker: up [2, 1], middle [1, 2, 2, 2], down [2, 2]: out o, in i is up[o] * sum over s of mid[0, s] * down[s, i]
+    tucker = {
+        f"{C}.lora_up.weight": column(1, 10).view(2, 1, 1, 1),
+        f"{C}.lora_mid.weight": torch.stack([kernel, torch.ones(2, 2)]).view(1, 2, 2, 2),
+        f"{C}.lora_down.weight": torch.tensor([[1.0, 0.0], [0.0, 5.0]]).view(2, 2, 1, 1),
+    }
+    wanted = torch.stack([torch.stack([kernel, torch.full((2, 2), 5.0)])] * 2) * torch.tensor([1.0, 10]).view(
+        2, 1, 1, 1
+    )
+    made = opened(tmp_path, tucker | {f"{C}.alpha": torch.tensor(2.0)})  # the rank is that of down, 2
+    assert torch.equal(made.tensor(CONV), wanted)
+
+
+def test_loha_multiplies_two_products(tmp_path: Path) -> None:
+    tensors = {
+        f"{K}.hada_w1_a": column(1, 2),
+        f"{K}.hada_w1_b": row(3, 4),  # [[3, 4], [6, 8]]
+        f"{K}.hada_w2_a": column(1, -1),
+        f"{K}.hada_w2_b": row(1, 2),  # [[1, 2], [-1, -2]]
+        f"{K}.alpha": torch.tensor(2.0),
+    }
+    assert opened(tmp_path, tensors).tensor(MATRIX).tolist() == [[1 + 6, 2 + 16], [3 - 12, 4 - 32]]
+    core = torch.ones(1, 1, 2, 2)
+    convolution = {
+        f"{C}.hada_w1_a": row(1, 2),
+        f"{C}.hada_w1_b": row(3, 4),
+        f"{C}.hada_t1": core,
+        f"{C}.hada_w2_a": row(1, -1),
+        f"{C}.hada_w2_b": row(1, 2),
+        f"{C}.hada_t2": 2 * core,
+    }
+    made = opened(tmp_path, convolution).tensor(CONV)
+    assert made[:, :, 0, 0].tolist() == [[6, 16], [-12, -32]]
+    assert torch.equal(made, made[:, :, :1, :1].expand(2, 2, 2, 2))
+
+
+def test_lokr_is_a_kronecker_product(tmp_path: Path) -> None:
+    whole = {f"{K}.lokr_w1": row(1, 2), f"{K}.lokr_w2": column(10, 100), f"{K}.alpha": torch.tensor(7.0)}
+    assert opened(tmp_path, whole).tensor(MATRIX).tolist() == [[11, 22], [103, 204]]  # whole factors have no rank
+    factored = {
+        f"{K}.lokr_w1": row(1, 2),
+        f"{K}.lokr_w2_a": column(10, 100),
+        f"{K}.lokr_w2_b": row(1),
+        f"{K}.alpha": torch.tensor(0.5),
+    }
+    assert opened(tmp_path, factored).tensor(MATRIX).tolist() == [[6, 12], [53, 104]]
+    convolution = {
+        f"{C}.lokr_w1": torch.tensor([[1.0, 0.0], [0.0, 2.0]]),
+        f"{C}.lokr_w2": torch.arange(4.0).view(1, 1, 2, 2),
+    }
+    made = opened(tmp_path, convolution).tensor(CONV)
+    assert made[0, 0].tolist() == [[0, 1], [2, 3]]
+    assert made[1, 1].tolist() == [[0, 2], [4, 6]]
+    assert made[0, 1].abs().max() == 0
+
+
+def test_full_differences_change_matrices_biases_and_norms(tmp_path: Path) -> None:
+    tensors = {f"{K}.diff": torch.ones(2, 2), f"{C}.diff_b": torch.tensor([0.5, 0.25])}
+    lora = opened(tmp_path, tensors)
+    assert lora.tensor(MATRIX).tolist() == [[2, 3], [4, 5]]
+    assert lora.tensor(BIAS).tolist() == [1.5, -0.75]
+    assert lora.changed == {MATRIX, BIAS}
+
+
+def test_dora_keeps_the_length_it_was_trained_with(tmp_path: Path) -> None:
+    tensors = {f"{K}.lora_up.weight": column(0, 0), f"{K}.lora_down.weight": row(1, 1)}
+    change = {MATRIX: torch.tensor([[3.0, 4.0], [0.0, 2.0]])}
+    lora = opened(tmp_path, tensors | {f"{K}.dora_scale": column(10, 1)}, change)
+    assert lora.tensor(MATRIX).tolist() == [[6, 8], [0, 1]]
+    lora = opened(tmp_path, tensors | {f"{K}.dora_scale": row(6, 4)}, {MATRIX: torch.tensor([[3.0, 0.0], [0.0, 2.0]])})
+    assert lora.tensor(MATRIX).tolist() == [[6, 0], [0, 4]]
+
+
+@needs_facts
+@pytest.mark.parametrize(("name", "count"), [("sd1", 192 + 72), ("sdxl", 722 + 72 + 192)])
+def test_the_layers_that_kohya_trains_are_found(name: str, count: int) -> None:
+    layers = [
+        layer
+        for layer in layers_of(fact_shapes(name))
+        if layer.name.startswith(("lora_te", "lora_unet")) and _trained(layer.name) and len(layer.shape) >= 2
+    ]
+    assert len(layers) == count
+    table = layers_by_id(fact_shapes(name))
+    if name == "sdxl":
+        layer = table["te2_text_model_encoder_layers_3_self_attn_k_proj"]
+        assert (layer.weight, layer.rows) == (
+            "conditioner.embedders.1.model.transformer.resblocks.3.attn.in_proj_weight",
+            (1280, 2560),
+        )
+        assert table["unet_down_blocks_2_attentions_1_proj_in"].weight == UNET + "input_blocks.8.1.proj_in.weight"
+        assert table["unet_up_blocks_0_upsamplers_0_conv"].weight == UNET + "output_blocks.2.2.conv.weight"
+
+
+def _trained(name: str) -> bool:
+    """What sd-scripts' create_network takes by default: transformers, and attention and MLP of text encoders."""
+    if name.startswith("lora_te"):
+        return "_self_attn_" in name or "_mlp_fc" in name
+    return ("_transformer_blocks_" in name or name.endswith(("_proj_in", "_proj_out"))) and "norm" not in name
+
+
+def test_rows_of_a_fused_tensor_are_patched_alone(tmp_path: Path) -> None:
+    key = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight"
+    stem = "lora_te_text_model_encoder_layers_0_self_attn_k_proj"
+    lora = opened(
+        tmp_path,
+        {f"{stem}.lora_up.weight": column(1, 2), f"{stem}.lora_down.weight": row(1, 1)},
+        {key: torch.zeros(6, 2), MATRIX: torch.zeros(6, 1024)},
+    )
+    assert lora.tensor(key).tolist() == [[0, 0], [0, 0], [1, 1], [2, 2], [0, 0], [0, 0]]
+
+
+def test_a_lora_takes_part_in_a_merge_and_the_plan_tells_what_fits(tmp_path: Path) -> None:
+    tensors = {
+        f"{K}.lora_up.weight": column(1, 2),
+        f"{K}.lora_down.weight": row(10, 20),
+        "lora_unet_nobody_knows.lora_up.weight": column(1),
+        "lora_unet_nobody_knows.lora_down.weight": row(1),
+    }
+    lora = opened(tmp_path, tensors)
+    models = {"a": lora.base, "b": lora}
+    weights = {"alpha": weights_from_string("0.5", SD1) | {"IN01": 0.25}}
+    recipe = MergeRecipe(
+        "weighted_sum", {n: ModelRef(str(m.path), m.sha256()) for n, m in models.items()}, weights, "sd1", "fp32"
+    )
+    assert dict(merge(recipe, models))[MATRIX].tolist() == [[3.5, 7], [8, 14]]
+    notes = plan(recipe, models).notes
+    assert notes[0] == (
+        "lora.safetensors is a LoRA: 1 layers fit model A (1 tensors), "
+        "1 do not and have no effect: lora_unet_nobody_knows"
+    )
+
+
+BROKEN = {
+    "another size": ({f"{K}.lora_up.weight": column(1, 2, 3), f"{K}.lora_down.weight": row(1, 1)}, r"\[3, 2\].*another kind"),
+    "ranks disagree": ({f"{K}.lora_up.weight": torch.ones(2, 3), f"{K}.lora_down.weight": torch.ones(4, 2)}, "do not fit"),
+    "rank nought": ({f"{K}.lora_up.weight": torch.ones(2, 0), f"{K}.lora_down.weight": torch.ones(0, 2)}, "do not fit"),
+    "half a pair": ({f"{K}.lora_up.weight": column(1, 2)}, "lacks its down"),
+    "half a LoHa": ({f"{K}.hada_w1_a": column(1, 2), f"{K}.hada_w1_b": row(1, 2)}, "lacks its hada_w2_a"),
+    "whole numbers": ({f"{K}.diff": torch.ones(2, 2, dtype=torch.int64)}, "I64"),
+    "alpha of many": ({f"{K}.lora_up.weight": column(1, 2), f"{K}.lora_down.weight": row(1, 1), f"{K}.alpha": row(1, 2)}, "one number"),
+    "alpha alone": ({f"{K}.alpha": torch.tensor(1.0)}, "nothing to scale"),
+    "a bias of another size": ({f"{C}.diff_b": torch.ones(5)}, r"\[5\]"),
+    "twice": ({f"{K}.diff": torch.ones(2, 2), f"{K.replace('down_blocks_0_attentions_0', 'input_blocks_1_1')}.diff": torch.ones(2, 2)}, "two names|same parameter"),
+    "a length for nothing": ({f"{K}.diff": torch.ones(2, 2), f"{K}.dora_scale": torch.tensor(1.0)}, "dora_scale' is"),
+    "OFT": ({f"{K}.oft_blocks": torch.ones(2, 2)}, "oft_blocks"),
+    "no dimension": ({f"{K}.lora_up.weight": torch.tensor(1.0), f"{K}.lora_down.weight": row(1, 1)}, "no matrix"),
+    "for another model": ({"lora_unet_nobody.lora_up.weight": column(1), "lora_unet_nobody.lora_down.weight": row(1)}, "none of its 1 layers"),
+    "a middle that fits nothing": ({f"{C}.lora_up.weight": column(1, 1), f"{C}.lora_down.weight": row(1, 1), f"{C}.lora_mid.weight": torch.ones(3, 3, 2, 2)}, "do not fit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_lora_that_does_not_fit_is_one_line(tmp_path: Path, case: str) -> None:
+    tensors, words = BROKEN[case]
+    with pytest.raises(CheckpointError, match=words) as error:
+        opened(tmp_path, tensors)
+    assert str(tmp_path / "lora.safetensors") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nan_in_a_lora_is_named_when_it_is_met(tmp_path: Path) -> None:
+    lora = opened(tmp_path, {f"{K}.lora_up.weight": column(1, float("nan")), f"{K}.lora_down.weight": row(1, 1)})
+    with pytest.raises(CheckpointError, match=r"lora_up\.weight' holds"):
+        lora.scan()
+
+
+def test_a_lora_is_no_model_a(tmp_path: Path) -> None:
+    lora = opened(tmp_path, {f"{K}.diff": torch.ones(2, 2)})
+    with pytest.raises(CheckpointError, match="this is a LoRA; give the checkpoint that it is for as model A"):
+        LoraModel(open_checkpoint(lora.path), open_checkpoint(lora.path))
+
+
+@pytest.mark.parametrize("family", ["sd3", "sd35", "flux"])
+def test_diffusers_fuses_the_same_numbers_into_a_transformer(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    modules = make_modules(family, seed=1)
+    states = {part: dict(module.state_dict()) for part, module in modules.items()}
+    start = "model.diffusion_model."
+    whole = {key: t.detach().contiguous().clone() for key, t in single_file(states).items()}
+    save_file(whole, tmp_path / "base.safetensors")
+    bare = {key.removeprefix(start): tensor for key, tensor in whole.items() if key.startswith(start)}
+    save_file(bare, tmp_path / "bare.safetensors")
+    generator = torch.Generator().manual_seed(5)
+    network, tensors = modules["transformer"], {}
+    layers = [name for name, m in network.named_modules() if isinstance(m, torch.nn.Linear) and _stays(name)]
+    for name in layers:
+        out, into = network.get_submodule(name).weight.shape
+        tensors[f"transformer.{name}.lora_B.weight"] = torch.randn(out, 3, generator=generator)
+        tensors[f"transformer.{name}.lora_A.weight"] = 0.1 * torch.randn(3, into, generator=generator)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    lora = LoraModel(open_checkpoint(tmp_path / "base.safetensors"), open_checkpoint(tmp_path / "lora.safetensors"))
+    assert lora.unmatched == ()
+    assert len(lora.patches) == len(layers)
+    network.load_lora_adapter(dict(tensors), prefix="transformer")
+    network.fuse_lora(lora_scale=1.0)
+    network.unload_lora()
+    fused = single_file({part: dict(module.state_dict()) for part, module in modules.items()})
+    for key, tensor in fused.items():
+        torch.testing.assert_close(lora.tensor(key), tensor, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+    alone = LoraModel(open_checkpoint(tmp_path / "bare.safetensors"), open_checkpoint(tmp_path / "lora.safetensors"))
+    assert {f"{start}{key}" for key in alone.changed} == lora.changed
+
+
+def _stays(name: str) -> bool:
+    """Whether a layer has its rows where the file has them."""
+    return not name.startswith("norm_out") and not name.endswith("norm1_context.linear")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "rows"),
+    [
+        ("lora_unet_double_blocks_3_img_attn_qkv", "double_blocks.3.img_attn.qkv.weight", None),
+        ("transformer.transformer_blocks.3.attn.to_k", "double_blocks.3.img_attn.qkv.weight", (8, 16)),
+        ("lora_transformer_transformer_blocks_3_attn_add_v_proj", "double_blocks.3.txt_attn.qkv.weight", (16, 24)),
+        ("transformer.single_transformer_blocks.7.proj_mlp", "single_blocks.7.linear1.weight", (24, 56)),
+        ("transformer.single_transformer_blocks.7.proj_out", "single_blocks.7.linear2.weight", None),
+        ("transformer.x_embedder", "img_in.weight", None),
+    ],
+)
+def test_layers_of_flux_by_hand(name: str, key: str, rows: tuple[int, int] | None) -> None:
+    states = {part: dict(module.state_dict()) for part, module in make_modules("flux").items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in single_file(states).items()}
+    layer = layers_by_id(shapes)[layer_id(name)]
+    assert (layer.weight, layer.rows) == (f"model.diffusion_model.{key}", rows)
+    assert len({found.weight for found in layers_of(shapes)}) == len(layers_of(shapes))
+    clip = layers_by_id(shapes)[layer_id("lora_te1_text_model_encoder_layers_0_mlp_fc1")]
+    assert clip.weight == "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    t5 = layers_by_id(shapes)[layer_id("lora_te3_encoder_block_0_layer_0_SelfAttention_q")]
+    assert t5.weight == "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight"
+
+
+def test_diffusers_fuses_the_same_numbers(tmp_path: Path, tiny_a: Path, tiny_sd1_config: Path) -> None:
+    pytest.importorskip("peft")
+    from diffusers import StableDiffusionPipeline
+
+    generator = torch.Generator().manual_seed(5)
+    base = open_checkpoint(tiny_a)
+    layers = [layer for layer in layers_of(base.shapes) if _trained(layer.name) and len(layer.shape) >= 2]
+    tensors: dict[str, torch.Tensor] = {}
+    for layer in layers:
+        out, into, *kernel = layer.shape
+        tensors[f"{layer.name}.lora_up.weight"] = torch.randn(out, 3, *[1] * len(kernel), generator=generator)
+        tensors[f"{layer.name}.lora_down.weight"] = 0.1 * torch.randn(3, into, *kernel, generator=generator)
+        tensors[f"{layer.name}.alpha"] = torch.tensor(1.5)
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    lora = LoraModel(base, open_checkpoint(tmp_path / "kohya.safetensors"))
+    assert len(lora.patches) == len(layers)
+    assert lora.unmatched == ()
+    pipe = StableDiffusionPipeline.from_single_file(
+        str(tiny_a), config=str(tiny_sd1_config), local_files_only=True, safety_checker=None, torch_dtype=torch.float32
+    )
+    pipe.load_lora_weights(str(tmp_path), weight_name="kohya.safetensors")
+    pipe.fuse_lora(lora_scale=1.0)
+    pipe.unload_lora_weights()
+    from bayes_merger.imaging.pipelines.keymap import single_file_views
+
+    for key, fused in single_file_views(pipe).items():
+        torch.testing.assert_close(
+            lora.tensor(key).float(), fused, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
+        )
+    assert len(lora.changed) == len(layers)

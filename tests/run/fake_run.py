@@ -1,0 +1,139 @@
+"""A run without models: pictures are grey, and what a scorer sees in them is a formula of the weights and the seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from PIL import Image
+
+from bayes_merger.checkpoints.architectures import SD1
+from bayes_merger.config import FinalConfig, PruningConfig, RunConfig
+from bayes_merger.errors import TrialFailed
+from bayes_merger.imaging.payload import Payload, resolve
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.merging.method import method_spec
+from bayes_merger.run import loop
+from bayes_merger.run.evaluator import Bench
+from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.progress import Stop
+from bayes_merger.run.setup import Parts
+from bayes_merger.scoring.scorer import Judged
+from bayes_merger.search import samplers
+from bayes_merger.search.space.space import build_space
+from tests.run.test_loop import Notes
+
+Formula = Callable[[float, int], float]
+"""From alpha of BASE and a picture's seed to its raw score."""
+
+
+def noisy(noise: float) -> Formula:
+    """Best at 0.3, where it is 8 on average; each seed has its own ease and each (merge, seed) its luck."""
+
+    def formula(alpha: float, seed: int) -> float:
+        ease = random.Random(seed).gauss(0.0, 1.0)
+        luck = random.Random(f"{alpha} {seed}").gauss(0.0, noise)
+        return 8.0 - 10.0 * (alpha - 0.3) ** 2 + ease + luck
+
+    return formula
+
+
+class FormulaScorer:
+    """Scores the merge that lies on the bench."""
+
+    scale, importance = (0.0, 10.0), 1.0
+
+    def __init__(self, name: str, formula: Formula) -> None:
+        self.name, self.formula = name, formula
+        self.alpha = 0.0
+
+    def prepare(self, folder: Any = None) -> None: ...
+
+    def score(self, images: Sequence[Judged]) -> list[float]:
+        return [self.formula(self.alpha, image.seed) for image in images]
+
+
+class PretendBench(Bench):
+    """The real bench, but for merging and drawing; it remembers the merges and counts the pictures."""
+
+    def __init__(self, parts: Parts, notes: Notes, dies_after: int | None = None) -> None:
+        nothing: Any = None
+        super().__init__(parts, nothing, notes, Stop(notes))
+        self.parts = parts
+        self.drawn: list[tuple[float, str, int]] = []
+        self.alpha = 0.0
+        self.dies_after = dies_after
+
+    def put(self, weights: Mapping[str, Mapping[str, float]], method: str | None = None) -> None:
+        self.alpha = weights["alpha"]["BASE"]
+        for scorer in self.parts.scorers.values():
+            scorer.alpha = self.alpha  # type: ignore[attr-defined]
+
+    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+        images = []
+        for payload in payloads:
+            for index, (seed, prompt) in enumerate(zip(payload.seeds, payload.prompts, strict=True)):
+                if self.dies_after is not None and len(self.drawn) >= self.dies_after:
+                    raise KeyboardInterrupt
+                self.drawn.append((self.alpha, payload.name, seed))
+                images.append(DrawnImage(payload.name, index, seed, prompt, Image.new("RGB", (8, 8))))
+        return tuple(images)
+
+
+class VoidBench(PretendBench):
+    """Cannot draw pure B."""
+
+    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+        if self.alpha == 1.0:
+            raise TrialFailed("black")
+        return super().draw(payloads)
+
+
+def make_parts(
+    pictures: int = 4, scorers: Mapping[str, Formula] | None = None, payloads: int = 2, **settings: Any
+) -> Parts:
+    """Parts of a run over the 26 weights of SD1 as one group, so that the one number is BASE's."""
+    settings.setdefault("final", FinalConfig(rescore=3, images=2))
+    settings.setdefault("pruning", PruningConfig())
+    config = RunConfig(model_a="a", model_b="b", **{"init_points": 4, "n_iters": 6, **settings})
+    given = resolve([Payload(f"p{i}", "a ring", batch_size=pictures // payloads) for i in range(payloads)], 0)
+    space = build_space(SD1.blocks, {"alpha": (0.0, 1.0)}, groups=[list(SD1.blocks)])
+    judges = {name: FormulaScorer(name, formula) for name, formula in (scorers or {"one": noisy(0.5)}).items()}
+    models: Any = {"a": Model(), "b": Model()}
+    return Parts(config, models, method_spec("weighted_sum"), space, given, judges, samplers.random)
+
+
+class Model:
+    architecture = SD1
+
+
+def open_study(parts: Parts, folder: RunFolder) -> optuna.study.Study:
+    """As the command line does it."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    recipe = {
+        "method": "weighted_sum", "models": {}, "architecture": "sd1", "dtype": "auto", "vae": "a",
+    }  # fmt: skip
+    config = {
+        "init_points": parts.config.init_points,
+        "n_iters": parts.config.n_iters,
+        "objectives": list(parts.config.objectives),
+        "method": "weighted_sum",
+    }
+    stored = {
+        "config": config,
+        "recipe": recipe,
+        "payloads": [payload.to_json() for payload in parts.payloads],
+        "judges": {name: [scorer.importance, list(scorer.scale)] for name, scorer in parts.scorers.items()},
+    }
+    return loop.open_study(parts, folder, {}, stored)
+
+
+def searched(parts: Parts, path: Path, bench: PretendBench | None = None) -> tuple[optuna.study.Study, Notes]:
+    """A study in that folder, searched until it ends."""
+    folder, notes = RunFolder(path), Notes()
+    study = open_study(parts, folder)
+    loop.search(parts, study, bench or PretendBench(parts, notes), folder, notes, Stop(notes))
+    return study, notes

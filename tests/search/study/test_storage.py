@@ -1,0 +1,79 @@
+"""Where studies are kept, and that no password is ever shown."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.search.study.storage import open_storage, redacted
+from tests.postgres import PASSWORD
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://ann:secret@db.example/merges", "postgresql://ann@db.example/merges"),
+        ("postgresql://ann:secret@db:5433/m?sslmode=require", "postgresql://ann@db:5433/m?sslmode=require"),
+        ("postgresql://db/m?user=ann&password=secret", "postgresql://db/m?user=ann"),
+        ("postgresql://ann:secret@db:port/m", "postgresql://..."),
+        ("runs/a b/study.db", "runs/a b/study.db"),
+    ],
+)
+def test_what_is_shown_of_an_address_has_no_password(address: str, shown: str) -> None:
+    assert redacted(address) == shown
+
+
+def test_a_server_that_is_not_there_is_one_line_without_the_password() -> None:
+    with pytest.raises(ConfigError, match=r"postgresql://ann@127\.0\.0\.1:1/m: not a study's storage") as found:
+        open_storage("postgresql://ann:hunter2@127.0.0.1:1/m")
+    assert "hunter2" not in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_wrong_password_is_one_line_without_it(postgres: str) -> None:
+    with pytest.raises(ConfigError, match="password authentication failed") as found:
+        open_storage(postgres.replace(PASSWORD, "hunter2"))
+    assert "hunter2" not in str(found.value)
+
+
+@pytest.mark.parametrize("address", ["mysql://host/name", "mongodb+srv://host", "sqlite://", "http://example.org/x"])
+def test_another_kind_of_database_is_an_error_with_the_way_out(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"not a study's storage; give  postgresql://user@host/database"):
+        open_storage(address)
+
+
+def test_a_database_without_studies_is_not_made_into_one_by_looking(postgres: str) -> None:
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(
+        postgres.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE empty")
+    address = postgres.rpartition("/")[0] + "/empty"
+    with pytest.raises(ConfigError, match="not a study's storage"):
+        open_storage(address, create=False)
+    assert open_storage(address).get_all_studies() == []
+    assert open_storage(address, create=False).get_all_studies() == []
+
+
+def test_without_psycopg_the_way_out_is_named() -> None:
+    code = (
+        "import sys; sys.modules['psycopg'] = None\n"
+        "from bayes_merger.errors import ConfigError\n"
+        "from bayes_merger.search.study.storage import open_storage\n"
+        "try: open_storage('postgresql://u:hunter2@h/d')\n"
+        "except ConfigError as error: print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'bayes-merger[postgres]'" in told
+    assert "hunter2" not in told
+
+
+def test_a_path_with_braces_is_a_path(tmp_path: Path) -> None:
+    open_storage(tmp_path / "{a}{SCHEMA_VERSION}.db")
+    assert (tmp_path / "{a}{SCHEMA_VERSION}.db").is_file()
