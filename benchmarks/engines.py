@@ -320,7 +320,7 @@ def our_method(folder: str, blocks: tuple[str, ...], method: str, alpha: float, 
 
     from bayes_merger.merging import method_spec
     from bayes_merger.merging.engine.combine import Scratch, combine
-    from bayes_merger.merging.engine.memory import KeptWork
+    from bayes_merger.merging.engine.memory import PreparedCache
 
     tensors = subset(folder, blocks)
     out = KEPT.setdefault(f"out {blocks}", {key: torch.empty_like(tensor) for key, tensor in tensors["a"].items()})
@@ -329,7 +329,7 @@ def our_method(folder: str, blocks: tuple[str, ...], method: str, alpha: float, 
     weights = {name: about.default for name, about in spec.weights.items()} | {"alpha": alpha}
     scratch = KEPT.setdefault("scratch", Scratch())
     if fresh:
-        KEPT[f"work {method}"] = KeptWork(2**33)
+        KEPT[f"work {method}"] = PreparedCache(2**33)
     work = KEPT[f"work {method}"]
     sign = tuple(weights[name] for name in spec.prepared_by)
 

@@ -29,11 +29,11 @@ import optuna
 from search import ALIASES
 
 from bayes_merger.cli import compose
-from bayes_merger.cli.run import make_parts
+from bayes_merger.cli.run import make_setup
 from bayes_merger.imaging.payload import resolve
-from bayes_merger.run.evaluator import Bench, Evaluation
+from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.progress import Stop
+from bayes_merger.run.progress import StopSignal
 from bayes_merger.scoring.scorer import Score, picture_points
 from bayes_merger.search.study.study import design
 from bayes_merger.search.surrogates.posterior import beliefs
@@ -76,14 +76,14 @@ class Demo:
         name, *options = ALIASES.get(optimiser, optimiser).split(":")
         chosen = [f"optimiser={name}", *(f"optimiser.{option}" for option in options)]
         settings = compose.compose_run(["experiment=demo", f"seed={seed}", "n_iters=80", *chosen])
-        self.parts = make_parts(compose.validate(settings), settings, RunFolder(cache / "unused"))
+        self.parts = make_setup(compose.validate(settings), settings, RunFolder(cache / "unused"))
         self.space = self.parts.space
         fresh = [
             replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=FRESH)
             for payload in self.parts.payloads
         ]
         self.payloads = {"run": self.parts.payloads, "fresh": resolve(fresh, 7919 * 97 + seed, None)}
-        self._bench: Bench | None = None
+        self._bench: PipelineEvaluator | None = None
         self._cache = cache / f"seed-{seed}"
         self._cache.mkdir(parents=True, exist_ok=True)
         self._log = self._cache / f"{optimiser}.json"
@@ -95,7 +95,7 @@ class Demo:
         if not path.is_file():
             if self._bench is None:
                 silent = Silent()
-                self._bench = Bench.load(self.parts, silent, Stop(silent))
+                self._bench = PipelineEvaluator.load(self.parts, silent, StopSignal(silent))
             weights = self.space.assemble(values)
             self._bench.put(weights)
             found: Evaluation = self._bench.judge(weights, self.payloads[which], images := self._bench.draw(
@@ -142,9 +142,9 @@ class Demo:
         ]
         known = beliefs(trials, [trial.values[0] for trial in trials], pictures)
         assert known.best is not None
-        assert known.luckiest is not None
+        assert known.best_observed is not None
         return {
-            "observed": trials[known.luckiest.trial].params,
+            "observed": trials[known.best_observed.trial].params,
             "posterior": trials[known.best.trial].params,
         }
 

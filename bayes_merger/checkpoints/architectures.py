@@ -1,6 +1,6 @@
 """The architectures that can be merged, as tables, and tables of the user's own.
 
-What a model *is* can be told from keys and shapes alone (``kind_of``), also for kinds that have no table, so that
+What a model *is* can be told from keys and shapes alone (``detect_kind``), also for kinds that have no table, so that
 errors can name them.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from bayes_merger.checkpoints.blocks import Architecture, Rule
-from bayes_merger.checkpoints.kinds import kind_of
+from bayes_merger.checkpoints.kinds import detect_kind
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -166,7 +166,7 @@ def identify(shapes: Shapes) -> Architecture:
     Raises:
         CheckpointError: it is none that can be merged; the text says what it looks like instead.
     """
-    kind = kind_of(shapes)
+    kind = detect_kind(shapes)
     if kind.name not in ARCHITECTURES:
         known = ", ".join(architecture.title for architecture in ARCHITECTURES.values())
         raise CheckpointError(f"this is {kind.words}; {kind.way_out or f'only {known} can be merged'}")

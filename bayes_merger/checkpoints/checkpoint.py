@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from bayes_merger.checkpoints.architectures import identify
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES, Entry, Header, read_header
-from bayes_merger.checkpoints.kinds import Kind, kind_of
+from bayes_merger.checkpoints.kinds import ModelKind, detect_kind
 from bayes_merger.checkpoints.pickles import PICKLE_STARTS, ZIP_START, check_pickle
 from bayes_merger.errors import CheckpointError
 
@@ -110,9 +110,9 @@ class Checkpoint:
         return {"v": "v", "v_prediction": "v", "epsilon": "epsilon"}.get(said, "")
 
     @cached_property
-    def kind(self) -> Kind:
+    def kind(self) -> ModelKind:
         """What the file is, also when it cannot be merged."""
-        return kind_of(self.shapes)
+        return detect_kind(self.shapes)
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -178,10 +178,10 @@ class Checkpoint:
         Raises:
             CheckpointError: NaN or infinity; the text names the tensor.
         """
-        from bayes_merger.checkpoints.nonfinite import describe_fault
+        from bayes_merger.checkpoints.nonfinite import find_nonfinite
 
         for key, dtype in self.dtypes.items():
-            if dtype in FLOATS and (fault := describe_fault(self.tensor(key))):
+            if dtype in FLOATS and (fault := find_nonfinite(self.tensor(key))):
                 raise CheckpointError(f"{self.path}: tensor '{key}' holds {fault}; this model is broken, use another")
 
     def release(self) -> None:

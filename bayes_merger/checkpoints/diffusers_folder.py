@@ -30,7 +30,7 @@ _LONGEST = 200  # letters of the name of a file, well below what any system allo
 _JSON_LIMIT = 2**26  # bytes: the index of the largest part is a tenth of a megabyte
 
 
-class Stretch(NamedTuple):
+class TensorSlice(NamedTuple):
     """Numbers of a tensor that lie side by side.
 
     Attributes:
@@ -47,10 +47,10 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Made:
+class _Assembly:
     """What a tensor of the single file is made of."""
 
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[TensorSlice, ...]
     transposed: bool
 
 
@@ -68,16 +68,16 @@ class DiffusersFolder(Checkpoint):
     def __init__(self, path: Path, parts: Mapping[str, Mapping[str, Checkpoint]]) -> None:
         self._parts = {part: tuple(dict.fromkeys(names.values())) for part, names in parts.items()}
         naming = Naming.of({part: {n: f.shapes[n] for n, f in names.items()} for part, names in parts.items()})
-        self._made: dict[str, _Made] = {}
+        self._made: dict[str, _Assembly] = {}
         entries: dict[str, tuple[str, tuple[int, ...]]] = {}
         for part, names in parts.items():
             for found, stack in _placed(naming, part, names):
                 entries[found.key] = names[stack[0]].dtypes[stack[0]], found.shape(_shapes(stack, names))
-                self._made[found.key] = _Made(tuple(_stretches(found, stack, names)), found.transposed)
+                self._made[found.key] = _Assembly(tuple(_stretches(found, stack, names)), found.transposed)
         settings = _read_scheduler(path)
         for mark in _marks(naming.family, settings):
             entries[mark] = "I64", (0,)
-            self._made[mark] = _Made((), False)
+            self._made[mark] = _Assembly((), False)
         first = next(iter(self._parts.values()))[0]  # every part of a folder that we wrote says how it was made
         in_parts = all(file.has_parts for files in self._parts.values() for file in files)
         super().__init__(
@@ -150,7 +150,7 @@ class DiffusersFolder(Checkpoint):
             place += stretch.length
 
 
-def _flat(stretch: Stretch) -> Tensor:
+def _flat(stretch: TensorSlice) -> Tensor:
     whole = stretch.file.tensor(stretch.name).flatten()
     return whole[stretch.begin : stretch.begin + stretch.length]
 
@@ -184,12 +184,12 @@ def _shapes(names: Sequence[str], files: Mapping[str, Checkpoint]) -> list[tuple
     return [files[name].shapes[name] for name in names]
 
 
-def _stretches(found: Counterpart, stack: Sequence[str], files: Mapping[str, Checkpoint]) -> Iterator[Stretch]:
+def _stretches(found: Counterpart, stack: Sequence[str], files: Mapping[str, Checkpoint]) -> Iterator[TensorSlice]:
     for name in stack:
         count = math.prod(files[name].shapes[name])
         halves = ((count // 2, count - count // 2), (0, count // 2)) if found.swapped else ((0, count),)
         for begin, length in halves:
-            yield Stretch(files[name], name, begin, length)
+            yield TensorSlice(files[name], name, begin, length)
 
 
 def open_folder(path: Path) -> DiffusersFolder:

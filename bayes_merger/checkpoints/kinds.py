@@ -10,7 +10,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Kind:
+class ModelKind:
     """What a file looks like.
 
     Attributes:
@@ -27,26 +27,28 @@ class Kind:
 _UNET = "model.diffusion_model."
 _WHOLE = "give a whole checkpoint in one file"
 
-SD1 = Kind("sd1", "a Stable Diffusion 1.x checkpoint")
-SD2 = Kind("sd2", "a Stable Diffusion 2.x checkpoint")
-SDXL = Kind("sdxl", "a Stable Diffusion XL checkpoint")
-REFINER = Kind("sdxl-refiner", "a Stable Diffusion XL refiner")
-SD3 = Kind("sd3", "a Stable Diffusion 3 checkpoint")
-FLUX = Kind("flux", "a Flux checkpoint")
-LORA = Kind("lora", "a LoRA", "give the checkpoint that it is for as model A, and the LoRA as model B or C")
-CONTROLNET = Kind("controlnet", "a ControlNet", _WHOLE)
-MOTION = Kind("motion", "an AnimateDiff motion module", _WHOLE)
-EMBEDDING = Kind("embedding", "a textual inversion embedding", _WHOLE)
-UPSCALER = Kind("upscaler", "an upscaler", _WHOLE)
-VAE = Kind("vae", "a VAE alone", _WHOLE)
-TEXT_ENCODER = Kind("text-encoder", "a text encoder alone", _WHOLE)
-DIFFUSERS = Kind("diffusers", "one part of a model in diffusers form", "give the diffusers folder that it belongs to")
-BARE_UNET = Kind("unet", "a U-Net without its prefix", "give the whole checkpoint with its text encoder and VAE")
-BROKEN_UNET = Kind("partial", "a checkpoint with parts of its U-Net missing", "download or export it again")
-UNKNOWN = Kind("unknown", "no model this program knows", _WHOLE)
+SD1 = ModelKind("sd1", "a Stable Diffusion 1.x checkpoint")
+SD2 = ModelKind("sd2", "a Stable Diffusion 2.x checkpoint")
+SDXL = ModelKind("sdxl", "a Stable Diffusion XL checkpoint")
+REFINER = ModelKind("sdxl-refiner", "a Stable Diffusion XL refiner")
+SD3 = ModelKind("sd3", "a Stable Diffusion 3 checkpoint")
+FLUX = ModelKind("flux", "a Flux checkpoint")
+LORA = ModelKind("lora", "a LoRA", "give the checkpoint that it is for as model A, and the LoRA as model B or C")
+CONTROLNET = ModelKind("controlnet", "a ControlNet", _WHOLE)
+MOTION = ModelKind("motion", "an AnimateDiff motion module", _WHOLE)
+EMBEDDING = ModelKind("embedding", "a textual inversion embedding", _WHOLE)
+UPSCALER = ModelKind("upscaler", "an upscaler", _WHOLE)
+VAE = ModelKind("vae", "a VAE alone", _WHOLE)
+TEXT_ENCODER = ModelKind("text-encoder", "a text encoder alone", _WHOLE)
+DIFFUSERS = ModelKind(
+    "diffusers", "one part of a model in diffusers form", "give the diffusers folder that it belongs to"
+)
+BARE_UNET = ModelKind("unet", "a U-Net without its prefix", "give the whole checkpoint with its text encoder and VAE")
+BROKEN_UNET = ModelKind("partial", "a checkpoint with parts of its U-Net missing", "download or export it again")
+UNKNOWN = ModelKind("unknown", "no model this program knows", _WHOLE)
 
 
-def kind_of(shapes: Shapes) -> Kind:
+def detect_kind(shapes: Shapes) -> ModelKind:
     """What the tensors with these names and shapes are."""
     for kind, looks_like in _SIGNS:
         if looks_like(shapes):
@@ -121,7 +123,7 @@ def _is_upscaler(shapes: Shapes) -> bool:
 
 
 # In this order: an adapter may carry names of the model it adapts, and a whole model those of its parts.
-_SIGNS: tuple[tuple[Kind, Callable[[Shapes], bool]], ...] = (
+_SIGNS: tuple[tuple[ModelKind, Callable[[Shapes], bool]], ...] = (
     (LORA, _is_lora),
     (CONTROLNET, lambda s: _starts(s, "control_model.", "controlnet_", "zero_convs.", "input_hint_block.")),
     (MOTION, lambda s: _contains(s, "motion_modules.")),

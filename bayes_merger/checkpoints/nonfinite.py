@@ -11,7 +11,7 @@ _CPU_PIECE = 2**20  # numbers looked at in one go
 _GPU_PIECE = 2**30  # there each look is waited for
 
 
-def describe_fault(tensor: Tensor) -> str:
+def find_nonfinite(tensor: Tensor) -> str:
     """``NaN`` or ``infinity`` when ``tensor`` (of any shape and float dtype) holds one, else an empty text.
 
     The smallest and the largest number tell it all, since both are NaN where any number is: 20 times faster than

@@ -177,7 +177,7 @@ def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
     import torch
 
     from bayes_merger.checkpoints.checkpoint import torch_dtypes
-    from bayes_merger.checkpoints.nonfinite import describe_fault
+    from bayes_merger.checkpoints.nonfinite import find_nonfinite
 
     made = entry.tensor() if callable(entry.tensor) else entry.tensor
     if isinstance(made, torch.Tensor) and tuple(made.shape) != tuple(entry.shape):
@@ -187,7 +187,7 @@ def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
         if tensor.dtype != torch_dtypes()[entry.dtype]:
             raise _unannounced(entry, f"{list(tensor.shape)} {tensor.dtype}")
         piece = tensor.detach().cpu().contiguous()
-        if entry.dtype in FLOATS and (fault := describe_fault(piece)):
+        if entry.dtype in FLOATS and (fault := find_nonfinite(piece)):
             raise CheckpointError(
                 f"{path}: not written, '{entry.key}' would hold {fault}; "
                 "choose weights nearer to [0, 1], or dtype=fp32 if the numbers are too large for half precision"

@@ -18,7 +18,7 @@ from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.recipe.presets import is_preset, preset, presets
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.folder import studies
-from bayes_merger.run.setup import Parts
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.space.design import design
 
 _NUMBERS = re.compile(r"[-+\d.eE,\s]*\d[-+\d.eE,\s]*")
@@ -27,7 +27,7 @@ _TRIAL = re.compile(r"(.+):(\d+)")
 Weights = dict[str, dict[str, float]]
 
 
-def start_design(parts: Parts) -> tuple[list[dict[str, float]], list[str]]:
+def start_design(parts: RunSetup) -> tuple[list[dict[str, float]], list[str]]:
     """The rows of a run's start design, and a line about each anchor that could not be kept as it was.
 
     Raises:
@@ -45,7 +45,7 @@ def start_design(parts: Parts) -> tuple[list[dict[str, float]], list[str]]:
     return design(parts.space, config.init_points, config.seed, anchors=rows, kind=config.design), lines
 
 
-def read_anchor(entry: Any, parts: Parts) -> tuple[Weights, list[str]]:
+def read_anchor(entry: Any, parts: RunSetup) -> tuple[Weights, list[str]]:
     """The weights that one entry of ``anchors`` means, and what there is to say about them.
 
     Raises:

@@ -14,7 +14,7 @@ from bayes_merger.cli.run import (
     carry_on,
     check_space,
     is_begun,
-    make_parts,
+    make_setup,
     split_off,
     stored_with,
     take_address,
@@ -69,7 +69,7 @@ def fork(arguments: Sequence[str]) -> None:
         raise ConfigError(f"study '{new}' exists: choose another name, or go on with  bayes-merger resume {new}")
     redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards") for o in overrides)
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs["payloads"])
-    parts = make_parts(compose.validate(settings), settings, folder, payloads)
+    parts = make_setup(compose.validate(settings), settings, folder, payloads)
     check_space(parts, folder)
     mark = fingerprint(parts, settings["scorers"])
     difference = fingerprint_difference(_less_space(study.user_attrs[FINGERPRINT]), _less_space(mark))

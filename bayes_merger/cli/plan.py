@@ -23,7 +23,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging.engine.multi_step import Unfolded, unfold
 from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
 from bayes_merger.merging.recipe.postprocess import ADJUST
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, Step, numbers_of
+from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, PlanItem, numbers_of
 from bayes_merger.merging.recipe.recipe import plan as plan_of
 from bayes_merger.run.models import open_model
 
@@ -111,7 +111,7 @@ def _other_plan(other: MergeRecipe, checkpoints: Mapping[str, Checkpoint], sourc
     return plan_of(other, files)
 
 
-def fate(step: Step, recipe: MergeRecipe) -> Fate:
+def fate(step: PlanItem, recipe: MergeRecipe) -> Fate:
     """What happens to one tensor."""
     place = step.place
     if step.action != "merge":

@@ -21,7 +21,7 @@ from bayes_merger.cli.show import load
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
 from bayes_merger.merging.models.companions import VAE_FILE
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.merging.recipe.step_file import OpenNumbers, StepFile, open_numbers, read_steps
+from bayes_merger.merging.recipe.step_file import FreeNumbers, StepFile, free_numbers, read_steps
 from bayes_merger.run.folder import find_study
 from bayes_merger.run.models import open_each, steps_recipe
 from bayes_merger.run.record import recipe_of, trial_of
@@ -210,7 +210,7 @@ def _recipe_in_steps(
     base = checkpoints[recipe.base]
     architecture = divided(base.architecture, file.blocks, base.shapes)
     try:
-        numbers = open_numbers(file, architecture)
+        numbers = free_numbers(file, architecture)
         texts = {k: text for k, text in given.items() if k.removeprefix("model_") not in models and k not in _FINISH}
         weights = numbers.weights(_values(texts, file, numbers, architecture))
         return recipe.with_weights(weights | adjustments(given.get("adjust"))), checkpoints
@@ -219,7 +219,7 @@ def _recipe_in_steps(
 
 
 def _values(
-    given: Mapping[str, str], file: StepFile, numbers: OpenNumbers, architecture: Architecture
+    given: Mapping[str, str], file: StepFile, numbers: FreeNumbers, architecture: Architecture
 ) -> dict[str, float]:
     """Numbers for the names and weights of a recipe, the finer setting last."""
     places = (*architecture.blocks, *architecture.slots)

@@ -19,9 +19,9 @@ from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paus
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.report.summary import summary, write_best
 from bayes_merger.run.folder import RunFolder, check_name, find_study, slug
-from bayes_merger.run.progress import Stop, Watcher
-from bayes_merger.run.record import beliefs_of, chosen_trial, complete_trials, final_of
-from bayes_merger.run.setup import Parts, check_parts, fingerprint
+from bayes_merger.run.progress import ProgressReporter, StopSignal
+from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
+from bayes_merger.run.setup import RunSetup, check_setup, fingerprint
 from bayes_merger.scoring.scorer import Scorer
 from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
 from bayes_merger.search.study.study import finished
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
     address = take_address(settings)
     config = compose.validate(settings)
     folder = new_folder(config, address, named=any(override.startswith("name=") for override in overrides))
-    parts = make_parts(config, settings, folder)
+    parts = make_setup(config, settings, folder)
     design, about_anchors = start_design(parts)
     check_space(parts, folder)
     check_models(parts)
@@ -99,7 +99,7 @@ def take_address(settings: dict[str, Any]) -> str:
     return address
 
 
-def stored_with(parts: Parts, settings: Mapping[str, Any]) -> dict[str, Any]:
+def stored_with(parts: RunSetup, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a study remembers, so that it can be resumed and its merges rebuilt from it alone."""
     return {
         "config": dict(settings),
@@ -167,7 +167,7 @@ def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     return values[-1] if values else "", [o for o in overrides if o.partition("=")[0] != setting]
 
 
-def stored_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[dict[str, Any], Parts]:
+def stored_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[dict[str, Any], RunSetup]:
     """The settings and parts of a study that exists, with changes.
 
     Raises:
@@ -177,7 +177,7 @@ def stored_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[dict[str, A
     stored = load(folder).user_attrs
     settings = compose.changed(stored["config"], overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored["payloads"])
-    return settings, make_parts(compose.validate(settings), settings, folder, payloads)
+    return settings, make_setup(compose.validate(settings), settings, folder, payloads)
 
 
 def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> RunFolder:
@@ -219,15 +219,15 @@ def is_begun(folder: RunFolder) -> bool:
     return False
 
 
-def make_parts(
+def make_setup(
     config: RunConfig, settings: Mapping[str, Any], folder: RunFolder, payloads: tuple[Payload, ...] | None = None
-) -> Parts:
+) -> RunSetup:
     """Everything a run needs, checked; nothing is loaded or written."""
     scorers = {name: make_scorer(name, scorer) for name, scorer in settings["scorers"].items()}
     if not scorers:
         raise ConfigError("scorers: none chosen; give at least one, like  scorers=[laion]")
     sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
-    return check_parts(config, scorers, sampler, folder.path, payloads=payloads)
+    return check_setup(config, scorers, sampler, folder.path, payloads=payloads)
 
 
 def make_scorer(name: str, settings: Any) -> Scorer:
@@ -242,7 +242,7 @@ def make_scorer(name: str, settings: Any) -> Scorer:
     return scorer
 
 
-def check_space(parts: Parts, folder: RunFolder, free: int | None = None) -> None:
+def check_space(parts: RunSetup, folder: RunFolder, free: int | None = None) -> None:
     """Whether the disk holds what the run will write.
 
     Args:
@@ -267,7 +267,7 @@ def check_space(parts: Parts, folder: RunFolder, free: int | None = None) -> Non
         )
 
 
-def check_models(parts: Parts) -> None:
+def check_models(parts: RunSetup) -> None:
     """What can only be seen by reading the models whole: seconds for large ones, before anything is written.
 
     Raises:
@@ -282,9 +282,9 @@ def check_models(parts: Parts) -> None:
         checkpoint.scan()
 
 
-def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher) -> None:
+def carry_on(parts: RunSetup, study: optuna.study.Study, folder: RunFolder, watcher: ProgressReporter) -> None:
     """The search, the final round and what is taken home; whatever ends it early, what is known is written."""
-    from bayes_merger.run.evaluator import Bench
+    from bayes_merger.run.evaluator import PipelineEvaluator
     from bayes_merger.run.final import decide, keep_pictures
     from bayes_merger.run.loop import search
     from bayes_merger.run.workers import search_together
@@ -293,20 +293,20 @@ def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher
     if parts.config.runs != "runs":
         again += f" runs={parts.config.runs}"
     try:
-        with Stop(watcher) as stop:
+        with StopSignal(watcher) as stop:
             unfinished = finished(study) < parts.config.init_points + parts.config.n_iters
             if unfinished:
                 study.set_user_attr("final", None)
                 study.set_user_attr(STOPPED, None)
             if unfinished and parts.config.workers > 1:
                 search_together(parts, study, folder, watcher, stop)
-            bench = Bench.load(parts, watcher, stop)
+            bench = PipelineEvaluator.load(parts, watcher, stop)
             if unfinished and parts.config.workers == 1:
                 search(parts, study, bench, folder, watcher, stop)
             if not final_of(study):
                 study.set_user_attr("final", decide(parts, study, bench, watcher, stop).to_json())
             keep_pictures(parts, study, bench, folder, watcher)
-        take_home(parts, study, folder, watcher)
+        export_best(parts, study, folder, watcher)
     except (Paused, Interrupted) as error:
         if complete_trials(study):
             write_best(study, folder)
@@ -315,7 +315,7 @@ def carry_on(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher
         raise type(error)(f"{error}; when that is mended, {again}") from error
 
 
-def take_home(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher) -> None:
+def export_best(parts: RunSetup, study: optuna.study.Study, folder: RunFolder, watcher: ProgressReporter) -> None:
     """Write the best merge and say where everything is."""
     from bayes_merger.merging.engine.merge import save_merge
 
@@ -329,7 +329,7 @@ def take_home(parts: Parts, study: optuna.study.Study, folder: RunFolder, watche
     if "front" in data:
         watcher.note(table_text(front_table(data["front"], trial.number)))
     if final and final.rescored:
-        watcher.note(table_text(candidates_table(final, beliefs_of(study))))
+        watcher.note(table_text(candidates_table(final, posterior_of(study))))
     if final and final.rows:
         watcher.note(table_text(closing_table(final)))
     for line in best_lines(data):

@@ -17,7 +17,7 @@ from bayes_merger.cli.terminal import candidates_table, closing_table, front_tab
 from bayes_merger.errors import ConfigError
 from bayes_merger.report import summary as report
 from bayes_merger.run.folder import RunFolder, find_study, studies
-from bayes_merger.run.record import beliefs_of, chosen_trial, final_of, recipe_of
+from bayes_merger.run.record import chosen_trial, final_of, posterior_of, recipe_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -177,7 +177,7 @@ def _best_table(trials: Sequence[Mapping[str, Any]], count: int = 10) -> Table:
 def _print_final(console: Console, study: optuna.study.Study) -> None:
     final = final_of(study)
     if final and final.rescored:
-        console.print(candidates_table(final, beliefs_of(study)))
+        console.print(candidates_table(final, posterior_of(study)))
     if final and final.rows:
         console.print(closing_table(final))
 

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bayes_merger.run.progress import Step, TrialReport, Watcher
+from bayes_merger.run.progress import ProgressReporter, Step, TrialReport
 from bayes_merger.run.record import Final
-from bayes_merger.search.surrogates.posterior import Beliefs
+from bayes_merger.search.surrogates.posterior import StudyPosterior
 
 
 def trial_line(report: TrialReport) -> str:
@@ -144,7 +144,7 @@ class BarWatcher(PlainWatcher):
 
 
 @contextmanager
-def watching(log: Path) -> Iterator[Watcher]:
+def watching(log: Path) -> Iterator[ProgressReporter]:
     """The watcher that suits where standard output goes."""
     console = Console()
     if sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal:
@@ -176,7 +176,7 @@ def closing_table(final: Final) -> Table:
     return table
 
 
-def candidates_table(final: Final, known: Beliefs) -> Table:
+def candidates_table(final: Final, known: StudyPosterior) -> Table:
     """The best trials drawn again: as observed, as believed, and on the fresh seeds that the winner was chosen by."""
     believed = {belief.trial: belief for belief in known.each}
     title = f"the best {len(final.rescored)} drawn again ({final.images} fresh pictures each)"

@@ -14,7 +14,7 @@ from bayes_merger.cli.show import Parser
 from bayes_merger.cli.terminal import watching
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.run.folder import STORAGE, RunFolder, find_study
-from bayes_merger.run.progress import Stop, Watcher
+from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import check_no_person, fingerprint
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
@@ -63,26 +63,26 @@ def worker(arguments: Sequence[str]) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     with watching_for(options.report_as, folder) as (watcher, stop_watcher):
         from bayes_merger.run import loop
-        from bayes_merger.run.evaluator import Bench
+        from bayes_merger.run.evaluator import PipelineEvaluator
 
         watcher.step("hashing the models")
         study = loop.join_study(parts, folder, fingerprint(parts, settings["scorers"]))
         folder.point()
-        with Stop(stop_watcher) as stop:
-            bench = Bench.load(parts, watcher, stop)
+        with StopSignal(stop_watcher) as stop:
+            bench = PipelineEvaluator.load(parts, watcher, stop)
             loop.search(parts, study, bench, folder, watcher, stop, name=options.report_as or socket.gethostname())
     if not options.report_as:
         print(f"study {folder.name}: nothing left to draw")
 
 
 @contextmanager
-def watching_for(report_as: str, folder: RunFolder) -> Iterator[tuple[Watcher, Watcher | None]]:
+def watching_for(report_as: str, folder: RunFolder) -> Iterator[tuple[ProgressReporter, ProgressReporter | None]]:
     """The watcher of a worker, and who is told that somebody asked to stop: a parent knows it already."""
     if not report_as:
         with watching(folder.log) as watcher:
             yield watcher, watcher
         return
-    from bayes_merger.run.workers import Reporter, leave_with_parent, reports_to_parent
+    from bayes_merger.run.workers import PipeReporter, leave_with_parent, reports_to_parent
 
     leave_with_parent()
-    yield Reporter(reports_to_parent()), None
+    yield PipeReporter(reports_to_parent()), None

@@ -10,7 +10,7 @@ from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.merge import merge, save_merge
 from bayes_merger.merging.method import METHODS, MethodSpec, WeightRange, merge_method, method_spec
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, ModelRef, Step, plan
+from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, ModelRef, PlanItem, plan
 
 __all__ = [
     "ARCHITECTURES",
@@ -25,7 +25,7 @@ __all__ = [
     "MethodSpec",
     "ModelRef",
     "Place",
-    "Step",
+    "PlanItem",
     "TensorEntry",
     "WeightRange",
     "identify",

@@ -30,8 +30,8 @@ given::
 A search then does the first stage once per tensor. Both ways give the same bits, since it is the same code. Where
 there are two stages, ``elementwise`` speaks of the second.
 
-**Statistics of the whole model** are a ``Survey``: each tensor's share of them, and what they come to. The method takes
-them by a keyword called ``statistics``; without, the tensor at hand is the whole model.
+**Statistics of the whole model** are a ``ModelStatistic``: each tensor's share of them, and what they come to. The
+method takes them by a keyword called ``statistics``; without, the tensor at hand is the whole model.
 
 Importing this module is light: the functions themselves (and torch) come with the first call that needs them.
 """
@@ -118,7 +118,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Survey:
+class ModelStatistic:
     """Statistics over all merged tensors of the models, taken before the first of them is merged.
 
     Attributes:
@@ -126,8 +126,8 @@ class Survey:
         conclude: what the shares of all tensors, ordered by key, come to.
     """
 
-    each: Callable[..., Tensor]
-    conclude: Callable[[list[Tensor]], Statistics]
+    per_tensor: Callable[..., Tensor]
+    reduce: Callable[[list[Tensor]], Statistics]
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class MethodSpec:
     prepare: Callable[..., Prepared] | None
     prepared_by: tuple[str, ...]
     read: tuple[str, ...]
-    survey: Survey | None
+    statistic: ModelStatistic | None
     elementwise: bool
     selects: bool
     fused: bool
@@ -246,7 +246,7 @@ class MethodSpec:
 
     def with_statistics(self, statistics: Statistics) -> MethodSpec:
         """The same method for models of which these statistics are known."""
-        return replace(self, function=partial(self.function, statistics=statistics), survey=None)
+        return replace(self, function=partial(self.function, statistics=statistics), statistic=None)
 
     def prepared(self, models: Iterable[Tensor], weights: Numbers, key: str = "") -> Prepared | None:
         """The first stage's work on tensors in fp32; ``None`` where the method has only one."""
@@ -305,7 +305,7 @@ def merge_method(
     selects: bool = False,
     prepare: Callable[..., Prepared] | None = None,
     read: tuple[str, ...] | None = None,
-    survey: Survey | None = None,
+    statistic: ModelStatistic | None = None,
     search: Mapping[str, tuple[float, float]] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     choices: Mapping[str, tuple[str, ...]] | None = None,
@@ -356,7 +356,7 @@ def merge_method(
             prepare=prepare,
             prepared_by=tuple(n for n in weights if prepare and n in inspect.signature(prepare).parameters),
             read=tuple(p.name for p in models) if read is None else read,
-            survey=survey,
+            statistic=statistic,
             elementwise=elementwise,
             selects=selects,
             fused=fused,

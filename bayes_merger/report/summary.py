@@ -20,18 +20,18 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe, method_weights
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.record import (
-    beliefs_of,
     chosen_trial,
     complete_trials,
     final_of,
     front_of,
     mean_scores,
     objectives_of,
+    posterior_of,
     recipe_of,
     state_of,
     value_of,
 )
-from bayes_merger.search.surrogates.posterior import Belief, Beliefs
+from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
     done = complete_trials(study)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
     final = final_of(study)
-    known = beliefs_of(study)
+    known = posterior_of(study)
     config = study.user_attrs.get("config", {})
     best = chosen_trial(study, known) if done else None
     data = {
@@ -125,7 +125,7 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
         "optimiser": config.get("optimiser", {}).get("_target_", "").rsplit(".", 1)[-1],
         "models": study.user_attrs.get("recipe", {}).get("models", {}),
         "best": _trial_data(best) | _belief_data(known, best.number) if best else None,
-        "best_observed": _as_data(known.luckiest) if known.luckiest else None,
+        "best_observed": _as_data(known.best_observed) if known.best_observed else None,
         "best_posterior_mean": _as_data(known.best) if known.best and known.fitted else None,
         "noise": known.noise,
         "final": final.to_json() if final else None,
@@ -170,18 +170,18 @@ def _trial_data(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     return data | ({"values": list(trial.values)} if trial.values and len(trial.values) > 1 else {})
 
 
-def _as_data(belief: Belief) -> dict[str, Any]:
+def _as_data(belief: TrialPosterior) -> dict[str, Any]:
     return {"trial": belief.trial, "value": belief.observed, "mean": belief.mean, "sd": belief.sd}
 
 
-def _belief_data(known: Beliefs, number: int) -> dict[str, Any]:
+def _belief_data(known: StudyPosterior, number: int) -> dict[str, Any]:
     return next(({"mean": b.mean, "sd": b.sd} for b in known.each if known.fitted and b.trial == number), {})
 
 
 def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
     """Every trial as data, with its posterior mean; failed ones and those cut short with their reason."""
     rows = []
-    known = beliefs_of(study)
+    known = posterior_of(study)
     for trial in study.get_trials(deepcopy=False):
         row = {"state": trial.state.name.lower(), **_trial_data(trial), **_belief_data(known, trial.number)}
         if "seconds" in trial.user_attrs:
@@ -222,7 +222,7 @@ def convergence_figure(study: optuna.study.Study) -> Figure:
     figure = _new_figure(8, 4.5)
     axes = figure.add_subplot()
     trials = complete_trials(study)
-    known = beliefs_of(study)
+    known = posterior_of(study)
     init = sum(trial.user_attrs.get("phase") == "design" for trial in trials)
     numbers = list(range(1, len(trials) + 1))
     values = [value_of(trial) for trial in trials]

@@ -18,9 +18,9 @@ from bayes_merger.merging.engine.multi_step import LiveSteps
 from bayes_merger.merging.method import MODEL_NAMES
 from bayes_merger.run.models import own_division
 from bayes_merger.run.objectives import objective_values
-from bayes_merger.run.progress import Stop, Watcher
-from bayes_merger.run.setup import Parts, candidate_id
-from bayes_merger.scoring.scorer import Judged, Score, combine, judge
+from bayes_merger.run.progress import ProgressReporter, StopSignal
+from bayes_merger.run.setup import RunSetup, candidate_id
+from bayes_merger.scoring.scorer import ImageToScore, Score, combine, judge
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -28,7 +28,7 @@ ALONE = "alone: "
 """Before a model's name, in the place of a method: that model as it is."""
 
 
-def compared(parts: Parts) -> list[tuple[str, float, str]]:
+def compared(parts: RunSetup) -> list[tuple[str, float, str]]:
     """What a winner is compared with: name, alpha and method of A, B and their even mix, or of a recipe's models.
 
     Where there are more than three models, each of them is a row.
@@ -46,7 +46,7 @@ def compared(parts: Parts) -> list[tuple[str, float, str]]:
     ]
 
 
-def contenders(parts: Parts) -> list[tuple[str, Weights, str]]:
+def contenders(parts: RunSetup) -> list[tuple[str, Weights, str]]:
     """The same with the weights of every block: name, weights and method."""
     blocks = parts.architecture.blocks if parts.steps is None else parts.base.architecture.blocks
     return [(name, {"alpha": dict.fromkeys(blocks, alpha)}, method) for name, alpha, method in compared(parts)]
@@ -71,17 +71,17 @@ class Evaluation:
     values: tuple[float, ...] = ()
 
 
-def _tree(parts: Parts) -> Path | None:
+def _tree(parts: RunSetup) -> Path | None:
     """The diffusers settings that model A is loaded with: those given, or its own where it is a diffusers folder."""
     if parts.config.generator.config:
         return Path(parts.config.generator.config)
     return parts.base.path if parts.base.path.is_dir() else None
 
 
-class Bench:
+class PipelineEvaluator:
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
-    def __init__(self, parts: Parts, pipeline: LivePipeline, watcher: Watcher, stop: Stop) -> None:
+    def __init__(self, parts: RunSetup, pipeline: LivePipeline, watcher: ProgressReporter, stop: StopSignal) -> None:
         self._parts = parts
         self._pipeline = pipeline
         self._watcher = watcher
@@ -90,7 +90,7 @@ class Bench:
         self._current: tuple[str, Weights] | None = None
 
     @classmethod
-    def load(cls, parts: Parts, watcher: Watcher, stop: Stop) -> Bench:
+    def load(cls, parts: RunSetup, watcher: ProgressReporter, stop: StopSignal) -> PipelineEvaluator:
         """Load model A as the live pipeline and make the judges ready."""
         generator = parts.config.generator
         watcher.step("loading the pipeline")
@@ -196,7 +196,7 @@ class Bench:
         """
         candidate = candidate_id(weights)
         judged = [
-            Judged(
+            ImageToScore(
                 payload=image.payload,
                 index=image.index,
                 seed=image.seed,

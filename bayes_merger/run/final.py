@@ -21,27 +21,27 @@ import optuna
 
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.run.evaluator import Bench, Evaluation, Weights, compared, contenders
+from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator, Weights, compared, contenders
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.progress import Stop, Watcher
+from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.record import (
+    ComparisonRow,
     Final,
     Rescored,
-    Row,
-    beliefs_of,
     chosen_trial,
     complete_trials,
     front_of,
+    posterior_of,
     value_of,
 )
-from bayes_merger.run.setup import Parts
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 
 DRAWN = "drawn:"
 """Before the name of a study's user attribute: what one merge got on fresh seeds."""
 
 
-def fresh_payloads(parts: Parts, part: int) -> tuple[Payload, ...]:
+def fresh_payloads(parts: RunSetup, part: int) -> tuple[Payload, ...]:
     """The run's payloads with ``final.images`` new seeds each; ``part`` 0 and 1 never share a seed."""
     count = parts.config.final.images
     fresh = [
@@ -52,13 +52,13 @@ def fresh_payloads(parts: Parts, part: int) -> tuple[Payload, ...]:
     return resolve(fresh, parts.config.seed + 7919 * (part + 1), wildcards)
 
 
-def has_final(parts: Parts) -> bool:
+def has_final(parts: RunSetup) -> bool:
     """Whether there is a final round: a person is not asked for yet more ratings."""
     asks_a_person = any(getattr(scorer, "interactive", False) for scorer in parts.scorers.values())
     return parts.config.final.images > 0 and not asks_a_person
 
 
-def length(parts: Parts) -> float:
+def length(parts: RunSetup) -> float:
     """How many trials' pictures the final round draws."""
     if not has_final(parts):
         return 0.0
@@ -67,7 +67,9 @@ def length(parts: Parts) -> float:
     return merges * len(parts.payloads) * parts.config.final.images / pictures
 
 
-def decide(parts: Parts, study: optuna.study.Study, bench: Bench, watcher: Watcher, stop: Stop) -> Final:
+def decide(
+    parts: RunSetup, study: optuna.study.Study, bench: PipelineEvaluator, watcher: ProgressReporter, stop: StopSignal
+) -> Final:
     """Choose the winner and compare it with the models that it came from.
 
     Raises:
@@ -89,7 +91,9 @@ def decide(parts: Parts, study: optuna.study.Study, bench: Bench, watcher: Watch
     return Final(winner, len(parts.payloads) * parts.config.final.images, tuple(rescored), rows)
 
 
-def keep_pictures(parts: Parts, study: optuna.study.Study, bench: Bench, folder: RunFolder, watcher: Watcher) -> None:
+def keep_pictures(
+    parts: RunSetup, study: optuna.study.Study, bench: PipelineEvaluator, folder: RunFolder, watcher: ProgressReporter
+) -> None:
     """Draw the pictures of the trial that is taken home once more, if they were not kept (``images=best``)."""
     trial = chosen_trial(study)
     place = folder.images(trial.number)
@@ -103,7 +107,7 @@ def keep_pictures(parts: Parts, study: optuna.study.Study, bench: Bench, folder:
 def candidates(study: optuna.study.Study, count: int) -> list[int]:
     """The trials that may be the best: by posterior mean and observed score, or a spread over the Pareto front."""
     if len(study.directions) == 1:
-        return beliefs_of(study).candidates(count)
+        return posterior_of(study).candidates(count)
     front = front_of(study)
     sums = [value_of(trial) for trial in front]
     return [front[i].number for i in spread([trial.values for trial in front], sums, count)]
@@ -137,11 +141,16 @@ def spread(values: Sequence[Sequence[float]], sums: Sequence[float], count: int)
 
 
 def closing_table(
-    parts: Parts, study: optuna.study.Study, bench: Bench, winner: Weights, watcher: Watcher, stop: Stop
-) -> tuple[Row, ...]:
+    parts: RunSetup,
+    study: optuna.study.Study,
+    bench: PipelineEvaluator,
+    winner: Weights,
+    watcher: ProgressReporter,
+    stop: StopSignal,
+) -> tuple[ComparisonRow, ...]:
     """The winner and what it is compared with, on fresh seeds that nothing was chosen by."""
     fresh = fresh_payloads(parts, 1)
-    rows: list[Row] = []
+    rows: list[ComparisonRow] = []
     reference: list[float] = []
     for name, weights, method in [("best merge", winner, None), *contenders(parts)]:
         stop.check()
@@ -152,12 +161,12 @@ def closing_table(
         points = points_per_image(parts, fresh, evaluation.scores)
         reference = reference or points
         gaps = [best - own for best, own in zip(reference, points, strict=True)]
-        rows.append(Row(name, evaluation.value, _error(points), sum(gaps) / len(gaps), _error(gaps)))
+        rows.append(ComparisonRow(name, evaluation.value, _error(points), sum(gaps) / len(gaps), _error(gaps)))
     return tuple(rows)
 
 
 def points_per_image(
-    parts: Parts, payloads: Sequence[Payload], scores: Sequence[Score], objective: str | None = None
+    parts: RunSetup, payloads: Sequence[Payload], scores: Sequence[Score], objective: str | None = None
 ) -> list[float]:
     """Points of each picture, times its payload's share (so that their mean is the value).
 
@@ -176,7 +185,7 @@ def points_per_image(
     return list(picture_points([score for score in scores if score.scorer in judges], importance, judges).values())
 
 
-def _rescored(parts: Parts, payloads: Sequence[Payload], number: int, evaluation: Evaluation) -> Rescored:
+def _rescored(parts: RunSetup, payloads: Sequence[Payload], number: int, evaluation: Evaluation) -> Rescored:
     objectives = [points_per_image(parts, payloads, evaluation.scores, name) for name in parts.config.objectives]
     return Rescored(
         number,
@@ -188,7 +197,11 @@ def _rescored(parts: Parts, payloads: Sequence[Payload], number: int, evaluation
 
 
 def _drawn(
-    study: optuna.study.Study, bench: Bench, weights: Weights, method: str | None, payloads: Sequence[Payload]
+    study: optuna.study.Study,
+    bench: PipelineEvaluator,
+    weights: Weights,
+    method: str | None,
+    payloads: Sequence[Payload],
 ) -> Evaluation | None:
     """What a merge gets on these payloads: remembered, or drawn and remembered; None if it cannot be judged."""
     what = [weights, method, [payload.to_json() for payload in payloads]]

@@ -12,13 +12,13 @@ import optuna
 
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed
-from bayes_merger.run.evaluator import Bench, Evaluation
+from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator
 from bayes_merger.run.final import length as final_length
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.progress import Stop, TrialReport, Watcher
-from bayes_merger.run.pruning import Cut, is_on, judge_in_batches, rival_for
-from bayes_merger.run.record import beliefs_of, best_value, front_of, mean_scores
-from bayes_merger.run.setup import Parts
+from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
+from bayes_merger.run.pruning import Pruned, is_on, judge_in_batches, rival_for
+from bayes_merger.run.record import best_value, front_of, mean_scores, posterior_of
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.study import study as studies
 from bayes_merger.search.study.history import ESTIMATE
 from bayes_merger.search.study.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
@@ -29,7 +29,7 @@ WAIT = 0.5  # seconds between two looks at what the other workers do, when there
 
 
 def open_study(
-    parts: Parts,
+    parts: RunSetup,
     folder: RunFolder,
     fingerprint: Mapping[str, Any],
     stored: Mapping[str, Any],
@@ -62,7 +62,7 @@ def open_study(
     )
 
 
-def join_study(parts: Parts, folder: RunFolder, fingerprint: Mapping[str, Any]) -> optuna.study.Study:
+def join_study(parts: RunSetup, folder: RunFolder, fingerprint: Mapping[str, Any]) -> optuna.study.Study:
     """The study of a run that others work on; nothing in it is changed.
 
     Raises:
@@ -75,12 +75,12 @@ def join_study(parts: Parts, folder: RunFolder, fingerprint: Mapping[str, Any]) 
 
 
 def search(
-    parts: Parts,
+    parts: RunSetup,
     study: optuna.study.Study,
-    bench: Bench,
+    bench: PipelineEvaluator,
     folder: RunFolder,
-    watcher: Watcher,
-    stop: Stop,
+    watcher: ProgressReporter,
+    stop: StopSignal,
     *,
     name: str = "",
 ) -> None:
@@ -104,7 +104,7 @@ def search(
     failed = 0
     watcher.budget(studies.finished(study), total)
     with Worker(study, parts.space, name=name) as worker:
-        while worker.patiently(lambda: studies.finished(study)) < total:
+        while worker.with_retries(lambda: studies.finished(study)) < total:
             stop.check()
             if ended(parts, study, watcher):
                 return
@@ -126,7 +126,7 @@ def search(
                 raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {report.reason}")
 
 
-def ended(parts: Parts, study: optuna.study.Study, watcher: Watcher) -> bool:
+def ended(parts: RunSetup, study: optuna.study.Study, watcher: ProgressReporter) -> bool:
     """Whether a stopping rule has ended the search; the first worker to see it writes down why, for all."""
     if study.user_attrs.get(STOPPED):
         return True
@@ -134,7 +134,7 @@ def ended(parts: Parts, study: optuna.study.Study, watcher: Watcher) -> bool:
     rules = Rules(read_time(config.time_limit), final_length(parts), config.patience)
     if rules.seconds is None and rules.patience is None:
         return False
-    reason = reason_to_stop(study, rules, beliefs_of(study))
+    reason = reason_to_stop(study, rules, posterior_of(study))
     if reason:
         study.set_user_attr(STOPPED, reason)
         watcher.note(f"the search ends early; {reason}")
@@ -142,11 +142,11 @@ def ended(parts: Parts, study: optuna.study.Study, watcher: Watcher) -> bool:
 
 
 def run_trial(
-    parts: Parts,
+    parts: RunSetup,
     study: optuna.study.Study,
     worker: Worker,
     trial: optuna.trial.Trial,
-    bench: Bench,
+    bench: PipelineEvaluator,
     folder: RunFolder,
     total: int,
     started: float,
@@ -158,14 +158,14 @@ def run_trial(
         Paused: the person who scores went away.
     """
     before = best_value(study)
-    found: Evaluation | Cut | None = None
+    found: Evaluation | Pruned | None = None
     reason: str | None = None
     attributes: dict[str, Any] = {}
     try:
         found, attributes = evaluate(parts, study, trial, bench, folder, before)
-        before = worker.patiently(lambda: best_value(study))  # others have not been idle
+        before = worker.with_retries(lambda: best_value(study))  # others have not been idle
         attributes[SECONDS] = round(time.monotonic() - started, 3)
-        if isinstance(found, Cut):
+        if isinstance(found, Pruned):
             reason, attributes[ESTIMATE] = found.reason, found.estimate
             told = worker.prune(trial, reason, attributes)
         else:
@@ -177,32 +177,32 @@ def run_trial(
         _forget(folder.path / name for name in attributes.get("images", ()))
         raise
     evaluation = found if isinstance(found, Evaluation) and not reason else None
-    known = beliefs_of(study)
+    known = posterior_of(study)
     return TrialReport(
         number=told.number,
         done=told.done,
         total=total,
         value=evaluation.value if evaluation else None,
-        best=known.luckiest.observed if known.luckiest else None,
+        best=known.best_observed.observed if known.best_observed else None,
         improved=evaluation is not None and (before is None or evaluation.value > before),
         scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
         reason=reason,
         seconds=time.monotonic() - started,
         worker=worker.name,
-        pruned=isinstance(found, Cut),
+        pruned=isinstance(found, Pruned),
         mean=known.best.mean if known.best and known.fitted else None,
         front=len(front_of(study)) if parts.config.objectives else 0,
     )
 
 
 def evaluate(
-    parts: Parts,
+    parts: RunSetup,
     study: optuna.study.Study,
     trial: optuna.trial.Trial,
-    bench: Bench,
+    bench: PipelineEvaluator,
     folder: RunFolder,
     best: float | None,
-) -> tuple[Evaluation | Cut, dict[str, Any]]:
+) -> tuple[Evaluation | Pruned, dict[str, Any]]:
     """Merge, draw and score one candidate.
 
     Returns:
@@ -216,7 +216,7 @@ def evaluate(
     trial.set_user_attr("weights", weights)
     bench.put(weights)
     place = folder.images(trial.number)
-    found: Evaluation | Cut
+    found: Evaluation | Pruned
     if is_on(parts.config.pruning):
         found = judge_in_batches(parts, bench, weights, place, rival_for(trial, study, parts.config.pruning))
     else:

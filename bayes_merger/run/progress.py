@@ -51,7 +51,7 @@ Step = Callable[[str, int, int], None]
 """Told the current step of one worker: what, how much of it is done, of how much."""
 
 
-class Watcher(Protocol):
+class ProgressReporter(Protocol):
     """Told what goes on; draws bars, prints lines, or does nothing."""
 
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
@@ -75,7 +75,7 @@ class Watcher(Protocol):
         yield
 
 
-class Stop:
+class StopSignal:
     """The first Ctrl-C (or SIGTERM) finishes the current trial, the second stops at once.
 
     A context manager; while a person is being asked, ``at_once`` gives Ctrl-C its usual meaning.
@@ -84,12 +84,12 @@ class Stop:
         watcher: told that somebody asked; ``None`` where another process says so.
     """
 
-    def __init__(self, watcher: Watcher | None) -> None:
+    def __init__(self, watcher: ProgressReporter | None) -> None:
         self.asked = False
         self._watcher = watcher
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignal:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._on_signal)
         return self

@@ -25,13 +25,13 @@ from bayes_merger.config import PruningConfig, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
-from bayes_merger.run.record import beliefs_of
+from bayes_merger.run.record import posterior_of
 from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine, picture_points
 from bayes_merger.search.study.history import PHASE
 
 if TYPE_CHECKING:
-    from bayes_merger.run.evaluator import Bench, Evaluation, Weights
-    from bayes_merger.run.setup import Parts
+    from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator, Weights
+    from bayes_merger.run.setup import RunSetup
 
 PICTURES = 8
 """Below so many pictures per trial the test can only fire when there is next to nothing left to save."""
@@ -137,7 +137,7 @@ def _batch(pictures: Sequence[tuple[Payload, int]]) -> Batch:
 
 
 @dataclass(frozen=True)
-class Rival:
+class Incumbent:
     """The merge that others are compared with.
 
     Attributes:
@@ -151,7 +151,7 @@ class Rival:
 
 def clearly_worse(
     scores: Sequence[Score],
-    rival: Rival,
+    rival: Incumbent,
     payload_importance: Mapping[str, float],
     scorers: Mapping[str, tuple[float, Scale]],
     settings: PruningConfig,
@@ -186,7 +186,7 @@ def clearly_worse(
 
 def estimate(
     scores: Sequence[Score],
-    rival: Rival,
+    rival: Incumbent,
     payload_importance: Mapping[str, float],
     scorers: Mapping[str, tuple[float, Scale]],
 ) -> float:
@@ -206,7 +206,7 @@ def estimate(
 
 
 @dataclass(frozen=True)
-class Cut:
+class Pruned:
     """A merge given up.
 
     Attributes:
@@ -222,20 +222,20 @@ class Cut:
     paths: tuple[Path, ...]
 
 
-def rival_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings: PruningConfig) -> Rival | None:
+def rival_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings: PruningConfig) -> Incumbent | None:
     """Whom a trial is compared with: the best posterior mean so far; None if it is to be drawn whole."""
     if not is_on(settings) or trial.user_attrs.get(PHASE) == "design":
         return None
-    best = beliefs_of(study).best
+    best = posterior_of(study).best
     if best is None:
         return None
     scores = study.get_trials(deepcopy=False)[best.trial].user_attrs.get("scores", ())
-    return Rival(best.trial, tuple(Score(**score) for score in scores)) if scores else None
+    return Incumbent(best.trial, tuple(Score(**score) for score in scores)) if scores else None
 
 
 def judge_in_batches(
-    parts: Parts, bench: Bench, weights: Weights, folder: Path, rival: Rival | None
-) -> Evaluation | Cut:
+    parts: RunSetup, bench: PipelineEvaluator, weights: Weights, folder: Path, rival: Incumbent | None
+) -> Evaluation | Pruned:
     """Draw, save and score the current merge a batch at a time, as long as it may still be as good as the rival.
 
     Args:
@@ -263,7 +263,7 @@ def judge_in_batches(
         if rival is None or number == len(order) - 1:
             continue
         if reason := clearly_worse(scores, rival, importance, scorers, parts.config.pruning):
-            return Cut(reason, estimate(scores, rival, importance, scorers), tuple(scores), tuple(paths))
+            return Pruned(reason, estimate(scores, rival, importance, scorers), tuple(scores), tuple(paths))
     names = [payload.name for payload in parts.payloads]
     usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
     return bench.conclude(parts.payloads, scores, [images[i] for i in usual], [paths[i] for i in usual])

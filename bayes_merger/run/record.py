@@ -18,11 +18,11 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 from bayes_merger.search.study.history import origin
-from bayes_merger.search.surrogates.posterior import Beliefs, beliefs
+from bayes_merger.search.surrogates.posterior import StudyPosterior, beliefs
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One line of the closing table.
 
     Attributes:
@@ -85,7 +85,7 @@ class Final:
     winner: int
     images: int
     rescored: tuple[Rescored, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the study."""
@@ -109,7 +109,7 @@ class Final:
             winner=data["winner"],
             images=data["images"],
             rescored=tuple(Rescored.from_json(one) for one in found),
-            rows=tuple(Row(**row) for row in data["rows"]),
+            rows=tuple(ComparisonRow(**row) for row in data["rows"]),
         )
 
 
@@ -150,7 +150,7 @@ def judges_of(study: optuna.study.Study) -> dict[str, tuple[float, Scale]]:
     return {name: (float(importance), (float(low), float(high))) for name, (importance, (low, high)) in stored.items()}
 
 
-def beliefs_of(study: optuna.study.Study) -> Beliefs:
+def posterior_of(study: optuna.study.Study) -> StudyPosterior:
     """What all scores together say of each trial; see :mod:`bayes_merger.search.surrogates.posterior`."""
     trials = complete_trials(study)
     judges = judges_of(study)
@@ -171,7 +171,7 @@ def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def chosen_trial(study: optuna.study.Study, known: Beliefs | None = None) -> optuna.trial.FrozenTrial:
+def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None) -> optuna.trial.FrozenTrial:
     """The trial to take home: the final round's winner, else the best posterior mean.
 
     Of several objectives it is the one of the Pareto front with the best weighted sum.
@@ -191,7 +191,7 @@ def chosen_trial(study: optuna.study.Study, known: Beliefs | None = None) -> opt
         return next(trial for trial in trials if trial.number == final.winner)
     if len(study.directions) > 1:
         return max(front_of(study), key=lambda trial: (value_of(trial), -trial.number))
-    best = (known or beliefs_of(study)).best
+    best = (known or posterior_of(study)).best
     return next(trial for trial in trials if best is None or trial.number == best.trial)
 
 

@@ -33,7 +33,7 @@ from bayes_merger.search.study.stopping import read_time
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunSetup:
     """A run before it starts.
 
     Attributes:
@@ -106,14 +106,14 @@ class Parts:
             checkpoint.close()
 
 
-def check_parts(
+def check_setup(
     config: RunConfig,
     scorers: Mapping[str, Scorer],
     sampler: Callable[..., Any],
     folder: Path,
     *,
     payloads: tuple[Payload, ...] | None = None,
-) -> Parts:
+) -> RunSetup:
     """Check everything that can be checked from settings and file headers.
 
     Args:
@@ -144,7 +144,7 @@ def check_parts(
         checkpoints = open_steps(steps, config)
         spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
         space = make_steps_space(config, steps, checkpoints[steps.base].architecture)
-    parts = Parts(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
+    parts = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
     if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
@@ -215,7 +215,7 @@ def resolve_payloads(config: RunConfig) -> tuple[Payload, ...]:
     return resolve(payloads, config.seed, Path(config.wildcards) if config.wildcards else None)
 
 
-def fingerprint(parts: Parts, scorers: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(parts: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
     """What makes scores comparable: two runs with the same one may share trials.
 
     Args:

@@ -13,7 +13,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENT_RANGE, read_adjust
-from bayes_merger.merging.recipe.step_file import StepFile, open_numbers
+from bayes_merger.merging.recipe.step_file import StepFile, free_numbers
 from bayes_merger.search.space.space import Parameter, SearchSpace, space_from_guide
 
 
@@ -64,7 +64,7 @@ def make_steps_space(config: RunConfig, file: StepFile, architecture: Architectu
     architecture = divided(architecture, file.blocks)
     weights = {name: (weight.low, weight.high) for name, weight in file.weights.items()}
     try:
-        numbers = open_numbers(file, architecture)
+        numbers = free_numbers(file, architecture)
     except ConfigError as error:
         raise ConfigError(f"recipe: {error}") from None
     beyond = [place for place in numbers.searched if place.partition(".")[0] not in architecture.blocks]

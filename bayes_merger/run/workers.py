@@ -25,15 +25,15 @@ import optuna
 
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted
 from bayes_merger.run.folder import STORAGE, RunFolder
-from bayes_merger.run.progress import Step, Stop, TrialReport, Watcher
-from bayes_merger.run.setup import Parts
+from bayes_merger.run.progress import ProgressReporter, Step, StopSignal, TrialReport
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.study.study import finished
 
 PATIENCE = 60.0
 """Seconds that workers have to hand their trials back when told to stop at once."""
 
 
-class Reporter:
+class PipeReporter:
     """A worker's watcher: tells the parent.
 
     Args:
@@ -128,27 +128,29 @@ def visible_gpus() -> list[str]:
 
 
 @dataclass
-class Member:
+class WorkerProcess:
     """One worker, as its parent sees it."""
 
     name: str
     process: subprocess.Popen[str]
     step: Step
-    last_words: deque[str] = field(default_factory=lambda: deque(maxlen=30))
+    stderr_tail: deque[str] = field(default_factory=lambda: deque(maxlen=30))
 
     def cause_of_death(self) -> str:
         """Why it ended, in a few words."""
         code = self.process.returncode
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        told = [line for line in self.last_words if line.strip()]
+        told = [line for line in self.stderr_tail if line.strip()]
         return told[-1].removeprefix("error: ") if told else f"exit code {code}"
 
 
-Event = tuple[Member, dict[str, Any] | None]
+Event = tuple[WorkerProcess, dict[str, Any] | None]
 
 
-def search_together(parts: Parts, study: optuna.study.Study, folder: RunFolder, watcher: Watcher, stop: Stop) -> None:
+def search_together(
+    parts: RunSetup, study: optuna.study.Study, folder: RunFolder, watcher: ProgressReporter, stop: StopSignal
+) -> None:
     """Let ``workers`` processes run trials until the budget is used up.
 
     None is started anew: a worker that dies is reported, its trial is drawn again by the others, who go on.
@@ -185,7 +187,7 @@ def search_together(parts: Parts, study: optuna.study.Study, folder: RunFolder, 
 
 def _start(
     name: str, folder: RunFolder, place: Mapping[str, str], step: Step, events: queue.SimpleQueue[Event]
-) -> Member:
+) -> WorkerProcess:
     """Start a worker and the threads that listen to it."""
     command = [sys.executable, "-m", "bayes_merger", "worker", folder.name, "--runs", str(folder.path.parent)]
     secret = {STORAGE: str(folder.where)} if "://" in str(folder.where) else {}  # not for the eyes of `ps`
@@ -199,13 +201,13 @@ def _start(
         errors="replace",
         start_new_session=True,  # Ctrl-C is the parent's to pass on
     )
-    member = Member(name, process, step)
+    member = WorkerProcess(name, process, step)
     out, err = process.stdout, process.stderr
     assert out is not None
     assert err is not None
 
     def heed_errors() -> None:
-        member.last_words.extend(line.rstrip("\n") for line in err)
+        member.stderr_tail.extend(line.rstrip("\n") for line in err)
 
     words = threading.Thread(target=heed_errors, daemon=True)
 
@@ -222,7 +224,11 @@ def _start(
 
 
 def _follow(
-    crew: Sequence[Member], events: queue.SimpleQueue[Event], watcher: Watcher, stop: Stop, folder: RunFolder
+    crew: Sequence[WorkerProcess],
+    events: queue.SimpleQueue[Event],
+    watcher: ProgressReporter,
+    stop: StopSignal,
+    folder: RunFolder,
 ) -> None:
     """Show what the workers report until the last one has ended; pass on the wish to stop."""
     working, told = len(crew), False
@@ -239,7 +245,7 @@ def _follow(
                     _show(member, event, watcher)
                 else:
                     working -= 1
-                    _bury(member, working, len(crew), watcher, stop, folder)
+                    _report_exit(member, working, len(crew), watcher, stop, folder)
         except Interrupted as error:
             if at_once is not None:
                 raise  # a third time: no more waiting
@@ -253,14 +259,14 @@ def _follow(
         raise at_once
 
 
-def _signal(crew: Sequence[Member]) -> None:
+def _signal(crew: Sequence[WorkerProcess]) -> None:
     """Ask all to stop; the second time, at once."""
     for member in crew:
         with suppress(ProcessLookupError):
             member.process.send_signal(signal.SIGTERM)
 
 
-def _show(member: Member, event: Mapping[str, Any], watcher: Watcher) -> None:
+def _show(member: WorkerProcess, event: Mapping[str, Any], watcher: ProgressReporter) -> None:
     if "step" in event:
         member.step(*event["step"])
     elif "trial" in event:
@@ -269,7 +275,9 @@ def _show(member: Member, event: Mapping[str, Any], watcher: Watcher) -> None:
         watcher.note(f"{member.name}: {event['note']}")
 
 
-def _bury(member: Member, left: int, count: int, watcher: Watcher, stop: Stop, folder: RunFolder) -> None:
+def _report_exit(
+    member: WorkerProcess, left: int, count: int, watcher: ProgressReporter, stop: StopSignal, folder: RunFolder
+) -> None:
     member.step("stopped", 0, 0)
     asked = (Interrupted.exit_code, -signal.SIGTERM) if stop.asked else ()
     if member.process.returncode in (0, *asked):
@@ -277,6 +285,6 @@ def _bury(member: Member, left: int, count: int, watcher: Watcher, stop: Stop, f
     watcher.note(
         f"{member.name} died ({member.cause_of_death()}); what it drew is drawn again, {left} of {count} workers go on"
     )
-    if len(member.last_words) > 1:  # a traceback: for the log, not for the screen
+    if len(member.stderr_tail) > 1:  # a traceback: for the log, not for the screen
         with folder.log.open("a", encoding="utf-8") as log:
-            log.writelines(f"    {line}\n" for line in member.last_words)
+            log.writelines(f"    {line}\n" for line in member.stderr_tail)

@@ -6,7 +6,7 @@ from bayes_merger.scoring.people.ledger import Ledger, Rating
 from bayes_merger.scoring.people.terminal import ManualScorer
 from bayes_merger.scoring.people.viewer import Viewer
 from bayes_merger.scoring.scorer import (
-    Judged,
+    ImageToScore,
     Scale,
     Score,
     Scorer,
@@ -22,7 +22,7 @@ __all__ = [
     "AestheticScorer",
     "ClipScorer",
     "ClipTower",
-    "Judged",
+    "ImageToScore",
     "Ledger",
     "ManualScorer",
     "Rating",

@@ -25,7 +25,7 @@ TEN_POINTS: Scale = (0.0, 10.0)
 
 
 @dataclass(frozen=True)
-class Judged:
+class ImageToScore:
     """One picture as a scorer sees it.
 
     Attributes:
@@ -85,7 +85,7 @@ class Scorer(Protocol):
             ConfigError: a file is missing, damaged, or does not fit.
         """
 
-    def score(self, images: Sequence[Judged]) -> list[float]:
+    def score(self, images: Sequence[ImageToScore]) -> list[float]:
         """One raw number per picture, in their order.
 
         Raises:
@@ -136,7 +136,7 @@ def points(raw: float, scale: Scale) -> float:
     return 10 * (raw - low) / (high - low)
 
 
-def judge(scorer: Scorer, images: Sequence[Judged]) -> list[Score]:
+def judge(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:
     """The raw scores one scorer gives to `images`, one each, in their order.
 
     Raises:

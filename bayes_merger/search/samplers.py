@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search.optimisers.base import CubeSampler, Evidence, ReplaySampler, Space
+from bayes_merger.search.optimisers.base import CubeSampler, Observations, ReplaySampler, Space
 from bayes_merger.search.optimisers.options import check_flag, check_number, check_range
 from bayes_merger.search.space.cube import Array, derived_seed, generator, latin_hypercube, sobol_points
 
@@ -160,7 +160,7 @@ def lhs(space: Space | None, seed: int, *, rows: int = 100) -> BaseSampler:
     """
     check_number("rows", rows, 1, whole=True)
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         cube, row = divmod(evidence.drawn, rows)
         point: Array = latin_hypercube(generator(seed, cube), rows, evidence.dimensions)[row]
         return point
@@ -171,7 +171,7 @@ def lhs(space: Space | None, seed: int, *, rows: int = 100) -> BaseSampler:
 def random(space: Space | None, seed: int) -> BaseSampler:
     """Uniform points: what any other optimiser must beat."""
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         return generator(seed, evidence.slot).random(evidence.dimensions)
 
     return CubeSampler(space, seed, propose, name="random")
@@ -222,7 +222,7 @@ def cma(
 def sobol(space: Space | None, seed: int) -> BaseSampler:
     """A scrambled Sobol sequence: learns nothing, fills the space evenly however many points are drawn."""
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         point: Array = sobol_points(derived_seed(seed), evidence.drawn, 1, evidence.dimensions)[0]
         return point
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bayes_merger.checkpoints.kinds import kind_of
+from bayes_merger.checkpoints.kinds import detect_kind
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging import SD1, Place, identify, weights_from_string, weights_to_string
 from tests.merging.tiny_models import SHAPES, UNET
@@ -54,7 +54,7 @@ def test_places_agree_with_an_independent_list_of_components() -> None:
 @needs_facts
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3", "flux"])
 def test_real_key_lists_are_told_apart(name: str) -> None:
-    assert kind_of(fact_shapes(name)).name == name
+    assert detect_kind(fact_shapes(name)).name == name
 
 
 @pytest.mark.parametrize(

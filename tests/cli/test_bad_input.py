@@ -201,7 +201,7 @@ def test_a_full_disk_is_found_at_start_up(
     settings = compose_run(["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}"])
     config = validate(settings)
     folder = command.new_folder(config)
-    parts = command.make_parts(config, settings, folder)
+    parts = command.make_setup(config, settings, folder)
     with pytest.raises(ConfigError, match=r"0\.0 GB free"):
         command.check_space(parts, folder, free=1000)
     assert not folder.path.exists()

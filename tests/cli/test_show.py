@@ -12,9 +12,9 @@ from bayes_merger.cli.show import best_lines, show
 from bayes_merger.cli.terminal import trial_line, with_error
 from bayes_merger.config import FinalConfig, PruningConfig
 from bayes_merger.run.final import decide
-from bayes_merger.run.progress import Stop, TrialReport
+from bayes_merger.run.progress import StopSignal, TrialReport
 from bayes_merger.run.record import front_of
-from tests.run.fake_run import PretendBench, make_parts, noisy, searched
+from tests.run.fake_run import PretendBench, make_setup, noisy, searched
 
 
 def shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
@@ -68,9 +68,9 @@ def test_the_best_by_belief_and_the_best_by_score_are_both_named() -> None:
 def test_show_has_the_posterior_means_and_the_trials_drawn_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts = make_parts(scorers={"one": noisy(1.0)}, n_iters=6, final=FinalConfig(rescore=2, images=2))
+    parts = make_setup(scorers={"one": noisy(1.0)}, n_iters=6, final=FinalConfig(rescore=2, images=2))
     study, notes = searched(parts, tmp_path / "s")
-    final = decide(parts, study, PretendBench(parts, notes), notes, Stop(notes))
+    final = decide(parts, study, PretendBench(parts, notes), notes, StopSignal(notes))
     study.set_user_attr("final", final.to_json())
     text, data = shown(tmp_path, capsys)
     assert "posterior mean" in text
@@ -89,7 +89,7 @@ def test_show_lists_what_was_given_up_and_why_a_search_ended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"pruning": PruningConfig("wilcoxon", 0.1, 4), "patience": 8, "n_iters": 40}
-    study, _ = searched(make_parts(pictures=16, scorers={"one": noisy(0.3)}, **settings), tmp_path / "s")
+    study, _ = searched(make_setup(pictures=16, scorers={"one": noisy(0.3)}, **settings), tmp_path / "s")
     text, data = shown(tmp_path, capsys)
     pruned = [row for row in data["trials_list"] if row["state"] == "pruned"]
     assert pruned
@@ -104,7 +104,7 @@ def test_show_lists_what_was_given_up_and_why_a_search_ended(
 
 def test_show_has_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = {"first": lambda alpha, seed: 9.0 - alpha, "second": lambda alpha, seed: 3.0 + alpha}
-    study, _ = searched(make_parts(scorers=both, objectives=["first", "second"], n_iters=2), tmp_path / "s")
+    study, _ = searched(make_setup(scorers=both, objectives=["first", "second"], n_iters=2), tmp_path / "s")
     text, data = shown(tmp_path, capsys)
     assert "the Pareto front (6 trials)" in text
     assert data["objectives"] == ["first", "second"]

@@ -11,12 +11,12 @@ import optuna
 import pytest
 
 from bayes_merger.cli import compose
-from bayes_merger.cli.run import make_parts, stored_with
+from bayes_merger.cli.run import make_setup, stored_with
 from bayes_merger.run import loop
-from bayes_merger.run.evaluator import Bench, Evaluation
+from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator
 from bayes_merger.run.final import decide
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.progress import Stop
+from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import Final
 from tests.run.test_loop import Notes
 
@@ -24,7 +24,7 @@ from tests.run.test_loop import Notes
 class ShuffledBench:
     """The real bench, but every trial is told the value of another one, drawn from all values seen so far."""
 
-    def __init__(self, bench: Bench, seed: int) -> None:
+    def __init__(self, bench: PipelineEvaluator, seed: int) -> None:
         self._bench = bench
         self._values: list[float] = []
         self._random = random.Random(seed)
@@ -39,11 +39,11 @@ class ShuffledBench:
 def searched(folder: RunFolder, shuffle: int | None = None) -> tuple[optuna.study.Study, Final]:
     """The demo run in this process; ``shuffle`` is the seed of the shuffling."""
     settings = compose.compose_run(["experiment=demo"])
-    parts = make_parts(compose.validate(settings), settings, folder)
+    parts = make_setup(compose.validate(settings), settings, folder)
     notes = Notes()
-    stop = Stop(notes)
+    stop = StopSignal(notes)
     folder.path.mkdir()
-    bench: Any = Bench.load(parts, notes, stop)
+    bench: Any = PipelineEvaluator.load(parts, notes, stop)
     if shuffle is not None:
         bench = ShuffledBench(bench, shuffle)
     study = loop.open_study(parts, folder, {}, stored_with(parts, settings))

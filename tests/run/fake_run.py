@@ -17,11 +17,11 @@ from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.merging.method import method_spec
 from bayes_merger.run import loop
-from bayes_merger.run.evaluator import Bench
+from bayes_merger.run.evaluator import PipelineEvaluator
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.progress import Stop
-from bayes_merger.run.setup import Parts
-from bayes_merger.scoring.scorer import Judged
+from bayes_merger.run.progress import StopSignal
+from bayes_merger.run.setup import RunSetup
+from bayes_merger.scoring.scorer import ImageToScore
 from bayes_merger.search import samplers
 from bayes_merger.search.space.space import build_space
 from tests.run.test_loop import Notes
@@ -52,16 +52,16 @@ class FormulaScorer:
 
     def prepare(self, folder: Any = None) -> None: ...
 
-    def score(self, images: Sequence[Judged]) -> list[float]:
+    def score(self, images: Sequence[ImageToScore]) -> list[float]:
         return [self.formula(self.alpha, image.seed) for image in images]
 
 
-class PretendBench(Bench):
+class PretendBench(PipelineEvaluator):
     """The real bench, but for merging and drawing; it remembers the merges and counts the pictures."""
 
-    def __init__(self, parts: Parts, notes: Notes, dies_after: int | None = None) -> None:
+    def __init__(self, parts: RunSetup, notes: Notes, dies_after: int | None = None) -> None:
         nothing: Any = None
-        super().__init__(parts, nothing, notes, Stop(notes))
+        super().__init__(parts, nothing, notes, StopSignal(notes))
         self.parts = parts
         self.drawn: list[tuple[float, str, int]] = []
         self.alpha = 0.0
@@ -92,9 +92,9 @@ class VoidBench(PretendBench):
         return super().draw(payloads)
 
 
-def make_parts(
+def make_setup(
     pictures: int = 4, scorers: Mapping[str, Formula] | None = None, payloads: int = 2, **settings: Any
-) -> Parts:
+) -> RunSetup:
     """Parts of a run over the 26 weights of SD1 as one group, so that the one number is BASE's."""
     settings.setdefault("final", FinalConfig(rescore=3, images=2))
     settings.setdefault("pruning", PruningConfig())
@@ -103,14 +103,14 @@ def make_parts(
     space = build_space(SD1.blocks, {"alpha": (0.0, 1.0)}, groups=[list(SD1.blocks)])
     judges = {name: FormulaScorer(name, formula) for name, formula in (scorers or {"one": noisy(0.5)}).items()}
     models: Any = {"a": Model(), "b": Model()}
-    return Parts(config, models, method_spec("weighted_sum"), space, given, judges, samplers.random)
+    return RunSetup(config, models, method_spec("weighted_sum"), space, given, judges, samplers.random)
 
 
 class Model:
     architecture = SD1
 
 
-def open_study(parts: Parts, folder: RunFolder) -> optuna.study.Study:
+def open_study(parts: RunSetup, folder: RunFolder) -> optuna.study.Study:
     """As the command line does it."""
     folder.path.mkdir(parents=True, exist_ok=True)
     recipe = {
@@ -131,9 +131,9 @@ def open_study(parts: Parts, folder: RunFolder) -> optuna.study.Study:
     return loop.open_study(parts, folder, {}, stored)
 
 
-def searched(parts: Parts, path: Path, bench: PretendBench | None = None) -> tuple[optuna.study.Study, Notes]:
+def searched(parts: RunSetup, path: Path, bench: PretendBench | None = None) -> tuple[optuna.study.Study, Notes]:
     """A study in that folder, searched until it ends."""
     folder, notes = RunFolder(path), Notes()
     study = open_study(parts, folder)
-    loop.search(parts, study, bench or PretendBench(parts, notes), folder, notes, Stop(notes))
+    loop.search(parts, study, bench or PretendBench(parts, notes), folder, notes, StopSignal(notes))
     return study, notes

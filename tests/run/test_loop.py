@@ -19,9 +19,9 @@ from bayes_merger.merging.method import method_spec
 from bayes_merger.run import loop
 from bayes_merger.run.evaluator import Evaluation
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.progress import Stop, TrialReport
+from bayes_merger.run.progress import StopSignal, TrialReport
 from bayes_merger.run.record import best_value, complete_trials
-from bayes_merger.run.setup import Parts, candidate_id
+from bayes_merger.run.setup import RunSetup, candidate_id
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.samplers import random
 from bayes_merger.search.space.space import build_space
@@ -79,27 +79,27 @@ class FormulaBench:
         return Evaluation(value, (Score("formula", "a", 0, 1, value),), (), tuple(paths))
 
 
-def make_parts(**settings: Any) -> Parts:
+def make_setup(**settings: Any) -> RunSetup:
     config = RunConfig(model_a="a", model_b="b", **{"init_points": 4, "n_iters": 3, **settings})
     payloads = resolve([Payload("a", "a ring")], 0)
     space = build_space(BLOCKS, {"alpha": (0.0, 1.0)})
-    return Parts(config, {}, method_spec("weighted_sum"), space, payloads, {}, random)
+    return RunSetup(config, {}, method_spec("weighted_sum"), space, payloads, {}, random)
 
 
-def make_study(parts: Parts, folder: RunFolder) -> optuna.study.Study:
+def make_study(parts: RunSetup, folder: RunFolder) -> optuna.study.Study:
     folder.path.mkdir(parents=True, exist_ok=True)
     return loop.open_study(parts, folder, {"method": "weighted_sum"}, {"config": {"init_points": 4, "n_iters": 3}})
 
 
-def run(parts: Parts, folder: RunFolder, bench: Any, notes: Notes) -> optuna.study.Study:
+def run(parts: RunSetup, folder: RunFolder, bench: Any, notes: Notes) -> optuna.study.Study:
     study = make_study(parts, folder)
-    loop.search(parts, study, bench, folder, notes, Stop(notes))
+    loop.search(parts, study, bench, folder, notes, StopSignal(notes))
     return study
 
 
 def test_the_budget_is_met_exactly_and_the_best_is_known(tmp_path: Path) -> None:
     notes = Notes()
-    study = run(make_parts(), RunFolder(tmp_path / "s"), FormulaBench(), notes)
+    study = run(make_setup(), RunFolder(tmp_path / "s"), FormulaBench(), notes)
     assert [report.done for report in notes.reports] == [1, 2, 3, 4, 5, 6, 7]
     assert {report.total for report in notes.reports} == {7}
     assert best_value(study) == max(report.value for report in notes.reports if report.value)
@@ -108,7 +108,7 @@ def test_the_budget_is_met_exactly_and_the_best_is_known(tmp_path: Path) -> None
 
 def test_a_failed_trial_is_a_FAIL_with_its_reason_and_costs_no_budget(tmp_path: Path) -> None:
     notes = Notes()
-    study = run(make_parts(), RunFolder(tmp_path / "s"), FormulaBench(failing=[1, 5]), notes)
+    study = run(make_setup(), RunFolder(tmp_path / "s"), FormulaBench(failing=[1, 5]), notes)
     assert len(complete_trials(study)) == 7
     failed = [trial for trial in study.get_trials() if trial.state.name == "FAIL"]
     assert [trial.number for trial in failed] == [1, 5]
@@ -119,13 +119,13 @@ def test_a_failed_trial_is_a_FAIL_with_its_reason_and_costs_no_budget(tmp_path: 
 def test_five_failures_in_a_row_end_the_run_with_the_reason(tmp_path: Path) -> None:
     notes = Notes()
     with pytest.raises(BayesMergerError, match=r"5 trials failed in a row.*latents are not finite"):
-        run(make_parts(), RunFolder(tmp_path / "s"), FormulaBench(failing=range(100)), notes)
+        run(make_setup(), RunFolder(tmp_path / "s"), FormulaBench(failing=range(100)), notes)
     assert len(notes.reports) == 5
 
 
 def test_only_the_best_trials_keep_their_pictures_when_asked_to(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "s")
-    study = run(make_parts(images="best"), folder, FormulaBench(), Notes())
+    study = run(make_setup(images="best"), folder, FormulaBench(), Notes())
     best = float("-inf")
     for trial in complete_trials(study):
         assert trial.value is not None
@@ -135,7 +135,7 @@ def test_only_the_best_trials_keep_their_pictures_when_asked_to(tmp_path: Path) 
 
 def test_the_first_ctrl_c_is_heard_after_the_trial_and_the_second_at_once() -> None:
     notes = Notes()
-    with Stop(notes) as stop:
+    with StopSignal(notes) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked
         assert "Ctrl-C again" in notes.lines[0]
@@ -146,7 +146,7 @@ def test_the_first_ctrl_c_is_heard_after_the_trial_and_the_second_at_once() -> N
 
 
 def test_while_a_person_is_asked_ctrl_c_means_what_it_always_does() -> None:
-    with Stop(Notes()) as stop:
+    with StopSignal(Notes()) as stop:
         with pytest.raises(KeyboardInterrupt), stop.at_once():
             os.kill(os.getpid(), signal.SIGINT)
         assert not stop.asked

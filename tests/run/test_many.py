@@ -19,7 +19,7 @@ from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import read_recipe
 from bayes_merger.search.study.study import FINGERPRINT
 from tests.checkpoint_files import make_tiny_sd1
-from tests.run.fake_run import Model, make_parts
+from tests.run.fake_run import Model, make_setup
 from tests.user_folder import make_workplace
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
@@ -117,14 +117,14 @@ def test_a_run_of_a_recipe_has_no_further_models_beside_it(workplace: Path, capf
 
 
 def test_a_recipe_says_whose_vae_it_takes_whatever_the_model_is_called() -> None:
-    config = make_parts().config
+    config = make_setup().config
     for name in ("b", "d", "merge"):
         with pytest.raises(ConfigError, match="vae: a run of a recipe takes it from the recipe"):
             read_recipe(replace(config, recipe={"steps": []}, vae=name))
 
 
 def test_a_winner_is_compared_with_each_of_more_than_three_models() -> None:
-    parts = make_parts()
+    parts = make_setup()
     models = {name: Model() for name in ("a", "b", "c", "d", "vae")}
     three = replace(parts, checkpoints={name: models[name] for name in "abc"})  # type: ignore[arg-type]
     assert [name for name, _, _ in contenders(three)] == ["model A", "model B", "even mix"]

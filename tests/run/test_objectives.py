@@ -13,7 +13,7 @@ from bayes_merger.report import summary as report
 from bayes_merger.run.final import candidates, decide, spread
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.objectives import check_objectives, objective_values
-from bayes_merger.run.progress import Stop
+from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import (
     chosen_trial,
     complete_trials,
@@ -24,7 +24,7 @@ from bayes_merger.run.record import (
     value_of,
 )
 from bayes_merger.scoring.scorer import Score
-from tests.run.fake_run import PretendBench, make_parts, open_study, searched
+from tests.run.fake_run import PretendBench, make_setup, open_study, searched
 from tests.run.test_loop import Notes
 
 BOTH = {
@@ -47,7 +47,7 @@ def config(*objectives: str, **settings: object) -> RunConfig:
     ],
 )
 def test_objectives_that_make_no_sense_are_refused(settings: RunConfig, words: str) -> None:
-    scorers = make_parts(scorers=BOTH).scorers
+    scorers = make_setup(scorers=BOTH).scorers
     with pytest.raises(ConfigError) as error:
         check_objectives(settings, scorers)
     assert words in str(error.value)
@@ -66,7 +66,7 @@ def test_each_objective_is_its_scorer_s_mean_over_the_payloads() -> None:
 
 
 def test_a_front_is_found_and_its_members_beat_each_other_nowhere(tmp_path: Path) -> None:
-    parts = make_parts(scorers=BOTH, objectives=["first", "second"], n_iters=16)
+    parts = make_setup(scorers=BOTH, objectives=["first", "second"], n_iters=16)
     study, notes = searched(parts, tmp_path / "s")
     assert objectives_of(study) == ["first", "second"]
     front = front_of(study)
@@ -95,10 +95,10 @@ def test_the_members_drawn_again_are_spread_over_the_front() -> None:
 
 
 def test_the_front_is_scored_on_fresh_seeds_with_its_errors(tmp_path: Path) -> None:
-    parts = make_parts(scorers=BOTH, objectives=["first", "second"], n_iters=16, final=FinalConfig(rescore=4, images=3))
+    parts = make_setup(scorers=BOTH, objectives=["first", "second"], n_iters=16, final=FinalConfig(rescore=4, images=3))
     study, notes = searched(parts, tmp_path / "s")
     bench = PretendBench(parts, notes)
-    final = decide(parts, study, bench, notes, Stop(notes))
+    final = decide(parts, study, bench, notes, StopSignal(notes))
     assert [one.trial for one in final.rescored] == candidates(study, 4)
     fresh = {seed for _, _, seed in bench.drawn}
     assert not fresh & {seed for payload in parts.payloads for seed in payload.seeds}
@@ -116,7 +116,7 @@ def test_the_front_is_scored_on_fresh_seeds_with_its_errors(tmp_path: Path) -> N
 
 
 def test_every_member_is_taken_home(tmp_path: Path) -> None:
-    parts = make_parts(scorers=BOTH, objectives=["first", "second"])
+    parts = make_setup(scorers=BOTH, objectives=["first", "second"])
     folder = RunFolder(tmp_path / "s")
     study, _ = searched(parts, folder.path)
     (folder.best / "front" / "9999").mkdir(parents=True)  # of an earlier, shorter search
@@ -133,7 +133,7 @@ def test_every_member_is_taken_home(tmp_path: Path) -> None:
 
 def test_a_killed_search_of_several_objectives_goes_on(tmp_path: Path) -> None:
     def parts() -> object:
-        return make_parts(scorers=BOTH, objectives=["first", "second"])
+        return make_setup(scorers=BOTH, objectives=["first", "second"])
 
     whole, _ = searched(parts(), tmp_path / "whole")  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
@@ -145,7 +145,7 @@ def test_a_killed_search_of_several_objectives_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_study_of_one_number_has_no_objectives(tmp_path: Path) -> None:
-    parts = make_parts()
+    parts = make_setup()
     study = open_study(parts, RunFolder(tmp_path / "s"))
     assert objectives_of(study) == []
     assert len(study.directions) == 1

@@ -12,12 +12,12 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.pruning import Rival, batches, check_pruning, clearly_worse, estimate
-from bayes_merger.run.record import beliefs_of, best_value, complete_trials
+from bayes_merger.run.pruning import Incumbent, batches, check_pruning, clearly_worse, estimate
+from bayes_merger.run.record import best_value, complete_trials, posterior_of
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.study.history import origin
 from bayes_merger.search.study.study import finished
-from tests.run.fake_run import PretendBench, make_parts, noisy, searched
+from tests.run.fake_run import PretendBench, make_setup, noisy, searched
 from tests.run.test_loop import Notes
 
 ON = PruningConfig(test="wilcoxon", p=0.1, first=4)
@@ -30,7 +30,7 @@ def scores(values: list[float], payload: str = "a", scorer: str = "one") -> list
 
 def test_the_comparison_is_picture_by_picture() -> None:
     """Seeds differ by whole points, and the merge is worse by a tenth on each: seen at once."""
-    rival = Rival(7, tuple(scores([1.0, 3.0, 5.0, 9.0, 2.0, 2.0, 4.0, 8.0])))
+    rival = Incumbent(7, tuple(scores([1.0, 3.0, 5.0, 9.0, 2.0, 2.0, 4.0, 8.0])))
     reason = clearly_worse(scores([0.9, 2.8, 4.7, 8.6]), rival, {"a": 1.0}, JUDGES, ON)
     assert reason == "clearly worse than trial 7 after 4 of 8 pictures (-0.250 points, p = 0.062)"
 
@@ -45,25 +45,25 @@ def test_the_comparison_is_picture_by_picture() -> None:
     ],
 )
 def test_what_is_not_clear_goes_on(values: list[float], why: str) -> None:
-    rival = Rival(7, tuple(scores([1.0, 3.0, 5.0, 9.0, 2.0, 2.0, 4.0, 8.0])))
+    rival = Incumbent(7, tuple(scores([1.0, 3.0, 5.0, 9.0, 2.0, 2.0, 4.0, 8.0])))
     assert clearly_worse(scores(values), rival, {"a": 1.0}, JUDGES, ON) is None, why
 
 
 def test_importances_count_in_the_comparison() -> None:
     payloads, judges = {"a": 1.0, "b": 0.0}, {"one": (1.0, (0.0, 10.0)), "two": (0.0, (0.0, 1.0))}
-    rival = Rival(0, (*scores([5.0] * 4), *scores([5.0] * 4, "b"), *scores([1.0] * 4, "a", "two")))
+    rival = Incumbent(0, (*scores([5.0] * 4), *scores([5.0] * 4, "b"), *scores([1.0] * 4, "a", "two")))
     worse_where_it_does_not_count = [*scores([5.0] * 4), *scores([0.0] * 4, "b"), *scores([0.0] * 4, "a", "two")]
     assert clearly_worse(worse_where_it_does_not_count, rival, payloads, judges, ON) is None
 
 
 def test_the_estimate_is_the_rival_s_points_and_the_mean_difference() -> None:
     """Four easy pictures of eight: their mean alone, 8, would flatter a merge that is two points worse than 6."""
-    rival = Rival(0, tuple(scores([10.0, 10.0, 10.0, 10.0, 2.0, 2.0, 2.0, 2.0])))
+    rival = Incumbent(0, tuple(scores([10.0, 10.0, 10.0, 10.0, 2.0, 2.0, 2.0, 2.0])))
     assert estimate(scores([8.0, 7.0, 9.0, 8.0]), rival, {"a": 1.0}, JUDGES) == pytest.approx(4.0)
 
 
 def test_pictures_that_the_rival_lacks_cannot_be_compared() -> None:
-    rival = Rival(0, tuple(scores([5.0] * 3)))
+    rival = Incumbent(0, tuple(scores([5.0] * 3)))
     assert clearly_worse(scores([1.0] * 6), rival, {"a": 1.0}, JUDGES, ON) is None
 
 
@@ -139,7 +139,7 @@ def test_a_person_is_not_interrupted() -> None:
 
 
 def test_a_search_gives_up_bad_merges_and_saves_their_pictures(tmp_path: Path) -> None:
-    parts = make_parts(pictures=16, scorers={"one": noisy(0.5)}, n_iters=14, pruning=ON)
+    parts = make_setup(pictures=16, scorers={"one": noisy(0.5)}, n_iters=14, pruning=ON)
     bench = PretendBench(parts, Notes())
     study, notes = searched(parts, tmp_path / "s", bench)
     states = [trial.state for trial in study.get_trials()]
@@ -160,12 +160,12 @@ def test_a_search_gives_up_bad_merges_and_saves_their_pictures(tmp_path: Path) -
         assert all((folder.path / name).is_file() for name in trial.user_attrs["images"])
     assert {report.number for report in notes.reports if report.pruned} == {trial.number for trial in pruned}
     assert all(report.value is None for report in notes.reports if report.pruned)
-    assert {belief.trial for belief in beliefs_of(study).each} == {trial.number for trial in complete_trials(study)}
+    assert {belief.trial for belief in posterior_of(study).each} == {trial.number for trial in complete_trials(study)}
 
 
 def test_it_does_not_change_what_whole_trials_get(tmp_path: Path) -> None:
-    whole, _ = searched(make_parts(pictures=16, n_iters=5), tmp_path / "whole")
-    cut, _ = searched(make_parts(pictures=16, n_iters=5, pruning=ON), tmp_path / "cut")
+    whole, _ = searched(make_setup(pictures=16, n_iters=5), tmp_path / "whole")
+    cut, _ = searched(make_setup(pictures=16, n_iters=5, pruning=ON), tmp_path / "cut")
     for one, other in zip(whole.get_trials(), cut.get_trials(), strict=True):
         assert one.params == other.params
         if other.state == TrialState.COMPLETE:
@@ -175,7 +175,7 @@ def test_it_does_not_change_what_whole_trials_get(tmp_path: Path) -> None:
 
 def test_a_killed_search_goes_on_with_the_same_decisions(tmp_path: Path) -> None:
     def parts() -> object:
-        return make_parts(pictures=16, n_iters=6, pruning=ON)
+        return make_setup(pictures=16, n_iters=6, pruning=ON)
 
     whole, _ = searched(parts(), tmp_path / "whole")  # type: ignore[arg-type]
     for dies_after in (30, 40, 20):  # pictures: in the design, and in trials

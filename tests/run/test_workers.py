@@ -6,7 +6,7 @@ import io
 import json
 
 from bayes_merger.run.progress import TrialReport
-from bayes_merger.run.workers import Reporter, places
+from bayes_merger.run.workers import PipeReporter, places
 
 REPORT = TrialReport(3, 4, 10, 5.5, 6.0, False, {"laion": 5.5}, None, 12.5, "worker 2")
 
@@ -31,7 +31,7 @@ def test_a_device_chosen_by_the_user_is_everyone_s() -> None:
 
 def test_a_report_comes_over_the_pipe_as_it_was() -> None:
     stream = io.StringIO()
-    reporter = Reporter(stream, pause=60)
+    reporter = PipeReporter(stream, pause=60)
     reporter.trial(REPORT)
     reporter.note("a word")
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -41,7 +41,7 @@ def test_a_report_comes_over_the_pipe_as_it_was() -> None:
 
 def test_not_every_step_of_a_sampler_is_reported() -> None:
     stream = io.StringIO()
-    reporter = Reporter(stream, pause=60)
+    reporter = PipeReporter(stream, pause=60)
     for done in range(30):
         reporter.step("drawing", done, 30)
     reporter.step("scoring", 0, 0)

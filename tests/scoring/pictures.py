@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bayes_merger.scoring import Judged
+from bayes_merger.scoring import ImageToScore
 
 
 def noise(seed: int, size: tuple[int, int] = (40, 56), mode: str = "RGB") -> Image.Image:
@@ -23,5 +23,5 @@ def judged(
     candidate: str = "c1",
     image: Image.Image | None = None,
     path: Path | None = None,
-) -> Judged:
-    return Judged(payload, index, 100 + index, prompt, image or noise(index), path, candidate)
+) -> ImageToScore:
+    return ImageToScore(payload, index, 100 + index, prompt, image or noise(index), path, candidate)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Run:
+class ContiguousSpan:
     """Tensors that follow one another without a gap, in every model and in the live model.
 
     Attributes:
@@ -24,21 +24,21 @@ class Run:
     size: int
 
 
-def runs_of(tensors: Iterable[tuple[str, Sequence[Tensor]]]) -> list[Run]:
+def runs_of(tensors: Iterable[tuple[str, Sequence[Tensor]]]) -> list[ContiguousSpan]:
     """The longest runs, in the order given.
 
     Args:
         tensors: key and tensors of one shape: the models', and the live one.
     """
-    runs: list[Run] = []
+    runs: list[ContiguousSpan] = []
     ends: list[tuple[object, ...]] | None = None
     for key, group in tensors:
         begins = [(t.dtype, t.untyped_storage()._cdata, t.data_ptr()) for t in group]
         solid = all(t.is_contiguous() for t in group) and group[0].numel() > 0
         if runs and solid and ends == begins:
-            runs[-1] = Run((*runs[-1].keys, key), runs[-1].size + group[0].numel())
+            runs[-1] = ContiguousSpan((*runs[-1].keys, key), runs[-1].size + group[0].numel())
         else:
-            runs.append(Run((key,), group[0].numel()))
+            runs.append(ContiguousSpan((key,), group[0].numel()))
         ends = [(*begin[:2], begin[2] + t.nbytes) for begin, t in zip(begins, group, strict=True)] if solid else None
     return runs
 

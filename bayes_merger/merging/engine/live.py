@@ -14,7 +14,7 @@ from bayes_merger.checkpoints.checkpoint import torch_dtypes
 from bayes_merger.errors import CheckpointError, TrialFailed
 from bayes_merger.merging.method import MethodSpec, Numbers, Options, method_spec
 from bayes_merger.merging.models.sources import is_constant, version_of
-from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, Step, listed, plan_structure
+from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, PlanItem, listed, plan_structure
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTED, clipped
 from bayes_merger.merging.recipe.recipe import check_weights, numbers_of
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from bayes_merger.merging.engine.contiguous import Run
-    from bayes_merger.merging.engine.memory import Keeper
+    from bayes_merger.merging.engine.contiguous import ContiguousSpan
+    from bayes_merger.merging.engine.memory import DeviceCache
 
 
 class LiveMerge:
@@ -83,7 +83,7 @@ class LiveMerge:
         steps = [step for step in structure.written if step.place.role in ("block", "vae")]
         self._merged = {step.key: step for step in steps if step.action == "merge"}
         self._kept = {step.key: step for step in steps if step.action != "merge"}
-        self._alike: dict[Any, list[Step]] = {}
+        self._alike: dict[Any, list[PlanItem]] = {}
         for step in self._merged.values():
             self._alike.setdefault((step.place, step.rules), []).append(step)
         architecture = structure.architecture.whole or structure.architecture
@@ -93,12 +93,12 @@ class LiveMerge:
         ]  # fmt: skip
         self._shapes = {key: step.shape for key, step in (self._merged | self._kept).items()}
         self._memory = memory
-        self._keepers: dict[torch.device, Keeper] = {}
+        self._keepers: dict[torch.device, DeviceCache] = {}
         self._places: dict[str, tuple[Any, ...]] = {}  # where each live tensor lay when it was last looked at,
         self._storages: list[Any] = []  # and weak references to the storages that they lay in
         self._contents: dict[str, Hashable] = {}  # what the tensors of each run were last made of, by the first one
         self._settled = False  # whether all that is kept is known to be in its place
-        self._runs: dict[Any, list[Run]] = {}
+        self._runs: dict[Any, list[ContiguousSpan]] = {}
         self._changing = [name for name, model in checkpoints.items() if not is_constant(model)]
         self._computed = any(getattr(model, "computed", False) for model in checkpoints.values())
         self._statistics: tuple[Hashable, Any] | None = None
@@ -142,11 +142,11 @@ class LiveMerge:
 
     def _adjust(self, spec: MethodSpec, weights: BlockWeights, destinations: Mapping[str, Tensor]) -> None:
         """Make the few tensors that adjustments change, as they are made for a file; they are small."""
-        from bayes_merger.checkpoints.nonfinite import describe_fault
+        from bayes_merger.checkpoints.nonfinite import find_nonfinite
         from bayes_merger.merging.engine.combine import put
-        from bayes_merger.merging.engine.merge import Maker
+        from bayes_merger.merging.engine.merge import KeyMerger
 
-        maker = Maker(replace(self._structure, method=spec), weights, self._checkpoints)
+        maker = KeyMerger(replace(self._structure, method=spec), weights, self._checkpoints)
         touched = ADJUSTED & destinations.keys()
         self._settled = False
         for first in [
@@ -158,7 +158,7 @@ class LiveMerge:
             step = self._merged.get(key) or self._kept[key]
             out = destinations[key]
             put(maker.tensor(step, "F32").to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
-            if fault := describe_fault(out):
+            if fault := find_nonfinite(out):
                 raise TrialFailed(f"merge: '{key}' holds {fault}; adjustments nearer to 0 avoid it")
 
     def _look(self, destinations: Mapping[str, Tensor]) -> None:
@@ -184,20 +184,22 @@ class LiveMerge:
         self._contents.clear()
         self._settled = False
 
-    def _find_runs(self, spec: MethodSpec, steps: list[Step], destinations: Mapping[str, Tensor]) -> list[Run]:
+    def _find_runs(
+        self, spec: MethodSpec, steps: list[PlanItem], destinations: Mapping[str, Tensor]
+    ) -> list[ContiguousSpan]:
         """The tensors that share their numbers, in runs where the method takes a tensor for a row of numbers."""
-        from bayes_merger.merging.engine.contiguous import Run, runs_of
+        from bayes_merger.merging.engine.contiguous import ContiguousSpan, runs_of
 
         steps = [step for step in steps if step.key in destinations]
         joined: list[tuple[str, list[Tensor]]] = []
-        single: list[Run] = []
+        single: list[ContiguousSpan] = []
         for step in steps:
             out = destinations[step.key]
             keeper = self._keepers[out.device]
             if spec.elementwise and spec.prepare is None and not step.common and keeper.keeps(step):
                 joined.append((step.key, [*keeper.sources(step), out]))
             else:
-                single.append(Run((step.key,), out.numel()))
+                single.append(ContiguousSpan((step.key,), out.numel()))
         joined.sort(key=lambda tensors: tensors[1][-1].data_ptr())
         return runs_of(joined) + single
 
@@ -217,7 +219,7 @@ class LiveMerge:
         """The method with the statistics of the models as they are now, and these."""
         from bayes_merger.merging.engine.statistics import statistics_of
 
-        if self._spec.survey is None:
+        if self._spec.statistic is None:
             return self._spec, None
         versions = tuple(self._versions(key) for key in self._merged) if self._changing else ()
         if self._statistics is None or self._statistics[0] != versions:
@@ -228,7 +230,7 @@ class LiveMerge:
     def _versions(self, key: str) -> Hashable:
         return tuple([version_of(self._checkpoints[name], key) for name in self._changing])
 
-    def _keep(self, step: Step, out: Tensor) -> None:
+    def _keep(self, step: PlanItem, out: Tensor) -> None:
         from bayes_merger.merging.engine.combine import put
 
         owner = self._checkpoints[step.source]
@@ -238,7 +240,12 @@ class LiveMerge:
         self._contents[step.key] = content
 
     def _merge(
-        self, spec: MethodSpec, run: Run, numbers: Numbers, destinations: Mapping[str, Tensor], content: Hashable
+        self,
+        spec: MethodSpec,
+        run: ContiguousSpan,
+        numbers: Numbers,
+        destinations: Mapping[str, Tensor],
+        content: Hashable,
     ) -> None:
         """Merge tensors that have the same numbers, unless what is there was made of the same."""
         key = run.keys[0]
@@ -250,7 +257,7 @@ class LiveMerge:
                 self._check_numbers(run, destinations)
         self._contents[key] = content
 
-    def _combine(self, spec: MethodSpec, run: Run, numbers: Numbers, out: Tensor) -> None:
+    def _combine(self, spec: MethodSpec, run: ContiguousSpan, numbers: Numbers, out: Tensor) -> None:
         from bayes_merger.merging.engine.combine import combine, combine_channels
         from bayes_merger.merging.engine.contiguous import whole
 
@@ -267,23 +274,23 @@ class LiveMerge:
             sources, out = [whole(source, run.size) for source in sources], whole(out, run.size)
         combine(spec, sources, numbers, out, dtype, self._scratch, key, keep)
 
-    def _check_numbers(self, run: Run, destinations: Mapping[str, Tensor]) -> None:
-        from bayes_merger.checkpoints.nonfinite import describe_fault
+    def _check_numbers(self, run: ContiguousSpan, destinations: Mapping[str, Tensor]) -> None:
+        from bayes_merger.checkpoints.nonfinite import find_nonfinite
         from bayes_merger.merging.engine.contiguous import whole
 
-        if not describe_fault(
+        if not find_nonfinite(
             whole(destinations[run.keys[0]], run.size) if run.keys[1:] else destinations[run.keys[0]]
         ):
             return
         for key in run.keys:
-            if fault := describe_fault(destinations[key]):
+            if fault := find_nonfinite(destinations[key]):
                 raise TrialFailed(f"merge: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
 
     def _make_keepers(self, destinations: Mapping[str, Tensor]) -> None:
-        from bayes_merger.merging.engine.memory import Keeper, free_memory
+        from bayes_merger.merging.engine.memory import DeviceCache, free_memory
 
         for device in {out.device for out in destinations.values()} - set(self._keepers):
             budget = free_memory(device) // 2 if self._memory is None else self._memory
             steps = [s for k, s in self._merged.items() if k in destinations and destinations[k].device == device]
             steps.sort(key=lambda step: destinations[step.key].data_ptr())
-            self._keepers[device] = Keeper(self._checkpoints, self._spec, steps, device, budget)
+            self._keepers[device] = DeviceCache(self._checkpoints, self._spec, steps, device, budget)

@@ -22,7 +22,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import ITEM_SIZES
 from bayes_merger.merging.method import MethodSpec, Prepared
 from bayes_merger.merging.models.sources import is_constant
-from bayes_merger.merging.plan.routing import Checkpoints, Step
+from bayes_merger.merging.plan.routing import Checkpoints, PlanItem
 
 _ALIGNMENT = 64  # bytes: that of live tensors, see imaging/layout.py
 
@@ -112,7 +112,7 @@ class _Work:
     worth: float = 0.0  # seconds that a byte of it saves
 
 
-class KeptWork:
+class PreparedCache:
     """Prepared work per tensor, as much as a budget allows: what costs most per byte stays.
 
     Work that depends on numbers which are other ones for every candidate is not kept: only when the same numbers come
@@ -183,7 +183,7 @@ class KeptWork:
         return True
 
 
-class Keeper:
+class DeviceCache:
     """What is kept on one device for one method: the models' tensors, of as many blocks as find room, and work.
 
     A method of two stages leaves half of the budget to its work, which saves more.
@@ -197,7 +197,7 @@ class Keeper:
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, spec: MethodSpec, steps: Sequence[Step], device: torch.device, budget: int
+        self, checkpoints: Checkpoints, spec: MethodSpec, steps: Sequence[PlanItem], device: torch.device, budget: int
     ) -> None:
         self._models = [checkpoints[name] for name in spec.models]
         self._constant = [is_constant(model) for model in self._models]
@@ -217,13 +217,13 @@ class Keeper:
                 budget -= size
                 self._resident.add(place)
         on_gpu = device.type == "cuda"
-        self.work = KeptWork(budget, partial(torch.cuda.synchronize, device)) if on_gpu else KeptWork(budget)
+        self.work = PreparedCache(budget, partial(torch.cuda.synchronize, device)) if on_gpu else PreparedCache(budget)
 
-    def keeps(self, step: Step) -> bool:
+    def keeps(self, step: PlanItem) -> bool:
         """Whether all models' tensors of this key stay where they are in memory."""
         return step.place in self._resident and all(self._constant) and step.key in self._groups[step.place]
 
-    def sources(self, step: Step) -> list[Tensor]:
+    def sources(self, step: PlanItem) -> list[Tensor]:
         """The models' tensors of one key, on the device."""
         found = self._found.get(step.key)
         if found is not None:
@@ -233,7 +233,7 @@ class Keeper:
             self._found[step.key] = found
         return found
 
-    def _source(self, number: int, step: Step) -> Tensor:
+    def _source(self, number: int, step: PlanItem) -> Tensor:
         model, name = self._models[number], (number, step.key)
         if step.place in self._resident and self._constant[number]:
             group = self._groups[step.place]

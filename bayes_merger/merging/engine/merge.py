@@ -13,9 +13,9 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.engine.live import LiveMerge
-from bayes_merger.merging.export.metadata import describe_merge
+from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.method import MethodSpec
-from bayes_merger.merging.plan.routing import SMALL_DTYPES, Checkpoints, Step
+from bayes_merger.merging.plan.routing import SMALL_DTYPES, Checkpoints, PlanItem
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTED, adjusted
 from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, numbers_of, plan
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["LiveMerge", "Maker", "merge", "prepare", "save_merge"]
+__all__ = ["KeyMerger", "LiveMerge", "merge", "prepare", "save_merge"]
 
 
-_STRETCH = 2**19  # numbers that are merged, looked at and written while they are in a core's cache
+_CHUNK = 2**19  # numbers that are merged, looked at and written while they are in a core's cache
 _READ = 2**23  # numbers of each file that are read before their memory is given back
 
 
-class Maker:
+class KeyMerger:
     """Makes the tensors of a merge, one after another, on the CPU.
 
     Args:
@@ -50,11 +50,11 @@ class Maker:
 
     @cached_property
     def _method(self) -> MethodSpec:
-        from bayes_merger.merging.engine.statistics import surveyed
+        from bayes_merger.merging.engine.statistics import with_model_statistics
 
-        return surveyed(self._planned.method, self._checkpoints, self._planned.steps)
+        return with_model_statistics(self._planned.method, self._checkpoints, self._planned.steps)
 
-    def tensor(self, step: Step, dtype: str = "") -> Tensor:
+    def tensor(self, step: PlanItem, dtype: str = "") -> Tensor:
         """What a step of the plan makes; it may be mapped from a file: do not write to it.
 
         Args:
@@ -79,7 +79,7 @@ class Maker:
             out = self._checkpoints[step.source].tensor(step.key).to(wanted)
         return adjusted(step.key, out, adjust, self._planned.architecture.name) if adjust else out
 
-    def pieces(self, step: Step) -> Iterator[Tensor]:
+    def pieces(self, step: PlanItem) -> Iterator[Tensor]:
         """The same numbers, flat and in pieces; each may lie where the last one lay, which is then gone.
 
         New memory for every tensor would cost as much as the merge.
@@ -94,7 +94,7 @@ class Maker:
             room = self._room("made", math.prod(step.shape), torch_dtypes()[name])
             yield self._merged(step, room.view(step.shape)).view(-1)
 
-    def _merged(self, step: Step, out: Tensor) -> Tensor:
+    def _merged(self, step: PlanItem, out: Tensor) -> Tensor:
         """A tensor's merge, written into ``out``."""
         from bayes_merger.merging.engine.combine import combine, combine_channels
 
@@ -107,7 +107,7 @@ class Maker:
         self._make_room(out.numel())
         return out
 
-    def _stretches(self, step: Step, dtype: torch.dtype) -> Iterator[Tensor]:
+    def _stretches(self, step: PlanItem, dtype: torch.dtype) -> Iterator[Tensor]:
         """A tensor's merge by a method to which a tensor is a row of numbers, so many at a time."""
         from bayes_merger.merging.engine.combine import combine
 
@@ -115,8 +115,8 @@ class Maker:
         models = [self._checkpoints[name] for name in spec.models]
         rows = [None if model.has_parts else model.tensor(step.key).view(-1) for model in models]
         count = math.prod(step.shape)
-        for begin in range(0, count, _STRETCH):
-            size = min(_STRETCH, count - begin)
+        for begin in range(0, count, _CHUNK):
+            size = min(_CHUNK, count - begin)
             parts = [
                 self._part(f"part {number}", model, step.key, begin, size) if row is None else row[begin : begin + size]
                 for number, (model, row) in enumerate(zip(models, rows, strict=True))
@@ -159,7 +159,7 @@ def _small(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype)
 
 
-def prepare(recipe: MergeRecipe, checkpoints: Checkpoints) -> tuple[MergePlan, Maker]:
+def prepare(recipe: MergeRecipe, checkpoints: Checkpoints) -> tuple[MergePlan, KeyMerger]:
     """The plan of a merge and what makes its tensors.
 
     Raises:
@@ -171,7 +171,7 @@ def prepare(recipe: MergeRecipe, checkpoints: Checkpoints) -> tuple[MergePlan, M
     planned = plan(recipe, checkpoints)
     unfolded = unfold(recipe, checkpoints)
     unfolded.set(recipe)
-    return planned, Maker(planned, unfolded.last.weights, unfolded.models)
+    return planned, KeyMerger(planned, unfolded.last.weights, unfolded.models)
 
 
 def merge(recipe: MergeRecipe, checkpoints: Checkpoints) -> Iterator[tuple[str, Tensor]]:
@@ -218,7 +218,7 @@ def save_merge(
     write_checkpoint(
         out,
         [TensorEntry(s.key, s.shape, s.dtype, partial(maker.pieces, s)) for s in planned.written],
-        lambda: {**describe_merge(recipe, planned, checkpoints), **(metadata or {})},
+        lambda: {**merge_metadata(recipe, planned, checkpoints), **(metadata or {})},
         inputs=[file for checkpoint in checkpoints.values() for file in checkpoint.files],
         replace=replace,
         progress=progress,

@@ -29,7 +29,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep, check_we
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bayes_merger.merging.engine.merge import Maker
+    from bayes_merger.merging.engine.merge import KeyMerger
 
 
 @contextmanager
@@ -71,7 +71,7 @@ class StepModel(Checkpoint):
             if step.key in self._steps or step.key in carried
         }
         super().__init__(Path(f"step {name}"), entries, base.metadata, self._made, lambda: None)
-        self._maker: Maker | None = None
+        self._maker: KeyMerger | None = None
         self._numbers: dict[Hashable, tuple[float, ...]] = {}
         self._last: tuple[str, Hashable, Tensor] | None = None
 
@@ -110,7 +110,7 @@ class StepModel(Checkpoint):
         like = (step.place, step.rules)
         if like not in self._numbers:
             self._numbers[like] = tuple(numbers_of(step, self.recipe.weights).values())
-        if self.planned.method.survey is not None:  # every tensor depends on all others
+        if self.planned.method.statistic is not None:  # every tensor depends on all others
             return (str(self.recipe.weights), tuple(version_of(m, k) for m in self._models.values() for k in m.shapes))
         return self._numbers[like], tuple([version_of(self._models[name], key) for name in self.planned.method.models])
 
@@ -120,8 +120,8 @@ class StepModel(Checkpoint):
             model.release()
 
     def _made(self, key: str) -> Tensor:
-        from bayes_merger.checkpoints.nonfinite import describe_fault
-        from bayes_merger.merging.engine.merge import Maker
+        from bayes_merger.checkpoints.nonfinite import find_nonfinite
+        from bayes_merger.merging.engine.merge import KeyMerger
 
         step = self._steps.get(key)
         if step is None or step.action != "merge":
@@ -129,9 +129,9 @@ class StepModel(Checkpoint):
         version = self.version(key)
         if self._last is not None and self._last[:2] == (key, version):
             return self._last[2]
-        self._maker = self._maker or Maker(self.planned, self.recipe.weights, self._models)
+        self._maker = self._maker or KeyMerger(self.planned, self.recipe.weights, self._models)
         tensor = self._maker.tensor(step, "F32")
-        if fault := describe_fault(tensor):
+        if fault := find_nonfinite(tensor):
             raise TrialFailed(f"step {self._name}: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
         self._last = (key, version, tensor)
         return tensor

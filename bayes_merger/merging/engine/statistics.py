@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bayes_merger.merging.method import MethodSpec, Statistics
-from bayes_merger.merging.plan.routing import Checkpoints, Step
+from bayes_merger.merging.plan.routing import Checkpoints, PlanItem
 
 
-def statistics_of(spec: MethodSpec, checkpoints: Checkpoints, steps: Iterable[Step]) -> Statistics:
+def statistics_of(spec: MethodSpec, checkpoints: Checkpoints, steps: Iterable[PlanItem]) -> Statistics:
     """Read every tensor that is merged, one after another, and conclude.
 
     Args:
@@ -18,7 +18,7 @@ def statistics_of(spec: MethodSpec, checkpoints: Checkpoints, steps: Iterable[St
     """
     import torch
 
-    assert spec.survey is not None
+    assert spec.statistic is not None
     shares = []
     with torch.no_grad():
         for step in sorted(steps, key=lambda step: step.key):
@@ -27,12 +27,12 @@ def statistics_of(spec: MethodSpec, checkpoints: Checkpoints, steps: Iterable[St
             models = [checkpoints[name].tensor(step.key) for name in spec.models]
             if step.common:
                 models = [model[:, : step.common].contiguous() for model in models]
-            shares.append(spec.survey.each(*(model.float() for model in models)))
-    return spec.survey.conclude(shares)
+            shares.append(spec.statistic.per_tensor(*(model.float() for model in models)))
+    return spec.statistic.reduce(shares)
 
 
-def surveyed(spec: MethodSpec, checkpoints: Checkpoints, steps: Iterable[Step]) -> MethodSpec:
+def with_model_statistics(spec: MethodSpec, checkpoints: Checkpoints, steps: Iterable[PlanItem]) -> MethodSpec:
     """The method with what it needs to know of the whole models, if it asks for that; else the method itself."""
-    if spec.survey is None:
+    if spec.statistic is None:
         return spec
     return spec.with_statistics(statistics_of(spec, checkpoints, steps))

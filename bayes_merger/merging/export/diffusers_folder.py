@@ -27,10 +27,10 @@ from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming, c
 from bayes_merger.checkpoints.tokenizer import build_tokenizer, write_tokenizer
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.merging.engine.merge import Maker, prepare
-from bayes_merger.merging.export.metadata import describe_merge, prediction_said
+from bayes_merger.merging.engine.merge import KeyMerger, prepare
+from bayes_merger.merging.export.metadata import merge_metadata, prediction_said
 from bayes_merger.merging.plan.routing import listed
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, Step, plan
+from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, PlanItem, plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ def save_folder(
     tokenizers = _check_tokenizers(tree, settings)
     parts, left_out = _parts(settings, planned, maker, str(tree or "the official config"))
     _check_room(out, _size(parts))
-    metadata = describe_merge(recipe, planned, checkpoints)
+    metadata = merge_metadata(recipe, planned, checkpoints)
     try:
         with folder_atomically(out) as folder:
             _write_settings(folder, settings)
@@ -202,7 +202,7 @@ def _check_depth(config: Mapping[str, Any]) -> None:
 
 
 def _parts(
-    settings: Settings, planned: MergePlan, maker: Maker, tree: str
+    settings: Settings, planned: MergePlan, maker: KeyMerger, tree: str
 ) -> tuple[dict[str, list[TensorEntry]], tuple[str, ...]]:
     """The tensors of each part under diffusers' names, and those of the merge that have no place there."""
     states = {
@@ -228,7 +228,7 @@ def _entries(
     part: str,
     state: Mapping[str, tuple[int, ...]],
     naming: Naming,
-    steps: Mapping[str, Step],
+    steps: Mapping[str, PlanItem],
     made: _Stacks,
     tree: str,
 ) -> Iterator[TensorEntry]:
@@ -263,13 +263,13 @@ class _Stacks:
         used: keys of the merge that have a place in the folder.
     """
 
-    def __init__(self, maker: Maker) -> None:
+    def __init__(self, maker: KeyMerger) -> None:
         self.used: set[str] = set()
         self._maker = maker
         self._kept: dict[str, tuple[Tensor, int]] = {}
 
     def maker_of(
-        self, step: Step, found: Counterpart, shape: tuple[int, ...], begin: int
+        self, step: PlanItem, found: Counterpart, shape: tuple[int, ...], begin: int
     ) -> Callable[[], Tensor | Iterator[Tensor]]:
         """What makes one tensor when its turn comes.
 
@@ -285,13 +285,13 @@ class _Stacks:
             return partial(self._turned, step, found)
         return partial(self._maker.pieces, step)
 
-    def _rows(self, step: Step, begin: int, end: int, count: int) -> Tensor:
+    def _rows(self, step: PlanItem, begin: int, end: int, count: int) -> Tensor:
         tensor, left = self._kept.pop(step.key) if step.key in self._kept else (self._maker.tensor(step), count)
         if left > 1:
             self._kept[step.key] = tensor, left - 1
         return tensor[begin:end]
 
-    def _turned(self, step: Step, found: Counterpart) -> Tensor:
+    def _turned(self, step: PlanItem, found: Counterpart) -> Tensor:
         import torch
 
         tensor = self._maker.tensor(step)

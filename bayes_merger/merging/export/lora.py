@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.engine.merge import Maker, prepare
-from bayes_merger.merging.export.metadata import describe_merge
+from bayes_merger.merging.engine.merge import KeyMerger, prepare
+from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.models.lora_names import Layer, layers_of
 from bayes_merger.merging.plan.routing import DTYPES, Checkpoints
 from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe
@@ -135,7 +135,7 @@ def save_lora(
     result = Extracted(math.sqrt(squares[0] / squares[1]), worst, found.ranks, tuple(found.left_out))
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     entries = [TensorEntry(key, tuple(t.shape), names[t.dtype], t) for key, t in found.tensors.items()]
-    metadata = {**describe_merge(recipe, planned, checkpoints), **_described(planned, rank, found, Path(out))}
+    metadata = {**merge_metadata(recipe, planned, checkpoints), **_described(planned, rank, found, Path(out))}
     inputs = [file for checkpoint in checkpoints.values() for file in checkpoint.files]
     write_checkpoint(out, entries, metadata, inputs=inputs, replace=replace)
     return result
@@ -150,7 +150,7 @@ class _Found:
 
 
 def _changes(
-    planned: MergePlan, maker: Maker, base: Checkpoint, progress: Callable[[int, int], None] | None
+    planned: MergePlan, maker: KeyMerger, base: Checkpoint, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that the merge changes, less the first model's, in fp32 and before any rounding."""
     steps = [step for step in planned.written if step.action == "merge"]

@@ -13,7 +13,7 @@ from bayes_merger.merging.plan.routing import Checkpoints
 from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe
 
 
-def describe_merge(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
+def merge_metadata(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
     """What a merged file says about itself, in the words of AUTOMATIC1111, ModelSpec and our own.
 
     File names and hashes are told, folders are not: merged files are given away.

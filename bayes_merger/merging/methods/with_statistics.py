@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Prepared, Statistics, Survey, Weight, merge_method
+from bayes_merger.merging.method import ModelStatistic, Prepared, Statistics, Weight, merge_method
 from bayes_merger.merging.methods.angular import column_cosine, whole_cosine
 
 if TYPE_CHECKING:
@@ -54,7 +54,11 @@ def _each_b(a: Tensor, b: Tensor) -> Tensor:
 
 
 @merge_method(
-    elementwise=False, between=True, prepare=_likeness_a, survey=Survey(column_cosine, _range), aliases=("cosineA",)
+    elementwise=False,
+    between=True,
+    prepare=_likeness_a,
+    statistic=ModelStatistic(column_cosine, _range),
+    aliases=("cosineA",),
 )
 def cosine_a(
     a: Tensor, b: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None, statistics: Statistics | None = None
@@ -79,7 +83,11 @@ def cosine_a(
 
 
 @merge_method(
-    elementwise=False, between=True, prepare=_likeness_b, survey=Survey(_each_b, _range), aliases=("cosineB",)
+    elementwise=False,
+    between=True,
+    prepare=_likeness_b,
+    statistic=ModelStatistic(_each_b, _range),
+    aliases=("cosineB",),
 )
 def cosine_b(
     a: Tensor, b: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None, statistics: Statistics | None = None

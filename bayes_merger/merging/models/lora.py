@@ -218,10 +218,10 @@ class LoraModel(Checkpoint):
         Raises:
             CheckpointError: it holds NaN or infinity.
         """
-        from bayes_merger.checkpoints.nonfinite import describe_fault
+        from bayes_merger.checkpoints.nonfinite import find_nonfinite
 
         tensor = self._lora.tensor(patch.parts[name]).float()
-        if fault := describe_fault(tensor):
+        if fault := find_nonfinite(tensor):
             raise CheckpointError(f"{self.path}: '{patch.parts[name]}' holds {fault}; this LoRA is broken, use another")
         return tensor
 

@@ -36,7 +36,7 @@ DROP_EMA, KEEP_EMA = "drop", "keep"
 
 
 @dataclass(frozen=True)
-class Step:
+class PlanItem:
     """What happens to one tensor.
 
     Attributes:
@@ -81,7 +81,7 @@ class MergePlan:
         rules: all elemental rules.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[PlanItem, ...]
     method: MethodSpec
     architecture: Architecture
     dtype: str
@@ -90,7 +90,7 @@ class MergePlan:
     rules: tuple[ElementRule, ...] = ()
 
     @property
-    def written(self) -> tuple[Step, ...]:
+    def written(self) -> tuple[PlanItem, ...]:
         """The steps that put a tensor into the result."""
         return tuple(step for step in self.steps if step.action != "drop")
 
@@ -154,7 +154,7 @@ def _check_choices(
         raise ConfigError(f"channels: '{channels}' is unknown; give equal or pad")
 
 
-def _notes(steps: Iterable[Step], missing: Sequence[str], architecture: Architecture, vae: str) -> list[str]:
+def _notes(steps: Iterable[PlanItem], missing: Sequence[str], architecture: Architecture, vae: str) -> list[str]:
     """What a person should know of the tensors that are not simply merged."""
     steps = list(steps)
     notes = [f"kept from A, since another model lacks them: {listed(missing)}"] if missing else []
@@ -183,12 +183,12 @@ class _Router:
     averages: Mapping[str, str]
     ema: str
 
-    def step(self, key: str) -> Step:
+    def step(self, key: str) -> PlanItem:
         place = self.architecture.place(self.averages.get(key, key))
         action, source, why = self._route(key, place)
         owner = self.checkpoints[source]
         shape, own = owner.shapes[key], owner.dtypes[key]
-        return Step(key, action, source, place, why, shape, self._dtype_of(key, place, own, shape))
+        return PlanItem(key, action, source, place, why, shape, self._dtype_of(key, place, own, shape))
 
     def _dtype_of(self, key: str, place: Place, own: str, shape: tuple[int, ...]) -> str:
         if place.role == "position_ids":
@@ -257,7 +257,7 @@ def _check_predictions(checkpoints: Checkpoints) -> None:
         )
 
 
-def _padded(step: Step, checkpoints: Checkpoints) -> Step:
+def _padded(step: PlanItem, checkpoints: Checkpoints) -> PlanItem:
     """The step of a first convolution that takes the input channels of the widest model; others as they are.
 
     Only one kind of further channels may be there: those of inpainting and of pix2pix mean different things.
@@ -273,7 +273,7 @@ def _padded(step: Step, checkpoints: Checkpoints) -> Step:
     return replace(step, source=wide, shape=shapes[wide], common=widths[0])
 
 
-def _check_shapes(steps: Iterable[Step], checkpoints: Checkpoints) -> None:
+def _check_shapes(steps: Iterable[PlanItem], checkpoints: Checkpoints) -> None:
     wrong = [
         (step.key, name) for step in steps if step.action == "merge" and not step.common
         for name in checkpoints if checkpoints[name].shapes[step.key] != step.shape

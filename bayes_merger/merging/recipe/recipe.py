@@ -12,13 +12,13 @@ from bayes_merger.checkpoints.blocks import Architecture, BlockWeights, Place
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import Options, method_spec
 from bayes_merger.merging.models.companions import VAE_FILE
-from bayes_merger.merging.plan.routing import Checkpoints, MergePlan, Step, listed, names_of, plan_structure
+from bayes_merger.merging.plan.routing import Checkpoints, MergePlan, PlanItem, listed, names_of, plan_structure
 from bayes_merger.merging.recipe.elements import named_ratios
 from bayes_merger.merging.recipe.postprocess import ADJUST, check_adjust
 
 __all__ = [
-    "MergePlan", "MergeRecipe", "ModelRef", "RecipeStep", "Step", "check_weights", "numbers_at", "numbers_of", "plan",
-    "plan_recipe",
+    "MergePlan", "MergeRecipe", "ModelRef", "PlanItem", "RecipeStep", "check_weights", "numbers_at", "numbers_of",
+    "plan", "plan_recipe",
 ]  # fmt: skip
 
 
@@ -364,7 +364,7 @@ def numbers_at(place: Place, weights: BlockWeights) -> dict[str, float]:
     }
 
 
-def numbers_of(step: Step, weights: BlockWeights) -> dict[str, float]:
+def numbers_of(step: PlanItem, weights: BlockWeights) -> dict[str, float]:
     """The method's weights for a tensor: those of its place, then what elemental rules say."""
     numbers = numbers_at(step.place, weights)
     for rule in step.rules:

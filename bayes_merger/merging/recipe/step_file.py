@@ -70,7 +70,7 @@ class StepFile:
 
 
 @dataclass(frozen=True)
-class OpenNumbers:
+class FreeNumbers:
     """The numbers of a recipe: those that are given, and those that somebody has yet to choose.
 
     Attributes:
@@ -201,7 +201,7 @@ def _check_all_used(models: Mapping[str, str], steps: Sequence[RecipeStep]) -> N
             raise ConfigError(f"model {name}: no step takes it; name it in one, or leave it out")
 
 
-def open_numbers(file: StepFile, architecture: Architecture) -> OpenNumbers:
+def free_numbers(file: StepFile, architecture: Architecture) -> FreeNumbers:
     """The numbers of a recipe on an architecture.
 
     Raises:
@@ -229,7 +229,7 @@ def open_numbers(file: StepFile, architecture: Architecture) -> OpenNumbers:
                 names.setdefault(name, []).extend(f"{name}.{step.weight(weight)}" for weight in driven)
         except ConfigError as error:
             raise ConfigError(f"step {step.name}: {error}") from None
-    return OpenNumbers(fixed, {name: tuple(places) for name, places in names.items()}, tuple(searched))
+    return FreeNumbers(fixed, {name: tuple(places) for name, places in names.items()}, tuple(searched))
 
 
 def _check_free(name: str, architecture: Architecture, file: StepFile) -> None:

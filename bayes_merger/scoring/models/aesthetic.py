@@ -9,7 +9,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.scoring.download import find_weights
 from bayes_merger.scoring.models.clip import ClipTower
 from bayes_merger.scoring.models.heads import Head, load_head, read_layout
-from bayes_merger.scoring.scorer import TEN_POINTS, Judged, Scale, check_importance, check_scale
+from bayes_merger.scoring.scorer import TEN_POINTS, ImageToScore, Scale, check_importance, check_scale
 
 
 class AestheticScorer:
@@ -58,7 +58,7 @@ class AestheticScorer:
             )
         self.tower.prepare()
 
-    def score(self, images: Sequence[Judged]) -> list[float]:
+    def score(self, images: Sequence[ImageToScore]) -> list[float]:
         """What the head says of every picture, in the head's own range."""
         if not images:
             return []

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.scoring.download import find_weights, load_tensors, safetensors_shapes
 from bayes_merger.scoring.models.conversion import from_transformers
-from bayes_merger.scoring.scorer import Judged, Scale, check_importance, check_scale
+from bayes_merger.scoring.scorer import ImageToScore, Scale, check_importance, check_scale
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -213,7 +213,7 @@ class ClipScorer:
         """Checks the tower's files; see :meth:`ClipTower.prepare`."""
         self.tower.prepare()
 
-    def score(self, images: Sequence[Judged]) -> list[float]:
+    def score(self, images: Sequence[ImageToScore]) -> list[float]:
         """The cosine of every picture with its own prompt, -1 to 1; each prompt is embedded once."""
         if not images:
             return []

@@ -12,7 +12,7 @@ from pathlib import Path
 from bayes_merger.errors import ConfigError, Paused, TrialFailed
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.viewer import Viewer
-from bayes_merger.scoring.scorer import TEN_POINTS, Judged, Scale, check_importance
+from bayes_merger.scoring.scorer import TEN_POINTS, ImageToScore, Scale, check_importance
 
 KEYS = "0-10, u undo, s later, v void, p prompt, o open, q pause"
 GO_ON = "every rating so far is kept"
@@ -80,7 +80,7 @@ class ManualScorer:
         except OSError as error:
             raise ConfigError(f"scorers.{self.name}.ledger: {self.ledger.path} cannot be written ({error})") from error
 
-    def score(self, images: Sequence[Judged]) -> list[float]:
+    def score(self, images: Sequence[ImageToScore]) -> list[float]:
         """The person's points for every picture, 0 to 10.
 
         Raises:
@@ -90,20 +90,22 @@ class ManualScorer:
         if self.ledger is None:
             raise ConfigError(f"scorer {self.name} was not prepared: it does not know where to keep ratings")
         try:
-            return _Sitting(self.ledger, images, self._ask, self._tell, self._viewer, self._rater).rate(self._confirm)
+            return _RatingSession(self.ledger, images, self._ask, self._tell, self._viewer, self._rater).rate(
+                self._confirm
+            )
         except (EOFError, KeyboardInterrupt) as error:
             self._tell("")  # the next line starts on a line of its own
             why = "interrupted" if isinstance(error, KeyboardInterrupt) else "nobody is there to rate"
             raise Paused(f"{why}; {GO_ON}") from None
 
 
-class _Sitting:
+class _RatingSession:
     """The dialogue about one trial's pictures. What is rated is what the ledger says, not what is remembered here."""
 
     def __init__(
         self,
         ledger: Ledger,
-        images: Sequence[Judged],
+        images: Sequence[ImageToScore],
         ask: Callable[[str], str],
         tell: Callable[[str], None],
         viewer: Viewer,
@@ -218,7 +220,7 @@ def points_in(answer: str) -> float | None:
     return score if score <= 10 else None
 
 
-def _key(image: Judged) -> tuple[str, str, int]:
+def _key(image: ImageToScore) -> tuple[str, str, int]:
     return image.candidate, image.payload, image.index
 
 

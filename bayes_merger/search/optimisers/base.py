@@ -41,7 +41,7 @@ Space = Mapping[str, BaseDistribution]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Observations:
     """A history in the unit cube: what a proposal may look at.
 
     Attributes:
@@ -74,11 +74,11 @@ class Evidence:
 CLOSE = 1e-9
 """Points nearer than this in every dimension (of a range of 1) are the same point."""
 
-Proposal = Callable[[Evidence, int], Array]
+SuggestFn = Callable[[Observations, int], Array]
 """From the evidence and the study's seed to one point of the unit cube, shape ``(dimensions,)``. Pure."""
 
 
-class SlotSampler(BaseSampler):
+class StatelessSampler(BaseSampler):
     """A sampler without memory: all it knows is in the study.
 
     Args:
@@ -130,18 +130,18 @@ class SlotSampler(BaseSampler):
             raise ValueError(f"{self} knows one objective; the study has {len(study.directions)}")
 
 
-class CubeSampler(SlotSampler):
+class CubeSampler(StatelessSampler):
     """Suggests what a proposal, a pure function on the unit cube, proposes.
 
     Args:
-        space: as for :class:`SlotSampler`.
-        seed: as for :class:`SlotSampler`.
+        space: as for :class:`StatelessSampler`.
+        seed: as for :class:`StatelessSampler`.
         propose: the method.
-        name: as for :class:`SlotSampler`.
-        single: as for :class:`SlotSampler`.
+        name: as for :class:`StatelessSampler`.
+        single: as for :class:`StatelessSampler`.
     """
 
-    def __init__(self, space: Space | None, seed: int, propose: Proposal, *, name: str, single: bool = False) -> None:
+    def __init__(self, space: Space | None, seed: int, propose: SuggestFn, *, name: str, single: bool = False) -> None:
         super().__init__(space, seed, name=name, single=single)
         self._propose = propose
 
@@ -158,14 +158,14 @@ class CubeSampler(SlotSampler):
         return to_values(_aside(proposed, evidence.points, search_space, self.seed, evidence.slot), search_space)
 
 
-class ReplaySampler(SlotSampler):
+class ReplaySampler(StatelessSampler):
     """Lets a fresh Optuna sampler make each suggestion, on a copy of the history.
 
     Args:
-        space: as for :class:`SlotSampler`.
-        seed: as for :class:`SlotSampler`.
+        space: as for :class:`StatelessSampler`.
+        seed: as for :class:`StatelessSampler`.
         make: from a seed below 2**32 to the sampler. It must keep no state in the trials.
-        name: as for :class:`SlotSampler`.
+        name: as for :class:`StatelessSampler`.
         shunned: a trial in one of these states is shown to the sampler as if it still ran, so that it goes elsewhere.
         finite: so is one whose score is infinite.
     """
@@ -260,12 +260,12 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def evidence_of(history: History, space: Space, study: Study) -> Evidence:
+def evidence_of(history: History, space: Space, study: Study) -> Observations:
     """The history in the cube of this space; trials that lack one of its parameters are left out."""
     signs = np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
     known = [(t, point) for t in history.trials if (point := _place(t, space)) is not None]
     values = np.array([_values(t, signs) for t, _ in known], dtype=float).reshape(len(known), len(signs))
-    return Evidence(
+    return Observations(
         slot=history.slot,
         drawn=history.drawn,
         points=np.array([point for _, point in known], dtype=float).reshape(len(known), len(space)),

@@ -26,7 +26,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search.optimisers.base import Evidence, Proposal, is_known
+from bayes_merger.search.optimisers.base import Observations, SuggestFn, is_known
 from bayes_merger.search.optimisers.options import check_choice, check_number
 from bayes_merger.search.space.cube import Array, derived_seed, generator
 
@@ -82,7 +82,7 @@ class Told:
     searched: list[bool]
 
 
-def told(evidence: Evidence) -> Told:
+def told(evidence: Observations) -> Told:
     """The evidence with repeated points averaged into one (the library refuses repeats) and scores standardised."""
     scored: dict[tuple[float, ...], list[float]] = {}
     searched: dict[tuple[float, ...], bool] = {}
@@ -114,10 +114,10 @@ def standardised(scores: Array) -> Array:
     return centred / spread if spread > 1e-12 else np.zeros(len(scores))
 
 
-def tuned_proposal(settings: Tuned) -> Proposal:
+def tuned_proposal(settings: Tuned) -> SuggestFn:
     """Greatest upper confidence bound of a Gaussian process whose length scale and noise are kept sane."""
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         if not np.isfinite(evidence.scores).any():
             return generator(seed, evidence.slot).random(evidence.dimensions)
         climb = ClimbingUCB(settings.kappa, candidates=settings.candidates, starts=settings.starts)
@@ -136,12 +136,12 @@ def tuned_proposal(settings: Tuned) -> Proposal:
     return propose
 
 
-def classic_proposal(settings: Classic) -> Proposal:
+def classic_proposal(settings: Classic) -> SuggestFn:
     """The library's own optimiser, acquisition and climb, untouched."""
     _acquisition(settings, 0)  # a wrong setting shows here, not in the middle of the night
     _transformer(settings)
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         rng = generator(seed, evidence.slot)
         if not np.isfinite(evidence.scores).any():
             return rng.random(evidence.dimensions)

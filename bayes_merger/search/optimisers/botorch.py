@@ -25,7 +25,7 @@ from botorch.utils.multi_objective.hypervolume import infer_reference_point
 from botorch.utils.multi_objective.pareto import is_non_dominated
 from botorch.utils.sampling import manual_seed
 
-from bayes_merger.search.optimisers.base import Evidence, Proposal
+from bayes_merger.search.optimisers.base import Observations, SuggestFn
 from bayes_merger.search.optimisers.bayesopt import standardised
 from bayes_merger.search.optimisers.options import check_number
 from bayes_merger.search.space.cube import Array, derived_seed, sobol_points
@@ -52,10 +52,10 @@ class Noisy:
         check_number("draws", self.draws, 8, 4096, whole=True)
 
 
-def botorch_proposal(settings: Noisy) -> Proposal:
+def botorch_proposal(settings: Noisy) -> SuggestFn:
     """The point of greatest noisy expected improvement."""
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         objectives = evidence.scores[:, None] if evidence.objectives is None else evidence.objectives
         scored = np.isfinite(objectives).all(axis=1)
         inner = derived_seed(seed, evidence.slot)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from cmaes import CMA
 
-from bayes_merger.search.optimisers.base import Evidence, Proposal
+from bayes_merger.search.optimisers.base import Observations, SuggestFn
 from bayes_merger.search.optimisers.options import check_flag, check_number
 from bayes_merger.search.space.cube import Array, derived_seed
 
@@ -32,14 +32,14 @@ class Evolution:
         check_flag("warm_start", self.warm_start)
 
 
-def cma_proposal(settings: Evolution) -> Proposal:
+def cma_proposal(settings: Evolution) -> SuggestFn:
     """A draw from the distribution that the generations so far have left.
 
     A generation is the next so many of the sampler's own trials that have a score, in the order they were asked for.
     Trials that still run or have failed are in none; the next point is another draw, so nothing is drawn twice.
     """
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         strategy = CMA(
             mean=beginning(evidence) if settings.warm_start else np.full(evidence.dimensions, 0.5),
             sigma=settings.sigma,
@@ -61,7 +61,7 @@ def cma_proposal(settings: Evolution) -> Proposal:
     return propose
 
 
-def beginning(evidence: Evidence) -> Array:
+def beginning(evidence: Observations) -> Array:
     """Where the strategy starts: the better half of the start design, averaged as a generation is, the best most.
 
     The centre if fewer than four of its trials have a score.

@@ -32,12 +32,12 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import erfcx, log_ndtr
 
-from bayes_merger.search.optimisers.base import Evidence, Proposal, is_known
+from bayes_merger.search.optimisers.base import Observations, SuggestFn, is_known
 from bayes_merger.search.optimisers.bayesopt import Tuned, tuned_proposal
 from bayes_merger.search.space.cube import Array, generator
 from bayes_merger.search.surrogates.block_gp import Prior, Process, fit
 from bayes_merger.search.surrogates.block_order import likeness, waves
-from bayes_merger.search.surrogates.noise import luck
+from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 
 FEW = 1.5
 """With fewer scores per weight than this the council is not asked."""
@@ -93,21 +93,21 @@ class Council:
         return mean, deviation, uphill, np.asarray(half - mean * uphill) / deviation
 
 
-def structured_proposal(settings: Structured) -> Proposal:
+def structured_proposal(settings: Structured) -> SuggestFn:
     """What ``bayes`` proposes, or what a council does, in turn."""
     bold, keen = tuned_proposal(Tuned()), council_proposal(settings)
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         few = np.isfinite(evidence.scores).sum() < FEW * evidence.dimensions
         return (bold if few or evidence.slot % 2 else keen)(evidence, seed)
 
     return propose
 
 
-def council_proposal(settings: Structured) -> Proposal:
+def council_proposal(settings: Structured) -> SuggestFn:
     """Greatest expected improvement over the best posterior mean, as a council of processes sees it."""
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         rng = generator(seed, evidence.slot)
         told = np.isfinite(evidence.scores)
         council = convened(evidence, settings)
@@ -125,12 +125,12 @@ def council_proposal(settings: Structured) -> Proposal:
     return propose
 
 
-def convened(evidence: Evidence, settings: Structured) -> Council:
+def convened(evidence: Observations, settings: Structured) -> Council:
     """The processes, fitted to the scores there are; trials that lack one are taken to score what was foreseen."""
     told = np.isfinite(evidence.scores)
     points, scores = evidence.points[told], evidence.scores[told]
     scores, unit = _standardised(scores)
-    noise = luck(
+    noise = noise_variance_of_scores(
         [pictures for pictures, one in zip(evidence.pictures, told, strict=False) if one], evidence.scores[told]
     )
     noise = None if noise is None or not unit else float(np.clip(noise / unit**2, 1e-4, 2.0))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_merger.search.optimisers.base import Evidence, Proposal
+from bayes_merger.search.optimisers.base import Observations, SuggestFn
 from bayes_merger.search.optimisers.bayesopt import standardised
 from bayes_merger.search.optimisers.options import check_number
 from bayes_merger.search.space.cube import Array, derived_seed, generator, sobol_points
@@ -51,10 +51,10 @@ class Region:
         check_number("candidates", self.candidates, 10, 5000, whole=True)
 
 
-def turbo_proposal(settings: Region) -> Proposal:
+def turbo_proposal(settings: Region) -> SuggestFn:
     """The best of many points in the trust region, by one draw of the process."""
 
-    def propose(evidence: Evidence, seed: int) -> Array:
+    def propose(evidence: Observations, seed: int) -> Array:
         scored = np.isfinite(evidence.scores)
         if scored.sum() < LEAST:
             even: Array = sobol_points(derived_seed(seed), evidence.slot, 1, evidence.dimensions)[0]

@@ -20,7 +20,7 @@ POLL = 0.05
 
 
 @contextmanager
-def alone(study: Study) -> Iterator[Callable[[], None]]:
+def study_lock(study: Study) -> Iterator[Callable[[], None]]:
     """Nobody else asks this study or tells it anything inside this block.
 
     The transactions of the database are not enough: between reading what is known and writing what is suggested lies
@@ -36,8 +36,8 @@ def alone(study: Study) -> Iterator[Callable[[], None]]:
     storage = backend(study)
     file = database_file(storage)
     if file is None:
-        with _held_by_server(storage, study.study_name) as still:
-            yield still
+        with _held_by_server(storage, study.study_name) as check_lock:
+            yield check_lock
     else:
         with FileLock(beside(file, "queue"), poll_interval=POLL):
             yield lambda: None
@@ -69,7 +69,7 @@ def _held_by_server(storage: RDBStorage, name: str) -> Iterator[Callable[[], Non
         while not connection.execute(taken, {"key": key}).scalar():
             time.sleep(POLL)
 
-        def still() -> None:
+        def check_lock() -> None:
             connection.exec_driver_sql("SELECT 1")
 
-        yield still
+        yield check_lock

@@ -30,14 +30,14 @@ def ask(
     study: Study,
     space: SearchSpace,
     owner: Mapping[str, Any] | None = None,
-    still: Callable[[], None] = lambda: None,
+    check_lock: Callable[[], None] = lambda: None,
 ) -> Trial:
     """The next trial, running, with all its values: one that waits, or a new suggestion of the study's sampler.
 
     A waiting trial whose values do not fit the space (someone queued it by hand) is failed, with that reason.
 
     Args:
-        study: may be shared, but asked by one process at a time: see :func:`bayes_merger.search.study.lock.alone`.
+        study: may be shared, but asked by one process at a time: see :func:`bayes_merger.search.study.lock.study_lock`.
         space: what is searched.
         owner: noted on the trial as its worker.
         still: called before a suggestion is written; raises if the study is no longer ours alone.
@@ -50,7 +50,7 @@ def ask(
             if trial is not None:
                 return trial
         suggested = waiting_trial(suggestion(study, distributions), distributions, {PHASE: "search"})
-        still()
+        check_lock()
         study.add_trial(suggested)
 
 

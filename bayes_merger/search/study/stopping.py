@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.study.history import PHASE
-from bayes_merger.search.surrogates.posterior import Beliefs
+from bayes_merger.search.surrogates.posterior import StudyPosterior
 
 SECONDS = "seconds"
 """User attribute of a trial: how long a worker was busy with it, from choosing it to telling its score."""
@@ -97,7 +97,7 @@ def worked(study: Study) -> float:
     return total
 
 
-def reason_to_stop(study: Study, rules: Rules, known: Beliefs) -> str | None:
+def reason_to_stop(study: Study, rules: Rules, known: StudyPosterior) -> str | None:
     """Why the search should end now, in words; None while it should go on.
 
     Args:
@@ -125,7 +125,7 @@ def _out_of_time(study: Study, rules: Rules) -> str | None:
     return f"time_limit: {time_text(spent)} of {time_text(rules.seconds)} are used{rest}"
 
 
-def _out_of_luck(study: Study, rules: Rules, known: Beliefs) -> str | None:
+def _out_of_luck(study: Study, rules: Rules, known: StudyPosterior) -> str | None:
     if rules.patience is None or not known.fitted:
         return None
     told = [t for t in study.get_trials(deepcopy=False) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]

@@ -5,7 +5,7 @@ Three habits make that true:
 * a trial's values are written down in one transaction, as a *waiting* trial, before anyone starts on it: the start
   design when the study is created, a sampler's suggestion right before it is taken up;
 * a trial found running although its process is dead is failed as *interrupted*, and its values wait again, ahead of
-  all others (:func:`heal`);
+  all others (:func:`recover`);
 * whatever takes two steps can be taken again from the first.
 """
 
@@ -23,10 +23,10 @@ from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.search.space.design import design
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import REASON, finite, is_interrupted
-from bayes_merger.search.study.lock import alone
+from bayes_merger.search.study.lock import study_lock
 from bayes_merger.search.study.queue import DESIGN, ask, queue_design
 from bayes_merger.search.study.storage import open_storage
-from bayes_merger.search.study.workers import heal
+from bayes_merger.search.study.workers import recover
 
 __all__ = [
     "ask",
@@ -37,11 +37,11 @@ __all__ = [
     "failed",
     "fingerprint_difference",
     "finished",
-    "heal",
     "load_study",
     "open_storage",
     "open_study",
     "prune",
+    "recover",
     "tell",
 ]
 
@@ -78,9 +78,9 @@ def create_study(
     """
     for row in design:
         space.check(row)
-    study = _unborn(storage, name, sampler, objectives)
-    with alone(study):
-        if _is_born(study):
+    study = _empty_study(storage, name, sampler, objectives)
+    with study_lock(study):
+        if _is_initialised(study):
             raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
         study.add_trials(taken)
         for key, value in (attributes or {}).items():
@@ -103,7 +103,7 @@ def load_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSam
     except KeyError:
         known = optuna.get_all_study_names(storage)
         raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}") from None
-    if not _is_born(study):
+    if not _is_initialised(study):
         raise ConfigError(f"study {name!r} was interrupted while being created and holds nothing; run it anew")
     return study
 
@@ -125,7 +125,7 @@ def open_study(
     Raises:
         ConfigError: if its fingerprint is another, with the differences.
     """
-    born = name in optuna.get_all_study_names(storage) and _is_born(
+    born = name in optuna.get_all_study_names(storage) and _is_initialised(
         optuna.load_study(storage=storage, study_name=name, sampler=sampler)
     )
     if not born:
@@ -142,7 +142,7 @@ def open_study(
         )
     study = load_study(storage, name, sampler)
     check_fingerprint(study, fingerprint)
-    heal(study)
+    recover(study)
     return study
 
 
@@ -217,7 +217,7 @@ def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
     }
 
 
-def _unborn(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler, objectives: int) -> Study:
+def _empty_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler, objectives: int) -> Study:
     """A study that holds nothing, be it that a process died when it had begun to fill it."""
 
     def make() -> Study:
@@ -226,11 +226,11 @@ def _unborn(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSample
         )
 
     study = make()
-    if not _is_born(study) and study.get_trials(deepcopy=False):
+    if not _is_initialised(study) and study.get_trials(deepcopy=False):
         optuna.delete_study(study_name=name, storage=storage)
         study = make()
     return study
 
 
-def _is_born(study: Study) -> bool:
+def _is_initialised(study: Study) -> bool:
     return DESIGN in study.user_attrs

@@ -32,7 +32,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from bayes_merger.errors import Superseded
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import REASON, finite, is_interrupted, origin
-from bayes_merger.search.study.lock import alone, beside, is_free
+from bayes_merger.search.study.lock import beside, is_free, study_lock
 from bayes_merger.search.study.queue import WORKER, ask, queue_again, queue_design
 from bayes_merger.search.study.storage import BEAT, GRACE, backend, database_file
 
@@ -45,7 +45,7 @@ SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
 """What counts against the budget of trials."""
 
 
-def heal(study: Study) -> list[int]:
+def recover(study: Study) -> list[int]:
     """Make a study whole whose processes died; living workers are left alone.
 
     Trials that dead workers left running are failed as interrupted, and their values wait again, ahead of all others;
@@ -54,7 +54,7 @@ def heal(study: Study) -> list[int]:
     Returns:
         The numbers of the interrupted trials.
     """
-    with alone(study):
+    with study_lock(study):
         queue_design(study)
         dead = dead_trials(study) + [t for t in _running(study) if WORKER not in t.user_attrs]
         queue_again(study, dead)
@@ -144,7 +144,7 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if self._current is not None:
-                self.hand_back(self._current)
+                self.requeue(self._current)
         finally:
             self._over.set()
             self._thread.join()
@@ -158,17 +158,17 @@ class Worker:
         finished in the end, neither more nor less, however many workers there are. Others may yet fail or die, so
         ``None`` is only the end when ``total`` are finished.
         """
-        return self.patiently(lambda: self._claim(total))
+        return self.with_retries(lambda: self._claim(total))
 
     def _claim(self, total: int) -> Trial | None:
-        with alone(self.study) as still:
+        with study_lock(self.study) as check_lock:
             # One of our own that runs is one that we never heard of: the connection broke as we took it.
             left = [t for t in _running(self.study) if t.user_attrs.get(WORKER, {}).get("id") == self.id]
             queue_again(self.study, dead_trials(self.study) + left)
             states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
             if sum(state == TrialState.RUNNING or state in SPENT for state in states) >= total:
                 return None
-            self._current = ask(self.study, self.space, self._signature(), still)
+            self._current = ask(self.study, self.space, self._signature(), check_lock)
             return self._current
 
     def tell(self, trial: Trial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None) -> Told:
@@ -200,13 +200,13 @@ class Worker:
         """
         return self._settle(trial, TrialState.PRUNED, None, {**(attributes or {}), REASON: reason})
 
-    def hand_back(self, trial: Trial) -> None:
+    def requeue(self, trial: Trial) -> None:
         """Somebody else shall draw it: its values wait again, ahead of all others."""
-        with alone(self.study):
+        with study_lock(self.study):
             queue_again(self.study, [t for t in _running(self.study) if t._trial_id == trial._trial_id])
             self._current = None
 
-    def patiently(self, action: Callable[[], T]) -> T:
+    def with_retries(self, action: Callable[[], T]) -> T:
         """An action on the study, tried again for ten minutes while a server cannot be reached.
 
         A server is started anew, a line breaks: no reason to lose what was drawn. A file that cannot be written is.
@@ -226,9 +226,9 @@ class Worker:
         told: list[int] = []
 
         def settle() -> Told:
-            with alone(self.study):
+            with study_lock(self.study):
                 if not told or self.study._storage.get_trial(told[0]).state != state:  # else only the answer was lost
-                    heir = self._heir(trial, scored=state == TrialState.COMPLETE)
+                    heir = self._current_attempt(trial, scored=state == TrialState.COMPLETE)
                     for key, value in attributes.items():
                         self.study._storage.set_trial_user_attr(heir._trial_id, key, value)
                     told[:] = [heir._trial_id]
@@ -237,9 +237,9 @@ class Worker:
                 done = sum(t.state in SPENT for t in self.study.get_trials(deepcopy=False))
                 return Told(self.study._storage.get_trial(told[0]).number, done)
 
-        return self.patiently(settle)
+        return self.with_retries(settle)
 
-    def _heir(self, trial: Trial, scored: bool) -> FrozenTrial:
+    def _current_attempt(self, trial: Trial, scored: bool) -> FrozenTrial:
         """The trial that stands for ours: itself, unless it was given up."""
         trials = self.study.get_trials(deepcopy=False)
         own = next(t for t in trials if t._trial_id == trial._trial_id)

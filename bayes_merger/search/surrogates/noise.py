@@ -20,7 +20,7 @@ UNEXPLAINED = 1e-3
 Pictures = Sequence[Mapping[str, Any]]
 
 
-def luck(pictures: Sequence[Pictures], scores: Array) -> float | None:
+def noise_variance_of_scores(pictures: Sequence[Pictures], scores: Array) -> float | None:
     """Variance of the luck in one trial's score.
 
     Args:

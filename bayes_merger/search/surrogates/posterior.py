@@ -31,7 +31,7 @@ Image = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Belief:
+class TrialPosterior:
     """What is known of one trial.
 
     Attributes:
@@ -48,7 +48,7 @@ class Belief:
 
 
 @dataclass(frozen=True)
-class Beliefs:
+class StudyPosterior:
     """What is known of all trials.
 
     Attributes:
@@ -57,17 +57,17 @@ class Beliefs:
         fitted: whether there was a process; otherwise every mean is the observed score.
     """
 
-    each: tuple[Belief, ...]
+    each: tuple[TrialPosterior, ...]
     noise: float
     fitted: bool
 
     @property
-    def best(self) -> Belief | None:
+    def best(self) -> TrialPosterior | None:
         """The greatest posterior mean; the first of equals."""
         return max(self.each, key=lambda belief: belief.mean, default=None)
 
     @property
-    def luckiest(self) -> Belief | None:
+    def best_observed(self) -> TrialPosterior | None:
         """The greatest observed score; the first of equals."""
         return max(self.each, key=lambda belief: belief.observed, default=None)
 
@@ -79,7 +79,7 @@ class Beliefs:
         """
         ranked = sorted(self.each, key=lambda belief: (-belief.mean, -belief.observed, belief.trial))
         chosen = [belief.trial for belief in ranked[:count]]
-        lucky = self.luckiest
+        lucky = self.best_observed
         if lucky and count > 1 and lucky.trial not in chosen:
             chosen[-1] = lucky.trial
         return chosen
@@ -87,7 +87,7 @@ class Beliefs:
 
 def beliefs(
     trials: Sequence[FrozenTrial], scores: Sequence[float], pictures: Sequence[Mapping[Image, float]] = ()
-) -> Beliefs:
+) -> StudyPosterior:
     """What the scores of all trials together say of each.
 
     Args:
@@ -100,21 +100,21 @@ def beliefs(
     points = _points(trials)
     spread = float(values.std()) if len(values) else 0.0
     if points is None or len(trials) < LEAST or not spread > 1e-9 * (1.0 + float(np.abs(values).max())):
-        each = tuple(Belief(t.number, v, v, 0.0) for t, v in zip(trials, values.tolist(), strict=True))
-        return Beliefs(each, float(np.sqrt(variance or 0.0)), fitted=False)
+        each = tuple(TrialPosterior(t.number, v, v, 0.0) for t, v in zip(trials, values.tolist(), strict=True))
+        return StudyPosterior(each, float(np.sqrt(variance or 0.0)), fitted=False)
     centre = float(values.mean())
     with threadpool_limits(limits=1, user_api="blas"):  # the same last bits on every machine
         mean, sd, nugget = posterior(
             points, (values - centre) / spread, None if variance is None else variance / spread**2
         )
     each = tuple(
-        Belief(t.number, v, m, s)
+        TrialPosterior(t.number, v, m, s)
         for t, v, m, s in zip(
             trials, values.tolist(), (centre + spread * mean).tolist(), (spread * sd).tolist(), strict=True
         )
     )
     noise = np.sqrt(variance) if variance is not None else spread * np.sqrt(nugget)
-    return Beliefs(each, float(noise), fitted=True)
+    return StudyPosterior(each, float(noise), fitted=True)
 
 
 def _points(trials: Sequence[FrozenTrial]) -> Array | None:

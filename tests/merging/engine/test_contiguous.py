@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayes_merger.merging import LiveMerge
-from bayes_merger.merging.engine.contiguous import Run, runs_of
+from bayes_merger.merging.engine.contiguous import ContiguousSpan, runs_of
 from tests.merging.engine.test_incremental import equal, full
 from tests.merging.tiny_models import SHAPES, even, opened
 
@@ -33,12 +33,20 @@ def test_a_run_ends_at_a_gap_another_dtype_and_another_memory() -> None:
     ends = [0, 3, 5, 7, 9, 11, 13]
     models = [model[begin:end] for begin, end in itertools.pairwise(ends)]
     runs = runs_of((name, [m, out]) for name, m, out in zip(names, models, live, strict=True))
-    assert runs == [Run(("a", "b"), 5), Run(("c", "d"), 4), Run(("e",), 2), Run(("f",), 2)]
+    assert runs == [
+        ContiguousSpan(("a", "b"), 5),
+        ContiguousSpan(("c", "d"), 4),
+        ContiguousSpan(("e",), 2),
+        ContiguousSpan(("f",), 2),
+    ]
 
 
 def test_a_run_ends_where_a_tensor_is_not_solid() -> None:
     x, y = torch.zeros(4, 4), torch.zeros(4, 4)
-    assert runs_of([("a", [x[0], y[:, 0]]), ("b", [x[1], y[:, 1]])]) == [Run(("a",), 4), Run(("b",), 4)]
+    assert runs_of([("a", [x[0], y[:, 0]]), ("b", [x[1], y[:, 1]])]) == [
+        ContiguousSpan(("a",), 4),
+        ContiguousSpan(("b",), 4),
+    ]
 
 
 def test_a_model_in_one_stretch_gets_the_numbers_that_others_get(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from bayes_merger.merging import (
     save_merge,
 )
 from bayes_merger.merging.engine.multi_step import LiveSteps
-from bayes_merger.merging.recipe.step_file import open_numbers, read_steps
+from bayes_merger.merging.recipe.step_file import free_numbers, read_steps
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, write_model
 
 
@@ -173,7 +173,7 @@ def test_a_step_takes_any_number_of_models(tmp_path: Path) -> None:
     constants = constant(tmp_path, {"x": 1, "y": 2, "z": 3, "w": 6, "v": 4})
     file = read_steps(yaml.safe_load(STEPS))
     assert file.steps[0].models == {"a": "x", "b": "y", "c": "z", "d": "w"}
-    weights = open_numbers(file, SD1).weights({})
+    weights = free_numbers(file, SD1).weights({})
     models = {name: ModelRef(str(model.path), model.sha256()) for name, model in constants.items()}
     recipe = MergeRecipe("ties", models, weights, "sd1", "fp32", steps=file.steps)
     assert MergeRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
@@ -193,12 +193,12 @@ def test_a_live_model_follows_a_step_that_is_a_further_model_bit_for_bit(tmp_pat
     """
     file = read_steps(yaml.safe_load(text))
     values: dict[str, float] = {"look": 0, "strength": 0}
-    weights = open_numbers(file, SD1).weights(values)
+    weights = free_numbers(file, SD1).weights(values)
     models = {name: ModelRef(str(model.path), model.sha256()) for name, model in files.items()}
     recipe = MergeRecipe("karcher", models, weights, "sd1", "fp16", steps=file.steps)
     live, places = LiveSteps(recipe, files), {key: torch.zeros(shape) for key, shape in SHAPES.items()}
     for look, strength in ((0.0, 0.0), (0.3, 0.9), (0.3, 0.1), (1.0, 0.1)):
-        weights = open_numbers(file, SD1).weights({"look": look, "strength": strength})
+        weights = free_numbers(file, SD1).weights({"look": look, "strength": strength})
         live.apply(weights, places)
         wanted = dict(merge(recipe.with_weights(weights), files))
         assert all(torch.equal(tensor, wanted[key].float()) for key, tensor in places.items()), (look, strength)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayes_merger.merging import open_checkpoint
-from bayes_merger.merging.engine.memory import Arena, Keeper, KeptWork, free_memory
+from bayes_merger.merging.engine.memory import Arena, DeviceCache, PreparedCache, free_memory
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.plan.routing import plan_structure
 from tests.merging.tiny_models import TEXT, tensors_of, write_model
@@ -31,7 +31,7 @@ class Work:
 
 
 def test_work_is_done_once_for_the_same_numbers() -> None:
-    kept, work = KeptWork(1000), Work(10)
+    kept, work = PreparedCache(1000), Work(10)
     first = kept.get("x", (0.5,), work)
     assert kept.get("x", (0.5,), work) is first
     assert work.made == 1
@@ -39,7 +39,7 @@ def test_work_is_done_once_for_the_same_numbers() -> None:
 
 
 def test_work_that_is_other_for_every_candidate_is_not_kept_until_it_comes_again() -> None:
-    kept, work = KeptWork(1000), Work(10)
+    kept, work = PreparedCache(1000), Work(10)
     for number in (0.1, 0.2, 0.3):
         kept.get("x", (number,), work)
     assert (work.made, kept.size) == (3, 0)
@@ -49,26 +49,26 @@ def test_work_that_is_other_for_every_candidate_is_not_kept_until_it_comes_again
 
 
 def test_no_more_is_kept_than_the_budget_allows() -> None:
-    kept, works = KeptWork(100), [Work(10) for _ in range(5)]
+    kept, works = PreparedCache(100), [Work(10) for _ in range(5)]
     for _ in range(3):
         for number, work in enumerate(works):
             kept.get(f"{number}", (), work)
             assert kept.size <= 100
     assert kept.size > 0
-    nothing = KeptWork(0)
+    nothing = PreparedCache(0)
     for _ in range(3):
         nothing.get("x", (), works[0])
     assert nothing.size == 0
 
 
 def test_numbers_alone_are_kept_for_nothing() -> None:
-    kept = KeptWork(0)
+    kept = PreparedCache(0)
     assert kept.get("x", (), lambda: (1.0, 2.0)) == (1.0, 2.0)
     assert kept.get("x", (), lambda: (3.0,)) == (1.0, 2.0)
 
 
 def test_what_costs_much_more_takes_the_place_of_what_costs_little() -> None:
-    kept = KeptWork(48)
+    kept = PreparedCache(48)
     cheap, dear = Work(10), Work(11)
 
     def slow() -> tuple[Tensor, float]:
@@ -126,7 +126,7 @@ def test_as_many_blocks_stay_in_memory_as_find_room(tmp_path: Path) -> None:
     blocks = dict.fromkeys(step.place for step in steps)
     sizes = {place: sum(4 * math.prod(s.shape) for s in steps if s.place == place) for place in blocks}
     for budget in (0, min(sizes.values()), sum(sizes.values()) // 2, sum(sizes.values())):
-        keeper = Keeper(models, spec, steps, CPU, budget)
+        keeper = DeviceCache(models, spec, steps, CPU, budget)
         kept = {step.place for step in steps if keeper.keeps(step)}
         for step in steps:
             assert all(torch.equal(t, m.tensor(step.key)) for t, m in zip(keeper.sources(step), files, strict=True))

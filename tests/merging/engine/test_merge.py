@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging import METHODS, SD1, MergeRecipe, merge, method_spec, open_checkpoint, plan, save_merge
-from bayes_merger.merging.engine.statistics import surveyed
+from bayes_merger.merging.engine.statistics import with_model_statistics
 from tests.merging.tiny_models import (
     FIRST,
     IDS,
@@ -42,7 +42,7 @@ def test_every_tensor_is_merged_with_the_weights_of_its_block(tmp_path: Path, me
     weights = uneven(method)
     recipe = recipe_of(models, weights, method)
     merged = dict(merge(recipe, models))
-    function = surveyed(spec, models, plan(recipe, models).steps).function
+    function = with_model_statistics(spec, models, plan(recipe, models).steps).function
     a = tensors_of(1)
     for key, tensor in merged.items():
         place = SD1.place(key)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging import SD1, Checkpoint, MergeRecipe, ModelRef, merge, open_checkpoint, plan, save_merge
 from bayes_merger.merging.engine.multi_step import LiveSteps
-from bayes_merger.merging.recipe.step_file import OpenNumbers, StepFile, open_numbers, read_steps
+from bayes_merger.merging.recipe.step_file import FreeNumbers, StepFile, free_numbers, read_steps
 from tests.merging.tiny_models import FIRST, TEXT, UNET, VAE, write_model
 
 KEY = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -46,7 +46,7 @@ def recipe_of(file: StepFile, models: dict[str, Checkpoint], dtype: str = "fp32"
     return MergeRecipe(
         file.steps[-1].method,
         {name: ModelRef(str(model.path), model.sha256()) for name, model in models.items()},
-        open_numbers(file, SD1).weights(values),
+        free_numbers(file, SD1).weights(values),
         "sd1",
         dtype,
         steps=file.steps,
@@ -96,7 +96,7 @@ def test_numbers_are_written_in_any_form() -> None:
         "  - {name: three, method: sum_twice, a: two, b: b, c: c, alpha: look, "
         "beta: {default: search, IN03-IN01: 0.25, te: look, base: 0.5}, elements: 'OUT05:attn1:face'}\n"
     )
-    numbers = open_numbers(file, SD1)
+    numbers = free_numbers(file, SD1)
     assert numbers.fixed["OUT11.one_alpha"] == numbers.fixed["OUT11.two_alpha"] == 25
     assert {k: v for k, v in numbers.fixed.items() if k.endswith("three_beta")} == {
         "BASE.three_beta": 0.5,
@@ -133,7 +133,7 @@ def test_a_live_model_follows_the_open_numbers_bit_for_bit(tmp_path: Path) -> No
     }  # fmt: skip
     for look, strength in ((0.0, 0.0), (0.3, 0.9), (0.3, 0.1), (1.0, 0.1), (0.0, 0.0)):
         values = {"look": look, "strength": strength}
-        weights = open_numbers(file, SD1).weights(values)
+        weights = free_numbers(file, SD1).weights(values)
         live.apply(weights, destinations)
         wanted = dict(merge(recipe.with_weights(weights), models))
         assert all(torch.equal(tensor, wanted[key].float()) for key, tensor in destinations.items()), values
@@ -182,7 +182,7 @@ def test_a_recipe_that_makes_no_sense_names_the_step(change: dict[str, Any], wor
 def test_a_number_that_makes_no_sense_names_the_step(alpha: Any, words: str) -> None:
     file = read_steps({"models": {"a": "A", "b": "B"}, "steps": [{"name": "m", "a": "a", "b": "b", "alpha": alpha}]})
     with pytest.raises(ConfigError) as error:
-        open_numbers(file, SD1)
+        free_numbers(file, SD1)
     assert words in str(error.value)
 
 
@@ -205,4 +205,4 @@ def test_a_plan_tells_what_happens_in_the_steps_and_whose_fault_a_mistake_is(tmp
 
 
 def test_open_numbers_are_data() -> None:
-    assert OpenNumbers({"IN00.m_alpha": 1.0}, {}, ()).weights({}) == {"m_alpha": {"IN00": 1.0}}
+    assert FreeNumbers({"IN00.m_alpha": 1.0}, {}, ()).weights({}) == {"m_alpha": {"IN00": 1.0}}

@@ -18,7 +18,7 @@ from tests.merging.tiny_models import write_model
 def test_every_method_has_a_cost_and_only_what_works_on_whole_tensors_needs_copies(method: str) -> None:
     spec, cost = method_spec(method), cost_of(method)
     assert cost.time >= 0
-    assert (cost.copies == 0) == (spec.elementwise and spec.prepare is None and spec.survey is None)
+    assert (cost.copies == 0) == (spec.elementwise and spec.prepare is None and spec.statistic is None)
 
 
 def test_bytes_and_time_by_hand(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bayes_merger.search.optimisers.base import Evidence
+from bayes_merger.search.optimisers.base import Observations
 from bayes_merger.search.optimisers.cma import Evolution, beginning, cma_proposal
 from bayes_merger.search.optimisers.turbo import Region, candidates, region_length
 from bayes_merger.search.space.cube import Array, generator
@@ -14,8 +14,8 @@ from bayes_merger.search.surrogates.ard_gp import Process
 REGION = Region(length=0.8, successes=3, failures=4, candidates=200)
 
 
-def evidence(points: Array, scores: list[float], searched: list[bool]) -> Evidence:
-    return Evidence(len(scores), sum(searched), points, np.array(scores), np.array(searched, dtype=bool))
+def evidence(points: Array, scores: list[float], searched: list[bool]) -> Observations:
+    return Observations(len(scores), sum(searched), points, np.array(scores), np.array(searched, dtype=bool))
 
 
 def length_after(*scores: float, design: int = 1) -> float:

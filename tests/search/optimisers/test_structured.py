@@ -11,12 +11,12 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from bayes_merger.search import build_space, samplers
-from bayes_merger.search.optimisers.base import Evidence
+from bayes_merger.search.optimisers.base import Observations
 from bayes_merger.search.optimisers.structured import Structured, convened, log_improvement
 from bayes_merger.search.space.cube import generator
 from bayes_merger.search.surrogates.block_gp import Prior, Process, Settings, _Mode, fit
 from bayes_merger.search.surrogates.block_order import likeness, waves
-from bayes_merger.search.surrogates.noise import luck
+from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 
 BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
 NAMES = tuple(f"{block}.alpha" for block in BLOCKS)
@@ -131,21 +131,21 @@ def test_luck_is_read_off_the_pictures_whatever_the_scorers_count() -> None:
     pictures = [pictures_of(truth, rng, 0.4) for truth in rng.random(60)]
     rows = [np.array([p["value"] for p in own]).reshape(2, 4, 2).mean(axis=(0, 1)) for own in pictures]
     scores = np.array([5.0 + 2.0 * clip + 0.1 * grade for clip, grade in rows])
-    variance = luck(pictures, scores)
+    variance = noise_variance_of_scores(pictures, scores)
     assert variance == pytest.approx((3.0 * 0.4) ** 2 / 8, rel=0.15)
 
 
 def test_where_pictures_do_not_explain_the_scores_nothing_is_known_of_luck() -> None:
     rng = generator(1)
     pictures = [pictures_of(truth, rng, 0.4) for truth in rng.random(40)]
-    assert luck(pictures, rng.random(40)) is None
-    assert luck([*pictures[:-1], []], rng.random(40)) is None
-    assert luck([[{"value": 1.0}]] * 40, rng.random(40)) is None
-    assert luck(pictures[:3], rng.random(3)) is None
+    assert noise_variance_of_scores(pictures, rng.random(40)) is None
+    assert noise_variance_of_scores([*pictures[:-1], []], rng.random(40)) is None
+    assert noise_variance_of_scores([[{"value": 1.0}]] * 40, rng.random(40)) is None
+    assert noise_variance_of_scores(pictures[:3], rng.random(3)) is None
 
 
-def evidence_of(points: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> Evidence:
-    return Evidence(len(points), 0, points, scores, np.ones(len(points), dtype=bool), names=NAMES)
+def evidence_of(points: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> Observations:
+    return Observations(len(points), 0, points, scores, np.ones(len(points), dtype=bool), names=NAMES)
 
 
 def test_a_trial_that_still_runs_makes_its_place_certain_and_no_better() -> None:

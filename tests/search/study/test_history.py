@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bayes_merger.search.samplers import bayes, gp, tpe
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.study.history import ESTIMATE, estimated
-from bayes_merger.search.surrogates.noise import luck
+from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 
 SPACE = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
 
@@ -65,7 +65,7 @@ def test_luck_is_read_off_the_trials_that_have_all_pictures() -> None:
 
     tables = [rng.normal(5.0, 1.0, 4) for _ in range(12)]
     scores = np.array([table.mean() for table in tables])
-    whole = luck([pictures(table) for table in tables], scores)
+    whole = noise_variance_of_scores([pictures(table) for table in tables], scores)
     assert whole is not None
     cut = [*(pictures(table) for table in tables), pictures(np.array([1.0, 2.0])), []]
-    assert luck(cut, np.append(scores, [1.5, 2.5])) == pytest.approx(whole)
+    assert noise_variance_of_scores(cut, np.append(scores, [1.5, 2.5])) == pytest.approx(whole)

@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.study.history import PHASE
 from bayes_merger.search.study.stopping import PATIENT_FROM, SECONDS, Rules, read_time, reason_to_stop, worked
-from bayes_merger.search.surrogates.posterior import Belief, Beliefs
+from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
 
 NOON = datetime(2026, 5, 4, 12, 0, 0)
-NOTHING = Beliefs((), 0.0, fitted=False)
+NOTHING = StudyPosterior((), 0.0, fitted=False)
 
 
 def add(
@@ -105,8 +105,8 @@ def test_however_short_the_time_one_merge_is_judged() -> None:
     assert reason_to_stop(study, Rules(seconds=0.001), NOTHING) is not None
 
 
-def believed(means: list[float], noise: float = 0.5) -> Beliefs:
-    return Beliefs(tuple(Belief(i, mean, mean, 0.1) for i, mean in enumerate(means)), noise, fitted=True)
+def believed(means: list[float], noise: float = 0.5) -> StudyPosterior:
+    return StudyPosterior(tuple(TrialPosterior(i, mean, mean, 0.1) for i, mean in enumerate(means)), noise, fitted=True)
 
 
 def stalled_study(count: int, design: int = 2) -> optuna.study.Study:
@@ -129,7 +129,7 @@ def test_patience_waits_while_there_is_a_gain_and_while_the_design_runs() -> Non
     assert reason_to_stop(stalled_study(5), Rules(patience=3), believed([5.0, 6.0, 6.1, 6.6, 6.3])) is None
     assert reason_to_stop(stalled_study(5), Rules(patience=4), believed([5.0, 6.0, 6.1, 6.4, 6.3])) is None
     assert reason_to_stop(stalled_study(5), Rules(), believed([5.0, 6.0, 6.1, 6.4, 6.3])) is None
-    unknown = Beliefs(believed([5.0] * 5).each, 0.5, fitted=False)
+    unknown = StudyPosterior(believed([5.0] * 5).each, 0.5, fitted=False)
     assert reason_to_stop(stalled_study(5), Rules(patience=3), unknown) is None
 
 

@@ -25,10 +25,10 @@ from bayes_merger.search.study.study import (
     failed,
     fingerprint_difference,
     finished,
-    heal,
     load_study,
     open_storage,
     open_study,
+    recover,
     tell,
 )
 
@@ -184,8 +184,8 @@ def test_an_interrupted_trial_is_asked_again_before_all_others(storage: Any) -> 
     tell(study, ask(study, SPACE), 1.0)
     lost = ask(study, SPACE)
     lost.set_user_attr("scores", [1, 2])
-    assert heal(study) == [1]
-    assert heal(study) == []
+    assert recover(study) == [1]
+    assert recover(study) == []
     again = ask(study, SPACE)
     assert again.params == lost.params
     assert "scores" not in again.user_attrs
@@ -197,7 +197,7 @@ def test_a_trial_interrupted_three_times_is_still_the_same_trial(storage: Any) -
     study = created(storage)
     first = ask(study, SPACE).params
     for _ in range(3):
-        heal(study)
+        recover(study)
         trial = ask(study, SPACE)
         assert trial.params == first
     assert trial.user_attrs["origin"] == 0
@@ -208,7 +208,7 @@ def test_a_person_may_queue_values_and_leave_some_open(storage: Any) -> None:
     study.enqueue_trial({"BASE.alpha": 0.125})
     first = ask(study, SPACE)
     assert first.params["BASE.alpha"] == 0.125
-    heal(study)
+    recover(study)
     assert ask(study, SPACE).params == first.params
 
 

@@ -20,10 +20,10 @@ from optuna.trial import TrialState
 from bayes_merger.errors import Superseded, TrialFailed
 from bayes_merger.search import samplers
 from bayes_merger.search.space.design import design
-from bayes_merger.search.study.lock import alone
+from bayes_merger.search.study.lock import study_lock
 from bayes_merger.search.study.storage import backend, open_storage
 from bayes_merger.search.study.study import create_study, finished, load_study, open_study
-from bayes_merger.search.study.workers import Worker, dead_trials, heal
+from bayes_merger.search.study.workers import Worker, dead_trials, recover
 from tests.search.worker_processes import SPACE, score
 
 ROOT = Path(__file__).parents[3]
@@ -145,7 +145,7 @@ def test_a_living_worker_s_trial_is_left_alone(where: str) -> None:
         other = again(study, where)
         sampler = samplers.random(SPACE.distributions(), 5)
         open_study(backend(other), study.study_name, sampler, space=SPACE, fingerprint={}, design=[])
-        assert heal(other) == []
+        assert recover(other) == []
         slow.tell(trial, 1.0)
     assert [t.state.name for t in study.get_trials()] == ["COMPLETE", "WAITING"]
 
@@ -200,7 +200,7 @@ def test_a_worker_that_was_given_up_finds_its_trial_and_keeps_its_score(where: s
         trial = slow.claim(1)
         assert trial is not None
         give_up(slow)
-        heal(healer.study)
+        recover(healer.study)
         assert [t.state.name for t in study.get_trials()] == ["FAIL", "WAITING"]
         told = slow.tell(trial, 2.0, {"scores": [7]})
         assert (told.number, told.done) == (1, 1)
@@ -280,16 +280,16 @@ def test_a_broken_line_to_the_server_loses_nothing(postgres: str) -> None:
 
 def test_a_line_that_breaks_while_a_suggestion_is_made_gives_it_to_nobody_else(postgres: str) -> None:
     study = new_study(postgres, 0)
-    with pytest.raises(sqlalchemy.exc.DBAPIError, match="terminat"), broken_off(study, postgres) as still:
-        still()
+    with pytest.raises(sqlalchemy.exc.DBAPIError, match="terminat"), broken_off(study, postgres) as check_lock:
+        check_lock()
 
 
 @contextmanager
 def broken_off(study: Study, postgres: str) -> Iterator[Callable[[], None]]:
-    with alone(study) as still:
-        still()
+    with study_lock(study) as check_lock:
+        check_lock()
         cut_all_lines(postgres)
-        yield still
+        yield check_lock
 
 
 def test_a_trial_taken_over_a_line_that_broke_is_not_forgotten(where: str) -> None:
@@ -317,5 +317,5 @@ def test_the_lock_of_a_killed_worker_is_swept_away(tmp_path: Path, hands: Hands)
     hands(storage=str(tmp_path / "a[b].db"), name=study.study_name, workers=1, total=2, deaths={"0": 1})
     assert len(list(tmp_path.glob("*-worker-*"))) == 1
     with Worker(study, SPACE) as alive:
-        assert len(heal(study)) == 1
+        assert len(recover(study)) == 1
         assert [path.name.rpartition("-")[2] for path in tmp_path.glob("*-worker-*")] == [alive.id]

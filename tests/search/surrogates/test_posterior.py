@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial
 
 from bayes_merger.search.space.cube import Array
-from bayes_merger.search.surrogates.posterior import Belief, Beliefs, beliefs, noise_variance
+from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior, beliefs, noise_variance
 
 
 def trials_at(points: Array, scores: Sequence[float]) -> list[FrozenTrial]:
@@ -57,9 +57,9 @@ def test_a_lucky_score_among_sober_neighbours_is_not_the_best() -> None:
     scores[4] += 4.0  # at 0.2: true value 8, seen as 12
     found = beliefs(trials_at(line, scores.tolist()), scores.tolist())
     assert found.fitted
-    assert found.luckiest is not None
+    assert found.best_observed is not None
     assert found.best is not None
-    assert found.luckiest.trial == 4
+    assert found.best_observed.trial == 4
     assert 0.6 <= line[found.best.trial, 0] <= 0.8
     assert found.each[4].mean < 9.5
     assert found.each[4].observed == 12.0
@@ -83,13 +83,13 @@ def test_a_few_trials_and_parameters_that_are_no_plain_numbers_are_believed_as_s
     few = trials_at(np.random.default_rng(0).random((7, 3)), [1.0, 7.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     found = beliefs(few, [trial.value or 0.0 for trial in few])
     assert not found.fitted
-    assert found.best == Belief(1, 7.0, 7.0, 0.0)
+    assert found.best == TrialPosterior(1, 7.0, 7.0, 0.0)
     whole = [
         optuna.create_trial(value=float(i), params={"n": i}, distributions={"n": IntDistribution(0, 20)})
         for i in range(12)
     ]
     assert not beliefs(whole, [float(i) for i in range(12)]).fitted
-    assert beliefs([], []) == Beliefs((), 0.0, fitted=False)
+    assert beliefs([], []) == StudyPosterior((), 0.0, fitted=False)
     assert beliefs([], []).best is None
 
 
@@ -99,8 +99,13 @@ def test_equal_scores_have_an_equal_belief() -> None:
 
 
 def test_the_candidates_are_the_best_means_and_the_best_observed() -> None:
-    found = Beliefs(
-        (Belief(0, 9.0, 5.0, 1.0), Belief(1, 7.0, 7.0, 1.0), Belief(2, 6.0, 6.0, 1.0), Belief(3, 8.0, 6.5, 1.0)),
+    found = StudyPosterior(
+        (
+            TrialPosterior(0, 9.0, 5.0, 1.0),
+            TrialPosterior(1, 7.0, 7.0, 1.0),
+            TrialPosterior(2, 6.0, 6.0, 1.0),
+            TrialPosterior(3, 8.0, 6.5, 1.0),
+        ),
         noise=1.0,
         fitted=True,
     )
