@@ -17,7 +17,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
-from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.companions import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
@@ -230,8 +230,10 @@ def fingerprint(parts: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
     division = {"blocks": parts.config.blocks} if parts.config.blocks else {}
     channels = {"channels": parts.config.channels} if parts.config.channels != "equal" else {}
     recipe = {"recipe": {k: v for k, v in parts.config.recipe.items() if k != "models"}} if parts.config.recipe else {}
+    methods = own_sources([step.method for step in parts.steps.steps] if parts.steps else [parts.method.name])
     return {
         **rules,
+        **({"method_sources": methods} if methods else {}),
         **options,
         **division,
         **finish,

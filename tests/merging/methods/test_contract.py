@@ -14,7 +14,8 @@ from torch import Tensor
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS, method_spec
 from bayes_merger.merging.engine.combine import Scratch, combine
-from bayes_merger.merging.method import MethodSpec, Prepared
+from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.parameters import Prepared
 from tests.merging.variants import VARIANTS, bound, title
 
 NAMES = sorted(METHODS)
