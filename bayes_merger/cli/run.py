@@ -22,7 +22,7 @@ from bayes_merger.run.folder import RunFolder, check_name, find_study, slug
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
 from bayes_merger.run.setup import RunSetup, check_setup, fingerprint
-from bayes_merger.scoring.scorer import Scorer
+from bayes_merger.scoring.scorer import Scorer, check_scorer
 from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
 from bayes_merger.search.study.study import finished
 
@@ -238,8 +238,7 @@ def make_scorer(name: str, settings: Any) -> Scorer:
     """
     if not isinstance(settings, dict):
         raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {settings!r}")
-    scorer: Scorer = compose.build(f"scorers.{name}", {"name": name, **settings})
-    return scorer
+    return check_scorer(f"scorers.{name}", compose.build(f"scorers.{name}", {"name": name, **settings}))
 
 
 def check_space(parts: RunSetup, folder: RunFolder, free: int | None = None) -> None:

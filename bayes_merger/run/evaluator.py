@@ -20,7 +20,7 @@ from bayes_merger.run.models import own_division
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup, candidate_id
-from bayes_merger.scoring.scorer import ImageToScore, Score, combine, judge
+from bayes_merger.scoring.scorer import ImageToScore, Score, combine, score_images
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -210,11 +210,11 @@ class PipelineEvaluator:
         scores: list[Score] = []
         for name, scorer in self._parts.scorers.items():
             self._watcher.step(f"scoring ({name})")
-            if getattr(scorer, "interactive", False):
+            if scorer.interactive:
                 with self._watcher.quiet(), self._stop.at_once():
-                    scores += judge(scorer, judged)
+                    scores += score_images(scorer, judged)
             else:
-                scores += judge(scorer, judged)
+                scores += score_images(scorer, judged)
         return scores
 
     def conclude(

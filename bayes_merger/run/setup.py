@@ -181,7 +181,7 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
         ConfigError: one of the scorers asks a person.
     """
     for name, scorer in scorers.items():
-        if getattr(scorer, "interactive", False):
+        if scorer.interactive:
             raise ConfigError(f"workers: scorer '{name}' asks a person, who can only talk to one; {way_out}")
 
 

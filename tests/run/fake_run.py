@@ -44,7 +44,7 @@ def noisy(noise: float) -> Formula:
 class FormulaScorer:
     """Scores the merge that lies on the bench."""
 
-    scale, importance = (0.0, 10.0), 1.0
+    scale, importance, interactive = (0.0, 10.0), 1.0, False
 
     def __init__(self, name: str, formula: Formula) -> None:
         self.name, self.formula = name, formula

@@ -34,7 +34,7 @@ def new_study() -> optuna.study.Study:
 
 
 class Tens:
-    name, scale, importance = "tens", (0.0, 10.0), 1.0
+    name, scale, importance, interactive = "tens", (0.0, 10.0), 1.0, False
 
     def prepare(self, folder: Any = None) -> None: ...
 
