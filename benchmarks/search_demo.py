@@ -35,6 +35,7 @@ from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.scoring.scorer import Score, picture_points
+from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study.study import design
 from bayes_merger.search.surrogates.posterior import beliefs
 
@@ -108,7 +109,9 @@ class Demo:
     def study(self, trials: int) -> optuna.study.Study:
         """The study after so many trials."""
         space = self.space.distributions()
-        study = optuna.create_study(direction="maximize", sampler=self.parts.sampler(space, self.parts.config.seed))
+        study = optuna.create_study(
+            direction="maximize", sampler=make_sampler(self.parts.sampler, space, self.parts.config.seed)
+        )
         for row in design(self.space, DESIGN, self.parts.config.seed):
             study.enqueue_trial(row, user_attrs={"phase": "design"})
         known: list[dict[str, float]] = json.loads(self._log.read_text()) if self._log.is_file() else []

@@ -19,6 +19,7 @@ from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.pruning import Pruned, is_on, judge_in_batches, rival_for
 from bayes_merger.run.record import best_value, front_of, mean_scores, posterior_of
 from bayes_merger.run.setup import RunSetup
+from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study import study as studies
 from bayes_merger.search.study.history import ESTIMATE
 from bayes_merger.search.study.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
@@ -52,7 +53,7 @@ def open_study(
     return studies.open_study(
         studies.open_storage(folder.where),
         folder.name,
-        parts.sampler(parts.space.distributions(), parts.config.seed),
+        make_sampler(parts.sampler, parts.space.distributions(), parts.config.seed),
         space=parts.space,
         fingerprint=fingerprint,
         design=studies.design(parts.space, parts.config.init_points, parts.config.seed) if design is None else design,
@@ -68,7 +69,7 @@ def join_study(parts: RunSetup, folder: RunFolder, fingerprint: Mapping[str, Any
     Raises:
         ConfigError: there is none, or this worker's scores would not compare with the study's.
     """
-    sampler = parts.sampler(parts.space.distributions(), parts.config.seed)
+    sampler = make_sampler(parts.sampler, parts.space.distributions(), parts.config.seed)
     study = studies.load_study(studies.open_storage(folder.where, create=False), folder.name, sampler)
     studies.check_fingerprint(study, fingerprint)
     return study

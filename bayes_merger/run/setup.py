@@ -27,7 +27,7 @@ from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.scoring.scorer import Scorer
-from bayes_merger.search.optimisers.options import check_names
+from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.stopping import read_time
 
@@ -165,13 +165,8 @@ def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunCo
     Raises:
         ConfigError: it does not.
     """
-    check_names(sampler)
-    try:
-        made = sampler(space.distributions(), config.seed)
-    except TypeError as error:
-        raise ConfigError(f"optimiser: {error}; it is called with the space's distributions and the seed") from error
-    if config.objectives and hasattr(made, "check_objectives"):  # an optimiser of the person's own knows what it knows
-        made.check_objectives(len(config.objectives))
+    made = make_sampler(sampler, space.distributions(), config.seed)
+    made.check_objectives(max(len(config.objectives), 1))
 
 
 def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:

@@ -1,13 +1,20 @@
 """The optimisers a person can choose: what ``conf/optimiser/*.yaml`` name as ``_target_``.
 
-Each function takes the declared space (from :meth:`SearchSpace.distributions`; None: whatever all trials so far have in
-common), the study's seed and its options, refuses options that make no sense, and gives an Optuna sampler of the kind
-that :mod:`bayes_merger.search.optimisers.base` tells of.
+A ``_target_`` may also be any Optuna sampler (``optuna.samplers.TPESampler``, or one from elsewhere): it is wrapped in
+a :class:`~bayes_merger.search.optimisers.sequential.SequentialSampler`, gets the study's seed, and resumes as if it had
+never been interrupted. :func:`make_sampler` makes either kind.
+
+Each function here takes the declared space (from :meth:`SearchSpace.distributions`; None: whatever all trials so far
+have in common), the study's seed and its options, refuses options that make no sense, and gives an Optuna sampler of
+the kind described in :mod:`bayes_merger.search.optimisers.base`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import optuna
@@ -15,9 +22,50 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search.optimisers.base import CubeSampler, Observations, ReplaySampler, Space
-from bayes_merger.search.optimisers.options import check_flag, check_number, check_range
+from bayes_merger.search.optimisers.base import CubeSampler, Observations, ReplaySampler, Space, StatelessSampler
+from bayes_merger.search.optimisers.options import check_flag, check_names, check_number, check_range, keywords_of
 from bayes_merger.search.space.cube import Array, derived_seed, generator, latin_hypercube, sobol_points
+
+
+def make_sampler(factory: Callable[..., Any], space: Space, seed: int) -> StatelessSampler:
+    """The optimiser that a ``_target_`` names, ready for a study.
+
+    Args:
+        factory: a function that takes ``space`` and ``seed`` by keyword and gives a sampler; or an Optuna sampler's
+            class, or a function that gives one, which takes ``seed``; or a ``functools.partial`` of any with options.
+        space: what is searched, from :meth:`SearchSpace.distributions`.
+        seed: of the study, 0 or above.
+
+    Raises:
+        ConfigError: an option that it does not have or that makes no sense, no way to seed it, or no sampler at all.
+    """
+    from bayes_merger.search.optimisers.sequential import SequentialSampler
+
+    check_names(factory)
+    target = factory.func if isinstance(factory, partial) else factory
+    name = getattr(target, "__name__", str(target))
+    known = keywords_of(target)
+    if known is not None and "seed" not in known:
+        raise ConfigError(
+            f"optimiser: {name} takes no seed, so a study with it could neither be repeated nor resumed; "
+            "give it a parameter called seed"
+        )
+
+    def make(inner_seed: int) -> Any:
+        own = deepcopy(factory)  # options may be objects that change with use, such as an independent_sampler
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # said at every suggestion otherwise
+            return own(seed=inner_seed) if known is None or "space" not in known else own(space=space, seed=inner_seed)
+
+    try:
+        made = make(seed)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimiser: {name}: {error}") from error
+    if isinstance(made, StatelessSampler):
+        return made
+    if not isinstance(made, BaseSampler):
+        raise ConfigError(f"optimiser: {name} gives a {type(made).__name__}, not an Optuna sampler; choose another")
+    return SequentialSampler(space, seed, make, name=type(made).__name__)
 
 
 def structured(

@@ -227,7 +227,7 @@ class ReplaySampler(StatelessSampler):
         return copy, copy.get_trials(deepcopy=False)[-1]
 
     def _is_known(self, trial: FrozenTrial) -> bool:
-        return self.space is None or _place(trial, self.space) is not None
+        return self.space is None or place_of(trial, self.space) is not None
 
     def _shown(self, trial: FrozenTrial) -> FrozenTrial:
         endless = self._finite and trial.values is not None and not np.isfinite(trial.values).all()
@@ -263,7 +263,7 @@ def one_thread() -> Iterator[None]:
 def evidence_of(history: History, space: Space, study: Study) -> Observations:
     """The history in the cube of this space; trials that lack one of its parameters are left out."""
     signs = np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
-    known = [(t, point) for t in history.trials if (point := _place(t, space)) is not None]
+    known = [(t, point) for t in history.trials if (point := place_of(t, space)) is not None]
     values = np.array([_values(t, signs) for t, _ in known], dtype=float).reshape(len(known), len(signs))
     return Observations(
         slot=history.slot,
@@ -277,7 +277,7 @@ def evidence_of(history: History, space: Space, study: Study) -> Observations:
     )
 
 
-def _place(trial: FrozenTrial, space: Space) -> list[float] | None:
+def place_of(trial: FrozenTrial, space: Space) -> list[float] | None:
     """Where a trial lies, in the cube of the space or outside it; None if it has no place there."""
     if any(name not in trial.params for name in space):
         return None

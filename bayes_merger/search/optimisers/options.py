@@ -72,18 +72,30 @@ def check_names(factory: Callable[..., Any]) -> None:
     """Refuse options that the optimiser does not have.
 
     Args:
-        factory: an optimiser's function, or a ``functools.partial`` of it with its options.
+        factory: an optimiser's function or class, or a ``functools.partial`` of it with its options.
 
     Raises:
         ConfigError: naming the first such option, and the nearest that exists.
     """
     if not isinstance(factory, partial):
         return
-    parameters = inspect.signature(factory.func).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    known = keywords_of(factory.func)
+    if known is None:
         return
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    options = [name for name in known if name not in ("space", "seed")]
     for name in factory.keywords:
-        if name not in known:
-            hint = nearest(name, known) if known else "it has none"
+        if name == "seed":
+            raise ConfigError(
+                f"optimiser: seed = {factory.keywords[name]!r} is not an option; it is the study's, like  seed=1"
+            )
+        if name not in options:
+            hint = nearest(name, options) if options else "it has none"
             raise ConfigError(f"optimiser: {factory.func.__name__} has no option {name!r}; {hint}")
+
+
+def keywords_of(function: Callable[..., Any]) -> list[str] | None:
+    """What a function or class can be given by keyword; None: anything."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import open_checkpoint
-from bayes_merger.merging.engine import merge
+from bayes_merger.merging.engine.merge import merge
 from bayes_merger.merging.export.lora import Rank, read_rank, save_lora
 from bayes_merger.merging.models.lora import LoraModel
 from tests.merging.tiny_models import UNET, even, opened, recipe_of

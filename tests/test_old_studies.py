@@ -1,0 +1,134 @@
+"""Studies and recipes that an earlier version made: they resume, show and merge as they did there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bayes_merger import demo
+from tests.user_folder import command
+
+GOLDEN = Path(__file__).parent / "golden"
+STUDIES = ("plain", "steps")
+FOLDER_OF_THE_DEMO = "@DEMO@"
+INTERRUPTED = 8
+"""The trial that was running when the process was killed."""
+
+STEPS = """\
+models: {a: a.safetensors, b: b.safetensors, c: c.safetensors}
+steps:
+  - {name: mix,  method: weighted_sum,   a: a,   b: b, alpha: search}
+  - {name: more, method: add_difference, a: mix, b: b, c: c, alpha: {default: 0.2, OUT03-OUT05: look}}
+"""
+
+# What an earlier version wrote, metadata and all.
+BY_HAND = {
+    "blocks, elements and adjustments": (
+        ["model_a=a.safetensors", "model_b=b.safetensors", "alpha=GRAD_V", "base_alpha=0.3",
+         "elements=OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5, OUT06:ff:0.2", "adjust=0,0,0,0,2,0,0,0"],
+        "51dc6d7a52b279b3cb90d43bf9b48c28ad573b203daccc6774c492557e8589b5",
+    ),
+    "a difference, clipped, with B's VAE in fp32": (
+        ["model_a=a.safetensors", "model_b=b.safetensors", "model_c=c.safetensors", "method=add_difference",
+         "alpha=0.7", "IN00-IN03.alpha=0.2", "clip=soft", "vae=b", "--dtype", "fp32"],
+        "757af4fe49646798275fde1dfb39803d414f2d86e11f2cab27c1ab19a16fdc10",
+    ),
+    "a method with options, in bf16": (
+        ["model_a=a.safetensors", "model_b=b.safetensors", "model_c=c.safetensors", "method=ties", "alpha=0.8",
+         "vote=count", "compat=supermerger", "--dtype", "bf16"],
+        "18277006cb625e049f6a36c614147a13a9ec6521efe5af355abc383dd52e2ed2",
+    ),
+    "two steps": (
+        ["steps.yaml", "look=0.6", "mix_alpha=0.4"],
+        "e00226701abe9f528ee1a6d78c2cde7728ff78945878490244ff79160587c562",
+    ),
+}  # fmt: skip
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def expected(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((GOLDEN / name / "expected.json").read_text())
+    return data
+
+
+def put_study(name: str, folder: Path) -> None:
+    """The study as it was found, in ``folder``, with the demo's files where they lie here."""
+    place = folder / "runs" / name
+    place.mkdir(parents=True)
+    shutil.copyfile(GOLDEN / name / "study.db", place / "study.db")
+    database = sqlite3.connect(place / "study.db")
+    with database:
+        database.execute(
+            "UPDATE study_user_attributes SET value_json = replace(value_json, ?, ?)",
+            (FOLDER_OF_THE_DEMO, str(demo.ROOM)),
+        )
+    database.close()
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def resumed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The name of a study that went on to its end, and the folder that it was called in."""
+    folder = tmp_path_factory.mktemp(request.param)
+    put_study(request.param, folder)
+    result = command(folder, "resume", request.param)
+    assert result.returncode == 0, result.stderr
+    return request.param, folder
+
+
+def test_an_old_study_is_shown(tmp_path: Path) -> None:
+    for name in STUDIES:
+        put_study(name, tmp_path)
+        result = command(tmp_path, "show", name)
+        assert result.returncode == 0, result.stderr
+        assert "8 of 12 trials" in result.stdout
+
+
+def test_an_old_study_goes_on_with_the_trials_that_would_have_come(resumed: tuple[str, Path]) -> None:
+    name, folder = resumed
+    shown = json.loads(command(folder, "show", name, "--json").stdout)
+    old = expected(name)
+    assert [row["trial"] for row in shown["trials_list"]] == [row["trial"] for row in old["trials"]]
+    first = INTERRUPTED + 1
+    assert shown["trials_list"][first]["weights"] == old["trials"][first]["weights"]
+    if shown["trials_list"][first]["value"] != old["trials"][first]["value"]:
+        # Another processor draws other last bits, and from then on the search learns from other scores.
+        assert shown["trials_list"][first]["value"] == pytest.approx(old["trials"][first]["value"], abs=0.01)
+        return
+    for row, before in zip(shown["trials_list"], old["trials"], strict=True):
+        assert {key: row[key] for key in before} == before
+    assert shown["best"]["trial"] == old["best"]
+    assert shown["final"] == old["final"]
+    best = folder / "runs" / name / "best"
+    recipe = (GOLDEN / name / "recipe.json").read_text().replace(FOLDER_OF_THE_DEMO, str(demo.ROOM))
+    assert json.loads((best / "recipe.json").read_text()) == json.loads(recipe)
+    assert (best / "weights.txt").read_text() == (GOLDEN / name / "weights.txt").read_text()
+    assert sha256(folder / "runs" / name / "best.safetensors") == old["sha256"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_an_old_recipe_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    text = (GOLDEN / name / "recipe.json").read_text().replace(FOLDER_OF_THE_DEMO, str(demo.ROOM))
+    (tmp_path / "recipe.json").write_text(text)
+    result = command(tmp_path, "merge", "recipe.json", "--out", "again.safetensors")
+    assert result.returncode == 0, result.stderr
+    assert sha256(tmp_path / "again.safetensors") == expected(name)["sha256"]
+
+
+@pytest.mark.parametrize("what", BY_HAND)
+def test_a_merge_by_hand_gives_the_same_bytes(what: str, tmp_path: Path) -> None:
+    arguments, digest = BY_HAND[what]
+    for model in ("a", "b", "c"):
+        (tmp_path / f"{model}.safetensors").symlink_to(demo.MODELS / f"{model}.safetensors")
+    (tmp_path / "steps.yaml").write_text(STEPS)
+    result = command(tmp_path, "merge", *arguments, "--out", "merged.safetensors")
+    assert result.returncode == 0, result.stderr
+    assert sha256(tmp_path / "merged.safetensors") == digest
