@@ -7,9 +7,11 @@ from bayes_merger.checkpoints.architectures import ARCHITECTURES, SD1, identify
 from bayes_merger.checkpoints.blocks import Architecture, BlockWeights, Place, weights_from_string, weights_to_string
 from bayes_merger.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.merge import merge, save_merge
-from bayes_merger.merging.method import METHODS, MethodSpec, WeightRange, merge_method, method_spec
+from bayes_merger.merging.method import METHODS, MethodSpec, method_spec
+from bayes_merger.merging.parameters import Cost, WeightRange
 from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, ModelRef, PlanItem, plan
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "Architecture",
     "BlockWeights",
     "Checkpoint",
+    "Cost",
     "LiveMerge",
     "MergePlan",
     "MergeRecipe",

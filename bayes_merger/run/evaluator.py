@@ -22,7 +22,7 @@ from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.pruning import Incumbent, batches, clearly_worse, estimate, is_on, whole
 from bayes_merger.run.setup import RunSetup, candidate_id
-from bayes_merger.scoring.scorer import ImageToScore, Score, combine, judge
+from bayes_merger.scoring.scorer import ImageToScore, Score, combine, score_images
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -321,11 +321,11 @@ class PipelineEvaluator:
         scores: list[Score] = []
         for name, scorer in self._setup.scorers.items():
             self._progress.step(f"scoring ({name})")
-            if getattr(scorer, "interactive", False):
+            if scorer.interactive:
                 with self._progress.quiet(), self._stop.at_once():
-                    scores += judge(scorer, judged)
+                    scores += score_images(scorer, judged)
             else:
-                scores += judge(scorer, judged)
+                scores += score_images(scorer, judged)
         return scores
 
     def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:

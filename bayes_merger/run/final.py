@@ -54,7 +54,7 @@ def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
 
 def has_final(setup: RunSetup) -> bool:
     """Whether there is a final round: a person is not asked for yet more ratings."""
-    asks_a_person = any(getattr(scorer, "interactive", False) for scorer in setup.scorers.values())
+    asks_a_person = any(scorer.interactive for scorer in setup.scorers.values())
     return setup.config.final.images > 0 and not asks_a_person
 
 

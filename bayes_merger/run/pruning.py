@@ -77,7 +77,7 @@ def check_pruning(config: RunConfig, payloads: Sequence[Payload], scorers: Mappi
     if not 4 <= settings.first < pictures:
         raise ConfigError(f"pruning.first: {settings.first} must be at least 4 and below the {pictures} pictures")
     for name, scorer in scorers.items():
-        if getattr(scorer, "interactive", False):
+        if scorer.interactive:
             raise ConfigError(f"pruning.test: scorer {name} is a person, who sees all pictures; leave pruning.test=off")
     if config.objectives:
         raise ConfigError("pruning.test: compares one number, and there are several objectives; leave pruning.test=off")

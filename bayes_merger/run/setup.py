@@ -18,7 +18,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
-from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.companions import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
@@ -201,7 +201,7 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
         ConfigError: one of the scorers asks a person.
     """
     for name, scorer in scorers.items():
-        if getattr(scorer, "interactive", False):
+        if scorer.interactive:
             raise ConfigError(f"workers: scorer '{name}' asks a person, who can only talk to one; {way_out}")
 
 
@@ -250,8 +250,10 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
     division = {"blocks": setup.config.blocks} if setup.config.blocks else {}
     channels = {"channels": setup.config.channels} if setup.config.channels != "equal" else {}
     recipe = {"recipe": {k: v for k, v in setup.config.recipe.items() if k != "models"}} if setup.config.recipe else {}
+    methods = own_sources([step.method for step in setup.steps.steps] if setup.steps else [setup.method.name])
     return {
         **rules,
+        **({"method_sources": methods} if methods else {}),
         **options,
         **division,
         **finish,
