@@ -37,7 +37,7 @@ from bayes_merger.run.progress import StopSignal
 from bayes_merger.scoring.scorer import Score, picture_points
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study.study import design
-from bayes_merger.search.surrogates.posterior import beliefs
+from bayes_merger.search.surrogates.posterior import study_posterior
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "search_demo.md"
@@ -143,7 +143,7 @@ class Demo:
             picture_points([Score(**score) for score in trial.user_attrs["scores"]], importance, judges)
             for trial in trials
         ]
-        known = beliefs(trials, [trial.values[0] for trial in trials], pictures)
+        known = study_posterior(trials, [trial.values[0] for trial in trials], pictures)
         assert known.best is not None
         assert known.best_observed is not None
         return {

@@ -147,7 +147,7 @@ def test_two_objectives_are_searched_between(name: str) -> None:
 def test_an_optimiser_of_one_objective_says_so_before_the_first_trial(name: str) -> None:
     sampler: Any = sampler_of(name)
     sampler.check_objectives(1)
-    with pytest.raises(ConfigError, match=f"{name} knows one objective and there are 2; take optimiser=gp"):
+    with pytest.raises(ConfigError, match=f"{name} supports one objective and there are 2; take optimiser=gp"):
         sampler.check_objectives(2)
 
 
