@@ -18,7 +18,7 @@ FLOORS = [
     {"report"},
     {"demo"},
     {"cli"},
-    {"__main__"},
+    {"__main__", "testing"},
 ]
 
 

@@ -44,6 +44,11 @@ def make_sampler(factory: Callable[..., Any], space: Space, seed: int) -> Statel
     check_names(factory)
     target = factory.func if isinstance(factory, partial) else factory
     name = getattr(target, "__name__", str(target))
+    if target is optuna.samplers.GridSampler:
+        raise ConfigError(
+            "optimiser: GridSampler ends a study when its grid is used up, but a run has init_points + n_iters trials; "
+            "use optimiser=sobol, which fills the space evenly"
+        )
     known = keywords_of(target)
     if known is not None and "seed" not in known:
         raise ConfigError(

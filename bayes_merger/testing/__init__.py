@@ -1,0 +1,1 @@
+"""Contract tests for people who extend bayes-merger: inherit a class, name what it tests, run pytest."""
