@@ -21,7 +21,7 @@ from optuna.samplers import (
 )
 from optuna.trial import TrialState
 
-from bayes_merger.cli.compose import build, compose_run
+from bayes_merger.compose import build, compose_run
 from bayes_merger.errors import BayesMergerError, ConfigError
 from bayes_merger.search.samplers import lhs, make_sampler
 from bayes_merger.search.space.space import SearchSpace, build_space
