@@ -29,6 +29,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.search.optimisers.base import Observations, SuggestFn, is_known
 from bayes_merger.search.optimisers.options import check_choice, check_number
 from bayes_merger.search.space.cube import Array, derived_seed, generator
+from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
 
 @dataclass(frozen=True)
@@ -222,9 +223,7 @@ class Bound:
 
     def heights(self, x: Array) -> Array:
         """The bound at many points: shape ``(points, dimensions)`` to ``(points,)``."""
-        squares = (x**2).sum(axis=1)[:, None] + (self._points**2).sum(axis=1) - 2.0 * (x @ self._points.T)
-        r = self._rate * np.sqrt(np.maximum(squares, 0.0))
-        k = (1.0 + r + r**2 / 3.0) * np.exp(-r)
+        k, _ = matern52(self._rate * np.sqrt(squared_distances(x, self._points)))
         variance = 1.0 - np.einsum("ij,ij->i", k @ self._inverse, k)
         height: Array = k @ self._weights + self._kappa * np.sqrt(np.maximum(variance, 0.0))
         return height
@@ -236,11 +235,10 @@ class Bound:
         """
         away = x - self._points
         r = self._rate * np.sqrt((away**2).sum(axis=1))
-        decay = np.exp(-r)
-        k = (1.0 + r + r**2 / 3.0) * decay
+        k, decay = matern52(r)
         kernel_gradient = -(self._rate**2 / 3.0) * ((1.0 + r) * decay)[:, None] * away
         explained = self._inverse @ k
-        std = float(np.sqrt(max(1.0 - k @ explained, 1e-12)))
+        std = float(np.sqrt(max(1.0 - float(k @ explained), 1e-12)))
         gradient = kernel_gradient.T @ (self._weights - (self._kappa / std) * explained)
         return -float(k @ self._weights + self._kappa * std), -gradient
 

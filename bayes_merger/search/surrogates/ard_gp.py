@@ -18,6 +18,7 @@ from scipy.linalg import cho_solve, cholesky
 from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
+from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
 LENGTHS = (0.025, 100.0)
 NOISES = (1e-4, 1.0)
@@ -25,9 +26,9 @@ JITTER = 1e-8
 
 
 def _matern(squares: Array) -> tuple[Array, Array]:
-    a = math.sqrt(5.0) * np.sqrt(squares)
-    decay = np.exp(-a)
-    return (1.0 + a + a**2 / 3.0) * decay, 5.0 / 3.0 * (1.0 + a) * decay
+    r = math.sqrt(5.0) * np.sqrt(squares)
+    kernel, decay = matern52(r)
+    return kernel, 5.0 / 3.0 * (1.0 + r) * decay
 
 
 def _squared_exponential(squares: Array) -> tuple[Array, Array]:
@@ -80,7 +81,7 @@ class ArdGP:
         return replace(self, points=np.vstack([self.points, points]), scores=scores)
 
     def _covariance(self, x: Array, y: Array) -> Array:
-        return KERNELS[self.kernel](_squares(x / self.lengths, y / self.lengths))[0]
+        return KERNELS[self.kernel](squared_distances(x / self.lengths, y / self.lengths))[0]
 
     def _nugget(self) -> Array:
         nugget: Array = (self.noise + JITTER) * np.eye(len(self.points))
@@ -124,7 +125,7 @@ def _density(points: Array, scores: Array, logs: Array, kernel: str) -> tuple[fl
     """
     lengths, noise = np.exp(logs[:-1]), float(np.exp(logs[-1]))
     scaled = points / lengths
-    covariance, steepness = KERNELS[kernel](_squares(scaled, scaled))
+    covariance, steepness = KERNELS[kernel](squared_distances(scaled, scaled))
     root = cholesky(covariance + (noise + JITTER) * np.eye(len(points)), lower=True)
     inverse = cho_solve((root, True), np.eye(len(points)))
     total = inverse.sum(axis=1)
@@ -135,8 +136,3 @@ def _density(points: Array, scores: Array, logs: Array, kernel: str) -> tuple[fl
     steepness *= pull
     along = steepness.sum(axis=1) @ scaled**2 - (scaled * (steepness @ scaled)).sum(axis=0)
     return height, np.append(along, 0.5 * noise * float(np.trace(pull))), mean
-
-
-def _squares(x: Array, y: Array) -> Array:
-    squares: Array = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2.0 * (x @ y.T)
-    return np.maximum(squares, 0.0)

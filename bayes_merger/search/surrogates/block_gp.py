@@ -26,6 +26,7 @@ from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
+from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
 ROOT5 = math.sqrt(5.0)
 JITTER = 1e-8
@@ -99,7 +100,7 @@ class BlockGP:
         self._features = [_mapped(points, m) * s for m, s in zip(self._maps, settings.scales, strict=True)]
         self._amplitude = sum(settings.amplitudes)
         covariance = sum(
-            _kernel(_squares(f, f), a, settings.smooth)[0]
+            _kernel(squared_distances(f, f), a, settings.smooth)[0]
             for f, a in zip(self._features, settings.amplitudes, strict=True)
         )
         noise = np.full(len(points), settings.noise) if exact is None else np.where(exact, 1e-4, settings.noise)
@@ -112,7 +113,7 @@ class BlockGP:
         k = np.zeros((len(points), len(self.inverse)))
         for index, feature in enumerate(self._features):
             own = _mapped(points, self._maps[index]) * self.settings.scales[index]
-            k += _kernel(_squares(own, feature), self.settings.amplitudes[index], self.settings.smooth)[0]
+            k += _kernel(squared_distances(own, feature), self.settings.amplitudes[index], self.settings.smooth)[0]
         variance = self._amplitude - np.einsum("ij,ij->i", k @ self.inverse, k)
         return self.centre + k @ self.coefficients, np.sqrt(np.maximum(variance, LEAST_VARIANCE))
 
@@ -212,7 +213,10 @@ class _Mode:
         """
         settings = self.settings(vector)
         scaled = [f * s for f, s in zip(self._features, settings.scales, strict=True)]
-        parts = [_kernel(_squares(f, f), a, settings.smooth) for f, a in zip(scaled, settings.amplitudes, strict=True)]
+        parts = [
+            _kernel(squared_distances(f, f), a, settings.smooth)
+            for f, a in zip(scaled, settings.amplitudes, strict=True)
+        ]
         covariance = sum(k for k, _ in parts) + (settings.noise + JITTER) * np.eye(len(self._scores))
         triangle = _cholesky(covariance)
         inverse: Array = cho_solve((triangle, True), np.eye(len(self._scores)))
@@ -247,11 +251,6 @@ def _mapped(points: Array, basis: Array | None) -> Array:
     return points if basis is None else points @ basis
 
 
-def _squares(a: Array, b: Array) -> Array:
-    squares: Array = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * (a @ b.T)
-    return np.maximum(squares, 0.0)
-
-
 def _kernel(squares: Array, amplitude: float, smooth: bool) -> tuple[Array, Array]:
     """Covariances at these squared distances s, and their steepness -2 dk/ds; all of the shape of ``squares``.
 
@@ -262,8 +261,8 @@ def _kernel(squares: Array, amplitude: float, smooth: bool) -> tuple[Array, Arra
         bell: Array = amplitude * np.exp(-0.5 * squares)
         return bell, bell
     r = ROOT5 * np.sqrt(squares)
-    decay = amplitude * np.exp(-r)
-    return (1.0 + r + r**2 / 3.0) * decay, (5.0 / 3.0) * (1.0 + r) * decay
+    kernel, decay = matern52(r, amplitude)
+    return kernel, (5.0 / 3.0) * (1.0 + r) * decay
 
 
 def _scale_pull(weights: Array, features: Array) -> Array:

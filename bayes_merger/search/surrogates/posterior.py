@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import threadpool_limits
 
 from bayes_merger.search.space.cube import Array
+from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
 LEAST = 8
 """With fewer trials than this no process is fitted: each mean is the observed score."""
@@ -191,10 +192,8 @@ def _fit(points: Array, scores: Array, noise: float | None) -> tuple[float, floa
 
 
 def _decomposed(points: Array, length: float) -> tuple[Array, Array]:
-    squares = (points**2).sum(axis=1)
-    distances = squares[:, None] + squares - 2.0 * (points @ points.T)
-    r = np.sqrt(5.0 * np.maximum(distances, 0.0)) / length
-    values, vectors = np.linalg.eigh((1.0 + r + r**2 / 3.0) * np.exp(-r))
+    kernel, _ = matern52(np.sqrt(5.0 * squared_distances(points, points)) / length)
+    values, vectors = np.linalg.eigh(kernel)
     return np.maximum(values, 0.0), vectors
 
 
