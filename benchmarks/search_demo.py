@@ -36,7 +36,7 @@ from bayes_merger.run.progress import StopSignal
 from bayes_merger.scoring.scorer import Score, picture_points
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study.study import design
-from bayes_merger.search.surrogates.posterior import beliefs
+from bayes_merger.search.surrogates.posterior import study_posterior
 from bayes_merger.session import make_setup
 from bayes_merger.testing.progress import RecordingReporter
 
@@ -140,7 +140,7 @@ class Demo:
             )
             for trial in trials
         ]
-        known = beliefs(trials, [trial.values[0] for trial in trials], pictures)
+        known = study_posterior(trials, [trial.values[0] for trial in trials], pictures)
         assert known.best is not None
         assert known.best_observed is not None
         return {

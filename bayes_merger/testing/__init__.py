@@ -1,1 +1,5 @@
-"""Contracts of everything that can be added, as classes of tests to inherit; pytest is needed in here only."""
+"""Contracts to inherit and fakes to use, for those who add a method, a scorer, an optimiser or a surface.
+
+``methods``, ``scorers`` and ``samplers`` hold classes of tests for pytest; ``evaluator`` and ``progress`` stand in for a
+live pipeline and for a terminal.
+"""
