@@ -26,7 +26,7 @@ from pathlib import Path
 
 
 class Redness:
-    scale, interactive = (0.0, 10.0), False
+    scale = (0.0, 10.0)
 
     def __init__(self, name="redness", importance=1.0):
         self.name, self.importance = name, importance

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -131,7 +132,7 @@ class ScorerBase:
 
 
 def check_scorer(setting: str, scorer: object) -> Scorer:
-    """`scorer` as a `Scorer`, which it need not inherit from.
+    """`scorer` as a `Scorer`, which it need not inherit from; one that does not say so is not interactive.
 
     Args:
         setting: where it is chosen, like "scorers.laion"; what follows the last point is its name.
@@ -141,6 +142,9 @@ def check_scorer(setting: str, scorer: object) -> Scorer:
         ConfigError: it lacks something, or has it of the wrong type; the text names what.
     """
     kind = type(scorer).__qualname__
+    if not hasattr(scorer, "interactive"):  # scorers written before it belonged to the protocol ask nobody
+        with suppress(AttributeError):
+            scorer.interactive = False  # type: ignore[attr-defined]
     if not isinstance(scorer, Scorer):
         lacking = [f"`{name}`" for name in _MEMBERS if not hasattr(scorer, name)]
         raise ConfigError(

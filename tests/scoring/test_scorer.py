@@ -191,7 +191,7 @@ def test_what_a_scorer_lacks_is_named_at_the_door():
 
     with pytest.raises(
         ConfigError,
-        match=r"^scorers\.bare: .*Bare has no `scale`, `importance`, `interactive`, `prepare`; .*ScorerBase",
+        match=r"^scorers\.bare: .*Bare has no `scale`, `importance`, `prepare`; .*ScorerBase",
     ):
         check_scorer("scorers.bare", Bare())
 
