@@ -14,6 +14,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
+from bayes_merger.checkpoints.checkpoint import prediction_in
 from bayes_merger.checkpoints.naming import INDEX, PARTS
 from bayes_merger.checkpoints.tokenizer import PAD, PAD_OPEN_CLIP
 from bayes_merger.errors import CheckpointError, ConfigError
@@ -235,13 +236,9 @@ def _prediction(model: Shapes, metadata: Mapping[str, str], default: str) -> Set
     if odd := [key for key in model if key.startswith("edm_")]:
         raise CheckpointError(f"the mark {odd[0]} stands for EDM models, for which no config is shipped; "
                               "give --config FOLDER, the diffusers config tree of this model")  # fmt: skip
-    if "v_pred" in model or "ztsnr" in model:
-        told = "v"
-    else:
-        told = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", "")
-    known = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+    said = "v" if "v_pred" in model or "ztsnr" in model else prediction_in(metadata)
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in model else {}
-    return {"prediction_type": known.get(told, default)} | zero_snr
+    return {"prediction_type": "v_prediction" if said == "v" else said or default} | zero_snr
 
 
 def _fit_sd3(model: Shapes, metadata: Mapping[str, str]) -> tuple[str, Settings]:

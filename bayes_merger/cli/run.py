@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from bayes_merger.checkpoints.checkpoint import hash_all
+from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.cli import compose
 from bayes_merger.cli.anchors import start_design
 from bayes_merger.cli.show import best_lines, load

@@ -18,7 +18,7 @@ from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
 from bayes_merger.merging.method import MethodSpec, method_spec
-from bayes_merger.merging.models.companions import VAE_FILE
+from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
 from bayes_merger.merging.recipe.step_file import StepFile

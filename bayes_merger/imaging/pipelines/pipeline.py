@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from bayes_merger.imaging.pipelines.loading import LoadedModules, Source
+    from bayes_merger.checkpoints.checkpoint import Checkpoint
+    from bayes_merger.imaging.pipelines.loading import LoadedModules
     from bayes_merger.imaging.prompts.embedding import PromptEncoder
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -249,7 +250,7 @@ class _Progress:
 
 
 def load_pipeline(
-    model: Path | str | Source,
+    model: Path | str | Checkpoint,
     *,
     config: Path | str | None = None,
     device: str = "auto",

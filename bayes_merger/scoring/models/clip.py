@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.scoring.download import find_weights, load_tensors, safetensors_shapes
+from bayes_merger.scoring.download import find_weights, open_weights, read_weights
 from bayes_merger.scoring.models.conversion import from_transformers
 from bayes_merger.scoring.scorer import ImageToScore, Scale, check_importance, check_scale
 
@@ -90,8 +90,8 @@ class ClipTower:
             )
         path = find_weights(self.weights, setting=f"{self.setting}.weights", sha256=self.sha256)
         if path.suffix == ".safetensors":
-            shapes = safetensors_shapes(path, f"{self.setting}.weights")
-            _check_shapes(shapes, architecture, f"{self.setting}.weights: {path}")
+            with open_weights(path, f"{self.setting}.weights") as file:
+                _check_shapes(file.shapes, architecture, f"{self.setting}.weights: {path}")
 
     def embed_images(self, images: Sequence[Image]) -> Tensor:
         """Embeddings of shape N x width, float32 on the CPU, each of length 1; pictures of any size and mode."""
@@ -131,7 +131,7 @@ class LoadedTower:
 
         settings = dict(architecture["model_cfg"])
         custom = settings.pop("custom_text", False)
-        state = from_transformers(load_tensors(weights, setting))
+        state = from_transformers(read_weights(weights, setting))
         with torch.random.fork_rng(devices=[]):  # the constructor draws random weights: nobody else's draws may move
             model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
         try:
