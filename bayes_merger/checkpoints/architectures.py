@@ -35,7 +35,7 @@ _SPECIAL_RULES = (
 
 
 _UNET = r"model\.diffusion_model\."
-# Flux is mostly given away without its text encoders, and then often without this prefix too.
+# Flux is mostly distributed without its text encoders, and then often without this prefix too.
 _TRANSFORMER = r"(?:(?:model\.)?diffusion_model\.)?"
 _TEXT_ENCODERS = tuple(
     Rule(rf"text_encoders\.(?={name}\.)", "BASE", slot=slot)
@@ -164,7 +164,7 @@ def identify(shapes: Shapes) -> Architecture:
         shapes: key to shape.
 
     Raises:
-        CheckpointError: it is none that can be merged; the text says what it looks like instead.
+        CheckpointError: it cannot be merged; the text says what it looks like instead.
     """
     kind = detect_kind(shapes)
     if kind.name not in ARCHITECTURES:

@@ -200,7 +200,7 @@ def open_folder(path: Path) -> DiffusersFolder:
         path: the folder, with its parts in folders of their own.
 
     Raises:
-        CheckpointError: a part cannot be read, or it is none that can be merged; the text begins with the path.
+        CheckpointError: a part cannot be read, or the model cannot be merged; the text begins with the path.
     """
     with ExitStack() as opened:
         parts: dict[str, dict[str, Checkpoint]] = {}

@@ -119,7 +119,7 @@ def prediction_of(source: Checkpoint, given: str | None, config: Path | None = N
         CheckpointError: marks of a kind that diffusers' schedulers here cannot draw.
     """
     if given not in (None, "auto", *PREDICTIONS):
-        raise ConfigError(f"prediction_type: {given!r} is none of {', '.join(PREDICTIONS)}")
+        raise ConfigError(f"prediction_type: {given!r} is not a prediction type; use {', '.join(PREDICTIONS)}")
     if odd := [key for key in source.shapes if key.startswith("edm_")]:
         raise CheckpointError(f"{source.path}: the mark {odd[0]} stands for EDM models, which cannot be drawn here")
     marked = any(key in source.shapes for key in _V_KEYS)

@@ -349,7 +349,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is none; take auto, cpu, cuda, cuda:1 or mps") from error
+        raise ConfigError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"device: no {name} on this machine ({count} CUDA devices); take device=auto or cpu")
@@ -362,7 +362,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "fp32" if device.type == "cpu" else "fp16"
     if name not in DTYPES:
-        raise ConfigError(f"dtype: {name!r} is none of auto, {', '.join(DTYPES)}")
+        raise ConfigError(f"dtype: {name!r} is not a dtype; use auto, {', '.join(DTYPES)}")
     dtype: torch.dtype = getattr(torch, DTYPES[name])
     return dtype
 

@@ -231,18 +231,18 @@ def _architecture(model: str | None, config: Path | None, setting: str) -> dict[
             raise ConfigError(f"{setting}: open_clip is not installed; pip install open-clip-torch")
         known = {path.stem: path for path in (Path(spec.origin).parent / "model_configs").glob("*.json")}
         if model not in known:
-            raise ConfigError(f"{setting}.model: open_clip knows no {model!r}; {nearest(str(model), known)}")
+            raise ConfigError(f"{setting}.model: open_clip does not have {model!r}; {nearest(str(model), known)}")
         config = known[model]
     try:
         read = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{setting}.config: there is no file {config}") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{setting}.config: {config} is no JSON ({error})") from error
+        raise ConfigError(f"{setting}.config: {config} is not JSON ({error})") from error
     whole = read if isinstance(read, dict) and "model_cfg" in read else {"model_cfg": read}
     settings = whole["model_cfg"]
     if not isinstance(settings, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(settings):
-        raise ConfigError(f"{setting}.config: {config} is no open_clip model (embed_dim, vision_cfg, text_cfg)")
+        raise ConfigError(f"{setting}.config: {config} is not an open_clip model (embed_dim, vision_cfg, text_cfg)")
     if "hf_model_name" in settings["text_cfg"] or "hf_tokenizer_name" in settings["text_cfg"]:
         raise ConfigError(f"{setting}: {config.stem} takes its text side from a model hub, which is not supported")
     return {"model_cfg": settings, "preprocess_cfg": whole.get("preprocess_cfg", {})}
@@ -265,7 +265,7 @@ def _device(device: str, setting: str) -> str:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise ConfigError(f"{setting}.device: {device!r} is none; give auto, cpu or cuda") from error
+        raise ConfigError(f"{setting}.device: {device!r} is not a device; use auto, cpu or cuda") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{setting}.device: no GPU is usable here; give {setting}.device=cpu")
     return device

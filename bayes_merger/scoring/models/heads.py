@@ -92,7 +92,7 @@ def head_layout(shapes: Mapping[str, Sequence[int]], where: str) -> HeadLayout:
     for name in names:
         weight, bias = tuple(shapes[_key(name, "weight")]), tuple(shapes[_key(name, "bias")])
         if len(weight) != 2 or bias != weight[:1] or (size and weight[1] != size):
-            raise ConfigError(f"{where}: layer {name or 'weight'} has shape {weight}, bias {bias}; that is no head")
+            raise ConfigError(f"{where}: layer {name or 'weight'} has shape {weight}, bias {bias}; that is not a head")
         size = weight[0]
     if size != 1:
         raise ConfigError(f"{where}: it ends in {size} numbers, a head ends in one")
@@ -145,6 +145,6 @@ def _layer_names(shapes: Mapping[str, Sequence[int]], where: str) -> tuple[str, 
     stack = all(re.fullmatch(r"(.+\.)?layers\.\d+", name) for name in names) and _indices(names) in STACKS
     if not complete or not (len(names) == 1 or stack or names == WAIFU):
         raise ConfigError(
-            f"{where} is no aesthetic head this program knows; its tensors: {', '.join(sorted(shapes)[:8])}"
+            f"{where} is not an aesthetic head this program knows; its tensors: {', '.join(sorted(shapes)[:8])}"
         )
     return tuple(names)
