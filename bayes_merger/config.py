@@ -1,6 +1,6 @@
 """The schema of a run, and where configuration files are looked for.
 
-Plain dataclasses: Hydra fills them (``bayes_merger.cli.compose``), everybody else just reads them.
+Plain dataclasses: Hydra fills them (``bayes_merger.compose``), everybody else just reads them.
 Defaults live in ``conf/``; the ones here only state the type.
 """
 
@@ -106,6 +106,17 @@ class RunConfig:
     optimiser: dict[str, Any] = field(default_factory=dict)
     payloads: dict[str, Any] = field(default_factory=dict)
     scorers: dict[str, Any] = field(default_factory=dict)
+
+
+CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images", "model_a", "model_b", "model_c",
+              "models", "recipe.models", "runs", "final", "generator.device", "generator.max_batch",
+              "generator.config")  # fmt: skip
+"""The settings that may change when a study goes on."""
+
+
+LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
+         "generator.config", "wildcards")  # fmt: skip
+"""The settings that may differ between the machines that work on a study."""
 
 
 def data_root() -> Path:

@@ -28,8 +28,7 @@ import numpy as np
 import optuna
 from search import ALIASES
 
-from bayes_merger.cli import compose
-from bayes_merger.cli.run import make_setup
+from bayes_merger import compose
 from bayes_merger.imaging.payload import resolve
 from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator
 from bayes_merger.run.folder import RunFolder
@@ -38,6 +37,7 @@ from bayes_merger.scoring.scorer import Score, picture_points
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study.study import design
 from bayes_merger.search.surrogates.posterior import beliefs
+from bayes_merger.session import make_setup
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "search_demo.md"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bayes_merger import compose
 from bayes_merger.checkpoints.architectures import SD1
-from bayes_merger.cli import compose
 from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import payload_from_mapping

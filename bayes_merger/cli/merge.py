@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
-from bayes_merger.cli.resolve_merge import add_source, recipe_and_models
-from bayes_merger.cli.show import Parser
+from bayes_merger.cli.arguments import Parser, add_source
 from bayes_merger.errors import ConfigError
+from bayes_merger.merges.resolve import recipe_and_models
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.models.lora import NO_EFFECT
 from bayes_merger.merging.plan.routing import listed
@@ -83,7 +83,9 @@ def merge(arguments: Sequence[str]) -> None:
         from bayes_merger.merging.export.lora import read_rank
 
         read_rank(options.as_lora)
-    recipe, checkpoints = recipe_and_models(options, verify=not options.force)
+    recipe, checkpoints = recipe_and_models(
+        options.source, trial=options.trial, dtype=options.dtype, runs=options.runs, verify=not options.force
+    )
     out = Path(options.out).expanduser()
     folder = (options.format or ("safetensors" if out.suffix else "diffusers")) == "diffusers"
     if options.as_lora is not None and folder:

@@ -17,15 +17,17 @@ from rich.table import Table
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import FLOATS
-from bayes_merger.cli.resolve_merge import add_source, beside, named_recipe, recipe_and_models
-from bayes_merger.cli.show import Parser
+from bayes_merger.cli.arguments import Parser, add_source
 from bayes_merger.errors import ConfigError
+from bayes_merger.merges.resolve import recipe_and_models
 from bayes_merger.merging.engine.multi_step import Unfolded, unfold
 from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, PlanItem, numbers_of
 from bayes_merger.merging.recipe.recipe import plan as plan_of
+from bayes_merger.merging.recipe.step_file import beside
 from bayes_merger.run.models import open_model
+from bayes_merger.run.recipes import named_recipe
 
 DESCRIPTION = """\
 Say what a merge would do, without doing it: nothing but the headers of the files is read.
@@ -79,7 +81,9 @@ def plan(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     parser.add_argument("--diff", metavar="NAME | recipe.json", help="only what differs from this other merge")
     options = parser.parse_args(arguments)
-    recipe, checkpoints = recipe_and_models(options, verify=False)
+    recipe, checkpoints = recipe_and_models(
+        options.source, trial=options.trial, dtype=options.dtype, runs=options.runs, verify=False
+    )
     planned = plan_of(recipe, checkpoints)
     unfolded = unfold(recipe, checkpoints)
     unfolded.set(recipe)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger.checkpoints.opening import open_checkpoint
-from bayes_merger.cli.resolve_merge import EMBEDDED, is_model, named_recipe
-from bayes_merger.cli.show import Parser
+from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.engine.multi_step import alone
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.run.recipes import EMBEDDED, is_model, named_recipe
 
 DESCRIPTION = """\
 Show how a merge was made: the recipe inside a merged model or an extracted LoRA, a recipe file, or a study's best.

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import optuna
 from rich.console import Console
 from rich.table import Table
 
-from bayes_merger.cli.terminal import candidates_table, closing_table, front_table, with_error
+from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError
 from bayes_merger.report import summary as report
-from bayes_merger.run.folder import RunFolder, find_study, studies
+from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, with_error
+from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.record import chosen_trial, final_of, posterior_of, recipe_of
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours: one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(f"{message}; see  {self.prog} --help")
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -48,17 +36,6 @@ def show(arguments: Sequence[str]) -> None:
         _show_all(Path(options.runs), options.json)
     else:
         _show_one(find_study(Path(options.runs), options.name, options.storage), options.json)
-
-
-def load(folder: RunFolder) -> optuna.study.Study:
-    """A study for reading.
-
-    Raises:
-        ConfigError: the file holds no such study.
-    """
-    from bayes_merger.search.study.study import load_study, open_storage
-
-    return load_study(open_storage(folder.where, create=False), folder.name)
 
 
 def _show_all(runs: Path, as_json: bool) -> None:
@@ -118,36 +95,6 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     console.print(weights_table(recipe.weights))
     print(report.weights_text(recipe, folder.name).rstrip())
     print(f"\nwrite it to a file:  bayes-merger merge {folder.name} --out {folder.name}.safetensors")
-
-
-def best_lines(data: Mapping[str, Any]) -> list[str]:
-    """What is taken home and how sure that is, a line or two.
-
-    Args:
-        data: as ``report.summary`` gives it.
-    """
-    best, final = data["best"], data["final"]
-    about = [f"{best['value']:.3f} points when drawn"]
-    if "mean" in best:
-        about.append(f"posterior mean {with_error(best['mean'], best['sd'])}")
-    if final and final["rows"]:
-        row = final["rows"][0]
-        about.append(f"{with_error(row['mean'], row['error'])} on fresh seeds")
-    lines = [f"best: trial {best['trial']}, {', '.join(about)}"]
-    if "front" in data:
-        return [
-            *lines,
-            "it is the trial of the Pareto front with the best weighted sum; any other is written with --trial",
-        ]
-    others = (
-        ("best observed", "value", data["best_observed"]),
-        ("best posterior mean", "mean", data["best_posterior_mean"]),
-    )
-    for name, key, other in others:
-        if other and other[key] > best[key]:
-            mean = f", posterior mean {with_error(other['mean'], other['sd'])}" if data["best_posterior_mean"] else ""
-            lines.append(f"{name}: trial {other['trial']}, {other['value']:.3f} points when drawn{mean}")
-    return lines
 
 
 def _print_unscored(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bayes_merger.cli.compose import in_full
-from bayes_merger.cli.run import stored_run
-from bayes_merger.cli.show import Parser
+from bayes_merger.cli.arguments import Parser
 from bayes_merger.cli.terminal import watching
-from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.run.folder import STORAGE, RunFolder, find_study
-from bayes_merger.run.progress import ProgressReporter, StopSignal
-from bayes_merger.run.setup import check_no_person, fingerprint
-
-LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
-         "generator.config", "wildcards")  # fmt: skip
+from bayes_merger.config import LOCAL
+from bayes_merger.run.folder import STORAGE
+from bayes_merger.run.progress import ProgressReporter, Reporting
 
 DESCRIPTION = f"""\
 Join a study and draw trials until its budget is used up; Ctrl-C stops after the trial.
@@ -50,39 +43,29 @@ def worker(arguments: Sequence[str]) -> None:
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--report-as", default="", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
-    for override in options.overrides:
-        key = in_full(override).partition("=")[0]
-        if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
-            raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
-    folder = find_study(Path(options.runs), options.name, options.storage)
-    try:
-        settings, parts = stored_run(folder, options.overrides)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; where it lies on this machine is said like  model_a=FILE") from error
-    check_no_person(parts.scorers, "rate in  bayes-merger run  or  resume")
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with watching_for(options.report_as, folder) as (watcher, stop_watcher):
-        from bayes_merger.run import loop
-        from bayes_merger.run.evaluator import PipelineEvaluator
+    from bayes_merger import session
 
-        watcher.step("hashing the models")
-        study = loop.join_study(parts, folder, fingerprint(parts, settings["scorers"]))
-        folder.point()
-        with StopSignal(stop_watcher) as stop:
-            bench = PipelineEvaluator.load(parts, watcher, stop)
-            loop.search(parts, study, bench, folder, watcher, stop, name=options.report_as or socket.gethostname())
+    reporting = reporting_to_parent() if options.report_as else watching
+    folder = session.work(
+        options.name,
+        options.overrides,
+        runs=options.runs,
+        address=options.storage,
+        worker=options.report_as,
+        reporting=reporting,
+        says_stop=not options.report_as,
+    )
     if not options.report_as:
         print(f"study {folder.name}: nothing left to draw")
 
 
-@contextmanager
-def watching_for(report_as: str, folder: RunFolder) -> Iterator[tuple[ProgressReporter, ProgressReporter | None]]:
-    """The watcher of a worker, and who is told that somebody asked to stop: a parent knows it already."""
-    if not report_as:
-        with watching(folder.log) as watcher:
-            yield watcher, watcher
-        return
+def reporting_to_parent() -> Reporting:
+    """Who is told what a worker does that another process started: that process, which logs it."""
     from bayes_merger.run.workers import PipeReporter, leave_with_parent, reports_to_parent
 
-    leave_with_parent()
-    yield PipeReporter(reports_to_parent()), None
+    @contextmanager
+    def reporting(log: Path) -> Iterator[ProgressReporter]:
+        leave_with_parent()
+        yield PipeReporter(reports_to_parent())
+
+    return reporting

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import networks, pictures
-from .pictures import Scene
+from bayes_merger.demo import networks, pictures
+from bayes_merger.demo.pictures import Scene
 
 Words = Callable[[Scene, np.random.Generator], str]
 Say = Callable[[str], None]

@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from . import denoiser
-from .landscape import BLOCKS, PROMPTS, Landscape, mix, shipped
-from .train import CHANGES, ROUGH
+from bayes_merger.demo import denoiser
+from bayes_merger.demo.landscape import BLOCKS, PROMPTS, Landscape, mix, shipped
+from bayes_merger.demo.train import CHANGES, ROUGH
 
 State = Mapping[str, Tensor]
 ASKED = ("a large ring", "a large cross", "a red shape on a blue background", "a yellow shape on a black background")

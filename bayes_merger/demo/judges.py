@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import CLIP_NAME, networks, pictures
-from .denoiser import Say, pixels, rate
-from .pictures import Scene
+from bayes_merger.demo import CLIP_NAME, networks, pictures
+from bayes_merger.demo.denoiser import Say, pixels, rate
+from bayes_merger.demo.pictures import Scene
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

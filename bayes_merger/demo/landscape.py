@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import clip_config, clip_weights, denoiser, head_path, networks
-from .denoiser import Denoiser
-from .judges import normalise
+from bayes_merger.demo import clip_config, clip_weights, denoiser, head_path, networks
+from bayes_merger.demo.denoiser import Denoiser
+from bayes_merger.demo.judges import normalise
 
 BLOCKS = ("BASE", *(f"IN{i:02d}" for i in range(12)), "M00", *(f"OUT{i:02d}" for i in range(12)))
 PROMPTS = (
@@ -119,7 +119,7 @@ def shipped() -> tuple[Landscape, dict[str, dict[str, Tensor]]]:
     """The embedded models, ready to be mixed and drawn from, and the states of `a`, `b` and `c`."""
     from diffusers import StableDiffusionPipeline
 
-    from . import config_dir, model_path
+    from bayes_merger.demo import config_dir, model_path
 
     states, pipe = {}, None
     for name in ("c", "b", "a"):

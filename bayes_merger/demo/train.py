@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import denoiser, judges, networks, pictures
-from .denoiser import Lesson, Say
-from .landscape import block_of
-from .pictures import Scene
+from bayes_merger.demo import denoiser, judges, networks, pictures
+from bayes_merger.demo.denoiser import Lesson, Say
+from bayes_merger.demo.landscape import block_of
+from bayes_merger.demo.pictures import Scene
 
 State = dict[str, Tensor]
 

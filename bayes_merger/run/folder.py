@@ -11,11 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from bayes_merger.atomic import write_atomically
+from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import optuna
 
 STORAGE = "BAYES_MERGER_STORAGE"
 """Environment variable: the address of a database, for those who would not have its password in a command line."""
@@ -162,3 +167,53 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
         hint = nearest(name, names) if names else f"there are no studies in {runs}"
         raise ConfigError(f"no study '{name}'; {hint}")
     return folder
+
+
+def load(folder: RunFolder) -> optuna.study.Study:
+    """A study for reading.
+
+    Raises:
+        ConfigError: the file holds no such study.
+    """
+    from bayes_merger.search.study.study import load_study, open_storage
+
+    return load_study(open_storage(folder.where, create=False), folder.name)
+
+
+def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> RunFolder:
+    """The folder of a new study.
+
+    Args:
+        config: the settings.
+        address: of its storage; empty: the folder itself.
+        named: the person typed the name; otherwise a number is added to one that is taken.
+
+    Raises:
+        ConfigError: the name is taken or cannot be a folder.
+    """
+    runs = Path(config.runs)
+    stem = check_name(config.name) if config.name else ""
+    if stem and named:
+        folder = RunFolder(runs / stem, address)
+        if is_begun(folder):
+            raise ConfigError(
+                f"study '{folder.name}' exists: go on with  bayes-merger resume {folder.name}  or choose another name="
+            )
+        return folder
+    stem = stem or "-".join(slug(Path(model).stem)[:40] for model in (config.model_a, config.model_b))
+    number = 1
+    while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"), address)):
+        number += 1
+    return folder
+
+
+def is_begun(folder: RunFolder) -> bool:
+    """Whether a study lies there; a run that was killed while making one left nothing worth keeping."""
+    for place in {folder, RunFolder(folder.path)}:  # the folder of another study is not free either
+        if place.exists():
+            try:
+                load(place)
+            except ConfigError:
+                continue
+            return True
+    return False

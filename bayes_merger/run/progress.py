@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -73,6 +75,67 @@ class ProgressReporter(Protocol):
     def quiet(self) -> Iterator[None]:
         """No bars while a person is asked something on the same terminal."""
         yield
+
+
+Reporting = Callable[[Path], AbstractContextManager[ProgressReporter]]
+"""From the file that a run is logged in to who is told what goes on."""
+
+
+def trial_line(report: TrialReport) -> str:
+    """One trial in one line."""
+    head = f"trial {report.number:>3}  {report.done}/{report.total}"
+    head += f"  {report.worker}" if report.worker else ""
+    if report.pruned:
+        return f"{head}  given up: {report.reason}  {report.seconds:.1f} s"
+    if report.value is None:
+        return f"{head}  failed: {report.reason}"
+    star = "  * best" if report.improved else f"  best {report.best:.3f}"
+    star += f", posterior mean {report.mean:.3f}" if report.mean is not None else ""
+    star += f"  front {report.front}" if report.front else ""
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in report.scores.items())
+    return f"{head}  {report.value:.3f} points ({scores})  {report.seconds:.1f} s{star}"
+
+
+class PlainReporter:
+    """Lines without colours or bars, for pipes and logs."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Say nothing: a pipe wants a line per trial."""
+
+    def budget(self, done: int, total: int) -> None:
+        """Say nothing: every trial's line has it."""
+
+    def trial(self, report: TrialReport) -> None:
+        """Print one line."""
+        self.note(trial_line(report))
+
+    def note(self, text: str) -> None:
+        """Print and log one line."""
+        self._write(text)
+        print(text, flush=True)
+
+    @contextmanager
+    def members(self, names: Sequence[str]) -> Iterator[list[Step]]:
+        """Say nothing of their steps either."""
+        yield [self.step for _ in names]
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nothing to hide."""
+        yield
+
+    def _write(self, text: str) -> None:
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+
+
+@contextmanager
+def plain_reporting(log: Path) -> Iterator[ProgressReporter]:
+    """A line per trial, printed and logged."""
+    yield PlainReporter(log)
 
 
 class StopSignal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
@@ -22,6 +24,7 @@ from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
 from bayes_merger.merging.recipe.step_file import StepFile
+from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import open_models, open_steps, own_division, read_recipe, references, steps_recipe
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.pruning import check_pruning
@@ -99,6 +102,19 @@ class RunSetup:
             channels=self.config.channels,
             clip=self.config.clip or "",
         )
+
+    def stored(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What a study remembers, so that it can be resumed and its merges rebuilt from it alone.
+
+        Args:
+            settings: of the run, as plain data.
+        """
+        return {
+            "config": dict(settings),
+            "recipe": {key: value for key, value in self.recipe({}).to_json().items() if key != "weights"},
+            "payloads": [payload.to_json() for payload in self.payloads],
+            "judges": {name: [scorer.importance, list(scorer.scale)] for name, scorer in self.scorers.items()},
+        }
 
     def close(self) -> None:
         """Let go of the model files."""
@@ -255,3 +271,43 @@ def candidate_id(weights: Mapping[str, Mapping[str, float]]) -> str:
     """A short name of a merge within its study, the same for the same weights."""
     text = json.dumps(weights, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_space(parts: RunSetup, folder: RunFolder, free: int | None = None) -> None:
+    """Whether the disk holds what the run will write.
+
+    Args:
+        parts: the run.
+        folder: where it will write.
+        free: bytes that are free there; ``None`` asks the system.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    place = folder.path.absolute()
+    while not place.exists():
+        place = place.parent
+    needed = 64 << 20
+    if parts.config.final.save:
+        needed += sum(file.stat().st_size for file in parts.base.files)
+    free = shutil.disk_usage(place).free if free is None else free
+    if free < needed:
+        raise ConfigError(
+            f"runs: {place} has {free / 1e9:.1f} GB free and the best merge needs {needed / 1e9:.1f} GB; "
+            "make room, or give another folder with  runs=FOLDER"
+        )
+
+
+def check_models(parts: RunSetup) -> None:
+    """What can only be seen by reading the models whole: seconds for large ones, before anything is written.
+
+    Raises:
+        ConfigError: they are all the same.
+        CheckpointError: one holds NaN or infinity.
+    """
+    hash_all(parts.checkpoints.values())
+    if len({checkpoint.sha256() for checkpoint in parts.checkpoints.values()}) == 1:
+        names = " and ".join(f"model_{name}" for name in parts.checkpoints)
+        raise ConfigError(f"{names}: are the same model, so every merge of them is; give two different files")
+    for checkpoint in parts.checkpoints.values():
+        checkpoint.scan()

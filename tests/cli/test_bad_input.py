@@ -195,7 +195,7 @@ def test_a_full_disk_is_found_at_start_up(
     workplace: Path, tiny_a: Path, tiny_b: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from bayes_merger.cli import run as command
-    from bayes_merger.cli.compose import compose_run, validate
+    from bayes_merger.compose import compose_run, validate
     from bayes_merger.errors import ConfigError
 
     settings = compose_run(["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}"])

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from bayes_merger.cli import main
-from bayes_merger.cli.show import load
-from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.folder import RunFolder, load
 from tests.user_folder import make_workplace
 
 RUN = ["run", "experiment=tiny", "model_a=a.safetensors", "model_b=b.safetensors", "final.images=0", "final.save=false"]

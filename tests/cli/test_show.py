@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bayes_merger.cli.show import best_lines, show
-from bayes_merger.cli.terminal import trial_line, with_error
+from bayes_merger.cli.show import show
 from bayes_merger.config import FinalConfig, PruningConfig
+from bayes_merger.report.tables import best_lines, with_error
 from bayes_merger.run.final import decide
-from bayes_merger.run.progress import StopSignal, TrialReport
+from bayes_merger.run.progress import StopSignal, TrialReport, trial_line
 from bayes_merger.run.record import front_of
 from tests.run.fake_run import PretendBench, make_setup, noisy, searched
 

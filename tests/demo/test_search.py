@@ -10,14 +10,14 @@ from typing import Any
 import optuna
 import pytest
 
-from bayes_merger.cli import compose
-from bayes_merger.cli.run import make_setup, stored_with
+from bayes_merger import compose
 from bayes_merger.run import loop
 from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator
 from bayes_merger.run.final import decide
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import Final
+from bayes_merger.session import make_setup
 from tests.run.test_loop import Notes
 
 
@@ -46,7 +46,7 @@ def searched(folder: RunFolder, shuffle: int | None = None) -> tuple[optuna.stud
     bench: Any = PipelineEvaluator.load(parts, notes, stop)
     if shuffle is not None:
         bench = ShuffledBench(bench, shuffle)
-    study = loop.open_study(parts, folder, {}, stored_with(parts, settings))
+    study = loop.open_study(parts, folder, {}, parts.stored(settings))
     loop.search(parts, study, bench, folder, notes, stop)
     return study, decide(parts, study, bench, notes, stop)
 

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from bayes_merger.cli import main
-from bayes_merger.cli.show import load
-from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.folder import RunFolder, load
 from tests.user_folder import make_workplace
 
 

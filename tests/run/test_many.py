@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from bayes_merger.cli import main
-from bayes_merger.cli.show import load
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS
 from bayes_merger.run.evaluator import contenders
-from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.models import read_recipe
 from bayes_merger.search.study.study import FINGERPRINT
 from tests.checkpoint_files import make_tiny_sd1

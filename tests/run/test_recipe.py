@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
-from bayes_merger.cli.compose import compose_run, validate
+from bayes_merger.compose import compose_run, validate
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import SD1

@@ -21,7 +21,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from bayes_merger.checkpoints.architectures import OwnBlocks, own_blocks
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
@@ -280,3 +283,42 @@ def _number(value: Any) -> float | str:
             if _NAME.fullmatch(value):
                 return value
     raise ConfigError(f"{value!r} is neither a number nor a name")
+
+
+def beside(path: str, folder: Path) -> str:
+    """A path as it is, or in the folder of the file that names it: recipes tell names of files, not folders."""
+    there = folder / path
+    return str(there) if not Path(path).expanduser().exists() and there.exists() else path
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """What is in a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read; the text begins with ``what``.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{what} {path}: {reason_of(error)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{what} {path}: is not valid YAML ({' '.join(str(error).split())[:100]})") from None
+
+
+def recipe_data(path: Path) -> Any:
+    """A recipe in several steps as data; paths in it that are not of the working folder are taken to lie beside it.
+
+    Raises:
+        ConfigError: it cannot be read or is malformed.
+    """
+    data = read_yaml(path, "recipe")
+    try:
+        read_steps(data)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {path}: {error}") from None
+    return data | {"models": {name: beside(model, path.parent) for name, model in data["models"].items()}}
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file cannot be read, in a few words."""
+    return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"

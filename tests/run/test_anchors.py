@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.checkpoints.architectures import ARCHITECTURES
-from bayes_merger.cli.anchors import start_design
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.recipe.recipe import MergeRecipe, ModelRef
+from bayes_merger.run.anchors import start_design
 from bayes_merger.search import build_space
 from bayes_merger.search.study.study import create_study, open_storage
 

@@ -181,7 +181,7 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _read_files(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """What lies in the files that ``recipe=`` and ``blocks=`` name, and the other overrides."""
-    from bayes_merger.cli.resolve_merge import read_yaml, recipe_data
+    from bayes_merger.merging.recipe.step_file import read_yaml, recipe_data
 
     read: dict[str, Any] = {}
     others = []

@@ -95,7 +95,7 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _recipe(text: str, config: RunConfig) -> MergeRecipe:
-    from bayes_merger.cli.resolve_merge import named_recipe
+    from bayes_merger.run.recipes import named_recipe
 
     runs = Path(config.runs)
     if text.endswith((".json", ".safetensors")):

@@ -1,0 +1,72 @@
+"""Recipes by name: in a file, inside a merged model, or of a study's trial."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bayes_merger.checkpoints.naming import INDEX
+from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.errors import ConfigError
+from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.step_file import reason_of
+from bayes_merger.run.folder import find_study, load
+from bayes_merger.run.record import recipe_of, trial_of
+
+EMBEDDED = "bayes_merger.recipe"
+"""The field of a merged file's metadata that its recipe is in."""
+
+
+def named_recipe(name: str, runs: Path, trial: int | None = None) -> MergeRecipe:
+    """The recipe in a file or a merged model, or that of a study's trial (its best by default).
+
+    Raises:
+        ConfigError: there is none.
+        CheckpointError: a merged model that cannot be read.
+    """
+    if is_model(name):
+        return embedded_recipe(Path(name).expanduser())
+    if name.endswith(".json"):
+        return _read_recipe(Path(name).expanduser())
+    study = load(find_study(runs, name))
+    return recipe_of(study, trial_of(study, trial))
+
+
+def is_model(name: str) -> bool:
+    """Whether a merged model is meant, a file or a diffusers folder."""
+    return name.endswith(".safetensors") or (Path(name).expanduser() / INDEX).is_file()
+
+
+def embedded_recipe(path: Path) -> MergeRecipe:
+    """The recipe that a merged file or diffusers folder carries.
+
+    Raises:
+        ConfigError: there is none, or not of this program.
+        CheckpointError: the file cannot be read.
+    """
+    with open_checkpoint(path) as checkpoint:
+        text = checkpoint.metadata.get(EMBEDDED)
+        foreign = "sd_merge_recipe" in checkpoint.metadata
+    if text is None:
+        other = "only that of another program, see  bayes-merger recipe FILE" if foreign else "it may be no merge"
+        raise ConfigError(f"{path}: there is no recipe of this program in it; {other}")
+    return _parsed(text, f"the recipe in {path}:")
+
+
+def _read_recipe(path: Path) -> MergeRecipe:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"recipe {path}: {reason_of(error)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"recipe {path}: is not a merge recipe (not text)") from None
+    return _parsed(text, f"recipe {path}:")
+
+
+def _parsed(text: str, what: str) -> MergeRecipe:
+    try:
+        return MergeRecipe.from_json(json.loads(text))
+    except ConfigError as error:
+        raise ConfigError(f"{what} {str(error).removeprefix('recipe: ')}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{what} is not a merge recipe ({error})") from error

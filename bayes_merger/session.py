@@ -1,0 +1,393 @@
+"""Begin a study, go on with it, fork it, work on it: what the command line, a page, a notebook and a launcher call.
+
+Settings come in as plain data, composed by :mod:`bayes_merger.compose`; what goes on is said to a
+:class:`~bayes_merger.run.progress.ProgressReporter`. Nothing is printed here. For example::
+
+    from bayes_merger import session
+    from bayes_merger.compose import compose_run
+
+    folder = session.begin(compose_run(["model_a=A.safetensors", "model_b=B.safetensors", "payloads=[portrait]"]))
+    session.resume(folder.name, ["n_iters=100"])
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from bayes_merger import compose
+from bayes_merger.config import CHANGEABLE, LOCAL, RunConfig
+from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError, Interrupted, Paused
+from bayes_merger.imaging.payload import Payload
+from bayes_merger.report.summary import summary, write_best
+from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, table_text
+from bayes_merger.run.anchors import start_design
+from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
+from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
+from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
+from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
+from bayes_merger.scoring.scorer import Scorer
+from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
+from bayes_merger.search.study.storage import is_address, open_storage, redacted
+from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished
+
+
+def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporting = plain_reporting) -> RunFolder:
+    """Start a new study and run it to its end.
+
+    Args:
+        settings: of the run, from :func:`bayes_merger.compose.compose_run`.
+        named: somebody chose the study's name; otherwise a number is added to one that is taken.
+        reporting: who is told what goes on.
+
+    Returns:
+        The study's folder.
+
+    Raises:
+        ConfigError: a setting that makes no sense, or the study exists; nothing was written.
+        CheckpointError: a model file that cannot be used; nothing was written.
+        Interrupted: somebody asked to stop.
+        Paused: the person who scores went away.
+    """
+    settings, address = _take_address(settings)
+    config = compose.validate(settings)
+    folder = new_folder(config, address, named=named)
+    setup = make_setup(config, settings, folder)
+    design, about_anchors = start_design(setup)
+    check_space(setup, folder)
+    check_models(setup)
+    settings["name"] = folder.name
+    with folder.locked(), reporting(folder.log) as progress:
+        progress.note(f"study {folder.name} in {folder.path}")
+        for line in about_anchors:
+            progress.note(line)
+        _carry_on(setup, _new_study(setup, settings, folder, progress, design), folder, progress)
+    return folder
+
+
+def resume(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | Path = "runs",
+    address: str = "",
+    reporting: Reporting = plain_reporting,
+) -> RunFolder:
+    """Go on with a study, as if it had never been interrupted; or with more trials or time.
+
+    Args:
+        name: of the study.
+        overrides: settings that change, like ``n_iters=100``; see ``CHANGEABLE``.
+        runs: the folder of all studies.
+        address: of the database that has it, if it is not in its folder.
+        reporting: who is told what goes on.
+
+    Raises:
+        ConfigError: no such study, or settings that would make its scores incomparable.
+        CheckpointError: a model file that cannot be used.
+        Interrupted: somebody asked to stop.
+        Paused: the person who scores went away.
+    """
+    from bayes_merger.run import loop
+
+    folder = find_study(Path(runs), name, address)
+    check_changeable(name, load(folder).user_attrs["config"], overrides)
+    settings, setup = _stored(folder, overrides)
+    with folder.locked(), reporting(folder.log) as progress:
+        progress.step("hashing the models")
+        folder.point()
+        study = loop.open_study(setup, folder, fingerprint(setup, settings["scorers"]), {})
+        if any(override.partition("=")[0] in ("n_iters", "time_limit", "patience") for override in overrides):
+            study.set_user_attr(PATIENT_FROM, finished(study))
+        if overrides:
+            study.set_user_attr("config", settings)
+            loop.write_settings(folder, settings)
+        done, total = finished(study), setup.config.init_points + setup.config.n_iters
+        progress.note(f"study {folder.name}: {done} of {total} trials finished, going on")
+        _carry_on(setup, study, folder, progress)
+    return folder
+
+
+def fork(
+    name: str,
+    new: str,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | Path = "runs",
+    reporting: Reporting = plain_reporting,
+) -> RunFolder:
+    """Start a new study that takes over the trials of another one which still compare.
+
+    Args:
+        name: of the study.
+        new: the new one's name.
+        overrides: settings that change, like ``optimiser=gp``.
+        runs: the folder of all studies.
+        reporting: who is told what goes on.
+
+    Raises:
+        ConfigError: no such study, a setting that makes no sense, or scores that would not compare.
+        CheckpointError: a model file that cannot be used.
+        Interrupted: somebody asked to stop.
+        Paused: the person who scores went away.
+    """
+    from bayes_merger.search.study.fork import inheritance, rows_still_needed
+
+    old = find_study(Path(runs), name)
+    study = load(old)
+    settings = compose.changed(study.user_attrs["config"], [f"name={check_name(new)}", *overrides])
+    settings = settings if any(o.startswith("storage=") for o in overrides) else {**settings, "storage": None}
+    settings, address = _take_address(settings)
+    folder = RunFolder(Path(runs) / new, address)
+    if is_begun(folder):
+        raise ConfigError(f"study '{new}' exists: choose another name, or go on with  bayes-merger resume {new}")
+    redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards") for o in overrides)
+    payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs["payloads"])
+    setup = make_setup(compose.validate(settings), settings, folder, payloads)
+    check_space(setup, folder)
+    _check_compares(name, new, study, fingerprint(setup, settings["scorers"]))
+    heritage = inheritance(study, setup.space)
+    if not heritage.trials:
+        why = next(iter(heritage.left_out.values()), "it has no finished trial")
+        raise ConfigError(f"fork: no trial of '{name}' can be taken over: {why}; start anew with  bayes-merger run")
+    wanted = max(setup.config.init_points, len(heritage.trials))
+    rows = rows_still_needed(start_design(setup)[0], heritage.trials, wanted)
+    settings["init_points"] = wanted
+    setup = replace(setup, config=compose.validate(settings))
+    taken = [_with_pictures(trial, old, folder) for trial in heritage.trials]
+    with folder.locked(), reporting(folder.log) as progress:
+        progress.note(f"study {new} in {folder.path}: {_taken_over(name, len(taken), heritage.left_out)}")
+        _carry_on(setup, _new_study(setup, settings, folder, progress, rows, taken), folder, progress)
+    return folder
+
+
+def work(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | Path = "runs",
+    address: str = "",
+    worker: str = "",
+    reporting: Reporting = plain_reporting,
+    says_stop: bool = True,
+) -> RunFolder:
+    """Draw trials of a study that others work on too, until its budget is used up.
+
+    Args:
+        name: of the study.
+        overrides: what differs on this machine, like ``model_a=/mnt/A.safetensors``; see ``LOCAL``.
+        runs: the folder of all studies.
+        address: of the database that has it, if it is not in its folder.
+        worker: what people call this worker; the host's name by default.
+        reporting: who is told what goes on.
+        says_stop: whether this process says that somebody asked it to stop; a parent knows it already.
+
+    Raises:
+        ConfigError: no such study, or a worker that would draw something else.
+        CheckpointError: a model file that cannot be used.
+        Interrupted: somebody asked to stop.
+    """
+    from bayes_merger.run import loop
+    from bayes_merger.run.evaluator import PipelineEvaluator
+
+    for override in overrides:
+        key = compose.in_full(override).partition("=")[0]
+        if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
+            raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
+    folder = find_study(Path(runs), name, address)
+    try:
+        settings, setup = _stored(folder, overrides)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; say where it is on this machine like  model_a=FILE") from error
+    check_no_person(setup.scorers, "rate in  bayes-merger run  or  resume")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with reporting(folder.log) as progress:
+        progress.step("hashing the models")
+        study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]))
+        folder.point()
+        with StopSignal(progress if says_stop else None) as stop:
+            evaluator = PipelineEvaluator.load(setup, progress, stop)
+            loop.search(setup, study, evaluator, folder, progress, stop, name=worker or socket.gethostname())
+    return folder
+
+
+def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse changes on resume that would make a study's trials incomparable, or its course another one.
+
+    Raises:
+        ConfigError: naming the first of them, what it is and what it cannot become.
+    """
+    for override in overrides:
+        key, _, value = compose.in_full(override).partition("=")
+        if any(key == ok or key.startswith(f"{ok}.") for ok in CHANGEABLE):
+            continue
+        stored: Any = config
+        for part in key.split("."):
+            stored = stored.get(part) if isinstance(stored, Mapping) else None
+        raise ConfigError(
+            f"{key}: {stored!r} cannot become {value!r} on resume; what compares is taken over by  "
+            f"bayes-merger fork {name} NEW {override}  (these can change: {', '.join(CHANGEABLE)})"
+        )
+
+
+def make_setup(
+    config: RunConfig, settings: Mapping[str, Any], folder: RunFolder, payloads: tuple[Payload, ...] | None = None
+) -> RunSetup:
+    """Everything a run needs, checked; nothing is loaded or written.
+
+    Args:
+        config: the settings, validated.
+        settings: the same as plain data: the scorers and the optimiser are built from it.
+        folder: the study's own.
+        payloads: the resolved payloads of a study that goes on; ``None`` resolves the config's.
+
+    Raises:
+        ConfigError: a setting that makes no sense.
+        CheckpointError: a model file that cannot be used.
+    """
+    scorers = {name: _make_scorer(name, scorer) for name, scorer in settings["scorers"].items()}
+    if not scorers:
+        raise ConfigError("scorers: none chosen; give at least one, like  scorers=[laion]")
+    sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
+    return check_setup(config, scorers, sampler, folder.path, payloads=payloads)
+
+
+def _make_scorer(name: str, settings: Any) -> Scorer:
+    if not isinstance(settings, dict):
+        raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {settings!r}")
+    scorer: Scorer = compose.build(f"scorers.{name}", {"name": name, **settings})
+    return scorer
+
+
+def _stored(folder: RunFolder, overrides: Sequence[str]) -> tuple[dict[str, Any], RunSetup]:
+    """The settings and the setup of a study that exists, with changes."""
+    stored = load(folder).user_attrs
+    settings = compose.changed(stored["config"], overrides)
+    payloads = tuple(Payload.from_json(payload) for payload in stored["payloads"])
+    return settings, make_setup(compose.validate(settings), settings, folder, payloads)
+
+
+def _take_address(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The settings, which are kept and shown, without a password; and the storage's address with it.
+
+    Raises:
+        ConfigError: there is nothing at that address.
+    """
+    address = str(settings["storage"] or "")
+    if address and not is_address(address):
+        address = str(Path(address).expanduser().absolute())
+    if is_address(address):
+        open_storage(address).engine.dispose()
+    return {**settings, "storage": redacted(address) or None}, address
+
+
+def _new_study(
+    setup: RunSetup,
+    settings: Mapping[str, Any],
+    folder: RunFolder,
+    progress: ProgressReporter,
+    design: Sequence[Mapping[str, float]],
+    taken: Sequence[optuna.trial.FrozenTrial] = (),
+) -> optuna.study.Study:
+    from bayes_merger.run import loop
+
+    progress.step("hashing the models")
+    loop.write_settings(folder, settings)
+    folder.point()
+    mark = fingerprint(setup, settings["scorers"])
+    return loop.open_study(setup, folder, mark, setup.stored(settings), design, taken)
+
+
+def _carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
+    """The search, the final round and the best merge; whatever ends it early, what is known is written."""
+    from bayes_merger.run.evaluator import PipelineEvaluator
+    from bayes_merger.run.final import decide, keep_pictures
+    from bayes_merger.run.loop import search
+    from bayes_merger.run.workers import search_together
+
+    again = f"go on with  bayes-merger resume {folder.name}"
+    if setup.config.runs != "runs":
+        again += f" runs={setup.config.runs}"
+    try:
+        with StopSignal(progress) as stop:
+            unfinished = finished(study) < setup.config.init_points + setup.config.n_iters
+            if unfinished:
+                study.set_user_attr("final", None)
+                study.set_user_attr(STOPPED, None)
+            if unfinished and setup.config.workers > 1:
+                search_together(setup, study, folder, progress, stop)
+            evaluator = PipelineEvaluator.load(setup, progress, stop)
+            if unfinished and setup.config.workers == 1:
+                search(setup, study, evaluator, folder, progress, stop)
+            if not final_of(study):
+                study.set_user_attr("final", decide(setup, study, evaluator, progress, stop).to_json())
+            keep_pictures(setup, study, evaluator, folder, progress)
+        export_best(setup, study, folder, progress)
+    except (Paused, Interrupted) as error:
+        if complete_trials(study):
+            write_best(study, folder)
+        raise type(error)(f"{error}; {again}") from error
+    except BayesMergerError as error:
+        raise type(error)(f"{error}; when that is mended, {again}") from error
+
+
+def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
+    """Write the best merge and say where everything is."""
+    from bayes_merger.merging.engine.merge import save_merge
+
+    recipe = write_best(study, folder)
+    trial = chosen_trial(study)
+    if setup.config.final.save:
+        progress.step("writing the best merge")
+        save_merge(recipe, setup.checkpoints, folder.model, replace=True)
+    final = final_of(study)
+    data = summary(study)
+    if "front" in data:
+        progress.note(table_text(front_table(data["front"], trial.number)))
+    if final and final.rescored:
+        progress.note(table_text(candidates_table(final, posterior_of(study))))
+    if final and final.rows:
+        progress.note(table_text(closing_table(final)))
+    for line in best_lines(data):
+        progress.note(line)
+    if setup.config.final.save:
+        progress.note(f"model    {folder.model}")
+    progress.note(f"recipe   {folder.best / 'recipe.json'}   weights {folder.best / 'weights.txt'}")
+    progress.note(f"pictures and plots in {folder.best}")
+
+
+def _check_compares(name: str, new: str, study: optuna.study.Study, mark: Mapping[str, Any]) -> None:
+    """Whether the scores of a study compare with those of its fork, whose space may differ."""
+
+    def less_space(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in fingerprint.items() if key != "space"}
+
+    difference = fingerprint_difference(less_space(study.user_attrs[FINGERPRINT]), less_space(mark))
+    if difference:
+        raise ConfigError(
+            f"fork: the scores of '{name}' would not compare with those of '{new}': {'; '.join(difference)}. "
+            "Undo the change, or start anew with  bayes-merger run"
+        )
+
+
+def _taken_over(name: str, taken: int, left_out: Mapping[int, str]) -> str:
+    text = f"{taken} of {taken + len(left_out)} trials of {name} taken over"
+    if left_out:
+        text += f"; left out: {next(iter(left_out.values()))}" + (", and so on" if len(left_out) > 1 else "")
+    return text
+
+
+def _with_pictures(trial: Any, old: RunFolder, new: RunFolder) -> Any:
+    """The trial with its pictures where they are, as seen from the new folder."""
+    attributes = dict(trial.user_attrs)
+    attributes["images"] = [
+        Path(os.path.relpath(old.path / image, new.path)).as_posix() for image in attributes.get("images", ())
+    ]
+    trial.user_attrs = attributes
+    return trial
