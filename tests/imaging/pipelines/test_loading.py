@@ -120,7 +120,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a web page saved under this name"):
         load(tmp_path / "page.ckpt", None)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "callback": subprocess.Popen}, tmp_path / "evil.ckpt")
-    with pytest.raises(CheckpointError, match=r"carries foreign objects \(subprocess.Popen\)"):
+    with pytest.raises(CheckpointError, match=r"carries foreign objects \(.*Popen\)"):
         load(tmp_path / "evil.ckpt", None)
 
 
