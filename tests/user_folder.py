@@ -26,7 +26,7 @@ from pathlib import Path
 
 
 class Redness:
-    scale = (0.0, 10.0)
+    scale, interactive = (0.0, 10.0), False
 
     def __init__(self, name="redness", importance=1.0):
         self.name, self.importance = name, importance

@@ -8,9 +8,11 @@ from bayes_merger.checkpoints.blocks import Architecture, BlockWeights, Place, w
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.merge import merge, save_merge
-from bayes_merger.merging.method import METHODS, MethodSpec, WeightRange, merge_method, method_spec
+from bayes_merger.merging.method import METHODS, MethodSpec, method_spec
+from bayes_merger.merging.parameters import Cost, WeightRange
 from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, ModelRef, PlanItem, plan
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Architecture",
     "BlockWeights",
     "Checkpoint",
+    "Cost",
     "LiveMerge",
     "MergePlan",
     "MergeRecipe",

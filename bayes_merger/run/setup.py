@@ -19,7 +19,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
-from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
@@ -29,7 +29,7 @@ from bayes_merger.run.models import open_models, open_steps, own_division, read_
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
-from bayes_merger.scoring.scorer import Scorer
+from bayes_merger.scoring.scorer import Scale, Scorer
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.stopping import read_time
@@ -69,6 +69,16 @@ class RunSetup:
     def architecture(self) -> Architecture:
         """The blocks that weights are for."""
         return divided(self.base.architecture, self.steps.blocks if self.steps else own_division(self.config))
+
+    @property
+    def importance(self) -> dict[str, float]:
+        """How much each payload counts."""
+        return {payload.name: payload.importance for payload in self.payloads}
+
+    @property
+    def scales(self) -> dict[str, tuple[float, Scale]]:
+        """Importance and scale of each scorer."""
+        return {name: (scorer.importance, scorer.scale) for name, scorer in self.scorers.items()}
 
     def constant_steps(self) -> frozenset[str]:
         """The steps of the recipe of which no number is searched."""
@@ -160,9 +170,9 @@ def check_setup(
         checkpoints = open_steps(steps, config)
         spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
         space = make_steps_space(config, steps, checkpoints[steps.base].architecture)
-    parts = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
+    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
     values = {parameter.name: parameter.low for parameter in space.parameters}
-    plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
+    plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
     if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(config.generator.device, config.generator.dtype)
     check_pruning(config, payloads, scorers)
@@ -172,7 +182,7 @@ def check_setup(
         check_no_person(scorers, "give  workers=1")
     for scorer in scorers.values():
         scorer.prepare(folder)
-    return parts
+    return setup
 
 
 def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunConfig) -> None:
@@ -192,7 +202,7 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
         ConfigError: one of the scorers asks a person.
     """
     for name, scorer in scorers.items():
-        if getattr(scorer, "interactive", False):
+        if scorer.interactive:
             raise ConfigError(f"workers: scorer '{name}' asks a person, who can only talk to one; {way_out}")
 
 
@@ -226,7 +236,7 @@ def resolve_payloads(config: RunConfig) -> tuple[Payload, ...]:
     return resolve(payloads, config.seed, Path(config.wildcards) if config.wildcards else None)
 
 
-def fingerprint(parts: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
     """What makes scores comparable: two runs with the same one may share trials.
 
     Args:
@@ -234,29 +244,31 @@ def fingerprint(parts: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         scorers: their settings, as data.
     """
     judging = json.loads(json.dumps(scorers))
-    rules = {"elements": list(parts.config.elements), "compat": parts.config.compat} if parts.config.elements else {}
-    options = {"options": dict(parts.config.options)} if parts.config.options else {}
-    objectives = {"objectives": list(parts.config.objectives)} if parts.config.objectives else {}
-    finish = {name: getattr(parts.config, name) for name in ("clip", "adjust") if getattr(parts.config, name)}
-    division = {"blocks": parts.config.blocks} if parts.config.blocks else {}
-    channels = {"channels": parts.config.channels} if parts.config.channels != "equal" else {}
-    recipe = {"recipe": {k: v for k, v in parts.config.recipe.items() if k != "models"}} if parts.config.recipe else {}
+    rules = {"elements": list(setup.config.elements), "compat": setup.config.compat} if setup.config.elements else {}
+    options = {"options": dict(setup.config.options)} if setup.config.options else {}
+    objectives = {"objectives": list(setup.config.objectives)} if setup.config.objectives else {}
+    finish = {name: getattr(setup.config, name) for name in ("clip", "adjust") if getattr(setup.config, name)}
+    division = {"blocks": setup.config.blocks} if setup.config.blocks else {}
+    channels = {"channels": setup.config.channels} if setup.config.channels != "equal" else {}
+    recipe = {"recipe": {k: v for k, v in setup.config.recipe.items() if k != "models"}} if setup.config.recipe else {}
+    methods = own_sources([step.method for step in setup.steps.steps] if setup.steps else [setup.method.name])
     return {
         **rules,
+        **({"method_sources": methods} if methods else {}),
         **options,
         **division,
         **finish,
         **channels,
         **recipe,
         **objectives,
-        "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
-        "method": parts.method.name,
-        "dtype": parts.config.dtype,
-        "vae": VAE_FILE if "vae" in parts.checkpoints else parts.config.vae,
-        "space": parts.space.to_json(),
-        "payloads": [payload.to_json() for payload in parts.payloads],
+        "models": {name: checkpoint.sha256() for name, checkpoint in setup.checkpoints.items()},
+        "method": setup.method.name,
+        "dtype": setup.config.dtype,
+        "vae": VAE_FILE if "vae" in setup.checkpoints else setup.config.vae,
+        "space": setup.space.to_json(),
+        "payloads": [payload.to_json() for payload in setup.payloads],
         "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
-        "prediction_type": parts.config.generator.prediction_type,
+        "prediction_type": setup.config.generator.prediction_type,
     }
 
 
@@ -273,7 +285,7 @@ def candidate_id(weights: Mapping[str, Mapping[str, float]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_space(parts: RunSetup, folder: RunFolder, free: int | None = None) -> None:
+def check_space(setup: RunSetup, folder: RunFolder, free: int | None = None) -> None:
     """Whether the disk holds what the run will write.
 
     Args:
@@ -288,8 +300,8 @@ def check_space(parts: RunSetup, folder: RunFolder, free: int | None = None) -> 
     while not place.exists():
         place = place.parent
     needed = 64 << 20
-    if parts.config.final.save:
-        needed += sum(file.stat().st_size for file in parts.base.files)
+    if setup.config.final.save:
+        needed += sum(file.stat().st_size for file in setup.base.files)
     free = shutil.disk_usage(place).free if free is None else free
     if free < needed:
         raise ConfigError(
@@ -298,16 +310,16 @@ def check_space(parts: RunSetup, folder: RunFolder, free: int | None = None) -> 
         )
 
 
-def check_models(parts: RunSetup) -> None:
+def check_models(setup: RunSetup) -> None:
     """What can only be seen by reading the models whole: seconds for large ones, before anything is written.
 
     Raises:
         ConfigError: they are all the same.
         CheckpointError: one holds NaN or infinity.
     """
-    hash_all(parts.checkpoints.values())
-    if len({checkpoint.sha256() for checkpoint in parts.checkpoints.values()}) == 1:
-        names = " and ".join(f"model_{name}" for name in parts.checkpoints)
+    hash_all(setup.checkpoints.values())
+    if len({checkpoint.sha256() for checkpoint in setup.checkpoints.values()}) == 1:
+        names = " and ".join(f"model_{name}" for name in setup.checkpoints)
         raise ConfigError(f"{names}: are the same model, so every merge of them is; give two different files")
-    for checkpoint in parts.checkpoints.values():
+    for checkpoint in setup.checkpoints.values():
         checkpoint.scan()

@@ -20,7 +20,8 @@ from torch import Tensor
 from bayes_merger.checkpoints.blocks import Place
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import ITEM_SIZES
-from bayes_merger.merging.method import MethodSpec, Prepared
+from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.parameters import Prepared
 from bayes_merger.merging.plan.routing import Checkpoints, PlanItem
 
 _ALIGNMENT = 64  # bytes: that of live tensors, see imaging/layout.py

@@ -196,6 +196,8 @@ class ClipScorer:
         importance: how much it counts beside other scorers.
     """
 
+    interactive = False
+
     def __init__(
         self,
         tower: ClipTower,

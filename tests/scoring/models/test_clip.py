@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.scoring import AestheticScorer, ClipScorer, ClipTower, Scorer, judge
+from bayes_merger.scoring import AestheticScorer, ClipScorer, ClipTower, Scorer, score_images
 from bayes_merger.scoring.models import clip
 from tests.scoring.conftest import TINY_CLIP
 from tests.scoring.pictures import judged, noise
@@ -156,7 +156,7 @@ def test_both_are_scorers(tower, linear_head):
     assert isinstance(scorer, Scorer)
     assert isinstance(ClipScorer(tower), Scorer)
     scorer.prepare()
-    assert judge(scorer, [judged(4)])[0].scorer == "laion"
+    assert score_images(scorer, [judged(4)])[0].scorer == "laion"
 
 
 def test_a_constructor_reads_nothing():
