@@ -5,7 +5,8 @@ Importing this package is light: torch comes with the first tensor that is read.
 
 from bayes_merger.checkpoints.architectures import ARCHITECTURES, SD1, identify
 from bayes_merger.checkpoints.blocks import Architecture, BlockWeights, Place, weights_from_string, weights_to_string
-from bayes_merger.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.engine.live import LiveMerge

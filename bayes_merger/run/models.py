@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger.checkpoints.architectures import OwnBlocks, own_blocks
-from bayes_merger.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.kinds import LORA
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec
 from bayes_merger.merging.models.aligned import aligned
-from bayes_merger.merging.models.companions import VaeFile
 from bayes_merger.merging.models.lora import LoraModel
+from bayes_merger.merging.models.vae import VaeFile
 from bayes_merger.merging.recipe.recipe import MergeRecipe, ModelRef
 from bayes_merger.merging.recipe.step_file import StepFile, read_steps
 

@@ -12,14 +12,15 @@ from typing import Any
 
 from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture
-from bayes_merger.checkpoints.checkpoint import Checkpoint, hash_all
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
-from bayes_merger.merging.models.companions import VAE_FILE
+from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
 from bayes_merger.merging.recipe.step_file import StepFile

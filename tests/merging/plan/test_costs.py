@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bayes_merger.checkpoints.checkpoint import open_checkpoint
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.merging.method import METHODS, method_spec
 from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
 from bayes_merger.merging.recipe.recipe import MergeRecipe, plan

@@ -232,7 +232,7 @@ def test_weights_of_another_size_are_named_when_they_are_loaded(tiny_clip, tmp_p
 
 
 def test_an_unknown_device_is_the_configurations_fault(tiny_clip):
-    with pytest.raises(ConfigError, match="give auto, cpu or cuda"):
+    with pytest.raises(ConfigError, match="use auto, cpu or cuda"):
         ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="gpu0").load()
 
 
