@@ -396,7 +396,8 @@ def calls_of_candidate(alpha: float) -> dict[str, int]:
             counts[str(func)] += not func.is_view
             return func(*args, **(kwargs or {}))
 
-    with Counting():
+    counting: Any = Counting  # its base class has no types
+    with counting():
         KEPT["merging"].apply(weights_of(alpha, KEPT["blocks"]), KEPT["live"])
     return dict(+counts)
 

@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayes_merger.checkpoints.diffusers_folder import INDEX, PARTS
-from bayes_merger.checkpoints.naming import Naming
+from bayes_merger.checkpoints.naming import INDEX, PARTS, Naming
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "bayes_merger" / "checkpoints" / "configs"

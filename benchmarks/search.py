@@ -110,7 +110,7 @@ def run(method: str, problem: Instance, trials: int = TRIALS) -> dict[str, Any]:
     points, scores, cpu, kept = [], [], [], []
     for number in range(trials):
         before = time.process_time()
-        trial = study.ask(space.distributions())
+        trial = study.ask(dict(space.distributions()))
         cpu.append(time.process_time() - before)
         point = np.array([trial.params[name] for name in space.distributions()])
         pictures = problem.pictures(point, number)
@@ -183,7 +183,7 @@ def table(cache: Path, landscapes: Sequence[str], moment: int) -> list[str]:
     full = {key for runs in results.values() for key in runs}
     # Ranks compare like with like: methods that ran on every instance.
     ranked = [method for method, runs in results.items() if runs.keys() == full]
-    ranks = {method: [] for method in ranked}
+    ranks: dict[str, list[float]] = {method: [] for method in ranked}
     for key in sorted(full):
         for method, rank in zip(ranked, rankdata([at(results[m][key], moment) for m in ranked]), strict=True):
             ranks[method].append(rank)

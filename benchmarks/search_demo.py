@@ -109,7 +109,7 @@ class Demo:
         for number in range(trials):
             if DESIGN <= number < len(known):
                 study.enqueue_trial(known[number])
-            trial = study.ask(space)
+            trial = study.ask(dict(space))
             result = self.judged(trial.params)
             trial.set_user_attr("scores", result["scores"])
             study.tell(trial, result["value"])

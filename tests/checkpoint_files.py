@@ -67,5 +67,5 @@ def tiny_modules(seed: int) -> dict[str, torch.nn.Module]:
         with torch.no_grad():
             for module in modules.values():
                 for parameter in module.parameters():
-                    parameter += 0.05 * torch.randn_like(parameter)
+                    parameter.add_(0.05 * torch.randn_like(parameter))
     return modules

@@ -80,7 +80,7 @@ def test_plain_diffusers_draws_the_best_trial_s_very_pictures_from_the_saved_fil
     pipe.set_progress_bar_config(disable=True)
     best = shown(workplace, "whole")["best"]
     paths = [finished / name for name in best["images"]]
-    seeds = [int(Image.open(path).text["parameters"].rpartition("Seed: ")[2].split(",")[0]) for path in paths]
+    seeds = [int(Image.open(path).info["parameters"].rpartition("Seed: ")[2].split(",")[0]) for path in paths]
 
     from bayes_merger.imaging.prompts.embedding import PromptEncoder
 

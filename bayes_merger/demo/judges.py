@@ -203,7 +203,7 @@ def train_clip(*, steps: int, seed: int, device: str, say: Say, vae: Any = None,
         facts = _facts(scenes).to(device)
         loss = contrast / 2 + aids.loss(seen, facts, weight, (10 * (1 - level)).to(device))
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(everything, 1.0)
         optimiser.step()
         decay = min(0.995, (step + 1) / (step + 10))

@@ -8,8 +8,8 @@ import pytest
 from bayes_merger.checkpoints.architectures import FLUX, SD2, SD3, SD3_LARGE, SDXL, divided, own_blocks
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging import ARCHITECTURES, SD1, Place, identify, weights_from_string, weights_to_string
-from tests.checkpoints.test_blocks import fact_shapes, facts, needs_facts
 from tests.merging.tiny_models import SHAPES, UNET
+from tests.real_keys import fact_shapes, facts, needs_facts
 
 # Tensors per U-Net block of SDXL, counted in diffusers' own modules; 4 of out follow OUT08.
 SDXL_TENSORS = {

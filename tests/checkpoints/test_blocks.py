@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -11,19 +8,7 @@ from bayes_merger.checkpoints.kinds import detect_kind
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging import SD1, Place, identify, weights_from_string, weights_to_string
 from tests.merging.tiny_models import SHAPES, UNET
-
-FACTS = Path(os.environ.get("BAYES_MERGER_FACTS", "/nowhere"))
-needs_facts = pytest.mark.skipif(not FACTS.is_dir(), reason="BAYES_MERGER_FACTS names no folder of key lists")
-
-
-def facts(name: str) -> dict[str, dict[str, object]]:
-    found: dict[str, dict[str, object]] = json.loads((FACTS / "keys" / f"{name}.json").read_text())
-    return found
-
-
-def fact_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(about["shape"]) for key, about in facts(name).items()}  # type: ignore[arg-type]
-
+from tests.real_keys import fact_shapes, facts, needs_facts
 
 # Tensors per block of Stable Diffusion 1.5; 4 of time_embed and 196 of the text encoder follow BASE, 4 of out OUT11.
 TENSORS = {

@@ -34,10 +34,10 @@ def entry(begin: int, end: int, shape: list[Any] | None = None, dtype: str = "F1
 
 def refused(path: Path, words: str) -> None:
     before = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(CheckpointError, match=words) as error:
         open_checkpoint(path)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert before == (sorted(path.parent.iterdir()) if path.parent.is_dir() else [])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from diffusers.loaders import single_file_utils as theirs
 from bayes_merger.checkpoints.config_trees import clip_pads, read_tree, settings_of
 from bayes_merger.checkpoints.tokenizer import PAD, PAD_OPEN_CLIP
 from bayes_merger.errors import CheckpointError, ConfigError
-from tests.checkpoints.test_blocks import fact_shapes, needs_facts
+from tests.real_keys import fact_shapes, needs_facts
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -108,7 +108,7 @@ def sd35(count: int, width: int, side: int, doubled: int) -> Shapes:
     return found | {UNET + "pos_embed": (1, side * side, width)}
 
 
-MODELS = {
+MODELS: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "sd1": ("sd1", lambda: markless("sd1")),
     "sd2": ("sd2", sd2),
     "sdxl": ("sdxl", lambda: markless("sdxl")),

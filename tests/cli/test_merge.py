@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.architectures import SD1, SDXL
 from bayes_merger.cli import main
-from tests.checkpoints.test_blocks import fact_shapes, needs_facts
 from tests.merging.tiny_models import UNET, write_model
+from tests.real_keys import fact_shapes, needs_facts
 
 KEY = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 HEAD = UNET + "out.2.weight"

@@ -88,7 +88,7 @@ def test_show_has_the_posterior_means_and_the_trials_drawn_again(
 def test_show_lists_what_was_given_up_and_why_a_search_ended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"pruning": PruningConfig("wilcoxon", 0.1, 4), "patience": 8, "n_iters": 40}
+    settings: dict[str, Any] = {"pruning": PruningConfig("wilcoxon", 0.1, 4), "patience": 8, "n_iters": 40}
     study, _ = searched(make_setup(pictures=16, scorers={"one": noisy(0.3)}, **settings), tmp_path / "s")
     text, data = shown(tmp_path, capsys)
     pruned = [row for row in data["trials_list"] if row["state"] == "pruned"]

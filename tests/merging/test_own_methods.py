@@ -40,7 +40,7 @@ def models() -> list[str]:
     return [f"model_{name}={write_model(Path(f'{name}.safetensors'), seed)}" for seed, name in enumerate("ab")]
 
 
-def test_merge_plan_and_help_know_it_and_say_where_it_comes_from(here):
+def test_merge_plan_and_help_know_it_and_say_where_it_comes_from(here: Path) -> None:
     write(GENTLE)
     program = [sys.executable, "-m", "bayes_merger"]
     given = [*models(), "method=gentle_sum"]
@@ -55,7 +55,9 @@ def test_merge_plan_and_help_know_it_and_say_where_it_comes_from(here):
     assert not list(Path("merge_methods").glob("__pycache__"))
 
 
-def test_it_is_gone_in_another_folder(here, tmp_path_factory, monkeypatch):
+def test_it_is_gone_in_another_folder(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(GENTLE)
     assert "gentle_sum" in METHODS
     monkeypatch.chdir(tmp_path_factory.mktemp("other"))
@@ -64,7 +66,7 @@ def test_it_is_gone_in_another_folder(here, tmp_path_factory, monkeypatch):
     assert method_spec("gentle sum").cost == Cost(100, 12, measured=False)
 
 
-def test_its_file_is_part_of_what_makes_scores_comparable(here):
+def test_its_file_is_part_of_what_makes_scores_comparable(here: Path) -> None:
     write(GENTLE)
     before = own_sources(["gentle_sum", "slerp"])
     assert list(before) == ["gentle_sum"]
@@ -98,7 +100,7 @@ def test_its_file_is_part_of_what_makes_scores_comparable(here):
         (f"{HEAD}@merge_method(fast=True)\ndef mine(a, b, *, alpha=0.5): ...\n", "TypeError.* 'fast'"),
     ],
 )  # fmt: skip
-def test_a_faulty_file_is_one_line_that_names_it_and_leaves_nothing_behind(here, text, said):
+def test_a_faulty_file_is_one_line_that_names_it_and_leaves_nothing_behind(here: Path, text: str, said: str) -> None:
     write(text)
     for _ in range(2):  # it is not forgotten after the first time
         with pytest.raises(ConfigError, match=said) as caught:
@@ -120,7 +122,9 @@ def test_a_faulty_file_is_one_line_that_names_it_and_leaves_nothing_behind(here,
         ("1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_what_a_method_does_wrong_while_it_merges_is_one_line_too(here, capsys, result, said):
+def test_what_a_method_does_wrong_while_it_merges_is_one_line_too(
+    here: Path, capsys: pytest.CaptureFixture[str], result: str, said: str
+) -> None:
     write(f"{HEAD}\n@merge_method\ndef mine(a, b, *, alpha=0.5):\n    return {result}\n")
     assert main(["merge", *models(), "method=mine", "--out", "ab.safetensors"]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -130,6 +134,6 @@ def test_what_a_method_does_wrong_while_it_merges_is_one_line_too(here, capsys, 
     assert not Path("ab.safetensors").exists()
 
 
-def test_files_that_begin_with_an_underscore_are_not_run(here):
+def test_files_that_begin_with_an_underscore_are_not_run(here: Path) -> None:
     write("raise SystemExit", "_notes.py")
     assert method_spec("slerp").name == "slerp"

@@ -89,14 +89,14 @@ def study_of(folder: Path, merges: dict[int, float]) -> None:
             optuna.create_trial(
                 value=float(points),
                 params=space.values_of(weights),
-                distributions=space.distributions(),
+                distributions=dict(space.distributions()),
                 user_attrs={"weights": weights, "scores": []},
             )
         )
 
 
 def test_what_lies_outside_the_space_gives_way_and_that_is_said() -> None:
-    rules = {"frozen": {"IN00": 0.25}, "ranges": {"OUT11": [0.2, 0.8]}, "groups": [["IN01", "IN02"]]}
+    rules: dict[str, Any] = {"frozen": {"IN00": 0.25}, "ranges": {"OUT11": [0.2, 0.8]}, "groups": [["IN01", "IN02"]]}
     rows, lines = start_design(parts(["GRAD_V"], **rules))
     found = rows[3]
     assert "IN00.alpha" not in found

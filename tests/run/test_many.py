@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,10 +125,10 @@ def test_a_recipe_says_whose_vae_it_takes_whatever_the_model_is_called() -> None
 
 def test_a_winner_is_compared_with_each_of_more_than_three_models() -> None:
     parts = make_setup()
-    models = {name: Model() for name in ("a", "b", "c", "d", "vae")}
-    three = replace(parts, checkpoints={name: models[name] for name in "abc"})  # type: ignore[arg-type]
+    models: dict[str, Any] = {name: Model() for name in ("a", "b", "c", "d", "vae")}
+    three = replace(parts, checkpoints={name: models[name] for name in "abc"})
     assert [row.name for row in baselines(three)] == ["model A", "model B", "even mix"]
-    rows = baselines(replace(parts, checkpoints=models))  # type: ignore[arg-type]
+    rows = baselines(replace(parts, checkpoints=models))
     assert [(row.name, row.key) for row in rows] == [
         ("model A", "weighted_sum"),
         ("model B", "weighted_sum"),

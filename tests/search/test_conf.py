@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from bayes_merger.search import build_space, space_from_guide
+from bayes_merger.testing.samplers import ask
 from tests.search.optimiser_configs import EXTRA, factory
 from tests.search.optimiser_configs import NAMES as OPTIMISERS
 
@@ -46,7 +47,7 @@ def test_an_optimiser_suggests_a_point_of_the_space(name: str) -> None:
     sampler = instantiate(composed(f"+optimiser={name}").optimiser)(space.distributions(), 3)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for score in (1.0, 2.0, 3.0):
-        trial = study.ask(space.distributions())
+        trial = ask(study, space.distributions())
         space.check(trial.params)
         study.tell(trial, score)
 

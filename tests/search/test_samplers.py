@@ -20,7 +20,7 @@ from bayes_merger.search import build_space, samplers
 from bayes_merger.search.optimisers.options import check_names
 from bayes_merger.search.space.cube import generator, latin_hypercube, to_point
 from bayes_merger.search.study.study import design
-from bayes_merger.testing.samplers import SPACE, SamplerContract, rows_of
+from bayes_merger.testing.samplers import SPACE, SamplerContract, ask, rows_of
 from tests.search import optimiser_configs as optimisers
 
 
@@ -62,7 +62,7 @@ def study_of(name: str, rows: list[tuple[Params, float | None]], **options: Any)
     space = options.get("space", SPACE)
     for values, score in rows:
         state = TrialState.FAIL if score is None else TrialState.COMPLETE
-        study.add_trial(optuna.create_trial(params=values, distributions=space, value=score, state=state))
+        study.add_trial(optuna.create_trial(params=values, distributions=dict(space), value=score, state=state))
     return study
 
 
@@ -73,7 +73,7 @@ def test_trials_that_the_sampler_chose_in_a_wider_space_do_no_harm(name: str) ->
     study.sampler = sampler_of(name, narrow)
     suggested = []
     for _ in range(3):
-        trial = study.ask(narrow)
+        trial = ask(study, narrow)
         assert 0.8 <= trial.params["a"] <= 0.9
         suggested.append(tuple(trial.params.values()))
         study.tell(trial, -1.0)
@@ -91,7 +91,7 @@ def test_an_optimiser_of_one_objective_says_so_before_the_first_trial(name: str)
 def test_nan_cannot_even_be_told() -> None:
     study = study_of("bayes", rows_of(6))
     with pytest.raises(ValueError, match="nan"):
-        study.tell(study.ask(SPACE), math.nan, state=TrialState.COMPLETE)
+        study.tell(ask(study, SPACE), math.nan, state=TrialState.COMPLETE)
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -99,7 +99,7 @@ def test_a_single_parameter_is_never_tried_twice_at_one_place(name: str) -> None
     space = {"a": FloatDistribution(0.0, 1.0)}
     study = study_of(name, [], space=space)
     for _ in range(12):
-        trial = study.ask(space)
+        trial = ask(study, space)
         study.tell(trial, -((trial.params["a"] - 1.0) ** 2))  # the best lies on the border
     assert len({t.params["a"] for t in study.trials}) == 12
 
@@ -111,41 +111,43 @@ def test_a_hundred_and_twenty_parameters_are_no_trouble(name: str) -> None:
     space = {f"x{index}": FloatDistribution(0.0, 1.0) for index in range(120)}
     study = study_of(name, [], space=space)
     for score in range(12):
-        study.tell(study.ask(space), float(score))
-    assert len(study.ask(space).params) == 120
+        study.tell(ask(study, space), float(score))
+    assert len(ask(study, space).params) == 120
 
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_minimising_is_the_mirror_of_maximising(name: str) -> None:
-    up = study_of(name, rows_of(12)).ask(SPACE).params
+    up = ask(study_of(name, rows_of(12)), SPACE).params
     down = optuna.create_study(direction="minimize", sampler=sampler_of(name))
     for values, score in rows_of(12):
         assert score is not None
-        down.add_trial(optuna.create_trial(params=values, distributions=SPACE, value=-score))
-    assert down.ask(SPACE).params == up
+        down.add_trial(optuna.create_trial(params=values, distributions=dict(SPACE), value=-score))
+    assert ask(down, SPACE).params == up
 
 
 @pytest.mark.parametrize("name", ["bayes", "bayes_classic"])
 def test_scale_and_offset_of_the_scores_do_not_matter(name: str) -> None:
-    plain = study_of(name, rows_of(12)).ask(SPACE).params
+    plain = ask(study_of(name, rows_of(12)), SPACE).params
     scaled = study_of(name, [(values, 1024.0 * score) for values, score in rows_of(12) if score is not None])
-    assert scaled.ask(SPACE).params == pytest.approx(plain, abs=1e-4)
+    assert ask(scaled, SPACE).params == pytest.approx(plain, abs=1e-4)
 
 
 def test_a_declared_space_is_searched_even_after_a_trial_with_another_range() -> None:
     study = study_of("bayes", rows_of(6))
     narrow = SPACE | {"a": FloatDistribution(0.0, 0.1)}
-    study.add_trial(optuna.create_trial(params={"a": 0.05, "b": 0.0, "c": 0.45}, distributions=narrow, value=9.0))
+    study.add_trial(optuna.create_trial(params={"a": 0.05, "b": 0.0, "c": 0.45}, distributions=dict(narrow), value=9.0))
     trial = optuna.trial.create_trial(state=TrialState.RUNNING)
     assert study.sampler.infer_relative_search_space(study, trial) == SPACE
 
 
 def test_an_option_that_does_not_exist_is_an_error_that_names_the_nearest() -> None:
+    misspelt: Params = {"kapa": 2.0}
+    foreign: Params = {"kappa": 2.0}
     check_names(partial(samplers.bayes, kappa=2.0))
     with pytest.raises(ConfigError, match="bayes has no option 'kapa'; did you mean kappa"):
-        check_names(partial(samplers.bayes, kapa=2.0))
+        check_names(partial(samplers.bayes, **misspelt))
     with pytest.raises(ConfigError, match="random has no option 'kappa'; it has none"):
-        check_names(partial(samplers.random, kappa=2.0))
+        check_names(partial(samplers.random, **foreign))
 
 
 def test_an_optimiser_whose_package_is_not_installed_says_what_to_install() -> None:
@@ -164,7 +166,7 @@ def test_a_sobol_sequence_goes_on_where_it_was_and_fills_every_half() -> None:
     study = optuna.create_study(sampler=samplers.sobol(SPACE, 3))
     drawn = []
     for _ in range(16):
-        trial = study.ask(SPACE)
+        trial = ask(study, SPACE)
         drawn.append(to_point(trial.params, SPACE))
         study.tell(trial, 0.0)
     assert ((np.array(drawn) < 0.5).sum(axis=0) == 8).all()
@@ -175,7 +177,7 @@ def test_every_row_of_the_hypercube_is_drawn_once() -> None:
     study = optuna.create_study(sampler=samplers.lhs(SPACE, 3, rows=7))
     drawn = []
     for _ in range(14):
-        trial = study.ask(SPACE)
+        trial = ask(study, SPACE)
         drawn.append(to_point(trial.params, SPACE))
         study.tell(trial, 0.0)
     for cube in (np.array(drawn[:7]), np.array(drawn[7:])):
@@ -184,11 +186,13 @@ def test_every_row_of_the_hypercube_is_drawn_once() -> None:
 
 
 def test_rows_of_the_start_design_do_not_use_up_the_hypercube() -> None:
-    first = optuna.create_study(sampler=samplers.lhs(SPACE, 3, rows=7)).ask(SPACE).params
+    first = ask(optuna.create_study(sampler=samplers.lhs(SPACE, 3, rows=7)), SPACE).params
     study = optuna.create_study(sampler=samplers.lhs(SPACE, 3, rows=7))
     values = {"a": 0.5, "b": 0.5, "c": 0.45}
-    study.add_trial(optuna.create_trial(params=values, distributions=SPACE, value=1.0, user_attrs={"phase": "design"}))
-    assert study.ask(SPACE).params == first
+    study.add_trial(
+        optuna.create_trial(params=values, distributions=dict(SPACE), value=1.0, user_attrs={"phase": "design"})
+    )
+    assert ask(study, SPACE).params == first
 
 
 @pytest.mark.parametrize("acquisition", ["ucb", "ei", "poi"])
@@ -196,14 +200,14 @@ def test_the_classic_has_the_acquisitions_of_the_library(acquisition: str) -> No
     made = samplers.bayes_classic(SPACE, 5, acquisition=acquisition, exploration_decay=0.9, exploration_decay_delay=2)
     study = study_of("random", rows_of(6))
     study.sampler = made
-    assert set(study.ask(SPACE).params) == {"a", "b", "c"}
+    assert set(ask(study, SPACE).params) == {"a", "b", "c"}
 
 
 def test_the_shrinking_space_stays_around_the_best() -> None:
     made = samplers.bayes_classic(SPACE, 5, bounds_transformer={"minimum_window": 0.02, "eta": 0.5, "gamma_osc": 0.5})
     study = optuna.create_study(direction="maximize", sampler=made)
     for _ in range(16):
-        trial = study.ask(SPACE)
+        trial = ask(study, SPACE)
         point = np.array(to_point(trial.params, SPACE))
         study.tell(trial, -float(((point - 0.6) ** 2).sum()))
     late = np.array([to_point(t.params, SPACE) for t in study.trials[-4:]])
@@ -259,8 +263,8 @@ def test_a_hypercube_hits_every_bin_of_every_dimension_once(rows: int, dimension
 
 
 def test_the_exact_gradient_is_the_numeric_one() -> None:
-    from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
-    from sklearn.gaussian_process.kernels import Matern  # type: ignore[import-untyped]
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Matern
 
     from bayes_merger.search.optimisers.bayesopt import Bound
 
@@ -311,7 +315,7 @@ def test_bayes_beats_random_on_a_26_dimensional_bowl_in_40_trials() -> None:
         for row in design(space, 10, seed):
             study.enqueue_trial(row, user_attrs={"phase": "design"})
         for _ in range(40):
-            trial = study.ask(space.distributions())
+            trial = ask(study, space.distributions())
             study.tell(trial, -float(((np.array(list(trial.params.values())) - goal) ** 2).sum()))
         return -study.best_value
 

@@ -38,7 +38,7 @@ def promises_of(contract: MergeMethodContract) -> list[str]:
     return [name for name in dir(contract) if name.startswith("test_")]
 
 
-def test_a_good_method_of_the_working_folder_keeps_the_contract(contract):
+def test_a_good_method_of_the_working_folder_keeps_the_contract(contract: MergeMethodContract) -> None:
     write("a + alpha * step / (1 + step.abs())")
     assert len(promises_of(contract)) == 10
     for name in promises_of(contract):
@@ -54,7 +54,7 @@ def test_a_good_method_of_the_working_folder_keeps_the_contract(contract):
         ("a + alpha * step * (a / (a - a.min())).abs()", "test_zero_constant_opposite_and_tiny_models_are_defined"),
     ],
 )
-def test_a_broken_promise_is_found(contract, result, broken):
+def test_a_broken_promise_is_found(contract: MergeMethodContract, result: str, broken: str) -> None:
     write(result)
     with pytest.raises(AssertionError):
         getattr(contract, broken)()

@@ -176,7 +176,7 @@ class LiveMerge:
         self._runs.clear()
         self._forget()
         storages = {storage._cdata: storage for storage in (out.untyped_storage() for out in destinations.values())}
-        self._storages = [StorageWeakRef(storage) for storage in storages.values()]  # type: ignore[no-untyped-call]
+        self._storages = [StorageWeakRef(storage) for storage in storages.values()]
         self._places = places
 
     def _forget(self) -> None:

@@ -14,7 +14,8 @@ def encoder(pipeline_a: LivePipeline) -> PromptEncoder:
 
 def by_diffusers(pipeline: LivePipeline, texts: list[str]) -> torch.Tensor:
     with torch.no_grad():
-        return pipeline.pipe.encode_prompt(texts, "cpu", 1, do_classifier_free_guidance=False)[0]
+        encoded: torch.Tensor = pipeline.pipe.encode_prompt(texts, "cpu", 1, do_classifier_free_guidance=False)[0]
+    return encoded
 
 
 def test_without_weights_it_is_diffusers_encode_prompt(pipeline_a: LivePipeline, encoder: PromptEncoder) -> None:

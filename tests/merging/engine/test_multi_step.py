@@ -196,7 +196,7 @@ def test_a_plan_tells_what_happens_in_the_steps_and_whose_fault_a_mistake_is(tmp
         note.startswith("step detail: kept from A, since another model lacks them: cond_stage") for note in notes
     )
     assert any("style.safetensors is a LoRA: 1 layers fit" in note for note in notes)
-    bad = recipe.with_weights(recipe.weights | {"detail_alpha": {}})
+    bad = recipe.with_weights({**recipe.weights, "detail_alpha": {}})
     with pytest.raises(ConfigError, match="step detail: weights: no number for BASE"):
         plan(bad, models)
     wide = write_model(tmp_path / "b.safetensors", 2, change={FIRST: torch.zeros(8, 9, 3, 3, dtype=torch.float16)})

@@ -22,7 +22,7 @@ from tests.folders import FAMILIES, single_file, write_folder
 from tests.folders import write_file as write_any
 
 # What a family's single files hold that folders have no place for.
-EXTRA = {
+EXTRA: dict[str, dict[str, tuple[int, ...]]] = {
     "sd2": {"cond_stage_model.model.logit_scale": (), "cond_stage_model.model.text_projection": (16, 16)},
     "sdxl": {"conditioner.embedders.1.model.logit_scale": ()},
     "sd3": {"text_encoders.clip_l.logit_scale": ()},

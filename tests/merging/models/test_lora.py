@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from bayes_merger.errors import CheckpointError
 from bayes_merger.merging import MergeRecipe, ModelRef, merge, open_checkpoint, plan, weights_from_string
 from bayes_merger.merging.models.lora import LoraModel
 from bayes_merger.merging.models.lora_names import layer_id, layers_by_id, layers_of
-from tests.checkpoints.test_blocks import fact_shapes, needs_facts
 from tests.folders import make_modules, single_file
 from tests.merging.tiny_models import TEXT, UNET, write_model
+from tests.real_keys import fact_shapes, needs_facts
 
 MATRIX = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"  # (6, 7), made (2, 2) here
 CONV = UNET + "input_blocks.1.0.in_layers.2.weight"
@@ -317,7 +318,7 @@ def test_diffusers_fuses_the_same_numbers_into_a_transformer(family: str, tmp_pa
     network.unload_lora()
     fused = single_file({part: dict(module.state_dict()) for part, module in modules.items()})
     for key, tensor in fused.items():
-        torch.testing.assert_close(lora.tensor(key), tensor, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(lora.tensor(key), tensor, rtol=1e-5, atol=1e-6, msg=partial("{}: {}".format, key))
     alone = LoraModel(open_checkpoint(tmp_path / "bare.safetensors"), open_checkpoint(tmp_path / "lora.safetensors"))
     assert {f"{start}{key}" for key in alone.changed} == lora.changed
 
@@ -377,6 +378,6 @@ def test_diffusers_fuses_the_same_numbers(tmp_path: Path, tiny_a: Path, tiny_sd1
 
     for key, fused in single_file_views(pipe).items():
         torch.testing.assert_close(
-            lora.tensor(key).float(), fused, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
+            lora.tensor(key).float(), fused, rtol=1e-5, atol=1e-6, msg=partial("{}: {}".format, key)
         )
     assert len(lora.changed) == len(layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 import pytest
@@ -61,16 +61,20 @@ class Talkative(ModelView):
         self.done.append("close")
 
 
+Seen = tuple[Talkative, ModelView, str, str]
+"""A model, a view of it, a key of the view and the key of the model that it stands for."""
+
+
 def talkative(path: Path) -> Talkative:
     return Talkative(open_checkpoint(path))
 
 
-def plain(folder: Path) -> tuple[Talkative, ModelView, str, str]:
+def plain(folder: Path) -> Seen:
     model = talkative(write_model(folder / "a.safetensors", 1))
     return model, ModelView(model), WEIGHT, WEIGHT
 
 
-def under_other_names(folder: Path) -> tuple[Talkative, ModelView, str, str]:
+def under_other_names(folder: Path) -> Seen:
     save_file({"double_blocks.0.img_mod.lin.weight": torch.ones(2, 2)}, folder / "bare.safetensors")
     name = "model.diffusion_model.double_blocks.0.img_mod.lin.weight"
     save_file({name: torch.ones(2, 2)}, folder / "prefixed.safetensors")
@@ -80,14 +84,14 @@ def under_other_names(folder: Path) -> tuple[Talkative, ModelView, str, str]:
     return model, view, name, "double_blocks.0.img_mod.lin.weight"
 
 
-def with_averages(folder: Path) -> tuple[Talkative, ModelView, str, str]:
+def with_averages(folder: Path) -> Seen:
     model = talkative(write_model(folder / "a.safetensors", 1))
     view = with_ema(model, {ema_key(WEIGHT): WEIGHT})
     assert isinstance(view, ModelView)
     return model, view, ema_key(WEIGHT), WEIGHT
 
 
-def vae_of_a_file(folder: Path) -> tuple[Talkative, ModelView, str, str]:
+def vae_of_a_file(folder: Path) -> Seen:
     save_file({VAE.removeprefix("first_stage_model."): torch.ones(5, 4, 3, 3)}, folder / "vae.safetensors")
     model = talkative(folder / "vae.safetensors")
     base = open_checkpoint(write_model(folder / "a.safetensors", 1))
@@ -98,7 +102,7 @@ VIEWS = [plain, under_other_names, with_averages, vae_of_a_file]
 
 
 @pytest.mark.parametrize("make", VIEWS)
-def test_a_view_passes_on_what_it_does_not_change(make, tmp_path):
+def test_a_view_passes_on_what_it_does_not_change(make: Callable[[Path], Seen], tmp_path: Path) -> None:
     model, view, key, own = make(tmp_path)
     for name in ("path", "files", "metadata", "notes", "prediction", "constant", "computed", "has_parts"):
         assert getattr(view, name) == getattr(model, name), name
@@ -113,14 +117,14 @@ def test_a_view_passes_on_what_it_does_not_change(make, tmp_path):
 
 
 @pytest.mark.parametrize("make", VIEWS)
-def test_a_part_of_a_tensor_is_read_through_a_view(make, tmp_path):
+def test_a_part_of_a_tensor_is_read_through_a_view(make: Callable[[Path], Seen], tmp_path: Path) -> None:
     model, view, key, own = make(tmp_path)
     part = torch.empty(2, dtype=model.tensor(own).dtype)
     view.read_part(key, 1, part)
     assert torch.equal(part, model.tensor(own).flatten()[1:3])
 
 
-def test_a_lora_is_model_a_seen_through_a_file_of_its_own(tmp_path):
+def test_a_lora_is_model_a_seen_through_a_file_of_its_own(tmp_path: Path) -> None:
     base = talkative(write_model(tmp_path / "a.safetensors", 1))
     tensors: dict[str, Tensor] = {
         f"{LAYER}.lora_up.weight": torch.ones(6, 1),
@@ -145,7 +149,7 @@ def test_a_lora_is_model_a_seen_through_a_file_of_its_own(tmp_path):
     assert base.done == []
 
 
-def test_a_folders_notes_and_parts_survive_the_averages_of_another_model(tmp_path):
+def test_a_folders_notes_and_parts_survive_the_averages_of_another_model(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", "sd1")
     for file in folder.rglob("*.safetensors"):
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))

@@ -16,8 +16,8 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, merge, open_checkpoint, plan, save_merge
 from bayes_merger.merging.recipe.elements import parse_rules, rules_of_keys
 from bayes_merger.merging.recipe.recipe import numbers_of
-from tests.checkpoints.test_blocks import facts, needs_facts
 from tests.merging.tiny_models import UNET, even, recipe_of
+from tests.real_keys import facts, needs_facts
 
 Models = dict[str, Checkpoint]
 KEY = UNET + "output_blocks.6.1.transformer_blocks.0.attn2.to_k.weight"

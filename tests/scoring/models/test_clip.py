@@ -4,6 +4,7 @@ import gc
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,19 +19,19 @@ from tests.scoring.pictures import judged, noise
 
 
 @pytest.fixture
-def tower(tiny_clip) -> ClipTower:
+def tower(tiny_clip: tuple[Path, Path]) -> ClipTower:
     config, weights = tiny_clip
     return ClipTower(None, weights, config=config, device="cpu", batch_size=4)
 
 
 @pytest.fixture
-def linear_head(tmp_path) -> Path:
+def linear_head(tmp_path: Path) -> Path:
     drawn = torch.randn(1, 16, generator=torch.Generator().manual_seed(5))
     save_file({"weight": drawn, "bias": torch.tensor([5.0])}, tmp_path / "head.safetensors")
     return tmp_path / "head.safetensors"
 
 
-def open_clips_own(tiny_clip, images: list[Image.Image]) -> torch.Tensor:
+def open_clips_own(tiny_clip: tuple[Path, Path], images: list[Image.Image]) -> torch.Tensor:
     """What a user of open_clip would do, one picture after the other."""
     import open_clip
 
@@ -43,7 +44,7 @@ def open_clips_own(tiny_clip, images: list[Image.Image]) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.cat(embedded), dim=-1)
 
 
-def test_embeddings_are_those_of_open_clip(tower, tiny_clip):
+def test_embeddings_are_those_of_open_clip(tower: ClipTower, tiny_clip: tuple[Path, Path]) -> None:
     images = [
         noise(1, (40, 56)),
         noise(2, (31, 97)),
@@ -54,7 +55,7 @@ def test_embeddings_are_those_of_open_clip(tower, tiny_clip):
     torch.testing.assert_close(tower.embed_images(images), open_clips_own(tiny_clip, images), atol=1e-6, rtol=0)
 
 
-def test_a_batch_says_what_single_pictures_say(tiny_clip, linear_head):
+def test_a_batch_says_what_single_pictures_say(tiny_clip: tuple[Path, Path], linear_head: Path) -> None:
     config, weights = tiny_clip
     images = [judged(n) for n in range(11)]
     scorer = AestheticScorer("x", linear_head, ClipTower(None, weights, config=config, device="cpu", batch_size=16))
@@ -69,21 +70,21 @@ def forget(tower: ClipTower) -> None:
     tower.load()._known.clear()
 
 
-def test_the_same_pictures_get_the_same_scores_to_the_last_bit(tower, linear_head):
+def test_the_same_pictures_get_the_same_scores_to_the_last_bit(tower: ClipTower, linear_head: Path) -> None:
     scorer = AestheticScorer("x", linear_head, tower)
     first = scorer.score([judged(n) for n in range(6)])
     forget(tower)
     assert scorer.score([judged(n) for n in range(6)]) == first
 
 
-def test_the_head_is_applied_to_the_embedding(tower, linear_head):
+def test_the_head_is_applied_to_the_embedding(tower: ClipTower, linear_head: Path) -> None:
     scorer = AestheticScorer("x", linear_head, tower)
     head = load_file(linear_head)
     expected = tower.embed_images([judged(3).image]) @ head["weight"].T + head["bias"]
     assert scorer.score([judged(3)]) == pytest.approx([expected.item()], abs=1e-5)
 
 
-def test_the_clip_scorer_is_the_cosine_with_each_pictures_own_prompt(tower):
+def test_the_clip_scorer_is_the_cosine_with_each_pictures_own_prompt(tower: ClipTower) -> None:
     scorer = ClipScorer(tower)
     images = [judged(0, prompt="a red cat"), judged(1, prompt="a blue dog"), judged(2, prompt="a red cat")]
     pictures = tower.embed_images([image.image for image in images])
@@ -92,7 +93,7 @@ def test_the_clip_scorer_is_the_cosine_with_each_pictures_own_prompt(tower):
     assert scorer.scale == (0.0, 0.4)
 
 
-def test_texts_are_embedded_as_by_open_clip(tower, tiny_clip):
+def test_texts_are_embedded_as_by_open_clip(tower: ClipTower, tiny_clip: tuple[Path, Path]) -> None:
     import open_clip
 
     texts = ["a red cat", "", "long " * 200]
@@ -102,14 +103,16 @@ def test_texts_are_embedded_as_by_open_clip(tower, tiny_clip):
     torch.testing.assert_close(tower.embed_texts(texts), expected, atol=1e-6, rtol=0)
 
 
-def test_a_picture_two_scorers_ask_for_is_embedded_once(tower, linear_head):
-    loaded, passes = tower.load(), []
+def test_a_picture_two_scorers_ask_for_is_embedded_once(tower: ClipTower, linear_head: Path) -> None:
+    loaded = tower.load()
+    passes: list[int] = []
     encode = loaded.model.encode_image
 
     class Counting(torch.nn.Module):
-        def encode_image(self, pixels, normalize):
+        def encode_image(self, pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
             passes.append(len(pixels))
-            return encode(pixels, normalize=normalize)
+            encoded: torch.Tensor = encode(pixels, normalize=normalize)
+            return encoded
 
     loaded.model = Counting()
     images = [judged(n) for n in (21, 22, 23, 24, 25, 21)]
@@ -118,7 +121,7 @@ def test_a_picture_two_scorers_ask_for_is_embedded_once(tower, linear_head):
     assert passes == [4, 1]
 
 
-def test_scorers_built_apart_share_one_tower_and_let_it_go_together(tiny_clip):
+def test_scorers_built_apart_share_one_tower_and_let_it_go_together(tiny_clip: tuple[Path, Path]) -> None:
     config, weights = tiny_clip
     one = ClipTower(None, weights, config=config, device="cpu", setting="scorers.laion.tower")
     two = ClipTower(None, str(weights), config=str(config), device="cpu", setting="scorers.clip.tower", batch_size=1)
@@ -129,7 +132,7 @@ def test_scorers_built_apart_share_one_tower_and_let_it_go_together(tiny_clip):
     assert len(clip._SHARED) == before - 1
 
 
-def test_two_pictures_that_differ_in_their_palette_only_are_two(tower):
+def test_two_pictures_that_differ_in_their_palette_only_are_two(tower: ClipTower) -> None:
     red, blue = (
         Image.new("RGB", (32, 32), colour).convert("P", palette=Image.Palette.ADAPTIVE) for colour in ("red", "blue")
     )
@@ -138,7 +141,7 @@ def test_two_pictures_that_differ_in_their_palette_only_are_two(tower):
     assert not torch.equal(first, second)
 
 
-def test_loading_a_tower_moves_nobodys_random_numbers(tower):
+def test_loading_a_tower_moves_nobodys_random_numbers(tower: ClipTower) -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
@@ -146,12 +149,12 @@ def test_loading_a_tower_moves_nobodys_random_numbers(tower):
     assert torch.rand(1) == expected
 
 
-def test_no_pictures_no_scores(tower, linear_head):
+def test_no_pictures_no_scores(tower: ClipTower, linear_head: Path) -> None:
     assert AestheticScorer("x", linear_head, tower).score([]) == []
     assert ClipScorer(tower).score([]) == []
 
 
-def test_both_are_scorers(tower, linear_head):
+def test_both_are_scorers(tower: ClipTower, linear_head: Path) -> None:
     scorer = AestheticScorer("laion", linear_head, tower)
     assert isinstance(scorer, Scorer)
     assert isinstance(ClipScorer(tower), Scorer)
@@ -159,12 +162,12 @@ def test_both_are_scorers(tower, linear_head):
     assert score_images(scorer, [judged(4)])[0].scorer == "laion"
 
 
-def test_a_constructor_reads_nothing():
+def test_a_constructor_reads_nothing() -> None:
     scorer = AestheticScorer("x", "/nowhere/head.pth", ClipTower("no-such-model", "/nowhere/clip.safetensors"))
     assert scorer.scale == (0.0, 10.0)
 
 
-def test_prepare_does_not_load(tiny_clip, linear_head):
+def test_prepare_does_not_load(tiny_clip: tuple[Path, Path], linear_head: Path) -> None:
     config, weights = tiny_clip
     tower = ClipTower(None, weights, config=config, device="cpu")
     AestheticScorer("x", linear_head, tower).prepare()
@@ -184,26 +187,28 @@ def test_prepare_does_not_load(tiny_clip, linear_head):
         ({"model": "roberta-ViT-B-32", "config": None}, "not supported"),
     ],
 )
-def test_a_tower_that_cannot_work_is_found_at_start_up(tiny_clip, change, message):
+def test_a_tower_that_cannot_work_is_found_at_start_up(
+    tiny_clip: tuple[Path, Path], change: dict[str, Any], message: str
+) -> None:
     config, weights = tiny_clip
     settings = {"model": None, "config": config, "weights": weights, "setting": "scorers.x.tower", **change}
     with pytest.raises(ConfigError, match=message):
         ClipTower(**settings).prepare()
 
 
-def test_a_head_of_another_tower_is_found_at_start_up(tower, tmp_path):
+def test_a_head_of_another_tower_is_found_at_start_up(tower: ClipTower, tmp_path: Path) -> None:
     save_file({"weight": torch.ones(1, 768), "bias": torch.ones(1)}, tmp_path / "head.safetensors")
     with pytest.raises(ConfigError, match=r"scorers\.laion\.head: .* embeddings of 768 numbers, .*tiny\.json gives 16"):
         AestheticScorer("laion", tmp_path / "head.safetensors", tower).prepare()
 
 
-def test_the_real_head_fits_the_tower_it_was_trained_on(facts, tmp_path):
+def test_the_real_head_fits_the_tower_it_was_trained_on(facts: Path, tmp_path: Path) -> None:
     head = facts / "heads" / "laion-sac-logos-ava-v2.safetensors"
     with pytest.raises(ConfigError, match=r"tower\.weights: there is no file"):  # got past the head
         AestheticScorer("laion", head, ClipTower(weights=tmp_path / "absent.safetensors")).prepare()
 
 
-def test_the_real_head_scores_on_a_tower_of_its_width(facts, tmp_path):
+def test_the_real_head_scores_on_a_tower_of_its_width(facts: Path, tmp_path: Path) -> None:
     import open_clip
 
     config = {**TINY_CLIP, "embed_dim": 768}
@@ -218,12 +223,12 @@ def test_the_real_head_scores_on_a_tower_of_its_width(facts, tmp_path):
     assert all(-15 < value < 25 for value in values)  # b = 5.24, |w| = 18
 
 
-def test_a_file_that_is_no_clip_is_found_at_start_up(tiny_clip, linear_head):
+def test_a_file_that_is_no_clip_is_found_at_start_up(tiny_clip: tuple[Path, Path], linear_head: Path) -> None:
     with pytest.raises(ConfigError, match="holds no CLIP image tower"):
         ClipTower(None, linear_head, config=tiny_clip[0]).prepare()
 
 
-def test_weights_of_another_size_are_named_when_they_are_loaded(tiny_clip, tmp_path):
+def test_weights_of_another_size_are_named_when_they_are_loaded(tiny_clip: tuple[Path, Path], tmp_path: Path) -> None:
     tensors = load_file(tiny_clip[1])
     del tensors["visual.conv1.weight"]
     save_file(tensors, tmp_path / "holes.safetensors")
@@ -231,12 +236,14 @@ def test_weights_of_another_size_are_named_when_they_are_loaded(tiny_clip, tmp_p
         ClipTower(None, tmp_path / "holes.safetensors", config=tiny_clip[0], device="cpu").load()
 
 
-def test_an_unknown_device_is_the_configurations_fault(tiny_clip):
+def test_an_unknown_device_is_the_configurations_fault(tiny_clip: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match="use auto, cpu or cuda"):
         ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="gpu0").load()
 
 
-def test_a_pickled_state_dict_in_half_precision_is_taken(tiny_clip, tmp_path, tower):
+def test_a_pickled_state_dict_in_half_precision_is_taken(
+    tiny_clip: tuple[Path, Path], tmp_path: Path, tower: ClipTower
+) -> None:
     tensors = {f"module.{key}": tensor.half() for key, tensor in load_file(tiny_clip[1]).items()}
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "clip.pt")
     half = ClipTower(None, tmp_path / "clip.pt", config=tiny_clip[0], device="cpu")
@@ -244,7 +251,9 @@ def test_a_pickled_state_dict_in_half_precision_is_taken(tiny_clip, tmp_path, to
     torch.testing.assert_close(half.embed_images([noise(1)]), tower.embed_images([noise(1)]), atol=5e-3, rtol=0)
 
 
-def test_the_config_of_a_downloaded_folder_brings_its_own_preprocessing(tiny_clip, tmp_path):
+def test_the_config_of_a_downloaded_folder_brings_its_own_preprocessing(
+    tiny_clip: tuple[Path, Path], tmp_path: Path
+) -> None:
     whole = {"model_cfg": TINY_CLIP, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(whole))
     tower = ClipTower(None, tiny_clip[1], config=tmp_path / "open_clip_config.json", device="cpu")
@@ -253,7 +262,7 @@ def test_the_config_of_a_downloaded_folder_brings_its_own_preprocessing(tiny_cli
     assert white.unique().tolist() == [1.0]
 
 
-def test_weights_named_by_transformers_give_the_same_embeddings(tmp_path):
+def test_weights_named_by_transformers_give_the_same_embeddings(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers import CLIPConfig, CLIPModel
@@ -283,7 +292,7 @@ def test_weights_named_by_transformers_give_the_same_embeddings(tmp_path):
 
 
 @pytest.mark.gpu
-def test_the_gpu_says_what_the_cpu_says(tiny_clip, tower):
+def test_the_gpu_says_what_the_cpu_says(tiny_clip: tuple[Path, Path], tower: ClipTower) -> None:
     cuda = ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="cuda")
     images = [noise(n) for n in range(5)]
     torch.testing.assert_close(cuda.embed_images(images), tower.embed_images(images), atol=1e-3, rtol=0)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -39,7 +42,7 @@ def embeddings(count: int = 32, width: int = 16) -> torch.Tensor:
     return torch.nn.functional.normalize(drawn, dim=-1)
 
 
-def test_a_stack_without_activations_collapses_to_one_layer_and_says_the_same(tmp_path):
+def test_a_stack_without_activations_collapses_to_one_layer_and_says_the_same(tmp_path: Path) -> None:
     tensors = stack((0, 2, 4, 6, 7))
     save_file(tensors, tmp_path / "head.safetensors")
     head = load_head(tmp_path / "head.safetensors", "head")
@@ -49,7 +52,7 @@ def test_a_stack_without_activations_collapses_to_one_layer_and_says_the_same(tm
     torch.testing.assert_close(head(embeddings()), expected, atol=1e-5, rtol=0)
 
 
-def test_the_relu_variant_keeps_its_layers_and_says_the_same(tmp_path):
+def test_the_relu_variant_keeps_its_layers_and_says_the_same(tmp_path: Path) -> None:
     tensors = stack((0, 3, 6, 9, 11))
     torch.save(tensors, tmp_path / "ava+logos-l14-reluMSE.pth")
     head = load_head(tmp_path / "ava+logos-l14-reluMSE.pth", "head")
@@ -61,25 +64,25 @@ def test_the_relu_variant_keeps_its_layers_and_says_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "linear.", "m.", "module.linear."])
-def test_one_linear_layer_under_any_name(tmp_path, prefix):
+def test_one_linear_layer_under_any_name(tmp_path: Path, prefix: str) -> None:
     torch.save({f"{prefix}weight": torch.ones(1, 16), f"{prefix}bias": torch.tensor([2.0])}, tmp_path / "head.pth")
     assert read_layout(tmp_path / "head.pth", "head").width == 16
     head = load_head(tmp_path / "head.pth", "head")
     assert head(torch.full((3, 16), 0.25)).tolist() == [6.0, 6.0, 6.0]
 
 
-def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path):
+def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path: Path) -> None:
     torch.save({"state_dict": {"module.weight": torch.ones(1, 4), "module.bias": torch.zeros(1)}}, tmp_path / "h.pth")
     assert load_head(tmp_path / "h.pth", "head")(torch.ones(1, 4)).tolist() == [4.0]
 
 
-def test_layers_are_put_in_the_order_of_their_numbers():
+def test_layers_are_put_in_the_order_of_their_numbers() -> None:
     shapes = {key: tuple(tensor.shape) for key, tensor in stack((0, 3, 6, 9, 11)).items()}
     shuffled = dict(sorted(shapes.items()))  # "layers.11" before "layers.3"
     assert head_layout(shuffled, "head").layers == ("layers.0", "layers.3", "layers.6", "layers.9", "layers.11")
 
 
-def test_waifu_has_relu_and_sigmoid():
+def test_waifu_has_relu_and_sigmoid() -> None:
     generator = torch.Generator().manual_seed(3)
     parts = [torch.randn(*shape, generator=generator) for shape in ((8, 16), (8,), (4, 8), (4,), (1, 4), (1,))]
     head = Head(tuple(zip(parts[::2], parts[1::2], strict=True)), relu=True, sigmoid=True)
@@ -104,13 +107,13 @@ def test_waifu_has_relu_and_sigmoid():
         },
     ],
 )
-def test_what_is_no_known_head_is_refused(tmp_path, tensors):
+def test_what_is_no_known_head_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(ConfigError, match=r"scorers\.x\.head: .*x\.safetensors"):
         read_layout(tmp_path / "x.safetensors", "scorers.x.head")
 
 
-def test_layers_that_do_not_follow_each_other_are_refused(tmp_path):
+def test_layers_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None:
     tensors = stack((0, 2, 4, 6, 7))
     tensors["layers.4.weight"] = torch.ones(8, 11)
     save_file(tensors, tmp_path / "x.safetensors")
@@ -118,18 +121,18 @@ def test_layers_that_do_not_follow_each_other_are_refused(tmp_path):
         read_layout(tmp_path / "x.safetensors", "head")
 
 
-def test_a_head_with_nan_is_refused(tmp_path):
+def test_a_head_with_nan_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.full((1, 4), torch.nan), "bias": torch.zeros(1)}, tmp_path / "h.pth")
     with pytest.raises(ConfigError, match="NaN"):
         load_head(tmp_path / "h.pth", "head")
 
 
 class Evil:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (print, ("code was run",))
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, capsys):
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"weight": Evil()}, tmp_path / "h.pth")
     with pytest.raises(ConfigError, match="carries foreign objects"):
         load_head(tmp_path / "h.pth", "head")
@@ -137,13 +140,13 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [b"<html>404</html>", b"PK\x03\x04 broken", b"\x80\x02."])
-def test_a_damaged_pickle_is_refused(tmp_path, content):
+def test_a_damaged_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "h.pth").write_bytes(content)
     with pytest.raises(ConfigError, match=r"h\.pth"):
         read_layout(tmp_path / "h.pth", "head")
 
 
-def test_the_real_laion_head_collapses_without_a_trace(facts):
+def test_the_real_laion_head_collapses_without_a_trace(facts: Path) -> None:
     path = facts / "heads" / "laion-sac-logos-ava-v2.safetensors"
     layout = read_layout(path, "head")
     assert (layout.width, layout.relu) == (768, False)
@@ -163,7 +166,7 @@ def test_the_real_laion_head_collapses_without_a_trace(facts):
     assert bias.item() == pytest.approx(5.24, abs=0.005)
 
 
-def test_the_other_real_heads_are_known(facts):
+def test_the_other_real_heads_are_known(facts: Path) -> None:
     v1 = read_layout(facts / "heads" / "sa_0_4_vit_l_14_linear.safetensors", "head")
     assert (v1.width, len(v1.layers)) == (768, 1)
     waifu = load_head(facts / "heads" / "aes-B32-v0.safetensors", "head")

@@ -45,6 +45,12 @@ class Terminal:
                 assert text in self.seen, f"ended without {text!r}: {self.seen[-2000:]!r}"
         self.seen = self.seen.partition(text)[2]
 
+    def until_it_waits(self) -> None:
+        """Until the process sleeps in a system call; after a prompt that is the one that reads the answer."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "S":
+            time.sleep(0.001)
+
     def read(self) -> bool:
         try:
             got = os.read(self.master, 65536)
@@ -77,7 +83,7 @@ def _take_terminal() -> None:
 
 
 @pytest.fixture
-def ledger(tmp_path) -> Path:
+def ledger(tmp_path: Path) -> Path:
     return tmp_path / "ratings.jsonl"
 
 
@@ -85,7 +91,7 @@ def ratings(ledger: Path) -> list[float | None]:
     return [Ledger(ledger).rating("c1", "portrait", n) for n in range(4)]
 
 
-def test_four_answers_in_a_terminal_without_display_or_viewer(ledger):
+def test_four_answers_in_a_terminal_without_display_or_viewer(ledger: Path) -> None:
     terminal = Terminal(ledger, COLORTERM="truecolor")
     terminal.until("\x1b[38;2;")  # the picture, in characters
     for number, answer in enumerate(("7", "7,5", "0", "10"), start=1):
@@ -94,7 +100,7 @@ def test_four_answers_in_a_terminal_without_display_or_viewer(ledger):
     assert terminal.end() == 0
 
 
-def test_a_viewer_that_is_not_there_does_not_end_the_run(ledger):
+def test_a_viewer_that_is_not_there_does_not_end_the_run(ledger: Path) -> None:
     terminal = Terminal(ledger, "no-such-viewer {}")
     terminal.until("no viewer: no-such-viewer")
     for number in range(1, 5):
@@ -103,7 +109,7 @@ def test_a_viewer_that_is_not_there_does_not_end_the_run(ledger):
     assert terminal.end() == 0
 
 
-def test_a_desktop_whose_opener_is_missing_does_not_end_the_run(ledger, tmp_path):
+def test_a_desktop_whose_opener_is_missing_does_not_end_the_run(ledger: Path, tmp_path: Path) -> None:
     terminal = Terminal(ledger, DISPLAY=":99", PATH=str(tmp_path))
     for number in range(1, 5):
         terminal.rate(number, "5")
@@ -112,7 +118,7 @@ def test_a_desktop_whose_opener_is_missing_does_not_end_the_run(ledger, tmp_path
 
 
 @pytest.mark.parametrize("given", [0, 1, 2, 3])
-def test_kill_9_loses_no_rating_and_nothing_is_asked_twice(ledger, given):
+def test_kill_9_loses_no_rating_and_nothing_is_asked_twice(ledger: Path, given: int) -> None:
     terminal = Terminal(ledger)
     for number in range(1, given + 1):
         terminal.rate(number, str(number))
@@ -129,19 +135,19 @@ def test_kill_9_loses_no_rating_and_nothing_is_asked_twice(ledger, given):
     assert back.end() == 0
 
 
-def test_ctrl_c_pauses(ledger):
+def test_ctrl_c_pauses(ledger: Path) -> None:
     terminal = Terminal(ledger)
     terminal.rate(1, "6")
     terminal.until("image 2/4")
     terminal.until("> ")
-    time.sleep(0.5)  # a signal in the instant between prompt and read would wait for the next key
+    terminal.until_it_waits()  # a signal in the instant between prompt and read would wait for the next key
     terminal.type("\x03")
     terminal.until("PAUSED interrupted")
     assert terminal.end() == 3
     assert ratings(ledger) == [6, None, None, None]
 
 
-def test_ctrl_d_pauses(ledger):
+def test_ctrl_d_pauses(ledger: Path) -> None:
     terminal = Terminal(ledger)
     terminal.rate(1, "6")
     terminal.until("image 2/4")
@@ -152,7 +158,7 @@ def test_ctrl_d_pauses(ledger):
     assert ratings(ledger) == [6, None, None, None]
 
 
-def test_a_terminal_that_is_closed_keeps_what_was_rated(ledger):
+def test_a_terminal_that_is_closed_keeps_what_was_rated(ledger: Path) -> None:
     terminal = Terminal(ledger)
     terminal.rate(1, "6")
     terminal.until("image 2/4")
@@ -161,20 +167,18 @@ def test_a_terminal_that_is_closed_keeps_what_was_rated(ledger):
     assert ratings(ledger) == [6, None, None, None]
 
 
-@pytest.mark.parametrize("stdin", [subprocess.DEVNULL, "closed"])
-def test_a_service_without_input_pauses(ledger, stdin):
+@pytest.mark.parametrize("stdin", [subprocess.DEVNULL, None], ids=["empty", "closed"])
+def test_a_service_without_input_pauses(ledger: Path, stdin: int | None) -> None:
     command = [sys.executable, "-m", "tests.scoring.rate_in_terminal", str(ledger)]
-    if stdin == "closed":
+    if stdin is None:
         command = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
-    done = subprocess.run(
-        command, stdin=None if stdin == "closed" else stdin, capture_output=True, text=True, cwd=ROOT, timeout=60
-    )
+    done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 3, done.stderr
     assert "PAUSED nobody is there to rate" in done.stdout
     assert "\x1b[" not in done.stdout
 
 
-def test_answers_may_come_from_a_pipe(ledger):
+def test_answers_may_come_from_a_pipe(ledger: Path) -> None:
     command = [sys.executable, "-m", "tests.scoring.rate_in_terminal", str(ledger)]
     done = subprocess.run(command, input="1\n2\n3\n4\n", capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -132,10 +132,12 @@ def test_it_is_what_plain_optuna_does_with_the_same_seed(name: str, tmp_path: Pa
 
 
 def test_options_that_it_does_not_have_are_refused_by_name(space: SearchSpace) -> None:
+    wrong: dict[str, Any] = {"n_startup": 3}
+    unknown: dict[str, Any] = {"x": 3}
     with pytest.raises(ConfigError, match="TPESampler has no option 'n_startup'; did you mean n_startup_trials"):
-        make_sampler(partial(TPESampler, n_startup=3), space.distributions(), 0)
+        make_sampler(partial(TPESampler, **wrong), space.distributions(), 0)
     with pytest.raises(ConfigError, match=r"RandomSampler has no option 'x'; it has none"):
-        make_sampler(partial(RandomSampler, x=3), space.distributions(), 0)
+        make_sampler(partial(RandomSampler, **unknown), space.distributions(), 0)
     with pytest.raises(ConfigError, match="seed = 4 is not an option; it is the study's"):
         make_sampler(partial(TPESampler, seed=4), space.distributions(), 0)
 
@@ -214,7 +216,7 @@ class TestContractOfQMC(SamplerContract):
     several_objectives = True
 
 
-MINE = {
+MINE: dict[str, dict[str, Any]] = {
     "optuna.samplers.TPESampler": {"n_startup_trials": 3, "multivariate": True},
     "optuna.samplers.NSGAIISampler": {"population_size": 4},
     "tests.search.optimisers.test_sequential.Drifting": {"step": 0.05},

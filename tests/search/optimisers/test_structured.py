@@ -17,6 +17,7 @@ from bayes_merger.search.space.cube import generator
 from bayes_merger.search.surrogates.block_gp import BlockGP, Prior, Settings, _Mode, fit
 from bayes_merger.search.surrogates.block_order import basis, correlation
 from bayes_merger.search.surrogates.noise import noise_variance_of_scores
+from bayes_merger.testing.samplers import ask
 
 BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
 NAMES = tuple(f"{block}.alpha" for block in BLOCKS)
@@ -165,7 +166,7 @@ def test_scores_that_are_all_the_same_and_failures_alone_are_no_trouble() -> Non
     space = build_space(BLOCKS[:4], {"alpha": (0.0, 1.0)}).distributions()
     study = optuna.create_study(direction="maximize", sampler=samplers.structured(space, 0))
     for number in range(8):
-        trial = study.ask(space)
+        trial = ask(study, space)
         study.tell(trial, 1.0) if number % 2 else study.tell(trial, state=TrialState.FAIL)
     points = {tuple(trial.params.values()) for trial in study.trials}
     assert len(points) == 8
@@ -175,7 +176,7 @@ def test_a_weight_whose_best_lies_on_the_border_is_put_exactly_there() -> None:
     space = {f"IN{i:02}.alpha": FloatDistribution(0.0, 1.0) for i in range(4)}
     study = optuna.create_study(direction="maximize", sampler=samplers.structured(space, 1))
     for _ in range(20):
-        trial = study.ask(space)
+        trial = ask(study, space)
         study.tell(trial, trial.params["IN00.alpha"] - trial.params["IN02.alpha"])
     assert study.best_params["IN00.alpha"] == 1.0
     assert study.best_params["IN02.alpha"] == 0.0

@@ -40,7 +40,7 @@ PRINT = {"models": {"a": "1234", "b": "5678"}, "method": "weighted_sum"}
 def created(storage: Any, rows: list[dict[str, float]] | None = None, name: str = "s", **changes: Any) -> Study:
     sampler = samplers.random(SPACE.distributions(), 3)
     rows = design(SPACE, 4, 3) if rows is None else rows
-    settings = {"space": SPACE, "fingerprint": PRINT, "design": rows} | changes
+    settings: dict[str, Any] = {"space": SPACE, "fingerprint": PRINT, "design": rows} | changes
     return create_study(storage, name, sampler, **settings)
 
 

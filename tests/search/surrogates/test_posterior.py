@@ -125,7 +125,8 @@ def search_like(rng: np.random.Generator, noise: float) -> tuple[Array, Array, A
         return heights
 
     spread = truth(rng.random((2000, 26))).std()
-    points, seen = [], []
+    points: list[Array] = []
+    seen: list[float] = []
     for index in range(60):
         point = rng.random(26)
         if index >= 30:
