@@ -27,14 +27,19 @@ from bayes_merger.merging.plan.routing import Checkpoints, PlanItem
 _ALIGNMENT = 64  # bytes: that of live tensors, see imaging/layout.py
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that a device has to spare right now, page cache counted as free."""
+def free_memory(device: torch.device, root: Path = Path("/")) -> int:
+    """Bytes that a device has to spare right now, page cache counted as free.
+
+    Args:
+        device: a CPU or a GPU.
+        root: the folder that holds ``proc`` and ``sys``.
+    """
     if device.type == "cuda":
         # What tensors that are gone have left torch, it gives to new ones; the driver does not count that as free.
         left = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + left
-    found = [_available(Path("/proc/meminfo"))]
-    group = Path("/sys/fs/cgroup")
+    found = [_available(root / "proc" / "meminfo")]
+    group = root / "sys" / "fs" / "cgroup"
     with_limit = _number(group / "memory.max")
     if with_limit is not None:
         found.append(max(with_limit - (_number(group / "memory.current") or 0), 0))
@@ -121,11 +126,15 @@ class PreparedCache:
     Args:
         budget: bytes that it may take.
         wait: returns when the device is done; without, work on a GPU would seem to take no time.
+        clock: seconds since some moment; they tell what the work costs.
     """
 
-    def __init__(self, budget: int, wait: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, budget: int, wait: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.budget = budget
         self._wait = wait
+        self._clock = clock
         self.size = 0
         self._works: dict[str, _Work] = {}
 
@@ -145,11 +154,11 @@ class PreparedCache:
         keepable = last is None or last.sign == sign
         if keepable:
             self._wait()
-        begin = time.perf_counter()
+        begin = self._clock()
         prepared = make()
         if keepable:
             self._wait()
-        seconds = time.perf_counter() - begin
+        seconds = self._clock() - begin
         size = sum(part.untyped_storage().nbytes() for part in prepared if isinstance(part, Tensor))
         work = self._works[key] = _Work(sign, None, size, seconds / max(size, 1))
         if keepable and self._make_room(work):

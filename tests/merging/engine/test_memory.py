@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -67,22 +68,24 @@ def test_numbers_alone_are_kept_for_nothing() -> None:
     assert kept.get("x", (), lambda: (3.0,)) == (1.0, 2.0)
 
 
-def test_what_costs_much_more_takes_the_place_of_what_costs_little() -> None:
-    kept = PreparedCache(48)
-    cheap, dear = Work(10), Work(11)
+@pytest.mark.parametrize(
+    ("seconds", "size"),
+    [(3.0, 44), (2.0, 40)],  # per byte more than twice of the other's 1 s for 40 bytes, and less
+)
+def test_what_costs_much_more_takes_the_place_of_what_costs_little(seconds: float, size: int) -> None:
+    now = 0.0
 
-    def slow() -> tuple[Tensor, float]:
-        torch.randn(400, 400) @ torch.randn(400, 400)
-        sum(range(300_000))
-        return dear()
+    def taking(duration: float, count: int) -> tuple[Tensor]:
+        nonlocal now
+        now += duration
+        return (torch.zeros(count),)
 
-    kept.get("warm", (), Work(0))
+    kept = PreparedCache(48, clock=lambda: now)
     for _ in range(2):
-        kept.get("cheap", (), cheap)
+        kept.get("cheap", (), lambda: taking(1.0, 10))
     for _ in range(3):
-        kept.get("dear", (), slow)
-    assert dear.made == 1
-    assert kept.size == 44
+        kept.get("dear", (), lambda: taking(seconds, 11))
+    assert kept.size == size
 
 
 def test_tensors_of_one_dtype_lie_side_by_side_each_at_an_aligned_address() -> None:
@@ -104,8 +107,25 @@ def test_tensors_of_one_dtype_lie_side_by_side_each_at_an_aligned_address() -> N
     assert last.data_ptr() == z.data_ptr() + 64
 
 
-def test_memory_is_free() -> None:
-    assert free_memory(CPU) > 2**20
+@pytest.mark.parametrize(
+    ("limit", "used", "free"),
+    [(None, None, 2_097_152), ("max", "7", 2_097_152), ("1500000", "1000000", 500_000), ("1000000", "1500000", 0)],
+)
+def test_memory_is_free_that_the_system_can_give_and_the_control_group_allows(
+    tmp_path: Path, limit: str | None, used: str | None, free: int
+) -> None:
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    group.mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal:  8192 kB\nMemFree:  1024 kB\nMemAvailable:  2048 kB\n")
+    for name, content in (("memory.max", limit), ("memory.current", used)):
+        if content is not None:
+            (group / name).write_text(f"{content}\n")
+    assert free_memory(CPU, tmp_path) == free
+
+
+def test_less_memory_is_free_than_is_built_in() -> None:
+    assert 0 < free_memory(CPU) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.gpu

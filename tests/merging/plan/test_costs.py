@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 
-from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.merging.method import METHODS, method_spec
 from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
-from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
-from tests.merging.tiny_models import write_model
+from bayes_merger.merging.recipe.recipe import plan
+from tests.merging.tiny_models import opened, recipe_of
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -22,23 +20,16 @@ def test_every_method_has_a_cost_and_only_what_works_on_whole_tensors_needs_copi
 
 
 def test_bytes_and_time_by_hand(tmp_path: Path) -> None:
-    files = {name: write_model(tmp_path / f"{name}.safetensors", seed) for seed, name in enumerate("ab")}
-    models = {name: open_checkpoint(path) for name, path in files.items()}
-    layout = models["a"].architecture
-    recipe = MergeRecipe("slerp", {}, {"alpha": dict.fromkeys(layout.blocks, 0.5)}, layout.name)
-    planned = plan(recipe, models)
-    merged = [step for step in planned.written if step.action == "merge"]
-    kept = [step for step in planned.written if step.action != "merge"]
-    numbers = sum(math.prod(step.shape) for step in merged)
-    assert result_size(planned) == sum(
-        math.prod(step.shape) * (8 if step.dtype == "I64" else 2) for step in planned.written
-    )
-    assert bytes_read(planned, models) == 4 * numbers + sum(
-        math.prod(step.shape) * (8 if step.dtype == "I64" else 2) for step in kept
-    )
-    moved = (bytes_read(planned, models) + result_size(planned)) / 1e9
-    assert seconds(planned, models) == pytest.approx(0.35 * moved + method_spec("slerp").cost.time * 1e-9 * numbers)
-    largest = max(math.prod(step.shape) for step in merged)
-    assert working_memory(planned) == max(4 * largest * 3, round(4 * largest * method_spec("slerp").cost.copies))
+    """The models' 7084 merged numbers are halves, the largest tensor has 288; 416 bytes are copied from A."""
+    models = opened(tmp_path)
+    moderate, dear = (plan(recipe_of(models, method=method), models) for method in ("slerp", "rotate"))
+    assert result_size(moderate) == 14_584  # 2 * 7084 + 416
+    assert bytes_read(moderate, models) == 28_752  # 2 models * 2 * 7084 + 416
+    # 0.35 s per gigabyte and 4 ns per number
+    assert seconds(moderate, models) == pytest.approx(15.1676e-6 + 28.336e-6)
+    # and 20 ns per number and 0.15 ns per number and shorter side of its matrix, 42,237 together
+    assert seconds(dear, models) == pytest.approx(15.1676e-6 + 141.68e-6 + 6.33555e-6)
+    assert working_memory(moderate) == 3_456  # three float32 tensors of 288
+    assert working_memory(dear) == 13_824  # twelve of them
     for model in models.values():
         model.close()
