@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -58,7 +60,7 @@ def test_the_names_of_the_front_door() -> None:
 
 
 def test_a_state_dict_is_what_the_file_holds(models: Path) -> None:
-    settings = {"model_a": "A.safetensors", "model_b": "B.safetensors", "alpha": [0.25] * 26, "OUT03-OUT05.alpha": 0.75}
+    settings: dict[str, Any] = {"model_a": "A.safetensors", "model_b": "B.safetensors", "alpha": [0.25] * 26, "OUT03-OUT05.alpha": 0.75}
     state = bayes_merger.merge(**settings)
     out = bayes_merger.save_merge("mix.safetensors", **settings)
     with bayes_merger.open_checkpoint(out) as written:
@@ -83,9 +85,8 @@ def test_mistakes_are_named(models: Path) -> None:
         bayes_merger.open_study("a b")
 
 
-def taste(weights: object) -> float:
-    alpha = weights["alpha"]  # type: ignore[index]
-    return 5.0 - sum((value - 0.3) ** 2 for value in alpha.values())
+def taste(weights: Mapping[str, Mapping[str, float]]) -> float:
+    return 5.0 - sum((value - 0.3) ** 2 for value in weights["alpha"].values())
 
 
 def opened(**settings: object) -> AskTellStudy:
