@@ -14,6 +14,7 @@ from rich.table import Table
 
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError
+from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.report import summary as report
 from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, with_error
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
@@ -92,7 +93,7 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     print()
     for line in best_lines(data):
         print(line)
-    console.print(weights_table(recipe.weights))
+    console.print(weights_table(method_weights(recipe.weights)))
     print(report.weights_text(recipe, folder.name).rstrip())
     print(f"\nwrite it to a file:  bayes-merger merge {folder.name} --out {folder.name}.safetensors")
 

@@ -36,7 +36,7 @@ def parts(anchors: list[Any], method: str = "weighted_sum", runs: Path = Path("r
 
 def recipe(weights: dict[str, dict[str, float]] | None = None, method: str = "weighted_sum") -> MergeRecipe:
     models = {name: ModelRef(f"{name}.safetensors", "") for name in ("a", "b")}
-    return MergeRecipe(method, models, weights or {"alpha": GRADIENT}, "sd1")
+    return MergeRecipe(method=method, models=models, weights=weights or {"alpha": GRADIENT}, architecture="sd1")
 
 
 def row(found: dict[str, float]) -> list[float]:

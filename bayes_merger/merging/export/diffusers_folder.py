@@ -27,10 +27,11 @@ from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming, c
 from bayes_merger.checkpoints.tokenizer import build_tokenizer, write_tokenizer
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.merging.engine.merge import KeyMerger, prepare
+from bayes_merger.merging.engine.key_merger import KeyMerger
+from bayes_merger.merging.engine.merge import plan, prepare
 from bayes_merger.merging.export.metadata import merge_metadata, prediction_said
-from bayes_merger.merging.plan.routing import listed
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, PlanItem, plan
+from bayes_merger.merging.plan.routing import MergePlan, PlanItem, listed
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +144,7 @@ def _settings(tree: Path | None, planned: MergePlan, prediction: str) -> Setting
     """The folder's JSON files but for those of tokenizers, by relative name."""
     metadata = {"modelspec.prediction_type": prediction}
     name = planned.architecture.name
-    shapes = {step.key: step.shape for step in planned.written}
+    shapes = {item.key: item.shape for item in planned.written}
     if tree is None:
         return settings_of(name, shapes, metadata)
     lacking = absent_parts(name, shapes)
@@ -212,14 +213,14 @@ def _parts(
     naming = Naming.of(states)
     if naming.family != planned.architecture.name.partition("-")[0]:
         raise CheckpointError(f"{tree} is of a model of the kind {naming.family}; give the config of one like these")
-    keys = canonical_keys([step.key for step in planned.written])
-    steps = {keys[step.key]: step for step in planned.written}
+    keys = canonical_keys([item.key for item in planned.written])
+    items = {keys[item.key]: item for item in planned.written}
     made = _Stacks(maker)
-    parts = {part: [*_entries(part, state, naming, steps, made, tree)] for part, state in states.items()}
+    parts = {part: [*_entries(part, state, naming, items, made, tree)] for part, state in states.items()}
     left = [
-        step.key
-        for key, step in steps.items()
-        if key not in made.used and step.place.role not in ("position_ids", "marker")
+        item.key
+        for key, item in items.items()
+        if key not in made.used and item.place.role not in ("position_ids", "marker")
     ]
     return parts, tuple(left)
 
@@ -228,7 +229,7 @@ def _entries(
     part: str,
     state: Mapping[str, tuple[int, ...]],
     naming: Naming,
-    steps: Mapping[str, PlanItem],
+    items: Mapping[str, PlanItem],
     made: _Stacks,
     tree: str,
 ) -> Iterator[TensorEntry]:
@@ -239,16 +240,16 @@ def _entries(
         key = next(iter(canonical_keys([found.key]).values()))
         stack = found.stack or (name,)
         whole = found.shape([state[other] for other in stack])
-        step = steps.get(key)
-        if step is None or _squeezed(step.shape) != _squeezed(whole):
-            have = "no such tensor" if step is None else f"shape {list(step.shape)}"
+        item = items.get(key)
+        if item is None or _squeezed(item.shape) != _squeezed(whole):
+            have = "no such tensor" if item is None else f"shape {list(item.shape)}"
             raise CheckpointError(f"{part}'s {name} is {list(shape)} in {tree} and the merge has {have}; "
                                   "give --config FOLDER, a diffusers config tree for this model")  # fmt: skip
         made.used.add(key)
         # transformers before 5.6 look for the text encoders' names with this in front; later ones take both
         full = with_text_model(name) if part.startswith("text_encoder") else name
         begin = sum(state[other][0] for other in stack[: stack.index(name)]) if found.stack else 0
-        yield TensorEntry(full, shape, step.dtype, made.maker_of(step, found, shape, begin))
+        yield TensorEntry(full, shape, item.dtype, made.maker_of(item, found, shape, begin))
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -269,32 +270,32 @@ class _Stacks:
         self._kept: dict[str, tuple[Tensor, int]] = {}
 
     def maker_of(
-        self, step: PlanItem, found: Counterpart, shape: tuple[int, ...], begin: int
+        self, item: PlanItem, found: Counterpart, shape: tuple[int, ...], begin: int
     ) -> Callable[[], Tensor | Iterator[Tensor]]:
         """What makes one tensor when its turn comes.
 
         Args:
-            step: of the merge's tensor that it is in.
+            item: of the merge's tensor that it is in.
             found: where in that.
             shape: its own.
             begin: the first of its rows there.
         """
         if found.stack:
-            return partial(self._rows, step, begin, begin + shape[0], len(found.stack))
+            return partial(self._rows, item, begin, begin + shape[0], len(found.stack))
         if found.swapped or found.transposed:
-            return partial(self._turned, step, found)
-        return partial(self._maker.pieces, step)
+            return partial(self._turned, item, found)
+        return partial(self._maker.pieces, item)
 
-    def _rows(self, step: PlanItem, begin: int, end: int, count: int) -> Tensor:
-        tensor, left = self._kept.pop(step.key) if step.key in self._kept else (self._maker.tensor(step), count)
+    def _rows(self, item: PlanItem, begin: int, end: int, count: int) -> Tensor:
+        tensor, left = self._kept.pop(item.key) if item.key in self._kept else (self._maker.tensor(item), count)
         if left > 1:
-            self._kept[step.key] = tensor, left - 1
+            self._kept[item.key] = tensor, left - 1
         return tensor[begin:end]
 
-    def _turned(self, step: PlanItem, found: Counterpart) -> Tensor:
+    def _turned(self, item: PlanItem, found: Counterpart) -> Tensor:
         import torch
 
-        tensor = self._maker.tensor(step)
+        tensor = self._maker.tensor(item)
         if found.transposed:
             return tensor.t().contiguous()
         return torch.cat(tensor.chunk(2)[::-1])

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.engine.merge import KeyMerger, prepare
+from bayes_merger.merging.engine.key_merger import KeyMerger
+from bayes_merger.merging.engine.merge import prepare
 from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.models.lora_names import Layer, layers_of
-from bayes_merger.merging.plan.routing import DTYPES, Checkpoints
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe
+from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, MergePlan
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -153,13 +154,13 @@ def _changes(
     planned: MergePlan, maker: KeyMerger, base: Checkpoint, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that the merge changes, less the first model's, in fp32 and before any rounding."""
-    steps = [step for step in planned.written if step.action == "merge"]
-    for number, step in enumerate(steps, start=1):
-        change = maker.tensor(step, "F32") - base.tensor(step.key).float()
+    items = [item for item in planned.written if item.action == "merge"]
+    for number, item in enumerate(items, start=1):
+        change = maker.tensor(item, "F32") - base.tensor(item.key).float()
         if change.numel() and bool(change.any()):
-            yield step.key, change
+            yield item.key, change
         if progress:
-            progress(number, len(steps))
+            progress(number, len(items))
 
 
 def _rows(tensor: Tensor, layer: Layer) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, hash_all
 from bayes_merger.checkpoints.kinds import LORA
-from bayes_merger.merging.plan.routing import Checkpoints
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe
+from bayes_merger.merging.plan.routing import Checkpoints, MergePlan
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 
 def merge_metadata(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
@@ -59,7 +59,7 @@ def prediction_said(checkpoints: Checkpoints) -> str:
 
 def prediction_of(planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
     """The field that says what a merge predicts, if that is known: many of Stable Diffusion 2's files do not tell."""
-    marked = any(step.key == "v_pred" for step in planned.steps)
+    marked = any(item.key == "v_pred" for item in planned.items)
     found = "v" if marked else prediction_said(checkpoints) or planned.architecture.prediction
     return {"modelspec.prediction_type": found} if found else {}
 

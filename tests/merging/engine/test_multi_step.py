@@ -44,11 +44,11 @@ def read(text: str) -> StepFile:
 
 def recipe_of(file: StepFile, models: dict[str, Checkpoint], dtype: str = "fp32", **values: float) -> MergeRecipe:
     return MergeRecipe(
-        file.steps[-1].method,
-        {name: ModelRef(str(model.path), model.sha256()) for name, model in models.items()},
-        free_numbers(file, SD1).weights(values),
-        "sd1",
-        dtype,
+        method=file.steps[-1].method,
+        models={name: ModelRef(str(model.path), model.sha256()) for name, model in models.items()},
+        weights=free_numbers(file, SD1).weights(values),
+        architecture="sd1",
+        dtype=dtype,
         steps=file.steps,
     )
 
