@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class BayesMergerError(Exception):
@@ -80,3 +80,25 @@ def nearest(name: str, known: Iterable[str], *, listed: int = 12) -> str:
         return f"did you mean {' or '.join(lower[found] for found in close)}?"
     more = f", ... ({len(names)} in all)" if len(names) > listed else ""
     return f"known: {', '.join(names[:listed])}{more}"
+
+
+def and_more(names: Sequence[str], *, listed: int = 3) -> str:
+    """The first few of some names, and how many more there are.
+
+    >>> and_more(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - listed} more" if len(names) > listed else ""
+    return ", ".join(names[:listed]) + more
+
+
+def one_line(value: object, *, longest: int = 120) -> str:
+    """A text as one line of limited length."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def printable(text: str, *, longest: int = 120) -> str:
+    """A name from a file that is not trusted, safe to show on one line of a terminal."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown if len(shown) <= longest else shown[: longest - 3] + "..."

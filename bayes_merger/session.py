@@ -32,7 +32,7 @@ from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun,
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
-from bayes_merger.scoring.scorer import Scorer
+from bayes_merger.scoring.scorer import Scorer, check_scorer
 from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
 from bayes_merger.search.study.storage import is_address, open_storage, redacted
 from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished
@@ -261,8 +261,7 @@ def make_setup(
 def _make_scorer(name: str, settings: Any) -> Scorer:
     if not isinstance(settings, dict):
         raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {settings!r}")
-    scorer: Scorer = compose.build(f"scorers.{name}", {"name": name, **settings})
-    return scorer
+    return check_scorer(f"scorers.{name}", compose.build(f"scorers.{name}", {"name": name, **settings}))
 
 
 def _stored(folder: RunFolder, overrides: Sequence[str]) -> tuple[dict[str, Any], RunSetup]:

@@ -23,7 +23,7 @@ def measure(folder: Path, method: str) -> dict[str, float | str]:
     """Seconds of the processor and bytes of own memory at most, beside what the plan says."""
     import torch
 
-    from bayes_merger.checkpoints.checkpoint import open_checkpoint
+    from bayes_merger.checkpoints.opening import open_checkpoint
     from bayes_merger.merging.engine.merge import plan
     from bayes_merger.merging.export.single_file import save_merge
     from bayes_merger.merging.method import method_spec

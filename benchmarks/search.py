@@ -34,7 +34,7 @@ from bayes_merger.search import build_space
 from bayes_merger.search.space.cube import generator, latin_hypercube
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.study import design
-from bayes_merger.search.surrogates.posterior import beliefs
+from bayes_merger.search.surrogates.posterior import study_posterior
 
 ROOT = Path(__file__).parents[1]
 REPORT = """# Optimisers side by side
@@ -49,7 +49,7 @@ bad, not neighbours in the ranking.
 of the cost; it does not retrace the library's own path. `original` is the same from where other mergers start: a Latin
 hypercube without pure A, pure B and the even mix. `botorch`, the optional extra, was not run. `structured` was tuned on
 other instances (100 and up). That it takes turns with `bayes`, and from when on, was chosen there too, of three ways;
-an earlier form of its council had been compared on instances 0 to 4.
+an earlier form of its ensemble had been compared on instances 0 to 4.
 
 On real merges of the demo models, against the library's own climb:
 [search_demo.md](../benchmarks/results/search_demo.md).
@@ -120,7 +120,7 @@ def run(method: str, problem: Instance, trials: int = TRIALS) -> dict[str, Any]:
         study.tell(trial, scores[-1])
         if number + 1 in MOMENTS:
             images = [{(p["payload"], p["index"]): p["value"] for p in t.user_attrs["scores"]} for t in study.trials]
-            best = beliefs(study.trials, scores, images).best
+            best = study_posterior(study.trials, scores, images).best
             kept.append(best.trial if best else 0)
     return {
         "regret": [round(float(value), 5) for value in problem.regret(np.array(points))],

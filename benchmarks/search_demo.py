@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,15 @@ from search import ALIASES
 
 from bayes_merger import compose
 from bayes_merger.imaging.payload import resolve
-from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator
+from bayes_merger.run.evaluator import PipelineEvaluator, conclude
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.scoring.scorer import Score, picture_points
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study.study import design
-from bayes_merger.search.surrogates.posterior import beliefs
+from bayes_merger.search.surrogates.posterior import study_posterior
 from bayes_merger.session import make_setup
+from bayes_merger.testing.progress import RecordingReporter
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "search_demo.md"
@@ -54,16 +55,6 @@ MOMENTS = (40, 100)
 REFERENCE = ("bayes_classic", "observed 100")
 
 
-class Silent:
-    """A watcher that has nothing to say."""
-
-    def step(self, text: str, done: int = 0, total: int = 0) -> None: ...
-    def budget(self, done: int, total: int) -> None: ...
-    def trial(self, report: Any) -> None: ...
-    def note(self, text: str) -> None: ...
-    def quiet(self) -> Any: ...
-
-
 class Demo:
     """The demo's merges of one seed, with what was drawn before remembered.
 
@@ -77,14 +68,14 @@ class Demo:
         name, *options = ALIASES.get(optimiser, optimiser).split(":")
         chosen = [f"optimiser={name}", *(f"optimiser.{option}" for option in options)]
         settings = compose.compose_run(["experiment=demo", f"seed={seed}", "n_iters=80", *chosen])
-        self.parts = make_setup(compose.validate(settings), settings, RunFolder(cache / "unused"))
-        self.space = self.parts.space
+        self.setup = make_setup(compose.validate(settings), settings, RunFolder(cache / "unused"))
+        self.space = self.setup.space
         fresh = [
             replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=FRESH)
-            for payload in self.parts.payloads
+            for payload in self.setup.payloads
         ]
-        self.payloads = {"run": self.parts.payloads, "fresh": resolve(fresh, 7919 * 97 + seed, None)}
-        self._bench: PipelineEvaluator | None = None
+        self.payloads = {"run": self.setup.payloads, "fresh": resolve(fresh, 7919 * 97 + seed, None)}
+        self._evaluator: PipelineEvaluator | None = None
         self._cache = cache / f"seed-{seed}"
         self._cache.mkdir(parents=True, exist_ok=True)
         self._log = self._cache / f"{optimiser}.json"
@@ -94,13 +85,13 @@ class Demo:
         text = json.dumps([which, *([FRESH] if which == "fresh" else []), values], sort_keys=True)
         path = self._cache / f"{which}-{np.random.SeedSequence(list(text.encode())).generate_state(2, np.uint64)[0]:x}"
         if not path.is_file():
-            if self._bench is None:
-                silent = Silent()
-                self._bench = PipelineEvaluator.load(self.parts, silent, StopSignal(silent))
+            if self._evaluator is None:
+                silent = RecordingReporter()
+                self._evaluator = PipelineEvaluator.load(self.setup, silent, StopSignal(silent))
             weights = self.space.assemble(values)
-            self._bench.put(weights)
-            found: Evaluation = self._bench.judge(weights, self.payloads[which], images := self._bench.draw(
-                self.payloads[which]), [None] * len(images))  # type: ignore[list-item]  # nothing is saved  # fmt: skip
+            self._evaluator.load_weights(weights)
+            images = self._evaluator.draw(self.payloads[which])
+            found = conclude(self.setup, self._evaluator.score(weights, images, ()))
             scores = [vars(score) for score in found.scores]
             path.write_text(json.dumps({"value": found.value, "scores": scores}))
         result: dict[str, Any] = json.loads(path.read_text())
@@ -110,9 +101,9 @@ class Demo:
         """The study after so many trials."""
         space = self.space.distributions()
         study = optuna.create_study(
-            direction="maximize", sampler=make_sampler(self.parts.sampler, space, self.parts.config.seed)
+            direction="maximize", sampler=make_sampler(self.setup.sampler, space, self.setup.config.seed)
         )
-        for row in design(self.space, DESIGN, self.parts.config.seed):
+        for row in design(self.space, DESIGN, self.setup.config.seed):
             study.enqueue_trial(row, user_attrs={"phase": "design"})
         known: list[dict[str, float]] = json.loads(self._log.read_text()) if self._log.is_file() else []
         for number in range(trials):
@@ -125,25 +116,31 @@ class Demo:
             if number >= len(known):
                 known.append(dict(trial.params))
                 self._log.write_text(json.dumps(known))
-                print(f"seed {self.parts.config.seed} trial {number} {result['value']:.3f}", flush=True)
+                print(f"seed {self.setup.config.seed} trial {number} {result['value']:.3f}", flush=True)
         return study
 
     def points(self, result: dict[str, Any]) -> list[float]:
         """Of each picture that was judged; their mean is the merge's value."""
-        judges = {name: (scorer.importance, scorer.scale) for name, scorer in self.parts.scorers.items()}
-        importance = {payload.name: payload.importance for payload in self.parts.payloads}
-        return list(picture_points([Score(**score) for score in result["scores"]], importance, judges).values())
+        return list(
+            picture_points(
+                [Score(**score) for score in result["scores"]], self.setup.importance, self.setup.scales
+            ).values()
+        )
+
+    def _picture_points(self, scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
+        found = [Score(**score) for score in scores]
+        return picture_points(found, self.setup.importance, self.setup.scales)
 
     def kept(self, study: optuna.study.Study, after: int) -> dict[str, Any]:
         """What would be handed over after so many trials: values by `observed` and by `posterior` mean."""
-        judges = {name: (scorer.importance, scorer.scale) for name, scorer in self.parts.scorers.items()}
-        importance = {payload.name: payload.importance for payload in self.parts.payloads}
         trials = study.get_trials(deepcopy=False)[:after]
         pictures = [
-            picture_points([Score(**score) for score in trial.user_attrs["scores"]], importance, judges)
+            picture_points(
+                [Score(**score) for score in trial.user_attrs["scores"]], self.setup.importance, self.setup.scales
+            )
             for trial in trials
         ]
-        known = beliefs(trials, [trial.values[0] for trial in trials], pictures)
+        known = study_posterior(trials, [trial.values[0] for trial in trials], pictures)
         assert known.best is not None
         assert known.best_observed is not None
         return {

@@ -16,6 +16,7 @@ FLOORS = [
     {"merging", "search", "imaging", "scoring", "config"},
     {"run"},
     {"report"},
+    {"testing"},
     {"demo"},
     {"compose", "merges"},
     {"session"},

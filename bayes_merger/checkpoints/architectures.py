@@ -13,7 +13,7 @@ from typing import Any
 
 from bayes_merger.checkpoints.blocks import Architecture, Rule
 from bayes_merger.checkpoints.kinds import detect_kind
-from bayes_merger.errors import CheckpointError, ConfigError, nearest
+from bayes_merger.errors import CheckpointError, ConfigError, and_more, nearest
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -35,7 +35,7 @@ _SPECIAL_RULES = (
 
 
 _UNET = r"model\.diffusion_model\."
-# Flux is mostly given away without its text encoders, and then often without this prefix too.
+# Flux is mostly distributed without its text encoders, and then often without this prefix too.
 _TRANSFORMER = r"(?:(?:model\.)?diffusion_model\.)?"
 _TEXT_ENCODERS = tuple(
     Rule(rf"text_encoders\.(?={name}\.)", "BASE", slot=slot)
@@ -164,7 +164,7 @@ def identify(shapes: Shapes) -> Architecture:
         shapes: key to shape.
 
     Raises:
-        CheckpointError: it is none that can be merged; the text says what it looks like instead.
+        CheckpointError: it cannot be merged; the text says what it looks like instead.
     """
     kind = detect_kind(shapes)
     if kind.name not in ARCHITECTURES:
@@ -177,7 +177,7 @@ def identify(shapes: Shapes) -> Architecture:
     present = {place.block for place in places if place.slot is None or place.block == "BASE"}
     lacking = [block for block in architecture.blocks if block not in present]
     if lacking:
-        some = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        some = and_more(lacking)
         raise CheckpointError(f"this is {kind.words} with parts missing ({some}); download or export it again")
     return architecture
 

@@ -1,50 +1,23 @@
-"""Model files, opened lazily: names, shapes and metadata at once and without torch, tensors when asked for.
-
-What is read is what was checked: the file stays open and mapped, privately, so that not even a stray write into a
-tensor can reach it.
-"""
+"""An opened model file: names, shapes and metadata at once and without torch, tensors when they are read."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import mmap
-import os
-import pickle
-import struct
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property, partial
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.architectures import identify
 from bayes_merger.checkpoints.blocks import Architecture
-from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES, Entry, Header, read_header
+from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.checkpoints.kinds import ModelKind, detect_kind
-from bayes_merger.checkpoints.pickles import PICKLE_STARTS, ZIP_START, check_pickle
 from bayes_merger.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-
-# What the restricted unpickler raises on bytes that are not what they should be (seen by changing them one by one).
-_UNREADABLE = (
-    pickle.UnpicklingError, struct.error, AssertionError, ArithmeticError, AttributeError, EOFError, LookupError,
-    MemoryError, OSError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-
-# Names in files from the first months of Stable Diffusion, before transformers renamed them.
-_OLD_NAMES = {
-    f"cond_stage_model.transformer.{part}.": f"cond_stage_model.transformer.text_model.{part}."
-    for part in ("embeddings", "encoder", "final_layer_norm")
-}
 
 
 class Checkpoint:
@@ -55,10 +28,13 @@ class Checkpoint:
         shapes: key to shape.
         dtypes: key to dtype as safetensors names it, ``F16``.
         metadata: texts that the file carries about itself.
-        computed: whether tensors are made when they are asked for, so that nobody has seen whether they are finite.
+        constant: whether every tensor stays the same for as long as this is open, so that it may be kept in memory.
+            ``False`` where numbers that are searched go into some of them; those are never kept.
+        computed: whether tensors are computed when they are read, so that nobody has checked whether they are finite.
     """
 
-    computed = False
+    constant: bool = True
+    computed: bool = False
 
     def __init__(
         self,
@@ -106,8 +82,7 @@ class Checkpoint:
     @property
     def prediction(self) -> str:
         """What the model predicts, ``v`` or ``epsilon``, where the file says it; else empty."""
-        said = self.metadata.get("modelspec.prediction_type", self.metadata.get("modelspec.predict_key", ""))
-        return {"v": "v", "v_prediction": "v", "epsilon": "epsilon"}.get(said, "")
+        return prediction_in(self.metadata)
 
     @cached_property
     def kind(self) -> ModelKind:
@@ -141,6 +116,14 @@ class Checkpoint:
         if key not in self.shapes:
             raise CheckpointError(f"{self.path}: there is no tensor '{key}' in it")
         return self._read(key)
+
+    def version(self, key: str) -> Hashable:
+        """What stays equal for as long as the tensor has the same bits, and differs when it may not.
+
+        Asked only where ``constant`` is ``False``, for every tensor of every candidate, so it must be cheap.
+        ``version`` and ``tensor`` are asked one after the other, with no change in between.
+        """
+        return None
 
     @property
     def has_parts(self) -> bool:
@@ -195,193 +178,76 @@ class Checkpoint:
             self._close()
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a model file and validate its header.
+class ModelView(Checkpoint):
+    """A model seen through another: everything that a subclass does not override is that of the model.
 
     Args:
-        path: a ``.safetensors`` file, a ``.ckpt`` that holds nothing but tensors, or a diffusers folder.
-
-    Raises:
-        CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint at all.
+        model: the model, which is closed with this.
+        names: key to the model's own key, for the tensors to show; all under their own names by default.
+        entries: key to dtype and shape; those of the model's tensors by default. A shape may differ from the model's,
+            the count of numbers may not.
     """
-    path = Path(path)
-    try:
-        if path.is_dir() and any((path / name).exists() for name in ("model_index.json", "unet", "transformer")):
-            from bayes_merger.checkpoints.diffusers_folder import open_folder
 
-            return open_folder(path)
-        _check_exists(path)
-        file = path.open("rb")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
-    try:
-        return _open(path, file)
-    except CheckpointError as error:
-        file.close()
-        raise CheckpointError(f"{path}: {error}") from error
-    except OSError as error:
-        file.close()
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check the disk it is on") from error
+    def __init__(
+        self,
+        model: Checkpoint,
+        names: Mapping[str, str] | None = None,
+        entries: Mapping[str, tuple[str, tuple[int, ...]]] | None = None,
+    ) -> None:
+        self._model = model
+        self._names = {key: key for key in model.shapes} if names is None else names
+        if entries is None:
+            entries = {key: (model.dtypes[own], model.shapes[own]) for key, own in self._names.items()}
+        super().__init__(
+            model.path,
+            entries,
+            model.metadata,
+            self._read_model,
+            model.close,
+            model.release,
+            self._read_part_of_model if model.has_parts else None,
+        )
+        self.constant, self.computed = model.constant, model.computed
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the model."""
+        return self._model.files
 
-def hash_all(checkpoints: Iterable[Checkpoint]) -> None:
-    """Compute the SHA-256 of several models at once, a core each; their ``sha256`` then knows it."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        list(pool.map(lambda checkpoint: checkpoint.sha256(), checkpoints))
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the model."""
+        return self._model.notes
 
+    @property
+    def stored(self) -> Mapping[str, str]:
+        """Key to dtype in the model's file."""
+        return {key: self._model.stored[own] for key, own in self._names.items()}
 
-def _check_exists(path: Path) -> None:
-    if path.is_dir():
-        inside = _models_in(path)
-        if (path / "config.json").exists():
-            raise CheckpointError(f"{path}: a part of a diffusers folder; give the folder that it lies in, "
-                                  "or as vae= the file in it")  # fmt: skip
-        if (path / "snapshots").is_dir():
-            names = sorted(f"snapshots/{folder.name}" for folder in (path / "snapshots").iterdir())
-            raise CheckpointError(f"{path}: a download cache; give the diffusers folder in it{_listed(names)}")
-        raise CheckpointError(f"{path}: a folder, not a file; give a checkpoint in it{_listed(inside)}")
-    if path.exists():
-        if not path.is_file():
-            raise CheckpointError(f"{path}: not a regular file; give a .safetensors file")
-        return
-    if not path.parent.is_dir():
-        hub = "" if path.suffix or len(path.parts) != 2 else "; models are not downloaded, give a file or folder here"
-        raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path{hub}")
-    inside = _models_in(path.parent)
-    close = difflib.get_close_matches(path.name, inside, n=3, cutoff=0.5)
-    raise CheckpointError(f"{path}: there is no such file{_listed(close or inside)}")
+    @property
+    def prediction(self) -> str:
+        """What the model predicts."""
+        return self._model.prediction
 
+    def version(self, key: str) -> Hashable:
+        """That of the model's tensor."""
+        return self._model.version(self._names[key])
 
-def _models_in(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES or (p / "model_index.json").is_file())
+    def sha256(self) -> str:
+        """That of the model."""
+        return self._model.sha256()
 
+    def _read_model(self, key: str) -> Tensor:
+        return self._model.tensor(self._names[key]).view(self.shapes[key])
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"; there is {', '.join(names[:3])}{more}" if names else "; there is no checkpoint in that folder"
-
-
-def _open(path: Path, file: BinaryIO) -> Checkpoint:
-    size = path.stat().st_size
-    if size == 0:
-        raise CheckpointError("the file is empty; download or export it again")
-    start = file.read(64)
-    file.seek(0)
-    if start.startswith((ZIP_START, *PICKLE_STARTS)) and not _has_header(start, size):
-        file.close()
-        return _open_pickle(path)
-    if wrong := _not_a_checkpoint(start):
-        raise CheckpointError(wrong)
-    header = read_header(file, size)
-    return _open_mapped(path, file, header)
+    def _read_part_of_model(self, key: str, begin: int, out: Tensor) -> None:
+        self._model.read_part(self._names[key], begin, out)
 
 
-def _has_header(start: bytes, size: int) -> bool:
-    """Whether it begins as safetensors does: one header in two thousand has a length that looks like a pickle."""
-    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") + 8 <= size
-
-
-def _not_a_checkpoint(start: bytes) -> str:
-    text = start.lstrip().lower()
-    if text.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the model itself; fetch it with  git lfs pull"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page saved under this name; download the model again, logged in if the site asks for it"
-    if len(start) >= 9 and start[8:9] != b"{":
-        return "not a checkpoint; give a .safetensors or .ckpt file"
-    return ""
-
-
-def _renamed(key: str, taken: Iterable[str]) -> str:
-    for old, new in _OLD_NAMES.items():
-        if key.startswith(old):
-            modern = new + key.removeprefix(old)
-            return key if modern in taken else modern
-    return key
-
-
-def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
-    entries = {_renamed(key, header.entries): entry for key, entry in header.entries.items()}
-    mapped = _mapped(file)
-    described = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
-    return Checkpoint(
-        path,
-        described,
-        header.metadata,
-        lambda key: _view(mapped, entries[key]),
-        file.close,
-        partial(_release, mapped),
-        partial(_read_part, file, entries) if hasattr(os, "preadv") else None,  # not on Windows
-    )
-
-
-def _read_part(file: BinaryIO, entries: Mapping[str, Entry], key: str, begin: int, out: Tensor) -> None:
-    import torch
-
-    place = entries[key].begin + begin * out.element_size()
-    room = out.view(torch.uint8).numpy().data
-    while room:
-        count = os.preadv(file.fileno(), [room], place)
-        if count == 0:
-            raise OSError("it was cut short while it was open")
-        room, place = room[count:], place + count
-
-
-def _mapped(file: BinaryIO) -> mmap.mmap:
-    """The file copied on write: torch wants memory it could write to, and the file must never change."""
-    if not sys.platform.startswith("linux"):
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    # Linux else keeps memory ready for the copies that are never made, and refuses files larger than it has.
-    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named since Python 3.13
-    return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | no_reserve, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-
-
-def _release(mapped: mmap.mmap) -> None:
-    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def _view(mapped: mmap.mmap, entry: Entry) -> Tensor:
-    import torch
-
-    dtype = torch_dtypes()[entry.dtype]
-    count = (entry.end - entry.begin) // ITEM_SIZES[entry.dtype]
-    if count == 0:
-        return torch.empty(entry.shape, dtype=dtype)
-    return torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
-
-
-def _open_pickle(path: Path) -> Checkpoint:
-    check_pickle(path)
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch wonders aloud about odd bytes; an error says it once
-            if path.suffix == ".safetensors":  # torch goes by the name, and takes a path only when it maps the file
-                with path.open("rb") as file:
-                    loaded = torch.load(file, map_location="cpu", weights_only=True)
-            else:
-                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"cannot be read ({reason}); convert it to safetensors") from error
-    table = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    tensors = {k: v.detach() for k, v in table.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-    if not tensors:
-        raise CheckpointError("there is no tensor in it; give a whole checkpoint")
-    tensors = {_renamed(key, tensors): tensor for key, tensor in tensors.items()}
-    names = {dtype: name for name, dtype in torch_dtypes().items()}
-    strange = next((k for k, t in tensors.items() if t.dtype not in names), None)
-    if strange is not None:
-        raise CheckpointError(f"tensor '{strange}' has dtype {tensors[strange].dtype}; convert it to safetensors")
-    described = {key: (names[tensor.dtype], tuple(tensor.shape)) for key, tensor in tensors.items()}
-    return Checkpoint(path, described, {}, lambda key: tensors[key].contiguous(), lambda: None)
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == ZIP_START
+def prediction_in(metadata: Mapping[str, str]) -> str:
+    """What a model predicts by its metadata, ``v`` or ``epsilon``; empty where they do not say it."""
+    said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", "")
+    return {"v": "v", "v_prediction": "v", "epsilon": "epsilon"}.get(said, "")
 
 
 @cache

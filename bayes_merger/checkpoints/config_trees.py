@@ -14,6 +14,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
+from bayes_merger.checkpoints.checkpoint import prediction_in
 from bayes_merger.checkpoints.naming import INDEX, PARTS
 from bayes_merger.checkpoints.tokenizer import PAD, PAD_OPEN_CLIP
 from bayes_merger.errors import CheckpointError, ConfigError
@@ -27,7 +28,7 @@ _SCHEDULER = "scheduler/scheduler_config.json"
 _TREES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "sd3": "sd3", "sd3-large": "sd35-large", "flux": "flux"}
 _COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # as their names begin
 _UNET, _TRANSFORMER = "unet/config.json", "transformer/config.json"
-_PREFIX = re.compile(r"^(?:model\.)?diffusion_model\.")  # transformers are given away without it, too
+_PREFIX = re.compile(r"^(?:model\.)?diffusion_model\.")  # transformers are distributed without it, too
 
 _SD = {"text_encoder": ("cond_stage_model.",)}
 _XL = {"text_encoder": ("conditioner.embedders.0.",), "text_encoder_2": ("conditioner.embedders.1.",)}
@@ -79,12 +80,12 @@ def read_tree(folder: Path) -> Settings:
 
 
 def read_settings(tree: Path, architecture: str, lacking: Collection[str] = ()) -> Settings:
-    """The JSON files of a folder of one's own, as far as a model of this kind needs them.
+    """The JSON files of a user's folder, as far as a model of this kind needs them.
 
     Args:
         tree: a diffusers folder, or its settings alone.
         architecture: its name; what pipeline it is for is taken from the shipped tree where ``tree`` does not say it.
-        lacking: parts that the model has not, whose settings need not be there.
+        lacking: parts that the model does not have, whose settings need not be there.
 
     Raises:
         ConfigError: a file is missing or not JSON.
@@ -109,7 +110,7 @@ def read_settings(tree: Path, architecture: str, lacking: Collection[str] = ()) 
 
 
 def read_inside(tree: Path, name: str) -> Settings:
-    """A JSON file of a folder of one's own.
+    """A JSON file of a user's folder.
 
     Raises:
         ConfigError: it is missing, not a table in JSON, or a link out of the folder.
@@ -119,7 +120,7 @@ def read_inside(tree: Path, name: str) -> Settings:
 
 
 def check_inside(tree: Path, file: Path) -> None:
-    """Refuse a link to what a folder has no business with: what is written from it is given away.
+    """Refuse a link to what a folder has no business with: what is written from it gets shared.
 
     Raises:
         ConfigError: it leads out of the folder, and not into the cache of downloads that the folder is part of.
@@ -235,13 +236,9 @@ def _prediction(model: Shapes, metadata: Mapping[str, str], default: str) -> Set
     if odd := [key for key in model if key.startswith("edm_")]:
         raise CheckpointError(f"the mark {odd[0]} stands for EDM models, for which no config is shipped; "
                               "give --config FOLDER, the diffusers config tree of this model")  # fmt: skip
-    if "v_pred" in model or "ztsnr" in model:
-        told = "v"
-    else:
-        told = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", "")
-    known = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+    said = "v" if "v_pred" in model or "ztsnr" in model else prediction_in(metadata)
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in model else {}
-    return {"prediction_type": known.get(told, default)} | zero_snr
+    return {"prediction_type": "v_prediction" if said == "v" else said or default} | zero_snr
 
 
 def _fit_sd3(model: Shapes, metadata: Mapping[str, str]) -> tuple[str, Settings]:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bayes_merger.checkpoints.checkpoint import Checkpoint, open_checkpoint, torch_dtypes
+from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming
+from bayes_merger.checkpoints.single_file import open_file
 from bayes_merger.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def open_folder(path: Path) -> DiffusersFolder:
         path: the folder, with its parts in folders of their own.
 
     Raises:
-        CheckpointError: a part cannot be read, or it is none that can be merged; the text begins with the path.
+        CheckpointError: a part cannot be read, or the model cannot be merged; the text begins with the path.
     """
     with ExitStack() as opened:
         parts: dict[str, dict[str, Checkpoint]] = {}
@@ -220,7 +221,7 @@ def _tensors_of(files: Mapping[Path, Collection[str] | None], opened: ExitStack)
     """The names of a part's tensors, each with the opened file that it is in."""
     found: dict[str, Checkpoint] = {}
     for path, names in files.items():
-        file = opened.enter_context(open_checkpoint(path))
+        file = opened.enter_context(open_file(path))
         for name in file.shapes if names is None else names:
             if name not in file.shapes:
                 raise CheckpointError(f"{path}: lacks '{name}', which its index says is there; download it again")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from bayes_merger.errors import CheckpointError, nearest
+from bayes_merger.errors import CheckpointError, nearest, printable
 
 ITEM_SIZES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -87,7 +87,7 @@ def _table(text: bytes) -> dict[str, Any]:
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise CheckpointError(f"'{_shown(twice)}' stands twice in its header; {_AGAIN}")
+            raise CheckpointError(f"'{printable(twice)}' stands twice in its header; {_AGAIN}")
         return found
 
     try:
@@ -106,12 +106,14 @@ def _metadata(value: Any) -> dict[str, str]:
 
 
 def _entry(key: str, value: Any, start: int) -> Entry:
-    shown = _shown(key)
+    shown = printable(key)
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"tensor '{shown}' is not described by dtype, shape and data_offsets; {_AGAIN}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise CheckpointError(f"tensor '{shown}' has dtype '{_shown(str(dtype))}'; {nearest(str(dtype), ITEM_SIZES)}")
+        raise CheckpointError(
+            f"tensor '{shown}' has dtype '{printable(str(dtype))}'; {nearest(str(dtype), ITEM_SIZES)}"
+        )
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
         raise CheckpointError(f"tensor '{shown}' has no proper shape or offsets; {_AGAIN}")
     begin, end = offsets
@@ -131,17 +133,11 @@ def _check_ranges(entries: Mapping[str, Entry], start: int, size: int) -> None:
     for key, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.end > size:
             raise CheckpointError(
-                f"truncated: tensor '{_shown(key)}' ends at byte {entry.end} and the file has {size}; {_AGAIN}"
+                f"truncated: tensor '{printable(key)}' ends at byte {entry.end} and the file has {size}; {_AGAIN}"
             )
         if entry.begin != end:
             what = "overlaps the one before it" if entry.begin < end else "leaves a gap before it"
-            raise CheckpointError(f"tensor '{_shown(key)}' {what}; {_AGAIN}")
+            raise CheckpointError(f"tensor '{printable(key)}' {what}; {_AGAIN}")
         end = entry.end
     if end != size:
         raise CheckpointError(f"{size - end} bytes at its end belong to no tensor; {_AGAIN}")
-
-
-def _shown(text: str) -> str:
-    """A name from a file one does not trust, fit for one line of a terminal."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return printable if len(printable) <= 120 else printable[:117] + "..."

@@ -1,4 +1,4 @@
-"""What a model file is, told from its keys and shapes: also the many things that are not mergeable checkpoints."""
+"""What a model file is, by its keys and shapes; also the many things that are not mergeable checkpoints."""
 
 from __future__ import annotations
 

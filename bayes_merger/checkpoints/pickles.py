@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from bayes_merger.errors import CheckpointError
+from bayes_merger.errors import CheckpointError, and_more, one_line
 
 ZIP_START = b"PK\x03\x04"
 PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -24,9 +24,6 @@ _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys;
 _STORAGES = tuple(
     f"torch.{kind}Storage"
     for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
-)
-_DTYPES = tuple(
-    f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8", "bool")
 )
 _ALLOWED = frozenset(
     {
@@ -70,14 +67,13 @@ def check_pickle(path: Path) -> None:
         damage = error
     foreign = sorted(found - _ALLOWED)
     if foreign:
-        names = ", ".join(_one_line(name) for name in foreign[:3])
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        names = and_more([one_line(name) for name in foreign])
         raise CheckpointError(
-            f"carries foreign objects ({names}{more}): convert it to safetensors with a tool you trust, "
+            f"carries foreign objects ({names}): convert it to safetensors with a tool you trust, "
             "on a machine you can spare"
         )
     if damage is not None:
-        reason = _one_line(damage)
+        reason = one_line(damage)
         raise CheckpointError(f"not a readable checkpoint ({reason}): download or export it again") from damage
 
 
@@ -126,8 +122,3 @@ def _imports(file: BinaryIO) -> Iterator[str]:
             memo[int(argument)] = latest
         elif name in ("GET", "BINGET", "LONG_BINGET") and argument is not None:
             texts = [*texts[-1:], memo.get(int(argument), "?")]
-
-
-def _one_line(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 120 else text[:117] + "..."

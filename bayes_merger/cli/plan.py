@@ -104,7 +104,8 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
     print(f"{planned.method.name} of {planned.architecture.title}, written in {planned.dtype}: "
           f"{len(planned.written)} tensors, {_size(result_size(planned))}; "
           f"about {_size(working_memory(planned))} of memory beside the files, "
-          f"{math.ceil(seconds(planned, checkpoints))} s on one core")  # fmt: skip
+          f"about {math.ceil(seconds(planned, checkpoints))} s on one core"
+          + ("" if planned.method.cost.measured else " (unmeasured)"))  # fmt: skip
     for line in finish_of(recipe):
         print(f"  then {line}")
     for name, checkpoint in checkpoints.items():

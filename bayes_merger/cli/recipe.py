@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayes_merger.checkpoints.checkpoint import open_checkpoint
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.engine.multi_step import alone

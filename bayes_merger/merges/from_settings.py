@@ -15,8 +15,8 @@ from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
-from bayes_merger.merging.models.companions import VAE_FILE
 from bayes_merger.merging.models.opening import open_each, open_model, references
+from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import is_preset, preset

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
-from bayes_merger.checkpoints.checkpoint import Checkpoint, hash_all
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
 from bayes_merger.merges.from_settings import adjustments, number_of, recipe_by_hand, take_vae
-from bayes_merger.merging.models.companions import VAE_FILE
 from bayes_merger.merging.models.opening import open_each, steps_recipe
+from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, read_settings

@@ -1,25 +1,36 @@
-"""What a merge method is: a function whose signature is its models, its weights and their defaults.
+"""What a merge method is: a function whose signature names its models, its weights and their defaults.
 
-Positional arguments are the models (those with a default may be left out), keyword-only ones the weights that can be
-searched and, where the default is a text or a whole number, options that hold for a whole merge::
+Positional arguments are the models (those with the default ``None`` are optional), keyword-only ones the weights that
+can be searched and, where the default is a text or a whole number, options that hold for a whole merge. The simplest
+method needs nothing but the decorator; as ``merge_methods/halfway.py`` of the working folder this is all of it::
+
+    from bayes_merger.merging import merge_method
+
+    @merge_method
+    def gentle_sum(a, b, *, alpha=0.5):
+        'A moved towards B, least where they differ most: A + alpha d / (1 + |d|) with d = B - A.'
+        step = b - a
+        return a + alpha * step / (1 + step.abs())
+
+``merge``, ``plan``, ``run`` and ``merge --help`` know it at once; `bayes_merger.testing.methods` tests it. What the
+decorator's arguments promise, like ``elementwise=True``, makes a method faster::
 
     @merge_method(elementwise=True)
     def add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor: ...
 
-    @merge_method(elementwise=False, choices={"vote": ("sum", "count")})
+    @merge_method(choices={"vote": ("sum", "count")})
     def ties(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, vote: str = "sum") -> Tensor: ...
 
-Models beyond the named ones, ``*more``, are what further models go to, as many as are given: d, e, f and so on::
+``*more`` takes any number of further models, d, e, f and so on::
 
     @merge_method(elementwise=True)
     def n_average(a: Tensor, b: Tensor, c: Tensor | None = None, *more: Tensor, alpha: Weight = 1.0) -> Tensor: ...
 
-A keyword called ``key`` is told which tensor it is: what random methods seed their generator with, besides ``seed``.
+A keyword called ``key`` receives the tensor's name, from which random methods seed their generator, besides ``seed``.
 
-**Two stages.** What is costly and does not depend on (all of) the weights, lengths, sorts, decompositions, is the work
-of a function of its own, which takes the models and by keyword those weights and options that it does depend on (and
-``key``). The method takes what that gives by a keyword called ``prepared`` and asks for it itself where it is not
-given::
+**Two stages.** Costly work that does not depend on all of the weights (lengths, sorts, decompositions) goes into a
+function of its own, which takes the models and, by keyword, those weights and options that it depends on (and ``key``).
+The method receives its result by a keyword called ``prepared``, and calls it itself where that is ``None``::
 
     def _lengths(a: Tensor, b: Tensor) -> Prepared: ...
 
@@ -27,28 +38,34 @@ given::
     def slerp(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None) -> Tensor:
         angle, length_a, length_b = prepared or _lengths(a, b)
 
-A search then does the first stage once per tensor. Both ways give the same bits, since it is the same code. Where
-there are two stages, ``elementwise`` speaks of the second.
+A search then runs the first stage once per tensor. Both ways give the same bits, since it is the same code. Where
+there are two stages, ``elementwise`` describes the second.
 
-**Statistics of the whole model** are a ``ModelStatistic``: each tensor's share of them, and what they come to. The
-method takes them by a keyword called ``statistics``; without, the tensor at hand is the whole model.
+**Statistics of the whole model** are a ``ModelStatistic``: each tensor's share of them, and how the shares are reduced.
+The method receives them by a keyword called ``statistics``; without, the tensor at hand is the whole model.
 
-Importing this module is light: the functions themselves (and torch) come with the first call that needs them.
+Importing this module is light: the functions themselves (and torch) are loaded by the first call that needs them.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import logging
 import math
+import pkgutil
 import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.merging.own_files import OWN_METHODS, run_files, shown
+from bayes_merger.merging.parameters import Cost, ModelStatistic, Option, Prepared, Statistics, WeightRange
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,83 +73,15 @@ if TYPE_CHECKING:
 MODEL_NAMES = tuple(string.ascii_lowercase)
 """What the models of a merge are called, in order."""
 
-Weight = float
-"""A number that decides how much of a model goes in."""
-
-Prepared = tuple[Any, ...]
-"""What a first stage gives: tensors (one of the models' shape is cut into pieces with them) and numbers."""
-
-Statistics = tuple[float, ...]
-"""Numbers about whole models."""
-
 Numbers = Mapping[str, float]
 Options = Mapping[str, str | int]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-@dataclass(frozen=True)
-class WeightRange:
-    """One weight of a method.
-
-    Attributes:
-        default: what the method takes when nothing is said.
-        low: lower end of the range that is searched.
-        high: upper end of it.
-        least: the smallest number for which the formula has a meaning.
-        most: the largest one.
-    """
-
-    default: float
-    low: float = 0.0
-    high: float = 1.0
-    least: float = -math.inf
-    most: float = math.inf
-
-
-@dataclass(frozen=True)
-class Option:
-    """One setting of a method that is the same for every tensor and is not searched.
-
-    Attributes:
-        default: what the method takes when nothing is said.
-        choices: the texts it may be; empty for a whole number.
-    """
-
-    default: str | int
-    choices: tuple[str, ...] = ()
-
-    def read(self, name: str, value: object) -> str | int:
-        """The value, which may still be a text from the command line.
-
-        Raises:
-            ConfigError: it is none of the choices, or no whole number.
-        """
-        if self.choices:
-            if value not in self.choices:
-                raise ConfigError(f"{name}: {value!r} is unknown; give one of {', '.join(self.choices)}")
-            return str(value)
-        text = "" if isinstance(value, bool) else str(value)
-        if not re.fullmatch(r"-?\d+", text):
-            raise ConfigError(f"{name}: {value!r} is not a whole number")
-        return int(text)
-
-
-@dataclass(frozen=True)
-class ModelStatistic:
-    """Statistics over all merged tensors of the models, taken before the first of them is merged.
-
-    Attributes:
-        each: a tensor's share of them, from the models' tensors in fp32: a small tensor of any shape.
-        conclude: what the shares of all tensors, ordered by key, come to.
-    """
-
-    per_tensor: Callable[..., Tensor]
-    reduce: Callable[[list[Tensor]], Statistics]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What is known of a merge method without running it.
+    """What is known about a merge method without running it.
 
     Attributes:
         name: the name it is registered under.
@@ -141,20 +90,23 @@ class MethodSpec:
         optional: those of them that may be left out.
         many: whether further models (d, e, f, ...) may follow them; a bound one has its further models in ``models``.
         weights: weight name to range.
-        options: option name to what it may be.
-        keyed: whether the function is to be told the key of the tensor.
+        options: option name to its values.
+        keyed: whether the function takes the tensor's name, by a keyword called ``key``.
         prepare: the first stage, if there are two.
         prepared_by: those of the weights that the first stage depends on.
         read: models that the second stage still reads; the others may be of any dtype there.
-        survey: the statistics of whole models that the function takes, if it takes any.
+        statistic: the statistics of whole models that the function takes, if it takes any.
         elementwise: whether every output number depends only on the input numbers at its place (and on what is
             prepared), so that a tensor may be worked on in pieces.
         selects: whether every number of the result is one of the models' own, so that there is nothing to round.
         fused: whether the result is ``torch.lerp(a, b, alpha)``, which needs no copies in fp32.
         between: whether every number of the result lies between the models' while all weights are in [0, 1].
-        pole: the text of what is wrong with a set of weights, or ``None``.
-        aliases: names that other programs give it.
+        pole: what is wrong with a set of weights as text, or ``None``.
+        cost: time and memory.
+        aliases: names that other programs use for it.
         summary: the first line of its docstring.
+        source: the file it comes from, if it is not one of ours.
+        sha256: of that file.
     """
 
     name: str
@@ -174,8 +126,11 @@ class MethodSpec:
     fused: bool
     between: bool
     pole: Callable[[Numbers], str | None]
+    cost: Cost
     aliases: tuple[str, ...]
     summary: str
+    source: Path | None = None
+    sha256: str = ""
 
     def takes(self, models: Iterable[str]) -> bool:
         """Whether it can be applied to exactly these models."""
@@ -185,11 +140,11 @@ class MethodSpec:
         return own - set(self.optional) <= given
 
     def check_further(self, models: Iterable[str], prefix: str = "model_") -> None:
-        """Refuse models that it does not take, and further ones after a gap; what it needs is not asked for.
+        """Refuse models that it does not take, and further ones after a gap; missing models are not looked for.
 
         Args:
-            models: names of the models that are there; names that are no letters are not looked at.
-            prefix: what stands before a model's name where it was given, for the error.
+            models: names of the models that are given; names that are not letters are ignored.
+            prefix: what precedes a model's name in the user's setting, for the error.
 
         Raises:
             ConfigError: there is such a model; the text names it and the way out.
@@ -216,15 +171,19 @@ class MethodSpec:
         return (*self.models, *(name for name in further if name in given or name == following))
 
     def bind(self, models: Iterable[str], options: Options | None = None) -> MethodSpec:
-        """The same method with these options, of exactly the models that are given and those it cannot do without.
+        """The same method with these options, for exactly the models that are given and those it requires.
+
+        A method from outside the package is named in the log, once per process.
 
         Args:
-            models: names of the models that are there.
+            models: names of the models that are given.
             options: option name to value; the others keep their defaults.
 
         Raises:
-            ConfigError: an option that the method has not, a value that it cannot be, or a model that it does not take.
+            ConfigError: an option the method does not have, a value it does not accept, or a model it does not take.
         """
+        if self.source:
+            _announce(self.name, self.source)
         given = set(models)
         self.check_further(given)
         values = {}
@@ -245,7 +204,7 @@ class MethodSpec:
         )
 
     def with_statistics(self, statistics: Statistics) -> MethodSpec:
-        """The same method for models of which these statistics are known."""
+        """The same method for models with these statistics."""
         return replace(self, function=partial(self.function, statistics=statistics), statistic=None)
 
     def prepared(self, models: Iterable[Tensor], weights: Numbers, key: str = "") -> Prepared | None:
@@ -258,14 +217,14 @@ class MethodSpec:
         return self.prepare(*models, **needed)
 
     def check(self, weights: Numbers, where: str = "") -> None:
-        """Refuse weights for which the formula has no meaning.
+        """Refuse weights for which the formula is not defined.
 
         Args:
             weights: weight name to number.
             where: the block they belong to, for the error.
 
         Raises:
-            ConfigError: a weight out of its bounds, not finite, or at a pole.
+            ConfigError: a weight outside its bounds, not finite, or at a pole.
         """
         place = f" of {where}" if where else ""
         for name, value in weights.items():
@@ -292,88 +251,62 @@ def _interval(bounds: WeightRange) -> str:
     return f"range [{bounds.least:g}, {bounds.most:g}]" if math.isfinite(bounds.least) else "range: give a number"
 
 
+@functools.cache
+def _announce(name: str, source: Path) -> None:
+    log.warning("note: the merge method '%s' comes from %s", name, shown(source))
+
+
 _SPECS: dict[str, MethodSpec] = {}
-_TOLD = ("key", "prepared", "statistics")  # keywords that are neither weights nor options
-_FAMILIES = ("linear", "angular", "masks", "sparse", "drops", "centres", "spectral", "matrix", "with_statistics")
+_loaded: list[Path] = []  # the folder of the person's own methods that are in it
 
 
-def merge_method(
-    *,
-    elementwise: bool,
-    fused: bool = False,
-    between: bool = False,
-    selects: bool = False,
-    prepare: Callable[..., Prepared] | None = None,
-    read: tuple[str, ...] | None = None,
-    statistic: ModelStatistic | None = None,
-    search: Mapping[str, tuple[float, float]] | None = None,
-    bounds: Mapping[str, tuple[float, float]] | None = None,
-    choices: Mapping[str, tuple[str, ...]] | None = None,
-    pole: Callable[[Numbers], str | None] = lambda weights: None,
-    aliases: tuple[str, ...] = (),
-) -> Callable[[Function], Function]:
-    """Register a merge method and return the function untouched.
+def register(spec: MethodSpec) -> None:
+    """Make a method known; one from outside the package may not take a name that is in use.
 
-    Args:
-        elementwise: see ``MethodSpec``.
-        fused: see ``MethodSpec``.
-        between: see ``MethodSpec``.
-        selects: see ``MethodSpec``.
-        prepare: see ``MethodSpec``.
-        read: see ``MethodSpec``; all models when not said.
-        survey: see ``MethodSpec``.
-        search: weight name to the range searched by default, [0, 1] when not said.
-        bounds: weight name to the range in which the formula has a meaning, all numbers when not said.
-        choices: option name to the texts it may be.
-        pole: says what is wrong with weights that are each in bounds.
-        aliases: names that other programs give it.
+    Raises:
+        ConfigError: it does.
     """
+    if spec.source:
+        _load_package()
+        names = {_folded(name) for name in (spec.name, *spec.aliases)}
+        for other in _SPECS.values():
+            again = (other.name, other.function.__module__) == (spec.name, spec.function.__module__)
+            if not again and not names.isdisjoint(_folded(name) for name in (other.name, *other.aliases)):
+                owner = shown(other.source) if other.source else "bayes-merger"
+                raise ConfigError(
+                    f"{shown(spec.source)}: the merge method '{spec.name}' shares a name with '{other.name}' of "
+                    f"{owner}; give it another one"
+                )
+    _SPECS[spec.name] = spec
 
-    def register(function: Function) -> Function:
-        parameters = inspect.signature(function).parameters.values()
-        models = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _TOLD]
-        weights = {
-            p.name: WeightRange(p.default, *(search or {}).get(p.name, (0.0, 1.0)), *(bounds or {}).get(p.name, ()))
-            for p in keywords
-            if isinstance(p.default, float)
-        }
-        options = {
-            p.name: Option(p.default, (choices or {}).get(p.name, ()))
-            for p in keywords
-            if not isinstance(p.default, float)
-        }
-        name = function.__name__
-        _SPECS[name] = MethodSpec(
-            name=name,
-            function=function,
-            models=tuple(p.name for p in models),
-            optional=tuple(p.name for p in models if p.default is not p.empty),
-            many=any(p.kind is p.VAR_POSITIONAL for p in parameters),
-            weights=weights,
-            options=options,
-            keyed=any(p.name == "key" for p in parameters),
-            prepare=prepare,
-            prepared_by=tuple(n for n in weights if prepare and n in inspect.signature(prepare).parameters),
-            read=tuple(p.name for p in models) if read is None else read,
-            statistic=statistic,
-            elementwise=elementwise,
-            selects=selects,
-            fused=fused,
-            between=between,
-            pole=pole,
-            aliases=aliases,
-            summary=(inspect.getdoc(function) or "").partition("\n")[0],
-        )
-        return function
 
-    return register
+@functools.cache
+def _load_package() -> None:
+    package = importlib.import_module("bayes_merger.merging.methods")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
 
 
 def _specs() -> dict[str, MethodSpec]:
-    for family in _FAMILIES:
-        importlib.import_module(f"bayes_merger.merging.methods.{family}")
+    """All methods: the package's, those that are registered by a script, and those of the working folder."""
+    _load_package()
+    folder = Path.cwd() / OWN_METHODS
+    if _loaded != [folder]:
+        _forget()
+        _loaded[:] = [folder]  # before they are run: a file of methods may itself look others up
+        try:
+            run_files(folder, lambda path: any(spec.source == path for spec in _SPECS.values()))
+        except BaseException:
+            _forget()
+            raise
     return _SPECS
+
+
+def _forget() -> None:
+    """Take out the methods of the folder that was the working folder before."""
+    for name in [spec.name for spec in _SPECS.values() if spec.source and spec.source.parent in _loaded]:
+        del _SPECS[name]
+    _loaded.clear()
 
 
 def _of_many() -> list[str]:
@@ -387,10 +320,10 @@ def _folded(name: str) -> str:
 
 
 def method_spec(name: str) -> MethodSpec:
-    """What is known of the method called ``name``; the names that other programs use are understood.
+    """The method called ``name``; the names that other programs use are understood.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, or a file in the working folder's merge_methods/ is faulty.
     """
     specs = _specs()
     if name in specs:
@@ -401,10 +334,17 @@ def method_spec(name: str) -> MethodSpec:
     raise ConfigError(f"method: '{name}' is unknown; {nearest(name, specs)}")
 
 
+def own_sources(methods: Iterable[str]) -> dict[str, str]:
+    """Of those of these methods that are not the package's: name to the SHA-256 of the file it comes from."""
+    specs = [method_spec(name) for name in methods]
+    return {spec.name: spec.sha256 for spec in specs if spec.source}
+
+
 class _Methods(Mapping[str, Callable[..., Any]]):
-    """Method name, or the name that another program gives it, to function; filled at first use."""
+    """Method name, or the name that another program uses for it, to function; filled at first use."""
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
+        _specs()  # a faulty file is not a missing key
         try:
             return method_spec(name).function
         except ConfigError as error:

@@ -27,48 +27,48 @@ _TRIAL = re.compile(r"(.+):(\d+)")
 Weights = dict[str, dict[str, float]]
 
 
-def start_design(parts: RunSetup) -> tuple[list[dict[str, float]], list[str]]:
+def start_design(setup: RunSetup) -> tuple[list[dict[str, float]], list[str]]:
     """The rows of a run's start design, and a line about each anchor that could not be kept as it was.
 
     Raises:
         ConfigError: an anchor that means nothing, or more of them than ``init_points`` holds.
     """
-    config = parts.config
-    defaults = {name: weight.default for name, weight in parts.method.weights.items()}
+    config = setup.config
+    defaults = {name: weight.default for name, weight in setup.method.weights.items()}
     rows, lines = [], []
     for entry in config.anchors:
-        weights, changes = read_anchor(entry, parts)
-        values, gave_way = parts.space.project(weights, defaults)
+        weights, changes = read_anchor(entry, setup)
+        values, gave_way = setup.space.project(weights, defaults)
         rows.append(values)
         if changes + gave_way:
             lines.append(f"anchor {_short(entry)}: {'; '.join(changes + gave_way)}")
-    return design(parts.space, config.init_points, config.seed, anchors=rows, kind=config.design), lines
+    return design(setup.space, config.init_points, config.seed, anchors=rows, kind=config.design), lines
 
 
-def read_anchor(entry: Any, parts: RunSetup) -> tuple[Weights, list[str]]:
+def read_anchor(entry: Any, setup: RunSetup) -> tuple[Weights, list[str]]:
     """The weights that one entry of ``anchors`` means, and what there is to say about them.
 
     Raises:
         ConfigError: it means nothing.
     """
-    names, blocks = tuple(parts.method.weights), parts.architecture
+    names, blocks = tuple(setup.method.weights), setup.architecture
     if isinstance(entry, Mapping):
         for name in entry:
             if name not in names:
                 raise ConfigError(
-                    f"anchors: method '{parts.method.name}' has no weight '{name}'; {nearest(name, names)}"
+                    f"anchors: method '{setup.method.name}' has no weight '{name}'; {nearest(name, names)}"
                 )
         return {name: _numbers(value, blocks) for name, value in entry.items()}, []
     text = str(entry).strip()
     if _is_numbers(entry) or is_preset(text):
         return {names[0]: _numbers(entry, blocks)}, []
-    recipe = _recipe(text, parts.config)
+    recipe = _recipe(text, setup.config)
     if recipe.architecture != blocks.name:
         raise ConfigError(f"anchors: {text} is a merge of {recipe.architecture}, these models are {blocks.name}")
     weights = {name: dict(row) for name, row in recipe.weights.items() if name in names}
     if not weights:
         raise ConfigError(f"anchors: {text} has weights {', '.join(recipe.weights)}, none of {', '.join(names)}")
-    return weights, [] if recipe.method == parts.method.name else [f"its weights are those of method '{recipe.method}'"]
+    return weights, [] if recipe.method == setup.method.name else [f"its weights are those of method '{recipe.method}'"]
 
 
 def _numbers(value: Any, blocks: Architecture) -> dict[str, float]:

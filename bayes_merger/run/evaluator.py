@@ -1,10 +1,11 @@
-"""The bench: one live pipeline and its judges. Weights go in, pictures and scores come out."""
+"""One merge after another, drawn and scored: weights go in, pictures and scores come out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from PIL.PngImagePlugin import PngInfo
 
@@ -20,37 +21,56 @@ from bayes_merger.merging.recipe.settings import MergeSettings
 from bayes_merger.run.models import merge_settings
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
+from bayes_merger.run.pruning import Incumbent, batches, clearly_worse, estimate, is_on, whole
 from bayes_merger.run.setup import RunSetup, candidate_id
-from bayes_merger.scoring.scorer import ImageToScore, Score, combine, judge
+from bayes_merger.scoring.scorer import ImageToScore, Score, combine, score_images
 
 Weights = Mapping[str, Mapping[str, float]]
 
-ALONE = "alone: "
-"""Before a model's name, in the place of a method: that model as it is."""
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a winner is compared with.
+
+    Attributes:
+        name: for people.
+        weights: of every block.
+        method: of models A and B, with these weights.
+        model: instead, a model as it is.
+    """
+
+    name: str
+    weights: Weights
+    method: str = "weighted_sum"
+    model: str = ""
+
+    @property
+    def key(self) -> str:
+        """What its pictures are remembered under, in studies that exist."""
+        return f"alone: {self.model}" if self.model else self.method
 
 
-def compared(parts: RunSetup) -> list[tuple[str, float, str]]:
-    """What a winner is compared with: name, alpha and method of A, B and their even mix, or of a recipe's models.
+def baselines(setup: RunSetup) -> list[Baseline]:
+    """What a winner is compared with: A, B and their even mix, or a recipe's models as they are.
 
     Where there are more than three models, each of them is a row.
     """
-    if parts.steps is not None:
-        whole = [name for name, model in parts.checkpoints.items() if model.kind is not LORA]
-        return [(f"model {name}", 0.0, f"{ALONE}{name}") for name in whole]
-    many = any(name in parts.checkpoints for name in MODEL_NAMES[3:])
-    others = [name for name in MODEL_NAMES[2:] if many and name in parts.checkpoints]
+    blocks = setup.architecture.blocks if setup.steps is None else setup.base.architecture.blocks
+
+    def at(alpha: float) -> Weights:
+        return {"alpha": dict.fromkeys(blocks, alpha)}
+
+    if setup.steps is not None:
+        whole = [name for name, model in setup.checkpoints.items() if model.kind is not LORA]
+        return [Baseline(f"model {name}", at(0.0), model=name) for name in whole]
+    many = any(name in setup.checkpoints for name in MODEL_NAMES[3:])
+    others = [name for name in MODEL_NAMES[2:] if many and name in setup.checkpoints]
     return [
-        ("model A", 0.0, "weighted_sum"),
-        ("model B", 1.0, "weighted_sum"),
-        *((f"model {name.upper()}", 0.0, f"{ALONE}{name}") for name in others),
-        ("even mix of A and B" if many else "even mix", 0.5, "weighted_sum"),
+        Baseline("model A", at(0.0)),
+        Baseline("model B", at(1.0)),
+        *(Baseline(f"model {name.upper()}", at(0.0), model=name) for name in others),
+        Baseline("even mix of A and B" if many else "even mix", at(0.5)),
     ]
-
-
-def contenders(parts: RunSetup) -> list[tuple[str, Weights, str]]:
-    """The same with the weights of every block: name, weights and method."""
-    blocks = parts.architecture.blocks if parts.steps is None else parts.base.architecture.blocks
-    return [(name, {"alpha": dict.fromkeys(blocks, alpha)}, method) for name, alpha, method in compared(parts)]
 
 
 @dataclass(frozen=True)
@@ -72,79 +92,175 @@ class Evaluation:
     values: tuple[float, ...] = ()
 
 
-def _tree(parts: RunSetup) -> Path | None:
+@dataclass(frozen=True)
+class Pruned:
+    """A merge given up before all its pictures were drawn.
+
+    Attributes:
+        reason: why, for people.
+        estimate: what its points would have been: the incumbent's, less what it was behind on the pictures of both.
+        scores: raw scores of the pictures drawn.
+        paths: where those were saved.
+    """
+
+    reason: str
+    estimate: float
+    scores: tuple[Score, ...]
+    paths: tuple[Path, ...]
+
+
+class Evaluator(Protocol):
+    """Draws and scores one merge after another: a live pipeline, or a fake such as ``bayes_merger.testing`` has."""
+
+    def load_weights(self, weights: Weights, baseline: Baseline | None = None) -> None:
+        """Become the merge with these weights, or what it is compared with.
+
+        Raises:
+            TrialFailed: there is no such merge, since a tensor overflows.
+        """
+
+    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+        """The payloads' pictures from the current merge.
+
+        Raises:
+            TrialFailed: a picture is black or NaN.
+        """
+
+    def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:
+        """Write pictures into a folder, and say where they are, in their order."""
+
+    def score(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
+        """The raw scores of some pictures of one merge: one of each scorer and picture.
+
+        Raises:
+            TrialFailed: a scorer gave NaN, or a person voided the trial.
+            Paused: the person who scores went away.
+        """
+
+
+def evaluate(
+    setup: RunSetup,
+    evaluator: Evaluator,
+    weights: Weights,
+    folder: Path,
+    incumbent: Incumbent | None = None,
+) -> Evaluation | Pruned:
+    """Draw, save and score the merge that the evaluator holds.
+
+    With pruning, pictures are drawn a batch at a time, as long as the merge may still be as good as the incumbent.
+
+    Args:
+        setup: the run.
+        evaluator: holds the merge.
+        weights: the merge's.
+        folder: where its pictures go.
+        incumbent: whom it is compared with; None draws it whole, in the same batches.
+
+    Raises:
+        TrialFailed: it could not be scored.
+        Paused: the person who scores went away.
+    """
+    config = setup.config
+    pruned = is_on(config.pruning)
+    order = batches(setup.payloads, config.generator.max_batch, config.seed) if pruned else [whole(setup.payloads)]
+    images: list[DrawnImage] = []
+    paths: list[Path] = []
+    scores: list[Score] = []
+    for batch in order:
+        drawn = batch.named(evaluator.draw(batch.payloads))
+        saved = evaluator.save(folder, drawn, setup.payloads)
+        scores += evaluator.score(weights, drawn, saved)
+        images += drawn
+        paths += saved
+        if incumbent is None or batch is order[-1]:
+            continue
+        if reason := clearly_worse(scores, incumbent, setup.importance, setup.scales, config.pruning):
+            behind = estimate(scores, incumbent, setup.importance, setup.scales)
+            return Pruned(reason, behind, tuple(scores), tuple(paths))
+    names = [payload.name for payload in setup.payloads]
+    usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
+    return conclude(setup, scores, [images[i] for i in usual], [paths[i] for i in usual])
+
+
+def conclude(
+    setup: RunSetup, scores: Sequence[Score], images: Sequence[DrawnImage] = (), paths: Sequence[Path] = ()
+) -> Evaluation:
+    """What one merge got, from the raw scores of all its pictures.
+
+    Raises:
+        TrialFailed: a score is missing.
+    """
+    value = combine(scores, setup.importance, setup.scales)
+    scales = {name: scale for name, (_, scale) in setup.scales.items()}
+    values = objective_values(scores, setup.importance, scales, setup.config.objectives)
+    return Evaluation(value, tuple(scores), tuple(images), tuple(paths), values)
+
+
+def _tree(setup: RunSetup) -> Path | None:
     """The diffusers settings that model A is loaded with: those given, or its own where it is a diffusers folder."""
-    if parts.config.generator.config:
-        return Path(parts.config.generator.config)
-    return parts.base.path if parts.base.path.is_dir() else None
+    if setup.config.generator.config:
+        return Path(setup.config.generator.config)
+    return setup.base.path if setup.base.path.is_dir() else None
 
 
 class PipelineEvaluator:
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
-    def __init__(self, parts: RunSetup, pipeline: LivePipeline, watcher: ProgressReporter, stop: StopSignal) -> None:
-        self._parts = parts
+    def __init__(self, setup: RunSetup, pipeline: LivePipeline, progress: ProgressReporter, stop: StopSignal) -> None:
+        self._setup = setup
         self._pipeline = pipeline
-        self._watcher = watcher
+        self._progress = progress
         self._stop = stop
         self._merges: dict[str, LiveMerge | LiveSteps] = {}
         self._current: tuple[str, Weights] | None = None
 
     @classmethod
-    def load(cls, parts: RunSetup, watcher: ProgressReporter, stop: StopSignal) -> PipelineEvaluator:
+    def load(cls, setup: RunSetup, progress: ProgressReporter, stop: StopSignal) -> PipelineEvaluator:
         """Load model A as the live pipeline and make the judges ready."""
-        generator = parts.config.generator
-        watcher.step("loading the pipeline")
+        generator = setup.config.generator
+        progress.step("loading the pipeline")
         pipeline = load_pipeline(
-            parts.base,
-            config=_tree(parts),
+            setup.base,
+            config=_tree(setup),
             device=generator.device,
             dtype=generator.dtype,
             max_batch=generator.max_batch,
             prediction_type=generator.prediction_type,
         )
-        pipeline.check(parts.payloads)
-        return cls(parts, pipeline, watcher, stop)
+        pipeline.check(setup.payloads)
+        return cls(setup, pipeline, progress, stop)
 
-    def put(self, weights: Weights, method: str | None = None) -> None:
-        """Turn the live pipeline into the merge with these weights.
-
-        Args:
-            weights: of the merge.
-            method: another method than the run's, of models A and B alone; or ``ALONE`` and a model's name, for that
-                model as it is.
-        """
-        name = method or "the run's"
+    def load_weights(self, weights: Weights, baseline: Baseline | None = None) -> None:
+        """Turn the live pipeline into the merge with these weights, or into what it is compared with."""
+        name = baseline.key if baseline else "the run's"
         if self._current == (name, weights):
             return
-        self._watcher.step("merging")
+        self._progress.step("merging")
         if name not in self._merges:
-            self._merges[name] = self._merge_of(method)
+            self._merges[name] = self._merge_of(baseline)
         before, self._current = self._current, None  # a merge that fails half way leaves neither
-        same_method = before is not None and before[0] == name
-        self._merges[name].apply(weights, self._pipeline.destinations(), everything=not same_method)
-        if before is None or not same_method or self._text_of(before[1]) != self._text_of(weights):
+        same_merge = before is not None and before[0] == name
+        self._merges[name].apply(weights, self._pipeline.destinations(), everything=not same_merge)
+        if before is None or not same_merge or self._text_of(before[1]) != self._text_of(weights):
             self._pipeline.text_encoder_changed()
         self._current = (name, {key: dict(blocks) for key, blocks in weights.items()})
 
-    def _merge_of(self, method: str | None) -> LiveMerge | LiveSteps:
-        parts, config = self._parts, self._parts.config
-        if method is not None:  # elemental rules and options are the run's; pure A is to be pure
-            alone = method.removeprefix(ALONE) if method.startswith(ALONE) else ""
-            models = {role: parts.checkpoints[alone or role] for role in ("a", "b")}
+    def _merge_of(self, baseline: Baseline | None) -> LiveMerge | LiveSteps:
+        setup, config = self._setup, self._setup.config
+        if baseline is not None:  # elemental rules and options are the run's; pure A is to be pure
+            models = {role: setup.checkpoints[baseline.model or role] for role in ("a", "b")}
             vae = config.vae if config.vae in ("b", "merge") else "a"
-            name = "weighted_sum" if alone else method
             own = merge_settings(config)
-            pure = MergeSettings(name, dtype=own.dtype, vae=vae, blocks=own.blocks, channels=own.channels)
+            pure = MergeSettings(baseline.method, own.dtype, vae, blocks=own.blocks, channels=own.channels)
             return LiveMerge(models, pure, memory=0)
-        recipe = parts.recipe({}, hashed=False)
-        if parts.steps is not None:
-            return LiveSteps(recipe, parts.checkpoints, parts.constant_steps())
-        return LiveMerge(parts.checkpoints, recipe)
+        recipe = setup.recipe({}, hashed=False)
+        if setup.steps is not None:
+            return LiveSteps(recipe, setup.checkpoints, setup.constant_steps())
+        return LiveMerge(setup.checkpoints, recipe)
 
     def _text_of(self, weights: Weights) -> dict[str, dict[str, float]]:
         """The numbers that the text encoder may follow: all but those of the U-Net's blocks."""
-        architecture = self._parts.architecture
+        architecture = self._setup.architecture
         unet = architecture.blocks[1:] if architecture.whole is None else ()
         return {name: {k: v for k, v in blocks.items() if k not in unet} for name, blocks in weights.items()}
 
@@ -156,7 +272,7 @@ class PipelineEvaluator:
         """
 
         def on_step(done: int, total: int) -> None:
-            self._watcher.step("drawing", done, total)
+            self._progress.step("drawing", done, total)
 
         try:
             return tuple(self._pipeline.draw(payloads, on_step=on_step))
@@ -167,23 +283,12 @@ class PipelineEvaluator:
                 "out of memory while drawing: lower generator.max_batch, or the payloads' width and height"
             ) from error
 
-    def judge(
-        self, weights: Weights, payloads: Sequence[Payload], images: Sequence[DrawnImage], paths: Sequence[Path]
-    ) -> Evaluation:
-        """What the scorers say of the pictures of one merge.
+    def score(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
+        """The raw scores of some pictures of one merge: one of each scorer and picture.
 
         Raises:
             TrialFailed: a scorer gave NaN, or a person voided the trial.
             Paused: the person who scores went away.
-        """
-        return self.conclude(payloads, self.scores(weights, images, paths), images, paths)
-
-    def scores(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
-        """The raw scores of some pictures of one merge.
-
-        Raises:
-            TrialFailed: as ``judge``.
-            Paused: as ``judge``.
         """
         candidate = candidate_id(weights)
         judged = [
@@ -199,39 +304,14 @@ class PipelineEvaluator:
             for number, image in enumerate(images)
         ]
         scores: list[Score] = []
-        for name, scorer in self._parts.scorers.items():
-            self._watcher.step(f"scoring ({name})")
-            if getattr(scorer, "interactive", False):
-                with self._watcher.quiet(), self._stop.at_once():
-                    scores += judge(scorer, judged)
+        for name, scorer in self._setup.scorers.items():
+            self._progress.step(f"scoring ({name})")
+            if scorer.interactive:
+                with self._progress.quiet(), self._stop.at_once():
+                    scores += score_images(scorer, judged)
             else:
-                scores += judge(scorer, judged)
+                scores += score_images(scorer, judged)
         return scores
-
-    def conclude(
-        self,
-        payloads: Sequence[Payload],
-        scores: Sequence[Score],
-        images: Sequence[DrawnImage],
-        paths: Sequence[Path],
-    ) -> Evaluation:
-        """What one merge got, from the raw scores of all its pictures.
-
-        Raises:
-            TrialFailed: a score is missing.
-        """
-        importance = {payload.name: payload.importance for payload in payloads}
-        scorers = self._parts.scorers
-        value = combine(
-            scores, importance, {name: (scorer.importance, scorer.scale) for name, scorer in scorers.items()}
-        )
-        values = objective_values(
-            scores,
-            importance,
-            {name: scorer.scale for name, scorer in scorers.items()},
-            self._parts.config.objectives,
-        )
-        return Evaluation(value, tuple(scores), tuple(images), tuple(paths), values)
 
     def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:
         """Write pictures as PNG, with the drawing parameters in the text field that web UIs read."""

@@ -21,7 +21,7 @@ import optuna
 
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator, Weights, compared, contenders
+from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, baselines, conclude
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.record import (
@@ -41,67 +41,67 @@ DRAWN = "drawn:"
 """Before the name of a study's user attribute: what one merge got on fresh seeds."""
 
 
-def fresh_payloads(parts: RunSetup, part: int) -> tuple[Payload, ...]:
+def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
     """The run's payloads with ``final.images`` new seeds each; ``part`` 0 and 1 never share a seed."""
-    count = parts.config.final.images
+    count = setup.config.final.images
     fresh = [
         replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=count)
-        for payload in parts.payloads
+        for payload in setup.payloads
     ]
-    wildcards = Path(parts.config.wildcards) if parts.config.wildcards else None
-    return resolve(fresh, parts.config.seed + 7919 * (part + 1), wildcards)
+    wildcards = Path(setup.config.wildcards) if setup.config.wildcards else None
+    return resolve(fresh, setup.config.seed + 7919 * (part + 1), wildcards)
 
 
-def has_final(parts: RunSetup) -> bool:
+def has_final(setup: RunSetup) -> bool:
     """Whether there is a final round: a person is not asked for yet more ratings."""
-    asks_a_person = any(getattr(scorer, "interactive", False) for scorer in parts.scorers.values())
-    return parts.config.final.images > 0 and not asks_a_person
+    asks_a_person = any(scorer.interactive for scorer in setup.scorers.values())
+    return setup.config.final.images > 0 and not asks_a_person
 
 
-def length(parts: RunSetup) -> float:
+def final_round_trials(setup: RunSetup) -> float:
     """How many trials' pictures the final round draws."""
-    if not has_final(parts):
+    if not has_final(setup):
         return 0.0
-    merges = parts.config.final.rescore + 1 + len(compared(parts))
-    pictures = sum(len(payload.seeds) for payload in parts.payloads)
-    return merges * len(parts.payloads) * parts.config.final.images / pictures
+    merges = setup.config.final.rescore + 1 + len(baselines(setup))
+    pictures = sum(len(payload.seeds) for payload in setup.payloads)
+    return merges * len(setup.payloads) * setup.config.final.images / pictures
 
 
 def decide(
-    parts: RunSetup, study: optuna.study.Study, bench: PipelineEvaluator, watcher: ProgressReporter, stop: StopSignal
+    setup: RunSetup, study: optuna.study.Study, evaluator: Evaluator, progress: ProgressReporter, stop: StopSignal
 ) -> Final:
     """Choose the winner and compare it with the models that it came from.
 
     Raises:
         Interrupted: somebody asked to stop.
     """
-    if not has_final(parts):
+    if not has_final(setup):
         return Final(chosen_trial(study).number, 0, (), ())
     rescored: list[Rescored] = []
-    first = fresh_payloads(parts, 0)
+    first = fresh_payloads(setup, 0)
     weights = {trial.number: trial.user_attrs["weights"] for trial in complete_trials(study)}
-    for number in candidates(study, parts.config.final.rescore):
+    for number in candidates(study, setup.config.final.rescore):
         stop.check()
-        watcher.step(f"drawing trial {number} on fresh seeds")
-        evaluation = _drawn(study, bench, weights[number], None, first)
+        progress.step(f"drawing trial {number} on fresh seeds")
+        evaluation = _drawn(setup, study, evaluator, weights[number], None, first)
         if evaluation:
-            rescored.append(_rescored(parts, first, number, evaluation))
+            rescored.append(_rescored(setup, first, number, evaluation))
     winner = max(rescored, key=lambda one: one.mean).trial if rescored else chosen_trial(study).number
-    rows = closing_table(parts, study, bench, weights[winner], watcher, stop)
-    return Final(winner, len(parts.payloads) * parts.config.final.images, tuple(rescored), rows)
+    rows = closing_table(setup, study, evaluator, weights[winner], progress, stop)
+    return Final(winner, len(setup.payloads) * setup.config.final.images, tuple(rescored), rows)
 
 
 def keep_pictures(
-    parts: RunSetup, study: optuna.study.Study, bench: PipelineEvaluator, folder: RunFolder, watcher: ProgressReporter
+    setup: RunSetup, study: optuna.study.Study, evaluator: Evaluator, folder: RunFolder, progress: ProgressReporter
 ) -> None:
     """Draw the pictures of the trial that is taken home once more, if they were not kept (``images=best``)."""
     trial = chosen_trial(study)
     place = folder.images(trial.number)
     if trial.user_attrs.get("images") or any(place.glob("*.png")):
         return
-    watcher.step(f"drawing the pictures of trial {trial.number} once more")
-    bench.put(trial.user_attrs["weights"])
-    bench.save(place, bench.draw(parts.payloads), parts.payloads)
+    progress.step(f"drawing the pictures of trial {trial.number} once more")
+    evaluator.load_weights(trial.user_attrs["weights"])
+    evaluator.save(place, evaluator.draw(setup.payloads), setup.payloads)
 
 
 def candidates(study: optuna.study.Study, count: int) -> list[int]:
@@ -110,10 +110,10 @@ def candidates(study: optuna.study.Study, count: int) -> list[int]:
         return posterior_of(study).candidates(count)
     front = front_of(study)
     sums = [value_of(trial) for trial in front]
-    return [front[i].number for i in spread([trial.values for trial in front], sums, count)]
+    return [front[i].number for i in spread_over_front([trial.values for trial in front], sums, count)]
 
 
-def spread(values: Sequence[Sequence[float]], sums: Sequence[float], count: int) -> list[int]:
+def spread_over_front(values: Sequence[Sequence[float]], sums: Sequence[float], count: int) -> list[int]:
     """Members of a front that stand for all of it: the best sum, the best of each objective, then whoever is farthest.
 
     Args:
@@ -141,24 +141,25 @@ def spread(values: Sequence[Sequence[float]], sums: Sequence[float], count: int)
 
 
 def closing_table(
-    parts: RunSetup,
+    setup: RunSetup,
     study: optuna.study.Study,
-    bench: PipelineEvaluator,
+    evaluator: Evaluator,
     winner: Weights,
-    watcher: ProgressReporter,
+    progress: ProgressReporter,
     stop: StopSignal,
 ) -> tuple[ComparisonRow, ...]:
     """The winner and what it is compared with, on fresh seeds that nothing was chosen by."""
-    fresh = fresh_payloads(parts, 1)
+    fresh = fresh_payloads(setup, 1)
     rows: list[ComparisonRow] = []
     reference: list[float] = []
-    for name, weights, method in [("best merge", winner, None), *contenders(parts)]:
+    for baseline in (None, *baselines(setup)):
         stop.check()
-        watcher.step(f"drawing {name} on fresh seeds")
-        evaluation = _drawn(study, bench, weights, method, fresh)
+        name = baseline.name if baseline else "best merge"
+        progress.step(f"drawing {name} on fresh seeds")
+        evaluation = _drawn(setup, study, evaluator, baseline.weights if baseline else winner, baseline, fresh)
         if evaluation is None:
             continue
-        points = points_per_image(parts, fresh, evaluation.scores)
+        points = points_per_image(setup, fresh, evaluation.scores)
         reference = reference or points
         gaps = [best - own for best, own in zip(reference, points, strict=True)]
         rows.append(ComparisonRow(name, evaluation.value, _error(points), sum(gaps) / len(gaps), _error(gaps)))
@@ -166,7 +167,7 @@ def closing_table(
 
 
 def points_per_image(
-    parts: RunSetup, payloads: Sequence[Payload], scores: Sequence[Score], objective: str | None = None
+    setup: RunSetup, payloads: Sequence[Payload], scores: Sequence[Score], objective: str | None = None
 ) -> list[float]:
     """Points of each picture, times its payload's share (so that their mean is the value).
 
@@ -179,39 +180,41 @@ def points_per_image(
     importance = {payload.name: payload.importance for payload in payloads}
     judges: Mapping[str, tuple[float, Scale]] = {
         name: (scorer.importance if objective is None else 1.0, scorer.scale)
-        for name, scorer in parts.scorers.items()
+        for name, scorer in setup.scorers.items()
         if objective in (None, name)
     }
     return list(picture_points([score for score in scores if score.scorer in judges], importance, judges).values())
 
 
-def _rescored(parts: RunSetup, payloads: Sequence[Payload], number: int, evaluation: Evaluation) -> Rescored:
-    objectives = [points_per_image(parts, payloads, evaluation.scores, name) for name in parts.config.objectives]
+def _rescored(setup: RunSetup, payloads: Sequence[Payload], number: int, evaluation: Evaluation) -> Rescored:
+    objectives = [points_per_image(setup, payloads, evaluation.scores, name) for name in setup.config.objectives]
     return Rescored(
         number,
         evaluation.value,
-        _error(points_per_image(parts, payloads, evaluation.scores)),
+        _error(points_per_image(setup, payloads, evaluation.scores)),
         evaluation.values,
         tuple(_error(own) for own in objectives),
     )
 
 
 def _drawn(
+    setup: RunSetup,
     study: optuna.study.Study,
-    bench: PipelineEvaluator,
+    evaluator: Evaluator,
     weights: Weights,
-    method: str | None,
+    baseline: Baseline | None,
     payloads: Sequence[Payload],
 ) -> Evaluation | None:
     """What a merge gets on these payloads: remembered, or drawn and remembered; None if it cannot be judged."""
-    what = [weights, method, [payload.to_json() for payload in payloads]]
+    what = [weights, baseline.key if baseline else None, [payload.to_json() for payload in payloads]]
     key = DRAWN + hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     if known := study.user_attrs.get(key):
         scores = tuple(Score(**score) for score in known["scores"])
         return Evaluation(known["value"], scores, (), (), tuple(known["values"]))
     try:
-        bench.put(weights, method)
-        found = bench.judge(weights, payloads, bench.draw(payloads), ())
+        evaluator.load_weights(weights, baseline)
+        images = evaluator.draw(payloads)
+        found = conclude(setup, evaluator.score(weights, images, ()), images)
     except TrialFailed:
         return None
     scores_data = [vars(score) for score in found.scores]

@@ -12,11 +12,11 @@ import optuna
 
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed
-from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator
-from bayes_merger.run.final import length as final_length
+from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
+from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
-from bayes_merger.run.pruning import Pruned, is_on, judge_in_batches, rival_for
+from bayes_merger.run.pruning import incumbent_for
 from bayes_merger.run.record import best_value, front_of, mean_scores, posterior_of
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.samplers import make_sampler
@@ -30,7 +30,7 @@ WAIT = 0.5  # seconds between two looks at what the other workers do, when there
 
 
 def open_study(
-    parts: RunSetup,
+    setup: RunSetup,
     folder: RunFolder,
     fingerprint: Mapping[str, Any],
     stored: Mapping[str, Any],
@@ -53,34 +53,34 @@ def open_study(
     return studies.open_study(
         studies.open_storage(folder.where),
         folder.name,
-        make_sampler(parts.sampler, parts.space.distributions(), parts.config.seed),
-        space=parts.space,
+        make_sampler(setup.sampler, setup.space.distributions(), setup.config.seed),
+        space=setup.space,
         fingerprint=fingerprint,
-        design=studies.design(parts.space, parts.config.init_points, parts.config.seed) if design is None else design,
+        design=studies.design(setup.space, setup.config.init_points, setup.config.seed) if design is None else design,
         attributes=stored,
-        objectives=max(len(parts.config.objectives), 1),
+        objectives=max(len(setup.config.objectives), 1),
         taken=taken,
     )
 
 
-def join_study(parts: RunSetup, folder: RunFolder, fingerprint: Mapping[str, Any]) -> optuna.study.Study:
+def join_study(setup: RunSetup, folder: RunFolder, fingerprint: Mapping[str, Any]) -> optuna.study.Study:
     """The study of a run that others work on; nothing in it is changed.
 
     Raises:
         ConfigError: there is none, or this worker's scores would not compare with the study's.
     """
-    sampler = make_sampler(parts.sampler, parts.space.distributions(), parts.config.seed)
+    sampler = make_sampler(setup.sampler, setup.space.distributions(), setup.config.seed)
     study = studies.load_study(studies.open_storage(folder.where, create=False), folder.name, sampler)
     studies.check_fingerprint(study, fingerprint)
     return study
 
 
 def search(
-    parts: RunSetup,
+    setup: RunSetup,
     study: optuna.study.Study,
-    bench: PipelineEvaluator,
+    evaluator: Evaluator,
     folder: RunFolder,
-    watcher: ProgressReporter,
+    progress: ProgressReporter,
     stop: StopSignal,
     *,
     name: str = "",
@@ -101,53 +101,53 @@ def search(
         Paused: the person who scores went away.
         BayesMergerError: trials fail one after the other.
     """
-    total = parts.config.init_points + parts.config.n_iters
+    total = setup.config.init_points + setup.config.n_iters
     failed = 0
-    watcher.budget(studies.finished(study), total)
-    with Worker(study, parts.space, name=name) as worker:
+    progress.budget(studies.finished(study), total)
+    with Worker(study, setup.space, name=name) as worker:
         while worker.with_retries(lambda: studies.finished(study)) < total:
             stop.check()
-            if ended(parts, study, watcher):
+            if ended(setup, study, progress):
                 return
             started = time.monotonic()
-            watcher.step("choosing the next merge")
+            progress.step("choosing the next merge")
             trial = worker.claim(total)
             if trial is None:
-                watcher.step("waiting for the other workers")
+                progress.step("waiting for the other workers")
                 time.sleep(WAIT)
                 continue
             try:
-                report = run_trial(parts, study, worker, trial, bench, folder, total, started)
+                report = run_trial(setup, study, worker, trial, evaluator, folder, total, started)
             except Superseded as late:
-                watcher.note(str(late))
+                progress.note(str(late))
                 continue
-            watcher.trial(report)
+            progress.trial(report)
             failed = failed + 1 if report.reason and not report.pruned else 0
             if failed >= FAILURES_IN_A_ROW:
                 raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {report.reason}")
 
 
-def ended(parts: RunSetup, study: optuna.study.Study, watcher: ProgressReporter) -> bool:
+def ended(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter) -> bool:
     """Whether a stopping rule has ended the search; the first worker to see it writes down why, for all."""
     if study.user_attrs.get(STOPPED):
         return True
-    config = parts.config
-    rules = Rules(read_time(config.time_limit), final_length(parts), config.patience)
+    config = setup.config
+    rules = Rules(read_time(config.time_limit), final_round_trials(setup), config.patience)
     if rules.seconds is None and rules.patience is None:
         return False
     reason = reason_to_stop(study, rules, posterior_of(study))
     if reason:
         study.set_user_attr(STOPPED, reason)
-        watcher.note(f"the search ends early; {reason}")
+        progress.note(f"the search ends early; {reason}")
     return bool(reason)
 
 
 def run_trial(
-    parts: RunSetup,
+    setup: RunSetup,
     study: optuna.study.Study,
     worker: Worker,
     trial: optuna.trial.Trial,
-    bench: PipelineEvaluator,
+    evaluator: Evaluator,
     folder: RunFolder,
     total: int,
     started: float,
@@ -163,7 +163,7 @@ def run_trial(
     reason: str | None = None
     attributes: dict[str, Any] = {}
     try:
-        found, attributes = evaluate(parts, study, trial, bench, folder, before)
+        found, attributes = draw_trial(setup, study, trial, evaluator, folder, before)
         before = worker.with_retries(lambda: best_value(study))  # others have not been idle
         attributes[SECONDS] = round(time.monotonic() - started, 3)
         if isinstance(found, Pruned):
@@ -192,15 +192,15 @@ def run_trial(
         worker=worker.name,
         pruned=isinstance(found, Pruned),
         mean=known.best.mean if known.best and known.fitted else None,
-        front=len(front_of(study)) if parts.config.objectives else 0,
+        front=len(front_of(study)) if setup.config.objectives else 0,
     )
 
 
-def evaluate(
-    parts: RunSetup,
+def draw_trial(
+    setup: RunSetup,
     study: optuna.study.Study,
     trial: optuna.trial.Trial,
-    bench: PipelineEvaluator,
+    evaluator: Evaluator,
     folder: RunFolder,
     best: float | None,
 ) -> tuple[Evaluation | Pruned, dict[str, Any]]:
@@ -210,25 +210,20 @@ def evaluate(
         What it got, and what is to be remembered of it with its score.
 
     Raises:
-        TrialFailed: it could not be judged.
+        TrialFailed: it could not be scored.
         Paused: the person who scores went away.
     """
-    weights = parts.space.assemble(trial.params)
+    weights = setup.space.assemble(trial.params)
     trial.set_user_attr("weights", weights)
-    bench.put(weights)
-    place = folder.images(trial.number)
-    found: Evaluation | Pruned
-    if is_on(parts.config.pruning):
-        found = judge_in_batches(parts, bench, weights, place, rival_for(trial, study, parts.config.pruning))
-    else:
-        images = bench.draw(parts.payloads)
-        found = bench.judge(weights, parts.payloads, images, bench.save(place, images, parts.payloads))
+    evaluator.load_weights(weights)
+    incumbent = incumbent_for(trial, study, setup.config.pruning)
+    found = evaluate(setup, evaluator, weights, folder.images(trial.number), incumbent)
     attributes: dict[str, Any] = {"weights": weights, "scores": [vars(score) for score in found.scores]}
     if isinstance(found, Evaluation) and found.values:
         attributes["points"] = found.value
     value = found.value if isinstance(found, Evaluation) else -math.inf
     # A member of the front need not have the best sum.
-    if parts.config.images == "best" and best is not None and value <= best and not parts.config.objectives:
+    if setup.config.images == "best" and best is not None and value <= best and not setup.config.objectives:
         _forget(found.paths)
     else:
         attributes["images"] = [path.relative_to(folder.path).as_posix() for path in found.paths]

@@ -9,8 +9,8 @@ from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec
-from bayes_merger.merging.models.companions import VaeFile
 from bayes_merger.merging.models.opening import open_each, open_model
+from bayes_merger.merging.models.vae import VaeFile
 from bayes_merger.merging.recipe.settings import MergeSettings, read_settings
 from bayes_merger.merging.recipe.step_file import StepFile, read_steps
 

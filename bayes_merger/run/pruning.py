@@ -16,8 +16,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import optuna
 
@@ -28,10 +26,6 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.record import posterior_of
 from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine, picture_points
 from bayes_merger.search.study.history import PHASE
-
-if TYPE_CHECKING:
-    from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator, Weights
-    from bayes_merger.run.setup import RunSetup
 
 PICTURES = 8
 """Below so many pictures per trial the test can only fire when there is next to nothing left to save."""
@@ -83,7 +77,7 @@ def check_pruning(config: RunConfig, payloads: Sequence[Payload], scorers: Mappi
     if not 4 <= settings.first < pictures:
         raise ConfigError(f"pruning.first: {settings.first} must be at least 4 and below the {pictures} pictures")
     for name, scorer in scorers.items():
-        if getattr(scorer, "interactive", False):
+        if scorer.interactive:
             raise ConfigError(f"pruning.test: scorer {name} is a person, who sees all pictures; leave pruning.test=off")
     if config.objectives:
         raise ConfigError("pruning.test: compares one number, and there are several objectives; leave pruning.test=off")
@@ -118,13 +112,18 @@ def batches(payloads: Sequence[Payload], most: int, seed: int) -> list[Batch]:
     return found
 
 
+def whole(payloads: Sequence[Payload]) -> Batch:
+    """All pictures at once, in their usual order."""
+    return Batch(tuple(payloads), {payload.name: tuple(range(len(payload.seeds))) for payload in payloads})
+
+
 def _batch(pictures: Sequence[tuple[Payload, int]]) -> Batch:
     whole = {payload.name: payload for payload, _ in pictures}
     places = {name: tuple(sorted(i for payload, i in pictures if payload.name == name)) for name in whole}
-    parts = []
+    setup = []
     for name, payload in whole.items():
         chosen = places[name]
-        parts.append(
+        setup.append(
             replace(
                 payload,
                 batch_size=len(chosen),
@@ -133,7 +132,7 @@ def _batch(pictures: Sequence[tuple[Payload, int]]) -> Batch:
                 seeds=tuple(payload.seeds[i] for i in chosen),
             )
         )
-    return Batch(tuple(parts), places)
+    return Batch(tuple(setup), places)
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ class Incumbent:
 
 def clearly_worse(
     scores: Sequence[Score],
-    rival: Incumbent,
+    incumbent: Incumbent,
     payload_importance: Mapping[str, float],
     scorers: Mapping[str, tuple[float, Scale]],
     settings: PruningConfig,
@@ -160,7 +159,7 @@ def clearly_worse(
 
     Args:
         scores: its raw scores so far.
-        rival: whom it is compared with, on the pictures that both have.
+        incumbent: whom it is compared with, on the pictures that both have.
         payload_importance: as for ``combine``.
         scorers: as for ``combine``.
         settings: how clear it must be.
@@ -168,7 +167,7 @@ def clearly_worse(
     from scipy.stats import wilcoxon
 
     own = picture_points(scores, payload_importance, scorers)
-    seen = [score for score in rival.scores if (score.payload, score.index) in own]
+    seen = [score for score in incumbent.scores if (score.payload, score.index) in own]
     other = picture_points(seen, payload_importance, scorers)
     gaps = [value - other[image] for image, value in own.items() if image in other]
     if len(gaps) < settings.first or len(gaps) < len(own):
@@ -179,50 +178,33 @@ def clearly_worse(
     p = float(wilcoxon(gaps, alternative="less", zero_method="zsplit").pvalue)
     if not p < settings.p:
         return None
-    total = len({(score.payload, score.index) for score in rival.scores})
+    total = len({(score.payload, score.index) for score in incumbent.scores})
     gone = f"{len(gaps)} of {total} pictures"
-    return f"clearly worse than trial {rival.trial} after {gone} ({mean:+.3f} points, p = {p:.3f})"
+    return f"clearly worse than trial {incumbent.trial} after {gone} ({mean:+.3f} points, p = {p:.3f})"
 
 
 def estimate(
     scores: Sequence[Score],
-    rival: Incumbent,
+    incumbent: Incumbent,
     payload_importance: Mapping[str, float],
     scorers: Mapping[str, tuple[float, Scale]],
 ) -> float:
-    """A merge's points, were all its pictures drawn: the rival's, and the mean difference on the pictures of both.
+    """A merge's points, were all its pictures drawn: the incumbent's, and the mean difference on the pictures of both.
 
     Args:
         scores: its raw scores so far.
-        rival: who has all pictures.
+        incumbent: who has all pictures.
         payload_importance: as for ``combine``.
         scorers: as for ``combine``.
     """
     own = {(score.payload, score.index) for score in scores}
-    both = [score for score in rival.scores if (score.payload, score.index) in own]
+    both = [score for score in incumbent.scores if (score.payload, score.index) in own]
     ahead, behind = (picture_points(some, payload_importance, scorers).values() for some in (both, scores))
     gap = sum(behind) / len(behind) - sum(ahead) / len(ahead)
-    return combine(rival.scores, payload_importance, scorers) + gap
+    return combine(incumbent.scores, payload_importance, scorers) + gap
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """A merge given up.
-
-    Attributes:
-        reason: why, for people.
-        estimate: what its points would have been: the rival's, less what it was behind on the pictures of both.
-        scores: raw scores of the pictures drawn.
-        paths: where those were saved.
-    """
-
-    reason: str
-    estimate: float
-    scores: tuple[Score, ...]
-    paths: tuple[Path, ...]
-
-
-def rival_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings: PruningConfig) -> Incumbent | None:
+def incumbent_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings: PruningConfig) -> Incumbent | None:
     """Whom a trial is compared with: the best posterior mean so far; None if it is to be drawn whole."""
     if not is_on(settings) or trial.user_attrs.get(PHASE) == "design":
         return None
@@ -231,39 +213,3 @@ def rival_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings: Pr
         return None
     scores = study.get_trials(deepcopy=False)[best.trial].user_attrs.get("scores", ())
     return Incumbent(best.trial, tuple(Score(**score) for score in scores)) if scores else None
-
-
-def judge_in_batches(
-    parts: RunSetup, bench: PipelineEvaluator, weights: Weights, folder: Path, rival: Incumbent | None
-) -> Evaluation | Pruned:
-    """Draw, save and score the current merge a batch at a time, as long as it may still be as good as the rival.
-
-    Args:
-        parts: the run.
-        bench: with the merge on it.
-        weights: the merge's.
-        folder: where its pictures go.
-        rival: whom it is compared with; None draws it whole, in the same batches.
-
-    Raises:
-        TrialFailed: it could not be judged.
-    """
-    importance = {payload.name: payload.importance for payload in parts.payloads}
-    scorers = {name: (scorer.importance, scorer.scale) for name, scorer in parts.scorers.items()}
-    images: list[DrawnImage] = []
-    paths: list[Path] = []
-    scores: list[Score] = []
-    order = batches(parts.payloads, parts.config.generator.max_batch, parts.config.seed)
-    for number, batch in enumerate(order):
-        drawn = batch.named(bench.draw(batch.payloads))
-        saved = bench.save(folder, drawn, parts.payloads)
-        scores += bench.scores(weights, drawn, saved)
-        images += drawn
-        paths += saved
-        if rival is None or number == len(order) - 1:
-            continue
-        if reason := clearly_worse(scores, rival, importance, scorers, parts.config.pruning):
-            return Pruned(reason, estimate(scores, rival, importance, scorers), tuple(scores), tuple(paths))
-    names = [payload.name for payload in parts.payloads]
-    usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
-    return bench.conclude(parts.payloads, scores, [images[i] for i in usual], [paths[i] for i in usual])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bayes_merger.checkpoints.checkpoint import open_checkpoint
 from bayes_merger.checkpoints.naming import INDEX
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import reason_of

@@ -18,7 +18,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 from bayes_merger.search.study.history import origin
-from bayes_merger.search.surrogates.posterior import StudyPosterior, beliefs
+from bayes_merger.search.surrogates.posterior import StudyPosterior, study_posterior
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def posterior_of(study: optuna.study.Study) -> StudyPosterior:
         for trial in trials:
             scores = [Score(**score) for score in trial.user_attrs["scores"]]
             pictures.append(picture_points(scores, importance, judges))
-    return beliefs(trials, [value_of(trial) for trial in trials], pictures)
+    return study_posterior(trials, [value_of(trial) for trial in trials], pictures)
 
 
 def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:

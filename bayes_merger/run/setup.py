@@ -12,16 +12,17 @@ from typing import Any
 
 from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture
-from bayes_merger.checkpoints.checkpoint import Checkpoint, hash_all
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
 from bayes_merger.merging.engine.merge import plan
-from bayes_merger.merging.method import MethodSpec, method_spec
-from bayes_merger.merging.models.companions import VAE_FILE
+from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.opening import references, steps_recipe
+from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import StepFile
@@ -30,7 +31,7 @@ from bayes_merger.run.models import merge_settings, open_models, open_steps, rea
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
-from bayes_merger.scoring.scorer import Scorer
+from bayes_merger.scoring.scorer import Scale, Scorer
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.stopping import read_time
@@ -71,6 +72,16 @@ class RunSetup:
         """The blocks that weights are for."""
         settings = self.steps.settings if self.steps else merge_settings(self.config)
         return divided(self.base.architecture, settings.blocks)
+
+    @property
+    def importance(self) -> dict[str, float]:
+        """How much each payload counts."""
+        return {payload.name: payload.importance for payload in self.payloads}
+
+    @property
+    def scales(self) -> dict[str, tuple[float, Scale]]:
+        """Importance and scale of each scorer."""
+        return {name: (scorer.importance, scorer.scale) for name, scorer in self.scorers.items()}
 
     def constant_steps(self) -> frozenset[str]:
         """The steps of the recipe of which no number is searched."""
@@ -153,9 +164,9 @@ def check_setup(
         checkpoints = open_steps(steps, config)
         spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
         space = make_steps_space(config, steps, checkpoints[steps.base].architecture)
-    parts = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
+    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
     values = {parameter.name: parameter.low for parameter in space.parameters}
-    plan(parts.recipe(space.assemble(values), hashed=False), checkpoints)
+    plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
     if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(config.generator.device, config.generator.dtype)
     check_pruning(config, payloads, scorers)
@@ -165,7 +176,7 @@ def check_setup(
         check_no_person(scorers, "give  workers=1")
     for scorer in scorers.values():
         scorer.prepare(folder)
-    return parts
+    return setup
 
 
 def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunConfig) -> None:
@@ -185,7 +196,7 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
         ConfigError: one of the scorers asks a person.
     """
     for name, scorer in scorers.items():
-        if getattr(scorer, "interactive", False):
+        if scorer.interactive:
             raise ConfigError(f"workers: scorer '{name}' asks a person, who can only talk to one; {way_out}")
 
 
@@ -219,7 +230,7 @@ def resolve_payloads(config: RunConfig) -> tuple[Payload, ...]:
     return resolve(payloads, config.seed, Path(config.wildcards) if config.wildcards else None)
 
 
-def fingerprint(parts: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
     """What makes scores comparable: two runs with the same one may share trials.
 
     Args:
@@ -227,20 +238,22 @@ def fingerprint(parts: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         scorers: their settings, as data.
     """
     judging = json.loads(json.dumps(scorers))
-    objectives = {"objectives": list(parts.config.objectives)} if parts.config.objectives else {}
-    recipe = {"recipe": {k: v for k, v in parts.config.recipe.items() if k != "models"}} if parts.config.recipe else {}
+    objectives = {"objectives": list(setup.config.objectives)} if setup.config.objectives else {}
+    recipe = {"recipe": {k: v for k, v in setup.config.recipe.items() if k != "models"}} if setup.config.recipe else {}
+    methods = own_sources([step.method for step in setup.steps.steps] if setup.steps else [setup.method.name])
     return {
-        **_settings_used(parts.config),
+        **_settings_used(setup.config),
+        **({"method_sources": methods} if methods else {}),
         **recipe,
         **objectives,
-        "models": {name: checkpoint.sha256() for name, checkpoint in parts.checkpoints.items()},
-        "method": parts.method.name,
-        "dtype": parts.config.dtype,
-        "vae": VAE_FILE if "vae" in parts.checkpoints else parts.config.vae,
-        "space": parts.space.to_json(),
-        "payloads": [payload.to_json() for payload in parts.payloads],
+        "models": {name: checkpoint.sha256() for name, checkpoint in setup.checkpoints.items()},
+        "method": setup.method.name,
+        "dtype": setup.config.dtype,
+        "vae": VAE_FILE if "vae" in setup.checkpoints else setup.config.vae,
+        "space": setup.space.to_json(),
+        "payloads": [payload.to_json() for payload in setup.payloads],
         "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
-        "prediction_type": parts.config.generator.prediction_type,
+        "prediction_type": setup.config.generator.prediction_type,
     }
 
 
@@ -263,7 +276,7 @@ def candidate_id(weights: Mapping[str, Mapping[str, float]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_space(parts: RunSetup, folder: RunFolder, free: int | None = None) -> None:
+def check_space(setup: RunSetup, folder: RunFolder, free: int | None = None) -> None:
     """Whether the disk holds what the run will write.
 
     Args:
@@ -278,8 +291,8 @@ def check_space(parts: RunSetup, folder: RunFolder, free: int | None = None) -> 
     while not place.exists():
         place = place.parent
     needed = 64 << 20
-    if parts.config.final.save:
-        needed += sum(file.stat().st_size for file in parts.base.files)
+    if setup.config.final.save:
+        needed += sum(file.stat().st_size for file in setup.base.files)
     free = shutil.disk_usage(place).free if free is None else free
     if free < needed:
         raise ConfigError(
@@ -288,16 +301,16 @@ def check_space(parts: RunSetup, folder: RunFolder, free: int | None = None) -> 
         )
 
 
-def check_models(parts: RunSetup) -> None:
+def check_models(setup: RunSetup) -> None:
     """What can only be seen by reading the models whole: seconds for large ones, before anything is written.
 
     Raises:
         ConfigError: they are all the same.
         CheckpointError: one holds NaN or infinity.
     """
-    hash_all(parts.checkpoints.values())
-    if len({checkpoint.sha256() for checkpoint in parts.checkpoints.values()}) == 1:
-        names = " and ".join(f"model_{name}" for name in parts.checkpoints)
+    hash_all(setup.checkpoints.values())
+    if len({checkpoint.sha256() for checkpoint in setup.checkpoints.values()}) == 1:
+        names = " and ".join(f"model_{name}" for name in setup.checkpoints)
         raise ConfigError(f"{names}: are the same model, so every merge of them is; give two different files")
-    for checkpoint in parts.checkpoints.values():
+    for checkpoint in setup.checkpoints.values():
         checkpoint.scan()

@@ -149,7 +149,7 @@ Event = tuple[WorkerProcess, dict[str, Any] | None]
 
 
 def search_together(
-    parts: RunSetup, study: optuna.study.Study, folder: RunFolder, watcher: ProgressReporter, stop: StopSignal
+    setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter, stop: StopSignal
 ) -> None:
     """Let ``workers`` processes run trials until the budget is used up.
 
@@ -159,30 +159,30 @@ def search_together(
         Interrupted: somebody asked to stop.
         BayesMergerError: all workers died.
     """
-    names = [f"worker {number + 1}" for number in range(parts.config.workers)]
-    watcher.budget(finished(study), parts.config.init_points + parts.config.n_iters)
-    gpus = visible_gpus() if parts.config.generator.device in ("auto", "cuda") else []
+    names = [f"worker {number + 1}" for number in range(setup.config.workers)]
+    progress.budget(finished(study), setup.config.init_points + setup.config.n_iters)
+    gpus = visible_gpus() if setup.config.generator.device in ("auto", "cuda") else []
     if gpus and len(gpus) < len(names):
-        watcher.note(f"{len(names)} workers on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}")
+        progress.note(f"{len(names)} workers on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    where = places(len(names), parts.config.generator.device, gpus, cores, os.environ)
+    where = places(len(names), setup.config.generator.device, gpus, cores, os.environ)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    with watcher.members(names) as steps:
-        crew = [
+    with progress.members(names) as steps:
+        workers = [
             _start(name, folder, place, step, events) for name, place, step in zip(names, where, steps, strict=True)
         ]
         try:
-            _follow(crew, events, watcher, stop, folder)
+            _follow(workers, events, progress, stop, folder)
         finally:
-            for member in crew:
-                if member.process.poll() is None:
-                    member.process.kill()
-                member.process.wait()
+            for worker in workers:
+                if worker.process.poll() is None:
+                    worker.process.kill()
+                worker.process.wait()
     stop.check()
-    total = parts.config.init_points + parts.config.n_iters
-    if finished(study) < total and all(member.process.returncode for member in crew):
-        kind = ConfigError if all(m.process.returncode == ConfigError.exit_code for m in crew) else BayesMergerError
-        raise kind(f"all workers ended early, the last one: {crew[-1].cause_of_death()}")
+    total = setup.config.init_points + setup.config.n_iters
+    if finished(study) < total and all(worker.process.returncode for worker in workers):
+        kind = ConfigError if all(m.process.returncode == ConfigError.exit_code for m in workers) else BayesMergerError
+        raise kind(f"all workers ended early, the last one: {workers[-1].cause_of_death()}")
 
 
 def _start(
@@ -201,90 +201,90 @@ def _start(
         errors="replace",
         start_new_session=True,  # Ctrl-C is the parent's to pass on
     )
-    member = WorkerProcess(name, process, step)
+    worker = WorkerProcess(name, process, step)
     out, err = process.stdout, process.stderr
     assert out is not None
     assert err is not None
 
     def heed_errors() -> None:
-        member.stderr_tail.extend(line.rstrip("\n") for line in err)
+        worker.stderr_tail.extend(line.rstrip("\n") for line in err)
 
     words = threading.Thread(target=heed_errors, daemon=True)
 
     def heed_reports() -> None:
         for line in out:
-            events.put((member, json.loads(line)))
+            events.put((worker, json.loads(line)))
         words.join()
         process.wait()
-        events.put((member, None))
+        events.put((worker, None))
 
     words.start()
     threading.Thread(target=heed_reports, daemon=True).start()
-    return member
+    return worker
 
 
 def _follow(
-    crew: Sequence[WorkerProcess],
+    workers: Sequence[WorkerProcess],
     events: queue.SimpleQueue[Event],
-    watcher: ProgressReporter,
+    progress: ProgressReporter,
     stop: StopSignal,
     folder: RunFolder,
 ) -> None:
     """Show what the workers report until the last one has ended; pass on the wish to stop."""
-    working, told = len(crew), False
+    working, told = len(workers), False
     at_once: Interrupted | None = None
     deadline = math.inf
     while working and time.monotonic() < deadline:
         try:
             if stop.asked and not told:
                 told = True
-                _signal(crew)
+                _signal(workers)
             with suppress(queue.Empty):
-                member, event = events.get(timeout=0.2)
+                worker, event = events.get(timeout=0.2)
                 if event is not None:
-                    _show(member, event, watcher)
+                    _show(worker, event, progress)
                 else:
                     working -= 1
-                    _report_exit(member, working, len(crew), watcher, stop, folder)
+                    _report_exit(worker, working, len(workers), progress, stop, folder)
         except Interrupted as error:
             if at_once is not None:
                 raise  # a third time: no more waiting
             at_once, deadline = error, time.monotonic() + PATIENCE
             if not told:
                 told = True
-                _signal(crew)
+                _signal(workers)
                 time.sleep(0.3)  # two signals at the same moment count as one
-            _signal(crew)
+            _signal(workers)
     if at_once is not None:
         raise at_once
 
 
-def _signal(crew: Sequence[WorkerProcess]) -> None:
+def _signal(workers: Sequence[WorkerProcess]) -> None:
     """Ask all to stop; the second time, at once."""
-    for member in crew:
+    for worker in workers:
         with suppress(ProcessLookupError):
-            member.process.send_signal(signal.SIGTERM)
+            worker.process.send_signal(signal.SIGTERM)
 
 
-def _show(member: WorkerProcess, event: Mapping[str, Any], watcher: ProgressReporter) -> None:
+def _show(worker: WorkerProcess, event: Mapping[str, Any], progress: ProgressReporter) -> None:
     if "step" in event:
-        member.step(*event["step"])
+        worker.step(*event["step"])
     elif "trial" in event:
-        watcher.trial(TrialReport(**event["trial"]))
+        progress.trial(TrialReport(**event["trial"]))
     elif "note" in event:
-        watcher.note(f"{member.name}: {event['note']}")
+        progress.note(f"{worker.name}: {event['note']}")
 
 
 def _report_exit(
-    member: WorkerProcess, left: int, count: int, watcher: ProgressReporter, stop: StopSignal, folder: RunFolder
+    worker: WorkerProcess, left: int, count: int, progress: ProgressReporter, stop: StopSignal, folder: RunFolder
 ) -> None:
-    member.step("stopped", 0, 0)
+    worker.step("stopped", 0, 0)
     asked = (Interrupted.exit_code, -signal.SIGTERM) if stop.asked else ()
-    if member.process.returncode in (0, *asked):
+    if worker.process.returncode in (0, *asked):
         return
-    watcher.note(
-        f"{member.name} died ({member.cause_of_death()}); what it drew is drawn again, {left} of {count} workers go on"
+    progress.note(
+        f"{worker.name} died ({worker.cause_of_death()}); what it drew is drawn again, {left} of {count} workers go on"
     )
-    if len(member.stderr_tail) > 1:  # a traceback: for the log, not for the screen
+    if len(worker.stderr_tail) > 1:  # a traceback: for the log, not for the screen
         with folder.log.open("a", encoding="utf-8") as log:
-            log.writelines(f"    {line}\n" for line in member.stderr_tail)
+            log.writelines(f"    {line}\n" for line in worker.stderr_tail)

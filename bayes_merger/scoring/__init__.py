@@ -1,4 +1,4 @@
-"""Images in, numbers out: what judges the pictures of a trial, and how its scores become one number."""
+"""Images in, numbers out: the scorers of a trial's pictures, and how their scores become one number."""
 
 from bayes_merger.scoring.models.aesthetic import AestheticScorer
 from bayes_merger.scoring.models.clip import ClipScorer, ClipTower
@@ -10,12 +10,14 @@ from bayes_merger.scoring.scorer import (
     Scale,
     Score,
     Scorer,
+    ScorerBase,
     check_importance,
     check_scale,
+    check_scorer,
     combine,
-    judge,
     picture_points,
     points,
+    score_images,
 )
 
 __all__ = [
@@ -29,11 +31,13 @@ __all__ = [
     "Scale",
     "Score",
     "Scorer",
+    "ScorerBase",
     "Viewer",
     "check_importance",
     "check_scale",
+    "check_scorer",
     "combine",
-    "judge",
     "picture_points",
     "points",
+    "score_images",
 ]

@@ -24,16 +24,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from bayes_merger.errors import ConfigError
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.single_file import open_file
+from bayes_merger.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = 30.0  # seconds without a single byte
 ABANDONED = 3600.0  # seconds since a half-fetched file was last written to
 CHUNK = 1 << 20
-LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 
 def cache_folder() -> Path:
@@ -74,66 +78,29 @@ def find_weights(source: str, *, setting: str, sha256: str | None = None) -> Pat
     return path
 
 
-def safetensors_shapes(path: Path, setting: str) -> dict[str, tuple[int, ...]]:
-    """Key -> shape of every tensor in a safetensors file, from its header alone.
+def open_weights(path: Path, setting: str) -> Checkpoint:
+    """A weight file, opened lazily: a `.safetensors`, or a `.pth`, `.pt` or `.bin` that holds nothing but tensors.
 
-    Raises:
-        ConfigError: not a safetensors file, or cut off.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 10 or not 2 <= length <= min(size - 8, LARGEST_HEADER):
-            raise ConfigError(f"{setting}: {path} is not a safetensors file, or is cut off; fetch it again")
-        text = file.read(length)
-    try:
-        entries = {key: entry for key, entry in json.loads(text).items() if key != "__metadata__"}
-        shapes = {key: tuple(int(n) for n in entry["shape"]) for key, entry in entries.items()}
-        ends = [int(entry["data_offsets"][1]) for entry in entries.values()]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ConfigError(f"{setting}: the header of {path} cannot be read; fetch the file again") from error
-    if size != 8 + length + max(ends, default=0):
-        raise ConfigError(f"{setting}: {path} has {size} bytes where its header promises another size; fetch it again")
-    return shapes
-
-
-def load_tensors(path: Path, setting: str) -> dict[str, Any]:
-    """Key -> tensor of a `.safetensors`, or of a `.pth`, `.pt` or `.bin` that holds tensors only.
-
-    A dictionary under `state_dict` and a `module.` before every key are seen through. Imports torch.
+    Safetensors are opened without torch.
 
     Raises:
         ConfigError: damaged, or carrying anything but tensors.
     """
-    import pickle
-    import struct
-
-    import torch
-
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        safetensors_shapes(path, setting)  # says what is wrong in one line, where the library would not
-        return dict(load_file(path))
-    # What torch's restricted unpickler raises on damaged bytes, found by feeding it some.
-    damaged = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (*damaged, struct.error) as error:
-        raise ConfigError(
-            f"{setting}: {path} is damaged or holds more than tensors; give a safetensors file ({_first_line(error)})"
-        ) from error
-    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
-        raise ConfigError(f"{setting}: {path} holds no named tensors")
-    if all(key.startswith("module.") for key in loaded):
-        loaded = {key.removeprefix("module."): tensor for key, tensor in loaded.items()}
-    return loaded
+        return open_file(path)
+    except CheckpointError as error:
+        raise ConfigError(f"{setting}: {error}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
+def read_weights(path: Path, setting: str) -> dict[str, Tensor]:
+    """Key -> tensor of a weight file, without a `module.` that stands before every key. Imports torch.
+
+    Raises:
+        ConfigError: damaged, or carrying anything but tensors.
+    """
+    with open_weights(path, setting) as file:
+        prefix = "module." if all(key.startswith("module.") for key in file.shapes) else ""
+        return {key.removeprefix(prefix): file.tensor(key) for key in file.shapes}
 
 
 def _checked_pin(sha256: str | None, setting: str) -> str | None:

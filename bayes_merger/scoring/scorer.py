@@ -1,14 +1,28 @@
 """What a scorer is, and how many scores become one number.
 
-A scorer sees pictures and gives one raw number for each; raw numbers are stored before anything is averaged, so a study
-can be weighed again later. Only :func:`combine` turns them into points, on one scale for all scorers: 0 is bad, 10 is
-perfect.
+A scorer sees pictures and gives one raw number for each; raw numbers are stored before anything is averaged, so the
+scores of a study can be weighted anew later. Only :func:`combine` turns them into points, on one scale for all scorers:
+0 is bad, 10 is perfect. A scorer of your own is ``scorers/brightness.py`` in the working folder::
+
+    from PIL import ImageStat
+    from bayes_merger.scoring import ScorerBase
+
+    class Brightness(ScorerBase):
+        def score(self, images):
+            return [ImageStat.Stat(image.image.convert("L")).mean[0] / 25.5 for image in images]
+
+and ``scorers/brightness.yaml``, chosen by ``scorers=[brightness]``::
+
+    brightness:
+      _target_: brightness.Brightness
 """
 
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -49,7 +63,7 @@ class ImageToScore:
 
 @dataclass(frozen=True)
 class Score:
-    """What one scorer said of one picture; `value` is raw, in the scorer's own range."""
+    """One scorer's score of one picture; `value` is raw, in the scorer's own range."""
 
     scorer: str
     payload: str
@@ -60,23 +74,26 @@ class Score:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Pictures in, one raw number for each out.
+    """Pictures in, one raw number for each out; `ScorerBase` has defaults for everything but `score`.
 
-    The constructor takes plain values, reads no file and loads nothing; `prepare` finds out at start-up whether the
-    scorer can work at all (files, addresses, shapes); heavy things are loaded by the first `score`.
+    The constructor takes plain values, reads no file and loads nothing; `prepare` checks at start-up whether the scorer
+    can work at all (files, addresses, shapes); heavy things are loaded by the first `score`.
 
     Attributes:
-        name: what its scores are stored under.
+        name: what its scores are stored under: its name in the settings.
         scale: the raw values that mean 0 and 10 points.
         importance: how much it counts beside other scorers; with 0 it only watches.
+        interactive: whether it asks a person at the terminal, who then has it to themselves: no progress bars, one
+            worker, no final round.
     """
 
     name: str
     scale: Scale
     importance: float
+    interactive: bool
 
     def prepare(self, folder: Path | None = None) -> None:
-        """Checks everything that can be checked without loading a model.
+        """Check everything that can be checked without loading a model.
 
         Args:
             folder: the study's own folder, for a scorer that keeps something there.
@@ -89,9 +106,64 @@ class Scorer(Protocol):
         """One raw number per picture, in their order.
 
         Raises:
-            TrialFailed: a picture cannot be judged.
-            Paused: a person is needed and has gone.
+            TrialFailed: a picture cannot be scored.
+            Paused: a person is needed and is not there.
         """
+
+
+class ScorerBase:
+    """Defaults for a scorer, which then needs only `score`; inheriting it is not required.
+
+    Args:
+        name: what its scores are stored under.
+        importance: how much it counts beside other scorers.
+        scale: the raw values that mean 0 and 10 points.
+    """
+
+    interactive = False
+
+    def __init__(self, name: str, importance: float = 1.0, scale: Sequence[float] = TEN_POINTS) -> None:
+        self.name = name
+        self.importance = check_importance(f"scorer {name}", importance)
+        self.scale = check_scale(f"scorer {name}", scale)
+
+    def prepare(self, folder: Path | None = None) -> None:
+        """Nothing to check."""
+
+
+def check_scorer(setting: str, scorer: object) -> Scorer:
+    """`scorer` as a `Scorer`, which it need not inherit from; one that does not say so is not interactive.
+
+    Args:
+        setting: where it is chosen, like "scorers.laion"; what follows the last point is its name.
+        scorer: what the settings built.
+
+    Raises:
+        ConfigError: it lacks something, or has it of the wrong type; the text names what.
+    """
+    kind = type(scorer).__qualname__
+    if not hasattr(scorer, "interactive"):  # scorers written before it belonged to the protocol ask nobody
+        with suppress(AttributeError):
+            scorer.interactive = False  # type: ignore[attr-defined]
+    if not isinstance(scorer, Scorer):
+        lacking = [f"`{name}`" for name in _MEMBERS if not hasattr(scorer, name)]
+        raise ConfigError(
+            f"{setting}: {kind} has no {', '.join(lacking)}; inherit bayes_merger.scoring.ScorerBase for defaults, or "
+            "see bayes_merger/scoring/scorer.py"
+        )
+    for name in ("prepare", "score"):
+        if not callable(getattr(scorer, name)):
+            raise ConfigError(f"{setting}: `{name}` of {kind} must be a method, not {getattr(scorer, name)!r}")
+    if not isinstance(scorer.interactive, bool):
+        raise ConfigError(f"{setting}: `interactive` of {kind} must be True or False, not {scorer.interactive!r}")
+    if scorer.name != setting.rpartition(".")[2]:
+        raise ConfigError(f"{setting}: its name is {scorer.name!r}; give it the one it is chosen by")
+    check_importance(setting, scorer.importance)
+    check_scale(setting, scorer.scale)
+    return scorer
+
+
+_MEMBERS = ("name", "scale", "importance", "interactive", "prepare", "score")
 
 
 def check_importance(what: str, importance: object) -> float:
@@ -136,24 +208,35 @@ def points(raw: float, scale: Scale) -> float:
     return 10 * (raw - low) / (high - low)
 
 
-def judge(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:
-    """The raw scores one scorer gives to `images`, one each, in their order.
+def score_images(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:
+    """The raw scores that one scorer gives to `images`, one each, in their order.
 
     Raises:
-        TrialFailed: the scorer gave NaN or infinity.
+        TrialFailed: the scorer gave NaN, infinity, something else than numbers, or not one for each image.
     """
     if not images:
         return []
-    values = scorer.score(images)
+    values = _numbers(scorer, scorer.score(images))
     if len(values) != len(images):
         raise TrialFailed(f"scorer {scorer.name} gave {len(values)} scores for {len(images)} images")
     scores = [
-        Score(scorer.name, image.payload, image.index, image.seed, float(value))
+        Score(scorer.name, image.payload, image.index, image.seed, value)
         for image, value in zip(images, values, strict=True)
     ]
     for score in scores:
         _check_finite(score)
     return scores
+
+
+def _numbers(scorer: Scorer, values: Sequence[float]) -> list[float]:
+    """What a scorer gave as plain numbers; arrays and tensors are as good as lists."""
+    try:
+        if any(isinstance(value, str | bytes) for value in values):
+            raise TypeError
+        return [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        given = reprlib.repr(values)
+        raise TrialFailed(f"scorer {scorer.name} gave {given} instead of one number for each image") from error
 
 
 def combine(
@@ -163,8 +246,8 @@ def combine(
 ) -> float:
     """One number for a trial: `sum_s i_s sum_k i_k points(raw_sk) / (sum_s i_s sum_k i_k)`.
 
-    Every image `k` counts with its payload's importance, every scorer `s` with its own. What has no importance is not
-    looked at: a scorer of importance 0 may watch (and fail) without moving the search.
+    Every image `k` counts with its payload's importance, every scorer `s` with its own. What has no importance is
+    ignored: a scorer of importance 0 may watch (and fail) without moving the search.
 
     Args:
         scores: raw scores, one per scorer and image.
@@ -179,16 +262,16 @@ def combine(
         ConfigError: nothing counts, or a score belongs to no known payload or scorer.
     """
     weights = _counting("payload", payload_importance)
-    judges = _counting("scorer", {name: importance for name, (importance, _) in scorers.items()})
+    counting = _counting("scorer", {name: importance for name, (importance, _) in scorers.items()})
     given = _by_scorer(scores, payload_importance, scorers)
     images = sorted({image for found in given.values() for image in found if image[0] in weights})
-    _check_complete(given, images, weights, judges)
+    _check_complete(given, images, weights, counting)
     total = math.fsum(
-        judges[name] * weights[image[0]] * points(given[name][image], scorers[name][1])
-        for name in judges
+        counting[name] * weights[image[0]] * points(given[name][image], scorers[name][1])
+        for name in counting
         for image in images
     )
-    return total / math.fsum(judges[name] * weights[image[0]] for name in judges for image in images)
+    return total / math.fsum(counting[name] * weights[image[0]] for name in counting for image in images)
 
 
 def picture_points(
@@ -199,7 +282,7 @@ def picture_points(
     """Points of each picture, such that their plain mean is what :func:`combine` gives for all of them.
 
     Args:
-        scores: raw scores; a picture that not all scorers that count have judged is left out, and so is one whose
+        scores: raw scores; a picture that one of the scorers that count has not scored is left out, and so is one whose
             payload does not count.
         payload_importance: as for :func:`combine`.
         scorers: as for :func:`combine`.
@@ -212,15 +295,15 @@ def picture_points(
         ConfigError: as :func:`combine`.
     """
     weights = _counting("payload", payload_importance)
-    judges = _counting("scorer", {name: importance for name, (importance, _) in scorers.items()})
+    counting = _counting("scorer", {name: importance for name, (importance, _) in scorers.items()})
     given = _by_scorer(scores, payload_importance, scorers)
-    first = given[next(iter(judges))]
-    images = [image for image in first if image[0] in weights and all(image in given[name] for name in judges)]
-    share = len(images) / (math.fsum(weights[name] for name, _ in images) * math.fsum(judges.values()) or 1.0)
+    first = given[next(iter(counting))]
+    images = [image for image in first if image[0] in weights and all(image in given[name] for name in counting)]
+    share = len(images) / (math.fsum(weights[name] for name, _ in images) * math.fsum(counting.values()) or 1.0)
     return {
         image: share
         * weights[image[0]]
-        * math.fsum(judges[name] * points(given[name][image], scorers[name][1]) for name in judges)
+        * math.fsum(counting[name] * points(given[name][image], scorers[name][1]) for name in counting)
         for image in images
     }
 
@@ -256,13 +339,13 @@ def _check_complete(
     given: Mapping[str, Mapping[tuple[str, int], float]],
     images: Sequence[tuple[str, int]],
     payloads: Iterable[str],
-    judges: Iterable[str],
+    counting: Iterable[str],
 ) -> None:
     drawn = {payload for payload, _ in images}
     for payload in payloads:
         if payload not in drawn:
             raise TrialFailed(f"payload {payload} has no score at all")
-    for name in judges:
+    for name in counting:
         for payload, index in images:
             if (payload, index) not in given[name]:
                 raise TrialFailed(f"scorer {name} gave no score for image {index} of {payload}")

@@ -44,6 +44,11 @@ def make_sampler(factory: Callable[..., Any], space: Space, seed: int) -> Statel
     check_names(factory)
     target = factory.func if isinstance(factory, partial) else factory
     name = getattr(target, "__name__", str(target))
+    if target is optuna.samplers.GridSampler:
+        raise ConfigError(
+            "optimiser: GridSampler ends a study when its grid is used up, but a run has init_points + n_iters trials; "
+            "use optimiser=sobol, which fills the space evenly"
+        )
     known = keywords_of(target)
     if known is not None and "seed" not in known:
         raise ConfigError(
@@ -71,12 +76,12 @@ def make_sampler(factory: Callable[..., Any], space: Space, seed: int) -> Statel
 def structured(
     space: Space | None, seed: int, *, blocks: bool = True, candidates: int = 1500, starts: int = 4
 ) -> BaseSampler:
-    """The default, made for merges: ``bayes``, and processes that know what luck is and what blocks are, in turn.
+    """The default, made for merges: ``bayes``, and an ensemble of processes that models noise and blocks, alternating.
 
     Args:
         space: see the module.
         seed: see the module.
-        blocks: one of the processes takes neighbouring blocks to be alike; false: a weight is a weight.
+        blocks: one of the processes correlates neighbouring blocks; false: all weights are independent.
         candidates: points of which the best start the climb to the greatest expected improvement.
         starts: how many of them climb.
     """
@@ -140,7 +145,7 @@ def bayes_classic(
         seed: see the module.
         acquisition: ``ucb``, ``ei`` (expected improvement) or ``poi`` (probability of improvement).
         kappa: for ``ucb``: how many standard deviations of hope count.
-        xi: for ``ei`` and ``poi``: the improvement that is asked for.
+        xi: for ``ei`` and ``poi``: the improvement that is required.
         exploration_decay: kappa or xi is multiplied by this after every suggestion; in (0, 1].
         exploration_decay_delay: but not before this many suggestions.
         bounds_transformer: true, or options of the library's sequential domain reduction (``gamma_osc``,
@@ -208,9 +213,9 @@ def lhs(space: Space | None, seed: int, *, rows: int = 100) -> BaseSampler:
     """
     check_number("rows", rows, 1, whole=True)
 
-    def propose(evidence: Observations, seed: int) -> Array:
-        cube, row = divmod(evidence.drawn, rows)
-        point: Array = latin_hypercube(generator(seed, cube), rows, evidence.dimensions)[row]
+    def propose(observations: Observations, seed: int) -> Array:
+        cube, row = divmod(observations.drawn, rows)
+        point: Array = latin_hypercube(generator(seed, cube), rows, observations.dimensions)[row]
         return point
 
     return CubeSampler(space, seed, propose, name="lhs")
@@ -219,8 +224,8 @@ def lhs(space: Space | None, seed: int, *, rows: int = 100) -> BaseSampler:
 def random(space: Space | None, seed: int) -> BaseSampler:
     """Uniform points: what any other optimiser must beat."""
 
-    def propose(evidence: Observations, seed: int) -> Array:
-        return generator(seed, evidence.slot).random(evidence.dimensions)
+    def propose(observations: Observations, seed: int) -> Array:
+        return generator(seed, observations.slot).random(observations.dimensions)
 
     return CubeSampler(space, seed, propose, name="random")
 
@@ -270,8 +275,8 @@ def cma(
 def sobol(space: Space | None, seed: int) -> BaseSampler:
     """A scrambled Sobol sequence: learns nothing, fills the space evenly however many points are drawn."""
 
-    def propose(evidence: Observations, seed: int) -> Array:
-        point: Array = sobol_points(derived_seed(seed), evidence.drawn, 1, evidence.dimensions)[0]
+    def propose(observations: Observations, seed: int) -> Array:
+        point: Array = sobol_points(derived_seed(seed), observations.drawn, 1, observations.dimensions)[0]
         return point
 
     return CubeSampler(space, seed, propose, name="sobol")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
-from bayes_merger.merging.models.companions import ema_key
+from bayes_merger.merging.models.ema import ema_key
 from tests.cli.test_merge import refused, told
 from tests.merging.tiny_models import FIRST, TEXT, UNET, VAE, write_model
 

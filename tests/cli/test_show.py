@@ -14,7 +14,7 @@ from bayes_merger.report.tables import best_lines, with_error
 from bayes_merger.run.final import decide
 from bayes_merger.run.progress import StopSignal, TrialReport, trial_line
 from bayes_merger.run.record import front_of
-from tests.run.fake_run import PretendBench, make_setup, noisy, searched
+from tests.run.fake_run import evaluator_of, make_setup, noisy, searched
 
 
 def shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
@@ -70,7 +70,7 @@ def test_show_has_the_posterior_means_and_the_trials_drawn_again(
 ) -> None:
     parts = make_setup(scorers={"one": noisy(1.0)}, n_iters=6, final=FinalConfig(rescore=2, images=2))
     study, notes = searched(parts, tmp_path / "s")
-    final = decide(parts, study, PretendBench(parts, notes), notes, StopSignal(notes))
+    final = decide(parts, study, evaluator_of(parts), notes, StopSignal(notes))
     study.set_user_attr("final", final.to_json())
     text, data = shown(tmp_path, capsys)
     assert "posterior mean" in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -12,43 +11,43 @@ import pytest
 
 from bayes_merger import compose
 from bayes_merger.run import loop
-from bayes_merger.run.evaluator import Evaluation, PipelineEvaluator
+from bayes_merger.run.evaluator import PipelineEvaluator
 from bayes_merger.run.final import decide
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import Final
+from bayes_merger.scoring.scorer import Score
 from bayes_merger.session import make_setup
-from tests.run.test_loop import Notes
+from bayes_merger.testing.progress import RecordingReporter
 
 
-class ShuffledBench:
-    """The real bench, but every trial is told the value of another one, drawn from all values seen so far."""
+class ShuffledEvaluator:
+    """The real one, but every trial gets the scores of another one, drawn from all seen so far."""
 
-    def __init__(self, bench: PipelineEvaluator, seed: int) -> None:
-        self._bench = bench
-        self._values: list[float] = []
+    def __init__(self, evaluator: PipelineEvaluator, seed: int) -> None:
+        self._evaluator = evaluator
+        self._seen: list[list[Score]] = []
         self._random = random.Random(seed)
-        self.put, self.draw, self.save = bench.put, bench.draw, bench.save
+        self.load_weights, self.draw, self.save = evaluator.load_weights, evaluator.draw, evaluator.save
 
-    def judge(self, *arguments: Any) -> Evaluation:
-        evaluation = self._bench.judge(*arguments)
-        self._values.append(evaluation.value)
-        return dataclasses.replace(evaluation, value=self._random.choice(self._values))
+    def score(self, *arguments: Any) -> list[Score]:
+        self._seen.append(self._evaluator.score(*arguments))
+        return self._random.choice(self._seen)
 
 
 def searched(folder: RunFolder, shuffle: int | None = None) -> tuple[optuna.study.Study, Final]:
     """The demo run in this process; ``shuffle`` is the seed of the shuffling."""
     settings = compose.compose_run(["experiment=demo"])
     parts = make_setup(compose.validate(settings), settings, folder)
-    notes = Notes()
+    notes = RecordingReporter()
     stop = StopSignal(notes)
     folder.path.mkdir()
-    bench: Any = PipelineEvaluator.load(parts, notes, stop)
+    evaluator: Any = PipelineEvaluator.load(parts, notes, stop)
     if shuffle is not None:
-        bench = ShuffledBench(bench, shuffle)
+        evaluator = ShuffledEvaluator(evaluator, shuffle)
     study = loop.open_study(parts, folder, {}, parts.stored(settings))
-    loop.search(parts, study, bench, folder, notes, stop)
-    return study, decide(parts, study, bench, notes, stop)
+    loop.search(parts, study, evaluator, folder, notes, stop)
+    return study, decide(parts, study, evaluator, notes, stop)
 
 
 def leads(final: Final) -> dict[str, float]:

@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from PIL import Image
 
 from bayes_merger.checkpoints.architectures import SD1
 from bayes_merger.config import FinalConfig, PruningConfig, RunConfig
-from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.merging.method import method_spec
 from bayes_merger.run import loop
-from bayes_merger.run.evaluator import PipelineEvaluator
+from bayes_merger.run.evaluator import Weights
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import ImageToScore
 from bayes_merger.search import samplers
 from bayes_merger.search.space.space import build_space
-from tests.run.test_loop import Notes
+from bayes_merger.testing.evaluator import FakeEvaluator
+from bayes_merger.testing.progress import RecordingReporter
 
 Formula = Callable[[float, int], float]
 """From alpha of BASE and a picture's seed to its raw score."""
@@ -42,54 +40,32 @@ def noisy(noise: float) -> Formula:
 
 
 class FormulaScorer:
-    """Scores the merge that lies on the bench."""
+    """A scorer whose formula the evaluator reads; no picture is looked at."""
 
-    scale, importance = (0.0, 10.0), 1.0
+    scale, importance, interactive = (0.0, 10.0), 1.0, False
 
     def __init__(self, name: str, formula: Formula) -> None:
         self.name, self.formula = name, formula
-        self.alpha = 0.0
 
-    def prepare(self, folder: Any = None) -> None: ...
+    def prepare(self, folder: Path | None = None) -> None: ...
 
     def score(self, images: Sequence[ImageToScore]) -> list[float]:
-        return [self.formula(self.alpha, image.seed) for image in images]
+        raise NotImplementedError
 
 
-class PretendBench(PipelineEvaluator):
-    """The real bench, but for merging and drawing; it remembers the merges and counts the pictures."""
+def evaluator_of(setup: RunSetup, **settings: Any) -> FakeEvaluator:
+    """One that draws nothing and scores by the formulas of the setup's scorers."""
 
-    def __init__(self, parts: RunSetup, notes: Notes, dies_after: int | None = None) -> None:
-        nothing: Any = None
-        super().__init__(parts, nothing, notes, StopSignal(notes))
-        self.parts = parts
-        self.drawn: list[tuple[float, str, int]] = []
-        self.alpha = 0.0
-        self.dies_after = dies_after
+    def of_weights(formula: Formula) -> Callable[[Weights, str, int], float]:
+        return lambda weights, payload, seed: formula(weights["alpha"]["BASE"], seed)
 
-    def put(self, weights: Mapping[str, Mapping[str, float]], method: str | None = None) -> None:
-        self.alpha = weights["alpha"]["BASE"]
-        for scorer in self.parts.scorers.values():
-            scorer.alpha = self.alpha  # type: ignore[attr-defined]
-
-    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
-        images = []
-        for payload in payloads:
-            for index, (seed, prompt) in enumerate(zip(payload.seeds, payload.prompts, strict=True)):
-                if self.dies_after is not None and len(self.drawn) >= self.dies_after:
-                    raise KeyboardInterrupt
-                self.drawn.append((self.alpha, payload.name, seed))
-                images.append(DrawnImage(payload.name, index, seed, prompt, Image.new("RGB", (8, 8))))
-        return tuple(images)
+    scorers: Any = setup.scorers
+    return FakeEvaluator({name: of_weights(scorer.formula) for name, scorer in scorers.items()}, **settings)
 
 
-class VoidBench(PretendBench):
-    """Cannot draw pure B."""
-
-    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
-        if self.alpha == 1.0:
-            raise TrialFailed("black")
-        return super().draw(payloads)
+def pictures_of(evaluator: FakeEvaluator) -> list[tuple[float, str, int]]:
+    """Alpha of BASE, payload and seed of every picture drawn."""
+    return [(weights["alpha"]["BASE"], payload, seed) for weights, payload, seed in evaluator.drawn]
 
 
 def make_setup(
@@ -131,9 +107,11 @@ def open_study(parts: RunSetup, folder: RunFolder) -> optuna.study.Study:
     return loop.open_study(parts, folder, {}, stored)
 
 
-def searched(parts: RunSetup, path: Path, bench: PretendBench | None = None) -> tuple[optuna.study.Study, Notes]:
+def searched(
+    parts: RunSetup, path: Path, evaluator: FakeEvaluator | None = None
+) -> tuple[optuna.study.Study, RecordingReporter]:
     """A study in that folder, searched until it ends."""
-    folder, notes = RunFolder(path), Notes()
+    folder, notes = RunFolder(path), RecordingReporter()
     study = open_study(parts, folder)
-    loop.search(parts, study, bench or PretendBench(parts, notes), folder, notes, StopSignal(notes))
+    loop.search(parts, study, evaluator or evaluator_of(parts), folder, notes, StopSignal(notes))
     return study, notes

@@ -11,8 +11,8 @@ from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import complete_trials, posterior_of
 from bayes_merger.search.study.stopping import PATIENT_FROM, SECONDS, STOPPED, worked
-from tests.run.fake_run import PretendBench, make_setup, noisy, searched
-from tests.run.test_loop import Notes
+from bayes_merger.testing.progress import RecordingReporter
+from tests.run.fake_run import evaluator_of, make_setup, noisy, searched
 
 
 def test_patience_ends_the_search_and_the_reason_is_kept(tmp_path: Path) -> None:
@@ -27,8 +27,8 @@ def test_patience_ends_the_search_and_the_reason_is_kept(tmp_path: Path) -> None
 def test_another_worker_finds_it_ended_and_draws_nothing(tmp_path: Path) -> None:
     parts = make_setup(scorers={"one": lambda alpha, seed: 5.0 + (alpha == 0.0)}, n_iters=40, patience=6)
     study, _ = searched(parts, tmp_path / "s")
-    notes = Notes()
-    bench = PretendBench(parts, notes)
+    notes = RecordingReporter()
+    bench = evaluator_of(parts)
     loop.search(parts, study, bench, RunFolder(tmp_path / "s"), notes, StopSignal(notes), name="2")
     assert bench.drawn == []
     assert notes.lines == []

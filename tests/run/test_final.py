@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +12,47 @@ import optuna
 import pytest
 
 from bayes_merger.checkpoints.architectures import SD1
-from bayes_merger.config import FinalConfig, RunConfig
-from bayes_merger.errors import TrialFailed
+from bayes_merger.config import FinalConfig
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.merging.method import method_spec
-from bayes_merger.run.evaluator import Evaluation
-from bayes_merger.run.final import closing_table, decide, fresh_payloads, keep_pictures, points_per_image
-from bayes_merger.run.final import length as final_length
+from bayes_merger.run.evaluator import Baseline, Weights, conclude
+from bayes_merger.run.final import (
+    closing_table,
+    decide,
+    final_round_trials,
+    fresh_payloads,
+    keep_pictures,
+    points_per_image,
+)
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import ComparisonRow, Final, Rescored, complete_trials, posterior_of
 from bayes_merger.run.setup import RunSetup
-from bayes_merger.scoring.scorer import Score, combine
-from bayes_merger.search.samplers import random
-from bayes_merger.search.space.space import build_space
-from tests.run import fake_run as pretend
-from tests.run.test_loop import Notes
+from bayes_merger.scoring.scorer import Score
+from bayes_merger.testing.evaluator import FakeEvaluator
+from bayes_merger.testing.progress import RecordingReporter
+from tests.run.fake_run import FormulaScorer, evaluator_of, make_setup, noisy, open_study, pictures_of, searched
 
 
 def new_study() -> optuna.study.Study:
     return optuna.create_study(direction="maximize")
 
 
-class Tens:
-    name, scale, importance = "tens", (0.0, 10.0), 1.0
-
-    def prepare(self, folder: Any = None) -> None: ...
-
-    def score(self, images: Any) -> list[float]:
-        raise NotImplementedError
+TENS: Any = FormulaScorer("tens", lambda alpha, seed: 0.0)
 
 
-class Model:
-    architecture = SD1
-
-
-def make_setup(images: int = 3) -> RunSetup:
+def setup_of(images: int = 3) -> RunSetup:
+    """Two payloads, of which b counts three times as much."""
     payloads = resolve([Payload("a", "a ring"), Payload("b", "a disc", importance=3.0)], 0)
-    config = RunConfig(model_a="a", model_b="b", final=FinalConfig(images=images))
-    space = build_space(SD1.blocks, {"alpha": (0.0, 1.0)})
-    models: Any = {"a": Model(), "b": Model()}
-    return RunSetup(config, models, method_spec("weighted_sum"), space, payloads, {"tens": Tens()}, random)
+    setup = make_setup(final=FinalConfig(images=images))
+    return replace(setup, payloads=payloads, scorers={"tens": TENS})
 
 
-def evaluation(parts: RunSetup, payloads: Any, values: dict[str, list[float]]) -> Evaluation:
-    scores = tuple(Score("tens", name, i, i, v) for name, own in values.items() for i, v in enumerate(own))
-    value = combine(scores, {p.name: p.importance for p in payloads}, {"tens": (1.0, (0.0, 10.0))})
-    return Evaluation(value, scores, (), ())
+def evaluation(values: dict[str, list[float]]) -> list[Score]:
+    return [Score("tens", name, i, i, v) for name, own in values.items() for i, v in enumerate(own)]
 
 
 def test_fresh_seeds_are_fresh_and_the_two_rounds_share_none() -> None:
-    parts = make_setup()
+    parts = setup_of()
     first, second = fresh_payloads(parts, 0), fresh_payloads(parts, 1)
     assert [len(payload.seeds) for payload in first] == [3, 3]
     used = {seed for payload in parts.payloads for seed in payload.seeds}
@@ -74,61 +65,53 @@ def test_fresh_seeds_are_fresh_and_the_two_rounds_share_none() -> None:
 
 
 def test_the_mean_of_a_picture_s_points_is_the_value() -> None:
-    parts = make_setup()
-    given = evaluation(parts, parts.payloads, {"a": [4.0], "b": [8.0]})
-    points = points_per_image(parts, parts.payloads, given.scores)
+    parts = setup_of()
+    scores = evaluation({"a": [4.0], "b": [8.0]})
+    points = points_per_image(parts, parts.payloads, scores)
     assert points == [2.0, 12.0]  # b counts three times as much: shares 1/2 and 3/2
-    assert sum(points) / 2 == given.value == 7.0
+    assert sum(points) / 2 == conclude(parts, scores).value == 7.0
 
 
-class TableBench:
-    """Gives every contender the scores it is told; one of them breaks."""
+def table(values: dict[str, dict[str, list[float]]], setup: RunSetup) -> tuple[ComparisonRow, ...]:
+    """The closing table where each row has these points per payload; a row without any breaks."""
+    now = ""
 
-    def __init__(self, parts: RunSetup, values: dict[str, dict[str, list[float]] | None]) -> None:
-        self.parts, self.values, self.now = parts, values, ""
+    def fails(weights: Weights, baseline: Baseline | None) -> str:
+        nonlocal now
+        now = baseline.name if baseline else "best merge"
+        return "" if now in values else "black"
 
-    def put(self, weights: Any, method: str | None = None) -> None:
-        alpha = weights["alpha"]["IN00"]
-        self.now = "best" if method is None else {0.0: "A", 1.0: "B", 0.5: "even"}[alpha]
-
-    def draw(self, payloads: Any) -> tuple[()]:
-        if self.values[self.now] is None:
-            raise TrialFailed("black")
-        return ()
-
-    def judge(self, weights: Any, payloads: Any, images: Any, paths: Any) -> Evaluation:
-        values = self.values[self.now]
-        assert values is not None
-        return evaluation(self.parts, payloads, values)
+    fresh = {payload.name: payload.seeds for payload in fresh_payloads(setup, 1)}
+    evaluator = FakeEvaluator(
+        {"tens": lambda weights, payload, seed: values[now][payload][fresh[payload].index(seed)]}, fails=fails
+    )
+    notes = RecordingReporter()
+    winner = {"alpha": dict.fromkeys(SD1.blocks, 0.3)}
+    return closing_table(setup, new_study(), evaluator, winner, notes, StopSignal(notes))
 
 
 def test_a_lead_is_measured_on_the_same_pictures() -> None:
-    parts = make_setup()
-    values: dict[str, dict[str, list[float]] | None] = {
-        "best": {"a": [6.0, 8.0], "b": [2.0, 4.0]},
-        "A": {"a": [5.0, 7.0], "b": [1.0, 3.0]},  # always exactly 1 behind
-        "B": None,
-        "even": {"a": [6.0, 6.0], "b": [2.0, 0.0]},
-    }
-    bench: Any = TableBench(parts, values)
-    rows = closing_table(
-        parts, new_study(), bench, {"alpha": dict.fromkeys(SD1.blocks, 0.3)}, Notes(), StopSignal(Notes())
+    setup = setup_of(images=2)
+    setup = replace(setup, payloads=tuple(replace(payload, importance=1.0) for payload in setup.payloads))
+    rows = table(
+        {
+            "best merge": {"a": [6.0, 8.0], "b": [2.0, 4.0]},
+            "model A": {"a": [5.0, 7.0], "b": [1.0, 3.0]},  # always exactly 1 behind
+            "even mix": {"a": [6.0, 6.0], "b": [2.0, 0.0]},
+        },
+        setup,
     )
     assert [row.name for row in rows] == ["best merge", "model A", "even mix"]
-    assert rows[0].mean == 4.0
+    assert rows[0].mean == 5.0
     assert (rows[0].behind, rows[0].behind_error) == (0.0, 0.0)
     assert rows[1].behind == 1.0
-    assert rows[2].mean == 2.25
-    assert rows[2].behind == pytest.approx(1.75)
+    assert rows[2].mean == 3.5
+    assert rows[2].behind == pytest.approx(1.5)
 
 
 def test_the_error_of_a_mean_is_that_of_the_textbook() -> None:
-    parts = make_setup()
     even = {"a": [1.0, 3.0], "b": [2.0, 2.0]}
-    bench: Any = TableBench(parts, dict.fromkeys(("best", "A", "B", "even"), even))
-    rows = closing_table(
-        parts, new_study(), bench, {"alpha": dict.fromkeys(SD1.blocks, 0.3)}, Notes(), StopSignal(Notes())
-    )
+    rows = table(dict.fromkeys(("best merge", "model A", "model B", "even mix"), even), setup_of(images=2))
     points = [0.5, 1.5, 3.0, 3.0]
     mean = sum(points) / 4
     expected = math.sqrt(sum((p - mean) ** 2 for p in points) / 3 / 4)
@@ -151,10 +134,10 @@ def test_a_final_round_of_an_older_study_is_read() -> None:
 
 
 def test_the_best_few_by_posterior_mean_and_the_luckiest_are_drawn_again(tmp_path: Path) -> None:
-    parts = pretend.make_setup(n_iters=16, scorers={"one": pretend.noisy(2.0)}, pictures=2)
-    study, notes = pretend.searched(parts, tmp_path / "s")
-    bench = pretend.PretendBench(parts, notes)
-    final = decide(parts, study, bench, notes, StopSignal(notes))
+    parts = make_setup(n_iters=16, scorers={"one": noisy(2.0)}, pictures=2)
+    study, notes = searched(parts, tmp_path / "s")
+    evaluator = evaluator_of(parts)
+    final = decide(parts, study, evaluator, notes, StopSignal(notes))
     known = posterior_of(study)
     assert known.best_observed is not None
     assert [one.trial for one in final.rescored] == known.candidates(3)
@@ -162,53 +145,61 @@ def test_the_best_few_by_posterior_mean_and_the_luckiest_are_drawn_again(tmp_pat
     assert final.winner == max(final.rescored, key=lambda one: one.mean).trial
     assert final.images == 4
     assert all(one.error is not None and one.error > 0 for one in final.rescored)
-    assert len(bench.drawn) == (3 + 4) * 2 * 2 == final_length(parts) * 2
+    assert len(evaluator.drawn) == (3 + 4) * 2 * 2 == final_round_trials(parts) * 2
 
 
 def test_a_killed_final_round_draws_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:
-    parts = pretend.make_setup(scorers={"one": pretend.noisy(1.0)})
-    study, notes = pretend.searched(parts, tmp_path / "s")
-    other, _ = pretend.searched(pretend.make_setup(scorers={"one": pretend.noisy(1.0)}), tmp_path / "other")
-    whole = decide(parts, other, pretend.PretendBench(parts, notes), notes, StopSignal(notes))
+    parts = make_setup(scorers={"one": noisy(1.0)})
+    study, notes = searched(parts, tmp_path / "s")
+    other, _ = searched(make_setup(scorers={"one": noisy(1.0)}), tmp_path / "other")
+    whole = decide(parts, other, evaluator_of(parts), notes, StopSignal(notes))
     drawn: list[tuple[float, str, int]] = []
     for dies_after in (6, 9, 4):  # pictures: each merge has four
-        bench = pretend.PretendBench(parts, notes, dies_after)
+        evaluator = evaluator_of(parts, dies_after=dies_after)
         with pytest.raises(KeyboardInterrupt):
-            decide(parts, study, bench, notes, StopSignal(notes))
-        drawn += bench.drawn[: 4 * (len(bench.drawn) // 4)]
-    bench = pretend.PretendBench(parts, notes)
-    final = decide(parts, pretend.open_study(parts, RunFolder(tmp_path / "s")), bench, notes, StopSignal(notes))
-    drawn += bench.drawn
+            decide(parts, study, evaluator, notes, StopSignal(notes))
+        drawn += pictures_of(evaluator)[: 4 * (len(evaluator.drawn) // 4)]
+    evaluator = evaluator_of(parts)
+    final = decide(parts, open_study(parts, RunFolder(tmp_path / "s")), evaluator, notes, StopSignal(notes))
+    drawn += pictures_of(evaluator)
     assert final == whole
     assert len(drawn) == len(set(drawn)) == (3 + 4) * 4
-    again = pretend.PretendBench(parts, notes)
+    again = evaluator_of(parts)
     assert decide(parts, study, again, notes, StopSignal(notes)) == whole
     assert again.drawn == []
 
 
 def test_more_trials_later_reuse_what_was_drawn(tmp_path: Path) -> None:
-    parts = pretend.make_setup(scorers={"one": pretend.noisy(1.0)})
-    study, notes = pretend.searched(parts, tmp_path / "s")
-    decide(parts, study, pretend.PretendBench(parts, notes), notes, StopSignal(notes))
-    more = pretend.make_setup(scorers={"one": pretend.noisy(1.0)}, n_iters=8)
-    pretend.searched(more, tmp_path / "s")
-    bench = pretend.PretendBench(more, notes)
-    decide(more, study, bench, notes, StopSignal(notes))
-    assert not any(alpha in (0.0, 0.5, 1.0) for alpha, _, _ in bench.drawn)  # A, B and the even mix were there
+    parts = make_setup(scorers={"one": noisy(1.0)})
+    study, notes = searched(parts, tmp_path / "s")
+    decide(parts, study, evaluator_of(parts), notes, StopSignal(notes))
+    more = make_setup(scorers={"one": noisy(1.0)}, n_iters=8)
+    searched(more, tmp_path / "s")
+    evaluator = evaluator_of(more)
+    decide(more, study, evaluator, notes, StopSignal(notes))
+    assert not any(
+        alpha in (0.0, 0.5, 1.0) for alpha, _, _ in pictures_of(evaluator)
+    )  # A, B and the even mix were there
 
 
 def test_what_cannot_be_drawn_is_left_out(tmp_path: Path) -> None:
-    parts = pretend.make_setup(scorers={"one": pretend.noisy(0.1)})
-    study, notes = pretend.searched(parts, tmp_path / "s")
-    final = decide(parts, study, pretend.VoidBench(parts, notes), notes, StopSignal(notes))
+    parts = make_setup(scorers={"one": noisy(0.1)})
+    study, notes = searched(parts, tmp_path / "s")
+    final = decide(
+        parts,
+        study,
+        evaluator_of(parts, fails=lambda weights, baseline: "black" if weights["alpha"]["BASE"] == 1.0 else ""),
+        notes,
+        StopSignal(notes),
+    )
     assert [row.name for row in final.rows] == ["best merge", "model A", "even mix"]
 
 
 @pytest.mark.parametrize("settings", [FinalConfig(rescore=3, images=0), FinalConfig(rescore=0, images=2)])
 def test_without_drawing_again_the_best_posterior_mean_wins(tmp_path: Path, settings: FinalConfig) -> None:
-    parts = pretend.make_setup(scorers={"one": pretend.noisy(2.0)}, pictures=2, n_iters=16, final=settings)
-    study, notes = pretend.searched(parts, tmp_path / "s")
-    final = decide(parts, study, pretend.PretendBench(parts, notes), notes, StopSignal(notes))
+    parts = make_setup(scorers={"one": noisy(2.0)}, pictures=2, n_iters=16, final=settings)
+    study, notes = searched(parts, tmp_path / "s")
+    final = decide(parts, study, evaluator_of(parts), notes, StopSignal(notes))
     best = posterior_of(study).best
     assert best is not None
     assert final.winner == best.trial
@@ -217,15 +208,15 @@ def test_without_drawing_again_the_best_posterior_mean_wins(tmp_path: Path, sett
 
 
 def test_the_winner_s_pictures_are_drawn_once_more_where_they_were_not_kept(tmp_path: Path) -> None:
-    parts = pretend.make_setup(scorers={"one": pretend.noisy(1.0)}, images="best")
+    parts = make_setup(scorers={"one": noisy(1.0)}, images="best")
     folder = RunFolder(tmp_path / "s")
-    study, notes = pretend.searched(parts, folder.path)
+    study, notes = searched(parts, folder.path)
     lost = next(trial for trial in complete_trials(study) if "images" not in trial.user_attrs)
     study.set_user_attr("final", Final(lost.number, 4, (), ()).to_json())
-    bench = pretend.PretendBench(parts, notes)
-    keep_pictures(parts, study, bench, folder, notes)
-    assert len(bench.drawn) == 4
-    assert {alpha for alpha, _, _ in bench.drawn} == {lost.params["BASE.alpha"]}
+    evaluator = evaluator_of(parts)
+    keep_pictures(parts, study, evaluator, folder, notes)
+    assert len(evaluator.drawn) == 4
+    assert {alpha for alpha, _, _ in pictures_of(evaluator)} == {lost.params["BASE.alpha"]}
     assert len(list(folder.images(lost.number).glob("*.png"))) == 4
-    keep_pictures(parts, study, bench, folder, notes)
-    assert len(bench.drawn) == 4
+    keep_pictures(parts, study, evaluator, folder, notes)
+    assert len(evaluator.drawn) == 4

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS
-from bayes_merger.run.evaluator import contenders
+from bayes_merger.run.evaluator import baselines
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.models import read_recipe
 from bayes_merger.search.study.study import FINGERPRINT
@@ -126,9 +126,9 @@ def test_a_winner_is_compared_with_each_of_more_than_three_models() -> None:
     parts = make_setup()
     models = {name: Model() for name in ("a", "b", "c", "d", "vae")}
     three = replace(parts, checkpoints={name: models[name] for name in "abc"})  # type: ignore[arg-type]
-    assert [name for name, _, _ in contenders(three)] == ["model A", "model B", "even mix"]
-    rows = contenders(replace(parts, checkpoints=models))  # type: ignore[arg-type]
-    assert [(name, method) for name, _, method in rows] == [
+    assert [row.name for row in baselines(three)] == ["model A", "model B", "even mix"]
+    rows = baselines(replace(parts, checkpoints=models))  # type: ignore[arg-type]
+    assert [(row.name, row.key) for row in rows] == [
         ("model A", "weighted_sum"),
         ("model B", "weighted_sum"),
         ("model C", "alone: c"),

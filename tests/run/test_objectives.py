@@ -10,7 +10,7 @@ import pytest
 from bayes_merger.config import FinalConfig, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.report import summary as report
-from bayes_merger.run.final import candidates, decide, spread
+from bayes_merger.run.final import candidates, decide, spread_over_front
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.objectives import check_objectives, objective_values
 from bayes_merger.run.progress import StopSignal
@@ -23,9 +23,9 @@ from bayes_merger.run.record import (
     trial_of,
     value_of,
 )
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import Score
-from tests.run.fake_run import PretendBench, make_setup, open_study, searched
-from tests.run.test_loop import Notes
+from tests.run.fake_run import evaluator_of, make_setup, open_study, searched
 
 BOTH = {
     "first": lambda alpha, seed: 5.0 - 4.0 * (alpha - 0.2) ** 2 + 0.001 * (seed % 7),
@@ -87,20 +87,20 @@ def test_a_front_is_found_and_its_members_beat_each_other_nowhere(tmp_path: Path
 def test_the_members_drawn_again_are_spread_over_the_front() -> None:
     values = [(9.0, 1.0), (8.9, 1.1), (8.8, 1.2), (5.0, 5.5), (1.2, 8.8), (1.0, 9.0)]
     sums = [sum(pair) for pair in values]
-    assert spread(values, sums, 9) == [0, 1, 2, 3, 4, 5]
-    assert spread(values, sums, 3) == [0, 3, 5]
-    assert spread(values, sums, 1) == [3]
-    assert spread(values, sums, 0) == []
-    assert len(spread(values, sums, 5)) == 5
+    assert spread_over_front(values, sums, 9) == [0, 1, 2, 3, 4, 5]
+    assert spread_over_front(values, sums, 3) == [0, 3, 5]
+    assert spread_over_front(values, sums, 1) == [3]
+    assert spread_over_front(values, sums, 0) == []
+    assert len(spread_over_front(values, sums, 5)) == 5
 
 
 def test_the_front_is_scored_on_fresh_seeds_with_its_errors(tmp_path: Path) -> None:
     parts = make_setup(scorers=BOTH, objectives=["first", "second"], n_iters=16, final=FinalConfig(rescore=4, images=3))
     study, notes = searched(parts, tmp_path / "s")
-    bench = PretendBench(parts, notes)
-    final = decide(parts, study, bench, notes, StopSignal(notes))
+    evaluator = evaluator_of(parts)
+    final = decide(parts, study, evaluator, notes, StopSignal(notes))
     assert [one.trial for one in final.rescored] == candidates(study, 4)
-    fresh = {seed for _, _, seed in bench.drawn}
+    fresh = {seed for _, _, seed in evaluator.drawn}
     assert not fresh & {seed for payload in parts.payloads for seed in payload.seeds}
     for one in final.rescored:
         trial = trial_of(study, one.trial)
@@ -132,13 +132,13 @@ def test_every_member_is_taken_home(tmp_path: Path) -> None:
 
 
 def test_a_killed_search_of_several_objectives_goes_on(tmp_path: Path) -> None:
-    def parts() -> object:
+    def parts() -> RunSetup:
         return make_setup(scorers=BOTH, objectives=["first", "second"])
 
-    whole, _ = searched(parts(), tmp_path / "whole")  # type: ignore[arg-type]
+    whole, _ = searched(parts(), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        searched(parts(), tmp_path / "killed", PretendBench(parts(), Notes(), dies_after=21))  # type: ignore[arg-type]
-    killed, _ = searched(parts(), tmp_path / "killed")  # type: ignore[arg-type]
+        searched(parts(), tmp_path / "killed", evaluator_of(parts(), dies_after=21))
+    killed, _ = searched(parts(), tmp_path / "killed")
     assert [(t.params, t.values) for t in complete_trials(killed)] == [
         (t.params, t.values) for t in complete_trials(whole)
     ]

@@ -17,8 +17,7 @@ from bayes_merger.run.record import best_value, complete_trials, posterior_of
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.study.history import origin
 from bayes_merger.search.study.study import finished
-from tests.run.fake_run import PretendBench, make_setup, noisy, searched
-from tests.run.test_loop import Notes
+from tests.run.fake_run import evaluator_of, make_setup, noisy, searched
 
 ON = PruningConfig(test="wilcoxon", p=0.1, first=4)
 JUDGES = {"one": (1.0, (0.0, 10.0))}
@@ -140,7 +139,7 @@ def test_a_person_is_not_interrupted() -> None:
 
 def test_a_search_gives_up_bad_merges_and_saves_their_pictures(tmp_path: Path) -> None:
     parts = make_setup(pictures=16, scorers={"one": noisy(0.5)}, n_iters=14, pruning=ON)
-    bench = PretendBench(parts, Notes())
+    bench = evaluator_of(parts)
     study, notes = searched(parts, tmp_path / "s", bench)
     states = [trial.state for trial in study.get_trials()]
     pruned = [trial for trial in study.get_trials() if trial.state == TrialState.PRUNED]
@@ -180,7 +179,7 @@ def test_a_killed_search_goes_on_with_the_same_decisions(tmp_path: Path) -> None
     whole, _ = searched(parts(), tmp_path / "whole")  # type: ignore[arg-type]
     for dies_after in (30, 40, 20):  # pictures: in the design, and in trials
         with pytest.raises(KeyboardInterrupt):
-            searched(parts(), tmp_path / "killed", PretendBench(parts(), Notes(), dies_after))  # type: ignore[arg-type]
+            searched(parts(), tmp_path / "killed", evaluator_of(parts(), dies_after=dies_after))  # type: ignore[arg-type]
     killed, _ = searched(parts(), tmp_path / "killed")  # type: ignore[arg-type]
     told = (TrialState.COMPLETE, TrialState.PRUNED)
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.scoring.download import cache_folder, find_weights, safetensors_shapes
+from bayes_merger.scoring.download import cache_folder, find_weights, open_weights
 
 CONTENT = b"weights " * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -230,12 +230,13 @@ def test_a_cache_that_cannot_be_written_names_its_variable(hub, tmp_path, monkey
 def test_a_header_that_makes_no_sense_is_refused(tmp_path, content):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"head: .*x\.safetensors.*fetch"):
-        safetensors_shapes(path, "head")
+    with pytest.raises(ConfigError, match=r"head: .*x\.safetensors: .*(download|give)"):
+        open_weights(path, "head")
 
 
 def test_shapes_are_read_from_the_header(tmp_path):
     header = b'{"__metadata__":{"a":"b"},"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    assert safetensors_shapes(path, "head") == {"w": (2,)}
+    with open_weights(path, "head") as file:
+        assert file.shapes == {"w": (2,)}

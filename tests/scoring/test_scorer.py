@@ -7,7 +7,18 @@ import sys
 import pytest
 
 from bayes_merger.errors import ConfigError, TrialFailed
-from bayes_merger.scoring import Score, Scorer, check_importance, check_scale, combine, judge, picture_points, points
+from bayes_merger.scoring import (
+    Score,
+    Scorer,
+    ScorerBase,
+    check_importance,
+    check_scale,
+    check_scorer,
+    combine,
+    picture_points,
+    points,
+    score_images,
+)  # fmt: skip
 from tests.scoring.pictures import judged
 
 TEN = (0.0, 10.0)
@@ -19,6 +30,7 @@ class Fixed:
     name = "fixed"
     scale = TEN
     importance = 1.0
+    interactive = False
 
     def __init__(self, *values: float) -> None:
         self.values = list(values)
@@ -73,7 +85,7 @@ def test_a_raw_score_that_is_no_number_fails_the_trial(value):
     with pytest.raises(TrialFailed, match="image 2 of a"):
         combine([score(value, index=2)], {"a": 1}, {"laion": (1, TEN)})
     with pytest.raises(TrialFailed, match="fixed"):
-        judge(Fixed(value), [judged()])
+        score_images(Fixed(value), [judged()])
 
 
 def test_a_payload_nobody_scored_fails_the_trial():
@@ -132,20 +144,75 @@ def test_the_order_of_scores_does_not_matter():
 
 
 def test_judging_keeps_raw_scores_with_their_picture():
-    assert judge(Fixed(3, 4), [judged(0), judged(1)]) == [
+    assert score_images(Fixed(3, 4), [judged(0), judged(1)]) == [
         Score("fixed", "portrait", 0, 100, 3.0),
         Score("fixed", "portrait", 1, 101, 4.0),
     ]
-    assert judge(Fixed(), []) == []
+    assert score_images(Fixed(), []) == []
 
 
 def test_a_scorer_that_miscounts_fails_the_trial():
     with pytest.raises(TrialFailed, match="1 scores for 2 images"):
-        judge(Fixed(3), [judged(0), judged(1)])
+        score_images(Fixed(3), [judged(0), judged(1)])
+
+
+@pytest.mark.parametrize("values", [None, 5, "57", ["5", "7"], [5, None], [[1, 2], [3, 4]], {"a": 5, "b": 7}])
+def test_a_scorer_that_gives_something_else_than_numbers_fails_the_trial(values):
+    scorer = Fixed()
+    scorer.values = values
+    with pytest.raises(TrialFailed, match=r"scorer fixed gave .* instead of one number for each image"):
+        score_images(scorer, [judged(0), judged(1)])
 
 
 def test_a_users_class_is_a_scorer_without_inheriting():
     assert isinstance(Fixed(), Scorer)
+    scorer = Fixed()
+    assert check_scorer("scorers.fixed", scorer) is scorer
+
+
+def test_a_scorer_of_ones_own_needs_nothing_but_score():
+    class Bright(ScorerBase):
+        def score(self, images):
+            return [image.image.convert("L").resize((1, 1)).getpixel((0, 0)) / 25.5 for image in images]
+
+    scorer = check_scorer("scorers.bright", Bright("bright", importance=2, scale=[0, 5]))
+    assert (scorer.importance, scorer.scale, scorer.interactive) == (2.0, (0.0, 5.0), False)
+    assert 4 < score_images(scorer, [judged()])[0].value < 6
+    with pytest.raises(ConfigError, match="scorer bright: importance must be a number, not 'much'"):
+        Bright("bright", importance="much")
+
+
+def test_what_a_scorer_lacks_is_named_at_the_door():
+    class Bare:
+        name = "bare"
+
+        def score(self, images):
+            return [5.0 for _ in images]
+
+    with pytest.raises(
+        ConfigError,
+        match=r"^scorers\.bare: .*Bare has no `scale`, `importance`, `prepare`; .*ScorerBase",
+    ):
+        check_scorer("scorers.bare", Bare())
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"name": "other"}, "its name is 'other'; give it the one it is chosen by"),
+        ({"name": 5}, "its name is 5"),
+        ({"importance": "1"}, "importance must be a number, not '1'"),
+        ({"scale": 10}, r"scale must be two numbers like \[0, 10\], not 10"),
+        ({"interactive": "no"}, "`interactive` of Fixed must be True or False, not 'no'"),
+        ({"score": 5}, "`score` of Fixed must be a method, not 5"),
+    ],
+)
+def test_a_scorer_with_a_member_of_the_wrong_type_is_refused_at_the_door(changed, said):
+    scorer = Fixed()
+    for name, value in changed.items():
+        setattr(scorer, name, value)
+    with pytest.raises(ConfigError, match=rf"^scorers\.fixed: {said}"):
+        check_scorer("scorers.fixed", scorer)
 
 
 def test_importance_and_scale_are_checked():

@@ -18,8 +18,9 @@ from optuna.trial import TrialState
 from bayes_merger.errors import ConfigError
 from bayes_merger.search import build_space, samplers
 from bayes_merger.search.optimisers.options import check_names
-from bayes_merger.search.space.cube import generator, latin_hypercube, to_point, to_values
+from bayes_merger.search.space.cube import generator, latin_hypercube, to_point
 from bayes_merger.search.study.study import design
+from bayes_merger.testing.samplers import SPACE, SamplerContract, rows_of
 from tests.search import optimiser_configs as optimisers
 
 
@@ -30,8 +31,20 @@ def _each(names: list[str]) -> list[Any]:
 
 ALL = _each(optimisers.NAMES)
 LEARNING = _each(optimisers.LEARNING)
-SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(-1.0, 2.0), "c": FloatDistribution(0.4, 0.5)}
 Params = dict[str, Any]
+
+
+for _name in optimisers.NAMES:
+    _class = type(
+        f"TestContractOf{_name.title().replace('_', '')}",
+        (SamplerContract,),
+        {
+            "factory": partial(optimisers.sampler_by_keyword, _name),
+            "several_objectives": _name in optimisers.SEVERAL,
+            "pytestmark": [pytest.mark.slow] if _name in optimisers.EXTRA else [],
+        },
+    )
+    globals()[_class.__name__] = _class
 
 
 @pytest.fixture(autouse=True)
@@ -53,56 +66,8 @@ def study_of(name: str, rows: list[tuple[Params, float | None]], **options: Any)
     return study
 
 
-def rows_of(count: int) -> list[tuple[Params, float | None]]:
-    cube = latin_hypercube(generator(1), count, 3)
-    return [(to_values(point, SPACE), -float(((point - 0.6) ** 2).sum())) for point in cube]
-
-
 @pytest.mark.parametrize("name", ALL)
-def test_a_suggestion_is_a_function_of_the_stored_study_alone(name: str) -> None:
-    first = study_of(name, rows_of(12)).ask(SPACE).params
-    worked = study_of(name, [])
-    for values, score in rows_of(12):
-        worked.ask(SPACE)  # draws random numbers that must not matter
-        worked.add_trial(optuna.create_trial(params=values, distributions=SPACE, value=score))
-    assert study_of(name, rows_of(12)).ask(SPACE).params == first
-    assert study_of(name, rows_of(12), seed=6).ask(SPACE).params != first
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_suggestion_lies_in_the_ranges_also_at_the_very_first(name: str) -> None:
-    study = study_of(name, [])
-    for _ in range(4):
-        trial = study.ask(SPACE)
-        assert all(SPACE[key].low <= value <= SPACE[key].high for key, value in trial.params.items())
-        study.tell(trial, 1.0)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_trial_that_fails_is_not_suggested_again(name: str) -> None:
-    study = study_of(name, rows_of(6))
-    seen = []
-    for _ in range(4):
-        trial = study.ask(SPACE)
-        seen.append(tuple(trial.params.values()))
-        study.tell(trial, state=TrialState.FAIL)
-    assert len(set(seen)) == 4
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_trial_that_was_cut_short_is_not_suggested_again(name: str) -> None:
-    study = study_of(name, rows_of(6))
-    seen = []
-    for _ in range(3):
-        trial = study.ask(SPACE)
-        seen.append(tuple(trial.params.values()))
-        trial.report(0.5, 0)
-        study.tell(trial, state=TrialState.PRUNED)
-    assert len(set(seen)) == 3
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_trials_of_a_wider_space_do_no_harm(name: str) -> None:
+def test_trials_that_the_sampler_chose_in_a_wider_space_do_no_harm(name: str) -> None:
     study = study_of(name, rows_of(12))
     narrow = {"a": FloatDistribution(0.8, 0.9), "b": SPACE["b"], "c": SPACE["c"]}
     study.sampler = sampler_of(name, narrow)
@@ -115,72 +80,18 @@ def test_trials_of_a_wider_space_do_no_harm(name: str) -> None:
     assert len(set(suggested)) == 3
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_trials_without_one_of_the_parameters_are_left_out_and_others_they_have_ignored(name: str) -> None:
-    study = study_of(name, rows_of(6))
-    wider = SPACE | {"d": FloatDistribution(0.0, 1.0)}
-    study.sampler = sampler_of(name, wider)
-    assert set(study.ask(wider).params) == {"a", "b", "c", "d"}
-    fewer = {"a": SPACE["a"], "c": SPACE["c"]}
-    study.sampler = sampler_of(name, fewer)
-    assert set(study.ask(fewer).params) == {"a", "c"}
-
-
-@pytest.mark.parametrize("name", _each(optimisers.SEVERAL))
-def test_two_objectives_are_searched_between(name: str) -> None:
-    def study() -> optuna.Study:
-        made = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler_of(name))
-        made.sampler.check_objectives(2)  # type: ignore[attr-defined]
-        for values, _ in rows_of(10):
-            scores = [-abs(values["a"] - 0.2), -abs(values["a"] - 0.8)]
-            made.add_trial(optuna.create_trial(params=values, distributions=SPACE, values=scores))
-        return made
-
-    first = study()
-    trial = first.ask(SPACE)
-    assert trial.params == study().ask(SPACE).params
-    first.tell(trial, state=TrialState.FAIL)
-    assert first.ask(SPACE).params != trial.params
-
-
 @pytest.mark.parametrize("name", [name for name in optimisers.NAMES if name not in optimisers.SEVERAL])
 def test_an_optimiser_of_one_objective_says_so_before_the_first_trial(name: str) -> None:
     sampler: Any = sampler_of(name)
     sampler.check_objectives(1)
-    with pytest.raises(ConfigError, match=f"{name} knows one objective and there are 2; take optimiser=gp"):
+    with pytest.raises(ConfigError, match=f"{name} supports one objective and there are 2; take optimiser=gp"):
         sampler.check_objectives(2)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_trials_that_still_run_are_kept_away_from(name: str) -> None:
-    study = study_of(name, rows_of(6))
-    seen = [tuple(study.ask(SPACE).params.values()) for _ in range(4)]
-    assert len(set(seen)) == 4
-
-
-@pytest.mark.parametrize("name", LEARNING)
-def test_an_infinite_score_teaches_nothing_and_breaks_nothing(name: str) -> None:
-    rows = [*rows_of(6), ({"a": 0.5, "b": 0.5, "c": 0.45}, -math.inf), ({"a": 0.1, "b": 0.1, "c": 0.41}, math.inf)]
-    assert set(study_of(name, rows).ask(SPACE).params) == {"a", "b", "c"}
 
 
 def test_nan_cannot_even_be_told() -> None:
     study = study_of("bayes", rows_of(6))
     with pytest.raises(ValueError, match="nan"):
         study.tell(study.ask(SPACE), math.nan, state=TrialState.COMPLETE)
-
-
-@pytest.mark.parametrize("name", LEARNING)
-@pytest.mark.parametrize("scores", [[3.0] * 6, [1e200, -1e200, 0.0, 1.0, 2.0, 3.0], [1e-300, 2e-300, 0, 0, 0, 0]])
-def test_odd_scores_are_survived(name: str, scores: list[float]) -> None:
-    rows = [(values, score) for (values, _), score in zip(rows_of(6), scores, strict=True)]
-    assert set(study_of(name, rows).ask(SPACE).params) == {"a", "b", "c"}  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_the_same_point_may_have_been_scored_many_times(name: str) -> None:
-    rows: list[tuple[Params, float | None]] = [({"a": 1.0, "b": 2.0, "c": 0.5}, float(score)) for score in range(8)]
-    assert study_of(name, rows).ask(SPACE).params != rows[0][0]
 
 
 @pytest.mark.parametrize("name", LEARNING)

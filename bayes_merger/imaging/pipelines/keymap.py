@@ -8,7 +8,7 @@ staging.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from bayes_merger.checkpoints.naming import UNET, VAE, Naming
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["TEXT", "UNET", "VAE", "HasModules", "normalised", "single_file_views", "to_single_file"]
+__all__ = ["TEXT", "UNET", "VAE", "HasModules", "single_file_views", "to_single_file"]
 
 TEXT = "cond_stage_model.transformer.text_model."
-TEXT_OF_NAI = "cond_stage_model.transformer."
 
 
 class HasModules(Protocol):
@@ -72,19 +71,6 @@ def single_file_views(pipe: HasModules) -> dict[str, Tensor]:
     return to_single_file(
         unet=_parameters(pipe.unet), vae=_parameters(pipe.vae), text_encoder=_parameters(pipe.text_encoder)
     )
-
-
-def normalised(keys: Iterable[str]) -> dict[str, str]:
-    """Our key -> the key in the file, for files with NAI-style text-encoder names (which lack `text_model.`)."""
-    return {_normal_key(key): key for key in keys}
-
-
-def _normal_key(key: str) -> str:
-    if key.startswith(TEXT_OF_NAI) and not key.startswith(TEXT):
-        rest = key.removeprefix(TEXT_OF_NAI)
-        if rest.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
-            return TEXT + rest
-    return key
 
 
 def _parameters(module: Module) -> dict[str, Tensor]:

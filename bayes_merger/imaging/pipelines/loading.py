@@ -8,48 +8,25 @@ with the file's tensors, whatever the dtypes: merging into them cannot change th
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.imaging.pipelines.keymap import TEXT, UNET, VAE, normalised, to_single_file
+from bayes_merger.imaging.pipelines.keymap import TEXT, UNET, VAE, to_single_file
 from bayes_merger.imaging.pipelines.schedulers import PREDICTIONS
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
     from torch.nn import Module
 
 SD15 = Path(__file__).parents[2] / "checkpoints" / "configs" / "sd15"
 _PARTS = {UNET: "UNet", VAE: "VAE", TEXT: "text encoder"}
 _V_KEYS = ("v_pred", "ztsnr")
-
-
-class Source(Protocol):
-    """A model opened for reading, its tensors named as in a single file."""
-
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-        ...
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Texts that it carries about itself."""
-        ...
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Key to shape."""
-        ...
-
-    def tensor(self, key: str) -> Tensor:
-        """One tensor, mapped from its file."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +51,12 @@ class LoadedModules:
 
 
 def load_modules(
-    model: Path | Source, *, config: Path | None, device: torch.device, dtype: torch.dtype, prediction_type: str | None
+    model: Path | Checkpoint,
+    *,
+    config: Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    prediction_type: str | None,
 ) -> LoadedModules:
     """The models of a checkpoint, a file or one that is open, filled and ready.
 
@@ -85,17 +67,15 @@ def load_modules(
     tree = SD15 if config is None else config
     modules = empty_modules(tree)
     expected = to_single_file(**{part: module.state_dict() for part, module in modules.items()})
-    with open_source(model) if isinstance(model, Path) else nullcontext(model) as source:
-        path = source.path
-        names = normalised(source.shapes)
-        shapes = {key: source.shapes[name] for key, name in names.items()}
-        check_shapes(path, shapes, {key: tuple(tensor.shape) for key, tensor in expected.items()}, tree)
-        prediction, zero_snr = prediction_of(path, source, prediction_type, config)
+    with open_checkpoint(model) if isinstance(model, Path) else nullcontext(model) as source:
+        shapes = source.shapes
+        check_shapes(source.path, shapes, {key: tuple(tensor.shape) for key, tensor in expected.items()}, tree)
+        prediction, zero_snr = prediction_of(source, prediction_type, config)
         for module in modules.values():
             _materialise(module, device, dtype)
         live = to_single_file(**{part: dict(module.named_parameters()) for part, module in modules.items()})
         for key, parameter in live.items():
-            parameter.detach().copy_(source.tensor(names[key]).view(parameter.shape))
+            parameter.detach().copy_(source.tensor(key).view(parameter.shape))
     return LoadedModules(**modules, shapes={k: shapes[k] for k in live}, prediction_type=prediction, zero_snr=zero_snr)
 
 
@@ -129,7 +109,7 @@ def check_shapes(
         )
 
 
-def prediction_of(path: Path, source: Source, given: str | None, config: Path | None = None) -> tuple[str, bool]:
+def prediction_of(source: Checkpoint, given: str | None, config: Path | None = None) -> tuple[str, bool]:
     """What the model predicts and whether it has zero terminal SNR.
 
     As given; else as the file's marks say; else as the scheduler of a config tree that was given says.
@@ -139,75 +119,14 @@ def prediction_of(path: Path, source: Source, given: str | None, config: Path | 
         CheckpointError: marks of a kind that diffusers' schedulers here cannot draw.
     """
     if given not in (None, "auto", *PREDICTIONS):
-        raise ConfigError(f"prediction_type: {given!r} is none of {', '.join(PREDICTIONS)}")
+        raise ConfigError(f"prediction_type: {given!r} is not a prediction type; use {', '.join(PREDICTIONS)}")
     if odd := [key for key in source.shapes if key.startswith("edm_")]:
-        raise CheckpointError(f"{path}: the mark {odd[0]} stands for EDM models, which cannot be drawn here")
-    said = source.metadata.get("modelspec.prediction_type", source.metadata.get("modelspec.predict_key", ""))
-    marked = any(key in source.shapes for key in _V_KEYS) or said in ("v", "v_prediction")
-    prediction = "v_prediction" if marked else _prediction_of_tree(config)
+        raise CheckpointError(f"{source.path}: the mark {odd[0]} stands for EDM models, which cannot be drawn here")
+    marked = any(key in source.shapes for key in _V_KEYS)
+    prediction = "v_prediction" if marked or source.prediction == "v" else _prediction_of_tree(config)
     if given in PREDICTIONS:
         prediction = given
     return prediction, prediction == "v_prediction" and "ztsnr" in source.shapes
-
-
-@contextmanager
-def open_source(path: Path) -> Iterator[Source]:
-    """A `.safetensors`, `.ckpt` or `.pt` file, mapped, not read.
-
-    Raises:
-        CheckpointError: for a file that is absent or damaged, or holds more than tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            file = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: not a safetensors file ({error}); download it again") from error
-        with file:
-            yield _Safetensors(path, file)
-    else:
-        yield _Pickle(path, _load_pickle(path))
-
-
-class _Safetensors:
-    def __init__(self, path: Path, file: Any) -> None:
-        self.path = path
-        self._file = file
-        self.metadata: Mapping[str, str] = file.metadata() or {}
-        keys = file.keys()
-        self.shapes: Mapping[str, tuple[int, ...]] = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
-
-    def tensor(self, key: str) -> Tensor:
-        tensor: Tensor = self._file.get_tensor(key)
-        return tensor
-
-
-class _Pickle:
-    def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
-        self.path = path
-        self._tensors = tensors
-        self.metadata: Mapping[str, str] = {}
-        self.shapes: Mapping[str, tuple[int, ...]] = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-
-    def tensor(self, key: str) -> Tensor:
-        return self._tensors[key]
-
-
-def _load_pickle(path: Path) -> Mapping[str, Tensor]:
-    import torch
-
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read safely ({reason}); convert it to safetensors") from error
-    held = held.get("state_dict", held) if isinstance(held, dict) else held
-    if not isinstance(held, dict):
-        raise CheckpointError(f"{path}: holds a {type(held).__name__}, not a dictionary of tensors")
-    return {key: tensor for key, tensor in held.items() if isinstance(tensor, torch.Tensor)}
 
 
 def empty_modules(tree: Path) -> dict[str, Any]:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from bayes_merger.imaging.pipelines.loading import LoadedModules, Source
+    from bayes_merger.checkpoints.checkpoint import Checkpoint
+    from bayes_merger.imaging.pipelines.loading import LoadedModules
     from bayes_merger.imaging.prompts.embedding import PromptEncoder
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -249,7 +250,7 @@ class _Progress:
 
 
 def load_pipeline(
-    model: Path | str | Source,
+    model: Path | str | Checkpoint,
     *,
     config: Path | str | None = None,
     device: str = "auto",
@@ -348,7 +349,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is none; take auto, cpu, cuda, cuda:1 or mps") from error
+        raise ConfigError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"device: no {name} on this machine ({count} CUDA devices); take device=auto or cpu")
@@ -361,7 +362,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "fp32" if device.type == "cpu" else "fp16"
     if name not in DTYPES:
-        raise ConfigError(f"dtype: {name!r} is none of auto, {', '.join(DTYPES)}")
+        raise ConfigError(f"dtype: {name!r} is not a dtype; use auto, {', '.join(DTYPES)}")
     dtype: torch.dtype = getattr(torch, DTYPES[name])
     return dtype
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from bayes_merger.merging.method import MethodSpec, Prepared
+from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.parameters import Prepared
 
 _CPU_PIECE = 2**16  # numbers; half a dozen fp32 pieces stay in a core's cache
 _GPU_PIECE = 2**26  # launches cost more than cache misses there

@@ -13,7 +13,6 @@ from bayes_merger.checkpoints.checkpoint import torch_dtypes
 from bayes_merger.errors import CheckpointError, TrialFailed
 from bayes_merger.merging.engine.key_merger import KeyMerger
 from bayes_merger.merging.method import MethodSpec, Numbers, method_spec
-from bayes_merger.merging.models.sources import is_constant, version_of
 from bayes_merger.merging.plan.planning import check_weights, numbers_of
 from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, PlanItem, listed, plan_structure
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTED
@@ -77,7 +76,7 @@ class LiveMerge:
         self._contents: dict[str, Hashable] = {}  # what the tensors of each span were last made of, by the first one
         self._settled = False  # whether all that is kept is known to be in its place
         self._spans: dict[Any, list[ContiguousSpan]] = {}
-        self._changing = [name for name, model in checkpoints.items() if not is_constant(model)]
+        self._changing = [name for name, model in checkpoints.items() if not model.constant]
         self._computed = any(getattr(model, "computed", False) for model in checkpoints.values())
         self._statistics: tuple[Hashable, Any] | None = None
 
@@ -205,13 +204,13 @@ class LiveMerge:
         return self._spec.with_statistics(found), found
 
     def _versions(self, key: str) -> Hashable:
-        return tuple([version_of(self._checkpoints[name], key) for name in self._changing])
+        return tuple([self._checkpoints[name].version(key) for name in self._changing])
 
     def _keep(self, item: PlanItem, out: Tensor) -> None:
         from bayes_merger.merging.engine.combine import put
 
         owner = self._checkpoints[item.source]
-        content = ("kept", version_of(owner, item.key) if item.source in self._changing else None)
+        content = ("kept", owner.version(item.key) if item.source in self._changing else None)
         if self._contents.pop(item.key, None) != content:
             put(owner.tensor(item.key).to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
         self._contents[item.key] = content

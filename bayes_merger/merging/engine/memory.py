@@ -20,8 +20,8 @@ from torch import Tensor
 from bayes_merger.checkpoints.blocks import Place
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import ITEM_SIZES
-from bayes_merger.merging.method import MethodSpec, Prepared
-from bayes_merger.merging.models.sources import is_constant
+from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.parameters import Prepared
 from bayes_merger.merging.plan.routing import Checkpoints, PlanItem
 
 _ALIGNMENT = 64  # bytes: that of live tensors, see imaging/layout.py
@@ -200,7 +200,7 @@ class DeviceCache:
         self, checkpoints: Checkpoints, spec: MethodSpec, items: Sequence[PlanItem], device: torch.device, budget: int
     ) -> None:
         self._models = [checkpoints[name] for name in spec.models]
-        self._constant = [is_constant(model) for model in self._models]
+        self._constant = [model.constant for model in self._models]
         self._device = device
         self._groups: dict[Place, list[str]] = defaultdict(list)
         for item in items:

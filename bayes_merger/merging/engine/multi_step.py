@@ -20,9 +20,9 @@ from bayes_merger.merging.engine.key_merger import KeyMerger
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.models.aligned import aligned
-from bayes_merger.merging.models.companions import VAE_FILE, VaeFile, averages, with_ema
+from bayes_merger.merging.models.ema import averages, with_ema
 from bayes_merger.merging.models.lora import LoraModel
-from bayes_merger.merging.models.sources import is_constant, version_of
+from bayes_merger.merging.models.vae import VAE_FILE, VaeFile
 from bayes_merger.merging.plan.planning import check_weights, numbers_of, plan_recipe
 from bayes_merger.merging.plan.routing import Checkpoints
 from bayes_merger.merging.recipe.postprocess import ADJUST
@@ -61,7 +61,7 @@ class StepModel(Checkpoint):
 
     def __init__(self, recipe: MergeRecipe, checkpoints: Checkpoints, name: str, constant: bool) -> None:
         self.planned = plan_recipe(recipe, checkpoints, checked=False)
-        self.constant = constant and all(is_constant(model) for model in checkpoints.values())
+        self.constant = constant and all(model.constant for model in checkpoints.values())
         self.recipe, self._models, self._name = recipe, checkpoints, name
         self._items = {item.key: item for item in self.planned.written}
         base = checkpoints["a"]
@@ -105,15 +105,17 @@ class StepModel(Checkpoint):
 
     def version(self, key: str) -> Hashable:
         """The numbers that its tensor is made with, and the versions of what it is made from."""
+        if self.constant:
+            return None
         item = self._items.get(key)
         if item is None or item.action != "merge":
-            return version_of(self._models[item.source if item else "a"], key)
+            return self._models[item.source if item else "a"].version(key)
         like = (item.place, item.rules)
         if like not in self._numbers:
             self._numbers[like] = tuple(numbers_of(item, self.recipe.weights).values())
         if self.planned.method.statistic is not None:  # every tensor depends on all others
-            return (str(self.recipe.weights), tuple(version_of(m, k) for m in self._models.values() for k in m.shapes))
-        return self._numbers[like], tuple([version_of(self._models[name], key) for name in self.planned.method.models])
+            return (str(self.recipe.weights), tuple(m.version(k) for m in self._models.values() for k in m.shapes))
+        return self._numbers[like], tuple([self._models[name].version(key) for name in self.planned.method.models])
 
     def release(self) -> None:
         """Give back what was read of its models."""

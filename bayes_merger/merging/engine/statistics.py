@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bayes_merger.merging.method import MethodSpec, Statistics
+from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.parameters import Statistics
 from bayes_merger.merging.plan.routing import Checkpoints, PlanItem
 
 

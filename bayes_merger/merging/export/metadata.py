@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bayes_merger.checkpoints.checkpoint import Checkpoint, hash_all
+from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.kinds import LORA
+from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.merging.plan.routing import Checkpoints, MergePlan
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.vectors import lengths_and_angles, products, sizes, sum_of, times
+from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +67,7 @@ def _mix(a: Tensor, b: Tensor, c: Tensor | None, share_a: float, share_b: float)
     return times(a - c, share_a).add_(times(b - c, share_b)).add_(c)
 
 
-@merge_method(elementwise=True, prepare=_plane)
+@merge_method(elementwise=True, prepare=_plane, cost=Cost(4, 2.5))
 def slerp(
     a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: Weight = 0.5, prepared: Prepared | None = None
 ) -> Tensor:
@@ -110,7 +111,7 @@ def _row_planes(a: Tensor, b: Tensor, c: Tensor | None = None, *, vectors: str =
     return arc.masked_fill_(flat, 1.0), flat
 
 
-@merge_method(elementwise=False, choices={"vectors": ("tensor", "rows")}, prepare=_row_planes)
+@merge_method(choices={"vectors": ("tensor", "rows")}, prepare=_row_planes, cost=Cost(8, 4.5))
 def nuslerp(
     a: Tensor,
     b: Tensor,
@@ -172,7 +173,9 @@ def _perpendicular(a: Tensor, b: Tensor, projection: Prepared) -> Tensor:
     return b.sub(a.div(size), alpha=along) if size else b.clone()
 
 
-@merge_method(elementwise=True, prepare=_projection, aliases=("perpendicular", "perpendicular_component"))
+@merge_method(
+    elementwise=True, prepare=_projection, cost=Cost(6, 3.6), aliases=("perpendicular", "perpendicular_component")
+)
 def add_perpendicular(
     a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, prepared: Prepared | None = None
 ) -> Tensor:
@@ -205,7 +208,7 @@ def whole_cosine(a: Tensor, b: Tensor) -> float:
     return table[0][1] / math.sqrt(table[0][0] * table[1][1]) if all(scales) else 0.0
 
 
-@merge_method(elementwise=False, between=True, prepare=_column_cosines)
+@merge_method(between=True, prepare=_column_cosines, cost=Cost(17, 5.2))
 def add_cosine_a(a: Tensor, b: Tensor, *, alpha: Weight = 1.0, prepared: Prepared | None = None) -> Tensor:
     """`(1 - k) A + k B` with `k = 1 - clamp(s - alpha, 0, 1)`, `s` the cosine of A and B along the first dimension.
 
@@ -222,7 +225,7 @@ def add_cosine_a(a: Tensor, b: Tensor, *, alpha: Weight = 1.0, prepared: Prepare
     return _add_cosine(a, b, prepared or _column_cosines(a, b), alpha)
 
 
-@merge_method(elementwise=False, between=True, prepare=_mean_cosines)
+@merge_method(between=True, prepare=_mean_cosines, cost=Cost(17, 5.2))
 def add_cosine_b(a: Tensor, b: Tensor, *, alpha: Weight = 1.0, prepared: Prepared | None = None) -> Tensor:
     """`(1 - k) A + k B` as in add_cosine_a, with `s` the mean of that cosine and the cosine of the whole tensors.
 

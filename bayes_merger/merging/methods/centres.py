@@ -12,8 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.vectors import Table, lengths_and_angles, products, sizes, times
+from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _NOTHING = 1e-6  # the shortest sum of unit vectors that still has a direction in fp32
 
 
-@merge_method(elementwise=True, aliases=("average",))
+@merge_method(elementwise=True, cost=Cost(2), aliases=("average",))
 def n_average(a: Tensor, b: Tensor, c: Tensor | None = None, *more: Tensor, alpha: Weight = 1.0) -> Tensor:
     """`A + alpha (M - A)`, M the mean of all models.
 
@@ -60,7 +61,7 @@ def _stock(a: Tensor, b: Tensor, c: Tensor, *more: Tensor) -> Prepared:
     return (count * mean / (1 + (count - 1) * mean),)
 
 
-@merge_method(elementwise=True, prepare=_stock, aliases=("n_model_stock",))
+@merge_method(elementwise=True, prepare=_stock, cost=Cost(6, 3.5), aliases=("n_model_stock",))
 def model_stock(
     a: Tensor, b: Tensor, c: Tensor, *more: Tensor, alpha: Weight = 1.0, prepared: Prepared | None = None
 ) -> Tensor:
@@ -89,7 +90,7 @@ def _sphere(a: Tensor, b: Tensor, c: Tensor | None = None, *more: Tensor) -> Pre
     return lengths, [[math.cos(angle) for angle in row] for row in angles]
 
 
-@merge_method(elementwise=True, prepare=_sphere, aliases=("karcher_mean",))
+@merge_method(elementwise=True, prepare=_sphere, cost=Cost(5, 2.5), aliases=("karcher_mean",))
 def karcher(
     a: Tensor,
     b: Tensor,
@@ -188,6 +189,7 @@ def _sum_beyond_one(weights: Mapping[str, float]) -> str | None:
     search={"alpha": (0.0, 0.5), "beta": (0.0, 0.5)},
     bounds={"alpha": (0.0, 1.0), "beta": (0.0, 1.0)},
     pole=_sum_beyond_one,
+    cost=Cost(7, 3.5),
 )
 def multislerp(
     a: Tensor,

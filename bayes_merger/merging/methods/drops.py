@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.orders import stable_order
 from bayes_merger.merging.methods.sparse import combined
+from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -70,6 +71,7 @@ def _stays(like: Tensor, probability: float, seed: int, key: str, number: int) -
     search={"probability": (0.0, 0.95)},
     bounds={"probability": _SHARE},
     choices={"combine": _COMBINE},
+    cost=Cost(9, 4),
     aliases=("dare", "dare_linear", "n_supermario"),
 )
 def dropout(
@@ -121,11 +123,11 @@ def _rows(tensor: Tensor, ranks: str) -> tuple[int, int]:
 
 
 @merge_method(
-    elementwise=False,
     prepare=_all_ranks,
     search={"probability": (0.0, 0.9), "window": (0.0, 0.2)},
     bounds={"probability": _SHARE, "window": _SHARE},
     choices={"ranks": ("rows", "tensor"), "combine": ("elect", "mean", "active")},
+    cost=Cost(85, 14),
 )
 def della(
     a: Tensor,

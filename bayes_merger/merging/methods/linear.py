@@ -11,14 +11,15 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.vectors import pieces, products, sizes, sum_of, times
+from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:  # the registry is read by commands that need no torch
     from torch import Tensor
 
 
-@merge_method(elementwise=True, fused=True, between=True, aliases=("sum", "weight", "linear", "lerp"))
+@merge_method(elementwise=True, fused=True, between=True, cost=Cost(1), aliases=("sum", "weight", "linear", "lerp"))
 def weighted_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5) -> Tensor:
     """`(1 - alpha) A + alpha B`; exactly A at 0 and exactly B at 1.
 
@@ -30,7 +31,7 @@ def weighted_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5) -> Tensor:
     return a.lerp(b, alpha)
 
 
-@merge_method(elementwise=True, aliases=("add", "difference", "task_arithmetic"))
+@merge_method(elementwise=True, cost=Cost(1), aliases=("add", "difference", "task_arithmetic"))
 def add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
     """`A + alpha (B - C)`: what training turned C into B, added to A.
 
@@ -48,7 +49,7 @@ def _subtraction_pole(weights: Mapping[str, float]) -> str | None:
     return f"divides by 1 - alpha * beta: {product:g} is not below 1; lower alpha or beta" if product >= 1 else None
 
 
-@merge_method(elementwise=True, search={"beta": (0.0, 0.5)}, pole=_subtraction_pole)
+@merge_method(elementwise=True, search={"beta": (0.0, 0.5)}, pole=_subtraction_pole, cost=Cost(1))
 def weighted_subtraction(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.5) -> Tensor:
     """`(A - alpha beta B) / (1 - alpha beta)`: the model that, mixed with that share of B, gives A.
 
@@ -64,7 +65,7 @@ def weighted_subtraction(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Wei
     return a.add(a - b, alpha=share / (1 - share))
 
 
-@merge_method(elementwise=True, between=True, aliases=("twice",))
+@merge_method(elementwise=True, between=True, cost=Cost(1), aliases=("twice",))
 def sum_twice(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.5) -> Tensor:
     """`(1 - beta) ((1 - alpha) A + alpha B) + beta C`: a weighted sum of a weighted sum and C.
 
@@ -78,7 +79,7 @@ def sum_twice(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Wei
     return a.lerp(b, alpha).lerp_(c, beta)
 
 
-@merge_method(elementwise=True, search={"alpha": (0.0, 0.5), "beta": (0.0, 0.5)}, aliases=("triple",))
+@merge_method(elementwise=True, search={"alpha": (0.0, 0.5), "beta": (0.0, 0.5)}, cost=Cost(1), aliases=("triple",))
 def triple_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.25, beta: Weight = 0.25) -> Tensor:
     """`(1 - alpha - beta) A + alpha B + beta C`.
 
@@ -95,7 +96,7 @@ def triple_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.25, beta: W
     return a.lerp(b.lerp(c, beta / total), total)  # exact when one model has all the weight
 
 
-@merge_method(elementwise=True, bounds={"alpha": (0.0, 1.0)})
+@merge_method(elementwise=True, bounds={"alpha": (0.0, 1.0)}, cost=Cost(6))
 def multiply_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.5) -> Tensor:
     """`C + sign((1 - beta) A + beta B - C) |A - C|^(1 - alpha) |B - C|^alpha`: geometric mean of two differences.
 
@@ -150,7 +151,9 @@ def _euclidean_step(
     return mix, u.add_(v).sqrt_().mul_(mix.sign())
 
 
-@merge_method(elementwise=True, bounds={"alpha": (0.0, 1.0)}, prepare=_scales, aliases=("euclidean",))
+@merge_method(
+    elementwise=True, bounds={"alpha": (0.0, 1.0)}, prepare=_scales, cost=Cost(14, 3.5), aliases=("euclidean",)
+)
 def euclidean_add_difference(
     a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None
 ) -> Tensor:
@@ -171,7 +174,7 @@ def euclidean_add_difference(
     return times(step, factor).add_(c)
 
 
-@merge_method(elementwise=True, aliases=("similarity",))
+@merge_method(elementwise=True, cost=Cost(3), aliases=("similarity",))
 def similarity_add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.5) -> Tensor:
     """`(1 - s) (A + alpha (B - C)) + s ((1 - alpha/2) A + alpha/2 B)`, `s = beta (A B / max(|A|, |B|)^2 + 1) / 2`.
 
@@ -193,10 +196,10 @@ def similarity_add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight 
 
 
 @merge_method(
-    elementwise=False,
     selects=True,
     between=True,
     bounds={"alpha": (0.0, 1.0), "beta": (0.0, 1.0)},
+    cost=Cost(0, 1.1),
     aliases=("tensor",),
 )
 def tensor_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0) -> Tensor:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.linear import geometric_mean
 from bayes_merger.merging.methods.orders import order_statistic
+from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(elementwise=True, choices={"filter": ("distance", "opposite")}, aliases=("trainDifference", "train"))
+@merge_method(
+    elementwise=True, choices={"filter": ("distance", "opposite")}, cost=Cost(1), aliases=("trainDifference", "train")
+)
 def train_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, filter: str = "distance") -> Tensor:
     """`A + 1.8 alpha (B - C) |B - A| / (|B - A| + |B - C|)`: what B learned, least where A is already there.
 
@@ -49,7 +52,7 @@ def _opposition(x: Tensor, y: Tensor) -> Tensor:
     return ratio.nan_to_num_(nan=0.0).neg_().clamp_(min=0)
 
 
-@merge_method(elementwise=True, bounds={"alpha": (0.0, 1.0)})
+@merge_method(elementwise=True, bounds={"alpha": (0.0, 1.0)}, cost=Cost(4))
 def geometric_sum(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: Weight = 0.5) -> Tensor:
     """Real part of `A^(1 - alpha) B^alpha`: zero where either is zero, `cos(pi alpha)` as large where signs differ.
 
@@ -72,7 +75,7 @@ def geometric_sum(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: Weigh
     return size.mul_(factor).mul_(a.sign())
 
 
-@merge_method(elementwise=True, search={"alpha": (0.0, 2.0)}, bounds={"alpha": (0.0, 8.0)})
+@merge_method(elementwise=True, search={"alpha": (0.0, 2.0)}, bounds={"alpha": (0.0, 8.0)}, cost=Cost(10))
 def multiply_quotient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
     """`A (B / C)^(alpha m)`, real part, `m = max(0, -x y) / max(|x|, |y|)^2` of `x = ln|A / C|`, `y = ln|B / C|`.
 
@@ -97,7 +100,7 @@ def multiply_quotient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -
     return a * factor.masked_fill_(zero, 1.0) if bool(zero.any()) else factor.mul_(a)
 
 
-@merge_method(elementwise=True, between=True)
+@merge_method(elementwise=True, between=True, cost=Cost(2))
 def clip(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
     """`A + alpha (B - C)`, no number of it below the smaller or above the larger of A and B.
 
@@ -128,7 +131,7 @@ def _outstanding(a: Tensor, b: Tensor) -> Prepared:
     return ((b - a).masked_fill_(~chosen.reshape(a.shape), 0.0),)
 
 
-@merge_method(elementwise=True, prepare=_outstanding, read=("a",))
+@merge_method(elementwise=True, prepare=_outstanding, read=("a",), cost=Cost(43, 10))
 def arcee_fusion(a: Tensor, b: Tensor, *, alpha: Weight = 1.0, prepared: Prepared | None = None) -> Tensor:
     """`A + alpha m (B - A)`, m the places of outstanding importance `|B - A| KL(softmax of B's row | softmax of A's)`.
 

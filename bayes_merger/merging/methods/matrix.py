@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.decorator import merge_method
+from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,7 @@ def _rotated(a: Tensor, b: Tensor) -> Prepared:
     return (_turned(x - x.mean(0), y - mean).add_(mean).reshape(a.shape).to(a.dtype),)
 
 
-@merge_method(elementwise=True, prepare=_rotated, read=("b",))
+@merge_method(elementwise=True, prepare=_rotated, read=("b",), cost=Cost(20, 12, decomposes=True))
 def rotate(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None) -> Tensor:
     """`(1 - alpha) ((A - mean A) Q + mean B) + alpha B`, Q the rotation that brings A's rows nearest to B's.
 
@@ -86,7 +87,9 @@ def _wide_matrix(delta: Tensor) -> Tensor:
     return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
 
 
-@merge_method(elementwise=False, bounds={"rank": (0.0, 1.0)}, prepare=_directions, aliases=("low_rank",))
+@merge_method(
+    bounds={"rank": (0.0, 1.0)}, prepare=_directions, cost=Cost(20, 7, decomposes=True), aliases=("low_rank",)
+)
 def truncate_rank(
     a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, rank: Weight = 0.25, prepared: Prepared | None = None
 ) -> Tensor:

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.orders import kept_count, order_statistic
 from bayes_merger.merging.methods.vectors import moved, sum_of
+from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,6 +120,7 @@ def _ends(density: float) -> float:
     prepare=_thresholds,
     bounds={"density": _SHARE},
     choices={"vote": ("sum", "count")},
+    cost=Cost(11, 4.7),
     aliases=("ties_add_difference", "ties_sum", "add_difference_ties"),
 )
 def ties(
@@ -173,6 +175,7 @@ def _tail(sizes: Tensor, density: float, outliers: float) -> tuple[float, float]
     search={"outliers": (0.0, 0.1)},
     bounds={"density": _SHARE, "outliers": _SHARE},
     choices={"combine": ("mean", "elect")},
+    cost=Cost(12, 4.5),
 )
 def breadcrumbs(
     a: Tensor,
@@ -254,7 +257,7 @@ def _spread(deltas: Sequence[Tensor]) -> Tensor:
     return total_of([(delta - mean).square_() for delta in deltas]).sqrt_()
 
 
-@merge_method(elementwise=True, prepare=_selection, bounds={"density": _SHARE})
+@merge_method(elementwise=True, prepare=_selection, bounds={"density": _SHARE}, cost=Cost(20, 6.3))
 def sce(
     a: Tensor,
     b: Tensor,
@@ -318,6 +321,7 @@ def _alone(count: Tensor) -> Tensor:
     prepare=_rewards,
     search={"epsilon": (0.0, 1e-4)},
     bounds={"epsilon": (0.0, float("inf"))},
+    cost=Cost(7, 3.6),
     aliases=("ramplus_tl",),
 )
 def ram(

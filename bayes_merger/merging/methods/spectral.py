@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import Prepared, Weight, merge_method
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.orders import stable_order
+from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ def _dealt(a: Tensor, b: Tensor) -> Prepared:
     return dealt, flat.abs().sort().values
 
 
-@merge_method(elementwise=False, bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_dealt, aliases=("top_k",))
+@merge_method(bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_dealt, cost=Cost(185, 9), aliases=("top_k",))
 def top_k_tensor_sum(
     a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0, prepared: Prepared | None = None
 ) -> Tensor:
@@ -67,7 +68,7 @@ def _ordered_spectrum(a: Tensor, b: Tensor, c: Tensor) -> Prepared:
     return order, torch.fft.rfft((b - a).reshape(-1)[order]) if a.numel() else None
 
 
-@merge_method(elementwise=False, bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_ordered_spectrum)
+@merge_method(bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_ordered_spectrum, cost=Cost(145, 26))
 def distribution_crossover(
     a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0, prepared: Prepared | None = None
 ) -> Tensor:
@@ -106,7 +107,7 @@ def _spectrum(a: Tensor, b: Tensor) -> Prepared:
     return (torch.fft.rfftn(b - a) if a.ndim and a.numel() else None,)
 
 
-@merge_method(elementwise=False, bounds={"alpha": _UNIT, "tilt": _UNIT}, prepare=_spectrum)
+@merge_method(bounds={"alpha": _UNIT, "tilt": _UNIT}, prepare=_spectrum, cost=Cost(46, 7.4))
 def crossover(
     a: Tensor, b: Tensor, *, alpha: Weight = 0.5, tilt: Weight = 0.0, prepared: Prepared | None = None
 ) -> Tensor:
@@ -172,6 +173,7 @@ def _smoothed(a: Tensor, b: Tensor, c: Tensor, *, over: str = "taps") -> Prepare
     prepare=_smoothed,
     read=("a",),
     choices={"over": ("taps", "all")},
+    cost=Cost(44, 6.1),
     aliases=("smoothAdd", "smoothAdd MT"),
 )
 def smooth_add(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bayes_merger.merging.method import ModelStatistic, Prepared, Statistics, Weight, merge_method
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.angular import column_cosine, whole_cosine
+from bayes_merger.merging.parameters import Cost, ModelStatistic, Prepared, Statistics, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,10 +55,10 @@ def _each_b(a: Tensor, b: Tensor) -> Tensor:
 
 
 @merge_method(
-    elementwise=False,
     between=True,
     prepare=_likeness_a,
     statistic=ModelStatistic(column_cosine, _range),
+    cost=Cost(34, 5.6),
     aliases=("cosineA",),
 )
 def cosine_a(
@@ -83,10 +84,10 @@ def cosine_a(
 
 
 @merge_method(
-    elementwise=False,
     between=True,
     prepare=_likeness_b,
     statistic=ModelStatistic(_each_b, _range),
+    cost=Cost(34, 5.6),
     aliases=("cosineB",),
 )
 def cosine_b(

@@ -1,23 +1,16 @@
-"""Models whose files put other prefixes before the same keys."""
+"""Models whose files use different prefixes for the same tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.checkpoint import Checkpoint, ModelView
 from bayes_merger.checkpoints.naming import canonical_keys
 from bayes_merger.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 def aligned(model: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """A model under the keys that model A has for the same tensors; itself where they agree.
+    """A model under model A's keys for the same tensors; the model itself where they agree.
 
-    Transformers are given away with and without ``model.diffusion_model.`` before their keys, and VAEs behind
+    Transformers are distributed with and without ``model.diffusion_model.`` before their keys, and VAEs behind
     ``vae.`` or ``first_stage_model.``.
 
     Args:
@@ -35,39 +28,4 @@ def aligned(model: Checkpoint, base: Checkpoint) -> Checkpoint:
             raise CheckpointError(f"{model.path}: '{other}' and '{key}' are the same tensor; remove one of them")
     if all(name == key for name, key in names.items()):
         return model
-    return _Aligned(model, names)
-
-
-class _Aligned(Checkpoint):
-    def __init__(self, model: Checkpoint, names: Mapping[str, str]) -> None:
-        self._model, self._names = model, names
-        entries = {name: (model.dtypes[key], model.shapes[key]) for name, key in names.items()}
-        super().__init__(
-            model.path,
-            entries,
-            model.metadata,
-            self._named,
-            model.close,
-            model.release,
-            self._part if model.has_parts else None,
-        )
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Those of the model."""
-        return self._model.files
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Those of the model."""
-        return self._model.notes
-
-    def sha256(self) -> str:
-        """That of the model."""
-        return self._model.sha256()
-
-    def _named(self, key: str) -> Tensor:
-        return self._model.tensor(self._names[key])
-
-    def _part(self, key: str, begin: int, out: Tensor) -> None:
-        self._model.read_part(self._names[key], begin, out)
+    return ModelView(model, names)

@@ -19,15 +19,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.checkpoint import Checkpoint, ModelView
 from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.models.lora_names import Layer, layer_id, layers_by_id
-from bayes_merger.merging.models.sources import is_constant, version_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 NO_EFFECT = "do not and have no effect"
-"""What the note on a LoRA says of the layers that model A has not."""
+"""What the note on a LoRA says about layers that model A does not have."""
 
 _PAIRS = ("down", "up")
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
@@ -71,7 +71,7 @@ class Patch:
     parts: Mapping[str, str]
 
 
-class LoraModel(Checkpoint):
+class LoraModel(ModelView):
     """Model A with a LoRA applied at full strength: may stand where a model may.
 
     Its tensors that the LoRA changes are computed when they are asked for, in fp32; the others are model A's own.
@@ -79,7 +79,7 @@ class LoraModel(Checkpoint):
     Attributes:
         base: model A.
         patches: what it changes.
-        unmatched: layers in the LoRA's file that model A has not.
+        unmatched: layers in the LoRA's file that model A does not have.
 
     Args:
         base: model A, opened; it must stay open.
@@ -88,8 +88,6 @@ class LoraModel(Checkpoint):
     Raises:
         CheckpointError: nothing in it fits model A, a layer has another size there, or it is malformed.
     """
-
-    computed = True
 
     def __init__(self, base: Checkpoint, lora: Checkpoint) -> None:
         base.architecture  # noqa: B018  a LoRA for a LoRA is refused here
@@ -108,29 +106,26 @@ class LoraModel(Checkpoint):
             if "diff_b" in patch.parts:
                 self._biases.setdefault(patch.layer.bias, []).append(patch)
         entries = {k: ("F32" if k in self.changed else base.dtypes[k], shape) for k, shape in base.shapes.items()}
-        super().__init__(lora.path, entries, lora.metadata, self._patched, lora.close)
+        super().__init__(base, entries=entries)
+        self.path, self.metadata, self.computed = lora.path, lora.metadata, True
+        self._close = lora.close  # model A belongs to whoever opened it
 
     @property
-    def prediction(self) -> str:
-        """What model A predicts."""
-        return self.base.prediction
+    def files(self) -> tuple[Path, ...]:
+        """The LoRA's."""
+        return self._lora.files
+
+    def sha256(self) -> str:
+        """That of the LoRA."""
+        return self._lora.sha256()
 
     @property
-    def stored(self) -> Mapping[str, str]:
-        """As model A's file has it."""
-        return self.base.stored
-
-    @property
-    def constant(self) -> bool:
-        """Whether the model that it is applied to never changes."""
-        return is_constant(self.base)
-
-    def version(self, key: str) -> Hashable:
-        """That of the model that it is applied to."""
-        return version_of(self.base, key)
+    def has_parts(self) -> bool:
+        """Never: its tensors are computed."""
+        return False
 
     def release(self) -> None:
-        """Give back what was read of both files."""
+        """Let the system have back the memory of what was read of both files."""
         self.base.release()
         self._lora.release()
 
@@ -148,7 +143,7 @@ class LoraModel(Checkpoint):
         some = ", ".join(self.unmatched[:3]) + (" ..." if len(self.unmatched) > 3 else "")
         return (f"{fitting}, {len(self.unmatched)} {NO_EFFECT}: {some}",)
 
-    def _patched(self, key: str) -> Tensor:
+    def _read_model(self, key: str) -> Tensor:
         import torch
 
         tensor = self.base.tensor(key)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from bayes_merger.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.kinds import LORA
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.models.aligned import aligned
 from bayes_merger.merging.models.lora import LoraModel

@@ -9,7 +9,7 @@ from dataclasses import replace
 from bayes_merger.checkpoints.blocks import Architecture, BlockWeights, Place
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import method_spec
-from bayes_merger.merging.models.companions import VAE_FILE
+from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import Checkpoints, MergePlan, PlanItem, listed, names_of, plan_structure
 from bayes_merger.merging.recipe.elements import named_ratios
 from bayes_merger.merging.recipe.postprocess import ADJUST, check_adjust

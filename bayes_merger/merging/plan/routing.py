@@ -14,7 +14,8 @@ from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES
 from bayes_merger.checkpoints.kinds import describe_input
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.method import MethodSpec
-from bayes_merger.merging.models.companions import VAE_FILE, averages
+from bayes_merger.merging.models.ema import averages
+from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.elements import ElementRule, parse_rules, rules_of_keys
 from bayes_merger.merging.recipe.postprocess import clipped
 from bayes_merger.merging.recipe.settings import KEEP_EMA, MergeSettings

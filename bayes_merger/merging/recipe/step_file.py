@@ -28,7 +28,8 @@ import yaml
 
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.method import MethodSpec, WeightRange, method_spec
+from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.parameters import WeightRange
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.recipe import RecipeStep, base_of
 from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, MergeSettings, read_settings

@@ -24,6 +24,8 @@ class AestheticScorer:
         importance: how much it counts beside other scorers.
     """
 
+    interactive = False
+
     def __init__(
         self,
         name: str,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.scoring.download import find_weights, load_tensors, safetensors_shapes
+from bayes_merger.scoring.download import find_weights, open_weights, read_weights
 from bayes_merger.scoring.models.conversion import from_transformers
 from bayes_merger.scoring.scorer import ImageToScore, Scale, check_importance, check_scale
 
@@ -90,8 +90,8 @@ class ClipTower:
             )
         path = find_weights(self.weights, setting=f"{self.setting}.weights", sha256=self.sha256)
         if path.suffix == ".safetensors":
-            shapes = safetensors_shapes(path, f"{self.setting}.weights")
-            _check_shapes(shapes, architecture, f"{self.setting}.weights: {path}")
+            with open_weights(path, f"{self.setting}.weights") as file:
+                _check_shapes(file.shapes, architecture, f"{self.setting}.weights: {path}")
 
     def embed_images(self, images: Sequence[Image]) -> Tensor:
         """Embeddings of shape N x width, float32 on the CPU, each of length 1; pictures of any size and mode."""
@@ -131,7 +131,7 @@ class LoadedTower:
 
         settings = dict(architecture["model_cfg"])
         custom = settings.pop("custom_text", False)
-        state = from_transformers(load_tensors(weights, setting))
+        state = from_transformers(read_weights(weights, setting))
         with torch.random.fork_rng(devices=[]):  # the constructor draws random weights: nobody else's draws may move
             model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
         try:
@@ -196,6 +196,8 @@ class ClipScorer:
         importance: how much it counts beside other scorers.
     """
 
+    interactive = False
+
     def __init__(
         self,
         tower: ClipTower,
@@ -231,18 +233,18 @@ def _architecture(model: str | None, config: Path | None, setting: str) -> dict[
             raise ConfigError(f"{setting}: open_clip is not installed; pip install open-clip-torch")
         known = {path.stem: path for path in (Path(spec.origin).parent / "model_configs").glob("*.json")}
         if model not in known:
-            raise ConfigError(f"{setting}.model: open_clip knows no {model!r}; {nearest(str(model), known)}")
+            raise ConfigError(f"{setting}.model: open_clip does not have {model!r}; {nearest(str(model), known)}")
         config = known[model]
     try:
         read = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{setting}.config: there is no file {config}") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{setting}.config: {config} is no JSON ({error})") from error
+        raise ConfigError(f"{setting}.config: {config} is not JSON ({error})") from error
     whole = read if isinstance(read, dict) and "model_cfg" in read else {"model_cfg": read}
     settings = whole["model_cfg"]
     if not isinstance(settings, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(settings):
-        raise ConfigError(f"{setting}.config: {config} is no open_clip model (embed_dim, vision_cfg, text_cfg)")
+        raise ConfigError(f"{setting}.config: {config} is not an open_clip model (embed_dim, vision_cfg, text_cfg)")
     if "hf_model_name" in settings["text_cfg"] or "hf_tokenizer_name" in settings["text_cfg"]:
         raise ConfigError(f"{setting}: {config.stem} takes its text side from a model hub, which is not supported")
     return {"model_cfg": settings, "preprocess_cfg": whole.get("preprocess_cfg", {})}
@@ -265,7 +267,7 @@ def _device(device: str, setting: str) -> str:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise ConfigError(f"{setting}.device: {device!r} is none; give auto, cpu or cuda") from error
+        raise ConfigError(f"{setting}.device: {device!r} is not a device; use auto, cpu or cuda") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{setting}.device: no GPU is usable here; give {setting}.device=cpu")
     return device

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.scoring.download import load_tensors, safetensors_shapes
+from bayes_merger.scoring.download import open_weights, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,7 @@ def head_layout(shapes: Mapping[str, Sequence[int]], where: str) -> HeadLayout:
     for name in names:
         weight, bias = tuple(shapes[_key(name, "weight")]), tuple(shapes[_key(name, "bias")])
         if len(weight) != 2 or bias != weight[:1] or (size and weight[1] != size):
-            raise ConfigError(f"{where}: layer {name or 'weight'} has shape {weight}, bias {bias}; that is no head")
+            raise ConfigError(f"{where}: layer {name or 'weight'} has shape {weight}, bias {bias}; that is not a head")
         size = weight[0]
     if size != 1:
         raise ConfigError(f"{where}: it ends in {size} numbers, a head ends in one")
@@ -107,8 +107,9 @@ def read_layout(path: Path, setting: str) -> HeadLayout:
         ConfigError: damaged, or no head.
     """
     if path.suffix == ".safetensors":
-        return head_layout(safetensors_shapes(path, setting), f"{setting}: {path}")
-    shapes = {key: tuple(tensor.shape) for key, tensor in load_tensors(path, setting).items()}
+        with open_weights(path, setting) as file:
+            return head_layout(file.shapes, f"{setting}: {path}")
+    shapes = {key: tuple(tensor.shape) for key, tensor in read_weights(path, setting).items()}
     return head_layout(shapes, f"{setting}: {path}")
 
 
@@ -118,7 +119,7 @@ def load_head(path: Path, setting: str) -> Head:
     Raises:
         ConfigError: damaged, no head, or not finite.
     """
-    tensors = load_tensors(path, setting)
+    tensors = read_weights(path, setting)
     layout = head_layout({key: tuple(tensor.shape) for key, tensor in tensors.items()}, f"{setting}: {path}")
     layers = tuple((tensors[_key(n, "weight")].float(), tensors[_key(n, "bias")].float()) for n in layout.layers)
     if not all(bool(tensor.isfinite().all()) for layer in layers for tensor in layer):
@@ -144,6 +145,6 @@ def _layer_names(shapes: Mapping[str, Sequence[int]], where: str) -> tuple[str, 
     stack = all(re.fullmatch(r"(.+\.)?layers\.\d+", name) for name in names) and _indices(names) in STACKS
     if not complete or not (len(names) == 1 or stack or names == WAIFU):
         raise ConfigError(
-            f"{where} is no aesthetic head this program knows; its tensors: {', '.join(sorted(shapes)[:8])}"
+            f"{where} is not an aesthetic head this program knows; its tensors: {', '.join(sorted(shapes)[:8])}"
         )
     return tuple(names)

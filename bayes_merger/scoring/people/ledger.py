@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from bayes_merger.atomic import sync_folder
 from bayes_merger.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class Ledger:
         finally:
             os.close(file)
         if new:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
     def _read_on(self) -> None:
         try:
@@ -205,13 +206,3 @@ def _ends_torn(file: int) -> bool:
         return False
     os.lseek(file, size - 1, os.SEEK_SET)
     return os.read(file, 1) != b"\n"
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # no folder can be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,14 +1,14 @@
-"""Samplers that a killed process cannot confuse.
+"""Samplers whose suggestions survive a killed process.
 
-Optuna's own samplers keep their random numbers in the process, so a resumed study goes another way. Here every
+Optuna's own samplers keep their random numbers in the process, so a resumed study gets other suggestions. Here every
 suggestion is a function of the study's stored history, a declared space and a seed derived for its slot: whoever opens
 the study next makes the suggestion that would have come. A method comes in as
 
 * a *proposal*, a pure function on the unit cube (:class:`CubeSampler`), or
 * an Optuna sampler, made afresh for every suggestion (:class:`ReplaySampler`).
 
-Trials that cannot teach a method their score (running, failed, cut short, infinite) are not forgotten: their places
-count as looked at. Trials of a wider space, from before a range was narrowed, keep their true places, outside the
+Trials without a usable score (running, failed, cut short, infinite) are not forgotten: their
+places count as explored. Trials of a wider space, from before a range was narrowed, keep their true places, outside the
 cube; trials that lack one of the space's parameters are left out. A place that has been tried is not suggested again:
 the same weights draw the same pictures.
 """
@@ -75,7 +75,7 @@ CLOSE = 1e-9
 """Points nearer than this in every dimension (of a range of 1) are the same point."""
 
 SuggestFn = Callable[[Observations, int], Array]
-"""From the evidence and the study's seed to one point of the unit cube, shape ``(dimensions,)``. Pure."""
+"""From the observations and the study's seed to one point of the unit cube, shape ``(dimensions,)``. Pure."""
 
 
 class StatelessSampler(BaseSampler):
@@ -85,7 +85,7 @@ class StatelessSampler(BaseSampler):
         space: what is searched; None: what all trials so far have in common.
         seed: of the study, 0 or above.
         name: of the method, for people.
-        single: the method knows one objective only.
+        single: the method supports one objective only.
     """
 
     def __init__(self, space: Space | None, seed: int, *, name: str, single: bool = False) -> None:
@@ -100,14 +100,14 @@ class StatelessSampler(BaseSampler):
         return self.name
 
     def check_objectives(self, count: int) -> None:
-        """Refuse, before the first trial, a study of more objectives than the method knows.
+        """Refuse, before the first trial, a study of more objectives than the method supports.
 
         Raises:
-            ConfigError: naming optimisers that know several.
+            ConfigError: naming optimisers that support several.
         """
         if self.single and count > 1:
             raise ConfigError(
-                f"optimiser: {self} knows one objective and there are {count}; "
+                f"optimiser: {self} supports one objective and there are {count}; "
                 "take optimiser=gp or optimiser=tpe, or one weighted sum"
             )
 
@@ -115,8 +115,8 @@ class StatelessSampler(BaseSampler):
         """The declared space. Optuna's own samplers would drop a parameter whose range ever differed."""
         if self.space is not None:
             return dict(self.space)
-        told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return {name: d for name, d in intersection_search_space(told).items() if not d.single()}
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return {name: d for name, d in intersection_search_space(finished).items() if not d.single()}
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
         """Uniform, for a parameter outside the declared space."""
@@ -127,7 +127,7 @@ class StatelessSampler(BaseSampler):
 
     def _refuse(self, study: Study) -> None:
         if self.single and len(study.directions) > 1:
-            raise ValueError(f"{self} knows one objective; the study has {len(study.directions)}")
+            raise ValueError(f"{self} supports one objective; the study has {len(study.directions)}")
 
 
 class CubeSampler(StatelessSampler):
@@ -152,10 +152,12 @@ class CubeSampler(StatelessSampler):
         self._refuse(study)
         if not search_space:
             return {}
-        evidence = evidence_of(history_before(study, trial), search_space, study)
+        observations = observations_of(history_before(study, trial), search_space, study)
         with one_thread():
-            proposed = self._propose(evidence, self.seed)
-        return to_values(_aside(proposed, evidence.points, search_space, self.seed, evidence.slot), search_space)
+            proposed = self._propose(observations, self.seed)
+        return to_values(
+            _aside(proposed, observations.points, search_space, self.seed, observations.slot), search_space
+        )
 
 
 class ReplaySampler(StatelessSampler):
@@ -206,7 +208,7 @@ class ReplaySampler(StatelessSampler):
             if name not in values
         }
         history = history_before(study, trial)
-        known = evidence_of(history, search_space, study).points
+        known = observations_of(history, search_space, study).points
         point = np.array(to_point(values, search_space))
         moved = _aside(point, known, search_space, self.seed, history.slot)
         inside = [_inside(values[name], distribution) for name, distribution in search_space.items()]
@@ -243,7 +245,7 @@ class ReplaySampler(StatelessSampler):
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for linear algebra, and the libraries' chatter about fits unheard.
+    """Run linear algebra on one thread and silence the libraries' fitting warnings.
 
     Sums in another order have other last bits, and a suggestion must not depend on how many cores are free.
     """
@@ -260,7 +262,7 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def evidence_of(history: History, space: Space, study: Study) -> Observations:
+def observations_of(history: History, space: Space, study: Study) -> Observations:
     """The history in the cube of this space; trials that lack one of its parameters are left out."""
     signs = np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
     known = [(t, point) for t in history.trials if (point := place_of(t, space)) is not None]
@@ -284,7 +286,7 @@ def place_of(trial: FrozenTrial, space: Space) -> list[float] | None:
     try:
         point = to_point(trial.params, space, clip=False)
     except ValueError:
-        return None  # a choice that is none of this space's, or the logarithm of a number that has none
+        return None  # not one of the space's choices, or a number without a logarithm
     return point
 
 

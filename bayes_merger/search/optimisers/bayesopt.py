@@ -1,8 +1,8 @@
 """Proposals of the bayesian-optimization library, https://github.com/bayesian-optimization/BayesianOptimization
 
-Both build the library's optimiser afresh from the evidence, in the unit cube with standardised scores. A point without
-a score (running, failed, cut short) is told as a lie at the mean: nothing is learned from it, but its neighbourhood
-counts as looked at, so that the same point is not suggested for ever.
+Both build the library's optimiser afresh from the observations, in the unit cube with standardised scores. A point
+without a score (running, failed, cut short) is given the mean score as a constant lie: nothing is learned from it, but
+its neighbourhood counts as explored, so that the same point is not suggested for ever.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.search.optimisers.base import Observations, SuggestFn, is_known
 from bayes_merger.search.optimisers.options import check_choice, check_number
 from bayes_merger.search.space.cube import Array, derived_seed, generator
+from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """Settings of :func:`tuned_proposal`; their meaning is told at :func:`bayes_merger.search.samplers.bayes`."""
+    """Settings of :func:`tuned_proposal`; see :func:`bayes_merger.search.samplers.bayes`."""
 
     kappa: float = 1.0
     noise: float = 0.05
@@ -57,7 +58,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Classic:
-    """Settings of :func:`classic_proposal`; told at :func:`bayes_merger.search.samplers.bayes_classic`."""
+    """Settings of :func:`classic_proposal`; see :func:`bayes_merger.search.samplers.bayes_classic`."""
 
     acquisition: str
     kappa: float
@@ -68,8 +69,8 @@ class Classic:
 
 
 @dataclass(frozen=True)
-class Told:
-    """Distinct points and what the optimiser is told of them.
+class TrainingData:
+    """Distinct points and their scores, as the optimiser is given them.
 
     Attributes:
         points: shape ``(points, dimensions)``; those with scores first, each in order of appearance.
@@ -82,12 +83,14 @@ class Told:
     searched: list[bool]
 
 
-def told(evidence: Observations) -> Told:
-    """The evidence with repeated points averaged into one (the library refuses repeats) and scores standardised."""
+def training_data(observations: Observations) -> TrainingData:
+    """The observations with repeated points averaged into one (the library refuses repeats) and scores standardised."""
     scored: dict[tuple[float, ...], list[float]] = {}
     searched: dict[tuple[float, ...], bool] = {}
     lies: dict[tuple[float, ...], None] = {}
-    for point, score, drawn in zip(evidence.points.tolist(), evidence.scores, evidence.searched, strict=True):
+    for point, score, drawn in zip(
+        observations.points.tolist(), observations.scores, observations.searched, strict=True
+    ):
         if np.isfinite(score):
             scored.setdefault(tuple(point), []).append(float(score))
             searched.setdefault(tuple(point), bool(drawn))
@@ -95,8 +98,8 @@ def told(evidence: Observations) -> Told:
             lies[tuple(point)] = None
     blank = [point for point in lies if point not in scored]
     scores = np.array([np.mean(values) for values in scored.values()], dtype=float)
-    return Told(
-        points=np.array([*scored, *blank], dtype=float).reshape(-1, evidence.dimensions),
+    return TrainingData(
+        points=np.array([*scored, *blank], dtype=float).reshape(-1, observations.dimensions),
         scores=np.concatenate([standardised(scores), np.zeros(len(blank))]),
         searched=[*searched.values(), *([False] * len(blank))],
     )
@@ -117,18 +120,18 @@ def standardised(scores: Array) -> Array:
 def tuned_proposal(settings: Tuned) -> SuggestFn:
     """Greatest upper confidence bound of a Gaussian process whose length scale and noise are kept sane."""
 
-    def propose(evidence: Observations, seed: int) -> Array:
-        if not np.isfinite(evidence.scores).any():
-            return generator(seed, evidence.slot).random(evidence.dimensions)
+    def propose(observations: Observations, seed: int) -> Array:
+        if not np.isfinite(observations.scores).any():
+            return generator(seed, observations.slot).random(observations.dimensions)
         climb = ClimbingUCB(settings.kappa, candidates=settings.candidates, starts=settings.starts)
-        optimiser = _optimiser(evidence.dimensions, climb, derived_seed(seed, evidence.slot))
+        optimiser = _optimiser(observations.dimensions, climb, derived_seed(seed, observations.slot))
         optimiser.set_gp_params(
             kernel=Matern(settings.length_scale, settings.length_scale_bounds, nu=2.5),
             alpha=settings.noise,
             n_restarts_optimizer=settings.restarts,
             normalize_y=False,  # done, over the real scores only
         )
-        known = told(evidence)
+        known = training_data(observations)
         for point, score in zip(known.points, known.scores, strict=True):
             optimiser.space.register(point, float(score))
         return _array(optimiser.suggest())
@@ -141,17 +144,17 @@ def classic_proposal(settings: Classic) -> SuggestFn:
     _acquisition(settings, 0)  # a wrong setting shows here, not in the middle of the night
     _transformer(settings)
 
-    def propose(evidence: Observations, seed: int) -> Array:
-        rng = generator(seed, evidence.slot)
-        if not np.isfinite(evidence.scores).any():
-            return rng.random(evidence.dimensions)
+    def propose(observations: Observations, seed: int) -> Array:
+        rng = generator(seed, observations.slot)
+        if not np.isfinite(observations.scores).any():
+            return rng.random(observations.dimensions)
         optimiser = _optimiser(
-            evidence.dimensions,
-            _acquisition(settings, evidence.drawn),
-            derived_seed(seed, evidence.slot),
+            observations.dimensions,
+            _acquisition(settings, observations.drawn),
+            derived_seed(seed, observations.slot),
             _transformer(settings),
         )
-        known = told(evidence)
+        known = training_data(observations)
         _replay(optimiser, known, shrink=settings.shrink is not None)
         suggestion = _array(optimiser.suggest())
         bounds = optimiser.space.bounds
@@ -220,23 +223,23 @@ class Bound:
 
     def heights(self, x: Array) -> Array:
         """The bound at many points: shape ``(points, dimensions)`` to ``(points,)``."""
-        squares = (x**2).sum(axis=1)[:, None] + (self._points**2).sum(axis=1) - 2.0 * (x @ self._points.T)
-        r = self._rate * np.sqrt(np.maximum(squares, 0.0))
-        k = (1.0 + r + r**2 / 3.0) * np.exp(-r)
+        k, _ = matern52(self._rate * np.sqrt(squared_distances(x, self._points)))
         variance = 1.0 - np.einsum("ij,ij->i", k @ self._inverse, k)
         height: Array = k @ self._weights + self._kappa * np.sqrt(np.maximum(variance, 0.0))
         return height
 
     def descent(self, x: Array) -> tuple[float, Array]:
-        """Minus the bound at one point, and the gradient of that: shape ``(dimensions,)`` both ways."""
+        """Minus the bound at one point, and its gradient, both for shape ``(dimensions,)``.
+
+        gradient = dk^T (alpha - kappa / std K^-1 k),   dk_i/dx = -5/(3 l^2) (1 + r_i) exp(-r_i) (x - x_i)
+        """
         away = x - self._points
         r = self._rate * np.sqrt((away**2).sum(axis=1))
-        decay = np.exp(-r)
-        k = (1.0 + r + r**2 / 3.0) * decay
-        slope = -(self._rate**2 / 3.0) * ((1.0 + r) * decay)[:, None] * away
+        k, decay = matern52(r)
+        kernel_gradient = -(self._rate**2 / 3.0) * ((1.0 + r) * decay)[:, None] * away
         explained = self._inverse @ k
-        std = float(np.sqrt(max(1.0 - k @ explained, 1e-12)))
-        gradient = slope.T @ (self._weights - (self._kappa / std) * explained)
+        std = float(np.sqrt(max(1.0 - float(k @ explained), 1e-12)))
+        gradient = kernel_gradient.T @ (self._weights - (self._kappa / std) * explained)
         return -float(k @ self._weights + self._kappa * std), -gradient
 
 
@@ -283,7 +286,7 @@ def _transformer(settings: Classic) -> SequentialDomainReductionTransformer | No
         raise ConfigError(f"optimiser: bounds_transformer: {error}") from None
 
 
-def _replay(optimiser: BayesianOptimization, known: Told, *, shrink: bool) -> None:
+def _replay(optimiser: BayesianOptimization, known: TrainingData, *, shrink: bool) -> None:
     """Tell the points in order, shrinking the space after each that was searched for, as ``maximize`` does."""
     for point, score, searched in zip(known.points, known.scores, known.searched, strict=True):
         optimiser.space.register(point, float(score))

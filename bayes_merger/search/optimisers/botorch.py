@@ -40,7 +40,7 @@ PENDING = 16
 
 @dataclass(frozen=True)
 class Noisy:
-    """Settings of :func:`botorch_proposal`; told at :func:`bayes_merger.search.samplers.botorch`."""
+    """Settings of :func:`botorch_proposal`; see :func:`bayes_merger.search.samplers.botorch`."""
 
     restarts: int
     raw_samples: int
@@ -55,18 +55,18 @@ class Noisy:
 def botorch_proposal(settings: Noisy) -> SuggestFn:
     """The point of greatest noisy expected improvement."""
 
-    def propose(evidence: Observations, seed: int) -> Array:
-        objectives = evidence.scores[:, None] if evidence.objectives is None else evidence.objectives
+    def propose(observations: Observations, seed: int) -> Array:
+        objectives = observations.scores[:, None] if observations.objectives is None else observations.objectives
         scored = np.isfinite(objectives).all(axis=1)
-        inner = derived_seed(seed, evidence.slot)
+        inner = derived_seed(seed, observations.slot)
         if scored.sum() < LEAST:
-            even: Array = sobol_points(derived_seed(seed), evidence.slot, 1, evidence.dimensions)[0]
+            even: Array = sobol_points(derived_seed(seed), observations.slot, 1, observations.dimensions)[0]
             return even
         values = np.stack([standardised(column) for column in objectives[scored].T], axis=1)
-        pending = evidence.points[~scored][-PENDING:]
+        pending = observations.points[~scored][-PENDING:]
         with manual_seed(inner):
-            acquisition = _acquisition(settings, evidence.points[scored], values, pending, inner)
-            cube = torch.tensor([[0.0] * evidence.dimensions, [1.0] * evidence.dimensions], dtype=torch.double)
+            acquisition = _acquisition(settings, observations.points[scored], values, pending, inner)
+            cube = torch.tensor([[0.0] * observations.dimensions, [1.0] * observations.dimensions], dtype=torch.double)
             found, _ = optimize_acqf(
                 acquisition,
                 bounds=cube,
@@ -93,8 +93,8 @@ def _acquisition(settings: Noisy, points: Array, values: Array, pending: Array, 
     if len(models) == 1:
         single: Callable[..., Any] = qLogNoisyExpectedImprovement(models[0], **common)
         return single
-    told = torch.from_numpy(values)
-    reference = infer_reference_point(told[is_non_dominated(told)], scale=0.1)
+    scores = torch.from_numpy(values)
+    reference = infer_reference_point(scores[is_non_dominated(scores)], scale=0.1)
     several: Callable[..., Any] = qLogNoisyExpectedHypervolumeImprovement(
         ModelListGP(*models), ref_point=reference, **common
     )

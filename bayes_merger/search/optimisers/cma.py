@@ -2,7 +2,7 @@
 
 The strategy of the ``cmaes`` library (https://github.com/CyberAgentAILab/cmaes) has a state: the mean, the step and the
 covariance that the generations so far have left. It is never stored. For every suggestion the strategy starts anew and
-is told all generations again, milliseconds for a hundred trials, so that the study alone decides.
+replays all generations, milliseconds for a hundred trials, so that the study alone decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bayes_merger.search.space.cube import Array, derived_seed
 
 @dataclass(frozen=True)
 class Evolution:
-    """Settings of :func:`cma_proposal`; told at :func:`bayes_merger.search.samplers.cma`."""
+    """Settings of :func:`cma_proposal`; see :func:`bayes_merger.search.samplers.cma`."""
 
     sigma: float
     population: int | None
@@ -39,38 +39,38 @@ def cma_proposal(settings: Evolution) -> SuggestFn:
     Trials that still run or have failed are in none; the next point is another draw, so nothing is drawn twice.
     """
 
-    def propose(evidence: Observations, seed: int) -> Array:
+    def propose(observations: Observations, seed: int) -> Array:
         strategy = CMA(
-            mean=beginning(evidence) if settings.warm_start else np.full(evidence.dimensions, 0.5),
+            mean=beginning(observations) if settings.warm_start else np.full(observations.dimensions, 0.5),
             sigma=settings.sigma,
-            bounds=np.array([[0.0, 1.0]] * evidence.dimensions),
+            bounds=np.array([[0.0, 1.0]] * observations.dimensions),
             # What falls outside is moved onto the border, not drawn again: good merges have weights of exactly 0 and 1.
             n_max_resampling=0,
             population_size=settings.population,
             seed=0,
         )
-        own = np.isfinite(evidence.scores) & evidence.searched
-        points, losses = evidence.points[own].clip(0.0, 1.0), -evidence.scores[own]
+        own = np.isfinite(observations.scores) & observations.searched
+        points, losses = observations.points[own].clip(0.0, 1.0), -observations.scores[own]
         size = strategy.population_size
         for first in range(0, len(losses) - size + 1, size):
             generation = slice(first, first + size)
             strategy.tell(list(zip(points[generation], losses[generation].tolist(), strict=True)))
-        strategy._rng.seed(derived_seed(seed, evidence.slot))
+        strategy._rng.seed(derived_seed(seed, observations.slot))
         return np.asarray(strategy.ask(), dtype=float)
 
     return propose
 
 
-def beginning(evidence: Observations) -> Array:
+def beginning(observations: Observations) -> Array:
     """Where the strategy starts: the better half of the start design, averaged as a generation is, the best most.
 
     The centre if fewer than four of its trials have a score.
     """
-    given = np.isfinite(evidence.scores) & ~evidence.searched
-    points, scores = evidence.points[given].clip(0.0, 1.0), evidence.scores[given]
+    given = np.isfinite(observations.scores) & ~observations.searched
+    points, scores = observations.points[given].clip(0.0, 1.0), observations.scores[given]
     parents = len(scores) // 2
     if parents < 2:
-        return np.full(evidence.dimensions, 0.5)
+        return np.full(observations.dimensions, 0.5)
     weights = np.log(parents + 0.5) - np.log(np.arange(1, parents + 1))
     best = np.argsort(-scores, kind="stable")[:parents]
     return np.asarray(weights @ points[best] / weights.sum(), dtype=float)

@@ -59,7 +59,7 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    """Refuse an option that is none of the choices.
+    """Refuse an option that is not one of the choices.
 
     Raises:
         ConfigError: naming the nearest.

@@ -1,22 +1,24 @@
-"""The optimiser made for merges: few trials, many weights, scores that are partly luck, blocks that have an order.
+"""The optimiser made for merges: few trials, many weights, noisy scores, blocks that have an order.
 
-Two minds take turns. One is ``bayes``: a single process to which all weights are alike, and its upper confidence bound,
-which is bold and does not stop on a ridge. While there are few scores it has all turns, since nothing finer can be
-known. The other is a council, which sees which weights matter and goes for what it sees. What one tries, both learn
-from; on the benchmark neither alone is as good from 40 trials on.
+Two strategies alternate. One is ``bayes``: a single Gaussian process with one length scale for all weights, and its
+upper confidence bound, which explores boldly and does not stop on a ridge. While there are few scores it makes all
+suggestions, since nothing finer can be learned. The other is an ensemble of Gaussian processes, weighted by
+leave-one-out predictive density, which finds out which weights matter and exploits it. Both learn from all trials; on
+the benchmark neither alone is as good from 40 trials on.
 
-In the council three Gaussian processes look at the history, and how well each foresees decides how much it is believed:
+The ensemble has three members:
 
-* one in which all weights count alike and the landscape is smooth: with few trials nothing finer can be known;
+* one in which all weights count alike and the landscape is smooth: with few trials nothing finer can be learned;
 * one with a length scale per weight: few weights matter much;
-* where the names of the weights tell of blocks, one in which the length scales of neighbouring blocks are alike, and
-  slow waves over the blocks (the mean of all, the slope from the outside in, IN against OUT) act of their own.
+* where the names of the weights contain blocks, one in which the length scales of neighbouring blocks are correlated,
+  and slow basis functions over the blocks (their mean, the trend from the outside in, IN against OUT) have an effect
+  of their own.
 
-How much of a score is luck is read off the pictures, whose prompts and seeds are the same in every trial, so that no
-process mistakes luck for a ridge. The next point is where the expected improvement over the best posterior mean is
-greatest. Its climbs begin at the best of many candidates: points anywhere, and the best trials with a few weights moved
-or put on exactly 0 or 1, because at 26 dimensions a random point is never near an edge of the cube, where weights like
-to be.
+The noise of a score is estimated from the pictures, whose prompts and seeds are the same in every trial, so that no
+process mistakes noise for a ridge. The next point is where the expected improvement over the best posterior mean is
+greatest. Its climbs start at the best of many candidates: points anywhere, and the best trials with a few weights moved
+or put on exactly 0 or 1, because in 26 dimensions a random point is never near an edge of the cube, where good weights
+often are.
 
 Expected improvement without underflow: Ament and others (2023), https://arxiv.org/abs/2310.20708; moving few
 coordinates of the incumbent: Regis and Shoemaker (2013), https://doi.org/10.1080/0305215X.2012.687731
@@ -35,129 +37,138 @@ from scipy.special import erfcx, log_ndtr
 from bayes_merger.search.optimisers.base import Observations, SuggestFn, is_known
 from bayes_merger.search.optimisers.bayesopt import Tuned, tuned_proposal
 from bayes_merger.search.space.cube import Array, generator
-from bayes_merger.search.surrogates.block_gp import Prior, Process, fit
-from bayes_merger.search.surrogates.block_order import likeness, waves
+from bayes_merger.search.surrogates.block_gp import BlockGP, Prior, fit
+from bayes_merger.search.surrogates.block_order import basis, correlation
 from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 
-FEW = 1.5
-"""With fewer scores per weight than this the council is not asked."""
+MIN_SCORES_PER_WEIGHT = 1.5
+"""With fewer scores per weight than this the ensemble makes no suggestions."""
 
 ALIKE, OWN = 0.05, 1.0
-"""Spread of the weights' log length scales: practically none, and each its own."""
+"""Standard deviation of the log length scales across weights: practically one for all, and one for each."""
 
 RELATED = 0.5
-"""How much of a weight's own length scale its neighbours share."""
+"""The share of a weight's own length scale that its neighbours have in common with it."""
 
-UNHEARD = 0.03
-"""A process that is believed less than this is not asked."""
+MIN_WEIGHT = 0.03
+"""A process with a smaller weight than this is left out."""
 
 
 @dataclass(frozen=True)
 class Structured:
-    """Settings of :func:`structured_proposal`; told at :func:`bayes_merger.search.samplers.structured`."""
+    """Settings of :func:`structured_proposal`; see :func:`bayes_merger.search.samplers.structured`."""
 
     blocks: bool
     candidates: int
     starts: int
 
 
-class Council:
-    """Several processes, each believed as much as it foresees; their mixture by its first two moments.
+class Ensemble:
+    """Several Gaussian processes as one: their mixture, described by its first two moments.
+
+    With weights w_i, means m_i and standard deviations s_i at a point:
+
+        mean = sum_i w_i m_i
+        sd^2 = sum_i w_i (s_i^2 + m_i^2) - mean^2
+
 
     Args:
         processes: at least one.
-        beliefs: of each, adding up to 1.
+        weights: one per process, adding up to 1.
     """
 
-    def __init__(self, processes: list[Process], beliefs: Array) -> None:
+    def __init__(self, processes: list[BlockGP], weights: Array) -> None:
         self._processes = processes
-        self._beliefs = beliefs
+        self._weights = weights
 
     def predict(self, points: Array) -> tuple[Array, Array]:
-        """As :meth:`Process.predict`."""
+        """As :meth:`BlockGP.predict`."""
         each = [process.predict(points) for process in self._processes]
-        mean = sum(b * m for b, (m, _) in zip(self._beliefs, each, strict=True))
-        square = sum(b * (s**2 + m**2) for b, (m, s) in zip(self._beliefs, each, strict=True))
+        mean = sum(b * m for b, (m, _) in zip(self._weights, each, strict=True))
+        square = sum(b * (s**2 + m**2) for b, (m, s) in zip(self._weights, each, strict=True))
         return np.asarray(mean), np.sqrt(np.maximum(square - mean**2, 1e-10))
 
-    def slope(self, point: Array) -> tuple[float, float, Array, Array]:
-        """As :meth:`Process.slope`."""
+    def gradient(self, point: Array) -> tuple[float, float, Array, Array]:
+        """As :meth:`BlockGP.gradient`."""
         if len(self._processes) == 1:
-            return self._processes[0].slope(point)
-        each = [process.slope(point) for process in self._processes]
-        mean = sum(b * m for b, (m, _, _, _) in zip(self._beliefs, each, strict=True))
-        uphill = np.asarray(sum(b * u for b, (_, _, u, _) in zip(self._beliefs, each, strict=True)))
-        square = sum(b * (s**2 + m**2) for b, (m, s, _, _) in zip(self._beliefs, each, strict=True))
+            return self._processes[0].gradient(point)
+        # d mean = sum_i w_i dm_i ;  d sd = (sum_i w_i (s_i ds_i + m_i dm_i) - mean d mean) / sd
+        each = [process.gradient(point) for process in self._processes]
+        mean = sum(b * m for b, (m, _, _, _) in zip(self._weights, each, strict=True))
+        uphill = np.asarray(sum(b * u for b, (_, _, u, _) in zip(self._weights, each, strict=True)))
+        square = sum(b * (s**2 + m**2) for b, (m, s, _, _) in zip(self._weights, each, strict=True))
         deviation = math.sqrt(max(square - mean**2, 1e-10))
-        half = sum(b * (s * o + m * u) for b, (m, s, u, o) in zip(self._beliefs, each, strict=True))
+        half = sum(b * (s * o + m * u) for b, (m, s, u, o) in zip(self._weights, each, strict=True))
         return mean, deviation, uphill, np.asarray(half - mean * uphill) / deviation
 
 
 def structured_proposal(settings: Structured) -> SuggestFn:
-    """What ``bayes`` proposes, or what a council does, in turn."""
-    bold, keen = tuned_proposal(Tuned()), council_proposal(settings)
+    """Suggestions of ``bayes`` and of the ensemble, alternating."""
+    bold, keen = tuned_proposal(Tuned()), ensemble_proposal(settings)
 
-    def propose(evidence: Observations, seed: int) -> Array:
-        few = np.isfinite(evidence.scores).sum() < FEW * evidence.dimensions
-        return (bold if few or evidence.slot % 2 else keen)(evidence, seed)
+    def propose(observations: Observations, seed: int) -> Array:
+        few = np.isfinite(observations.scores).sum() < MIN_SCORES_PER_WEIGHT * observations.dimensions
+        return (bold if few or observations.slot % 2 else keen)(observations, seed)
 
     return propose
 
 
-def council_proposal(settings: Structured) -> SuggestFn:
-    """Greatest expected improvement over the best posterior mean, as a council of processes sees it."""
+def ensemble_proposal(settings: Structured) -> SuggestFn:
+    """Greatest expected improvement over the best posterior mean, as the ensemble predicts it."""
 
-    def propose(evidence: Observations, seed: int) -> Array:
-        rng = generator(seed, evidence.slot)
-        told = np.isfinite(evidence.scores)
-        council = convened(evidence, settings)
-        means, _ = council.predict(evidence.points[told])
-        known = evidence.points[told]
+    def propose(observations: Observations, seed: int) -> Array:
+        rng = generator(seed, observations.slot)
+        scored = np.isfinite(observations.scores)
+        ensemble = fit_ensemble(observations, settings)
+        means, _ = ensemble.predict(observations.points[scored])
+        known = observations.points[scored]
         best = float(means.max())
         leaders = known[np.argsort(-means, kind="stable")[:5]]
         starts = candidates(rng, leaders, settings.candidates)
-        mean, deviation = council.predict(starts)
+        mean, deviation = ensemble.predict(starts)
         height = log_improvement((mean - best) / deviation) + np.log(deviation)
         chosen = starts[np.argsort(-height, kind="stable")[: settings.starts]]
         nearby = np.clip(leaders[:1] + 1e-3 * rng.standard_normal(leaders[:1].shape), 0.0, 1.0)
-        return climbed(council, best, np.concatenate([chosen, nearby]), evidence.points)
+        return climbed(ensemble, best, np.concatenate([chosen, nearby]), observations.points)
 
     return propose
 
 
-def convened(evidence: Observations, settings: Structured) -> Council:
-    """The processes, fitted to the scores there are; trials that lack one are taken to score what was foreseen."""
-    told = np.isfinite(evidence.scores)
-    points, scores = evidence.points[told], evidence.scores[told]
+def fit_ensemble(observations: Observations, settings: Structured) -> Ensemble:
+    """The processes, fitted to the scores; a trial without a score is given the score that each process predicts."""
+    scored = np.isfinite(observations.scores)
+    points, scores = observations.points[scored], observations.scores[scored]
     scores, unit = _standardised(scores)
     noise = noise_variance_of_scores(
-        [pictures for pictures, one in zip(evidence.pictures, told, strict=False) if one], evidence.scores[told]
+        [pictures for pictures, one in zip(observations.pictures, scored, strict=False) if one],
+        observations.scores[scored],
     )
     noise = None if noise is None or not unit else float(np.clip(noise / unit**2, 1e-4, 2.0))
-    processes, foresight = [], []
-    for prior in priors(evidence.names, evidence.dimensions, noise, settings.blocks):
+    processes, densities = [], []
+    for prior in priors(observations.names, observations.dimensions, noise, settings.blocks):
         found = fit(points, scores, prior)
-        process = Process(points, scores, found, prior.waves)
-        foresight.append(process.foresight())
-        if not told.all():
-            guessed = process.predict(evidence.points[~told])[0]
-            everywhere = np.concatenate([points, evidence.points[~told]])
+        process = BlockGP(points, scores, found, prior.basis)
+        densities.append(process.loo_log_density())
+        if not scored.all():
+            guessed = process.predict(observations.points[~scored])[0]
+            everywhere = np.concatenate([points, observations.points[~scored]])
             exact = np.arange(len(everywhere)) >= len(points)
-            process = Process(everywhere, np.concatenate([scores, guessed]), found, prior.waves, exact)
+            process = BlockGP(everywhere, np.concatenate([scores, guessed]), found, prior.basis, exact)
         processes.append(process)
-    beliefs = np.exp(np.array(foresight) - max(foresight))
-    beliefs /= beliefs.sum()
-    heard = beliefs >= UNHEARD
-    return Council([p for p, one in zip(processes, heard, strict=True) if one], beliefs[heard] / beliefs[heard].sum())
+    # w_i = exp(L_i) / sum_j exp(L_j), with L_i the leave-one-out log density of process i
+    weights = np.exp(np.array(densities) - max(densities))
+    weights /= weights.sum()
+    kept = weights >= MIN_WEIGHT
+    return Ensemble([p for p, one in zip(processes, kept, strict=True) if one], weights[kept] / weights[kept].sum())
 
 
 def priors(names: tuple[str, ...], dimensions: int, noise: float | None, blocks: bool) -> list[Prior]:
-    """What the processes of the council believe before the first score."""
-    strangers = np.eye(dimensions)
-    found = [Prior(ALIKE, strangers, noise=noise, smooth=True), Prior(OWN, strangers, noise=noise)]
-    slow = waves(names) if blocks else None
+    """The priors of the ensemble's processes."""
+    independent = np.eye(dimensions)
+    found = [Prior(ALIKE, independent, noise=noise, smooth=True), Prior(OWN, independent, noise=noise)]
+    slow = basis(names) if blocks else None
     if slow is not None:
-        related = (1.0 - RELATED) * strangers + RELATED * likeness(names)
+        related = (1.0 - RELATED) * independent + RELATED * correlation(names)
         found.append(Prior(OWN, related, slow, noise))
     return found
 
@@ -182,9 +193,9 @@ def candidates(rng: np.random.Generator, leaders: Array, count: int) -> Array:
     return np.asarray(np.concatenate([rng.random((count - near, dimensions)), np.clip(points, 0.0, 1.0)]))
 
 
-def climbed(council: Council, best: float, starts: Array, known: Array) -> Array:
-    """The highest top that climbs from the starts reach in the cube, of those where no trial lies."""
-    descent = _descent(council, best)
+def climbed(ensemble: Ensemble, best: float, starts: Array, known: Array) -> Array:
+    """The highest point that climbs from the starts reach in the cube, except where a trial is already."""
+    descent = _descent(ensemble, best)
     bounds = [(0.0, 1.0)] * starts.shape[1]
     found, least = starts[0], math.inf
     for start in starts:
@@ -195,11 +206,17 @@ def climbed(council: Council, best: float, starts: Array, known: Array) -> Array
     return np.asarray(found)
 
 
-def _descent(council: Council, best: float) -> Callable[[Array], tuple[float, Array]]:
-    """Minus the logarithm of the expected improvement, and its gradient."""
+def _descent(ensemble: Ensemble, best: float) -> Callable[[Array], tuple[float, Array]]:
+    """Minus the logarithm of the expected improvement, and its gradient, shape ``(D,)``.
+
+    With z = (mean - best) / sd and h(z) = pdf(z) + z cdf(z), whose derivative is cdf(z):
+
+        log EI   = log h(z) + log sd
+        d log EI = cdf(z) / h(z) dz + d sd / sd,   dz = (d mean - z d sd) / sd
+    """
 
     def descent(point: Array) -> tuple[float, Array]:
-        mean, deviation, uphill, outward = council.slope(point)
+        mean, deviation, uphill, outward = ensemble.gradient(point)
         z = (mean - best) / deviation
         height = float(log_improvement(np.array([z]))[0])
         share = math.exp(float(log_ndtr(z)) - height)

@@ -5,7 +5,7 @@ after several failures; inside it one draw of a Gaussian process says where to l
 out from the scores, in the order in which they were asked for, for every suggestion. Three things differ from the
 paper, for scores with noise and weights that belong on 0 or 1:
 
-* the centre is the point with the best posterior mean, not the luckiest;
+* the centre is the point with the best posterior mean, not the best score;
 * what a box reaches over the border lands on it;
 * a box that has shrunk to nothing begins again at full size and keeps what was learned.
 """
@@ -21,7 +21,7 @@ from bayes_merger.search.optimisers.base import Observations, SuggestFn
 from bayes_merger.search.optimisers.bayesopt import standardised
 from bayes_merger.search.optimisers.options import check_number
 from bayes_merger.search.space.cube import Array, derived_seed, generator, sobol_points
-from bayes_merger.search.surrogates.ard_gp import Process, fit
+from bayes_merger.search.surrogates.ard_gp import ArdGP, fit
 
 LONGEST = 1.6
 SHORTEST = 0.5**7
@@ -37,7 +37,7 @@ MOVED = 20
 
 @dataclass(frozen=True)
 class Region:
-    """Settings of :func:`turbo_proposal`; told at :func:`bayes_merger.search.samplers.turbo`."""
+    """Settings of :func:`turbo_proposal`; see :func:`bayes_merger.search.samplers.turbo`."""
 
     length: float
     successes: int
@@ -54,18 +54,18 @@ class Region:
 def turbo_proposal(settings: Region) -> SuggestFn:
     """The best of many points in the trust region, by one draw of the process."""
 
-    def propose(evidence: Observations, seed: int) -> Array:
-        scored = np.isfinite(evidence.scores)
+    def propose(observations: Observations, seed: int) -> Array:
+        scored = np.isfinite(observations.scores)
         if scored.sum() < LEAST:
-            even: Array = sobol_points(derived_seed(seed), evidence.slot, 1, evidence.dimensions)[0]
+            even: Array = sobol_points(derived_seed(seed), observations.slot, 1, observations.dimensions)[0]
             return even
-        scores = standardised(evidence.scores[scored])
-        process = fit(evidence.points[scored], scores)
-        length = region_length(scores, evidence.searched[scored], settings)
-        inside = candidates(process, length, settings.candidates, generator(seed, evidence.slot))
-        # Where others are at work nothing is to be learned: as if the expected had been found there.
-        mean, covariance = process.told(evidence.points[~scored]).posterior(inside)
-        best: Array = inside[int(np.argmax(_draw(mean, covariance, generator(seed, evidence.slot, 1))))]
+        scores = standardised(observations.scores[scored])
+        process = fit(observations.points[scored], scores)
+        length = region_length(scores, observations.searched[scored], settings)
+        inside = candidates(process, length, settings.candidates, generator(seed, observations.slot))
+        # Running trials have no score yet: condition on what the process predicts for them.
+        mean, covariance = process.condition_on(observations.points[~scored]).posterior(inside)
+        best: Array = inside[int(np.argmax(_draw(mean, covariance, generator(seed, observations.slot, 1))))]
         return best
 
     return propose
@@ -95,7 +95,7 @@ def region_length(scores: Array, searched: NDArray[np.bool_], settings: Region) 
     return length
 
 
-def candidates(process: Process, length: float, count: int, rng: np.random.Generator) -> Array:
+def candidates(process: ArdGP, length: float, count: int, rng: np.random.Generator) -> Array:
     """Points of the trust region, each the centre with some coordinates moved: shape ``(count, dimensions)``."""
     dimensions = process.points.shape[1]
     mean = process.posterior(process.points)[0]

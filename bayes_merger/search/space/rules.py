@@ -13,7 +13,7 @@ Range = tuple[float, float]
 
 
 def apart(rules: Mapping[str, Any] | None, bare: set[str]) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
-    """Rules about blocks, and those about ratios (the ``bare`` names)."""
+    """Rules about blocks, and those about extra parameters (the ``bare`` names)."""
     if not isinstance(rules, Mapping):
         return rules, {}
     own = {name: value for name, value in rules.items() if name in bare}
@@ -114,7 +114,7 @@ def read_number(value: object, what: str) -> float:
     """A finite number.
 
     Raises:
-        ConfigError: it is none; ``what`` begins the text.
+        ConfigError: it is not; ``what`` begins the text.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ConfigError(f"{what}: {value!r} is not a number; write one such as 0.5")

@@ -8,8 +8,8 @@ says otherwise. The three kinds of rule are those of the original sd-webui-bayes
 * *ranges*: the number is searched between these two, instead of the method's own range;
 * *groups*: these blocks share one number.
 
-Besides the blocks there may be *ratios*: numbers with a name of their own, which the caller has found in finer rules
-about parts of blocks. They are searched like the others, and stand among the weights as if they were blocks.
+Besides the blocks there may be *extra parameters*: numbers with a name of their own, from the caller's finer rules
+about parts of blocks. They are searched like the others, and appear among the weights as if they were blocks.
 
 A rule that makes no sense is an error, never a warning: a misspelt block would silently change what is searched.
 """
@@ -49,10 +49,10 @@ class Parameter:
     """One number the optimiser may turn.
 
     Attributes:
-        name: ``BLOCK.weight``, that of the first block it drives, or the bare name of a ratio.
+        name: ``BLOCK.weight``, that of the first block it drives, or the bare name of an extra parameter.
         low: least value, included.
         high: greatest value, included; above ``low``.
-        drives: every ``BLOCK.weight`` (for a ratio, ``NAME.weight``) that takes this number.
+        drives: every ``BLOCK.weight`` (for an extra parameter, ``NAME.weight``) that takes this number.
     """
 
     name: str
@@ -95,7 +95,9 @@ class SearchSpace:
         }
         for name, number in numbers.items():
             block, _, weight = name.rpartition(".")
-            assembled.setdefault(weight, {}).setdefault(block, number)  # a ratio, or what is no weight of the method
+            assembled.setdefault(weight, {}).setdefault(
+                block, number
+            )  # an extra parameter, or not a weight of the method
         return assembled
 
     def values_of(self, weights: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -151,7 +153,7 @@ class SearchSpace:
         """The values of the space nearest to weights that may lie outside it.
 
         Args:
-            weights: weight name -> block (or ratio) -> number; what is missing takes its weight's default.
+            weights: weight name -> block (or extra parameter) -> number; what is missing takes its weight's default.
             defaults: a number for each weight.
 
         Returns:
@@ -222,7 +224,7 @@ def build_space(
     frozen: Mapping[str, Any] | None = None,
     ranges: Mapping[str, Any] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
-    ratios: Sequence[Parameter] = (),
+    extra_parameters: Sequence[Parameter] = (),
     given: Mapping[str, float] | None = None,
 ) -> SearchSpace:
     """The search space of a merge method on an architecture, under a person's rules.
@@ -233,8 +235,8 @@ def build_space(
         frozen: name -> number; a frozen member freezes its whole group.
         ranges: name -> ``[low, high]``.
         groups: lists of names. Names without a weight (``[IN00, IN01]``) make one group per weight.
-        ratios: numbers beyond the blocks, each with its range and the weights it drives; they may be frozen and
-            given other ranges by their bare names. What they drive of the blocks' own is not searched by itself.
+        extra_parameters: numbers beyond the blocks, each with its range and the weights it drives; they may be frozen
+            and have other ranges by their bare names. What they drive of the blocks' own is not searched by itself.
         given: ``BLOCK.weight`` -> number, of those that a recipe decides: rules about them have no effect, and one that
             is about nothing else is an error.
 
@@ -244,11 +246,11 @@ def build_space(
         ConfigError: for a name, value or combination that makes no sense, or when nothing is left to search.
     """
     order = tuple(weights)
-    bare = {ratio.name for ratio in ratios}
+    bare = {extra.name for extra in extra_parameters}
     frozen, own_frozen = apart(frozen, bare)
     ranges, own_ranges = apart(ranges, bare)
     bounds = _bounds(ranges, blocks, weights)
-    taken = {*(given or {}), *(name for ratio in ratios for name in ratio.drives)}
+    taken = {*(given or {}), *(name for extra in extra_parameters for name in extra.drives)}
     for kind, rules in (("frozen", frozen), ("ranges", ranges)):
         _check_free(kind, rules, blocks, order, taken)
     fixed = {name: number for name, number in _fixed(frozen, blocks, order, bounds).items() if name not in taken}
@@ -265,8 +267,8 @@ def build_space(
         if name not in taken and any(member in fixed for member in together[name])
     }
     fixed |= given or {}
-    for ratio in ratios:
-        parameter = _ruled(ratio, own_frozen, own_ranges)
+    for extra in extra_parameters:
+        parameter = _ruled(extra, own_frozen, own_ranges)
         if parameter.low == parameter.high:
             fixed |= dict.fromkeys(parameter.drives, parameter.low)
         else:
@@ -323,19 +325,19 @@ def _together(
     return together
 
 
-def _ruled(ratio: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str, Any]) -> Parameter:
-    """A ratio under the rules about it; a frozen one has both ends where it is frozen."""
-    name = ratio.name
+def _ruled(extra: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str, Any]) -> Parameter:
+    """An extra parameter under the rules about it; a frozen one has both ends where it is frozen."""
+    name = extra.name
     if name in ranges:
-        low, high = read_range(ranges[name], f"ranges: {name}", (min(WIDEST[0], ratio.low), max(WIDEST[1], ratio.high)))
-        ratio = replace(ratio, low=low, high=high)
+        low, high = read_range(ranges[name], f"ranges: {name}", (min(WIDEST[0], extra.low), max(WIDEST[1], extra.high)))
+        extra = replace(extra, low=low, high=high)
     if name not in frozen:
-        return ratio
+        return extra
     value = read_number(frozen[name], f"frozen: {name}")
-    if not ratio.low <= value <= ratio.high:
-        raise ConfigError(f"frozen: {name} = {value:g} is outside its range {ratio.low:g} ... {ratio.high:g}; "
+    if not extra.low <= value <= extra.high:
+        raise ConfigError(f"frozen: {name} = {value:g} is outside its range {extra.low:g} ... {extra.high:g}; "
                           "widen it in ranges")  # fmt: skip
-    return replace(ratio, low=value, high=value)
+    return replace(extra, low=value, high=value)
 
 
 _GUIDE = {"frozen": "frozen", "ranges": "ranges", "groups": "groups"} | {
@@ -360,7 +362,7 @@ def space_from_guide(
     blocks: Sequence[str],
     weights: Mapping[str, Range],
     guide: Mapping[str, Any],
-    ratios: Sequence[Parameter] = (),
+    extra_parameters: Sequence[Parameter] = (),
     given: Mapping[str, float] | None = None,
 ) -> SearchSpace:
     """The space a configuration describes, with the keys of :func:`build_space` or those of the original's guides.
@@ -377,4 +379,4 @@ def space_from_guide(
         if rules.get(_GUIDE[key]):
             raise ConfigError(f"space: {key} and {_GUIDE[key]} are the same rules under two names; keep one")
         rules[_GUIDE[key]] = value
-    return build_space(blocks, weights, ratios=ratios, given=given, **rules)
+    return build_space(blocks, weights, extra_parameters=extra_parameters, given=given, **rules)

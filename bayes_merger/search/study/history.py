@@ -44,8 +44,8 @@ class History:
     Attributes:
         slot: how many trials there were, every attempt at the same values counted once.
         drawn: how many of them the sampler suggested.
-        trials: those that got an answer or are on their way to one (told, failed, running; neither waiting nor
-            interrupted), in the order of their origins.
+        trials: finished, failed and running ones, but neither waiting nor interrupted ones, in the order of
+            their origins.
     """
 
     slot: int
@@ -59,12 +59,12 @@ def origin(trial: FrozenTrial) -> int:
 
 
 def is_suggested(trial: FrozenTrial) -> bool:
-    """Whether a sampler suggested the trial's values; told from a row of the start design."""
+    """Whether a sampler suggested the trial's values, as opposed to a row of the start design."""
     return bool(trial.user_attrs.get(PHASE, "search") == "search")
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
-    """Whether the trial's process died; told from a trial that failed by itself."""
+    """Whether the trial's process died, as opposed to a trial that failed by itself."""
     return trial.state == TrialState.FAIL and trial.user_attrs.get(REASON) == INTERRUPTED
 
 

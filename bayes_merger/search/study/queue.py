@@ -40,7 +40,7 @@ def ask(
         study: may be shared, but asked by one process at a time: see :func:`bayes_merger.search.study.lock.study_lock`.
         space: what is searched.
         owner: noted on the trial as its worker.
-        still: called before a suggestion is written; raises if the study is no longer ours alone.
+        check_lock: called before a suggestion is written; raises if another process has taken the study's lock.
     """
     distributions = space.distributions()
     while True:
@@ -58,7 +58,7 @@ def queue_again(study: Study, trials: Iterable[FrozenTrial]) -> None:
     """Running trials that nobody works on any more are failed as interrupted; their values wait again, before all."""
     again = {t.user_attrs[RETRY_OF] for t in study.get_trials(deepcopy=False) if RETRY_OF in t.user_attrs}
     for trial in trials:
-        # In this order: whoever dies in between leaves a running trial, and the next one heals on.
+        # In this order: whoever dies in between leaves a running trial, and the next process completes the repair.
         if trial.number not in again:
             study.add_trial(retry(trial))
         live = Trial(study, trial._trial_id)
@@ -103,7 +103,7 @@ def retry(trial: FrozenTrial) -> FrozenTrial:
 def suggestion(study: Study, distributions: Mapping[str, FloatDistribution]) -> dict[str, Any]:
     """What the sampler suggests for a trial that is not stored yet."""
     number = len(study.get_trials(deepcopy=False))
-    unborn = FrozenTrial(
+    unstored = FrozenTrial(
         number=number,
         trial_id=-1,
         state=TrialState.RUNNING,
@@ -116,10 +116,10 @@ def suggestion(study: Study, distributions: Mapping[str, FloatDistribution]) -> 
         system_attrs={},
         intermediate_values={},
     )
-    relative = study.sampler.infer_relative_search_space(study, unborn)
-    values = study.sampler.sample_relative(study, unborn, relative)
+    relative = study.sampler.infer_relative_search_space(study, unstored)
+    values = study.sampler.sample_relative(study, unstored, relative)
     return {
-        name: values[name] if name in values else study.sampler.sample_independent(study, unborn, name, distribution)
+        name: values[name] if name in values else study.sampler.sample_independent(study, unstored, name, distribution)
         for name, distribution in distributions.items()
     }
 
@@ -143,7 +143,7 @@ def take(
     trial = Trial(study, waiting._trial_id)
     queued = {**waiting.system_attrs.get("fixed_params", {}), **waiting.params}
     try:
-        # What a person left open is the sampler's to choose; it is chosen again alike after a kill.
+        # What a person left open is the sampler's to choose; after a kill the choice is the same.
         missing = {p.name: p.low for p in space.parameters if p.name not in queued}
         space.check({**missing, **queued})
     except ConfigError as error:

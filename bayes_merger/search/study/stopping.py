@@ -49,7 +49,7 @@ def read_time(text: str | float | None, name: str = "time_limit") -> float | Non
     """A time such as ``2h``, ``90m``, ``1h30m``, ``1.5h`` or a number of seconds, in seconds.
 
     Raises:
-        ConfigError: anything else, or no time at all.
+        ConfigError: if it is not a duration above 0.
     """
     if text is None:
         return None
@@ -63,7 +63,7 @@ def read_time(text: str | float | None, name: str = "time_limit") -> float | Non
         except ValueError:
             seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ConfigError(f"{name}: {text!r} is no time; give it like 2h, 90m, 1h30m or 3600 (seconds)")
+        raise ConfigError(f"{name}: {text!r} is not a duration; use e.g. 2h, 90m, 1h30m or 3600 (seconds)")
     return seconds
 
 
@@ -103,9 +103,9 @@ def reason_to_stop(study: Study, rules: Rules, known: StudyPosterior) -> str | N
     Args:
         study: as stored.
         rules: what ends it.
-        known: the beliefs over all the study's trials that have a score.
+        known: the posterior of all the study's trials that have a score.
     """
-    return _out_of_time(study, rules) or _out_of_luck(study, rules, known)
+    return _out_of_time(study, rules) or _out_of_patience(study, rules, known)
 
 
 def _out_of_time(study: Study, rules: Rules) -> str | None:
@@ -125,20 +125,20 @@ def _out_of_time(study: Study, rules: Rules) -> str | None:
     return f"time_limit: {time_text(spent)} of {time_text(rules.seconds)} are used{rest}"
 
 
-def _out_of_luck(study: Study, rules: Rules, known: StudyPosterior) -> str | None:
+def _out_of_patience(study: Study, rules: Rules, known: StudyPosterior) -> str | None:
     if rules.patience is None or not known.fitted:
         return None
-    told = [t for t in study.get_trials(deepcopy=False) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    told.sort(key=_when)
+    finished = [t for t in study.get_trials(deepcopy=False) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    finished.sort(key=_when)
     since = int(study.user_attrs.get(PATIENT_FROM) or 0)
-    if len(told) - since < rules.patience:
+    if len(finished) - since < rules.patience:
         return None
-    late = told[-rules.patience :]
+    late = finished[-rules.patience :]
     if any(trial.user_attrs.get(PHASE) == "design" for trial in late):
         return None
     numbers = {trial.number for trial in late}
-    before = max((belief.mean for belief in known.each if belief.trial not in numbers), default=None)
-    after = max((belief.mean for belief in known.each if belief.trial in numbers), default=-math.inf)
+    before = max((one.mean for one in known.each if one.trial not in numbers), default=None)
+    after = max((one.mean for one in known.each if one.trial in numbers), default=-math.inf)
     if before is None or after - before > known.noise:
         return None
     return (

@@ -40,8 +40,8 @@ def open_storage(where: str | Path, *, create: bool = True) -> RDBStorage:
     """The storage in a file, or at an address with ``://`` in it.
 
     A SQLite file is opened so that several processes may share it on one machine: writers announce themselves before
-    they read (SQLite ignores the row locks Optuna's queue relies on, and would hand out a trial twice), and what was
-    told is on the disk before the call returns. Not for network file systems: workers on several machines need
+    they read (SQLite ignores the row locks Optuna's queue relies on, and would hand out a trial twice), and each
+    write is on the disk before the call returns. Not for network file systems: workers on several machines need
     PostgreSQL.
 
     Args:
@@ -120,7 +120,7 @@ def _address(where: str | Path, create: bool) -> sqlalchemy.URL:
         url = sqlalchemy.make_url(str(where))
     except (sqlalchemy.exc.ArgumentError, ValueError):
         raise ConfigError(
-            f"storage: {redacted(where)} is no address; give  postgresql://user@host/database  or a file"
+            f"storage: {redacted(where)} is not an address; use  postgresql://user@host/database  or a file"
         ) from None
     kind = url.get_backend_name()
     if kind == "sqlite" and url.database and url.database != ":memory:":

@@ -69,7 +69,7 @@ def create_study(
         space: what is searched.
         fingerprint: what must not change while scores are to be compared; plain JSON.
         design: from :func:`design`.
-        attributes: what else the study should remember, plain JSON; it is there from the study's birth on.
+        attributes: what else the study should remember, plain JSON; it is there from the study's creation on.
         objectives: how many scores a trial has; all are maximised.
         taken: trials that another study has finished, see :mod:`bayes_merger.search.study.fork`.
 
@@ -86,7 +86,7 @@ def create_study(
         for key, value in (attributes or {}).items():
             study.set_user_attr(key, value)
         study.set_user_attr(FINGERPRINT, dict(fingerprint))
-        # This one transaction is the study's birth; from here on the rows can be completed without their creator.
+        # This one transaction creates the study; from here on the rows can be completed without their creator.
         study.set_user_attr(DESIGN, {"space": space.to_json(), "rows": [dict(row) for row in design]})
     queue_design(study)
     return study
@@ -120,15 +120,15 @@ def open_study(
     objectives: int = 1,
     taken: Sequence[FrozenTrial] = (),
 ) -> Study:
-    """The study of that name, healed; created if there is none, or if its creation was interrupted.
+    """The study of that name, repaired; created if there is none, or if its creation was interrupted.
 
     Raises:
         ConfigError: if its fingerprint is another, with the differences.
     """
-    born = name in optuna.get_all_study_names(storage) and _is_initialised(
+    exists = name in optuna.get_all_study_names(storage) and _is_initialised(
         optuna.load_study(storage=storage, study_name=name, sampler=sampler)
     )
-    if not born:
+    if not exists:
         return create_study(
             storage,
             name,
@@ -150,7 +150,7 @@ def tell(study: Study, trial: Trial, value: float | Sequence[float]) -> None:
     """The trial's score, or one for each objective: greater is better. Attributes must have been set before.
 
     Raises:
-        TrialFailed: if a score is no finite number; nothing is stored, the trial still runs.
+        TrialFailed: if a score is not a finite number; nothing is stored, the trial still runs.
     """
     study.tell(trial, finite(trial, value))
 
@@ -162,7 +162,7 @@ def fail(study: Study, trial: Trial, reason: str) -> None:
 
 
 def prune(study: Study, trial: Trial, reason: str) -> None:
-    """The trial was cut short, for this reason. It has no score, since its pictures are not all the others'."""
+    """The trial was cut short, for this reason. It has no score, since it has fewer pictures than the others."""
     trial.set_user_attr(REASON, reason)
     study.tell(trial, state=TrialState.PRUNED)
 
@@ -218,7 +218,7 @@ def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def _empty_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler, objectives: int) -> Study:
-    """A study that holds nothing, be it that a process died when it had begun to fill it."""
+    """A study that holds nothing, also if a process died while filling it."""
 
     def make() -> Study:
         return optuna.create_study(

@@ -1,4 +1,4 @@
-"""Many hands on one study: who works on which trial, who is alive, and how many trials are left to take.
+"""Several workers on one study: who works on which trial, who is alive, and how many trials are left to take.
 
 A worker holds a lock of the operating system's for as long as it lives. Whoever sees that lock, on the same machine,
 knows at once and for certain whether the worker is dead; a worker elsewhere is believed dead after ten minutes without
@@ -46,7 +46,7 @@ SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def recover(study: Study) -> list[int]:
-    """Make a study whole whose processes died; living workers are left alone.
+    """Repair a study whose processes died; living workers are left alone.
 
     Trials that dead workers left running are failed as interrupted, and their values wait again, ahead of all others;
     so are those of which no worker is known. Rows of the start design that were never written are.
@@ -100,8 +100,8 @@ def _running(study: Study) -> list[FrozenTrial]:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What became of a trial.
+class Outcome:
+    """The outcome of a trial.
 
     Attributes:
         number: of the trial that has the score: ours, or its second attempt if ours was given up as dead.
@@ -113,9 +113,9 @@ class Told:
 
 
 class Worker:
-    """This process as one of those that work on a study.
+    """This process as one of the workers on a study.
 
-    A context manager: a trial that is neither told nor failed when it ends is handed back.
+    A context manager: a trial without an outcome when it ends is requeued.
 
     Args:
         study: shared with any number of others.
@@ -152,9 +152,9 @@ class Worker:
             Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def claim(self, total: int) -> Trial | None:
-        """The next trial, running and ours alone; ``None`` when none is to be had now.
+        """Claim the next trial for this worker; ``None`` if none is available right now.
 
-        A trial is to be had while those that are finished and those that run are fewer than ``total``: so many are
+        A trial is available while those that are finished and those that run are fewer than ``total``: so many are
         finished in the end, neither more nor less, however many workers there are. Others may yet fail or die, so
         ``None`` is only the end when ``total`` are finished.
         """
@@ -162,7 +162,7 @@ class Worker:
 
     def _claim(self, total: int) -> Trial | None:
         with study_lock(self.study) as check_lock:
-            # One of our own that runs is one that we never heard of: the connection broke as we took it.
+            # A running trial of ours: the connection broke as we took it.
             left = [t for t in _running(self.study) if t.user_attrs.get(WORKER, {}).get("id") == self.id]
             queue_again(self.study, dead_trials(self.study) + left)
             states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
@@ -171,7 +171,9 @@ class Worker:
             self._current = ask(self.study, self.space, self._signature(), check_lock)
             return self._current
 
-    def tell(self, trial: Trial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None) -> Told:
+    def tell(
+        self, trial: Trial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None
+    ) -> Outcome:
         """The trial's score, with what was learned on the way.
 
         If ours was given up as dead in the meantime, its second attempt gets the score, even one that another worker
@@ -184,7 +186,7 @@ class Worker:
         values = finite(trial, value)
         return self._settle(trial, TrialState.COMPLETE, values, attributes or {})
 
-    def fail(self, trial: Trial, reason: str) -> Told:
+    def fail(self, trial: Trial, reason: str) -> Outcome:
         """The trial has no score, for this reason.
 
         Raises:
@@ -192,7 +194,7 @@ class Worker:
         """
         return self._settle(trial, TrialState.FAIL, None, {REASON: reason})
 
-    def prune(self, trial: Trial, reason: str, attributes: Mapping[str, Any] | None = None) -> Told:
+    def prune(self, trial: Trial, reason: str, attributes: Mapping[str, Any] | None = None) -> Outcome:
         """The trial was cut short, for this reason.
 
         Raises:
@@ -201,7 +203,7 @@ class Worker:
         return self._settle(trial, TrialState.PRUNED, None, {**(attributes or {}), REASON: reason})
 
     def requeue(self, trial: Trial) -> None:
-        """Somebody else shall draw it: its values wait again, ahead of all others."""
+        """Leave the trial to another worker: its values wait again, ahead of all others."""
         with study_lock(self.study):
             queue_again(self.study, [t for t in _running(self.study) if t._trial_id == trial._trial_id])
             self._current = None
@@ -209,7 +211,8 @@ class Worker:
     def with_retries(self, action: Callable[[], T]) -> T:
         """An action on the study, tried again for ten minutes while a server cannot be reached.
 
-        A server is started anew, a line breaks: no reason to lose what was drawn. A file that cannot be written is.
+        A server that restarts or a lost connection is no reason to lose pictures; a file that cannot be
+        written is an error.
         """
         deadline = time.monotonic() + GRACE
         while True:
@@ -222,20 +225,22 @@ class Worker:
 
     def _settle(
         self, trial: Trial, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
-    ) -> Told:
-        told: list[int] = []
+    ) -> Outcome:
+        settled: list[int] = []
 
-        def settle() -> Told:
+        def settle() -> Outcome:
             with study_lock(self.study):
-                if not told or self.study._storage.get_trial(told[0]).state != state:  # else only the answer was lost
-                    heir = self._current_attempt(trial, scored=state == TrialState.COMPLETE)
+                if (
+                    not settled or self.study._storage.get_trial(settled[0]).state != state
+                ):  # else only the answer was lost
+                    current_attempt = self._current_attempt(trial, scored=state == TrialState.COMPLETE)
                     for key, value in attributes.items():
-                        self.study._storage.set_trial_user_attr(heir._trial_id, key, value)
-                    told[:] = [heir._trial_id]
-                    self.study.tell(heir.number, values, state=state)
+                        self.study._storage.set_trial_user_attr(current_attempt._trial_id, key, value)
+                    settled[:] = [current_attempt._trial_id]
+                    self.study.tell(current_attempt.number, values, state=state)
                 self._current = None
                 done = sum(t.state in SPENT for t in self.study.get_trials(deepcopy=False))
-                return Told(self.study._storage.get_trial(told[0]).number, done)
+                return Outcome(self.study._storage.get_trial(settled[0]).number, done)
 
         return self.with_retries(settle)
 

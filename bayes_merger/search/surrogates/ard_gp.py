@@ -18,6 +18,7 @@ from scipy.linalg import cho_solve, cholesky
 from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
+from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
 LENGTHS = (0.025, 100.0)
 NOISES = (1e-4, 1.0)
@@ -25,9 +26,9 @@ JITTER = 1e-8
 
 
 def _matern(squares: Array) -> tuple[Array, Array]:
-    a = math.sqrt(5.0) * np.sqrt(squares)
-    decay = np.exp(-a)
-    return (1.0 + a + a**2 / 3.0) * decay, 5.0 / 3.0 * (1.0 + a) * decay
+    r = math.sqrt(5.0) * np.sqrt(squares)
+    kernel, decay = matern52(r)
+    return kernel, 5.0 / 3.0 * (1.0 + r) * decay
 
 
 def _squared_exponential(squares: Array) -> tuple[Array, Array]:
@@ -36,20 +37,20 @@ def _squared_exponential(squares: Array) -> tuple[Array, Array]:
 
 
 KERNELS: dict[str, Callable[[Array], tuple[Array, Array]]] = {"matern": _matern, "rbf": _squared_exponential}
-"""From squared distances (in length scales) to the kernel, and to its slope along the logarithm of a length scale,
-which is that times the squared distance along its dimension."""
+"""From squared distances (in length scales) to the kernel, and to its steepness -2 dk/ds: the derivative along the
+logarithm of a length scale is that times the squared distance along its dimension."""
 
 
 @dataclass(frozen=True)
-class Process:
-    """A process that has seen points and scores.
+class ArdGP:
+    """A Gaussian process conditioned on points and scores.
 
     Attributes:
         points: shape ``(points, dimensions)``.
         scores: one per point, standardised.
         lengths: length scale of each dimension, shape ``(dimensions,)``.
         noise: variance of a score's noise.
-        mean: what is expected far from all points.
+        mean: the constant prior mean.
         kernel: one of ``KERNELS``.
     """
 
@@ -61,15 +62,18 @@ class Process:
     kernel: str = "matern"
 
     def posterior(self, x: Array) -> tuple[Array, Array]:
-        """Mean, shape ``(n,)``, and covariance, shape ``(n, n)``, of the noiseless scores at ``x``."""
+        """Mean, shape ``(n,)``, and covariance, shape ``(n, n)``, of the noiseless scores at ``x``, shape ``(n, D)``.
+
+        mean + k(X, x)^T K^-1 (y - mean)   and   k(x, x) - k(X, x)^T K^-1 k(X, x),   K = k(X, X) + noise
+        """
         root = cholesky(self._covariance(self.points, self.points) + self._nugget(), lower=True)
         across = self._covariance(self.points, x)
         mean: Array = self.mean + across.T @ cho_solve((root, True), self.scores - self.mean)
         explained: Array = across.T @ cho_solve((root, True), across)
         return mean, self._covariance(x, x) - explained
 
-    def told(self, points: Array) -> Process:
-        """The process after it has seen, at these points, just what it expects there."""
+    def condition_on(self, points: Array) -> ArdGP:
+        """The process conditioned on its own predictions at these points, shape ``(n, D)``."""
         if not len(points):
             return self
         expected = self.posterior(points)[0]
@@ -77,14 +81,14 @@ class Process:
         return replace(self, points=np.vstack([self.points, points]), scores=scores)
 
     def _covariance(self, x: Array, y: Array) -> Array:
-        return KERNELS[self.kernel](_squares(x / self.lengths, y / self.lengths))[0]
+        return KERNELS[self.kernel](squared_distances(x / self.lengths, y / self.lengths))[0]
 
     def _nugget(self) -> Array:
         nugget: Array = (self.noise + JITTER) * np.eye(len(self.points))
         return nugget
 
 
-def fit(points: Array, scores: Array, kernel: str = "matern") -> Process:
+def fit(points: Array, scores: Array, kernel: str = "matern") -> ArdGP:
     """The process of the greatest posterior density, climbed to from the prior's mode.
 
     Args:
@@ -100,21 +104,28 @@ def fit(points: Array, scores: Array, kernel: str = "matern") -> Process:
     bounds = [(math.log(LENGTHS[0]), math.log(LENGTHS[1]))] * dimensions + [(math.log(NOISES[0]), math.log(NOISES[1]))]
 
     def loss(logs: Array) -> tuple[float, Array]:
-        height, slope, _ = _density(points, scores, logs, kernel)
+        height, gradient, _ = _density(points, scores, logs, kernel)
         away = (logs - centre) / spread
         # The density of a length scale, not of its logarithm: hence the sum of the logarithms.
-        return 0.5 * float(away @ away) + float(logs.sum()) - height, away / spread + 1.0 - slope
+        return 0.5 * float(away @ away) + float(logs.sum()) - height, away / spread + 1.0 - gradient
 
     found = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 100})
     mean = _density(points, scores, found.x, kernel)[2]
-    return Process(points, scores, np.exp(found.x[:-1]), float(np.exp(found.x[-1])), mean, kernel)
+    return ArdGP(points, scores, np.exp(found.x[:-1]), float(np.exp(found.x[-1])), mean, kernel)
 
 
 def _density(points: Array, scores: Array, logs: Array, kernel: str) -> tuple[float, Array, float]:
-    """Logarithm of the marginal likelihood, its slope along the logarithms of length scales and noise, and the mean."""
+    """Log marginal likelihood, its gradient along log length scales and log noise, shape ``(D + 1,)``, and the mean.
+
+        mean     = 1^T K^-1 y / 1^T K^-1 1                 the likeliest one
+        height   = -1/2 (y - mean)^T K^-1 (y - mean) - 1/2 log det K
+        gradient = 1/2 tr((a a^T - K^-1) dK/d theta),      a = K^-1 (y - mean)
+
+    Along the log length scale of dimension d, dK_ij = steepness_ij (x_id - x_jd)^2 / length_d^2.
+    """
     lengths, noise = np.exp(logs[:-1]), float(np.exp(logs[-1]))
     scaled = points / lengths
-    covariance, bend = KERNELS[kernel](_squares(scaled, scaled))
+    covariance, steepness = KERNELS[kernel](squared_distances(scaled, scaled))
     root = cholesky(covariance + (noise + JITTER) * np.eye(len(points)), lower=True)
     inverse = cho_solve((root, True), np.eye(len(points)))
     total = inverse.sum(axis=1)
@@ -122,11 +133,6 @@ def _density(points: Array, scores: Array, logs: Array, kernel: str) -> tuple[fl
     weights = inverse @ (scores - mean)
     height = -0.5 * float((scores - mean) @ weights) - float(np.log(np.diag(root)).sum())
     pull = np.outer(weights, weights) - inverse
-    bend *= pull
-    along = bend.sum(axis=1) @ scaled**2 - (scaled * (bend @ scaled)).sum(axis=0)
+    steepness *= pull
+    along = steepness.sum(axis=1) @ scaled**2 - (scaled * (steepness @ scaled)).sum(axis=0)
     return height, np.append(along, 0.5 * noise * float(np.trace(pull))), mean
-
-
-def _squares(x: Array, y: Array) -> Array:
-    squares: Array = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2.0 * (x @ y.T)
-    return np.maximum(squares, 0.0)

@@ -1,12 +1,18 @@
 """A Gaussian process over the weights of a merge: fitted by its posterior's mode, with exact gradients.
 
 The kernel is a sum of kernels (squared exponential or Matern-5/2): of the weights themselves, each with its own length
-scale, and perhaps of a few *waves*, fixed linear combinations of the weights that share one. What is known before the
-first score comes in as :class:`Prior`: how long length scales usually are, and which weights' length scales are alike.
+scale, and perhaps of a few *basis functions*, fixed linear combinations of the weights that share one. :class:`Prior`
+says how long length scales usually are, and which weights' length scales are correlated.
 Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/, chapters 2 and 5; length scales that grow with the root
 of the dimensions: Hvarfner and others (2024), https://arxiv.org/abs/2402.02229.
 
-Shapes: N observations, D weights, F waves.
+With the scores y, their covariance K = sum of the kernels + noise, and the constant mean c:
+
+    coefficients a = K^-1 (y - c)                        shape (N,)
+    mean(x)        = c + k(x)^T a                        k(x): covariances of x with the observations, shape (N,)
+    sd(x)^2        = amplitude - k(x)^T K^-1 k(x)
+
+Shapes: N observations, D weights, F basis functions.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
+from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
 ROOT5 = math.sqrt(5.0)
 JITTER = 1e-8
@@ -34,19 +41,20 @@ STEPS = 60
 
 @dataclass(frozen=True)
 class Prior:
-    """What is believed before the first score; scores have mean 0 and variance 1.
+    """The prior of the hyperparameters, for scores of mean 0 and variance 1.
 
     Attributes:
-        spread: standard deviation of a weight's log length scale around the one that all share; nearly 0: one for all.
-        likeness: correlation of those, shape ``(D, D)``.
-        waves: linear combinations of the weights, shape ``(D, F)``, that act besides; None: none do.
-        noise: variance of a score's luck where it is known, which is trusted within a third; None: it is fitted.
+        spread: standard deviation of a weight's log length scale around the one that all share; nearly 0: one
+            length scale for all.
+        correlation: correlation of those, shape ``(D, D)``.
+        basis: linear combinations of the weights, shape ``(D, F)``, with a kernel of their own; None: no such kernel.
+        noise: variance of a score's noise where it is known, trusted within a third; None: it is fitted.
         smooth: scores change as smoothly as a Gaussian bell (squared exponential kernels); false: as Matern-5/2.
     """
 
     spread: float
-    likeness: Array
-    waves: Array | None = None
+    correlation: Array
+    basis: Array | None = None
     noise: float | None = None
     smooth: bool = False
 
@@ -58,7 +66,7 @@ class Settings:
     Attributes:
         scales: one over the length scale of each feature, per kernel: shapes ``(D,)`` and ``(F,)``.
         amplitudes: variance of each kernel.
-        noise: variance of a score's luck.
+        noise: variance of a score's noise.
         smooth: that of the prior.
     """
 
@@ -68,15 +76,15 @@ class Settings:
     smooth: bool = False
 
 
-class Process:
-    """What all scores together say of any point.
+class BlockGP:
+    """The posterior of the scores at any point.
 
     Args:
         points: shape ``(N, D)``.
         scores: shape ``(N,)``, mean about 0 and variance about 1.
         settings: the hyperparameters.
-        waves: those of the prior.
-        exact: one per point: its score is a guess of ours and has no luck in it (a trial that still runs).
+        basis: those of the prior.
+        exact: one per point, whether its score is a prediction without noise (of a trial that still runs).
     """
 
     def __init__(
@@ -84,15 +92,15 @@ class Process:
         points: Array,
         scores: Array,
         settings: Settings,
-        waves: Array | None,
+        basis: Array | None,
         exact: NDArray[np.bool_] | None = None,
     ) -> None:
         self.settings = settings
-        self._maps = (None, waves)[: len(settings.scales)]
+        self._maps = (None, basis)[: len(settings.scales)]
         self._features = [_mapped(points, m) * s for m, s in zip(self._maps, settings.scales, strict=True)]
         self._amplitude = sum(settings.amplitudes)
         covariance = sum(
-            _kernel(_squares(f, f), a, settings.smooth)[0]
+            _kernel(squared_distances(f, f), a, settings.smooth)[0]
             for f, a in zip(self._features, settings.amplitudes, strict=True)
         )
         noise = np.full(len(points), settings.noise) if exact is None else np.where(exact, 1e-4, settings.noise)
@@ -101,37 +109,46 @@ class Process:
         self.coefficients: Array = self.inverse @ (scores - self.centre)
 
     def predict(self, points: Array) -> tuple[Array, Array]:
-        """Posterior mean and standard deviation, without a score's luck: shape ``(M, D)`` to ``(M,)`` twice."""
+        """Posterior mean and standard deviation, without a score's noise: shape ``(M, D)`` to ``(M,)`` twice."""
         k = np.zeros((len(points), len(self.inverse)))
         for index, feature in enumerate(self._features):
             own = _mapped(points, self._maps[index]) * self.settings.scales[index]
-            k += _kernel(_squares(own, feature), self.settings.amplitudes[index], self.settings.smooth)[0]
+            k += _kernel(squared_distances(own, feature), self.settings.amplitudes[index], self.settings.smooth)[0]
         variance = self._amplitude - np.einsum("ij,ij->i", k @ self.inverse, k)
         return self.centre + k @ self.coefficients, np.sqrt(np.maximum(variance, LEAST_VARIANCE))
 
-    def slope(self, point: Array) -> tuple[float, float, Array, Array]:
-        """Posterior mean and standard deviation at one point, and their gradients, shape ``(D,)``."""
+    def gradient(self, point: Array) -> tuple[float, float, Array, Array]:
+        """Posterior mean and standard deviation at one point, and their gradients, shape ``(D,)``.
+
+        d mean = J^T a,   d sd = -J^T K^-1 k / sd,   with the Jacobian J = dk/dx, shape (N, D)
+
+        Of each kernel, with u = x / length scale (through the basis, if any): J_i = -steepness_i (u - u_i) du/dx.
+        """
         k = np.zeros(len(self.inverse))
         steep: list[tuple[Array, Array, Array | None]] = []
         for index, feature in enumerate(self._features):
-            scale, waves = self.settings.scales[index], self._maps[index]
-            away = _mapped(point, waves) * scale - feature
+            scale, basis = self.settings.scales[index], self._maps[index]
+            away = _mapped(point, basis) * scale - feature
             own, steepness = _kernel((away**2).sum(axis=1), self.settings.amplitudes[index], self.settings.smooth)
             k += own
-            steep.append((-steepness[:, None] * away, scale, waves))
+            steep.append((-steepness[:, None] * away, scale, basis))
         explained = self.inverse @ k
         deviation = math.sqrt(max(self._amplitude - float(k @ explained), LEAST_VARIANCE))
         uphill = np.zeros(len(point))
         outward = np.zeros(len(point))
-        for jacobian, scale, waves in steep:
+        for jacobian, scale, basis in steep:
             both = np.stack([self.coefficients, -explained / deviation]) @ jacobian * scale
-            up, out = both if waves is None else both @ waves.T
+            up, out = both if basis is None else both @ basis.T
             uphill += up
             outward += out
         return float(self.centre + k @ self.coefficients), deviation, uphill, outward
 
-    def foresight(self) -> float:
-        """How well each score is foretold by the others: log density, summed. Higher is better."""
+    def loo_log_density(self) -> float:
+        """Log predictive density of each score given all others, summed; higher is better.
+
+        sum_i log N(y_i | mean_i, variance_i) with variance_i = 1 / (K^-1)_ii and y_i - mean_i = a_i / (K^-1)_ii:
+        Rasmussen and Williams (2006), equations 5.10 to 5.12.
+        """
         diagonal = np.diag(self.inverse)
         return float(0.5 * (np.log(diagonal) - self.coefficients**2 / diagonal - math.log(2.0 * math.pi)).sum())
 
@@ -142,7 +159,7 @@ def fit(points: Array, scores: Array, prior: Prior) -> Settings:
     Args:
         points: shape ``(N, D)``, each weight's range of length 1.
         scores: shape ``(N,)``, mean 0 and variance 1.
-        prior: what is believed of them.
+        prior: of the hyperparameters.
     """
     step = -(-len(points) // FITTED)
     mode = _Mode(points[::step], scores[::step], prior)
@@ -155,22 +172,22 @@ def fit(points: Array, scores: Array, prior: Prior) -> Settings:
 class _Mode:
     """The posterior density of the hyperparameters, as a function of one vector.
 
-    Its layout: shared log length scale, each weight's deviation from it (D), the waves' log length scale (if any), the
-    kernels' log variances, log noise.
+    Its layout: shared log length scale, each weight's deviation from it (D), the basis' log length scale (if any),
+    the kernels' log variances, log noise.
     """
 
     def __init__(self, points: Array, scores: Array, prior: Prior) -> None:
         dimensions = points.shape[1]
         self._scores = scores
         self._count = dimensions
-        self._waves = prior.waves is not None
+        self._basis = prior.basis is not None
         self._smooth = prior.smooth
-        self._features = [points] if prior.waves is None else [points, points @ prior.waves]
-        self._precision = np.linalg.inv(prior.likeness * prior.spread**2 + 1e-9 * np.eye(dimensions))
-        waves = 0 if prior.waves is None else prior.waves.shape[1]
+        self._features = [points] if prior.basis is None else [points, points @ prior.basis]
+        self._precision = np.linalg.inv(prior.correlation * prior.spread**2 + 1e-9 * np.eye(dimensions))
+        basis = 0 if prior.basis is None else prior.basis.shape[1]
         shared = [0.37 + 0.5 * math.log(dimensions)]  # 1.4 roots of the dimensions
-        own = [1.0 + 0.5 * math.log(waves)] if waves else []
-        variances = [0.0, -1.5] if waves else [0.0]
+        own = [1.0 + 0.5 * math.log(basis)] if basis else []
+        variances = [0.0, -1.5] if basis else [0.0]
         noise, self._noise_spread = (math.log(0.05), 1.5) if prior.noise is None else (math.log(prior.noise), 0.3)
         self.start: Array = np.array([*shared, *np.zeros(dimensions), *own, *variances, noise])
         wide = [(-5.0, 5.0)] * dimensions
@@ -180,16 +197,26 @@ class _Mode:
         """The hyperparameters a vector stands for."""
         after = 1 + self._count
         scales = [np.exp(-(vector[0] + vector[1:after]))]
-        if self._waves:
+        if self._basis:
             scales.append(np.full(self._features[1].shape[1], math.exp(-vector[after])))
         variances = vector[after + len(scales) - 1 : -1]
         return Settings(tuple(scales), tuple(np.exp(variances).tolist()), math.exp(vector[-1]), self._smooth)
 
     def descent(self, vector: Array) -> tuple[float, Array]:
-        """Minus the log density, but for a constant, and its gradient."""
+        """Minus the log posterior density, up to a constant, and its gradient, shape of the vector.
+
+            -log p(y | theta) = 1/2 (y - c)^T K^-1 (y - c) + 1/2 log det K + c^2 / 2
+            d/d theta         = -1/2 tr((a a^T - K^-1) dK/d theta)        a: the coefficients
+
+        Along the log length scale of feature f, dK_ij = steepness_ij (f_i - f_j)^2; along a log variance, the kernel;
+        along the log noise, noise times the identity. The prior adds :meth:`_prior`.
+        """
         settings = self.settings(vector)
         scaled = [f * s for f, s in zip(self._features, settings.scales, strict=True)]
-        parts = [_kernel(_squares(f, f), a, settings.smooth) for f, a in zip(scaled, settings.amplitudes, strict=True)]
+        parts = [
+            _kernel(squared_distances(f, f), a, settings.smooth)
+            for f, a in zip(scaled, settings.amplitudes, strict=True)
+        ]
         covariance = sum(k for k, _ in parts) + (settings.noise + JITTER) * np.eye(len(self._scores))
         triangle = _cholesky(covariance)
         inverse: Array = cho_solve((triangle, True), np.eye(len(self._scores)))
@@ -208,35 +235,34 @@ class _Mode:
                 -0.5 * settings.noise * np.trace(pull),
             ]
         )
-        before, slope = self._before(vector)
-        return float(height) + before, gradient + slope
+        prior, prior_gradient = self._prior(vector)
+        return float(height) + prior, gradient + prior_gradient
 
-    def _before(self, vector: Array) -> tuple[float, Array]:
-        """Minus the prior's log density, and its gradient."""
+    def _prior(self, vector: Array) -> tuple[float, Array]:
+        """Minus the log prior density, up to a constant, and its gradient: 1/2 d^T P d and P d, d = vector - mode."""
         away = vector - self.start
-        slope = away.copy()
-        slope[1 : 1 + self._count] = self._precision @ away[1 : 1 + self._count]
-        slope[-1] /= self._noise_spread**2
-        return 0.5 * float(away @ slope), slope
+        gradient = away.copy()
+        gradient[1 : 1 + self._count] = self._precision @ away[1 : 1 + self._count]
+        gradient[-1] /= self._noise_spread**2
+        return 0.5 * float(away @ gradient), gradient
 
 
-def _mapped(points: Array, waves: Array | None) -> Array:
-    return points if waves is None else points @ waves
-
-
-def _squares(a: Array, b: Array) -> Array:
-    squares: Array = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * (a @ b.T)
-    return np.maximum(squares, 0.0)
+def _mapped(points: Array, basis: Array | None) -> Array:
+    return points if basis is None else points @ basis
 
 
 def _kernel(squares: Array, amplitude: float, smooth: bool) -> tuple[Array, Array]:
-    """Covariances at these squared distances, and how fast they fall: minus their derivative by half a square."""
+    """Covariances at these squared distances s, and their steepness -2 dk/ds; all of the shape of ``squares``.
+
+    Squared exponential: k = A exp(-s / 2), steepness = k.
+    Matern-5/2, r = sqrt(5 s): k = A (1 + r + r^2 / 3) exp(-r), steepness = A 5/3 (1 + r) exp(-r).
+    """
     if smooth:
         bell: Array = amplitude * np.exp(-0.5 * squares)
         return bell, bell
     r = ROOT5 * np.sqrt(squares)
-    decay = amplitude * np.exp(-r)
-    return (1.0 + r + r**2 / 3.0) * decay, (5.0 / 3.0) * (1.0 + r) * decay
+    kernel, decay = matern52(r, amplitude)
+    return kernel, (5.0 / 3.0) * (1.0 + r) * decay
 
 
 def _scale_pull(weights: Array, features: Array) -> Array:

@@ -1,6 +1,6 @@
-"""How much of a trial's score is luck, from the raw scores of its pictures as a run stores them.
+"""How much of a trial's score is noise, from the raw scores of its pictures as a run stores them.
 
-The search does not know how scorers and payloads were weighed; but a score is a linear function of the raw ones, the
+The search does not know the importances of scorers and payloads; but a score is a linear function of the raw ones, the
 same in every trial, so the weights can be read off the history.
 """
 
@@ -15,20 +15,20 @@ from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.posterior import noise_variance
 
 UNEXPLAINED = 1e-3
-"""The raw scores must explain all of a score's variance but this share, or they are not what it was made of."""
+"""The raw scores must explain all of a score's variance but this share; otherwise the score was not made of them."""
 
 Pictures = Sequence[Mapping[str, Any]]
 
 
 def noise_variance_of_scores(pictures: Sequence[Pictures], scores: Array) -> float | None:
-    """Variance of the luck in one trial's score.
+    """Variance of the noise in one trial's score.
 
     Args:
         pictures: of each trial, its raw scores as a run stores them under ``scores``; empty where it has none.
         scores: of each trial, finite.
 
     Returns:
-        The variance in squared units of the scores; None where the pictures do not tell.
+        The variance in squared units of the scores; None where the pictures do not determine it.
     """
     if len(pictures) != len(scores):
         return None
@@ -59,7 +59,7 @@ def noise_variance_of_scores(pictures: Sequence[Pictures], scores: Array) -> flo
 
 
 def _weights(table: Array, kinds: Sequence[Any], scores: Array) -> Array | None:
-    """What each raw score counts, if scores are sums of the kinds' means; None if they are not, or none can tell."""
+    """The weight of each raw score, if scores are weighted sums of the kinds' means; None if not, or undetermined."""
     order = list(dict.fromkeys(kinds))
     share = np.array([[float(kind == own) for own in order] for kind in kinds])
     share /= share.sum(axis=0)

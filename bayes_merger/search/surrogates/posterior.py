@@ -1,8 +1,8 @@
-"""Which evaluated trial is really the best: a score is partly luck, and its neighbours know how much of it.
+"""Which evaluated trial is really the best: a score is noisy, and its neighbours show by how much.
 
 A Gaussian process is fitted to all scores of a study. Its mean at a trial weighs the trial's own score against those
-of the merges around it, so that one lucky set of pictures no longer looks like the best merge. How far to trust a
-single score is learned from the pictures: trials share prompts and seeds, so what is left of a picture's score once
+of the merges around it, so that one lucky set of pictures no longer looks like the best merge. The noise of a
+single score is estimated from the pictures: trials share prompts and seeds, so what is left of a picture's score once
 its trial's mean and its seed's mean are taken away is the noise.
 
 Nothing here is slow to import or to compute; it runs after every trial.
@@ -19,9 +19,10 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import threadpool_limits
 
 from bayes_merger.search.space.cube import Array
+from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
 LEAST = 8
-"""Fewer trials than this teach a process nothing: each is believed as it was scored."""
+"""With fewer trials than this no process is fitted: each mean is the observed score."""
 
 FITTED = 200
 """At most so many trials decide on the process's length scale and noise; all of them give its mean."""
@@ -32,12 +33,12 @@ Image = tuple[str, int]
 
 @dataclass(frozen=True)
 class TrialPosterior:
-    """What is known of one trial.
+    """The posterior of one trial.
 
     Attributes:
         trial: its number.
         observed: its score.
-        mean: posterior mean of its score without the luck of the draw.
+        mean: posterior mean of its score without noise.
         sd: posterior standard deviation; 0 where no process could be fitted.
     """
 
@@ -49,11 +50,11 @@ class TrialPosterior:
 
 @dataclass(frozen=True)
 class StudyPosterior:
-    """What is known of all trials.
+    """The posterior of all trials.
 
     Attributes:
         each: one per trial that has a score, in their order.
-        noise: standard deviation of one score's luck, in points; 0 where nothing is known of it.
+        noise: standard deviation of one score's noise, in points; 0 where it is unknown.
         fitted: whether there was a process; otherwise every mean is the observed score.
     """
 
@@ -64,12 +65,12 @@ class StudyPosterior:
     @property
     def best(self) -> TrialPosterior | None:
         """The greatest posterior mean; the first of equals."""
-        return max(self.each, key=lambda belief: belief.mean, default=None)
+        return max(self.each, key=lambda one: one.mean, default=None)
 
     @property
     def best_observed(self) -> TrialPosterior | None:
         """The greatest observed score; the first of equals."""
-        return max(self.each, key=lambda belief: belief.observed, default=None)
+        return max(self.each, key=lambda one: one.observed, default=None)
 
     def candidates(self, count: int) -> list[int]:
         """The best trials by posterior mean, and the best observed one among them whatever its mean.
@@ -77,18 +78,18 @@ class StudyPosterior:
         Args:
             count: how many; with 1 the best observed is left out unless it is both.
         """
-        ranked = sorted(self.each, key=lambda belief: (-belief.mean, -belief.observed, belief.trial))
-        chosen = [belief.trial for belief in ranked[:count]]
-        lucky = self.best_observed
-        if lucky and count > 1 and lucky.trial not in chosen:
-            chosen[-1] = lucky.trial
+        ranked = sorted(self.each, key=lambda one: (-one.mean, -one.observed, one.trial))
+        chosen = [one.trial for one in ranked[:count]]
+        observed = self.best_observed
+        if observed and count > 1 and observed.trial not in chosen:
+            chosen[-1] = observed.trial
         return chosen
 
 
-def beliefs(
+def study_posterior(
     trials: Sequence[FrozenTrial], scores: Sequence[float], pictures: Sequence[Mapping[Image, float]] = ()
 ) -> StudyPosterior:
-    """What the scores of all trials together say of each.
+    """The posterior of each trial, given the scores of all.
 
     Args:
         trials: those that have a score.
@@ -136,6 +137,12 @@ def _points(trials: Sequence[FrozenTrial]) -> Array | None:
 def posterior(points: Array, scores: Array, noise: float | None) -> tuple[Array, Array, float]:
     """Posterior mean and standard deviation at the observed points themselves.
 
+    With the kernel matrix V diag(v) V^T, amplitude A and noise n, the share of signal along each eigenvector is
+    s = A v / (A v + n):
+
+        mean     = V (s * V^T y)
+        variance = (V * V) (s n)
+
     Matern-5/2 process with one length scale, constant mean 0; length scale, amplitude and noise by greatest marginal
     likelihood on a grid (no climb that could end elsewhere tomorrow). One eigendecomposition per length scale gives
     all amplitudes and noises at once. Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/, chapters 2, 5.
@@ -143,8 +150,8 @@ def posterior(points: Array, scores: Array, noise: float | None) -> tuple[Array,
     Args:
         points: shape ``(trials, dimensions)``, each dimension's range of length 1.
         scores: shape ``(trials,)``, mean 0 and variance 1.
-        noise: variance of a score's luck when independent; the fit may take less, since merges that draw nearly the
-            same pictures share their luck. None: any.
+        noise: variance of a score's independent noise; the fit may take less, since merges that draw nearly the
+            same pictures share their noise. None: any.
 
     Returns:
         Mean and standard deviation, both of shape ``(trials,)``, and the fitted variance of the noise.
@@ -160,7 +167,10 @@ def posterior(points: Array, scores: Array, noise: float | None) -> tuple[Array,
 
 
 def _fit(points: Array, scores: Array, noise: float | None) -> tuple[float, float, float]:
-    """Length scale, amplitude (variance) and noise (variance) of the greatest likelihood times a mild prior."""
+    """Length scale, amplitude (variance) and noise (variance) of the greatest likelihood times a mild prior.
+
+    -1/2 sum_i (log t_i + (V^T y)_i^2 / t_i) with t = A v + n: the log marginal likelihood in the kernel's eigenvectors.
+    """
     root = np.sqrt(points.shape[1])
     lengths = root * np.geomspace(0.1, 6.0, 14)
     amplitudes = np.geomspace(0.05, 20.0, 12)
@@ -182,19 +192,17 @@ def _fit(points: Array, scores: Array, noise: float | None) -> tuple[float, floa
 
 
 def _decomposed(points: Array, length: float) -> tuple[Array, Array]:
-    squares = (points**2).sum(axis=1)
-    distances = squares[:, None] + squares - 2.0 * (points @ points.T)
-    r = np.sqrt(5.0 * np.maximum(distances, 0.0)) / length
-    values, vectors = np.linalg.eigh((1.0 + r + r**2 / 3.0) * np.exp(-r))
+    kernel, _ = matern52(np.sqrt(5.0 * squared_distances(points, points)) / length)
+    values, vectors = np.linalg.eigh(kernel)
     return np.maximum(values, 0.0), vectors
 
 
 def noise_variance(pictures: Sequence[Mapping[Image, float]]) -> float | None:
-    """Variance of the luck in one trial's score, the mean of its pictures; pooled over all trials.
+    """Variance of the noise in one trial's score, the mean of its pictures; pooled over all trials.
 
-    In a payload of several pictures, luck is what neither the trial (how good is this merge at this prompt) nor the
+    In a payload of several pictures, noise is what neither the trial (how good is this merge at this prompt) nor the
     seed (how easy is this noise) explains. Payloads of one picture are taken to be as noisy as the others; if there
-    are none, how differently the merges do on different prompts is luck as well.
+    are none, how differently the merges do on different prompts counts as noise as well.
 
     Args:
         pictures: for each trial the points of its pictures, importances included, so that their mean is its score.

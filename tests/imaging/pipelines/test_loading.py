@@ -111,16 +111,16 @@ def test_a_model_of_unusual_size_needs_its_config(tiny_a: Path) -> None:
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="there is no such file"):
         load(tmp_path / "absent.safetensors", None)
     (tmp_path / "page.safetensors").write_text("<html>not found</html>")
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
+    with pytest.raises(CheckpointError, match="a web page saved under this name"):
         load(tmp_path / "page.safetensors", None)
     (tmp_path / "page.ckpt").write_text("<html>not found</html>")
-    with pytest.raises(CheckpointError, match="cannot be read safely"):
+    with pytest.raises(CheckpointError, match="a web page saved under this name"):
         load(tmp_path / "page.ckpt", None)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "callback": subprocess.Popen}, tmp_path / "evil.ckpt")
-    with pytest.raises(CheckpointError, match="cannot be read safely"):
+    with pytest.raises(CheckpointError, match=r"carries foreign objects \(.*Popen\)"):
         load(tmp_path / "evil.ckpt", None)
 
 

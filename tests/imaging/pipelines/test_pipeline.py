@@ -178,7 +178,7 @@ def test_what_would_fail_in_the_first_trial_is_found_at_start_up(pipeline_a: Liv
     [
         ({"device": "tpu9"}, "device: 'tpu9'"),
         ({"device": "cuda:99"}, "device: no cuda:99 on this machine"),
-        ({"device": "cpu", "dtype": "int8"}, "dtype: 'int8' is none of auto, fp32"),
+        ({"device": "cpu", "dtype": "int8"}, "dtype: 'int8' is not a dtype; use auto, fp32"),
         ({"max_batch": 0}, "max_batch: 0"),
         ({"prediction_type": "x0"}, "prediction_type: 'x0'"),
     ],

@@ -223,7 +223,7 @@ def test_the_scheduler_is_told_what_the_model_predicts(tmp_path: Path, monkeypat
 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bayes_merger.checkpoints.checkpoint import open_checkpoint
+    from bayes_merger.checkpoints.opening import open_checkpoint
     from bayes_merger.merging.export.diffusers_folder import save_folder
     from bayes_merger.merging.recipe.recipe import MergeRecipe
 

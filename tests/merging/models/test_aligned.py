@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bayes_merger.checkpoints.checkpoint import open_checkpoint
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.cli import main
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.models.aligned import aligned

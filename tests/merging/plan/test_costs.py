@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from bayes_merger.checkpoints.checkpoint import open_checkpoint
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import METHODS, method_spec
-from bayes_merger.merging.plan.costs import bytes_read, cost_of, result_size, seconds, working_memory
+from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from tests.merging.tiny_models import write_model
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_cost_and_only_what_works_on_whole_tensors_needs_copies(method: str) -> None:
-    spec, cost = method_spec(method), cost_of(method)
+    spec, cost = method_spec(method), method_spec(method).cost
     assert cost.time >= 0
     assert (cost.copies == 0) == (spec.elementwise and spec.prepare is None and spec.statistic is None)
 
@@ -40,8 +40,8 @@ def test_bytes_and_time_by_hand(tmp_path: Path) -> None:
         math.prod(step.shape) * (8 if step.dtype == "I64" else 2) for step in kept
     )
     moved = (bytes_read(planned, models) + result_size(planned)) / 1e9
-    assert seconds(planned, models) == pytest.approx(0.35 * moved + cost_of("slerp").time * 1e-9 * numbers)
+    assert seconds(planned, models) == pytest.approx(0.35 * moved + method_spec("slerp").cost.time * 1e-9 * numbers)
     largest = max(math.prod(step.shape) for step in merged)
-    assert working_memory(planned) == max(4 * largest * 3, round(4 * largest * cost_of("slerp").copies))
+    assert working_memory(planned) == max(4 * largest * 3, round(4 * largest * method_spec("slerp").cost.copies))
     for model in models.values():
         model.close()

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.scoring import AestheticScorer, ClipScorer, ClipTower, Scorer, judge
+from bayes_merger.scoring import AestheticScorer, ClipScorer, ClipTower, Scorer, score_images
 from bayes_merger.scoring.models import clip
 from tests.scoring.conftest import TINY_CLIP
 from tests.scoring.pictures import judged, noise
@@ -156,7 +156,7 @@ def test_both_are_scorers(tower, linear_head):
     assert isinstance(scorer, Scorer)
     assert isinstance(ClipScorer(tower), Scorer)
     scorer.prepare()
-    assert judge(scorer, [judged(4)])[0].scorer == "laion"
+    assert score_images(scorer, [judged(4)])[0].scorer == "laion"
 
 
 def test_a_constructor_reads_nothing():
@@ -232,7 +232,7 @@ def test_weights_of_another_size_are_named_when_they_are_loaded(tiny_clip, tmp_p
 
 
 def test_an_unknown_device_is_the_configurations_fault(tiny_clip):
-    with pytest.raises(ConfigError, match="give auto, cpu or cuda"):
+    with pytest.raises(ConfigError, match="use auto, cpu or cuda"):
         ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="gpu0").load()
 
 

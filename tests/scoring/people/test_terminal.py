@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bayes_merger.errors import ConfigError, Paused, TrialFailed
-from bayes_merger.scoring import Ledger, ManualScorer, Scorer, Viewer, judge
+from bayes_merger.scoring import Ledger, ManualScorer, Scorer, Viewer, score_images
 from bayes_merger.scoring.people.terminal import points_in
 from tests.scoring.pictures import judged
 
@@ -182,7 +182,7 @@ def test_an_unprepared_scorer_says_so():
 def test_it_is_a_scorer_on_the_scale_of_points(path):
     person = Person(path, "7")
     assert isinstance(person.scorer, Scorer)
-    assert [score.value for score in judge(person.scorer, [judged(0)])] == [7.0]
+    assert [score.value for score in score_images(person.scorer, [judged(0)])] == [7.0]
     assert person.scorer.scale == (0.0, 10.0)
     assert person.scorer.interactive
     assert person.scorer.score([]) == []

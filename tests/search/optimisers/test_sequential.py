@@ -9,14 +9,25 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    GridSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import TrialState
 
+from bayes_merger.compose import build, compose_run
 from bayes_merger.errors import BayesMergerError, ConfigError
 from bayes_merger.search.samplers import lhs, make_sampler
 from bayes_merger.search.space.space import SearchSpace, build_space
 from bayes_merger.search.study.study import create_study, open_storage, recover
 from bayes_merger.search.study.workers import Worker
+from bayes_merger.testing.samplers import SamplerContract
 
 BLOCKS = ("BASE", "IN00", "OUT00")
 DESIGN = [{"BASE.alpha": 0.1, "IN00.alpha": 0.9, "OUT00.alpha": 0.5}, {"BASE.alpha": 0.7, "IN00.alpha": 0.2, "OUT00.alpha": 0.4}]  # fmt: skip
@@ -142,6 +153,12 @@ def test_one_that_cannot_be_seeded_is_refused(space: SearchSpace) -> None:
         make_sampler(unseeded, space.distributions(), 0)
 
 
+def test_a_grid_is_refused_before_the_first_trial(space: SearchSpace) -> None:
+    grid = partial(GridSampler, search_space={f"{block}.alpha": [0.0, 0.5, 1.0] for block in BLOCKS})
+    with pytest.raises(ConfigError, match=r"GridSampler ends a study .*; use optimiser=sobol"):
+        make_sampler(grid, space.distributions(), 0)
+
+
 def test_what_is_no_sampler_is_refused(space: SearchSpace) -> None:
     def soup(seed: int) -> str:
         return "soup"
@@ -171,3 +188,49 @@ def test_an_error_of_the_sampler_s_is_one_line(tmp_path: Path, space: SearchSpac
 
 def test_our_own_are_called_by_keyword_and_not_wrapped(space: SearchSpace) -> None:
     assert str(make_sampler(partial(lhs, rows=5), space.distributions(), 7)) == "lhs"
+
+
+class TestContractOfTPE(SamplerContract):
+    factory = partial(TPESampler, n_startup_trials=3)
+    several_objectives = True
+
+
+class TestContractOfGP(SamplerContract):
+    factory = partial(GPSampler, n_startup_trials=3)
+    several_objectives = True
+
+
+class TestContractOfCMA(SamplerContract):
+    factory = partial(CmaEsSampler, popsize=4)
+
+
+class TestContractOfNSGA(SamplerContract):
+    factory = partial(NSGAIISampler, population_size=4)
+    several_objectives = True
+
+
+class TestContractOfQMC(SamplerContract):
+    factory = partial(QMCSampler, scramble=True)
+    several_objectives = True
+
+
+MINE = {
+    "optuna.samplers.TPESampler": {"n_startup_trials": 3, "multivariate": True},
+    "optuna.samplers.NSGAIISampler": {"population_size": 4},
+    "tests.search.optimisers.test_sequential.Drifting": {"step": 0.05},
+}
+
+
+@pytest.mark.parametrize("target", MINE)
+def test_a_yaml_of_the_person_s_own_names_any_sampler(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: SearchSpace
+) -> None:
+    (tmp_path / "conf" / "optimiser").mkdir(parents=True)
+    options = "".join(f"{key}: {str(value).lower()}\n" for key, value in MINE[target].items())
+    (tmp_path / "conf" / "optimiser" / "mine.yaml").write_text(f"_target_: {target}\n{options}")
+    monkeypatch.chdir(tmp_path)
+    settings = compose_run(["model_a=a.safetensors", "model_b=b.safetensors", "optimiser=mine"])["optimiser"]
+    factory = build("optimiser", settings, _partial_=True)
+    first = searched(tmp_path / "first.db", space, factory)
+    assert searched(tmp_path / "killed.db", space, factory, killed_in=8) == first
+    assert searched(tmp_path / "other.db", space, factory, seed=1) != first

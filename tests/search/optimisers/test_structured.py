@@ -1,4 +1,4 @@
-"""The optimiser made for merges, and what it knows: its processes, the blocks, and how much of a score is luck."""
+"""The optimiser made for merges, its processes, the order of the blocks, and the noise of a score."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 
 from bayes_merger.search import build_space, samplers
 from bayes_merger.search.optimisers.base import Observations
-from bayes_merger.search.optimisers.structured import Structured, convened, log_improvement
+from bayes_merger.search.optimisers.structured import Structured, fit_ensemble, log_improvement
 from bayes_merger.search.space.cube import generator
-from bayes_merger.search.surrogates.block_gp import Prior, Process, Settings, _Mode, fit
-from bayes_merger.search.surrogates.block_order import likeness, waves
+from bayes_merger.search.surrogates.block_gp import BlockGP, Prior, Settings, _Mode, fit
+from bayes_merger.search.surrogates.block_order import basis, correlation
 from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 
 BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
@@ -32,8 +32,8 @@ def numeric(function: Any, point: np.ndarray[Any, Any]) -> list[float]:
 
 
 def priors() -> list[Prior]:
-    slow = waves(NAMES)
-    related = 0.5 * np.eye(26) + 0.5 * likeness(NAMES)
+    slow = basis(NAMES)
+    related = 0.5 * np.eye(26) + 0.5 * correlation(NAMES)
     return [Prior(1.0, np.eye(26)), Prior(0.8, related, slow, noise=0.1), Prior(0.8, related, slow, smooth=True)]
 
 
@@ -44,20 +44,20 @@ def test_the_gradients_of_the_process_are_the_numeric_ones(prior: Prior) -> None
     mode = _Mode(points, scores, prior)
     vector = mode.start + 0.2 * rng.standard_normal(len(mode.start))
     assert mode.descent(vector)[1] == pytest.approx(numeric(lambda v: mode.descent(v)[0], vector), abs=2e-5)
-    process = Process(points, scores, mode.settings(vector), prior.waves)
+    process = BlockGP(points, scores, mode.settings(vector), prior.basis)
     x = rng.random(26)
-    mean, deviation, uphill, outward = process.slope(x)
+    mean, deviation, uphill, outward = process.gradient(x)
     means, deviations = process.predict(x[None])
     assert (mean, deviation) == pytest.approx((means[0], deviations[0]), abs=1e-9)
-    assert uphill == pytest.approx(numeric(lambda v: process.slope(v)[0], x), abs=1e-5)
-    assert outward == pytest.approx(numeric(lambda v: process.slope(v)[1], x), abs=1e-5)
+    assert uphill == pytest.approx(numeric(lambda v: process.gradient(v)[0], x), abs=1e-5)
+    assert outward == pytest.approx(numeric(lambda v: process.gradient(v)[1], x), abs=1e-5)
 
 
-def test_the_scores_are_foretold_as_if_each_had_been_left_out() -> None:
+def test_the_density_is_that_of_each_score_left_out() -> None:
     rng = generator(5)
     points, scores = rng.random((8, 2)), rng.standard_normal(8)
     settings = Settings((np.array([1.0, 2.0]),), (1.5,), 0.2)
-    process = Process(points, scores, settings, None)
+    process = BlockGP(points, scores, settings, None)
     covariance = np.linalg.inv(process.inverse)
     total = 0.0
     for left in range(8):
@@ -66,7 +66,7 @@ def test_the_scores_are_foretold_as_if_each_had_been_left_out() -> None:
         mean = process.centre + pull @ (scores[others] - process.centre)
         variance = covariance[left, left] - pull @ covariance[others, left]
         total += -0.5 * np.log(2 * np.pi * variance) - 0.5 * (scores[left] - mean) ** 2 / variance
-    assert process.foresight() == pytest.approx(total)
+    assert process.loo_log_density() == pytest.approx(total)
 
 
 def test_a_weight_that_does_nothing_gets_a_longer_scale_than_one_that_matters() -> None:
@@ -87,7 +87,7 @@ def test_improvement_has_no_floor() -> None:
 
 
 def test_neighbours_and_the_two_ends_of_a_skip_connection_are_alike() -> None:
-    matrix = likeness([*NAMES, "IN01.beta", "face"])
+    matrix = correlation([*NAMES, "IN01.beta", "face"])
     at = [*NAMES, "IN01.beta", "face"].index
     assert matrix[at("IN04.alpha"), at("IN05.alpha")] > 0.8
     assert matrix[at("IN04.alpha"), at("OUT07.alpha")] > 0.5 > 0.1 > matrix[at("IN04.alpha"), at("OUT01.alpha")]
@@ -98,20 +98,20 @@ def test_neighbours_and_the_two_ends_of_a_skip_connection_are_alike() -> None:
 
 
 def test_the_slowest_wave_moves_all_blocks_alike() -> None:
-    slow = waves(NAMES)
+    slow = basis(NAMES)
     assert slow is not None
     assert slow.T @ slow == pytest.approx(np.eye(slow.shape[1]), abs=1e-9)
     diagonal = np.ones(26) / np.sqrt(26)
     assert np.linalg.norm(slow.T @ diagonal) == pytest.approx(1.0)
-    assert waves(["a", "x0", "face"]) is None
+    assert basis(["a", "x0", "face"]) is None
 
 
 def test_other_architectures_have_chains_of_neighbours() -> None:
     names = [*(f"D{i:02}.alpha" for i in range(19)), *(f"S{i:02}.alpha" for i in range(38))]
-    matrix = likeness(names)
+    matrix = correlation(names)
     assert matrix[0, 1] > 0.8
     assert matrix[18, 19] == pytest.approx(0.0)
-    slow = waves(names)
+    slow = basis(names)
     assert slow is not None
     assert slow.shape == (57, 8)
 
@@ -126,7 +126,7 @@ def pictures_of(truth: float, rng: np.random.Generator, noise: float) -> list[di
     ]
 
 
-def test_luck_is_read_off_the_pictures_whatever_the_scorers_count() -> None:
+def test_noise_is_read_off_the_pictures_whatever_the_scorers_count() -> None:
     rng = generator(1)
     pictures = [pictures_of(truth, rng, 0.4) for truth in rng.random(60)]
     rows = [np.array([p["value"] for p in own]).reshape(2, 4, 2).mean(axis=(0, 1)) for own in pictures]
@@ -135,7 +135,7 @@ def test_luck_is_read_off_the_pictures_whatever_the_scorers_count() -> None:
     assert variance == pytest.approx((3.0 * 0.4) ** 2 / 8, rel=0.15)
 
 
-def test_where_pictures_do_not_explain_the_scores_nothing_is_known_of_luck() -> None:
+def test_where_pictures_do_not_explain_the_scores_the_noise_is_unknown() -> None:
     rng = generator(1)
     pictures = [pictures_of(truth, rng, 0.4) for truth in rng.random(40)]
     assert noise_variance_of_scores(pictures, rng.random(40)) is None
@@ -144,7 +144,7 @@ def test_where_pictures_do_not_explain_the_scores_nothing_is_known_of_luck() -> 
     assert noise_variance_of_scores(pictures[:3], rng.random(3)) is None
 
 
-def evidence_of(points: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> Observations:
+def observations_of(points: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> Observations:
     return Observations(len(points), 0, points, scores, np.ones(len(points), dtype=bool), names=NAMES)
 
 
@@ -154,9 +154,9 @@ def test_a_trial_that_still_runs_makes_its_place_certain_and_no_better() -> None
     scores = -((points - 0.5) ** 2).sum(axis=1)
     place = rng.random((1, 26))
     settings = Structured(True, 100, 2)
-    before = convened(evidence_of(points, scores), settings)
-    more = evidence_of(np.concatenate([points, place]), np.append(scores, np.nan))
-    after = convened(more, settings)
+    before = fit_ensemble(observations_of(points, scores), settings)
+    more = observations_of(np.concatenate([points, place]), np.append(scores, np.nan))
+    after = fit_ensemble(more, settings)
     assert after.predict(place)[0] == pytest.approx(before.predict(place)[0], abs=0.02)
     assert after.predict(place)[1] < 0.2 * before.predict(place)[1]
 

@@ -263,7 +263,7 @@ FACE = Parameter("face", 0.0, 1.0, ("face.alpha",))
 
 
 def test_a_ratio_is_searched_beside_the_blocks_and_stands_among_the_weights() -> None:
-    space = build_space(("BASE", "IN00"), ALPHA, ratios=[FACE])
+    space = build_space(("BASE", "IN00"), ALPHA, extra_parameters=[FACE])
     assert names(space) == ["BASE.alpha", "IN00.alpha", "face"]
     values = {"BASE.alpha": 0.1, "IN00.alpha": 0.2, "face": 0.3}
     weights = space.assemble(values)

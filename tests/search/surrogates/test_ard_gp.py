@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayes_merger.search.space.cube import generator
-from bayes_merger.search.surrogates.ard_gp import KERNELS, Process, _density, fit
+from bayes_merger.search.surrogates.ard_gp import KERNELS, ArdGP, _density, fit
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -29,18 +29,18 @@ def test_the_weight_that_matters_has_the_shortest_length() -> None:
 
 
 def test_a_process_believes_its_points_as_far_as_their_noise_allows() -> None:
-    sure = Process(np.array([[0.2], [0.8]]), np.array([1.0, -1.0]), np.array([0.3]), 1e-4)
+    sure = ArdGP(np.array([[0.2], [0.8]]), np.array([1.0, -1.0]), np.array([0.3]), 1e-4)
     mean, covariance = sure.posterior(np.array([[0.2], [50.0]]))
     assert mean == pytest.approx([1.0, 0.0], abs=1e-3)
     assert np.diag(covariance) == pytest.approx([0.0, 1.0], abs=1e-3)
-    doubtful = Process(sure.points, sure.scores, sure.lengths, 1.0)
+    doubtful = ArdGP(sure.points, sure.scores, sure.lengths, 1.0)
     assert doubtful.posterior(np.array([[0.2]]))[0][0] == pytest.approx(0.5, abs=0.1)
 
 
 def test_to_be_told_what_was_expected_changes_no_expectation_and_makes_surer() -> None:
     process = fit(generator(1).random((12, 3)), generator(2).standard_normal(12))
     x = generator(3).random((5, 3))
-    before, after = process.posterior(x), process.told(x[:2]).posterior(x)
+    before, after = process.posterior(x), process.condition_on(x[:2]).posterior(x)
     assert after[0] == pytest.approx(before[0], abs=1e-6)
     assert (np.diag(after[1])[:2] < np.diag(before[1])[:2]).all()
 

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial
 
 from bayes_merger.search.space.cube import Array
-from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior, beliefs, noise_variance
+from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior, noise_variance, study_posterior
 
 
 def trials_at(points: Array, scores: Sequence[float]) -> list[FrozenTrial]:
@@ -55,7 +55,7 @@ def test_a_lucky_score_among_sober_neighbours_is_not_the_best() -> None:
     line = np.linspace(0.0, 1.0, 21)[:, None]
     scores = 10 - 8 * (line[:, 0] - 0.7) ** 2
     scores[4] += 4.0  # at 0.2: true value 8, seen as 12
-    found = beliefs(trials_at(line, scores.tolist()), scores.tolist())
+    found = study_posterior(trials_at(line, scores.tolist()), scores.tolist())
     assert found.fitted
     assert found.best_observed is not None
     assert found.best is not None
@@ -70,32 +70,32 @@ def test_without_noise_every_score_is_believed() -> None:
     points = rng.random((30, 4))
     scores = -((points - 0.5) ** 2).sum(axis=1)
     pictures = [{("a", 0): value, ("a", 1): value} for value in scores]
-    found = beliefs(trials_at(points, scores.tolist()), scores.tolist(), pictures)
+    found = study_posterior(trials_at(points, scores.tolist()), scores.tolist(), pictures)
     assert found.noise == pytest.approx(0.0, abs=1e-12)
-    for belief in found.each:
-        assert belief.mean == pytest.approx(belief.observed, abs=1e-3)
-        assert belief.sd < 1e-3
+    for one in found.each:
+        assert one.mean == pytest.approx(one.observed, abs=1e-3)
+        assert one.sd < 1e-3
     assert found.best is not None
     assert found.best.observed == scores.max()
 
 
 def test_a_few_trials_and_parameters_that_are_no_plain_numbers_are_believed_as_scored() -> None:
     few = trials_at(np.random.default_rng(0).random((7, 3)), [1.0, 7.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    found = beliefs(few, [trial.value or 0.0 for trial in few])
+    found = study_posterior(few, [trial.value or 0.0 for trial in few])
     assert not found.fitted
     assert found.best == TrialPosterior(1, 7.0, 7.0, 0.0)
     whole = [
         optuna.create_trial(value=float(i), params={"n": i}, distributions={"n": IntDistribution(0, 20)})
         for i in range(12)
     ]
-    assert not beliefs(whole, [float(i) for i in range(12)]).fitted
-    assert beliefs([], []) == StudyPosterior((), 0.0, fitted=False)
-    assert beliefs([], []).best is None
+    assert not study_posterior(whole, [float(i) for i in range(12)]).fitted
+    assert study_posterior([], []) == StudyPosterior((), 0.0, fitted=False)
+    assert study_posterior([], []).best is None
 
 
-def test_equal_scores_have_an_equal_belief() -> None:
-    found = beliefs(trials_at(np.random.default_rng(0).random((12, 3)), [5.0] * 12), [5.0] * 12)
-    assert {belief.mean for belief in found.each} == {5.0}
+def test_equal_scores_have_an_equal_posterior() -> None:
+    found = study_posterior(trials_at(np.random.default_rng(0).random((12, 3)), [5.0] * 12), [5.0] * 12)
+    assert {one.mean for one in found.each} == {5.0}
 
 
 def test_the_candidates_are_the_best_means_and_the_best_observed() -> None:
@@ -144,7 +144,7 @@ def test_the_best_posterior_mean_is_on_average_a_better_choice_than_the_best_sco
         points, truth, seen = search_like(np.random.default_rng(seed), noise)
         halves = np.random.default_rng(1000 + seed).standard_normal(60) * noise  # two pictures whose mean is `seen`
         pictures = [{("a", 0): s + h, ("a", 1): s - h} for s, h in zip(seen.tolist(), halves.tolist(), strict=True)]
-        best = beliefs(trials_at(points, seen.tolist()), seen.tolist(), pictures).best
+        best = study_posterior(trials_at(points, seen.tolist()), seen.tolist(), pictures).best
         assert best is not None
         observed.append(truth.max() - truth[seen.argmax()])
         believed.append(truth.max() - truth[best.trial])

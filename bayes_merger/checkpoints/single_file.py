@@ -1,0 +1,185 @@
+"""One model file, opened lazily: safetensors mapped into memory, pickles read by the restricted unpickler.
+
+What is read is what was checked: the file stays open and mapped, privately, so that not even a stray write into a
+tensor can reach it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import struct
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
+from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
+from bayes_merger.checkpoints.pickles import PICKLE_STARTS, ZIP_START, check_pickle
+from bayes_merger.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What the restricted unpickler raises on bytes that are not what they should be (seen by changing them one by one).
+_UNREADABLE = (
+    pickle.UnpicklingError, struct.error, AssertionError, ArithmeticError, AttributeError, EOFError, LookupError,
+    MemoryError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+
+# Names in files from the first months of Stable Diffusion, before transformers renamed them.
+_OLD_NAMES = {
+    f"cond_stage_model.transformer.{part}.": f"cond_stage_model.transformer.text_model.{part}."
+    for part in ("embeddings", "encoder", "final_layer_norm")
+}
+
+
+def open_file(path: Path) -> Checkpoint:
+    """Open one model file and validate its header.
+
+    Args:
+        path: a ``.safetensors`` file, or a ``.ckpt`` (``.pt``, ``.pth``, ``.bin``) that holds nothing but tensors; what
+            it is is read from its first bytes.
+
+    Raises:
+        CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint; the text begins with the path.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
+    try:
+        return _open(path, file)
+    except CheckpointError as error:
+        file.close()
+        raise CheckpointError(f"{path}: {error}") from error
+    except OSError as error:
+        file.close()
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check the disk it is on") from error
+
+
+def _open(path: Path, file: BinaryIO) -> Checkpoint:
+    size = path.stat().st_size
+    if size == 0:
+        raise CheckpointError("the file is empty; download or export it again")
+    start = file.read(64)
+    file.seek(0)
+    if start.startswith((ZIP_START, *PICKLE_STARTS)) and not _has_header(start, size):
+        file.close()
+        return _open_pickle(path)
+    if wrong := _not_a_checkpoint(start):
+        raise CheckpointError(wrong)
+    header = read_header(file, size)
+    return _open_mapped(path, file, header)
+
+
+def _has_header(start: bytes, size: int) -> bool:
+    """Whether it begins as safetensors does: one header in two thousand has a length that looks like a pickle."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") + 8 <= size
+
+
+def _not_a_checkpoint(start: bytes) -> str:
+    text = start.lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the model itself; fetch it with  git lfs pull"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page saved under this name; download the model again, logged in if the site asks for it"
+    if len(start) >= 9 and start[8:9] != b"{":
+        return "not a checkpoint; give a .safetensors or .ckpt file"
+    return ""
+
+
+def _renamed(key: str, taken: Iterable[str]) -> str:
+    for old, new in _OLD_NAMES.items():
+        if key.startswith(old):
+            modern = new + key.removeprefix(old)
+            return key if modern in taken else modern
+    return key
+
+
+def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
+    entries = {_renamed(key, header.entries): entry for key, entry in header.entries.items()}
+    mapped = _mapped(file)
+    described = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
+    return Checkpoint(
+        path,
+        described,
+        header.metadata,
+        lambda key: _view(mapped, entries[key]),
+        file.close,
+        partial(_release, mapped),
+        partial(_read_part, file, entries) if hasattr(os, "preadv") else None,  # not on Windows
+    )
+
+
+def _read_part(file: BinaryIO, entries: Mapping[str, Entry], key: str, begin: int, out: Tensor) -> None:
+    import torch
+
+    place = entries[key].begin + begin * out.element_size()
+    room = out.view(torch.uint8).numpy().data
+    while room:
+        count = os.preadv(file.fileno(), [room], place)
+        if count == 0:
+            raise OSError("it was cut short while it was open")
+        room, place = room[count:], place + count
+
+
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    """The file copied on write: torch wants memory it could write to, and the file must never change."""
+    if not sys.platform.startswith("linux"):
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    # Linux else keeps memory ready for the copies that are never made, and refuses files larger than it has.
+    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named since Python 3.13
+    return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | no_reserve, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _release(mapped: mmap.mmap) -> None:
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _view(mapped: mmap.mmap, entry: Entry) -> Tensor:
+    import torch
+
+    dtype = torch_dtypes()[entry.dtype]
+    count = (entry.end - entry.begin) // ITEM_SIZES[entry.dtype]
+    if count == 0:
+        return torch.empty(entry.shape, dtype=dtype)
+    return torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
+
+
+def _open_pickle(path: Path) -> Checkpoint:
+    check_pickle(path)
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders aloud about odd bytes; an error says it once
+            if path.suffix == ".safetensors":  # torch goes by the name, and takes a path only when it maps the file
+                with path.open("rb") as file:
+                    loaded = torch.load(file, map_location="cpu", weights_only=True)
+            else:
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"cannot be read ({reason}); convert it to safetensors") from error
+    table = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    tensors = {k: v.detach() for k, v in table.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise CheckpointError("there is no tensor in it; give a whole checkpoint")
+    tensors = {_renamed(key, tensors): tensor for key, tensor in tensors.items()}
+    names = {dtype: name for name, dtype in torch_dtypes().items()}
+    strange = next((k for k, t in tensors.items() if t.dtype not in names), None)
+    if strange is not None:
+        raise CheckpointError(f"tensor '{strange}' has dtype {tensors[strange].dtype}; convert it to safetensors")
+    described = {key: (names[tensor.dtype], tuple(tensor.shape)) for key, tensor in tensors.items()}
+    return Checkpoint(path, described, {}, lambda key: tensors[key].contiguous(), lambda: None)
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == ZIP_START
