@@ -93,7 +93,7 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     print()
     for line in best_lines(data):
         print(line)
-    console.print(weights_table(method_weights(recipe.weights)))
+    console.print(weights_table(recipe.weights))
     print(report.weights_text(recipe, folder.name).rstrip())
     print(f"\nwrite it to a file:  bayes-merger merge {folder.name} --out {folder.name}.safetensors")
 
@@ -131,8 +131,9 @@ def _print_final(console: Console, study: optuna.study.Study) -> None:
 
 
 def weights_table(weights: Mapping[str, Mapping[str, float]]) -> Table:
-    """Block weights as a small table: IN, M and OUT side by side."""
-    blocks = list(next(iter(weights.values())))
+    """Block weights as a small table: IN, M and OUT side by side; adjustments are not weights of blocks."""
+    weights = method_weights(weights)
+    blocks = list(dict.fromkeys(name for values in weights.values() for name in values))
     left = [name for name in blocks if name.startswith("IN")]
     right = [name for name in blocks if name.startswith("OUT")]
     middle = [name for name in blocks if name not in (*left, *right)]
@@ -142,6 +143,8 @@ def weights_table(weights: Mapping[str, Mapping[str, float]]) -> Table:
         for column in (left, middle, right):
             name = column[row] if row < len(column) else None
             cells.append(name or "")
-            cells += [f"{values[name]:.3f}" if name else "" for values in weights.values()]
+            cells += [
+                f"{values[name]:.3f}" if name is not None and name in values else "" for values in weights.values()
+            ]
         table.add_row(*cells)
     return table

@@ -6,24 +6,30 @@ from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bayes_merger.checkpoints.blocks import BlockWeights
+from bayes_merger.checkpoints.blocks import BlockWeights, Place
 from bayes_merger.checkpoints.checkpoint import torch_dtypes
 from bayes_merger.errors import CheckpointError, TrialFailed
 from bayes_merger.merging.engine.key_merger import KeyMerger
 from bayes_merger.merging.method import MethodSpec, Numbers, method_spec
+from bayes_merger.merging.parameters import Statistics
 from bayes_merger.merging.plan.planning import check_weights, numbers_of
 from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, PlanItem, listed, plan_structure
+from bayes_merger.merging.recipe.elements import ElementRule
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTED
 from bayes_merger.merging.recipe.settings import DROP_EMA, MergeSettings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch.multiprocessing.reductions import StorageWeakRef
 
     from bayes_merger.merging.engine.contiguous import ContiguousSpan
     from bayes_merger.merging.engine.memory import DeviceCache
+
+_SameNumbers = tuple[Place, tuple[ElementRule, ...]]  # tensors in one place under the same rules take the same numbers
+_Address = tuple[int, "torch.dtype", object]  # the first byte, the dtype, and the size or the shape with its strides
 
 
 class LiveMerge:
@@ -60,7 +66,7 @@ class LiveMerge:
         items = [item for item in structure.written if item.place.role in ("block", "vae")]
         self._merged = {item.key: item for item in items if item.action == "merge"}
         self._kept = {item.key: item for item in items if item.action != "merge"}
-        self._alike: dict[Any, list[PlanItem]] = {}
+        self._alike: dict[_SameNumbers, list[PlanItem]] = {}
         for item in self._merged.values():
             self._alike.setdefault((item.place, item.rules), []).append(item)
         architecture = structure.architecture.whole or structure.architecture
@@ -70,15 +76,19 @@ class LiveMerge:
         ]  # fmt: skip
         self._shapes = {key: item.shape for key, item in (self._merged | self._kept).items()}
         self._memory = memory
-        self._keepers: dict[torch.device, DeviceCache] = {}
-        self._places: dict[str, tuple[Any, ...]] = {}  # where each live tensor lay when it was last looked at,
-        self._storages: list[Any] = []  # and weak references to the storages that they lay in
+        # What is kept between candidates, so that only tensors whose numbers have changed are computed. A tensor's
+        # content is  (numbers, model statistics), with the versions of computed models added if there are any: where
+        # it is what was written last, and the tensor lies where it lay then, the tensor is left as it is. A content is
+        # forgotten before its tensor is written to, so that a failure half way leaves nothing that one could rely on.
+        self._keepers: dict[torch.device, DeviceCache] = {}  # the models' tensors and prepared work
+        self._places: dict[str, _Address] = {}  # where each live tensor lay when it was last looked at,
+        self._storages: list[StorageWeakRef] = []  # and the storages, whose addresses others get when they are gone
         self._contents: dict[str, Hashable] = {}  # what the tensors of each span were last made of, by the first one
-        self._settled = False  # whether all that is kept is known to be in its place
-        self._spans: dict[Any, list[ContiguousSpan]] = {}
+        self._settled = False  # whether what is not merged is known to be in its place
+        self._spans: dict[_SameNumbers, list[ContiguousSpan]] = {}  # of the live tensors in these places
         self._changing = [name for name, model in checkpoints.items() if not model.constant]
         self._computed = any(getattr(model, "computed", False) for model in checkpoints.values())
-        self._statistics: tuple[Hashable, Any] | None = None
+        self._statistics: tuple[Hashable, Statistics] | None = None  # of the models in these versions
 
     def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
         """Turn the live model into the merge with these weights.
@@ -122,7 +132,7 @@ class LiveMerge:
         from bayes_merger.checkpoints.nonfinite import find_nonfinite
         from bayes_merger.merging.engine.combine import put
 
-        maker = KeyMerger(replace(self._structure, method=spec), weights, self._checkpoints)
+        merger = KeyMerger(replace(self._structure, method=spec), weights, self._checkpoints)
         touched = ADJUSTED & destinations.keys()
         self._settled = False
         for first in [
@@ -133,21 +143,21 @@ class LiveMerge:
         for key in sorted(touched):
             item = self._merged.get(key) or self._kept[key]
             out = destinations[key]
-            put(maker.tensor(item, "F32").to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
+            put(merger.tensor(item, "F32").to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
             if fault := find_nonfinite(out):
                 raise TrialFailed(f"merge: '{key}' holds {fault}; adjustments nearer to 0 avoid it")
 
     def _look(self, destinations: Mapping[str, Tensor]) -> None:
         """Check the destinations and forget what was written, unless they lie where they did the last time."""
-        places = {
+        from torch.multiprocessing.reductions import StorageWeakRef
+
+        places: dict[str, _Address] = {
             key: (out.data_ptr(), out.dtype, out.numel() if out.is_contiguous() else (out.shape, out.stride()))
             for key, out in destinations.items()
         }
         # Where a storage is gone, another tensor may have its address.
-        if places == self._places and not any(storage.expired() for storage in self._storages):
+        if places == self._places and not any(storage.expired() for storage in self._storages):  # type: ignore[no-untyped-call]
             return
-        from torch.multiprocessing.reductions import StorageWeakRef
-
         self._check_destinations(destinations)
         self._make_keepers(destinations)
         self._spans.clear()
@@ -182,7 +192,7 @@ class LiveMerge:
     def _check_destinations(self, destinations: Mapping[str, Tensor]) -> None:
         strange = [key for key in destinations if key not in self._shapes]
         if strange:
-            raise CheckpointError(f"the live model has parameters that model A has not: {listed(strange)}")
+            raise CheckpointError(f"the live model has parameters that model A does not have: {listed(strange)}")
         lacking = [key for key in self._needed if key not in destinations]
         if lacking:
             raise CheckpointError(f"the live model has no parameters for {listed(lacking)} of model A")

@@ -102,8 +102,10 @@ def save_folder(
             _write_parts(folder, parts, metadata, progress)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error.strerror}); check that folder") from error
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace(str(folder), str(out))) from error
+    except CheckpointError as error:  # the folder is written under another name
+        inside = Path(error.subject)
+        subject = str(out / inside.relative_to(folder)) if inside.is_relative_to(folder) else error.subject
+        raise CheckpointError(error.reason, subject=subject) from error
     wanted = [name for name, value in settings[INDEX].items() if value == [None, None] and name.startswith(_LOADED)]
     return Written(left_out, tuple(wanted))
 
