@@ -25,6 +25,7 @@ from bayes_merger.merging.plan.costs import result_size, seconds, working_memory
 from bayes_merger.merging.plan.explain import difference, fate, finish_of, grouped, notes_on, plan_data
 from bayes_merger.merging.plan.routing import MergePlan
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.recipe.step_file import beside
 from bayes_merger.run.recipes import named_recipe
 
@@ -38,6 +39,9 @@ Say what a merge would do, without doing it: nothing but the headers of the file
 
 It takes what bayes-merger merge takes (bayes-merger merge --help), but for --out.
 """
+
+
+_SHOWN_BY_TENSOR = ("method", "elements", "compat", "blocks", "clip")  # or in a line of their own
 
 
 def plan(arguments: Sequence[str]) -> None:
@@ -143,11 +147,8 @@ def _print_difference(
     settings = {
         "method": (planned.method.name, other_planned.method.name),
         "models": (", ".join(planned.method.models), ", ".join(other_planned.method.models)),
-        "options": (dict(recipe.options), dict(other.options)),
+        **{name: (getattr(recipe, name), getattr(other, name)) for name in SETTINGS if name not in _SHOWN_BY_TENSOR},
         "dtype": (planned.dtype, other_planned.dtype),
-        "vae": (recipe.vae, other.vae),
-        "channels": (recipe.channels, other.channels),
-        "ema": (recipe.ema, other.ema),
         "after the method": ("; ".join(finish_of(recipe)) or "nothing", "; ".join(finish_of(other)) or "nothing"),
     }
     if planned.architecture.name != other_planned.architecture.name:

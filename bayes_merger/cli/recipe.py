@@ -69,9 +69,9 @@ def _print_foreign(name: str, found: Mapping[str, Any], as_json: bool) -> None:
         print(json.dumps(found, indent=2))
         return
     print(f"{name}: not made by this program; it says of itself")
-    told = found["sd_merge_recipe"]
+    foreign = found["sd_merge_recipe"]
     models = found.get("sd_merge_models", {})
-    for key, value in told.items() if isinstance(told, dict) else [("recipe", told)]:
+    for key, value in foreign.items() if isinstance(foreign, dict) else [("recipe", foreign)]:
         known = models.get(value) if isinstance(models, dict) and isinstance(value, str) else None
         shown = f"{known['name']} ({value[:10]})" if isinstance(known, dict) and "name" in known else value
         print(f"  {_printable(key)}: {_printable(shown)}")

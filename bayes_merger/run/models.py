@@ -61,7 +61,7 @@ def _is_no_file(vae: str) -> bool:
 
 
 def _vae_of(config: RunConfig, base: Checkpoint) -> dict[str, Checkpoint]:
-    """The file whose VAE is taken, where that is none of the models'.
+    """The file whose VAE is taken, if it is not one of the models'.
 
     Raises:
         CheckpointError: it cannot be used.
@@ -97,7 +97,7 @@ def _further(config: RunConfig) -> dict[str, str]:
     """The models beyond the first three, by name.
 
     Raises:
-        ConfigError: a name that is none of a further model, or a path that is none.
+        ConfigError: a name that no further model can have, or a value that is not a path.
     """
     for name, path in config.models.items():
         if name not in MODEL_NAMES[3:]:
@@ -115,6 +115,6 @@ def _check_drawn(base: str, opened: Mapping[str, Checkpoint]) -> None:
     architecture = opened[base].architecture if base in opened else next(iter(opened.values())).architecture
     if architecture.name not in DRAWN:
         raise CheckpointError(
-            f"model_{base}: {architecture.title} can be merged but not yet drawn, so a run cannot judge it; "
+            f"model_{base}: {architecture.title} can be merged but not yet drawn, so a run cannot score it; "
             "merge it by hand with  bayes-merger merge model_a=... model_b=... --out FILE"
         )

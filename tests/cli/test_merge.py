@@ -91,7 +91,7 @@ def test_a_preset_is_a_weight_string(pair: list[str], capsys: pytest.CaptureFixt
     assert [keys[key]["weights"]["alpha"] for key in (TEXT, FIRST, HEAD)] == [0.5, 1, 1]
     assert keys[UNET + "middle_block.0.in_layers.2.weight"]["weights"]["alpha"] == 0
     assert told(capsys, *pair, "alpha=GRAD_V")["keys"][TEXT]["weights"]["alpha"] == 0
-    assert "alpha: 'GRAD_X' is no preset; did you mean GRAD_V" in refused(capsys, "plan", *pair, "alpha=GRAD_X")
+    assert "alpha: 'GRAD_X' is not a preset; did you mean GRAD_V" in refused(capsys, "plan", *pair, "alpha=GRAD_X")
     assert "'nan' is not finite" in refused(capsys, "plan", *pair, "alpha=nan")
 
 

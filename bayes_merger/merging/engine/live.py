@@ -62,7 +62,7 @@ class LiveMerge:
         self._structure = structure = plan_structure(spec, checkpoints, replace(settings, ema=DROP_EMA))
         self._spec = structure.method
         self._dtype = DTYPES[structure.dtype]
-        # Only what a network computes with: ids, flags and strangers are no parameters.
+        # Only what a network computes with: ids, flags and unknown tensors are not parameters.
         items = [item for item in structure.written if item.place.role in ("block", "vae")]
         self._merged = {item.key: item for item in items if item.action == "merge"}
         self._kept = {item.key: item for item in items if item.action != "merge"}

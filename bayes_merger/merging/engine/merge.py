@@ -62,5 +62,5 @@ def merge(recipe: MergeRecipe, checkpoints: Checkpoints) -> Iterator[tuple[str, 
         ConfigError: as ``plan``.
         CheckpointError: as ``plan``.
     """
-    planned, maker = prepare(recipe, checkpoints)
-    return ((step.key, maker.tensor(step)) for step in planned.written)
+    planned, merger = prepare(recipe, checkpoints)
+    return ((step.key, merger.tensor(step)) for step in planned.written)

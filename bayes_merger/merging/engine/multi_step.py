@@ -72,7 +72,7 @@ class StepModel(Checkpoint):
             if item.key in self._items or item.key in carried
         }
         super().__init__(Path(f"step {name}"), entries, base.metadata, self._made, lambda: None)
-        self._maker: KeyMerger | None = None
+        self._merger: KeyMerger | None = None
         self._numbers: dict[Hashable, tuple[float, ...]] = {}
         self._last: tuple[str, Hashable, Tensor] | None = None
 
@@ -83,7 +83,7 @@ class StepModel(Checkpoint):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What its own plan tells."""
+        """Those of its own plan."""
         return tuple(f"step {self._name}: {note}" for note in self.planned.notes)
 
     @property
@@ -99,7 +99,7 @@ class StepModel(Checkpoint):
         """
         check_weights(weights, self.planned, self.recipe.vae)
         self.recipe = self.recipe.with_weights(weights)
-        self._maker = None
+        self._merger = None
         self._numbers = {}
         self._last = None
 
@@ -131,8 +131,8 @@ class StepModel(Checkpoint):
         version = self.version(key)
         if self._last is not None and self._last[:2] == (key, version):
             return self._last[2]
-        self._maker = self._maker or KeyMerger(self.planned, self.recipe.weights, self._models)
-        tensor = self._maker.tensor(item, "F32")
+        self._merger = self._merger or KeyMerger(self.planned, self.recipe.weights, self._models)
+        tensor = self._merger.tensor(item, "F32")
         if fault := find_nonfinite(tensor):
             raise TrialFailed(f"step {self._name}: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
         self._last = (key, version, tensor)
@@ -236,7 +236,7 @@ def _models_of(step: RecipeStep, files: Checkpoints, made: Mapping[str, StepMode
         name = step.models[role]
         model: Checkpoint | None = made.get(name) or files.get(name)
         if model is None:
-            raise ConfigError(f"{role}: '{name}' is no model and no earlier step")
+            raise ConfigError(f"{role}: '{name}' is neither a model nor an earlier step")
         models[role] = LoraModel(models["a"], model) if role != "a" and model.kind is LORA else model
     return models
 

@@ -53,7 +53,7 @@ class Written:
 
     Attributes:
         left_out: tensors of the merge that no part has a place for.
-        lacking: parts that the merge has not; who loads the folder gives them, or ``None``, by these names.
+        lacking: parts that the merge does not have; whoever loads the folder gives them, or ``None``, by these names.
     """
 
     left_out: tuple[str, ...]
@@ -75,10 +75,10 @@ def save_folder(
         recipe: the merge.
         checkpoints: model name to opened file.
         out: the folder.
-        config: a diffusers config tree (its weights are not looked at); where there is none, that of the model that
+        config: a diffusers config tree (its weights are not read); without one, that of the model that
             the merge starts from when this is a folder, else the official one of the architecture.
         replace: whether a diffusers folder that is already there may be replaced.
-        progress: told the bytes done and their total after every tensor.
+        progress: called with the bytes done and their total after every tensor.
 
     Raises:
         ConfigError: as ``plan``; a dtype that cannot be written so, or a tokenizer that is not to be had.
@@ -87,12 +87,12 @@ def save_folder(
     out = out.resolve()  # a link to a folder stays one
     sweep_folders(out)
     _check(recipe, checkpoints, out, replace)
-    planned, maker = prepare(recipe, checkpoints)
+    planned, merger = prepare(recipe, checkpoints)
     base = checkpoints[recipe.base]
     tree = config or (base.path if base.path.is_dir() else None)
     settings = _settings(tree, planned, prediction_said(checkpoints))
     tokenizers = _check_tokenizers(tree, settings)
-    parts, left_out = _parts(settings, planned, maker, str(tree or "the official config"))
+    parts, left_out = _parts(settings, planned, merger, str(tree or "the official config"))
     _check_room(out, _size(parts))
     metadata = merge_metadata(recipe, planned, checkpoints)
     try:
@@ -117,7 +117,7 @@ def _check(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path
     if out.exists() and not replace:
         raise CheckpointError(f"{out}: exists already; give another name, or allow to replace it")
     if out.exists() and not (out / INDEX).is_file():
-        raise CheckpointError(f"{out}: is no diffusers folder and is not replaced; give another name")
+        raise CheckpointError(f"{out}: is not a diffusers folder and is not replaced; give another name")
     for checkpoint in checkpoints.values():
         read = [file for path in (checkpoint.path, *checkpoint.files) for file in (path.absolute(), path.resolve())]
         if out.exists() and any(out in (file, *file.parents) for file in read):
@@ -127,7 +127,7 @@ def _check(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path
 
 
 def _check_replaced(out: Path) -> None:
-    """Refuse to delete what is no part of a diffusers folder."""
+    """Refuse to delete what does not belong to a diffusers folder."""
     known = {INDEX, *read_inside(out, INDEX)}
     strange = sorted(path.name for path in out.iterdir() if path.name not in known)
     if strange:
@@ -205,7 +205,7 @@ def _check_depth(config: Mapping[str, Any]) -> None:
 
 
 def _parts(
-    settings: Settings, planned: MergePlan, maker: KeyMerger, tree: str
+    settings: Settings, planned: MergePlan, merger: KeyMerger, tree: str
 ) -> tuple[dict[str, list[TensorEntry]], tuple[str, ...]]:
     """The tensors of each part under diffusers' names, and those of the merge that have no place there."""
     states = {
@@ -217,7 +217,7 @@ def _parts(
         raise CheckpointError(f"{tree} is of a model of the kind {naming.family}; give the config of one like these")
     keys = canonical_keys([item.key for item in planned.written])
     items = {keys[item.key]: item for item in planned.written}
-    made = _Stacks(maker)
+    made = _Stacks(merger)
     parts = {part: [*_entries(part, state, naming, items, made, tree)] for part, state in states.items()}
     left = [
         item.key
@@ -266,9 +266,9 @@ class _Stacks:
         used: keys of the merge that have a place in the folder.
     """
 
-    def __init__(self, maker: KeyMerger) -> None:
+    def __init__(self, merger: KeyMerger) -> None:
         self.used: set[str] = set()
-        self._maker = maker
+        self._merger = merger
         self._kept: dict[str, tuple[Tensor, int]] = {}
 
     def maker_of(
@@ -286,10 +286,10 @@ class _Stacks:
             return partial(self._rows, item, begin, begin + shape[0], len(found.stack))
         if found.swapped or found.transposed:
             return partial(self._turned, item, found)
-        return partial(self._maker.pieces, item)
+        return partial(self._merger.pieces, item)
 
     def _rows(self, item: PlanItem, begin: int, end: int, count: int) -> Tensor:
-        tensor, left = self._kept.pop(item.key) if item.key in self._kept else (self._maker.tensor(item), count)
+        tensor, left = self._kept.pop(item.key) if item.key in self._kept else (self._merger.tensor(item), count)
         if left > 1:
             self._kept[item.key] = tensor, left - 1
         return tensor[begin:end]
@@ -297,7 +297,7 @@ class _Stacks:
     def _turned(self, item: PlanItem, found: Counterpart) -> Tensor:
         import torch
 
-        tensor = self._maker.tensor(item)
+        tensor = self._merger.tensor(item)
         if found.transposed:
             return tensor.t().contiguous()
         return torch.cat(tensor.chunk(2)[::-1])
@@ -315,9 +315,9 @@ def _write_parts(
 ) -> None:
     done, total = 0, _size(parts)
     for part, entries in parts.items():
-        told = (lambda now, _, before=done: progress(before + now, total)) if progress else None
+        within_all = (lambda now, _, before=done: progress(before + now, total)) if progress else None
         stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
-        write_checkpoint(folder / part / f"{stem}.safetensors", entries, metadata, progress=told)
+        write_checkpoint(folder / part / f"{stem}.safetensors", entries, metadata, progress=within_all)
         done += sum(entry.size for entry in entries)
 
 

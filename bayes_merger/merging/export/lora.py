@@ -39,7 +39,7 @@ class Rank:
     Attributes:
         count: the rank of every layer (never more than its matrix has); 0 for ``energy``.
         energy: the share of the squared difference that a layer's rank must keep; 0 for ``count``.
-        rest: also write what is no matrix, norms and biases, as full differences.
+        rest: also write what is not a matrix (norms and biases), as full differences.
     """
 
     count: int = 0
@@ -104,20 +104,20 @@ def save_lora(
         out: the file to write.
         rank: of the factors.
         replace: whether a file that is already there may be replaced.
-        progress: told the tensors done and how many there are.
+        progress: called with the tensors done and how many there are.
 
     Raises:
         ConfigError: as ``plan``; the merge changes nothing that a LoRA can hold.
         CheckpointError: as ``plan``; the file cannot be written.
     """
-    planned, maker = prepare(recipe, checkpoints)
+    planned, merger = prepare(recipe, checkpoints)
     dtype = torch_dtypes()[DTYPES.get(planned.dtype, "F16")]
     by_key: dict[str, list[Layer]] = {}
     for layer in layers_of(checkpoints[recipe.base].shapes):
         by_key.setdefault(layer.weight, []).append(layer)
     owners = {layer.bias: layer for layers in by_key.values() for layer in layers if layer.rows is None}
     found, squares = _Found({}, {}, {}, []), [0.0, 0.0]
-    for key, change in _changes(planned, maker, checkpoints[recipe.base], progress):
+    for key, change in _changes(planned, merger, checkpoints[recipe.base], progress):
         whole = float(change.double().square().sum())
         if key in by_key and change.dim() >= 2 and "embedding" not in key:  # no UI has factors for tables of words
             lacking = sum(_factor(layer, _rows(change, layer), rank, dtype, found) for layer in by_key[key])
@@ -151,12 +151,12 @@ class _Found:
 
 
 def _changes(
-    planned: MergePlan, maker: KeyMerger, base: Checkpoint, progress: Callable[[int, int], None] | None
+    planned: MergePlan, merger: KeyMerger, base: Checkpoint, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that the merge changes, less the first model's, in fp32 and before any rounding."""
     items = [item for item in planned.written if item.action == "merge"]
     for number, item in enumerate(items, start=1):
-        change = maker.tensor(item, "F32") - base.tensor(item.key).float()
+        change = merger.tensor(item, "F32") - base.tensor(item.key).float()
         if change.numel() and bool(change.any()):
             yield item.key, change
         if progress:

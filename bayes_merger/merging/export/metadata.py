@@ -17,7 +17,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 def merge_metadata(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
     """What a merged file says about itself, in the words of AUTOMATIC1111, ModelSpec and our own.
 
-    File names and hashes are told, folders are not: merged files are given away.
+    File names and hashes are written, folders are not: merged files are passed on.
     """
     hash_all(checkpoints.values())
     names = {name: checkpoint.path.name for name, checkpoint in checkpoints.items()}
@@ -59,7 +59,7 @@ def prediction_said(checkpoints: Checkpoints) -> str:
 
 
 def prediction_of(planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
-    """The field that says what a merge predicts, if that is known: many of Stable Diffusion 2's files do not tell."""
+    """The field that says what a merge predicts, if that is known: many of Stable Diffusion 2's files do not say."""
     marked = any(item.key == "v_pred" for item in planned.items)
     found = "v" if marked else prediction_said(checkpoints) or planned.architecture.prediction
     return {"modelspec.prediction_type": found} if found else {}

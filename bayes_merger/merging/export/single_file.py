@@ -29,17 +29,17 @@ def save_merge(
         checkpoints: model name to opened file.
         out: the file to write.
         metadata: texts to add to the file's own.
-        progress: told the bytes done and their total after every tensor.
+        progress: called with the bytes done and their total after every tensor.
         replace: whether a file that is already there may be replaced; a model of the merge never is.
 
     Raises:
         ConfigError: as ``plan``.
         CheckpointError: as ``plan``; the file cannot be written, or would hold NaN or infinity.
     """
-    planned, maker = prepare(recipe, checkpoints)
+    planned, merger = prepare(recipe, checkpoints)
     write_checkpoint(
         out,
-        [TensorEntry(s.key, s.shape, s.dtype, partial(maker.pieces, s)) for s in planned.written],
+        [TensorEntry(s.key, s.shape, s.dtype, partial(merger.pieces, s)) for s in planned.written],
         lambda: {**merge_metadata(recipe, planned, checkpoints), **(metadata or {})},
         inputs=[file for checkpoint in checkpoints.values() for file in checkpoint.files],
         replace=replace,

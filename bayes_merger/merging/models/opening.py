@@ -67,7 +67,7 @@ def steps_recipe(file: StepFile, checkpoints: Mapping[str, Checkpoint], *, dtype
         hashed: whether it holds the hashes of its files.
 
     Raises:
-        CheckpointError: the model that it starts from is none.
+        CheckpointError: the model that it starts from is not a whole model.
     """
     settings = replace(file.settings, dtype=file.settings.dtype or dtype)
     return MergeRecipe(

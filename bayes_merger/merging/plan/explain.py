@@ -18,13 +18,13 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 @dataclass(frozen=True)
 class Fate:
-    """What happens to a tensor, and on whose word; tensors of one fate are one line.
+    """What happens to a tensor, and which setting decides it; tensors of one fate are one line.
 
     Attributes:
         action: ``merge``, ``keep``, ``copy`` or ``drop``.
         block: whose weights it follows, if any.
         numbers: weight name and number.
-        says: who gave each number: a block, one of its slots, or an elemental rule; else why it is not merged.
+        says: what each number comes from: a block, one of its slots, or an elemental rule; else why it is not merged.
     """
 
     action: str
@@ -92,7 +92,7 @@ def notes_on(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> list[
         for rule in [r for r in item.rules if any(weight == name for weight, _ in r.ratios)][-1:]
     }
     idle = [rule for rule in planned.rules if rule not in deciding]
-    notes += [f"'{rule.text}' decides nothing, later rules speak of all its tensors" for rule in idle]
+    notes += [f"'{rule.text}' decides nothing, later rules apply to all its tensors" for rule in idle]
     return notes
 
 
@@ -128,7 +128,7 @@ def plan_data(
 def difference(
     recipe: MergeRecipe, planned: MergePlan, other: MergeRecipe, other_planned: MergePlan
 ) -> dict[str, tuple[Fate | None, Fate | None]]:
-    """The tensors that fare differently, whoever says so; ``None`` where a merge has no such tensor."""
+    """The tensors that are treated differently, whatever decides it; ``None`` where a merge has no such tensor."""
     fates = [{s.key: fate(s, r) for s in p.items} for r, p in ((recipe, planned), (other, other_planned))]
     found = {}
     for key in dict.fromkeys((*fates[0], *fates[1])):

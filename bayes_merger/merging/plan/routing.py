@@ -291,7 +291,7 @@ def resolve_dtype(dtype: str | None, checkpoint: Checkpoint) -> str:
     """The dtype of a merge: the one asked for, or that of most bytes of model A.
 
     Raises:
-        ConfigError: unknown, or A's is none that results are written in.
+        ConfigError: unknown, or results are not written in model A's.
     """
     if dtype not in (None, "auto"):
         if dtype not in DTYPES and dtype not in SMALL_DTYPES:

@@ -190,7 +190,7 @@ def _read_roles(data: Mapping[str, Any], spec: MethodSpec, known: set[str]) -> d
             continue
         if not isinstance(data[role], str) or data[role] not in known:
             raise ConfigError(
-                f"{role}: '{data[role]}' is no model and no earlier step; {nearest(str(data[role]), known)}"
+                f"{role}: '{data[role]}' is neither a model nor an earlier step; {nearest(str(data[role]), known)}"
             )
         models[role] = str(data[role])
     return models
@@ -288,7 +288,7 @@ def _number(value: Any) -> float | str:
 
 
 def beside(path: str, folder: Path) -> str:
-    """A path as it is, or in the folder of the file that names it: recipes tell names of files, not folders."""
+    """A path as it is, or in the folder of the file that names it: recipes name files, not folders."""
     there = folder / path
     return str(there) if not Path(path).expanduser().exists() and there.exists() else path
 

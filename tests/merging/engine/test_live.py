@@ -142,7 +142,7 @@ def test_the_models_are_never_written_to(tmp_path: Path) -> None:
 def test_a_live_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     merging = LiveMerge(opened(tmp_path), MergeSettings())
     destinations = live(plain, torch.float32)
-    with pytest.raises(CheckpointError, match="parameters that model A has not: stranger"):
+    with pytest.raises(CheckpointError, match="parameters that model A does not have: stranger"):
         merging.apply(even(), destinations | {"stranger": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=f"no parameters for {FIRST} of model A"):
         merging.apply(even(), {key: out for key, out in destinations.items() if key != FIRST})

@@ -215,7 +215,7 @@ def test_a_live_model_follows_a_step_that_is_a_further_model_bit_for_bit(tmp_pat
         ({"method": "n_average", "d": "w"}, "step m: d: n_average takes its models in order, and there is no C before D; name this one c"),
         ({"method": "n_average", "c": None, "d": "w"}, "there is no C before D"),
         ({"method": "slerp", "c": "z", "d": "w"}, "step m: d: method 'slerp' takes no model D; leave it out, or choose one of any"),
-        ({"method": "n_average", "c": "z", "d": "ww"}, "step m: d: 'ww' is no model and no earlier step; did you mean w"),
+        ({"method": "n_average", "c": "z", "d": "ww"}, "step m: d: 'ww' is neither a model nor an earlier step; did you mean w"),
         ({"method": "n_average", "c": "z", "dd": "w"}, "step m: 'dd' is unknown to n_average; did you mean d"),
         ({"method": "n_average", "c": "z", "alhpa": 1}, "step m: 'alhpa' is unknown to n_average; did you mean alpha"),
         ({"method": "ties", "d": "w"}, "step m: ties needs c"),

@@ -22,7 +22,7 @@ VALUES: dict[str, tuple[Any, dict[str, str], Any]] = {
     "method": ("slerp", {"method": "slerp"}, "slerp"),
     "dtype": ("bf16", {"dtype": "bf16"}, "bf16"),
     "vae": ("merge", {"vae": "merge"}, "merge"),
-    "options": ({"vectors": "row"}, {"method": "nuslerp", "vectors": "row"}, {"vectors": "row"}),
+    "options": ({"vectors": "rows"}, {"method": "nuslerp", "vectors": "rows"}, {"vectors": "rows"}),
     "elements": (["OUT06:ff:0.5"], {"elements": "OUT06:ff:0.5"}, ("OUT06:ff:0.5",)),
     "compat": ("supermerger", {"compat": "supermerger"}, "supermerger"),
     "blocks": ({"UNET": "model."}, {"blocks": "blocks.yaml"}, (("UNET", ("model.",)),)),
