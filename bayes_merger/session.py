@@ -334,6 +334,8 @@ def _carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, pro
         raise type(error)(f"{error}; {again}") from error
     except BayesMergerError as error:
         raise type(error)(f"{error}; when that is mended, {again}") from error
+    finally:
+        setup.close()
 
 
 def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
