@@ -84,7 +84,7 @@ def save_merge(
         CheckpointError: as :func:`merge`; or the file cannot be written.
     """
     from bayes_merger.merges.resolve import recipe_and_models
-    from bayes_merger.merging.engine.merge import save_merge as save
+    from bayes_merger.merging.export.single_file import save_merge as save
 
     recipe, models = recipe_and_models(_words(source, settings), trial=trial, runs=runs)
     try:

@@ -60,7 +60,12 @@ def test_the_names_of_the_front_door() -> None:
 
 
 def test_a_state_dict_is_what_the_file_holds(models: Path) -> None:
-    settings: dict[str, Any] = {"model_a": "A.safetensors", "model_b": "B.safetensors", "alpha": [0.25] * 26, "OUT03-OUT05.alpha": 0.75}
+    settings: dict[str, Any] = {
+        "model_a": "A.safetensors",
+        "model_b": "B.safetensors",
+        "alpha": [0.25] * 26,
+        "OUT03-OUT05.alpha": 0.75,
+    }
     state = bayes_merger.merge(**settings)
     out = bayes_merger.save_merge("mix.safetensors", **settings)
     with bayes_merger.open_checkpoint(out) as written:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import METHODS, method_spec
 from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
-from bayes_merger.merging.recipe.recipe import plan
 from tests.merging.tiny_models import opened, recipe_of
 
 

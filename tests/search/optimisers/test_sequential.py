@@ -29,6 +29,8 @@ from bayes_merger.search.study.study import create_study, open_storage, recover
 from bayes_merger.search.study.workers import Worker
 from bayes_merger.testing.samplers import SamplerContract
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
 BLOCKS = ("BASE", "IN00", "OUT00")
 DESIGN = [{"BASE.alpha": 0.1, "IN00.alpha": 0.9, "OUT00.alpha": 0.5}, {"BASE.alpha": 0.7, "IN00.alpha": 0.2, "OUT00.alpha": 0.4}]  # fmt: skip
 TRIALS = 13
