@@ -329,9 +329,9 @@ def build(what: str, settings: Mapping[str, Any], **extra: Any) -> Any:
     """
     if "_target_" not in settings:
         raise ConfigError(f"{what}: its YAML needs a _target_, the dotted name of what to build")
-    own = str(Path.cwd() / "scorers")
-    if own not in sys.path:
-        sys.path.append(own)  # a scorer of the user's is a .py and a .yaml dropped there
+    for folder in ("scorers", "optimisers"):  # the user's own Python files are dropped there
+        if (own := str(Path.cwd() / folder)) not in sys.path:
+            sys.path.append(own)
     try:
         return instantiate(dict(settings), _convert_="all", **extra)
     except HydraException as error:
