@@ -67,3 +67,35 @@ def test_only_one_module_knows_hydra() -> None:
         if path.name != "compose.py":
             assert "import hydra" not in text, path
             assert "omegaconf" not in text, path
+
+
+# Within a room: a folder may enter those before it, and its own.
+TOWERS = {
+    "checkpoints": ["naming"],
+    "merging": [
+        "parameters",
+        "own_files",
+        "method",
+        "decorator",
+        "methods",
+        "recipe",
+        "models",
+        "plan",
+        "engine",
+        "export",
+    ],
+    "imaging": ["prompts", "pipelines"],
+    "search": ["space", "surrogates", "study", "optimisers", "samplers"],
+}
+
+
+@pytest.mark.parametrize("room", TOWERS)
+def test_a_folder_of_a_room_enters_only_those_before_it(room: str) -> None:
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        own = path.relative_to(PACKAGE / room).parts[0].removesuffix(".py")
+        if own not in TOWERS[room]:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"bayes_merger.{room}."):
+                other = str(node.module).split(".")[2]
+                assert other not in TOWERS[room] or TOWERS[room].index(other) <= TOWERS[room].index(own), (path, other)

@@ -150,7 +150,7 @@ def test_a_live_model_follows_the_open_numbers_bit_for_bit(tmp_path: Path) -> No
         ({"steps": [{"name": "m", "method": "wieghted_sum"}]}, "step m: method: 'wieghted_sum'"),
         ({"steps": [{"name": "m", "a": "a"}]}, "step m: weighted_sum needs b"),
         ({"steps": [{"name": "m", "a": "a", "b": "bb"}]}, "step m: b: 'bb' is neither a model nor an earlier step"),
-        ({"steps": [{"name": "m", "a": "a", "b": "m"}]}, "step m: b: 'm' is neither a model nor an earlier step"),
+        ({"steps": [{"name": "m", "a": "a", "b": "m"}]}, "step m: b: 'm' is neither a model"),
         ({"steps": [{"name": "a", "a": "a", "b": "b"}]}, "step a: 'a' is taken"),
         ({"steps": [{"name": "m", "a": "a", "b": "b", "alhpa": 1}]}, "step m: 'alhpa' is unknown to weighted_sum"),
         ({"steps": [{"name": "m", "a": "a", "b": "b"}, {"name": "n", "a": "a", "b": "b"}]}, "step m: no later step"),
