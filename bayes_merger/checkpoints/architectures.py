@@ -196,7 +196,7 @@ def own_blocks(data: Any) -> OwnBlocks:
     """
     pairs = list(data.items()) if isinstance(data, Mapping) else data
     if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
-        raise ConfigError("blocks: a table is wanted, like  ATTN: ['*.attn1.', '*.attn2.']")
+        raise ConfigError("blocks: expected a table, like  ATTN: ['*.attn1.', '*.attn2.']")
     found: dict[str, tuple[str, ...]] = {}
     for pair in pairs:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
@@ -204,9 +204,9 @@ def own_blocks(data: Any) -> OwnBlocks:
         name, starts = pair
         starts = [starts] if isinstance(starts, str) else starts
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-            raise ConfigError(f"blocks: {name!r} cannot be the name of a block; use letters, digits and _")
+            raise ConfigError(f"blocks: {name!r} is not a valid block name; use letters, digits and _")
         if name.upper() in found:
-            raise ConfigError(f"blocks: {name} is there twice; give each block one list of keys")
+            raise ConfigError(f"blocks: {name} appears twice; give each block one list of keys")
         texts = isinstance(starts, Sequence) and all(isinstance(start, str) and start for start in starts)
         if not texts or not starts:
             raise ConfigError(f"blocks: {name}: {starts!r} is not a list of key starts, like ['*.attn1.', '*.attn2.']")
@@ -245,4 +245,4 @@ def _check_division(architecture: Architecture, own: OwnBlocks, shapes: Shapes) 
     taken = {architecture.place(key).block for key in shapes}
     for name, _ in own:
         if name != "BASE" and name not in taken:
-            raise ConfigError(f"blocks: {name} gets no tensor, others before it take them all; move it up")
+            raise ConfigError(f"blocks: {name} gets no tensors, because blocks before it take them all; move it up")

@@ -114,7 +114,7 @@ class Checkpoint:
         if self._read is None:
             raise CheckpointError(f"{self.path}: the file is closed")
         if key not in self.shapes:
-            raise CheckpointError(f"{self.path}: there is no tensor '{key}' in it")
+            raise CheckpointError(f"{self.path}: has no tensor '{key}'")
         return self._read(key)
 
     def version(self, key: str) -> Hashable:

@@ -127,14 +127,14 @@ def check_inside(tree: Path, file: Path) -> None:
     """
     target, own = file.resolve(), tree.resolve()
     if not (target.is_relative_to(own) or target.is_relative_to(own.parent.parent / "blobs")):
-        raise ConfigError(f"{file}: a link to {target}, out of the folder; copy that file in its place if it belongs")
+        raise ConfigError(f"{file}: a link to {target}, outside the folder; put a copy there if it belongs")
 
 
 def _read(file: Path) -> Settings:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such file; a diffusers folder has it, give a whole one") from error
+        raise ConfigError(f"{file}: no such file, which every diffusers folder has; give a complete one") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not JSON ({str(error)[:100]})") from error
     if not isinstance(data, dict):
@@ -234,7 +234,7 @@ def _pipeline(channels: int, pipelines: Mapping[int, str]) -> str:
 def _prediction(model: Shapes, metadata: Mapping[str, str], default: str) -> Settings:
     """What the scheduler has to know; a marker in the file is believed before its metadata."""
     if odd := [key for key in model if key.startswith("edm_")]:
-        raise CheckpointError(f"the mark {odd[0]} stands for EDM models, for which no config is shipped; "
+        raise CheckpointError(f"the key {odd[0]} marks an EDM model, for which no config is shipped; "
                               "give --config FOLDER, the diffusers config tree of this model")  # fmt: skip
     said = "v" if "v_pred" in model or "ztsnr" in model else prediction_in(metadata)
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in model else {}

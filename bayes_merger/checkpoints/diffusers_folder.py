@@ -176,7 +176,7 @@ def _placed(
         shapes, dtypes = _shapes(stack, files), [files[other].dtypes[other] for other in stack]
         if not counterpart.fits(shapes) or len(set(dtypes)) > 1:
             each = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in zip(dtypes, shapes, strict=True))
-            raise CheckpointError(f"{part}'s '{name}' cannot be {each}, with what lies beside it; download it again")
+            raise CheckpointError(f"{part}'s '{name}' cannot be {each}, given the tensors beside it; download it again")
         if name == stack[0]:
             yield counterpart, stack
 
@@ -224,7 +224,7 @@ def _tensors_of(files: Mapping[Path, Collection[str] | None], opened: ExitStack)
         file = opened.enter_context(open_file(path))
         for name in file.shapes if names is None else names:
             if name not in file.shapes:
-                raise CheckpointError(f"{path}: lacks '{name}', which its index says is there; download it again")
+                raise CheckpointError(f"{path}: lacks '{name}', which its index lists; download it again")
             found[name] = file
     return found
 
@@ -257,9 +257,7 @@ def _files_of(folder: Path, part: str) -> dict[Path, Collection[str] | None]:
                     if (place / index).is_file():
                         return _files_in(place / index)
     if any(file.suffix in (".safetensors", ".bin") for file in place.iterdir()):
-        raise CheckpointError(
-            f"{place}: none of its weight files has a name that diffusers gives, like {_STEMS[0]}.safetensors"
-        )
+        raise CheckpointError(f"{place}: none of its weight files has a diffusers name, like {_STEMS[0]}.safetensors")
     return {}
 
 
@@ -267,7 +265,7 @@ def _files_in(index: Path) -> dict[Path, Collection[str] | None]:
     """The files that an index names, all of them beside it, and the tensors in each."""
     table = _read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
-        raise CheckpointError(f"{index}: there is no weight_map in it; download it again")
+        raise CheckpointError(f"{index}: has no weight_map; download it again")
     found: dict[str, list[str]] = {}
     for tensor, name in table.items():
         found.setdefault(name, []).append(tensor)
@@ -275,7 +273,7 @@ def _files_in(index: Path) -> dict[Path, Collection[str] | None]:
         if Path(name).name != name or name in ("", ".", "..") or len(name) > _LONGEST:
             raise CheckpointError(f"{index}: names the file {name[:80]!r}, which cannot be beside it; do not trust it")
         if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index}: names {name}, which is not there; download it again")
+            raise CheckpointError(f"{index}: lists {name}, which does not exist; download it again")
     return {index.parent / name: found[name] for name in sorted(found)}
 
 

@@ -76,7 +76,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
     start = 8 + length
     entries = {key: _entry(key, value, start) for key, value in table.items()}
     if not entries:
-        raise CheckpointError(f"there is no tensor in it; {_AGAIN}")
+        raise CheckpointError(f"it holds no tensors; {_AGAIN}")
     _check_ranges(entries, start, size)
     return Header(entries, metadata)
 
@@ -87,7 +87,7 @@ def _table(text: bytes) -> dict[str, Any]:
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise CheckpointError(f"'{printable(twice)}' stands twice in its header; {_AGAIN}")
+            raise CheckpointError(f"'{printable(twice)}' appears twice in its header; {_AGAIN}")
         return found
 
     try:
@@ -95,13 +95,13 @@ def _table(text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"its header is not JSON; {_AGAIN}") from error
     if not isinstance(table, dict):
-        raise CheckpointError(f"its header is not a table; {_AGAIN}")
+        raise CheckpointError(f"its header is not a JSON object; {_AGAIN}")
     return table
 
 
 def _metadata(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise CheckpointError(f"its metadata is not a table of texts; {_AGAIN}")
+        raise CheckpointError(f"its metadata is not an object of strings; {_AGAIN}")
     return value
 
 
@@ -115,11 +115,11 @@ def _entry(key: str, value: Any, start: int) -> Entry:
             f"tensor '{shown}' has dtype '{printable(str(dtype))}'; {nearest(str(dtype), ITEM_SIZES)}"
         )
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"tensor '{shown}' has no proper shape or offsets; {_AGAIN}")
+        raise CheckpointError(f"tensor '{shown}' has no valid shape or offsets; {_AGAIN}")
     begin, end = offsets
     wanted = math.prod(shape) * ITEM_SIZES[dtype]
     if end - begin != wanted:
-        raise CheckpointError(f"tensor '{shown}' needs {wanted} bytes and is given {end - begin}; {_AGAIN}")
+        raise CheckpointError(f"tensor '{shown}' needs {wanted} bytes and has {end - begin}; {_AGAIN}")
     return Entry(dtype, tuple(shape), start + begin, start + end)
 
 

@@ -45,7 +45,7 @@ DIFFUSERS = ModelKind(
 )
 BARE_UNET = ModelKind("unet", "a U-Net without its prefix", "give the whole checkpoint with its text encoder and VAE")
 BROKEN_UNET = ModelKind("partial", "a checkpoint with parts of its U-Net missing", "download or export it again")
-UNKNOWN = ModelKind("unknown", "no model this program knows", _WHOLE)
+UNKNOWN = ModelKind("unknown", "a model this program does not know", _WHOLE)
 
 
 def detect_kind(shapes: Shapes) -> ModelKind:

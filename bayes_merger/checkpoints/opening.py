@@ -45,7 +45,7 @@ def _check_exists(path: Path) -> None:
     if path.is_dir():
         inside = _models_in(path)
         if (path / "config.json").exists():
-            raise CheckpointError(f"{path}: a part of a diffusers folder; give the folder that it lies in, "
+            raise CheckpointError(f"{path}: a part of a diffusers folder; give the folder it is in, "
                                   "or as vae= the file in it")  # fmt: skip
         if (path / "snapshots").is_dir():
             names = sorted(f"snapshots/{folder.name}" for folder in (path / "snapshots").iterdir())

@@ -170,7 +170,7 @@ def _open_pickle(path: Path) -> Checkpoint:
     table = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     tensors = {k: v.detach() for k, v in table.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if not tensors:
-        raise CheckpointError("there is no tensor in it; give a whole checkpoint")
+        raise CheckpointError("it holds no tensors; give a whole checkpoint")
     tensors = {_renamed(key, tensors): tensor for key, tensor in tensors.items()}
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     strange = next((k for k, t in tensors.items() if t.dtype not in names), None)

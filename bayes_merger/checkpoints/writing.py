@@ -88,7 +88,7 @@ def write_checkpoint(
         raise CheckpointError(f"{path}: cannot be written ({error.strerror}); check the path") from error
     if free < total + _ROOM:
         raise CheckpointError(
-            f"{path}: needs {_megabytes(total + _ROOM)} and its disk has {_megabytes(free)} free; make room there"
+            f"{path}: needs {_megabytes(total + _ROOM)} and its disk has {_megabytes(free)} free; free up space there"
         )
     header = _header(entries, dict(metadata() if callable(metadata) else metadata or {}))
     with _temporary(path) as file:
@@ -109,9 +109,9 @@ def _check_place(path: Path, inputs: Sequence[Path], replace: bool) -> None:
     if path.exists():
         for given in inputs:
             if given.exists() and path.samefile(given):
-                raise CheckpointError(f"{path}: is model {given}, which is read for this; give another name")
+                raise CheckpointError(f"{path}: is model {given}, which is an input of this merge; give another name")
         if not replace:
-            raise CheckpointError(f"{path}: exists already; give another name, or allow to replace it")
+            raise CheckpointError(f"{path}: exists already; give another name, or allow replacing it")
 
 
 def _megabytes(size: int) -> str:

@@ -209,5 +209,5 @@ def _checked(what: str, value: Any, field: _Field) -> Any:
         raise ConfigError(f"{what}: {value} is not between {field.low:g} and {field.high:g}")
     if field.multiple and value % field.multiple:
         near = max(field.multiple, round(value / field.multiple) * field.multiple)
-        raise ConfigError(f"{what}: {value} is not a multiple of {field.multiple}; take {near}")
+        raise ConfigError(f"{what}: {value} is not a multiple of {field.multiple}; use {near}")
     return field.kind(value)

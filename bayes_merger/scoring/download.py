@@ -145,7 +145,7 @@ def _check_kept(path: Path, receipt: Path, known: dict[str, Any], expected: str 
         return
     found = _sha256(path)
     if expected is not None and found != expected:
-        raise ConfigError(f"{setting}: {path} has SHA-256 {found}, not {expected}; delete it and it is fetched again")
+        raise ConfigError(f"{setting}: {path} has SHA-256 {found}, not {expected}; delete it to fetch it again")
     _write_receipt(receipt, path, known.get("address", ""), found)
 
 

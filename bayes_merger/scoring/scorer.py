@@ -179,7 +179,7 @@ def check_importance(what: str, importance: object) -> float:
     if isinstance(importance, bool) or not isinstance(importance, int | float):
         raise ConfigError(f"{what}: importance must be a number, not {importance!r}")
     if not math.isfinite(importance) or importance < 0:
-        raise ConfigError(f"{what}: importance {importance} makes no sense; give a number of 0 or more")
+        raise ConfigError(f"{what}: importance {importance} is not valid; give a number of 0 or more")
     return float(importance)
 
 
@@ -194,7 +194,7 @@ def check_scale(what: str, scale: Sequence[float]) -> Scale:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{what}: scale must be two numbers like [0, 10], not {scale!r}") from error
     if low == high or not (math.isfinite(low) and math.isfinite(high)):
-        raise ConfigError(f"{what}: scale [{low}, {high}] has no length; give the raw values of 0 and 10 points")
+        raise ConfigError(f"{what}: scale [{low}, {high}] has two equal ends; give the raw values of 0 and 10 points")
     return low, high
 
 

@@ -119,5 +119,5 @@ def _family(parts: Mapping[str, Shapes]) -> str:
         widths = (shape[-1:] for name, shape in unet.items() if name.endswith("attn2.to_k.weight"))
         return "sd2" if next(widths, ()) == (1024,) else "sd1"
     raise CheckpointError(
-        "its parts are of no architecture that can be merged; Stable Diffusion 1, 2, XL, 3 and Flux can"
+        "its parts match no architecture that can be merged; Stable Diffusion 1, 2, XL, 3 and Flux can"
     )

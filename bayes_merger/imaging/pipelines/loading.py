@@ -92,7 +92,7 @@ def check_shapes(
         lacking = [key for key in missing if key.startswith(prefix)]
         if lacking and len(lacking) == sum(key.startswith(prefix) for key in expected):
             raise CheckpointError(
-                f"{path}: no {part} in it (no key starts with {prefix}); take a complete SD1.x checkpoint, with UNet, "
+                f"{path}: has no {part} (no key starts with {prefix}); take a complete SD1.x checkpoint, with UNet, "
                 "text encoder and VAE in one file"
             )
     if missing:
@@ -121,7 +121,7 @@ def prediction_of(source: Checkpoint, given: str | None, config: Path | None = N
     if given not in (None, "auto", *PREDICTIONS):
         raise ConfigError(f"prediction_type: {given!r} is not a prediction type; use {', '.join(PREDICTIONS)}")
     if odd := [key for key in source.shapes if key.startswith("edm_")]:
-        raise CheckpointError(f"{source.path}: the mark {odd[0]} stands for EDM models, which cannot be drawn here")
+        raise CheckpointError(f"{source.path}: the key {odd[0]} marks an EDM model, which cannot be drawn here")
     marked = any(key in source.shapes for key in _V_KEYS)
     prediction = "v_prediction" if marked or source.prediction == "v" else _prediction_of_tree(config)
     if given in PREDICTIONS:
@@ -165,7 +165,9 @@ def _prediction_of_tree(tree: Path | None) -> str:
         return "epsilon"
     prediction: str = _config(tree, "scheduler", "scheduler_config.json").get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
-        raise ConfigError(f"{tree}: the scheduler's prediction_type {prediction!r} is none of {', '.join(PREDICTIONS)}")
+        raise ConfigError(
+            f"{tree}: the scheduler's prediction_type {prediction!r} is not one of {', '.join(PREDICTIONS)}"
+        )
     return prediction
 
 

@@ -274,7 +274,7 @@ def load_pipeline(
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub on import, below
     if max_batch < 1:
-        raise ConfigError(f"max_batch: {max_batch} pictures at once make no sense; take 1 or more")
+        raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
     place = _device(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -352,7 +352,7 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device: no {name} on this machine ({count} CUDA devices); take device=auto or cpu")
+        raise ConfigError(f"device: no {name} on this machine ({count} CUDA devices); use device=auto or cpu")
     return device
 
 

@@ -125,7 +125,7 @@ def check_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
     if sampler not in SAMPLERS:
         if sampler in _NEAREST_OF:
             raise ConfigError(
-                f"sampler_name: {name!r} is not one that diffusers can do as web UIs do; the nearest it has is "
+                f"sampler_name: {name!r} cannot be reproduced by diffusers as web UIs draw it; the nearest is "
                 f"{_NEAREST_OF[sampler]!r}"
             )
         raise ConfigError(f"sampler_name: no sampler {name!r}; {nearest(name, SAMPLERS, listed=20)}")
@@ -162,7 +162,7 @@ def build_scheduler(
     if zero_snr:
         if not sampler.zero_snr:
             able = ", ".join(known for known, entry in SAMPLERS.items() if entry.zero_snr)
-            raise ConfigError(f"sampler_name: {proper!r} cannot draw a model of zero terminal SNR; take one of {able}")
+            raise ConfigError(f"sampler_name: {proper!r} cannot draw a model with zero terminal SNR; use one of {able}")
         options["rescale_betas_zero_snr"] = True
         if "use_karras_sigmas" not in options and "use_exponential_sigmas" not in options:
             options["timestep_spacing"] = "trailing"  # else the first step, pure noise, is never taken

@@ -32,7 +32,7 @@ class Wildcards:
             if expanded == text:
                 return text
             text = expanded
-        raise ConfigError(f"wildcards: they call each other without end in {text[:80]!r}")
+        raise ConfigError(f"wildcards: they refer to each other endlessly in {text[:80]!r}")
 
     def _read(self, name: str) -> list[str]:
         if self._folder is None:

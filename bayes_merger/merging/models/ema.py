@@ -35,7 +35,7 @@ def with_ema(checkpoint: Checkpoint, wanted: Mapping[str, str]) -> Checkpoint:
         return checkpoint
     if isinstance(checkpoint, LoraModel):
         raise ConfigError(
-            f"ema: {checkpoint.path.name} has no averages of its own, a LoRA cannot change them; drop them"
+            f"ema: {checkpoint.path.name} is a LoRA, which has no EMA weights and cannot change them; drop them"
         )
     lacking = {key: own for key, own in wanted.items() if key not in checkpoint.shapes and own in checkpoint.shapes}
     return ModelView(checkpoint, {key: key for key in checkpoint.shapes} | lacking) if lacking else checkpoint

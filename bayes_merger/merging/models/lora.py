@@ -245,7 +245,7 @@ def _patches(base: Checkpoint, lora: Checkpoint) -> tuple[tuple[Patch, ...], tup
     for key in lora.shapes:
         if odd := _STRANGE.search(key):
             raise CheckpointError(
-                f"'{key}': adapters with {odd[1]} are not understood; give a LoRA, LoCon, LoHa or LoKr"
+                f"'{key}': adapters with {odd[1]} are not supported; give a LoRA, LoCon, LoHa or LoKr"
             )
         name, part = _parameter(key)
         if not part:
@@ -285,7 +285,7 @@ def _check(patch: Patch, lora: Checkpoint, base: Checkpoint) -> None:
     """
     for key in patch.parts.values():
         if lora.dtypes[key] not in FLOATS:
-            raise CheckpointError(f"'{key}' is in {lora.dtypes[key]}; only floating point LoRAs are understood")
+            raise CheckpointError(f"'{key}' is in {lora.dtypes[key]}; only floating point LoRAs are supported")
     shapes = {part: lora.shapes[key] for part, key in patch.parts.items()}
     layer = patch.layer
     if math.prod(shapes.get("alpha", ())) != 1:
@@ -297,7 +297,7 @@ def _check(patch: Patch, lora: Checkpoint, base: Checkpoint) -> None:
             raise CheckpointError(f"'{patch.parts['diff_b']}' is {list(shapes['diff_b'])} and model A's bias {have}")
     if not set(shapes) - {"diff_b", "alpha"}:
         if "diff_b" not in shapes:
-            raise CheckpointError(f"'{patch.name}' has an alpha and nothing to scale; the file is incomplete")
+            raise CheckpointError(f"'{patch.name}' has an alpha but nothing to scale; the file is incomplete")
         return
     made = _product(patch, shapes)
     if made[0] != layer.shape[0] or math.prod(made) != math.prod(layer.shape) or not _alike(made, layer.shape):
@@ -323,7 +323,7 @@ def _product(patch: Patch, shapes: Mapping[str, Shape]) -> Shape:
         _needs(patch, shapes, _PAIRS)
         up, down = shapes["up"], shapes["down"]
         if min(len(up), len(down)) < 2 or math.prod(up[2:]) != 1:
-            raise CheckpointError(f"'{patch.name}': factors of {list(up)} and {list(down)} make no matrix")
+            raise CheckpointError(f"'{patch.name}': factors of {list(up)} and {list(down)} do not form a matrix")
         if "mid" in shapes:
             mid = shapes["mid"]
             if len(mid) != 4 or mid[:2] != (up[1], down[0]) or math.prod(down[2:]) != 1:
@@ -344,7 +344,7 @@ def _product(patch: Patch, shapes: Mapping[str, Shape]) -> Shape:
         if len(first) != 2 or len(second) < 2:
             raise _disagree(patch, first, second)
         return (first[0] * second[0], first[1] * second[1], *second[2:])
-    raise CheckpointError(f"'{patch.name}' has {', '.join(shapes)} and nothing to apply; the file is incomplete")
+    raise CheckpointError(f"'{patch.name}' has {', '.join(shapes)} but nothing to apply; the file is incomplete")
 
 
 def _pair(patch: Patch, shapes: Mapping[str, Shape], a: str, b: str, core: str) -> Shape:

@@ -31,7 +31,7 @@ class VaeFile(ModelView):
         names = _vae_names(file, wanted)
         theirs = {key: shape for key, shape in base.shapes.items() if key.startswith(wanted)}
         if not names:
-            raise CheckpointError(f"{file.path}: this is {file.kind.words}, and there is no VAE in it")
+            raise CheckpointError(f"{file.path}: this is {file.kind.words}, which has no VAE")
         for key, shape in theirs.items():
             if key not in names:
                 raise CheckpointError(f"{file.path}: the VAE lacks '{names.get(key, key)}', which model A's has")

@@ -134,7 +134,7 @@ class Ledger:
         try:
             self._write(line)
         except OSError as error:
-            raise UserError(f"{self.path}: the rating could not be kept ({error}); nothing else is lost") from error
+            raise UserError(f"{self.path}: the rating could not be saved ({error}); nothing else is lost") from error
         return rating
 
     def _write(self, line: bytes) -> None:
@@ -179,7 +179,7 @@ class Ledger:
             return
         rating = _parsed(line)
         if rating is None:
-            log.warning("%s: line %d was torn by a crash and is skipped", self.path, self._lines)
+            log.warning("%s: line %d was cut off by a crash and is skipped", self.path, self._lines)
         else:
             self._apply(rating)
 

@@ -88,7 +88,7 @@ class ManualScorer:
             TrialFailed: the person called a picture void.
         """
         if self.ledger is None:
-            raise ConfigError(f"scorer {self.name} was not prepared: it does not know where to keep ratings")
+            raise ConfigError(f"scorer {self.name} was not prepared: it does not know where to save ratings")
         try:
             return _RatingSession(self.ledger, images, self._ask, self._tell, self._viewer, self._rater).rate(
                 self._confirm
@@ -152,7 +152,7 @@ class _RatingSession:
         elif answer == "v":
             image = self.images[number]
             self.ledger.void(*_key(image), seed=image.seed, rater=self.rater)
-            raise TrialFailed(f"image {image.index} of {image.payload} was called void by hand")
+            raise TrialFailed(f"image {image.index} of {image.payload} was marked void by hand")
         elif answer == "p":
             self.tell(f"  {self.images[number].prompt}")
         elif answer == "o":
