@@ -1,6 +1,6 @@
-"""The architectures that can be merged, as tables, and tables of the user's own.
+"""The architectures that can be merged, as tables, and custom block tables.
 
-What a model *is* can be told from keys and shapes alone (``detect_kind``), also for kinds that have no table, so that
+What a model *is* follows from keys and shapes alone (``detect_kind``), also for kinds that have no table, so that
 errors can name them.
 """
 
@@ -18,7 +18,7 @@ from bayes_merger.errors import CheckpointError, ConfigError, and_more, nearest
 Shapes = Mapping[str, tuple[int, ...]]
 
 OwnBlocks = tuple[tuple[str, tuple[str, ...]], ...]
-"""A division of the user's own: block -> the starts of its keys, in the order in which they are tried."""
+"""A custom division into blocks: block -> the starts of its keys, in the order in which they are tried."""
 
 # What every architecture shares. The twelve buffers of the noise schedule sit at the top level of LDM files.
 _SPECIAL_RULES = (
@@ -108,7 +108,7 @@ SDXL = Architecture(
 
 
 def _sd3(name: str, count: int, title: str, modelspec: str) -> Architecture:
-    """One block per joint block, called IN as elsewhere; no middle and no way up."""
+    """One block per joint block, called IN as elsewhere; there is no middle block and no decoder."""
     blocks = ("BASE", *_numbered(("IN", count)))
     return Architecture(
         name=name,
@@ -183,16 +183,16 @@ def identify(shapes: Shapes) -> Architecture:
 
 
 def own_blocks(data: Any) -> OwnBlocks:
-    """A division of the user's own from plain data: block -> the start of its keys, or a list of them.
+    """A custom division into blocks, from plain data: block -> the start of its keys, or a list of them.
 
-    The first block with a start that fits takes a key; ``*`` stands for any text; what fits nowhere is ``BASE``'s.
-    Position ids, markers, schedules and the question whose VAE is taken are not the table's business.
+    The first block with a start that fits takes a key; ``*`` stands for any text; what fits nowhere belongs to
+    ``BASE``. Position ids, markers, schedules and the choice of the VAE are not part of the table.
 
     Args:
         data: a table, or the pairs that a recipe keeps.
 
     Raises:
-        ConfigError: it has another form.
+        ConfigError: it has a different form.
     """
     pairs = list(data.items()) if isinstance(data, Mapping) else data
     if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
@@ -215,7 +215,7 @@ def own_blocks(data: Any) -> OwnBlocks:
 
 
 def divided(whole: Architecture, own: OwnBlocks, shapes: Shapes | None = None) -> Architecture:
-    """The architecture under a division of the user's own; itself when there is none.
+    """The architecture under a custom division into blocks; itself if there is none.
 
     Args:
         whole: the architecture.

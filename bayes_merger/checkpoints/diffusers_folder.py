@@ -1,8 +1,8 @@
-"""Diffusers folders as models: their tensors under the names and in the forms of a single file, nothing converted.
+"""Diffusers folders as models: their tensors under the names and in the layout of a single file, without conversion.
 
 A folder has a part per network (``unet/``, ``vae/``, ``text_encoder/``, ...), each with its tensors in one file or in
-several with an index. ``Naming`` says where each of them belongs; a tensor of the single file is a row of stretches of
-theirs, read where they lie when it is asked for.
+several with an index. ``Naming`` says where each of them belongs; a tensor of the single file is a sequence of spans of
+theirs, read in place when it is requested.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-_VARIANTS = ("", "fp16", "bf16", "fp32", "ema", "non_ema")  # in this order where a part is there several times
+_VARIANTS = ("", "fp16", "bf16", "fp32", "ema", "non_ema")  # in order of preference
 _SCHEDULER = "scheduler/scheduler_config.json"
-_LONGEST = 200  # letters of the name of a file, well below what any system allows
+_LONGEST = 200  # characters in a file name, well below what any system allows
 _JSON_LIMIT = 2**26  # bytes: the index of the largest part is a tenth of a megabyte
 
 
 class TensorSlice(NamedTuple):
-    """Numbers of a tensor that lie side by side.
+    """A contiguous span of a tensor's numbers.
 
     Attributes:
         file: that holds it.
@@ -63,7 +63,7 @@ class DiffusersFolder(Checkpoint):
         parts: part to its tensors' names, each with the opened file that it is in; the files are closed with this.
 
     Raises:
-        CheckpointError: of an architecture that is unknown, or with tensors that are.
+        CheckpointError: the architecture is unknown, or some of the tensors are.
     """
 
     def __init__(self, path: Path, parts: Mapping[str, Mapping[str, Checkpoint]]) -> None:
@@ -115,7 +115,7 @@ class DiffusersFolder(Checkpoint):
         return self._sha256
 
     def release(self) -> None:
-        """Let the system have back the memory of what was read of all files."""
+        """Release the memory of what was read of all files."""
         for files in self._parts.values():
             for file in files:
                 file.release()
@@ -197,7 +197,7 @@ def open_folder(path: Path) -> DiffusersFolder:
     """Open a diffusers folder.
 
     Args:
-        path: the folder, with its parts in folders of their own.
+        path: the folder, with each part in a sub-folder.
 
     Raises:
         CheckpointError: a part cannot be read, or the model cannot be merged; the text begins with the path.
@@ -230,7 +230,7 @@ def _tensors_of(files: Mapping[Path, Collection[str] | None], opened: ExitStack)
 
 
 def _named(path: Path) -> str:
-    """What pipeline a folder is for, where it says so."""
+    """The pipeline a folder is for, if it says so."""
     try:
         name = _read_json(path / INDEX).get("_class_name")
     except CheckpointError:
@@ -287,7 +287,7 @@ def _read_scheduler(path: Path) -> Mapping[str, Any]:
 
 
 def _metadata(scheduler: Mapping[str, Any]) -> dict[str, str]:
-    """What a single file would say about itself."""
+    """The metadata that a single file would have."""
     said = {"epsilon": "epsilon", "v_prediction": "v"}.get(str(scheduler.get("prediction_type")))
     return {"modelspec.prediction_type": said} if said else {}
 

@@ -18,7 +18,7 @@ ITEM_SIZES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-"""Bytes per number of every dtype that is understood."""
+"""Bytes per number of every supported dtype."""
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
@@ -31,10 +31,10 @@ _AGAIN = "the file is damaged: download or export it again"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies.
+    """Where one tensor is stored.
 
     Attributes:
-        dtype: as the file says it, ``F16``.
+        dtype: as in the file, ``F16``.
         shape: of the tensor.
         begin: first byte, counted from the start of the file.
         end: one past the last.
@@ -62,7 +62,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
         size: of the file, bytes.
 
     Raises:
-        CheckpointError: anything that does not add up; the text does not name the file.
+        CheckpointError: the header is invalid or inconsistent; the text does not name the file.
     """
     if size < 8:
         raise CheckpointError(f"{size} bytes are too few for a checkpoint; {_AGAIN}")

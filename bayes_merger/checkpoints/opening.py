@@ -36,7 +36,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def hash_all(checkpoints: Iterable[Checkpoint]) -> None:
-    """Compute the SHA-256 of several models at once, a core each; their ``sha256`` then knows it."""
+    """Compute the SHA-256 of several models in parallel, one core each; their ``sha256`` is then cached."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         list(pool.map(lambda checkpoint: checkpoint.sha256(), checkpoints))
 
