@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -136,6 +136,40 @@ def quoted(override: str) -> str:
     return override
 
 
+def swept_values(override: str) -> list[str] | None:
+    """The values of a sweep such as ``seed=0,1,2``, ``range(0,3)`` or ``choice(a,b)``, each as it would be typed alone.
+
+    Commas in file names, prompts, elements and weights are text; to sweep those, write ``choice(...)``.
+
+    Args:
+        override: as typed.
+
+    Returns:
+        None where it is one value.
+
+    Raises:
+        ConfigError: a sweep whose values only a sweeper that learns could choose.
+    """
+    key, _, value = override.partition("=")
+    bare = key.lstrip("+~")
+    is_text = (
+        bare in (*PATHS, *FURTHER, *FILES, "elements", "anchors", "adjust")
+        or bare.startswith(_PATH_TABLES)
+        or bare.endswith(("prompt", "negative_prompt"))
+    )
+    if is_text and not value.startswith("choice("):
+        return None
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+    if not parsed.is_sweep_override():
+        return None
+    if parsed.is_interval_sweep():
+        raise ConfigError(f"{key}: {value} is for sweepers that learn, which are not used; list the values")
+    return [str(one) for one in parsed.sweep_string_iterator()]
+
+
 def _quote(value: str) -> str:
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
@@ -222,6 +256,24 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
         return compose("config", overrides=[quoted(override) for override in overrides])
 
 
+def followers(overrides: Sequence[str]) -> frozenset[str]:
+    """The settings whose values follow other settings, such as ``optimiser.rows``; a study keeps what they were.
+
+    Args:
+        overrides: as typed; they compose.
+    """
+
+    def leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(tree, Mapping):
+            yield key, tree
+            return
+        for name, branch in tree.items():
+            yield from leaves(branch, f"{key}.{name}" if key else str(name))
+
+    raw = OmegaConf.to_container(_composed(_read_files(overrides)[1]), resolve=False)
+    return frozenset(key for key, value in leaves(raw, "") if str(value).startswith("${") and ":" not in str(value))
+
+
 def validate(values: Mapping[str, Any]) -> RunConfig:
     """A stored configuration as the dataclasses of ``bayes_merger.config``.
 
@@ -277,9 +329,9 @@ def build(what: str, settings: Mapping[str, Any], **extra: Any) -> Any:
     """
     if "_target_" not in settings:
         raise ConfigError(f"{what}: its YAML needs a _target_, the dotted name of what to build")
-    own = str(Path.cwd() / "scorers")
-    if own not in sys.path:
-        sys.path.append(own)  # a scorer of the user's is a .py and a .yaml dropped there
+    for folder in ("scorers", "optimisers"):  # the user's own Python files are dropped there
+        if (own := str(Path.cwd() / folder)) not in sys.path:
+            sys.path.append(own)
     try:
         return instantiate(dict(settings), _convert_="all", **extra)
     except HydraException as error:
@@ -303,6 +355,10 @@ def _explain(error: Exception, overrides: Sequence[str]) -> NoReturn:
         if full in FURTHER:
             raise ConfigError(f"{full}: in a YAML file it is written  models: {{{full[-1]}: FILE}}") from error
         raise ConfigError(f"unknown setting '{full}'; {nearest(full, _settings(overrides))}") from error
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        raise ConfigError(
+            f"{found.group(1)}: several values; run a study with each by  --multirun, or write a list as [a,b]"
+        ) from error
     if found := re.search(r"Could not override '([^']+)'", text):
         full = found.group(1)
         raise ConfigError(f"unknown setting '{full}'; {nearest(full, _settings(overrides))}") from error

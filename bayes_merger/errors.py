@@ -25,9 +25,18 @@ class BayesMergerError(Exception):
 
 
 class UserError(BayesMergerError):
-    """Bad input, found before the first GPU second."""
+    """Bad input, found before the first GPU second.
+
+    Attributes:
+        subject: what it is about (a setting, ``model_b``, ``recipe``, a file); the text begins with it. May be empty.
+        reason: the text without it.
+    """
 
     exit_code = 2
+
+    def __init__(self, reason: str, *, subject: str = "") -> None:
+        super().__init__(f"{subject}: {reason}" if subject else reason)
+        self.subject, self.reason = subject, reason
 
 
 class ConfigError(UserError):

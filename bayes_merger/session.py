@@ -334,11 +334,13 @@ def _carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, pro
         raise type(error)(f"{error}; {again}") from error
     except BayesMergerError as error:
         raise type(error)(f"{error}; when that is mended, {again}") from error
+    finally:
+        setup.close()
 
 
 def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
     """Write the best merge and say where everything is."""
-    from bayes_merger.merging.engine.merge import save_merge
+    from bayes_merger.merging.export.single_file import save_merge
 
     recipe = write_best(study, folder)
     trial = chosen_trial(study)

@@ -24,10 +24,11 @@ def measure(folder: Path, method: str) -> dict[str, float | str]:
     import torch
 
     from bayes_merger.checkpoints.opening import open_checkpoint
-    from bayes_merger.merging.engine.merge import save_merge
+    from bayes_merger.merging.engine.merge import plan
+    from bayes_merger.merging.export.single_file import save_merge
     from bayes_merger.merging.method import method_spec
     from bayes_merger.merging.plan.costs import seconds, working_memory
-    from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
+    from bayes_merger.merging.recipe.recipe import MergeRecipe
 
     torch.set_num_threads(1)
     spec = method_spec(method)
@@ -35,7 +36,7 @@ def measure(folder: Path, method: str) -> dict[str, float | str]:
     blocks = models["a"].architecture.blocks
     defaults = {name: about.default for name, about in spec.weights.items()}
     weights = {name: dict.fromkeys(blocks, 0.5 if x in (0, 1) else x) for name, x in defaults.items()}
-    recipe = MergeRecipe(spec.name, {}, weights, models["a"].architecture.name)
+    recipe = MergeRecipe(method=spec.name, models={}, weights=weights, architecture=models["a"].architecture.name)
     planned = plan(recipe, models)
     for model in models.values():  # so that reading them is not counted as merging them
         model.sha256()

@@ -105,10 +105,10 @@ def weights_of(alphas: dict[str, float] | float, blocks: Sequence[str] = ()) -> 
 
 def load_live(folder: str, memory: int | None = None, device: str = "cpu") -> None:
     """Open A and B and make the live model; the first candidate, which copies the models into memory, is done."""
-    from bayes_merger.merging import LiveMerge, open_checkpoint
+    from bayes_merger.merging import LiveMerge, MergeSettings, open_checkpoint
 
     models = {name: open_checkpoint(Path(folder) / f"{name}.safetensors") for name in "ab"}
-    KEPT["merging"] = LiveMerge(models, "weighted_sum", memory=memory)
+    KEPT["merging"] = LiveMerge(models, MergeSettings("weighted_sum"), memory=memory)
     KEPT["live"] = destinations(device)
     live_candidate(0.5)
 
@@ -220,7 +220,7 @@ def save(folder: str, out: str) -> tuple[float, int, int]:
         KEPT["files"] = {name: open_checkpoint(Path(folder) / f"{name}.safetensors") for name in "ab"}
     models = KEPT["files"]
     known = {name: ModelRef(str(c.path), c.sha256()) for name, c in models.items()}  # once; not part of either copy
-    recipe = MergeRecipe("weighted_sum", known, weights_of(0.3), SD1.name, None, "a")
+    recipe = MergeRecipe(models=known, weights=weights_of(0.3), architecture=SD1.name)
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
@@ -369,10 +369,10 @@ def load_on(device: str, folder: str, start: str = "") -> int:
     Returns:
         Bytes of the live tensors.
     """
-    from bayes_merger.merging import LiveMerge, open_checkpoint
+    from bayes_merger.merging import LiveMerge, MergeSettings, open_checkpoint
 
     models = {name: open_checkpoint(Path(folder) / f"{name}.safetensors") for name in "ab"}
-    KEPT["merging"] = LiveMerge(models, "weighted_sum", memory=2**36)
+    KEPT["merging"] = LiveMerge(models, MergeSettings("weighted_sum"), memory=2**36)
     KEPT["live"] = side_by_side(models["a"], device, start)
     KEPT["blocks"] = models["a"].architecture.blocks
     candidate_on(device, 0.5)

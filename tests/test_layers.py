@@ -19,7 +19,7 @@ FLOORS = [
     {"testing"},
     {"demo"},
     {"compose", "merges"},
-    {"session"},
+    {"session", "api"},
     {"testing"},
     {"cli"},
     {"__main__"},

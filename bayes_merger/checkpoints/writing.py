@@ -76,7 +76,8 @@ def write_checkpoint(
         progress: called with the bytes done and their total after every tensor.
 
     Raises:
-        CheckpointError: the place is taken, not writable or too small; a tensor holds NaN or infinity.
+        CheckpointError: the place is taken, not writable or too small, or a tensor holds NaN or infinity: its subject
+            is the path.
     """
     path = Path(path)
     entries = sorted((TensorEntry(*entry) for entry in tensors), key=lambda e: (-ITEM_SIZES[e.dtype], e.dtype, e.key))
@@ -85,10 +86,11 @@ def write_checkpoint(
         _check_place(path, inputs, replace)
         free = shutil.disk_usage(path.parent).free
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); check the path") from error
+        raise CheckpointError(f"cannot be written ({error.strerror}); check the path", subject=str(path)) from error
     if free < total + _ROOM:
         raise CheckpointError(
-            f"{path}: needs {_megabytes(total + _ROOM)} and its disk has {_megabytes(free)} free; free up space there"
+            f"needs {_megabytes(total + _ROOM)} and its disk has {_megabytes(free)} free; free up space there",
+            subject=str(path),
         )
     header = _header(entries, dict(metadata() if callable(metadata) else metadata or {}))
     with _temporary(path) as file:
@@ -103,15 +105,17 @@ def write_checkpoint(
 
 def _check_place(path: Path, inputs: Sequence[Path], replace: bool) -> None:
     if path.is_dir():
-        raise CheckpointError(f"{path}: a folder; give the name of a file in it")
+        raise CheckpointError("a folder; give the name of a file in it", subject=str(path))
     if not path.parent.is_dir():
-        raise CheckpointError(f"{path}: there is no folder {path.parent}; make it first")
+        raise CheckpointError(f"there is no folder {path.parent}; make it first", subject=str(path))
     if path.exists():
         for given in inputs:
             if given.exists() and path.samefile(given):
-                raise CheckpointError(f"{path}: is model {given}, which is an input of this merge; give another name")
+                raise CheckpointError(
+                    f"is model {given}, which is an input of this merge; give another name", subject=str(path)
+                )
         if not replace:
-            raise CheckpointError(f"{path}: exists already; give another name, or allow replacing it")
+            raise CheckpointError("exists already; give another name, or allow replacing it", subject=str(path))
 
 
 def _megabytes(size: int) -> str:
@@ -147,7 +151,7 @@ def _temporary(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         way_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check that folder"
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); {way_out}") from error
+        raise CheckpointError(f"cannot be written ({error.strerror}); {way_out}", subject=str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -189,8 +193,9 @@ def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
         piece = tensor.detach().cpu().contiguous()
         if entry.dtype in FLOATS and (fault := find_nonfinite(piece)):
             raise CheckpointError(
-                f"{path}: not written, '{entry.key}' would hold {fault}; "
-                "choose weights nearer to [0, 1], or dtype=fp32 if the numbers are too large for half precision"
+                f"not written, '{entry.key}' would hold {fault}; "
+                "choose weights nearer to [0, 1], or dtype=fp32 if the numbers are too large for half precision",
+                subject=str(path),
             )
         count += piece.numel()
         if piece.numel():

@@ -12,10 +12,11 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.cli.arguments import Parser, add_source
 from bayes_merger.errors import ConfigError
 from bayes_merger.merges.resolve import recipe_and_models
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.models.lora import NO_EFFECT
 from bayes_merger.merging.plan.routing import listed
-from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 DESCRIPTION = """\
 Write one merge to a checkpoint file that other UIs load, or to a diffusers folder. Models are .safetensors or .ckpt
@@ -116,7 +117,7 @@ def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _save(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path, overwrite: bool) -> None:
-    from bayes_merger.merging.engine.merge import save_merge
+    from bayes_merger.merging.export.single_file import save_merge
 
     with _progress(f"merging into {out.name}") as progress:
         save_merge(recipe, checkpoints, out, replace=overwrite, progress=progress)

@@ -7,7 +7,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
-from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.cli.arguments import Parser, add_source
 from bayes_merger.errors import ConfigError
 from bayes_merger.merges.resolve import recipe_and_models
+from bayes_merger.merging.engine.merge import plan as plan_of
 from bayes_merger.merging.engine.multi_step import Unfolded, unfold
-from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
-from bayes_merger.merging.recipe.postprocess import ADJUST
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, PlanItem, numbers_of
-from bayes_merger.merging.recipe.recipe import plan as plan_of
+from bayes_merger.merging.models.opening import open_model
+from bayes_merger.merging.plan.costs import result_size, seconds, working_memory
+from bayes_merger.merging.plan.explain import difference, fate, finish_of, grouped, notes_on, plan_data
+from bayes_merger.merging.plan.routing import MergePlan
+from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.recipe.step_file import beside
-from bayes_merger.run.models import open_model
 from bayes_merger.run.recipes import named_recipe
 
 DESCRIPTION = """\
@@ -41,29 +41,7 @@ It takes what bayes-merger merge takes (bayes-merger merge --help), but for --ou
 """
 
 
-@dataclass(frozen=True)
-class Fate:
-    """What happens to a tensor, and on whose word; tensors of one fate are one line.
-
-    Attributes:
-        action: ``merge``, ``keep``, ``copy`` or ``drop``.
-        block: whose weights it follows, if any.
-        numbers: weight name and number.
-        says: who gave each number: a block, one of its slots, or an elemental rule; else why it is not merged.
-    """
-
-    action: str
-    block: str
-    numbers: tuple[tuple[str, float], ...]
-    says: tuple[str, ...]
-
-    def text(self) -> str:
-        """For a line: ``alpha 0.5, beta 0.2``."""
-        return ", ".join(f"{name} {number:g}" for name, number in self.numbers) or self.action
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return {"action": self.action, "block": self.block, "weights": dict(self.numbers), "says": list(self.says)}
+_SHOWN_BY_TENSOR = ("method", "elements", "compat", "blocks", "clip")  # or in a line of their own
 
 
 def plan(arguments: Sequence[str]) -> None:
@@ -115,97 +93,13 @@ def _other_plan(other: MergeRecipe, checkpoints: Mapping[str, Checkpoint], sourc
     return plan_of(other, files)
 
 
-def fate(step: PlanItem, recipe: MergeRecipe) -> Fate:
-    """What happens to one tensor."""
-    place = step.place
-    if step.action != "merge":
-        return Fate(step.action, place.slot or place.block or "", (), (step.why,))
-    numbers = numbers_of(step, recipe.weights)
-    says = []
-    for name in numbers:
-        rules = [rule.text for rule in step.rules if any(weight == name for weight, _ in rule.ratios)]
-        slot = place.slot if place.slot in recipe.weights[name] else place.block
-        says.append(f"'{rules[-1]}'" if rules else slot or "")
-    return Fate("merge", place.block or "", tuple(numbers.items()), tuple(dict.fromkeys(says)))
-
-
-def grouped(planned: MergePlan, recipe: MergeRecipe) -> dict[Fate, list[str]]:
-    """The tensors of each fate: merged ones in the order of the blocks, then the others."""
-    groups: dict[Fate, list[str]] = {}
-    for step in planned.steps:
-        groups.setdefault(fate(step, recipe), []).append(step.key)
-    blocks = [*planned.architecture.blocks, *planned.architecture.slots, ""]
-    actions = ("merge", "keep", "copy", "drop")
-    order = sorted(groups, key=lambda f: (actions.index(f.action), blocks.index(f.block)))
-    return {found: groups[found] for found in order}
-
-
-def finish_of(recipe: MergeRecipe) -> list[str]:
-    """What is done after the method, one line each."""
-    adjust = recipe.weights.get(ADJUST, {})
-    lines = [f"clip: every number stays between A's and B's ({recipe.clip})"] if recipe.clip else []
-    if any(adjust.values()):
-        lines.append("adjust: " + ", ".join(f"{name} {number:g}" for name, number in adjust.items() if number))
-    return lines
-
-
-def notes_on(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> list[str]:
-    """What is worth a look: unusual dtypes, rules that decide nothing, and the plan's own notes."""
-    notes = list(planned.notes)
-    for name, checkpoint in checkpoints.items():
-        counts = Counter(dtype for dtype in checkpoint.stored.values() if dtype in FLOATS)
-        for dtype, count in counts.most_common()[1:]:
-            key = next(key for key, own in checkpoint.stored.items() if own == dtype)
-            notes.append(
-                f"{name.upper()} has {count} tensors in {dtype} among {counts.most_common(1)[0][0]}: {key} ..."
-            )
-    deciding = {
-        rule
-        for step in planned.steps
-        for name in planned.method.weights
-        for rule in [r for r in step.rules if any(weight == name for weight, _ in r.ratios)][-1:]
-    }
-    idle = [rule for rule in planned.rules if rule not in deciding]
-    notes += [f"'{rule.text}' decides nothing, later rules speak of all its tensors" for rule in idle]
-    return notes
-
-
-def plan_data(
-    recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[str, Checkpoint], *, keys: bool = False
-) -> dict[str, Any]:
-    """The plan as data."""
-    data = {
-        "method": planned.method.name,
-        "architecture": planned.architecture.name,
-        "dtype": planned.dtype,
-        "models": {
-            name: {"path": str(c.path), "tensors": len(c.shapes), "dtypes": dict(Counter(c.stored.values()))}
-            for name, c in checkpoints.items()
-        },
-        "bytes": result_size(planned),
-        "bytes_read": bytes_read(planned, checkpoints),
-        "working_memory": working_memory(planned),
-        "seconds": round(seconds(planned, checkpoints), 1),
-        "finish": finish_of(recipe),
-        "missing": list(planned.missing),
-        "notes": notes_on(planned, checkpoints),
-        "rules": [
-            {"rule": rule.text, "tensors": sum(rule in step.rules for step in planned.steps)} for rule in planned.rules
-        ],
-        "groups": [{**f.to_json(), "tensors": len(found)} for f, found in grouped(planned, recipe).items()],
-    }
-    if keys:
-        data["keys"] = {step.key: fate(step, recipe).to_json() for step in planned.steps}
-    return data
-
-
 def _step_data(name: str, unfolded: Unfolded, keys: bool) -> dict[str, Any]:
     """A step before the last as data."""
     model = unfolded.steps[name]
     groups = [{**f.to_json(), "tensors": len(found)} for f, found in grouped(model.planned, model.recipe).items()]
     data: dict[str, Any] = {"method": model.planned.method.name, "groups": groups}
     if keys:
-        data["keys"] = {step.key: fate(step, model.recipe).to_json() for step in model.planned.steps}
+        data["keys"] = {step.key: fate(step, model.recipe).to_json() for step in model.planned.items}
     return data
 
 
@@ -227,7 +121,7 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
 
 def _print_table(recipe: MergeRecipe, planned: MergePlan, keys: bool) -> None:
     if keys:
-        for step in planned.steps:
+        for step in planned.items:
             found = fate(step, recipe)
             print(_visible(step.key), found.block or "-", found.text(), "; ".join(found.says), sep="  ")
     else:
@@ -247,30 +141,14 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def difference(
-    recipe: MergeRecipe, planned: MergePlan, other: MergeRecipe, other_planned: MergePlan
-) -> dict[str, tuple[Fate | None, Fate | None]]:
-    """The tensors that fare differently, whoever says so; ``None`` where a merge has no such tensor."""
-    fates = [{s.key: fate(s, r) for s in p.steps} for r, p in ((recipe, planned), (other, other_planned))]
-    found = {}
-    for key in dict.fromkeys((*fates[0], *fates[1])):
-        here, there = (side.get(key) for side in fates)
-        if here is None or there is None or replace(here, says=(), block="") != replace(there, says=(), block=""):
-            found[key] = (here, there)
-    return found
-
-
 def _print_difference(
     recipe: MergeRecipe, planned: MergePlan, other: MergeRecipe, other_planned: MergePlan, keys: bool, as_json: bool
 ) -> None:
     settings = {
         "method": (planned.method.name, other_planned.method.name),
         "models": (", ".join(planned.method.models), ", ".join(other_planned.method.models)),
-        "options": (dict(recipe.options), dict(other.options)),
+        **{name: (getattr(recipe, name), getattr(other, name)) for name in SETTINGS if name not in _SHOWN_BY_TENSOR},
         "dtype": (planned.dtype, other_planned.dtype),
-        "vae": (recipe.vae, other.vae),
-        "channels": (recipe.channels, other.channels),
-        "ema": (recipe.ema, other.ema),
         "after the method": ("; ".join(finish_of(recipe)) or "nothing", "; ".join(finish_of(other)) or "nothing"),
     }
     if planned.architecture.name != other_planned.architecture.name:
@@ -298,7 +176,7 @@ def _print_difference(
             ]
             table.add_row(block, str(count), *map(escape, cells))
         Console().print(table)
-    total = len({step.key for p in (planned, other_planned) for step in p.steps})
+    total = len({step.key for p in (planned, other_planned) for step in p.items})
     others = [name for name in ("method", "models", "options") if name in changed]
     print(f"{len(found)} of {total} tensors differ"
           + (f" in their weights, and all that are merged in {', '.join(others)}" if others else ""))  # fmt: skip

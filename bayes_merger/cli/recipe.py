@@ -15,6 +15,7 @@ from bayes_merger.merging.engine.multi_step import alone
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.settings import OF_A_STEP
 from bayes_merger.run.recipes import EMBEDDED, is_model, named_recipe
 
 DESCRIPTION = """\
@@ -68,9 +69,9 @@ def _print_foreign(name: str, found: Mapping[str, Any], as_json: bool) -> None:
         print(json.dumps(found, indent=2))
         return
     print(f"{name}: not made by this program; it says of itself")
-    told = found["sd_merge_recipe"]
+    foreign = found["sd_merge_recipe"]
     models = found.get("sd_merge_models", {})
-    for key, value in told.items() if isinstance(told, dict) else [("recipe", told)]:
+    for key, value in foreign.items() if isinstance(foreign, dict) else [("recipe", foreign)]:
         known = models.get(value) if isinstance(models, dict) and isinstance(value, str) else None
         shown = f"{known['name']} ({value[:10]})" if isinstance(known, dict) and "name" in known else value
         print(f"  {_printable(key)}: {_printable(shown)}")
@@ -78,7 +79,7 @@ def _print_foreign(name: str, found: Mapping[str, Any], as_json: bool) -> None:
 
 def recipe_text(found: MergeRecipe) -> str:
     """A recipe for people: what was merged, how, and every number; weights in the order of the blocks."""
-    lines = [f"{found.layout.title}, written in {found.dtype or 'auto'}"]
+    lines = [f"{found.architecture_blocks.title}, written in {found.dtype or 'auto'}"]
     for name, model in found.models.items():
         sha = f"  SHA-256 {model.sha256[:10]}" if model.sha256 else ""
         lines.append(f"  {name}: {_printable(model.path)}{sha}")
@@ -86,10 +87,8 @@ def recipe_text(found: MergeRecipe) -> str:
         lines += _step_text(alone(found, step), f"{step.name}: ", [f"{r}={n}" for r, n in step.models.items()])
     if not found.steps:
         lines += _step_text(found, "", [])
-    for name in ("compat", "channels", "blocks", "clip", "ema"):
-        value = getattr(found, name)
-        if value and value not in ("equal", "drop"):
-            lines.append(f"{name}: {_printable(value)}")
+    whole = {name: value for name, value in found.changed().items() if name not in (*OF_A_STEP, "dtype")}
+    lines += [f"{name}: {_printable(value)}" for name, value in whole.items()]
     return "\n".join(lines)
 
 
@@ -97,14 +96,15 @@ def _step_text(found: MergeRecipe, name: str, models: Sequence[str]) -> list[str
     options = [f"{key}={value}" for key, value in found.options.items()]
     vae = [] if found.vae == "a" else [f"vae={found.vae}"]
     lines = [" ".join([f"{name}{method_spec(found.method).name}", *models, *options, *vae])]
+    known = found.architecture_blocks.blocks
     for weight, blocks in found.weights.items():
         if weight == ADJUST:
             lines.append(f"  adjust={','.join(f'{blocks.get(x, 0):g}' for x in ADJUSTMENTS)}")
             continue
-        inner = [blocks[block] for block in found.layout.blocks if block in blocks]
+        inner = [blocks[block] for block in known if block in blocks]
         alike = len(set(inner)) == 1
         lines.append(f"  {weight}={inner[0]:g}" if alike else f"  {weight}={','.join(f'{x:g}' for x in inner)}")
-        lines += [f"  {block}.{weight}={x:g}" for block, x in blocks.items() if block not in found.layout.blocks]
+        lines += [f"  {block}.{weight}={x:g}" for block, x in blocks.items() if block not in known]
     lines += [f"  elements: {_printable(text)}" for text in found.elements]
     return lines
 

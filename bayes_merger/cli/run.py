@@ -16,6 +16,8 @@ bayes-merger run [SETTING=VALUE ...]
   bayes-merger run ... method=n_average model_c=C.safetensors model_d=D.safetensors      and model_e=, model_f=, ...
   bayes-merger run recipe=steps.yaml payloads=[portrait] scorers=[laion]      several steps: see merge --help
   bayes-merger run ... optimiser=tpe n_iters=100 space.frozen.OUT11=0.5 payloads.portrait.steps=30
+  bayes-merger run --multirun ... optimiser=structured,bayes seed=0,1,2      a study each, one after another; the same
+                                    command goes on after Ctrl-C or a kill (range(0,3) and choice(a,b) are understood)
   bayes-merger run ... --cfg        print the settings and stop
 
 Your own payloads/NAME.yaml, scorers/NAME.yaml and conf/ in the working folder are found before ours.
@@ -32,6 +34,11 @@ def run(arguments: Sequence[str]) -> None:
     """
     if any(argument in ("-h", "--help") for argument in arguments):
         print(RUN_HELP + compose.settings_help(), end="")
+        return
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        from bayes_merger.cli.multirun import multirun
+
+        multirun([argument for argument in arguments if argument not in ("-m", "--multirun")])
         return
     overrides = [argument for argument in arguments if argument not in ("--cfg", "--cfg=job")]
     if len(overrides) < len(arguments):

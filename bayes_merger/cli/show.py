@@ -14,6 +14,7 @@ from rich.table import Table
 
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError
+from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.report import summary as report
 from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, with_error
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
@@ -130,8 +131,9 @@ def _print_final(console: Console, study: optuna.study.Study) -> None:
 
 
 def weights_table(weights: Mapping[str, Mapping[str, float]]) -> Table:
-    """Block weights as a small table: IN, M and OUT side by side."""
-    blocks = list(next(iter(weights.values())))
+    """Block weights as a small table: IN, M and OUT side by side; adjustments are not weights of blocks."""
+    weights = method_weights(weights)
+    blocks = list(dict.fromkeys(name for values in weights.values() for name in values))
     left = [name for name in blocks if name.startswith("IN")]
     right = [name for name in blocks if name.startswith("OUT")]
     middle = [name for name in blocks if name not in (*left, *right)]
@@ -141,6 +143,8 @@ def weights_table(weights: Mapping[str, Mapping[str, float]]) -> Table:
         for column in (left, middle, right):
             name = column[row] if row < len(column) else None
             cells.append(name or "")
-            cells += [f"{values[name]:.3f}" if name else "" for values in weights.values()]
+            cells += [
+                f"{values[name]:.3f}" if name is not None and name in values else "" for values in weights.values()
+            ]
         table.add_row(*cells)
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -14,17 +15,18 @@ from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
+from bayes_merger.merging.models.opening import open_each, open_model, references
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import is_preset, preset
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.run.models import open_each, open_model, references
+from bayes_merger.merging.recipe.settings import SETTINGS, read_settings
 from bayes_merger.search.space.names import names_of
 
 _WORD = re.compile(r"[A-Za-z]\w{3,}")  # longer than nan and inf
 
-_BY_HAND = ("method", "vae", "elements", "compat", "blocks", "channels", "clip", "adjust", "ema")
+_BY_HAND = (*(name for name in SETTINGS if name not in ("options", "dtype")), ADJUST)
 
 
 def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
@@ -52,26 +54,17 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
     options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
     bound = spec.bind(models, options)
     checkpoints = open_each(models)
-    vae = take_vae(given.get("vae", "a"), checkpoints)
-    own = _read_blocks(Path(given["blocks"])) if given.get("blocks") else ()
+    blocks = _read_blocks(Path(given["blocks"])) if given.get("blocks") else None
+    settings = read_settings({**given, "dtype": dtype or "auto", "options": options, "blocks": blocks})
+    settings = replace(settings, vae=take_vae(settings.vae, checkpoints))
     whole = checkpoints["a"].architecture
-    architecture = divided(whole, own, checkpoints["a"].shapes)
-    elements = (given["elements"],) if given.get("elements") else ()
-    ratios = named_ratios(parse_rules(elements, architecture, tuple(spec.weights)))
+    architecture = divided(whole, settings.blocks, checkpoints["a"].shapes)
+    ratios = named_ratios(parse_rules(settings.elements, architecture, tuple(spec.weights)))
     recipe = MergeRecipe(
-        method=method,
+        **vars(settings),
         models=references(checkpoints, hashed=False),
-        weights=_weights(numbers, bound, architecture, ratios, known) | adjustments(given.get("adjust")),
+        weights=_weights(numbers, bound, architecture, ratios, known) | adjustments(given.get(ADJUST)),
         architecture=architecture.name,
-        dtype=dtype or "auto",
-        vae=vae,
-        options=options,
-        elements=elements,
-        compat=given.get("compat", ""),
-        blocks=own,
-        channels=given.get("channels", "equal"),
-        clip=given.get("clip", ""),
-        ema=given.get("ema", "drop"),
     )
     return recipe, checkpoints
 

@@ -13,16 +13,19 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
 from bayes_merger.merges.from_settings import adjustments, number_of, recipe_by_hand, take_vae
+from bayes_merger.merging.models.opening import open_each, steps_recipe
 from bayes_merger.merging.models.vae import VAE_FILE
+from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, read_settings
 from bayes_merger.merging.recipe.step_file import FreeNumbers, StepFile, beside, free_numbers, read_steps, recipe_data
-from bayes_merger.run.models import open_each, steps_recipe
 from bayes_merger.run.recipes import named_recipe
 from bayes_merger.search.space.names import names_of
 
 _SETTING = re.compile(r"[A-Za-z_][\w.\-]*=")
 _YAML = (".yaml", ".yml")
-_FINISH = ("vae", "clip", "ema", "adjust")
+_OF_THE_WHOLE = tuple(name for name in SETTINGS if name not in (*OF_A_STEP, "dtype", "blocks"))
+_NO_NUMBERS = (*_OF_THE_WHOLE, "vae", ADJUST)
 
 
 def recipe_and_models(
@@ -79,7 +82,7 @@ def _open_recipe_models(
     try:
         checkpoints = open_each(paths, alone=bool(recipe.steps))
     except CheckpointError as error:
-        moved = next((name for name in paths if str(error).startswith((f"model_{name}:", f"{name}:"))), "a")
+        moved = error.subject.removeprefix("model_") or "a"
         hint = f"; if it has moved, give it with  model_{moved}=FILE" if f"model_{moved}" not in given else ""
         raise CheckpointError(f"{error}{hint}") from error
     if verify:
@@ -104,14 +107,16 @@ def _recipe_in_steps(
     if vae not in ("", VAE_FILE):
         raise ConfigError(f"vae: '{vae}': a recipe in steps says whose VAE it takes; only a file may be given here")
     recipe = steps_recipe(file, checkpoints, dtype="auto", hashed=False)
-    if dtype:
-        recipe = replace(recipe, dtype=dtype)
-    recipe = replace(recipe, clip=given.get("clip", recipe.clip), ema=given.get("ema", "drop"), vae=vae or recipe.vae)
+    settings = read_settings({name: given[name] for name in _OF_THE_WHOLE if name in given})
+    chosen = {name: getattr(settings, name) for name in _OF_THE_WHOLE if name in given}
+    recipe = replace(recipe, **chosen, dtype=dtype or recipe.dtype, vae=vae or recipe.vae)
     base = checkpoints[recipe.base]
-    architecture = divided(base.architecture, file.blocks, base.shapes)
+    architecture = divided(base.architecture, recipe.blocks, base.shapes)
     try:
         numbers = free_numbers(file, architecture)
-        texts = {k: text for k, text in given.items() if k.removeprefix("model_") not in models and k not in _FINISH}
+        texts = {
+            k: text for k, text in given.items() if k.removeprefix("model_") not in models and k not in _NO_NUMBERS
+        }
         weights = numbers.weights(_values(texts, file, numbers, architecture))
         return recipe.with_weights(weights | adjustments(given.get("adjust"))), checkpoints
     except ConfigError as error:

@@ -10,10 +10,13 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.engine.live import LiveMerge
-from bayes_merger.merging.engine.merge import merge, save_merge
+from bayes_merger.merging.engine.merge import merge, plan
+from bayes_merger.merging.export.single_file import save_merge
 from bayes_merger.merging.method import METHODS, MethodSpec, method_spec
 from bayes_merger.merging.parameters import Cost, WeightRange
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, ModelRef, PlanItem, plan
+from bayes_merger.merging.plan.routing import MergePlan, PlanItem
+from bayes_merger.merging.recipe.recipe import MergeRecipe, ModelRef
+from bayes_merger.merging.recipe.settings import MergeSettings, read_settings
 
 __all__ = [
     "ARCHITECTURES",
@@ -26,6 +29,7 @@ __all__ = [
     "LiveMerge",
     "MergePlan",
     "MergeRecipe",
+    "MergeSettings",
     "MethodSpec",
     "ModelRef",
     "Place",
@@ -38,6 +42,7 @@ __all__ = [
     "method_spec",
     "open_checkpoint",
     "plan",
+    "read_settings",
     "save_merge",
     "weights_from_string",
     "weights_to_string",

@@ -15,9 +15,10 @@ import optuna
 from bayes_merger.atomic import write_atomically, write_json
 from bayes_merger.checkpoints.blocks import weights_to_string
 from bayes_merger.merging.engine.multi_step import alone
+from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
-from bayes_merger.merging.recipe.recipe import MergeRecipe, method_weights
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.record import (
     chosen_trial,
@@ -73,7 +74,7 @@ def write_front(study: optuna.study.Study, folder: RunFolder) -> None:
 
 def weights_text(recipe: MergeRecipe, name: str) -> str:
     """The weights as lines to paste: 26 numbers, BASE first, as supermerger and model-mixer take them."""
-    architecture = recipe.layout
+    architecture = recipe.architecture_blocks
     lines = []
     weights = method_weights(recipe.weights)
     for weight, blocks in weights.items():

@@ -14,10 +14,11 @@ from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
 from bayes_merger.imaging.prompts.prompt import plain_prompt
-from bayes_merger.merging.engine.merge import LiveMerge
+from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.multi_step import LiveSteps
 from bayes_merger.merging.method import MODEL_NAMES
-from bayes_merger.run.models import own_division
+from bayes_merger.merging.recipe.settings import MergeSettings
+from bayes_merger.run.models import merge_settings
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.pruning import Incumbent, batches, clearly_worse, estimate, is_on, whole
@@ -249,29 +250,13 @@ class PipelineEvaluator:
         if baseline is not None:  # elemental rules and options are the run's; pure A is to be pure
             models = {role: setup.checkpoints[baseline.model or role] for role in ("a", "b")}
             vae = config.vae if config.vae in ("b", "merge") else "a"
-            return LiveMerge(
-                models,
-                baseline.method,
-                config.dtype,
-                vae,
-                blocks=own_division(config),
-                channels=config.channels,
-                memory=0,
-            )
+            own = merge_settings(config)
+            pure = MergeSettings(baseline.method, own.dtype, vae, blocks=own.blocks, channels=own.channels)
+            return LiveMerge(models, pure, memory=0)
+        recipe = setup.recipe({}, hashed=False)
         if setup.steps is not None:
-            return LiveSteps(setup.recipe({}, hashed=False), setup.checkpoints, setup.constant_steps())
-        return LiveMerge(
-            setup.checkpoints,
-            setup.method.name,
-            config.dtype,
-            setup.recipe({}, hashed=False).vae,
-            clip=config.clip or "",
-            elements=tuple(config.elements),
-            compat=config.compat or "",
-            options=config.options,
-            blocks=own_division(config),
-            channels=config.channels,
-        )
+            return LiveSteps(recipe, setup.checkpoints, setup.constant_steps())
+        return LiveMerge(setup.checkpoints, recipe)
 
     def _text_of(self, weights: Weights) -> dict[str, dict[str, float]]:
         """The numbers that the text encoder may follow: all but those of the U-Net's blocks."""

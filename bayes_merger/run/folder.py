@@ -200,11 +200,16 @@ def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> R
                 f"study '{folder.name}' exists: go on with  bayes-merger resume {folder.name}  or choose another name="
             )
         return folder
-    stem = stem or "-".join(slug(Path(model).stem)[:40] for model in (config.model_a, config.model_b))
+    stem = stem or stem_of(config)
     number = 1
     while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"), address)):
         number += 1
     return folder
+
+
+def stem_of(config: RunConfig) -> str:
+    """The name of a study to which nobody gave one: that of its models."""
+    return "-".join(slug(Path(model).stem)[:40] for model in (config.model_a, config.model_b))
 
 
 def is_begun(folder: RunFolder) -> bool:

@@ -67,6 +67,6 @@ def _parsed(text: str, what: str) -> MergeRecipe:
     try:
         return MergeRecipe.from_json(json.loads(text))
     except ConfigError as error:
-        raise ConfigError(f"{what} {str(error).removeprefix('recipe: ')}") from error
+        raise ConfigError(f"{what} {error.reason}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{what} is not a merge recipe ({error})") from error

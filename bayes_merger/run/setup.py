@@ -19,13 +19,15 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
+from bayes_merger.merging.models.opening import references, steps_recipe
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
-from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import StepFile
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.models import open_models, open_steps, own_division, read_recipe, references, steps_recipe
+from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
@@ -68,7 +70,8 @@ class RunSetup:
     @property
     def architecture(self) -> Architecture:
         """The blocks that weights are for."""
-        return divided(self.base.architecture, self.steps.blocks if self.steps else own_division(self.config))
+        settings = self.steps.settings if self.steps else merge_settings(self.config)
+        return divided(self.base.architecture, settings.blocks)
 
     @property
     def importance(self) -> dict[str, float]:
@@ -98,20 +101,11 @@ class RunSetup:
             found = steps_recipe(self.steps, self.checkpoints, dtype=self.config.dtype, hashed=hashed)
             vae = VAE_FILE if "vae" in self.checkpoints else found.vae
             return replace(found, weights=numbers, clip=self.config.clip or found.clip, vae=vae)
-        return MergeRecipe(
-            method=self.method.name,
-            models=references(self.checkpoints, hashed),
-            weights=numbers,
-            architecture=self.base.architecture.name,
-            dtype=self.config.dtype,
-            vae=VAE_FILE if "vae" in self.checkpoints else self.config.vae,
-            elements=tuple(self.config.elements),
-            compat=self.config.compat or "",
-            options=dict(self.config.options),
-            blocks=own_division(self.config),
-            channels=self.config.channels,
-            clip=self.config.clip or "",
-        )
+        settings = merge_settings(self.config)
+        if "vae" in self.checkpoints:
+            settings = replace(settings, vae=VAE_FILE)
+        models, name = references(self.checkpoints, hashed), self.base.architecture.name
+        return MergeRecipe(**vars(settings), models=models, weights=numbers, architecture=name)
 
     def stored(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What a study remembers, so that it can be resumed and its merges rebuilt from it alone.
@@ -165,7 +159,7 @@ def check_setup(
         checkpoints = open_models(config, spec)
         spec = spec.bind(checkpoints, config.options)
         base = checkpoints["a"]
-        space = make_space(config, spec, divided(base.architecture, own_division(config), base.shapes))
+        space = make_space(config, spec, divided(base.architecture, merge_settings(config).blocks, base.shapes))
     else:
         checkpoints = open_steps(steps, config)
         spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
@@ -244,21 +238,12 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         scorers: their settings, as data.
     """
     judging = json.loads(json.dumps(scorers))
-    rules = {"elements": list(setup.config.elements), "compat": setup.config.compat} if setup.config.elements else {}
-    options = {"options": dict(setup.config.options)} if setup.config.options else {}
     objectives = {"objectives": list(setup.config.objectives)} if setup.config.objectives else {}
-    finish = {name: getattr(setup.config, name) for name in ("clip", "adjust") if getattr(setup.config, name)}
-    division = {"blocks": setup.config.blocks} if setup.config.blocks else {}
-    channels = {"channels": setup.config.channels} if setup.config.channels != "equal" else {}
     recipe = {"recipe": {k: v for k, v in setup.config.recipe.items() if k != "models"}} if setup.config.recipe else {}
     methods = own_sources([step.method for step in setup.steps.steps] if setup.steps else [setup.method.name])
     return {
-        **rules,
+        **_settings_used(setup.config),
         **({"method_sources": methods} if methods else {}),
-        **options,
-        **division,
-        **finish,
-        **channels,
         **recipe,
         **objectives,
         "models": {name: checkpoint.sha256() for name, checkpoint in setup.checkpoints.items()},
@@ -270,6 +255,12 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
         "prediction_type": setup.config.generator.prediction_type,
     }
+
+
+def _settings_used(config: RunConfig) -> dict[str, Any]:
+    """The settings of the merge that are not the defaults, as they were written: what is not used changes nothing."""
+    used = set(merge_settings(config).changed()) - {"compat"} | ({"compat"} if config.elements else set())
+    return {name: getattr(config, name) for name in used} | ({"adjust": config.adjust} if config.adjust else {})
 
 
 def _without(tree: Any, keys: tuple[str, ...]) -> Any:

@@ -61,7 +61,7 @@ def make_steps_space(config: RunConfig, file: StepFile, architecture: Architectu
     Raises:
         ConfigError: a number or a rule that makes no sense, or nothing is open.
     """
-    architecture = divided(architecture, file.blocks)
+    architecture = divided(architecture, file.settings.blocks)
     weights = {name: (weight.low, weight.high) for name, weight in file.weights.items()}
     try:
         numbers = free_numbers(file, architecture)

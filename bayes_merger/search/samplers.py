@@ -26,6 +26,9 @@ from bayes_merger.search.optimisers.base import CubeSampler, Observations, Repla
 from bayes_merger.search.optimisers.options import check_flag, check_names, check_number, check_range, keywords_of
 from bayes_merger.search.space.cube import Array, derived_seed, generator, latin_hypercube, sobol_points
 
+NAMES = ("structured", "bayes", "gp", "botorch", "turbo", "cma", "tpe", "sobol", "lhs", "random", "bayes_classic")
+"""The optimisers of this module, the default first."""
+
 
 def make_sampler(factory: Callable[..., Any], space: Space, seed: int) -> StatelessSampler:
     """The optimiser that a ``_target_`` names, ready for a study.

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import CheckpointError
-from bayes_merger.merging.engine.merge import save_merge
-from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
+from bayes_merger.merging.engine.merge import plan
+from bayes_merger.merging.export.single_file import save_merge
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 from tests.folders import FAMILIES, write_file, write_folder
 
 QUERY = "unet/diffusion_pytorch_model.safetensors"
@@ -96,7 +97,13 @@ def test_folders_and_files_merge_to_the_same_bytes(family: str, tmp_path: Path) 
     for number, (a, b) in enumerate([(files[0], files[1]), (folders[0], files[1]), (folders[0], folders[1])]):
         with open_checkpoint(a) as model_a, open_checkpoint(b) as model_b:
             layout = model_a.architecture
-            recipe = MergeRecipe("slerp", {}, {"alpha": dict.fromkeys(layout.blocks, 0.3)}, layout.name, vae="merge")
+            recipe = MergeRecipe(
+                method="slerp",
+                models={},
+                weights={"alpha": dict.fromkeys(layout.blocks, 0.3)},
+                architecture=layout.name,
+                vae="merge",
+            )
             save_merge(recipe, {"a": model_a, "b": model_b}, tmp_path / f"{number}.safetensors")
         results.append(load_file(tmp_path / f"{number}.safetensors"))
     for other in results[1:]:
@@ -119,7 +126,7 @@ def test_what_the_scheduler_says_of_the_model_is_known(tmp_path: Path) -> None:
     plain = write_folder(tmp_path / "plain", "sdxl")
     with open_checkpoint(folder) as a, open_checkpoint(plain) as b:
         layout = a.architecture
-        recipe = MergeRecipe("weighted_sum", {}, {"alpha": dict.fromkeys(layout.blocks, 0.3)}, layout.name)
+        recipe = MergeRecipe(models={}, weights={"alpha": dict.fromkeys(layout.blocks, 0.3)}, architecture=layout.name)
         with pytest.raises(CheckpointError, match="A predicts v and B noise"):
             plan(recipe, {"a": a, "b": b})
         save_merge(recipe, {"a": a, "b": a}, tmp_path / "out.safetensors")
@@ -133,7 +140,7 @@ def test_stable_diffusion_2_is_not_merged_across_predictions(tmp_path: Path) -> 
     set_scheduler(folders[1], prediction_type="v_prediction")
     with open_checkpoint(folders[0]) as a, open_checkpoint(folders[1]) as b:
         layout = a.architecture
-        recipe = MergeRecipe("weighted_sum", {}, {"alpha": dict.fromkeys(layout.blocks, 0.3)}, layout.name)
+        recipe = MergeRecipe(models={}, weights={"alpha": dict.fromkeys(layout.blocks, 0.3)}, architecture=layout.name)
         with pytest.raises(CheckpointError, match="B predicts v and A noise"):
             plan(recipe, {"a": a, "b": b})
         save_merge(recipe, {"a": b, "b": b}, tmp_path / "v.safetensors")
@@ -312,7 +319,7 @@ def test_one_model_s_word_about_its_prediction_holds_for_the_merge(tmp_path: Pat
     set_scheduler(v, prediction_type="v_prediction")
     with open_checkpoint(file) as a, open_checkpoint(v) as b:
         layout = a.architecture
-        recipe = MergeRecipe("weighted_sum", {}, {"alpha": dict.fromkeys(layout.blocks, 0.3)}, layout.name)
+        recipe = MergeRecipe(models={}, weights={"alpha": dict.fromkeys(layout.blocks, 0.3)}, architecture=layout.name)
         save_merge(recipe, {"a": a, "b": b}, tmp_path / "out.safetensors")
     with open_checkpoint(tmp_path / "out.safetensors") as merged:
         assert merged.prediction == "v"

@@ -91,7 +91,7 @@ def test_a_preset_is_a_weight_string(pair: list[str], capsys: pytest.CaptureFixt
     assert [keys[key]["weights"]["alpha"] for key in (TEXT, FIRST, HEAD)] == [0.5, 1, 1]
     assert keys[UNET + "middle_block.0.in_layers.2.weight"]["weights"]["alpha"] == 0
     assert told(capsys, *pair, "alpha=GRAD_V")["keys"][TEXT]["weights"]["alpha"] == 0
-    assert "alpha: 'GRAD_X' is no preset; did you mean GRAD_V" in refused(capsys, "plan", *pair, "alpha=GRAD_X")
+    assert "alpha: 'GRAD_X' is not a preset; did you mean GRAD_V" in refused(capsys, "plan", *pair, "alpha=GRAD_X")
     assert "'nan' is not finite" in refused(capsys, "plan", *pair, "alpha=nan")
 
 
@@ -187,7 +187,7 @@ def test_a_plan_shows_where_two_merges_differ(
 
     blocks = dict.fromkeys(SD1.blocks, 0.5) | {"OUT11": 0.25}
     models = {name: ModelRef(f"elsewhere/{name}.safetensors", "0" * 64) for name in "ab"}
-    other = MergeRecipe("weighted_sum", models, {"alpha": blocks}, "sd1", "bf16", "b")
+    other = MergeRecipe(models=models, weights={"alpha": blocks}, architecture="sd1", dtype="bf16", vae="b")
     (tmp_path / "other.json").write_text(json.dumps(other.to_json()))
     arguments = ["plan", *pair, "elements=IN01:attn2:0.9", "--diff", str(tmp_path / "other.json")]
     assert main([*arguments, "--json"]) == 0

@@ -150,7 +150,7 @@ def test_a_merge_is_written_as_a_folder_that_diffusers_loads(
         (["merge", *pair, "--out", str(tmp_path / "other")], "--config"),
         (["merge", *pair, "dtype=fp8_e5m2", "--out", str(tmp_path / "other")], "fp8_e5m2"),
         (["merge", *pair, "--as-lora", "rank=2", "--out", str(tmp_path / "other")], "one file"),
-        (["merge", *pair, "--overwrite", "--config", str(tiny_sd1_config), "--format", "diffusers", "--out", str(tiny_a.parent)], "is no diffusers folder"),
+        (["merge", *pair, "--overwrite", "--config", str(tiny_sd1_config), "--format", "diffusers", "--out", str(tiny_a.parent)], "is not a diffusers folder"),
     ):  # fmt: skip
         capsys.readouterr()
         assert word in refused(capsys, *arguments)

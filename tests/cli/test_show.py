@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bayes_merger.cli.show import show
+from bayes_merger.cli.show import show, weights_table
 from bayes_merger.config import FinalConfig, PruningConfig
 from bayes_merger.report.tables import best_lines, with_error
 from bayes_merger.run.final import decide
@@ -111,3 +111,11 @@ def test_show_has_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert [row["trial"] for row in data["front"]] == [trial.number for trial in front_of(study)]
     assert data["front"][0]["values"] == {"first": 9.0, "second": 3.0}
     assert data["front"][0]["weighted_sum"] == pytest.approx(6.0)
+
+
+def test_the_weights_are_shown_without_the_adjustments_and_with_blocks_that_one_weight_has() -> None:
+    table = weights_table({"alpha": {"IN00": 0.25, "TE": 0.75}, "beta": {"IN00": 0.5}, "adjust": {"IN": 1.0}})
+    assert [column.header for column in table.columns[:3]] == ["block", "alpha", "beta"]
+    assert [list(column.cells) for column in table.columns[:6]] == [
+        ["IN00"], ["0.250"], ["0.500"], ["TE"], ["0.750"], [""]
+    ]  # fmt: skip

@@ -77,7 +77,9 @@ def recipe_of(
     vae: str = "a",
 ) -> MergeRecipe:
     models = {name: ModelRef(str(checkpoint.path), checkpoint.sha256()) for name, checkpoint in checkpoints.items()}
-    return MergeRecipe(method, models, weights or even(method=method), "sd1", dtype, vae)
+    return MergeRecipe(
+        method=method, models=models, weights=weights or even(method=method), architecture="sd1", dtype=dtype, vae=vae
+    )
 
 
 def opened(folder: Path, count: int = 2, dtype: torch.dtype = torch.float16) -> dict[str, Checkpoint]:

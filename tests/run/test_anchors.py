@@ -36,7 +36,7 @@ def parts(anchors: list[Any], method: str = "weighted_sum", runs: Path = Path("r
 
 def recipe(weights: dict[str, dict[str, float]] | None = None, method: str = "weighted_sum") -> MergeRecipe:
     models = {name: ModelRef(f"{name}.safetensors", "") for name in ("a", "b")}
-    return MergeRecipe(method, models, weights or {"alpha": GRADIENT}, "sd1")
+    return MergeRecipe(method=method, models=models, weights=weights or {"alpha": GRADIENT}, architecture="sd1")
 
 
 def row(found: dict[str, float]) -> list[float]:
@@ -135,7 +135,7 @@ def test_an_anchor_that_is_there_already_is_not_drawn_twice() -> None:
         (["portrait:3"], "'portrait' is no weight string"),
         (["0.1,0.2"], "2 numbers for sd1; give 26"),
         ([{"beta": 0.5}], "no weight 'beta'"),
-        ([{"alpha": "GRAD_W"}], "'GRAD_W' is no preset"),
+        ([{"alpha": "GRAD_W"}], "'GRAD_W' is not a preset"),
         ([{"alpha": [1, 2]}], "neither numbers nor the name of a preset"),
         (["nothing.json"], "no such file"),
         (

@@ -69,16 +69,16 @@ def combine(
         # torch computes lerp of half precision in fp32 and rounds once: the same bits as in pieces, below.
         torch.lerp(sources[0], sources[1], weights["alpha"], out=out)
         return
-    told: dict[str, object] = {"key": key} if spec.keyed else {}
+    extra: dict[str, object] = {"key": key} if spec.keyed else {}
     if spec.prepare is not None:
         make = _first_stage(spec, sources, weights, scratch, key)
-        told["prepared"] = keep(make) if keep else make()
+        extra["prepared"] = keep(make) if keep else make()
     if spec.elementwise:
-        _combine_pieces(spec, sources, weights, out.view(-1), dtype, scratch, told)
+        _combine_pieces(spec, sources, weights, out.view(-1), dtype, scratch, extra)
     elif spec.selects and len({source.dtype for source in sources}) == 1:
-        _round_into(out, spec.function(*sources, **weights, **told), dtype, scratch)
+        _round_into(out, spec.function(*sources, **weights, **extra), dtype, scratch)
     else:
-        _round_into(out, spec.function(*_read(spec, sources, scratch), **weights, **told), dtype, scratch)
+        _round_into(out, spec.function(*_read(spec, sources, scratch), **weights, **extra), dtype, scratch)
 
 
 def _first_stage(
@@ -103,22 +103,22 @@ def _combine_pieces(
     out: Tensor,
     dtype: torch.dtype,
     scratch: Scratch,
-    told: dict[str, object],
+    extra: dict[str, object],
 ) -> None:
     count = out.numel()
     size = _CPU_PIECE if out.device.type == "cpu" else _GPU_PIECE
     rows = [source.view(-1) for source in sources]
-    prepared = told.pop("prepared", None)
+    prepared = extra.pop("prepared", None)
     for begin in range(0, count, size):
         end = min(begin + size, count)
         pieces = [row[begin:end] for row in rows]
         if isinstance(prepared, tuple):
-            told["prepared"] = tuple(_part(part, begin, end, count) for part in prepared)
+            extra["prepared"] = tuple(_part(part, begin, end, count) for part in prepared)
         if spec.fused:
             _lerp_piece(pieces, weights["alpha"], out[begin:end], dtype, scratch)
         else:
             wide = _read(spec, pieces, scratch)
-            _round_into(out[begin:end], spec.function(*wide, **weights, **told), dtype, scratch)
+            _round_into(out[begin:end], spec.function(*wide, **weights, **extra), dtype, scratch)
 
 
 def _part(part: object, begin: int, end: int, count: int) -> object:

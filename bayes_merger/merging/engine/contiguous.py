@@ -24,23 +24,23 @@ class ContiguousSpan:
     size: int
 
 
-def runs_of(tensors: Iterable[tuple[str, Sequence[Tensor]]]) -> list[ContiguousSpan]:
-    """The longest runs, in the order given.
+def spans_of(tensors: Iterable[tuple[str, Sequence[Tensor]]]) -> list[ContiguousSpan]:
+    """The longest spans, in the order given.
 
     Args:
         tensors: key and tensors of one shape: the models', and the live one.
     """
-    runs: list[ContiguousSpan] = []
+    spans: list[ContiguousSpan] = []
     ends: list[tuple[object, ...]] | None = None
     for key, group in tensors:
         begins = [(t.dtype, t.untyped_storage()._cdata, t.data_ptr()) for t in group]
         solid = all(t.is_contiguous() for t in group) and group[0].numel() > 0
-        if runs and solid and ends == begins:
-            runs[-1] = ContiguousSpan((*runs[-1].keys, key), runs[-1].size + group[0].numel())
+        if spans and solid and ends == begins:
+            spans[-1] = ContiguousSpan((*spans[-1].keys, key), spans[-1].size + group[0].numel())
         else:
-            runs.append(ContiguousSpan((key,), group[0].numel()))
+            spans.append(ContiguousSpan((key,), group[0].numel()))
         ends = [(*begin[:2], begin[2] + t.nbytes) for begin, t in zip(begins, group, strict=True)] if solid else None
-    return runs
+    return spans
 
 
 def whole(first: Tensor, size: int) -> Tensor:

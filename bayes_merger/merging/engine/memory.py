@@ -106,7 +106,7 @@ def _room(tensor: Tensor) -> int:
 
 @dataclass
 class _Work:
-    sign: Hashable  # what it was made of
+    cache_key: Hashable  # what it was made of
     prepared: Prepared | None  # None where it is remembered, but not kept
     size: int = 0
     worth: float = 0.0  # seconds that a byte of it saves
@@ -129,20 +129,20 @@ class PreparedCache:
         self.size = 0
         self._works: dict[str, _Work] = {}
 
-    def get(self, key: str, sign: Hashable, make: Callable[[], Prepared]) -> Prepared:
+    def get(self, key: str, cache_key: Hashable, make: Callable[[], Prepared]) -> Prepared:
         """What ``make`` gives, or has given.
 
         Args:
             key: of the tensor that it belongs to.
-            sign: equal as long as ``make`` would give the same.
+            cache_key: equal as long as ``make`` would give the same.
             make: does the work.
         """
         last = self._works.get(key)
-        if last is not None and last.sign == sign and last.prepared is not None:
+        if last is not None and last.cache_key == cache_key and last.prepared is not None:
             return last.prepared
         if last is not None:
             self._drop(key)
-        keepable = last is None or last.sign == sign
+        keepable = last is None or last.cache_key == cache_key
         if keepable:
             self._wait()
         begin = time.perf_counter()
@@ -151,7 +151,7 @@ class PreparedCache:
             self._wait()
         seconds = time.perf_counter() - begin
         size = sum(part.untyped_storage().nbytes() for part in prepared if isinstance(part, Tensor))
-        work = self._works[key] = _Work(sign, None, size, seconds / max(size, 1))
+        work = self._works[key] = _Work(cache_key, None, size, seconds / max(size, 1))
         if keepable and self._make_room(work):
             work.prepared = prepared
             self.size += size
@@ -191,20 +191,20 @@ class DeviceCache:
     Args:
         checkpoints: model name to model.
         spec: the method.
-        steps: what is merged, in the order in which the models' tensors are to lie in memory.
+        items: what is merged, in the order in which the models' tensors are to lie in memory.
         device: where the live tensors are.
         budget: bytes.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, spec: MethodSpec, steps: Sequence[PlanItem], device: torch.device, budget: int
+        self, checkpoints: Checkpoints, spec: MethodSpec, items: Sequence[PlanItem], device: torch.device, budget: int
     ) -> None:
         self._models = [checkpoints[name] for name in spec.models]
         self._constant = [model.constant for model in self._models]
         self._device = device
         self._groups: dict[Place, list[str]] = defaultdict(list)
-        for step in steps:
-            self._groups[step.place].append(step.key)
+        for item in items:
+            self._groups[item.place].append(item.key)
         self.arena = Arena()
         self._found: dict[str, list[Tensor]] = {}
         room = budget if spec.prepare is None else budget // 2
@@ -219,31 +219,31 @@ class DeviceCache:
         on_gpu = device.type == "cuda"
         self.work = PreparedCache(budget, partial(torch.cuda.synchronize, device)) if on_gpu else PreparedCache(budget)
 
-    def keeps(self, step: PlanItem) -> bool:
+    def keeps(self, item: PlanItem) -> bool:
         """Whether all models' tensors of this key stay where they are in memory."""
-        return step.place in self._resident and all(self._constant) and step.key in self._groups[step.place]
+        return item.place in self._resident and all(self._constant) and item.key in self._groups[item.place]
 
-    def sources(self, step: PlanItem) -> list[Tensor]:
+    def sources(self, item: PlanItem) -> list[Tensor]:
         """The models' tensors of one key, on the device."""
-        found = self._found.get(step.key)
+        found = self._found.get(item.key)
         if found is not None:
             return found
-        found = [self._source(number, step) for number in range(len(self._models))]
-        if self.keeps(step):
-            self._found[step.key] = found
+        found = [self._source(number, item) for number in range(len(self._models))]
+        if self.keeps(item):
+            self._found[item.key] = found
         return found
 
-    def _source(self, number: int, step: PlanItem) -> Tensor:
-        model, name = self._models[number], (number, step.key)
-        if step.place in self._resident and self._constant[number]:
-            group = self._groups[step.place]
-            if self.arena.get(name) is None and step.key in group:
+    def _source(self, number: int, item: PlanItem) -> Tensor:
+        model, name = self._models[number], (number, item.key)
+        if item.place in self._resident and self._constant[number]:
+            group = self._groups[item.place]
+            if self.arena.get(name) is None and item.key in group:
                 self.arena.fill((((number, key), model.tensor(key)) for key in group), self._device)
                 model.release()
             kept = self.arena.get(name)
             if kept is not None:
                 return kept
-        return model.tensor(step.key).to(self._device)
+        return model.tensor(item.key).to(self._device)
 
 
 def _size(model: Checkpoint, key: str) -> int:

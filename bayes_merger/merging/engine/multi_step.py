@@ -16,20 +16,21 @@ from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.kinds import LORA, VAE
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed
+from bayes_merger.merging.engine.key_merger import KeyMerger
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.models.aligned import aligned
 from bayes_merger.merging.models.ema import averages, with_ema
 from bayes_merger.merging.models.lora import LoraModel
 from bayes_merger.merging.models.vae import VAE_FILE, VaeFile
-from bayes_merger.merging.plan.routing import KEEP_EMA, Checkpoints
+from bayes_merger.merging.plan.planning import check_weights, numbers_of, plan_recipe
+from bayes_merger.merging.plan.routing import Checkpoints
 from bayes_merger.merging.recipe.postprocess import ADJUST
-from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep, check_weights, numbers_of, plan_recipe
+from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep
+from bayes_merger.merging.recipe.settings import DROP_EMA, KEEP_EMA
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from bayes_merger.merging.engine.merge import KeyMerger
 
 
 @contextmanager
@@ -62,16 +63,16 @@ class StepModel(Checkpoint):
         self.planned = plan_recipe(recipe, checkpoints, checked=False)
         self.constant = constant and all(model.constant for model in checkpoints.values())
         self.recipe, self._models, self._name = recipe, checkpoints, name
-        self._steps = {step.key: step for step in self.planned.written}
+        self._items = {item.key: item for item in self.planned.written}
         base = checkpoints["a"]
-        carried = {s.key for s in self.planned.steps if s.place.role in ("ema", "schedule") and s.key in base.shapes}
+        carried = {s.key for s in self.planned.items if s.place.role in ("ema", "schedule") and s.key in base.shapes}
         entries = {
-            step.key: ("F32" if step.action == "merge" else checkpoints[step.source].dtypes[step.key], step.shape)
-            for step in self.planned.steps
-            if step.key in self._steps or step.key in carried
+            item.key: ("F32" if item.action == "merge" else checkpoints[item.source].dtypes[item.key], item.shape)
+            for item in self.planned.items
+            if item.key in self._items or item.key in carried
         }
         super().__init__(Path(f"step {name}"), entries, base.metadata, self._made, lambda: None)
-        self._maker: KeyMerger | None = None
+        self._merger: KeyMerger | None = None
         self._numbers: dict[Hashable, tuple[float, ...]] = {}
         self._last: tuple[str, Hashable, Tensor] | None = None
 
@@ -82,7 +83,7 @@ class StepModel(Checkpoint):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What its own plan tells."""
+        """Those of its own plan."""
         return tuple(f"step {self._name}: {note}" for note in self.planned.notes)
 
     @property
@@ -98,7 +99,7 @@ class StepModel(Checkpoint):
         """
         check_weights(weights, self.planned, self.recipe.vae)
         self.recipe = self.recipe.with_weights(weights)
-        self._maker = None
+        self._merger = None
         self._numbers = {}
         self._last = None
 
@@ -106,12 +107,12 @@ class StepModel(Checkpoint):
         """The numbers that its tensor is made with, and the versions of what it is made from."""
         if self.constant:
             return None
-        step = self._steps.get(key)
-        if step is None or step.action != "merge":
-            return self._models[step.source if step else "a"].version(key)
-        like = (step.place, step.rules)
+        item = self._items.get(key)
+        if item is None or item.action != "merge":
+            return self._models[item.source if item else "a"].version(key)
+        like = (item.place, item.rules)
         if like not in self._numbers:
-            self._numbers[like] = tuple(numbers_of(step, self.recipe.weights).values())
+            self._numbers[like] = tuple(numbers_of(item, self.recipe.weights).values())
         if self.planned.method.statistic is not None:  # every tensor depends on all others
             return (str(self.recipe.weights), tuple(m.version(k) for m in self._models.values() for k in m.shapes))
         return self._numbers[like], tuple([self._models[name].version(key) for name in self.planned.method.models])
@@ -123,16 +124,15 @@ class StepModel(Checkpoint):
 
     def _made(self, key: str) -> Tensor:
         from bayes_merger.checkpoints.nonfinite import find_nonfinite
-        from bayes_merger.merging.engine.merge import KeyMerger
 
-        step = self._steps.get(key)
-        if step is None or step.action != "merge":
-            return self._models[step.source if step else "a"].tensor(key)
+        item = self._items.get(key)
+        if item is None or item.action != "merge":
+            return self._models[item.source if item else "a"].tensor(key)
         version = self.version(key)
         if self._last is not None and self._last[:2] == (key, version):
             return self._last[2]
-        self._maker = self._maker or KeyMerger(self.planned, self.recipe.weights, self._models)
-        tensor = self._maker.tensor(step, "F32")
+        self._merger = self._merger or KeyMerger(self.planned, self.recipe.weights, self._models)
+        tensor = self._merger.tensor(item, "F32")
         if fault := find_nonfinite(tensor):
             raise TrialFailed(f"step {self._name}: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
         self._last = (key, version, tensor)
@@ -236,7 +236,7 @@ def _models_of(step: RecipeStep, files: Checkpoints, made: Mapping[str, StepMode
         name = step.models[role]
         model: Checkpoint | None = made.get(name) or files.get(name)
         if model is None:
-            raise ConfigError(f"{role}: '{name}' is no model and no earlier step")
+            raise ConfigError(f"{role}: '{name}' is neither a model nor an earlier step")
         models[role] = LoraModel(models["a"], model) if role != "a" and model.kind is LORA else model
     return models
 
@@ -256,20 +256,8 @@ class LiveSteps:
 
     def __init__(self, recipe: MergeRecipe, checkpoints: Checkpoints, constant: Collection[str] = ()) -> None:
         self._recipe = recipe
-        self._unfolded = unfold(recipe, checkpoints, constant)
-        last = self._unfolded.last
-        self._live = LiveMerge(
-            self._unfolded.models,
-            last.method,
-            last.dtype,
-            last.vae,
-            last.options,
-            elements=last.elements,
-            compat=last.compat,
-            blocks=last.blocks,
-            channels=last.channels,
-            clip=last.clip,
-        )
+        self._unfolded = unfold(replace(recipe, ema=DROP_EMA), checkpoints, constant)
+        self._live = LiveMerge(self._unfolded.models, self._unfolded.last)
 
     def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
         """Turn the live model into the merge with these weights; see ``LiveMerge.apply``.

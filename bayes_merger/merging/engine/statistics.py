@@ -9,31 +9,31 @@ from bayes_merger.merging.parameters import Statistics
 from bayes_merger.merging.plan.routing import Checkpoints, PlanItem
 
 
-def statistics_of(spec: MethodSpec, checkpoints: Checkpoints, steps: Iterable[PlanItem]) -> Statistics:
+def statistics_of(spec: MethodSpec, checkpoints: Checkpoints, items: Iterable[PlanItem]) -> Statistics:
     """Read every tensor that is merged, one after another, and conclude.
 
     Args:
         spec: a method with a survey.
         checkpoints: model name to opened file.
-        steps: of the plan; those that merge are read, in the order of their keys.
+        items: of the plan; those that merge are read, in the order of their keys.
     """
     import torch
 
     assert spec.statistic is not None
     shares = []
     with torch.no_grad():
-        for step in sorted(steps, key=lambda step: step.key):
-            if step.action != "merge":
+        for item in sorted(items, key=lambda item: item.key):
+            if item.action != "merge":
                 continue
-            models = [checkpoints[name].tensor(step.key) for name in spec.models]
-            if step.common:
-                models = [model[:, : step.common].contiguous() for model in models]
+            models = [checkpoints[name].tensor(item.key) for name in spec.models]
+            if item.common:
+                models = [model[:, : item.common].contiguous() for model in models]
             shares.append(spec.statistic.per_tensor(*(model.float() for model in models)))
     return spec.statistic.reduce(shares)
 
 
-def with_model_statistics(spec: MethodSpec, checkpoints: Checkpoints, steps: Iterable[PlanItem]) -> MethodSpec:
+def with_model_statistics(spec: MethodSpec, checkpoints: Checkpoints, items: Iterable[PlanItem]) -> MethodSpec:
     """The method with what it needs to know of the whole models, if it asks for that; else the method itself."""
     if spec.statistic is None:
         return spec
-    return spec.with_statistics(statistics_of(spec, checkpoints, steps))
+    return spec.with_statistics(statistics_of(spec, checkpoints, items))

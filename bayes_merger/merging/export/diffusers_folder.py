@@ -27,10 +27,11 @@ from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming, c
 from bayes_merger.checkpoints.tokenizer import build_tokenizer, write_tokenizer
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.merging.engine.merge import KeyMerger, prepare
+from bayes_merger.merging.engine.key_merger import KeyMerger
+from bayes_merger.merging.engine.merge import plan, prepare
 from bayes_merger.merging.export.metadata import merge_metadata, prediction_said
-from bayes_merger.merging.plan.routing import listed
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe, PlanItem, plan
+from bayes_merger.merging.plan.routing import MergePlan, PlanItem, listed
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ class Written:
 
     Attributes:
         left_out: tensors of the merge that no part has a place for.
-        lacking: parts that the merge has not; who loads the folder gives them, or ``None``, by these names.
+        lacking: parts that the merge does not have; whoever loads the folder gives them, or ``None``, by these names.
     """
 
     left_out: tuple[str, ...]
@@ -74,10 +75,10 @@ def save_folder(
         recipe: the merge.
         checkpoints: model name to opened file.
         out: the folder.
-        config: a diffusers config tree (its weights are not looked at); where there is none, that of the model that
+        config: a diffusers config tree (its weights are not read); without one, that of the model that
             the merge starts from when this is a folder, else the official one of the architecture.
         replace: whether a diffusers folder that is already there may be replaced.
-        progress: told the bytes done and their total after every tensor.
+        progress: called with the bytes done and their total after every tensor.
 
     Raises:
         ConfigError: as ``plan``; a dtype that cannot be written so, or a tokenizer that is not to be had.
@@ -86,12 +87,12 @@ def save_folder(
     out = out.resolve()  # a link to a folder stays one
     sweep_folders(out)
     _check(recipe, checkpoints, out, replace)
-    planned, maker = prepare(recipe, checkpoints)
+    planned, merger = prepare(recipe, checkpoints)
     base = checkpoints[recipe.base]
     tree = config or (base.path if base.path.is_dir() else None)
     settings = _settings(tree, planned, prediction_said(checkpoints))
     tokenizers = _check_tokenizers(tree, settings)
-    parts, left_out = _parts(settings, planned, maker, str(tree or "the official config"))
+    parts, left_out = _parts(settings, planned, merger, str(tree or "the official config"))
     _check_room(out, _size(parts))
     metadata = merge_metadata(recipe, planned, checkpoints)
     try:
@@ -101,8 +102,10 @@ def save_folder(
             _write_parts(folder, parts, metadata, progress)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error.strerror}); check that folder") from error
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace(str(folder), str(out))) from error
+    except CheckpointError as error:  # the folder is written under another name
+        inside = Path(error.subject)
+        subject = str(out / inside.relative_to(folder)) if inside.is_relative_to(folder) else error.subject
+        raise CheckpointError(error.reason, subject=subject) from error
     wanted = [name for name, value in settings[INDEX].items() if value == [None, None] and name.startswith(_LOADED)]
     return Written(left_out, tuple(wanted))
 
@@ -114,7 +117,7 @@ def _check(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path
     if out.exists() and not replace:
         raise CheckpointError(f"{out}: exists already; give another name, or allow to replace it")
     if out.exists() and not (out / INDEX).is_file():
-        raise CheckpointError(f"{out}: is no diffusers folder and is not replaced; give another name")
+        raise CheckpointError(f"{out}: is not a diffusers folder and is not replaced; give another name")
     for checkpoint in checkpoints.values():
         read = [file for path in (checkpoint.path, *checkpoint.files) for file in (path.absolute(), path.resolve())]
         if out.exists() and any(out in (file, *file.parents) for file in read):
@@ -124,7 +127,7 @@ def _check(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path
 
 
 def _check_replaced(out: Path) -> None:
-    """Refuse to delete what is no part of a diffusers folder."""
+    """Refuse to delete what does not belong to a diffusers folder."""
     known = {INDEX, *read_inside(out, INDEX)}
     strange = sorted(path.name for path in out.iterdir() if path.name not in known)
     if strange:
@@ -143,7 +146,7 @@ def _settings(tree: Path | None, planned: MergePlan, prediction: str) -> Setting
     """The folder's JSON files but for those of tokenizers, by relative name."""
     metadata = {"modelspec.prediction_type": prediction}
     name = planned.architecture.name
-    shapes = {step.key: step.shape for step in planned.written}
+    shapes = {item.key: item.shape for item in planned.written}
     if tree is None:
         return settings_of(name, shapes, metadata)
     lacking = absent_parts(name, shapes)
@@ -202,7 +205,7 @@ def _check_depth(config: Mapping[str, Any]) -> None:
 
 
 def _parts(
-    settings: Settings, planned: MergePlan, maker: KeyMerger, tree: str
+    settings: Settings, planned: MergePlan, merger: KeyMerger, tree: str
 ) -> tuple[dict[str, list[TensorEntry]], tuple[str, ...]]:
     """The tensors of each part under diffusers' names, and those of the merge that have no place there."""
     states = {
@@ -212,14 +215,14 @@ def _parts(
     naming = Naming.of(states)
     if naming.family != planned.architecture.name.partition("-")[0]:
         raise CheckpointError(f"{tree} is of a model of the kind {naming.family}; give the config of one like these")
-    keys = canonical_keys([step.key for step in planned.written])
-    steps = {keys[step.key]: step for step in planned.written}
-    made = _Stacks(maker)
-    parts = {part: [*_entries(part, state, naming, steps, made, tree)] for part, state in states.items()}
+    keys = canonical_keys([item.key for item in planned.written])
+    items = {keys[item.key]: item for item in planned.written}
+    made = _Stacks(merger)
+    parts = {part: [*_entries(part, state, naming, items, made, tree)] for part, state in states.items()}
     left = [
-        step.key
-        for key, step in steps.items()
-        if key not in made.used and step.place.role not in ("position_ids", "marker")
+        item.key
+        for key, item in items.items()
+        if key not in made.used and item.place.role not in ("position_ids", "marker")
     ]
     return parts, tuple(left)
 
@@ -228,7 +231,7 @@ def _entries(
     part: str,
     state: Mapping[str, tuple[int, ...]],
     naming: Naming,
-    steps: Mapping[str, PlanItem],
+    items: Mapping[str, PlanItem],
     made: _Stacks,
     tree: str,
 ) -> Iterator[TensorEntry]:
@@ -239,16 +242,16 @@ def _entries(
         key = next(iter(canonical_keys([found.key]).values()))
         stack = found.stack or (name,)
         whole = found.shape([state[other] for other in stack])
-        step = steps.get(key)
-        if step is None or _squeezed(step.shape) != _squeezed(whole):
-            have = "no such tensor" if step is None else f"shape {list(step.shape)}"
+        item = items.get(key)
+        if item is None or _squeezed(item.shape) != _squeezed(whole):
+            have = "no such tensor" if item is None else f"shape {list(item.shape)}"
             raise CheckpointError(f"{part}'s {name} is {list(shape)} in {tree} and the merge has {have}; "
                                   "give --config FOLDER, a diffusers config tree for this model")  # fmt: skip
         made.used.add(key)
         # transformers before 5.6 look for the text encoders' names with this in front; later ones take both
         full = with_text_model(name) if part.startswith("text_encoder") else name
         begin = sum(state[other][0] for other in stack[: stack.index(name)]) if found.stack else 0
-        yield TensorEntry(full, shape, step.dtype, made.maker_of(step, found, shape, begin))
+        yield TensorEntry(full, shape, item.dtype, made.maker_of(item, found, shape, begin))
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -263,38 +266,38 @@ class _Stacks:
         used: keys of the merge that have a place in the folder.
     """
 
-    def __init__(self, maker: KeyMerger) -> None:
+    def __init__(self, merger: KeyMerger) -> None:
         self.used: set[str] = set()
-        self._maker = maker
+        self._merger = merger
         self._kept: dict[str, tuple[Tensor, int]] = {}
 
     def maker_of(
-        self, step: PlanItem, found: Counterpart, shape: tuple[int, ...], begin: int
+        self, item: PlanItem, found: Counterpart, shape: tuple[int, ...], begin: int
     ) -> Callable[[], Tensor | Iterator[Tensor]]:
         """What makes one tensor when its turn comes.
 
         Args:
-            step: of the merge's tensor that it is in.
+            item: of the merge's tensor that it is in.
             found: where in that.
             shape: its own.
             begin: the first of its rows there.
         """
         if found.stack:
-            return partial(self._rows, step, begin, begin + shape[0], len(found.stack))
+            return partial(self._rows, item, begin, begin + shape[0], len(found.stack))
         if found.swapped or found.transposed:
-            return partial(self._turned, step, found)
-        return partial(self._maker.pieces, step)
+            return partial(self._turned, item, found)
+        return partial(self._merger.pieces, item)
 
-    def _rows(self, step: PlanItem, begin: int, end: int, count: int) -> Tensor:
-        tensor, left = self._kept.pop(step.key) if step.key in self._kept else (self._maker.tensor(step), count)
+    def _rows(self, item: PlanItem, begin: int, end: int, count: int) -> Tensor:
+        tensor, left = self._kept.pop(item.key) if item.key in self._kept else (self._merger.tensor(item), count)
         if left > 1:
-            self._kept[step.key] = tensor, left - 1
+            self._kept[item.key] = tensor, left - 1
         return tensor[begin:end]
 
-    def _turned(self, step: PlanItem, found: Counterpart) -> Tensor:
+    def _turned(self, item: PlanItem, found: Counterpart) -> Tensor:
         import torch
 
-        tensor = self._maker.tensor(step)
+        tensor = self._merger.tensor(item)
         if found.transposed:
             return tensor.t().contiguous()
         return torch.cat(tensor.chunk(2)[::-1])
@@ -312,9 +315,9 @@ def _write_parts(
 ) -> None:
     done, total = 0, _size(parts)
     for part, entries in parts.items():
-        told = (lambda now, _, before=done: progress(before + now, total)) if progress else None
+        within_all = (lambda now, _, before=done: progress(before + now, total)) if progress else None
         stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
-        write_checkpoint(folder / part / f"{stem}.safetensors", entries, metadata, progress=told)
+        write_checkpoint(folder / part / f"{stem}.safetensors", entries, metadata, progress=within_all)
         done += sum(entry.size for entry in entries)
 
 

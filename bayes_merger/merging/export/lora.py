@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.engine.merge import KeyMerger, prepare
+from bayes_merger.merging.engine.key_merger import KeyMerger
+from bayes_merger.merging.engine.merge import prepare
 from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.models.lora_names import Layer, layers_of
-from bayes_merger.merging.plan.routing import DTYPES, Checkpoints
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe
+from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, MergePlan
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ class Rank:
     Attributes:
         count: the rank of every layer (never more than its matrix has); 0 for ``energy``.
         energy: the share of the squared difference that a layer's rank must keep; 0 for ``count``.
-        rest: also write what is no matrix, norms and biases, as full differences.
+        rest: also write what is not a matrix (norms and biases), as full differences.
     """
 
     count: int = 0
@@ -103,20 +104,20 @@ def save_lora(
         out: the file to write.
         rank: of the factors.
         replace: whether a file that is already there may be replaced.
-        progress: told the tensors done and how many there are.
+        progress: called with the tensors done and how many there are.
 
     Raises:
         ConfigError: as ``plan``; the merge changes nothing that a LoRA can hold.
         CheckpointError: as ``plan``; the file cannot be written.
     """
-    planned, maker = prepare(recipe, checkpoints)
+    planned, merger = prepare(recipe, checkpoints)
     dtype = torch_dtypes()[DTYPES.get(planned.dtype, "F16")]
     by_key: dict[str, list[Layer]] = {}
     for layer in layers_of(checkpoints[recipe.base].shapes):
         by_key.setdefault(layer.weight, []).append(layer)
     owners = {layer.bias: layer for layers in by_key.values() for layer in layers if layer.rows is None}
     found, squares = _Found({}, {}, {}, []), [0.0, 0.0]
-    for key, change in _changes(planned, maker, checkpoints[recipe.base], progress):
+    for key, change in _changes(planned, merger, checkpoints[recipe.base], progress):
         whole = float(change.double().square().sum())
         if key in by_key and change.dim() >= 2 and "embedding" not in key:  # no UI has factors for tables of words
             lacking = sum(_factor(layer, _rows(change, layer), rank, dtype, found) for layer in by_key[key])
@@ -150,16 +151,16 @@ class _Found:
 
 
 def _changes(
-    planned: MergePlan, maker: KeyMerger, base: Checkpoint, progress: Callable[[int, int], None] | None
+    planned: MergePlan, merger: KeyMerger, base: Checkpoint, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that the merge changes, less the first model's, in fp32 and before any rounding."""
-    steps = [step for step in planned.written if step.action == "merge"]
-    for number, step in enumerate(steps, start=1):
-        change = maker.tensor(step, "F32") - base.tensor(step.key).float()
+    items = [item for item in planned.written if item.action == "merge"]
+    for number, item in enumerate(items, start=1):
+        change = merger.tensor(item, "F32") - base.tensor(item.key).float()
         if change.numel() and bool(change.any()):
-            yield step.key, change
+            yield item.key, change
         if progress:
-            progress(number, len(steps))
+            progress(number, len(items))
 
 
 def _rows(tensor: Tensor, layer: Layer) -> Tensor:

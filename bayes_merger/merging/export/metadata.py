@@ -10,14 +10,14 @@ from typing import Any
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.checkpoints.opening import hash_all
-from bayes_merger.merging.plan.routing import Checkpoints
-from bayes_merger.merging.recipe.recipe import MergePlan, MergeRecipe
+from bayes_merger.merging.plan.routing import Checkpoints, MergePlan
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 
 def merge_metadata(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
     """What a merged file says about itself, in the words of AUTOMATIC1111, ModelSpec and our own.
 
-    File names and hashes are told, folders are not: merged files are given away.
+    File names and hashes are written, folders are not: merged files are passed on.
     """
     hash_all(checkpoints.values())
     names = {name: checkpoint.path.name for name, checkpoint in checkpoints.items()}
@@ -59,8 +59,8 @@ def prediction_said(checkpoints: Checkpoints) -> str:
 
 
 def prediction_of(planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
-    """The field that says what a merge predicts, if that is known: many of Stable Diffusion 2's files do not tell."""
-    marked = any(step.key == "v_pred" for step in planned.steps)
+    """The field that says what a merge predicts, if that is known: many of Stable Diffusion 2's files do not say."""
+    marked = any(item.key == "v_pred" for item in planned.items)
     found = "v" if marked else prediction_said(checkpoints) or planned.architecture.prediction
     return {"modelspec.prediction_type": found} if found else {}
 

@@ -10,7 +10,8 @@ from bayes_merger.checkpoints.header import ITEM_SIZES
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.plan.routing import MergePlan
 
-_PIECE = 2**19  # numbers that are worked on at a time where a method allows it
+CHUNK = 2**19
+"""Numbers that are merged, looked at and written at a time, where a method allows it: they stay in a core's cache."""
 _MOVING = 0.35  # seconds per gigabyte that is read or written, on one core, the files in the system's cache
 _DECOMPOSITION = 1.5e-10  # seconds per number and shorter side of its matrix
 
@@ -18,16 +19,16 @@ _DECOMPOSITION = 1.5e-10  # seconds per number and shorter side of its matrix
 def working_memory(planned: MergePlan) -> int:
     """Bytes of memory that writing the merge needs beside the mapped files."""
     cost = planned.method.cost
-    largest = max((math.prod(step.shape) for step in planned.steps if step.action == "merge"), default=0)
+    largest = max((math.prod(item.shape) for item in planned.items if item.action == "merge"), default=0)
     models = len(planned.method.models)
-    pieces = 4 * min(largest, _PIECE) * (models + 1)
+    pieces = 4 * min(largest, CHUNK) * (models + 1)
     named = len(method_spec(planned.method.name).models)
     return max(pieces, round(4 * largest * cost.copies * max(models, named) / named))
 
 
 def result_size(planned: MergePlan) -> int:
     """Bytes of the tensors of the result."""
-    return sum(math.prod(step.shape) * ITEM_SIZES[step.dtype] for step in planned.written)
+    return sum(math.prod(item.shape) * ITEM_SIZES[item.dtype] for item in planned.written)
 
 
 def bytes_read(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> int:
@@ -36,12 +37,12 @@ def bytes_read(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> int
     def size(checkpoint: Checkpoint, key: str) -> int:
         return math.prod(checkpoint.shapes[key]) * ITEM_SIZES[checkpoint.stored[key]]
 
-    keys = {step.key for step in planned.written if step.action == "merge"}
+    keys = {item.key for item in planned.written if item.action == "merge"}
     merged = sum(size(model, key) for model in checkpoints.values() for key in keys & model.shapes.keys())
     return merged + sum(
-        max((size(model, step.key) for model in checkpoints.values() if step.key in model.shapes), default=0)
-        for step in planned.written
-        if step.action != "merge"
+        max((size(model, item.key) for model in checkpoints.values() if item.key in model.shapes), default=0)
+        for item in planned.written
+        if item.action != "merge"
     )
 
 
@@ -49,7 +50,7 @@ def seconds(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> float:
     """How long writing the merge takes on one CPU core with a fast disk, to within a small factor."""
     cost = planned.method.cost
     moved = (bytes_read(planned, checkpoints) + result_size(planned)) / 1e9
-    shapes = [step.shape for step in planned.steps if step.action == "merge"]
+    shapes = [item.shape for item in planned.items if item.action == "merge"]
     time = _MOVING * moved + cost.time * 1e-9 * sum(map(math.prod, shapes))
     if cost.decomposes:  # some 20 operations per number and shorter side
         time += _DECOMPOSITION * sum(math.prod(s) * min(s[0], math.prod(s[1:])) for s in shapes if s[1:])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bayes_merger.checkpoints.architectures import OwnBlocks, divided
+from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture, Place
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES
@@ -18,6 +18,7 @@ from bayes_merger.merging.models.ema import averages
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.elements import ElementRule, parse_rules, rules_of_keys
 from bayes_merger.merging.recipe.postprocess import clipped
+from bayes_merger.merging.recipe.settings import KEEP_EMA, MergeSettings
 
 Checkpoints = Mapping[str, Checkpoint]
 
@@ -32,8 +33,6 @@ DTYPES: Mapping[str, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
 SMALL_DTYPES: Mapping[str, str] = {"fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2"}
 """Those of files only: for the matrices and convolutions of the U-Net, what is beside them is fp16, as UIs expect."""
-
-DROP_EMA, KEEP_EMA = "drop", "keep"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class MergePlan:
     """What happens to every tensor of a merge, known from the files' headers alone.
 
     Attributes:
-        steps: one per key, in the order of model A's file.
+        items: one per key, in the order of model A's file.
         method: the merge method.
         architecture: of all models.
         dtype: of the result, ``fp16``, ``bf16`` or ``fp32``.
@@ -82,7 +81,7 @@ class MergePlan:
         rules: all elemental rules.
     """
 
-    steps: tuple[PlanItem, ...]
+    items: tuple[PlanItem, ...]
     method: MethodSpec
     architecture: Architecture
     dtype: str
@@ -92,80 +91,69 @@ class MergePlan:
 
     @property
     def written(self) -> tuple[PlanItem, ...]:
-        """The steps that put a tensor into the result."""
-        return tuple(step for step in self.steps if step.action != "drop")
+        """The items that put a tensor into the result."""
+        return tuple(item for item in self.items if item.action != "drop")
 
 
-def plan_structure(
-    spec: MethodSpec,
-    checkpoints: Checkpoints,
-    dtype: str | None,
-    vae: str,
-    *,
-    elements: Iterable[str] = (),
-    compat: str = "",
-    blocks: OwnBlocks = (),
-    channels: str = "equal",
-    clip: str = "",
-    ema: str = DROP_EMA,
-) -> MergePlan:
-    """The plan as far as it does not depend on weights. Arguments are those of a recipe.
+def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, settings: MergeSettings) -> MergePlan:
+    """The plan as far as it does not depend on weights.
+
+    Args:
+        spec: the settings' method, bound to its models and options.
+        checkpoints: model name to what it is, file or computed.
+        settings: of the merge.
 
     Raises:
-        ConfigError: unknown dtype or ``vae``; elemental rules or blocks that make no sense for these models.
+        ConfigError: a setting that is unknown; elemental rules or blocks that make no sense for these models.
         CheckpointError: models that do not fit together.
     """
+    settings.check()
+    vae, ema = settings.vae, settings.ema
     files = checkpoints
     checkpoints = {name: model for name, model in files.items() if name != "vae" or vae != VAE_FILE}
-    _check_choices(spec, files, checkpoints, vae, ema, channels)
+    _check_models(spec, files, checkpoints, vae)
     averaged = averages(checkpoints["a"]) if ema == KEEP_EMA else {}
     if ema == KEEP_EMA and not averaged:
         raise ConfigError(f"ema: model A ({checkpoints['a'].path.name}) has no averages to keep; leave it out")
-    spec = clipped(spec, clip)
-    architecture = divided(_common_architecture(checkpoints), blocks, checkpoints["a"].shapes)
-    rules = parse_rules(elements, architecture, tuple(spec.weights))
+    spec = clipped(spec, settings.clip)
+    architecture = divided(_common_architecture(checkpoints), settings.blocks, checkpoints["a"].shapes)
+    rules = parse_rules(settings.elements, architecture, tuple(spec.weights))
     _check_predictions(checkpoints)
-    name = resolve_dtype(dtype, checkpoints["a"])
+    name = resolve_dtype(settings.dtype, checkpoints["a"])
     router = _Router(spec, files, architecture, {**DTYPES, **SMALL_DTYPES}[name], vae, averaged, ema)
     read = (*spec.models, *([VAE] if vae == VAE_FILE else []))
-    steps = tuple(router.step(key) for key in dict.fromkeys(k for m in read for k in files[m].shapes))
-    if channels == "pad":
-        steps = tuple(_padded(step, checkpoints) for step in steps)
-    _check_shapes(steps, checkpoints)
-    missing = tuple(step.key for step in steps if step.why.startswith(_ABSENT))
-    merged = [step.key for step in steps if step.action == "merge" and step.key not in averaged]
-    held = rules_of_keys(rules, merged, architecture, compat)
+    items = tuple(router.item(key) for key in dict.fromkeys(k for m in read for k in files[m].shapes))
+    if settings.channels == "pad":
+        items = tuple(_padded(item, checkpoints) for item in items)
+    _check_shapes(items, checkpoints)
+    missing = tuple(item.key for item in items if item.why.startswith(_ABSENT))
+    merged = [item.key for item in items if item.action == "merge" and item.key not in averaged]
+    held = rules_of_keys(rules, merged, architecture, settings.compat)
     held |= {key: held[own] for key, own in averaged.items() if own in held}
-    steps = tuple(replace(step, rules=held[step.key]) if step.key in held else step for step in steps)
+    items = tuple(replace(item, rules=held[item.key]) if item.key in held else item for item in items)
     notes = [note for model in spec.models for note in checkpoints[model].notes]
-    notes += _notes(steps, missing, architecture, vae)
-    return MergePlan(steps, spec, architecture, name, missing, tuple(notes), rules)
+    notes += _notes(items, missing, architecture, vae)
+    return MergePlan(items, spec, architecture, name, missing, tuple(notes), rules)
 
 
-def _check_choices(
-    spec: MethodSpec, files: Checkpoints, models: Checkpoints, vae: str, ema: str, channels: str
-) -> None:
+def _check_models(spec: MethodSpec, files: Checkpoints, models: Checkpoints, vae: str) -> None:
     if set(models) != set(spec.models):
         raise ConfigError(f"{spec.name} takes models {names_of(spec.models)}, and {names_of(models)} are open")
     if vae not in (*spec.models, "merge", *([VAE_FILE] if "vae" in files else [])):
         raise ConfigError(f"vae: '{vae}' is unknown; give {', '.join(spec.models)}, merge or the name of a file")
-    if ema not in (DROP_EMA, KEEP_EMA):
-        raise ConfigError(f"ema: '{ema}' is unknown; give {DROP_EMA} or {KEEP_EMA}")
-    if channels not in ("equal", "pad"):
-        raise ConfigError(f"channels: '{channels}' is unknown; give equal or pad")
 
 
-def _notes(steps: Iterable[PlanItem], missing: Sequence[str], architecture: Architecture, vae: str) -> list[str]:
+def _notes(items: Iterable[PlanItem], missing: Sequence[str], architecture: Architecture, vae: str) -> list[str]:
     """What a person should know of the tensors that are not simply merged."""
-    steps = list(steps)
+    items = list(items)
     notes = [f"kept from A, since another model lacks them: {listed(missing)}"] if missing else []
-    lost = [step.key for step in steps if step.action == "drop" and step.place.role in ("block", "vae")]
+    lost = [item.key for item in items if item.action == "drop" and item.place.role in ("block", "vae")]
     if lost:
         notes.append(f"left out, since model {_owner_of(lost[0], architecture, vae)} lacks them: {listed(lost)}")
     return notes + [
-        f"{step.key}: the first {step.common} input channels are merged, the others are model {step.source.upper()}'s"
-        for step in steps
-        if step.common
+        f"{item.key}: the first {item.common} input channels are merged, the others are model {item.source.upper()}'s"
+        for item in items
+        if item.common
     ]
 
 
@@ -184,7 +172,7 @@ class _Router:
     averages: Mapping[str, str]
     ema: str
 
-    def step(self, key: str) -> PlanItem:
+    def item(self, key: str) -> PlanItem:
         place = self.architecture.place(self.averages.get(key, key))
         action, source, why = self._route(key, place)
         owner = self.checkpoints[source]
@@ -258,26 +246,26 @@ def _check_predictions(checkpoints: Checkpoints) -> None:
         )
 
 
-def _padded(step: PlanItem, checkpoints: Checkpoints) -> PlanItem:
-    """The step of a first convolution that takes the input channels of the widest model; others as they are.
+def _padded(item: PlanItem, checkpoints: Checkpoints) -> PlanItem:
+    """The item of a first convolution that takes the input channels of the widest model; others as they are.
 
     Only one kind of further channels may be there: those of inpainting and of pix2pix mean different things.
     """
-    if step.action != "merge" or step.key != FIRST_CONVOLUTION:
-        return step
-    shapes = {name: checkpoint.shapes[step.key] for name, checkpoint in checkpoints.items()}
+    if item.action != "merge" or item.key != FIRST_CONVOLUTION:
+        return item
+    shapes = {name: checkpoint.shapes[item.key] for name, checkpoint in checkpoints.items()}
     alike = {(len(shape), shape[:1], shape[2:]) for shape in shapes.values()}
     widths = sorted({shape[1] for shape in shapes.values() if len(shape) == 4})
     if len(alike) > 1 or len(widths) != 2 or widths[0] != LATENT:
-        return step
+        return item
     wide = next(name for name, shape in shapes.items() if shape[1] == widths[1])
-    return replace(step, source=wide, shape=shapes[wide], common=widths[0])
+    return replace(item, source=wide, shape=shapes[wide], common=widths[0])
 
 
-def _check_shapes(steps: Iterable[PlanItem], checkpoints: Checkpoints) -> None:
+def _check_shapes(items: Iterable[PlanItem], checkpoints: Checkpoints) -> None:
     wrong = [
-        (step.key, name) for step in steps if step.action == "merge" and not step.common
-        for name in checkpoints if checkpoints[name].shapes[step.key] != step.shape
+        (item.key, name) for item in items if item.action == "merge" and not item.common
+        for name in checkpoints if checkpoints[name].shapes[item.key] != item.shape
     ]  # fmt: skip
     if not wrong:
         return
@@ -303,7 +291,7 @@ def resolve_dtype(dtype: str | None, checkpoint: Checkpoint) -> str:
     """The dtype of a merge: the one asked for, or that of most bytes of model A.
 
     Raises:
-        ConfigError: unknown, or A's is none that results are written in.
+        ConfigError: unknown, or results are not written in model A's.
     """
     if dtype not in (None, "auto"):
         if dtype not in DTYPES and dtype not in SMALL_DTYPES:

@@ -187,10 +187,8 @@ def rules_of_keys(
         compat: ``supermerger`` for its way of matching.
 
     Raises:
-        ConfigError: a rule that holds for no key, or looks for a text that is nowhere; ``compat`` is unknown.
+        ConfigError: a rule that holds for no key, or looks for a text that is nowhere.
     """
-    if compat not in COMPAT:
-        raise ConfigError(f"compat: '{compat}' is unknown; {nearest(compat, COMPAT[1:])}")
     if not rules:
         return {}
     known = {key: _matched(key, architecture, compat) for key in keys}

@@ -28,7 +28,7 @@ def preset(name: str) -> tuple[float, ...]:
     known = presets()
     folded = {_folded(key): key for key in known} | {_folded(alias): key for alias, key in _ALIASES.items()}
     if _folded(name) not in folded:
-        raise ConfigError(f"'{name}' is no preset; {nearest(name, known)}")
+        raise ConfigError(f"'{name}' is not a preset; {nearest(name, known)}")
     return known[folded[_folded(name)]]
 
 

@@ -13,7 +13,7 @@ number of them), and its method's weights and options. A weight is one number fo
 or a text with commas), or a table of blocks and runs of blocks. In the place of any number may stand a name, which is
 one number wherever it stands, searched in a run and given by hand in a merge; or the word ``search``, which is a
 number of its own for every block. Weights that are not named keep the method's defaults. Besides ``models`` and
-``steps`` a recipe may have ``dtype``, ``compat``, ``channels``, ``clip`` and ``blocks``.
+``steps`` a recipe may have ``dtype``, ``compat``, ``blocks``, ``channels``, ``clip`` and ``ema``.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from typing import Any
 
 import yaml
 
-from bayes_merger.checkpoints.architectures import OwnBlocks, own_blocks
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.parameters import WeightRange
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.recipe import RecipeStep, base_of
+from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, MergeSettings, read_settings
 
 SEARCH = "search"
 """What stands in the place of a number that is searched for each block by itself."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_SETTINGS = ("dtype", "compat", "channels", "clip", "blocks")
-_OF_A_STEP = ("name", "method", "elements", "vae")
+_OF_A_STEP = ("name", *(name for name in OF_A_STEP if name != "options"))
+_SETTINGS = tuple(name for name in SETTINGS if name not in OF_A_STEP)
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,13 @@ class StepFile:
         models: name to path as it was written.
         steps: the steps, in order.
         given: step -> weight -> what was written for it.
-        settings: ``dtype``, ``compat``, ``channels`` and ``clip``, where they were given.
-        blocks: a division of the user's own.
+        settings: of the whole merge; the method is the last step's.
     """
 
     models: Mapping[str, str]
     steps: tuple[RecipeStep, ...]
     given: Mapping[str, Mapping[str, Any]]
-    settings: Mapping[str, str]
-    blocks: OwnBlocks = ()
+    settings: MergeSettings
 
     @property
     def base(self) -> str:
@@ -139,8 +137,8 @@ def read_steps(data: Any) -> StepFile:
         steps.append(read)
         given[read.name] = weights
     _check_all_used(models, steps)
-    settings = {key: str(data[key]) for key in _SETTINGS if key != "blocks" and data.get(key) is not None}
-    return StepFile(models, tuple(steps), given, settings, own_blocks(data["blocks"]) if data.get("blocks") else ())
+    settings = read_settings({key: data.get(key) for key in _SETTINGS} | {"method": steps[-1].method})
+    return StepFile(models, tuple(steps), given, settings)
 
 
 def _read_models(data: Any) -> dict[str, str]:
@@ -167,16 +165,19 @@ def _read_step(data: Any, name: str, known: set[str]) -> tuple[RecipeStep, dict[
     spec = method_spec(str(data.get("method", "weighted_sum")))
     spec.check_further([key for key in data if data[key] is not None], prefix="")
     for key in data:
-        allowed = (*_OF_A_STEP, *spec.known_models(data), *spec.weights, *spec.options)
+        allowed = (
+            "name",
+            *(key for key in OF_A_STEP if key != "options"),
+            *spec.known_models(data),
+            *spec.weights,
+            *spec.options,
+        )
         if key not in allowed:
             raise ConfigError(f"'{key}' is unknown to {spec.name}; {nearest(str(key), allowed)}")
     models = _read_roles(data, spec, known)
     options = {key: spec.options[key].read(key, data[key]) for key in spec.options if key in data}
-    elements = data.get("elements") or []
-    texts = (elements,) if isinstance(elements, str) else tuple(elements) if isinstance(elements, list) else None
-    if texts is None or not all(isinstance(text, str) for text in texts):
-        raise ConfigError("elements: a rule like 'OUT03-OUT05:attn2:0.5' is wanted, or a list of them")
-    step = RecipeStep(name, spec.name, models, options, texts, str(data.get("vae", "a")))
+    own = read_settings({"method": spec.name, "vae": data.get("vae"), "elements": data.get("elements")})
+    step = RecipeStep(name, spec.name, models, options, own.elements, own.vae)
     return step, {key: data[key] for key in spec.weights if key in data}
 
 
@@ -189,7 +190,7 @@ def _read_roles(data: Mapping[str, Any], spec: MethodSpec, known: set[str]) -> d
             continue
         if not isinstance(data[role], str) or data[role] not in known:
             raise ConfigError(
-                f"{role}: '{data[role]}' is no model and no earlier step; {nearest(str(data[role]), known)}"
+                f"{role}: '{data[role]}' is neither a model nor an earlier step; {nearest(str(data[role]), known)}"
             )
         models[role] = str(data[role])
     return models
@@ -287,7 +288,7 @@ def _number(value: Any) -> float | str:
 
 
 def beside(path: str, folder: Path) -> str:
-    """A path as it is, or in the folder of the file that names it: recipes tell names of files, not folders."""
+    """A path as it is, or in the folder of the file that names it: recipes name files, not folders."""
     there = folder / path
     return str(there) if not Path(path).expanduser().exists() and there.exists() else path
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bayes_merger.merging import LiveMerge
-from bayes_merger.merging.engine.contiguous import ContiguousSpan, runs_of
+from bayes_merger.merging import LiveMerge, MergeSettings
+from bayes_merger.merging.engine.contiguous import ContiguousSpan, spans_of
 from tests.merging.engine.test_incremental import equal, full
 from tests.merging.tiny_models import SHAPES, even, opened
 
@@ -32,7 +32,7 @@ def test_a_run_ends_at_a_gap_another_dtype_and_another_memory() -> None:
     model = torch.zeros(20)
     ends = [0, 3, 5, 7, 9, 11, 13]
     models = [model[begin:end] for begin, end in itertools.pairwise(ends)]
-    runs = runs_of((name, [m, out]) for name, m, out in zip(names, models, live, strict=True))
+    runs = spans_of((name, [m, out]) for name, m, out in zip(names, models, live, strict=True))
     assert runs == [
         ContiguousSpan(("a", "b"), 5),
         ContiguousSpan(("c", "d"), 4),
@@ -43,7 +43,7 @@ def test_a_run_ends_at_a_gap_another_dtype_and_another_memory() -> None:
 
 def test_a_run_ends_where_a_tensor_is_not_solid() -> None:
     x, y = torch.zeros(4, 4), torch.zeros(4, 4)
-    assert runs_of([("a", [x[0], y[:, 0]]), ("b", [x[1], y[:, 1]])]) == [
+    assert spans_of([("a", [x[0], y[:, 0]]), ("b", [x[1], y[:, 1]])]) == [
         ContiguousSpan(("a",), 4),
         ContiguousSpan(("b",), 4),
     ]
@@ -53,7 +53,7 @@ def test_a_model_in_one_stretch_gets_the_numbers_that_others_get(tmp_path: Path)
     for method in ("weighted_sum", "add_difference", "triple_sum"):
         (tmp_path / method).mkdir()
         models = opened(tmp_path / method, 2 if method == "weighted_sum" else 3)
-        merging = LiveMerge(models, method)
+        merging = LiveMerge(models, MergeSettings(method))
         for gap in (0, 5):
             for dtype in (torch.float16, torch.float32):
                 live = flat_model(gap, dtype)
@@ -63,7 +63,7 @@ def test_a_model_in_one_stretch_gets_the_numbers_that_others_get(tmp_path: Path)
 
 def test_what_lies_between_the_parameters_is_not_touched(tmp_path: Path) -> None:
     live = flat_model(3, torch.float16)
-    LiveMerge(opened(tmp_path), "weighted_sum").apply(even("0.3"), live)
+    LiveMerge(opened(tmp_path), MergeSettings()).apply(even("0.3"), live)
     first = min(live.values(), key=lambda out: out.data_ptr())
     stretch = torch.empty(0, dtype=torch.float16).set_(first.untyped_storage())
     used = torch.zeros(stretch.numel(), dtype=torch.bool)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayes_merger.errors import TrialFailed
-from bayes_merger.merging import METHODS, SD1, Checkpoint, LiveMerge, method_spec, open_checkpoint
+from bayes_merger.merging import METHODS, SD1, Checkpoint, LiveMerge, MergeSettings, method_spec, open_checkpoint
 from tests.merging.engine.test_live import live, parameter, plain, shifted, strided, transposed
 from tests.merging.engine.test_merge import uneven
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, tensors_of, write_model
@@ -32,7 +32,7 @@ def changed(weights: Weights, method: str, random: random.Random) -> Weights:
 
 def full(models: Mapping[str, Checkpoint], method: str, weights: Weights, options: dict[str, str]) -> dict[str, Tensor]:
     destinations = live(plain, torch.float32)
-    LiveMerge(models, method, options=options, memory=0).apply(weights, destinations)
+    LiveMerge(models, MergeSettings(method, options=options), memory=0).apply(weights, destinations)
     return destinations
 
 
@@ -45,7 +45,7 @@ def test_a_sequence_of_candidates_is_a_sequence_of_full_merges(tmp_path: Path, v
     method, given, options = variant[0], variant[1], dict(variant[2])
     models = opened(tmp_path, len(given))
     chance = random.Random(title(variant))
-    merges = [LiveMerge(models, method, options=options, memory=memory) for memory in (None, 20_000)]
+    merges = [LiveMerge(models, MergeSettings(method, options=options), memory=memory) for memory in (None, 20_000)]
     makes = [plain, transposed, strided, shifted, parameter]
     dtypes = [torch.float32, torch.float16, torch.bfloat16]
     places = [live(chance.choice(makes), chance.choice(dtypes)) for _ in merges]
@@ -74,7 +74,7 @@ def untouched(destinations: Mapping[str, Tensor]) -> set[str]:
 
 
 def test_only_the_blocks_that_changed_are_written(tmp_path: Path) -> None:
-    merging = LiveMerge(opened(tmp_path), "weighted_sum")
+    merging = LiveMerge(opened(tmp_path), MergeSettings())
     destinations = live(plain, torch.float32)
     weights = even("0.5")
     merging.apply(weights, destinations)
@@ -88,7 +88,7 @@ def test_only_the_blocks_that_changed_are_written(tmp_path: Path) -> None:
 
 
 def test_all_is_written_again_once_a_tensor_moved(tmp_path: Path) -> None:
-    merging = LiveMerge(opened(tmp_path), "weighted_sum")
+    merging = LiveMerge(opened(tmp_path), MergeSettings())
     destinations = live(plain, torch.float32)
     merging.apply(even(), destinations)
     marked(destinations)
@@ -104,7 +104,7 @@ def test_all_is_written_again_once_a_tensor_moved(tmp_path: Path) -> None:
 def test_a_failed_candidate_is_repaired_by_the_next_and_what_it_did_right_is_not_done_again(tmp_path: Path) -> None:
     models = opened(tmp_path)
     models["b"] = open_checkpoint(write_model(tmp_path / "big.safetensors", 2, change={TEXT: torch.full((11, 4), 6e4)}))
-    merging = LiveMerge(models, "weighted_sum")
+    merging = LiveMerge(models, MergeSettings())
     destinations = live(plain, torch.float32)
     merging.apply(even("0.5"), destinations)
     for text in ("2", "0.5", "-2", "-2", "0.25"):
@@ -151,7 +151,7 @@ def test_a_model_that_changes_is_computed_anew_and_nothing_else_is(
     files = opened(tmp_path, count or len(method_spec(method).models))
     computed = Computed(files[changes], {FIRST, TEXT, VAE})
     models = files | {changes: computed}
-    merging = LiveMerge(models, method, vae=changes)
+    merging = LiveMerge(models, MergeSettings(method, vae=changes))
     destinations = live(plain, torch.float32)
     weights = uneven(method)
     for number, factor in enumerate((1.0, 1.25, 1.25, 1.0, 0.5)):
@@ -165,7 +165,7 @@ def test_a_model_that_changes_is_computed_anew_and_nothing_else_is(
             for key, out in before.items():
                 destinations[key].copy_(out)
         expected = live(plain, torch.float32)
-        LiveMerge(models, method, vae=changes, memory=0).apply(weights, expected)
+        LiveMerge(models, MergeSettings(method, vae=changes), memory=0).apply(weights, expected)
         assert equal(destinations, expected)
 
 
@@ -181,7 +181,7 @@ def test_the_models_are_read_once_where_there_is_room_for_them(tmp_path: Path) -
     described = {key: (models["b"].dtypes[key], shape) for key, shape in models["b"].shapes.items()}
     counting = Counting(models["b"].path, described, {}, models["b"].tensor, lambda: None)
     for memory, times in ((None, 1), (0, 3)):
-        merging = LiveMerge(models | {"b": counting}, "weighted_sum", memory=memory)
+        merging = LiveMerge(models | {"b": counting}, MergeSettings(), memory=memory)
         destinations = live(plain, torch.float16)
         read.clear()
         for text in ("0.1", "0.2", "0.3"):
@@ -192,5 +192,5 @@ def test_the_models_are_read_once_where_there_is_room_for_them(tmp_path: Path) -
 
 def test_a_vae_that_is_kept_is_the_models_own(tmp_path: Path) -> None:
     destinations = live(plain, torch.float32)
-    LiveMerge(opened(tmp_path), "weighted_sum", vae="b").apply(even(), destinations)
+    LiveMerge(opened(tmp_path), MergeSettings(vae="b")).apply(even(), destinations)
     assert torch.equal(destinations[VAE], tensors_of(2)[VAE].float())

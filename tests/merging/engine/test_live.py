@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
-from bayes_merger.merging import METHODS, LiveMerge, merge, method_spec, open_checkpoint
+from bayes_merger.merging import METHODS, LiveMerge, MergeSettings, merge, method_spec, open_checkpoint
 from tests.merging.engine.test_merge import uneven
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, write_model
 from tests.merging.variants import VARIANTS, Variant, title
@@ -57,7 +57,9 @@ def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, variant: Var
         for make in (plain, transposed, strided, shifted, parameter):
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 destinations = live(make, dtype)
-                LiveMerge(models, method, None, vae, options).apply(uneven(method), destinations)
+                LiveMerge(models, MergeSettings(method, vae=vae, options=options or {})).apply(
+                    uneven(method), destinations
+                )
                 assert same(destinations, expected)
 
 
@@ -72,7 +74,7 @@ def test_the_recipes_rounding_is_seen_in_wider_parameters(
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for make in (plain, transposed):
             destinations = live(make, dtype)
-            LiveMerge(models, method, recipe).apply(uneven(method), destinations)
+            LiveMerge(models, MergeSettings(method, recipe)).apply(uneven(method), destinations)
             assert same(destinations, expected)
 
 
@@ -80,8 +82,8 @@ def test_the_recipes_rounding_is_seen_in_wider_parameters(
 def test_a_candidate_has_no_memory_of_those_before_it(tmp_path: Path, method: str) -> None:
     models = opened(tmp_path, len(method_spec(method).models))
     fresh, used = live(plain, torch.float32), live(plain, torch.float32)
-    LiveMerge(models, method).apply(uneven(method), fresh)
-    merging = LiveMerge(models, method)
+    LiveMerge(models, MergeSettings(method)).apply(uneven(method), fresh)
+    merging = LiveMerge(models, MergeSettings(method))
     defaults = {name: dict.fromkeys(uneven(method)[name], w.default) for name, w in method_spec(method).weights.items()}
     for _ in range(3):
         merging.apply(defaults, used)
@@ -97,14 +99,14 @@ def test_large_tensors_are_worked_on_in_pieces_that_give_the_same_bits(tmp_path:
     }
     for method in ("add_difference", "euclidean_add_difference"):
         destinations = live(plain, torch.float32) | {TEXT: torch.empty(700, 1000).T}
-        LiveMerge(models, method).apply(even("0.3", method), destinations)
+        LiveMerge(models, MergeSettings(method)).apply(even("0.3", method), destinations)
         assert same(destinations, dict(merge(recipe_of(models, even("0.3", method), method), models)))
 
 
 def test_nothing_is_allocated_for_another_candidate(tmp_path: Path) -> None:
     models = opened(tmp_path)
     destinations = live(plain, torch.float32) | {TEXT: transposed(SHAPES[TEXT], torch.float32)}
-    merging = LiveMerge(models, "weighted_sum")
+    merging = LiveMerge(models, MergeSettings())
     merging.apply(even("0.1"), destinations)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         merging.apply(even("0.9"), destinations)
@@ -114,7 +116,7 @@ def test_nothing_is_allocated_for_another_candidate(tmp_path: Path) -> None:
 def test_what_no_weight_changes_is_written_once_unless_it_moved_or_all_is_asked_for(tmp_path: Path) -> None:
     models = opened(tmp_path)
     destinations = live(plain, torch.float32)
-    merging = LiveMerge(models, "weighted_sum")
+    merging = LiveMerge(models, MergeSettings())
     merging.apply(even(), destinations)
     a = tensors_of(1)[VAE].float()
     assert torch.equal(destinations[VAE], a)
@@ -132,15 +134,15 @@ def test_the_models_are_never_written_to(tmp_path: Path) -> None:
     models = opened(tmp_path, 3)
     for method in sorted(METHODS):
         used = {name: models[name] for name in method_spec(method).models}
-        LiveMerge(used, method).apply(uneven(method), live(plain, torch.float32))
+        LiveMerge(used, MergeSettings(method)).apply(uneven(method), live(plain, torch.float32))
     for seed, checkpoint in enumerate(models.values(), start=1):
         assert all(torch.equal(checkpoint.tensor(key), tensor) for key, tensor in tensors_of(seed).items())
 
 
 def test_a_live_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    merging = LiveMerge(opened(tmp_path), "weighted_sum")
+    merging = LiveMerge(opened(tmp_path), MergeSettings())
     destinations = live(plain, torch.float32)
-    with pytest.raises(CheckpointError, match="parameters that model A has not: stranger"):
+    with pytest.raises(CheckpointError, match="parameters that model A does not have: stranger"):
         merging.apply(even(), destinations | {"stranger": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=f"no parameters for {FIRST} of model A"):
         merging.apply(even(), {key: out for key, out in destinations.items() if key != FIRST})
@@ -155,7 +157,7 @@ def test_an_overflow_fails_the_trial_and_the_next_merge_repairs_the_model(tmp_pa
     models = opened(tmp_path)
     models["b"] = open_checkpoint(write_model(tmp_path / "big.safetensors", 2, change={TEXT: torch.full((11, 4), 6e4)}))
     destinations = live(plain, torch.float32)
-    merging = LiveMerge(models, "weighted_sum")
+    merging = LiveMerge(models, MergeSettings())
     with pytest.raises(TrialFailed, match=f"'{TEXT}' holds infinity"):
         merging.apply(even("2"), destinations)
     merging.apply(even("0.5"), destinations)
@@ -168,7 +170,7 @@ def test_a_gpu_gives_what_the_cpu_gives_but_for_a_last_bit(tmp_path: Path, metho
     models = opened(tmp_path, len(method_spec(method).models))
     on_gpu = {key: out.cuda() for key, out in live(plain, torch.float16).items()}
     on_cpu = live(plain, torch.float16)
-    LiveMerge(models, method).apply(uneven(method), on_gpu)
-    LiveMerge(models, method).apply(uneven(method), on_cpu)
+    LiveMerge(models, MergeSettings(method)).apply(uneven(method), on_gpu)
+    LiveMerge(models, MergeSettings(method)).apply(uneven(method), on_cpu)
     for key, out in on_cpu.items():
         torch.testing.assert_close(on_gpu[key].cpu(), out, rtol=2e-3, atol=1e-6)

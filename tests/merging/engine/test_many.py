@@ -18,6 +18,7 @@ from bayes_merger.merging import (
     Checkpoint,
     LiveMerge,
     MergeRecipe,
+    MergeSettings,
     ModelRef,
     merge,
     method_spec,
@@ -91,7 +92,7 @@ def test_clipping_is_between_a_and_b_whatever_the_others_are(tmp_path: Path) -> 
     recipe = replace(recipe_of(models, even("1", "n_average"), "n_average"), clip="hard")
     assert torch.equal(dict(merge(recipe, models))[FIRST], torch.full(SHAPES[FIRST], 2.0).half())
     live = {key: torch.zeros(shape) for key, shape in SHAPES.items()}
-    LiveMerge(models, "n_average", clip="hard").apply(even("1", "n_average"), live)
+    LiveMerge(models, MergeSettings("n_average", clip="hard")).apply(even("1", "n_average"), live)
     assert torch.equal(live[FIRST], torch.full(SHAPES[FIRST], 2.0))
 
 
@@ -175,7 +176,9 @@ def test_a_step_takes_any_number_of_models(tmp_path: Path) -> None:
     assert file.steps[0].models == {"a": "x", "b": "y", "c": "z", "d": "w"}
     weights = free_numbers(file, SD1).weights({})
     models = {name: ModelRef(str(model.path), model.sha256()) for name, model in constants.items()}
-    recipe = MergeRecipe("ties", models, weights, "sd1", "fp32", steps=file.steps)
+    recipe = MergeRecipe(
+        method="ties", models=models, weights=weights, architecture="sd1", dtype="fp32", steps=file.steps
+    )
     assert MergeRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
     # the mean is 3; then 1 + the mean of 2, 1, 3 and 2
     torch.testing.assert_close(dict(merge(recipe, constants))[FIRST], torch.full(SHAPES[FIRST], 3.0))
@@ -195,7 +198,9 @@ def test_a_live_model_follows_a_step_that_is_a_further_model_bit_for_bit(tmp_pat
     values: dict[str, float] = {"look": 0, "strength": 0}
     weights = free_numbers(file, SD1).weights(values)
     models = {name: ModelRef(str(model.path), model.sha256()) for name, model in files.items()}
-    recipe = MergeRecipe("karcher", models, weights, "sd1", "fp16", steps=file.steps)
+    recipe = MergeRecipe(
+        method="karcher", models=models, weights=weights, architecture="sd1", dtype="fp16", steps=file.steps
+    )
     live, places = LiveSteps(recipe, files), {key: torch.zeros(shape) for key, shape in SHAPES.items()}
     for look, strength in ((0.0, 0.0), (0.3, 0.9), (0.3, 0.1), (1.0, 0.1)):
         weights = free_numbers(file, SD1).weights({"look": look, "strength": strength})
@@ -210,7 +215,7 @@ def test_a_live_model_follows_a_step_that_is_a_further_model_bit_for_bit(tmp_pat
         ({"method": "n_average", "d": "w"}, "step m: d: n_average takes its models in order, and there is no C before D; name this one c"),
         ({"method": "n_average", "c": None, "d": "w"}, "there is no C before D"),
         ({"method": "slerp", "c": "z", "d": "w"}, "step m: d: method 'slerp' takes no model D; leave it out, or choose one of any"),
-        ({"method": "n_average", "c": "z", "d": "ww"}, "step m: d: 'ww' is no model and no earlier step; did you mean w"),
+        ({"method": "n_average", "c": "z", "d": "ww"}, "step m: d: 'ww' is neither a model nor an earlier step; did you mean w"),
         ({"method": "n_average", "c": "z", "dd": "w"}, "step m: 'dd' is unknown to n_average; did you mean d"),
         ({"method": "n_average", "c": "z", "alhpa": 1}, "step m: 'alhpa' is unknown to n_average; did you mean alpha"),
         ({"method": "ties", "d": "w"}, "step m: ties needs c"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayes_merger.merging import open_checkpoint
+from bayes_merger.merging import MergeSettings, open_checkpoint
 from bayes_merger.merging.engine.memory import Arena, DeviceCache, PreparedCache, free_memory
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.plan.routing import plan_structure
@@ -122,7 +122,7 @@ def test_as_many_blocks_stay_in_memory_as_find_room(tmp_path: Path) -> None:
     files = [open_checkpoint(write_model(tmp_path / f"{name}.safetensors", n)) for n, name in enumerate("ab")]
     models = dict(zip("ab", files, strict=True))
     spec = method_spec("weighted_sum").bind(models)
-    steps = [step for step in plan_structure(spec, models, None, "a").steps if step.action == "merge"]
+    steps = [step for step in plan_structure(spec, models, MergeSettings(spec.name)).items if step.action == "merge"]
     blocks = dict.fromkeys(step.place for step in steps)
     sizes = {place: sum(4 * math.prod(s.shape) for s in steps if s.place == place) for place in blocks}
     for budget in (0, min(sizes.values()), sum(sizes.values()) // 2, sum(sizes.values())):

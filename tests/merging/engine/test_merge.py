@@ -42,7 +42,7 @@ def test_every_tensor_is_merged_with_the_weights_of_its_block(tmp_path: Path, me
     weights = uneven(method)
     recipe = recipe_of(models, weights, method)
     merged = dict(merge(recipe, models))
-    function = with_model_statistics(spec, models, plan(recipe, models).steps).function
+    function = with_model_statistics(spec, models, plan(recipe, models).items).function
     a = tensors_of(1)
     for key, tensor in merged.items():
         place = SD1.place(key)

@@ -44,11 +44,11 @@ def read(text: str) -> StepFile:
 
 def recipe_of(file: StepFile, models: dict[str, Checkpoint], dtype: str = "fp32", **values: float) -> MergeRecipe:
     return MergeRecipe(
-        file.steps[-1].method,
-        {name: ModelRef(str(model.path), model.sha256()) for name, model in models.items()},
-        free_numbers(file, SD1).weights(values),
-        "sd1",
-        dtype,
+        method=file.steps[-1].method,
+        models={name: ModelRef(str(model.path), model.sha256()) for name, model in models.items()},
+        weights=free_numbers(file, SD1).weights(values),
+        architecture="sd1",
+        dtype=dtype,
         steps=file.steps,
     )
 
@@ -149,8 +149,8 @@ def test_a_live_model_follows_the_open_numbers_bit_for_bit(tmp_path: Path) -> No
         ({"steps": ["x"]}, "step step1: 'x' is not a table"),
         ({"steps": [{"name": "m", "method": "wieghted_sum"}]}, "step m: method: 'wieghted_sum'"),
         ({"steps": [{"name": "m", "a": "a"}]}, "step m: weighted_sum needs b"),
-        ({"steps": [{"name": "m", "a": "a", "b": "bb"}]}, "step m: b: 'bb' is no model and no earlier step"),
-        ({"steps": [{"name": "m", "a": "a", "b": "m"}]}, "step m: b: 'm' is no model"),
+        ({"steps": [{"name": "m", "a": "a", "b": "bb"}]}, "step m: b: 'bb' is neither a model nor an earlier step"),
+        ({"steps": [{"name": "m", "a": "a", "b": "m"}]}, "step m: b: 'm' is neither a model"),
         ({"steps": [{"name": "a", "a": "a", "b": "b"}]}, "step a: 'a' is taken"),
         ({"steps": [{"name": "m", "a": "a", "b": "b", "alhpa": 1}]}, "step m: 'alhpa' is unknown to weighted_sum"),
         ({"steps": [{"name": "m", "a": "a", "b": "b"}, {"name": "n", "a": "a", "b": "b"}]}, "step m: no later step"),

@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypa
     folder = write_folder(tmp_path / "a", "sd1")
     with open_checkpoint(folder) as model:
         weights = {"alpha": dict.fromkeys(model.architecture.blocks, 0.3)}
-        recipe = MergeRecipe("weighted_sum", {}, weights, "sd1")
+        recipe = MergeRecipe(models={}, weights=weights, architecture="sd1")
         with pytest.raises(CheckpointError, match="there is no folder"):
             save_folder(recipe, {"a": model, "b": model}, tmp_path / "no" / "where")
 

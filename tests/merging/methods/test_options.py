@@ -12,12 +12,14 @@ import torch
 
 from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging import METHODS, LiveMerge, MergeRecipe, merge, open_checkpoint, plan
+from bayes_merger.merging import METHODS, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint, plan
 from tests.merging.tiny_models import FIRST, TEXT, even, opened, recipe_of, tensors_of
 
 
 def test_options_survive_json() -> None:
-    recipe = MergeRecipe("dropout", {}, even(), "sd1", options={"seed": 3, "combine": "elect"})
+    recipe = MergeRecipe(
+        method="dropout", models={}, weights=even(), architecture="sd1", options={"seed": 3, "combine": "elect"}
+    )
     assert MergeRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
     older = {name: value for name, value in recipe.to_json().items() if name != "options"}
     assert MergeRecipe.from_json(older).options == {}
@@ -25,7 +27,7 @@ def test_options_survive_json() -> None:
 
 @pytest.mark.parametrize("options", [{"seed": 1.5}, {"seed": True}, ["seed"], {"seed": None}])
 def test_options_of_the_wrong_form_are_refused(options: Any) -> None:
-    data = MergeRecipe("dropout", {}, even(), "sd1").to_json() | {"options": options}
+    data = MergeRecipe(method="dropout", models={}, weights=even(), architecture="sd1").to_json() | {"options": options}
     with pytest.raises(ConfigError, match="options is not a table"):
         MergeRecipe.from_json(data)
 
@@ -58,7 +60,7 @@ def test_options_that_the_method_has_not_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weighted_sum has no option 'vote'"):
         plan(replace(recipe_of(models), options={"vote": "sum"}), models)
     with pytest.raises(ConfigError, match="vectors: 'row' is unknown"):
-        LiveMerge(models, "nuslerp", options={"vectors": "row"})
+        LiveMerge(models, MergeSettings("nuslerp", options={"vectors": "row"}))
 
 
 def test_the_command_line_takes_options_and_optional_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

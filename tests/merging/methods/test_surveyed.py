@@ -45,7 +45,7 @@ def test_the_outermost_percent_at_each_end_does_not_count() -> None:
 def test_all_tensors_of_a_merge_are_compared_with_each_other(tmp_path: Path, method: str) -> None:
     models = opened(tmp_path)
     recipe = recipe_of(models, even("0.2", method), method, "fp32")
-    steps = plan(recipe, models).steps
+    steps = plan(recipe, models).items
     statistics = statistics_of(method_spec(method), models, steps)
     assert statistics == statistics_of(method_spec(method), models, reversed(steps))
     for key, tensor in merge(recipe, models):

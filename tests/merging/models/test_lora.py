@@ -241,7 +241,10 @@ def test_a_lora_takes_part_in_a_merge_and_the_plan_tells_what_fits(tmp_path: Pat
     models = {"a": lora.base, "b": lora}
     weights = {"alpha": weights_from_string("0.5", SD1) | {"IN01": 0.25}}
     recipe = MergeRecipe(
-        "weighted_sum", {n: ModelRef(str(m.path), m.sha256()) for n, m in models.items()}, weights, "sd1", "fp32"
+        models={n: ModelRef(str(m.path), m.sha256()) for n, m in models.items()},
+        weights=weights,
+        architecture="sd1",
+        dtype="fp32",
     )
     assert dict(merge(recipe, models))[MATRIX].tolist() == [[3.5, 7], [8, 14]]
     notes = plan(recipe, models).notes

@@ -10,7 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.merging import Checkpoint, LiveMerge, MergeRecipe, merge, open_checkpoint, plan, save_merge
+from bayes_merger.merging import (
+    Checkpoint,
+    LiveMerge,
+    MergeRecipe,
+    MergeSettings,
+    merge,
+    open_checkpoint,
+    plan,
+    save_merge,
+)
 from tests.merging.tiny_models import FIRST, even, recipe_of, tensors_of, write_model
 
 
@@ -48,7 +57,7 @@ def test_an_inpainting_model_takes_a_difference_of_ordinary_ones(tmp_path: Path)
     a, b, c = (given[name].tensor(FIRST).float() for name in "abc")
     assert torch.equal(first[:, :4], (a[:, :4] + (b - c)).half().float())
     assert torch.equal(first[:, 4:], a[:, 4:])
-    live = LiveMerge(given, "add_difference", channels="pad")
+    live = LiveMerge(given, MergeSettings("add_difference", channels="pad"))
     shapes = {key: tensor.shape for key, tensor in tensors_of(1).items()} | {FIRST: first.shape}
     destinations = {key: torch.zeros(shape) for key, shape in shapes.items()}
     live.apply(recipe.weights, destinations)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import METHODS, method_spec
 from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
-from bayes_merger.merging.recipe.recipe import MergeRecipe, plan
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 from tests.merging.tiny_models import write_model
 
 
@@ -25,7 +26,9 @@ def test_bytes_and_time_by_hand(tmp_path: Path) -> None:
     files = {name: write_model(tmp_path / f"{name}.safetensors", seed) for seed, name in enumerate("ab")}
     models = {name: open_checkpoint(path) for name, path in files.items()}
     layout = models["a"].architecture
-    recipe = MergeRecipe("slerp", {}, {"alpha": dict.fromkeys(layout.blocks, 0.5)}, layout.name)
+    recipe = MergeRecipe(
+        method="slerp", models={}, weights={"alpha": dict.fromkeys(layout.blocks, 0.5)}, architecture=layout.name
+    )
     planned = plan(recipe, models)
     merged = [step for step in planned.written if step.action == "merge"]
     kept = [step for step in planned.written if step.action != "merge"]

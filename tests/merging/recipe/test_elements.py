@@ -13,9 +13,19 @@ from safetensors.torch import load_file
 
 from bayes_merger.checkpoints.architectures import SDXL
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, merge, open_checkpoint, plan, save_merge
+from bayes_merger.merging import (
+    SD1,
+    Checkpoint,
+    LiveMerge,
+    MergeRecipe,
+    MergeSettings,
+    merge,
+    open_checkpoint,
+    plan,
+    save_merge,
+)
+from bayes_merger.merging.plan.planning import numbers_of
 from bayes_merger.merging.recipe.elements import parse_rules, rules_of_keys
-from bayes_merger.merging.recipe.recipe import numbers_of
 from tests.checkpoints.test_blocks import facts, needs_facts
 from tests.merging.tiny_models import UNET, even, recipe_of
 
@@ -34,7 +44,7 @@ def ruled(models: Models, *rules: str, alpha: str = "0", compat: str = "", vae: 
 
 
 def alphas(recipe: MergeRecipe, models: Models) -> dict[str, float]:
-    return {s.key: numbers_of(s, recipe.weights)["alpha"] for s in plan(recipe, models).steps if s.action == "merge"}
+    return {s.key: numbers_of(s, recipe.weights)["alpha"] for s in plan(recipe, models).items if s.action == "merge"}
 
 
 def block_of(key: str) -> str:
@@ -105,7 +115,7 @@ def test_supermerger_s_own_way_matches_whole_keys(models: Models) -> None:
     assert alphas(ruled(models, "OUT06:out:0.9", compat="supermerger"), models)[KEY] == 0.9
     time = UNET + "time_embed.0.weight"
     assert alphas(ruled(models, "IN00:time:0.5", compat="supermerger"), models)[time] == 0.5
-    with pytest.raises(ConfigError, match="compat: 'supermeger' is unknown; did you mean supermerger"):
+    with pytest.raises(ConfigError, match="compat: 'supermeger' is unknown; give supermerger, or leave it out"):
         plan(ruled(models, "OUT06:ff:0.5", compat="supermeger"), models)
 
 
@@ -171,7 +181,7 @@ def test_several_weights_are_given_by_semicolons(models: Models, tiny_a: Path) -
     with open_checkpoint(tiny_a) as c:
         three = models | {"c": c}
         recipe = replace(recipe_of(three, method="sum_twice"), elements=("OUT06:attn:0.1;0.2", "OUT06:to_k:;0.3"))
-        step = next(step for step in plan(recipe, three).steps if step.key == KEY)
+        step = next(step for step in plan(recipe, three).items if step.key == KEY)
         assert numbers_of(step, recipe.weights) == {"alpha": 0.1, "beta": 0.3}
         assert [rule.text for rule in step.rules] == ["OUT06:attn:0.1;0.2", "OUT06:to_k:;0.3"]
 
@@ -203,7 +213,7 @@ def test_an_old_recipe_has_no_elements(models: Models) -> None:
         del data[name]
     assert MergeRecipe.from_json(data) == recipe_of(models)
     with pytest.raises(ConfigError, match="elements is not a list"):
-        MergeRecipe.from_json(data | {"elements": "OUT06::0.5"})
+        MergeRecipe.from_json(data | {"elements": {"OUT06": 0.5}})
 
 
 @pytest.mark.parametrize("method", ["weighted_sum", "sum_twice"])
@@ -218,7 +228,7 @@ def test_stream_file_and_live_model_agree_bit_for_bit(
         streamed = dict(merge(recipe, given))
         save_merge(recipe, given, tmp_path / "out.safetensors")
         saved = load_file(tmp_path / "out.safetensors")
-        live = LiveMerge(given, method, elements=rules)
+        live = LiveMerge(given, MergeSettings(method, elements=tuple(rules)))
         destinations = {k: torch.full(t.shape, 9.0) for k, t in streamed.items() if t.is_floating_point()}
         live.apply(even("1", method) | {"alpha": even("1")["alpha"] | {"face": 0.1}}, destinations)
         live.apply(weights, destinations)
@@ -226,7 +236,7 @@ def test_stream_file_and_live_model_agree_bit_for_bit(
         assert all(torch.equal(saved[key].float(), tensor) for key, tensor in destinations.items())
         plain = dict(merge(replace(recipe, elements=(), weights=even("0.3", method)), given))
         changed = {key for key in plain if not torch.equal(plain[key], streamed[key])}
-        assert changed <= {step.key for step in plan(recipe, given).steps if step.rules}
+        assert changed <= {step.key for step in plan(recipe, given).items if step.rules}
         assert KEY in changed
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging import LiveMerge, MergeRecipe, merge, method_spec, plan
+from bayes_merger.merging import LiveMerge, MergeRecipe, MergeSettings, merge, method_spec, plan
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTED, ADJUSTMENTS, adjusted, clipped, read_adjust
 from tests.merging.tiny_models import FIRST, UNET, even, opened, recipe_of
 
@@ -68,8 +68,8 @@ def test_clipping_keeps_results_between_a_and_b() -> None:
     inside = clipped(method_spec("weighted_sum"), "soft").function(a, b, alpha=0.5)
     assert inside.tolist() == [0.5, 0.5, 2, 2]
     assert clipped(method_spec("ties"), "").function is method_spec("ties").function
-    with pytest.raises(ConfigError, match="'hrad' is unknown"):
-        clipped(method_spec("weighted_sum"), "hrad")
+    with pytest.raises(ConfigError, match="clip: 'hrad' is unknown; give hard or soft, or leave it out"):
+        MergeSettings(clip="hrad").check()
 
 
 @pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "slerp", "ties"])
@@ -88,7 +88,7 @@ def test_a_live_model_and_a_file_are_finished_alike(tmp_path: Path, method: str)
         recipe = replace(plain, clip=clip, weights=weights)
         assert MergeRecipe.from_json(recipe.to_json()) == recipe
         wanted = dict(merge(recipe, models))
-        live = LiveMerge(models, method, clip=clip)
+        live = LiveMerge(models, MergeSettings(method, clip=clip))
         destinations = {
             key: torch.zeros(shape) for key, shape in models["a"].shapes.items() if "position_ids" not in key
         }

@@ -51,7 +51,7 @@ def test_a_name_may_be_written_as_in_sd_meh_and_in_any_case() -> None:
 
 
 def test_a_misspelt_preset_is_an_error_that_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="'GRAD_W' is no preset; did you mean GRAD_"):
+    with pytest.raises(ConfigError, match="'GRAD_W' is not a preset; did you mean GRAD_"):
         preset("GRAD_W")
 
 

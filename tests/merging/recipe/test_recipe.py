@@ -30,9 +30,11 @@ def with_b(models: Models, tmp_path: Path, **change: torch.Tensor | None) -> Mod
 def test_a_recipe_survives_json_to_the_last_bit() -> None:
     weights = {"alpha": {b: (i + 0.1) / 3 for i, b in enumerate(SD1.blocks)}, "beta": dict.fromkeys(SD1.blocks, 1e-17)}
     refs = {name: ModelRef(f"{name}.safetensors", "0" * 64) for name in "abc"}
-    recipe = MergeRecipe("sum_twice", refs, weights, "sd1", "bf16", "merge")
+    recipe = MergeRecipe(
+        method="sum_twice", models=refs, weights=weights, architecture="sd1", dtype="bf16", vae="merge"
+    )
     assert MergeRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
-    plain = MergeRecipe("weighted_sum", refs, weights, "sd1")
+    plain = MergeRecipe(models=refs, weights=weights, architecture="sd1")
     assert MergeRecipe.from_json(json.loads(json.dumps(plain.to_json()))) == plain
     assert plain.with_weights(even("1")) == replace(plain, weights=even("1"))
 
@@ -51,7 +53,7 @@ def test_a_recipe_survives_json_to_the_last_bit() -> None:
     ],
 )
 def test_a_recipe_of_the_wrong_form_is_refused(change: dict[str, Any], words: str) -> None:
-    data = MergeRecipe("weighted_sum", {}, even(), "sd1").to_json()
+    data = MergeRecipe(models={}, weights=even(), architecture="sd1").to_json()
     with pytest.raises(ConfigError, match=words):
         MergeRecipe.from_json(data | change)
     for name in ("method", "models", "weights", "architecture"):
@@ -61,7 +63,7 @@ def test_a_recipe_of_the_wrong_form_is_refused(change: dict[str, Any], words: st
 
 def test_a_plan_says_what_happens_to_every_tensor(models: Models) -> None:
     planned = plan(recipe_of(models), models)
-    steps = {step.key: step for step in planned.steps}
+    steps = {step.key: step for step in planned.items}
     assert set(steps) == set(models["a"].shapes)
     assert (steps[FIRST].action, steps[FIRST].block, steps[FIRST].dtype) == ("merge", "IN00", "F16")
     assert (steps[UNET + "time_embed.0.weight"].block, steps[UNET + "out.2.weight"].block) == ("BASE", "OUT11")
@@ -72,9 +74,9 @@ def test_a_plan_says_what_happens_to_every_tensor(models: Models) -> None:
 
 
 def test_the_vae_may_be_merged_or_taken_from_b(models: Models) -> None:
-    merged = {s.key: s for s in plan(recipe_of(models, vae="merge"), models).steps}[VAE]
+    merged = {s.key: s for s in plan(recipe_of(models, vae="merge"), models).items}[VAE]
     assert (merged.action, merged.block) == ("merge", "BASE")
-    copied = {s.key: s for s in plan(recipe_of(models, vae="b"), models).steps}[VAE]
+    copied = {s.key: s for s in plan(recipe_of(models, vae="b"), models).items}[VAE]
     assert (copied.action, copied.source) == ("copy", "b")
     with pytest.raises(ConfigError, match="vae: 'c' is unknown; give a, b, merge or the name of a file"):
         plan(recipe_of(models, vae="c"), models)
@@ -84,7 +86,7 @@ def test_keys_that_b_lacks_are_kept_and_listed(models: Models, tmp_path: Path) -
     planned = plan(recipe_of(models), with_b(models, tmp_path, text=None))
     assert planned.missing == (TEXT,)
     assert planned.notes == (f"kept from A, since another model lacks them: {TEXT}",)
-    step = {s.key: s for s in planned.steps}[TEXT]
+    step = {s.key: s for s in planned.items}[TEXT]
     assert (step.action, step.why) == ("keep", "not in B")
 
 
@@ -103,7 +105,7 @@ def test_ema_and_schedule_are_dropped_and_strangers_kept(tmp_path: Path) -> None
     }  # fmt: skip
     models = opened(tmp_path)
     models["a"] = open_checkpoint(write_model(tmp_path / "extra.safetensors", 1, change=extra))
-    steps = {s.key: s for s in plan(recipe_of(models), models).steps}
+    steps = {s.key: s for s in plan(recipe_of(models), models).items}
     assert [steps[key].action for key in extra] == ["drop", "drop", "keep", "keep", "keep"]
     assert steps["ztsnr"].dtype == "F32"
     assert steps["stranger"].dtype == "F16"
@@ -111,7 +113,7 @@ def test_ema_and_schedule_are_dropped_and_strangers_kept(tmp_path: Path) -> None
 
 def test_a_flag_of_b_is_copied_and_its_other_extra_tensors_are_not(models: Models, tmp_path: Path) -> None:
     found = with_b(models, tmp_path, ztsnr=torch.zeros(0), stranger=torch.zeros(2))
-    steps = {s.key: s for s in plan(recipe_of(models), found).steps}
+    steps = {s.key: s for s in plan(recipe_of(models), found).items}
     assert (steps["ztsnr"].action, steps["ztsnr"].source) == ("copy", "b")
     assert steps["stranger"].action == "drop"
 
@@ -219,7 +221,7 @@ def test_a_plan_for_a_full_size_model_needs_milliseconds_and_a_sparse_file(tmp_p
         file.truncate(8 + len(header) + begin)
     with open_checkpoint(path) as a, open_checkpoint(path) as b:
         refs = {"a": ModelRef(str(path), ""), "b": ModelRef(str(path), "")}
-        planned = plan(MergeRecipe("weighted_sum", refs, even(), "sd1"), {"a": a, "b": b})
-    assert sum(step.action == "merge" for step in planned.steps) == 686 + 196
-    assert sum(step.action == "drop" for step in planned.steps) == 688 + 12
+        planned = plan(MergeRecipe(models=refs, weights=even(), architecture="sd1"), {"a": a, "b": b})
+    assert sum(step.action == "merge" for step in planned.items) == 686 + 196
+    assert sum(step.action == "drop" for step in planned.items) == 688 + 12
     assert issubclass(CheckpointError, UserError)

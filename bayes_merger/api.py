@@ -1,0 +1,270 @@
+"""The front door for Python: ``bayes_merger.open_checkpoint``, ``merge``, ``save_merge`` and ``open_study``.
+
+These are the few functions of a notebook; everything they are made of can be used as well (see ARCHITECTURE.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import optuna
+    from torch import Tensor
+
+__all__ = ["AskTellStudy", "Suggestion", "merge", "open_checkpoint", "open_study", "save_merge"]
+
+
+def merge(*source: str, trial: int | None = None, runs: str | Path = "runs", **settings: Any) -> dict[str, Tensor]:
+    """The merged model as a state dict: single-file key to tensor, on the CPU.
+
+    For example::
+
+        merge(model_a="A.safetensors", model_b="B.safetensors", alpha=0.3, **{"OUT03-OUT05.alpha": 0.6})
+        merge("A-B")                    # the best merge of a study
+        merge("A-B", trial=17)
+        merge("recipe.json")
+
+    Args:
+        source: the name of a study or of a recipe's file; none: the settings are the merge.
+        trial: of the study, instead of its best.
+        runs: the folder of all studies.
+        settings: those of ``bayes-merger merge``; a list of numbers is a weight string.
+
+    Raises:
+        ConfigError: settings that make no sense, or no such study.
+        CheckpointError: a model file that cannot be used.
+    """
+    from bayes_merger.merges.resolve import recipe_and_models
+    from bayes_merger.merging.engine.merge import merge as merged
+
+    recipe, models = recipe_and_models(_words(source, settings), trial=trial, runs=runs)
+    try:
+        return dict(merged(recipe, models))
+    finally:
+        for model in models.values():
+            model.close()  # tensors that are mapped from a file stay valid
+
+
+def save_merge(
+    out: str | Path,
+    *source: str,
+    trial: int | None = None,
+    runs: str | Path = "runs",
+    overwrite: bool = False,
+    **settings: Any,
+) -> Path:
+    """Write the merged model as a safetensors file that other programs load, its recipe inside.
+
+    For example::
+
+        save_merge("mix.safetensors", model_a="A.safetensors", model_b="B.safetensors", alpha=0.3)
+
+    Args:
+        out: the file to write.
+        source: as for :func:`merge`.
+        trial: as for :func:`merge`.
+        runs: as for :func:`merge`.
+        overwrite: whether a file that is already there may be replaced; a model of the merge never is.
+        settings: as for :func:`merge`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: as :func:`merge`.
+        CheckpointError: as :func:`merge`; or the file cannot be written.
+    """
+    from bayes_merger.merges.resolve import recipe_and_models
+    from bayes_merger.merging.export.single_file import save_merge as save
+
+    recipe, models = recipe_and_models(_words(source, settings), trial=trial, runs=runs)
+    try:
+        save(recipe, models, out, replace=overwrite)
+    finally:
+        for model in models.values():
+            model.close()
+    return Path(out)
+
+
+def _words(source: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """Settings as they would be typed."""
+
+    def text(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    return [*source, *(f"{key}={text(value)}" for key, value in settings.items())]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A merge to be scored.
+
+    Attributes:
+        number: of the trial.
+        weights: weight name -> block -> number, for every block: ``{"alpha": {"BASE": 0.3, "IN00": 0.1, ...}}``.
+        score: what it was told; None while it runs.
+    """
+
+    number: int
+    weights: Mapping[str, Mapping[str, float]]
+    score: float | None = None
+    _trial: Any = field(default=None, repr=False, compare=False)
+
+
+class AskTellStudy:
+    """A study whose merges somebody else draws and scores; a context manager.
+
+    It survives the process: opened again under its name, it suggests what would have come next. Several processes may
+    have it open at once; no two get the same merge.
+    """
+
+    def __init__(self, study: optuna.study.Study, space: Any) -> None:
+        from bayes_merger.search.study.workers import Worker
+
+        self.study = study
+        self._space = space
+        self._worker = Worker(study, space)
+
+    def __enter__(self) -> AskTellStudy:
+        self._worker.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._worker.__exit__(kind, error, trace)
+
+    def ask(self) -> Suggestion:
+        """The next merge to score: the start design first, then what the optimiser chooses."""
+        trial = self._worker.claim(sys.maxsize)
+        if trial is None:
+            raise ConfigError(f"study '{self.study.study_name}': nothing to draw now; try again")
+        weights = self._space.assemble(trial.params)
+        trial.set_user_attr("weights", weights)
+        return Suggestion(trial.number, weights, _trial=trial)
+
+    def tell(self, suggestion: Suggestion, score: float) -> None:
+        """What a merge got; greater is better.
+
+        Raises:
+            TrialFailed: the score is no finite number; nothing is stored.
+        """
+        self._worker.tell(suggestion._trial, score)
+
+    def fail(self, suggestion: Suggestion, reason: str) -> None:
+        """The merge cannot be scored, for this reason; the optimiser goes elsewhere."""
+        self._worker.fail(suggestion._trial, reason)
+
+    @property
+    def trials(self) -> list[Suggestion]:
+        """Every merge that has a score, in order."""
+        from bayes_merger.run.record import complete_trials
+
+        return [Suggestion(t.number, t.user_attrs["weights"], t.value) for t in complete_trials(self.study)]
+
+    @property
+    def best(self) -> Suggestion | None:
+        """The merge with the best score so far."""
+        return max(self.trials, key=lambda trial: trial.score or 0.0, default=None)
+
+
+def open_study(
+    name: str,
+    *,
+    runs: str | Path = "runs",
+    storage: str = "",
+    architecture: str = "sd1",
+    method: str = "weighted_sum",
+    frozen: Mapping[str, Any] | None = None,
+    ranges: Mapping[str, Any] | None = None,
+    groups: Sequence[Sequence[str]] | None = None,
+    optimiser: str | Callable[..., Any] = "structured",
+    seed: int = 0,
+    init_points: int = 20,
+) -> AskTellStudy:
+    """A study to ask and tell: begun, or found again with all that it was told.
+
+    For example::
+
+        with open_study("mine", frozen={"IN00-IN03": 0.5}) as study:
+            for _ in range(60):
+                suggestion = study.ask()
+                study.tell(suggestion, my_score(suggestion.weights))
+
+    Args:
+        name: of the study, also its folder's.
+        runs: the folder of all studies.
+        storage: the address of a database, like ``postgresql://me@db/merges``; by default a file in the folder.
+        architecture: whose blocks there are: sd1, sd2, sdxl, sd3, sd3-large, flux.
+        method: whose weights there are.
+        frozen: name -> number, as in ``space.frozen``.
+        ranges: name -> ``[low, high]``, as in ``space.ranges``.
+        groups: lists of names that share one number, as in ``space.groups``.
+        optimiser: one of ours by name, or an Optuna sampler's class, or a function as in
+            :func:`bayes_merger.search.samplers.make_sampler`.
+        seed: of the search.
+        init_points: rows of the start design: pure A, pure B, the even mix, and points between.
+
+    Raises:
+        ConfigError: something that makes no sense, or the study exists and differs.
+    """
+    from bayes_merger.checkpoints.architectures import ARCHITECTURES
+    from bayes_merger.merging.method import method_spec
+    from bayes_merger.run.folder import RunFolder, check_name
+    from bayes_merger.search import samplers
+    from bayes_merger.search.space.design import design
+    from bayes_merger.search.space.space import build_space
+    from bayes_merger.search.study import study as studies
+
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"architecture: '{architecture}' is unknown; {nearest(architecture, ARCHITECTURES)}")
+    spec = method_spec(method)
+    bounds = {weight: (about.low, about.high) for weight, about in spec.weights.items()}
+    blocks = ARCHITECTURES[architecture].blocks
+    space = build_space(blocks, bounds, frozen=frozen, ranges=ranges, groups=groups)
+    factory = _factory(optimiser)
+    target = factory.func if isinstance(factory, partial) else factory
+    folder = RunFolder(Path(runs) / check_name(name), storage)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.point()
+    study = studies.open_study(
+        studies.open_storage(folder.where),
+        name,
+        samplers.make_sampler(factory, space.distributions(), seed),
+        space=space,
+        fingerprint={"method": spec.name, "space": space.to_json()},
+        design=design(space, init_points, seed),
+        attributes={
+            "config": {"method": spec.name, "init_points": init_points, "n_iters": 0, "seed": seed,
+                       "optimiser": {"_target_": f"{target.__module__}.{target.__qualname__}"}},
+            "recipe": {"method": spec.name, "models": {}, "architecture": architecture, "dtype": "auto", "vae": "a"},
+            "payloads": [],
+            "judges": {},
+        },
+    )  # fmt: skip
+    return AskTellStudy(study, space)
+
+
+def _factory(optimiser: str | Callable[..., Any]) -> Callable[..., Any]:
+    """The function that makes an optimiser.
+
+    Raises:
+        ConfigError: no optimiser of ours has that name.
+    """
+    from bayes_merger.search import samplers
+
+    if not isinstance(optimiser, str):
+        return optimiser
+    if optimiser not in samplers.NAMES:
+        raise ConfigError(f"optimiser: no '{optimiser}'; {nearest(optimiser, samplers.NAMES)}")
+    found: Callable[..., Any] = getattr(samplers, optimiser)
+    return found

@@ -1,0 +1,79 @@
+"""The models of a merge, opened: LoRAs on model A, the others under its names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.kinds import LORA
+from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.errors import CheckpointError
+from bayes_merger.merging.models.aligned import aligned
+from bayes_merger.merging.models.lora import LoraModel
+from bayes_merger.merging.recipe.recipe import MergeRecipe, ModelRef
+from bayes_merger.merging.recipe.step_file import StepFile
+
+
+def open_each(paths: Mapping[str, str], *, alone: bool = False) -> dict[str, Checkpoint]:
+    """The models given by these paths; LoRAs among them are applied to model A.
+
+    Args:
+        paths: model name to file.
+        alone: leave LoRAs as they are: the steps of a recipe say what they are applied to.
+
+    Raises:
+        CheckpointError: as ``open_model``.
+    """
+    opened: dict[str, Checkpoint] = {}
+    for name in sorted(paths):
+        opened[name] = open_model(name, paths[name], None if alone or name == "vae" else opened.get("a"))
+    return opened
+
+
+def open_model(name: str, path: str, base: Checkpoint | None = None) -> Checkpoint:
+    """The checkpoint given as ``model_{name}``.
+
+    Args:
+        name: of the model.
+        path: of its file.
+        base: model A, which a LoRA is applied to, and whose names other models take.
+
+    Raises:
+        CheckpointError: it cannot be used; its subject is the setting, ``model_{name}`` or ``vae``.
+    """
+    try:
+        found = open_checkpoint(Path(path).expanduser())
+        if base is None:
+            return found
+        return LoraModel(base, found) if found.kind is LORA else aligned(found, base)
+    except CheckpointError as error:
+        raise CheckpointError(str(error), subject="vae" if name == "vae" else f"model_{name}") from error
+
+
+def references(checkpoints: Mapping[str, Checkpoint], hashed: bool) -> dict[str, ModelRef]:
+    """The files of opened models, as recipes keep them."""
+    return {n: ModelRef(str(c.path.resolve()), c.sha256() if hashed else "") for n, c in checkpoints.items()}
+
+
+def steps_recipe(file: StepFile, checkpoints: Mapping[str, Checkpoint], *, dtype: str, hashed: bool) -> MergeRecipe:
+    """The recipe of a file in several steps, without its numbers.
+
+    Args:
+        file: the recipe.
+        checkpoints: its models, opened.
+        dtype: of the result, where the recipe does not say it.
+        hashed: whether it holds the hashes of its files.
+
+    Raises:
+        CheckpointError: the model that it starts from is not a whole model.
+    """
+    settings = replace(file.settings, dtype=file.settings.dtype or dtype)
+    return MergeRecipe(
+        **vars(settings),
+        models=references(checkpoints, hashed),
+        weights={},
+        architecture=checkpoints[file.base].architecture.name,
+        steps=file.steps,
+    )

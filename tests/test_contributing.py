@@ -1,0 +1,134 @@
+"""CONTRIBUTING.md, step by step, as a newcomer does it: what it says to write is written, what it says to run is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import bayes_merger
+from bayes_merger import demo
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"^( *)```(\w+)(?: ([^\n]+))?\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+
+
+def recipe(title: str) -> list[tuple[str, str, str]]:
+    """The fenced blocks under a heading: language, what follows it, and the text."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    assert section, title
+    numbers = re.findall(r"^(\d)\. ", section, flags=re.MULTILINE)
+    assert numbers == [str(number + 1) for number in range(len(numbers))]
+    assert len(numbers) <= 5, "at most five steps"
+    return [(found[2], found[3] or "", textwrap.dedent(found[4])) for found in BLOCK.finditer(section)]
+
+
+def run(arguments: list[str], folder: Path, package: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def follow(title: str, folder: Path) -> list[str]:
+    """Carry a recipe out in a working folder; what each of its commands printed."""
+    printed = []
+    for language, name, text in recipe(title):
+        if language == "console":
+            for line in text.strip().splitlines():
+                words = shlex.split(line)
+                assert words[0] == "bayes-merger"
+                printed.append(run([sys.executable, "-m", "bayes_merger", *words[1:]], folder).stdout)
+            continue
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        if path.name.startswith("test_"):
+            contract = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path.name], folder)
+            assert " passed" in contract.stdout
+            printed.append(contract.stdout)
+    return printed
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """An empty working folder, but for two models."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name.upper()}.safetensors").symlink_to(demo.MODELS / f"{name}.safetensors")
+    return tmp_path
+
+
+def test_a_merge_method_of_one_s_own(workplace: Path) -> None:
+    planned, _, contract = follow("Add a merge method", workplace)
+    assert "halfway" in planned
+    assert "unmeasured" in planned
+    assert (workplace / "halfway.safetensors").is_file()
+    assert "failed" not in contract
+    key = "model.diffusion_model.output_blocks.5.0.in_layers.2.weight"
+    a, b = (load_file(demo.model_path(name))[key].float() for name in ("a", "b"))  # type: ignore[arg-type]
+    step = b - a
+    expected = a + 0.3 * step / (1 + step.abs())
+    torch.testing.assert_close(
+        load_file(workplace / "halfway.safetensors")[key].float(), expected, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_scorer_of_one_s_own(workplace: Path) -> None:
+    searched, _ = follow("Add a scorer", workplace)
+    assert "3/3" in searched
+    assert "(brightness " in searched
+
+
+def test_an_optimiser_of_one_s_own(workplace: Path) -> None:
+    searched, _ = follow("Add an optimiser", workplace)
+    assert "3/3" in searched
+    (workplace / "conf" / "optimiser" / "mine.yaml").write_text("_target_: centre.Centre\n")
+    run([sys.executable, "-m", "bayes_merger", "run", "experiment=demo", "optimiser=mine", "name=around", "init_points=2",
+         "n_iters=1", "final.images=0", "payloads=[demo]"], workplace)  # fmt: skip
+    assert "Centre" in run([sys.executable, "-m", "bayes_merger", "show", "around"], workplace).stdout
+
+
+def test_a_payload_of_one_s_own(workplace: Path) -> None:
+    (searched,) = follow("Add a payload", workplace)
+    assert "3/3" in searched
+    assert len(list((workplace / "runs" / "fox" / "images" / "0000").glob("fox-*.png"))) == 2
+
+
+def test_an_architecture(tmp_path: Path) -> None:
+    package = tmp_path / "checkout"
+    source = Path(bayes_merger.__file__).parent
+    shutil.copytree(source, package / "bayes_merger", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    for folder in ("conf", "payloads", "scorers"):
+        shutil.copytree(ROOT / folder, package / folder)
+    shutil.copy(ROOT / "pyproject.toml", package)
+    for _, name, text in recipe("Add an architecture"):
+        file, how, anchor = re.fullmatch(r"(\S+) (before|after|replace): (.+)", name).groups()  # type: ignore[union-attr]
+        path = package / file
+        before = path.read_text()
+        assert before.count(anchor) == 1, anchor
+        new = {
+            "before": f"{text}\n\n{anchor}",
+            "after": f"{anchor}\n{textwrap.indent(text, '    ') if not text.startswith(' ') else text}".rstrip("\n"),
+            "replace": text.rstrip("\n"),
+        }[how]
+        path.write_text(before.replace(anchor, new))
+    for seed, name in enumerate(("a", "b")):
+        torch.manual_seed(seed)
+        keys = ["toy_in.weight", *(f"toy_layers.{layer}.weight" for layer in range(3))]
+        save_file({key: torch.randn(4, 4) for key in keys}, tmp_path / f"{name}.safetensors")
+    arguments = ["merge", "model_a=a.safetensors", "model_b=b.safetensors", "alpha=0,1,0.5,0", "--out", "m.safetensors"]
+    run([sys.executable, "-m", "bayes_merger", *arguments], tmp_path, package)
+    a, b, merged = (load_file(tmp_path / f"{name}.safetensors") for name in ("a", "b", "m"))
+    assert torch.equal(merged["toy_in.weight"], a["toy_in.weight"])
+    assert torch.equal(merged["toy_layers.0.weight"], b["toy_layers.0.weight"])
+    torch.testing.assert_close(merged["toy_layers.1.weight"], (a["toy_layers.1.weight"] + b["toy_layers.1.weight"]) / 2)
