@@ -160,7 +160,7 @@ def test_distributions_are_declared_in_order() -> None:
         ({"frozen": {"IN00.alpha": 0.5, "block_0_alpha": 0.5}}, "IN00.alpha and block_0_alpha both set IN00.alpha"),
         ({"frozen": {"IN00": 0.5, "IN00-IN03": 0.5}}, "both set IN00.alpha"),
         ({"ranges": {"alpha": [0, 0.5], "IN00": [0, 1]}}, "alpha and IN00 both set IN00.alpha"),
-        ({"frozen": {"IN00": {"alpha": 0.5}, "IN00.alpha": 0.5}}, "IN00.alpha is ruled twice"),
+        ({"frozen": {"IN00": {"alpha": 0.5}, "IN00.alpha": 0.5}}, "IN00.alpha is set twice"),
         ({"frozen": {"IN00": 1.5}}, "IN00.alpha = 1.5 is outside its range 0 ... 1"),
         ({"frozen": {"IN00": 0.1}, "ranges": {"IN00": [0.2, 0.4]}}, "0.1 is outside its range 0.2 ... 0.4"),
         ({"frozen": {"IN00": "0.5"}}, "'0.5' is not a number"),
