@@ -47,7 +47,7 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": " "}, "no prompt"),
         ({"prompt": ["a"]}, r"prompt: expected text, got \['a'\]"),
         ({"prompt": "a", "promt": "b"}, "unknown field 'promt'; did you mean .*prompt"),
-        ({"prompt": "a", "width": 500}, "width: 500 is not a multiple of 8; take 496"),
+        ({"prompt": "a", "width": 500}, "width: 500 is not a multiple of 8; use 496"),
         ({"prompt": "a", "height": "512"}, "height: expected a number, got '512'"),
         ({"prompt": "a", "steps": 0}, "steps: 0 is not between 1 and 1000"),
         ({"prompt": "a", "steps": 2.5}, "steps: expected a whole number"),
