@@ -1,1 +1,1 @@
-"""Model files: what they hold, how they are named, read and written. Importing this stays light."""
+"""Model files: their contents, tensor names, reading and writing. Importing this stays light."""

@@ -1,6 +1,6 @@
-"""The architectures that can be merged, as tables, and tables of the user's own.
+"""The architectures that can be merged, as tables, and custom block tables.
 
-What a model *is* can be told from keys and shapes alone (``detect_kind``), also for kinds that have no table, so that
+What a model *is* follows from keys and shapes alone (``detect_kind``), also for kinds that have no table, so that
 errors can name them.
 """
 
@@ -18,7 +18,7 @@ from bayes_merger.errors import CheckpointError, ConfigError, and_more, nearest
 Shapes = Mapping[str, tuple[int, ...]]
 
 OwnBlocks = tuple[tuple[str, tuple[str, ...]], ...]
-"""A division of the user's own: block -> the starts of its keys, in the order in which they are tried."""
+"""A custom division into blocks: block -> the starts of its keys, in the order in which they are tried."""
 
 # What every architecture shares. The twelve buffers of the noise schedule sit at the top level of LDM files.
 _SPECIAL_RULES = (
@@ -108,7 +108,7 @@ SDXL = Architecture(
 
 
 def _sd3(name: str, count: int, title: str, modelspec: str) -> Architecture:
-    """One block per joint block, called IN as elsewhere; no middle and no way up."""
+    """One block per joint block, called IN as elsewhere; there is no middle block and no decoder."""
     blocks = ("BASE", *_numbered(("IN", count)))
     return Architecture(
         name=name,
@@ -183,20 +183,20 @@ def identify(shapes: Shapes) -> Architecture:
 
 
 def own_blocks(data: Any) -> OwnBlocks:
-    """A division of the user's own from plain data: block -> the start of its keys, or a list of them.
+    """A custom division into blocks, from plain data: block -> the start of its keys, or a list of them.
 
-    The first block with a start that fits takes a key; ``*`` stands for any text; what fits nowhere is ``BASE``'s.
-    Position ids, markers, schedules and the question whose VAE is taken are not the table's business.
+    The first block with a start that fits takes a key; ``*`` stands for any text; what fits nowhere belongs to
+    ``BASE``. Position ids, markers, schedules and the choice of the VAE are not part of the table.
 
     Args:
         data: a table, or the pairs that a recipe keeps.
 
     Raises:
-        ConfigError: it has another form.
+        ConfigError: it has a different form.
     """
     pairs = list(data.items()) if isinstance(data, Mapping) else data
     if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
-        raise ConfigError("blocks: a table is wanted, like  ATTN: ['*.attn1.', '*.attn2.']")
+        raise ConfigError("blocks: expected a table, like  ATTN: ['*.attn1.', '*.attn2.']")
     found: dict[str, tuple[str, ...]] = {}
     for pair in pairs:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
@@ -204,9 +204,9 @@ def own_blocks(data: Any) -> OwnBlocks:
         name, starts = pair
         starts = [starts] if isinstance(starts, str) else starts
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-            raise ConfigError(f"blocks: {name!r} cannot be the name of a block; use letters, digits and _")
+            raise ConfigError(f"blocks: {name!r} is not a valid block name; use letters, digits and _")
         if name.upper() in found:
-            raise ConfigError(f"blocks: {name} is there twice; give each block one list of keys")
+            raise ConfigError(f"blocks: {name} appears twice; give each block one list of keys")
         texts = isinstance(starts, Sequence) and all(isinstance(start, str) and start for start in starts)
         if not texts or not starts:
             raise ConfigError(f"blocks: {name}: {starts!r} is not a list of key starts, like ['*.attn1.', '*.attn2.']")
@@ -215,7 +215,7 @@ def own_blocks(data: Any) -> OwnBlocks:
 
 
 def divided(whole: Architecture, own: OwnBlocks, shapes: Shapes | None = None) -> Architecture:
-    """The architecture under a division of the user's own; itself when there is none.
+    """The architecture under a custom division into blocks; itself if there is none.
 
     Args:
         whole: the architecture.
@@ -245,4 +245,4 @@ def _check_division(architecture: Architecture, own: OwnBlocks, shapes: Shapes) 
     taken = {architecture.place(key).block for key in shapes}
     for name, _ in own:
         if name != "BASE" and name not in taken:
-            raise ConfigError(f"blocks: {name} gets no tensor, others before it take them all; move it up")
+            raise ConfigError(f"blocks: {name} gets no tensors, because blocks before it take them all; move it up")

@@ -27,7 +27,7 @@ class Place:
             and ``ema`` (dropped on writing), ``marker`` (zero-size flags such as ``v_pred``: kept if any model has
             them) or ``other`` (unknown: model A's is kept).
         block: the block whose weights it follows; ``None`` where no weight applies.
-        slot: a finer address that may be given a weight of its own (``TIME``, ``OUT``, ``TE``, ``VAE``).
+        slot: a finer address that may have its own weight (``TIME``, ``OUT``, ``TE``, ``VAE``).
     """
 
     role: str
@@ -65,12 +65,12 @@ class Architecture:
         name: ``sd1``, ...
         blocks: the blocks that take a weight each, ``BASE`` first, in the order of weight strings.
         rules: the table.
-        slots: finer addresses; they follow a block unless they are given a weight of their own.
-        title: the name people use.
+        slots: finer addresses; they follow a block unless they have their own weight.
+        title: the usual name, for users.
         modelspec: its name in the metadata of files.
-        resolution: what its files are said to be trained at, pixels.
-        prediction: what its networks predict where no marker says otherwise; empty when files do not tell.
-        whole: the architecture that a table of the user's own divides anew.
+        resolution: nominal training resolution, pixels.
+        prediction: what its networks predict where no marker says otherwise; empty when files do not say.
+        whole: the architecture that a custom block table divides differently.
     """
 
     name: str
@@ -88,14 +88,14 @@ class Architecture:
         return _located(self, key)[0]
 
     def element(self, key: str) -> str:
-        """What is left of ``key`` when the prefix that names its block is taken away: ``1.proj_in.weight``."""
+        """``key`` without the prefix that names its block: ``1.proj_in.weight``."""
         return key[_located(self, key)[1] :]
 
     def block(self, name: str) -> str:
-        """The block or slot called ``name``, in any case; ``base`` and ``block_0`` ... are understood too.
+        """The block or slot called ``name``, in any case; ``base`` and ``block_0`` ... are accepted too.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: no block or slot has that name.
         """
         upper = name.strip().upper()
         numbered = re.fullmatch(r"BLOCK_(\d+)", upper)
@@ -106,9 +106,9 @@ class Architecture:
         raise ConfigError(f"'{name}' is not a block of {self.name}: {nearest(name, (*self.blocks, *self.slots))}")
 
 
-@lru_cache(maxsize=16384)  # a key is asked for its place by the plan, the live merge and the reports
+@lru_cache(maxsize=16384)  # the plan, the live merge and the reports all look up the place of a key
 def _located(architecture: Architecture, key: str) -> tuple[Place, int]:
-    """The place of a key, and how many of its letters only say so."""
+    """The place of a key, and the length of the prefix that determines it."""
     if architecture.whole is not None:
         return _located_anew(architecture, architecture.whole, key)
     for rule in architecture.rules:
@@ -119,7 +119,7 @@ def _located(architecture: Architecture, key: str) -> tuple[Place, int]:
 
 
 def _located_anew(divided: Architecture, whole: Architecture, key: str) -> tuple[Place, int]:
-    """What a table of the user's own changes: the block, and nothing else."""
+    """What a custom block table changes: only the block."""
     place, begin = _located(whole, key)
     if place.block is None:
         return place, begin
@@ -128,7 +128,7 @@ def _located_anew(divided: Architecture, whole: Architecture, key: str) -> tuple
 
 
 def weights_from_string(text: str, architecture: Architecture, *, base: float | None = None) -> dict[str, float]:
-    """A weight per block, from the strings that supermerger and its kin use.
+    """A weight per block, from the strings that supermerger and similar programs use.
 
     Args:
         text: numbers separated by commas or blanks: one for every block (``BASE`` first), one fewer when ``base``

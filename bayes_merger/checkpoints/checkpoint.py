@@ -27,10 +27,10 @@ class Checkpoint:
         path: of the file.
         shapes: key to shape.
         dtypes: key to dtype as safetensors names it, ``F16``.
-        metadata: texts that the file carries about itself.
+        metadata: strings from the file's header.
         constant: whether every tensor stays the same for as long as this is open, so that it may be kept in memory.
-            ``False`` where numbers that are searched go into some of them; those are never kept.
-        computed: whether tensors are computed when they are read, so that nobody has checked whether they are finite.
+            ``False`` where searched weights change some of them; those are never kept.
+        computed: whether tensors are computed when they are read, so that they have not been checked to be finite.
     """
 
     constant: bool = True
@@ -71,7 +71,7 @@ class Checkpoint:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a plan should tell of it, one line each."""
+        """Notes to show in a plan, one line each."""
         return ()
 
     @property
@@ -86,7 +86,7 @@ class Checkpoint:
 
     @cached_property
     def kind(self) -> ModelKind:
-        """What the file is, also when it cannot be merged."""
+        """The kind of the file, also when it cannot be merged."""
         return detect_kind(self.shapes)
 
     @cached_property
@@ -109,16 +109,16 @@ class Checkpoint:
         """The tensor called ``key``, on the CPU and contiguous, mapped from the file: do not write to it.
 
         Raises:
-            CheckpointError: there is none of that name, or the file is closed.
+            CheckpointError: no tensor has that name, or the file is closed.
         """
         if self._read is None:
             raise CheckpointError(f"{self.path}: the file is closed")
         if key not in self.shapes:
-            raise CheckpointError(f"{self.path}: there is no tensor '{key}' in it")
+            raise CheckpointError(f"{self.path}: has no tensor '{key}'")
         return self._read(key)
 
     def version(self, key: str) -> Hashable:
-        """What stays equal for as long as the tensor has the same bits, and differs when it may not.
+        """A value that stays equal as long as the tensor has the same bits, and differs when the bits may differ.
 
         Asked only where ``constant`` is ``False``, for every tensor of every candidate, so it must be cheap.
         ``version`` and ``tensor`` are asked one after the other, with no change in between.
@@ -156,7 +156,7 @@ class Checkpoint:
         return self._sha256
 
     def scan(self) -> None:
-        """Look at every number once.
+        """Check that every number is finite.
 
         Raises:
             CheckpointError: NaN or infinity; the text names the tensor.
@@ -168,11 +168,11 @@ class Checkpoint:
                 raise CheckpointError(f"{self.path}: tensor '{key}' holds {fault}; this model is broken, use another")
 
     def release(self) -> None:
-        """Let the system have back the memory of what was read; tensors stay valid and are read again when used."""
+        """Release the memory of what was read; tensors stay valid and are read again when used."""
         self._release()
 
     def close(self) -> None:
-        """Let go of the file; tensors that are still in use stay valid."""
+        """Close the file; tensors that are still in use stay valid."""
         if self._read is not None:
             self._read = None
             self._close()
@@ -245,7 +245,7 @@ class ModelView(Checkpoint):
 
 
 def prediction_in(metadata: Mapping[str, str]) -> str:
-    """What a model predicts by its metadata, ``v`` or ``epsilon``; empty where they do not say it."""
+    """What a model predicts by its metadata, ``v`` or ``epsilon``; empty where they do not say."""
     said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", "")
     return {"v": "v", "v_prediction": "v", "epsilon": "epsilon"}.get(said, "")
 

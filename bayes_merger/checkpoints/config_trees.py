@@ -1,8 +1,8 @@
 """The settings of a diffusers folder: the config tree of an architecture, fitted to one model.
 
-The trees in ``configs/`` hold what the official repositories say: Stable Diffusion v1-5, 2-1, XL base 1.0, 3 medium,
-3.5 medium, 3.5 large and FLUX.1-dev. What the shapes of a model tell otherwise is changed here: its pipeline, the
-channels that it reads, the number of its blocks, the parts that it lacks.
+The trees in ``configs/`` are those of the official repositories: Stable Diffusion v1-5, 2-1, XL base 1.0, 3 medium, 3.5
+medium, 3.5 large and FLUX.1-dev. Where the shapes of a model differ, the settings are changed here: its pipeline, the
+input channels, the number of its blocks, the parts that it lacks.
 """
 
 from __future__ import annotations
@@ -120,21 +120,21 @@ def read_inside(tree: Path, name: str) -> Settings:
 
 
 def check_inside(tree: Path, file: Path) -> None:
-    """Refuse a link to what a folder has no business with: what is written from it gets shared.
+    """Refuse a link to a file outside the folder, because what is written from it gets shared.
 
     Raises:
         ConfigError: it leads out of the folder, and not into the cache of downloads that the folder is part of.
     """
     target, own = file.resolve(), tree.resolve()
     if not (target.is_relative_to(own) or target.is_relative_to(own.parent.parent / "blobs")):
-        raise ConfigError(f"{file}: a link to {target}, out of the folder; copy that file in its place if it belongs")
+        raise ConfigError(f"{file}: a link to {target}, outside the folder; put a copy there if it belongs")
 
 
 def _read(file: Path) -> Settings:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such file; a diffusers folder has it, give a whole one") from error
+        raise ConfigError(f"{file}: no such file, which every diffusers folder has; give a complete one") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not JSON ({str(error)[:100]})") from error
     if not isinstance(data, dict):
@@ -170,7 +170,7 @@ def absent_parts(architecture: str, shapes: Shapes) -> list[str]:
 
 
 def marked(settings: Settings, shapes: Shapes, metadata: Mapping[str, str]) -> Settings:
-    """The settings with what a model's markers and metadata say that it predicts, where they say it.
+    """The settings with the prediction type that a model's markers and metadata state, if they do.
 
     Raises:
         CheckpointError: the model needs a scheduler that no settings here describe.
@@ -232,9 +232,9 @@ def _pipeline(channels: int, pipelines: Mapping[int, str]) -> str:
 
 
 def _prediction(model: Shapes, metadata: Mapping[str, str], default: str) -> Settings:
-    """What the scheduler has to know; a marker in the file is believed before its metadata."""
+    """Scheduler settings; a marker in the file has priority over its metadata."""
     if odd := [key for key in model if key.startswith("edm_")]:
-        raise CheckpointError(f"the mark {odd[0]} stands for EDM models, for which no config is shipped; "
+        raise CheckpointError(f"the key {odd[0]} marks an EDM model, for which no config is shipped; "
                               "give --config FOLDER, the diffusers config tree of this model")  # fmt: skip
     said = "v" if "v_pred" in model or "ztsnr" in model else prediction_in(metadata)
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in model else {}

@@ -1,8 +1,8 @@
-"""Diffusers folders as models: their tensors under the names and in the forms of a single file, nothing converted.
+"""Diffusers folders as models: their tensors under the names and in the layout of a single file, without conversion.
 
 A folder has a part per network (``unet/``, ``vae/``, ``text_encoder/``, ...), each with its tensors in one file or in
-several with an index. ``Naming`` says where each of them belongs; a tensor of the single file is a row of stretches of
-theirs, read where they lie when it is asked for.
+several with an index. ``Naming`` says where each of them belongs; a tensor of the single file is a sequence of spans of
+theirs, read in place when it is requested.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-_VARIANTS = ("", "fp16", "bf16", "fp32", "ema", "non_ema")  # in this order where a part is there several times
+_VARIANTS = ("", "fp16", "bf16", "fp32", "ema", "non_ema")  # in order of preference
 _SCHEDULER = "scheduler/scheduler_config.json"
-_LONGEST = 200  # letters of the name of a file, well below what any system allows
+_LONGEST = 200  # characters in a file name, well below what any system allows
 _JSON_LIMIT = 2**26  # bytes: the index of the largest part is a tenth of a megabyte
 
 
 class TensorSlice(NamedTuple):
-    """Numbers of a tensor that lie side by side.
+    """A contiguous span of a tensor's numbers.
 
     Attributes:
         file: that holds it.
@@ -63,7 +63,7 @@ class DiffusersFolder(Checkpoint):
         parts: part to its tensors' names, each with the opened file that it is in; the files are closed with this.
 
     Raises:
-        CheckpointError: of an architecture that is unknown, or with tensors that are.
+        CheckpointError: the architecture is unknown, or some of the tensors are.
     """
 
     def __init__(self, path: Path, parts: Mapping[str, Mapping[str, Checkpoint]]) -> None:
@@ -115,7 +115,7 @@ class DiffusersFolder(Checkpoint):
         return self._sha256
 
     def release(self) -> None:
-        """Let the system have back the memory of what was read of all files."""
+        """Release the memory of what was read of all files."""
         for files in self._parts.values():
             for file in files:
                 file.release()
@@ -176,7 +176,7 @@ def _placed(
         shapes, dtypes = _shapes(stack, files), [files[other].dtypes[other] for other in stack]
         if not counterpart.fits(shapes) or len(set(dtypes)) > 1:
             each = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in zip(dtypes, shapes, strict=True))
-            raise CheckpointError(f"{part}'s '{name}' cannot be {each}, with what lies beside it; download it again")
+            raise CheckpointError(f"{part}'s '{name}' cannot be {each}, given the tensors beside it; download it again")
         if name == stack[0]:
             yield counterpart, stack
 
@@ -197,7 +197,7 @@ def open_folder(path: Path) -> DiffusersFolder:
     """Open a diffusers folder.
 
     Args:
-        path: the folder, with its parts in folders of their own.
+        path: the folder, with each part in a sub-folder.
 
     Raises:
         CheckpointError: a part cannot be read, or the model cannot be merged; the text begins with the path.
@@ -224,13 +224,13 @@ def _tensors_of(files: Mapping[Path, Collection[str] | None], opened: ExitStack)
         file = opened.enter_context(open_file(path))
         for name in file.shapes if names is None else names:
             if name not in file.shapes:
-                raise CheckpointError(f"{path}: lacks '{name}', which its index says is there; download it again")
+                raise CheckpointError(f"{path}: lacks '{name}', which its index lists; download it again")
             found[name] = file
     return found
 
 
 def _named(path: Path) -> str:
-    """What pipeline a folder is for, where it says so."""
+    """The pipeline a folder is for, if it says so."""
     try:
         name = _read_json(path / INDEX).get("_class_name")
     except CheckpointError:
@@ -257,9 +257,7 @@ def _files_of(folder: Path, part: str) -> dict[Path, Collection[str] | None]:
                     if (place / index).is_file():
                         return _files_in(place / index)
     if any(file.suffix in (".safetensors", ".bin") for file in place.iterdir()):
-        raise CheckpointError(
-            f"{place}: none of its weight files has a name that diffusers gives, like {_STEMS[0]}.safetensors"
-        )
+        raise CheckpointError(f"{place}: none of its weight files has a diffusers name, like {_STEMS[0]}.safetensors")
     return {}
 
 
@@ -267,7 +265,7 @@ def _files_in(index: Path) -> dict[Path, Collection[str] | None]:
     """The files that an index names, all of them beside it, and the tensors in each."""
     table = _read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
-        raise CheckpointError(f"{index}: there is no weight_map in it; download it again")
+        raise CheckpointError(f"{index}: has no weight_map; download it again")
     found: dict[str, list[str]] = {}
     for tensor, name in table.items():
         found.setdefault(name, []).append(tensor)
@@ -275,7 +273,7 @@ def _files_in(index: Path) -> dict[Path, Collection[str] | None]:
         if Path(name).name != name or name in ("", ".", "..") or len(name) > _LONGEST:
             raise CheckpointError(f"{index}: names the file {name[:80]!r}, which cannot be beside it; do not trust it")
         if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index}: names {name}, which is not there; download it again")
+            raise CheckpointError(f"{index}: lists {name}, which does not exist; download it again")
     return {index.parent / name: found[name] for name in sorted(found)}
 
 
@@ -289,7 +287,7 @@ def _read_scheduler(path: Path) -> Mapping[str, Any]:
 
 
 def _metadata(scheduler: Mapping[str, Any]) -> dict[str, str]:
-    """What a single file would say about itself."""
+    """The metadata that a single file would have."""
     said = {"epsilon": "epsilon", "v_prediction": "v"}.get(str(scheduler.get("prediction_type")))
     return {"modelspec.prediction_type": said} if said else {}
 

@@ -18,7 +18,7 @@ ITEM_SIZES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-"""Bytes per number of every dtype that is understood."""
+"""Bytes per number of every supported dtype."""
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
@@ -31,10 +31,10 @@ _AGAIN = "the file is damaged: download or export it again"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies.
+    """Where one tensor is stored.
 
     Attributes:
-        dtype: as the file says it, ``F16``.
+        dtype: as in the file, ``F16``.
         shape: of the tensor.
         begin: first byte, counted from the start of the file.
         end: one past the last.
@@ -62,7 +62,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
         size: of the file, bytes.
 
     Raises:
-        CheckpointError: anything that does not add up; the text does not name the file.
+        CheckpointError: the header is invalid or inconsistent; the text does not name the file.
     """
     if size < 8:
         raise CheckpointError(f"{size} bytes are too few for a checkpoint; {_AGAIN}")
@@ -76,7 +76,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
     start = 8 + length
     entries = {key: _entry(key, value, start) for key, value in table.items()}
     if not entries:
-        raise CheckpointError(f"there is no tensor in it; {_AGAIN}")
+        raise CheckpointError(f"it holds no tensors; {_AGAIN}")
     _check_ranges(entries, start, size)
     return Header(entries, metadata)
 
@@ -87,7 +87,7 @@ def _table(text: bytes) -> dict[str, Any]:
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise CheckpointError(f"'{printable(twice)}' stands twice in its header; {_AGAIN}")
+            raise CheckpointError(f"'{printable(twice)}' appears twice in its header; {_AGAIN}")
         return found
 
     try:
@@ -95,13 +95,13 @@ def _table(text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"its header is not JSON; {_AGAIN}") from error
     if not isinstance(table, dict):
-        raise CheckpointError(f"its header is not a table; {_AGAIN}")
+        raise CheckpointError(f"its header is not a JSON object; {_AGAIN}")
     return table
 
 
 def _metadata(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise CheckpointError(f"its metadata is not a table of texts; {_AGAIN}")
+        raise CheckpointError(f"its metadata is not an object of strings; {_AGAIN}")
     return value
 
 
@@ -115,11 +115,11 @@ def _entry(key: str, value: Any, start: int) -> Entry:
             f"tensor '{shown}' has dtype '{printable(str(dtype))}'; {nearest(str(dtype), ITEM_SIZES)}"
         )
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"tensor '{shown}' has no proper shape or offsets; {_AGAIN}")
+        raise CheckpointError(f"tensor '{shown}' has no valid shape or offsets; {_AGAIN}")
     begin, end = offsets
     wanted = math.prod(shape) * ITEM_SIZES[dtype]
     if end - begin != wanted:
-        raise CheckpointError(f"tensor '{shown}' needs {wanted} bytes and is given {end - begin}; {_AGAIN}")
+        raise CheckpointError(f"tensor '{shown}' needs {wanted} bytes and has {end - begin}; {_AGAIN}")
     return Entry(dtype, tuple(shape), start + begin, start + end)
 
 

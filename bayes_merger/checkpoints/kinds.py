@@ -1,4 +1,4 @@
-"""What a model file is, by its keys and shapes; also the many things that are not mergeable checkpoints."""
+"""The kind of a model file, from its keys and shapes; also the many kinds that are not mergeable checkpoints."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What a file looks like.
+    """The kind of a model file.
 
     Attributes:
         name: short and unique, an architecture's name for whole checkpoints (``sd1``, ``sdxl``, ``lora``, ...).
-        words: for people, with an article: ``a LoRA``.
+        words: for users, with an article: ``a LoRA``.
         way_out: what to do instead of merging it as it is, empty when there is nothing to do.
     """
 
@@ -45,11 +45,11 @@ DIFFUSERS = ModelKind(
 )
 BARE_UNET = ModelKind("unet", "a U-Net without its prefix", "give the whole checkpoint with its text encoder and VAE")
 BROKEN_UNET = ModelKind("partial", "a checkpoint with parts of its U-Net missing", "download or export it again")
-UNKNOWN = ModelKind("unknown", "no model this program knows", _WHOLE)
+UNKNOWN = ModelKind("unknown", "a model this program does not know", _WHOLE)
 
 
 def detect_kind(shapes: Shapes) -> ModelKind:
-    """What the tensors with these names and shapes are."""
+    """The kind of model that has these names and shapes."""
     for kind, looks_like in _SIGNS:
         if looks_like(shapes):
             return kind

@@ -1,4 +1,4 @@
-"""Is every number of a tensor finite? Asked without the temporaries of ``torch.isfinite``."""
+"""Checks that every number of a tensor is finite, without the temporaries of ``torch.isfinite``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-_CPU_PIECE = 2**20  # numbers looked at in one go
+_CPU_PIECE = 2**20  # numbers checked at a time
 _GPU_PIECE = 2**30  # there each look is waited for
 
 
 def find_nonfinite(tensor: Tensor) -> str:
     """``NaN`` or ``infinity`` when ``tensor`` (of any shape and float dtype) holds one, else an empty text.
 
-    The smallest and the largest number tell it all, since both are NaN where any number is: 20 times faster than
+    The minimum and maximum are enough, since both are NaN where any number is: 20 times faster than
     ``isfinite().all()``.
     """
     flat = tensor.reshape(-1)

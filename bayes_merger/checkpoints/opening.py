@@ -36,7 +36,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def hash_all(checkpoints: Iterable[Checkpoint]) -> None:
-    """Compute the SHA-256 of several models at once, a core each; their ``sha256`` then knows it."""
+    """Compute the SHA-256 of several models in parallel, one core each; their ``sha256`` is then cached."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         list(pool.map(lambda checkpoint: checkpoint.sha256(), checkpoints))
 
@@ -45,7 +45,7 @@ def _check_exists(path: Path) -> None:
     if path.is_dir():
         inside = _models_in(path)
         if (path / "config.json").exists():
-            raise CheckpointError(f"{path}: a part of a diffusers folder; give the folder that it lies in, "
+            raise CheckpointError(f"{path}: a part of a diffusers folder; give the folder it is in, "
                                   "or as vae= the file in it")  # fmt: skip
         if (path / "snapshots").is_dir():
             names = sorted(f"snapshots/{folder.name}" for folder in (path / "snapshots").iterdir())

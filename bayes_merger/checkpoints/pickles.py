@@ -1,6 +1,6 @@
 """What a ``.ckpt`` or ``.pt`` file would import when unpickled, found without unpickling it and without torch.
 
-This is for a clear message in milliseconds; what keeps the computer safe is the restricted unpickler
+This gives a clear message in milliseconds; safety comes from the restricted unpickler
 (``torch.load(weights_only=True)``) that reads the file afterwards.
 """
 
@@ -63,7 +63,7 @@ def check_pickle(path: Path) -> None:
     try:
         for name in imports_of(path):
             found.add(name)
-    except _DAMAGE as error:  # what was found before the damage matters more
+    except _DAMAGE as error:  # foreign objects found before the damage matter more
         damage = error
     foreign = sorted(found - _ALLOWED)
     if foreign:
@@ -101,7 +101,7 @@ def _data_pickle(path: Path) -> bytes:
 
 
 def _imports(file: BinaryIO) -> Iterator[str]:
-    """The globals of one pickle; leaves ``file`` behind its end."""
+    """The globals of one pickle; leaves ``file`` positioned after its end."""
     texts: list[str] = []  # those pushed last, which STACK_GLOBAL takes its two names from
     memo: dict[int, str] = {}
     latest = ""

@@ -1,7 +1,7 @@
 """One model file, opened lazily: safetensors mapped into memory, pickles read by the restricted unpickler.
 
-What is read is what was checked: the file stays open and mapped, privately, so that not even a stray write into a
-tensor can reach it.
+The bytes that were checked are the bytes that are read: the file stays open in a private mapping, so that even a
+stray write into a tensor cannot reach it.
 """
 
 from __future__ import annotations
@@ -129,10 +129,10 @@ def _read_part(file: BinaryIO, entries: Mapping[str, Entry], key: str, begin: in
 
 
 def _mapped(file: BinaryIO) -> mmap.mmap:
-    """The file copied on write: torch wants memory it could write to, and the file must never change."""
+    """The file copied on write: torch requires writable memory, and the file must never change."""
     if not sys.platform.startswith("linux"):
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    # Linux else keeps memory ready for the copies that are never made, and refuses files larger than it has.
+    # Otherwise Linux reserves memory for copies that are never made, and refuses files larger than RAM.
     no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named since Python 3.13
     return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | no_reserve, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
@@ -158,8 +158,8 @@ def _open_pickle(path: Path) -> Checkpoint:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch wonders aloud about odd bytes; an error says it once
-            if path.suffix == ".safetensors":  # torch goes by the name, and takes a path only when it maps the file
+            warnings.simplefilter("ignore")  # torch warns about odd bytes; the error is enough
+            if path.suffix == ".safetensors":  # torch decides by the name and takes a path only when mapping
                 with path.open("rb") as file:
                     loaded = torch.load(file, map_location="cpu", weights_only=True)
             else:
@@ -170,7 +170,7 @@ def _open_pickle(path: Path) -> Checkpoint:
     table = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     tensors = {k: v.detach() for k, v in table.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if not tensors:
-        raise CheckpointError("there is no tensor in it; give a whole checkpoint")
+        raise CheckpointError("it holds no tensors; give a whole checkpoint")
     tensors = {_renamed(key, tensors): tensor for key, tensor in tensors.items()}
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     strange = next((k for k, t in tensors.items() if t.dtype not in names), None)

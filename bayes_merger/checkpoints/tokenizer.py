@@ -20,7 +20,7 @@ _TABLE = "bpe_simple_vocab_16e6.txt.gz"
 def build_tokenizer(pad: str = PAD) -> Any:
     """The `transformers.CLIPTokenizer` of Stable Diffusion, 49408 tokens, from open_clip's merge table.
 
-    open_clip itself is not imported (a second, and torchvision with it): only its folder is looked up.
+    open_clip itself is not imported (it takes a second and imports torchvision): only its folder is located.
 
     Args:
         pad: the token that fills a prompt up. `PAD_OPEN_CLIP` is for the text encoder of SD2 and the second ones of
@@ -36,7 +36,7 @@ def build_tokenizer(pad: str = PAD) -> Any:
 def write_tokenizer(tokenizer: Any, folder: Path) -> None:
     """A tokenizer as a folder that transformers 4 reads as well as 5.
 
-    Version 5 writes `tokenizer.json` and no more, and the `CLIPTokenizer` of version 4 reads only the two files that
+    Version 5 writes only `tokenizer.json`, and the `CLIPTokenizer` of version 4 reads only the two files that
     were there before, so they are added.
     """
     tokenizer.save_pretrained(str(folder))
@@ -49,7 +49,7 @@ def write_tokenizer(tokenizer: Any, folder: Path) -> None:
 def load_tokenizer(config: Path | None) -> Any:
     """The tokenizer in the folder `tokenizer/` of a diffusers config tree, or CLIP's own when it holds no vocabulary.
 
-    (transformers alone would then build a tokenizer of two words, and say nothing.)
+    (transformers alone would then silently build a tokenizer of two words.)
 
     Raises:
         ConfigError: when the tokenizer is for prompts of another length.

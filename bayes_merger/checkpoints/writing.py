@@ -25,8 +25,8 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ROOM = 2**20  # bytes that a file system wants for itself
-_PIECE = 2**20  # bytes written at a time: Linux caches longer writes in larger pages, which cost it thrice the time
+_ROOM = 2**20  # bytes that a file system needs for itself
+_PIECE = 2**20  # bytes written at a time: longer writes are cached in larger pages, three times slower
 
 
 class TensorEntry(NamedTuple):
@@ -36,7 +36,7 @@ class TensorEntry(NamedTuple):
         key: its name.
         shape: of it.
         dtype: as files name it, ``F16``.
-        tensor: the tensor, or what makes it when its turn comes, whole or in flat pieces, one after another.
+        tensor: the tensor, or a function that makes it when it is written, whole or in flat pieces, one after another.
     """
 
     key: str
@@ -62,18 +62,18 @@ def write_checkpoint(
     replace: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a safetensors file: the whole of it, or nothing.
+    """Write a safetensors file completely, or not at all.
 
-    It is written beside its place under a hidden name, forced to disk and renamed. Tensors are ordered as the
+    It is written under a hidden name in the same folder, flushed to disk and renamed. Tensors are ordered as the
     safetensors library does (wide dtypes first, then by name), so the same tensors give the same bytes.
 
     Args:
         path: the file.
         tensors: what goes into it; at most one of them is in memory at a time when they are made on demand.
-        metadata: texts for the header, or what makes them once everything else is checked.
+        metadata: strings for the header, or a function that makes them once everything else is checked.
         inputs: files that must not be written over, also not under another name.
         replace: whether a file that is already there may be replaced.
-        progress: told the bytes done and their total after every tensor.
+        progress: called with the bytes done and their total after every tensor.
 
     Raises:
         CheckpointError: the place is taken, not writable or too small, or a tensor holds NaN or infinity: its subject
@@ -89,7 +89,7 @@ def write_checkpoint(
         raise CheckpointError(f"cannot be written ({error.strerror}); check the path", subject=str(path)) from error
     if free < total + _ROOM:
         raise CheckpointError(
-            f"needs {_megabytes(total + _ROOM)} and its disk has {_megabytes(free)} free; make room there",
+            f"needs {_megabytes(total + _ROOM)} and its disk has {_megabytes(free)} free; free up space there",
             subject=str(path),
         )
     header = _header(entries, dict(metadata() if callable(metadata) else metadata or {}))
@@ -111,9 +111,11 @@ def _check_place(path: Path, inputs: Sequence[Path], replace: bool) -> None:
     if path.exists():
         for given in inputs:
             if given.exists() and path.samefile(given):
-                raise CheckpointError(f"is model {given}, which is read for this; give another name", subject=str(path))
+                raise CheckpointError(
+                    f"is model {given}, which is an input of this merge; give another name", subject=str(path)
+                )
         if not replace:
-            raise CheckpointError("exists already; give another name, or allow to replace it", subject=str(path))
+            raise CheckpointError("exists already; give another name, or allow replacing it", subject=str(path))
 
 
 def _megabytes(size: int) -> str:
@@ -136,7 +138,7 @@ def _header(entries: Sequence[TensorEntry], metadata: Metadata) -> bytes:
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes ``path``'s place at the end, and is gone if anything goes wrong."""
+    """A file that replaces ``path`` at the end, and is removed if anything goes wrong."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         _sweep(path)
@@ -157,18 +159,18 @@ def _temporary(path: Path) -> Iterator[BinaryIO]:
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Mark a file as being written for as long as this process lives; whether that worked."""
+    """Mark a file as being written for as long as this process lives; returns whether that worked."""
     if fcntl is None:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody else has it, or the file system knows no locks
+    except OSError:  # another process has it, or the file system does not support locks
         return False
     return True
 
 
 def _sweep(path: Path) -> None:
-    """Remove what writers of ``path`` that were killed have left behind: gigabytes nobody would find."""
+    """Remove what writers of ``path`` that were killed have left behind: gigabytes that would stay hidden."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError), left.open("rb") as file:
             if _lock(file):

@@ -1,4 +1,4 @@
-"""Pictures: a live diffusers pipeline that takes new weights in place. Importing this stays light."""
+"""Image generation: a live diffusers pipeline whose weights are replaced in place. Importing this stays light."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Payload:
     seeds: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; `from_json` gives the equal payload."""
+        """As plain data; `from_json` returns an equal payload."""
         values = dataclasses.asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
@@ -157,7 +157,7 @@ def resolve(payloads: Iterable[Payload], seed: int, wildcards: Path | None = Non
         wildcards: folder of `WORD.txt` files, one option per line, that `__WORD__` in prompts stands for.
 
     Raises:
-        ConfigError: two payloads of one name, a wildcard without a file, a prompt that is not supported.
+        ConfigError: two payloads with the same name, a wildcard without a file, a prompt that is not supported.
     """
     given = tuple(payloads)
     names = [payload.name for payload in given]
@@ -209,5 +209,5 @@ def _checked(what: str, value: Any, field: _Field) -> Any:
         raise ConfigError(f"{what}: {value} is not between {field.low:g} and {field.high:g}")
     if field.multiple and value % field.multiple:
         near = max(field.multiple, round(value / field.multiple) * field.multiple)
-        raise ConfigError(f"{what}: {value} is not a multiple of {field.multiple}; take {near}")
+        raise ConfigError(f"{what}: {value} is not a multiple of {field.multiple}; use {near}")
     return field.kind(value)

@@ -1,4 +1,4 @@
-"""The decorator that registers a merge method: it reads the function's signature and checks that it makes sense."""
+"""The decorator that registers a merge method: it reads and checks the function's signature."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def merge_method(function: Function | None = None, /, **settings: Any) -> Functi
             models where it is not given), ``statistic``, ``pole`` and ``aliases``.
 
     Raises:
-        ConfigError: the signature makes no sense, or the name is in use.
+        ConfigError: the signature is invalid, or the name is in use.
     """
 
     def decorate(function: Function) -> Function:
@@ -195,7 +195,7 @@ def _fault_of_stages(
 
 
 def _guarded(function: Callable[..., Any], name: str, source: Path) -> Callable[..., Any]:
-    """A method (or its first stage) from outside the package: a fault in it is one line that names the file."""
+    """A method (or its first stage) from outside the package: its exceptions become one line that names the file."""
 
     @functools.wraps(function)
     def guarded(*models: Any, **keywords: Any) -> Any:

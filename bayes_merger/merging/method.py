@@ -12,8 +12,8 @@ method needs nothing but the decorator; as ``merge_methods/halfway.py`` of the w
         step = b - a
         return a + alpha * step / (1 + step.abs())
 
-``merge``, ``plan``, ``run`` and ``merge --help`` know it at once; `bayes_merger.testing.methods` tests it. What the
-decorator's arguments promise, like ``elementwise=True``, makes a method faster::
+``merge``, ``plan``, ``run`` and ``merge --help`` find it without further steps; `bayes_merger.testing.methods` tests
+it. What the decorator's arguments promise, like ``elementwise=True``, makes a method faster::
 
     @merge_method(elementwise=True)
     def add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor: ...
@@ -29,7 +29,7 @@ decorator's arguments promise, like ``elementwise=True``, makes a method faster:
 A keyword called ``key`` receives the tensor's name, from which random methods seed their generator, besides ``seed``.
 
 **Two stages.** Costly work that does not depend on all of the weights (lengths, sorts, decompositions) goes into a
-function of its own, which takes the models and, by keyword, those weights and options that it depends on (and ``key``).
+separate function, which takes the models and, by keyword, those weights and options that it depends on (and ``key``).
 The method receives its result by a keyword called ``prepared``, and calls it itself where that is ``None``::
 
     def _lengths(a: Tensor, b: Tensor) -> Prepared: ...
@@ -101,7 +101,7 @@ class MethodSpec:
         selects: whether every number of the result is one of the models' own, so that there is nothing to round.
         fused: whether the result is ``torch.lerp(a, b, alpha)``, which needs no copies in fp32.
         between: whether every number of the result lies between the models' while all weights are in [0, 1].
-        pole: what is wrong with a set of weights as text, or ``None``.
+        pole: what is wrong with a set of weights as text, or ``None`` if they are valid.
         cost: time and memory.
         aliases: names that other programs use for it.
         summary: the first line of its docstring.
@@ -147,7 +147,7 @@ class MethodSpec:
             prefix: what precedes a model's name in the user's setting, for the error.
 
         Raises:
-            ConfigError: there is such a model; the text names it and the way out.
+            ConfigError: such a model is given; the text names it and the way out.
         """
         given = set(models).intersection(MODEL_NAMES)
         for name in sorted(given.difference(self.models)):
@@ -235,7 +235,7 @@ class MethodSpec:
             raise ConfigError(f"weights{place}: {self.name} {wrong}")
 
     def stays_between(self, weights: Numbers) -> bool:
-        """Whether the result surely lies between the models, so that it cannot overflow."""
+        """Whether the result is certain to lie between the models, so that it cannot overflow."""
         return self.between and all(0 <= value <= 1 for value in weights.values())
 
 
@@ -257,14 +257,14 @@ def _announce(name: str, source: Path) -> None:
 
 
 _SPECS: dict[str, MethodSpec] = {}
-_loaded: list[Path] = []  # the folder of the person's own methods that are in it
+_loaded: list[Path] = []  # the folder whose methods are registered
 
 
 def register(spec: MethodSpec) -> None:
-    """Make a method known; one from outside the package may not take a name that is in use.
+    """Register a method; one from outside the package may not take a name that is in use.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: the name is in use.
     """
     if spec.source:
         _load_package()
@@ -293,7 +293,7 @@ def _specs() -> dict[str, MethodSpec]:
     folder = Path.cwd() / OWN_METHODS
     if _loaded != [folder]:
         _forget()
-        _loaded[:] = [folder]  # before they are run: a file of methods may itself look others up
+        _loaded[:] = [folder]  # set before they are run: a file of methods may itself look up others
         try:
             run_files(folder, lambda path: any(spec.source == path for spec in _SPECS.values()))
         except BaseException:
@@ -303,7 +303,7 @@ def _specs() -> dict[str, MethodSpec]:
 
 
 def _forget() -> None:
-    """Take out the methods of the folder that was the working folder before."""
+    """Remove the methods of the previous working folder."""
     for name in [spec.name for spec in _SPECS.values() if spec.source and spec.source.parent in _loaded]:
         del _SPECS[name]
     _loaded.clear()
@@ -320,10 +320,10 @@ def _folded(name: str) -> str:
 
 
 def method_spec(name: str) -> MethodSpec:
-    """The method called ``name``; the names that other programs use are understood.
+    """The method called ``name``; the names that other programs use are accepted.
 
     Raises:
-        ConfigError: there is no such method, or a file in the working folder's merge_methods/ is faulty.
+        ConfigError: the method does not exist, or a file in the working folder's merge_methods/ is faulty.
     """
     specs = _specs()
     if name in specs:
@@ -335,7 +335,7 @@ def method_spec(name: str) -> MethodSpec:
 
 
 def own_sources(methods: Iterable[str]) -> dict[str, str]:
-    """Of those of these methods that are not the package's: name to the SHA-256 of the file it comes from."""
+    """Name to the SHA-256 of the source file, for each of these methods that is not the package's."""
     specs = [method_spec(name) for name in methods]
     return {spec.name: spec.sha256 for spec in specs if spec.source}
 

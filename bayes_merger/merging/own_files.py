@@ -1,4 +1,4 @@
-"""Files of merge methods in the working folder: run once, and faults told in one line that names the file."""
+"""Files of merge methods in the working folder: run once, with errors in one line that names the file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ OWN_METHODS = "merge_methods"
 
 
 def shown(path: Path) -> str:
-    """A path as a person in the working folder would write it."""
+    """A path relative to the working folder where possible."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def run_files(folder: Path, has_method: Callable[[Path], bool]) -> None:
-    """Run every ``.py`` file of a folder, in the order of their names, but for those that begin with ``_``.
+    """Run every ``.py`` file of a folder, in the order of their names, except those that begin with ``_``.
 
     Args:
         folder: need not exist.
@@ -40,7 +40,7 @@ def _run(path: Path) -> None:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     try:
-        # Not by the import system, which would search sys.path and leave a __pycache__ in the person's folder.
+        # Not by the import system, which would search sys.path and leave a __pycache__ in the user's folder.
         exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
     except BayesMergerError:
         raise
@@ -51,7 +51,7 @@ def _run(path: Path) -> None:
 
 
 def _line(error: BaseException, path: Path) -> str:
-    """The line of the file at which it went wrong."""
+    """The line of the file at which the error occurred."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}" if lines else ""
 

@@ -1,4 +1,4 @@
-"""What a merge method consists of beside its function: weights, options, statistics and cost."""
+"""What a merge method consists of besides its function: weights, options, statistics and cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Weight = float
-"""A number that decides how much of a model goes in."""
+"""A number that decides how much of a model goes into the merge."""
 
 Prepared = tuple[Any, ...]
 """Result of a first stage: tensors (those of the models' shape are cut into pieces with them) and numbers."""
@@ -24,12 +24,12 @@ Statistics = tuple[float, ...]
 
 
 class Cost(NamedTuple):
-    """What a method takes, measured on a pair or triple of full-size Stable Diffusion 1.5 models.
+    """Time and memory of a method, measured on a pair or triple of full-size Stable Diffusion 1.5 models.
 
     ``benchmarks/costs.py`` measures it.
 
     Attributes:
-        time: nanoseconds per merged number on one core, beside reading and writing.
+        time: nanoseconds per merged number on one core, besides reading and writing.
         copies: of the largest tensor in fp32 that are in memory at once; 0 where tensors are worked on in pieces.
         decomposes: whether the time also grows with the shorter side of a matrix.
         measured: whether these are measurements, or a cautious guess.
@@ -46,7 +46,7 @@ class WeightRange:
     """One weight of a method.
 
     Attributes:
-        default: the value when none is given.
+        default: the value if it is not set.
         low: lower end of the range that is searched.
         high: upper end of it.
         least: the smallest number for which the formula is defined.
@@ -65,7 +65,7 @@ class Option:
     """One setting of a method that is the same for every tensor and is not searched.
 
     Attributes:
-        default: the value when none is given.
+        default: the value if it is not set.
         choices: the texts it accepts; empty for a whole number.
     """
 

@@ -1,4 +1,4 @@
-"""Images in, numbers out: the scorers of a trial's pictures, and how their scores become one number."""
+"""Scoring: the scorers of a trial's pictures, and how their scores are combined into one number."""
 
 from bayes_merger.scoring.models.aesthetic import AestheticScorer
 from bayes_merger.scoring.models.clip import ClipScorer, ClipTower

@@ -1,4 +1,4 @@
-"""Where a file of weights comes from: a local path, or an address it is fetched from once.
+"""Weight files: a local path, or an address that is downloaded once.
 
 A download carries a SHA-256. Where none is known for a public file, the first download is trusted, its hash is written
 beside it, and any other content is refused from then on.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMEOUT = 30.0  # seconds without a single byte
-ABANDONED = 3600.0  # seconds since a half-fetched file was last written to
+ABANDONED = 3600.0  # seconds since a partial download was last written to
 CHUNK = 1 << 20
 
 
@@ -57,12 +57,12 @@ def find_weights(source: str, *, setting: str, sha256: str | None = None) -> Pat
     """The local file behind `source`; an address is fetched once and kept in :func:`cache_folder`.
 
     Args:
-        source: path of a file, or an `https` address (`http` only to this very machine).
+        source: path of a file, or an `https` address (`http` only to this machine).
         setting: the configuration's name of it, for messages, like `scorers.laion.head`.
-        sha256: 64 hex digits the fetched file must have. A local file is the user's own word and is not compared.
+        sha256: 64 hex digits the fetched file must have. A local file is trusted and not compared.
 
     Raises:
-        ConfigError: no such file, no network, or content that is not what it should be.
+        ConfigError: the file does not exist, there is no network, or the content has another hash.
     """
     if not isinstance(source, str | os.PathLike) or not str(source).strip():
         raise ConfigError(f"{setting} has no value; give the path of a weight file")
@@ -93,7 +93,7 @@ def open_weights(path: Path, setting: str) -> Checkpoint:
 
 
 def read_weights(path: Path, setting: str) -> dict[str, Tensor]:
-    """Key -> tensor of a weight file, without a `module.` that stands before every key. Imports torch.
+    """Key -> tensor of a weight file, without a `module.` prefix that every key has. Imports torch.
 
     Raises:
         ConfigError: damaged, or carrying anything but tensors.
@@ -145,15 +145,15 @@ def _check_kept(path: Path, receipt: Path, known: dict[str, Any], expected: str 
         return
     found = _sha256(path)
     if expected is not None and found != expected:
-        raise ConfigError(f"{setting}: {path} has SHA-256 {found}, not {expected}; delete it and it is fetched again")
+        raise ConfigError(f"{setting}: {path} has SHA-256 {found}, not {expected}; delete it to fetch it again")
     _write_receipt(receipt, path, known.get("address", ""), found)
 
 
 def _download(address: str, path: Path, expected: str | None, pinned: bool, setting: str) -> str:
     """Fetches into a temporary file beside `path`, checks, then renames; returns the SHA-256."""
     log.info("fetching %s", address)
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):  # by a killed process; a live one keeps writing
-        with suppress(FileNotFoundError):  # another process clears away, too
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):  # of a killed process: a live one writes
+        with suppress(FileNotFoundError):  # another process cleans up at the same time
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
@@ -176,7 +176,7 @@ def _download(address: str, path: Path, expected: str | None, pinned: bool, sett
 
 @contextmanager
 def _explained(address: str, setting: str) -> Iterator[None]:
-    """Network trouble as one line with the way out."""
+    """A network error as one line with the way out."""
     try:
         yield
     except urllib.error.HTTPError as error:
@@ -209,7 +209,7 @@ def _copy(address: str, file: IO[bytes], folder: Path, setting: str) -> str:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only to where a download may come from; hubs redirect to their storage."""
+    """Follows a redirect only to an address that a download may use; hubs redirect to their storage."""
 
     def __init__(self, setting: str) -> None:
         self.setting = setting
@@ -259,7 +259,7 @@ def _write_receipt(receipt: Path, path: Path, address: str, sha256: str) -> None
     try:
         temporary.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
         temporary.replace(receipt)
-    except OSError as error:  # a cache that others filled and we may only read: hashed at every start then
+    except OSError as error:  # a read-only cache that others filled: hashed at every start then
         log.warning("%s cannot be written (%s)", receipt, error)
 
 

@@ -1,8 +1,8 @@
-"""What a scorer is, and how many scores become one number.
+"""The scorer protocol, and how many scores are combined into one number.
 
 A scorer sees pictures and gives one raw number for each; raw numbers are stored before anything is averaged, so the
-scores of a study can be weighted anew later. Only :func:`combine` turns them into points, on one scale for all scorers:
-0 is bad, 10 is perfect. A scorer of your own is ``scorers/brightness.py`` in the working folder::
+scores of a study can be weighted differently later. Only :func:`combine` turns them into points, on one scale for all
+scorers: 0 is bad, 10 is perfect. Your own scorer may be ``scorers/brightness.py`` in the working folder::
 
     from PIL import ImageStat
     from bayes_merger.scoring import ScorerBase
@@ -82,8 +82,8 @@ class Scorer(Protocol):
     Attributes:
         name: what its scores are stored under: its name in the settings.
         scale: the raw values that mean 0 and 10 points.
-        importance: how much it counts beside other scorers; with 0 it only watches.
-        interactive: whether it asks a person at the terminal, who then has it to themselves: no progress bars, one
+        importance: how much it counts beside other scorers; with 0 its scores are stored but do not count.
+        interactive: whether it asks a person at the terminal, which it then uses exclusively: no progress bars, one
             worker, no final round.
     """
 
@@ -96,7 +96,7 @@ class Scorer(Protocol):
         """Check everything that can be checked without loading a model.
 
         Args:
-            folder: the study's own folder, for a scorer that keeps something there.
+            folder: the study's own folder, for a scorer that stores files there.
 
         Raises:
             ConfigError: a file is missing, damaged, or does not fit.
@@ -107,7 +107,7 @@ class Scorer(Protocol):
 
         Raises:
             TrialFailed: a picture cannot be scored.
-            Paused: a person is needed and is not there.
+            Paused: a person is needed and nobody is there.
         """
 
 
@@ -132,17 +132,17 @@ class ScorerBase:
 
 
 def check_scorer(setting: str, scorer: object) -> Scorer:
-    """`scorer` as a `Scorer`, which it need not inherit from; one that does not say so is not interactive.
+    """`scorer` as a `Scorer`, from which it need not inherit; it is interactive only if it says so.
 
     Args:
         setting: where it is chosen, like "scorers.laion"; what follows the last point is its name.
-        scorer: what the settings built.
+        scorer: the object built from the settings.
 
     Raises:
-        ConfigError: it lacks something, or has it of the wrong type; the text names what.
+        ConfigError: an attribute is missing or has the wrong type; the text names it.
     """
     kind = type(scorer).__qualname__
-    if not hasattr(scorer, "interactive"):  # scorers written before it belonged to the protocol ask nobody
+    if not hasattr(scorer, "interactive"):  # older scorers do not have it and ask nobody
         with suppress(AttributeError):
             scorer.interactive = False  # type: ignore[attr-defined]
     if not isinstance(scorer, Scorer):
@@ -179,7 +179,7 @@ def check_importance(what: str, importance: object) -> float:
     if isinstance(importance, bool) or not isinstance(importance, int | float):
         raise ConfigError(f"{what}: importance must be a number, not {importance!r}")
     if not math.isfinite(importance) or importance < 0:
-        raise ConfigError(f"{what}: importance {importance} makes no sense; give a number of 0 or more")
+        raise ConfigError(f"{what}: importance {importance} is not valid; give a number of 0 or more")
     return float(importance)
 
 
@@ -194,7 +194,7 @@ def check_scale(what: str, scale: Sequence[float]) -> Scale:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{what}: scale must be two numbers like [0, 10], not {scale!r}") from error
     if low == high or not (math.isfinite(low) and math.isfinite(high)):
-        raise ConfigError(f"{what}: scale [{low}, {high}] has no length; give the raw values of 0 and 10 points")
+        raise ConfigError(f"{what}: scale [{low}, {high}] has two equal ends; give the raw values of 0 and 10 points")
     return low, high
 
 
@@ -212,7 +212,7 @@ def score_images(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:
     """The raw scores that one scorer gives to `images`, one each, in their order.
 
     Raises:
-        TrialFailed: the scorer gave NaN, infinity, something else than numbers, or not one for each image.
+        TrialFailed: the scorer gave NaN, infinity, something other than numbers, or not one for each image.
     """
     if not images:
         return []
@@ -229,7 +229,7 @@ def score_images(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:
 
 
 def _numbers(scorer: Scorer, values: Sequence[float]) -> list[float]:
-    """What a scorer gave as plain numbers; arrays and tensors are as good as lists."""
+    """A scorer's result as plain numbers; arrays and tensors are accepted like lists."""
     try:
         if any(isinstance(value, str | bytes) for value in values):
             raise TypeError
@@ -246,8 +246,8 @@ def combine(
 ) -> float:
     """One number for a trial: `sum_s i_s sum_k i_k points(raw_sk) / (sum_s i_s sum_k i_k)`.
 
-    Every image `k` counts with its payload's importance, every scorer `s` with its own. What has no importance is
-    ignored: a scorer of importance 0 may watch (and fail) without moving the search.
+    Every image `k` counts with its payload's importance, every scorer `s` with its own. Anything of importance 0 is
+    ignored: a scorer of importance 0 may run (and fail) without influencing the search.
 
     Args:
         scores: raw scores, one per scorer and image.
@@ -258,8 +258,8 @@ def combine(
         Points; 0 to 10 wherever the raw scores stay on their scale.
 
     Raises:
-        TrialFailed: a score is NaN or infinite, missing, or there twice.
-        ConfigError: nothing counts, or a score belongs to no known payload or scorer.
+        TrialFailed: a score is NaN or infinite, missing, or duplicated.
+        ConfigError: nothing counts, or a score is of an unknown payload or scorer.
     """
     weights = _counting("payload", payload_importance)
     counting = _counting("scorer", {name: importance for name, (importance, _) in scorers.items()})

@@ -1,4 +1,4 @@
-"""The optimiser: numbers in, numbers out; it never heard of pictures.
+"""The optimiser: numbers in, numbers out. It does not depend on pictures or models.
 
 :mod:`~bayes_merger.search.space.space` is light. :mod:`~bayes_merger.search.samplers` and
 :mod:`~bayes_merger.search.study.study` import Optuna (about a second), so they are imported where they are used.

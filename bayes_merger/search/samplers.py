@@ -62,7 +62,7 @@ def make_sampler(factory: Callable[..., Any], space: Space, seed: int) -> Statel
     def make(inner_seed: int) -> Any:
         own = deepcopy(factory)  # options may be objects that change with use, such as an independent_sampler
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # said at every suggestion otherwise
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # repeated at every suggestion
             return own(seed=inner_seed) if known is None or "space" not in known else own(space=space, seed=inner_seed)
 
     try:
@@ -72,7 +72,7 @@ def make_sampler(factory: Callable[..., Any], space: Space, seed: int) -> Statel
     if isinstance(made, StatelessSampler):
         return made
     if not isinstance(made, BaseSampler):
-        raise ConfigError(f"optimiser: {name} gives a {type(made).__name__}, not an Optuna sampler; choose another")
+        raise ConfigError(f"optimiser: {name} returns a {type(made).__name__}, not an Optuna sampler; choose another")
     return SequentialSampler(space, seed, make, name=type(made).__name__)
 
 
@@ -114,7 +114,7 @@ def bayes(
     Args:
         space: see the module.
         seed: see the module.
-        kappa: how many standard deviations of hope count; 0 only exploits.
+        kappa: how many standard deviations are added to the mean; 0 only exploits.
         noise: variance of a score's noise, where the scores' own variance is 1.
         length_scale: over which a score changes, in ranges; where the fit starts.
         length_scale_bounds: between which it is fitted. The library's own lower bound (1e-5) lets an early fit
@@ -147,7 +147,7 @@ def bayes_classic(
         space: see the module.
         seed: see the module.
         acquisition: ``ucb``, ``ei`` (expected improvement) or ``poi`` (probability of improvement).
-        kappa: for ``ucb``: how many standard deviations of hope count.
+        kappa: for ``ucb``: how many standard deviations are added to the mean.
         xi: for ``ei`` and ``poi``: the improvement that is required.
         exploration_decay: kappa or xi is multiplied by this after every suggestion; in (0, 1].
         exploration_decay_delay: but not before this many suggestions.
@@ -184,7 +184,7 @@ def tpe(
     Args:
         space: see the module.
         seed: see the module.
-        multivariate: model all weights together; false: each by itself, as Optuna 4 did.
+        multivariate: model all weights together; false: each separately, as Optuna 4 did.
         constant_liar: stay away from what other workers are trying.
         n_startup_trials: random until so many trials have a score; the start design counts.
         n_ei_candidates: drawn from the good ones' density; the one most unlike the bad ones is suggested.
@@ -207,7 +207,7 @@ def tpe(
 
 
 def lhs(space: Space | None, seed: int, *, rows: int = 100) -> BaseSampler:
-    """A Latin hypercube, row by row: learns nothing, leaves no part of any range out.
+    """A Latin hypercube, row by row: learns nothing, covers every part of every range.
 
     Args:
         space: see the module.
@@ -225,7 +225,7 @@ def lhs(space: Space | None, seed: int, *, rows: int = 100) -> BaseSampler:
 
 
 def random(space: Space | None, seed: int) -> BaseSampler:
-    """Uniform points: what any other optimiser must beat."""
+    """Uniform random points: the baseline for every other optimiser."""
 
     def propose(observations: Observations, seed: int) -> Array:
         return generator(seed, observations.slot).random(observations.dimensions)
@@ -261,12 +261,12 @@ def gp(space: Space | None, seed: int, *, n_startup_trials: int = 10, determinis
 def cma(
     space: Space | None, seed: int, *, sigma: float = 0.17, population: int | None = None, warm_start: bool = True
 ) -> BaseSampler:
-    """CMA-ES: a cloud of points that walks uphill, a generation at a time.
+    """CMA-ES: a normal distribution that moves towards better scores, one generation at a time.
 
     Args:
         space: see the module.
         seed: see the module.
-        sigma: how wide the cloud begins, in ranges.
+        sigma: initial standard deviation, in ranges.
         population: points of a generation; None: 4 + 3 ln(weights), 13 for 26.
         warm_start: begin between the better half of the start design; false: in the middle of the space.
     """
@@ -327,7 +327,7 @@ def botorch(
     except ImportError as error:
         raise ConfigError(
             f"optimiser: botorch is not installed ({error}); "
-            "pip install 'bayes-merger[botorch]', or take optimiser=gp, which needs nothing more"
+            "pip install 'bayes-merger[botorch]', or use optimiser=gp, which needs no extra package"
         ) from None
 
     return CubeSampler(space, seed, botorch_proposal(Noisy(restarts, raw_samples, draws)), name="botorch")

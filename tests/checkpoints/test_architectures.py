@@ -153,12 +153,12 @@ def test_a_table_of_one_s_own_leaves_no_key_of_a_real_model_without_a_place() ->
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({}, "a table is wanted"),
-        ("ATTN", "a table is wanted"),
+        ({}, "expected a table"),
+        ("ATTN", "expected a table"),
         (["ATTN"], "'ATTN' is not a block with its keys"),
-        ({"A B": ["x"]}, "'A B' cannot be the name"),
-        ({1: ["x"]}, "1 cannot be the name"),
-        ({"attn": ["x"], "ATTN": ["y"]}, "ATTN is there twice"),
+        ({"A B": ["x"]}, "'A B' is not a valid block name"),
+        ({1: ["x"]}, "1 is not a valid block name"),
+        ({"attn": ["x"], "ATTN": ["y"]}, "ATTN appears twice"),
         ({"ATTN": []}, "ATTN: \\[\\] is not a list"),
         ({"ATTN": [3]}, "is not a list"),
         ({"ATTN": ""}, "is not a list"),

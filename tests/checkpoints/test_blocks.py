@@ -91,7 +91,7 @@ def test_a_tiny_model_with_the_layout_of_sd1_is_sd1() -> None:
         ({"emb_params": (1, 768)}, "embedding"),
         ({UNET + "input_blocks.0.0.weight": (8, 4, 3, 3)}, "parts of its U-Net missing"),
         ({"model.0.weight": (64, 3, 3, 3)}, "upscaler"),
-        ({"layer.weight": (3,)}, "no model this program knows"),
+        ({"layer.weight": (3,)}, "a model this program does not know"),
     ],
 )
 def test_what_cannot_be_merged_is_named(shapes: dict[str, tuple[int, ...]], words: str) -> None:

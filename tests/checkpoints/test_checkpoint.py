@@ -163,21 +163,21 @@ def test_other_files_are_called_what_they_are(tmp_path: Path, content: bytes, wo
         ({"a": entry(0, 8), "b": entry(10, 12)}, b"x" * 12, "'b' leaves a gap"),
         ({"a": entry(0, 8, dtype="F17")}, b"x" * 8, "'a' has dtype 'F17'; did you mean F16"),
         ({"a": entry(0, 8) | {"dtype": None}}, b"x" * 8, "'a' has dtype 'None'"),
-        ({"a": entry(0, 8, [3])}, b"x" * 8, "'a' needs 6 bytes and is given 8"),
-        ({"a": entry(0, 8, [-4])}, b"x" * 8, "no proper shape"),
-        ({"a": entry(0, 8, [4.0])}, b"x" * 8, "no proper shape"),
-        ({"a": entry(0, 8, [True, 4])}, b"x" * 8, "no proper shape"),
-        ({"a": entry(8, 0, [])}, b"x" * 8, "needs 2 bytes and is given -8"),
+        ({"a": entry(0, 8, [3])}, b"x" * 8, "'a' needs 6 bytes and has 8"),
+        ({"a": entry(0, 8, [-4])}, b"x" * 8, "no valid shape"),
+        ({"a": entry(0, 8, [4.0])}, b"x" * 8, "no valid shape"),
+        ({"a": entry(0, 8, [True, 4])}, b"x" * 8, "no valid shape"),
+        ({"a": entry(8, 0, [])}, b"x" * 8, "needs 2 bytes and has -8"),
         ({"a": entry(0, 8, [2**62, 2**62])}, b"x" * 8, "needs .* bytes"),
         ({"a": {"dtype": "F16"}}, b"", "not described by"),
         ({"a": 1}, b"", "not described by"),
-        ({}, b"", "no tensor in it"),
-        ({"__metadata__": {"a": 1}, "a": entry(0, 8)}, b"x" * 8, "metadata is not a table of texts"),
+        ({}, b"", "it holds no tensors"),
+        ({"__metadata__": {"a": 1}, "a": entry(0, 8)}, b"x" * 8, "metadata is not an object of strings"),
         (b"[1]", b"", "not a checkpoint"),
         (b"{1}", b"", "header is not JSON"),
         (b'{"\xff": 1}', b"", "header is not JSON"),
         (b'{"a":' * 60000, b"", "header is not JSON"),
-        (b'{"a": 1, "a": 2}', b"", "'a' stands twice"),
+        (b'{"a": 1, "a": 2}', b"", "'a' appears twice"),
         ({"a\x1b[31m\n": 1}, b"", r"tensor 'a\?\[31m\?' is not described"),
     ],
 )
@@ -286,7 +286,7 @@ def test_a_zip_bomb_and_a_truncated_zip_are_refused(tmp_path: Path) -> None:
 def test_a_pickle_without_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.ckpt"
     torch.save({"a": 1}, path)
-    refused(path, "no tensor in it")
+    refused(path, "it holds no tensors")
 
 
 def test_bad_files_are_refused_without_importing_torch(tmp_path: Path) -> None:

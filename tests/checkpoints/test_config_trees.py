@@ -295,7 +295,7 @@ def test_a_model_trained_to_zero_snr_is_drawn_down_to_it(architecture: str) -> N
 
 
 def test_a_model_of_edm_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"edm_vpred\.sigma_max stands for EDM"):
+    with pytest.raises(CheckpointError, match=r"edm_vpred\.sigma_max marks an EDM model"):
         settings_of("sdxl", UNETS["sdxl"] | {"edm_vpred.sigma_max": (), "v_pred": (0,)}, {})
 
 

@@ -227,7 +227,7 @@ def test_a_stack_with_a_hole_is_refused(tmp_path: Path) -> None:
     [
         ({"weight_map": {"x": "../../secret.safetensors"}}, "cannot be beside it"),
         ({"weight_map": {"x": "/etc/passwd"}}, "cannot be beside it"),
-        ({"weight_map": {"x": "gone.safetensors"}}, "which is not there"),
+        ({"weight_map": {"x": "gone.safetensors"}}, "which does not exist"),
         ({"weight_map": {"x": 3}}, "no weight_map"),
         ({"weight_map": {}}, "no weight_map"),
         ([], "not a table"),
@@ -310,7 +310,7 @@ def test_the_index_says_which_shard_a_tensor_is_in(tmp_path: Path) -> None:
     assert_same(folder, write_file(tmp_path / "f.safetensors", "sd1"))
     table["weight_map"]["conv_in.unheard_of"] = shard
     index.write_text(json.dumps(table))
-    refused(folder, shard, "lacks 'conv_in.unheard_of', which its index says is there")
+    refused(folder, shard, "lacks 'conv_in.unheard_of', which its index lists")
 
 
 def test_one_model_s_word_about_its_prediction_holds_for_the_merge(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_an_input_is_never_written_over(tmp_path: Path, link: str) -> None:
         out.symlink_to(model)
     elif link == "hardlink":
         os.link(model, out)
-    with pytest.raises(CheckpointError, match=r"is model .*model.safetensors, which is read for this"):
+    with pytest.raises(CheckpointError, match=r"is model .*model.safetensors, which is an input of this merge"):
         write_checkpoint(out, [TensorEntry("x", (2,), "F32", never)], inputs=[model])
     assert model.read_bytes() == b"precious"
 
@@ -112,7 +112,7 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_noticed_before_anything_is_computed(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"needs [\d,]+ MB and its disk has [\d,]+ MB free; make room"):
+    with pytest.raises(CheckpointError, match=r"needs [\d,]+ MB and its disk has [\d,]+ MB free; free up space"):
         write_checkpoint(tmp_path / "m.safetensors", [TensorEntry("x", (2**60,), "F32", never)])
     assert only(tmp_path) == []
 

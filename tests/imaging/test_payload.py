@@ -47,7 +47,7 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": " "}, "no prompt"),
         ({"prompt": ["a"]}, r"prompt: expected text, got \['a'\]"),
         ({"prompt": "a", "promt": "b"}, "unknown field 'promt'; did you mean .*prompt"),
-        ({"prompt": "a", "width": 500}, "width: 500 is not a multiple of 8; take 496"),
+        ({"prompt": "a", "width": 500}, "width: 500 is not a multiple of 8; use 496"),
         ({"prompt": "a", "height": "512"}, "height: expected a number, got '512'"),
         ({"prompt": "a", "steps": 0}, "steps: 0 is not between 1 and 1000"),
         ({"prompt": "a", "steps": 2.5}, "steps: expected a whole number"),
@@ -58,7 +58,7 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": "a", "score_weight": 1, "importance": 1}, "importance is given twice"),
         ({"prompt": "a", "enable_hr": True}, "enable_hr is not supported"),
         ({"prompt": "a", "sampler_name": "Euler b"}, "did you mean Euler"),
-        ({"prompt": "a", "sampler_name": "DPM++ SDE Karras"}, "the nearest it has is 'DPM\\+\\+ 2M SDE'"),
+        ({"prompt": "a", "sampler_name": "DPM++ SDE Karras"}, "the nearest is 'DPM\\+\\+ 2M SDE'"),
         ({"prompt": "a <lora:b:1>"}, "<lora:b:1>"),
         ({"prompt": "a", "negative_prompt": "[a|b]"}, "alternates"),
     ],
@@ -112,7 +112,7 @@ def test_wildcard_mistakes_are_named(tmp_path: Path) -> None:
     for prompt, message in [
         ("__color__", "no color.txt in .*; did you mean colour"),
         ("__empty__", "has no lines"),
-        ("__loop__", "each other without end"),
+        ("__loop__", "each other endlessly"),
         ("__net__", "<lora:a:1>"),
         ("__x/../colour__", "no x/../colour.txt"),
     ]:

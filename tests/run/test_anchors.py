@@ -138,7 +138,10 @@ def test_an_anchor_that_is_there_already_is_not_drawn_twice() -> None:
         ([{"alpha": "GRAD_W"}], "'GRAD_W' is not a preset"),
         ([{"alpha": [1, 2]}], "neither numbers nor the name of a preset"),
         (["nothing.json"], "no such file"),
-        (["GRAD_V", "GRAD_A", "OUT07", "OUT12", "WRAP08", "WRAP12"], "init_points: 8 trials do not hold the 9 anchors"),
+        (
+            ["GRAD_V", "GRAD_A", "OUT07", "OUT12", "WRAP08", "WRAP12"],
+            "init_points: 8 trials are too few for the 9 anchors",
+        ),
     ],
 )
 def test_an_anchor_that_means_nothing_is_one_line(anchors: list[Any], words: str) -> None:

@@ -70,8 +70,8 @@ def test_what_a_recipe_leaves_open_is_searched(workplace: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["space.frozen.IN00.mix_alpha=0.5"], ["IN00.mix_alpha", "the recipe decides"]),
-        (["space.frozen.fixed_alpha=0.5"], ["fixed_alpha", "the recipe decides"]),
+        (["space.frozen.IN00.mix_alpha=0.5"], ["IN00.mix_alpha", "the recipe sets"]),
+        (["space.frozen.fixed_alpha=0.5"], ["fixed_alpha", "the recipe sets"]),
         (["space.groups=[[M00.mix_alpha,OUT00.mix_alpha]]"], ["M00.mix_alpha", "OUT00.mix_alpha"]),
         (["space.ranges.lok=[0,1]"], ["lok"]),
         (["model_a=a.safetensors"], ["model_a", "recipe.models"]),

@@ -119,7 +119,7 @@ def test_a_refused_connection_names_file_address_and_setting(hub: str) -> None:
 def test_a_kept_file_that_was_damaged_is_refused(hub: str) -> None:
     path = fetch(f"{hub}/head.pth")
     path.write_bytes(b"damaged")
-    with pytest.raises(ConfigError, match="delete it and it is fetched again"):
+    with pytest.raises(ConfigError, match="delete it to fetch it again"):
         fetch(f"{hub}/head.pth")
     path.unlink()
     assert fetch(f"{hub}/head.pth").read_bytes() == CONTENT

@@ -84,7 +84,7 @@ def test_trials_that_the_sampler_chose_in_a_wider_space_do_no_harm(name: str) ->
 def test_an_optimiser_of_one_objective_says_so_before_the_first_trial(name: str) -> None:
     sampler: Any = sampler_of(name)
     sampler.check_objectives(1)
-    with pytest.raises(ConfigError, match=f"{name} supports one objective and there are 2; take optimiser=gp"):
+    with pytest.raises(ConfigError, match=f"{name} supports one objective and there are 2; use optimiser=gp"):
         sampler.check_objectives(2)
 
 

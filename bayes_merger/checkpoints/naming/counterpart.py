@@ -21,10 +21,10 @@ class Counterpart:
 
     Attributes:
         key: of the tensor that holds them.
-        stack: all that lie in that tensor one below the other, as diffusers names them, in order; empty where it holds
+        stack: all that are stacked in that tensor by rows, as diffusers names them, in order; empty where it holds
             only this one.
-        swapped: whether its first and its second half of rows have changed places.
-        transposed: whether rows and columns have.
+        swapped: whether the first and second half of its rows are swapped.
+        transposed: whether rows and columns are swapped.
     """
 
     key: str

@@ -6,8 +6,8 @@ off the names alone, so it fits any width and any number of levels and layers. A
 differently, and ``Counterpart`` says how: several stacked in one, the halves of one swapped, one transposed; and the
 projections of the VAE's attention are 1x1 convolutions ``(C, C, 1, 1)`` in files and matrices in diffusers.
 
-Not part of the table, because nothing there needs them: ``position_ids``, the second copy of T5's embeddings, the
-schedule's buffers, averages over training and markers such as ``v_pred``.
+Not part of the table, because nothing that uses it needs them: ``position_ids``, the second copy of T5's embeddings,
+the schedule's buffers, averages over training and markers such as ``v_pred``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INDEX = "model_index.json"
 """The file by which a diffusers folder is known."""
 
 PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-"""The parts of a folder that hold tensors of a single file; a safety checker and the like are passed over."""
+"""The parts of a folder that hold tensors of a single file; a safety checker and the like are ignored."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name to shape, of the tensors of one part."""
@@ -63,7 +63,7 @@ class Naming:
                 ``text_encoder_2``, ``text_encoder_3``) to its tensors; parts may be missing.
 
         Raises:
-            CheckpointError: they are of no architecture known here.
+            CheckpointError: they match no known architecture.
         """
         family = _family(parts)
         if family == "flux":
@@ -89,13 +89,13 @@ class Naming:
         """Where a tensor is in a single file; ``None`` for one that is not there.
 
         Raises:
-            CheckpointError: it belongs to no such model.
+            CheckpointError: it does not belong to a model of this kind.
         """
         if name.endswith("position_ids"):
             return None
         try:
             found = None if _NO_NUMBER.search(name) else self.parts[part](name)
-        except (KeyError, ValueError, IndexError):  # no such part; numbers that are none, names that end early
+        except (KeyError, ValueError, IndexError):  # no such part, an invalid number, or a name that ends early
             found = None
         if found is None:
             raise CheckpointError(
@@ -119,5 +119,5 @@ def _family(parts: Mapping[str, Shapes]) -> str:
         widths = (shape[-1:] for name, shape in unet.items() if name.endswith("attn2.to_k.weight"))
         return "sd2" if next(widths, ()) == (1024,) else "sd1"
     raise CheckpointError(
-        "its parts are of no architecture that can be merged; Stable Diffusion 1, 2, XL, 3 and Flux can"
+        "its parts match no architecture that can be merged; Stable Diffusion 1, 2, XL, 3 and Flux can"
     )

@@ -1,4 +1,4 @@
-"""What stands before the keys of a single file, which programs do not agree on."""
+"""Prefixes of the keys of a single file, which differ between programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from bayes_merger.checkpoints.naming.counterpart import UNET, VAE
 
-# Transformers are mostly given away alone, and then often without a prefix.
+# Transformers are mostly distributed alone, and then often without a prefix.
 _BARE = re.compile(
     r"(?:double_blocks|single_blocks|joint_blocks|img_in|txt_in|time_in|vector_in|guidance_in|final_layer"
     r"|x_embedder|context_embedder|t_embedder|y_embedder)\."

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from bayes_merger.checkpoints.naming.counterpart import Counterpart
 
 COPY = Counterpart("")
-"""Stands for a tensor whose numbers are another one's."""
+"""Marks a tensor that duplicates another one."""
 
 OPEN_CLIP: Mapping[str, str] = {
     "layer_norm1": "ln_1",

@@ -142,10 +142,10 @@ def flux_name(name: str) -> Counterpart | None:
 
 
 def layers_in(name: str) -> tuple[str, ...]:
-    """Diffusers' names of the layers that lie in a layer of a single file, in order.
+    """Diffusers' names of the layers stacked in a layer of a single file, in order.
 
     Args:
-        name: of the file's layer, without its prefix and ``.weight``; of another network's there are none.
+        name: of the file's layer, without its prefix and ``.weight``; none for layers of another network.
 
     Returns:
         One for most, several where they are stacked; none where halves are swapped, or may be.
@@ -177,7 +177,7 @@ def _of_block(
         start: what files put before them.
         rest: the name in the block.
         names: diffusers' name of a layer to the file's.
-        stacked: the file's name of a layer to those of diffusers that lie in it.
+        stacked: the file's name of a layer to those of diffusers that are stacked in it.
         swapped: as in ``Counterpart``.
     """
     layer, leaf = ".".join(rest[:-1]), rest[-1]

@@ -87,7 +87,7 @@ class UnetNames:
 
 @dataclass(frozen=True)
 class VaeNames:
-    """The VAE, which is the same everywhere but for its width, its number of channels and what stands before it.
+    """The VAE, the same in all models except for its width, its number of channels and its prefix.
 
     Attributes:
         levels: resolutions that it works at.

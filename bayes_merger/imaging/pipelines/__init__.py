@@ -1,1 +1,1 @@
-"""Live diffusers pipelines that take new weights in place."""
+"""Live diffusers pipelines whose weights are replaced in place."""

@@ -65,8 +65,8 @@ def to_single_file(
 def single_file_views(pipe: HasModules) -> dict[str, Tensor]:
     """Single-file key -> a view, in the single file's shape, on the live parameter: write there to swap weights.
 
-    Made afresh from `named_parameters()` on every call (milliseconds): a kept view would silently go stale as soon as
-    somebody calls `.half()` or `.to()` on a module.
+    Made afresh from `named_parameters()` on every call (milliseconds): a cached view would silently go stale as soon as
+    a caller uses `.half()` or `.to()` on a module.
     """
     return to_single_file(
         unet=_parameters(pipe.unet), vae=_parameters(pipe.vae), text_encoder=_parameters(pipe.text_encoder)

@@ -1,6 +1,6 @@
-"""The live parameters side by side in memory, in the order of the single file.
+"""The live parameters contiguous in memory, in the order of the single file.
 
-A block of a model is then one stretch of memory, and a merge can write it in a few calls instead of hundreds.
+A block of a model is then one span of memory, and a merge can write it in a few calls instead of hundreds.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
-_ALIGNMENT = 64  # bytes: a cache line; matrix kernels go by it
+_ALIGNMENT = 64  # bytes: a cache line, the alignment that matrix kernels expect
 
 
 def lay_side_by_side(pipe: HasModules) -> None:
-    """Move the parameters of all modules into one stretch of memory per device and dtype; no number changes.
+    """Move the parameters of all modules into one span of memory per device and dtype; no number changes.
 
     The parameters stay the objects that they are, and each begins at an aligned address.
 
@@ -56,6 +56,6 @@ def _move(parameters: list[Parameter]) -> None:
 
 
 def _room(tensor: Tensor) -> int:
-    """Numbers that it takes with what aligns the next one."""
+    """Count of numbers, padded so that the next parameter is aligned."""
     step = _ALIGNMENT // tensor.element_size()
     return -(-tensor.numel() // step) * step

@@ -1,4 +1,4 @@
-"""A single-file checkpoint -> live diffusers modules, without a network and without a second copy in memory.
+"""A single-file checkpoint -> live diffusers modules, without network access or a second copy in memory.
 
 The modules are built empty (meta device) from a diffusers config tree, the file's keys and shapes are checked against
 them, and only then is memory taken and filled, tensor by tensor, from the mapped file. Parameters never share memory
@@ -31,7 +31,7 @@ _V_KEYS = ("v_pred", "ztsnr")
 
 @dataclass(frozen=True)
 class LoadedModules:
-    """The three live models and what the file said about itself.
+    """The three live models, and what the file states about them.
 
     Attributes:
         unet: `UNet2DConditionModel`.
@@ -62,7 +62,7 @@ def load_modules(
 
     Raises:
         CheckpointError: the file cannot be read, lacks tensors, or does not fit the config.
-        ConfigError: the config tree is not one.
+        ConfigError: the config tree is not valid.
     """
     tree = SD15 if config is None else config
     modules = empty_modules(tree)
@@ -92,7 +92,7 @@ def check_shapes(
         lacking = [key for key in missing if key.startswith(prefix)]
         if lacking and len(lacking) == sum(key.startswith(prefix) for key in expected):
             raise CheckpointError(
-                f"{path}: no {part} in it (no key starts with {prefix}); take a complete SD1.x checkpoint, with UNet, "
+                f"{path}: has no {part} (no key starts with {prefix}); take a complete SD1.x checkpoint, with UNet, "
                 "text encoder and VAE in one file"
             )
     if missing:
@@ -112,16 +112,16 @@ def check_shapes(
 def prediction_of(source: Checkpoint, given: str | None, config: Path | None = None) -> tuple[str, bool]:
     """What the model predicts and whether it has zero terminal SNR.
 
-    As given; else as the file's marks say; else as the scheduler of a config tree that was given says.
+    The given setting, else the file's markers, else the scheduler of the given config tree.
 
     Raises:
         ConfigError: a prediction type that does not exist.
-        CheckpointError: marks of a kind that diffusers' schedulers here cannot draw.
+        CheckpointError: markers of a model that the schedulers here cannot draw.
     """
     if given not in (None, "auto", *PREDICTIONS):
         raise ConfigError(f"prediction_type: {given!r} is not a prediction type; use {', '.join(PREDICTIONS)}")
     if odd := [key for key in source.shapes if key.startswith("edm_")]:
-        raise CheckpointError(f"{source.path}: the mark {odd[0]} stands for EDM models, which cannot be drawn here")
+        raise CheckpointError(f"{source.path}: the key {odd[0]} marks an EDM model, which cannot be drawn here")
     marked = any(key in source.shapes for key in _V_KEYS)
     prediction = "v_prediction" if marked or source.prediction == "v" else _prediction_of_tree(config)
     if given in PREDICTIONS:
@@ -165,12 +165,14 @@ def _prediction_of_tree(tree: Path | None) -> str:
         return "epsilon"
     prediction: str = _config(tree, "scheduler", "scheduler_config.json").get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
-        raise ConfigError(f"{tree}: the scheduler's prediction_type {prediction!r} is none of {', '.join(PREDICTIONS)}")
+        raise ConfigError(
+            f"{tree}: the scheduler's prediction_type {prediction!r} is not one of {', '.join(PREDICTIONS)}"
+        )
     return prediction
 
 
 def _materialise(module: Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Give a module on the meta device memory of its own; parameters stay unfilled."""
+    """Allocate memory for a module on the meta device; parameters stay unfilled."""
     import torch
 
     for holder in module.modules():

@@ -1,4 +1,4 @@
-"""A live Stable Diffusion: load it once, write new weights into it, draw, write the next.
+"""A live Stable Diffusion pipeline: load once, then write weights and draw for each candidate.
 
 Pictures are those of plain diffusers, to the last bit: the drawing is its `StableDiffusionPipeline`, given explicit
 schedulers, embeddings, and one CPU noise generator per picture (so results do not depend on the GPU's).
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from bayes_merger.imaging.prompts.embedding import PromptEncoder
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-_CACHED = 64  # batches of embeddings kept; a study has a handful
+_CACHED = 64  # batches of embeddings cached; a study has only a few
 
 
 @dataclass(frozen=True)
 class DrawnImage:
-    """One picture and what it was drawn from.
+    """One picture and its inputs.
 
     Attributes:
         payload: the payload's name.
@@ -126,10 +126,10 @@ class LivePipeline:
         self._embeddings.clear()
 
     def check(self, payloads: Sequence[Payload]) -> None:
-        """Find at start-up what would fail in the first trial.
+        """Check at start-up what would otherwise fail in the first trial.
 
         Raises:
-            ConfigError: a sampler this model or number of steps does not go with, or a `clip_skip` too deep.
+            ConfigError: a sampler that does not suit this model or number of steps, or a `clip_skip` too large.
         """
         for payload in payloads:
             scheduler = self._scheduler(payload)
@@ -157,7 +157,7 @@ class LivePipeline:
 
         Raises:
             TrialFailed: a picture holds NaN or is of one flat colour (what a broken merge draws).
-            ConfigError: a payload that is not resolved, or a sampler that does not go with the model.
+            ConfigError: a payload that is not resolved, or a sampler that does not suit the model.
         """
         orders = [self._order(payload, index) for payload in payloads for index in range(payload.batch_size)]
         batches = _batches(orders, self._max_batch)
@@ -237,7 +237,7 @@ class LivePipeline:
 
 @dataclass(frozen=True)
 class _Progress:
-    """Counts on from the batches before."""
+    """Continues the count of the batches before."""
 
     report: Callable[[int, int], None]
     before: int
@@ -245,7 +245,7 @@ class _Progress:
     total: int
 
     def step(self, at: int, of: int) -> None:
-        """Some samplers look at the model more than once per step: `at` of `of` looks are done."""
+        """Some samplers evaluate the model more than once per step: `at` of `of` evaluations are done."""
         self.report(self.before + at * self.steps // of, self.total)
 
 
@@ -266,15 +266,15 @@ def load_pipeline(
         device: `"auto"` (CUDA, else Apple's MPS, else CPU) or a torch device.
         dtype: `"auto"` (fp32 on CPU, fp16 elsewhere), `"fp32"`, `"fp16"` or `"bf16"`.
         max_batch: most pictures drawn at once; needs memory, and a study keeps to one value.
-        prediction_type: `"epsilon"`, `"v_prediction"`; `None` or `"auto"` goes by the file's marks.
+        prediction_type: `"epsilon"`, `"v_prediction"`; `None` or `"auto"` uses the file's markers.
 
     Raises:
         CheckpointError: the file cannot be read or does not fit the config.
-        ConfigError: a setting that makes no sense here.
+        ConfigError: an invalid setting.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub on import, below
     if max_batch < 1:
-        raise ConfigError(f"max_batch: {max_batch} pictures at once make no sense; take 1 or more")
+        raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
     place = _device(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -311,10 +311,10 @@ def load_pipeline(
 
 
 def check_place(device: str, dtype: str) -> None:
-    """Find out at start-up whether a pipeline could be loaded there.
+    """Check at start-up that a pipeline could be loaded there.
 
     Raises:
-        ConfigError: no such device on this machine, or no such dtype.
+        ConfigError: the device does not exist on this machine, or the dtype is unknown.
     """
     _dtype(dtype, _device(device))
 
@@ -352,7 +352,7 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device: no {name} on this machine ({count} CUDA devices); take device=auto or cpu")
+        raise ConfigError(f"device: no {name} on this machine ({count} CUDA devices); use device=auto or cpu")
     return device
 
 
@@ -368,7 +368,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _quieten() -> None:
-    """Leave the terminal to the run: no bars, no advice about settings that are ours."""
+    """Silence diffusers: no progress bars, no warnings about settings that we set on purpose."""
     import diffusers.utils.logging
     import transformers.utils.logging
 

@@ -4,7 +4,7 @@ Schedulers are built explicitly, never `from_config` of a checkpoint: that would
 leading` and be 42 % off. The errors in `SAMPLERS` are the largest relative difference of the final latents from
 k-diffusion with A1111's sigmas (10 steps, the same UNet and noise); samplers that differ by more than 2 %, or that
 diffusers does not have, are refused by name. The SDE samplers take white noise per image where A1111 takes a Brownian
-tree: the same method, repeatable, but not A1111's very picture.
+tree: the same method, repeatable, but not exactly A1111's picture.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Sampler:
         scheduler: name of the class in diffusers.
         schedules: noise schedule -> scheduler options; the first is what "Automatic" means.
         options: scheduler options that do not depend on the schedule.
-        error: difference from k-diffusion as described above; `None` where A1111 runs code of its own, not compared.
+        error: difference from k-diffusion as described above; `None` where A1111 uses its own code, not compared.
         zero_snr: whether the scheduler can do models with zero terminal signal-to-noise ratio.
     """
 
@@ -115,7 +115,7 @@ def check_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
     """Sampler and noise schedule under their proper names: `"DPM++ 2M Karras"` -> `("DPM++ 2M", "Karras")`.
 
     Args:
-        name: A1111's sampler name, in any case; a schedule may stand behind it, as in A1111 before 1.9.
+        name: A1111's sampler name, in any case; a schedule may follow it, as in A1111 before 1.9.
         scheduler: A1111's schedule type; "Automatic" is what A1111 takes for this sampler.
 
     Raises:
@@ -125,7 +125,7 @@ def check_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
     if sampler not in SAMPLERS:
         if sampler in _NEAREST_OF:
             raise ConfigError(
-                f"sampler_name: {name!r} is not one that diffusers can do as web UIs do; the nearest it has is "
+                f"sampler_name: {name!r} cannot be reproduced by diffusers as web UIs draw it; the nearest is "
                 f"{_NEAREST_OF[sampler]!r}"
             )
         raise ConfigError(f"sampler_name: no sampler {name!r}; {nearest(name, SAMPLERS, listed=20)}")
@@ -162,10 +162,10 @@ def build_scheduler(
     if zero_snr:
         if not sampler.zero_snr:
             able = ", ".join(known for known, entry in SAMPLERS.items() if entry.zero_snr)
-            raise ConfigError(f"sampler_name: {proper!r} cannot draw a model of zero terminal SNR; take one of {able}")
+            raise ConfigError(f"sampler_name: {proper!r} cannot draw a model with zero terminal SNR; use one of {able}")
         options["rescale_betas_zero_snr"] = True
         if "use_karras_sigmas" not in options and "use_exponential_sigmas" not in options:
-            options["timestep_spacing"] = "trailing"  # else the first step, pure noise, is never taken
+            options["timestep_spacing"] = "trailing"  # otherwise the first step, pure noise, is skipped
     return getattr(diffusers, sampler.scheduler)(**options)
 
 

@@ -1,1 +1,1 @@
-"""Prompts in the web UIs' syntax, and what the text encoder makes of them."""
+"""Prompts in the web UIs' syntax, and their embeddings."""

@@ -1,9 +1,9 @@
-"""Prompts in A1111's syntax -> the embeddings that the UNet looks at.
+"""Prompts in A1111's syntax -> the UNet's embeddings.
 
 A prompt of any length is cut into chunks of 75 tokens, each read by the text encoder on its own and put side by side.
 Weights multiply a token's embedding; the chunk's mean is then restored (A1111's emphasis "Original"), here per picture
-so that neighbours in a batch do not matter. A prompt without weights that fits one chunk gives diffusers'
-`encode_prompt` to the last bit.
+so that neighbours in a batch do not matter. A prompt without weights that fits one chunk gives the result of diffusers'
+`encode_prompt` bit for bit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Token:
 
 
 class PromptEncoder:
-    """Encodes prompts with a live text encoder; knows nothing about when its weights change."""
+    """Encodes prompts with a live text encoder; does not track when its weights change."""
 
     def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
         """Take a `CLIPTokenizer` and a `CLIPTextModel`."""
@@ -85,7 +85,7 @@ class PromptEncoder:
             return torch.cat([self._encode_chunks(column, clip_skip) for column in columns], dim=1)
 
     def _with_room(self, chunk: list[Token], number: int, done: list[list[Token]]) -> list[Token]:
-        """The chunk that takes the next token: a new one when full, begun with what follows a comma close by."""
+        """The chunk for the next token: a new one when full, started with the tokens after a nearby comma."""
         if len(chunk) < ROOM:
             return chunk
         commas = [place + 1 for place, token in enumerate(chunk) if token.number == self._comma]

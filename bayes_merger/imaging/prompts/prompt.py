@@ -1,4 +1,4 @@
-r"""AUTOMATIC1111's prompt syntax, as far as it is about attention: `(a)`, `(a:1.2)`, `[a]`, `\(`, `BREAK`.
+r"""AUTOMATIC1111's prompt syntax, the part that controls attention: `(a)`, `(a:1.2)`, `[a]`, `\(`, `BREAK`.
 
 What depends on the step or on other files (`[a:b:0.5]`, `[a|b]`, `AND`, `<lora:...>`) is refused at start-up rather
 than drawn as if it were words. The syntax is described at
@@ -35,9 +35,9 @@ class Segment:
     """A stretch of a prompt with one weight.
 
     Attributes:
-        text: the words, brackets gone.
+        text: the words, without brackets.
         weight: how much attention they get; 1 is neutral.
-        part: how many `BREAK`s stand before it.
+        part: how many `BREAK`s come before it.
     """
 
     text: str
@@ -92,7 +92,7 @@ def plain_prompt(text: str) -> str:
 
 
 def check_prompt(text: str) -> None:
-    """Refuse what would silently be drawn as words.
+    """Refuse syntax that would silently be drawn as words.
 
     Raises:
         ConfigError: for prompt editing, alternation, `AND` and networks called from the prompt; names the piece.
@@ -113,7 +113,7 @@ def check_prompt(text: str) -> None:
 
 
 def _square_brackets(text: str) -> list[str]:
-    """What stands between each unescaped `[` and its `]`."""
+    """The text between each unescaped `[` and its `]`."""
     starts: list[int] = []
     found = []
     for piece in re.finditer(r"\\.|[\[\]]", text, re.DOTALL):

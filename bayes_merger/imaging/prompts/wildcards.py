@@ -10,7 +10,7 @@ from pathlib import Path
 from bayes_merger.errors import ConfigError, nearest
 
 _WILDCARD = re.compile(r"__([A-Za-z0-9][\w /.-]*?)__")
-_DEEPEST = 20  # a wildcard that holds itself would never end
+_DEEPEST = 20  # a wildcard that contains itself would never end
 
 
 class Wildcards:
@@ -22,17 +22,17 @@ class Wildcards:
         self._lines = lru_cache(maxsize=None)(self._read)
 
     def expand(self, text: str, draw: random.Random) -> str:
-        """The text with every wildcard replaced; options may hold wildcards themselves.
+        """The text with every wildcard replaced; options may contain wildcards themselves.
 
         Raises:
-            ConfigError: no folder was given, a file is missing or empty, or wildcards call each other for ever.
+            ConfigError: no folder was given, a file is missing or empty, or wildcards refer to each other endlessly.
         """
         for _ in range(_DEEPEST):
             expanded = _WILDCARD.sub(lambda found: draw.choice(self._lines(found[1])), text)
             if expanded == text:
                 return text
             text = expanded
-        raise ConfigError(f"wildcards: they call each other without end in {text[:80]!r}")
+        raise ConfigError(f"wildcards: they refer to each other endlessly in {text[:80]!r}")
 
     def _read(self, name: str) -> list[str]:
         if self._folder is None:

@@ -75,7 +75,7 @@ def slerp(
 
     `u` and `v` are A and B at length one and `w` the angle between them, of the tensor as one vector. Exactly A at 0
     and exactly B at 1. The weighted sum where there is no arc: a zero tensor, or directions less than 1e-6 rad apart or
-    from opposite (there the way leads through zero). Source: https://dl.acm.org/doi/10.1145/325165.325242; the length
+    from opposite (where the path leads through zero). Source: https://dl.acm.org/doi/10.1145/325165.325242; the length
     is interpolated separately, as in sd-mecha.
 
     Args:
@@ -101,7 +101,7 @@ def _is_flat(size_a: float, size_b: float, arc: float) -> bool:
 
 
 def _row_planes(a: Tensor, b: Tensor, c: Tensor | None = None, *, vectors: str = "tensor") -> Prepared:
-    """As ``_plane``, or angle and whether there is none, row by row."""
+    """As ``_plane``, or, row by row, the angle and whether the rows span no plane."""
     if vectors == "tensor" or a.ndim < 2 or a.numel() == 0:
         return _plane(a, b, c)
     x, y = (model.reshape(a.shape[0], -1) for model in ((a, b) if c is None else (a - c, b - c)))
@@ -121,7 +121,7 @@ def nuslerp(
     vectors: str = "tensor",
     prepared: Prepared | None = None,
 ) -> Tensor:
-    """`(sin((1 - alpha) w) A + sin(alpha w) B) / sin(w)`: slerp's shares of A and B, without lengths of their own.
+    """`(sin((1 - alpha) w) A + sin(alpha w) B) / sin(w)`: slerp's shares of A and B, without interpolating lengths.
 
     Exactly A at 0 and exactly B at 1. The weighted sum where the angle `w` is less than 1e-6 rad from 0 or pi, or one
     vector is zero. Source: mergekit's nuslerp (its rows are along the last dimension, three numbers of a 3x3
@@ -212,9 +212,9 @@ def whole_cosine(a: Tensor, b: Tensor) -> float:
 def add_cosine_a(a: Tensor, b: Tensor, *, alpha: Weight = 1.0, prepared: Prepared | None = None) -> Tensor:
     """`(1 - k) A + k B` with `k = 1 - clamp(s - alpha, 0, 1)`, `s` the cosine of A and B along the first dimension.
 
-    What is alike stays A's, what differs becomes B's, and alpha pushes all towards B: exactly B at 1; at 0 it is A
-    only where both point the same way. A zero vector has cosine 0 with anything. 0-d and 1-d tensors have one cosine.
-    Source: sd-mecha; supermerger's cosineA without its statistics of the whole model.
+    Where they are similar A is kept, where they differ B is taken, and alpha pushes all towards B: exactly B at 1; at 0
+    it is A only where both point the same way. A zero vector has cosine 0 with anything. 0-d and 1-d tensors have one
+    cosine. Source: sd-mecha; supermerger's cosineA without its statistics of the whole model.
 
     Args:
         a: Tensor of any shape.

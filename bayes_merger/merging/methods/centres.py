@@ -67,7 +67,7 @@ def model_stock(
 ) -> Tensor:
     """`C + alpha t mean_i(X_i - C)` with `t = N s / (1 + (N - 1) s)`, `s` the mean cosine of N differences.
 
-    The more alike the differences, the nearer to their mean; at a right angle nothing is left of them. The cosines are
+    The more similar the differences, the nearer to their mean; at right angles the result is C. The cosines are
     of whole tensors, over all pairs, and `s` below 0 counts as 0 (t has a pole at -1 / (N - 1)). A zero difference has
     cosine 0. Source: https://arxiv.org/abs/2403.19522 (sd-mecha takes cosines along the last dimension, three numbers
     of a 3x3 convolution, and reaches the pole).
@@ -149,7 +149,7 @@ def _start(cosines: Table, weights: Sequence[float]) -> list[float] | None:
 
 
 def _step(cosines: Table, mean: Sequence[float], tangent: Sequence[float]) -> list[float]:
-    """Where a walk from ``mean`` along ``tangent`` on the sphere ends."""
+    """The exponential map on the sphere: the point reached from ``mean`` along ``tangent``."""
     length = _norm(tangent, cosines)
     slope = math.sin(length) / length if length > 0 else 1.0
     moved = [math.cos(length) * m + slope * t for m, t in zip(mean, tangent, strict=True)]

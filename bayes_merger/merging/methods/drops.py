@@ -2,8 +2,8 @@
 
 Every function takes fine-tuned models and their base C, tensors of one shape and dtype, and returns a new one; the
 engine calls them on fp32. All are defined and finite for zero, constant, identical and opposite inputs, 0-d and empty
-tensors, and give exactly C where nobody has moved from it (hence A for identical models). What is drawn depends on the
-seed, the tensor's key and the model's number alone.
+tensors, and give exactly C where no model has moved from it (hence A for identical models). What is drawn depends on
+the seed, the tensor's key and the model's number alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 _SHARE = (0.0, 1.0)
-_PIECE = 2**14  # numbers drawn in one go
+_PIECE = 2**14  # numbers drawn at a time
 
 
 def generator_for(seed: int, key: str, number: int) -> Generator:
-    """A generator on the CPU that draws the same for a seed, tensor and model wherever and whenever it is asked."""
+    """A generator on the CPU that draws the same for a seed, tensor and model on every machine and in every order."""
     import torch
 
     digest = hashlib.sha256(f"{seed}:{number}:{key}".encode()).digest()
@@ -147,8 +147,8 @@ def della(
 
     The number of rank r (0 the largest) of the n in a row is dropped with `p_r = p + window ((r + 1/2) / n - 1/2)`,
     clamped to [0, 1], and enlarged by `1 / (1 - p_r)` if it stays. Window 0 is dropout. Source:
-    https://arxiv.org/abs/2406.11617; sd-mecha ranks whole tensors (``ranks="tensor"``) and enlarges all alike, mergekit
-    takes a window twice as wide.
+    https://arxiv.org/abs/2406.11617; sd-mecha ranks whole tensors (``ranks="tensor"``) and enlarges all equally,
+    mergekit takes a window twice as wide.
 
     Args:
         a: Tensor of any shape.

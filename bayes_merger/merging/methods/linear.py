@@ -117,7 +117,7 @@ def multiply_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5,
 def geometric_mean(x: Tensor, y: Tensor, share: float) -> Tensor:
     """`x^(1 - share) y^share` for tensors without negative numbers and a share in [0, 1]; ``x`` itself where x = y.
 
-    By way of logarithms: torch's pow, log2 and exp2 give other last bits at the end of a vector than inside.
+    By way of logarithms: torch's pow, log2 and exp2 give different last bits at the end of a vector than inside.
     """
     if share in (0, 1):
         return (y if share else x).clone()

@@ -104,7 +104,7 @@ def multiply_quotient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -
 def clip(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
     """`A + alpha (B - C)`, no number of it below the smaller or above the larger of A and B.
 
-    Source: sd-meh's ``weights_clip``, which bounds any method so.
+    Source: sd-meh's ``weights_clip``, which bounds any method in this way.
 
     Args:
         a: Tensor of any shape.

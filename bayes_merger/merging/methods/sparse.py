@@ -2,7 +2,7 @@
 
 Every function takes fine-tuned models and their base C, tensors of one shape and dtype, and returns a new one; the
 engine calls them on fp32. All are defined and finite for zero, constant, identical and opposite inputs, 0-d and empty
-tensors, and give exactly C where nobody has moved from it (hence A for identical models).
+tensors, and give exactly C where no model has moved from it (hence A for identical models).
 
 What has to be known of whole tensors is a handful of numbers: thresholds, and weights of models. The rest is done
 number by number, with masks that are 1 or 0 in floating point: ten times faster than choosing by booleans.
@@ -54,7 +54,7 @@ def agreeing_mean(deltas: Sequence[Tensor], vote: str = "sum", weights: Sequence
     Args:
         deltas: Tensors of one shape.
         vote: ``sum`` elects the sign of the sum, ``count`` that of the majority; in a tie nothing is kept.
-        weights: of the tensors, all alike when not given.
+        weights: of the tensors, all equal if not given.
     """
     import torch
 
@@ -66,7 +66,7 @@ def agreeing_mean(deltas: Sequence[Tensor], vote: str = "sum", weights: Sequence
         weight = 1.0 if weights is None else weights[number]
         total.addcmul_(delta, agrees, value=weight)
         shares.add_(agrees, alpha=weight)
-    return total.div_(shares).nan_to_num_(nan=0.0, posinf=float("inf"), neginf=-float("inf"))  # 0 / 0: nobody is left
+    return total.div_(shares).nan_to_num_(nan=0.0, posinf=float("inf"), neginf=-float("inf"))  # 0 / 0: no model is left
 
 
 def total_of(tensors: Sequence[Tensor]) -> Tensor:
@@ -347,7 +347,7 @@ def ram(
         more: Tensors like ``a``, further fine-tuned models.
         alpha: how much of the merged difference; any number, C at 0.
         reward: of what only one model has learned; any number.
-        epsilon: the largest difference that is none, 0 or more, in units of the numbers themselves.
+        epsilon: the largest difference that counts as none, 0 or more, in units of the numbers themselves.
         prepared: what each model's own places count, where that is known.
     """
     factors = prepared or _rewards(a, b, c, *more, reward=reward, epsilon=epsilon)

@@ -32,7 +32,7 @@ def _dealt(a: Tensor, b: Tensor) -> Prepared:
 def top_k_tensor_sum(
     a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0, prepared: Prepared | None = None
 ) -> Tensor:
-    """A's own numbers dealt out again in the order of B's, where they lie in a window of sizes.
+    """A's own numbers rearranged into the order of B's, where they lie in a window of sizes.
 
     With n numbers the window is the places `[n beta, n (alpha + beta))`, rounded, of A's numbers by size; one past the
     end goes on at the start. Numbers of one size are in or out together. B gives its order only: at 1 the result has

@@ -66,11 +66,11 @@ def cosine_a(
 ) -> Tensor:
     """`k A + (1 - k) B`, `k = clamp(s - |alpha|, 0, 1)`, s how alike A and B are here: 0 to 1 over the model.
 
-    What is more alike than elsewhere stays A's, what differs more becomes B's. The likeness is the mean of the cosine
-    along the first dimension and of its average over the tensor; 0 and 1 are the smallest and the largest of these
-    cosines in all merged tensors, without the outermost 1 % at each end. Exactly B at 1; where nothing differs, A at 0.
-    A zero vector has cosine 0 with anything. Source: supermerger's cosineA, which lets a likeness beyond the outermost
-    1 % count more than 1, so that a little of A is left at alpha = 1.
+    Where they are more similar than elsewhere A is kept, where they differ more B is taken. The likeness is the mean of
+    the cosine along the first dimension and of its average over the tensor; 0 and 1 are the smallest and the largest of
+    these cosines in all merged tensors, without the outermost 1 % at each end. Exactly B at 1; where nothing differs, A
+    at 0. A zero vector has cosine 0 with anything. Source: supermerger's cosineA, which lets a likeness beyond the
+    outermost 1 % count more than 1, so that a little of A is left at alpha = 1.
 
     Args:
         a: Tensor of any shape.
@@ -97,7 +97,7 @@ def cosine_b(
 
     The likeness is the mean of the cosine along the first dimension and of that of the whole tensors; 0 and 1 are its
     own smallest and largest value in all merged tensors, without the outermost 1 % at each end. Source: supermerger's
-    cosineB, with the difference told of in cosine_a.
+    cosineB, with the difference described in cosine_a.
 
     Args:
         a: Tensor of any shape.
@@ -112,7 +112,7 @@ def cosine_b(
 
 def _by_likeness(a: Tensor, b: Tensor, prepared: Prepared, taken: float, statistics: Statistics) -> Tensor:
     (likeness,), (low, high) = prepared, statistics
-    if high == low:  # nothing is more alike than anything else
+    if high == low:  # all similarities are equal
         low, high = low - 1, low
     share = likeness.sub(low).div_(high - low).clamp_(0, 1)
     return b.lerp(a, share.sub_(taken).clamp_(0, 1).expand_as(a))

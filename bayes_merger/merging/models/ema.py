@@ -12,7 +12,7 @@ _EMA = "model_ema."
 
 
 def ema_key(key: str) -> str:
-    """The name of the average over training of a tensor."""
+    """The name of a tensor's EMA."""
     return _EMA + key.removeprefix("model.").replace(".", "")
 
 
@@ -22,20 +22,20 @@ def averages(base: Checkpoint) -> dict[str, str]:
 
 
 def with_ema(checkpoint: Checkpoint, wanted: Mapping[str, str]) -> Checkpoint:
-    """A model with an average for each of these tensors: where the file has none, the tensor itself stands in.
+    """A model with an EMA for each of these tensors: where the file has none, the tensor itself is used.
 
     Args:
         checkpoint: the model.
         wanted: key of the average -> key of the tensor.
 
     Raises:
-        ConfigError: it is a LoRA, which has no averages.
+        ConfigError: it is a LoRA, which has no EMA weights.
     """
     if not any(key in checkpoint.shapes for key in wanted.values()):
         return checkpoint
     if isinstance(checkpoint, LoraModel):
         raise ConfigError(
-            f"ema: {checkpoint.path.name} has no averages of its own, a LoRA cannot change them; drop them"
+            f"ema: {checkpoint.path.name} is a LoRA, which has no EMA weights and cannot change them; drop them"
         )
     lacking = {key: own for key, own in wanted.items() if key not in checkpoint.shapes and own in checkpoint.shapes}
     return ModelView(checkpoint, {key: key for key in checkpoint.shapes} | lacking) if lacking else checkpoint

@@ -1,6 +1,6 @@
-"""LoRA files as models: what they do to model A, in fp32, as if somebody had applied them and saved the result.
+"""LoRA files as models: what they do to model A, in fp32, as if they had been applied and the result saved.
 
-Every member of the family adds something to a matrix W of model A (strength 1; a merge's weights turn it down):
+Every kind adds something to a matrix W of model A (strength 1; a merge's weights scale it):
 
 ==================  ================================================================================
 LoRA, LoCon         W + s · up · down; convolutions flattened, or with a middle factor (Tucker)
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 NO_EFFECT = "do not and have no effect"
-"""What the note on a LoRA says about layers that model A does not have."""
+"""Wording in the note on a LoRA for layers that model A does not have."""
 
 _PAIRS = ("down", "up")
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
@@ -58,7 +58,7 @@ _STRANGE = re.compile(
 
 @dataclass(frozen=True)
 class Patch:
-    """What a LoRA says about one layer.
+    """A LoRA's change to one layer.
 
     Attributes:
         name: of the layer in the LoRA's file.
@@ -72,7 +72,7 @@ class Patch:
 
 
 class LoraModel(ModelView):
-    """Model A with a LoRA applied at full strength: may stand where a model may.
+    """Model A with a LoRA applied at full strength, usable like any other model.
 
     Its tensors that the LoRA changes are computed when they are asked for, in fp32; the others are model A's own.
 
@@ -121,11 +121,11 @@ class LoraModel(ModelView):
 
     @property
     def has_parts(self) -> bool:
-        """Never: its tensors are computed."""
+        """Always false: its tensors are computed."""
         return False
 
     def release(self) -> None:
-        """Let the system have back the memory of what was read of both files."""
+        """Release the memory of what was read of both files."""
         self.base.release()
         self._lora.release()
 
@@ -245,7 +245,7 @@ def _patches(base: Checkpoint, lora: Checkpoint) -> tuple[tuple[Patch, ...], tup
     for key in lora.shapes:
         if odd := _STRANGE.search(key):
             raise CheckpointError(
-                f"'{key}': adapters with {odd[1]} are not understood; give a LoRA, LoCon, LoHa or LoKr"
+                f"'{key}': adapters with {odd[1]} are not supported; give a LoRA, LoCon, LoHa or LoKr"
             )
         name, part = _parameter(key)
         if not part:
@@ -269,7 +269,7 @@ def _patches(base: Checkpoint, lora: Checkpoint) -> tuple[tuple[Patch, ...], tup
 
 
 def _parameter(key: str) -> tuple[str, str]:
-    """The layer's name and which of its parameters a key is; nothing for a stranger."""
+    """The layer's name and which of its parameters a key is; nothing for an unknown key."""
     for pattern, part, layer in _ENDS:
         found = pattern.search(key)
         if found:
@@ -285,7 +285,7 @@ def _check(patch: Patch, lora: Checkpoint, base: Checkpoint) -> None:
     """
     for key in patch.parts.values():
         if lora.dtypes[key] not in FLOATS:
-            raise CheckpointError(f"'{key}' is in {lora.dtypes[key]}; only floating point LoRAs are understood")
+            raise CheckpointError(f"'{key}' is in {lora.dtypes[key]}; only floating point LoRAs are supported")
     shapes = {part: lora.shapes[key] for part, key in patch.parts.items()}
     layer = patch.layer
     if math.prod(shapes.get("alpha", ())) != 1:
@@ -297,7 +297,7 @@ def _check(patch: Patch, lora: Checkpoint, base: Checkpoint) -> None:
             raise CheckpointError(f"'{patch.parts['diff_b']}' is {list(shapes['diff_b'])} and model A's bias {have}")
     if not set(shapes) - {"diff_b", "alpha"}:
         if "diff_b" not in shapes:
-            raise CheckpointError(f"'{patch.name}' has an alpha and nothing to scale; the file is incomplete")
+            raise CheckpointError(f"'{patch.name}' has an alpha but nothing to scale; the file is incomplete")
         return
     made = _product(patch, shapes)
     if made[0] != layer.shape[0] or math.prod(made) != math.prod(layer.shape) or not _alike(made, layer.shape):
@@ -316,14 +316,14 @@ def _alike(made: Shape, wanted: Shape) -> bool:
 
 
 def _product(patch: Patch, shapes: Mapping[str, Shape]) -> Shape:
-    """The shape of what the factors make."""
+    """The shape of the product of the factors."""
     if "diff" in shapes:
         return shapes["diff"] or (1,)
     if "down" in shapes or "up" in shapes:
         _needs(patch, shapes, _PAIRS)
         up, down = shapes["up"], shapes["down"]
         if min(len(up), len(down)) < 2 or math.prod(up[2:]) != 1:
-            raise CheckpointError(f"'{patch.name}': factors of {list(up)} and {list(down)} make no matrix")
+            raise CheckpointError(f"'{patch.name}': factors of {list(up)} and {list(down)} do not form a matrix")
         if "mid" in shapes:
             mid = shapes["mid"]
             if len(mid) != 4 or mid[:2] != (up[1], down[0]) or math.prod(down[2:]) != 1:
@@ -344,7 +344,7 @@ def _product(patch: Patch, shapes: Mapping[str, Shape]) -> Shape:
         if len(first) != 2 or len(second) < 2:
             raise _disagree(patch, first, second)
         return (first[0] * second[0], first[1] * second[1], *second[2:])
-    raise CheckpointError(f"'{patch.name}' has {', '.join(shapes)} and nothing to apply; the file is incomplete")
+    raise CheckpointError(f"'{patch.name}' has {', '.join(shapes)} but nothing to apply; the file is incomplete")
 
 
 def _pair(patch: Patch, shapes: Mapping[str, Shape], a: str, b: str, core: str) -> Shape:

@@ -1,9 +1,9 @@
 """The names by which LoRA files call the layers of a checkpoint.
 
-A LoRA names layers, not tensors, and every trainer in its own way: kohya's scripts write ``lora_unet_`` and the name
-of diffusers (for SDXL that of the checkpoint) with underscores for dots, diffusers and PEFT write ``unet.`` and their
-own name with dots, ComfyUI ``diffusion_model.`` and the checkpoint's. With dots made underscores and the part of the
-model put first they all fall together; that is the table here.
+A LoRA names layers, not tensors, and every trainer in its own way: kohya's scripts write ``lora_unet_`` and the name of
+diffusers (for SDXL that of the checkpoint) with underscores for dots, diffusers and PEFT write ``unet.`` and their own
+name with dots, ComfyUI ``diffusion_model.`` and the checkpoint's. With dots replaced by underscores and the part of the
+model put first they all become the same name; that is the table here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RESNET = {file: diffusers for diffusers, file in RESNET.items()}
 _EDGES = {file: diffusers for diffusers, file in UNET_EDGES.items()}
 _OPEN_CLIP = {file: transformers for transformers, file in OPEN_CLIP.items()}
 
-# What stands before a layer's name, and which part of the model that means.
+# Prefix of a layer's name -> the part of the model it means.
 _PREFIXES = (
     (re.compile(r"(?:lora|lycoris)_unet_"), "unet_"),
     (re.compile(r"(?:lora|lycoris)_(te[123]?)_"), r"\1_"),
@@ -51,7 +51,7 @@ class Layer:
         name: by which kohya's scripts call it, ``lora_unet_down_blocks_0_attentions_0_proj_in``.
         weight: key of its matrix.
         bias: key of its bias, which may be absent.
-        rows: the rows that are its own, where several layers lie in one tensor (OpenCLIP's ``in_proj``).
+        rows: its rows, where several layers are stacked in one tensor (OpenCLIP's ``in_proj``).
         shape: of its matrix, [out, in, ...].
     """
 
@@ -63,7 +63,7 @@ class Layer:
 
 
 def layer_id(name: str) -> str:
-    """What stands for a layer in the table, from its name in a file (without the parameter at the end)."""
+    """The table's id of a layer, from its name in a file (without the parameter at the end)."""
     name = name.removeprefix("base_model.model.")
     for prefix, part in _PREFIXES:
         found = prefix.match(name)
@@ -104,7 +104,7 @@ def _layers(shapes: Shapes) -> Iterator[tuple[Layer, tuple[str, ...]]]:
 
 
 def _stacked_layers(shapes: Shapes) -> Iterator[tuple[Layer, tuple[str, ...]]]:
-    """The layers of a transformer by diffusers' names, of which several lie in one tensor of the file."""
+    """The layers of a transformer by diffusers' names, of which several are stacked in one tensor of the file."""
     for key, name in canonical_keys(shapes.keys()).items():
         if not (name.startswith(UNET) and name.endswith(".weight")):
             continue
@@ -125,7 +125,7 @@ def _text_layer(
     own = shape if rows is None else (rows[1] - rows[0], *shape[1:])
     bias = key.removesuffix("weight") + "bias"
     ids = [f"{part}_text_model_{flat}", f"{part}_{flat}"]
-    if part == "te1":  # diffusers calls the first of two encoders what it calls the only one
+    if part == "te1":  # diffusers uses one name for the first of two encoders and for a single one
         ids += [f"te_text_model_{flat}", f"te_{flat}"]
     return Layer(f"lora_{part}_text_model_{flat}", key, bias, rows, own), tuple(ids)
 

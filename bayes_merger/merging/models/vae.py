@@ -16,14 +16,14 @@ _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
 class VaeFile(ModelView):
-    """The VAE in a file, by itself or in a whole checkpoint, under the names that it has in model A.
+    """The VAE in a file, alone or in a whole checkpoint, under the names that it has in model A.
 
     Args:
         file: the opened file, which is closed with this.
         base: model A.
 
     Raises:
-        CheckpointError: there is no VAE in it, or it is of a different kind from model A's.
+        CheckpointError: it has no VAE, or a VAE of a different kind from model A's.
     """
 
     def __init__(self, file: Checkpoint, base: Checkpoint) -> None:
@@ -31,7 +31,7 @@ class VaeFile(ModelView):
         names = _vae_names(file, wanted)
         theirs = {key: shape for key, shape in base.shapes.items() if key.startswith(wanted)}
         if not names:
-            raise CheckpointError(f"{file.path}: this is {file.kind.words}, and there is no VAE in it")
+            raise CheckpointError(f"{file.path}: this is {file.kind.words}, which has no VAE")
         for key, shape in theirs.items():
             if key not in names:
                 raise CheckpointError(f"{file.path}: the VAE lacks '{names.get(key, key)}', which model A's has")

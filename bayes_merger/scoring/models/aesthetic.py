@@ -13,7 +13,7 @@ from bayes_merger.scoring.scorer import TEN_POINTS, ImageToScore, Scale, check_i
 
 
 class AestheticScorer:
-    """A head on a CLIP tower; LAION's heads say 1 to 10, with most generated pictures between 4 and 7.5.
+    """A head on a CLIP tower; LAION's heads give 1 to 10, with most generated pictures between 4 and 7.5.
 
     Args:
         name: what its scores are stored under.
@@ -61,7 +61,7 @@ class AestheticScorer:
         self.tower.prepare()
 
     def score(self, images: Sequence[ImageToScore]) -> list[float]:
-        """What the head says of every picture, in the head's own range."""
+        """The head's score of every picture, in the head's own range."""
         if not images:
             return []
         if self._head is None:

@@ -1,4 +1,4 @@
-"""CLIP towers from open_clip, and the scorer that asks how well a picture agrees with its prompt.
+"""CLIP towers from open_clip, and the scorer of how well a picture agrees with its prompt.
 
 A tower is heavy (ViT-L/14: 1.7 GB, about 4 CPU seconds a picture), so all scorers with the same model, weights and
 device share one, and a picture that a second scorer asks for is not embedded again.
@@ -39,12 +39,12 @@ class ClipTower:
 
     Args:
         model: open_clip's name of the architecture. OpenAI's weights need the `-quickgelu` one: without it LAION's head
-            gave 4.44 where 5.05 is right, and nothing warns.
+            gave 4.44 where 5.05 is right, without a warning.
         weights: path or address of the weights: open_clip's own files, or a `transformers` CLIP as safetensors; None
             for the published ones of `model`, fetched once.
         sha256: what a download must have; see :func:`bayes_merger.scoring.download.find_weights`.
         config: path of an open_clip model JSON (or `open_clip_config.json`) instead of a named `model`.
-        device: `cpu`, `cuda`, `cuda:1`, or `auto` for the first GPU when there is one.
+        device: `cpu`, `cuda`, `cuda:1`, or `auto` for the first GPU if there is one.
         batch_size: how many pictures go through at once.
         setting: what the configuration calls this tower, for messages.
     """
@@ -132,7 +132,7 @@ class LoadedTower:
         settings = dict(architecture["model_cfg"])
         custom = settings.pop("custom_text", False)
         state = from_transformers(read_weights(weights, setting))
-        with torch.random.fork_rng(devices=[]):  # the constructor draws random weights: nobody else's draws may move
+        with torch.random.fork_rng(devices=[]):  # the constructor draws random weights
             model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
         try:
             model.load_state_dict(state, strict=True)
@@ -147,7 +147,7 @@ class LoadedTower:
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def embed_images(self, images: Sequence[Image], batch_size: int) -> Tensor:
-        """See :meth:`ClipTower.embed_images`; pictures seen lately are remembered by their pixels."""
+        """See :meth:`ClipTower.embed_images`; embeddings of recent pictures are cached by their pixels."""
         import torch
 
         keys = [_pixels(image) for image in images]
@@ -180,14 +180,14 @@ class LoadedTower:
 
 
 # Scorers are built apart from each other by the configuration, yet must not each hold a tower of 1.7 GB. Weak: when no
-# scorer uses a tower any more it goes away.
+# scorer uses a tower any more it is freed.
 _SHARED: weakref.WeakValueDictionary[tuple[str, str, int, str], LoadedTower] = weakref.WeakValueDictionary()
 
 
 class ClipScorer:
     """Agreement of picture and prompt: the cosine of their CLIP embeddings, usually 0.15 to 0.35.
 
-    The default scale makes points of it as CLIPScore does, `10 * 2.5 cos` (https://arxiv.org/abs/2104.08718).
+    The default scale converts it to points as CLIPScore does, `10 * 2.5 cos` (https://arxiv.org/abs/2104.08718).
 
     Args:
         tower: what embeds both.

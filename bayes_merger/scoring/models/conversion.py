@@ -1,4 +1,4 @@
-"""CLIP weights as `transformers` names them, renamed to open_clip's names.
+"""Renames CLIP weights from `transformers` names to open_clip's names.
 
 The two libraries hold the same numbers; transformers keeps query, key and value apart, and its two projections
 transposed.
@@ -23,7 +23,7 @@ TOP = {
 }
 NORMS = {
     "text_model.final_layer_norm": "ln_final",
-    "vision_model.pre_layrnorm": "visual.ln_pre",  # the typing error is theirs
+    "vision_model.pre_layrnorm": "visual.ln_pre",  # the spelling mistake is theirs
     "vision_model.post_layernorm": "visual.ln_post",
 }
 INSIDE = {
@@ -37,7 +37,7 @@ LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """`state` with open_clip's names; anything that is not a transformers CLIP comes back as it is.
+    """`state` with open_clip's names; anything that is not a transformers CLIP is returned unchanged.
 
     Args:
         state: key -> tensor of a whole CLIP.
@@ -78,4 +78,4 @@ def _outside(key: str) -> tuple[str, bool]:
     if key == "visual_projection.weight":
         return "visual.proj", True
     norm, _, part = key.rpartition(".")
-    return (f"{NORMS[norm]}.{part}" if norm in NORMS else key), False  # an unknown key is named by the strict loader
+    return (f"{NORMS[norm]}.{part}" if norm in NORMS else key), False  # the strict loader reports an unknown key

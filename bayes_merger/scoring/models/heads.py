@@ -1,9 +1,9 @@
-"""Aesthetic heads: small networks on top of a CLIP embedding, told apart by the keys of their files.
+"""Aesthetic heads: small networks on top of a CLIP embedding, recognised by the keys of their files.
 
 Known layouts:
 
 - LAION v2 (`sac+logos+ava1-l14-linearMSE` and all descendants): five linear layers, `layers.{0,2,4,6,7}`, no activation
-  between them (dropout is nothing at inference), so they are one affine map: https://github.com/christophschuhmann/improved-aesthetic-predictor
+  between them (dropout does nothing at inference), so they are one affine map: https://github.com/christophschuhmann/improved-aesthetic-predictor
 - its `reluMSE` variant: the same with ReLU, which shifts the numbers to `layers.{0,3,6,9,11}`
 - one linear layer under any name (LAION v1, our own demo head)
 - waifu-diffusion (`aes-B32-v0`): `fc1`, `fc2`, `fc3` with ReLU between and a sigmoid at the end
@@ -31,7 +31,7 @@ WAIFU = ["fc1", "fc2", "fc3"]
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """What a head file is, from its keys and shapes.
+    """The layout of a head, from its keys and shapes.
 
     Attributes:
         layers: names of the linear layers, first to last (`weight` and `bias` under each; `""` is the top).
@@ -68,7 +68,7 @@ class Head:
         return value.squeeze(-1)
 
     def collapsed(self) -> Head:
-        """The same head as one affine map where nothing bends between its layers, else itself."""
+        """The same head as one affine map if there is no activation between its layers, else itself."""
         if self.relu or len(self.layers) == 1:
             return self
         weight, bias = (tensor.double() for tensor in self.layers[0])
@@ -78,7 +78,7 @@ class Head:
 
 
 def head_layout(shapes: Mapping[str, Sequence[int]], where: str) -> HeadLayout:
-    """What kind of head has these tensors.
+    """The kind of head that has these tensors.
 
     Args:
         shapes: key -> shape.
@@ -101,10 +101,10 @@ def head_layout(shapes: Mapping[str, Sequence[int]], where: str) -> HeadLayout:
 
 
 def read_layout(path: Path, setting: str) -> HeadLayout:
-    """What kind of head lies in `path`; from the header alone for safetensors, without torch.
+    """The kind of head in `path`; from the header alone for safetensors, without torch.
 
     Raises:
-        ConfigError: damaged, or no head.
+        ConfigError: damaged, or not a head.
     """
     if path.suffix == ".safetensors":
         with open_weights(path, setting) as file:
@@ -117,7 +117,7 @@ def load_head(path: Path, setting: str) -> Head:
     """The head in `path`, collapsed where that is exact.
 
     Raises:
-        ConfigError: damaged, no head, or not finite.
+        ConfigError: damaged, not a head, or not finite.
     """
     tensors = read_weights(path, setting)
     layout = head_layout({key: tuple(tensor.shape) for key, tensor in tensors.items()}, f"{setting}: {path}")

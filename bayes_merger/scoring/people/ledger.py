@@ -1,7 +1,7 @@
 """The ledger of ratings given by hand: one JSON line each, never changed, on the disk before the next question.
 
-A person's work is the dearest thing a study holds, so a killed process may lose nothing: every line is flushed to the
-disk, a line torn by a crash is closed off by the next writer and skipped, and taking a rating back is a line too.
+Ratings by hand are the most expensive data of a study, so a killed process loses none: every line is flushed to the
+disk, a line cut off by a crash is terminated by the next writer and skipped, and undoing a rating appends a line too.
 Several processes may write to one ledger.
 """
 
@@ -27,7 +27,7 @@ Kind = Literal["score", "void", "undo"]
 
 @dataclass(frozen=True)
 class Rating:
-    """One thing a person said of one picture.
+    """One rating of one picture, or the undoing of one.
 
     Attributes:
         id: of this line.
@@ -38,8 +38,8 @@ class Rating:
         score: 0 to 10 for a score, else None.
         seed: of the picture, None where unknown.
         undoes: id of the line an `undo` takes back.
-        ms: how long the person looked, in milliseconds.
-        rater: who.
+        ms: time until the answer, in milliseconds.
+        rater: the person who rated.
         time: when, UTC, ISO 8601.
     """
 
@@ -67,7 +67,7 @@ class Ledger:
         self.path = Path(path).expanduser()
         self._offset = 0
         self._lines = 0
-        self._given: dict[str, Rating] = {}  # what still stands, oldest first
+        self._given: dict[str, Rating] = {}  # what is still valid, oldest first
 
     def record(
         self,
@@ -95,9 +95,9 @@ class Ledger:
         return self._append("void", candidate, payload, index, seed=seed, rater=rater)
 
     def undo(self, candidate: str | None = None) -> Rating | None:
-        """Takes back the latest rating that still stands (of `candidate`), and returns it; None if there is none.
+        """Undoes the latest rating that is still valid (of `candidate`), and returns it; None if there is none.
 
-        A rating that it had replaced stands again.
+        A rating that it had replaced is valid again.
         """
         for rating in reversed(self.ratings()):
             if candidate in (None, rating.candidate):
@@ -106,7 +106,7 @@ class Ledger:
         return None
 
     def rating(self, candidate: str, payload: str, index: int, *, seed: int | None = None) -> float | None:
-        """The score that stands for a picture, None if there is none.
+        """The valid score of a picture; None if there is none.
 
         Args:
             candidate: opaque id of the merge.
@@ -122,7 +122,7 @@ class Ledger:
         return None
 
     def ratings(self) -> list[Rating]:
-        """Everything that still stands, oldest first."""
+        """All ratings that are still valid, oldest first."""
         self._read_on()
         return list(self._given.values())
 
@@ -134,7 +134,7 @@ class Ledger:
         try:
             self._write(line)
         except OSError as error:
-            raise UserError(f"{self.path}: the rating could not be kept ({error}); nothing else is lost") from error
+            raise UserError(f"{self.path}: the rating could not be saved ({error}); nothing else is lost") from error
         return rating
 
     def _write(self, line: bytes) -> None:
@@ -145,7 +145,7 @@ class Ledger:
         file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         try:
             if _ends_torn(file):
-                line = b"\n" + line  # closes the torn line off; it is kept, and skipped by readers
+                line = b"\n" + line  # ends the incomplete line; it is kept, and skipped by readers
             if os.write(file, line) != len(line):
                 raise OSError("the disk is full")
             os.fsync(file)
@@ -159,7 +159,7 @@ class Ledger:
             size = self.path.stat().st_size
         except FileNotFoundError:
             size = 0
-        if size < self._offset:  # somebody put another file there
+        if size < self._offset:  # the file was replaced
             self._offset, self._lines, self._given = 0, 0, {}
         if size == self._offset:
             return
@@ -171,7 +171,7 @@ class Ledger:
             self._lines += 1
             self._take(line)
         self._offset += len(tail) - len(rest)
-        if rest and (last := _parsed(rest)) is not None:  # only its line end was torn off: a given rating all the same
+        if rest and (last := _parsed(rest)) is not None:  # only its line end is missing: still a complete rating
             self._apply(last)
 
     def _take(self, line: bytes) -> None:
@@ -179,7 +179,7 @@ class Ledger:
             return
         rating = _parsed(line)
         if rating is None:
-            log.warning("%s: line %d was torn by a crash and is skipped", self.path, self._lines)
+            log.warning("%s: line %d was cut off by a crash and is skipped", self.path, self._lines)
         else:
             self._apply(rating)
 
@@ -191,7 +191,7 @@ class Ledger:
 
 
 def _parsed(line: bytes) -> Rating | None:
-    """The rating in a line; None when the line is torn. Fields of a later version are left out."""
+    """The rating in a line; None if the line is incomplete. Fields of a later version are left out."""
     try:
         entry = json.loads(line)
         known = {key: entry[key] for key in Rating.__dataclass_fields__ if key in entry}

@@ -22,7 +22,7 @@ NUMBER = re.compile(r"\d{1,2}([.,]\d+)?")
 class ManualScorer:
     """Asks the person at the terminal for 0 to 10 points per picture; ratings in the ledger are not asked again.
 
-    `q`, Ctrl-C and the end of input pause the run; a killed process loses nothing either, since every rating is on the
+    `q`, Ctrl-C and the end of input pause the run; a killed process loses nothing, since every rating is on the
     disk before the next question. The person sees neither parameters nor trial number.
 
     Args:
@@ -33,13 +33,13 @@ class ManualScorer:
         importance: how much it counts beside other scorers.
         confirm: ask for Enter after the last picture, so that it can be undone too.
         rater: who rates, for the ledger.
-        ask: puts a question and returns the answer; EOFError when there is nobody.
+        ask: puts a question and returns the answer; EOFError if nobody is there.
         tell: prints a line.
         shown: what shows pictures, instead of one made of `viewer`.
     """
 
     scale: Scale = TEN_POINTS
-    interactive = True  # it needs the terminal for itself: no live progress bars, and Ctrl-C is its own
+    interactive = True  # it needs the terminal exclusively: no live progress bars, and it handles Ctrl-C itself
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class ManualScorer:
         self._viewer = shown or Viewer(viewer, tell=tell)
 
     def prepare(self, folder: Path | None = None) -> None:
-        """Settles where ratings are kept and that they can be.
+        """Decides where ratings are saved, and checks that the file can be written.
 
         Raises:
-            ConfigError: no ledger was given and no folder either, or it cannot be written.
+            ConfigError: neither a ledger nor a folder is set, or the ledger cannot be written.
         """
         if self.ledger is None:
             if folder is None:
@@ -84,23 +84,23 @@ class ManualScorer:
         """The person's points for every picture, 0 to 10.
 
         Raises:
-            Paused: the person stopped, or there is none.
+            Paused: the person stopped, or nobody is there.
             TrialFailed: the person called a picture void.
         """
         if self.ledger is None:
-            raise ConfigError(f"scorer {self.name} was not prepared: it does not know where to keep ratings")
+            raise ConfigError(f"scorer {self.name} was not prepared: it does not know where to save ratings")
         try:
             return _RatingSession(self.ledger, images, self._ask, self._tell, self._viewer, self._rater).rate(
                 self._confirm
             )
         except (EOFError, KeyboardInterrupt) as error:
-            self._tell("")  # the next line starts on a line of its own
+            self._tell("")  # so that the next text starts on a new line
             why = "interrupted" if isinstance(error, KeyboardInterrupt) else "nobody is there to rate"
             raise Paused(f"{why}; {GO_ON}") from None
 
 
 class _RatingSession:
-    """The dialogue about one trial's pictures. What is rated is what the ledger says, not what is remembered here."""
+    """The dialogue about one trial's pictures. The ledger alone decides which pictures are rated."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class _RatingSession:
         elif answer == "v":
             image = self.images[number]
             self.ledger.void(*_key(image), seed=image.seed, rater=self.rater)
-            raise TrialFailed(f"image {image.index} of {image.payload} was called void by hand")
+            raise TrialFailed(f"image {image.index} of {image.payload} was marked void by hand")
         elif answer == "p":
             self.tell(f"  {self.images[number].prompt}")
         elif answer == "o":
@@ -165,7 +165,7 @@ class _RatingSession:
             )
 
     def undo(self) -> None:
-        """Takes back the latest rating of these pictures, also one of an earlier sitting, and asks for it next."""
+        """Undoes the latest rating of these pictures, also one of an earlier session, and asks for it next."""
         rating = self.ledger.undo(self.images[0].candidate)
         if rating is None:
             self.tell("  nothing to undo in this trial")
@@ -209,7 +209,7 @@ class _RatingSession:
 
 
 def points_in(answer: str) -> float | None:
-    """The points a person typed, 0 to 10; None when it is something else.
+    """The points a person typed, 0 to 10; None for anything else.
 
     >>> [points_in(text) for text in ("7", "7.5", "7,5", "11", "-1", "nan")]
     [7.0, 7.5, 7.5, None, None, None]

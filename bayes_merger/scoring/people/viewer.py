@@ -1,4 +1,4 @@
-"""Showing a picture to the person at the terminal; whatever goes wrong here, the path is printed and life goes on."""
+"""Shows a picture to the person at the terminal; if that fails, the path is still printed and the run continues."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WIDEST = 100  # columns of a picture drawn with characters
 
 
 class Viewer:
-    """Shows pictures by the first way there is: the configured command, the system's viewer, half-block characters.
+    """Shows pictures by the first available way: the configured command, the system's viewer, half-block characters.
 
     Args:
         command: like `feh -F {}`; without `{}` the path is put at the end. None for the system's viewer.
         tell: prints a line.
         environ: environment variables.
         is_terminal: whether `tell` writes to a terminal.
-        start: starts a command and returns at once; raises OSError when there is none.
+        start: starts a command and returns at once; raises OSError if it does not exist.
         platform: as `sys.platform`.
     """
 
@@ -48,7 +48,7 @@ class Viewer:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def show(self, path: Path, image: Image) -> None:
-        """Shows `image`, which lies in `path`, and prints where that is; the file stays, since viewers read late."""
+        """Shows `image`, the file at `path`, and prints the path; the file stays, since viewers read late."""
         self._tell(f"  {path}")
         if self._command:
             self._open(_filled(self._command, path))
@@ -65,11 +65,11 @@ class Viewer:
             self._tell(f"  (no viewer: {command[0]}: {why}; set viewer= to a command, or open the file yourself)")
 
     def _start_detached(self, command: list[str]) -> None:
-        self._running = [process for process in self._running if process.poll() is None]  # reaps the closed ones
+        self._running = [process for process in self._running if process.poll() is None]  # reaps ended ones
         if self._platform == "win32" and command[0] == "start":
             getattr(os, "startfile")(command[-1])  # noqa: B009  known to type checkers on Windows only
             return
-        # Its own session: Ctrl-C at the prompt must not close the picture, nor its chatter reach the terminal.
+        # A separate session: Ctrl-C at the prompt must not close the picture, nor its output reach the terminal.
         quiet = subprocess.DEVNULL
         self._running.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
 

@@ -1,16 +1,16 @@
 """Samplers whose suggestions survive a killed process.
 
 Optuna's own samplers keep their random numbers in the process, so a resumed study gets other suggestions. Here every
-suggestion is a function of the study's stored history, a declared space and a seed derived for its slot: whoever opens
-the study next makes the suggestion that would have come. A method comes in as
+suggestion is a function of the study's stored history, a declared space and a seed derived for its slot: whichever
+process opens the study next makes the suggestion that would have come next anyway. A method comes in as
 
 * a *proposal*, a pure function on the unit cube (:class:`CubeSampler`), or
 * an Optuna sampler, made afresh for every suggestion (:class:`ReplaySampler`).
 
-Trials without a usable score (running, failed, cut short, infinite) are not forgotten: their
-places count as explored. Trials of a wider space, from before a range was narrowed, keep their true places, outside the
-cube; trials that lack one of the space's parameters are left out. A place that has been tried is not suggested again:
-the same weights draw the same pictures.
+Trials without a usable score (running, failed, cut short, infinite) are kept as observed points: their positions count
+as explored. Trials of a wider space, from before a range was narrowed, keep their true positions, outside the cube;
+trials that lack one of the space's parameters are left out. A point that has been tried is not suggested again: the
+same weights draw the same pictures.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class StatelessSampler(BaseSampler):
         if self.single and count > 1:
             raise ConfigError(
                 f"optimiser: {self} supports one objective and there are {count}; "
-                "take optimiser=gp or optimiser=tpe, or one weighted sum"
+                "use optimiser=gp or optimiser=tpe, or one weighted sum"
             )
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -168,7 +168,7 @@ class ReplaySampler(StatelessSampler):
         seed: as for :class:`StatelessSampler`.
         make: from a seed below 2**32 to the sampler. It must keep no state in the trials.
         name: as for :class:`StatelessSampler`.
-        shunned: a trial in one of these states is shown to the sampler as if it still ran, so that it goes elsewhere.
+        shunned: a trial in one of these states is shown to the sampler as still running, so that it looks elsewhere.
         finite: so is one whose score is infinite.
     """
 
@@ -201,7 +201,7 @@ class ReplaySampler(StatelessSampler):
         copy, current = self._copy(study, trial)
         with one_thread():
             values = copy.sampler.sample_relative(copy, current, search_space)
-        # At its random start it says nothing, and would then be asked for each parameter by itself.
+        # During its random start-up it returns an empty space and would then be asked for each parameter separately.
         values |= {
             name: copy.sampler.sample_independent(copy, current, name, distribution)
             for name, distribution in search_space.items()
@@ -247,9 +247,9 @@ class ReplaySampler(StatelessSampler):
 def one_thread() -> Iterator[None]:
     """Run linear algebra on one thread and silence the libraries' fitting warnings.
 
-    Sums in another order have other last bits, and a suggestion must not depend on how many cores are free.
+    Sums in another order differ in the last bits, and a suggestion must not depend on how many cores are free.
     """
-    torch = sys.modules.get("torch")  # heavy: only if somebody else has asked for it
+    torch = sys.modules.get("torch")  # heavy: only if something else has imported it
     threads = torch.get_num_threads() if torch else 0
     if torch:
         torch.set_num_threads(1)
@@ -280,25 +280,25 @@ def observations_of(history: History, space: Space, study: Study) -> Observation
 
 
 def place_of(trial: FrozenTrial, space: Space) -> list[float] | None:
-    """Where a trial lies, in the cube of the space or outside it; None if it has no place there."""
+    """Where a trial lies, in the cube of the space or outside it; None if it has no position there."""
     if any(name not in trial.params for name in space):
         return None
     try:
         point = to_point(trial.params, space, clip=False)
     except ValueError:
-        return None  # not one of the space's choices, or a number without a logarithm
+        return None  # not one of the space's choices, or a number that has no logarithm
     return point
 
 
 def _values(trial: FrozenTrial, signs: Array) -> Array:
     if trial.state != TrialState.COMPLETE or not trial.values or not np.isfinite(trial.values).all():
-        return np.full(len(signs), np.nan)  # A trial cut short saw other pictures than the rest: nothing to learn from.
+        return np.full(len(signs), np.nan)  # the score of a trial cut short is of other pictures
     values: Array = signs * np.array(trial.values)
     return values
 
 
 def _inside(value: Any, distribution: BaseDistribution) -> bool:
-    """Whether a value is in the range; a sampler may climb from where a trial of a wider space lies."""
+    """Whether a value is in the range; a sampler may start a climb at a trial of a wider space."""
     if isinstance(distribution, CategoricalDistribution):
         return True
     return bool(distribution.low <= value <= distribution.high)  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 Both build the library's optimiser afresh from the observations, in the unit cube with standardised scores. A point
 without a score (running, failed, cut short) is given the mean score as a constant lie: nothing is learned from it, but
-its neighbourhood counts as explored, so that the same point is not suggested for ever.
+its neighbourhood counts as explored, so that the same point is not suggested again and again.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def standardised(scores: Array) -> Array:
     """The scores with mean 0 and standard deviation 1; all 0 when they are all the same."""
     if not len(scores):
         return scores
-    # Scaled before squared: scores near 1e200 are numbers too.
+    # Scale before squaring: scores may be as large as 1e200.
     size = float(np.abs(scores).max()) or 1.0
     scaled = scores / size
     spread = float(scaled.std())
@@ -118,7 +118,7 @@ def standardised(scores: Array) -> Array:
 
 
 def tuned_proposal(settings: Tuned) -> SuggestFn:
-    """Greatest upper confidence bound of a Gaussian process whose length scale and noise are kept sane."""
+    """Greatest upper confidence bound of a Gaussian process with bounded length scale and noise."""
 
     def propose(observations: Observations, seed: int) -> Array:
         if not np.isfinite(observations.scores).any():
@@ -140,8 +140,8 @@ def tuned_proposal(settings: Tuned) -> SuggestFn:
 
 
 def classic_proposal(settings: Classic) -> SuggestFn:
-    """The library's own optimiser, acquisition and climb, untouched."""
-    _acquisition(settings, 0)  # a wrong setting shows here, not in the middle of the night
+    """The library's own optimiser, acquisition and climb, unchanged."""
+    _acquisition(settings, 0)  # a wrong setting fails here, not hours into the run
     _transformer(settings)
 
     def propose(observations: Observations, seed: int) -> Array:

@@ -83,7 +83,7 @@ def botorch_proposal(settings: Noisy) -> SuggestFn:
 def _acquisition(settings: Noisy, points: Array, values: Array, pending: Array, seed: int) -> Callable[..., Any]:
     """The function to climb, for one objective or several."""
     models = [_model(points, column) for column in values.T]
-    within = ((points >= 0) & (points <= 1)).all(axis=1)  # what a wider space had cannot be had again
+    within = ((points >= 0) & (points <= 1)).all(axis=1)  # points of a wider space can no longer be reached
     common: dict[str, Any] = {
         "X_baseline": torch.from_numpy(points[within] if within.any() else points),
         "sampler": SobolQMCNormalSampler(torch.Size([settings.draws]), seed=seed % 2**31),

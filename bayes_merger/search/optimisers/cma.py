@@ -1,7 +1,7 @@
 """CMA-ES, the evolution strategy that adapts its covariance, https://doi.org/10.48550/arXiv.1604.00772
 
 The strategy of the ``cmaes`` library (https://github.com/CyberAgentAILab/cmaes) has a state: the mean, the step and the
-covariance that the generations so far have left. It is never stored. For every suggestion the strategy starts anew and
+covariance after the generations so far. It is never stored. For every suggestion the strategy starts anew and
 replays all generations, milliseconds for a hundred trials, so that the study alone decides.
 """
 
@@ -33,7 +33,7 @@ class Evolution:
 
 
 def cma_proposal(settings: Evolution) -> SuggestFn:
-    """A draw from the distribution that the generations so far have left.
+    """A draw from the distribution after the generations so far.
 
     A generation is the next so many of the sampler's own trials that have a score, in the order they were asked for.
     Trials that still run or have failed are in none; the next point is another draw, so nothing is drawn twice.

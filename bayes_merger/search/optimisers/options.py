@@ -1,4 +1,4 @@
-"""Options of an optimiser, checked when it is chosen and not in the middle of the night."""
+"""Options of an optimiser, checked when it is chosen, before the run starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bayes_merger.errors import ConfigError, nearest
 
 
 def check_number(name: str, value: object, least: float, most: float = math.inf, *, whole: bool = False) -> None:
-    """Refuse an option that is no number between ``least`` and ``most``, ends included.
+    """Refuse an option that is not a number between ``least`` and ``most``, ends included.
 
     Args:
         name: of the option, for the person.

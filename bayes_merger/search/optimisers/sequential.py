@@ -2,8 +2,8 @@
 
 Such a sampler may keep what it knows anywhere: in random numbers that it has drawn (all of them), in attributes of
 trials (NSGA-II, CMA-ES) or of the study (quasi-Monte Carlo). So it lives in a study in memory, where it goes through
-the stored history trial by trial, from the first one: it is asked, gets the values that were really drawn, and is told
-the score. What it suggests then is what it would have suggested, had the process never died; and what a plain
+the stored history trial by trial, from the first one: it is asked, gets the values that were really used, and is given
+the score. What it suggests then is what it would have suggested if the process had never died, and what a plain
 ``study.optimize`` with the same sampler and seed suggests. Nothing that the sampler stores comes from a file.
 """
 

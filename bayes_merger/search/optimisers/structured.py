@@ -11,11 +11,11 @@ The ensemble has three members:
 * one in which all weights count alike and the landscape is smooth: with few trials nothing finer can be learned;
 * one with a length scale per weight: few weights matter much;
 * where the names of the weights contain blocks, one in which the length scales of neighbouring blocks are correlated,
-  and slow basis functions over the blocks (their mean, the trend from the outside in, IN against OUT) have an effect
-  of their own.
+  and slow basis functions over the blocks (their mean, the trend from the outside in, IN against OUT) have a kernel of
+  their own.
 
 The noise of a score is estimated from the pictures, whose prompts and seeds are the same in every trial, so that no
-process mistakes noise for a ridge. The next point is where the expected improvement over the best posterior mean is
+process fits the noise as signal. The next point is where the expected improvement over the best posterior mean is
 greatest. Its climbs start at the best of many candidates: points anywhere, and the best trials with a few weights moved
 or put on exactly 0 or 1, because in 26 dimensions a random point is never near an edge of the cube, where good weights
 often are.
@@ -239,7 +239,7 @@ def log_improvement(z: Array) -> Array:
 
 def _standardised(scores: Array) -> tuple[Array, float]:
     """The scores with mean 0 and variance 1, and what one unit of that was; 0 if they are all the same."""
-    size = float(np.abs(scores).max()) or 1.0  # scores near 1e200 are numbers too
+    size = float(np.abs(scores).max()) or 1.0  # scores may be as large as 1e200
     scaled = scores / size
     unit = float(scaled.std())
     if unit <= 1e-12:

@@ -1,9 +1,9 @@
 """TuRBO with one trust region, by Eriksson and others (2019), https://arxiv.org/abs/1910.01739
 
 A box around the best point, longer where the score changes slowly, doubles after three improvements in a row and halves
-after several failures; inside it one draw of a Gaussian process says where to look. The box is no state: it is worked
-out from the scores, in the order in which they were asked for, for every suggestion. Three things differ from the
-paper, for scores with noise and weights that belong on 0 or 1:
+after several failures; inside it one draw of a Gaussian process chooses the next point. The box is not stored: it is
+worked out from the scores, in the order in which they were asked for, for every suggestion. Three things differ from
+the paper, for scores with noise and weights that belong on 0 or 1:
 
 * the centre is the point with the best posterior mean, not the best score;
 * what a box reaches over the border lands on it;

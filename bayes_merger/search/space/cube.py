@@ -56,7 +56,7 @@ def sobol_points(seed: int, first: int, rows: int, dimensions: int) -> Array:
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(seed))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a count that is no power of two is only a little less even
+        warnings.simplefilter("ignore")  # a count that is not a power of two is only slightly less even
         points: Array = sequence.random(first + rows)[first:]
     return points
 
@@ -73,7 +73,7 @@ def to_point(values: Mapping[str, Any], space: Mapping[str, BaseDistribution], *
     """The point of the cube that stands for these values.
 
     Args:
-        values: by name; more than the space has are no trouble.
+        values: by name; names that are not in the space are ignored.
         space: the cube's dimensions, in order.
         clip: values outside their range land on its border; else outside the cube, on the same scale.
 

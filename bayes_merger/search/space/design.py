@@ -15,13 +15,13 @@ KINDS = ("lhs", "sobol")
 def design(
     space: SearchSpace, n: int, seed: int, *, anchors: Sequence[Mapping[str, float]] = (), kind: str = "lhs"
 ) -> list[dict[str, float]]:
-    """The start design: pure A, pure B, the even mix, the person's own anchors, then points that fill the space.
+    """The start design: pure A, pure B, the even mix, the user's anchors, then points that fill the space.
 
     Args:
         space: what is searched.
         n: rows in all; with fewer than three, the first of these.
         seed: of the points.
-        anchors: values of the person's own; those that are there already are left out.
+        anchors: values from the user; those that are there already are left out.
         kind: of points, one of ``KINDS``.
 
     Returns:
@@ -29,7 +29,7 @@ def design(
         parameter's range.
 
     Raises:
-        ConfigError: a number or kind that makes no sense, or too few rows for the person's anchors.
+        ConfigError: a number or kind that makes no sense, or too few rows for the user's anchors.
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise ConfigError(f"init_points: {n!r} is not a whole number of 0 or above")
@@ -39,8 +39,8 @@ def design(
     rows += [dict(row) for index, row in enumerate(anchors) if row not in [*rows, *anchors[:index]]]
     if anchors and len(rows) > n:
         raise ConfigError(
-            f"init_points: {n} trials do not hold the {len(rows)} anchors (yours, pure A, pure B and the even mix); "
-            f"give init_points={len(rows)} or more"
+            f"init_points: {n} trials are too few for the {len(rows)} anchors "
+            f"(yours, pure A, pure B and the even mix); give init_points={len(rows)} or more"
         )
     rows = rows[:n]
     missing, dimensions = n - len(rows), len(space.parameters)

@@ -33,12 +33,12 @@ def names_of(rule: object, blocks: Sequence[str], weights: Sequence[str]) -> tup
     """The parameters a rule's name means, in the order of the weights, then of the blocks.
 
     Args:
-        rule: what the person wrote; upper and lower case are the same.
+        rule: what the user wrote; case does not matter.
         blocks: the architecture's blocks, ``BASE`` first.
         weights: the weights the merge method takes.
 
     Raises:
-        ConfigError: for a name that means nothing here; says what is near it.
+        ConfigError: for an unknown name; the text suggests the nearest.
     """
     if not isinstance(rule, str) or not rule.strip():
         raise ConfigError(f"{rule!r} is not the name of a parameter: write IN00.alpha, IN00-IN05 or alpha")

@@ -1,4 +1,4 @@
-"""A person's rules over the search space, read: which parameters each means, and whether its value makes sense."""
+"""Parses the user's rules on the search space: which parameters each rule means, and whether its value is valid."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def apart(rules: Mapping[str, Any] | None, bare: set[str]) -> tuple[Mapping[str,
 def by_parameter(
     kind: str, rules: Mapping[str, Any] | None, blocks: Sequence[str], weights: Sequence[str]
 ) -> dict[str, tuple[str, Any]]:
-    """Parameter name -> (the rule's own name, its value); a parameter ruled twice is an error."""
+    """Parameter name -> (the rule's own name, its value); a parameter set by two rules is an error."""
     if rules is not None and not isinstance(rules, Mapping):
         raise ConfigError(f"{kind}: {rules!r} is not a mapping; write   {kind}: {{IN00.alpha: ...}}")
     found: dict[str, tuple[str, Any]] = {}
     for rule, value in _flat(rules or {}).items():
         for name in _named(kind, rule, blocks, weights):
             if name in found:
-                raise ConfigError(f"{kind}: {found[name][0]} and {rule} both rule {name}; keep one")
+                raise ConfigError(f"{kind}: {found[name][0]} and {rule} both set {name}; keep one")
             found[name] = (rule, value)
     return found
 
@@ -42,7 +42,7 @@ def _flat(rules: Mapping[str, Any]) -> dict[str, Any]:
         inner = {f"{rule}.{key}": x for key, x in value.items()} if isinstance(value, Mapping) else {rule: value}
         for name, x in inner.items():
             if name in flat:
-                raise ConfigError(f"{name} is ruled twice; keep one")
+                raise ConfigError(f"{name} is set twice; keep one")
             flat[name] = x
     return flat
 
@@ -80,7 +80,7 @@ def _members(group: Sequence[str], blocks: Sequence[str], weights: Sequence[str]
     names = [name for _, found in meant for name in found]
     if len(bare) < len(meant) and bare and len(weights) > 1:
         raise ConfigError(
-            f"groups: {bare[0]} does not say which weight, others in its group do; write {bare[0]}.{weights[0]}"
+            f"groups: {bare[0]} does not say which weight, but others in its group do; write {bare[0]}.{weights[0]}"
         )
     if not bare:
         return [tuple(names)]
@@ -97,7 +97,7 @@ def check_group(members: Sequence[str], fixed: Mapping[str, float], bounds: Mapp
     for name in members[1:]:
         if tuple(bounds[name]) != tuple(bounds[first]):
             raise ConfigError(
-                f"groups: {first} and {name} share one number but not one range "
+                f"groups: {first} and {name} share one number but have different ranges "
                 f"({bounds[first][0]:g} ... {bounds[first][1]:g}, {bounds[name][0]:g} ... {bounds[name][1]:g}); "
                 "give every member the same"
             )

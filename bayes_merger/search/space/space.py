@@ -1,4 +1,4 @@
-"""The numbers the optimiser may turn, and how they become the weights of every block.
+"""The numbers the optimiser may change, and how they become the weights of every block.
 
 A merge method takes one or more weights (``alpha``, perhaps ``beta``), each with a number per block: 26 for a
 Stable Diffusion 1 model (``BASE``, ``IN00``-``IN11``, ``M00``, ``OUT00``-``OUT11``). Each is searched, unless a rule
@@ -8,10 +8,10 @@ says otherwise. The three kinds of rule are those of the original sd-webui-bayes
 * *ranges*: the number is searched between these two, instead of the method's own range;
 * *groups*: these blocks share one number.
 
-Besides the blocks there may be *extra parameters*: numbers with a name of their own, from the caller's finer rules
+Besides the blocks there may be *extra parameters*: numbers with their own names, from the caller's finer rules
 about parts of blocks. They are searched like the others, and appear among the weights as if they were blocks.
 
-A rule that makes no sense is an error, never a warning: a misspelt block would silently change what is searched.
+An invalid rule is an error, never a warning: a misspelt block would silently change what is searched.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 WIDEST: Range = (-1.0, 2.0)
 """No range may reach further (unless the merge method's own does): 0 is model A, 1 is model B, and one whole
-difference beyond either there is only noise left to draw."""
+difference beyond either the pictures are only noise."""
 
 ANCHORS = (0.0, 1.0, 0.5)
 """Every weight at once: pure A, pure B, the even mix."""
@@ -46,7 +46,7 @@ ANCHORS = (0.0, 1.0, 0.5)
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number the optimiser may turn.
+    """One number the optimiser may change.
 
     Attributes:
         name: ``BLOCK.weight``, that of the first block it drives, or the bare name of an extra parameter.
@@ -157,7 +157,7 @@ class SearchSpace:
             defaults: a number for each weight.
 
         Returns:
-            One value per parameter, and in a few words each what had to give way.
+            One value per parameter, and a short description of each number that was changed.
         """
         numbers = {parameter_name(block, weight): x for weight, row in weights.items() for block, x in row.items()}
         values: dict[str, float] = {}
@@ -213,7 +213,7 @@ def _check_whole(together: Mapping[str, Sequence[str]], taken: Container[str]) -
     for members in together.values():
         if torn := [name for name in members if (name in taken) != (members[0] in taken)]:
             raise ConfigError(
-                f"groups: {members[0]} and {torn[0]} cannot share a number, the recipe decides one of them"
+                f"groups: {members[0]} and {torn[0]} cannot share a number, because the recipe sets one of them"
             )
 
 
@@ -227,7 +227,7 @@ def build_space(
     extra_parameters: Sequence[Parameter] = (),
     given: Mapping[str, float] | None = None,
 ) -> SearchSpace:
-    """The search space of a merge method on an architecture, under a person's rules.
+    """The search space of a merge method on an architecture, under the user's rules.
 
     Args:
         blocks: the architecture's blocks, ``BASE`` first.
@@ -341,7 +341,7 @@ def _ruled(extra: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str, Any
 
 
 _GUIDE = {"frozen": "frozen", "ranges": "ranges", "groups": "groups"} | {
-    "frozen_params": "frozen",  # as the original's guides have them
+    "frozen_params": "frozen",  # as in the original's guides
     "custom_ranges": "ranges",
 }
 
@@ -355,7 +355,7 @@ def _check_free(
         named.setdefault(rule, []).append(name)
     for rule, names in named.items():
         if set(names) <= taken:
-            raise ConfigError(f"{kind}: {rule} has no effect, the recipe decides {_few(names)}; change it there")
+            raise ConfigError(f"{kind}: {rule} has no effect, because the recipe sets {_few(names)}; change it there")
 
 
 def space_from_guide(

@@ -1,4 +1,4 @@
-"""Forking a study: what another one has learned, as trials of a new one."""
+"""Forking a study: the finished trials of one study, added to a new one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FORKED_FROM = "forked_from"
 """User attribute of a trial: the study and the number of the trial that it was taken over from."""
 
 WEIGHTS = "weights"
-"""User attribute of a trial: its merge's weights, frozen ones and all."""
+"""User attribute of a trial: all weights of its merge, frozen ones included."""
 
 OWN = (ORIGIN, PHASE, RETRY_OF, ROW, WORKER, SECONDS)
-"""What a trial says of its own study, and not of its merge. The time it took was the other study's."""
+"""Attributes of a trial that belong to its study and not to its merge, such as the time it took."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Inheritance:
 
 
 def inheritance(old: Study, space: SearchSpace) -> Inheritance:
-    """The finished trials of a study whose merges lie in another space.
+    """The finished trials of a study whose merges are also in another space.
 
-    A trial fits if some values of the new space give its very weights: a range may be narrower, a weight frozen at the
-    value that it had, a group made of weights that were equal.
+    A trial fits if some values of the new space give exactly its weights: a range may be narrower, a weight frozen at
+    the value that it had, a group made of weights that were equal.
 
     Args:
         old: the study; its scores must compare with the new one's.

@@ -1,7 +1,7 @@
 """What a study has learned, as a sampler should see it: the same whether or not the process was killed on the way.
 
-A killed trial is not forgotten but tried again, as a new trial that remembers its *origin*, the number of the first
-attempt. Counting and ordering by origin hides the accident: the killed and the uninterrupted study look alike, to the
+A killed trial is not forgotten but tried again, as a new trial that stores its *origin*, the number of the first
+attempt. Counting and ordering by origin hides the interruption: the killed and the uninterrupted study are equal to the
 last bit of what a sampler computes from them.
 """
 
@@ -64,7 +64,7 @@ def is_suggested(trial: FrozenTrial) -> bool:
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
-    """Whether the trial's process died, as opposed to a trial that failed by itself."""
+    """Whether the trial's process died, as opposed to a trial that failed with an error."""
     return trial.state == TrialState.FAIL and trial.user_attrs.get(REASON) == INTERRUPTED
 
 
@@ -98,7 +98,7 @@ def finite(trial: FrozenTrial | Trial, value: float | Sequence[float]) -> list[f
     """A score, or one for each objective, as a list.
 
     Raises:
-        TrialFailed: if one is no finite number.
+        TrialFailed: if one is not a finite number.
     """
     values = [float(one) for one in value] if isinstance(value, Sequence) else [float(value)]
     for one in values:

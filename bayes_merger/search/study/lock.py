@@ -1,4 +1,4 @@
-"""One at a time: the lock around a study's queue. Whoever holds it and dies lets go of it."""
+"""The lock around a study's queue: one process at a time. It is released when the process that holds it dies."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from optuna.study import Study
 from bayes_merger.search.study.storage import backend, database_file
 
 POLL = 0.05
-"""Seconds between two looks at a lock that another holds."""
+"""Seconds between two attempts to take a lock that another process holds."""
 
 
 @contextmanager
 def study_lock(study: Study) -> Iterator[Callable[[], None]]:
-    """Nobody else asks this study or tells it anything inside this block.
+    """Hold the study's lock: no other process reads or writes its queue inside this block.
 
     The transactions of the database are not enough: between reading what is known and writing what is suggested lies
-    a fit of seconds, in which a second worker would suggest the very same. On one machine a lock of the system's lies
-    beside the file, on PostgreSQL a lock of a transaction of its own. Both fall with the process.
+    a fit of seconds, in which a second worker would suggest the same point. On one machine it is a file lock
+    beside the study's file, on PostgreSQL a lock in a separate transaction. Both end with the process.
 
     Yields:
-        To be called right before what was computed is written.
+        A check to call right before writing what was computed.
 
     Raises:
         sqlalchemy.exc.DBAPIError: from that call, if the connection that holds the lock broke.
@@ -49,7 +49,7 @@ def beside(file: Path, what: str) -> Path:
 
 
 def is_free(lock: Path) -> bool:
-    """Whether nobody holds a lock's file, be it that there is none."""
+    """Whether no process holds a lock's file, or there is no such file."""
     if not lock.exists():
         return True
     try:
@@ -63,7 +63,7 @@ def is_free(lock: Path) -> bool:
 def _held_by_server(storage: RDBStorage, name: str) -> Iterator[Callable[[], None]]:
     key = int.from_bytes(hashlib.sha256(f"bayes-merger {name}".encode()).digest()[:8], "big", signed=True)
     with storage.engine.connect() as connection:
-        # The transaction does nothing but hold the lock; it must not be ended for its idleness.
+        # The transaction does nothing but hold the lock; it must not be ended for being idle.
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         taken = sqlalchemy.text("SELECT pg_try_advisory_xact_lock(:key)")
         while not connection.execute(taken, {"key": key}).scalar():

@@ -1,4 +1,4 @@
-"""The queue: whatever is to be drawn waits in the study with all its values, and is taken by one worker."""
+"""The queue: every trial waits in the study with all its values until one worker takes it."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def ask(
 
 
 def queue_again(study: Study, trials: Iterable[FrozenTrial]) -> None:
-    """Running trials that nobody works on any more are failed as interrupted; their values wait again, before all."""
+    """Fail running trials without a living worker as interrupted; their values wait again, ahead of all others."""
     again = {t.user_attrs[RETRY_OF] for t in study.get_trials(deepcopy=False) if RETRY_OF in t.user_attrs}
     for trial in trials:
-        # In this order: whoever dies in between leaves a running trial, and the next process completes the repair.
+        # In this order: if a process dies in between, a trial is left running and the next process repairs it.
         if trial.number not in again:
             study.add_trial(retry(trial))
         live = Trial(study, trial._trial_id)
@@ -89,7 +89,7 @@ def waiting_trial(
 
 
 def retry(trial: FrozenTrial) -> FrozenTrial:
-    """The same values again. What the dead process noted on the trial stays there: half a note is no note."""
+    """The same values again. What the dead process noted on the trial stays there: half a record is not used."""
     kept = {key: trial.user_attrs[key] for key in (PHASE, ROW) if key in trial.user_attrs}
     return optuna.create_trial(
         state=TrialState.WAITING,
@@ -133,13 +133,13 @@ def take(
 ) -> Trial | None:
     """The waiting trial, running; None if another took it, or its values do not fit."""
     try:
-        if owner is not None:  # before it runs: no trial may run whose worker nobody knows
+        if owner is not None:  # before it runs: no trial may run without a known worker
             study._storage.set_trial_user_attr(waiting._trial_id, WORKER, dict(owner))
             backend(study).record_heartbeat(waiting._trial_id)
         if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
             return None
     except UpdateFinishedTrialError:
-        return None  # taken and done with since we looked
+        return None  # taken and finished since we looked
     trial = Trial(study, waiting._trial_id)
     queued = {**waiting.system_attrs.get("fixed_params", {}), **waiting.params}
     try:

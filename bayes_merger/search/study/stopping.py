@@ -1,7 +1,7 @@
 """When a search has done enough: rules that look at nothing but the stored study.
 
-Every worker asks the same study before its next trial and gets the same answer; a run that was killed goes on counting
-where it was. The number of trials is not here: the queue itself keeps to that.
+Every worker asks the same study before its next trial and gets the same answer; a killed run continues counting
+where it stopped. The number of trials is not checked here: the queue itself enforces it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bayes_merger.search.study.history import PHASE
 from bayes_merger.search.surrogates.posterior import StudyPosterior
 
 SECONDS = "seconds"
-"""User attribute of a trial: how long a worker was busy with it, from choosing it to telling its score."""
+"""User attribute of a trial: how long a worker was busy with it, from choosing it to storing its score."""
 
 STOPPED = "stopped"
 """User attribute of a study: why its search ended before its trials were used up; None or absent while it goes on."""
@@ -68,7 +68,7 @@ def read_time(text: str | float | None, name: str = "time_limit") -> float | Non
 
 
 def time_text(seconds: float) -> str:
-    """A time as a person says it.
+    """A duration in words.
 
     >>> time_text(5400), time_text(75), time_text(8.25)
     ('1 h 30 min', '1 min 15 s', '8.2 s')
@@ -81,7 +81,7 @@ def time_text(seconds: float) -> str:
 
 
 def worked(study: Study) -> float:
-    """Seconds during which somebody was busy with the study's finished trials.
+    """Seconds during which a worker was busy with the study's finished trials.
 
     What several workers do at the same time counts once; what a killed process had begun does not count.
     """

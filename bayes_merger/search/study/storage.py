@@ -19,16 +19,16 @@ PATIENCE = 60
 """Seconds to wait for another process's transaction."""
 
 BEAT = 30
-"""Seconds between two signs of life of a worker."""
+"""Seconds between two heartbeats of a worker."""
 
 GRACE = 600
-"""Seconds without a sign of life after which a worker that cannot be seen from here is taken for dead."""
+"""Seconds without a heartbeat after which a worker on another machine is considered dead."""
 
 SECRET = ("password", "passfile", "sslpassword", "sslkey")
 
 SERVER: dict[str, Any] = {
     "connect_timeout": 10,
-    # A worker whose machine lost its power must not hold the queue for the two hours of the system's default.
+    # A worker whose machine lost power must not hold the queue for the two hours of the system's default.
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
@@ -37,17 +37,17 @@ SERVER: dict[str, Any] = {
 
 
 def open_storage(where: str | Path, *, create: bool = True) -> RDBStorage:
-    """The storage in a file, or at an address with ``://`` in it.
+    """The storage in a file, or at an address that contains ``://``.
 
-    A SQLite file is opened so that several processes may share it on one machine: writers announce themselves before
+    A SQLite file is opened so that several processes may share it on one machine: writers take the lock before
     they read (SQLite ignores the row locks Optuna's queue relies on, and would hand out a trial twice), and each
     write is on the disk before the call returns. Not for network file systems: workers on several machines need
     PostgreSQL.
 
     Args:
         where: a path, or an address such as ``postgresql://user@host/database``. A password need not be in it:
-            PostgreSQL's own ``PGPASSWORD`` and ``~/.pgpass`` are heeded.
-        create: make the file, and its folder, or the tables, if there are none.
+            PostgreSQL's own ``PGPASSWORD`` and ``~/.pgpass`` are used.
+        create: make the file, and its folder, or the tables, if they do not exist.
 
     Raises:
         ConfigError: if it cannot be opened. No password is ever part of the text.
@@ -56,7 +56,7 @@ def open_storage(where: str | Path, *, create: bool = True) -> RDBStorage:
     address = _address(where, create)
     is_file = address.get_backend_name() == "sqlite"
     shown = where if is_file else redacted(str(where))
-    # Optuna fills in {SCHEMA_VERSION}; our braces are braces.
+    # Optuna fills in {SCHEMA_VERSION}, so our braces are escaped.
     text = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
         storage = _made(text, is_file, create)
@@ -86,8 +86,8 @@ def redacted(address: str | Path) -> str:
     try:
         url = sqlalchemy.make_url(text)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        return f"{text.partition('://')[0]}://..."  # whatever it is, somebody may have put a password into it
-    # The password is dropped, not starred out: what is left is still an address.
+        return f"{text.partition('://')[0]}://..."  # whatever it is, it may contain a password
+    # The password is removed, not masked: what is left is still an address.
     plain = sqlalchemy.URL.create(
         url.drivername, url.username, None, url.host, url.port, url.database, url.query
     ).difference_update_query(SECRET)
@@ -100,7 +100,7 @@ def is_address(where: str | Path) -> bool:
 
 
 def backend(study: Study) -> RDBStorage:
-    """The database under a study; Optuna puts a cache before it."""
+    """The database under a study; Optuna wraps it in a cache."""
     storage: Any = study._storage
     found = getattr(storage, "_backend", storage)
     assert isinstance(found, RDBStorage)
@@ -178,7 +178,7 @@ def _share(engine: sqlalchemy.Engine) -> None:
     """Let the engine's connections lock before they read, and write through to the disk."""
 
     def connected(connection: sqlite3.Connection, record: object) -> None:
-        connection.isolation_level = None  # or Python's driver begins transactions by itself, too late
+        connection.isolation_level = None  # otherwise Python's driver begins transactions itself, too late
         for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {PATIENCE * 1000}"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -187,6 +187,6 @@ def _share(engine: sqlalchemy.Engine) -> None:
 
     sqlalchemy.event.listen(engine, "connect", connected)
     sqlalchemy.event.listen(engine, "begin", begun)
-    engine.dispose()  # the connection that made the tables knows nothing of this yet
+    engine.dispose()  # the connection that made the tables does not have these settings yet
     with engine.connect():
         pass  # a file that cannot be shared is found now

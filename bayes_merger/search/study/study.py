@@ -2,11 +2,11 @@
 
 Three habits make that true:
 
-* a trial's values are written down in one transaction, as a *waiting* trial, before anyone starts on it: the start
-  design when the study is created, a sampler's suggestion right before it is taken up;
+* a trial's values are written down in one transaction, as a *waiting* trial, before any worker starts it: the start
+  design when the study is created, a sampler's suggestion right before it is started;
 * a trial found running although its process is dead is failed as *interrupted*, and its values wait again, ahead of
   all others (:func:`recover`);
-* whatever takes two steps can be taken again from the first.
+* every change of several steps can be repeated from the first one.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def load_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSam
     """A study that exists; nothing in it is changed. Without a sampler it is only good for reading.
 
     Raises:
-        ConfigError: if there is none of that name, or its creation never came to an end.
+        ConfigError: if there is none of that name, or its creation was never completed.
     """
     try:
         study = optuna.load_study(storage=storage, study_name=name, sampler=sampler or optuna.samplers.RandomSampler(0))
@@ -104,7 +104,7 @@ def load_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSam
         known = optuna.get_all_study_names(storage)
         raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}") from None
     if not _is_initialised(study):
-        raise ConfigError(f"study {name!r} was interrupted while being created and holds nothing; run it anew")
+        raise ConfigError(f"study {name!r} was interrupted while being created and holds nothing; start its run again")
     return study
 
 
@@ -123,7 +123,7 @@ def open_study(
     """The study of that name, repaired; created if there is none, or if its creation was interrupted.
 
     Raises:
-        ConfigError: if its fingerprint is another, with the differences.
+        ConfigError: if its fingerprint differs; the text lists the differences.
     """
     exists = name in optuna.get_all_study_names(storage) and _is_initialised(
         optuna.load_study(storage=storage, study_name=name, sampler=sampler)
@@ -156,7 +156,7 @@ def tell(study: Study, trial: Trial, value: float | Sequence[float]) -> None:
 
 
 def fail(study: Study, trial: Trial, reason: str) -> None:
-    """The trial has no score, for this reason. It counts as tried: the sampler goes elsewhere."""
+    """The trial has no score, for this reason. It counts as tried: the sampler looks elsewhere."""
     trial.set_user_attr(REASON, reason)
     study.tell(trial, state=TrialState.FAIL)
 
@@ -173,12 +173,12 @@ def finished(study: Study) -> int:
 
 
 def failed(study: Study) -> int:
-    """How many trials failed by themselves; interrupted ones were tried again and do not count."""
+    """How many trials failed with an error; interrupted ones were tried again and do not count."""
     return sum(not is_interrupted(t) for t in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
 
 
 def check_fingerprint(study: Study, fingerprint: Mapping[str, Any]) -> None:
-    """Whether scores got now would compare with the study's.
+    """Check that new scores would be comparable with the study's.
 
     Raises:
         ConfigError: they would not, with the differences.
@@ -186,8 +186,8 @@ def check_fingerprint(study: Study, fingerprint: Mapping[str, Any]) -> None:
     difference = fingerprint_difference(study.user_attrs[FINGERPRINT], fingerprint)
     if difference:
         raise ConfigError(
-            f"study {study.study_name!r} cannot go on, its scores would not compare: {'; '.join(difference)}. "
-            "Undo the change or choose another name"
+            f"study {study.study_name!r} cannot continue, because its scores would not be comparable: "
+            f"{'; '.join(difference)}. Undo the change or choose another name"
         )
 
 
@@ -218,7 +218,7 @@ def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def _empty_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler, objectives: int) -> Study:
-    """A study that holds nothing, also if a process died while filling it."""
+    """An empty study; one that a dead process left half created is deleted first."""
 
     def make() -> Study:
         return optuna.create_study(

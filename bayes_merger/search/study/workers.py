@@ -1,9 +1,9 @@
-"""Several workers on one study: who works on which trial, who is alive, and how many trials are left to take.
+"""Several workers on one study: which worker has which trial, which are alive, and how many trials are left.
 
-A worker holds a lock of the operating system's for as long as it lives. Whoever sees that lock, on the same machine,
-knows at once and for certain whether the worker is dead; a worker elsewhere is believed dead after ten minutes without
-a sign of life (:data:`~bayes_merger.search.study.storage.GRACE`), however long its trial takes. Its trial then waits
-again, ahead of all others.
+A worker holds an operating system lock for as long as it lives. A process that sees the lock, on the same machine,
+knows at once and for certain whether the worker is dead; a worker elsewhere is considered dead after ten minutes
+without a heartbeat (:data:`~bayes_merger.search.study.storage.GRACE`), however long its trial takes. Its trial then
+waits again, ahead of all others.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def recover(study: Study) -> list[int]:
     """Repair a study whose processes died; living workers are left alone.
 
     Trials that dead workers left running are failed as interrupted, and their values wait again, ahead of all others;
-    so are those of which no worker is known. Rows of the start design that were never written are.
+    so are trials without a known worker. Rows of the start design that were never written are written.
 
     Returns:
         The numbers of the interrupted trials.
@@ -75,7 +75,7 @@ def dead_trials(study: Study) -> list[FrozenTrial]:
 def _is_dead(study: Study, worker: Mapping[str, Any], silent: bool) -> bool:
     lock = _lock_of(study, worker["id"])
     if database_file(backend(study)):
-        return is_free(lock)  # all who share a file share the machine
+        return is_free(lock)  # all workers that share a file are on one machine
     seen = worker["host"] == socket.gethostname() and lock.exists()
     return is_free(lock) if seen else silent
 
@@ -104,7 +104,7 @@ class Outcome:
     """The outcome of a trial.
 
     Attributes:
-        number: of the trial that has the score: ours, or its second attempt if ours was given up as dead.
+        number: of the trial that has the score: ours, or its second attempt if ours was considered dead.
         done: how many trials of the budget are finished, this one included.
     """
 
@@ -120,8 +120,8 @@ class Worker:
     Args:
         study: shared with any number of others.
         space: what is searched.
-        name: what people call this worker.
-        beat: seconds between two signs of life.
+        name: the worker's name, for users.
+        beat: seconds between two heartbeats.
     """
 
     def __init__(self, study: Study, space: SearchSpace, *, name: str = "", beat: float = BEAT) -> None:
@@ -176,11 +176,11 @@ class Worker:
     ) -> Outcome:
         """The trial's score, with what was learned on the way.
 
-        If ours was given up as dead in the meantime, its second attempt gets the score, even one that another worker
+        If ours was considered dead in the meantime, its second attempt gets the score, even one that another worker
         is drawing.
 
         Raises:
-            TrialFailed: if the score is no finite number; nothing is stored, the trial still runs.
+            TrialFailed: if the score is not a finite number; nothing is stored, the trial still runs.
             Superseded: if the second attempt has its score already; ours is not needed.
         """
         values = finite(trial, value)
@@ -211,7 +211,7 @@ class Worker:
     def with_retries(self, action: Callable[[], T]) -> T:
         """An action on the study, tried again for ten minutes while a server cannot be reached.
 
-        A server that restarts or a lost connection is no reason to lose pictures; a file that cannot be
+        A server that restarts or a lost connection must not cost the pictures already drawn; a file that cannot be
         written is an error.
         """
         deadline = time.monotonic() + GRACE
@@ -245,7 +245,7 @@ class Worker:
         return self.with_retries(settle)
 
     def _current_attempt(self, trial: Trial, scored: bool) -> FrozenTrial:
-        """The trial that stands for ours: itself, unless it was given up."""
+        """The trial that stands for ours: itself, unless it was considered dead."""
         trials = self.study.get_trials(deepcopy=False)
         own = next(t for t in trials if t._trial_id == trial._trial_id)
         if own.state == TrialState.RUNNING:
@@ -269,4 +269,4 @@ class Worker:
                 try:
                     backend(self.study).record_heartbeat(current._trial_id)
                 except (optuna.exceptions.StorageInternalError, UpdateFinishedTrialError, KeyError):
-                    continue  # the next one may come through; the grace is twenty of them long
+                    continue  # the next heartbeat may succeed; the grace period is twenty of them

@@ -33,7 +33,7 @@ JITTER = 1e-8
 LEAST_VARIANCE = 1e-10
 
 FITTED = 200
-"""At most so many observations decide on the length scales; all of them give the mean."""
+"""At most this many observations are used to fit the length scales; all of them are used for the mean."""
 
 STEPS = 60
 """Of the climb to the mode: by then it moves in the third digit only."""
@@ -47,7 +47,7 @@ class Prior:
         spread: standard deviation of a weight's log length scale around the one that all share; nearly 0: one
             length scale for all.
         correlation: correlation of those, shape ``(D, D)``.
-        basis: linear combinations of the weights, shape ``(D, F)``, with a kernel of their own; None: no such kernel.
+        basis: linear combinations of the weights, shape ``(D, F)``, with their own kernel; None: no such kernel.
         noise: variance of a score's noise where it is known, trusted within a third; None: it is fitted.
         smooth: scores change as smoothly as a Gaussian bell (squared exponential kernels); false: as Matern-5/2.
     """

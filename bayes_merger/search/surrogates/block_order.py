@@ -1,6 +1,6 @@
 """The order of the blocks, from the names of a space's parameters: neighbours, and ends of skip connections.
 
-In a U-Net the blocks have an order: ``IN00`` comes first, ``M00`` lies in the middle, and ``OUT11``, the last, takes
+In a U-Net the blocks have an order: ``IN00`` comes first, ``M00`` is in the middle, and ``OUT11``, the last, takes
 the output of ``IN00``. Neighbours do similar work, and so do the two ends of a skip connection. In the transformers'
 chains (``D00`` ..., ``S00`` ...) only neighbours do. Parameters without a position (ratios, names of other spaces) are
 correlated with none.

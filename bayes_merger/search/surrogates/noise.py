@@ -15,7 +15,7 @@ from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.posterior import noise_variance
 
 UNEXPLAINED = 1e-3
-"""The raw scores must explain all of a score's variance but this share; otherwise the score was not made of them."""
+"""If the raw scores leave more than this share of a score's variance unexplained, it was not computed from them."""
 
 Pictures = Sequence[Mapping[str, Any]]
 
@@ -40,7 +40,7 @@ def noise_variance_of_scores(pictures: Sequence[Pictures], scores: Array) -> flo
     try:
         rows = [{(p["scorer"], p["payload"], p["index"]): float(p["value"]) for p in own} for own in pictures]
     except (KeyError, TypeError, ValueError):
-        return None  # somebody else's attribute of the same name
+        return None  # another program's attribute of the same name
     shared = sorted(set.intersection(*(set(row) for row in rows)), key=str)
     if not shared or any(len(row) != len(shared) for row in rows):
         return None

@@ -1,4 +1,4 @@
-"""Which evaluated trial is really the best: a score is noisy, and its neighbours show by how much.
+"""Which evaluated trial is really the best: scores are noisy, and the posterior mean averages over neighbouring merges.
 
 A Gaussian process is fitted to all scores of a study. Its mean at a trial weighs the trial's own score against those
 of the merges around it, so that one lucky set of pictures no longer looks like the best merge. The noise of a
@@ -25,7 +25,7 @@ LEAST = 8
 """With fewer trials than this no process is fitted: each mean is the observed score."""
 
 FITTED = 200
-"""At most so many trials decide on the process's length scale and noise; all of them give its mean."""
+"""At most this many trials are used to fit length scale and noise; all of them are used for the mean."""
 
 Image = tuple[str, int]
 """A picture by its payload and its index."""
@@ -144,8 +144,9 @@ def posterior(points: Array, scores: Array, noise: float | None) -> tuple[Array,
         variance = (V * V) (s n)
 
     Matern-5/2 process with one length scale, constant mean 0; length scale, amplitude and noise by greatest marginal
-    likelihood on a grid (no climb that could end elsewhere tomorrow). One eigendecomposition per length scale gives
-    all amplitudes and noises at once. Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/, chapters 2, 5.
+    likelihood on a grid (no climb, whose result could differ between machines). One eigendecomposition per length scale
+    gives all amplitudes and noises at once. Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/, chapters
+    2, 5.
 
     Args:
         points: shape ``(trials, dimensions)``, each dimension's range of length 1.

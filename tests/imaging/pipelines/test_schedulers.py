@@ -28,8 +28,8 @@ def test_names_as_web_ui_users_write_them(name: str, scheduler: str, expected: t
     ("name", "scheduler", "message"),
     [
         ("Eular", "Automatic", "no sampler 'Eular'; did you mean Euler"),
-        ("DPM++ 2S a Karras", "Automatic", "nearest it has is 'Euler a'"),
-        ("Restart", "Automatic", "nearest it has is 'Heun'"),
+        ("DPM++ 2S a Karras", "Automatic", "nearest is 'Euler a'"),
+        ("Restart", "Automatic", "nearest is 'Heun'"),
         ("Euler a Karras", "Automatic", "no 'Karras' for the sampler 'Euler a'; it has Uniform"),
         ("Euler", "Beta", "no 'Beta' for the sampler 'Euler'"),
         ("Euler", "Karas", "no noise schedule 'Karas'; did you mean Karras"),
@@ -56,5 +56,5 @@ def test_v_prediction_and_zero_snr_are_honoured_or_refused(name: str) -> None:
         scheduler.set_timesteps(10)
         assert float(scheduler.alphas_cumprod[-1]) < 1e-6
     else:
-        with pytest.raises(ConfigError, match="zero terminal SNR; take one of Euler a"):
+        with pytest.raises(ConfigError, match="zero terminal SNR; use one of Euler a"):
             build_scheduler(name, prediction_type="v_prediction", zero_snr=True)

@@ -179,7 +179,7 @@ def test_an_overflow_names_its_tensor_and_nothing_is_written(tmp_path: Path) -> 
 def test_a_merge_is_not_written_over_its_models_or_unasked(tmp_path: Path) -> None:
     models = opened(tmp_path)
     before = models["a"].path.read_bytes()
-    with pytest.raises(CheckpointError, match="which is read for this"):
+    with pytest.raises(CheckpointError, match="which is an input of this merge"):
         save_merge(recipe_of(models), models, models["a"].path, replace=True)
     assert models["a"].path.read_bytes() == before
     out = tmp_path / "out.safetensors"

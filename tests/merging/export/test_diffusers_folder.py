@@ -290,7 +290,7 @@ def test_a_link_out_of_a_folder_is_not_followed(
         own = Path("deep/er/a", name).read_bytes()
         Path("deep/er/a", name).unlink()
         Path("deep/er/a", name).symlink_to(tmp_path / "secret")
-        assert "out of the folder" in refused(capsys, *pair)
+        assert "outside the folder" in refused(capsys, *pair)
         Path("deep/er/a", name).unlink()
         Path("deep/er/a", name).write_bytes(own)
     assert main(pair) == 0

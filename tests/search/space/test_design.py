@@ -24,7 +24,7 @@ def test_a_persons_anchors_come_after_the_pure_ones_and_before_the_hypercube() -
 
 
 def test_anchors_that_do_not_fit_in_are_an_error_and_never_dropped() -> None:
-    with pytest.raises(ConfigError, match=r"3 trials do not hold the 4 anchors .* give init_points=4"):
+    with pytest.raises(ConfigError, match=r"3 trials are too few for the 4 anchors .* give init_points=4"):
         design(SPACE, 3, 5, anchors=[OWN])
     assert design(SPACE, 4, 5, anchors=[OWN])[3] == OWN
 
