@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, WEIGHTS
 
 if TYPE_CHECKING:
     import optuna
@@ -149,7 +150,7 @@ class AskTellStudy:
         if trial is None:
             raise ConfigError(f"study '{self.study.study_name}': nothing to draw now; try again")
         weights = self._space.assemble(trial.params)
-        trial.set_user_attr("weights", weights)
+        trial.set_user_attr(WEIGHTS, weights)
         return Suggestion(trial.number, weights, _trial=trial)
 
     def tell(self, suggestion: Suggestion, score: float) -> None:
@@ -169,7 +170,7 @@ class AskTellStudy:
         """Every merge that has a score, in order."""
         from bayes_merger.run.record import complete_trials
 
-        return [Suggestion(t.number, t.user_attrs["weights"], t.value) for t in complete_trials(self.study)]
+        return [Suggestion(t.number, t.user_attrs[WEIGHTS], t.value) for t in complete_trials(self.study)]
 
     @property
     def best(self) -> Suggestion | None:
@@ -244,11 +245,11 @@ def open_study(
         fingerprint={"method": spec.name, "space": space.to_json()},
         design=design(space, init_points, seed),
         attributes={
-            "config": {"method": spec.name, "init_points": init_points, "n_iters": 0, "seed": seed,
+            CONFIG: {"method": spec.name, "init_points": init_points, "n_iters": 0, "seed": seed,
                        "optimiser": {"_target_": f"{target.__module__}.{target.__qualname__}"}},
-            "recipe": {"method": spec.name, "models": {}, "architecture": architecture, "dtype": "auto", "vae": "a"},
-            "payloads": [],
-            "judges": {},
+            RECIPE: {"method": spec.name, "models": {}, "architecture": architecture, "dtype": "auto", "vae": "a"},
+            PAYLOADS: [],
+            SCORERS: {},
         },
     )  # fmt: skip
     return AskTellStudy(study, space)

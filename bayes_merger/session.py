@@ -25,9 +25,11 @@ from bayes_merger import compose
 from bayes_merger.config import CHANGEABLE, LOCAL, RunConfig
 from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError, Interrupted, Paused
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.report.summary import summary, write_best
+from bayes_merger.report.best import write_best
+from bayes_merger.report.summary import summary
 from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, table_text
 from bayes_merger.run.anchors import start_design
+from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
@@ -97,7 +99,7 @@ def resume(
     from bayes_merger.run import loop
 
     folder = find_study(Path(runs), name, address)
-    check_changeable(name, load(folder).user_attrs["config"], overrides)
+    check_changeable(name, load(folder).user_attrs[CONFIG], overrides)
     settings, setup = _stored(folder, overrides)
     with folder.locked(), reporting(folder.log) as progress:
         progress.step("hashing the models")
@@ -106,7 +108,7 @@ def resume(
         if any(override.partition("=")[0] in ("n_iters", "time_limit", "patience") for override in overrides):
             study.set_user_attr(PATIENT_FROM, finished(study))
         if overrides:
-            study.set_user_attr("config", settings)
+            study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
         done, total = finished(study), setup.config.init_points + setup.config.n_iters
         progress.note(f"study {folder.name}: {done} of {total} trials finished, going on")
@@ -141,14 +143,14 @@ def fork(
 
     old = find_study(Path(runs), name)
     study = load(old)
-    settings = compose.changed(study.user_attrs["config"], [f"name={check_name(new)}", *overrides])
+    settings = compose.changed(study.user_attrs[CONFIG], [f"name={check_name(new)}", *overrides])
     settings = settings if any(o.startswith("storage=") for o in overrides) else {**settings, "storage": None}
     settings, address = _take_address(settings)
     folder = RunFolder(Path(runs) / new, address)
     if is_begun(folder):
         raise ConfigError(f"study '{new}' exists: choose another name, or go on with  bayes-merger resume {new}")
     redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards") for o in overrides)
-    payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs["payloads"])
+    payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     setup = make_setup(compose.validate(settings), settings, folder, payloads)
     check_space(setup, folder)
     _check_compares(name, new, study, fingerprint(setup, settings["scorers"]))
@@ -317,7 +319,7 @@ def _carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, pro
         with StopSignal(progress) as stop:
             unfinished = finished(study) < setup.config.init_points + setup.config.n_iters
             if unfinished:
-                study.set_user_attr("final", None)
+                study.set_user_attr(FINAL, None)
                 study.set_user_attr(STOPPED, None)
             if unfinished and setup.config.workers > 1:
                 search_together(setup, study, folder, progress, stop)
@@ -325,7 +327,7 @@ def _carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, pro
             if unfinished and setup.config.workers == 1:
                 search(setup, study, evaluator, folder, progress, stop)
             if not final_of(study):
-                study.set_user_attr("final", decide(setup, study, evaluator, progress, stop).to_json())
+                study.set_user_attr(FINAL, decide(setup, study, evaluator, progress, stop).to_json())
             keep_pictures(setup, study, evaluator, folder, progress)
         export_best(setup, study, folder, progress)
     except (Paused, Interrupted) as error:
@@ -387,8 +389,8 @@ def _taken_over(name: str, taken: int, left_out: Mapping[int, str]) -> str:
 def _with_pictures(trial: Any, old: RunFolder, new: RunFolder) -> Any:
     """The trial with its pictures where they are, as seen from the new folder."""
     attributes = dict(trial.user_attrs)
-    attributes["images"] = [
-        Path(os.path.relpath(old.path / image, new.path)).as_posix() for image in attributes.get("images", ())
+    attributes[IMAGES] = [
+        Path(os.path.relpath(old.path / image, new.path)).as_posix() for image in attributes.get(IMAGES, ())
     ]
     trial.user_attrs = attributes
     return trial

@@ -19,6 +19,7 @@ from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paus
 from bayes_merger.report.summary import summary
 from bayes_merger.report.tables import with_error
 from bayes_merger.run.anchors import start_design
+from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.folder import RunFolder, check_name, is_begun, load, slug, stem_of
 from bayes_merger.search.study.storage import is_address
 
@@ -180,7 +181,7 @@ def _changes(study: Planned) -> list[str]:
     Raises:
         ConfigError: it is another study.
     """
-    stored, wanted = (dict(_leaves(s)) for s in (load(study.folder).user_attrs["config"], study.settings))
+    stored, wanted = (dict(_leaves(s)) for s in (load(study.folder).user_attrs[CONFIG], study.settings))
     followers = compose.followers(study.overrides)
     changed = [key for key in sorted(stored.keys() | wanted.keys()) if stored.get(key) != wanted.get(key)]
     for key in changed:

@@ -21,6 +21,7 @@ import optuna
 
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload, resolve
+from bayes_merger.run.attributes import DRAWN, IMAGES, WEIGHTS
 from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, baselines, conclude
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import ProgressReporter, StopSignal
@@ -36,9 +37,6 @@ from bayes_merger.run.record import (
 )
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
-
-DRAWN = "drawn:"
-"""Before the name of a study's user attribute: what one merge got on fresh seeds."""
 
 
 def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
@@ -79,7 +77,7 @@ def decide(
         return Final(chosen_trial(study).number, 0, (), ())
     rescored: list[Rescored] = []
     first = fresh_payloads(setup, 0)
-    weights = {trial.number: trial.user_attrs["weights"] for trial in complete_trials(study)}
+    weights = {trial.number: trial.user_attrs[WEIGHTS] for trial in complete_trials(study)}
     for number in candidates(study, setup.config.final.rescore):
         stop.check()
         progress.step(f"drawing trial {number} on fresh seeds")
@@ -97,10 +95,10 @@ def keep_pictures(
     """Draw the pictures of the trial that is taken home once more, if they were not kept (``images=best``)."""
     trial = chosen_trial(study)
     place = folder.images(trial.number)
-    if trial.user_attrs.get("images") or any(place.glob("*.png")):
+    if trial.user_attrs.get(IMAGES) or any(place.glob("*.png")):
         return
     progress.step(f"drawing the pictures of trial {trial.number} once more")
-    evaluator.load_weights(trial.user_attrs["weights"])
+    evaluator.load_weights(trial.user_attrs[WEIGHTS])
     evaluator.save(place, evaluator.draw(setup.payloads), setup.payloads)
 
 

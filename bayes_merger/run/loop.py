@@ -12,6 +12,7 @@ import optuna
 
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed
+from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, WEIGHTS
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
@@ -175,7 +176,7 @@ def run_trial(
         reason = str(error)
         told = worker.fail(trial, reason)
     except Superseded:
-        _forget(folder.path / name for name in attributes.get("images", ()))
+        _forget(folder.path / name for name in attributes.get(IMAGES, ()))
         raise
     evaluation = found if isinstance(found, Evaluation) and not reason else None
     known = posterior_of(study)
@@ -214,19 +215,19 @@ def draw_trial(
         Paused: the person who scores went away.
     """
     weights = setup.space.assemble(trial.params)
-    trial.set_user_attr("weights", weights)
+    trial.set_user_attr(WEIGHTS, weights)
     evaluator.load_weights(weights)
     incumbent = incumbent_for(trial, study, setup.config.pruning)
     found = evaluate(setup, evaluator, weights, folder.images(trial.number), incumbent)
-    attributes: dict[str, Any] = {"weights": weights, "scores": [vars(score) for score in found.scores]}
+    attributes: dict[str, Any] = {WEIGHTS: weights, SCORES: [vars(score) for score in found.scores]}
     if isinstance(found, Evaluation) and found.values:
-        attributes["points"] = found.value
+        attributes[POINTS] = found.value
     value = found.value if isinstance(found, Evaluation) else -math.inf
     # A member of the front need not have the best sum.
     if setup.config.images == "best" and best is not None and value <= best and not setup.config.objectives:
         _forget(found.paths)
     else:
-        attributes["images"] = [path.relative_to(folder.path).as_posix() for path in found.paths]
+        attributes[IMAGES] = [path.relative_to(folder.path).as_posix() for path in found.paths]
     return found, attributes
 
 

@@ -23,6 +23,7 @@ from bayes_merger.config import PruningConfig, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.run.attributes import SCORES
 from bayes_merger.run.record import posterior_of
 from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine, picture_points
 from bayes_merger.search.study.history import PHASE
@@ -211,5 +212,5 @@ def incumbent_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings
     best = posterior_of(study).best
     if best is None:
         return None
-    scores = study.get_trials(deepcopy=False)[best.trial].user_attrs.get("scores", ())
+    scores = study.get_trials(deepcopy=False)[best.trial].user_attrs.get(SCORES, ())
     return Incumbent(best.trial, tuple(Score(**score) for score in scores)) if scores else None

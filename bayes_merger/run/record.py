@@ -16,6 +16,7 @@ import optuna
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.run.attributes import CONFIG, FINAL, PAYLOADS, POINTS, RECIPE, SCORERS, SCORES, WEIGHTS
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 from bayes_merger.search.study.history import origin
 from bayes_merger.search.surrogates.posterior import StudyPosterior, study_posterior
@@ -124,7 +125,7 @@ def value_of(trial: optuna.trial.FrozenTrial) -> float:
     values = trial.values
     if not values:
         raise ValueError(f"trial {trial.number} has no score")
-    return float(values[0] if len(values) == 1 else trial.user_attrs.get("points", sum(values) / len(values)))
+    return float(values[0] if len(values) == 1 else trial.user_attrs.get(POINTS, sum(values) / len(values)))
 
 
 def best_value(study: optuna.study.Study) -> float | None:
@@ -135,7 +136,7 @@ def best_value(study: optuna.study.Study) -> float | None:
 def objectives_of(study: optuna.study.Study) -> list[str]:
     """The objectives by name; empty when there is one number."""
     count = len(study.directions)
-    names = list(study.user_attrs.get("config", {}).get("objectives") or ())
+    names = list(study.user_attrs.get(CONFIG, {}).get("objectives") or ())
     return names if len(names) == count > 1 else [f"objective {i + 1}" for i in range(count)] if count > 1 else []
 
 
@@ -146,7 +147,7 @@ def front_of(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
 
 def judges_of(study: optuna.study.Study) -> dict[str, tuple[float, Scale]]:
     """Scorer -> importance and scale, as the study remembers them."""
-    stored = study.user_attrs.get("judges") or {}
+    stored = study.user_attrs.get(SCORERS) or {}
     return {name: (float(importance), (float(low), float(high))) for name, (importance, (low, high)) in stored.items()}
 
 
@@ -154,11 +155,11 @@ def posterior_of(study: optuna.study.Study) -> StudyPosterior:
     """What all scores together say of each trial; see :mod:`bayes_merger.search.surrogates.posterior`."""
     trials = complete_trials(study)
     judges = judges_of(study)
-    importance = {payload["name"]: payload["importance"] for payload in study.user_attrs.get("payloads") or ()}
+    importance = {payload["name"]: payload["importance"] for payload in study.user_attrs.get(PAYLOADS) or ()}
     pictures = []
-    if judges and importance and all(trial.user_attrs.get("scores") for trial in trials):
+    if judges and importance and all(trial.user_attrs.get(SCORES) for trial in trials):
         for trial in trials:
-            scores = [Score(**score) for score in trial.user_attrs["scores"]]
+            scores = [Score(**score) for score in trial.user_attrs[SCORES]]
             pictures.append(picture_points(scores, importance, judges))
     return study_posterior(trials, [value_of(trial) for trial in trials], pictures)
 
@@ -211,16 +212,16 @@ def trial_of(study: optuna.study.Study, number: int | None) -> optuna.trial.Froz
 
 def final_of(study: optuna.study.Study) -> Final | None:
     """The stored final round, if the run came to its end."""
-    data = study.user_attrs.get("final")
+    data = study.user_attrs.get(FINAL)
     return Final.from_json(data) if data else None
 
 
 def recipe_of(study: optuna.study.Study, trial: optuna.trial.FrozenTrial) -> MergeRecipe:
     """The recipe of a trial's merge, rebuilt from the study alone."""
-    base = study.user_attrs["recipe"]
-    return MergeRecipe.from_json({**base, "weights": trial.user_attrs["weights"]})
+    base = study.user_attrs[RECIPE]
+    return MergeRecipe.from_json({**base, "weights": trial.user_attrs[WEIGHTS]})
 
 
 def state_of(study: optuna.study.Study) -> str:
     """``done``, or ``unfinished`` when ``resume`` has something to do."""
-    return "done" if study.user_attrs.get("final") else "unfinished"
+    return "done" if study.user_attrs.get(FINAL) else "unfinished"

@@ -26,6 +26,7 @@ from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import StepFile
+from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
@@ -114,10 +115,10 @@ class RunSetup:
             settings: of the run, as plain data.
         """
         return {
-            "config": dict(settings),
-            "recipe": {key: value for key, value in self.recipe({}).to_json().items() if key != "weights"},
-            "payloads": [payload.to_json() for payload in self.payloads],
-            "judges": {name: [scorer.importance, list(scorer.scale)] for name, scorer in self.scorers.items()},
+            CONFIG: dict(settings),
+            RECIPE: {key: value for key, value in self.recipe({}).to_json().items() if key != "weights"},
+            PAYLOADS: [payload.to_json() for payload in self.payloads],
+            SCORERS: {name: [scorer.importance, list(scorer.scale)] for name, scorer in self.scorers.items()},
         }
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from bayes_merger.config import FinalConfig, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.report import summary as report
+from bayes_merger.report.best import write_best
 from bayes_merger.run.final import candidates, decide, spread_over_front
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.objectives import check_objectives, objective_values
@@ -120,7 +121,7 @@ def test_every_member_is_taken_home(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "s")
     study, _ = searched(parts, folder.path)
     (folder.best / "front" / "9999").mkdir(parents=True)  # of an earlier, shorter search
-    report.write_best(study, folder)
+    write_best(study, folder)
     members = sorted(path.name for path in (folder.best / "front").iterdir())
     assert members == sorted(f"{trial.number:04d}" for trial in front_of(study))
     for name in members:

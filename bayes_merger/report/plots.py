@@ -1,0 +1,165 @@
+"""The figures of a study: the course of the search, the Pareto front, the weights on the U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from bayes_merger.merging.plan.planning import method_weights
+from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.run.record import (
+    chosen_trial,
+    complete_trials,
+    final_of,
+    front_of,
+    objectives_of,
+    posterior_of,
+    value_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#2166ac", "#e08214", "#8a8a8a"  # told apart by colour-blind readers too
+
+
+def write_plot(figure: Figure, path: Path) -> None:
+    """A figure as PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(path)
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    figure = MatplotlibFigure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def convergence_figure(study: optuna.study.Study) -> Figure:
+    """Every trial's points, the best so far, and what all trials together say the best so far was worth."""
+    figure = _new_figure(8, 4.5)
+    axes = figure.add_subplot()
+    trials = complete_trials(study)
+    known = posterior_of(study)
+    init = sum(trial.user_attrs.get("phase") == "design" for trial in trials)
+    numbers = list(range(1, len(trials) + 1))
+    values = [value_of(trial) for trial in trials]
+    axes.axvspan(0.5, init + 0.5, color="#f0f0f0", label="start design")
+    axes.scatter(numbers, values, s=18, color=GREY, label="trial", zorder=2)
+    best = [max(values[:count]) for count in numbers]
+    axes.step(numbers, best, where="post", color=BLUE, linewidth=2, label="best observed", zorder=3)
+    if known.fitted:
+        means = [belief.mean for belief in known.each]
+        believed = [max(means[:count]) for count in numbers]
+        axes.step(numbers, believed, where="post", color=ORANGE, linewidth=1.5, linestyle="--",
+                  label="best posterior mean", zorder=3)  # fmt: skip
+    winner = chosen_trial(study, known)
+    position = [trial.number for trial in trials].index(winner.number) + 1
+    axes.scatter([position], [value_of(winner)], s=110, color=ORANGE, edgecolor="white", marker="*",
+                 label="taken home", zorder=4)  # fmt: skip
+    axes.set_xlabel("trial with a score")
+    axes.set_ylabel("points" if len(study.directions) == 1 else "weighted sum of points")
+    axes.set_xlim(0.5, max(len(trials), 2) + 0.5)
+    axes.set_title(study.study_name)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    _bare(axes)
+    return figure
+
+
+def front_figure(study: optuna.study.Study) -> Figure:
+    """All trials in the plane of each two objectives, the Pareto front, and its members on fresh seeds."""
+    names = objectives_of(study)
+    pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+    figure = _new_figure(6.2 * len(pairs), 5)
+    front, taken = front_of(study), chosen_trial(study).number
+    final = final_of(study)
+    for place, (i, j) in enumerate(pairs):
+        axes = figure.add_subplot(1, len(pairs), place + 1)
+        done = complete_trials(study)
+        axes.scatter([t.values[i] for t in done], [t.values[j] for t in done], s=18, color=GREY, label="trial")
+        edge = sorted((t.values[i], t.values[j]) for t in front)
+        style: dict[str, Any] = {"marker": "o", "color": BLUE, "label": "Pareto front", "zorder": 3}
+        if len(names) == 2:
+            axes.step(*zip(*edge, strict=True), where="pre", **style)
+        else:
+            axes.plot(*zip(*edge, strict=True), linestyle="", **style)
+        for trial in front:
+            star = " *" if trial.number == taken else ""
+            axes.annotate(f"{trial.number}{star}", (trial.values[i], trial.values[j]), xytext=(5, 5),
+                          textcoords="offset points", fontsize=8, color=BLUE)  # fmt: skip
+        again = [one for one in final.rescored if one.objectives] if final else []
+        if again:
+            x, y = ([one.objectives[k] for one in again] for k in (i, j))
+            dx, dy = ([one.objective_errors[k] or 0.0 for one in again] for k in (i, j))
+            axes.errorbar(x, y, xerr=dx, yerr=dy, fmt="D", markersize=4, color=ORANGE, linewidth=1,
+                          label="on fresh seeds, ± standard error", zorder=4)  # fmt: skip
+            for one in again:
+                axes.annotate(str(one.trial), (one.objectives[i], one.objectives[j]), xytext=(5, -11),
+                              textcoords="offset points", fontsize=8, color=ORANGE)  # fmt: skip
+        axes.set_xlabel(f"{names[i]}, points")
+        axes.set_ylabel(f"{names[j]}, points")
+        axes.legend(loc="best", frameon=False, fontsize=8)
+        _bare(axes)
+    figure.suptitle(f"{study.study_name}    (* taken home: the best weighted sum)", fontsize=10)
+    return figure
+
+
+def _bare(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def unet_figure(recipe: MergeRecipe, title: str) -> Figure:
+    """The weights on a picture of the U-Net: IN goes down on the left, OUT up on the right, M00 at the bottom."""
+    weights = method_weights(recipe.weights)
+    figure = _new_figure(3.9 * len(weights), 6.2)
+    low = min(0.0, *(min(blocks.values()) for blocks in weights.values()))
+    high = max(1.0, *(max(blocks.values()) for blocks in weights.values()))
+    for number, (weight, blocks) in enumerate(weights.items()):
+        axes = figure.add_subplot(1, len(weights), number + 1)
+        _draw_unet(axes, blocks, low, high)
+        axes.set_title(f"{weight}: 0 is A, 1 is B" if recipe.method == "weighted_sum" else weight, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("ab", [BLUE, "#f7f7f7", ORANGE])
+    left = [name for name in blocks if name.startswith("IN")]
+    right = [name for name in blocks if name.startswith("OUT")][::-1]
+    middle = [name for name in blocks if name not in (*left, *right, "BASE")]
+    places = {"BASE": (0.5, -1.2)} if "BASE" in blocks else {}
+    places |= _column(left, 0.0) | _column(right, 1.0)
+    bottom = max(len(left), len(right))
+    places |= {name: (0.5, bottom + row) for row, name in enumerate(middle)}
+    for name, (x, y) in places.items():
+        share = (blocks[name] - low) / (high - low)
+        axes.barh(y, 0.9 if name in ("BASE", *middle) else 0.82, left=x - 0.41, height=0.86, color=colours(share))
+        dark = abs(share - 0.5) > 0.3
+        axes.text(
+            x,
+            y,
+            f"{name}  {blocks[name]:.2f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark and share < 0.5 else "black",
+        )
+    axes.invert_yaxis()
+    axes.set_xlim(-0.5, 1.5)
+    axes.set_axis_off()
+
+
+def _column(names: Sequence[str], x: float) -> dict[str, tuple[float, float]]:
+    return {name: (x, row) for row, name in enumerate(names)}

@@ -1,0 +1,38 @@
+"""What a study and its trials hold besides numbers: the names of their user attributes, in people's files for good.
+
+Those that the search itself reads and writes are beside it, in :mod:`bayes_merger.search.study`: ``fingerprint``,
+``design``, ``phase``, ``row``, ``origin``, ``retry_of``, ``worker``, ``reason``, ``estimate``, ``seconds``,
+``stopped``, ``patient_from``, ``forked_from``. ARCHITECTURE.md lists all of them.
+"""
+
+from __future__ import annotations
+
+CONFIG = "config"
+"""Of a study: the settings of the run, composed."""
+
+RECIPE = "recipe"
+"""Of a study: the merge as a recipe without its weights."""
+
+PAYLOADS = "payloads"
+"""Of a study: what is drawn, seeds and wildcards resolved."""
+
+SCORERS = "judges"
+"""Of a study: scorer -> [importance, scale]."""
+
+FINAL = "final"
+"""Of a study: the final round, once it is over."""
+
+DRAWN = "drawn:"
+"""Of a study, before a hash: what one merge got on fresh seeds."""
+
+WEIGHTS = "weights"
+"""Of a trial: weight name -> block -> number."""
+
+SCORES = "scores"
+"""Of a trial: raw scores, one per scorer and picture."""
+
+IMAGES = "images"
+"""Of a trial: where its pictures lie, relative to the run's folder."""
+
+POINTS = "points"
+"""Of a trial: the weighted sum, where there are several objectives."""
