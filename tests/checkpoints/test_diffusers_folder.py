@@ -185,7 +185,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (folder / QUERY).write_bytes(b"<!doctype html>")
     refused(folder, "a web page")
     (folder / QUERY).rename(folder / "unet" / "weights.safetensors")
-    refused(folder, "none of its weight files has a name that diffusers gives")
+    refused(folder, "none of its weight files has a diffusers name")
     (tmp_path / "models--org--name" / "snapshots" / "0123abc").mkdir(parents=True)
     refused(tmp_path / "models--org--name", "a download cache", "there is snapshots/0123abc")
     refused(Path("stabilityai/stable-diffusion-xl-base"), "models are not downloaded")

@@ -129,7 +129,7 @@ def test_a_torn_line_is_named_once(path: Path, caplog: pytest.LogCaptureFixture)
     ledger.record("c1", "portrait", 1, 8)
     ledger.ratings()
     ledger.ratings()
-    assert caplog.text.count("line 2 was torn") == 1
+    assert caplog.text.count("line 2 was cut off") == 1
 
 
 def test_lines_of_a_later_version_are_read_as_far_as_they_are_known(path: Path) -> None:
@@ -157,7 +157,7 @@ def test_every_rating_is_on_the_disk_before_record_returns(path: Path, monkeypat
 
 def test_a_ledger_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="could not be kept"):
+    with pytest.raises(UserError, match="could not be saved"):
         Ledger(tmp_path / "file" / "ratings.jsonl").record("c1", "portrait", 0, 7)
 
 
