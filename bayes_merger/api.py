@@ -112,7 +112,7 @@ class Suggestion:
     Attributes:
         number: of the trial.
         weights: weight name -> block -> number, for every block: ``{"alpha": {"BASE": 0.3, "IN00": 0.1, ...}}``.
-        score: what it was told; None while it runs.
+        score: its score; None while it runs.
     """
 
     number: int
@@ -122,7 +122,7 @@ class Suggestion:
 
 
 class AskTellStudy:
-    """A study whose merges somebody else draws and scores; a context manager.
+    """A study whose merges the caller draws and scores; a context manager.
 
     It survives the process: opened again under its name, it suggests what would have come next. Several processes may
     have it open at once; no two get the same merge.
@@ -157,7 +157,7 @@ class AskTellStudy:
         """What a merge got; greater is better.
 
         Raises:
-            TrialFailed: the score is no finite number; nothing is stored.
+            TrialFailed: the score is not a finite number; nothing is stored.
         """
         self._worker.tell(suggestion._trial, score)
 
@@ -192,7 +192,7 @@ def open_study(
     seed: int = 0,
     init_points: int = 20,
 ) -> AskTellStudy:
-    """A study to ask and tell: begun, or found again with all that it was told.
+    """A study to ask and tell: a new one, or one that exists with all its scores.
 
     For example::
 

@@ -52,7 +52,7 @@ class TrialFailed(BayesMergerError):
 
 
 class Superseded(BayesMergerError):
-    """A worker was given up as dead, and another one has finished its trial; this one goes on with the next."""
+    """A worker was presumed dead and another one has finished its trial; this one goes on with the next."""
 
 
 class Paused(BayesMergerError):

@@ -45,8 +45,8 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
 
     Args:
         settings: of the run, from :func:`bayes_merger.compose.compose_run`.
-        named: somebody chose the study's name; otherwise a number is added to one that is taken.
-        reporting: who is told what goes on.
+        named: the user chose the study's name; otherwise a number is added to a name that is in use.
+        reporting: opens the progress reporter, given the log file.
 
     Returns:
         The study's folder.
@@ -54,7 +54,7 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
     Raises:
         ConfigError: a setting that makes no sense, or the study exists; nothing was written.
         CheckpointError: a model file that cannot be used; nothing was written.
-        Interrupted: somebody asked to stop.
+        Interrupted: the user asked to stop.
         Paused: the person who scores went away.
     """
     settings, address = _take_address(settings)
@@ -88,12 +88,12 @@ def resume(
         overrides: settings that change, like ``n_iters=100``; see ``CHANGEABLE``.
         runs: the folder of all studies.
         address: of the database that has it, if it is not in its folder.
-        reporting: who is told what goes on.
+        reporting: opens the progress reporter, given the log file.
 
     Raises:
         ConfigError: no such study, or settings that would make its scores incomparable.
         CheckpointError: a model file that cannot be used.
-        Interrupted: somebody asked to stop.
+        Interrupted: the user asked to stop.
         Paused: the person who scores went away.
     """
     from bayes_merger.run import loop
@@ -131,12 +131,12 @@ def fork(
         new: the new one's name.
         overrides: settings that change, like ``optimiser=gp``.
         runs: the folder of all studies.
-        reporting: who is told what goes on.
+        reporting: opens the progress reporter, given the log file.
 
     Raises:
         ConfigError: no such study, a setting that makes no sense, or scores that would not compare.
         CheckpointError: a model file that cannot be used.
-        Interrupted: somebody asked to stop.
+        Interrupted: the user asked to stop.
         Paused: the person who scores went away.
     """
     from bayes_merger.search.study.fork import inheritance, rows_still_needed
@@ -187,13 +187,13 @@ def work(
         runs: the folder of all studies.
         address: of the database that has it, if it is not in its folder.
         worker: what people call this worker; the host's name by default.
-        reporting: who is told what goes on.
-        says_stop: whether this process says that somebody asked it to stop; a parent knows it already.
+        reporting: opens the progress reporter, given the log file.
+        says_stop: whether this process reports a request to stop; a parent process does so itself.
 
     Raises:
         ConfigError: no such study, or a worker that would draw something else.
         CheckpointError: a model file that cannot be used.
-        Interrupted: somebody asked to stop.
+        Interrupted: the user asked to stop.
     """
     from bayes_merger.run import loop
     from bayes_merger.run.evaluator import PipelineEvaluator

@@ -106,7 +106,7 @@ def merge(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that vanishes when all is done; nothing where nobody looks."""
+    """A progress bar that vanishes at the end; nothing where standard error is not a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -63,7 +63,7 @@ def multirun(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: a setting that makes no sense in one of them; found before the first one starts.
         CheckpointError: a model file that cannot be used; likewise.
-        Interrupted: somebody asked to stop.
+        Interrupted: the user asked to stop.
         Paused: the person who scores went away.
         BayesMergerError: some of the studies failed; the others were run.
     """

@@ -89,10 +89,10 @@ class BarReporter(PlainReporter):
 
 @contextmanager
 def watching(log: Path) -> Iterator[ProgressReporter]:
-    """The watcher that suits where standard output goes."""
+    """The progress reporter that suits where standard output goes."""
     console = Console()
     if sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal:
-        with BarReporter(log, console) as watcher:
-            yield watcher
+        with BarReporter(log, console) as progress:
+            yield progress
     else:
         yield PlainReporter(log)

@@ -60,7 +60,7 @@ def worker(arguments: Sequence[str]) -> None:
 
 
 def reporting_to_parent() -> Reporting:
-    """Who is told what a worker does that another process started: that process, which logs it."""
+    """Reports to the process that started this worker, which shows and logs it."""
     from bayes_merger.run.workers import PipeReporter, leave_with_parent, reports_to_parent
 
     @contextmanager

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#2166ac", "#e08214", "#8a8a8a"  # told apart by colour-blind readers too
+BLUE, ORANGE, GREY = "#2166ac", "#e08214", "#8a8a8a"  # colour-blind safe
 
 
 def write_plot(figure: Figure, path: Path) -> None:
@@ -65,7 +65,7 @@ def convergence_figure(study: optuna.study.Study) -> Figure:
     winner = chosen_trial(study, known)
     position = [trial.number for trial in trials].index(winner.number) + 1
     axes.scatter([position], [value_of(winner)], s=110, color=ORANGE, edgecolor="white", marker="*",
-                 label="taken home", zorder=4)  # fmt: skip
+                 label="chosen", zorder=4)  # fmt: skip
     axes.set_xlabel("trial with a score")
     axes.set_ylabel("points" if len(study.directions) == 1 else "weighted sum of points")
     axes.set_xlim(0.5, max(len(trials), 2) + 0.5)
@@ -109,7 +109,7 @@ def front_figure(study: optuna.study.Study) -> Figure:
         axes.set_ylabel(f"{names[j]}, points")
         axes.legend(loc="best", frameon=False, fontsize=8)
         _bare(axes)
-    figure.suptitle(f"{study.study_name}    (* taken home: the best weighted sum)", fontsize=10)
+    figure.suptitle(f"{study.study_name}    (* chosen: the best weighted sum)", fontsize=10)
     return figure
 
 

@@ -52,7 +52,7 @@ def front_table(rows: Sequence[Mapping[str, Any]], taken: int) -> Table:
 
     Args:
         rows: as ``report.front_data`` gives them.
-        taken: the trial that is taken home.
+        taken: the trial that is exported.
     """
     names = list(rows[0]["values"])
     fresh = any("fresh" in row for row in rows)
@@ -87,7 +87,7 @@ def table_text(table: Table) -> str:
 
 
 def best_lines(data: Mapping[str, Any]) -> list[str]:
-    """What is taken home and how sure that is, a line or two.
+    """The exported trial and how certain its score is, in a line or two.
 
     Args:
         data: as ``summary`` gives it.

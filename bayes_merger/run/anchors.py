@@ -105,7 +105,7 @@ def _recipe(text: str, config: RunConfig) -> MergeRecipe:
     known = [folder.name for folder in studies(runs)]
     if name not in known:
         raise ConfigError(
-            f"anchors: '{name}' is no weight string, preset, recipe file or study in {runs}; "
+            f"anchors: '{name}' is not a weight string, preset, recipe file or study in {runs}; "
             f"{nearest(name, [*known, *presets()])}"
         )
     return named_recipe(name, runs, trial)

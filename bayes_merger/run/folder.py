@@ -62,8 +62,8 @@ class RunFolder:
             return self.database
         from bayes_merger.search.study.storage import redacted
 
-        told, given = self.pointer.read_text(encoding="utf-8").strip(), os.environ.get(STORAGE, "")
-        return given if given and redacted(given) == told else told
+        stored, given = self.pointer.read_text(encoding="utf-8").strip(), os.environ.get(STORAGE, "")
+        return given if given and redacted(given) == stored else stored
 
     def point(self) -> None:
         """Note where the study is, when it is not in this folder."""
@@ -208,7 +208,7 @@ def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> R
 
 
 def stem_of(config: RunConfig) -> str:
-    """The name of a study to which nobody gave one: that of its models."""
+    """The default name of a study: those of its models."""
     return "-".join(slug(Path(model).stem)[:40] for model in (config.model_a, config.model_b))
 
 

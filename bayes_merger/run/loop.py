@@ -93,7 +93,7 @@ def search(
         study: shared with the other workers.
         bench: draws and judges.
         folder: where the pictures go.
-        watcher: told what goes on.
+        progress: shows what goes on.
         stop: how the person ends it.
         name: of this worker, where there are several.
 
@@ -169,20 +169,20 @@ def run_trial(
         attributes[SECONDS] = round(time.monotonic() - started, 3)
         if isinstance(found, Pruned):
             reason, attributes[ESTIMATE] = found.reason, found.estimate
-            told = worker.prune(trial, reason, attributes)
+            outcome = worker.prune(trial, reason, attributes)
         else:
-            told = worker.tell(trial, found.values or found.value, attributes)
+            outcome = worker.tell(trial, found.values or found.value, attributes)
     except TrialFailed as error:
         reason = str(error)
-        told = worker.fail(trial, reason)
+        outcome = worker.fail(trial, reason)
     except Superseded:
         _forget(folder.path / name for name in attributes.get(IMAGES, ()))
         raise
     evaluation = found if isinstance(found, Evaluation) and not reason else None
     known = posterior_of(study)
     return TrialReport(
-        number=told.number,
-        done=told.done,
+        number=outcome.number,
+        done=outcome.done,
         total=total,
         value=evaluation.value if evaluation else None,
         best=known.best_observed.observed if known.best_observed else None,

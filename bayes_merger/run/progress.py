@@ -26,10 +26,10 @@ class TrialReport:
         best: best value so far, ``None`` before the first.
         improved: whether this trial is better than all before.
         scores: mean raw score of each scorer.
-        reason: why it failed or was cut short.
+        reason: why it failed or was pruned.
         seconds: wall time of the trial.
         worker: who drew it, where there are several.
-        pruned: whether it was cut short, for ``reason``; that is no failure.
+        pruned: whether it was cut short, for ``reason``; that is not a failure.
         mean: best posterior mean so far; ``None`` where there is none.
         front: how many trials are on the Pareto front; 0 for one objective.
     """
@@ -78,7 +78,7 @@ class ProgressReporter(Protocol):
 
 
 Reporting = Callable[[Path], AbstractContextManager[ProgressReporter]]
-"""From the file that a run is logged in to who is told what goes on."""
+"""Opens a progress reporter, given the file that the run is logged in."""
 
 
 def trial_line(report: TrialReport) -> str:
@@ -144,12 +144,12 @@ class StopSignal:
     A context manager; while a person is being asked, ``at_once`` gives Ctrl-C its usual meaning.
 
     Args:
-        watcher: told that somebody asked; ``None`` where another process says so.
+        progress: told when a stop is requested; ``None`` where another process reports it.
     """
 
-    def __init__(self, watcher: ProgressReporter | None) -> None:
+    def __init__(self, progress: ProgressReporter | None) -> None:
         self.asked = False
-        self._watcher = watcher
+        self._progress = progress
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -165,9 +165,9 @@ class StopSignal:
         if self.asked:
             raise Interrupted("stopped at once; the unfinished trial is drawn again on resume")
         self.asked = True
-        if self._watcher is None:
+        if self._progress is None:
             return
-        self._watcher.note("stopping after this trial; Ctrl-C again stops at once")
+        self._progress.note("stopping after this trial; Ctrl-C again stops at once")
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

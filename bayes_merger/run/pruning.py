@@ -5,9 +5,9 @@ matter. Pictures are drawn a batch at a time, in an order that is shuffled once 
 The test is Wilcoxon's signed-rank test, as in Optuna's WilcoxonPruner,
 https://optuna.readthedocs.io/en/stable/reference/generated/optuna.pruners.WilcoxonPruner.html
 
-A merge given up has no score, since the mean of some pictures is not to be compared with the mean of all, and is never
-taken home. But the optimiser must not come back to its place: it is told an estimate, the best merge's score and the
-mean difference picture by picture. (Told nothing, it searched the same bad places again and found worse merges with as
+A merge given up has no score, since the mean of some pictures is not comparable with the mean of all, and is never
+exported. But the optimiser must not return to the same place: it is given an estimate, the best merge's score and the
+mean difference picture by picture. (Without it, it searched the same bad places again and found worse merges with as
 many pictures.) Rows of the start design are never given up, since the optimiser learns most from them.
 """
 
@@ -52,7 +52,7 @@ class Batch:
 
 
 def is_on(settings: PruningConfig) -> bool:
-    """Whether merges are given up at all."""
+    """Whether pruning is on."""
     return settings.test == "wilcoxon"
 
 
@@ -68,7 +68,7 @@ def check_pruning(config: RunConfig, payloads: Sequence[Payload], scorers: Mappi
     if not is_on(settings):
         return
     if not 0 < settings.p < 0.5:
-        raise ConfigError(f"pruning.p: {settings.p} is no p-value to decide by; give one between 0 and 0.5, like 0.1")
+        raise ConfigError(f"pruning.p: {settings.p} is not a usable p-value; give one between 0 and 0.5, e.g. 0.1")
     pictures = sum(len(payload.seeds) for payload in payloads if payload.importance > 0)
     if pictures < PICTURES:
         raise ConfigError(

@@ -48,8 +48,8 @@ def embedded_recipe(path: Path) -> MergeRecipe:
         text = checkpoint.metadata.get(EMBEDDED)
         foreign = "sd_merge_recipe" in checkpoint.metadata
     if text is None:
-        other = "only that of another program, see  bayes-merger recipe FILE" if foreign else "it may be no merge"
-        raise ConfigError(f"{path}: there is no recipe of this program in it; {other}")
+        other = "only another program's, see  bayes-merger recipe FILE" if foreign else "it may be no merge"
+        raise ConfigError(f"{path}: it holds no recipe written by this program; {other}")
     return _parsed(text, f"the recipe in {path}:")
 
 

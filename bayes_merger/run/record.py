@@ -77,7 +77,7 @@ class Final:
     """The end of a run.
 
     Attributes:
-        winner: number of the trial that is taken home.
+        winner: number of the trial that is exported.
         images: fresh pictures per row; 0 when there was no final round.
         rescored: the best trials on the first set of fresh seeds, in the order they were drawn.
         rows: the closing table, winner first.
@@ -173,7 +173,7 @@ def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None) -> optuna.trial.FrozenTrial:
-    """The trial to take home: the final round's winner, else the best posterior mean.
+    """The trial to export: the final round's winner, else the best posterior mean.
 
     Of several objectives it is the one of the Pareto front with the best weighted sum.
 
@@ -197,7 +197,7 @@ def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None)
 
 
 def trial_of(study: optuna.study.Study, number: int | None) -> optuna.trial.FrozenTrial:
-    """A finished trial by its number, or the one to take home.
+    """A finished trial by its number, or the one to export.
 
     Raises:
         ConfigError: there is no such finished trial.

@@ -30,11 +30,11 @@ from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.study.study import finished
 
 PATIENCE = 60.0
-"""Seconds that workers have to hand their trials back when told to stop at once."""
+"""Seconds that workers have to requeue their trials when asked to stop at once."""
 
 
 class PipeReporter:
-    """A worker's watcher: tells the parent.
+    """A worker's progress reporter: sends everything to its parent.
 
     Args:
         stream: to the parent.
@@ -141,8 +141,8 @@ class WorkerProcess:
         code = self.process.returncode
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        told = [line for line in self.stderr_tail if line.strip()]
-        return told[-1].removeprefix("error: ") if told else f"exit code {code}"
+        lines = [line for line in self.stderr_tail if line.strip()]
+        return lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
 
 
 Event = tuple[WorkerProcess, dict[str, Any] | None]
@@ -231,13 +231,13 @@ def _follow(
     folder: RunFolder,
 ) -> None:
     """Show what the workers report until the last one has ended; pass on the wish to stop."""
-    working, told = len(workers), False
+    working, signalled = len(workers), False
     at_once: Interrupted | None = None
     deadline = math.inf
     while working and time.monotonic() < deadline:
         try:
-            if stop.asked and not told:
-                told = True
+            if stop.asked and not signalled:
+                signalled = True
                 _signal(workers)
             with suppress(queue.Empty):
                 worker, event = events.get(timeout=0.2)
@@ -250,8 +250,8 @@ def _follow(
             if at_once is not None:
                 raise  # a third time: no more waiting
             at_once, deadline = error, time.monotonic() + PATIENCE
-            if not told:
-                told = True
+            if not signalled:
+                signalled = True
                 _signal(workers)
                 time.sleep(0.3)  # two signals at the same moment count as one
             _signal(workers)

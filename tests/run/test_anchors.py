@@ -131,8 +131,8 @@ def test_an_anchor_that_is_there_already_is_not_drawn_twice() -> None:
 @pytest.mark.parametrize(
     ("anchors", "words"),
     [
-        (["GRAD_W"], "anchors: 'GRAD_W' is no weight string, preset, recipe file or study .*did you mean GRAD_"),
-        (["portrait:3"], "'portrait' is no weight string"),
+        (["GRAD_W"], "anchors: 'GRAD_W' is not a weight string, preset, recipe file or study .*did you mean GRAD_"),
+        (["portrait:3"], "'portrait' is not a weight string"),
         (["0.1,0.2"], "2 numbers for sd1; give 26"),
         ([{"beta": 0.5}], "no weight 'beta'"),
         ([{"alpha": "GRAD_W"}], "'GRAD_W' is not a preset"),
