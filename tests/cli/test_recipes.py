@@ -121,7 +121,7 @@ def test_what_another_program_says_of_its_merge_is_shown(folder: Path, capsys: p
     assert "Weighted sum" in shown
     assert main(["recipe", "theirs.safetensors", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sd_merge_recipe"]["type"] == "webui"
-    assert "only that of another program" in refused(capsys, "merge", "theirs.safetensors", "--out", "x.safetensors")
+    assert "only another program's" in refused(capsys, "merge", "theirs.safetensors", "--out", "x.safetensors")
 
 
 @pytest.mark.parametrize(
