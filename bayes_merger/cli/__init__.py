@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bayes_merger import __version__
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused, nearest
@@ -39,64 +40,17 @@ Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 1
 """
 
 
-def _run(arguments: Sequence[str]) -> None:
-    from bayes_merger.cli.run import run
-
-    run(arguments)
-
-
-def _resume(arguments: Sequence[str]) -> None:
-    from bayes_merger.cli.run import resume
-
-    resume(arguments)
-
-
-def _fork(arguments: Sequence[str]) -> None:
-    from bayes_merger.cli.fork import fork
-
-    fork(arguments)
-
-
-def _worker(arguments: Sequence[str]) -> None:
-    from bayes_merger.cli.worker import worker
-
-    worker(arguments)
-
-
-def _show(arguments: Sequence[str]) -> None:
-    from bayes_merger.cli.show import show
-
-    show(arguments)
-
-
-def _merge(arguments: Sequence[str]) -> None:
-    from bayes_merger.cli.merge import merge
-
-    merge(arguments)
-
-
-def _plan(arguments: Sequence[str]) -> None:
-    from bayes_merger.cli.plan import plan
-
-    plan(arguments)
-
-
-def _recipe(arguments: Sequence[str]) -> None:
-    from bayes_merger.cli.recipe import recipe
-
-    recipe(arguments)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "run": _run,
-    "resume": _resume,
-    "fork": _fork,
-    "worker": _worker,
-    "show": _show,
-    "merge": _merge,
-    "plan": _plan,
-    "recipe": _recipe,
+COMMANDS = {
+    "run": "run",
+    "resume": "run",
+    "fork": "fork",
+    "worker": "worker",
+    "show": "show",
+    "merge": "merge",
+    "plan": "plan",
+    "recipe": "recipe",
 }
+"""Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
 
 def _on_one_line(text: str) -> str:
@@ -121,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        command = COMMANDS.get(arguments[0])
-        if command is None:
-            raise ConfigError(f"no command '{arguments[0]}'; {nearest(arguments[0], COMMANDS)}")
-        command(arguments[1:])
+        name, *rest = arguments
+        if name not in COMMANDS:
+            raise ConfigError(f"no command '{name}'; {nearest(name, COMMANDS)}")
+        getattr(importlib.import_module(f"bayes_merger.cli.{COMMANDS[name]}"), name)(rest)
     except BayesMergerError as error:
         if debug:
             traceback.print_exc()
