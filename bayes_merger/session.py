@@ -1,6 +1,6 @@
 """Begin a study, go on with it, fork it, work on it: what the command line, a page, a notebook and a launcher call.
 
-Settings come in as plain data, composed by :mod:`bayes_merger.compose`; what goes on is said to a
+Settings come in as plain data, composed by :mod:`bayes_merger.compose`; progress is reported to a
 :class:`~bayes_merger.run.progress.ProgressReporter`. Nothing is printed here. For example::
 
     from bayes_merger import session
@@ -269,8 +269,8 @@ def _make_scorer(name: str, settings: Any) -> Scorer:
 def _stored(folder: RunFolder, overrides: Sequence[str]) -> tuple[dict[str, Any], RunSetup]:
     """The settings and the setup of a study that exists, with changes."""
     stored = load(folder).user_attrs
-    settings = compose.changed(stored["config"], overrides)
-    payloads = tuple(Payload.from_json(payload) for payload in stored["payloads"])
+    settings = compose.changed(stored[CONFIG], overrides)
+    payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
     return settings, make_setup(compose.validate(settings), settings, folder, payloads)
 
 

@@ -33,7 +33,7 @@ def recipe(arguments: Sequence[str]) -> None:
     """Print a recipe.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it does not exist.
         CheckpointError: the file cannot be read.
     """
     parser = Parser(

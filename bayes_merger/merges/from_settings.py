@@ -164,7 +164,7 @@ def number_of(key: str, text: str) -> float:
     """The number in a text.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it does not exist.
     """
     try:
         return float(text)

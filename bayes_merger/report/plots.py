@@ -19,6 +19,7 @@ from bayes_merger.run.record import (
     posterior_of,
     value_of,
 )
+from bayes_merger.search.study.history import PHASE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def convergence_figure(study: optuna.study.Study) -> Figure:
     axes = figure.add_subplot()
     trials = complete_trials(study)
     known = posterior_of(study)
-    init = sum(trial.user_attrs.get("phase") == "design" for trial in trials)
+    init = sum(trial.user_attrs.get(PHASE) == "design" for trial in trials)
     numbers = list(range(1, len(trials) + 1))
     values = [value_of(trial) for trial in trials]
     axes.axvspan(0.5, init + 0.5, color="#f0f0f0", label="start design")

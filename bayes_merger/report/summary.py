@@ -25,6 +25,8 @@ from bayes_merger.run.record import (
     state_of,
     value_of,
 )
+from bayes_merger.search.study.history import REASON
+from bayes_merger.search.study.stopping import SECONDS, STOPPED
 from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
 
 
@@ -70,14 +72,14 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
             "failed": sum(
                 trial.state == optuna.trial.TrialState.FAIL
                 and "reason" in trial.user_attrs
-                and trial.user_attrs["reason"] != "interrupted"
+                and trial.user_attrs[REASON] != "interrupted"
                 for trial in trials
             ),
             "pruned": pruned,
             "budget": config.get("init_points", 0) + config.get("n_iters", 0),
         },
         "state": state_of(study),
-        "stopped": study.user_attrs.get("stopped"),
+        "stopped": study.user_attrs.get(STOPPED),
         "method": _method(config),
         "optimiser": config.get("optimiser", {}).get("_target_", "").rsplit(".", 1)[-1],
         "models": study.user_attrs.get(RECIPE, {}).get("models", {}),
@@ -142,8 +144,8 @@ def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
     for trial in study.get_trials(deepcopy=False):
         row = {"state": trial.state.name.lower(), **_trial_data(trial), **_belief_data(known, trial.number)}
         if "seconds" in trial.user_attrs:
-            row["seconds"] = trial.user_attrs["seconds"]
-        if reason := trial.user_attrs.get("reason"):
+            row["seconds"] = trial.user_attrs[SECONDS]
+        if reason := trial.user_attrs.get(REASON):
             row["reason"] = reason
         rows.append(row)
     return rows

@@ -157,7 +157,7 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
         address: of the database that has it; empty: what its folder says, or without one the environment.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it does not exist.
     """
     folder = RunFolder(runs / name, address)
     if not folder.exists():

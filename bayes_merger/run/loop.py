@@ -68,7 +68,7 @@ def join_study(setup: RunSetup, folder: RunFolder, fingerprint: Mapping[str, Any
     """The study of a run that others work on; nothing in it is changed.
 
     Raises:
-        ConfigError: there is none, or this worker's scores would not compare with the study's.
+        ConfigError: it does not exist, or this worker's scores would not compare with the study's.
     """
     sampler = make_sampler(setup.sampler, setup.space.distributions(), setup.config.seed)
     study = studies.load_study(studies.open_storage(folder.where, create=False), folder.name, sampler)

@@ -21,7 +21,7 @@ def named_recipe(name: str, runs: Path, trial: int | None = None) -> MergeRecipe
     """The recipe in a file or a merged model, or that of a study's trial (its best by default).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it does not exist.
         CheckpointError: a merged model that cannot be read.
     """
     if is_model(name):
@@ -41,7 +41,7 @@ def embedded_recipe(path: Path) -> MergeRecipe:
     """The recipe that a merged file or diffusers folder carries.
 
     Raises:
-        ConfigError: there is none, or not of this program.
+        ConfigError: it does not exist, or not of this program.
         CheckpointError: the file cannot be read.
     """
     with open_checkpoint(path) as checkpoint:

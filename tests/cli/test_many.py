@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
-from tests.cli.test_merge import refused, told
+from tests.command_line import planned, refused
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, UNET, VAE, write_model
 
 KEY = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -86,7 +86,7 @@ def test_a_merge_of_five_is_made_again_from_its_file_also_when_a_model_has_moved
     moved = f"model_d=elsewhere/{FILES['d']}"
     assert main(["merge", "out.safetensors", moved, "--out", "third.safetensors"]) == 0
     assert (folder / "third.safetensors").read_bytes() == first
-    assert told(capsys, "out.safetensors", moved)["models"]["d"]["path"] == f"elsewhere/{FILES['d']}"
+    assert planned(capsys, "out.safetensors", moved)["models"]["d"]["path"] == f"elsewhere/{FILES['d']}"
     errors = refused(capsys, "merge", "out.safetensors", "model_d=c.safetensors", "--out", "no.safetensors")
     assert "model_d: c.safetensors is not the recipe's file" in errors
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.architectures import SD1, SDXL
 from bayes_merger.cli import main
+from tests.command_line import planned, refused
 from tests.merging.tiny_models import UNET, write_model
 from tests.real_keys import fact_shapes, needs_facts
 
@@ -28,21 +28,6 @@ TEXT = "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
 def pair(tmp_path: Path) -> list[str]:
     a, b = (write_model(tmp_path / f"{name}.safetensors", seed, torch.float32) for seed, name in ((1, "a"), (2, "b")))
     return [f"model_a={a}", f"model_b={b}"]
-
-
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    capsys.readouterr()
-    assert main(["plan", *arguments, "--json", "--keys"]) == 0, capsys.readouterr().err
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(list(arguments)) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-    return errors
 
 
 def share(merged: dict[str, torch.Tensor], folder: Path, key: str) -> float:
@@ -62,7 +47,7 @@ def test_the_finer_setting_wins_wherever_it_stands(
         "alpha=0.5",
         "block_24_alpha=0.4",
     ]
-    keys = told(capsys, *pair, *settings)["keys"]
+    keys = planned(capsys, *pair, *settings)["keys"]
     assert {name: (about["weights"]["alpha"], about["says"]) for name, about in keys.items() if name in (KEY, FIRST, HEAD, TEXT)} == {
         KEY: (0.9, ["'IN01:attn2:0.9'"]),
         FIRST: (0.7, ["IN00"]),
@@ -81,16 +66,16 @@ def test_the_finer_setting_wins_wherever_it_stands(
 
 def test_a_base_and_one_number_fewer_make_a_weight_string(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     text = ",".join(str(number) for number in range(1, 26))
-    whole = told(capsys, *pair, f"alpha=0.5,{text}")
-    assert told(capsys, *pair, f"alpha={text}", "base_alpha=0.5")["groups"] == whole["groups"]
+    whole = planned(capsys, *pair, f"alpha=0.5,{text}")
+    assert planned(capsys, *pair, f"alpha={text}", "base_alpha=0.5")["groups"] == whole["groups"]
     assert "25 numbers for sd1" in refused(capsys, "plan", *pair, f"alpha={text}")
 
 
 def test_a_preset_is_a_weight_string(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    keys = told(capsys, *pair, "alpha=grad_v", "base_alpha=0.5")["keys"]
+    keys = planned(capsys, *pair, "alpha=grad_v", "base_alpha=0.5")["keys"]
     assert [keys[key]["weights"]["alpha"] for key in (TEXT, FIRST, HEAD)] == [0.5, 1, 1]
     assert keys[UNET + "middle_block.0.in_layers.2.weight"]["weights"]["alpha"] == 0
-    assert told(capsys, *pair, "alpha=GRAD_V")["keys"][TEXT]["weights"]["alpha"] == 0
+    assert planned(capsys, *pair, "alpha=GRAD_V")["keys"][TEXT]["weights"]["alpha"] == 0
     assert "alpha: 'GRAD_X' is not a preset; did you mean GRAD_V" in refused(capsys, "plan", *pair, "alpha=GRAD_X")
     assert "'nan' is not finite" in refused(capsys, "plan", *pair, "alpha=nan")
 
@@ -100,7 +85,7 @@ def test_a_division_of_one_s_own_is_kept_in_the_file_and_rebuilt_from_it(
 ) -> None:
     (tmp_path / "own.yaml").write_text("ATTN: ['*.attn2.']\nTEXT: cond_stage_model.\nREST: [model.diffusion_model.]\n")
     settings = [f"blocks={tmp_path / 'own.yaml'}", "alpha=0,0.1,0.2,0.3", "TIME.alpha=0.4"]
-    groups = told(capsys, *pair, *settings)["groups"]
+    groups = planned(capsys, *pair, *settings)["groups"]
     assert [(g["block"], g["weights"], g["says"]) for g in groups if g["action"] == "merge"] == [
         ("ATTN", {"alpha": 0.1}, ["ATTN"]),
         ("TEXT", {"alpha": 0.2}, ["TEXT"]),
@@ -158,7 +143,7 @@ def test_a_setting_that_makes_no_sense_is_one_line_in_both_commands(
 def test_a_plan_tells_dtypes_rules_and_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = write_model(tmp_path / "a.safetensors", 1, change={FIRST: torch.ones(8, 4, 3, 3)})
     b = write_model(tmp_path / "b.safetensors", 2, change={TEXT: None})
-    data = told(capsys, f"model_a={a}", f"model_b={b}", "alpha=1.5", "elements=IN01:attn2:0.1,IN01:attn:0.2")
+    data = planned(capsys, f"model_a={a}", f"model_b={b}", "alpha=1.5", "elements=IN01:attn2:0.1,IN01:attn:0.2")
     assert data["missing"] == [TEXT]
     assert data["keys"][TEXT] == {"action": "keep", "block": "TE", "weights": {}, "says": ["not in B"]}
     assert data["rules"] == [{"rule": "IN01:attn2:0.1", "tensors": 1}, {"rule": "IN01:attn:0.2", "tensors": 1}]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
-from tests.cli.test_merge import refused, told
+from tests.command_line import planned, refused
 from tests.merging.tiny_models import FIRST, UNET, VAE, write_model
 
 KEY = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_lora_is_merged_by_block_and_its_coverage_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["model_a=a.safetensors", "model_b=style.safetensors", "alpha=1", "IN01.alpha=0.5"]
-    data = told(capsys, *settings)
+    data = planned(capsys, *settings)
     assert data["notes"][0].endswith("1 do not and have no effect: lora_unet_strange")
     assert "1 layers fit model A" in data["notes"][0]
     assert data["models"]["b"]["dtypes"] == data["models"]["a"]["dtypes"]
@@ -77,7 +77,7 @@ def test_a_recipe_in_steps_takes_its_open_numbers_from_the_command_line(
     late = UNET + "output_blocks.0.0.in_layers.2.weight"
     assert torch.equal(merged[late], b[late])
     assert torch.equal(merged[VAE], a[VAE])
-    data = told(capsys, *settings)
+    data = planned(capsys, *settings)
     assert data["keys"][KEY]["weights"] == {"alpha": 0.125}
     assert [step["name"] for step in data["steps"]] == ["mix"]
     assert data["steps"][0]["keys"][FIRST]["weights"] == {"alpha": 0.5}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
 from bayes_merger.merging.models.ema import ema_key
-from tests.cli.test_merge import refused, told
+from tests.command_line import planned, refused
 from tests.merging.tiny_models import FIRST, TEXT, UNET, VAE, write_model
 
 KEY = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -32,7 +32,7 @@ def test_a_vae_is_baked_in_from_its_own_file(pair: list[str], prefix: str, capsy
     extra = {"loss.logvar": torch.zeros(()), f"{prefix}decoder.unknown.weight": torch.zeros(2)}
     save_file({prefix + "decoder.conv_in.weight": own, **extra}, "vae.safetensors")
     settings = [*pair, "vae=vae.safetensors"]
-    assert told(capsys, *settings)["keys"][VAE]["says"] == ["the VAE is that of vae.safetensors"]
+    assert planned(capsys, *settings)["keys"][VAE]["says"] == ["the VAE is that of vae.safetensors"]
     assert main(["merge", *settings, "--out", "out.safetensors"]) == 0
     merged = load_file("out.safetensors")
     assert torch.equal(merged[VAE], own.half())
@@ -69,7 +69,7 @@ def test_averages_are_dropped_or_merged_like_what_they_are_averages_of(
     change = {average: torch.full((6, 7), 2.0), "model_ema.decay": torch.tensor(0.5)}
     write_model(Path("a.safetensors"), 1, change=change)
     settings = [*pair, "elements=IN01:attn2:0.25"]
-    assert told(capsys, *settings)["keys"][average]["action"] == "drop"
+    assert planned(capsys, *settings)["keys"][average]["action"] == "drop"
     assert main(["merge", *settings, "ema=keep", "--out", "kept.safetensors"]) == 0
     kept, b = load_file("kept.safetensors"), load_file("b.safetensors")
     # B has no averages: its own weights stand for them

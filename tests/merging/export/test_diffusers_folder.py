@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from bayes_merger.checkpoints.tokenizer import build_tokenizer, write_tokenizer
 from bayes_merger.cli import main
 from bayes_merger.errors import CheckpointError
-from tests.cli.test_merge import refused
+from tests.command_line import refused
 from tests.folders import FAMILIES, single_file, write_folder
 from tests.folders import write_file as write_any
 
