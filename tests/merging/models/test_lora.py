@@ -268,7 +268,7 @@ BROKEN = {
     "twice": ({f"{K}.diff": torch.ones(2, 2), f"{K.replace('down_blocks_0_attentions_0', 'input_blocks_1_1')}.diff": torch.ones(2, 2)}, "two names|same parameter"),
     "a length for nothing": ({f"{K}.diff": torch.ones(2, 2), f"{K}.dora_scale": torch.tensor(1.0)}, "dora_scale' is"),
     "OFT": ({f"{K}.oft_blocks": torch.ones(2, 2)}, "oft_blocks"),
-    "no dimension": ({f"{K}.lora_up.weight": torch.tensor(1.0), f"{K}.lora_down.weight": row(1, 1)}, "no matrix"),
+    "no dimension": ({f"{K}.lora_up.weight": torch.tensor(1.0), f"{K}.lora_down.weight": row(1, 1)}, "do not form a matrix"),
     "for another model": ({"lora_unet_nobody.lora_up.weight": column(1), "lora_unet_nobody.lora_down.weight": row(1)}, "none of its 1 layers"),
     "a middle that fits nothing": ({f"{C}.lora_up.weight": column(1, 1), f"{C}.lora_down.weight": row(1, 1), f"{C}.lora_mid.weight": torch.ones(3, 3, 2, 2)}, "do not fit"),
 }  # fmt: skip
