@@ -134,7 +134,7 @@ def fork(
         reporting: opens the progress reporter, given the log file.
 
     Raises:
-        ConfigError: no such study, a setting that makes no sense, or scores that would not compare.
+        ConfigError: no such study, a setting that makes no sense, or scores that would not be comparable.
         CheckpointError: a model file that cannot be used.
         Interrupted: the user asked to stop.
         Paused: the person who scores went away.
@@ -374,7 +374,7 @@ def _check_compares(name: str, new: str, study: optuna.study.Study, mark: Mappin
     difference = fingerprint_difference(less_space(study.user_attrs[FINGERPRINT]), less_space(mark))
     if difference:
         raise ConfigError(
-            f"fork: the scores of '{name}' would not compare with those of '{new}': {'; '.join(difference)}. "
+            f"fork: the scores of '{name}' would not be comparable with those of '{new}': {'; '.join(difference)}. "
             "Undo the change, or start anew with  bayes-merger run"
         )
 

@@ -146,5 +146,5 @@ def test_what_was_asked_and_never_told_is_asked_again(models: Path) -> None:
 def test_another_space_is_another_study(models: Path) -> None:
     with opened():
         pass
-    with pytest.raises(ConfigError, match="cannot go on, its scores would not compare"):
+    with pytest.raises(ConfigError, match="cannot continue, because its scores would not be comparable"):
         bayes_merger.open_study("mine", init_points=4)

@@ -25,7 +25,7 @@ def fork(arguments: Sequence[str]) -> None:
     """Start a new study from an old one.
 
     Raises:
-        ConfigError: no such study, a setting that makes no sense, or scores that would not compare.
+        ConfigError: no such study, a setting that makes no sense, or scores that would not be comparable.
         CheckpointError: a model file that cannot be used.
     """
     if any(argument in ("-h", "--help") for argument in arguments):
