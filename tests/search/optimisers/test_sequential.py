@@ -167,7 +167,7 @@ def test_what_is_no_sampler_is_refused(space: SearchSpace) -> None:
     def soup(seed: int) -> str:
         return "soup"
 
-    with pytest.raises(ConfigError, match="soup gives a str, not an Optuna sampler"):
+    with pytest.raises(ConfigError, match="soup returns a str, not an Optuna sampler"):
         make_sampler(soup, space.distributions(), 0)
 
 
