@@ -37,7 +37,7 @@ from bayes_merger.run.setup import RunSetup, check_models, check_no_person, chec
 from bayes_merger.scoring.scorer import Scorer, check_scorer
 from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
 from bayes_merger.search.study.storage import is_address, open_storage, redacted
-from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished
+from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished, listed
 
 
 def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporting = plain_reporting) -> RunFolder:
@@ -374,7 +374,7 @@ def _check_compares(name: str, new: str, study: optuna.study.Study, mark: Mappin
     difference = fingerprint_difference(less_space(study.user_attrs[FINGERPRINT]), less_space(mark))
     if difference:
         raise ConfigError(
-            f"fork: the scores of '{name}' would not be comparable with those of '{new}': {'; '.join(difference)}. "
+            f"fork: the scores of '{name}' would not be comparable with those of '{new}': {listed(difference)}. "
             "Undo the change, or start anew with  bayes-merger run"
         )
 

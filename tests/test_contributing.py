@@ -93,8 +93,10 @@ def test_an_optimiser_of_one_s_own(workplace: Path) -> None:
     searched, _ = follow("Add an optimiser", workplace)
     assert "3/3" in searched
     (workplace / "conf" / "optimiser" / "mine.yaml").write_text("_target_: centre.Centre\n")
+    (workplace / "payloads").mkdir()
+    (workplace / "payloads" / "tiny.yaml").write_text("{prompt: a ring, steps: 2, width: 64, height: 64}\n")
     run([sys.executable, "-m", "bayes_merger", "run", "experiment=demo", "optimiser=mine", "name=around", "init_points=2",
-         "n_iters=1", "final.images=0", "payloads=[demo]"], workplace)  # fmt: skip
+         "n_iters=1", "final.images=0", "payloads=[tiny]"], workplace)  # fmt: skip
     assert "Centre" in run([sys.executable, "-m", "bayes_merger", "show", "around"], workplace).stdout
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "failed",
     "fingerprint_difference",
     "finished",
+    "listed",
     "load_study",
     "open_storage",
     "open_study",
@@ -187,8 +188,14 @@ def check_fingerprint(study: Study, fingerprint: Mapping[str, Any]) -> None:
     if difference:
         raise ConfigError(
             f"study {study.study_name!r} cannot continue, because its scores would not be comparable: "
-            f"{'; '.join(difference)}. Undo the change or choose another name"
+            f"{listed(difference)}. Undo the change or choose another name"
         )
+
+
+def listed(differences: Sequence[str], most: int = 5) -> str:
+    """The first few differences in one line, and how many more there are."""
+    more = f"; and {len(differences) - most} more" if len(differences) > most else ""
+    return "; ".join(differences[:most]) + more
 
 
 def fingerprint_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
