@@ -36,6 +36,7 @@ from bayes_merger.merging.method import MODEL_NAMES
 
 PATHS = ("model_a", "model_b", "model_c", "vae", "runs", "wildcards", "generator.config", "storage")
 _PATH_TABLES = ("models.", "recipe.models.")
+_PROMPTS = (".prompt", ".negative_prompt")  # text, whatever commas and colons are in it
 DROP_INS = ("payloads", "scorers")
 FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "c"}
 """How further models are given -> the settings that they are."""
@@ -127,7 +128,8 @@ def quoted(override: str) -> str:
         return override
     if key in ("elements", "anchors", "adjust") and not value.startswith(("[", "{")):
         return f"{key}=[{_quote(value)}]"
-    if (key.lstrip("+~") in PATHS or key.lstrip("+~").startswith(_PATH_TABLES)) and value != "null":
+    bare = key.lstrip("+~")
+    if (bare in PATHS or bare.startswith(_PATH_TABLES) or bare.endswith(_PROMPTS)) and value != "null":
         return f"{key}={_quote(value)}"
     try:
         OverridesParser.create().parse_override(override)
@@ -155,7 +157,7 @@ def swept_values(override: str) -> list[str] | None:
     is_text = (
         bare in (*PATHS, *FURTHER, *FILES, "elements", "anchors", "adjust")
         or bare.startswith(_PATH_TABLES)
-        or bare.endswith(("prompt", "negative_prompt"))
+        or bare.endswith(_PROMPTS)
     )
     if is_text and not value.startswith("choice("):
         return None

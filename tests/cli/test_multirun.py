@@ -11,7 +11,7 @@ import pytest
 
 from bayes_merger.cli import main
 from bayes_merger.cli.multirun import plan_studies
-from bayes_merger.compose import swept_values
+from bayes_merger.compose import compose_run, swept_values
 from bayes_merger.errors import ConfigError
 from tests.user_folder import command, make_workplace, start
 
@@ -79,6 +79,11 @@ def test_studies_are_named_by_what_is_swept(workplace: Path) -> None:
     assert names[-1] == "A-B-model_b-C-x-seed-1-IN00-0.25"
     assert studies[1].settings["space"]["frozen"] == {"IN00": 0.25}
     assert [study.settings["name"] for study in studies] == names
+
+
+def test_a_prompt_with_commas_stays_one_prompt(workplace: Path) -> None:
+    settings = compose_run(["experiment=tiny", "model_a=A", "model_b=B", "payloads.tiny.prompt=a cat, (a dog:1.2), 3"])
+    assert settings["payloads"]["tiny"]["prompt"] == "a cat, (a dog:1.2), 3"
 
 
 def test_values_that_read_alike_are_studies_of_their_own(workplace: Path) -> None:
