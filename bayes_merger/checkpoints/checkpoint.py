@@ -54,6 +54,7 @@ class Checkpoint:
         self._close = close
         self._release = release
         self._read_part = read_part
+        self._opened = {file: identity for file in self.files if (identity := _identity(file))}
         self._sha256 = ""
 
     def __enter__(self) -> Checkpoint:
@@ -149,11 +150,28 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
     def sha256(self) -> str:
-        """The SHA-256 of the whole file, in hex; computed once (about a second per gigabyte)."""
+        """The SHA-256 of the whole file, in hex; computed once (about a second per gigabyte).
+
+        Raises:
+            CheckpointError: it has changed since it was opened, or is gone.
+        """
         if not self._sha256:
+            self.check_unchanged()
             with self.path.open("rb") as file:
                 self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return self._sha256
+
+    def check_unchanged(self) -> None:
+        """Check that its files are those that were opened, as they were then; costs no reading.
+
+        Raises:
+            CheckpointError: one was replaced, written to, cut short or deleted since.
+        """
+        for file, opened in self._opened.items():
+            now = _identity(file)
+            if now != opened:
+                what = "has changed since it was opened" if now else "is gone"
+                raise CheckpointError(f"{file}: {what}; put back the file that was there and try again")
 
     def scan(self) -> None:
         """Check that every number is finite.
@@ -242,6 +260,25 @@ class ModelView(Checkpoint):
 
     def _read_part_of_model(self, key: str, begin: int, out: Tensor) -> None:
         self._model.read_part(self._names[key], begin, out)
+
+
+def _identity(file: Path) -> tuple[int, ...] | None:
+    """What differs when a file was replaced, written to or cut short; ``None`` where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_all_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
+    """Check that the files of several models are those that were opened.
+
+    Raises:
+        CheckpointError: one was replaced, written to, cut short or deleted since.
+    """
+    for checkpoint in checkpoints:
+        checkpoint.check_unchanged()
 
 
 def prediction_in(metadata: Mapping[str, str]) -> str:

@@ -63,7 +63,7 @@ def open_file(path: Path) -> Checkpoint:
 
 
 def _open(path: Path, file: BinaryIO) -> Checkpoint:
-    size = path.stat().st_size
+    size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise CheckpointError("the file is empty; download or export it again")
     start = file.read(64)
@@ -109,7 +109,7 @@ def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
         path,
         described,
         header.metadata,
-        lambda key: _view(mapped, entries[key]),
+        partial(_view, file, mapped, entries),
         file.close,
         partial(_release, mapped),
         partial(_read_part, file, entries) if hasattr(os, "preadv") else None,  # not on Windows
@@ -142,9 +142,12 @@ def _release(mapped: mmap.mmap) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _view(mapped: mmap.mmap, entry: Entry) -> Tensor:
+def _view(file: BinaryIO, mapped: mmap.mmap, entries: Mapping[str, Entry], key: str) -> Tensor:
     import torch
 
+    entry = entries[key]
+    if os.fstat(file.fileno()).st_size < entry.end:  # touching what is not there any more would end the process
+        raise CheckpointError(f"{file.name}: was cut short while it was open; put back the file that was there")
     dtype = torch_dtypes()[entry.dtype]
     count = (entry.end - entry.begin) // ITEM_SIZES[entry.dtype]
     if count == 0:

@@ -9,11 +9,12 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from bayes_merger.atomic import sync_folder
+from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged, torch_dtypes
 from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES, METADATA
 from bayes_merger.errors import CheckpointError
 
@@ -58,7 +59,7 @@ def write_checkpoint(
     tensors: Iterable[TensorEntry | tuple[str, tuple[int, ...], str, Tensor | Callable[[], Tensor]]],
     metadata: Metadata | Callable[[], Metadata] | None = None,
     *,
-    inputs: Sequence[Path] = (),
+    inputs: Collection[Checkpoint] = (),
     replace: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -71,13 +72,14 @@ def write_checkpoint(
         path: the file.
         tensors: what goes into it; at most one of them is in memory at a time when they are made on demand.
         metadata: strings for the header, or a function that makes them once everything else is checked.
-        inputs: files that must not be written over, also not under another name.
+        inputs: opened models that are read for it: their files are not written over, also not under another name,
+            and must be unchanged at the end.
         replace: whether a file that is already there may be replaced.
         progress: called with the bytes done and their total after every tensor.
 
     Raises:
         CheckpointError: the place is taken, not writable or too small, or a tensor holds NaN or infinity: its subject
-            is the path.
+            is the path. Or an input has changed.
     """
     path = Path(path)
     entries = sorted((TensorEntry(*entry) for entry in tensors), key=lambda e: (-ITEM_SIZES[e.dtype], e.dtype, e.key))
@@ -101,15 +103,16 @@ def write_checkpoint(
             done += entry.size
             if progress:
                 progress(done, total)
+        check_all_unchanged(inputs)
 
 
-def _check_place(path: Path, inputs: Sequence[Path], replace: bool) -> None:
+def _check_place(path: Path, inputs: Collection[Checkpoint], replace: bool) -> None:
     if path.is_dir():
         raise CheckpointError("a folder; give the name of a file in it", subject=str(path))
     if not path.parent.is_dir():
         raise CheckpointError(f"there is no folder {path.parent}; make it first", subject=str(path))
     if path.exists():
-        for given in inputs:
+        for given in (file for checkpoint in inputs for file in checkpoint.files):
             if given.exists() and path.samefile(given):
                 raise CheckpointError(
                     f"is model {given}, which is an input of this merge; give another name", subject=str(path)
@@ -180,7 +183,6 @@ def _sweep(path: Path) -> None:
 def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
     import torch
 
-    from bayes_merger.checkpoints.checkpoint import torch_dtypes
     from bayes_merger.checkpoints.nonfinite import find_nonfinite
 
     made = entry.tensor() if callable(entry.tensor) else entry.tensor

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from PIL.PngImagePlugin import PngInfo
 
+from bayes_merger.checkpoints.checkpoint import check_all_unchanged
 from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
@@ -231,7 +232,12 @@ class PipelineEvaluator:
         return cls(setup, pipeline, progress, stop)
 
     def load_weights(self, weights: Weights, baseline: Baseline | None = None) -> None:
-        """Turn the live pipeline into the merge with these weights, or into what it is compared with."""
+        """Turn the live pipeline into the merge with these weights, or into what it is compared with.
+
+        Raises:
+            CheckpointError: a model's file has changed since the run began: the trials would not compare.
+        """
+        check_all_unchanged(self._setup.checkpoints.values())
         name = baseline.key if baseline else "the run's"
         if self._current == (name, weights):
             return
@@ -241,6 +247,7 @@ class PipelineEvaluator:
         before, self._current = self._current, None  # a merge that fails half way leaves neither
         same_merge = before is not None and before[0] == name
         self._merges[name].apply(weights, self._pipeline.destinations(), everything=not same_merge)
+        check_all_unchanged(self._setup.checkpoints.values())  # nor while it was read
         if before is None or not same_merge or self._text_of(before[1]) != self._text_of(weights):
             self._pipeline.text_encoder_changed()
         self._current = (name, {key: dict(blocks) for key, blocks in weights.items()})

@@ -87,16 +87,53 @@ def never() -> torch.Tensor:
 @pytest.mark.parametrize("link", ["same", "symlink", "hardlink", "dotted"])
 def test_an_input_is_never_written_over(tmp_path: Path, link: str) -> None:
     model = tmp_path / "model.safetensors"
-    model.write_bytes(b"precious")
+    save_file({"x": torch.ones(2)}, model)
+    before = model.read_bytes()
     out = {"same": model, "dotted": tmp_path / "x" / ".." / model.name}.get(link, tmp_path / "out.safetensors")
     (tmp_path / "x").mkdir()
     if link == "symlink":
         out.symlink_to(model)
     elif link == "hardlink":
         os.link(model, out)
-    with pytest.raises(CheckpointError, match=r"is model .*model.safetensors, which is an input of this merge"):
-        write_checkpoint(out, [TensorEntry("x", (2,), "F32", never)], inputs=[model])
-    assert model.read_bytes() == b"precious"
+    with (
+        open_checkpoint(model) as opened,
+        pytest.raises(CheckpointError, match=r"is model .*model.safetensors, which is an input of this merge"),
+    ):
+        write_checkpoint(out, [TensorEntry("x", (2,), "F32", never)], inputs=[opened])
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["replaced", "overwritten", "cut short", "deleted"])
+def test_an_input_that_changes_while_it_is_read_leaves_no_file(tmp_path: Path, how: str) -> None:
+    model, other, out = (tmp_path / f"{name}.safetensors" for name in ("model", "other", "out"))
+    save_file({"x": torch.ones(2)}, model)
+    save_file({"x": torch.zeros(2)}, other)
+    os.utime(model, (1e9, 1e9))  # the clock of file systems ticks a few hundred times a second
+
+    def change() -> torch.Tensor:
+        if how == "replaced":
+            other.replace(model)
+        elif how == "overwritten":
+            model.write_bytes(other.read_bytes())
+        elif how == "cut short":
+            os.truncate(model, model.stat().st_size - 4)
+        else:
+            model.unlink()
+        return torch.ones(2)
+
+    words = "is gone" if how == "deleted" else "has changed since it was opened"
+    with open_checkpoint(model) as opened, pytest.raises(CheckpointError, match=rf"model\.safetensors: {words}; put back"):
+        write_checkpoint(out, [TensorEntry("x", (2,), "F32", change)], inputs=[opened])
+    assert not out.exists()
+
+
+def test_a_tensor_that_was_cut_off_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    model = tmp_path / "model.safetensors"
+    save_file({"x": torch.ones(1 << 16)}, model)
+    with open_checkpoint(model) as opened:
+        os.truncate(model, 4096)
+        with pytest.raises(CheckpointError, match="was cut short while it was open"):
+            opened.tensor("x")
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:

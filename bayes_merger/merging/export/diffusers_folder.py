@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.atomic import folder_atomically, sweep_folders
-from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged
 from bayes_merger.checkpoints.config_trees import (
     Settings,
     absent_parts,
@@ -100,6 +100,7 @@ def save_folder(
             _write_settings(folder, settings)
             _write_tokenizers(folder, tree, tokenizers)
             _write_parts(folder, parts, metadata, progress)
+            check_all_unchanged(checkpoints.values())
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error.strerror}); check that folder") from error
     except CheckpointError as error:  # the folder is written under another name

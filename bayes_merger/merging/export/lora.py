@@ -137,8 +137,7 @@ def save_lora(
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     entries = [TensorEntry(key, tuple(t.shape), names[t.dtype], t) for key, t in found.tensors.items()]
     metadata = {**merge_metadata(recipe, planned, checkpoints), **_described(planned, rank, found, Path(out))}
-    inputs = [file for checkpoint in checkpoints.values() for file in checkpoint.files]
-    write_checkpoint(out, entries, metadata, inputs=inputs, replace=replace)
+    write_checkpoint(out, entries, metadata, inputs=checkpoints.values(), replace=replace)
     return result
 
 

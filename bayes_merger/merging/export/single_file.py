@@ -41,7 +41,7 @@ def save_merge(
         out,
         [TensorEntry(s.key, s.shape, s.dtype, partial(merger.pieces, s)) for s in planned.written],
         lambda: {**merge_metadata(recipe, planned, checkpoints), **(metadata or {})},
-        inputs=[file for checkpoint in checkpoints.values() for file in checkpoint.files],
+        inputs=checkpoints.values(),
         replace=replace,
         progress=progress,
     )
