@@ -18,6 +18,7 @@ from bayes_merger.checkpoints.checkpoint import prediction_in
 from bayes_merger.checkpoints.naming import INDEX, PARTS
 from bayes_merger.checkpoints.tokenizer import PAD, PAD_OPEN_CLIP
 from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.paths import read_text
 
 Shapes = Mapping[str, tuple[int, ...]]
 Settings = dict[str, Any]
@@ -73,9 +74,9 @@ def read_tree(folder: Path) -> Settings:
     found = {}
     for file in sorted(folder.rglob("*.json")):
         try:
-            found[file.relative_to(folder).as_posix()] = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{file}: not JSON ({error})") from error
+            found[file.relative_to(folder).as_posix()] = json.loads(read_text(file))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{file}: not JSON ({str(error)[:100]})") from error
     return found
 
 
@@ -132,7 +133,7 @@ def check_inside(tree: Path, file: Path) -> None:
 
 def _read(file: Path) -> Settings:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(read_text(file))
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: no such file, which every diffusers folder has; give a complete one") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming
 from bayes_merger.checkpoints.single_file import open_file
 from bayes_merger.errors import CheckpointError
+from bayes_merger.paths import read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -303,9 +304,7 @@ def _marks(family: str, scheduler: Mapping[str, Any]) -> list[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _JSON_LIMIT:
-            raise CheckpointError(f"{path}: is too large for a table of settings")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path, _JSON_LIMIT))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

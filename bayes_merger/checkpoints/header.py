@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -26,6 +27,7 @@ LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself. A real header has well under one million."""
 
 METADATA = "__metadata__"
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which JSON can escape and no file can hold
 _AGAIN = "the file is damaged: download or export it again"
 
 
@@ -96,6 +98,8 @@ def _table(text: bytes) -> dict[str, Any]:
         raise CheckpointError(f"its header is not JSON; {_AGAIN}") from error
     if not isinstance(table, dict):
         raise CheckpointError(f"its header is not a JSON object; {_AGAIN}")
+    if any(_SURROGATE.search(key) for key in table):
+        raise CheckpointError(f"its header has names that are no text; {_AGAIN}")
     return table
 
 

@@ -13,7 +13,7 @@ from bayes_merger.checkpoints.diffusers_folder import open_folder
 from bayes_merger.checkpoints.single_file import open_file
 from bayes_merger.errors import CheckpointError, and_more
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -19,6 +19,9 @@ ZIP_START = b"PK\x03\x04"
 PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 _LARGEST_PICKLE = 64_000_000  # bytes; a real data.pkl has well under one million, so this is not a checkpoint
+_MOST_REMEMBERED = 300_000  # objects, each of 100 bytes while it is read; real checkpoints have 100,000 at most
+_MOST_OPERATIONS = 1_000_000  # two seconds; real checkpoints have 300,000 at most
+_REMEMBERING = ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT")
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys; then raw bytes
 
 _STORAGES = tuple(
@@ -79,13 +82,14 @@ def check_pickle(path: Path) -> None:
 
 def imports_of(path: Path) -> Iterator[str]:
     """Every ``module.name`` that unpickling the file would import."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) == ZIP_START:
-            yield from _imports(io.BytesIO(_data_pickle(path)))
+            yield from _imports(io.BytesIO(_data_pickle(path)), size)
             return
         file.seek(0)
         for _ in range(_LEGACY_PICKLES):
-            yield from _imports(file)
+            yield from _imports(file, size)
 
 
 def _data_pickle(path: Path) -> bytes:
@@ -100,13 +104,25 @@ def _data_pickle(path: Path) -> bytes:
         return archive.read(pickles[0])
 
 
-def _imports(file: BinaryIO) -> Iterator[str]:
-    """The globals of one pickle; leaves ``file`` positioned after its end."""
+def _imports(file: BinaryIO, size: int) -> Iterator[str]:
+    """The globals of one pickle; leaves ``file`` positioned after its end.
+
+    Raises:
+        ValueError: it would take far more memory to load than the file is large.
+    """
     texts: list[str] = []  # those pushed last, which STACK_GLOBAL takes its two names from
     memo: dict[int, str] = {}
-    latest = ""
-    for opcode, argument, _ in pickletools.genops(file):
+    latest, number, remembered = "", 0, 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         name = opcode.name
+        if count > _MOST_OPERATIONS:
+            raise ValueError(f"a pickle of more than {_MOST_OPERATIONS} operations")
+        if opcode.arg is not None and "INT" in name or name in ("LONG1", "LONG4"):
+            number = int(argument)
+        elif name == "BINPERSID" and number > size:  # the last part of a storage's description is its length
+            raise ValueError(f"a storage of {number} numbers in a file of {size} bytes")
+        elif name in _REMEMBERING and (remembered := remembered + 1) > _MOST_REMEMBERED:
+            raise ValueError(f"more than {_MOST_REMEMBERED} objects in a pickle")
         if name in ("GLOBAL", "INST"):
             yield str(argument).replace(" ", ".")
         elif name == "STACK_GLOBAL":
@@ -118,7 +134,7 @@ def _imports(file: BinaryIO) -> Iterator[str]:
             texts = [*texts[-1:], latest]
         elif name == "MEMOIZE":
             memo[len(memo)] = latest
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None:
+        elif name in _REMEMBERING and argument is not None:
             memo[int(argument)] = latest
         elif name in ("GET", "BINGET", "LONG_BINGET") and argument is not None:
             texts = [*texts[-1:], memo.get(int(argument), "?")]

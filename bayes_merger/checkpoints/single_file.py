@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
 from bayes_merger.checkpoints.pickles import PICKLE_STARTS, ZIP_START, check_pickle
-from bayes_merger.errors import CheckpointError
+from bayes_merger.errors import CheckpointError, one_line, printable
+from bayes_merger.paths import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ def open_file(path: Path) -> Checkpoint:
         CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint; the text begins with the path.
     """
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     try:
@@ -168,7 +169,7 @@ def _open_pickle(path: Path) -> Checkpoint:
             else:
                 loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(str(error).rpartition("WeightsUnpickler error:")[2])
         raise CheckpointError(f"cannot be read ({reason}); convert it to safetensors") from error
     table = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     tensors = {k: v.detach() for k, v in table.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
@@ -178,7 +179,10 @@ def _open_pickle(path: Path) -> Checkpoint:
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     strange = next((k for k, t in tensors.items() if t.dtype not in names), None)
     if strange is not None:
-        raise CheckpointError(f"tensor '{strange}' has dtype {tensors[strange].dtype}; convert it to safetensors")
+        raise CheckpointError(f"tensor '{printable(strange)}' has dtype {tensors[strange].dtype}; convert it to safetensors")
+    large = next((k for k, t in tensors.items() if t.nbytes > t.untyped_storage().nbytes()), None)
+    if large is not None:
+        raise CheckpointError(f"tensor '{printable(large)}' has more numbers than are stored; convert it to safetensors")
     described = {key: (names[tensor.dtype], tuple(tensor.shape)) for key, tensor in tensors.items()}
     return Checkpoint(path, described, {}, lambda key: tensors[key].contiguous(), lambda: None)
 

@@ -126,7 +126,8 @@ def _megabytes(size: int) -> str:
 
 
 def _header(entries: Sequence[TensorEntry], metadata: Metadata) -> bytes:
-    table: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
+    texts = {name: _in_unicode(text) for name, text in metadata.items()}
+    table: dict[str, object] = {METADATA: texts} if texts else {}
     begin = 0
     for entry in entries:
         if entry.key in table:
@@ -137,6 +138,11 @@ def _header(entries: Sequence[TensorEntry], metadata: Metadata) -> bytes:
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
     return len(text).to_bytes(8, "little") + text
+
+
+def _in_unicode(text: str) -> str:
+    """A text that every reader takes: names of files may be in no encoding."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import re
 import sys
@@ -58,6 +59,12 @@ def _on_one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
 
 
+def _print_any_name() -> None:
+    """Let names of files be printed that are in no encoding."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the process's exit code."""
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -65,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # another program needs a core, a picture that takes seconds takes more than a minute. A thirtieth of that
         # costs a quiet machine nothing that we could measure.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    _print_any_name()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

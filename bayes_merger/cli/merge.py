@@ -10,13 +10,14 @@ from pathlib import Path
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.cli.arguments import Parser, add_source
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merges.resolve import recipe_and_models
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import method_spec
-from bayes_merger.merging.models.lora import NO_EFFECT
+from bayes_merger.merging.plan.explain import notes_on
 from bayes_merger.merging.plan.routing import listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.paths import user_path
 
 DESCRIPTION = """\
 Write one merge to a checkpoint file that other UIs load, or to a diffusers folder. Models are .safetensors or .ckpt
@@ -43,8 +44,8 @@ channels=pad merges an inpainting or pix2pix model with an ordinary one. vae=b t
 vae=FILE.safetensors bakes in that one. clip=hard or soft keeps every number between A's and B's, and
 adjust=IN,OUT,OUT2,CONT,BRI,COL1,COL2,COL3 are supermerger's. dtype= is fp16, bf16, fp32, fp8_e4m3fn or fp8_e5m2 (fp8
 for the U-Net's matrices, fp16 for the rest). Files come pruned, without what no UI loads: the schedule, and averages
-over training (ema=keep merges and keeps them). A name without a suffix (--out NAME) is written as a diffusers folder,
-with the settings of model A where that is one, else of --config FOLDER or of the official model of its kind.
+over training (ema=keep merges and keeps them). A name that does not end in .safetensors or .sft becomes a
+diffusers folder, with the settings of model A where that is one, else of --config FOLDER or of the official model.
 A LoRA (LoCon, LoHa, LoKr, full difference) as any model but A is model A with it applied, so alpha is its strength.
 Models in brackets below may be left out; a list that ends in dots goes on, with model_e=, model_f= up to model_z=.
 bayes-merger plan takes the same and says what would happen.
@@ -60,6 +61,10 @@ or searched in a run:
 """
 
 
+_SUFFIX = ".safetensors"
+_OTHER_FORMATS = (".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
+
+
 def merge(arguments: Sequence[str]) -> None:
     """Write one merge.
 
@@ -73,12 +78,13 @@ def merge(arguments: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_source(parser)
-    parser.add_argument("--out", required=True, help="the file to write; a name without a suffix is a diffusers folder")
+    parser.add_argument("--out", required=True, help="a file, .safetensors or .sft; else a diffusers folder")
     parser.add_argument("--format", choices=("safetensors", "diffusers"), help="what to write, whatever the name")
     parser.add_argument("--config", help="a diffusers config tree, for a diffusers folder of a model of unusual size")
     parser.add_argument("--as-lora", metavar="rank=32", help="write a LoRA: rank=32, rank=full or rank=auto:0.95")
     parser.add_argument("--overwrite", action="store_true", help="replace the file when it exists")
     parser.add_argument("--force", action="store_true", help="merge although a model file is not the recipe's")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no notes on what is not merged, left out, unusual")
     options = parser.parse_args(arguments)
     if options.as_lora is not None:
         from bayes_merger.merging.export.lora import read_rank
@@ -87,21 +93,35 @@ def merge(arguments: Sequence[str]) -> None:
     recipe, checkpoints = recipe_and_models(
         options.source, trial=options.trial, dtype=options.dtype, runs=options.runs, verify=not options.force
     )
-    out = Path(options.out).expanduser()
-    folder = (options.format or ("safetensors" if out.suffix else "diffusers")) == "diffusers"
+    out = user_path(options.out)
+    folder = _is_folder(out, options.format)
     if options.as_lora is not None and folder:
         raise ConfigError(f"--out: a LoRA is one file; write  --out {out.name}.safetensors")
     if out.exists() and not options.overwrite and not any(out.samefile(c.path) for c in checkpoints.values()):
         raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
-    for note in plan(recipe, checkpoints).notes:
-        if NO_EFFECT in note:
-            print(f"note: {note}", file=sys.stderr)
+    if not options.quiet:
+        for note in notes_on(plan(recipe, checkpoints), checkpoints):
+            print(f"note: {printable(note, longest=400)}", file=sys.stderr)
     if options.as_lora is not None:
         _save_lora(recipe, checkpoints, out, options.as_lora, options.overwrite)
     elif folder:
         _save_folder(recipe, checkpoints, out, options.config, options.overwrite)
     else:
         _save(recipe, checkpoints, out, options.overwrite)
+
+
+def _is_folder(out: Path, form: str | None) -> bool:
+    """Whether a diffusers folder is to be written.
+
+    Raises:
+        ConfigError: a name by which other programs would read the file as what it is not.
+    """
+    suffix = out.suffix.lower()
+    if suffix in _OTHER_FORMATS:
+        raise ConfigError(f"--out: merges are not written as {suffix} files; write  --out {out.with_suffix(_SUFFIX)}")
+    if form is None and suffix not in (_SUFFIX, ".sft") and suffix:
+        print(f"note: {out.name} does not end in {_SUFFIX}, so it becomes a diffusers folder", file=sys.stderr)
+    return (form or ("safetensors" if suffix in (_SUFFIX, ".sft") else "diffusers")) == "diffusers"
 
 
 @contextmanager
@@ -129,7 +149,7 @@ def _save_folder(
 ) -> None:
     from bayes_merger.merging.export.diffusers_folder import save_folder
 
-    tree = Path(config).expanduser() if config else None
+    tree = user_path(config) if config else None
     with _progress(f"merging into {out.name}") as progress:
         written = save_folder(recipe, checkpoints, out, config=tree, replace=overwrite, progress=progress)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.cli.arguments import Parser, add_source
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merges.resolve import recipe_and_models
 from bayes_merger.merging.engine.merge import plan as plan_of
 from bayes_merger.merging.engine.multi_step import Unfolded, unfold
@@ -114,7 +114,7 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
         print(f"  then {line}")
     for name, checkpoint in checkpoints.items():
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.stored.values()).most_common())
-        print(f"  model {name.upper() if len(name) == 1 else name}  {checkpoint.path}  {dtypes}")
+        print(f"  model {name.upper() if len(name) == 1 else name}  {_visible(str(checkpoint.path))}  {dtypes}")
     for note in notes_on(planned, checkpoints):
         print(f"note: {_visible(note)}")
 
@@ -134,7 +134,7 @@ def _print_table(recipe: MergeRecipe, planned: MergePlan, keys: bool) -> None:
 
 def _visible(text: str) -> str:
     """A name from a file one does not trust, fit for a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable(text, longest=2**20)
 
 
 def _size(count: int) -> str:

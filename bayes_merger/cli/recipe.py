@@ -10,12 +10,13 @@ from typing import Any
 
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merging.engine.multi_step import alone
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import OF_A_STEP
+from bayes_merger.paths import user_path
 from bayes_merger.run.recipes import EMBEDDED, is_model, named_recipe
 
 DESCRIPTION = """\
@@ -44,7 +45,7 @@ def recipe(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON; for this program's recipes the recipe itself")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     options = parser.parse_args(arguments)
-    foreign = _foreign(Path(options.source).expanduser()) if is_model(options.source) else None
+    foreign = _foreign(user_path(options.source)) if is_model(options.source) else None
     if foreign is not None:
         _print_foreign(options.source, foreign, options.json)
         return
@@ -111,4 +112,4 @@ def _step_text(found: MergeRecipe, name: str, models: Sequence[str]) -> list[str
 
 def _printable(value: object) -> str:
     """A text from a file one does not trust, fit for a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
+    return printable(str(value), longest=2**20)

@@ -22,6 +22,7 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import is_preset, preset
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS, read_settings
+from bayes_merger.paths import read_text, user_path
 from bayes_merger.search.space.names import names_of
 
 _WORD = re.compile(r"[A-Za-z]\w{3,}")  # longer than nan and inf
@@ -174,9 +175,9 @@ def number_of(key: str, text: str) -> float:
 
 def _read_blocks(path: Path) -> OwnBlocks:
     try:
-        return own_blocks(yaml.safe_load(path.expanduser().read_text(encoding="utf-8")))
+        return own_blocks(yaml.safe_load(read_text(user_path(path))))
     except OSError as error:
         raise ConfigError(f"blocks: {path} cannot be read ({error.strerror}); give a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
         raise ConfigError(f"blocks: {path} is not valid YAML ({reason})") from error

@@ -19,6 +19,7 @@ from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, read_settings
 from bayes_merger.merging.recipe.step_file import FreeNumbers, StepFile, beside, free_numbers, read_steps, recipe_data
+from bayes_merger.paths import user_path
 from bayes_merger.run.recipes import named_recipe
 from bayes_merger.search.space.names import names_of
 
@@ -62,7 +63,7 @@ def recipe_and_models(
             raise ConfigError("--trial: needs the study it belongs to, like  bayes-merger merge NAME --trial 17")
         return recipe_by_hand(given, dtype)
     if names[0].endswith(_YAML):
-        return _recipe_in_steps(Path(names[0]).expanduser(), given, dtype)
+        return _recipe_in_steps(user_path(names[0]), given, dtype)
     recipe = named_recipe(names[0], Path(runs), trial)
     known = [f"model_{name}" for name in recipe.models]
     for key in given:

@@ -128,7 +128,7 @@ class PlainReporter:
         yield
 
     def _write(self, text: str) -> None:
-        with self._log.open("a", encoding="utf-8") as file:
+        with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
 

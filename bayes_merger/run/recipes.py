@@ -10,6 +10,7 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import reason_of
+from bayes_merger.paths import read_text, user_path
 from bayes_merger.run.folder import find_study, load
 from bayes_merger.run.record import recipe_of, trial_of
 
@@ -25,16 +26,16 @@ def named_recipe(name: str, runs: Path, trial: int | None = None) -> MergeRecipe
         CheckpointError: a merged model that cannot be read.
     """
     if is_model(name):
-        return embedded_recipe(Path(name).expanduser())
+        return embedded_recipe(user_path(name))
     if name.endswith(".json"):
-        return _read_recipe(Path(name).expanduser())
+        return _read_recipe(user_path(name))
     study = load(find_study(runs, name))
     return recipe_of(study, trial_of(study, trial))
 
 
 def is_model(name: str) -> bool:
     """Whether a merged model is meant, a file or a diffusers folder."""
-    return name.endswith(".safetensors") or (Path(name).expanduser() / INDEX).is_file()
+    return name.lower().endswith((".safetensors", ".sft")) or (user_path(name) / INDEX).is_file()
 
 
 def embedded_recipe(path: Path) -> MergeRecipe:
@@ -55,7 +56,7 @@ def embedded_recipe(path: Path) -> MergeRecipe:
 
 def _read_recipe(path: Path) -> MergeRecipe:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(f"recipe {path}: {reason_of(error)}") from None
     except UnicodeDecodeError:

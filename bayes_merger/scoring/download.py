@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.single_file import open_file
 from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.paths import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +45,8 @@ def cache_folder() -> Path:
     """Where fetched files are kept: `$BAYES_MERGER_CACHE`, or `bayes_merger` in the user's cache folder."""
     chosen = os.environ.get("BAYES_MERGER_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bayes_merger"
+        return user_path(chosen)
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bayes_merger"
 
 
 def is_address(source: str) -> bool:
@@ -68,7 +69,7 @@ def find_weights(source: str, *, setting: str, sha256: str | None = None) -> Pat
         raise ConfigError(f"{setting} has no value; give the path of a weight file")
     if is_address(str(source)):
         return _fetched(str(source), _checked_pin(sha256, setting), setting)
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         raise ConfigError(f"{setting}: {path} is a folder; give the weight file in it")
     if not path.is_file():

@@ -122,7 +122,10 @@ def test_an_input_that_changes_while_it_is_read_leaves_no_file(tmp_path: Path, h
         return torch.ones(2)
 
     words = "is gone" if how == "deleted" else "has changed since it was opened"
-    with open_checkpoint(model) as opened, pytest.raises(CheckpointError, match=rf"model\.safetensors: {words}; put back"):
+    with (
+        open_checkpoint(model) as opened,
+        pytest.raises(CheckpointError, match=rf"model\.safetensors: {words}; put back"),
+    ):
         write_checkpoint(out, [TensorEntry("x", (2,), "F32", change)], inputs=[opened])
     assert not out.exists()
 

@@ -19,6 +19,7 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.pipelines.keymap import TEXT, UNET, VAE, to_single_file
 from bayes_merger.imaging.pipelines.schedulers import PREDICTIONS
+from bayes_merger.paths import read_text
 
 if TYPE_CHECKING:
     import torch
@@ -147,14 +148,14 @@ def empty_modules(tree: Path) -> dict[str, Any]:
 def _config(tree: Path, part: str, name: str = "config.json") -> dict[str, Any]:
     file = tree / part / name
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_text(file))
     except FileNotFoundError as error:
         raise ConfigError(
             f"{file}: no such file; generator.config is a folder with unet/, vae/ and text_encoder/, each with its "
             "config.json"
         ) from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file}: not JSON ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: not JSON ({str(error)[:100]})") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{file}: expected a table of settings")
     return config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.kinds import LORA
@@ -14,6 +13,7 @@ from bayes_merger.merging.models.aligned import aligned
 from bayes_merger.merging.models.lora import LoraModel
 from bayes_merger.merging.recipe.recipe import MergeRecipe, ModelRef
 from bayes_merger.merging.recipe.step_file import StepFile
+from bayes_merger.paths import user_path
 
 
 def open_each(paths: Mapping[str, str], *, alone: bool = False) -> dict[str, Checkpoint]:
@@ -44,7 +44,7 @@ def open_model(name: str, path: str, base: Checkpoint | None = None) -> Checkpoi
         CheckpointError: it cannot be used; its subject is the setting, ``model_{name}`` or ``vae``.
     """
     try:
-        found = open_checkpoint(Path(path).expanduser())
+        found = open_checkpoint(user_path(path))
         if base is None:
             return found
         return LoraModel(base, found) if found.kind is LORA else aligned(found, base)

@@ -11,7 +11,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
 from bayes_merger.merging.plan.planning import numbers_of
-from bayes_merger.merging.plan.routing import MergePlan, PlanItem
+from bayes_merger.merging.plan.routing import MergePlan, PlanItem, listed
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 
@@ -77,7 +77,7 @@ def finish_of(recipe: MergeRecipe) -> list[str]:
 
 def notes_on(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     """What is worth a look: unusual dtypes, rules that decide nothing, and the plan's own notes."""
-    notes = list(planned.notes)
+    notes = [*planned.notes, *_not_merged(planned)]
     for name, checkpoint in checkpoints.items():
         counts = Counter(dtype for dtype in checkpoint.stored.values() if dtype in FLOATS)
         for dtype, count in counts.most_common()[1:]:
@@ -94,6 +94,19 @@ def notes_on(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> list[
     idle = [rule for rule in planned.rules if rule not in deciding]
     notes += [f"'{rule.text}' decides nothing, later rules apply to all its tensors" for rule in idle]
     return notes
+
+
+def _not_merged(planned: MergePlan) -> list[str]:
+    """Why tensors are not merged that somebody may miss, a line for each reason; the plan's notes say of the others."""
+    groups: dict[str, list[str]] = {}
+    for item in planned.items:
+        if item.action == "drop" and item.place.role in ("ema", "schedule"):
+            what = "averages over training" if item.place.role == "ema" else "the noise schedule"
+            way = "; ema=keep merges them too" if item.place.role == "ema" else ""
+            groups.setdefault(f"left out, {what}, which nothing reads{way}", []).append(item.key)
+        elif item.action == "keep" and item.place.role in ("block", "other") and item.key not in planned.missing:
+            groups.setdefault(f"kept from A, {item.why}", []).append(item.key)
+    return [f"{why}: {listed(keys)}" for why, keys in groups.items()]
 
 
 def plan_data(

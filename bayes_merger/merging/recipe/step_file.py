@@ -33,6 +33,7 @@ from bayes_merger.merging.parameters import WeightRange
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.recipe import RecipeStep, base_of
 from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, MergeSettings, read_settings
+from bayes_merger.paths import read_text, user_path
 
 SEARCH = "search"
 """What stands in the place of a number that is searched for each block by itself."""
@@ -290,7 +291,7 @@ def _number(value: Any) -> float | str:
 def beside(path: str, folder: Path) -> str:
     """A path as it is, or in the folder of the file that names it: recipes name files, not folders."""
     there = folder / path
-    return str(there) if not Path(path).expanduser().exists() and there.exists() else path
+    return str(there) if not user_path(path).exists() and there.exists() else path
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -300,10 +301,10 @@ def read_yaml(path: Path, what: str) -> Any:
         ConfigError: it cannot be read; the text begins with ``what``.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(read_text(path))
     except OSError as error:
         raise ConfigError(f"{what} {path}: {reason_of(error)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{what} {path}: is not valid YAML ({' '.join(str(error).split())[:100]})") from None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.paths import read_text, user_path
 from bayes_merger.scoring.download import find_weights, open_weights, read_weights
 from bayes_merger.scoring.models.conversion import from_transformers
 from bayes_merger.scoring.scorer import ImageToScore, Scale, check_importance, check_scale
@@ -61,7 +62,7 @@ class ClipTower:
         setting: str = "tower",
     ) -> None:
         self.model = model
-        self.config = Path(config).expanduser() if config else None
+        self.config = user_path(config) if config else None
         published = PUBLISHED.get(str(model)) if weights is None and config is None else None
         self.weights, self.sha256 = published or (str(weights or ""), sha256)
         self.device = device
@@ -236,7 +237,7 @@ def _architecture(model: str | None, config: Path | None, setting: str) -> dict[
             raise ConfigError(f"{setting}.model: open_clip does not have {model!r}; {nearest(str(model), known)}")
         config = known[model]
     try:
-        read = json.loads(config.read_text(encoding="utf-8"))
+        read = json.loads(read_text(config))
     except FileNotFoundError as error:
         raise ConfigError(f"{setting}.config: there is no file {config}") from error
     except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from bayes_merger.atomic import sync_folder
 from bayes_merger.errors import ConfigError, UserError
+from bayes_merger.paths import user_path
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self._offset = 0
         self._lines = 0
         self._given: dict[str, Rating] = {}  # what is still valid, oldest first
