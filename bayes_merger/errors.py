@@ -15,13 +15,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+
+_LONGEST = 1500  # characters of an error
 
 
 class BayesMergerError(Exception):
-    """Root of the tree; its text is one line that a user can act on."""
+    """Root of the tree; its text is one line that a user can act on, however long the names are that it quotes."""
 
     exit_code = 1
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(_bounded(text))
 
 
 class UserError(BayesMergerError):
@@ -65,6 +71,12 @@ class Interrupted(BayesMergerError):
     """The process was asked to stop; nothing is lost and ``bayes-merger resume`` goes on."""
 
     exit_code = 130
+
+
+def _bounded(text: str) -> str:
+    """A text without words of thousands of letters, as hostile files have them; what it begins and ends with stays."""
+    text = re.sub(r"\S{301,}", lambda word: f"{word[0][:180]}...{word[0][-100:]}", text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} ... {text[-400:]}"
 
 
 def nearest(name: str, known: Iterable[str], *, listed: int = 12) -> str:
