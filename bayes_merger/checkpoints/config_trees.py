@@ -8,6 +8,7 @@ input channels, the number of its blocks, the parts that it lacks.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from math import isqrt
@@ -126,7 +127,7 @@ def check_inside(tree: Path, file: Path) -> None:
     Raises:
         ConfigError: it leads out of the folder, and not into the cache of downloads that the folder is part of.
     """
-    target, own = file.resolve(), tree.resolve()
+    target, own = (Path(os.path.realpath(path)) for path in (file, tree))
     if not (target.is_relative_to(own) or target.is_relative_to(own.parent.parent / "blobs")):
         raise ConfigError(f"{file}: a link to {target}, outside the folder; put a copy there if it belongs")
 

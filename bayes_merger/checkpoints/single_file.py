@@ -179,10 +179,14 @@ def _open_pickle(path: Path) -> Checkpoint:
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     strange = next((k for k, t in tensors.items() if t.dtype not in names), None)
     if strange is not None:
-        raise CheckpointError(f"tensor '{printable(strange)}' has dtype {tensors[strange].dtype}; convert it to safetensors")
+        raise CheckpointError(
+            f"tensor '{printable(strange)}' has dtype {tensors[strange].dtype}; convert it to safetensors"
+        )
     large = next((k for k, t in tensors.items() if t.nbytes > t.untyped_storage().nbytes()), None)
     if large is not None:
-        raise CheckpointError(f"tensor '{printable(large)}' has more numbers than are stored; convert it to safetensors")
+        raise CheckpointError(
+            f"tensor '{printable(large)}' has more numbers than are stored; convert it to safetensors"
+        )
     described = {key: (names[tensor.dtype], tuple(tensor.shape)) for key, tensor in tensors.items()}
     return Checkpoint(path, described, {}, lambda key: tensors[key].contiguous(), lambda: None)
 

@@ -141,7 +141,7 @@ def _save(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path,
 
     with _progress(f"merging into {out.name}") as progress:
         save_merge(recipe, checkpoints, out, replace=overwrite, progress=progress)
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    print(f"wrote {printable(str(out))} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 def _save_folder(
@@ -153,7 +153,7 @@ def _save_folder(
     with _progress(f"merging into {out.name}") as progress:
         written = save_folder(recipe, checkpoints, out, config=tree, replace=overwrite, progress=progress)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    print(f"wrote {out}/ ({size / 1e6:.1f} MB), a diffusers folder")
+    print(f"wrote {printable(str(out))}/ ({size / 1e6:.1f} MB), a diffusers folder")
     if written.left_out:
         print(f"  left out, since its parts have no place for them: {listed(written.left_out)}")
     if written.lacking:
@@ -170,7 +170,7 @@ def _save_lora(
         found = save_lora(recipe, checkpoints, out, read_rank(rank), replace=overwrite, progress=progress)
     ranks = sorted(set(found.ranks.values()))
     span = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no factors"
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {len(found.ranks)} layers, {span}")
+    print(f"wrote {printable(str(out))} ({out.stat().st_size / 1e6:.1f} MB): {len(found.ranks)} layers, {span}")
     print(f"relative error {found.error:.2%} of what the merge changes in all")
     for name, error in list(found.layers.items())[:3]:
         print(f"  {error:.2%} in {name}")

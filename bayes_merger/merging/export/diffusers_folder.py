@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def save_folder(
         ConfigError: as ``plan``; a dtype that cannot be written so, or a tokenizer that is not to be had.
         CheckpointError: as ``plan``; the config is of another model, or the folder cannot be written.
     """
-    out = out.resolve()  # a link to a folder stays one
+    out = Path(os.path.realpath(out))  # a link to a folder stays one
     sweep_folders(out)
     _check(recipe, checkpoints, out, replace)
     planned, merger = prepare(recipe, checkpoints)
