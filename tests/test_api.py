@@ -105,7 +105,7 @@ def left_open(error: type[Exception], *source: str, **settings: Any) -> list[str
 def test_a_wrong_setting_leaves_no_model_open(models: Path) -> None:
     step = "{name: mix, a: a, b: b, alpha: 0.5}"
     (models / "mix.yaml").write_text(f"models: {{a: A.safetensors, b: B.safetensors}}\nsteps: [{step}]\n")
-    files = {"model_a": "A.safetensors", "model_b": "B.safetensors"}
+    files: dict[str, Any] = {"model_a": "A.safetensors", "model_b": "B.safetensors"}
     bayes_merger.save_merge("made.safetensors", **files)
     assert left_open(ConfigError, **files, alpa=0.3) == []
     assert left_open(ConfigError, **files, blocks="none.yaml") == []
