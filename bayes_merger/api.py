@@ -218,7 +218,6 @@ def open_study(
     Raises:
         ConfigError: something that makes no sense, or the study exists and differs.
     """
-    from bayes_merger.checkpoints.architectures import ARCHITECTURES
     from bayes_merger.merging.method import method_spec
     from bayes_merger.run.folder import RunFolder, check_name
     from bayes_merger.search import samplers
@@ -226,14 +225,11 @@ def open_study(
     from bayes_merger.search.space.space import build_space
     from bayes_merger.search.study import study as studies
 
-    if architecture not in ARCHITECTURES:
-        raise ConfigError(f"architecture: '{architecture}' is unknown; {nearest(architecture, ARCHITECTURES)}")
+    blocks = _blocks(architecture)
     spec = method_spec(method)
     bounds = {weight: (about.low, about.high) for weight, about in spec.weights.items()}
-    blocks = ARCHITECTURES[architecture].blocks
     space = build_space(blocks, bounds, frozen=frozen, ranges=ranges, groups=groups)
     factory = _factory(optimiser)
-    target = factory.func if isinstance(factory, partial) else factory
     folder = RunFolder(Path(runs) / check_name(name), storage)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.point()
@@ -244,15 +240,36 @@ def open_study(
         space=space,
         fingerprint={"method": spec.name, "space": space.to_json()},
         design=design(space, init_points, seed),
-        attributes={
-            CONFIG: {"method": spec.name, "init_points": init_points, "n_iters": 0, "seed": seed,
-                       "optimiser": {"_target_": f"{target.__module__}.{target.__qualname__}"}},
-            RECIPE: {"method": spec.name, "models": {}, "architecture": architecture, "dtype": "auto", "vae": "a"},
-            PAYLOADS: [],
-            SCORERS: {},
-        },
-    )  # fmt: skip
+        attributes=_attributes(spec.name, architecture, factory, seed, init_points),
+    )
     return AskTellStudy(study, space)
+
+
+def _blocks(architecture: str) -> tuple[str, ...]:
+    """The blocks of an architecture.
+
+    Raises:
+        ConfigError: no architecture has that name.
+    """
+    from bayes_merger.checkpoints.architectures import ARCHITECTURES
+
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"architecture: '{architecture}' is unknown; {nearest(architecture, ARCHITECTURES)}")
+    return ARCHITECTURES[architecture].blocks
+
+
+def _attributes(
+    method: str, architecture: str, factory: Callable[..., Any], seed: int, init_points: int
+) -> dict[str, Any]:
+    """What the study stores, in the form of a run without models, payloads and scorers."""
+    target = factory.func if isinstance(factory, partial) else factory
+    return {
+        CONFIG: {"method": method, "init_points": init_points, "n_iters": 0, "seed": seed,
+                   "optimiser": {"_target_": f"{target.__module__}.{target.__qualname__}"}},
+        RECIPE: {"method": method, "models": {}, "architecture": architecture, "dtype": "auto", "vae": "a"},
+        PAYLOADS: [],
+        SCORERS: {},
+    }  # fmt: skip
 
 
 def _factory(optimiser: str | Callable[..., Any]) -> Callable[..., Any]:
@@ -267,5 +284,5 @@ def _factory(optimiser: str | Callable[..., Any]) -> Callable[..., Any]:
         return optimiser
     if optimiser not in samplers.NAMES:
         raise ConfigError(f"optimiser: no '{optimiser}'; {nearest(optimiser, samplers.NAMES)}")
-    found: Callable[..., Any] = getattr(samplers, optimiser)
-    return found
+    factory: Callable[..., Any] = getattr(samplers, optimiser)
+    return factory

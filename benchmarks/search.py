@@ -41,22 +41,22 @@ REPORT = """# Optimisers side by side
 
 Written by `python benchmarks/search.py report`; the landscapes are those of `benchmarks/landscapes.py`. On an instance
 all methods have the same 20 design points and the same noise (0.05) and then suggest 80 points. Regret is 0 at the
-optimum and 1 at the median random point; what is shown is the true regret of the trial with the best observed score,
-median and quartiles over the instances, and of the trial with the best posterior mean. Few instances separate good from
-bad, not neighbours in the ranking.
+optimum and 1 at the median random point. The tables show the true regret of the trial with the best observed score,
+median and quartiles over the instances, and of the trial with the best posterior mean. So few instances separate good
+methods from bad ones, but not neighbours in the ranking.
 
 `classic_fast` is `bayes_classic` with exact gradients: the same kernel, noise, restarts and acquisition at a thirtieth
-of the cost; it does not retrace the library's own path. `original` is the same from where other mergers start: a Latin
-hypercube without pure A, pure B and the even mix. `botorch`, the optional extra, was not run. `structured` was tuned on
-other instances (100 and up). That it takes turns with `bayes`, and from when on, was chosen there too, of three ways;
-an earlier form of its ensemble had been compared on instances 0 to 4.
+of the cost, though its suggestions differ from the library's own. `original` is the same with the start design of other
+mergers: a Latin hypercube without pure A, pure B and the even mix. `botorch`, the optional extra, was not run.
+`structured` was tuned on other instances (100 and up). How it alternates with `bayes`, and from which trial on, was
+chosen there too, out of three ways; an earlier version of its ensemble had been compared on instances 0 to 4.
 
-On real merges of the demo models, against the library's own climb:
+On real merges of the demo models, against the library's own optimiser:
 [search_demo.md](../benchmarks/results/search_demo.md).
 
 ![regret against trials on the standard landscapes](optimisers-standard.png)
 
-![regret against trials on landscapes shaped as merges are believed to be](optimisers-merges.png)
+![regret against trials on landscapes modelled on merges](optimisers-merges.png)
 """
 DESIGN, TRIALS = 20, 100
 MOMENTS = (30, 60, 100)

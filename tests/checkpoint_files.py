@@ -11,6 +11,9 @@ import torch
 
 SD15 = Path(__file__).parents[1] / "bayes_merger" / "checkpoints" / "configs" / "sd15"
 
+KEY = "model.diffusion_model.output_blocks.5.1.transformer_blocks.0.attn1.to_out.0.weight"
+"""One of their tensors, in OUT05."""
+
 # Steps between widths as in the original, so that every shortcut exists: (c, 2c, 3c, 3c).
 WIDTHS = [8, 16, 24, 24]
 CHANGES: dict[str, dict[str, Any]] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import bayes_merger
 from bayes_merger import demo
 from bayes_merger.api import AskTellStudy
 from bayes_merger.cli import main
-from bayes_merger.errors import ConfigError, TrialFailed
+from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -88,6 +90,28 @@ def test_mistakes_are_named(models: Path) -> None:
         bayes_merger.open_study("s", optimiser="tep")
     with pytest.raises(ConfigError, match="name: 'a b' cannot be a folder"):
         bayes_merger.open_study("a b")
+
+
+def left_open(error: type[Exception], *source: str, **settings: Any) -> list[str]:
+    """What Python says of files that nobody closed when a merge is refused."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        with pytest.raises(error):
+            bayes_merger.merge(*source, **settings)
+        gc.collect()
+    return [str(warning.message) for warning in caught if warning.category is ResourceWarning]
+
+
+def test_a_wrong_setting_leaves_no_model_open(models: Path) -> None:
+    step = "{name: mix, a: a, b: b, alpha: 0.5}"
+    (models / "mix.yaml").write_text(f"models: {{a: A.safetensors, b: B.safetensors}}\nsteps: [{step}]\n")
+    files: dict[str, Any] = {"model_a": "A.safetensors", "model_b": "B.safetensors"}
+    bayes_merger.save_merge("made.safetensors", **files)
+    assert left_open(ConfigError, **files, alpa=0.3) == []
+    assert left_open(ConfigError, **files, blocks="none.yaml") == []
+    assert left_open(CheckpointError, **files, vae="./none.safetensors") == []
+    assert left_open(ConfigError, "mix.yaml", beta=0.3) == []
+    assert left_open(CheckpointError, "made.safetensors", model_a="B.safetensors") == []
 
 
 def taste(weights: Mapping[str, Mapping[str, float]]) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,19 +56,31 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
     options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
     bound = spec.bind(models, options)
     checkpoints = open_each(models)
-    blocks = _read_blocks(Path(given["blocks"])) if given.get("blocks") else None
-    settings = read_settings({**given, "dtype": dtype or "auto", "options": options, "blocks": blocks})
-    settings = replace(settings, vae=take_vae(settings.vae, checkpoints))
-    whole = checkpoints["a"].architecture
-    architecture = divided(whole, settings.blocks, checkpoints["a"].shapes)
-    ratios = named_ratios(parse_rules(settings.elements, architecture, tuple(spec.weights)))
-    recipe = MergeRecipe(
-        **vars(settings),
-        models=references(checkpoints, hashed=False),
-        weights=_weights(numbers, bound, architecture, ratios, known) | adjustments(given.get(ADJUST)),
-        architecture=architecture.name,
-    )
+    with closed_on_error(checkpoints):
+        blocks = _read_blocks(Path(given["blocks"])) if given.get("blocks") else None
+        settings = read_settings({**given, "dtype": dtype or "auto", "options": options, "blocks": blocks})
+        settings = replace(settings, vae=take_vae(settings.vae, checkpoints))
+        whole = checkpoints["a"].architecture
+        architecture = divided(whole, settings.blocks, checkpoints["a"].shapes)
+        ratios = named_ratios(parse_rules(settings.elements, architecture, tuple(spec.weights)))
+        recipe = MergeRecipe(
+            **vars(settings),
+            models=references(checkpoints, hashed=False),
+            weights=_weights(numbers, bound, architecture, ratios, known) | adjustments(given.get(ADJUST)),
+            architecture=architecture.name,
+        )
     return recipe, checkpoints
+
+
+@contextmanager
+def closed_on_error(checkpoints: Mapping[str, Checkpoint]) -> Iterator[None]:
+    """Close opened models after an error, since the caller never gets them."""
+    try:
+        yield
+    except BaseException:
+        for checkpoint in checkpoints.values():
+            checkpoint.close()
+        raise
 
 
 def take_vae(vae: str, checkpoints: dict[str, Checkpoint]) -> str:

@@ -12,7 +12,7 @@ from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
-from bayes_merger.merges.from_settings import adjustments, number_of, recipe_by_hand, take_vae
+from bayes_merger.merges.from_settings import adjustments, closed_on_error, number_of, recipe_by_hand, take_vae
 from bayes_merger.merging.models.opening import open_each, steps_recipe
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.postprocess import ADJUST
@@ -86,16 +86,22 @@ def _open_recipe_models(
         moved = error.subject.removeprefix("model_") or "a"
         hint = f"; if it has moved, give it with  model_{moved}=FILE" if f"model_{moved}" not in given else ""
         raise CheckpointError(f"{error}{hint}") from error
-    if verify:
-        hash_all(checkpoints[name] for name, model in recipe.models.items() if model.sha256)
+    with closed_on_error(checkpoints):
+        if verify:
+            _check_hashes(recipe, checkpoints)
+    return checkpoints
+
+
+def _check_hashes(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Refuse files that are not those the recipe was made with."""
+    hash_all(checkpoints[name] for name, model in recipe.models.items() if model.sha256)
     for name, model in recipe.models.items():
         checkpoint = checkpoints[name]
-        if verify and model.sha256 and checkpoint.sha256() != model.sha256:
+        if model.sha256 and checkpoint.sha256() != model.sha256:
             raise CheckpointError(
                 f"model_{name}: {checkpoint.path} is not the recipe's file (SHA-256 {checkpoint.sha256()[:10]}, not "
                 f"{model.sha256[:10]}); give the right one with  model_{name}=FILE  or add --force"
             )
-    return checkpoints
 
 
 def _recipe_in_steps(
@@ -104,6 +110,15 @@ def _recipe_in_steps(
     file = read_steps(recipe_data(path))
     models = {name: given.get(f"model_{name}", model) for name, model in file.models.items()}
     checkpoints = open_each(models, alone=True)
+    with closed_on_error(checkpoints):
+        recipe = _with_numbers(path, file, checkpoints, given, dtype)
+    return recipe, checkpoints
+
+
+def _with_numbers(
+    path: Path, file: StepFile, checkpoints: dict[str, Checkpoint], given: Mapping[str, str], dtype: str | None
+) -> MergeRecipe:
+    """The recipe in steps with the numbers and settings that were given; a VAE's file is added to the models."""
     vae = take_vae(given["vae"], checkpoints) if "vae" in given else ""
     if vae not in ("", VAE_FILE):
         raise ConfigError(f"vae: '{vae}': a recipe in steps says whose VAE it takes; only a file may be given here")
@@ -116,10 +131,10 @@ def _recipe_in_steps(
     try:
         numbers = free_numbers(file, architecture)
         texts = {
-            k: text for k, text in given.items() if k.removeprefix("model_") not in models and k not in _NO_NUMBERS
+            k: text for k, text in given.items() if k.removeprefix("model_") not in file.models and k not in _NO_NUMBERS
         }
         weights = numbers.weights(_values(texts, file, numbers, architecture))
-        return recipe.with_weights(weights | adjustments(given.get("adjust"))), checkpoints
+        return recipe.with_weights(weights | adjustments(given.get("adjust")))
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
 

@@ -203,7 +203,7 @@ def tpe(
             n_ei_candidates=n_ei_candidates,
         )
 
-    return ReplaySampler(space, seed, make, name="tpe", shunned=(TrialState.FAIL,))
+    return ReplaySampler(space, seed, make, name="tpe", as_running=(TrialState.FAIL,))
 
 
 def lhs(space: Space | None, seed: int, *, rows: int = 100) -> BaseSampler:
@@ -254,8 +254,8 @@ def gp(space: Space | None, seed: int, *, n_startup_trials: int = 10, determinis
         )
 
     # Of trials without a score only those that run are kept away from; so all of them run.
-    shunned = (TrialState.FAIL, TrialState.PRUNED)
-    return ReplaySampler(space, seed, make, name="gp", shunned=shunned, finite=True)
+    as_running = (TrialState.FAIL, TrialState.PRUNED)
+    return ReplaySampler(space, seed, make, name="gp", as_running=as_running, finite=True)
 
 
 def cma(

@@ -5,7 +5,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +157,14 @@ def test_a_full_disk_is_noticed_before_anything_is_computed(tmp_path: Path) -> N
 
 
 WRITER = """
-import sys, time
+import sys
 from pathlib import Path
 import torch
 from bayes_merger.merging import TensorEntry, write_checkpoint
 from bayes_merger.errors import CheckpointError
 def slow():
     print("writing", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.readline()  # goes on when told to
     return torch.ones(100_000)
 given = [TensorEntry(f"{i:03d}", (100_000,), "F32", slow) for i in range(20)]
 try:
@@ -173,6 +172,12 @@ try:
 except CheckpointError as error:
     print(error)
 """
+
+
+def waiting_writer(out: Path) -> subprocess.Popen[str]:
+    """A process that writes a file and before each tensor prints a line and waits for one."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", WRITER, out], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -183,7 +188,12 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path: Path
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
 
     done = subprocess.run(
-        [sys.executable, "-c", WRITER, out, "0"], capture_output=True, text=True, check=True, preexec_fn=small_files
+        [sys.executable, "-c", WRITER, out],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=small_files,
     )
     assert "cannot be written (File too large); make room there" in done.stdout
     assert out.read_bytes() == b"old"
@@ -195,10 +205,14 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path, tensors: int) -> No
     out = tmp_path / "m.safetensors"
     write_checkpoint(out, entries(old=torch.ones(3)))
     before = out.read_bytes()
-    with subprocess.Popen([sys.executable, "-c", WRITER, out, "0.01"], stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout
-        for _ in range(tensors):
+    with waiting_writer(out) as writer:
+        for number in range(tensors):
+            assert writer.stdout
+            assert writer.stdin
             assert writer.stdout.readline() == "writing\n"
+            if number < tensors - 1:
+                writer.stdin.write("\n")
+                writer.stdin.flush()
         os.kill(writer.pid, signal.SIGKILL)
     assert writer.returncode == -signal.SIGKILL
     assert out.read_bytes() == before
@@ -209,7 +223,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path, tensors: int) -> No
 
 def test_the_leftovers_of_a_writer_that_lives_are_not_swept_away(tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    with subprocess.Popen([sys.executable, "-c", WRITER, out, "0.05"], stdout=subprocess.PIPE, text=True) as writer:
+    with waiting_writer(out) as writer:
         assert writer.stdout
         writer.stdout.readline()
         write_checkpoint(out, entries(ours=torch.ones(3)))
@@ -222,12 +236,9 @@ def test_the_leftovers_of_a_writer_that_lives_are_not_swept_away(tmp_path: Path)
 
 def test_an_interrupted_writer_tidies_up(tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, out, "0.05"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as writer:
+    with waiting_writer(out) as writer:
         assert writer.stdout
         writer.stdout.readline()
-        time.sleep(0.02)
         writer.send_signal(signal.SIGINT)
     assert writer.returncode != 0
     assert only(tmp_path) == []

@@ -69,6 +69,14 @@ def even(text: str = "0.5", method: str = "weighted_sum") -> dict[str, dict[str,
     return {name: weights_from_string(text, SD1) for name in method_spec(method).weights}
 
 
+def uneven(method: str) -> dict[str, dict[str, float]]:
+    """Other numbers for every block, inside the ranges that are searched."""
+    return {
+        name: {block: r.low + (r.high - r.low) * ((7 * i + k) % 26) / 27 for i, block in enumerate(SD1.blocks)}
+        for k, (name, r) in enumerate(method_spec(method).weights.items())
+    }
+
+
 def recipe_of(
     checkpoints: Mapping[str, Checkpoint],
     weights: Mapping[str, Mapping[str, float]] | None = None,

@@ -71,47 +71,39 @@ def pictures_of(evaluator: FakeEvaluator) -> list[tuple[float, str, int]]:
 def make_setup(
     pictures: int = 4, scorers: Mapping[str, Formula] | None = None, payloads: int = 2, **settings: Any
 ) -> RunSetup:
-    """Parts of a run over the 26 weights of SD1 as one group, so that the one number is BASE's."""
+    """A run over the 26 weights of SD1 as one group, so that the one number is BASE's."""
     settings.setdefault("final", FinalConfig(rescore=3, images=2))
     settings.setdefault("pruning", PruningConfig())
     config = RunConfig(model_a="a", model_b="b", **{"init_points": 4, "n_iters": 6, **settings})
     given = resolve([Payload(f"p{i}", "a ring", batch_size=pictures // payloads) for i in range(payloads)], 0)
     space = build_space(SD1.blocks, {"alpha": (0.0, 1.0)}, groups=[list(SD1.blocks)])
-    judges = {name: FormulaScorer(name, formula) for name, formula in (scorers or {"one": noisy(0.5)}).items()}
+    fakes = {name: FormulaScorer(name, formula) for name, formula in (scorers or {"one": noisy(0.5)}).items()}
     models: Any = {"a": Model(), "b": Model()}
-    return RunSetup(config, models, method_spec("weighted_sum"), space, given, judges, samplers.random)
+    return RunSetup(config, models, method_spec("weighted_sum"), space, given, fakes, samplers.random)
 
 
 class Model:
-    architecture = SD1
+    """A model file that is never read."""
+
+    architecture, path = SD1, Path("model.safetensors")
+
+    def sha256(self) -> str:
+        return 64 * "0"
 
 
-def open_study(parts: RunSetup, folder: RunFolder) -> optuna.study.Study:
+def open_study(setup: RunSetup, folder: RunFolder) -> optuna.study.Study:
     """As the command line does it."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    recipe = {
-        "method": "weighted_sum", "models": {}, "architecture": "sd1", "dtype": "auto", "vae": "a",
-    }  # fmt: skip
-    config = {
-        "init_points": parts.config.init_points,
-        "n_iters": parts.config.n_iters,
-        "objectives": list(parts.config.objectives),
-        "method": "weighted_sum",
-    }
-    stored = {
-        "config": config,
-        "recipe": recipe,
-        "payloads": [payload.to_json() for payload in parts.payloads],
-        "judges": {name: [scorer.importance, list(scorer.scale)] for name, scorer in parts.scorers.items()},
-    }
-    return loop.open_study(parts, folder, {}, stored)
+    names = ("method", "init_points", "n_iters", "objectives")
+    stored = setup.stored({name: getattr(setup.config, name) for name in names})
+    return loop.open_study(setup, folder, {}, stored)
 
 
 def searched(
-    parts: RunSetup, path: Path, evaluator: FakeEvaluator | None = None
+    setup: RunSetup, path: Path, evaluator: FakeEvaluator | None = None
 ) -> tuple[optuna.study.Study, RecordingReporter]:
     """A study in that folder, searched until it ends."""
     folder, notes = RunFolder(path), RecordingReporter()
-    study = open_study(parts, folder)
-    loop.search(parts, study, evaluator or evaluator_of(parts), folder, notes, StopSignal(notes))
+    study = open_study(setup, folder)
+    loop.search(setup, study, evaluator or evaluator_of(setup), folder, notes, StopSignal(notes))
     return study, notes

@@ -17,9 +17,9 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging import SD1
 from bayes_merger.merging.method import method_spec
 from bayes_merger.run.spaces import make_space
+from tests.checkpoint_files import KEY
 from tests.user_folder import command, make_workplace
 
-KEY = "model.diffusion_model.output_blocks.5.1.transformer_blocks.0.attn1.to_out.0.weight"
 RULES = "OUT05:attn1.to_out:face, TE:mlp:0.5"
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from bayes_merger.cli import main
 from bayes_merger.merging import METHODS
-from tests.run.test_elements import KEY
+from tests.checkpoint_files import KEY
 from tests.user_folder import command, make_workplace
 
 

@@ -1,4 +1,4 @@
-"""One method applied to the tensors of one key: computed in fp32, rounded once, written into memory that exists.
+"""One method applied to the tensors of one key: computed in fp32, rounded once, written into existing memory.
 
 Files and live models go through this one function with the same pieces, so that they cannot differ.
 """
@@ -20,20 +20,20 @@ Make = Callable[[], Prepared]
 
 
 class Scratch:
-    """Memory that is asked for again and again: it grows to the largest request and stays."""
+    """Reusable buffers, one per name: each grows to the largest request and stays allocated."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def flat(self, name: str, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """``count`` numbers to write into; what they hold is left over from the last use of this name."""
+        """``count`` numbers to write into; they still hold what the last user of this name wrote."""
         key = (name, dtype, device)
-        kept = self._kept.get(key)
-        if kept is None or kept.numel() < count:
-            self._kept.pop(key, None)  # before there are two of them
-            del kept
-            kept = self._kept[key] = torch.empty(count, dtype=dtype, device=device)
-        return kept[:count]
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.numel() < count:
+            self._buffers.pop(key, None)  # free it before allocating another
+            del buffer
+            buffer = self._buffers[key] = torch.empty(count, dtype=dtype, device=device)
+        return buffer[:count]
 
 
 def combine(
@@ -44,7 +44,7 @@ def combine(
     dtype: torch.dtype,
     scratch: Scratch,
     key: str = "",
-    keep: Callable[[Make], Prepared] | None = None,
+    cache: Callable[[Make], Prepared] | None = None,
 ) -> None:
     """Write the merge of ``sources`` into ``out``.
 
@@ -55,14 +55,14 @@ def combine(
         out: Tensor of the same shape, any float dtype and strides.
         dtype: what the result is rounded to before it is widened to ``out``'s.
         scratch: reused memory.
-        key: name of the tensor, for methods that ask.
-        keep: gives what the function it is given makes, or has made before from the same.
+        key: name of the tensor, for methods that need it.
+        cache: calls the function it is given, or returns what an earlier call made from the same inputs.
     """
     if out.numel() == 0:
         return
     if not out.is_contiguous():
         whole = scratch.flat("whole", out.numel(), dtype, out.device).view(out.shape)
-        combine(spec, sources, weights, whole, dtype, scratch, key, keep)
+        combine(spec, sources, weights, whole, dtype, scratch, key, cache)
         out.copy_(whole)
         return
     if spec.fused and out.dtype == dtype and all(source.dtype == dtype for source in sources):
@@ -72,7 +72,7 @@ def combine(
     extra: dict[str, object] = {"key": key} if spec.keyed else {}
     if spec.prepare is not None:
         make = _first_stage(spec, sources, weights, scratch, key)
-        extra["prepared"] = keep(make) if keep else make()
+        extra["prepared"] = cache(make) if cache else make()
     if spec.elementwise:
         _combine_pieces(spec, sources, weights, out.view(-1), dtype, scratch, extra)
     elif spec.selects and len({source.dtype for source in sources}) == 1:
@@ -85,11 +85,13 @@ def _first_stage(
     spec: MethodSpec, sources: Sequence[Tensor], weights: Mapping[str, float], scratch: Scratch, key: str
 ) -> Make:
     def make() -> Prepared:
-        wide = _wide("source", sources, scratch)
-        lent = {tensor.untyped_storage().data_ptr() for tensor in wide}
-        # What is kept must not lie in memory that is used again for the next tensor.
+        wide = _in_fp32("source", sources, scratch)
+        scratch_addresses = {tensor.untyped_storage().data_ptr() for tensor in wide}
+        # What is cached must not lie in a buffer that the next tensor overwrites.
         return tuple(
-            part.clone() if isinstance(part, Tensor) and part.untyped_storage().data_ptr() in lent else part
+            part.clone()
+            if isinstance(part, Tensor) and part.untyped_storage().data_ptr() in scratch_addresses
+            else part
             for part in spec.prepared(wide, weights, key) or ()
         )
 
@@ -113,7 +115,7 @@ def _combine_pieces(
         end = min(begin + size, count)
         pieces = [row[begin:end] for row in rows]
         if isinstance(prepared, tuple):
-            extra["prepared"] = tuple(_part(part, begin, end, count) for part in prepared)
+            extra["prepared"] = tuple(_slice_of(part, begin, end, count) for part in prepared)
         if spec.fused:
             _lerp_piece(pieces, weights["alpha"], out[begin:end], dtype, scratch)
         else:
@@ -121,8 +123,8 @@ def _combine_pieces(
             _round_into(out[begin:end], spec.function(*wide, **weights, **extra), dtype, scratch)
 
 
-def _part(part: object, begin: int, end: int, count: int) -> object:
-    """The piece of what is prepared, where it has a number for each place."""
+def _slice_of(part: object, begin: int, end: int, count: int) -> object:
+    """The same slice of a prepared tensor that has a number for each of the merged tensor's."""
     return part.view(-1)[begin:end] if isinstance(part, Tensor) and part.numel() == count > 1 else part
 
 
@@ -131,16 +133,16 @@ def _lerp_piece(pieces: Sequence[Tensor], alpha: float, out: Tensor, dtype: torc
         rounded = scratch.flat("rounded", out.numel(), dtype, out.device)
         out.copy_(torch.lerp(pieces[0], pieces[1], alpha, out=rounded))
     else:
-        wide = _wide("source", pieces, scratch)
+        wide = _in_fp32("source", pieces, scratch)
         result = scratch.flat("result", out.numel(), torch.float32, out.device)
         _round_into(out, torch.lerp(wide[0], wide[1], alpha, out=result), dtype, scratch)
 
 
 def _read(spec: MethodSpec, tensors: Sequence[Tensor], scratch: Scratch) -> list[Tensor]:
-    """The tensors, in fp32 where the last stage reads them."""
+    """The tensors; in fp32 those that the last stage reads."""
     if len(spec.read) == len(tensors) or spec.prepare is None:
-        return _wide("source", tensors, scratch)
-    wide = iter(_wide("source", [tensor for tensor, name in _named(spec, tensors) if name in spec.read], scratch))
+        return _in_fp32("source", tensors, scratch)
+    wide = iter(_in_fp32("source", [tensor for tensor, name in _named(spec, tensors) if name in spec.read], scratch))
     return [next(wide) if name in spec.read else tensor for tensor, name in _named(spec, tensors)]
 
 
@@ -148,8 +150,8 @@ def _named(spec: MethodSpec, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor
     return zip(tensors, spec.models, strict=True)
 
 
-def _wide(name: str, tensors: Sequence[Tensor], scratch: Scratch) -> list[Tensor]:
-    """The tensors in fp32: themselves where they are, else copies in scratch memory."""
+def _in_fp32(name: str, tensors: Sequence[Tensor], scratch: Scratch) -> list[Tensor]:
+    """The tensors in fp32: the tensor itself if it is already, else a copy in scratch memory."""
     wide = []
     for number, tensor in enumerate(tensors):
         if tensor.dtype != torch.float32:
@@ -160,7 +162,7 @@ def _wide(name: str, tensors: Sequence[Tensor], scratch: Scratch) -> list[Tensor
 
 
 def _round_into(out: Tensor, result: Tensor, dtype: torch.dtype, scratch: Scratch) -> None:
-    """Round ``result`` to ``dtype``, widen it to ``out``'s dtype and put it there."""
+    """Round ``result`` to ``dtype`` and copy it to ``out``, widened to its dtype."""
     result = result.reshape(out.shape)
     if dtype in (result.dtype, out.dtype, torch.float32):
         out.copy_(result)
@@ -177,24 +179,24 @@ def combine_channels(
     scratch: Scratch,
     key: str,
     common: int,
-    keep: Callable[[Make], Prepared] | None = None,
+    cache: Callable[[Make], Prepared] | None = None,
 ) -> None:
-    """Write the merge of ``sources`` into ``out`` where they differ in their number of input channels.
+    """Write the merge of ``sources`` into ``out`` where they differ in the number of input channels.
 
     Args:
         spec: as for ``combine``.
         sources: Tensors of shape [out, in, ...], the widest of them as wide as ``out``.
         weights: as for ``combine``.
-        out: as for ``combine``; the channels beyond ``common`` are those of the first of the widest models.
+        out: as for ``combine``; the channels after ``common`` are copied from the first of the widest models.
         dtype: as for ``combine``.
         scratch: as for ``combine``.
         key: as for ``combine``.
-        common: input channels that all of them have.
-        keep: as for ``combine``.
+        common: number of input channels that all of them have.
+        cache: as for ``combine``.
     """
     put(next(source for source in sources if source.shape == out.shape), out, dtype, scratch)
     narrow = [source[:, :common].contiguous() for source in sources]
-    combine(spec, narrow, weights, out[:, :common], dtype, scratch, key, keep)
+    combine(spec, narrow, weights, out[:, :common], dtype, scratch, key, cache)
 
 
 def put(source: Tensor, out: Tensor, dtype: torch.dtype, scratch: Scratch) -> None:

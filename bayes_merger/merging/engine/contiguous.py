@@ -1,4 +1,4 @@
-"""Tensors that lie side by side in memory, worked on as one: a block is then a single call.
+"""Tensors that lie side by side in memory are merged as one: a whole block in a single call.
 
 That saves little per tensor on a CPU and nearly all of the time on a GPU, where a call costs more than a small tensor.
 """
@@ -17,7 +17,7 @@ class ContiguousSpan:
 
     Attributes:
         keys: their names, in the order of their addresses.
-        size: numbers in all of them together.
+        size: count of numbers in all of them together.
     """
 
     keys: tuple[str, ...]
@@ -25,10 +25,10 @@ class ContiguousSpan:
 
 
 def spans_of(tensors: Iterable[tuple[str, Sequence[Tensor]]]) -> list[ContiguousSpan]:
-    """The longest spans, in the order given.
+    """The longest possible spans, in the given order.
 
     Args:
-        tensors: key and tensors of one shape: the models', and the live one.
+        tensors: key, and tensors of one shape: the models' and the live one.
     """
     spans: list[ContiguousSpan] = []
     ends: list[tuple[object, ...]] | None = None
@@ -44,5 +44,5 @@ def spans_of(tensors: Iterable[tuple[str, Sequence[Tensor]]]) -> list[Contiguous
 
 
 def whole(first: Tensor, size: int) -> Tensor:
-    """That many numbers from the first one of a tensor on, as one vector."""
+    """``size`` numbers as one vector, from the first of a tensor on, also past its end."""
     return first.as_strided((size,), (1,))

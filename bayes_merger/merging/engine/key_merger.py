@@ -1,4 +1,4 @@
-"""What makes the tensors of a merge, one after another, on the CPU."""
+"""Computes the tensors of a merge, one after another, on the CPU."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_READ = 2**23  # numbers of each file that are read before their memory is given back
+_READ = 2**23  # numbers read of each file before its pages are released
 
 
 class KeyMerger:
-    """Makes the tensors of a merge, one after another, on the CPU.
+    """Computes the tensors of a merge, one after another, on the CPU.
 
     Args:
-        planned: what happens to each of them.
+        planned: what happens to each tensor.
         weights: of the merge, as ``plan`` has checked them.
         checkpoints: model name to opened file.
     """
@@ -48,34 +48,34 @@ class KeyMerger:
         return with_model_statistics(self._planned.method, self._checkpoints, self._planned.items)
 
     def tensor(self, item: PlanItem, dtype: str = "") -> Tensor:
-        """What an item of the plan makes; it may be mapped from a file: do not write to it.
+        """The tensor of a plan's item; it may be mapped from a file: do not write to it.
 
         Args:
-            item: one of the plan's that is written.
-            dtype: of the result, as files name it, instead of the item's.
+            item: one of those that are written.
+            dtype: of the result, by its name in files, instead of the item's.
         """
         import torch
 
         name = dtype or item.dtype
         wanted = torch_dtypes()[name]
-        if item.place.role == "position_ids":  # some mergers round or average them: they can only be 0, 1, 2, ...
+        if item.place.role == "position_ids":  # other mergers round or average them: they must be 0, 1, 2, ...
             return torch.arange(math.prod(item.shape), dtype=wanted).reshape(item.shape)
         adjust = self._weights.get(ADJUST) if item.key in ADJUSTED else None
         if name in SMALL_DTYPES.values():
-            return _small(item.key, self.tensor(item, "F32"), wanted)
+            return _in_8_bits(item.key, self.tensor(item, "F32"), wanted)
         if name != "F32" and adjust:
             return self.tensor(item, "F32").to(wanted)
         if item.action == "merge":
             out = self._merged(item, torch.empty(item.shape, dtype=wanted))
         else:
-            self._make_room(math.prod(item.shape))
+            self._count_read(math.prod(item.shape))
             out = self._checkpoints[item.source].tensor(item.key).to(wanted)
         return adjusted(item.key, out, adjust, self._planned.architecture.name) if adjust else out
 
     def pieces(self, item: PlanItem) -> Iterator[Tensor]:
-        """The same numbers, flat and in pieces; each may lie where the last one lay, which is then gone.
+        """The same numbers, flat and in pieces; each piece may overwrite the one before.
 
-        New memory for every tensor would cost as much as the merge.
+        Allocating memory for every tensor would cost as much as the merge.
         """
         spec, name = self._method, item.dtype
         adjusts = item.key in ADJUSTED and self._weights.get(ADJUST)
@@ -84,8 +84,8 @@ class KeyMerger:
         elif spec.elementwise and spec.prepare is None and not item.common:
             yield from self._chunks(item, torch_dtypes()[name])
         else:
-            room = self._room("made", math.prod(item.shape), torch_dtypes()[name])
-            yield self._merged(item, room.view(item.shape)).view(-1)
+            buffer = self._buffer("made", math.prod(item.shape), torch_dtypes()[name])
+            yield self._merged(item, buffer.view(item.shape)).view(-1)
 
     def _merged(self, item: PlanItem, out: Tensor) -> Tensor:
         """A tensor's merge, written into ``out``."""
@@ -97,7 +97,7 @@ class KeyMerger:
             combine_channels(spec, sources, numbers, out, out.dtype, self._scratch, item.key, item.common)
         else:
             combine(spec, sources, numbers, out, out.dtype, self._scratch, item.key)
-        self._make_room(out.numel())
+        self._count_read(out.numel())
         return out
 
     def _chunks(self, item: PlanItem, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -114,23 +114,23 @@ class KeyMerger:
                 self._part(f"part {number}", model, item.key, begin, size) if row is None else row[begin : begin + size]
                 for number, (model, row) in enumerate(zip(models, rows, strict=True))
             ]
-            out = self._room("made", size, dtype)
+            out = self._buffer("made", size, dtype)
             combine(spec, parts, numbers, out, dtype, self._scratch)
             yield out
-            self._make_room(size)
+            self._count_read(size)
 
     def _part(self, name: str, model: Checkpoint, key: str, begin: int, size: int) -> Tensor:
-        out = self._room(name, size, torch_dtypes()[model.dtypes[key]])
+        out = self._buffer(name, size, torch_dtypes()[model.dtypes[key]])
         model.read_part(key, begin, out)
         return out
 
-    def _room(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
+    def _buffer(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
         import torch
 
         return self._scratch.flat(name, count, dtype, torch.device("cpu"))
 
-    def _make_room(self, count: int) -> None:
-        """Note that so many numbers of each file were read; give their pages back before they are too many."""
+    def _count_read(self, count: int) -> None:
+        """Count what was read of each file; release its pages before they take too much memory."""
         self._read += count
         if self._read >= _READ:
             self._read = 0
@@ -138,11 +138,11 @@ class KeyMerger:
                 checkpoint.release()
 
 
-def _small(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _in_8_bits(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A tensor in eight bits.
 
     Raises:
-        CheckpointError: a number lies beyond them, which torch would turn into the largest that does not.
+        CheckpointError: a number is out of range; torch would silently clamp it.
     """
     import torch
 

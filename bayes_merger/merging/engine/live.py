@@ -1,4 +1,4 @@
-"""Merging into a live model, in place: no file, no copy, no reload, and no memory of what was there before."""
+"""Merging into a live model, in place: no file, no copy, no reload; the result depends on nothing merged before."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bayes_merger.merging.engine.contiguous import ContiguousSpan
     from bayes_merger.merging.engine.memory import DeviceCache
 
-_SameNumbers = tuple[Place, tuple[ElementRule, ...]]  # tensors in one place under the same rules take the same numbers
+_Group = tuple[Place, tuple[ElementRule, ...]]  # tensors in one place under the same rules have the same numbers
 _Address = tuple[int, "torch.dtype", object]  # the first byte, the dtype, and the size or the shape with its strides
 
 
@@ -37,14 +37,14 @@ class LiveMerge:
 
     Every number is computed from the models, in fp32, rounded once to the recipe's dtype and then widened to the
     parameter's: bit for bit what ``merge`` gives on the same device, whatever was applied before. Only tensors whose
-    numbers have changed since are computed. Between candidates the models' tensors are kept in memory where there is
-    room (else they are read from their files' pages, which the system may keep), and so is work of the method that does
-    not depend on the numbers that are searched.
+    numbers have changed are computed. Between candidates the models' tensors are kept in memory if they fit (otherwise
+    they are read from the mapped files, which the system may cache), and so are results of the method's first stage
+    that do not depend on the searched numbers.
 
     Args:
-        checkpoints: model name to opened file, or to what looks like one (see ``sources``); they must stay open.
-        settings: of the merge; the averages over training are left out, a live model does not have them.
-        memory: bytes that may be taken on each device besides the live model; ``None`` for half of what is free there
+        checkpoints: model name to opened file, or to a computed model; they must stay open.
+        settings: of the merge; EMA weights are left out, since a live model has none.
+        memory: bytes that may be used on each device besides the live model; ``None`` for half of what is free there
             at the first candidate, 0 to keep nothing.
 
     Raises:
@@ -66,9 +66,9 @@ class LiveMerge:
         items = [item for item in structure.written if item.place.role in ("block", "vae")]
         self._merged = {item.key: item for item in items if item.action == "merge"}
         self._kept = {item.key: item for item in items if item.action != "merge"}
-        self._alike: dict[_SameNumbers, list[PlanItem]] = {}
+        self._groups: dict[_Group, list[PlanItem]] = {}
         for item in self._merged.values():
-            self._alike.setdefault((item.place, item.rules), []).append(item)
+            self._groups.setdefault((item.place, item.rules), []).append(item)
         architecture = structure.architecture.whole or structure.architecture
         self._needed = [
             k for k, s in (self._merged | self._kept).items()
@@ -76,19 +76,19 @@ class LiveMerge:
         ]  # fmt: skip
         self._shapes = {key: item.shape for key, item in (self._merged | self._kept).items()}
         self._memory = memory
-        # What is kept between candidates, so that only tensors whose numbers have changed are computed. A tensor's
-        # content is  (numbers, model statistics), with the versions of computed models added if there are any: where
-        # it is what was written last, and the tensor lies where it lay then, the tensor is left as it is. A content is
-        # forgotten before its tensor is written to, so that a failure half way leaves nothing that one could rely on.
-        self._keepers: dict[torch.device, DeviceCache] = {}  # the models' tensors and prepared work
-        self._places: dict[str, _Address] = {}  # where each live tensor lay when it was last looked at,
-        self._storages: list[StorageWeakRef] = []  # and the storages, whose addresses others get when they are gone
-        self._contents: dict[str, Hashable] = {}  # what the tensors of each span were last made of, by the first one
-        self._settled = False  # whether what is not merged is known to be in its place
-        self._spans: dict[_SameNumbers, list[ContiguousSpan]] = {}  # of the live tensors in these places
+        # State between candidates, so that only tensors whose numbers have changed are computed. A tensor's content is
+        # (numbers, model statistics), and the versions of computed models if there are any. A tensor is left as it is
+        # if it would get the content it has and has not moved. Its content is forgotten before the tensor is written,
+        # so that after a failure half-way nothing is taken to be valid.
+        self._caches: dict[torch.device, DeviceCache] = {}  # the models' tensors and prepared results
+        self._places: dict[str, _Address] = {}  # the address of each live tensor at the last candidate,
+        self._storages: list[StorageWeakRef] = []  # and the storages: once freed, others may get their addresses
+        self._contents: dict[str, Hashable] = {}  # the content of each span, by its first key
+        self._copied = False  # whether the tensors that are not merged have been copied
+        self._spans: dict[_Group, list[ContiguousSpan]] = {}  # of the live tensors of each group
         self._changing = [name for name, model in checkpoints.items() if not model.constant]
         self._computed = any(getattr(model, "computed", False) for model in checkpoints.values())
-        self._statistics: tuple[Hashable, Statistics] | None = None  # of the models in these versions
+        self._statistics: tuple[Hashable, Statistics] | None = None  # versions of the models, and their statistics
 
     def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
         """Turn the live model into the merge with these weights.
@@ -96,8 +96,8 @@ class LiveMerge:
         Args:
             weights: weight name -> block -> number, every block.
             destinations: single-file key to a view on the live parameter: the file's shape, any float dtype, strides
-                and device. What was written is taken to be still there, unless any of them has moved.
-            everything: write all of it again, because somebody else may have written there.
+                and device. What was written is assumed unchanged, unless any of them has moved.
+            everything: write all tensors again, because someone else may have written to them.
 
         Raises:
             ConfigError: weights missing, unknown, out of bounds or at a pole.
@@ -107,34 +107,34 @@ class LiveMerge:
         import torch
 
         check_weights(weights, self._structure, self._vae)
-        self._look(destinations)
+        self._check_places(destinations)
         if everything:
             self._forget()
         with torch.no_grad():
-            if not self._settled:
+            if not self._copied:
                 for key, item in self._kept.items():
                     if key in destinations:
-                        self._keep(item, destinations[key])
-                self._settled = not self._changing
-            spec, statistics = self._surveyed()
-            for like, items in self._alike.items():
+                        self._copy(item, destinations[key])
+                self._copied = not self._changing
+            spec, statistics = self._with_statistics()
+            for group, items in self._groups.items():
                 numbers = numbers_of(items[0], weights)
                 content = (tuple(numbers.values()), statistics)
-                if like not in self._spans:
-                    self._spans[like] = self._find_spans(spec, items, destinations)
-                for span in self._spans[like]:
+                if group not in self._spans:
+                    self._spans[group] = self._find_spans(spec, items, destinations)
+                for span in self._spans[group]:
                     self._merge(spec, span, numbers, destinations, content)
             if ADJUST in weights:
                 self._adjust(spec, weights, destinations)
 
     def _adjust(self, spec: MethodSpec, weights: BlockWeights, destinations: Mapping[str, Tensor]) -> None:
-        """Make the few tensors that adjustments change, as they are made for a file; they are small."""
+        """Compute the few small tensors that adjustments change as they are computed for a file."""
         from bayes_merger.checkpoints.nonfinite import find_nonfinite
         from bayes_merger.merging.engine.combine import put
 
         merger = KeyMerger(replace(self._structure, method=spec), weights, self._checkpoints)
         touched = ADJUSTED & destinations.keys()
-        self._settled = False
+        self._copied = False
         for first in [
             *touched,
             *(span.keys[0] for span in chain(*self._spans.values()) if touched.intersection(span.keys)),
@@ -147,19 +147,19 @@ class LiveMerge:
             if fault := find_nonfinite(out):
                 raise TrialFailed(f"merge: '{key}' holds {fault}; adjustments nearer to 0 avoid it")
 
-    def _look(self, destinations: Mapping[str, Tensor]) -> None:
-        """Check the destinations and forget what was written, unless they lie where they did the last time."""
+    def _check_places(self, destinations: Mapping[str, Tensor]) -> None:
+        """Check the destinations and forget what was written, unless they have not moved since the last time."""
         from torch.multiprocessing.reductions import StorageWeakRef
 
         places: dict[str, _Address] = {
             key: (out.data_ptr(), out.dtype, out.numel() if out.is_contiguous() else (out.shape, out.stride()))
             for key, out in destinations.items()
         }
-        # Where a storage is gone, another tensor may have its address.
+        # If a storage was freed, another tensor may have its address.
         if places == self._places and not any(storage.expired() for storage in self._storages):
             return
         self._check_destinations(destinations)
-        self._make_keepers(destinations)
+        self._make_caches(destinations)
         self._spans.clear()
         self._forget()
         storages = {storage._cdata: storage for storage in (out.untyped_storage() for out in destinations.values())}
@@ -168,12 +168,12 @@ class LiveMerge:
 
     def _forget(self) -> None:
         self._contents.clear()
-        self._settled = False
+        self._copied = False
 
     def _find_spans(
         self, spec: MethodSpec, items: list[PlanItem], destinations: Mapping[str, Tensor]
     ) -> list[ContiguousSpan]:
-        """The tensors that share their numbers, in spans where the method takes a tensor for a row of numbers."""
+        """The tensors of a group, joined into spans if the method treats a tensor as a plain row of numbers."""
         from bayes_merger.merging.engine.contiguous import ContiguousSpan, spans_of
 
         items = [item for item in items if item.key in destinations]
@@ -181,28 +181,28 @@ class LiveMerge:
         single: list[ContiguousSpan] = []
         for item in items:
             out = destinations[item.key]
-            keeper = self._keepers[out.device]
-            if spec.elementwise and spec.prepare is None and not item.common and keeper.keeps(item):
-                joined.append((item.key, [*keeper.sources(item), out]))
+            cache = self._caches[out.device]
+            if spec.elementwise and spec.prepare is None and not item.common and cache.keeps(item):
+                joined.append((item.key, [*cache.sources(item), out]))
             else:
                 single.append(ContiguousSpan((item.key,), out.numel()))
         joined.sort(key=lambda tensors: tensors[1][-1].data_ptr())
         return spans_of(joined) + single
 
     def _check_destinations(self, destinations: Mapping[str, Tensor]) -> None:
-        strange = [key for key in destinations if key not in self._shapes]
-        if strange:
-            raise CheckpointError(f"the live model has parameters that model A does not have: {listed(strange)}")
-        lacking = [key for key in self._needed if key not in destinations]
-        if lacking:
-            raise CheckpointError(f"the live model has no parameters for {listed(lacking)} of model A")
+        unknown = [key for key in destinations if key not in self._shapes]
+        if unknown:
+            raise CheckpointError(f"the live model has parameters that model A does not have: {listed(unknown)}")
+        missing = [key for key in self._needed if key not in destinations]
+        if missing:
+            raise CheckpointError(f"the live model has no parameters for {listed(missing)} of model A")
         for key, out in destinations.items():
             if out.shape != self._shapes[key]:
                 shape = list(self._shapes[key])
                 raise CheckpointError(f"shapes differ: '{key}' is {list(out.shape)} in the live model and {shape} in A")
 
-    def _surveyed(self) -> tuple[MethodSpec, Hashable]:
-        """The method with the statistics of the models as they are now, and these."""
+    def _with_statistics(self) -> tuple[MethodSpec, Hashable]:
+        """The method with the statistics of the models as they are now, and those statistics."""
         from bayes_merger.merging.engine.statistics import statistics_of
 
         if self._spec.statistic is None:
@@ -210,19 +210,19 @@ class LiveMerge:
         versions = tuple(self._versions(key) for key in self._merged) if self._changing else ()
         if self._statistics is None or self._statistics[0] != versions:
             self._statistics = (versions, statistics_of(self._spec, self._checkpoints, self._merged.values()))
-        found = self._statistics[1]
-        return self._spec.with_statistics(found), found
+        statistics = self._statistics[1]
+        return self._spec.with_statistics(statistics), statistics
 
     def _versions(self, key: str) -> Hashable:
         return tuple([self._checkpoints[name].version(key) for name in self._changing])
 
-    def _keep(self, item: PlanItem, out: Tensor) -> None:
+    def _copy(self, item: PlanItem, out: Tensor) -> None:
         from bayes_merger.merging.engine.combine import put
 
-        owner = self._checkpoints[item.source]
-        content = ("kept", owner.version(item.key) if item.source in self._changing else None)
+        model = self._checkpoints[item.source]
+        content = ("kept", model.version(item.key) if item.source in self._changing else None)
         if self._contents.pop(item.key, None) != content:
-            put(owner.tensor(item.key).to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
+            put(model.tensor(item.key).to(out.device), out, torch_dtypes()[self._dtype], self._scratch)
         self._contents[item.key] = content
 
     def _merge(
@@ -233,11 +233,11 @@ class LiveMerge:
         destinations: Mapping[str, Tensor],
         content: Hashable,
     ) -> None:
-        """Merge tensors that have the same numbers, unless what is there was made of the same."""
+        """Merge tensors that have the same numbers, unless they already have this content."""
         key = span.keys[0]
         if self._changing:
             content = (content, self._versions(key))
-        if self._contents.pop(key, None) != content:  # what fails half way leaves nothing that one could rely on
+        if self._contents.pop(key, None) != content:  # forgotten first, in case of a failure half-way
             self._combine(spec, span, numbers, destinations[key])
             if self._computed or not spec.stays_between(numbers):
                 self._check_numbers(span, destinations)
@@ -248,17 +248,17 @@ class LiveMerge:
         from bayes_merger.merging.engine.contiguous import whole
 
         dtype, key = torch_dtypes()[self._dtype], span.keys[0]
-        item, keeper = self._merged[key], self._keepers[out.device]
-        sources, keep = keeper.sources(item), None
+        item, cache = self._merged[key], self._caches[out.device]
+        sources, cached = cache.sources(item), None
         if spec.prepare is not None:
             cache_key = (tuple(numbers[name] for name in spec.prepared_by), self._versions(key))
-            keep = partial(keeper.work.get, key, cache_key)
+            cached = partial(cache.prepared.get, key, cache_key)
         if item.common:
-            combine_channels(spec, sources, numbers, out, dtype, self._scratch, key, item.common, keep)
+            combine_channels(spec, sources, numbers, out, dtype, self._scratch, key, item.common, cached)
             return
         if len(span.keys) > 1:
             sources, out = [whole(source, span.size) for source in sources], whole(out, span.size)
-        combine(spec, sources, numbers, out, dtype, self._scratch, key, keep)
+        combine(spec, sources, numbers, out, dtype, self._scratch, key, cached)
 
     def _check_numbers(self, span: ContiguousSpan, destinations: Mapping[str, Tensor]) -> None:
         from bayes_merger.checkpoints.nonfinite import find_nonfinite
@@ -272,11 +272,11 @@ class LiveMerge:
             if fault := find_nonfinite(destinations[key]):
                 raise TrialFailed(f"merge: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
 
-    def _make_keepers(self, destinations: Mapping[str, Tensor]) -> None:
+    def _make_caches(self, destinations: Mapping[str, Tensor]) -> None:
         from bayes_merger.merging.engine.memory import DeviceCache, free_memory
 
-        for device in {out.device for out in destinations.values()} - set(self._keepers):
+        for device in {out.device for out in destinations.values()} - set(self._caches):
             budget = free_memory(device) // 2 if self._memory is None else self._memory
             items = [s for k, s in self._merged.items() if k in destinations and destinations[k].device == device]
             items.sort(key=lambda item: destinations[item.key].data_ptr())
-            self._keepers[device] = DeviceCache(self._checkpoints, self._spec, items, device, budget)
+            self._caches[device] = DeviceCache(self._checkpoints, self._spec, items, device, budget)

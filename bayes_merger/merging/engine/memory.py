@@ -1,6 +1,6 @@
-"""What a live merge keeps between candidates: its models, and work that does not depend on the searched numbers.
+"""What a live merge caches between candidates: its models, and results that do not depend on the searched numbers.
 
-What is kept changes how long a candidate takes and never a bit of it.
+Caching changes how long a candidate takes, and never a bit of its tensors.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _ALIGNMENT = 64  # bytes: that of live tensors, see imaging/layout.py
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int:
-    """Bytes that a device has to spare right now, page cache counted as free.
+    """Bytes that are free on a device right now, page cache included.
 
     Args:
         device: a CPU or a GPU.
         root: the folder that holds ``proc`` and ``sys``.
     """
     if device.type == "cuda":
-        # What tensors that are gone have left torch, it gives to new ones; the driver does not count that as free.
-        left = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + left
-    found = [_available(root / "proc" / "meminfo")]
+        # torch reuses what freed tensors have left; the driver does not count that as free.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    available = [_available(root / "proc" / "meminfo")]
     group = root / "sys" / "fs" / "cgroup"
     with_limit = _number(group / "memory.max")
     if with_limit is not None:
-        found.append(max(with_limit - (_number(group / "memory.current") or 0), 0))
-    known = [number for number in found if number is not None]
+        available.append(max(with_limit - (_number(group / "memory.current") or 0), 0))
+    known = [number for number in available if number is not None]
     return min(known) if known else _physical()
 
 
@@ -64,17 +64,17 @@ def _number(file: Path) -> int | None:
 
 
 def _physical() -> int:
-    """Half of what is built in, where the system does not say what is free."""
+    """Half of the installed memory, where the system does not say what is free."""
     names = getattr(os, "sysconf_names", {})
     known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if known else 2**32
 
 
 class Arena:
-    """Copies of tensors, one behind the other in one allocation per group and dtype.
+    """Copies of tensors, one after another in one allocation per group and dtype.
 
-    Each begins at an aligned address, as live tensors do that were laid side by side: a GPU reads several numbers at a
-    time only where all that it reads and writes is aligned.
+    Each begins at an aligned address, like the live tensors: a GPU reads several numbers at a time only if everything
+    it reads and writes is aligned.
     """
 
     def __init__(self) -> None:
@@ -96,37 +96,36 @@ class Arena:
         for name, tensor in tensors:
             groups[tensor.dtype].append((name, tensor))
         for dtype, group in groups.items():
-            rooms = [_room(tensor) for _, tensor in group]
+            rooms = [_padded_size(tensor) for _, tensor in group]
             flat = torch.empty(sum(rooms), dtype=dtype, device=device)
             for (name, tensor), part in zip(group, torch.split(flat, rooms), strict=True):
                 self._tensors[name] = part[: tensor.numel()].view(tensor.shape).copy_(tensor)
             self.size += flat.nbytes
 
 
-def _room(tensor: Tensor) -> int:
-    """Numbers that it takes with what aligns the next one."""
+def _padded_size(tensor: Tensor) -> int:
+    """Its count of numbers, with the padding that aligns the next one."""
     step = _ALIGNMENT // tensor.element_size()
     return -(-tensor.numel() // step) * step
 
 
 @dataclass
-class _Work:
-    cache_key: Hashable  # what it was made of
-    prepared: Prepared | None  # None where it is remembered, but not kept
+class _Result:
+    cache_key: Hashable  # equal if the inputs are
+    prepared: Prepared | None  # None if it is known, but not kept
     size: int = 0
-    worth: float = 0.0  # seconds that a byte of it saves
+    value_per_byte: float = 0.0  # seconds saved per byte
 
 
 class PreparedCache:
-    """Prepared work per tensor, as much as a budget allows: what costs most per byte stays.
+    """Prepared results per tensor, as many as a budget allows: those that cost most per byte stay.
 
-    Work that depends on numbers which are other ones for every candidate is not kept: only when the same numbers come
-    again.
+    Results whose inputs change with every candidate are cached only once the same inputs repeat.
 
     Args:
         budget: bytes that it may take.
-        wait: returns when the device is done; without, work on a GPU would seem to take no time.
-        clock: seconds since some moment; they tell what the work costs.
+        wait: returns when the device is done; otherwise work on a GPU would seem to take no time.
+        clock: seconds since some moment, to measure the cost of a result.
     """
 
     def __init__(
@@ -136,17 +135,17 @@ class PreparedCache:
         self._wait = wait
         self._clock = clock
         self.size = 0
-        self._works: dict[str, _Work] = {}
+        self._results: dict[str, _Result] = {}
 
     def get(self, key: str, cache_key: Hashable, make: Callable[[], Prepared]) -> Prepared:
-        """What ``make`` gives, or has given.
+        """The result of ``make``, computed or cached.
 
         Args:
             key: of the tensor that it belongs to.
-            cache_key: equal as long as ``make`` would give the same.
-            make: does the work.
+            cache_key: equal as long as ``make`` would return the same.
+            make: computes the result.
         """
-        last = self._works.get(key)
+        last = self._results.get(key)
         if last is not None and last.cache_key == cache_key and last.prepared is not None:
             return last.prepared
         if last is not None:
@@ -160,47 +159,47 @@ class PreparedCache:
             self._wait()
         seconds = self._clock() - begin
         size = sum(part.untyped_storage().nbytes() for part in prepared if isinstance(part, Tensor))
-        work = self._works[key] = _Work(cache_key, None, size, seconds / max(size, 1))
-        if keepable and self._make_room(work):
-            work.prepared = prepared
+        result = self._results[key] = _Result(cache_key, None, size, seconds / max(size, 1))
+        if keepable and self._make_room(result):
+            result.prepared = prepared
             self.size += size
         return prepared
 
     def _drop(self, key: str) -> None:
-        work = self._works[key]
-        if work.prepared is not None:
-            work.prepared = None
-            self.size -= work.size
+        result = self._results[key]
+        if result.prepared is not None:
+            result.prepared = None
+            self.size -= result.size
 
-    def _make_room(self, new: _Work) -> bool:
-        """Whether there is room, once works that are worth less than half as much have made way."""
+    def _make_room(self, new: _Result) -> bool:
+        """Whether there is room, after evicting results of less than half the value if that is enough."""
         excess = self.size + new.size - self.budget
         if excess <= 0:
             return True
-        lesser = [(work.worth, key) for key, work in self._works.items() if work.prepared is not None]
-        lesser = sorted(pair for pair in lesser if 2 * pair[0] < new.worth)
-        leaving, freed = [], 0
-        for _, key in lesser:
+        cheaper = [(result.value_per_byte, key) for key, result in self._results.items() if result.prepared is not None]
+        cheaper = sorted(pair for pair in cheaper if 2 * pair[0] < new.value_per_byte)
+        evicted, freed = [], 0
+        for _, key in cheaper:
             if freed >= excess:
                 break
-            leaving.append(key)
-            freed += self._works[key].size
+            evicted.append(key)
+            freed += self._results[key].size
         if freed < excess:
             return False
-        for key in leaving:
+        for key in evicted:
             self._drop(key)
         return True
 
 
 class DeviceCache:
-    """What is kept on one device for one method: the models' tensors, of as many blocks as find room, and work.
+    """The cache on one device for one method: the models' tensors, of as many blocks as fit, and prepared results.
 
-    A method of two stages leaves half of the budget to its work, which saves more.
+    For a method of two stages half of the budget is reserved for prepared results, which save more.
 
     Args:
         checkpoints: model name to model.
         spec: the method.
-        items: what is merged, in the order in which the models' tensors are to lie in memory.
+        items: what is merged, in the order in which the models' tensors are to be stored.
         device: where the live tensors are.
         budget: bytes.
     """
@@ -215,9 +214,9 @@ class DeviceCache:
         for item in items:
             self._groups[item.place].append(item.key)
         self.arena = Arena()
-        self._found: dict[str, list[Tensor]] = {}
+        self._sources: dict[str, list[Tensor]] = {}
         room = budget if spec.prepare is None else budget // 2
-        constant = [model for model, same in zip(self._models, self._constant, strict=True) if same]
+        constant = [model for model in self._models if model.constant]
         self._resident: set[Place] = set()
         for place, keys in self._groups.items():
             size = sum(_size(model, key) for model in constant for key in keys)
@@ -225,22 +224,22 @@ class DeviceCache:
                 room -= size
                 budget -= size
                 self._resident.add(place)
-        on_gpu = device.type == "cuda"
-        self.work = PreparedCache(budget, partial(torch.cuda.synchronize, device)) if on_gpu else PreparedCache(budget)
+        wait = (partial(torch.cuda.synchronize, device),) if device.type == "cuda" else ()
+        self.prepared = PreparedCache(budget, *wait)
 
     def keeps(self, item: PlanItem) -> bool:
-        """Whether all models' tensors of this key stay where they are in memory."""
+        """Whether all models' tensors of this key stay at the same address."""
         return item.place in self._resident and all(self._constant) and item.key in self._groups[item.place]
 
     def sources(self, item: PlanItem) -> list[Tensor]:
         """The models' tensors of one key, on the device."""
-        found = self._found.get(item.key)
-        if found is not None:
-            return found
-        found = [self._source(number, item) for number in range(len(self._models))]
+        tensors = self._sources.get(item.key)
+        if tensors is not None:
+            return tensors
+        tensors = [self._source(number, item) for number in range(len(self._models))]
         if self.keeps(item):
-            self._found[item.key] = found
-        return found
+            self._sources[item.key] = tensors
+        return tensors
 
     def _source(self, number: int, item: PlanItem) -> Tensor:
         model, name = self._models[number], (number, item.key)

@@ -36,7 +36,7 @@ def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
 
 
 def prepare(recipe: MergeRecipe, checkpoints: Checkpoints) -> tuple[MergePlan, KeyMerger]:
-    """The plan of a merge and what makes its tensors.
+    """The plan of a merge, and what computes its tensors.
 
     Raises:
         ConfigError: as ``plan``.
@@ -63,4 +63,4 @@ def merge(recipe: MergeRecipe, checkpoints: Checkpoints) -> Iterator[tuple[str, 
         CheckpointError: as ``plan``.
     """
     planned, merger = prepare(recipe, checkpoints)
-    return ((step.key, merger.tensor(step)) for step in planned.written)
+    return ((item.key, merger.tensor(item)) for item in planned.written)

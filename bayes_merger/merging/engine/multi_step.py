@@ -1,7 +1,7 @@
-"""Merges in several steps: what one step makes is a model of the next, in fp32 and never written anywhere.
+"""Merges in several steps: the result of one step is a model of the next, in fp32 and never written anywhere.
 
-The steps of a recipe are evaluated key by key, the last one first asks for what it needs: no more than one tensor of
-each step is in memory, and nothing is rounded between them.
+Steps are evaluated on demand, key by key, from the last one back: at most one tensor of each step is in memory, and
+nothing is rounded between them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def named(step: RecipeStep) -> Iterator[None]:
-    """Errors that say which step they are about."""
+    """Name the step in errors."""
     try:
         yield
     except BayesMergerError as error:
@@ -43,12 +43,12 @@ def named(step: RecipeStep) -> Iterator[None]:
 
 
 class StepModel(Checkpoint):
-    """What an earlier step makes, as a model of a later one.
+    """The result of an earlier step, as a model of a later one.
 
     Attributes:
-        planned: what it does to each tensor.
+        planned: what the step does to each tensor.
         recipe: the step alone, with its numbers.
-        constant: whether its numbers, and those of its models, never change.
+        constant: whether neither its numbers nor those of its models ever change.
 
     Args:
         recipe: the step alone, as a recipe of its own.
@@ -71,28 +71,28 @@ class StepModel(Checkpoint):
             for item in self.planned.items
             if item.key in self._items or item.key in carried
         }
-        super().__init__(Path(f"step {name}"), entries, base.metadata, self._made, lambda: None)
+        super().__init__(Path(f"step {name}"), entries, base.metadata, self._compute, lambda: None)
         self._merger: KeyMerger | None = None
         self._numbers: dict[Hashable, tuple[float, ...]] = {}
         self._last: tuple[str, Hashable, Tensor] | None = None
 
     @property
     def stored(self) -> Mapping[str, str]:
-        """As the file of the first of its models has it."""
+        """Those of its first model's file."""
         return self._models["a"].stored
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of its own plan."""
+        """The notes of its own plan."""
         return tuple(f"step {self._name}: {note}" for note in self.planned.notes)
 
     @property
     def prediction(self) -> str:
-        """What those of its models predict that say it; they agree."""
+        """The prediction type that its models agree on; empty if none states it."""
         return next((model.prediction for model in self._models.values() if model.prediction), "")
 
     def set(self, weights: BlockWeights) -> None:
-        """Take other numbers.
+        """Change its numbers.
 
         Raises:
             ConfigError: numbers missing, unknown, out of bounds or at a pole.
@@ -104,25 +104,25 @@ class StepModel(Checkpoint):
         self._last = None
 
     def version(self, key: str) -> Hashable:
-        """The numbers that its tensor is made with, and the versions of what it is made from."""
+        """The numbers that its tensor is computed with, and the versions of its models."""
         if self.constant:
             return None
         item = self._items.get(key)
         if item is None or item.action != "merge":
             return self._models[item.source if item else "a"].version(key)
-        like = (item.place, item.rules)
-        if like not in self._numbers:
-            self._numbers[like] = tuple(numbers_of(item, self.recipe.weights).values())
+        group = (item.place, item.rules)
+        if group not in self._numbers:
+            self._numbers[group] = tuple(numbers_of(item, self.recipe.weights).values())
         if self.planned.method.statistic is not None:  # every tensor depends on all others
             return (str(self.recipe.weights), tuple(m.version(k) for m in self._models.values() for k in m.shapes))
-        return self._numbers[like], tuple([self._models[name].version(key) for name in self.planned.method.models])
+        return self._numbers[group], tuple([self._models[name].version(key) for name in self.planned.method.models])
 
     def release(self) -> None:
-        """Give back what was read of its models."""
+        """Release what was read of its models."""
         for model in self._models.values():
             model.release()
 
-    def _made(self, key: str) -> Tensor:
+    def _compute(self, key: str) -> Tensor:
         from bayes_merger.checkpoints.nonfinite import find_nonfinite
 
         item = self._items.get(key)
@@ -154,7 +154,7 @@ class Unfolded:
     steps: Mapping[str, StepModel]
 
     def set(self, recipe: MergeRecipe) -> None:
-        """Give the steps before the last their numbers.
+        """Set the numbers of the steps before the last.
 
         Raises:
             ConfigError: numbers missing, unknown, out of bounds or at a pole; the text names the step.
@@ -165,11 +165,11 @@ class Unfolded:
 
 
 def unfold(recipe: MergeRecipe, checkpoints: Checkpoints, constant: Collection[str] = ()) -> Unfolded:
-    """The last step of a recipe and its models; the recipe itself where there is only one step.
+    """The last step of a recipe and its models; the recipe itself if it has only one step.
 
     Args:
         recipe: the merge.
-        checkpoints: model name to opened file, LoRAs as they are.
+        checkpoints: model name to opened file; LoRAs not yet applied.
         constant: the steps whose numbers never change.
 
     Raises:
@@ -187,17 +187,17 @@ def unfold(recipe: MergeRecipe, checkpoints: Checkpoints, constant: Collection[s
         return Unfolded(recipe, checkpoints, {})
     if base is not None:
         checkpoints = {n: c if n == "vae" or c.kind is LORA else aligned(c, base) for n, c in checkpoints.items()}
-    made: dict[str, StepModel] = {}
+    computed: dict[str, StepModel] = {}
     *before, last = recipe.steps
     for step in before:
         with named(step):
-            models = _models_of(step, checkpoints, made)
-            made[step.name] = StepModel(alone(recipe, step), models, step.name, step.name in constant)
+            models = _models_of(step, checkpoints, computed)
+            computed[step.name] = StepModel(alone(recipe, step), models, step.name, step.name in constant)
     with named(last):
-        models = _models_of(last, checkpoints, made)
+        models = _models_of(last, checkpoints, computed)
         if recipe.vae == VAE_FILE:
             models["vae"] = checkpoints["vae"]
-        return Unfolded(alone(recipe, last), models, made)
+        return Unfolded(alone(recipe, last), models, computed)
 
 
 def alone(recipe: MergeRecipe, step: RecipeStep) -> MergeRecipe:
@@ -223,18 +223,18 @@ def weights_of(step: RecipeStep, weights: BlockWeights, *, adjusted: bool = Fals
     Args:
         step: the step.
         weights: of all steps.
-        adjusted: whether the adjustments come with it: they are made to what the last step makes.
+        adjusted: whether to include the adjustments, which apply to the result of the last step.
     """
     names = {name: step.weight(name) for name in method_spec(step.method).weights}
     own = {name: weights[full] for name, full in names.items() if full in weights}
     return own | ({ADJUST: weights[ADJUST]} if adjusted and ADJUST in weights else {})
 
 
-def _models_of(step: RecipeStep, files: Checkpoints, made: Mapping[str, StepModel]) -> dict[str, Checkpoint]:
+def _models_of(step: RecipeStep, files: Checkpoints, computed: Mapping[str, StepModel]) -> dict[str, Checkpoint]:
     models: dict[str, Checkpoint] = {}
     for role in sorted(step.models):
         name = step.models[role]
-        model: Checkpoint | None = made.get(name) or files.get(name)
+        model: Checkpoint | None = computed.get(name) or files.get(name)
         if model is None:
             raise ConfigError(f"{role}: '{name}' is neither a model nor an earlier step")
         models[role] = LoraModel(models["a"], model) if role != "a" and model.kind is LORA else model
@@ -247,7 +247,7 @@ class LiveSteps:
     Args:
         recipe: the merge; its numbers do not matter yet.
         checkpoints: model name to opened file; they must stay open.
-        constant: the steps whose numbers never change: what they make may be kept in memory.
+        constant: the steps whose numbers never change: their results may be kept in memory.
 
     Raises:
         ConfigError: as ``plan``.

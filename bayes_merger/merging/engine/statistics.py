@@ -1,4 +1,4 @@
-"""Statistics of whole models, for the methods that weigh a tensor by how it compares with all others."""
+"""Statistics of whole models, for the methods that weight a tensor by how it compares with all others."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from bayes_merger.merging.plan.routing import Checkpoints, PlanItem
 
 
 def statistics_of(spec: MethodSpec, checkpoints: Checkpoints, items: Iterable[PlanItem]) -> Statistics:
-    """Read every tensor that is merged, one after another, and conclude.
+    """Compute a method's statistic over all merged tensors, one after another.
 
     Args:
-        spec: a method with a survey.
+        spec: a method with a model statistic.
         checkpoints: model name to opened file.
-        items: of the plan; those that merge are read, in the order of their keys.
+        items: of the plan; the merged ones are read, in the order of their keys.
     """
     import torch
 
     assert spec.statistic is not None
-    shares = []
+    values = []
     with torch.no_grad():
         for item in sorted(items, key=lambda item: item.key):
             if item.action != "merge":
@@ -28,12 +28,12 @@ def statistics_of(spec: MethodSpec, checkpoints: Checkpoints, items: Iterable[Pl
             models = [checkpoints[name].tensor(item.key) for name in spec.models]
             if item.common:
                 models = [model[:, : item.common].contiguous() for model in models]
-            shares.append(spec.statistic.per_tensor(*(model.float() for model in models)))
-    return spec.statistic.reduce(shares)
+            values.append(spec.statistic.per_tensor(*(model.float() for model in models)))
+    return spec.statistic.reduce(values)
 
 
 def with_model_statistics(spec: MethodSpec, checkpoints: Checkpoints, items: Iterable[PlanItem]) -> MethodSpec:
-    """The method with what it needs to know of the whole models, if it asks for that; else the method itself."""
+    """The method with the statistics of these models, if it needs any; else the method itself."""
     if spec.statistic is None:
         return spec
     return spec.with_statistics(statistics_of(spec, checkpoints, items))

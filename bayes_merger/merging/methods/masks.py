@@ -1,4 +1,4 @@
-"""Differences weighted number by number: by how far and which way the models have moved.
+"""Differences weighted number by number: by how far, and in which direction, the models have moved.
 
 Every function takes tensors of one shape and dtype and returns a new one; the engine calls them on fp32. All are
 defined and finite for zero, constant, identical and opposite inputs, 0-d and empty tensors, and give A for identical
@@ -40,13 +40,13 @@ def train_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, fi
     learned = b - c
     if filter == "opposite":
         return _opposition(a - c, learned).mul_(learned).mul_(2 * alpha).add_(a)
-    apart = (b - a).abs_()
-    ratio = apart.div_(learned.abs().add_(apart)).nan_to_num_(nan=0.0)  # 0 / 0: A, B and C are one
+    distance = (b - a).abs_()
+    ratio = distance.div_(learned.abs().add_(distance)).nan_to_num_(nan=0.0)  # 0 / 0: A, B and C are one
     return ratio.mul_(learned).mul_(1.8 * alpha).add_(a)
 
 
 def _opposition(x: Tensor, y: Tensor) -> Tensor:
-    """`max(0, -x y) / max(|x|, |y|)^2`, in [0, 1], as a ratio of sizes that cannot underflow; 0 where both are 0."""
+    """`max(0, -x y) / max(|x|, |y|)^2`, in [0, 1], as a ratio that cannot underflow; 0 where both are 0."""
     quotient = x.div(y)
     ratio = y.div(x).clamp_(-1, 1).mul_(quotient.clamp(-1, 1)).copysign_(quotient)
     return ratio.nan_to_num_(nan=0.0).neg_().clamp_(min=0)
@@ -61,8 +61,8 @@ def geometric_sum(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: Weigh
     Args:
         a: Tensor of any shape.
         b: Tensor like ``a``.
-        c: Tensor like ``a``: if given, the differences to it are multiplied, and what one of them lacks is left out.
-        alpha: whose size counts, 0 (A's) to 1 (B's).
+        c: Tensor like ``a``; if given, the differences to it are multiplied: C where one of them is zero.
+        alpha: the exponent, from 0 (A) to 1 (B).
     """
     if alpha in (0, 1):
         return (b if alpha else a).clone()
@@ -70,8 +70,8 @@ def geometric_sum(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: Weigh
         return c + geometric_sum(a - c, b - c, alpha=alpha)
     size = geometric_mean(a.abs(), b.abs(), alpha)
     # 1 where signs are equal, cos(pi alpha) where they differ; where one is zero the size is zero
-    turn = math.cos(math.pi * alpha)
-    factor = a.sign().mul_(b.sign()).mul_((1 - turn) / 2).add_((1 + turn) / 2)
+    cosine = math.cos(math.pi * alpha)
+    factor = a.sign().mul_(b.sign()).mul_((1 - cosine) / 2).add_((1 + cosine) / 2)
     return size.mul_(factor).mul_(a.sign())
 
 
@@ -79,9 +79,9 @@ def geometric_sum(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: Weigh
 def multiply_quotient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
     """`A (B / C)^(alpha m)`, real part, `m = max(0, -x y) / max(|x|, |y|)^2` of `x = ln|A / C|`, `y = ln|B / C|`.
 
-    A product takes the place of add_difference's sum, but only where A grew and B shrank, or the other way round.
-    A where any of the three is zero, and where B and C are of equal size. A quotient below zero counts
-    `cos(pi alpha m)` times. Source: sd-mecha.
+    A product replaces add_difference's sum, but only where A grew and B shrank, or the other way round. The result is
+    A where any of the three is zero, and where B and C are equal in size. A negative quotient contributes with the
+    factor `cos(pi alpha m)`. Source: sd-mecha.
 
     Args:
         a: Tensor of any shape.
@@ -94,17 +94,17 @@ def multiply_quotient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -
     quotient = b.div(c)
     x, y = a.div(c).abs_().log_(), quotient.abs().log_()
     exponent = _opposition(x, y).mul_(alpha)
-    turned = torch.lt(quotient, 0, out=torch.empty_like(a))  # 1 where B and C have different signs
-    factor = y.mul_(exponent).exp_().mul_(turned.mul_(exponent).mul_(math.pi).cos_())
+    negative = torch.lt(quotient, 0, out=torch.empty_like(a))  # 1 where B and C have different signs
+    factor = y.mul_(exponent).exp_().mul_(negative.mul_(exponent).mul_(math.pi).cos_())
     zero = (a == 0) | (b == 0) | (c == 0)
     return a * factor.masked_fill_(zero, 1.0) if bool(zero.any()) else factor.mul_(a)
 
 
 @merge_method(elementwise=True, between=True, cost=Cost(2))
 def clip(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
-    """`A + alpha (B - C)`, no number of it below the smaller or above the larger of A and B.
+    """`A + alpha (B - C)`, every number limited to the range between A and B.
 
-    Source: sd-meh's ``weights_clip``, which bounds any method in this way.
+    Source: sd-meh's ``weights_clip``, which limits any method in this way.
 
     Args:
         a: Tensor of any shape.
@@ -115,8 +115,8 @@ def clip(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
     return a.add(b - c, alpha=alpha).clamp_(a.minimum(b), a.maximum(b))
 
 
-def _outstanding(a: Tensor, b: Tensor) -> Prepared:
-    """B - A where it is of outstanding importance, else zero."""
+def _important_step(a: Tensor, b: Tensor) -> Prepared:
+    """B - A where its importance is an upper outlier, else zero."""
     import torch
 
     if a.ndim == 0 or a.numel() == 0:
@@ -131,20 +131,20 @@ def _outstanding(a: Tensor, b: Tensor) -> Prepared:
     return ((b - a).masked_fill_(~chosen.reshape(a.shape), 0.0),)
 
 
-@merge_method(elementwise=True, prepare=_outstanding, read=("a",), cost=Cost(43, 10))
+@merge_method(elementwise=True, prepare=_important_step, read=("a",), cost=Cost(43, 10))
 def arcee_fusion(a: Tensor, b: Tensor, *, alpha: Weight = 1.0, prepared: Prepared | None = None) -> Tensor:
     """`A + alpha m (B - A)`, m the places of outstanding importance `|B - A| KL(softmax of B's row | softmax of A's)`.
 
-    A row is all that feeds one output. Outstanding is what lies 1.5 interquartile ranges above the median, or higher,
-    and above 0; so 0-d tensors and rows of one number, which have no divergence, stay A's. Source: mergekit's
-    arcee_fusion (its rows are along the last dimension, three numbers of a 3x3 convolution, and its divergence is in
-    single precision, below which fine-tuned models lie).
+    A row holds the weights of one output. Outstanding means at least 1.5 interquartile ranges above the median, and
+    above 0; so 0-d tensors and rows of one number, which have no divergence, remain A's. Source: mergekit's
+    arcee_fusion (its rows run along the last dimension, three numbers of a 3x3 convolution, and it computes the
+    divergence in single precision, which is too coarse for fine-tuned models).
 
     Args:
         a: Tensor of any shape.
         b: Tensor like ``a``.
         alpha: how much of B at those places; any number, A at 0.
-        prepared: `m (B - A)`, where it is known.
+        prepared: `m (B - A)`, if already computed.
     """
-    (step,) = prepared or _outstanding(a, b)
+    (step,) = prepared or _important_step(a, b)
     return a.add(step, alpha=alpha)

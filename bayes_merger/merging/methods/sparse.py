@@ -4,8 +4,8 @@ Every function takes fine-tuned models and their base C, tensors of one shape an
 engine calls them on fp32. All are defined and finite for zero, constant, identical and opposite inputs, 0-d and empty
 tensors, and give exactly C where no model has moved from it (hence A for identical models).
 
-What has to be known of whole tensors is a handful of numbers: thresholds, and weights of models. The rest is done
-number by number, with masks that are 1 or 0 in floating point: ten times faster than choosing by booleans.
+Of whole tensors only a few numbers are needed: thresholds, and weights of models. The rest works number by number, with
+masks that are 1 or 0 in floating point, which is ten times faster than boolean indexing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SHARE = (0.0, 1.0)
-_ALL, _NONE = 0.0, float("inf")  # the smallest sizes that are kept
+_ALL, _NONE = 0.0, float("inf")  # thresholds that keep all numbers, and none
 
 
 def threshold(sizes: Tensor, share: float) -> float:
-    """The smallest size that is kept when a share of all numbers is, the largest; those that tie with it are kept."""
+    """The smallest size kept when only the largest numbers are, a share of all; ties with it are kept too."""
     count = kept_count(share, sizes.numel())
     if count in (0, sizes.numel()):
         return _ALL if count else _NONE
@@ -34,7 +34,7 @@ def threshold(sizes: Tensor, share: float) -> float:
 
 
 def at_least(delta: Tensor, smallest: float) -> Tensor:
-    """``delta`` with all numbers set to zero that are smaller in size than this."""
+    """``delta`` with all numbers of a smaller size set to zero."""
     import torch
 
     if smallest in (_ALL, _NONE):
@@ -44,17 +44,17 @@ def at_least(delta: Tensor, smallest: float) -> Tensor:
 
 
 def keep_largest(delta: Tensor, share: float) -> Tensor:
-    """``delta`` with all but a share of its numbers, the largest in size, set to zero; numbers that tie are kept."""
+    """``delta`` with all numbers set to zero but the largest in size, a share of all; ties are kept."""
     return at_least(delta, threshold(delta.abs(), share))
 
 
 def agreeing_mean(deltas: Sequence[Tensor], vote: str = "sum", weights: Sequence[float] | None = None) -> Tensor:
-    """Weighted mean of those numbers, place by place, that have the elected sign; zeros have none and do not count.
+    """Weighted mean, place by place, of the numbers with the elected sign; zeros have no sign and do not count.
 
     Args:
         deltas: Tensors of one shape.
-        vote: ``sum`` elects the sign of the sum, ``count`` that of the majority; in a tie nothing is kept.
-        weights: of the tensors, all equal if not given.
+        vote: ``sum`` elects the sign of the sum, ``count`` that of the majority; a tie gives zero.
+        weights: of the tensors; all equal by default.
     """
     import torch
 
@@ -66,7 +66,7 @@ def agreeing_mean(deltas: Sequence[Tensor], vote: str = "sum", weights: Sequence
         weight = 1.0 if weights is None else weights[number]
         total.addcmul_(delta, agrees, value=weight)
         shares.add_(agrees, alpha=weight)
-    return total.div_(shares).nan_to_num_(nan=0.0, posinf=float("inf"), neginf=-float("inf"))  # 0 / 0: no model is left
+    return total.div_(shares).nan_to_num_(nan=0.0, posinf=float("inf"), neginf=-float("inf"))  # 0 / 0: no model agrees
 
 
 def total_of(tensors: Sequence[Tensor]) -> Tensor:
@@ -78,7 +78,7 @@ def total_of(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def combined(deltas: Sequence[Tensor], how: str) -> Tensor:
-    """One difference out of several: their mean, TIES's election, or the mean of those that are not zero."""
+    """Several differences as one: their mean, TIES's election, or the mean of those that are not zero."""
     import torch
 
     if how == "elect":
@@ -93,7 +93,7 @@ def combined(deltas: Sequence[Tensor], how: str) -> Tensor:
 
 
 def ties_sum(*deltas: Tensor, density: float = 0.2, vote: str = "sum") -> Tensor:
-    """TIES of differences: trim each to its largest numbers, elect a sign, average what agrees with it.
+    """TIES of differences: trim each to its largest numbers, elect a sign, average the numbers that agree with it.
 
     Args:
         deltas: Tensors of one shape.
@@ -108,10 +108,13 @@ def _sizes(model: Tensor, base: Tensor) -> Tensor:
 
 
 def _thresholds(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: Weight) -> Prepared:
-    return tuple(threshold(_sizes(model, c), density) if 0 < density < 1 else _ends(density) for model in (a, b, *more))
+    return tuple(
+        threshold(_sizes(model, c), density) if 0 < density < 1 else _extreme_threshold(density)
+        for model in (a, b, *more)
+    )
 
 
-def _ends(density: float) -> float:
+def _extreme_threshold(density: float) -> float:
     return _NONE if density <= 0 else _ALL
 
 
@@ -133,7 +136,7 @@ def ties(
     vote: str = "sum",
     prepared: Prepared | None = None,
 ) -> Tensor:
-    """`C + alpha TIES(A - C, B - C)`: trimmed to the largest numbers, elected a sign, averaged where they agree.
+    """`C + alpha TIES(A - C, B - C)`: trim to the largest numbers, elect a sign, average what agrees.
 
     The sign is that of the sum of the trimmed differences, as in the paper, https://arxiv.org/abs/2306.01708;
     ``vote="count"`` elects the sign that most models have, as in sd-meh, where two that disagree cancel out. Numbers
@@ -147,19 +150,19 @@ def ties(
         alpha: how much of the merged difference; any number, C at 0.
         density: share of numbers that each difference keeps, in [0, 1].
         vote: ``sum`` or ``count``.
-        prepared: the smallest size that each difference keeps, where they are known.
+        prepared: the smallest size that each difference keeps, if already computed.
     """
     smallest = prepared or _thresholds(a, b, c, *more, density=density)
     deltas = [at_least(model - c, size) for model, size in zip((a, b, *more), smallest, strict=True)]
     return agreeing_mean(deltas, vote).mul_(alpha).add_(c)
 
 
-def _tails(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: Weight, outliers: Weight) -> Prepared:
+def _size_ranges(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: Weight, outliers: Weight) -> Prepared:
     """Smallest and largest size that each difference keeps."""
-    return tuple(_tail(_sizes(model, c), density, outliers) for model in (a, b, *more))
+    return tuple(_size_range(_sizes(model, c), density, outliers) for model in (a, b, *more))
 
 
-def _tail(sizes: Tensor, density: float, outliers: float) -> tuple[float, float]:
+def _size_range(sizes: Tensor, density: float, outliers: float) -> tuple[float, float]:
     total = sizes.numel()
     count = kept_count(density, total)
     if count == 0:
@@ -171,7 +174,7 @@ def _tail(sizes: Tensor, density: float, outliers: float) -> tuple[float, float]
 
 @merge_method(
     elementwise=True,
-    prepare=_tails,
+    prepare=_size_ranges,
     search={"outliers": (0.0, 0.1)},
     bounds={"density": _SHARE, "outliers": _SHARE},
     choices={"combine": ("mean", "elect")},
@@ -190,8 +193,8 @@ def breadcrumbs(
 ) -> Tensor:
     """`C + alpha mean_i(m_i (X_i - C))`: each difference without its largest and its smallest numbers.
 
-    Of n numbers the `outliers n` largest go first (rounded down: none of a short tensor), then the smallest until
-    `density n` are left; the outliers stay where fewer would be left. Ties are kept. Source:
+    Of n numbers the `outliers n` largest are removed first (rounded down: none of a short tensor), then the smallest
+    until `density n` are left; outliers stay if fewer would be left otherwise. Ties are kept. Source:
     https://arxiv.org/abs/2312.06795; ``combine="elect"`` elects signs as TIES does (mergekit's breadcrumbs_ties).
 
     Args:
@@ -201,17 +204,17 @@ def breadcrumbs(
         more: Tensors like ``a``, further fine-tuned models.
         alpha: how much of the merged difference; any number, C at 0. (Their sum: the number of models.)
         density: share of numbers that each difference keeps, in [0, 1]; 0 keeps none.
-        outliers: share of the largest that go, in [0, 1].
+        outliers: share of all numbers removed as the largest, in [0, 1].
         combine: ``mean`` or ``elect``.
-        prepared: the smallest and largest size that each difference keeps, where they are known.
+        prepared: the smallest and largest size that each difference keeps, if already computed.
     """
-    ends = prepared or _tails(a, b, c, *more, density=density, outliers=outliers)
+    ends = prepared or _size_ranges(a, b, c, *more, density=density, outliers=outliers)
     deltas = [_between(model - c, low, high) for model, (low, high) in zip((a, b, *more), ends, strict=True)]
     return combined(deltas, combine).mul_(alpha).add_(c)
 
 
 def _between(delta: Tensor, smallest: float, largest: float) -> Tensor:
-    """``delta`` with all numbers set to zero that are smaller or larger in size."""
+    """``delta`` with all numbers of a smaller or larger size set to zero."""
     import torch
 
     kept = at_least(delta, smallest)
@@ -239,7 +242,7 @@ def _selection(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: Weight) 
 
 
 def _select(deltas: Sequence[Tensor], smallest: float) -> list[Tensor]:
-    """The differences where they vary at least this much between models."""
+    """The differences where they vary at least this much between models, else zero."""
     import torch
 
     if smallest == _ALL:
@@ -269,9 +272,9 @@ def sce(
 ) -> Tensor:
     """`C + alpha sum_i(w_i m_i d_i) / sum_i(w_i m_i)` with `w_i = sum(d_i^2)`: select, calculate, erase.
 
-    Of the differences `d_i = X_i - C` only the places are kept where they vary most between models, `m_i` are those of
-    the sign of their sum (none in a tie), and models that moved further count more, whatever the scale (mergekit takes
-    equal weights where the mean square is below 1e-6, as in all fine-tuned diffusion models). Source:
+    Of the differences `d_i = X_i - C` only the places where they vary most between models are kept. `m_i` is 1 where
+    `d_i` has the sign of their sum (0 in a tie). Models that moved further count more, at any scale (mergekit takes
+    equal weights where the mean square is below 1e-6, as it is in all fine-tuned diffusion models). Source:
     https://arxiv.org/abs/2408.07990.
 
     Args:
@@ -281,23 +284,23 @@ def sce(
         more: Tensors like ``a``, further fine-tuned models.
         alpha: how much of the merged difference; any number, C at 0.
         density: share of places kept, of those where models differ; 1 keeps all places.
-        prepared: the smallest variation that is kept and the models' weights, where they are known.
+        prepared: the smallest variation that is kept and the models' weights, if already computed.
     """
     smallest, *weights = prepared or _selection(a, b, c, *more, density=density)
     deltas = _select([model - c for model in (a, b, *more)], smallest)
     return agreeing_mean(deltas, weights=weights).mul_(alpha).add_(c)
 
 
-def _rewards(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, reward: Weight, epsilon: Weight) -> Prepared:
-    """What each model's own places count."""
+def _factors(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, reward: Weight, epsilon: Weight) -> Prepared:
+    """Each model's factor for the places where it alone moved."""
     models = (a, b, *more)
     own, shared = [0.0] * len(models), [0.0] * len(models)
     for piece in moved(models, c) if reward else ():
         places = [_moved(part, epsilon) for part in piece]
-        alone = _alone(total_of(places))
+        by_one = _by_one(total_of(places))
         for i, place in enumerate(places):
-            mine = sum_of(place * alone)
-            own[i], shared[i] = own[i] + mine, shared[i] + sum_of(place) - mine
+            unshared = sum_of(place * by_one)
+            own[i], shared[i] = own[i] + unshared, shared[i] + sum_of(place) - unshared
     return tuple(1 + reward * min(s / max(o, 1e-5), 0.2) for o, s in zip(own, shared, strict=True))
 
 
@@ -309,8 +312,8 @@ def _moved(delta: Tensor, epsilon: float) -> Tensor:
     return torch.gt(sizes, epsilon, out=sizes)
 
 
-def _alone(count: Tensor) -> Tensor:
-    """1 where one model moved, else 0."""
+def _by_one(count: Tensor) -> Tensor:
+    """1 where exactly one model moved, else 0."""
     import torch
 
     return torch.eq(count, 1, out=torch.empty_like(count))
@@ -318,7 +321,7 @@ def _alone(count: Tensor) -> Tensor:
 
 @merge_method(
     elementwise=True,
-    prepare=_rewards,
+    prepare=_factors,
     search={"epsilon": (0.0, 1e-4)},
     bounds={"epsilon": (0.0, float("inf"))},
     cost=Cost(7, 3.6),
@@ -336,9 +339,9 @@ def ram(
 ) -> Tensor:
     """`C + alpha D`, D the difference of the one model that moved at a place, or the mean of all that did.
 
-    Moved is what differs from C by more than epsilon. What only model i moved counts `1 + reward min(r, 0.2)` times,
-    with r its places shared with others per place of its own. Source: https://arxiv.org/abs/2601.13572, as in mergekit
-    (``ram`` at reward 0, ``ramplus_tl`` at 0.1).
+    A number has moved if it differs from C by more than epsilon. Where only model i moved, its difference is multiplied
+    by `1 + reward min(r, 0.2)`, with r the ratio of places it shares with others to places it alone moved. Source:
+    https://arxiv.org/abs/2601.13572, as in mergekit (``ram`` at reward 0, ``ramplus_tl`` at 0.1).
 
     Args:
         a: Tensor of any shape.
@@ -346,15 +349,15 @@ def ram(
         c: Tensor like ``a``, the base of all others.
         more: Tensors like ``a``, further fine-tuned models.
         alpha: how much of the merged difference; any number, C at 0.
-        reward: of what only one model has learned; any number.
-        epsilon: the largest difference that counts as none, 0 or more, in units of the numbers themselves.
-        prepared: what each model's own places count, where that is known.
+        reward: for what only one model has learned; any number.
+        epsilon: the largest difference that counts as no change, 0 or more, in units of the numbers themselves.
+        prepared: the factors for places where one model alone moved, if already computed.
     """
-    factors = prepared or _rewards(a, b, c, *more, reward=reward, epsilon=epsilon)
+    factors = prepared or _factors(a, b, c, *more, reward=reward, epsilon=epsilon)
     deltas = [model - c for model in (a, b, *more)]
     places = [_moved(delta, epsilon) for delta in deltas]
     count = total_of(places)
-    alone = _alone(count)
+    by_one = _by_one(count)
     for delta, place, factor in zip(deltas, places, factors, strict=True):
-        delta.mul_(place).mul_((alone * (factor - 1)).add_(1))
+        delta.mul_(place).mul_((by_one * (factor - 1)).add_(1))
     return total_of(deltas).div_(count.clamp_(min=1)).mul_(alpha).add_(c)

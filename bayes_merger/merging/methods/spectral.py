@@ -20,43 +20,43 @@ if TYPE_CHECKING:
 _UNIT = (0.0, 1.0)
 
 
-def _dealt(a: Tensor, b: Tensor) -> Prepared:
+def _rearranged(a: Tensor, b: Tensor) -> Prepared:
     """A's numbers in the order of B's, and A's sizes sorted."""
     flat = a.reshape(-1)
-    dealt = flat.new_empty(flat.shape)
-    dealt[stable_order(b.reshape(1, -1))[0]] = flat[stable_order(flat.reshape(1, -1))[0]]
-    return dealt, flat.abs().sort().values
+    rearranged = flat.new_empty(flat.shape)
+    rearranged[stable_order(b.reshape(1, -1))[0]] = flat[stable_order(flat.reshape(1, -1))[0]]
+    return rearranged, flat.abs().sort().values
 
 
-@merge_method(bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_dealt, cost=Cost(185, 9), aliases=("top_k",))
+@merge_method(bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_rearranged, cost=Cost(185, 9), aliases=("top_k",))
 def top_k_tensor_sum(
     a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0, prepared: Prepared | None = None
 ) -> Tensor:
     """A's own numbers rearranged into the order of B's, where they lie in a window of sizes.
 
-    With n numbers the window is the places `[n beta, n (alpha + beta))`, rounded, of A's numbers by size; one past the
-    end goes on at the start. Numbers of one size are in or out together. B gives its order only: at 1 the result has
-    A's numbers and B's ranks; exactly A at 0. Source: sd-meh (sd-mecha counts the lower end in).
+    The window holds the ranks `[n beta, n (alpha + beta))`, rounded, of A's n numbers by size; past the end it wraps
+    around. Numbers of equal size are in or out together. Of B only the order is used: at 1 the result has A's numbers
+    and B's ranks; exactly A at 0. Source: sd-meh (sd-mecha includes the lower end).
 
     Args:
         a: Tensor of any shape.
         b: Tensor like ``a``.
         alpha: width of the window, share of numbers in [0, 1].
         beta: where it begins, in [0, 1].
-        prepared: A's numbers in B's order and by size, where they are known.
+        prepared: A's numbers in B's order, and A's sizes sorted; if already computed.
     """
     count = a.numel()
     if count == 0:
         return a.clone()
     flat = a.reshape(-1)
-    dealt, sizes = prepared or _dealt(a, b)
+    rearranged, sizes = prepared or _rearranged(a, b)
     wraps = alpha + beta > 1
     ends = (alpha + beta - 1, beta) if wraps else (beta, alpha + beta)
     low, high = (round(count * end) for end in ends)
-    inside = (dealt.abs() <= sizes[high - 1]) if high > 0 else dealt != dealt
+    inside = (rearranged.abs() <= sizes[high - 1]) if high > 0 else rearranged != rearranged
     if low > 0:
-        inside &= dealt.abs() > sizes[low - 1]
-    chosen: Tensor = dealt.where(inside != wraps, flat)
+        inside &= rearranged.abs() > sizes[low - 1]
+    chosen: Tensor = rearranged.where(inside != wraps, flat)
     return chosen.reshape(a.shape)
 
 
@@ -80,10 +80,10 @@ def distribution_crossover(
     Args:
         a: Tensor of any shape.
         b: Tensor like ``a``.
-        c: Tensor like ``a``: its order says which numbers are neighbours.
+        c: Tensor like ``a``; its order defines which numbers are neighbours.
         alpha: share of frequencies taken from B, the highest first, in [0, 1].
-        beta: width of the passage from A to B, share of all frequencies, in [0, 1].
-        prepared: the order and the transform, where they are known.
+        beta: width of the transition from A to B, share of all frequencies, in [0, 1].
+        prepared: the order and the transform, if already computed.
     """
     import torch
 
@@ -92,9 +92,9 @@ def distribution_crossover(
     if a.ndim == 0:
         return a.lerp(b, alpha)
     order, spectrum = prepared or _ordered_spectrum(a, b, c)
-    place = torch.arange(spectrum.numel(), device=a.device, dtype=a.dtype).div_(spectrum.numel())
+    frequency = torch.arange(spectrum.numel(), device=a.device, dtype=a.dtype).div_(spectrum.numel())
     cut = 1 - alpha
-    share = (place - cut).div_(beta).add_(0.5).clamp_(0, 1) if beta > 1e-10 else (place >= cut).to(a.dtype)
+    share = (frequency - cut).div_(beta).add_(0.5).clamp_(0, 1) if beta > 1e-10 else (frequency >= cut).to(a.dtype)
     step = torch.empty_like(a).reshape(-1)
     step[order] = torch.fft.irfft(spectrum * share, n=a.numel())
     return a + step.reshape(a.shape)
@@ -113,8 +113,8 @@ def crossover(
 ) -> Tensor:
     """A's low and B's high frequencies over all dimensions: B's share is 1 where the radius is above `1 - alpha`.
 
-    The radius is the root mean square of the frequencies of all dimensions, each from 0 to 1. Tilt makes the cut a
-    ramp, `(r + alpha - 1) cot(pi tilt / 2) + alpha` clamped to [0, 1], until it is the weighted sum at 1. Exactly A at
+    The radius is the root mean square of the frequencies of all dimensions, each from 0 to 1. Tilt turns the cut into a
+    ramp, `(r + alpha - 1) cot(pi tilt / 2) + alpha` clamped to [0, 1], and at 1 into the weighted sum. Exactly A at
     alpha = 0 and exactly B at 1; a 0-d tensor is a weighted sum. Source: sd-mecha (tilts above 1, which swap the bands,
     jump at alpha = 0 and are refused here).
 
@@ -123,7 +123,7 @@ def crossover(
         b: Tensor like ``a``.
         alpha: how much of the spectrum is B's, the highest frequencies first, in [0, 1].
         tilt: 0 a sharp cut, 1 none, in [0, 1].
-        prepared: the transform, where it is known.
+        prepared: the transform, if already computed.
     """
     import torch
 
@@ -142,7 +142,7 @@ def crossover(
 
 
 def _radius(a: Tensor) -> Tensor:
-    """Frequency of each place of ``a``'s real transform, 0 to 1: root mean square over the dimensions."""
+    """Frequency of each entry of ``a``'s real transform, 0 to 1: root mean square over the dimensions."""
     import torch
 
     total: Tensor = a.new_zeros(())
@@ -187,9 +187,9 @@ def smooth_add(
 ) -> Tensor:
     """`A + alpha G(M(B - C))`, M the median of three neighbours and G a Gaussian of one place, in each dimension.
 
-    Neighbours are the taps of a convolution, so that for all other tensors it is add_difference. With ``over="all"``
+    Neighbours are the taps of a convolution; for all other tensors this is add_difference. With ``over="all"``
     they are also neighbouring channels, as in supermerger, though the order of channels means nothing and the medians
-    of 81 numbers take hours for a model. Beyond the edge numbers are mirrored. Source: supermerger's smoothAdd.
+    of 81 numbers take hours for a model. At the edges numbers are mirrored. Source: supermerger's smoothAdd.
 
     Args:
         a: Tensor of any shape.
@@ -197,7 +197,7 @@ def smooth_add(
         c: Tensor like ``a``, the ancestor of B.
         alpha: how much of the smoothed difference; any number, A at 0.
         over: ``taps`` or ``all`` dimensions.
-        prepared: the smoothed difference, where it is known.
+        prepared: the smoothed difference, if already computed.
     """
     (step,) = prepared or _smoothed(a, b, c, over=over)
     return a.add(step, alpha=alpha)

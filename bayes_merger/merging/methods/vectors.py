@@ -1,8 +1,8 @@
 """Tensors as vectors: lengths, inner products and angles of whole tensors.
 
-They are added up piece by piece, each piece in the cache and all pieces in double precision: torch's own norm of 10^7
-numbers has four right digits, and its temporaries cost more than the sum. Vectors are brought to size one first, so
-that neither tiny nor huge numbers are lost in squares.
+Sums run piece by piece: each piece fits into the cache, and the pieces are added in double precision. torch's own norm
+of 10^7 numbers has four correct digits, and its temporaries cost more than the sum. Vectors are scaled first, so that
+squares neither underflow nor overflow.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Table = list[list[float]]
 
 _CPU_PIECE = 2**16  # numbers; half a dozen pieces stay in a core's cache
 _GPU_PIECE = 2**26
-_LEAST = 1e-6  # vectors whose largest number lies between this and its inverse are squared as they are
-_ROW = 2**12  # numbers that one thread adds up
+_UNSCALED = 1e-6  # vectors whose largest number lies between this and its inverse need no scaling
+_ROW = 2**12  # numbers that one thread sums
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one shape, cut into vectors that lie at the same places."""
+    """Tensors of one shape, cut into vectors at the same places."""
     rows = [tensor.reshape(-1) for tensor in tensors]
     size = _CPU_PIECE if rows[0].device.type == "cpu" else _GPU_PIECE
     for begin in range(0, rows[0].numel(), size):
@@ -32,7 +32,7 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def sum_of(tensor: Tensor) -> float:
-    """The sum of all numbers; the same bits whatever the number of threads, each of which adds up rows of its own."""
+    """The sum of all numbers, bit for bit the same on any number of threads, since each row is summed by one thread."""
     flat = tensor.reshape(-1)
     whole = flat.numel() // _ROW * _ROW
     rows = flat[:whole].view(-1, _ROW).sum(1).double()
@@ -50,7 +50,7 @@ def moved(models: Sequence[Tensor], base: Tensor | None = None) -> Iterator[list
 
 
 def sizes(models: Sequence[Tensor], base: Tensor | None = None) -> list[float]:
-    """The largest number of each, without its sign; 0 for an empty tensor."""
+    """The largest absolute value of each; 0 for an empty tensor."""
     largest = [0.0] * len(models)
     for piece in moved(models, base):
         for i, part in enumerate(piece):
@@ -60,7 +60,7 @@ def sizes(models: Sequence[Tensor], base: Tensor | None = None) -> list[float]:
 
 
 def products(models: Sequence[Tensor], scales: Sequence[float], base: Tensor | None = None) -> Table:
-    """Inner products of all pairs, of the models (or their differences to a base) divided by a scale each."""
+    """Inner products of all pairs of the models (or their differences to a base), each divided by its scale."""
     table = [[0.0] * len(models) for _ in models]
     for piece in moved(models, base):
         scaled = [part / (scale or 1.0) for part, scale in zip(piece, scales, strict=True)]
@@ -76,35 +76,35 @@ def _scaled(piece: Sequence[Tensor], scales: Sequence[float]) -> list[Tensor]:
 
 
 def lengths_and_angles(models: Sequence[Tensor], base: Tensor | None = None) -> tuple[list[float], Table]:
-    """Length of each and angle between each two, in radians; a zero vector is at a right angle to any other.
+    """The length of each, and the angle of each pair in radians; a zero vector is at a right angle to any other.
 
     The angle is `2 atan2(|u - v|, |u + v|)` of the unit vectors: exact also near 0 and pi, unlike acos. See W. Kahan,
     "How futile are mindless assessments of roundoff", section 12.
     """
     largest = sizes(models, base)
-    scales = [1.0 if _LEAST <= size <= 1.0 / _LEAST else size or 1.0 for size in largest]
+    scales = [1.0 if _UNSCALED <= size <= 1.0 / _UNSCALED else size or 1.0 for size in largest]
     squares = [0.0] * len(models)
     for piece in moved(models, base):
         for i, part in enumerate(_scaled(piece, scales)):
             squares[i] += sum_of(part.square())
-    # not below the largest number, but for zero vectors
+    # rounding must not make a vector shorter than its largest number; zero vectors get 1
     units = [max(math.sqrt(squares[i]), size / scales[i]) or 1.0 for i, size in enumerate(largest)]
     pairs = list(itertools.combinations(range(len(models)), 2))
-    apart, together = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
+    minus, plus = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
     for piece in moved(models, base):
         unit = [part / length for part, length in zip(_scaled(piece, scales), units, strict=True)]
         for i, j in pairs:
-            apart[i, j] += sum_of((unit[i] - unit[j]).square_())
-            together[i, j] += sum_of((unit[i] + unit[j]).square_())
+            minus[i, j] += sum_of((unit[i] - unit[j]).square_())
+            plus[i, j] += sum_of((unit[i] + unit[j]).square_())
     table = [[0.0] * len(models) for _ in models]
     for i, j in pairs:
-        table[i][j] = table[j][i] = 2 * math.atan2(math.sqrt(apart[i, j]), math.sqrt(together[i, j]))
-    found = [scale * unit if size else 0.0 for size, scale, unit in zip(largest, scales, units, strict=True)]
-    return found, table
+        table[i][j] = table[j][i] = 2 * math.atan2(math.sqrt(minus[i, j]), math.sqrt(plus[i, j]))
+    lengths = [scale * unit if size else 0.0 for size, scale, unit in zip(largest, scales, units, strict=True)]
+    return lengths, table
 
 
 def times(tensor: Tensor, factor: float) -> Tensor:
-    """``tensor * factor`` for a factor that may be beyond fp32 while the product is not."""
+    """``tensor * factor`` for a factor that may overflow fp32 although the product does not."""
     if abs(factor) < 1e30:
         return tensor * factor
     return (tensor * 1e30).mul_(factor / 1e30)

@@ -8,14 +8,14 @@
     elements := "" | "*" | ["NOT"] text { text }
     ratio    := one { ";" one }                           one := number | name | ""
 
-``OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5`` gives the tensors of three blocks that have one of the two texts in
-their names the weight 0.5. Nothing or ``*`` means all; ``NOT`` all but these. A rule that comes later wins. Names of
-blocks and ``NOT`` may be in any case; the texts are looked for in what follows the block's own name in a key, so that
-``ff`` means feed-forward (supermerger itself looks at the whole key, where every U-Net key has it in "diffusion":
-``compat="supermerger"``).
+``OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5`` sets the weight 0.5 for those tensors of the three blocks whose names
+contain one of the two texts. Nothing or ``*`` means all; ``NOT`` means all but these. Later rules override earlier
+ones. Names of blocks and ``NOT`` are not case-sensitive. A text is searched for in the part of a key that follows the
+block's own name, so that ``ff`` means feed-forward (supermerger itself searches the whole key, and every U-Net key
+contains ``ff`` in "diffusion": ``compat="supermerger"``).
 
-A ratio is alpha's; those of further weights follow after semicolons (``0.5;0.2``, ``;0.2`` for beta alone). A name in
-the place of a number is searched, and its value stands among the weights as if it were a block.
+The first ratio is alpha's; ratios of further weights follow after semicolons (``0.5;0.2``, ``;0.2`` for beta alone).
+A name instead of a number is searched, and its value is stored among the weights as if it were a block.
 
 The grammar is of https://github.com/hako-mikan/sd-webui-supermerger (elemental_en.md).
 """
@@ -31,7 +31,7 @@ from bayes_merger.checkpoints.blocks import Architecture, BlockWeights, Place
 from bayes_merger.errors import ConfigError, nearest
 
 COMPAT = ("", "supermerger")
-"""Whose way of matching: ours, or that of supermerger (whole keys; TIME and LABEL belong to IN00)."""
+"""How rules match keys: our way, or supermerger's (whole keys; TIME and LABEL belong to IN00)."""
 
 Ratio = float | str
 """A number, or the name of one that is searched."""
@@ -43,11 +43,11 @@ class ElementRule:
 
     Attributes:
         text: as it was written.
-        blocks: blocks and slots it names; empty for all.
-        but_blocks: it means all but these.
-        elements: texts it looks for; empty for all.
-        but_elements: it means tensors with none of these.
-        ratios: weight name and ratio, for each weight that it gives.
+        blocks: the blocks and slots it names; empty for all.
+        but_blocks: whether it applies to all blocks but these.
+        elements: the texts it searches for; empty for all tensors.
+        but_elements: whether it applies to tensors with none of these texts.
+        ratios: weight name and ratio, for each weight that it sets.
     """
 
     text: str
@@ -61,15 +61,15 @@ class ElementRule:
         """The rule as text, names replaced by their numbers: what supermerger understands."""
         head, _, tail = self.text.rpartition(":")
         ratios = iter(self.ratios)
-        found = ["" if not part.strip() else _shown(*next(ratios), weights) for part in tail.split(";")]
-        return f"{head}:{';'.join(found)}"
+        shown = ["" if not part.strip() else _shown(*next(ratios), weights) for part in tail.split(";")]
+        return f"{head}:{';'.join(shown)}"
 
     def covers(self, place: Place) -> bool:
-        """Whether it speaks of the tensors at ``place``."""
+        """Whether it applies to the tensors at ``place``."""
         return not self.blocks or bool(self.blocks & {place.block, place.slot}) != self.but_blocks
 
     def has(self, element: str) -> bool:
-        """Whether it speaks of tensors with this name."""
+        """Whether it applies to tensors with this name."""
         return not self.elements or any(text in element for text in self.elements) != self.but_elements
 
 
@@ -78,11 +78,11 @@ def _shown(weight: str, ratio: Ratio, weights: BlockWeights) -> str:
 
 
 def parse_rules(texts: Iterable[str], architecture: Architecture, weights: Sequence[str]) -> tuple[ElementRule, ...]:
-    """The rules that these texts write down, in order.
+    """Parse rules, in order.
 
     Args:
         texts: each holds one rule or several.
-        architecture: whose blocks they name.
+        architecture: the one whose blocks they name.
         weights: the weights that the method takes.
 
     Raises:
@@ -124,7 +124,7 @@ def _negated(text: str, what: str) -> tuple[bool, tuple[str, ...]]:
 
 
 def _span(name: str, architecture: Architecture) -> tuple[str, ...]:
-    """The block called ``name``, or a run of them, both ends included."""
+    """The block called ``name``, or a range of consecutive blocks, both ends included."""
     first, dash, last = name.partition("-")
     ends = [architecture.block(end) for end in ((first, last) if dash else (first,))]
     if not dash:
@@ -167,42 +167,42 @@ def _ratio(text: str, architecture: Architecture, weights: Sequence[str]) -> Rat
 
 
 def named_ratios(rules: Iterable[ElementRule]) -> dict[str, tuple[str, ...]]:
-    """The names that stand in the place of ratios, each with the weights that it gives."""
-    found: dict[str, tuple[str, ...]] = {}
+    """The names used instead of ratios, each with the weights that it sets."""
+    weights_of: dict[str, tuple[str, ...]] = {}
     for weight, ratio in (pair for rule in rules for pair in rule.ratios):
         if isinstance(ratio, str):
-            found[ratio] = tuple(dict.fromkeys((*found.get(ratio, ()), weight)))
-    return found
+            weights_of[ratio] = tuple(dict.fromkeys((*weights_of.get(ratio, ()), weight)))
+    return weights_of
 
 
 def rules_of_keys(
     rules: Sequence[ElementRule], keys: Iterable[str], architecture: Architecture, compat: str = ""
 ) -> dict[str, tuple[ElementRule, ...]]:
-    """Which rules hold for which key, in order; keys without any are left out.
+    """Which rules apply to which key, in order; keys without any are left out.
 
     Args:
         rules: from ``parse_rules``.
         keys: the tensors that are merged.
-        architecture: that gives them their places.
+        architecture: which place a key belongs to.
         compat: ``supermerger`` for its way of matching.
 
     Raises:
-        ConfigError: a rule that holds for no key, or looks for a text that is nowhere.
+        ConfigError: a rule applies to no key, or no key contains its text.
     """
     if not rules:
         return {}
     known = {key: _matched(key, architecture, compat) for key in keys}
-    found: dict[str, tuple[ElementRule, ...]] = {}
+    rules_of: dict[str, tuple[ElementRule, ...]] = {}
     for rule in rules:
         chosen = [key for key, (place, element) in known.items() if rule.covers(place) and rule.has(element)]
         _check(rule, chosen, known)
         for key in chosen:
-            found[key] = (*found.get(key, ()), rule)
-    return found
+            rules_of[key] = (*rules_of.get(key, ()), rule)
+    return rules_of
 
 
 def _matched(key: str, architecture: Architecture, compat: str) -> tuple[Place, str]:
-    """The place and the text by which rules know a key."""
+    """The place and the text of a key that rules are matched against."""
     place = architecture.place(key)
     if not compat:
         return place, architecture.element(key)

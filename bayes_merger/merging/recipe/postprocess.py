@@ -1,11 +1,11 @@
 """What is done to a merge after the method: limits to its numbers, and supermerger's adjustments.
 
-``clip`` keeps every number between those of A and B (``hard``: no further; ``soft``: what reaches beyond is bent back
-smoothly, by no more than half of their distance), as sd-meh's ``weights_clip`` does.
+``clip`` keeps every number between those of A and B, as sd-meh's ``weights_clip`` does. ``hard`` cuts off at the
+nearer of the two; ``soft`` lets a number exceed it smoothly, by at most half of their distance.
 
 ``adjust`` are supermerger's eight numbers, 0 for no change (its fine-tune tab): they change six tensors at the ends of
 the U-Net, and with them detail (IN, OUT), noise (OUT2), contrast (CONT), brightness (BRI) and colour (COL1 to COL3).
-Among the weights of a recipe they stand as ``adjust``, with these names in the place of blocks.
+Among the weights of a recipe they are stored as ``adjust``, with these names instead of blocks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ADJUST = "adjust"
 
 ADJUSTMENTS = ("IN", "OUT", "OUT2", "CONT", "BRI", "COL1", "COL2", "COL3")
 ADJUSTMENT_RANGE = (-5.0, 5.0)
-"""Where a named adjustment is searched when nothing is said: what supermerger's users try."""
+"""The default range in which a named adjustment is searched: what supermerger's users try."""
 
 CLIPS = ("", "hard", "soft")
 
@@ -44,14 +44,14 @@ ADJUSTED = frozenset(_UNET + name for name in (
 
 
 def read_adjust(given: Any) -> dict[str, float | str]:
-    """All eight adjustments; a name in the place of a number is searched.
+    """All eight adjustments; a name instead of a number is searched.
 
     Args:
         given: eight numbers (seven without OUT2, as older versions of supermerger have them) as a list or a text, or a
             table of some of them.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is not one of these forms.
     """
     numbers: dict[str, float | str] = dict.fromkeys(ADJUSTMENTS, 0.0)
     if isinstance(given, Mapping):
@@ -85,7 +85,7 @@ def check_adjust(numbers: Mapping[str, Any], architecture: str) -> None:
     """Refuse adjustments that are incomplete, or that this architecture does not have.
 
     Raises:
-        ConfigError: they are.
+        ConfigError: the first that is wrong.
     """
     if set(numbers) != set(ADJUSTMENTS):
         raise ConfigError(
@@ -99,13 +99,13 @@ def check_adjust(numbers: Mapping[str, Any], architecture: str) -> None:
 
 
 def adjusted(key: str, tensor: Tensor, numbers: Mapping[str, float], architecture: str) -> Tensor:
-    """The tensor with supermerger's adjustments; itself when they do not speak of it.
+    """The tensor with supermerger's adjustments; the tensor itself if they do not change it.
 
     Args:
         key: its name.
         tensor: in fp32; not written to.
         numbers: all eight.
-        architecture: whose colours they are.
+        architecture: its name; SDXL's latent channels have other colours.
     """
     if key not in ADJUSTED:
         return tensor

@@ -43,13 +43,13 @@ def _blocks(_: str, value: Any) -> OwnBlocks:
 
 
 def _read_by(read: Callable[[str, Any], Any], *choices: str) -> dict[str, Any]:
-    """The metadata of a field: what reads it, from its name and a value, and what it may be where that is a list."""
+    """The metadata of a field: how to read it, from its name and a value, and its choices if it has any."""
     return {"read": read, "choices": choices}
 
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """How models are merged, whatever models and numbers.
+    """How models are merged, independent of which models and which numbers.
 
     Attributes:
         method: name of the merge method.
@@ -58,13 +58,13 @@ class MergeSettings:
         vae: a model's name to take its VAE as it is, ``merge`` to merge it with the weights of ``BASE``, ``file`` to
             take that of the file that is model ``vae``.
         options: the method's settings that are not weights, by name; the others keep their defaults.
-        elements: elemental rules, see ``elements.py``; names in them have their numbers among the weights.
-        compat: ``supermerger`` when the rules are to match as they do there.
-        blocks: a division of the user's own, instead of the architecture's.
+        elements: elemental rules, see ``elements.py``; the numbers of names in them are among the weights.
+        compat: ``supermerger`` if the rules are to match as they do there.
+        blocks: the user's own division into blocks, instead of the architecture's.
         channels: ``equal``, or ``pad`` to merge U-Nets with more input channels (inpainting, pix2pix) with ordinary
             ones: the common channels are merged, the others are those of the first model that has them.
         clip: ``hard`` or ``soft`` to keep the result between A and B, see ``postprocess.py``.
-        ema: ``keep`` to merge the averages over training that model A's file has beside its weights, like these.
+        ema: ``keep`` to merge the EMA weights that model A's file has beside its weights, in the same way.
     """
 
     method: str = field(default="weighted_sum", metadata=_read_by(_text))
@@ -79,10 +79,10 @@ class MergeSettings:
     ema: str = field(default=DROP_EMA, metadata=_read_by(_text, DROP_EMA, KEEP_EMA))
 
     def check(self) -> None:
-        """Refuse what no merge knows.
+        """Refuse values that no merge supports.
 
         Raises:
-            ConfigError: a setting is none of its choices.
+            ConfigError: the value of a setting is not among its choices.
         """
         for name, about in _FIELDS.items():
             value, choices = getattr(self, name), about.metadata["choices"]
@@ -96,24 +96,24 @@ class MergeSettings:
         return {name: getattr(self, name) for name in _FIELDS if getattr(self, name) != getattr(_DEFAULTS, name)}
 
     def settings_data(self) -> dict[str, Any]:
-        """As plain data, which ``read_settings`` reads; settings that not all files have only where they are used."""
+        """As plain data that ``read_settings`` reads; settings newer than the oldest recipes only if they are used."""
         return {name: _plain(getattr(self, name)) for name in _FIELDS if name in (*IN_ALL_FILES, *self.changed())}
 
 
 _FIELDS = {about.name: about for about in fields(MergeSettings)}
 _DEFAULTS = MergeSettings()
 IN_ALL_FILES = ("method", "dtype", "vae", "options", "elements", "compat", "blocks", "channels")
-"""The settings that stand in every recipe's JSON; later ones only where they are used: old bytes stay."""
+"""The settings in every recipe's JSON. Later ones are written only if used: old bytes stay."""
 
 SETTINGS = tuple(_FIELDS)
 """The names of all settings of a merge."""
 
 OF_A_STEP = ("method", "vae", "options", "elements")
-"""Those that each step of a merge in several has of its own; the others are the whole merge's."""
+"""The settings that each step of a multi-step merge has separately; the others apply to the whole merge."""
 
 
 def read_settings(data: Mapping[str, Any]) -> MergeSettings:
-    """The settings of a merge in a run's config, in ``key=text`` of the command line, in YAML or in JSON.
+    """The settings of a merge, from a run's config, ``key=text`` of the command line, YAML or JSON.
 
     Args:
         data: setting to value; what is absent or ``None`` keeps its default, keys that are not settings are skipped.

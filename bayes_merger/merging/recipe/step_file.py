@@ -10,10 +10,10 @@
 
 A step takes models and earlier steps by name (``a``, ``b``, ``c``, and ``d``, ``e``, ... where its method takes any
 number of them), and its method's weights and options. A weight is one number for all blocks, or one for each (a list,
-or a text with commas), or a table of blocks and runs of blocks. In the place of any number may stand a name, which is
-one number wherever it stands, searched in a run and given by hand in a merge; or the word ``search``, which is a
-number of its own for every block. Weights that are not named keep the method's defaults. Besides ``models`` and
-``steps`` a recipe may have ``dtype``, ``compat``, ``blocks``, ``channels``, ``clip`` and ``ema``.
+or a text with commas), or a table of blocks and ranges of blocks. Any number may be replaced by a name: one number
+wherever the name occurs, searched in a run and set by hand in a merge. The word ``search`` means a separate searched
+number for every block. Weights that are not named keep the method's defaults. Besides ``models`` and ``steps`` a recipe
+may have ``dtype``, ``compat``, ``blocks``, ``channels``, ``clip`` and ``ema``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, MergeSetti
 from bayes_merger.paths import read_text, user_path
 
 SEARCH = "search"
-"""What stands in the place of a number that is searched for each block by itself."""
+"""The word for a number that is searched for each block separately."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _OF_A_STEP = ("name", *(name for name in OF_A_STEP if name != "options"))
@@ -45,7 +45,7 @@ _SETTINGS = tuple(name for name in SETTINGS if name not in OF_A_STEP)
 
 @dataclass(frozen=True)
 class StepFile:
-    """A merge in several steps whose numbers may be open.
+    """A merge in several steps, some of whose numbers may still be free.
 
     Attributes:
         models: name to path as it was written.
@@ -66,7 +66,7 @@ class StepFile:
 
     @property
     def weights(self) -> dict[str, WeightRange]:
-        """The weights of all steps, by the names that they have among each other."""
+        """The weights of all steps, by their full names."""
         return {
             step.weight(name): about for step in self.steps for name, about in method_spec(step.method).weights.items()
         }
@@ -74,12 +74,12 @@ class StepFile:
 
 @dataclass(frozen=True)
 class FreeNumbers:
-    """The numbers of a recipe: those that are given, and those that somebody has yet to choose.
+    """The numbers of a recipe: the fixed ones, and those that are still to be chosen.
 
     Attributes:
         fixed: ``BLOCK.weight`` to number.
         names: name to every ``BLOCK.weight`` (for the ratio of a rule, ``NAME.weight``) that it stands for.
-        searched: every ``BLOCK.weight`` that is open by itself.
+        searched: every ``BLOCK.weight`` that is searched separately.
     """
 
     fixed: Mapping[str, float]
@@ -90,24 +90,24 @@ class FreeNumbers:
         """Weight -> block -> number.
 
         Args:
-            values: a number for every name, and for every ``BLOCK.weight`` that is open; others may be given anew.
+            values: a number for every name, and for every ``BLOCK.weight`` in ``searched``; others override.
 
         Raises:
             ConfigError: one is missing.
         """
-        found = dict(self.fixed)
+        numbers = dict(self.fixed)
         for name, drives in self.names.items():
-            open_ones = [driven for driven in drives if driven not in values]
-            if open_ones and name not in values:
+            unset = [driven for driven in drives if driven not in values]
+            if unset and name not in values:
                 raise ConfigError(f"{name}: the recipe leaves this number open; give it one like  {name}=0.5")
-            found |= dict.fromkeys(open_ones, values[name])
+            numbers |= dict.fromkeys(unset, values[name])
         for place in self.searched:
             if place not in values:
                 block, _, weight = place.partition(".")
                 raise ConfigError(f"{weight}: the recipe leaves {block}'s to a search; give numbers like  {weight}=0.5")
-        found |= {place: number for place, number in values.items() if "." in place}
+        numbers |= {place: number for place, number in values.items() if "." in place}
         weights: dict[str, dict[str, float]] = {}
-        for place, number in found.items():
+        for place, number in numbers.items():
             block, _, weight = place.partition(".")
             weights.setdefault(weight, {})[block] = number
         return weights
@@ -132,11 +132,11 @@ def read_steps(data: Any) -> StepFile:
     for number, step in enumerate(data["steps"], start=1):
         name = step.get("name", f"step{number}") if isinstance(step, Mapping) else f"step{number}"
         try:
-            read, weights = _read_step(step, name, {*models, *(known.name for known in steps)})
+            parsed, weights = _read_step(step, name, {*models, *(known.name for known in steps)})
         except ConfigError as error:
             raise ConfigError(f"step {name}: {error}") from None
-        steps.append(read)
-        given[read.name] = weights
+        steps.append(parsed)
+        given[parsed.name] = weights
     _check_all_used(models, steps)
     settings = read_settings({key: data.get(key) for key in _SETTINGS} | {"method": steps[-1].method})
     return StepFile(models, tuple(steps), given, settings)
@@ -244,7 +244,7 @@ def _check_free(name: str, architecture: Architecture, file: StepFile) -> None:
 
 
 def _by_block(weight: str, written: Any, default: float, architecture: Architecture) -> dict[str, float | str]:
-    """Block -> number or name, from any of the forms."""
+    """Block -> number or name, from any form in which a weight may be written."""
     try:
         if isinstance(written, Mapping):
             return _from_table(written, default, architecture)
@@ -261,7 +261,7 @@ def _by_block(weight: str, written: Any, default: float, architecture: Architect
 
 
 def _from_table(written: Mapping[Any, Any], default: float, architecture: Architecture) -> dict[str, float | str]:
-    found: dict[str, float | str] = dict.fromkeys(architecture.blocks, _number(written.get("default", default)))
+    numbers: dict[str, float | str] = dict.fromkeys(architecture.blocks, _number(written.get("default", default)))
     for key, value in written.items():
         if key == "default":
             continue
@@ -271,8 +271,8 @@ def _from_table(written: Mapping[Any, Any], default: float, architecture: Archit
             raise ConfigError(f"{key}: these stand in no row; name them alone")
         order = [architecture.blocks.index(end) for end in ends] if dash else []
         span = architecture.blocks[min(order) : max(order) + 1] if dash else ends
-        found |= dict.fromkeys(span, _number(value))
-    return found
+        numbers |= dict.fromkeys(span, _number(value))
+    return numbers
 
 
 def _number(value: Any) -> float | str:
@@ -289,13 +289,13 @@ def _number(value: Any) -> float | str:
 
 
 def beside(path: str, folder: Path) -> str:
-    """A path as it is, or in the folder of the file that names it: recipes name files, not folders."""
+    """The path itself or, if only that exists, the same path relative to the folder of the recipe that names it."""
     there = folder / path
     return str(there) if not user_path(path).exists() and there.exists() else path
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """What is in a YAML file.
+    """The content of a YAML file.
 
     Raises:
         ConfigError: it cannot be read; the text begins with ``what``.
@@ -309,7 +309,7 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 def recipe_data(path: Path) -> Any:
-    """A recipe in several steps as data; paths in it that are not of the working folder are taken to lie beside it.
+    """A recipe in several steps as data; paths that do not exist in the working folder are relative to the recipe's.
 
     Raises:
         ConfigError: it cannot be read or is malformed.

@@ -2,15 +2,15 @@
 
 Optuna's own samplers keep their random numbers in the process, so a resumed study gets other suggestions. Here every
 suggestion is a function of the study's stored history, a declared space and a seed derived for its slot: whichever
-process opens the study next makes the suggestion that would have come next anyway. A method comes in as
+process opens the study next makes the same suggestion. A method comes in as
 
 * a *proposal*, a pure function on the unit cube (:class:`CubeSampler`), or
 * an Optuna sampler, made afresh for every suggestion (:class:`ReplaySampler`).
 
-Trials without a usable score (running, failed, cut short, infinite) are kept as observed points: their positions count
+Trials without a usable score (running, failed, pruned, infinite) are kept as observed points: their positions count
 as explored. Trials of a wider space, from before a range was narrowed, keep their true positions, outside the cube;
-trials that lack one of the space's parameters are left out. A point that has been tried is not suggested again: the
-same weights draw the same pictures.
+trials without one of the space's parameters are left out. A point is never suggested twice: the same weights draw the
+same pictures.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ Space = Mapping[str, BaseDistribution]
 
 @dataclass(frozen=True)
 class Observations:
-    """A history in the unit cube: what a proposal may look at.
+    """A history in the unit cube: all that a proposal sees.
 
     Attributes:
         slot: how many trials came before, see :class:`History`.
         drawn: how many of them the sampler drew itself.
-        points: shape ``(trials, dimensions)``; in [0, 1], or beyond for a trial of a wider space.
-        scores: one per point, greater is better; NaN where there is none: the trial is running, has failed, was cut
-            short, or its score is infinite. Of several objectives, the first.
-        searched: one per point, whether the sampler drew it; rows of the start design it did not.
+        points: shape ``(trials, dimensions)``; in [0, 1], or outside for a trial of a wider space.
+        scores: one per point, greater is better; NaN where there is none: the trial is running, has failed, was
+            pruned, or its score is infinite. Of several objectives, the first.
+        searched: one per point, whether the sampler drew it; False for rows of the start design.
         objectives: shape ``(trials, objectives)``, like ``scores``, which is its first column; None if there is one.
         names: of the parameters, one per dimension.
         pictures: one per point, the raw scores of its pictures as a run stores them; empty where there are none.
@@ -82,9 +82,9 @@ class StatelessSampler(BaseSampler):
     """A sampler without memory: all it knows is in the study.
 
     Args:
-        space: what is searched; None: what all trials so far have in common.
+        space: what is searched; None: the parameters that all trials so far have in common.
         seed: of the study, 0 or above.
-        name: of the method, for people.
+        name: of the method, for messages.
         single: the method supports one objective only.
     """
 
@@ -156,7 +156,7 @@ class CubeSampler(StatelessSampler):
         with one_thread():
             proposed = self._propose(observations, self.seed)
         return to_values(
-            _aside(proposed, observations.points, search_space, self.seed, observations.slot), search_space
+            _moved_off(proposed, observations.points, search_space, self.seed, observations.slot), search_space
         )
 
 
@@ -168,8 +168,9 @@ class ReplaySampler(StatelessSampler):
         seed: as for :class:`StatelessSampler`.
         make: from a seed below 2**32 to the sampler. It must keep no state in the trials.
         name: as for :class:`StatelessSampler`.
-        shunned: a trial in one of these states is shown to the sampler as still running, so that it looks elsewhere.
-        finite: so is one whose score is infinite.
+        as_running: trials in one of these states are shown to the sampler as still running, so that it explores
+            elsewhere.
+        finite: whether this also applies to trials whose score is infinite.
     """
 
     def __init__(
@@ -179,12 +180,12 @@ class ReplaySampler(StatelessSampler):
         make: Callable[[int], BaseSampler],
         *,
         name: str,
-        shunned: Iterable[TrialState] = (),
+        as_running: Iterable[TrialState] = (),
         finite: bool = False,
     ) -> None:
         super().__init__(space, seed, name=name)
         self._make = make
-        self._shunned = tuple(shunned)
+        self._as_running = tuple(as_running)
         self._finite = finite
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -201,7 +202,7 @@ class ReplaySampler(StatelessSampler):
         copy, current = self._copy(study, trial)
         with one_thread():
             values = copy.sampler.sample_relative(copy, current, search_space)
-        # During its random start-up it returns an empty space and would then be asked for each parameter separately.
+        # During its random start-up it returns an empty space, and Optuna samples each parameter separately.
         values |= {
             name: copy.sampler.sample_independent(copy, current, name, distribution)
             for name, distribution in search_space.items()
@@ -210,7 +211,7 @@ class ReplaySampler(StatelessSampler):
         history = history_before(study, trial)
         known = observations_of(history, search_space, study).points
         point = np.array(to_point(values, search_space))
-        moved = _aside(point, known, search_space, self.seed, history.slot)
+        moved = _moved_off(point, known, search_space, self.seed, history.slot)
         inside = [_inside(values[name], distribution) for name, distribution in search_space.items()]
         return values if moved is point and all(inside) else to_values(moved, search_space)
 
@@ -220,7 +221,7 @@ class ReplaySampler(StatelessSampler):
         return copy.sampler.sample_independent(copy, current, param_name, param_distribution)
 
     def _copy(self, study: Study, trial: FrozenTrial, salt: int = 0) -> tuple[Study, FrozenTrial]:
-        """A study in memory with the history and a trial that asks; numbers run without gaps."""
+        """A study in memory with the history and a new trial, numbered without gaps."""
         history = history_before(study, trial)
         sampler = self._make(derived_seed(self.seed, history.slot, salt))
         copy = optuna.create_study(directions=study.directions, sampler=sampler)
@@ -232,14 +233,14 @@ class ReplaySampler(StatelessSampler):
         return self.space is None or place_of(trial, self.space) is not None
 
     def _shown(self, trial: FrozenTrial) -> FrozenTrial:
-        endless = self._finite and trial.values is not None and not np.isfinite(trial.values).all()
-        shunned = endless or trial.state in self._shunned
+        infinite = self._finite and trial.values is not None and not np.isfinite(trial.values).all()
+        as_running = infinite or trial.state in self._as_running
         return optuna.create_trial(
-            state=TrialState.RUNNING if shunned else trial.state,
-            values=None if shunned else trial.values,
+            state=TrialState.RUNNING if as_running else trial.state,
+            values=None if as_running else trial.values,
             params=trial.params,
             distributions=trial.distributions,
-            intermediate_values=None if shunned else trial.intermediate_values,
+            intermediate_values=None if as_running else trial.intermediate_values,
         )
 
 
@@ -247,9 +248,9 @@ class ReplaySampler(StatelessSampler):
 def one_thread() -> Iterator[None]:
     """Run linear algebra on one thread and silence the libraries' fitting warnings.
 
-    Sums in another order differ in the last bits, and a suggestion must not depend on how many cores are free.
+    The order of a sum changes its last bits, and a suggestion must not depend on how many cores are free.
     """
-    torch = sys.modules.get("torch")  # heavy: only if something else has imported it
+    torch = sys.modules.get("torch")  # slow to import: only if it is imported already
     threads = torch.get_num_threads() if torch else 0
     if torch:
         torch.set_num_threads(1)
@@ -263,7 +264,7 @@ def one_thread() -> Iterator[None]:
 
 
 def observations_of(history: History, space: Space, study: Study) -> Observations:
-    """The history in the cube of this space; trials that lack one of its parameters are left out."""
+    """The history in the cube of this space; trials without one of its parameters are left out."""
     signs = np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
     known = [(t, point) for t in history.trials if (point := place_of(t, space)) is not None]
     values = np.array([_values(t, signs) for t, _ in known], dtype=float).reshape(len(known), len(signs))
@@ -292,28 +293,28 @@ def place_of(trial: FrozenTrial, space: Space) -> list[float] | None:
 
 def _values(trial: FrozenTrial, signs: Array) -> Array:
     if trial.state != TrialState.COMPLETE or not trial.values or not np.isfinite(trial.values).all():
-        return np.full(len(signs), np.nan)  # the score of a trial cut short is of other pictures
+        return np.full(len(signs), np.nan)  # a pruned trial's score is of fewer pictures
     values: Array = signs * np.array(trial.values)
     return values
 
 
 def _inside(value: Any, distribution: BaseDistribution) -> bool:
-    """Whether a value is in the range; a sampler may start a climb at a trial of a wider space."""
+    """Whether a value is in the range; a sampler may start its optimisation at a trial of a wider space."""
     if isinstance(distribution, CategoricalDistribution):
         return True
     return bool(distribution.low <= value <= distribution.high)  # type: ignore[attr-defined]
 
 
-def _aside(point: Array, known: Array, space: Space, seed: int, slot: int) -> Array:
-    """The point itself if no trial lies there, else one near it: about every fifth coordinate moved by about 0.1."""
+def _moved_off(point: Array, known: Array, space: Space, seed: int, slot: int) -> Array:
+    """The point itself if no trial is there, else one nearby: a fifth of the coordinates moved by about 0.1."""
     continuous = [isinstance(d, FloatDistribution) and d.step is None for d in space.values()]
     if not any(continuous) or not is_known(point, known):
         return point
     rng = generator(seed, slot, zlib.crc32(b"aside"))
     chosen = rng.permutation(np.flatnonzero(continuous))[: max(1, sum(continuous) // 5)]
-    aside = np.array(point, dtype=float)
-    aside[chosen] += rng.normal(0.0, 0.1, len(chosen))
-    return np.abs(1.0 - np.abs(1.0 - aside))  # mirrored at the borders, where clipping might lead back
+    moved_point = np.array(point, dtype=float)
+    moved_point[chosen] += rng.normal(0.0, 0.1, len(chosen))
+    return np.abs(1.0 - np.abs(1.0 - moved_point))  # mirrored at the borders, where clipping might lead back
 
 
 def is_known(point: Array, points: Array) -> bool:

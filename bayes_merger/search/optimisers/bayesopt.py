@@ -1,8 +1,8 @@
-"""Proposals of the bayesian-optimization library, https://github.com/bayesian-optimization/BayesianOptimization
+"""Proposals by the bayesian-optimization library, https://github.com/bayesian-optimization/BayesianOptimization
 
-Both build the library's optimiser afresh from the observations, in the unit cube with standardised scores. A point
-without a score (running, failed, cut short) is given the mean score as a constant lie: nothing is learned from it, but
-its neighbourhood counts as explored, so that the same point is not suggested again and again.
+Both build the library's optimiser for every suggestion from the observations, in the unit cube with standardised
+scores. A point without a score (running, failed, pruned) is given the mean score as a constant lie: nothing is learned
+from it, but its neighbourhood counts as explored, so that the same point is not suggested again.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TrainingData:
     """Distinct points and their scores, as the optimiser is given them.
 
     Attributes:
-        points: shape ``(points, dimensions)``; those with scores first, each in order of appearance.
+        points: shape ``(points, dimensions)``; those with scores first, in order of appearance.
         scores: one per point: mean 0 and variance 1 over the scored ones, 0 for the others.
         searched: one per point, whether the sampler drew it and it has a score.
     """
@@ -96,12 +96,12 @@ def training_data(observations: Observations) -> TrainingData:
             searched.setdefault(tuple(point), bool(drawn))
         else:
             lies[tuple(point)] = None
-    blank = [point for point in lies if point not in scored]
+    unscored = [point for point in lies if point not in scored]
     scores = np.array([np.mean(values) for values in scored.values()], dtype=float)
     return TrainingData(
-        points=np.array([*scored, *blank], dtype=float).reshape(-1, observations.dimensions),
-        scores=np.concatenate([standardised(scores), np.zeros(len(blank))]),
-        searched=[*searched.values(), *([False] * len(blank))],
+        points=np.array([*scored, *unscored], dtype=float).reshape(-1, observations.dimensions),
+        scores=np.concatenate([standardised(scores), np.zeros(len(unscored))]),
+        searched=[*searched.values(), *([False] * len(unscored))],
     )
 
 
@@ -123,13 +123,13 @@ def tuned_proposal(settings: Tuned) -> SuggestFn:
     def propose(observations: Observations, seed: int) -> Array:
         if not np.isfinite(observations.scores).any():
             return generator(seed, observations.slot).random(observations.dimensions)
-        climb = ClimbingUCB(settings.kappa, candidates=settings.candidates, starts=settings.starts)
-        optimiser = _optimiser(observations.dimensions, climb, derived_seed(seed, observations.slot))
+        acquisition = ClimbingUCB(settings.kappa, candidates=settings.candidates, starts=settings.starts)
+        optimiser = _optimiser(observations.dimensions, acquisition, derived_seed(seed, observations.slot))
         optimiser.set_gp_params(
             kernel=Matern(settings.length_scale, settings.length_scale_bounds, nu=2.5),
             alpha=settings.noise,
             n_restarts_optimizer=settings.restarts,
-            normalize_y=False,  # done, over the real scores only
+            normalize_y=False,  # already normalised, over the real scores only
         )
         known = training_data(observations)
         for point, score in zip(known.points, known.scores, strict=True):
@@ -140,8 +140,8 @@ def tuned_proposal(settings: Tuned) -> SuggestFn:
 
 
 def classic_proposal(settings: Classic) -> SuggestFn:
-    """The library's own optimiser, acquisition and climb, unchanged."""
-    _acquisition(settings, 0)  # a wrong setting fails here, not hours into the run
+    """The library's own optimiser, acquisition and optimisation of it, unchanged."""
+    _acquisition(settings, 0)  # so that a wrong setting fails now, not during the run
     _transformer(settings)
 
     def propose(observations: Observations, seed: int) -> Array:
@@ -158,22 +158,22 @@ def classic_proposal(settings: Classic) -> SuggestFn:
         _replay(optimiser, known, shrink=settings.shrink is not None)
         suggestion = _array(optimiser.suggest())
         bounds = optimiser.space.bounds
-        # The same pictures would be drawn again, with the same score.
+        # A known point would draw the same pictures, with the same score.
         return rng.uniform(bounds[:, 0], bounds[:, 1]) if is_known(suggestion, known.points) else suggestion
 
     return propose
 
 
 class ClimbingUCB(UpperConfidenceBound):  # type: ignore[misc]  # the library is untyped
-    """The library's upper confidence bound `mean + kappa std`, climbed along its exact gradient.
+    """The library's upper confidence bound `mean + kappa std`, maximised with its exact gradient.
 
-    The library estimates the gradient by 27 predictions per step, 2 seconds for 26 weights and 100 trials; this takes
-    a tenth of it. Only for a Matern-5/2 kernel with one length scale, without the process's own normalisation.
+    The library estimates the gradient by 27 predictions per step: 2 seconds for 26 weights and 100 trials. This takes a
+    tenth of that. Only for a Matern-5/2 kernel with one length scale, without the process's own normalisation.
 
     Args:
-        kappa: standard deviations.
-        candidates: random points, of which
-        starts: so many, the best, climb (L-BFGS-B).
+        kappa: weight of the standard deviation.
+        candidates: number of random points.
+        starts: number of the best of them from which L-BFGS-B starts.
     """
 
     def __init__(self, kappa: float, *, candidates: int, starts: int) -> None:
@@ -190,7 +190,7 @@ class ClimbingUCB(UpperConfidenceBound):  # type: ignore[misc]  # the library is
         fit_gp: bool = True,
         random_state: np.random.RandomState | None = None,
     ) -> Array:
-        """The point of the space with the greatest bound, and never one that is known already."""
+        """The point of the space with the greatest bound that is not known already."""
         if fit_gp:
             self._fit_gp(gp=gp, target_space=target_space)
         low, high = target_space.bounds.T
@@ -222,7 +222,7 @@ class Bound:
         self._kappa = kappa
 
     def heights(self, x: Array) -> Array:
-        """The bound at many points: shape ``(points, dimensions)`` to ``(points,)``."""
+        """The bound at several points: shape ``(points, dimensions)`` to ``(points,)``."""
         k, _ = matern52(self._rate * np.sqrt(squared_distances(x, self._points)))
         variance = 1.0 - np.einsum("ij,ij->i", k @ self._inverse, k)
         height: Array = k @ self._weights + self._kappa * np.sqrt(np.maximum(variance, 0.0))
@@ -233,10 +233,10 @@ class Bound:
 
         gradient = dk^T (alpha - kappa / std K^-1 k),   dk_i/dx = -5/(3 l^2) (1 + r_i) exp(-r_i) (x - x_i)
         """
-        away = x - self._points
-        r = self._rate * np.sqrt((away**2).sum(axis=1))
+        difference = x - self._points
+        r = self._rate * np.sqrt((difference**2).sum(axis=1))
         k, decay = matern52(r)
-        kernel_gradient = -(self._rate**2 / 3.0) * ((1.0 + r) * decay)[:, None] * away
+        kernel_gradient = -(self._rate**2 / 3.0) * ((1.0 + r) * decay)[:, None] * difference
         explained = self._inverse @ k
         std = float(np.sqrt(max(1.0 - float(k @ explained), 1e-12)))
         gradient = kernel_gradient.T @ (self._weights - (self._kappa / std) * explained)
@@ -260,16 +260,16 @@ def _optimiser(
 
 
 def _acquisition(settings: Classic, suggestions: int) -> AcquisitionFunction:
-    """The acquisition as it stands after so many suggestions: a fresh one does not remember its decay."""
+    """The acquisition with the decay it has after so many suggestions; a new one would start without."""
     kinds = {"ucb": UpperConfidenceBound, "ei": ExpectedImprovement, "poi": ProbabilityOfImprovement}
     check_choice("acquisition", settings.acquisition, kinds)
-    knob = "kappa" if settings.acquisition == "ucb" else "xi"
+    parameter = "kappa" if settings.acquisition == "ucb" else "xi"
     delay = max(settings.exploration_decay_delay or 1, 1)
     decay = 1.0 if settings.exploration_decay is None else settings.exploration_decay
-    value = getattr(settings, knob) * decay ** max(0, suggestions - delay + 1)
+    value = getattr(settings, parameter) * decay ** max(0, suggestions - delay + 1)
     try:
         return kinds[settings.acquisition](
-            **{knob: value},
+            **{parameter: value},
             exploration_decay=settings.exploration_decay,
             exploration_decay_delay=settings.exploration_decay_delay,
         )
@@ -287,7 +287,7 @@ def _transformer(settings: Classic) -> SequentialDomainReductionTransformer | No
 
 
 def _replay(optimiser: BayesianOptimization, known: TrainingData, *, shrink: bool) -> None:
-    """Tell the points in order, shrinking the space after each that was searched for, as ``maximize`` does."""
+    """Register the points in order, shrinking the space after each suggested one, as ``maximize`` does."""
     for point, score, searched in zip(known.points, known.scores, known.searched, strict=True):
         optimiser.space.register(point, float(score))
         if shrink and searched and optimiser.space.max() is not None:

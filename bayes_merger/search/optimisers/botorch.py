@@ -1,11 +1,10 @@
 """BoTorch's noisy expected improvement, https://botorch.org, an optional package.
 
-The model is BoTorch's own (``SingleTaskGP`` with its dimension-scaled priors); its length scales and noise are found by
-:mod:`bayes_merger.search.surrogates.ard_gp`, which climbs the same density to the same place in a hundredth of the
-time, so that no fit has to be carried over from suggestion to suggestion. The acquisition is ``qLogNEI``, of Ament and
-others (2023), https://arxiv.org/abs/2310.20708: it integrates over what the scores so far might be without their noise,
-and over what trials that still run may bring. For several objectives it is ``qLogNEHVI``, the volume gained on the
-Pareto front.
+The model is BoTorch's own (``SingleTaskGP`` with its dimension-scaled priors); its length scales and noise are fitted
+by :mod:`bayes_merger.search.surrogates.ard_gp`, which finds the same mode of the same density in a hundredth of the
+time, so that no fit has to be carried over from one suggestion to the next. The acquisition is ``qLogNEI``, of Ament
+and others (2023), https://arxiv.org/abs/2310.20708: it integrates over the noiseless scores so far and over the scores
+of trials that still run. For several objectives it is ``qLogNEHVI``, the volume gained on the Pareto front.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from bayes_merger.search.optimisers.options import check_number
 from bayes_merger.search.space.cube import Array, derived_seed, sobol_points
 from bayes_merger.search.surrogates.ard_gp import fit
 
-LEAST = 4
-"""With fewer scores there is nothing to fit; points are then spread evenly."""
+MIN_SCORES = 4
+"""With fewer scores there is nothing to fit, and points come from a Sobol sequence."""
 
 PENDING = 16
-"""Only so many of the latest trials without a score are kept away from: each makes every draw longer."""
+"""At most so many of the latest trials without a score are pending points: each slows every evaluation down."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,15 @@ def botorch_proposal(settings: Noisy) -> SuggestFn:
         objectives = observations.scores[:, None] if observations.objectives is None else observations.objectives
         scored = np.isfinite(objectives).all(axis=1)
         inner = derived_seed(seed, observations.slot)
-        if scored.sum() < LEAST:
-            even: Array = sobol_points(derived_seed(seed), observations.slot, 1, observations.dimensions)[0]
-            return even
+        if scored.sum() < MIN_SCORES:
+            spread: Array = sobol_points(derived_seed(seed), observations.slot, 1, observations.dimensions)[0]
+            return spread
         values = np.stack([standardised(column) for column in objectives[scored].T], axis=1)
         pending = observations.points[~scored][-PENDING:]
         with manual_seed(inner):
             acquisition = _acquisition(settings, observations.points[scored], values, pending, inner)
             cube = torch.tensor([[0.0] * observations.dimensions, [1.0] * observations.dimensions], dtype=torch.double)
-            found, _ = optimize_acqf(
+            best, _ = optimize_acqf(
                 acquisition,
                 bounds=cube,
                 q=1,
@@ -75,17 +74,17 @@ def botorch_proposal(settings: Noisy) -> SuggestFn:
                 raw_samples=settings.raw_samples,
                 options={"seed": inner % 2**31, "maxiter": 100},
             )
-        return np.asarray(found[0].numpy(), dtype=float)
+        return np.asarray(best[0].numpy(), dtype=float)
 
     return propose
 
 
 def _acquisition(settings: Noisy, points: Array, values: Array, pending: Array, seed: int) -> Callable[..., Any]:
-    """The function to climb, for one objective or several."""
+    """The function to maximise, for one objective or several."""
     models = [_model(points, column) for column in values.T]
-    within = ((points >= 0) & (points <= 1)).all(axis=1)  # points of a wider space can no longer be reached
+    reachable = ((points >= 0) & (points <= 1)).all(axis=1)  # points of a wider space can no longer be reached
     common: dict[str, Any] = {
-        "X_baseline": torch.from_numpy(points[within] if within.any() else points),
+        "X_baseline": torch.from_numpy(points[reachable] if reachable.any() else points),
         "sampler": SobolQMCNormalSampler(torch.Size([settings.draws]), seed=seed % 2**31),
         "prune_baseline": True,
         "X_pending": torch.from_numpy(pending) if len(pending) else None,

@@ -1,8 +1,8 @@
 """CMA-ES, the evolution strategy that adapts its covariance, https://doi.org/10.48550/arXiv.1604.00772
 
 The strategy of the ``cmaes`` library (https://github.com/CyberAgentAILab/cmaes) has a state: the mean, the step and the
-covariance after the generations so far. It is never stored. For every suggestion the strategy starts anew and
-replays all generations, milliseconds for a hundred trials, so that the study alone decides.
+covariance after the generations so far. It is never stored. For every suggestion a new strategy replays all
+generations, milliseconds for a hundred trials, so that the suggestion depends on the study alone.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Evolution:
 def cma_proposal(settings: Evolution) -> SuggestFn:
     """A draw from the distribution after the generations so far.
 
-    A generation is the next so many of the sampler's own trials that have a score, in the order they were asked for.
-    Trials that still run or have failed are in none; the next point is another draw, so nothing is drawn twice.
+    A generation is as many of the sampler's own trials with a score as the population has, in the order of suggestion.
+    Trials that still run or have failed belong to none; each suggestion is another draw.
     """
 
     def propose(observations: Observations, seed: int) -> Array:
@@ -44,7 +44,7 @@ def cma_proposal(settings: Evolution) -> SuggestFn:
             mean=beginning(observations) if settings.warm_start else np.full(observations.dimensions, 0.5),
             sigma=settings.sigma,
             bounds=np.array([[0.0, 1.0]] * observations.dimensions),
-            # What falls outside is moved onto the border, not drawn again: good merges have weights of exactly 0 and 1.
+            # Points outside are clipped to the border, not drawn again: good merges have weights of exactly 0 and 1.
             n_max_resampling=0,
             population_size=settings.population,
             seed=0,
@@ -62,12 +62,12 @@ def cma_proposal(settings: Evolution) -> SuggestFn:
 
 
 def beginning(observations: Observations) -> Array:
-    """Where the strategy starts: the better half of the start design, averaged as a generation is, the best most.
+    """The initial mean: the better half of the start design, averaged with a generation's weights, the best most.
 
-    The centre if fewer than four of its trials have a score.
+    The centre of the cube if fewer than four of its trials have a score.
     """
-    given = np.isfinite(observations.scores) & ~observations.searched
-    points, scores = observations.points[given].clip(0.0, 1.0), observations.scores[given]
+    in_design = np.isfinite(observations.scores) & ~observations.searched
+    points, scores = observations.points[in_design].clip(0.0, 1.0), observations.scores[in_design]
     parents = len(scores) // 2
     if parents < 2:
         return np.full(observations.dimensions, 0.5)

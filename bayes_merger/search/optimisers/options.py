@@ -15,11 +15,11 @@ def check_number(name: str, value: object, least: float, most: float = math.inf,
     """Refuse an option that is not a number between ``least`` and ``most``, ends included.
 
     Args:
-        name: of the option, for the person.
+        name: of the option, for the message.
         value: what was given.
         least: smallest number allowed.
         most: greatest number allowed.
-        whole: only whole numbers are.
+        whole: whether only whole numbers are allowed.
 
     Raises:
         ConfigError: naming the option, the value and what is allowed.
@@ -36,7 +36,7 @@ def check_range(name: str, value: object, least: float) -> tuple[float, float]:
     """Two numbers of at least ``least``, the smaller first.
 
     Raises:
-        ConfigError: if they are not.
+        ConfigError: naming what is wrong.
     """
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
         raise ConfigError(f"optimiser: {name} = {value!r} is not a range; write two numbers such as [0.5, 30]")
@@ -94,7 +94,7 @@ def check_names(factory: Callable[..., Any]) -> None:
 
 
 def keywords_of(function: Callable[..., Any]) -> list[str] | None:
-    """What a function or class can be given by keyword; None: anything."""
+    """The keywords that a function or class accepts; None: any."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None

@@ -1,24 +1,24 @@
 """The optimiser made for merges: few trials, many weights, noisy scores, blocks that have an order.
 
 Two strategies alternate. One is ``bayes``: a single Gaussian process with one length scale for all weights, and its
-upper confidence bound, which explores boldly and does not stop on a ridge. While there are few scores it makes all
-suggestions, since nothing finer can be learned. The other is an ensemble of Gaussian processes, weighted by
+upper confidence bound, which explores widely and does not stall on a ridge. While there are few scores it makes all
+suggestions, since they do not support a finer model. The other is an ensemble of Gaussian processes, weighted by
 leave-one-out predictive density, which finds out which weights matter and exploits it. Both learn from all trials; on
 the benchmark neither alone is as good from 40 trials on.
 
 The ensemble has three members:
 
-* one in which all weights count alike and the landscape is smooth: with few trials nothing finer can be learned;
-* one with a length scale per weight: few weights matter much;
+* one with a single length scale and a smooth landscape, for few trials;
+* one with a length scale per weight, since few weights matter much;
 * where the names of the weights contain blocks, one in which the length scales of neighbouring blocks are correlated,
   and slow basis functions over the blocks (their mean, the trend from the outside in, IN against OUT) have a kernel of
   their own.
 
 The noise of a score is estimated from the pictures, whose prompts and seeds are the same in every trial, so that no
-process fits the noise as signal. The next point is where the expected improvement over the best posterior mean is
-greatest. Its climbs start at the best of many candidates: points anywhere, and the best trials with a few weights moved
-or put on exactly 0 or 1, because in 26 dimensions a random point is never near an edge of the cube, where good weights
-often are.
+process fits the noise as signal. The next point maximises the expected improvement over the best posterior
+mean. The optimisation starts at the best of many candidates: points anywhere, and the best trials with a few weights
+moved or put on exactly 0 or 1, because in 26 dimensions a random point is never near an edge of the cube, where good
+weights often are.
 
 Expected improvement without underflow: Ament and others (2023), https://arxiv.org/abs/2310.20708; moving few
 coordinates of the incumbent: Regis and Shoemaker (2013), https://doi.org/10.1080/0305215X.2012.687731
@@ -44,11 +44,11 @@ from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 MIN_SCORES_PER_WEIGHT = 1.5
 """With fewer scores per weight than this the ensemble makes no suggestions."""
 
-ALIKE, OWN = 0.05, 1.0
-"""Standard deviation of the log length scales across weights: practically one for all, and one for each."""
+SHARED, SEPARATE = 0.05, 1.0
+"""Standard deviation of the log length scales across weights: practically one for all, or one for each."""
 
-RELATED = 0.5
-"""The share of a weight's own length scale that its neighbours have in common with it."""
+NEIGHBOUR_SHARE = 0.5
+"""Share of the variance of log length scales that neighbouring blocks have in common."""
 
 MIN_WEIGHT = 0.03
 """A process with a smaller weight than this is left out."""
@@ -95,20 +95,20 @@ class Ensemble:
         # d mean = sum_i w_i dm_i ;  d sd = (sum_i w_i (s_i ds_i + m_i dm_i) - mean d mean) / sd
         each = [process.gradient(point) for process in self._processes]
         mean = sum(b * m for b, (m, _, _, _) in zip(self._weights, each, strict=True))
-        uphill = np.asarray(sum(b * u for b, (_, _, u, _) in zip(self._weights, each, strict=True)))
+        mean_gradient = np.asarray(sum(b * u for b, (_, _, u, _) in zip(self._weights, each, strict=True)))
         square = sum(b * (s**2 + m**2) for b, (m, s, _, _) in zip(self._weights, each, strict=True))
         deviation = math.sqrt(max(square - mean**2, 1e-10))
         half = sum(b * (s * o + m * u) for b, (m, s, u, o) in zip(self._weights, each, strict=True))
-        return mean, deviation, uphill, np.asarray(half - mean * uphill) / deviation
+        return mean, deviation, mean_gradient, np.asarray(half - mean * mean_gradient) / deviation
 
 
 def structured_proposal(settings: Structured) -> SuggestFn:
     """Suggestions of ``bayes`` and of the ensemble, alternating."""
-    bold, keen = tuned_proposal(Tuned()), ensemble_proposal(settings)
+    explore, exploit = tuned_proposal(Tuned()), ensemble_proposal(settings)
 
     def propose(observations: Observations, seed: int) -> Array:
         few = np.isfinite(observations.scores).sum() < MIN_SCORES_PER_WEIGHT * observations.dimensions
-        return (bold if few or observations.slot % 2 else keen)(observations, seed)
+        return (explore if few or observations.slot % 2 else exploit)(observations, seed)
 
     return propose
 
@@ -123,13 +123,13 @@ def ensemble_proposal(settings: Structured) -> SuggestFn:
         means, _ = ensemble.predict(observations.points[scored])
         known = observations.points[scored]
         best = float(means.max())
-        leaders = known[np.argsort(-means, kind="stable")[:5]]
-        starts = candidates(rng, leaders, settings.candidates)
+        best_points = known[np.argsort(-means, kind="stable")[:5]]
+        starts = candidates(rng, best_points, settings.candidates)
         mean, deviation = ensemble.predict(starts)
-        height = log_improvement((mean - best) / deviation) + np.log(deviation)
-        chosen = starts[np.argsort(-height, kind="stable")[: settings.starts]]
-        nearby = np.clip(leaders[:1] + 1e-3 * rng.standard_normal(leaders[:1].shape), 0.0, 1.0)
-        return climbed(ensemble, best, np.concatenate([chosen, nearby]), observations.points)
+        log_ei = log_improvement((mean - best) / deviation) + np.log(deviation)
+        chosen = starts[np.argsort(-log_ei, kind="stable")[: settings.starts]]
+        near_best = np.clip(best_points[:1] + 1e-3 * rng.standard_normal(best_points[:1].shape), 0.0, 1.0)
+        return climbed(ensemble, best, np.concatenate([chosen, near_best]), observations.points)
 
     return propose
 
@@ -146,14 +146,14 @@ def fit_ensemble(observations: Observations, settings: Structured) -> Ensemble:
     noise = None if noise is None or not unit else float(np.clip(noise / unit**2, 1e-4, 2.0))
     processes, densities = [], []
     for prior in priors(observations.names, observations.dimensions, noise, settings.blocks):
-        found = fit(points, scores, prior)
-        process = BlockGP(points, scores, found, prior.basis)
+        fitted = fit(points, scores, prior)
+        process = BlockGP(points, scores, fitted, prior.basis)
         densities.append(process.loo_log_density())
         if not scored.all():
-            guessed = process.predict(observations.points[~scored])[0]
-            everywhere = np.concatenate([points, observations.points[~scored]])
-            exact = np.arange(len(everywhere)) >= len(points)
-            process = BlockGP(everywhere, np.concatenate([scores, guessed]), found, prior.basis, exact)
+            predicted = process.predict(observations.points[~scored])[0]
+            all_points = np.concatenate([points, observations.points[~scored]])
+            exact = np.arange(len(all_points)) >= len(points)
+            process = BlockGP(all_points, np.concatenate([scores, predicted]), fitted, prior.basis, exact)
         processes.append(process)
     # w_i = exp(L_i) / sum_j exp(L_j), with L_i the leave-one-out log density of process i
     weights = np.exp(np.array(densities) - max(densities))
@@ -165,28 +165,28 @@ def fit_ensemble(observations: Observations, settings: Structured) -> Ensemble:
 def priors(names: tuple[str, ...], dimensions: int, noise: float | None, blocks: bool) -> list[Prior]:
     """The priors of the ensemble's processes."""
     independent = np.eye(dimensions)
-    found = [Prior(ALIKE, independent, noise=noise, smooth=True), Prior(OWN, independent, noise=noise)]
+    chosen = [Prior(SHARED, independent, noise=noise, smooth=True), Prior(SEPARATE, independent, noise=noise)]
     slow = basis(names) if blocks else None
     if slow is not None:
-        related = (1.0 - RELATED) * independent + RELATED * correlation(names)
-        found.append(Prior(OWN, related, slow, noise))
-    return found
+        related = (1.0 - NEIGHBOUR_SHARE) * independent + NEIGHBOUR_SHARE * correlation(names)
+        chosen.append(Prior(SEPARATE, related, slow, noise))
+    return chosen
 
 
-def candidates(rng: np.random.Generator, leaders: Array, count: int) -> Array:
-    """Points where a climb may begin, shape ``(count, D)``: a third anywhere, the rest leaders with few weights moved.
+def candidates(rng: np.random.Generator, best_points: Array, count: int) -> Array:
+    """Candidate starting points, shape ``(count, D)``: a third anywhere, the rest good points with few weights moved.
 
     Args:
         rng: random numbers.
-        leaders: shape ``(L, D)``, the best trials; brought into the cube.
+        best_points: shape ``(L, D)``, of the best trials; candidates are clipped to the cube.
         count: how many.
     """
-    dimensions = leaders.shape[1]
+    dimensions = best_points.shape[1]
     near = count - count // 3
     moved = rng.random((near, dimensions)) < np.exp(rng.uniform(-math.log(dimensions), 0.0, (near, 1)))
     moved[np.arange(near), rng.integers(0, dimensions, near)] = True
     size = np.exp(rng.uniform(math.log(0.02), math.log(0.5), (near, 1)))
-    base = leaders[rng.integers(0, len(leaders), near)]
+    base = best_points[rng.integers(0, len(best_points), near)]
     points = base + moved * size * rng.standard_normal((near, dimensions))
     snapped = moved & (rng.random((near, dimensions)) < 0.15)
     points = np.where(snapped, rng.integers(0, 2, (near, dimensions)), points)
@@ -194,16 +194,16 @@ def candidates(rng: np.random.Generator, leaders: Array, count: int) -> Array:
 
 
 def climbed(ensemble: Ensemble, best: float, starts: Array, known: Array) -> Array:
-    """The highest point that climbs from the starts reach in the cube, except where a trial is already."""
+    """The best local maximum reached from the starts, within the cube, that is not a trial's point."""
     descent = _descent(ensemble, best)
     bounds = [(0.0, 1.0)] * starts.shape[1]
-    found, least = starts[0], math.inf
+    best_point, least = starts[0], math.inf
     for start in starts:
         top = minimize(descent, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60})
         point = np.clip(top.x, 0.0, 1.0)
         if top.fun < least and not is_known(point, known):
-            found, least = point, float(top.fun)
-    return np.asarray(found)
+            best_point, least = point, float(top.fun)
+    return np.asarray(best_point)
 
 
 def _descent(ensemble: Ensemble, best: float) -> Callable[[Array], tuple[float, Array]]:
@@ -216,12 +216,12 @@ def _descent(ensemble: Ensemble, best: float) -> Callable[[Array], tuple[float, 
     """
 
     def descent(point: Array) -> tuple[float, Array]:
-        mean, deviation, uphill, outward = ensemble.gradient(point)
+        mean, deviation, mean_gradient, sd_gradient = ensemble.gradient(point)
         z = (mean - best) / deviation
-        height = float(log_improvement(np.array([z]))[0])
-        share = math.exp(float(log_ndtr(z)) - height)
-        gradient = outward / deviation + share * (uphill - z * outward) / deviation
-        return -(height + math.log(deviation)), -gradient
+        log_ei = float(log_improvement(np.array([z]))[0])
+        share = math.exp(float(log_ndtr(z)) - log_ei)
+        gradient = sd_gradient / deviation + share * (mean_gradient - z * sd_gradient) / deviation
+        return -(log_ei + math.log(deviation)), -gradient
 
     return descent
 
@@ -238,7 +238,7 @@ def log_improvement(z: Array) -> Array:
 
 
 def _standardised(scores: Array) -> tuple[Array, float]:
-    """The scores with mean 0 and variance 1, and what one unit of that was; 0 if they are all the same."""
+    """The scores with mean 0 and variance 1, and their standard deviation; 0 if they are all the same."""
     size = float(np.abs(scores).max()) or 1.0  # scores may be as large as 1e200
     scaled = scores / size
     unit = float(scaled.std())

@@ -1,13 +1,13 @@
 """TuRBO with one trust region, by Eriksson and others (2019), https://arxiv.org/abs/1910.01739
 
 A box around the best point, longer where the score changes slowly, doubles after three improvements in a row and halves
-after several failures; inside it one draw of a Gaussian process chooses the next point. The box is not stored: it is
-worked out from the scores, in the order in which they were asked for, for every suggestion. Three things differ from
+after several failures; inside it one draw of a Gaussian process chooses the next point. The box is not stored: for
+every suggestion it is computed from the scores, in the order of suggestion. Three things differ from
 the paper, for scores with noise and weights that belong on 0 or 1:
 
 * the centre is the point with the best posterior mean, not the best score;
-* what a box reaches over the border lands on it;
-* a box that has shrunk to nothing begins again at full size and keeps what was learned.
+* points outside the cube are clipped to its border;
+* a box below the minimal length restarts at full size, and the process keeps all data.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from bayes_merger.search.optimisers.options import check_number
 from bayes_merger.search.space.cube import Array, derived_seed, generator, sobol_points
 from bayes_merger.search.surrogates.ard_gp import ArdGP, fit
 
-LONGEST = 1.6
-SHORTEST = 0.5**7
-SURE = 1e-3
-"""An improvement must be this much, where the scores' standard deviation is 1."""
+MAX_LENGTH = 1.6
+MIN_LENGTH = 0.5**7
+MIN_IMPROVEMENT = 1e-3
+"""The least increase that counts as an improvement, of scores with a standard deviation of 1."""
 
-LEAST = 4
-"""With fewer scores there is nothing to fit; points are then spread evenly."""
+MIN_SCORES = 4
+"""With fewer scores there is nothing to fit, and points come from a Sobol sequence."""
 
-MOVED = 20
-"""About so many coordinates of the centre are moved at a time."""
+PERTURBED = 20
+"""About so many coordinates of the centre are perturbed at a time."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Region:
     candidates: int
 
     def __post_init__(self) -> None:
-        check_number("length", self.length, SHORTEST, LONGEST)
+        check_number("length", self.length, MIN_LENGTH, MAX_LENGTH)
         check_number("successes", self.successes, 1, whole=True)
         check_number("failures", self.failures, 1, whole=True)
         check_number("candidates", self.candidates, 10, 5000, whole=True)
@@ -56,9 +56,9 @@ def turbo_proposal(settings: Region) -> SuggestFn:
 
     def propose(observations: Observations, seed: int) -> Array:
         scored = np.isfinite(observations.scores)
-        if scored.sum() < LEAST:
-            even: Array = sobol_points(derived_seed(seed), observations.slot, 1, observations.dimensions)[0]
-            return even
+        if scored.sum() < MIN_SCORES:
+            spread_out: Array = sobol_points(derived_seed(seed), observations.slot, 1, observations.dimensions)[0]
+            return spread_out
         scores = standardised(observations.scores[scored])
         process = fit(observations.points[scored], scores)
         length = region_length(scores, observations.searched[scored], settings)
@@ -75,36 +75,36 @@ def region_length(scores: Array, searched: NDArray[np.bool_], settings: Region) 
     """The side of the trust region, in ranges, after these scores.
 
     Args:
-        scores: in the order in which they were asked for, standardised.
+        scores: in the order of suggestion, standardised.
         searched: one per score, whether the sampler chose the point: only these can succeed or fail.
-        settings: where it starts, and how many successes and failures change it.
+        settings: its initial length, and how many successes and failures change it.
     """
     length, best, successes, failures = settings.length, -np.inf, 0, 0
-    for score, own in zip(scores.tolist(), searched.tolist(), strict=True):
-        better = score > best + SURE
+    for score, suggested in zip(scores.tolist(), searched.tolist(), strict=True):
+        better = score > best + MIN_IMPROVEMENT
         best = max(best, score)
-        if not own:
+        if not suggested:
             continue
         successes, failures = (successes + 1, 0) if better else (0, failures + 1)
         if successes == settings.successes:
-            length, successes = min(2.0 * length, LONGEST), 0
+            length, successes = min(2.0 * length, MAX_LENGTH), 0
         elif failures == settings.failures:
             length, failures = length / 2.0, 0
-        if length < SHORTEST:
+        if length < MIN_LENGTH:
             length, successes, failures = settings.length, 0, 0
     return length
 
 
 def candidates(process: ArdGP, length: float, count: int, rng: np.random.Generator) -> Array:
-    """Points of the trust region, each the centre with some coordinates moved: shape ``(count, dimensions)``."""
+    """Points of the trust region, each the centre with some coordinates perturbed: shape ``(count, dimensions)``."""
     dimensions = process.points.shape[1]
     mean = process.posterior(process.points)[0]
-    within = ((process.points >= 0) & (process.points <= 1)).all(axis=1)
-    best = np.flatnonzero(within)[np.argmax(mean[within])] if within.any() else int(np.argmax(mean))
+    reachable = ((process.points >= 0) & (process.points <= 1)).all(axis=1)
+    best = np.flatnonzero(reachable)[np.argmax(mean[reachable])] if reachable.any() else int(np.argmax(mean))
     centre = process.points[best].clip(0.0, 1.0)
     sides = length * process.lengths / np.exp(np.log(process.lengths).mean())
     spread = sobol_points(int(rng.integers(2**32)), 0, count, dimensions) - 0.5
-    moved = rng.random((count, dimensions)) < min(1.0, MOVED / dimensions)
+    moved = rng.random((count, dimensions)) < min(1.0, PERTURBED / dimensions)
     moved[np.arange(count), rng.integers(dimensions, size=count)] = True
     points: Array = np.where(moved, centre + sides * spread, centre).clip(0.0, 1.0)
     return points

@@ -1,7 +1,7 @@
 """Points of the unit cube, and the values they stand for.
 
 Samplers work in the cube, so that a narrow range counts as much as a wide one. Our own spaces hold plain floats only;
-steps, logarithms, integers and choices are here because an Optuna sampler may be asked for them.
+steps, logarithms, integers and choices are supported because Optuna samplers may be used with them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Array = NDArray[np.float64]
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
-    """The random numbers that belong to a study's seed and to this key (a slot, a block of rows), and to no other."""
+    """A random generator for a study's seed and this key (a slot, a block of rows), independent of all others."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def derived_seed(seed: int, *key: int) -> int:
-    """A whole number below 2**32 that belongs to a study's seed and to this key: for libraries that want one."""
+    """A seed below 2**32 for a study's seed and this key, for libraries that need one."""
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
 
 
@@ -32,7 +32,7 @@ def latin_hypercube(rng: np.random.Generator, rows: int, dimensions: int) -> Arr
     """Points of which, in every dimension, exactly one falls into each of ``rows`` equal bins.
 
     Args:
-        rng: where the shuffles and the places inside the bins come from.
+        rng: random numbers, for the order and for the positions inside the bins.
         rows: how many points.
         dimensions: of the cube.
 
@@ -42,7 +42,7 @@ def latin_hypercube(rng: np.random.Generator, rows: int, dimensions: int) -> Arr
     """
     bins = rng.permuted(np.tile(np.arange(rows)[:, None], (1, dimensions)), axis=0)
     points: Array = (bins + rng.random((rows, dimensions))) / rows
-    # Rounding up at the very top of a bin would land in the next one.
+    # At the top of a bin, rounding up would give a point of the next bin.
     return np.minimum(points, np.nextafter((bins + 1) / rows, 0.0))
 
 
@@ -75,7 +75,7 @@ def to_point(values: Mapping[str, Any], space: Mapping[str, BaseDistribution], *
     Args:
         values: by name; names that are not in the space are ignored.
         space: the cube's dimensions, in order.
-        clip: values outside their range land on its border; else outside the cube, on the same scale.
+        clip: whether to clip values to their range; otherwise they lie outside the cube, on the same scale.
 
     Raises:
         ValueError: for a choice that is not in the space.
@@ -91,7 +91,7 @@ def _value(u: float, distribution: BaseDistribution) -> Any:
     if log:
         value = math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
     elif step is not None:
-        # Every step owns an equal part of the line.
+        # Every step has an equal part of [0, 1].
         count = round((high - low) / step) + 1
         value = low + min(int(u * count), count - 1) * step
     else:

@@ -1,4 +1,4 @@
-"""The start design: the rows that every search begins with, whoever optimises afterwards."""
+"""The start design: the rows that every search begins with, whatever the optimiser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bayes_merger.search.space.cube import derived_seed, generator, latin_hyperc
 from bayes_merger.search.space.space import SearchSpace
 
 KINDS = ("lhs", "sobol")
-"""What fills the design beyond its anchors: a Latin hypercube, or a scrambled Sobol sequence."""
+"""What the rest of the design is: a Latin hypercube, or a scrambled Sobol sequence."""
 
 
 def design(
@@ -19,9 +19,9 @@ def design(
 
     Args:
         space: what is searched.
-        n: rows in all; with fewer than three, the first of these.
+        n: number of rows; with fewer than three, the first of these.
         seed: of the points.
-        anchors: values from the user; those that are there already are left out.
+        anchors: values from the user; repeated ones are left out.
         kind: of points, one of ``KINDS``.
 
     Returns:

@@ -1,12 +1,12 @@
-"""What a rule of the search space may call a parameter, and which parameters it means.
+"""The names that a rule of the search space may use, and which parameters they mean.
 
-The one name of a parameter is ``BLOCK.weight`` (``IN00.alpha``). People may write less, or what the original
-sd-webui-bayesian-merger's guides have:
+The one name of a parameter is ``BLOCK.weight`` (``IN00.alpha``). Users may abbreviate it, or use the names in the
+original sd-webui-bayesian-merger's guides:
 
 ==================  =====================================
-``IN00.alpha``      that one
+``IN00.alpha``      this parameter
 ``IN00``            every weight of the block
-``IN00-IN05.beta``  a run of blocks, both ends included
+``IN00-IN05.beta``  a range of blocks, both ends included
 ``IN00-IN05``       the same, every weight
 ``alpha``           the weight in every block
 ``block_3_alpha``   the fourth block after BASE (``IN03.alpha``)
@@ -45,8 +45,8 @@ def names_of(rule: object, blocks: Sequence[str], weights: Sequence[str]) -> tup
     text = rule.strip()
     alias = _ALIAS.fullmatch(text)
     if alias:
-        meant = (_aliased_block(text, alias, blocks),)
-        return tuple(parameter_name(block, _weight(text, alias[2], weights)) for block in meant)
+        named = (_aliased_block(text, alias, blocks),)
+        return tuple(parameter_name(block, _weight(text, alias[2], weights)) for block in named)
     stem, dot, weight = text.partition(".")
     if not dot and stem.lower() in {known.lower() for known in weights}:
         return tuple(parameter_name(block, _weight(text, stem, weights)) for block in blocks)

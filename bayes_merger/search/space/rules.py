@@ -12,12 +12,12 @@ from bayes_merger.search.space.names import has_weight, names_of
 Range = tuple[float, float]
 
 
-def apart(rules: Mapping[str, Any] | None, bare: set[str]) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
+def split_rules(rules: Mapping[str, Any] | None, bare: set[str]) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
     """Rules about blocks, and those about extra parameters (the ``bare`` names)."""
     if not isinstance(rules, Mapping):
         return rules, {}
-    own = {name: value for name, value in rules.items() if name in bare}
-    return {name: value for name, value in rules.items() if name not in bare}, own
+    extra = {name: value for name, value in rules.items() if name in bare}
+    return {name: value for name, value in rules.items() if name not in bare}, extra
 
 
 def by_parameter(
@@ -26,13 +26,13 @@ def by_parameter(
     """Parameter name -> (the rule's own name, its value); a parameter set by two rules is an error."""
     if rules is not None and not isinstance(rules, Mapping):
         raise ConfigError(f"{kind}: {rules!r} is not a mapping; write   {kind}: {{IN00.alpha: ...}}")
-    found: dict[str, tuple[str, Any]] = {}
+    ruled: dict[str, tuple[str, Any]] = {}
     for rule, value in _flat(rules or {}).items():
         for name in _named(kind, rule, blocks, weights):
-            if name in found:
-                raise ConfigError(f"{kind}: {found[name][0]} and {rule} both set {name}; keep one")
-            found[name] = (rule, value)
-    return found
+            if name in ruled:
+                raise ConfigError(f"{kind}: {ruled[name][0]} and {rule} both set {name}; keep one")
+            ruled[name] = (rule, value)
+    return ruled
 
 
 def _flat(rules: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def read_groups(
     """Each group's parameters; no parameter in two."""
     if groups is not None and not _is_list(groups):
         raise ConfigError(f"groups: {groups!r} is not a list of lists; write   groups: [[IN00, IN01], [OUT10, OUT11]]")
-    found: list[tuple[str, ...]] = []
+    read: list[tuple[str, ...]] = []
     seen: set[str] = set()
     for group in groups or ():
         if not _is_list(group) or not group:
@@ -70,14 +70,14 @@ def read_groups(
                 if name in seen:
                     raise ConfigError(f"groups: {name} is in two groups, or twice in one; a parameter has one group")
                 seen.add(name)
-            found.append(members)
-    return found
+            read.append(members)
+    return read
 
 
 def _members(group: Sequence[str], blocks: Sequence[str], weights: Sequence[str]) -> list[tuple[str, ...]]:
     meant = [(rule, _named("groups", rule, blocks, weights)) for rule in group]
     bare = [rule for rule, _ in meant if not has_weight(rule, weights)]
-    names = [name for _, found in meant for name in found]
+    names = [name for _, parameters in meant for name in parameters]
     if len(bare) < len(meant) and bare and len(weights) > 1:
         raise ConfigError(
             f"groups: {bare[0]} does not say which weight, but others in its group do; write {bare[0]}.{weights[0]}"
@@ -88,7 +88,7 @@ def _members(group: Sequence[str], blocks: Sequence[str], weights: Sequence[str]
 
 
 def check_group(members: Sequence[str], fixed: Mapping[str, float], bounds: Mapping[str, Range]) -> None:
-    """Refuse a group whose members cannot share one number.
+    """Refuse a group whose members cannot have the same number.
 
     Raises:
         ConfigError: they have different ranges, or are frozen at different numbers.
@@ -114,7 +114,7 @@ def read_number(value: object, what: str) -> float:
     """A finite number.
 
     Raises:
-        ConfigError: it is not; ``what`` begins the text.
+        ConfigError: it is not one; the text begins with ``what``.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ConfigError(f"{what}: {value!r} is not a number; write one such as 0.5")
@@ -125,7 +125,7 @@ def read_range(value: object, what: str, widest: Range) -> Range:
     """Two numbers, the smaller first, inside the widest range.
 
     Raises:
-        ConfigError: they are not; ``what`` begins the text.
+        ConfigError: they are not; the text begins with ``what``.
     """
     if not _is_list(value) or len(value) != 2:
         raise ConfigError(f"{what}: {value!r} is not a range; write two numbers such as [0.2, 0.8]")

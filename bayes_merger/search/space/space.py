@@ -8,8 +8,8 @@ says otherwise. The three kinds of rule are those of the original sd-webui-bayes
 * *ranges*: the number is searched between these two, instead of the method's own range;
 * *groups*: these blocks share one number.
 
-Besides the blocks there may be *extra parameters*: numbers with their own names, from the caller's finer rules
-about parts of blocks. They are searched like the others, and appear among the weights as if they were blocks.
+Besides the blocks there may be *extra parameters*: numbers with their own names, from the caller's rules about
+parts of blocks. They are searched like the others, and are stored among the weights as if they were blocks.
 
 An invalid rule is an error, never a warning: a misspelt block would silently change what is searched.
 """
@@ -25,20 +25,20 @@ from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.search.space.names import parameter_name
 from bayes_merger.search.space.rules import (
     Range,
-    apart,
     by_parameter,
     check_group,
     read_groups,
     read_number,
     read_range,
+    split_rules,
 )
 
 if TYPE_CHECKING:
     from optuna.distributions import FloatDistribution
 
 WIDEST: Range = (-1.0, 2.0)
-"""No range may reach further (unless the merge method's own does): 0 is model A, 1 is model B, and one whole
-difference beyond either the pictures are only noise."""
+"""No range may be wider (unless the merge method's own is): 0 is model A, 1 is model B, and a whole difference
+outside of [0, 1] gives only noise for pictures."""
 
 ANCHORS = (0.0, 1.0, 0.5)
 """Every weight at once: pure A, pure B, the even mix."""
@@ -104,7 +104,7 @@ class SearchSpace:
         """The parameter values that :meth:`assemble` turns into these weights.
 
         Raises:
-            ConfigError: if no values do: a frozen number or a range says otherwise, or a group is torn apart.
+            ConfigError: if there are none: a frozen number or a range forbids it, or members of a group differ.
         """
         numbers = {parameter_name(block, weight): x for weight, row in weights.items() for block, x in row.items()}
         known = {*self.fixed, *(name for parameter in self.parameters for name in parameter.drives)}
@@ -139,7 +139,7 @@ class SearchSpace:
                 raise ConfigError(f"{parameter.name} = {value:g} is outside {parameter.low:g} ... {parameter.high:g}")
 
     def anchors(self) -> list[dict[str, float]]:
-        """Pure A, pure B and the even mix, each clipped into the ranges; what clipping made equal comes once."""
+        """Pure A, pure B and the even mix, each clipped to the ranges; rows that become equal are listed once."""
         found: list[dict[str, float]] = []
         for anchor in ANCHORS:
             values = {p.name: min(max(anchor, p.low), p.high) for p in self.parameters}
@@ -153,7 +153,7 @@ class SearchSpace:
         """The values of the space nearest to weights that may lie outside it.
 
         Args:
-            weights: weight name -> block (or extra parameter) -> number; what is missing takes its weight's default.
+            weights: weight name -> block (or extra parameter) -> number; missing ones have their weight's default.
             defaults: a number for each weight.
 
         Returns:
@@ -169,9 +169,9 @@ class SearchSpace:
             clipped += [parameter.name] * (values[parameter.name] != mean)
             averaged += [parameter.name] * (max(wanted) > min(wanted))
         frozen = [name for name, value in self.fixed.items() if numbers.get(name, value) != value]
-        lacking = [name for p in self.parameters for name in p.drives if name not in numbers]
-        gave_way = {"frozen": frozen, "clipped": clipped, "averaged in groups": averaged, "by default": lacking}
-        return values, [f"{_few(names)} {how}" for how, names in gave_way.items() if names]
+        missing = [name for p in self.parameters for name in p.drives if name not in numbers]
+        changes = {"frozen": frozen, "clipped": clipped, "averaged in groups": averaged, "by default": missing}
+        return values, [f"{_shortened(names)} {how}" for how, names in changes.items() if names]
 
     def distributions(self) -> dict[str, FloatDistribution]:
         """The space as Optuna knows it, in the order of the parameters."""
@@ -204,12 +204,12 @@ class SearchSpace:
         )
 
 
-def _few(names: Sequence[str]) -> str:
+def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} weights"
 
 
-def _check_whole(together: Mapping[str, Sequence[str]], taken: Container[str]) -> None:
-    """Refuse groups of which a recipe decides some members and not others."""
+def _check_groups(together: Mapping[str, Sequence[str]], taken: Container[str]) -> None:
+    """Refuse groups of which a recipe sets some members and not others."""
     for members in together.values():
         if torn := [name for name in members if (name in taken) != (members[0] in taken)]:
             raise ConfigError(
@@ -235,10 +235,10 @@ def build_space(
         frozen: name -> number; a frozen member freezes its whole group.
         ranges: name -> ``[low, high]``.
         groups: lists of names. Names without a weight (``[IN00, IN01]``) make one group per weight.
-        extra_parameters: numbers beyond the blocks, each with its range and the weights it drives; they may be frozen
-            and have other ranges by their bare names. What they drive of the blocks' own is not searched by itself.
-        given: ``BLOCK.weight`` -> number, of those that a recipe decides: rules about them have no effect, and one that
-            is about nothing else is an error.
+        extra_parameters: numbers besides the blocks, each with its range and the weights it drives; rules may freeze
+            them or set their range by name. Weights of blocks that they drive are not searched separately.
+        given: ``BLOCK.weight`` -> number, for those that a recipe sets: rules about them have no effect, and a rule
+            about nothing else is an error.
 
     Names are those of :mod:`bayes_merger.search.space.names`, or nested: ``IN00: {alpha: 0.5}``.
 
@@ -247,15 +247,15 @@ def build_space(
     """
     order = tuple(weights)
     bare = {extra.name for extra in extra_parameters}
-    frozen, own_frozen = apart(frozen, bare)
-    ranges, own_ranges = apart(ranges, bare)
+    frozen, own_frozen = split_rules(frozen, bare)
+    ranges, own_ranges = split_rules(ranges, bare)
     bounds = _bounds(ranges, blocks, weights)
     taken = {*(given or {}), *(name for extra in extra_parameters for name in extra.drives)}
     for kind, rules in (("frozen", frozen), ("ranges", ranges)):
         _check_free(kind, rules, blocks, order, taken)
     fixed = {name: number for name, number in _fixed(frozen, blocks, order, bounds).items() if name not in taken}
     together = _together(groups, blocks, order, fixed, bounds)
-    _check_whole(together, taken)
+    _check_groups(together, taken)
     parameters = [
         Parameter(name, *bounds[name], together[name])
         for name in bounds
@@ -268,7 +268,7 @@ def build_space(
     }
     fixed |= given or {}
     for extra in extra_parameters:
-        parameter = _ruled(extra, own_frozen, own_ranges)
+        parameter = _with_rules(extra, own_frozen, own_ranges)
         if parameter.low == parameter.high:
             fixed |= dict.fromkeys(parameter.drives, parameter.low)
         else:
@@ -315,7 +315,7 @@ def _together(
     fixed: Mapping[str, float],
     bounds: Mapping[str, Range],
 ) -> dict[str, tuple[str, ...]]:
-    """For every parameter, all that share its number, itself included, in the order of the bounds."""
+    """For every parameter, all that share its number, including itself, in the order of the bounds."""
     names = list(bounds)
     together: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     for group in read_groups(groups, blocks, weights):
@@ -325,8 +325,8 @@ def _together(
     return together
 
 
-def _ruled(extra: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str, Any]) -> Parameter:
-    """An extra parameter under the rules about it; a frozen one has both ends where it is frozen."""
+def _with_rules(extra: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str, Any]) -> Parameter:
+    """An extra parameter under its rules; if frozen, both ends of its range are its number."""
     name = extra.name
     if name in ranges:
         low, high = read_range(ranges[name], f"ranges: {name}", (min(WIDEST[0], extra.low), max(WIDEST[1], extra.high)))
@@ -349,13 +349,15 @@ _GUIDE = {"frozen": "frozen", "ranges": "ranges", "groups": "groups"} | {
 def _check_free(
     kind: str, rules: Mapping[str, Any] | None, blocks: Sequence[str], weights: Sequence[str], taken: set[str]
 ) -> None:
-    """Refuse rules about nothing but numbers that a recipe decides."""
+    """Refuse rules that are only about numbers that a recipe sets."""
     named: dict[str, list[str]] = {}
     for name, (rule, _) in by_parameter(kind, rules, blocks, weights).items():
         named.setdefault(rule, []).append(name)
     for rule, names in named.items():
         if set(names) <= taken:
-            raise ConfigError(f"{kind}: {rule} has no effect, because the recipe sets {_few(names)}; change it there")
+            raise ConfigError(
+                f"{kind}: {rule} has no effect, because the recipe sets {_shortened(names)}; change it there"
+            )
 
 
 def space_from_guide(

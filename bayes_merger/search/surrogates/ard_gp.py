@@ -1,9 +1,9 @@
 """A Gaussian process with a length scale per dimension, fitted in a few hundredths of a second.
 
 A kernel of variance 1 (Matern-5/2 or squared exponential) over standardised scores, a constant mean, and noise. Length
-scales and noise are those of the greatest posterior density under the priors of Hvarfner and others (2024),
-https://arxiv.org/abs/2402.02229: a length scale grows with the root of the dimensions, without which nothing is related
-to anything in 26 of them. The mean is the likeliest one, as BoTorch has it.
+scales and noise have the greatest posterior density under the priors of Hvarfner and others (2024),
+https://arxiv.org/abs/2402.02229: a length scale grows with the root of the dimensions; otherwise no two points would be
+correlated in 26 of them. The mean is the maximum-likelihood one, as in BoTorch.
 Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/, chapters 2 and 5.
 """
 
@@ -67,9 +67,9 @@ class ArdGP:
         mean + k(X, x)^T K^-1 (y - mean)   and   k(x, x) - k(X, x)^T K^-1 k(X, x),   K = k(X, X) + noise
         """
         root = cholesky(self._covariance(self.points, self.points) + self._nugget(), lower=True)
-        across = self._covariance(self.points, x)
-        mean: Array = self.mean + across.T @ cho_solve((root, True), self.scores - self.mean)
-        explained: Array = across.T @ cho_solve((root, True), across)
+        cross = self._covariance(self.points, x)
+        mean: Array = self.mean + cross.T @ cho_solve((root, True), self.scores - self.mean)
+        explained: Array = cross.T @ cho_solve((root, True), cross)
         return mean, self._covariance(x, x) - explained
 
     def condition_on(self, points: Array) -> ArdGP:
@@ -89,7 +89,7 @@ class ArdGP:
 
 
 def fit(points: Array, scores: Array, kernel: str = "matern") -> ArdGP:
-    """The process of the greatest posterior density, climbed to from the prior's mode.
+    """The process of the greatest posterior density, found by L-BFGS-B from the prior's mode.
 
     Args:
         points: shape ``(points, dimensions)``, at least one, each dimension's range of length 1.
@@ -104,21 +104,21 @@ def fit(points: Array, scores: Array, kernel: str = "matern") -> ArdGP:
     bounds = [(math.log(LENGTHS[0]), math.log(LENGTHS[1]))] * dimensions + [(math.log(NOISES[0]), math.log(NOISES[1]))]
 
     def loss(logs: Array) -> tuple[float, Array]:
-        height, gradient, _ = _density(points, scores, logs, kernel)
-        away = (logs - centre) / spread
+        likelihood, gradient, _ = _density(points, scores, logs, kernel)
+        offset = (logs - centre) / spread
         # The density of a length scale, not of its logarithm: hence the sum of the logarithms.
-        return 0.5 * float(away @ away) + float(logs.sum()) - height, away / spread + 1.0 - gradient
+        return 0.5 * float(offset @ offset) + float(logs.sum()) - likelihood, offset / spread + 1.0 - gradient
 
-    found = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 100})
-    mean = _density(points, scores, found.x, kernel)[2]
-    return ArdGP(points, scores, np.exp(found.x[:-1]), float(np.exp(found.x[-1])), mean, kernel)
+    optimum = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 100})
+    mean = _density(points, scores, optimum.x, kernel)[2]
+    return ArdGP(points, scores, np.exp(optimum.x[:-1]), float(np.exp(optimum.x[-1])), mean, kernel)
 
 
 def _density(points: Array, scores: Array, logs: Array, kernel: str) -> tuple[float, Array, float]:
     """Log marginal likelihood, its gradient along log length scales and log noise, shape ``(D + 1,)``, and the mean.
 
-        mean     = 1^T K^-1 y / 1^T K^-1 1                 the likeliest one
-        height   = -1/2 (y - mean)^T K^-1 (y - mean) - 1/2 log det K
+        mean     = 1^T K^-1 y / 1^T K^-1 1                 maximum likelihood
+        log_lik  = -1/2 (y - mean)^T K^-1 (y - mean) - 1/2 log det K
         gradient = 1/2 tr((a a^T - K^-1) dK/d theta),      a = K^-1 (y - mean)
 
     Along the log length scale of dimension d, dK_ij = steepness_ij (x_id - x_jd)^2 / length_d^2.
@@ -131,8 +131,8 @@ def _density(points: Array, scores: Array, logs: Array, kernel: str) -> tuple[fl
     total = inverse.sum(axis=1)
     mean = float(total @ scores / total.sum())
     weights = inverse @ (scores - mean)
-    height = -0.5 * float((scores - mean) @ weights) - float(np.log(np.diag(root)).sum())
+    likelihood = -0.5 * float((scores - mean) @ weights) - float(np.log(np.diag(root)).sum())
     pull = np.outer(weights, weights) - inverse
     steepness *= pull
     along = steepness.sum(axis=1) @ scaled**2 - (scaled * (steepness @ scaled)).sum(axis=0)
-    return height, np.append(along, 0.5 * noise * float(np.trace(pull))), mean
+    return likelihood, np.append(along, 0.5 * noise * float(np.trace(pull))), mean

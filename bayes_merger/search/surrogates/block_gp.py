@@ -1,4 +1,4 @@
-"""A Gaussian process over the weights of a merge: fitted by its posterior's mode, with exact gradients.
+"""A Gaussian process over the weights of a merge: fitted at its posterior mode, with exact gradients.
 
 The kernel is a sum of kernels (squared exponential or Matern-5/2): of the weights themselves, each with its own length
 scale, and perhaps of a few *basis functions*, fixed linear combinations of the weights that share one. :class:`Prior`
@@ -36,7 +36,7 @@ FITTED = 200
 """At most this many observations are used to fit the length scales; all of them are used for the mean."""
 
 STEPS = 60
-"""Of the climb to the mode: by then it moves in the third digit only."""
+"""Iterations to the mode: afterwards only the third digit changes."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Prior:
     """The prior of the hyperparameters, for scores of mean 0 and variance 1.
 
     Attributes:
-        spread: standard deviation of a weight's log length scale around the one that all share; nearly 0: one
-            length scale for all.
+        spread: standard deviation of a weight's log length scale around the shared one; near 0: one length scale for
+            all.
         correlation: correlation of those, shape ``(D, D)``.
         basis: linear combinations of the weights, shape ``(D, F)``, with their own kernel; None: no such kernel.
-        noise: variance of a score's noise where it is known, trusted within a third; None: it is fitted.
-        smooth: scores change as smoothly as a Gaussian bell (squared exponential kernels); false: as Matern-5/2.
+        noise: variance of a score's noise if it is known, to about a third; None: it is fitted.
+        smooth: whether kernels are squared exponential; otherwise Matern-5/2.
     """
 
     spread: float
@@ -61,7 +61,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Settings:
-    """One set of hyperparameters: where the climb is.
+    """One set of hyperparameters.
 
     Attributes:
         scales: one over the length scale of each feature, per kernel: shapes ``(D,)`` and ``(F,)``.
@@ -83,7 +83,7 @@ class BlockGP:
         points: shape ``(N, D)``.
         scores: shape ``(N,)``, mean about 0 and variance about 1.
         settings: the hyperparameters.
-        basis: those of the prior.
+        basis: the prior's.
         exact: one per point, whether its score is a prediction without noise (of a trial that still runs).
     """
 
@@ -128,20 +128,20 @@ class BlockGP:
         steep: list[tuple[Array, Array, Array | None]] = []
         for index, feature in enumerate(self._features):
             scale, basis = self.settings.scales[index], self._maps[index]
-            away = _mapped(point, basis) * scale - feature
-            own, steepness = _kernel((away**2).sum(axis=1), self.settings.amplitudes[index], self.settings.smooth)
+            difference = _mapped(point, basis) * scale - feature
+            own, steepness = _kernel((difference**2).sum(axis=1), self.settings.amplitudes[index], self.settings.smooth)
             k += own
-            steep.append((-steepness[:, None] * away, scale, basis))
+            steep.append((-steepness[:, None] * difference, scale, basis))
         explained = self.inverse @ k
         deviation = math.sqrt(max(self._amplitude - float(k @ explained), LEAST_VARIANCE))
-        uphill = np.zeros(len(point))
-        outward = np.zeros(len(point))
+        mean_gradient = np.zeros(len(point))
+        sd_gradient = np.zeros(len(point))
         for jacobian, scale, basis in steep:
-            both = np.stack([self.coefficients, -explained / deviation]) @ jacobian * scale
-            up, out = both if basis is None else both @ basis.T
-            uphill += up
-            outward += out
-        return float(self.centre + k @ self.coefficients), deviation, uphill, outward
+            gradients = np.stack([self.coefficients, -explained / deviation]) @ jacobian * scale
+            up, out = gradients if basis is None else gradients @ basis.T
+            mean_gradient += up
+            sd_gradient += out
+        return float(self.centre + k @ self.coefficients), deviation, mean_gradient, sd_gradient
 
     def loo_log_density(self) -> float:
         """Log predictive density of each score given all others, summed; higher is better.
@@ -163,10 +163,10 @@ def fit(points: Array, scores: Array, prior: Prior) -> Settings:
     """
     step = -(-len(points) // FITTED)
     mode = _Mode(points[::step], scores[::step], prior)
-    climb = minimize(
+    optimum = minimize(
         mode.descent, mode.start, jac=True, method="L-BFGS-B", bounds=mode.bounds, options={"maxiter": STEPS}
     )
-    return mode.settings(climb.x)
+    return mode.settings(optimum.x)
 
 
 class _Mode:
@@ -223,7 +223,7 @@ class _Mode:
         centre = _centre(inverse, self._scores)
         rest = self._scores - centre
         coefficients = inverse @ rest
-        height = 0.5 * rest @ coefficients + np.log(np.diag(triangle)).sum() + 0.5 * centre**2
+        loss = 0.5 * rest @ coefficients + np.log(np.diag(triangle)).sum() + 0.5 * centre**2
         pull = np.outer(coefficients, coefficients) - inverse
         own = [-0.5 * _scale_pull(pull * steep, f) for (_, steep), f in zip(parts, scaled, strict=True)]
         gradient = np.array(
@@ -236,15 +236,15 @@ class _Mode:
             ]
         )
         prior, prior_gradient = self._prior(vector)
-        return float(height) + prior, gradient + prior_gradient
+        return float(loss) + prior, gradient + prior_gradient
 
     def _prior(self, vector: Array) -> tuple[float, Array]:
         """Minus the log prior density, up to a constant, and its gradient: 1/2 d^T P d and P d, d = vector - mode."""
-        away = vector - self.start
-        gradient = away.copy()
-        gradient[1 : 1 + self._count] = self._precision @ away[1 : 1 + self._count]
+        difference = vector - self.start
+        gradient = difference.copy()
+        gradient[1 : 1 + self._count] = self._precision @ difference[1 : 1 + self._count]
         gradient[-1] /= self._noise_spread**2
-        return 0.5 * float(away @ gradient), gradient
+        return 0.5 * float(difference @ gradient), gradient
 
 
 def _mapped(points: Array, basis: Array | None) -> Array:
@@ -258,8 +258,8 @@ def _kernel(squares: Array, amplitude: float, smooth: bool) -> tuple[Array, Arra
     Matern-5/2, r = sqrt(5 s): k = A (1 + r + r^2 / 3) exp(-r), steepness = A 5/3 (1 + r) exp(-r).
     """
     if smooth:
-        bell: Array = amplitude * np.exp(-0.5 * squares)
-        return bell, bell
+        kernel: Array = amplitude * np.exp(-0.5 * squares)
+        return kernel, kernel
     r = ROOT5 * np.sqrt(squares)
     kernel, decay = matern52(r, amplitude)
     return kernel, (5.0 / 3.0) * (1.0 + r) * decay

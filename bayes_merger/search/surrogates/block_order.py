@@ -1,9 +1,9 @@
 """The order of the blocks, from the names of a space's parameters: neighbours, and ends of skip connections.
 
 In a U-Net the blocks have an order: ``IN00`` comes first, ``M00`` is in the middle, and ``OUT11``, the last, takes
-the output of ``IN00``. Neighbours do similar work, and so do the two ends of a skip connection. In the transformers'
-chains (``D00`` ..., ``S00`` ...) only neighbours do. Parameters without a position (ratios, names of other spaces) are
-correlated with none.
+the output of ``IN00``. Neighbours do similar work, and so do the two ends of a skip connection. In the chains of
+transformers (``D00`` ..., ``S00`` ...) only neighbours do. Parameters without a position (ratios, names of other
+spaces) are correlated with none.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class BlockPosition:
     """The position of a parameter's block.
 
     Attributes:
-        chain: neighbours are only in the same one; IN, M and OUT are one chain.
-        weight: which of its weights; alpha and beta are not correlated.
-        depth: steps from the outside.
+        chain: only blocks of the same chain are neighbours; IN, M and OUT are one chain.
+        weight: the weight's name; alpha and beta are not correlated.
+        depth: count of blocks from the outside.
         side: -1 before the middle, 1 after it, 0 in it or where there is no middle.
     """
 
@@ -70,7 +70,7 @@ def correlation(names: Sequence[str]) -> Array:
             if i != j and a and b and (a.chain, a.weight) == (b.chain, b.weight):
                 apart = ACROSS if a.side * b.side < 0 else 1.0
                 matrix[i, j] = apart * np.exp(-0.5 * ((a.depth - b.depth) / REACH) ** 2)
-    # M00 is a full neighbour of both sides, which are less so of each other: no correlation is exactly like that.
+    # M00 is a full neighbour of both sides, which are less correlated with each other: not a positive definite matrix.
     values, vectors = np.linalg.eigh(matrix)
     matrix = (vectors * np.maximum(values, 1e-6)) @ vectors.T
     deviations = np.sqrt(np.diag(matrix))
@@ -80,8 +80,8 @@ def correlation(names: Sequence[str]) -> Array:
 def basis(names: Sequence[str]) -> Array | None:
     """Slow basis functions over the blocks, orthonormal columns, shape ``(D, F)``; None where no block has a position.
 
-    For each weight: all its parameters alike (the diagonal from pure A to pure B), then cosines of the depth, the same
-    on both sides and with opposite signs.
+    For each weight: all its parameters equally (the diagonal from pure A to pure B), then cosines of the depth, the
+    same on both sides and with opposite signs.
     """
     found = block_positions(names)
     columns: list[Array] = []

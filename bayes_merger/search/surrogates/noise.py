@@ -1,7 +1,7 @@
 """How much of a trial's score is noise, from the raw scores of its pictures as a run stores them.
 
-The search does not know the importances of scorers and payloads; but a score is a linear function of the raw ones, the
-same in every trial, so the weights can be read off the history.
+The search does not know the importances of scorers and payloads; but a score is a linear function of the raw
+scores, the same in every trial, so its coefficients can be computed from the history.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.posterior import noise_variance
 
 UNEXPLAINED = 1e-3
-"""If the raw scores leave more than this share of a score's variance unexplained, it was not computed from them."""
+"""If the raw scores leave more than this share of the scores' variance unexplained, they do not determine it."""
 
 Pictures = Sequence[Mapping[str, Any]]
 
@@ -33,7 +33,7 @@ def noise_variance_of_scores(pictures: Sequence[Pictures], scores: Array) -> flo
     if len(pictures) != len(scores):
         return None
     full = max((len(own) for own in pictures), default=0)
-    whole = [i for i, own in enumerate(pictures) if len(own) == full > 0]  # the others were cut short
+    whole = [i for i, own in enumerate(pictures) if len(own) == full > 0]  # the others were pruned
     if len(whole) < max(4, len(scores) / 4):
         return None
     pictures, scores = [pictures[i] for i in whole], scores[whole]

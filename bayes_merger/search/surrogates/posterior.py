@@ -1,11 +1,11 @@
 """Which evaluated trial is really the best: scores are noisy, and the posterior mean averages over neighbouring merges.
 
 A Gaussian process is fitted to all scores of a study. Its mean at a trial weighs the trial's own score against those
-of the merges around it, so that one lucky set of pictures no longer looks like the best merge. The noise of a
-single score is estimated from the pictures: trials share prompts and seeds, so what is left of a picture's score once
-its trial's mean and its seed's mean are taken away is the noise.
+of the merges around it, so that a single lucky set of pictures no longer looks like the best merge. The noise of a
+single score is estimated from the pictures: trials share prompts and seeds, so noise is what remains of a picture's
+score after subtracting its trial's mean and its seed's mean.
 
-Nothing here is slow to import or to compute; it runs after every trial.
+It runs after every trial, so nothing here is slow to import or to compute.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
-LEAST = 8
-"""With fewer trials than this no process is fitted: each mean is the observed score."""
+MIN_TRIALS = 8
+"""With fewer trials no process is fitted, and each mean is the observed score."""
 
 FITTED = 200
 """At most this many trials are used to fit length scale and noise; all of them are used for the mean."""
@@ -93,14 +93,14 @@ def study_posterior(
 
     Args:
         trials: those that have a score.
-        scores: theirs, finite; greater is better.
-        pictures: for each trial the points of its pictures; without them the noise is fitted like the rest.
+        scores: their scores, finite; greater is better.
+        pictures: for each trial the points of its pictures; without them the noise is fitted as well.
     """
     values = np.array(scores, dtype=float)
     variance = noise_variance(pictures) if pictures else None
     points = _points(trials)
     spread = float(values.std()) if len(values) else 0.0
-    if points is None or len(trials) < LEAST or not spread > 1e-9 * (1.0 + float(np.abs(values).max())):
+    if points is None or len(trials) < MIN_TRIALS or not spread > 1e-9 * (1.0 + float(np.abs(values).max())):
         each = tuple(TrialPosterior(t.number, v, v, 0.0) for t, v in zip(trials, values.tolist(), strict=True))
         return StudyPosterior(each, float(np.sqrt(variance or 0.0)), fitted=False)
     centre = float(values.mean())
@@ -119,7 +119,7 @@ def study_posterior(
 
 
 def _points(trials: Sequence[FrozenTrial]) -> Array | None:
-    """The trials' parameters over their ranges, one row each; None if they are not plain numbers they all have."""
+    """The trials' parameters over their ranges, one row each; None unless all are numbers that every trial has."""
     if not trials:
         return None
     columns = []
@@ -144,9 +144,9 @@ def posterior(points: Array, scores: Array, noise: float | None) -> tuple[Array,
         variance = (V * V) (s n)
 
     Matern-5/2 process with one length scale, constant mean 0; length scale, amplitude and noise by greatest marginal
-    likelihood on a grid (no climb, whose result could differ between machines). One eigendecomposition per length scale
-    gives all amplitudes and noises at once. Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/, chapters
-    2, 5.
+    likelihood on a grid (the result of an optimiser could differ between machines). One eigendecomposition per length
+    scale gives all amplitudes and noises at once. Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/,
+    chapters 2, 5.
 
     Args:
         points: shape ``(trials, dimensions)``, each dimension's range of length 1.
@@ -181,14 +181,14 @@ def _fit(points: Array, scores: Array, noise: float | None) -> tuple[float, floa
         values, vectors = _decomposed(points, float(length))
         squares = (vectors.T @ scores) ** 2
         total = amplitudes[:, None, None] * values + nuggets[None, :, None]
-        height = -0.5 * (np.log(total) + squares / total).sum(axis=-1)
+        log_density = -0.5 * (np.log(total) + squares / total).sum(axis=-1)
         # A length scale that grows with the root of the dimensions: Hvarfner and others (2024),
         # https://arxiv.org/abs/2402.02229; amplitudes of a few score variances.
-        height -= 0.5 * (np.log(length / (1.4 * root)) / 1.7) ** 2
-        height -= 0.5 * (np.log(amplitudes[:, None]) / 1.5) ** 2
-        place = np.unravel_index(int(height.argmax()), height.shape)
-        if height[place] > best[0]:
-            best = (float(height[place]), float(length), float(amplitudes[place[0]]), float(nuggets[place[1]]))
+        log_density -= 0.5 * (np.log(length / (1.4 * root)) / 1.7) ** 2
+        log_density -= 0.5 * (np.log(amplitudes[:, None]) / 1.5) ** 2
+        index = np.unravel_index(int(log_density.argmax()), log_density.shape)
+        if log_density[index] > best[0]:
+            best = (float(log_density[index]), float(length), float(amplitudes[index[0]]), float(nuggets[index[1]]))
     return best[1:]
 
 
@@ -202,8 +202,8 @@ def noise_variance(pictures: Sequence[Mapping[Image, float]]) -> float | None:
     """Variance of the noise in one trial's score, the mean of its pictures; pooled over all trials.
 
     In a payload of several pictures, noise is what neither the trial (how good is this merge at this prompt) nor the
-    seed (how easy is this noise) explains. Payloads of one picture are taken to be as noisy as the others; if there
-    are none, how differently the merges do on different prompts counts as noise as well.
+    seed (how easy is this noise) explains. Payloads of one picture are assumed to be as noisy as the others; if
+    all are of one picture, differences between merges across prompts count as noise as well.
 
     Args:
         pictures: for each trial the points of its pictures, importances included, so that their mean is its score.
@@ -225,7 +225,7 @@ def noise_variance(pictures: Sequence[Mapping[Image, float]]) -> float | None:
 
 
 def _unexplained(table: Array) -> float:
-    """Residual variance once rows and columns have had their means."""
+    """Residual variance after subtracting the means of rows and columns."""
     rows, columns = table.shape
     rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
     return float((rest**2).sum() / ((rows - 1) * (columns - 1)))

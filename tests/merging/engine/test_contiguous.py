@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayes_merger.merging import LiveMerge, MergeSettings
 from bayes_merger.merging.engine.contiguous import ContiguousSpan, spans_of
-from tests.merging.engine.test_incremental import equal, full
+from tests.live_models import equal, full
 from tests.merging.tiny_models import SHAPES, even, opened
 
 

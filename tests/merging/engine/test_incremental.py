@@ -12,9 +12,8 @@ from torch import Tensor
 
 from bayes_merger.errors import TrialFailed
 from bayes_merger.merging import METHODS, SD1, Checkpoint, LiveMerge, MergeSettings, method_spec, open_checkpoint
-from tests.merging.engine.test_live import live, parameter, plain, shifted, strided, transposed
-from tests.merging.engine.test_merge import uneven
-from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, tensors_of, write_model
+from tests.live_models import equal, full, live, parameter, plain, shifted, strided, transposed
+from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, tensors_of, uneven, write_model
 from tests.merging.variants import VARIANTS, Variant, title
 
 Weights = dict[str, dict[str, float]]
@@ -28,16 +27,6 @@ def changed(weights: Weights, method: str, random: random.Random) -> Weights:
         for name in random.sample(sorted(new), random.randint(1, len(new))):
             new[name][block] = random.choice([ranges[name].low, random.uniform(ranges[name].low, ranges[name].high)])
     return new
-
-
-def full(models: Mapping[str, Checkpoint], method: str, weights: Weights, options: dict[str, str]) -> dict[str, Tensor]:
-    destinations = live(plain, torch.float32)
-    LiveMerge(models, MergeSettings(method, options=options), memory=0).apply(weights, destinations)
-    return destinations
-
-
-def equal(destinations: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(out, expected[key].to(out.dtype)) for key, out in destinations.items())
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=title)

@@ -1,50 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
 from bayes_merger.merging import METHODS, LiveMerge, MergeSettings, merge, method_spec, open_checkpoint
-from tests.merging.engine.test_merge import uneven
-from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, write_model
+from tests.live_models import equal, live, parameter, plain, shifted, strided, transposed
+from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, uneven, write_model
 from tests.merging.variants import VARIANTS, Variant, title
-
-Make = Callable[[tuple[int, ...], torch.dtype], Tensor]
-
-
-def plain(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.full(shape, 7, dtype=dtype)
-
-
-def transposed(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.full(shape[::-1], 7, dtype=dtype).permute(tuple(range(len(shape)))[::-1])
-
-
-def strided(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.full((*shape, 3), 7, dtype=dtype)[..., 1]
-
-
-def shifted(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A view on a larger parameter that begins at an odd place."""
-    count = int(torch.tensor(shape).prod()) if shape else 1
-    return torch.full((count + 5,), 7, dtype=dtype)[3 : 3 + count].view(shape)
-
-
-def parameter(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.nn.Parameter(torch.full(shape, 7, dtype=dtype))
-
-
-def live(make: Make, dtype: torch.dtype) -> dict[str, Tensor]:
-    return {key: make(shape, dtype) for key, shape in SHAPES.items()}
-
-
-def same(destinations: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return all(torch.equal(out, expected[key].to(out.dtype)) for key, out in destinations.items())
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=title)
@@ -60,7 +26,7 @@ def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, variant: Var
                 LiveMerge(models, MergeSettings(method, vae=vae, options=options or {})).apply(
                     uneven(method), destinations
                 )
-                assert same(destinations, expected)
+                assert equal(destinations, expected)
 
 
 @pytest.mark.parametrize("recipe", ["fp16", "bf16", "fp32"])
@@ -75,7 +41,7 @@ def test_the_recipes_rounding_is_seen_in_wider_parameters(
         for make in (plain, transposed):
             destinations = live(make, dtype)
             LiveMerge(models, MergeSettings(method, recipe)).apply(uneven(method), destinations)
-            assert same(destinations, expected)
+            assert equal(destinations, expected)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -88,7 +54,7 @@ def test_a_candidate_has_no_memory_of_those_before_it(tmp_path: Path, method: st
     for _ in range(3):
         merging.apply(defaults, used)
         merging.apply(uneven(method), used)
-    assert same(used, fresh)
+    assert equal(used, fresh)
 
 
 def test_large_tensors_are_worked_on_in_pieces_that_give_the_same_bits(tmp_path: Path) -> None:
@@ -100,7 +66,7 @@ def test_large_tensors_are_worked_on_in_pieces_that_give_the_same_bits(tmp_path:
     for method in ("add_difference", "euclidean_add_difference"):
         destinations = live(plain, torch.float32) | {TEXT: torch.empty(700, 1000).T}
         LiveMerge(models, MergeSettings(method)).apply(even("0.3", method), destinations)
-        assert same(destinations, dict(merge(recipe_of(models, even("0.3", method), method), models)))
+        assert equal(destinations, dict(merge(recipe_of(models, even("0.3", method), method), models)))
 
 
 def test_nothing_is_allocated_for_another_candidate(tmp_path: Path) -> None:
@@ -161,7 +127,7 @@ def test_an_overflow_fails_the_trial_and_the_next_merge_repairs_the_model(tmp_pa
     with pytest.raises(TrialFailed, match=f"'{TEXT}' holds infinity"):
         merging.apply(even("2"), destinations)
     merging.apply(even("0.5"), destinations)
-    assert same(destinations, dict(merge(recipe_of(models, even("0.5")), models)))
+    assert equal(destinations, dict(merge(recipe_of(models, even("0.5")), models)))
 
 
 @pytest.mark.gpu

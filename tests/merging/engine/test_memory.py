@@ -146,14 +146,14 @@ def test_as_many_blocks_stay_in_memory_as_find_room(tmp_path: Path) -> None:
     blocks = dict.fromkeys(step.place for step in steps)
     sizes = {place: sum(4 * math.prod(s.shape) for s in steps if s.place == place) for place in blocks}
     for budget in (0, min(sizes.values()), sum(sizes.values()) // 2, sum(sizes.values())):
-        keeper = DeviceCache(models, spec, steps, CPU, budget)
-        kept = {step.place for step in steps if keeper.keeps(step)}
+        cache = DeviceCache(models, spec, steps, CPU, budget)
+        kept = {step.place for step in steps if cache.keeps(step)}
         for step in steps:
-            assert all(torch.equal(t, m.tensor(step.key)) for t, m in zip(keeper.sources(step), files, strict=True))
-        assert sum(sizes[place] for place in kept) + keeper.work.budget == budget
-        assert all(sizes[place] > keeper.work.budget for place in blocks if place not in kept)
+            assert all(torch.equal(t, m.tensor(step.key)) for t, m in zip(cache.sources(step), files, strict=True))
+        assert sum(sizes[place] for place in kept) + cache.prepared.budget == budget
+        assert all(sizes[place] > cache.prepared.budget for place in blocks if place not in kept)
         # what aligns the next tensor comes on top
-        assert sum(sizes[place] for place in kept) <= keeper.arena.size <= budget + 2 * 64 * len(steps)
+        assert sum(sizes[place] for place in kept) <= cache.arena.size <= budget + 2 * 64 * len(steps)
     assert kept == set(blocks)
 
 

@@ -21,18 +21,11 @@ from tests.merging.tiny_models import (
     opened,
     recipe_of,
     tensors_of,
+    uneven,
     write_model,
 )
 
 NAMES = sorted(METHODS)
-
-
-def uneven(method: str) -> dict[str, dict[str, float]]:
-    """Other numbers for every block, inside the ranges that are searched."""
-    return {
-        name: {block: r.low + (r.high - r.low) * ((7 * i + k) % 26) / 27 for i, block in enumerate(SD1.blocks)}
-        for k, (name, r) in enumerate(method_spec(method).weights.items())
-    }
 
 
 @pytest.mark.parametrize("method", NAMES)
