@@ -13,6 +13,7 @@ from bayes_merger.checkpoints.architectures import identify
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.checkpoints.kinds import ModelKind, detect_kind
+from bayes_merger.checkpoints.prediction import predicted
 from bayes_merger.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class Checkpoint:
 
     @property
     def prediction(self) -> str:
-        """What the model predicts, ``v`` or ``epsilon``, where the file says it; else empty."""
-        return prediction_in(self.metadata)
+        """What the model predicts, a kind of ``checkpoints.prediction``, where the file says it; else empty."""
+        return predicted(self.shapes.keys(), self.metadata)
 
     @cached_property
     def kind(self) -> ModelKind:
@@ -97,7 +98,7 @@ class Checkpoint:
             CheckpointError: none that can be merged.
         """
         try:
-            return identify(self.shapes)
+            return identify(self.shapes, self.kind)
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
 
@@ -242,12 +243,6 @@ class ModelView(Checkpoint):
 
     def _read_part_of_model(self, key: str, begin: int, out: Tensor) -> None:
         self._model.read_part(self._names[key], begin, out)
-
-
-def prediction_in(metadata: Mapping[str, str]) -> str:
-    """What a model predicts by its metadata, ``v`` or ``epsilon``; empty where they do not say."""
-    said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", "")
-    return {"v": "v", "v_prediction": "v", "epsilon": "epsilon"}.get(said, "")
 
 
 @cache

@@ -88,8 +88,8 @@ class StepModel(Checkpoint):
 
     @property
     def prediction(self) -> str:
-        """What those of its models predict that say it; they agree."""
-        return next((model.prediction for model in self._models.values() if model.prediction), "")
+        """What its plan says."""
+        return self.planned.prediction
 
     def set(self, weights: BlockWeights) -> None:
         """Take other numbers.
