@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bayes_merger.checkpoints.blocks import Architecture, Rule
-from bayes_merger.checkpoints.kinds import detect_kind
-from bayes_merger.errors import CheckpointError, ConfigError, and_more, nearest
+from bayes_merger.checkpoints.blocks import Architecture, Place, Rule
+from bayes_merger.checkpoints.kinds import ModelKind, detect_kind
+from bayes_merger.checkpoints.naming import FLUX_LAYERS, NETWORK, SD3_LAYERS
+from bayes_merger.checkpoints.prediction import MARKS
+from bayes_merger.errors import CheckpointError, ConfigError, and_more, nearest, printable
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -30,16 +32,30 @@ _SPECIAL_RULES = (
         role="schedule",
     ),
     Rule(r"model\.model_sampling\.sigmas$", role="schedule"),
-    Rule(r"(?:v_pred|ztsnr|edm_vpred\.sigma_(?:max|min))$", role="marker"),
+    Rule(rf"(?:{'|'.join(map(re.escape, MARKS))})$", role="marker"),
 )
 
-
-_UNET = r"model\.diffusion_model\."
-# Flux is mostly distributed without its text encoders, and then often without this prefix too.
-_TRANSFORMER = r"(?:(?:model\.)?diffusion_model\.)?"
 _TEXT_ENCODERS = tuple(
-    Rule(rf"text_encoders\.(?={name}\.)", "BASE", slot=slot)
+    Rule(rf"(?:text_encoders\.)?(?={name}\.)", "BASE", slot=slot)
     for name, slot in (("clip_l", "CLIP_L"), ("clip_g", "CLIP_G"), ("t5xxl", "T5"))
+)
+_VAE = Rule(r"(?:first_stage_model|vae)\.", "BASE", role="vae", slot="VAE")
+TEXT_SLOTS = ("TE", "CLIP_L", "CLIP_G", "T5")
+"""The slots of the text encoders."""
+
+_PREFIXED = re.compile(
+    r"(?:model\.)?diffusion_model\.|model\.model\.|net\.|cond_stage_model\.|conditioner\.|text_encoders\."
+)
+_BARE = ("double_blocks.", "joint_blocks.", "input_blocks.")
+_LEFTOVER = re.compile(r"embedding_manager\.|denoiser\.|__")
+
+# The layers of a U-Net's block; transformers have theirs in ``naming``.
+_UNET_LAYERS = (
+    r"\d\.(?:in_layers\.[02]|emb_layers\.1|out_layers\.[03]|skip_connection|op|conv|norm|proj_in|proj_out"
+    r"|transformer_blocks\.\d+\.(?:norm[123]|attn[12]\.(?:to_[qkv]|to_out\.0)|ff\.net\.(?:0\.proj|2)))"
+    r"\.(?:weight|bias)|\d\.(?:weight|bias)"
+    r"|(?:time_embed\.(?:[02]\.(?:weight|bias)|cond_proj\.weight)|label_emb\.0\.[02]\.(?:weight|bias)"
+    r"|out\.[02]\.(?:weight|bias))"
 )
 
 
@@ -59,13 +75,13 @@ def _unet(count: int) -> tuple[str, ...]:
 
 def _unet_rules(last_block: str) -> tuple[Rule, ...]:
     return (
-        Rule(_UNET + r"input_blocks\.(\d+)\.", "IN{:02d}"),
-        Rule(_UNET + r"middle_block\.", "M00"),
-        Rule(_UNET + r"output_blocks\.(\d+)\.", "OUT{:02d}"),
-        _own(_UNET, "time_embed", "BASE", "TIME"),
-        _own(_UNET, "label_emb", "BASE", "LABEL"),
-        _own(_UNET, "out", last_block, "OUT"),
-        Rule(r"first_stage_model\.", "BASE", role="vae", slot="VAE"),
+        Rule(NETWORK + r"input_blocks\.(\d+)\.", "IN{:02d}"),
+        Rule(NETWORK + r"middle_block\.", "M00"),
+        Rule(NETWORK + r"output_blocks\.(\d+)\.", "OUT{:02d}"),
+        _own(NETWORK, "time_embed", "BASE", "TIME"),
+        _own(NETWORK, "label_emb", "BASE", "LABEL"),
+        _own(NETWORK, "out", last_block, "OUT"),
+        _VAE,
     )
 
 
@@ -78,16 +94,18 @@ SD1 = Architecture(
     modelspec="stable-diffusion-v1",
     resolution=512,
     prediction="epsilon",
+    layers=_UNET_LAYERS,
 )
 
 SD2 = Architecture(
     name="sd2",
     blocks=SD1.blocks,
-    rules=SD1.rules,
+    rules=(*SD1.rules, Rule(r"conditioner\.embedders\.0\.(?=model\.)", "BASE", slot="TE")),
     slots=("TIME", "LABEL", "OUT", "TE", "VAE"),
     title="Stable Diffusion 2.x",
     modelspec="stable-diffusion-v2",
     resolution=768,
+    layers=_UNET_LAYERS,
 )
 
 SDXL = Architecture(
@@ -96,14 +114,16 @@ SDXL = Architecture(
     rules=(
         *_SPECIAL_RULES,
         *_unet_rules("OUT08"),
-        Rule(r"conditioner\.embedders\.0\.", "BASE", slot="CLIP_L"),
-        Rule(r"conditioner\.embedders\.1\.", "BASE", slot="CLIP_G"),
+        # some files have them the other way round; OpenCLIP's is the one without ``transformer`` in front
+        Rule(r"conditioner\.embedders\.(?:0\.(?!model\.)|1\.(?=transformer\.))", "BASE", slot="CLIP_L"),
+        Rule(r"conditioner\.embedders\.(?:1\.(?!transformer\.)|0\.(?=model\.))", "BASE", slot="CLIP_G"),
     ),
     slots=("TIME", "LABEL", "OUT", "CLIP_L", "CLIP_G", "VAE"),
     title="Stable Diffusion XL",
     modelspec="stable-diffusion-xl-v1-base",
     resolution=1024,
     prediction="epsilon",
+    layers=_UNET_LAYERS,
 )
 
 
@@ -115,22 +135,24 @@ def _sd3(name: str, count: int, title: str, modelspec: str) -> Architecture:
         blocks=blocks,
         rules=(
             *_SPECIAL_RULES,
-            Rule(_TRANSFORMER + r"joint_blocks\.(\d+)\.", "IN{:02d}"),
-            _own(_TRANSFORMER, "t_embedder", "BASE", "TIME"),
-            _own(_TRANSFORMER, "y_embedder", "BASE", "LABEL"),
-            _own(_TRANSFORMER, "x_embedder|context_embedder|pos_embed", "BASE", "EMBED"),
-            _own(_TRANSFORMER, "final_layer", blocks[-1], "OUT"),
+            Rule(NETWORK + r"joint_blocks\.(\d+)\.", "IN{:02d}"),
+            _own(NETWORK, "t_embedder", "BASE", "TIME"),
+            _own(NETWORK, "y_embedder", "BASE", "LABEL"),
+            _own(NETWORK, "x_embedder|context_embedder|pos_embed", "BASE", "EMBED"),
+            _own(NETWORK, "final_layer", blocks[-1], "OUT"),
             *_TEXT_ENCODERS,
-            Rule(r"first_stage_model\.", "BASE", role="vae", slot="VAE"),
+            _VAE,
         ),
         slots=("TIME", "LABEL", "EMBED", "OUT", "CLIP_L", "CLIP_G", "T5", "VAE"),
         title=title,
         modelspec=modelspec,
         resolution=1024,
+        layers=SD3_LAYERS,
     )
 
 
 SD3 = _sd3("sd3", 24, "Stable Diffusion 3 medium", "stable-diffusion-v3-medium")
+SD35_MEDIUM = _sd3("sd3", 24, "Stable Diffusion 3.5 medium", "stable-diffusion-v3.5-medium")
 SD3_LARGE = _sd3("sd3-large", 38, "Stable Diffusion 3.5 large", "stable-diffusion-v3.5-large")
 
 FLUX = Architecture(
@@ -138,48 +160,97 @@ FLUX = Architecture(
     blocks=("BASE", *_numbered(("D", 19), ("S", 38))),
     rules=(
         *_SPECIAL_RULES,
-        Rule(_TRANSFORMER + r"double_blocks\.(\d+)\.", "D{:02d}"),
-        Rule(_TRANSFORMER + r"single_blocks\.(\d+)\.", "S{:02d}"),
-        _own(_TRANSFORMER, "time_in|guidance_in", "BASE", "TIME"),
-        _own(_TRANSFORMER, "vector_in", "BASE", "LABEL"),
-        _own(_TRANSFORMER, "img_in|txt_in", "BASE", "EMBED"),
-        _own(_TRANSFORMER, "final_layer", "S37", "OUT"),
+        Rule(NETWORK + r"double_blocks\.(\d+)\.", "D{:02d}"),
+        Rule(NETWORK + r"single_blocks\.(\d+)\.", "S{:02d}"),
+        _own(NETWORK, "time_in|guidance_in", "BASE", "TIME"),
+        _own(NETWORK, "vector_in", "BASE", "LABEL"),
+        _own(NETWORK, "img_in|txt_in", "BASE", "EMBED"),
+        _own(NETWORK, "final_layer", "S37", "OUT"),
         *_TEXT_ENCODERS,
-        Rule(r"vae\.", "BASE", role="vae", slot="VAE"),
+        _VAE,
     ),
     slots=("TIME", "LABEL", "EMBED", "OUT", "CLIP_L", "CLIP_G", "T5", "VAE"),
     title="Flux",
     modelspec="flux-1-dev",
     resolution=1024,
+    layers=FLUX_LAYERS,
 )
 
-ARCHITECTURES: Mapping[str, Architecture] = {a.name: a for a in (SD1, SD2, SDXL, SD3, SD3_LARGE, FLUX)}
+CHROMA = replace(
+    FLUX,
+    name="chroma",
+    rules=(*FLUX.rules, _own(NETWORK, "distilled_guidance_layer", "BASE", "TIME")),
+    slots=("TIME", "EMBED", "OUT", "T5", "VAE"),
+    title="Chroma",
+    modelspec="chroma",
+    layers=FLUX_LAYERS + r"|distilled_guidance_layer\..+",
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {a.name: a for a in (SD1, SD2, SDXL, SD3, SD3_LARGE, FLUX, CHROMA)}
 """Name to architecture, of all that can be merged."""
 
 
-def identify(shapes: Shapes) -> Architecture:
+_VARIANTS: Mapping[str, Architecture] = {
+    "sd3.5-medium": SD35_MEDIUM,
+    "ssd-1b": replace(SDXL, title="SSD-1B"),
+    "segmind-vega": replace(SDXL, title="Segmind Vega"),
+}
+"""Kind to the architecture of a relative: another title, the same table and the same name in recipes."""
+
+
+def identify(shapes: Shapes, kind: ModelKind | None = None) -> Architecture:
     """The architecture of a checkpoint, from its keys and shapes.
 
     Args:
         shapes: key to shape.
+        kind: what ``detect_kind`` says, where that was asked before.
 
     Raises:
         CheckpointError: it cannot be merged; the text says what it looks like instead.
     """
-    kind = detect_kind(shapes)
-    if kind.name not in ARCHITECTURES:
-        known = ", ".join(architecture.title for architecture in ARCHITECTURES.values())
-        raise CheckpointError(f"this is {kind.words}; {kind.way_out or f'only {known} can be merged'}")
-    large = kind.name == "sd3" and any(re.match(_TRANSFORMER + r"joint_blocks\.24\.", key) for key in shapes)
-    architecture = SD3_LARGE if large else ARCHITECTURES[kind.name]
-    places = [architecture.place(key) for key in shapes]
+    kind = kind or detect_kind(shapes)
+    architecture = _VARIANTS.get(kind.name) or ARCHITECTURES.get(kind.name)
+    if architecture is None:
+        raise unsupported(kind)
+    places = {key: architecture.place(key) for key in shapes}
     # the head counts as the last block's, and does not make it
-    present = {place.block for place in places if place.slot is None or place.block == "BASE"}
+    present = {place.block for place in places.values() if place.slot is None or place.block == "BASE"}
     lacking = [block for block in architecture.blocks if block not in present]
+    strangers = _strangers(architecture, places)
+    if strangers:
+        some = and_more([printable(key) for key in strangers])
+        raise CheckpointError(f"this looks like {kind.words}, but such a model has no {some}; it cannot be merged")
     if lacking:
         some = and_more(lacking)
-        raise CheckpointError(f"this is {kind.words} with parts missing ({some}); download or export it again")
+        raise CheckpointError(
+            f"this is {kind.words} with parts missing ({some}); download or export it again; "
+            "if it is a cut-down network, it cannot be merged"
+        )
     return architecture
+
+
+def unsupported(kind: ModelKind) -> CheckpointError:
+    """The refusal of a kind that cannot be merged."""
+    known = ", ".join(architecture.title for architecture in ARCHITECTURES.values())
+    return CheckpointError(f"this is {kind.words}; {kind.way_out or f'only {known} can be merged'}")
+
+
+def _strangers(architecture: Architecture, places: Mapping[str, Place]) -> list[str]:
+    """The tensors of the network and its text encoders that a model of this architecture does not have.
+
+    A file that looks like a known network and has more than that is another network: to merge what is known of it and
+    to keep the rest would make a model that does not work. Outside of the network there are leftovers of training
+    (``embedding_manager``, ``denoiser.sigmas``), which nothing reads.
+    """
+    bare = any(place.role == "block" and key.startswith(_BARE) for key, place in places.items())
+    found = []
+    for key, place in places.items():
+        if place.role == "other":
+            if _PREFIXED.match(key) or (bare and not _LEFTOVER.match(key)):
+                found.append(key)
+        elif place.role == "block" and place.slot not in TEXT_SLOTS and not architecture.knows(key):
+            found.append(key)
+    return found
 
 
 def own_blocks(data: Any) -> OwnBlocks:

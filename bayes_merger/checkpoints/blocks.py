@@ -70,6 +70,7 @@ class Architecture:
         modelspec: its name in the metadata of files.
         resolution: nominal training resolution, pixels.
         prediction: what its networks predict where no marker says otherwise; empty when files do not say.
+        layers: pattern of what follows the block's name in the network's tensors; empty where anything may.
         whole: the architecture that a custom block table divides differently.
     """
 
@@ -81,6 +82,7 @@ class Architecture:
     modelspec: str
     resolution: int
     prediction: str = ""
+    layers: str = ""
     whole: Architecture | None = None
 
     def place(self, key: str) -> Place:
@@ -90,6 +92,10 @@ class Architecture:
     def element(self, key: str) -> str:
         """``key`` without the prefix that names its block: ``1.proj_in.weight``."""
         return key[_located(self, key)[1] :]
+
+    def knows(self, key: str) -> bool:
+        """Whether models of this architecture have such a tensor in their network, where ``key`` has its place."""
+        return not self.layers or re.fullmatch(self.layers, self.element(key)) is not None
 
     def block(self, name: str) -> str:
         """The block or slot called ``name``, in any case; ``base`` and ``block_0`` ... are accepted too.

@@ -13,6 +13,7 @@ from bayes_merger.checkpoints.architectures import identify
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.checkpoints.kinds import ModelKind, detect_kind
+from bayes_merger.checkpoints.prediction import predicted
 from bayes_merger.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class Checkpoint:
 
     @property
     def prediction(self) -> str:
-        """What the model predicts, ``v`` or ``epsilon``, where the file says it; else empty."""
-        return prediction_in(self.metadata)
+        """What the model predicts, a kind of ``checkpoints.prediction``, where the file says it; else empty."""
+        return predicted(self.shapes.keys(), self.metadata)
 
     @cached_property
     def kind(self) -> ModelKind:
@@ -98,7 +99,7 @@ class Checkpoint:
             CheckpointError: none that can be merged.
         """
         try:
-            return identify(self.shapes)
+            return identify(self.shapes, self.kind)
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
 
@@ -281,12 +282,6 @@ def check_all_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
         checkpoint.check_unchanged()
 
 
-def prediction_in(metadata: Mapping[str, str]) -> str:
-    """What a model predicts by its metadata, ``v`` or ``epsilon``; empty where they do not say."""
-    said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", "")
-    return {"v": "v", "v_prediction": "v", "epsilon": "epsilon"}.get(said, "")
-
-
 @cache
 def torch_dtypes() -> dict[str, torch.dtype]:
     """The dtype names of files to torch's own."""
@@ -296,5 +291,6 @@ def torch_dtypes() -> dict[str, torch.dtype]:
         "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
         "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
         "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-        "U8": torch.uint8, "BOOL": torch.bool,
+        "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+        "F8_E8M0": torch.float8_e8m0fnu, "C64": torch.complex64,
     }  # fmt: skip

@@ -15,8 +15,8 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from bayes_merger.checkpoints.checkpoint import prediction_in
-from bayes_merger.checkpoints.naming import INDEX, PARTS
+from bayes_merger.checkpoints.naming import INDEX, NETWORK, PARTS
+from bayes_merger.checkpoints.prediction import EPSILON, ZERO_SNR, V, edm_mark, predicted, predicted_by
 from bayes_merger.checkpoints.tokenizer import PAD, PAD_OPEN_CLIP
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.paths import read_text
@@ -30,9 +30,9 @@ _SCHEDULER = "scheduler/scheduler_config.json"
 _TREES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "sd3": "sd3", "sd3-large": "sd35-large", "flux": "flux"}
 _COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # as their names begin
 _UNET, _TRANSFORMER = "unet/config.json", "transformer/config.json"
-_PREFIX = re.compile(r"^(?:model\.)?diffusion_model\.")  # transformers are distributed without it, too
+_PREFIX = re.compile(NETWORK)
 
-_SD = {"text_encoder": ("cond_stage_model.",)}
+_SD = {"text_encoder": ("cond_stage_model.", "conditioner.embedders.0.")}
 _XL = {"text_encoder": ("conditioner.embedders.0.",), "text_encoder_2": ("conditioner.embedders.1.",)}
 _SD3 = {
     "text_encoder": ("text_encoders.clip_l.",),
@@ -160,6 +160,8 @@ def settings_of(architecture: str, shapes: Shapes, metadata: Mapping[str, str]) 
     Raises:
         CheckpointError: the model needs a pipeline or scheduler that the shipped trees do not describe.
     """
+    if architecture not in _FITTINGS:
+        raise CheckpointError(f"no config is shipped for {architecture}; write a single file, --out NAME.safetensors")
     model = {_PREFIX.sub("", key): shape for key, shape in shapes.items()}
     tree, changes = _FITTINGS[architecture](model, metadata)
     settings = {name: data | changes.get(name, {}) for name, data in read_tree(_CONFIGS / tree).items()}
@@ -172,13 +174,15 @@ def absent_parts(architecture: str, shapes: Shapes) -> list[str]:
 
 
 def marked(settings: Settings, shapes: Shapes, metadata: Mapping[str, str]) -> Settings:
-    """The settings with the prediction type that a model's markers and metadata state, if they do.
+    """The settings with what a model's markers and metadata say that it predicts, if they do.
 
     Raises:
         CheckpointError: the model needs a scheduler that no settings here describe.
     """
-    found = _prediction(shapes, metadata, "")
-    return settings | {_SCHEDULER: settings[_SCHEDULER] | found} if found["prediction_type"] else settings
+    said = predicted(shapes, metadata)
+    if not said or (edm_mark(shapes) and said == predicted_by(settings[_SCHEDULER])):
+        return settings
+    return settings | {_SCHEDULER: settings[_SCHEDULER] | _prediction(shapes, metadata, "")}
 
 
 def clip_pads(settings: Settings) -> dict[str, str]:
@@ -234,13 +238,13 @@ def _pipeline(channels: int, pipelines: Mapping[int, str]) -> str:
 
 
 def _prediction(model: Shapes, metadata: Mapping[str, str], default: str) -> Settings:
-    """Scheduler settings; a marker in the file has priority over its metadata."""
-    if odd := [key for key in model if key.startswith("edm_")]:
-        raise CheckpointError(f"the key {odd[0]} marks an EDM model, for which no config is shipped; "
+    """Scheduler settings."""
+    if odd := edm_mark(model):
+        raise CheckpointError(f"the key {odd} marks an EDM model, for which no config is shipped; "
                               "give --config FOLDER, the diffusers config tree of this model")  # fmt: skip
-    said = "v" if "v_pred" in model or "ztsnr" in model else prediction_in(metadata)
-    zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in model else {}
-    return {"prediction_type": "v_prediction" if said == "v" else said or default} | zero_snr
+    said = {V: "v_prediction", EPSILON: "epsilon"}.get(predicted(model, metadata), default)
+    zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if ZERO_SNR in model else {}
+    return {"prediction_type": said} | zero_snr
 
 
 def _fit_sd3(model: Shapes, metadata: Mapping[str, str]) -> tuple[str, Settings]:

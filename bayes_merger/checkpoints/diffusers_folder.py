@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming
+from bayes_merger.checkpoints.prediction import EDM, EDM_V, ZERO_SNR, V, predicted_by, prediction_metadata
 from bayes_merger.checkpoints.single_file import open_file
 from bayes_merger.errors import CheckpointError
 from bayes_merger.paths import read_text
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _VARIANTS = ("", "fp16", "bf16", "fp32", "ema", "non_ema")  # in order of preference
 _SCHEDULER = "scheduler/scheduler_config.json"
+_SIGMAS = {"sigma_max": 80.0, "sigma_min": 0.002}  # diffusers' own defaults for EDM's schedule
 _LONGEST = 200  # characters in a file name, well below what any system allows
 _JSON_LIMIT = 2**26  # bytes: the index of the largest part is a tenth of a megabyte
 
@@ -54,6 +56,7 @@ class _Assembly:
 
     stretches: tuple[TensorSlice, ...]
     transposed: bool
+    numbers: tuple[float, ...] = ()
 
 
 class DiffusersFolder(Checkpoint):
@@ -77,15 +80,16 @@ class DiffusersFolder(Checkpoint):
                 entries[found.key] = names[stack[0]].dtypes[stack[0]], found.shape(_shapes(stack, names))
                 self._made[found.key] = _Assembly(tuple(_stretches(found, stack, names)), found.transposed)
         settings = _read_scheduler(path)
-        for mark in _marks(naming.family, settings):
-            entries[mark] = "I64", (0,)
-            self._made[mark] = _Assembly((), False)
+        self._prediction = predicted_by(settings)
+        for mark, numbers in _marks(path, naming.family, settings).items():
+            entries[mark] = ("F32", (len(numbers),)) if numbers else ("I64", (0,))
+            self._made[mark] = _Assembly((), False, numbers)
         first = next(iter(self._parts.values()))[0]  # every part of a folder that we wrote says how it was made
         in_parts = all(file.has_parts for files in self._parts.values() for file in files)
         super().__init__(
             path,
             entries,
-            {**first.metadata, **_metadata(settings)},
+            {**first.metadata, **prediction_metadata(self._prediction)},
             self._read_whole,
             self._close_all,
             read_part=self._read_stretches if in_parts else None,
@@ -96,6 +100,11 @@ class DiffusersFolder(Checkpoint):
         """All files that are read."""
         said = (self.path / INDEX, self.path / _SCHEDULER)
         return (*(file.path for files in self._parts.values() for file in files), *(f for f in said if f.is_file()))
+
+    @property
+    def prediction(self) -> str:
+        """What its scheduler says, else its files."""
+        return self._prediction or super().prediction
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -131,7 +140,7 @@ class DiffusersFolder(Checkpoint):
 
         made, shape = self._made[key], self.shapes[key]
         if not made.stretches:
-            return torch.empty(shape, dtype=torch_dtypes()[self.dtypes[key]])
+            return torch.tensor(made.numbers, dtype=torch_dtypes()[self.dtypes[key]])
         if made.transposed:
             return made.stretches[0].file.tensor(made.stretches[0].name).t().contiguous()
         pieces = [_flat(stretch) for stretch in made.stretches]
@@ -287,19 +296,31 @@ def _read_scheduler(path: Path) -> Mapping[str, Any]:
     return _read_json(file) if file.is_file() else {}
 
 
-def _metadata(scheduler: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata that a single file would have."""
-    said = {"epsilon": "epsilon", "v_prediction": "v"}.get(str(scheduler.get("prediction_type")))
-    return {"modelspec.prediction_type": said} if said else {}
-
-
-def _marks(family: str, scheduler: Mapping[str, Any]) -> list[str]:
-    """The tensors without numbers by which single files say how the model was trained."""
-    if scheduler.get("prediction_type") != "v_prediction":
-        return []
+def _marks(path: Path, family: str, scheduler: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """The tensors by which single files say what the model predicts, and their numbers."""
+    kind = predicted_by(scheduler)
+    if kind == EDM_V:
+        return {f"edm_vpred.{end}": (_number(scheduler, end, usual),) for end, usual in _SIGMAS.items()}
+    if kind == EDM:
+        vae = _read_json(path / "vae" / "config.json")
+        return {f"edm_{end}": _statistics(path, vae, f"latents_{end}") for end in ("mean", "std")}
+    if kind != V:
+        return {}
     # only Stable Diffusion XL's files are known to say the first, so its absence says nothing in others
-    marks = ["v_pred"] if family == "sdxl" else []
-    return [*marks, "ztsnr"] if scheduler.get("rescale_betas_zero_snr") is True else marks
+    marks: dict[str, tuple[float, ...]] = {"v_pred": ()} if family == "sdxl" else {}
+    return {**marks, ZERO_SNR: ()} if scheduler.get("rescale_betas_zero_snr") is True else marks
+
+
+def _number(settings: Mapping[str, Any], name: str, usual: float) -> float:
+    value = settings.get(name, usual)
+    return float(value) if isinstance(value, int | float) else usual
+
+
+def _statistics(path: Path, vae: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    values = vae.get(name)
+    if not isinstance(values, list) or not values or not all(isinstance(value, int | float) for value in values):
+        raise CheckpointError(f"its scheduler is for EDM, and vae/config.json has no {name}; download it again")
+    return tuple(map(float, values))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

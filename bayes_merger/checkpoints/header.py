@@ -17,7 +17,7 @@ from bayes_merger.errors import CheckpointError, nearest, printable
 
 ITEM_SIZES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E8M0": 1, "C64": 8,
 }  # fmt: skip
 """Bytes per number of every supported dtype."""
 
@@ -74,7 +74,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
     if length + 8 > size:
         raise CheckpointError(f"truncated: the header needs {length + 8} bytes and the file has {size}; {_AGAIN}")
     table = _table(file.read(length))
-    metadata = _metadata(table.pop(METADATA, {}))
+    metadata = _metadata(table.pop(METADATA, None))
     start = 8 + length
     entries = {key: _entry(key, value, start) for key, value in table.items()}
     if not entries:
@@ -104,6 +104,8 @@ def _table(text: bytes) -> dict[str, Any]:
 
 
 def _metadata(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise CheckpointError(f"its metadata is not an object of strings; {_AGAIN}")
     return value

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-Shapes = Mapping[str, tuple[int, ...]]
+from bayes_merger.checkpoints.networks import Shapes, TensorNames, network_of
 
 
 @dataclass(frozen=True)
@@ -17,24 +16,33 @@ class ModelKind:
         name: short and unique, an architecture's name for whole checkpoints (``sd1``, ``sdxl``, ``lora``, ...).
         words: for users, with an article: ``a LoRA``.
         way_out: what to do instead of merging it as it is, empty when there is nothing to do.
+        architecture: the architecture whose table it has, where that is called otherwise: models of one architecture
+            and of different kinds are not merged with each other.
     """
 
     name: str
     words: str
     way_out: str = ""
+    architecture: str = ""
 
 
-_UNET = "model.diffusion_model."
 _WHOLE = "give a whole checkpoint in one file"
 
 SD1 = ModelKind("sd1", "a Stable Diffusion 1.x checkpoint")
 SD2 = ModelKind("sd2", "a Stable Diffusion 2.x checkpoint")
 SDXL = ModelKind("sdxl", "a Stable Diffusion XL checkpoint")
+SSD_1B = ModelKind("ssd-1b", "SSD-1B, a cut-down Stable Diffusion XL", architecture="sdxl")
+VEGA = ModelKind("segmind-vega", "Segmind Vega, a cut-down Stable Diffusion XL", architecture="sdxl")
+KOALA = ModelKind("koala", "KOALA, a cut-down Stable Diffusion XL")
 REFINER = ModelKind("sdxl-refiner", "a Stable Diffusion XL refiner")
 SD3 = ModelKind("sd3", "a Stable Diffusion 3 checkpoint")
+SD35_MEDIUM = ModelKind("sd3.5-medium", "a Stable Diffusion 3.5 medium checkpoint", architecture="sd3")
+SD35_LARGE = ModelKind("sd3-large", "a Stable Diffusion 3.5 large checkpoint")
 FLUX = ModelKind("flux", "a Flux checkpoint")
+CHROMA = ModelKind("chroma", "a Chroma checkpoint")
 LORA = ModelKind("lora", "a LoRA", "give the checkpoint that it is for as model A, and the LoRA as model B or C")
 CONTROLNET = ModelKind("controlnet", "a ControlNet", _WHOLE)
+IP_ADAPTER = ModelKind("ip-adapter", "an IP-Adapter", _WHOLE)
 MOTION = ModelKind("motion", "an AnimateDiff motion module", _WHOLE)
 EMBEDDING = ModelKind("embedding", "a textual inversion embedding", _WHOLE)
 UPSCALER = ModelKind("upscaler", "an upscaler", _WHOLE)
@@ -43,101 +51,125 @@ TEXT_ENCODER = ModelKind("text-encoder", "a text encoder alone", _WHOLE)
 DIFFUSERS = ModelKind(
     "diffusers", "one part of a model in diffusers form", "give the diffusers folder that it belongs to"
 )
-BARE_UNET = ModelKind("unet", "a U-Net without its prefix", "give the whole checkpoint with its text encoder and VAE")
-BROKEN_UNET = ModelKind("partial", "a checkpoint with parts of its U-Net missing", "download or export it again")
+BROKEN_UNET = ModelKind(
+    "partial",
+    "a checkpoint with parts of its U-Net missing",
+    "download or export it again; if it is a cut-down network, it cannot be merged",
+)
 UNKNOWN = ModelKind("unknown", "a model this program does not know", _WHOLE)
 
 
 def detect_kind(shapes: Shapes) -> ModelKind:
     """The kind of model that has these names and shapes."""
-    for kind, looks_like in _SIGNS:
-        if looks_like(shapes):
+    names = TensorNames(shapes)
+    for kind, looks_like in _ADAPTERS:
+        if looks_like(names):
             return kind
-    return UNKNOWN
+    if title := network_of(names):
+        return ModelKind(title.lower().replace(" ", "-"), title)
+    return next((kind for kind, looks_like in _SIGNS if looks_like(names)), UNKNOWN)
 
 
 def describe_input(shapes: Shapes) -> str:
-    """What the number of input channels says about a U-Net: ``inpainting``, ``pix2pix`` or nothing."""
-    first = shapes.get(_UNET + "input_blocks.0.0.weight", ())
-    return {9: "inpainting", 8: "pix2pix", 5: "depth"}.get(first[1] if len(first) == 4 else 0, "")
+    """What the number of input channels says about a network: ``inpainting``, ``pix2pix``, ... or nothing."""
+    bare = TensorNames(shapes).bare
+    unet, flux = bare.get("input_blocks.0.0.weight", ()), bare.get("img_in.weight", ())
+    if len(flux) == 2:
+        return {384: "inpainting (Flux Fill)", 128: "edges or depth (Flux Control)"}.get(flux[1], "")
+    return {9: "inpainting", 8: "pix2pix", 5: "depth"}.get(unet[1] if len(unet) == 4 else 0, "")
 
 
-def _starts(shapes: Shapes, *prefixes: str) -> bool:
-    return any(key.startswith(prefixes) for key in shapes)
+def _unet(names: TensorNames) -> bool:
+    return names.has_any(("input_blocks", "middle_block", "output_blocks"))
 
 
-def _contains(shapes: Shapes, *parts: str) -> bool:
-    return any(part in key for key in shapes for part in parts)
-
-
-def _ldm_unet(shapes: Shapes) -> bool:
-    return _starts(shapes, _UNET + "input_blocks.", _UNET + "middle_block.", _UNET + "output_blocks.")
-
-
-def _numbers(shapes: Shapes, prefix: str) -> set[int]:
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return {int(found[1]) for key in shapes if (found := pattern.match(key))}
-
-
-def _two_sided(shapes: Shapes, count: int) -> bool:
-    """Whether all ``count`` input and output blocks of an LDM U-Net are there, and nothing beyond."""
+def _two_sided(names: TensorNames, count: int) -> bool:
+    """Whether all ``count`` input and output blocks of a U-Net are there, and nothing beyond."""
     wanted = set(range(count))
     return (
-        _numbers(shapes, _UNET + "input_blocks.") == wanted
-        and _numbers(shapes, _UNET + "output_blocks.") == wanted
-        and _starts(shapes, _UNET + "middle_block.")
-        and _starts(shapes, _UNET + "time_embed.")
-        and _starts(shapes, _UNET + "out.")
+        names.numbers_after("input_blocks") == wanted
+        and names.numbers_after("output_blocks") == wanted
+        and "middle_block + time_embed + out" in names
     )
 
 
-def _is_lora(shapes: Shapes) -> bool:
+def _depths(names: TensorNames, blocks: tuple[int, ...]) -> tuple[int, ...]:
+    """How many transformers the input blocks with these numbers have."""
+    return tuple(len(names.numbers_after(f"input_blocks.{block}.1.transformer_blocks")) for block in blocks)
+
+
+def _is_lora(names: TensorNames) -> bool:
     parts = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", "_lora.down.", ".lora_linear_layer.",
              ".hada_w", ".lokr_w")  # fmt: skip
     ends = (".diff", ".diff_b", ".w_norm", ".b_norm")
-    return _starts(shapes, "lora_", "lycoris_") or _contains(shapes, *parts) or any(k.endswith(ends) for k in shapes)
+    return names.starts_with("lora_", "lycoris_") or any(
+        key.endswith(ends) or any(part in key for part in parts) for key in names.shapes
+    )
 
 
-def _is_sd2(shapes: Shapes) -> bool:
-    """SD2 has SD1's names; its text encoder is OpenCLIP's and its cross-attention 1024 wide."""
-    if not _ldm_unet(shapes) or _starts(shapes, "conditioner."):
+def _is_sd2(names: TensorNames) -> bool:
+    """SD2 has SD1's names; its text encoder is OpenCLIP's, its cross-attention 1024 wide, its projections linear."""
+    if not _unet(names) or names.starts_with("cond_stage_model.transformer."):
         return False
-    wide = any(k.startswith(_UNET) and k.endswith("attn2.to_k.weight") and s[-1:] == (1024,) for k, s in shapes.items())
-    return wide or _starts(shapes, "cond_stage_model.model.")
+    wide = any(key.endswith("attn2.to_k.weight") and s[-1:] == (1024,) for key, s in names.bare.items())
+    linear = len(names.bare.get("input_blocks.1.1.proj_in.weight", ())) == 2
+    return wide or linear or names.starts_with("cond_stage_model.model.", "conditioner.embedders.0.model.")
 
 
-def _is_refiner(shapes: Shapes) -> bool:
-    return _starts(shapes, "conditioner.embedders.0.model.") and not _starts(shapes, "conditioner.embedders.1.")
+def _is_sdxl(names: TensorNames) -> bool:
+    return _unet(names) and (names.starts_with("conditioner.embedders.") or "label_emb" in names)
 
 
-def _is_sdxl(shapes: Shapes) -> bool:
-    return _ldm_unet(shapes) and (_starts(shapes, "conditioner.embedders.") or _starts(shapes, _UNET + "label_emb."))
+def _attends_at_once(names: TensorNames) -> bool:
+    """Whether the first block has attention, as in SD1 and SD2, and not in the models of the XL family."""
+    return "input_blocks.1.1.transformer_blocks" in names
 
 
-def _is_diffusers(shapes: Shapes) -> bool:
-    return _starts(shapes, "down_blocks.", "up_blocks.", "mid_block.", "encoder.down_blocks.", "transformer_blocks.")
+def _is_refiner(names: TensorNames) -> bool:
+    """The refiner is an XL in four levels whose only text encoder is OpenCLIP's."""
+    alone = names.starts_with("conditioner.embedders.0.model.") and not names.starts_with("conditioner.embedders.1.")
+    return not _attends_at_once(names) and (alone or ("label_emb" in names and _depths(names, (4, 8)) == (4, 4)))
 
 
-def _is_upscaler(shapes: Shapes) -> bool:
-    return _starts(shapes, "params_ema.", "RRDB_trunk", "body.0.rdb", "model.1.sub.") or "model.0.weight" in shapes
+def _is_koala(names: TensorNames) -> bool:
+    return _is_sdxl(names) and names.numbers_after("output_blocks") == set(range(6))
 
 
-# In this order: an adapter may carry names of the model it adapts, and a whole model those of its parts.
-_SIGNS: tuple[tuple[ModelKind, Callable[[Shapes], bool]], ...] = (
+def _is_diffusers(names: TensorNames) -> bool:
+    return names.has_any(("down_blocks", "up_blocks", "mid_block", "encoder.down_blocks", "transformer_blocks"))
+
+
+def _is_upscaler(names: TensorNames) -> bool:
+    return names.starts_with("params_ema.", "RRDB_trunk", "body.0.rdb", "model.1.sub.", "model.0.weight")
+
+
+_Sign = Callable[[TensorNames], bool]
+
+# An adapter may carry the names of the model that it adapts.
+_ADAPTERS: tuple[tuple[ModelKind, _Sign], ...] = (
     (LORA, _is_lora),
-    (CONTROLNET, lambda s: _starts(s, "control_model.", "controlnet_", "zero_convs.", "input_hint_block.")),
-    (MOTION, lambda s: _contains(s, "motion_modules.")),
-    (SD3, lambda s: _contains(s, "joint_blocks.")),
-    (FLUX, lambda s: _contains(s, "double_blocks.") and _contains(s, "single_blocks.")),
+    (CONTROLNET, lambda n: n.starts_with("control_model.", "controlnet_", "zero_convs.", "input_hint_block.")),
+    (MOTION, lambda n: "*motion_modules" in n),
+    (IP_ADAPTER, lambda n: n.has_any(("ip_adapter", "image_proj", "*to_k_ip")) or n.starts_with("ip_adapter")),
+)
+# In this order: a whole model carries the names of its parts.
+_SIGNS: tuple[tuple[ModelKind, _Sign], ...] = (
+    (SD35_LARGE, lambda n: "joint_blocks.24" in n),
+    (SD35_MEDIUM, lambda n: "joint_blocks.0.x_block.attn2" in n),
+    (SD3, lambda n: "joint_blocks" in n),
+    (CHROMA, lambda n: "double_blocks + single_blocks + distilled_guidance_layer" in n),
+    (FLUX, lambda n: "double_blocks + single_blocks" in n),
     (REFINER, _is_refiner),
-    (SDXL, _is_sdxl),
+    (SSD_1B, lambda n: _is_sdxl(n) and _depths(n, (4, 5, 7, 8)) == (2, 2, 4, 4)),
+    (VEGA, lambda n: _is_sdxl(n) and _depths(n, (4, 5, 7, 8)) == (1, 1, 2, 2)),
+    (KOALA, _is_koala),
+    (SDXL, lambda n: _is_sdxl(n) and not _attends_at_once(n)),
     (SD2, _is_sd2),
-    (SD1, lambda s: _two_sided(s, 12)),
-    (BROKEN_UNET, _ldm_unet),
+    (SD1, lambda n: _two_sided(n, 12)),
+    (BROKEN_UNET, _unet),
     (DIFFUSERS, _is_diffusers),
-    (BARE_UNET, lambda s: _starts(s, "input_blocks.", "diffusion_model.input_blocks.", "output_blocks.")),
-    (VAE, lambda s: _starts(s, "first_stage_model.", "encoder.down.", "decoder.up.", "vae.")),
-    (TEXT_ENCODER, lambda s: _starts(s, "cond_stage_model.", "text_model.", "text_encoders.", "encoder.block.")),
-    (EMBEDDING, lambda s: bool({"emb_params", "clip_l", "clip_g"} & set(s)) or _contains(s, "string_to_param")),
+    (VAE, lambda n: n.starts_with("first_stage_model.", "encoder.down.", "decoder.up.", "vae.")),
+    (TEXT_ENCODER, lambda n: n.starts_with("cond_stage_model.", "text_model.", "text_encoders.", "encoder.block.")),
+    (EMBEDDING, lambda n: n.has_any(("emb_params", "clip_l", "clip_g", "*string_to_param"))),
     (UPSCALER, _is_upscaler),
 )

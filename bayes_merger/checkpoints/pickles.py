@@ -117,7 +117,7 @@ def _imports(file: BinaryIO, size: int) -> Iterator[str]:
         name = opcode.name
         if count > _MOST_OPERATIONS:
             raise ValueError(f"a pickle of more than {_MOST_OPERATIONS} operations")
-        if opcode.arg is not None and "INT" in name or name in ("LONG1", "LONG4"):
+        if (opcode.arg is not None and "INT" in name) or name in ("LONG1", "LONG4"):
             number = int(argument)
         elif name == "BINPERSID" and number > size:  # the last part of a storage's description is its length
             raise ValueError(f"a storage of {number} numbers in a file of {size} bytes")

@@ -12,7 +12,7 @@ import pickle
 import struct
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
 from bayes_merger.checkpoints.pickles import PICKLE_STARTS, ZIP_START, check_pickle
+from bayes_merger.checkpoints.quantised import as_meant
 from bayes_merger.errors import CheckpointError, one_line, printable
 from bayes_merger.paths import open_regular
 
@@ -31,6 +32,10 @@ _UNREADABLE = (
     pickle.UnpicklingError, struct.error, AssertionError, ArithmeticError, AttributeError, EOFError, LookupError,
     MemoryError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
+
+# What trainers put a model's tensors into, and what parallel training and compilation put before their names.
+_TABLES = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
+_WRAPPED = ("module.", "_orig_mod.", "state_dict.")
 
 # Names in files from the first months of Stable Diffusion, before transformers renamed them.
 _OLD_NAMES = {
@@ -54,7 +59,7 @@ def open_file(path: Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     try:
-        return _open(path, file)
+        return as_meant(_open(path, file))
     except CheckpointError as error:
         file.close()
         raise CheckpointError(f"{path}: {error}") from error
@@ -89,21 +94,34 @@ def _not_a_checkpoint(start: bytes) -> str:
         return "a Git LFS pointer, not the model itself; fetch it with  git lfs pull"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page saved under this name; download the model again, logged in if the site asks for it"
+    if start.startswith(b"GGUF"):
+        return "a quantised model in GGUF, which is not read; give the file in fp16, bf16 or fp32 that it was made from"
     if len(start) >= 9 and start[8:9] != b"{":
         return "not a checkpoint; give a .safetensors or .ckpt file"
     return ""
 
 
-def _renamed(key: str, taken: Iterable[str]) -> str:
+def _names(keys: Collection[str]) -> dict[str, str]:
+    """Each key of a file -> what it is called here."""
+    start = ""
+    while wrapper := next((w for w in _WRAPPED if all(key.startswith(start + w) for key in keys)), ""):
+        start += wrapper
+    names = {key: key.removeprefix(start) for key in keys}
+    taken = set(names.values())
+    return {key: _up_to_date(name, taken) for key, name in names.items()}
+
+
+def _up_to_date(name: str, taken: Collection[str]) -> str:
     for old, new in _OLD_NAMES.items():
-        if key.startswith(old):
-            modern = new + key.removeprefix(old)
-            return key if modern in taken else modern
-    return key
+        if name.startswith(old):
+            modern = new + name.removeprefix(old)
+            return name if modern in taken else modern
+    return name
 
 
 def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
-    entries = {_renamed(key, header.entries): entry for key, entry in header.entries.items()}
+    names = _names(header.entries)
+    entries = {names[key]: entry for key, entry in header.entries.items()}
     mapped = _mapped(file)
     described = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
     return Checkpoint(
@@ -171,11 +189,11 @@ def _open_pickle(path: Path) -> Checkpoint:
     except _UNREADABLE as error:
         reason = one_line(str(error).rpartition("WeightsUnpickler error:")[2])
         raise CheckpointError(f"cannot be read ({reason}); convert it to safetensors") from error
-    table = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    tensors = {k: v.detach() for k, v in table.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-    if not tensors:
+    found = _tensors_in(loaded)
+    if not found:
         raise CheckpointError("it holds no tensors; give a whole checkpoint")
-    tensors = {_renamed(key, tensors): tensor for key, tensor in tensors.items()}
+    own = _names(found)
+    tensors = {own[key]: tensor.detach() for key, tensor in found.items()}
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     strange = next((k for k, t in tensors.items() if t.dtype not in names), None)
     if strange is not None:
@@ -189,6 +207,17 @@ def _open_pickle(path: Path) -> Checkpoint:
         )
     described = {key: (names[tensor.dtype], tuple(tensor.shape)) for key, tensor in tensors.items()}
     return Checkpoint(path, described, {}, lambda key: tensors[key].contiguous(), lambda: None)
+
+
+def _tensors_in(table: object, depth: int = 4) -> dict[str, Tensor]:
+    """The tensors in what was pickled, or in the largest of the tables inside that trainers put a model into."""
+    import torch
+
+    if not isinstance(table, dict) or not depth:
+        return {}
+    own = {k: v for k, v in table.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    inside = (_tensors_in(table[name], depth - 1) for name in _TABLES if name in table)
+    return max((own, *inside), key=len)
 
 
 def _is_zip(path: Path) -> bool:

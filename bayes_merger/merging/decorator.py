@@ -35,6 +35,7 @@ def merge_method(
     fused: bool = False,
     between: bool = False,
     selects: bool = False,
+    adds_difference: bool = False,
     prepare: Callable[..., Prepared] | None = None,
     read: tuple[str, ...] | None = None,
     statistic: ModelStatistic | None = None,
@@ -55,8 +56,8 @@ def merge_method(function: Function | None = None, /, **settings: Any) -> Functi
         settings: ``search``: weight name to the range searched by default, [0, 1] where it is not given; ``bounds``:
             weight name to the range in which the formula is defined, all numbers where it is not given; ``choices``:
             option name to the texts it accepts; ``cost``, a cautious guess where it is not given; and what
-            ``MethodSpec`` calls ``elementwise``, ``fused``, ``between``, ``selects``, ``prepare``, ``read`` (all
-            models where it is not given), ``statistic``, ``pole`` and ``aliases``.
+            ``MethodSpec`` calls ``elementwise``, ``fused``, ``between``, ``selects``, ``adds_difference``, ``prepare``,
+            ``read`` (all models where it is not given), ``statistic``, ``pole`` and ``aliases``.
 
     Raises:
         ConfigError: the signature is invalid, or the name is in use.
@@ -84,6 +85,7 @@ def _spec_of(
     fused: bool = False,
     between: bool = False,
     selects: bool = False,
+    adds_difference: bool = False,
     aliases: tuple[str, ...] = (),
 ) -> MethodSpec:
     source, name = _source(function), function.__name__
@@ -122,6 +124,7 @@ def _spec_of(
         selects=selects,
         fused=fused,
         between=between,
+        adds_difference=adds_difference,
         pole=pole or _no_pole,
         cost=cost or (_UNMEASURED_IN_PIECES if in_pieces else _UNMEASURED),
         aliases=aliases,

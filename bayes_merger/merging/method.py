@@ -101,6 +101,7 @@ class MethodSpec:
         selects: whether every number of the result is one of the models' own, so that there is nothing to round.
         fused: whether the result is ``torch.lerp(a, b, alpha)``, which needs no copies in fp32.
         between: whether every number of the result lies between the models' while all weights are in [0, 1].
+        adds_difference: whether the result is A and a share of B - C, so that A alone decides what it predicts.
         pole: what is wrong with a set of weights as text, or ``None`` if they are valid.
         cost: time and memory.
         aliases: names that other programs use for it.
@@ -125,6 +126,7 @@ class MethodSpec:
     selects: bool
     fused: bool
     between: bool
+    adds_difference: bool
     pole: Callable[[Numbers], str | None]
     cost: Cost
     aliases: tuple[str, ...]

@@ -75,7 +75,7 @@ def test_a_tiny_model_with_the_layout_of_sd1_is_sd1() -> None:
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
-        ({**SHAPES, "conditioner.embedders.0.model.x": (1,)}, "refiner"),
+        ({**SHAPES, "conditioner.embedders.0.model.x": (1,)}, r"no conditioner\.embedders\.0\.model\.x"),
         (
             {UNET + "label_emb.0.0.bias": (8,), UNET + "out.2.bias": (4,), UNET + "input_blocks.0.0.bias": (8,)},
             "XL .* parts",

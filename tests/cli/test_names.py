@@ -39,7 +39,7 @@ def test_any_name_is_read_written_and_made_again(
     assert main(["merge", f"./{name}.safetensors", "--out", "again.safetensors"]) == 0
     assert main(["merge", *pair, "--out", "plain.safetensors"]) == 0
     with open_checkpoint("plain.safetensors") as plain, open_checkpoint(f"{name}.safetensors") as odd:
-        assert all(plain.tensor(key).equal(odd.tensor(key)) for key in plain.keys())
+        assert all(plain.tensor(key).equal(odd.tensor(key)) for key in plain.shapes)
     assert Path(f"{name}.safetensors").read_bytes() == Path("again.safetensors").read_bytes()
 
 

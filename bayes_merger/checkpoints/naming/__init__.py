@@ -2,16 +2,19 @@
 
 from bayes_merger.checkpoints.naming.counterpart import UNET, VAE, Counterpart
 from bayes_merger.checkpoints.naming.naming import INDEX, PARTS, Naming, Shapes
-from bayes_merger.checkpoints.naming.prefixes import canonical_keys
+from bayes_merger.checkpoints.naming.prefixes import NETWORK, canonical_keys
 from bayes_merger.checkpoints.naming.texts import OPEN_CLIP, with_text_model
-from bayes_merger.checkpoints.naming.transformers import layers_in
+from bayes_merger.checkpoints.naming.transformers import FLUX_LAYERS, SD3_LAYERS, layers_in
 from bayes_merger.checkpoints.naming.unets import RESNET, UNET_EDGES
 
 __all__ = [
+    "FLUX_LAYERS",
     "INDEX",
+    "NETWORK",
     "OPEN_CLIP",
     "PARTS",
     "RESNET",
+    "SD3_LAYERS",
     "UNET",
     "UNET_EDGES",
     "VAE",

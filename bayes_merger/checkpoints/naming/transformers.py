@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bayes_merger.checkpoints.naming.counterpart import UNET, Counterpart
@@ -78,6 +78,17 @@ _FLUX_SINGLE = {
 }
 _FLUX_SINGLE_STACKED = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")}
 
+
+def _layers(edges: Mapping[str, str], names: Iterable[str]) -> str:
+    every = {*edges.values(), *names, "final_layer.adaLN_modulation.1"}
+    return rf"(?:{'|'.join(map(re.escape, sorted(every)))})\.(?:weight|bias|scale)"
+
+
+SD3_LAYERS = _layers(_SD3_EDGES, (*_SD3_BLOCK.values(), *_SD3_STACKED)) + r"|pos_embed"
+FLUX_LAYERS = _layers(
+    _FLUX_EDGES, (*_FLUX_DOUBLE.values(), *_FLUX_DOUBLE_STACKED, *_FLUX_SINGLE.values(), *_FLUX_SINGLE_STACKED)
+)
+"""Patterns of the tensors in and around a transformer's blocks, as files call them."""
 
 _EDGE_LAYERS = {file: diffusers for edges in (_SD3_EDGES, _FLUX_EDGES) for diffusers, file in edges.items()}
 _BLOCKS: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {

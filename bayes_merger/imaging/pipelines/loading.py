@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.checkpoints.prediction import ZERO_SNR, V, edm_mark
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.pipelines.keymap import TEXT, UNET, VAE, to_single_file
 from bayes_merger.imaging.pipelines.schedulers import PREDICTIONS
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 SD15 = Path(__file__).parents[2] / "checkpoints" / "configs" / "sd15"
 _PARTS = {UNET: "UNet", VAE: "VAE", TEXT: "text encoder"}
-_V_KEYS = ("v_pred", "ztsnr")
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,12 @@ def prediction_of(source: Checkpoint, given: str | None, config: Path | None = N
     """
     if given not in (None, "auto", *PREDICTIONS):
         raise ConfigError(f"prediction_type: {given!r} is not a prediction type; use {', '.join(PREDICTIONS)}")
-    if odd := [key for key in source.shapes if key.startswith("edm_")]:
-        raise CheckpointError(f"{source.path}: the key {odd[0]} marks an EDM model, which cannot be drawn here")
-    marked = any(key in source.shapes for key in _V_KEYS)
-    prediction = "v_prediction" if marked or source.prediction == "v" else _prediction_of_tree(config)
+    if odd := edm_mark(source.shapes):
+        raise CheckpointError(f"{source.path}: the key {odd} marks an EDM model, which cannot be drawn here")
+    prediction = "v_prediction" if source.prediction == V else _prediction_of_tree(config)
     if given in PREDICTIONS:
         prediction = given
-    return prediction, prediction == "v_prediction" and "ztsnr" in source.shapes
+    return prediction, prediction == "v_prediction" and ZERO_SNR in source.shapes
 
 
 def empty_modules(tree: Path) -> dict[str, Any]:

@@ -88,8 +88,8 @@ class StepModel(Checkpoint):
 
     @property
     def prediction(self) -> str:
-        """The prediction type that its models agree on; empty if none states it."""
-        return next((model.prediction for model in self._models.values() if model.prediction), "")
+        """That of its plan."""
+        return self.planned.prediction
 
     def set(self, weights: BlockWeights) -> None:
         """Change its numbers.

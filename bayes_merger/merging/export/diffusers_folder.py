@@ -25,12 +25,13 @@ from bayes_merger.checkpoints.config_trees import (
     without,
 )  # fmt: skip
 from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming, canonical_keys, with_text_model
+from bayes_merger.checkpoints.prediction import prediction_metadata
 from bayes_merger.checkpoints.tokenizer import build_tokenizer, write_tokenizer
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.engine.key_merger import KeyMerger
 from bayes_merger.merging.engine.merge import plan, prepare
-from bayes_merger.merging.export.metadata import merge_metadata, prediction_said
+from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.plan.routing import MergePlan, PlanItem, listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 
@@ -91,7 +92,7 @@ def save_folder(
     planned, merger = prepare(recipe, checkpoints)
     base = checkpoints[recipe.base]
     tree = config or (base.path if base.path.is_dir() else None)
-    settings = _settings(tree, planned, prediction_said(checkpoints))
+    settings = _settings(tree, planned)
     tokenizers = _check_tokenizers(tree, settings)
     parts, left_out = _parts(settings, planned, merger, str(tree or "the official config"))
     _check_room(out, _size(parts))
@@ -144,9 +145,9 @@ def _check_room(out: Path, total: int) -> None:
         raise CheckpointError(f"{out}: needs {total / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB free")
 
 
-def _settings(tree: Path | None, planned: MergePlan, prediction: str) -> Settings:
+def _settings(tree: Path | None, planned: MergePlan) -> Settings:
     """The folder's JSON files but for those of tokenizers, by relative name."""
-    metadata = {"modelspec.prediction_type": prediction}
+    metadata = prediction_metadata(planned.prediction)
     name = planned.architecture.name
     shapes = {item.key: item.shape for item in planned.written}
     if tree is None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
-from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.checkpoints.opening import hash_all
+from bayes_merger.checkpoints.prediction import prediction_metadata
 from bayes_merger.merging.plan.routing import Checkpoints, MergePlan
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 
@@ -48,21 +48,8 @@ def merge_metadata(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
         "modelspec.title": f"{title} ({', '.join(dict.fromkeys(methods))})",
         "modelspec.resolution": f"{planned.architecture.resolution}x{planned.architecture.resolution}",
         "modelspec.merged_from": ", ".join(names.values()),
-        **prediction_of(planned, checkpoints),
+        **prediction_metadata(planned.prediction or planned.architecture.prediction),
     }
-
-
-def prediction_said(checkpoints: Checkpoints) -> str:
-    """What those models predict that say it, ``v`` or ``epsilon``; they agree. A LoRA's word is not about the model."""
-    models = [model for name, model in checkpoints.items() if name != "vae" and model.kind is not LORA]
-    return next((model.prediction for model in models if model.prediction), "")
-
-
-def prediction_of(planned: MergePlan, checkpoints: Checkpoints) -> dict[str, str]:
-    """The field that says what a merge predicts, if that is known: many of Stable Diffusion 2's files do not say."""
-    marked = any(item.key == "v_pred" for item in planned.items)
-    found = "v" if marked else prediction_said(checkpoints) or planned.architecture.prediction
-    return {"modelspec.prediction_type": found} if found else {}
 
 
 def _family(checkpoints: Any) -> dict[str, Any]:

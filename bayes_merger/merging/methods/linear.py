@@ -31,7 +31,7 @@ def weighted_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5) -> Tensor:
     return a.lerp(b, alpha)
 
 
-@merge_method(elementwise=True, cost=Cost(1), aliases=("add", "difference", "task_arithmetic"))
+@merge_method(elementwise=True, adds_difference=True, cost=Cost(1), aliases=("add", "difference", "task_arithmetic"))
 def add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
     """`A + alpha (B - C)`: what training turned C into B, added to A.
 

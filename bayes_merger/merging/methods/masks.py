@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 @merge_method(
-    elementwise=True, choices={"filter": ("distance", "opposite")}, cost=Cost(1), aliases=("trainDifference", "train")
+    elementwise=True,
+    adds_difference=True,
+    choices={"filter": ("distance", "opposite")},
+    cost=Cost(1),
+    aliases=("trainDifference", "train"),
 )
 def train_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, filter: str = "distance") -> Tensor:
     """`A + 1.8 alpha (B - C) |B - A| / (|B - A| + |B - C|)`: what B learned, least where A is already there.

@@ -88,7 +88,11 @@ def _wide_matrix(delta: Tensor) -> Tensor:
 
 
 @merge_method(
-    bounds={"rank": (0.0, 1.0)}, prepare=_directions, cost=Cost(20, 7, decomposes=True), aliases=("low_rank",)
+    adds_difference=True,
+    bounds={"rank": (0.0, 1.0)},
+    prepare=_directions,
+    cost=Cost(20, 7, decomposes=True),
+    aliases=("low_rank",),
 )
 def truncate_rank(
     a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, rank: Weight = 0.25, prepared: Prepared | None = None

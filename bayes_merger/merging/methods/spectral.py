@@ -170,6 +170,7 @@ def _smoothed(a: Tensor, b: Tensor, c: Tensor, *, over: str = "taps") -> Prepare
 
 @merge_method(
     elementwise=True,
+    adds_difference=True,
     prepare=_smoothed,
     read=("a",),
     choices={"over": ("taps", "all")},

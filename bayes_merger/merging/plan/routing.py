@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bayes_merger.checkpoints.architectures import divided
+from bayes_merger.checkpoints.architectures import TEXT_SLOTS, divided
 from bayes_merger.checkpoints.blocks import Architecture, Place
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES
@@ -16,6 +16,7 @@ from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.models.ema import averages
 from bayes_merger.merging.models.vae import VAE_FILE
+from bayes_merger.merging.plan.predictions import prediction_of_merge
 from bayes_merger.merging.recipe.elements import ElementRule, parse_rules, rules_of_keys
 from bayes_merger.merging.recipe.postprocess import clipped
 from bayes_merger.merging.recipe.settings import KEEP_EMA, MergeSettings
@@ -24,9 +25,9 @@ Checkpoints = Mapping[str, Checkpoint]
 
 _ABSENT = "not in"
 VAE = "vae"  # the name of the file whose VAE is taken, among the models
-_NETWORKS = ("model.diffusion_model.", "diffusion_model.", "double_blocks.", "single_blocks.", "joint_blocks.")
 LATENT = 4  # channels of the latent image, which come first in every U-Net
-FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
+_FIRST_CONVOLUTION = "input_blocks.0.0.weight"
+_FIRST_LAYER = "img_in.weight"  # of Flux
 
 DTYPES: Mapping[str, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 """What a recipe calls a dtype -> what files call it."""
@@ -79,6 +80,7 @@ class MergePlan:
         missing: keys kept from A because another model lacks them.
         notes: what is allowed but worth knowing, one line each.
         rules: all elemental rules.
+        prediction: what the result predicts, a kind of ``checkpoints.prediction``; empty where no model says it.
     """
 
     items: tuple[PlanItem, ...]
@@ -88,6 +90,7 @@ class MergePlan:
     missing: tuple[str, ...]
     notes: tuple[str, ...] = ()
     rules: tuple[ElementRule, ...] = ()
+    prediction: str = ""
 
     @property
     def written(self) -> tuple[PlanItem, ...]:
@@ -118,7 +121,7 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, settings: MergeSe
     spec = clipped(spec, settings.clip)
     architecture = divided(_common_architecture(checkpoints), settings.blocks, checkpoints["a"].shapes)
     rules = parse_rules(settings.elements, architecture, tuple(spec.weights))
-    _check_predictions(checkpoints)
+    prediction = prediction_of_merge(spec, checkpoints)
     name = resolve_dtype(settings.dtype, checkpoints["a"])
     router = _Router(spec, files, architecture, {**DTYPES, **SMALL_DTYPES}[name], vae, averaged, ema)
     read = (*spec.models, *([VAE] if vae == VAE_FILE else []))
@@ -133,7 +136,7 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, settings: MergeSe
     items = tuple(replace(item, rules=held[item.key]) if item.key in held else item for item in items)
     notes = [note for model in spec.models for note in checkpoints[model].notes]
     notes += _notes(items, missing, architecture, vae)
-    return MergePlan(items, spec, architecture, name, missing, tuple(notes), rules)
+    return MergePlan(items, spec, architecture, name, missing, tuple(notes), rules, prediction)
 
 
 def _check_models(spec: MethodSpec, files: Checkpoints, models: Checkpoints, vae: str) -> None:
@@ -186,7 +189,8 @@ class _Router:
             return own
         if self.dtype not in SMALL_DTYPES.values():
             return self.dtype
-        network = self.averages.get(key, key).startswith(_NETWORKS)
+        own_place = (self.architecture.whole or self.architecture).place(self.averages.get(key, key))
+        network = own_place.role == "block" and own_place.slot not in TEXT_SLOTS
         return self.dtype if network and len(shape) >= 2 else "F16"
 
     def _route(self, key: str, place: Place) -> tuple[str, str, str]:
@@ -200,6 +204,8 @@ class _Router:
             return ("keep" if first == "a" else "drop"), first, "kept beside the averages"
         if place.role in ("ema", "schedule"):
             return "drop", first, "left out of merged files, nothing reads it"
+        if place.role == "marker" and self.spec.adds_difference and first != "a":
+            return "drop", first, "marks how another model than A was trained"
         if place.role == "marker":
             return ("keep" if first == "a" else "copy"), first, "marks how the model was trained"
         if place.role == "vae" and self.vae != "merge":
@@ -233,25 +239,12 @@ def _common_architecture(checkpoints: Checkpoints) -> Architecture:
     return next(iter(checkpoints.values())).architecture
 
 
-def _check_predictions(checkpoints: Checkpoints) -> None:
-    """Epsilon- and v-prediction models answer different questions; their mean answers none."""
-    marked = [name for name, checkpoint in checkpoints.items() if "v_pred" in checkpoint.shapes]
-    # where some files are marked, those that are not are so for a reason; elsewhere what says nothing may be either
-    unsaid = "epsilon" if marked else ""
-    predicts = {name: "v" if name in marked else c.prediction or unsaid for name, c in checkpoints.items()}
-    if {"v", "epsilon"} <= set(predicts.values()):
-        first, second = ([name for name in predicts if predicts[name] == said] for said in ("v", "epsilon"))
-        raise CheckpointError(
-            f"{names_of(first).upper()} predicts v and {names_of(second).upper()} noise: these cannot be merged"
-        )
-
-
 def _padded(item: PlanItem, checkpoints: Checkpoints) -> PlanItem:
     """The item of a first convolution that takes the input channels of the widest model; others as they are.
 
     Only one kind of further channels may be there: those of inpainting and of pix2pix mean different things.
     """
-    if item.action != "merge" or item.key != FIRST_CONVOLUTION:
+    if item.action != "merge" or not item.key.endswith(_FIRST_CONVOLUTION):
         return item
     shapes = {name: checkpoint.shapes[item.key] for name, checkpoint in checkpoints.items()}
     alike = {(len(shape), shape[:1], shape[2:]) for shape in shapes.values()}
@@ -275,8 +268,10 @@ def _check_shapes(items: Iterable[PlanItem], checkpoints: Checkpoints) -> None:
     sorts = [(s, describe_input(c.shapes)) for s, c in (("A", a), (name.upper(), other))]
     hint = "".join(f"; {model} is made for {sort}" for model, sort in sorts if sort)
     widths = {checkpoint.shapes[key][1:2] for checkpoint in checkpoints.values()}
-    if key == FIRST_CONVOLUTION and len(widths) == 2 and (LATENT,) in widths:
+    if key.endswith(_FIRST_CONVOLUTION) and len(widths) == 2 and (LATENT,) in widths:
         hint += "; channels=pad merges the channels that both have"
+    if key.endswith(_FIRST_LAYER):
+        hint += "; channels=pad is for U-Nets only"
     raise CheckpointError(
         f"shapes differ: '{key}' is {_shape(a, key)} in A ({a.path.name}) "
         f"and {_shape(other, key)} in {name.upper()} ({other.path.name}){more}{hint}"
@@ -304,7 +299,9 @@ def resolve_dtype(dtype: str | None, checkpoint: Checkpoint) -> str:
     own = max(sizes, key=lambda name: sizes[name], default="F16")
     found = next((name for name, file_name in DTYPES.items() if file_name == own), None)
     if found is None:
-        raise ConfigError(f"dtype: model A ({checkpoint.path.name}) is in {own}; give fp16, bf16 or fp32")
+        small = next((name for name, file_name in SMALL_DTYPES.items() if file_name == own), "")
+        known = ", ".join([*DTYPES, *([small] if small else [])])
+        raise ConfigError(f"dtype: model A ({checkpoint.path.name}) is in {own}; give one of {known}")
     return found
 
 
