@@ -93,9 +93,11 @@ def _two_sided(shapes: Shapes, count: int) -> bool:
 
 def _is_lora(shapes: Shapes) -> bool:
     parts = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", "_lora.down.", ".lora_linear_layer.",
-             ".hada_w", ".lokr_w")  # fmt: skip
-    ends = (".diff", ".diff_b", ".w_norm", ".b_norm")
-    return _starts(shapes, "lora_", "lycoris_") or _contains(shapes, *parts) or any(k.endswith(ends) for k in shapes)
+             ".hada_w", ".lokr_w", ".oft_", ".boft_", ".ia3_l", "_lora1.", "_lora2.")  # fmt: skip
+    ends = (".diff", ".diff_b", ".w_norm", ".b_norm", ".set_weight", ".dora_scale", ".on_input", ".a1.weight",
+            ".lora_A", ".lora_B")  # fmt: skip
+    starts = ("lora_", "lycoris_", "oft_")
+    return _starts(shapes, *starts) or _contains(shapes, *parts) or any(k.endswith(ends) for k in shapes)
 
 
 def _is_sd2(shapes: Shapes) -> bool:

@@ -3,13 +3,14 @@
 from bayes_merger.checkpoints.naming.counterpart import UNET, VAE, Counterpart
 from bayes_merger.checkpoints.naming.naming import INDEX, PARTS, Naming, Shapes
 from bayes_merger.checkpoints.naming.prefixes import canonical_keys
-from bayes_merger.checkpoints.naming.texts import OPEN_CLIP, with_text_model
+from bayes_merger.checkpoints.naming.texts import OPEN_CLIP, OPEN_CLIP_EDGES, with_text_model
 from bayes_merger.checkpoints.naming.transformers import layers_in
 from bayes_merger.checkpoints.naming.unets import RESNET, UNET_EDGES
 
 __all__ = [
     "INDEX",
     "OPEN_CLIP",
+    "OPEN_CLIP_EDGES",
     "PARTS",
     "RESNET",
     "UNET",

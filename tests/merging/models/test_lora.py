@@ -15,7 +15,7 @@ from bayes_merger.checkpoints.architectures import SD1
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging import MergeRecipe, ModelRef, merge, open_checkpoint, plan, weights_from_string
 from bayes_merger.merging.models.lora import LoraModel
-from bayes_merger.merging.models.lora_names import layer_id, layers_by_id, layers_of
+from bayes_merger.merging.models.lora.layers import find_layer, layers_by_id, layers_of
 from tests.folders import make_modules, single_file
 from tests.merging.tiny_models import TEXT, UNET, write_model
 from tests.real_keys import fact_shapes, needs_facts
@@ -345,12 +345,12 @@ def _stays(name: str) -> bool:
 def test_layers_of_flux_by_hand(name: str, key: str, rows: tuple[int, int] | None) -> None:
     states = {part: dict(module.state_dict()) for part, module in make_modules("flux").items()}
     shapes = {key: tuple(tensor.shape) for key, tensor in single_file(states).items()}
-    layer = layers_by_id(shapes)[layer_id(name)]
+    layer = find_layer(name, layers_by_id(shapes))
     assert (layer.weight, layer.rows) == (f"model.diffusion_model.{key}", rows)
     assert len({found.weight for found in layers_of(shapes)}) == len(layers_of(shapes))
-    clip = layers_by_id(shapes)[layer_id("lora_te1_text_model_encoder_layers_0_mlp_fc1")]
+    clip = find_layer("lora_te1_text_model_encoder_layers_0_mlp_fc1", layers_by_id(shapes))
     assert clip.weight == "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
-    t5 = layers_by_id(shapes)[layer_id("lora_te3_encoder_block_0_layer_0_SelfAttention_q")]
+    t5 = find_layer("lora_te3_encoder_block_0_layer_0_SelfAttention_q", layers_by_id(shapes))
     assert t5.weight == "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight"
 
 
