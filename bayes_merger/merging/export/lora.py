@@ -172,9 +172,10 @@ def _check_shapes(planned: MergePlan, base: Checkpoint) -> None:
     """
     for item in planned.written:
         if item.action == "merge" and item.shape != base.shapes[item.key]:
+            own, made = list(base.shapes[item.key]), list(item.shape)
             raise ConfigError(
-                f"--as-lora: '{item.key}' is {list(item.shape)} in the merge and {list(base.shapes[item.key])} in model A,"
-                " which a LoRA cannot change; give the model with more channels as model A"
+                f"--as-lora: '{item.key}' is {made} in the merge and {own} in model A, which a LoRA cannot "
+                "change; give the model with more channels as model A"
             )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, ModelView
 from bayes_merger.checkpoints.header import FLOATS
+from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import CheckpointError, printable
 from bayes_merger.merging.models.lora.adapters import (
     Adapter,
@@ -213,6 +214,11 @@ class LoraModel(ModelView):
         return tensor
 
 
+def is_lora(checkpoint: Checkpoint) -> bool:
+    """Whether an opened file is a LoRA, on a model or alone."""
+    return isinstance(checkpoint, LoraModel) or checkpoint.kind is LORA
+
+
 class _Parts(Mapping[str, "Tensor"]):
     """The parameters of a patch, read when they are asked for."""
 
@@ -256,8 +262,8 @@ def _patches(base: Checkpoint, lora: Checkpoint) -> tuple[tuple[Patch, ...], tup
     if not fitting:
         example = printable(next(iter(unmatched), ""))
         raise CheckpointError(
-            f"none of its {len(unmatched)} layers is in model A, which is {base.kind.words} (the first is '{example}'); "
-            "give a LoRA for that kind of model"
+            f"none of its {len(unmatched)} layers is in model A, which is {base.kind.words} (the first is "
+            f"'{example}'); give a LoRA for that kind of model"
         )
     return fitting, tuple(unmatched)
 
