@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bayes_merger.checkpoints.architectures import FLUX, SD2, SD3, SD3_LARGE, SDXL, divided, own_blocks
+from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging import ARCHITECTURES, SD1, Place, identify, weights_from_string, weights_to_string
 from tests.merging.tiny_models import SHAPES, UNET

@@ -187,7 +187,7 @@ def _kronecker(weight: Tensor, parts: Parts, about: Situation) -> Tensor:
     import torch
 
     first, second = (parts[whole] if whole in parts else _pair(parts, *names) for whole, *names in _KRONECKER)
-    product = torch.kron(first.reshape(*first.shape, *[1] * (second.dim() - first.dim())), second)
+    product = torch.kron(first.reshape(*first.shape, *[1] * (second.dim() - first.dim())), second.contiguous())
     return weight + about.strength * product.reshape(weight.shape)
 
 

@@ -302,7 +302,7 @@ def _checked(patch: Patch, lora: Checkpoint, base: Checkpoint, strengths: Streng
     except Unfit as error:
         raise CheckpointError(f"{shown}: {error}") from error
     if made[0] != layer.shape[0] or math.prod(made) != math.prod(layer.shape) or not _alike(made, layer.shape):
-        padded = ", of more channels than model A's" if "reshape_weight" in shapes else ""
+        padded = ", of more channels than model A's," if "reshape_weight" in shapes else ""
         raise CheckpointError(
             f"{shown} is for a layer of {list(made)}{padded} and model A's '{layer.weight}' has {list(layer.shape)}; "
             "it was made for another kind of model"

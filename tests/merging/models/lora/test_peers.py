@@ -21,16 +21,12 @@ NAMES = {
     CONV: "lora_unet_down_blocks_0_resnets_0_conv1",
     MATRIX: "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k",
 }
-LINEAR, CONVOLUTION, POINT = (12, 8), (8, 12, 3, 3), (12, 8, 1, 1)
-SHAPES = [LINEAR, (8, 8), CONVOLUTION, POINT]
+SHAPES = [(16, 8), (8, 8), (8, 12, 3, 3), (16, 8, 1, 1)]
 
 
 def module_of(shape: tuple[int, ...], generator: torch.Generator) -> nn.Module:
-    layer: nn.Module
-    if len(shape) == 2:
-        layer = nn.Linear(shape[1], shape[0])
-    else:
-        layer = nn.Conv2d(shape[1], shape[0], shape[2:])
+    out, into, *kernel = shape
+    layer = nn.Conv2d(into, out, tuple(kernel)) if kernel else nn.Linear(into, out)
     fill(layer, generator)
     return layer
 
@@ -45,7 +41,9 @@ def applied(folder: Path, weight: Tensor, tensors: Mapping[str, Tensor], bias: T
     key = MATRIX if weight.dim() == 2 else CONV
     change = {key: weight} | ({} if bias is None else {key.replace("weight", "bias"): bias})
     base = write_model(folder / "a.safetensors", 1, torch.float32, change=change)
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, folder / "l.safetensors")
+    save_file(
+        {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, folder / "l.safetensors"
+    )
     return LoraModel(open_checkpoint(base), open_checkpoint(folder / "l.safetensors"))
 
 
@@ -60,8 +58,9 @@ LYCORIS: dict[str, tuple[str, dict[str, Any]]] = {
     "LoHa, DoRA": ("loha.LohaModule", {"weight_decompose": True}),
     "LoKr": ("lokr.LokrModule", {}),
     "LoKr, whole": ("lokr.LokrModule", {"full_matrix": True}),
-    "LoKr, decomposed": ("lokr.LokrModule", {"decompose_both": True, "factor": 4}),
-    "LoKr, Tucker": ("lokr.LokrModule", {"use_tucker": True}),
+    "LoKr, both factors products": ("lokr.LokrModule", {"decompose_both": True, "factor": 4, "lora_dim": 1}),
+    "LoKr, a product": ("lokr.LokrModule", {"lora_dim": 1}),
+    "LoKr, Tucker": ("lokr.LokrModule", {"use_tucker": True, "lora_dim": 1}),
     "LoKr, DoRA": ("lokr.LokrModule", {"weight_decompose": True, "wd_on_out": False}),
     "GLoRA": ("glora.GLoRAModule", {}),
     "OFT": ("diag_oft.DiagOFTModule", {}),
@@ -74,6 +73,15 @@ LYCORIS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def merged(module: Any, weight: Tensor) -> Tensor:
+    """As its forward pass has it; LoHa's and LoKr's get_merged_weight have the strength twice."""
+    if not hasattr(module, "get_weight"):
+        found: Tensor = module.get_merged_weight(1.0, weight.shape)[0]
+        return found
+    whole: Tensor = weight + module.get_weight(None).reshape(weight.shape)
+    return module.apply_weight_decompose(whole) if module.wd else whole
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("algorithm", LYCORIS)
 def test_lycoris_makes_the_same_matrix(tmp_path: Path, algorithm: str, shape: tuple[int, ...]) -> None:
@@ -84,14 +92,16 @@ def test_lycoris_makes_the_same_matrix(tmp_path: Path, algorithm: str, shape: tu
     file, _, name = place.partition(".")
     generator = torch.Generator().manual_seed(3)
     layer = module_of(shape, generator)
-    made = getattr(importlib.import_module(f"lycoris.modules.{file}"), name)("x", layer, 1.0, 2, 3.0, **options)
+    made = getattr(importlib.import_module(f"lycoris.modules.{file}"), name)(
+        "x", layer, 1.0, alpha=3.0, **{"lora_dim": 2, **options}
+    )
     fill(made, generator)
     with torch.no_grad():
         if hasattr(made, "dora_scale"):
             made.dora_scale.abs_().add_(0.5)
         weight = layer.weight.detach().clone()
-        wanted = made.get_merged_weight(1.0, weight.shape)[0]
-        tensors = made.custom_state_dict() if hasattr(made, "custom_state_dict") else made.state_dict()
+        wanted = merged(made, weight)
+        tensors = made.custom_state_dict() or made.state_dict()
     stem = NAMES[MATRIX if len(shape) == 2 else CONV]
     lora = applied(tmp_path, weight, {f"{stem}.{key}": tensor for key, tensor in tensors.items() if key != "scalar"})
     torch.testing.assert_close(lora.tensor(lora.patches[0].layer.weight), wanted, rtol=1e-5, atol=1e-5)
