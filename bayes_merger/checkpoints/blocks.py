@@ -170,7 +170,7 @@ def weights_from_string(
 
 def _orders(architecture: Architecture, of_lora: bool) -> dict[int, tuple[str, ...]]:
     """How many numbers a weight string may have, and which block each is for."""
-    found = {}
+    found: dict[int, tuple[str, ...]] = {}
     if architecture.whole is None:
         xl = architecture.name == "sdxl"
         found |= {len(_LONG): _LONG} if xl else {}

@@ -100,7 +100,7 @@ def decomposed(weight: Tensor, magnitude: Tensor, *, by_rows: bool) -> Tensor:
     axis = 0 if by_rows else 1
     flat = weight.transpose(0, axis).flatten(1)
     factor = magnitude.reshape(-1) / flat.norm(dim=1).clamp_min(1e-12)
-    return weight * factor.view([-1 if place == axis else 1 for place in range(weight.dim())])
+    return weight * _along(factor, weight, axis)
 
 
 # ---- factors

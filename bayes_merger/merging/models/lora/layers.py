@@ -204,8 +204,8 @@ def _of_text_encoder(key: str, shape: Shape, encoder: _TextEncoder) -> Iterator[
     elif rest == "text_projection":
         layer, ids = _text_layer(key, shape[::-1], encoder, rest)
         yield replace(layer, transposed=True), ids
-    elif (name := _by_transformers(rest)) is not None:
-        yield _text_layer(key, shape, encoder, name)
+    elif (known := _by_transformers(rest)) is not None:
+        yield _text_layer(key, shape, encoder, known)
 
 
 def _by_transformers(rest: str) -> str | None:

@@ -35,6 +35,8 @@ _ABOUT = {"alpha", "dora_scale", "magnitude", "reshape_weight"}  # parameters th
 _BIASES = {"diff_b", "up_bias"}
 _ANY_DTYPE = {"alpha", "on_input", "reshape_weight"}
 
+_MOST = 50_000  # tensors; real files have a few thousand, and each is looked up
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -239,6 +241,8 @@ class _Parts(Mapping[str, "Tensor"]):
 
 
 def _patches(base: Checkpoint, lora: Checkpoint) -> tuple[tuple[Patch, ...], tuple[str, ...]]:
+    if len(lora.shapes) > _MOST:
+        raise CheckpointError(f"it holds {len(lora.shapes)} tensors, more than any LoRA ({_MOST}); use another file")
     table = layers_by_id(base.shapes)
     found: dict[str, Patch] = {}
     unmatched: dict[str, None] = {}

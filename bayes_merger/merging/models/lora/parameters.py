@@ -25,11 +25,12 @@ _ENDS = (  # the end of a key, which parameter that is, and what belongs to the 
     (re.compile(r"\.(?:diff|w_norm)$"), "diff", ""),
     (re.compile(r"\.(?:diff_b|b_norm)$"), "diff_b", ""),
     (re.compile(r"\.(set_weight|reshape_weight)$"), r"\1", ""),
-    (re.compile(r"\.(?:lora_)?alpha$"), "alpha", ""),
+    (re.compile(r"\.(?:lora_|network_)?alpha$"), "alpha", ""),
     (re.compile(r"(?:\.lora)?\.dora(?:_scale)?(?:\.weight)?$"), "dora_scale", ""),
     (re.compile(r"\.lora_magnitude_vector" + _ADAPTER), "magnitude", ""),
     (re.compile(r"\.weight$"), "weight", ""),  # IA3's, and whole tensors, which are no difference
 )
+_LONGEST = 400  # characters of a key; real ones have 150, and the expressions above take longer the longer a key is
 _XLABS = {"1_attn": "img_attn", "2_attn": "txt_attn"}
 _FOREIGN = re.compile(
     r"\.(oft_diag|oft_r|(?:oft|lora)_embedding_\w+|lora_A(?:\.\w+)?\.bias|glora_\w+|vera_\w+|vblora_\w+|randlora_\w+"
@@ -47,6 +48,8 @@ def parameter_of(key: str) -> tuple[str, str]:
     Raises:
         CheckpointError: it belongs to an adapter that this program cannot apply.
     """
+    if len(key) > _LONGEST:
+        return key, ""
     if foreign := _FOREIGN.search(key):
         raise CheckpointError(
             f"'{printable(key)}': adapters with {foreign[1]} are not supported; give a LoRA, LoCon, LoHa, LoKr, GLoRA, "

@@ -25,7 +25,7 @@ _NETWORK = (
     ("unet.base_model.model.", ".", PEFT), ("base_model.model.transformer.", ".", PEFT), ("diffusion_model.", ".", PEFT),
     ("model.diffusion_model.", ".", KOHYA), ("", ".", ".lora_A"),
 )  # fmt: skip
-_TEXTS = {
+_TEXTS: dict[str, dict[str, tuple[str, ...]]] = {
     "sd1": {"text_encoder": ("te", "te1", "clip_l")},
     "sd2": {"text_encoder": ("te", "te1", "clip_h")},
     "sdxl": {"text_encoder": ("te1", "te", "clip_l"), "text_encoder_2": ("te2", "clip_g")},

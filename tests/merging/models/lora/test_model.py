@@ -444,6 +444,13 @@ def test_nan_in_a_lora_is_named_when_it_is_met(tmp_path: Path) -> None:
         lora.scan()
 
 
+def test_a_lora_of_too_many_tensors_or_too_long_names_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="it holds 50001 tensors"):
+        opened(tmp_path, {f"lora_{number}.diff": torch.ones(0) for number in range(50_001)})
+    long = {f"{K}.diff": torch.ones(2, 2), "lora_" + ".processor.a" * 50_000 + "_lora.up.weight": torch.ones(1)}
+    assert opened(tmp_path, long).notes[0].endswith("...")
+
+
 def test_a_lora_is_no_model_a(tmp_path: Path) -> None:
     lora = opened(tmp_path, {f"{K}.diff": torch.ones(2, 2)})
     with pytest.raises(CheckpointError, match="this is a LoRA; give the checkpoint that it is for as model A"):
@@ -501,11 +508,14 @@ def test_layers_of_flux_by_hand(name: str, key: str, rows: tuple[int, int] | Non
     states = {part: dict(module.state_dict()) for part, module in make_modules("flux").items()}
     shapes = {key: tuple(tensor.shape) for key, tensor in single_file(states).items()}
     layer = find_layer(name, layers_by_id(shapes))
+    assert layer
     assert (layer.weight, layer.rows) == (f"model.diffusion_model.{key}", rows)
     assert len({found.weight for found in layers_of(shapes)}) == len(layers_of(shapes))
     clip = find_layer("lora_te1_text_model_encoder_layers_0_mlp_fc1", layers_by_id(shapes))
+    assert clip
     assert clip.weight == "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
     t5 = find_layer("lora_te3_encoder_block_0_layer_0_SelfAttention_q", layers_by_id(shapes))
+    assert t5
     assert t5.weight == "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight"
 
 

@@ -24,9 +24,9 @@ NAMES = {
 SHAPES = [(16, 8), (8, 8), (8, 12, 3, 3), (16, 8, 1, 1)]
 
 
-def module_of(shape: tuple[int, ...], generator: torch.Generator) -> nn.Module:
+def module_of(shape: tuple[int, ...], generator: torch.Generator) -> nn.Linear | nn.Conv2d:
     out, into, *kernel = shape
-    layer = nn.Conv2d(into, out, tuple(kernel)) if kernel else nn.Linear(into, out)
+    layer = nn.Conv2d(into, out, (kernel[0], kernel[1])) if kernel else nn.Linear(into, out)
     fill(layer, generator)
     return layer
 
@@ -92,7 +92,7 @@ def test_lycoris_makes_the_same_matrix(tmp_path: Path, algorithm: str, shape: tu
     file, _, name = place.partition(".")
     generator = torch.Generator().manual_seed(3)
     layer = module_of(shape, generator)
-    made = getattr(importlib.import_module(f"lycoris.modules.{file}"), name)(
+    made: Any = getattr(importlib.import_module(f"lycoris.modules.{file}"), name)(
         "x", layer, 1.0, alpha=3.0, **{"lora_dim": 2, **options}
     )
     fill(made, generator)
@@ -157,9 +157,10 @@ def test_peft_merges_the_same_matrix(tmp_path: Path, algorithm: str, shape: tupl
     generator = torch.Generator().manual_seed(3)
     layer = module_of(shape, generator)
     key = MATRIX if len(shape) == 2 else CONV
+    assert layer.bias is not None
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     config = peft_configs(peft)[algorithm](target_modules=["to_k", "conv1"])
-    model = peft.get_peft_model(Attention(layer, generator), config)
+    model: Any = peft.get_peft_model(Attention(layer, generator), config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if any(part in name for part in ("lora_", "hada_", "lokr_", "oft_", "boft_", "ia3_")):
@@ -169,7 +170,7 @@ def test_peft_merges_the_same_matrix(tmp_path: Path, algorithm: str, shape: tupl
     model.save_pretrained(str(tmp_path))
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     merged = model.merge_and_unload()
-    merged_layer = next(module for module in merged.modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    merged_layer: Any = next(module for module in merged.modules() if isinstance(module, nn.Linear | nn.Conv2d))
     base = write_model(
         tmp_path / "a.safetensors", 1, torch.float32, change={key: weight, key.replace("weight", "bias"): bias}
     )
