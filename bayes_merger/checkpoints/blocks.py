@@ -133,14 +133,28 @@ def _located_anew(divided: Architecture, whole: Architecture, key: str) -> tuple
     return Place(place.role, block, place.slot if place.slot in divided.slots else None), begin
 
 
-def weights_from_string(text: str, architecture: Architecture, *, base: float | None = None) -> dict[str, float]:
+_LONG = ("BASE", *(f"IN{i:02d}" for i in range(12)), "M00", *(f"OUT{i:02d}" for i in range(12)))
+_LORA_17 = ("BASE", *(f"IN{i:02d}" for i in (1, 2, 4, 5, 7, 8)), "M00", *(f"OUT{i:02d}" for i in range(3, 12)))
+_LORA_12 = ("BASE", *(f"IN{i:02d}" for i in (4, 5, 7, 8)), "M00", *(f"OUT{i:02d}" for i in range(6)))
+
+
+def weights_from_string(
+    text: str, architecture: Architecture, *, base: float | None = None, of_lora: bool = False
+) -> dict[str, float]:
     """A weight per block, from the strings that supermerger and similar programs use.
+
+    Other counts than that of the architecture's blocks are read as their programs read them: the 26 numbers of Stable
+    Diffusion 1 for SDXL, of which those for IN09 to IN11 and OUT09 to OUT11 are left out (``weighttoxl`` in
+    ``scripts/mergers/mergers.py`` of https://github.com/hako-mikan/sd-webui-supermerger), and the 17 (SD1, SD2) and 12
+    (SDXL) of LoRA block weights, 0 for the blocks without one (``BLOCKID17``, ``BLOCKID12`` and ``to26`` in
+    ``scripts/lora_block_weight.py`` of https://github.com/hako-mikan/sd-webui-lora-block-weight).
 
     Args:
         text: numbers separated by commas or blanks: one for every block (``BASE`` first), one fewer when ``base``
             is given, or a single one for all.
         architecture: whose blocks they are.
         base: the number of ``BASE`` when the text leaves it out.
+        of_lora: whether the model that they weigh is a LoRA.
 
     Raises:
         ConfigError: not numbers, or the wrong count of them.
@@ -148,17 +162,27 @@ def weights_from_string(text: str, architecture: Architecture, *, base: float | 
     numbers = [_number(part) for part in re.split(r"[,\s]+", text.strip(" \t\r\n,")) if part]
     blocks = architecture.blocks
     if len(numbers) == 1:
-        numbers *= len(blocks)
-        if base is not None:
-            numbers[0] = float(base)
-    elif len(numbers) == len(blocks) - 1 and base is not None:
-        numbers.insert(0, float(base))
-    elif len(numbers) != len(blocks) or base is not None:
+        return dict.fromkeys(blocks, numbers[0]) | ({} if base is None else {blocks[0]: float(base)})
+    count, whole = len(numbers), numbers if base is None else [float(base), *numbers]
+    order = _orders(architecture, of_lora).get(len(whole))
+    if order is None:
         raise ConfigError(
-            f"weights: {len(numbers)} numbers{' and a base' if base is not None else ''} for {architecture.name}; "
+            f"weights: {count} numbers{' and a base' if base is not None else ''} for {architecture.name}; "
             f"give {len(blocks)} (BASE first), {len(blocks) - 1} and a base, or one for all"
         )
-    return dict(zip(blocks, numbers, strict=True))
+    given = dict(zip(order, whole, strict=True))
+    return {block: given.get(block, 0.0) for block in blocks}
+
+
+def _orders(architecture: Architecture, of_lora: bool) -> dict[int, tuple[str, ...]]:
+    """How many numbers a weight string may have, and which block each is for."""
+    found: dict[int, tuple[str, ...]] = {}
+    if architecture.whole is None:
+        xl = architecture.name == "sdxl"
+        found |= {len(_LONG): _LONG} if xl else {}
+        short = _LORA_12 if xl else _LORA_17 if architecture.name in ("sd1", "sd2") else ()
+        found |= {len(short): short} if of_lora and short else {}
+    return found | {len(architecture.blocks): architecture.blocks}
 
 
 def _number(text: str) -> float:

@@ -100,9 +100,10 @@ def _depths(names: TensorNames, blocks: tuple[int, ...]) -> tuple[int, ...]:
 
 def _is_lora(names: TensorNames) -> bool:
     parts = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", "_lora.down.", ".lora_linear_layer.",
-             ".hada_w", ".lokr_w")  # fmt: skip
-    ends = (".diff", ".diff_b", ".w_norm", ".b_norm")
-    return names.starts_with("lora_", "lycoris_") or any(
+             ".hada_w", ".lokr_w", ".oft_", ".boft_", ".ia3_l", "_lora1.", "_lora2.")  # fmt: skip
+    ends = (".diff", ".diff_b", ".w_norm", ".b_norm", ".set_weight", ".dora_scale", ".on_input", ".a1.weight",
+            ".lora_A", ".lora_B")  # fmt: skip
+    return names.starts_with("lora_", "lycoris_", "oft_") or any(
         key.endswith(ends) or any(part in key for part in parts) for key in names.shapes
     )
 

@@ -46,7 +46,9 @@ adjust=IN,OUT,OUT2,CONT,BRI,COL1,COL2,COL3 are supermerger's. dtype= is fp16, bf
 for the U-Net's matrices, fp16 for the rest). Files come pruned, without what no UI loads: the schedule, and averages
 over training (ema=keep merges and keeps them). A name that does not end in .safetensors or .sft becomes a
 diffusers folder, with the settings of model A where that is one, else of --config FOLDER or of the official model.
-A LoRA (LoCon, LoHa, LoKr, full difference) as any model but A is model A with it applied, so alpha is its strength.
+A LoRA (LoCon, LoHa, LoKr, GLoRA, OFT, BOFT, IA3, DoRA, full difference) as any model but A is model A with it
+applied, so alpha is its strength; 17 numbers (SDXL: 12) are LoRA block weights. Its own alpha is read from its
+tensors, its header or adapter_config.json beside it.
 Models in brackets below may be left out; a list that ends in dots goes on, with model_e=, model_f= up to model_z=.
 bayes-merger plan takes the same and says what would happen.
 

@@ -12,21 +12,20 @@ from pathlib import Path
 import yaml
 
 from bayes_merger.checkpoints.architectures import OwnBlocks, divided, own_blocks
-from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
+from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
+from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.opening import open_each, open_model, references
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
-from bayes_merger.merging.recipe.presets import is_preset, preset
+from bayes_merger.merging.recipe.presets import read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS, read_settings
 from bayes_merger.paths import read_text, user_path
 from bayes_merger.search.space.names import names_of
-
-_WORD = re.compile(r"[A-Za-z]\w{3,}")  # longer than nan and inf
 
 _BY_HAND = (*(name for name in SETTINGS if name not in ("options", "dtype")), ADJUST)
 
@@ -63,10 +62,12 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
         whole = checkpoints["a"].architecture
         architecture = divided(whole, settings.blocks, checkpoints["a"].shapes)
         ratios = named_ratios(parse_rules(settings.elements, architecture, tuple(spec.weights)))
+        of_lora = any(map(is_lora, checkpoints.values()))
+        weights = _weights(numbers, bound, architecture, ratios, known, of_lora=of_lora)
         recipe = MergeRecipe(
             **vars(settings),
             models=references(checkpoints, hashed=False),
-            weights=_weights(numbers, bound, architecture, ratios, known) | adjustments(given.get(ADJUST)),
+            weights=weights | adjustments(given.get(ADJUST)),
             architecture=architecture.name,
         )
     return recipe, checkpoints
@@ -124,11 +125,13 @@ def _weights(
     architecture: Architecture,
     ratios: Mapping[str, Sequence[str]],
     settings: Sequence[str],
+    *,
+    of_lora: bool,
 ) -> dict[str, dict[str, float]]:
     """Block weights: the method's defaults, then a weight for all blocks, then the base's, then single blocks."""
     base = {key: text for key, text in given.items() if key.lower().startswith("base_")}
     weights = {
-        name: _weight(name, given.get(name), base.get(f"base_{name}"), about.default, architecture)
+        name: _weight(name, given.get(name), base.get(f"base_{name}"), about.default, architecture, of_lora=of_lora)
         for name, about in spec.weights.items()
     }
     for ratio in ratios:
@@ -155,21 +158,14 @@ def _weights(
 
 
 def _weight(
-    name: str, text: str | None, base: str | None, default: float, architecture: Architecture
+    name: str, text: str | None, base: str | None, default: float, architecture: Architecture, *, of_lora: bool
 ) -> dict[str, float]:
     if text is None:
         return dict.fromkeys(architecture.blocks, default)
+    count = len([part for part in re.split(r"[,\s]+", text) if part])
+    first = None if base is None or count == len(architecture.blocks) else number_of(f"base_{name}", base)
     try:
-        if is_preset(text) or _WORD.fullmatch(text.strip()):
-            numbers = preset(text)
-            if len(numbers) != len(architecture.blocks):
-                raise ConfigError(f"preset {text} has {len(numbers)} numbers, {architecture.name} needs "
-                                  f"{len(architecture.blocks)}")  # fmt: skip
-            text = ",".join(map(repr, numbers if base is None else (number_of(f"base_{name}", base), *numbers[1:])))
-            base = None
-        count = len([part for part in re.split(r"[,\s]+", text) if part])
-        first = None if base is None or count == len(architecture.blocks) else number_of(f"base_{name}", base)
-        return weights_from_string(text, architecture, base=first)
+        return read_weights(text, architecture, base=first, of_lora=of_lora)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
 

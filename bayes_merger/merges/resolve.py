@@ -13,6 +13,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
 from bayes_merger.merges.from_settings import adjustments, closed_on_error, number_of, recipe_by_hand, take_vae
+from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.opening import open_each, steps_recipe
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.postprocess import ADJUST
@@ -129,7 +130,8 @@ def _with_numbers(
     base = checkpoints[recipe.base]
     architecture = divided(base.architecture, recipe.blocks, base.shapes)
     try:
-        numbers = free_numbers(file, architecture)
+        loras = [name for name, checkpoint in checkpoints.items() if is_lora(checkpoint)]
+        numbers = free_numbers(file, architecture, loras)
         texts = {
             k: text for k, text in given.items() if k.removeprefix("model_") not in file.models and k not in _NO_NUMBERS
         }

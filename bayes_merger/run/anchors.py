@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.recipe.presets import is_preset, preset, presets
+from bayes_merger.merging.models.lora import is_lora
+from bayes_merger.merging.recipe.presets import is_preset, presets, read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.folder import studies
 from bayes_merger.run.setup import RunSetup
@@ -58,10 +58,10 @@ def read_anchor(entry: Any, setup: RunSetup) -> tuple[Weights, list[str]]:
                 raise ConfigError(
                     f"anchors: method '{setup.method.name}' has no weight '{name}'; {nearest(name, names)}"
                 )
-        return {name: _numbers(value, blocks) for name, value in entry.items()}, []
+        return {name: _numbers(value, setup) for name, value in entry.items()}, []
     text = str(entry).strip()
     if _is_numbers(entry) or is_preset(text):
-        return {names[0]: _numbers(entry, blocks)}, []
+        return {names[0]: _numbers(entry, setup)}, []
     recipe = _recipe(text, setup.config)
     if recipe.architecture != blocks.name:
         raise ConfigError(f"anchors: {text} is a merge of {recipe.architecture}, these models are {blocks.name}")
@@ -71,19 +71,13 @@ def read_anchor(entry: Any, setup: RunSetup) -> tuple[Weights, list[str]]:
     return weights, [] if recipe.method == setup.method.name else [f"its weights are those of method '{recipe.method}'"]
 
 
-def _numbers(value: Any, blocks: Architecture) -> dict[str, float]:
+def _numbers(value: Any, setup: RunSetup) -> dict[str, float]:
     """A number per block, from a weight string, one number, or a preset's name."""
-    if not _is_numbers(value):
-        if not isinstance(value, str):
-            raise ConfigError(f"anchors: {value!r} is neither numbers nor the name of a preset")
-        numbers = preset(value)
-        if len(numbers) != len(blocks.blocks):
-            raise ConfigError(
-                f"anchors: preset {value} has {len(numbers)} numbers, {blocks.name} takes {len(blocks.blocks)}"
-            )
-        return dict(zip(blocks.blocks, numbers, strict=True))
+    if not _is_numbers(value) and not isinstance(value, str):
+        raise ConfigError(f"anchors: {value!r} is neither numbers nor the name of a preset")
     try:
-        return weights_from_string(str(value), blocks)
+        of_lora = any(map(is_lora, setup.checkpoints.values()))
+        return read_weights(str(value), setup.architecture, of_lora=of_lora)
     except ConfigError as error:
         raise ConfigError(f"anchors: {error}") from None
 

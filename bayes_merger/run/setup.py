@@ -21,6 +21,7 @@ from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
+from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.opening import references, steps_recipe
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
@@ -164,7 +165,8 @@ def check_setup(
     else:
         checkpoints = open_steps(steps, config)
         spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
-        space = make_steps_space(config, steps, checkpoints[steps.base].architecture)
+        loras = [name for name, checkpoint in checkpoints.items() if is_lora(checkpoint)]
+        space = make_steps_space(config, steps, checkpoints[steps.base].architecture, loras)
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)

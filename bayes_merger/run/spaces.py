@@ -55,8 +55,16 @@ def adjustments(config: RunConfig, taken: Collection[str]) -> tuple[dict[str, fl
     return given, [Parameter(name, *ADJUSTMENT_RANGE, drives) for name, drives in searched.items()]
 
 
-def make_steps_space(config: RunConfig, file: StepFile, architecture: Architecture) -> SearchSpace:
+def make_steps_space(
+    config: RunConfig, file: StepFile, architecture: Architecture, loras: Collection[str] = ()
+) -> SearchSpace:
     """What a recipe leaves open: its names, and the blocks of weights that say ``search``.
+
+    Args:
+        config: the settings.
+        file: the recipe.
+        architecture: of its models.
+        loras: its models that are LoRAs.
 
     Raises:
         ConfigError: a number or a rule that makes no sense, or nothing is open.
@@ -64,7 +72,7 @@ def make_steps_space(config: RunConfig, file: StepFile, architecture: Architectu
     architecture = divided(architecture, file.settings.blocks)
     weights = {name: (weight.low, weight.high) for name, weight in file.weights.items()}
     try:
-        numbers = free_numbers(file, architecture)
+        numbers = free_numbers(file, architecture, loras)
     except ConfigError as error:
         raise ConfigError(f"recipe: {error}") from None
     beyond = [place for place in numbers.searched if place.partition(".")[0] not in architecture.blocks]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bayes_merger.checkpoints.architectures import FLUX, SD2, SD3, SD3_LARGE, SDXL, divided, own_blocks
+from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging import ARCHITECTURES, SD1, Place, identify, weights_from_string, weights_to_string
 from tests.merging.tiny_models import SHAPES, UNET
@@ -101,8 +102,43 @@ def test_weight_strings_have_as_many_numbers_as_blocks() -> None:
     assert weights_from_string(text.removeprefix("0,"), SDXL, base=0) == weights
     assert weights_to_string(weights, SDXL) == text
     assert len(weights_from_string("0.5", FLUX)) == 1 + 19 + 38
-    with pytest.raises(ConfigError, match="26 numbers for sdxl; give 20 \\(BASE first\\), 19 and a base"):
-        weights_from_string(",".join("0" * 26), SDXL)
+    with pytest.raises(ConfigError, match="27 numbers for sdxl; give 20 \\(BASE first\\), 19 and a base"):
+        weights_from_string(",".join("0" * 27), SDXL)
+
+
+def test_the_26_numbers_of_stable_diffusion_1_are_for_sdxl_as_supermerger_reads_them() -> None:
+    # weighttoxl, after BASE: weight[:9] + weight[12:22]
+    numbers = list(range(26))
+    weights = weights_from_string(",".join(map(str, numbers)), SDXL)
+    assert list(weights.values()) == [0, *numbers[1:10], *numbers[13:23]]
+    assert weights_from_string(",".join(map(str, numbers[1:])), SDXL, base=0) == weights
+    mine = divided(SDXL, (("ATTN", ("*.attn1.",)),))
+    with pytest.raises(ConfigError, match="26 numbers for sdxl; give 2 "):
+        weights_from_string(",".join(map(str, numbers)), mine)
+
+
+@pytest.mark.parametrize("architecture", [SD1, SD2])
+def test_17_numbers_are_lora_block_weights(architecture: Architecture) -> None:
+    text = ",".join(str(number) for number in range(1, 18))
+    weights = weights_from_string(text, architecture, of_lora=True)
+    assert {block: number for block, number in weights.items() if number} == {
+        "BASE": 1, "IN01": 2, "IN02": 3, "IN04": 4, "IN05": 5, "IN07": 6, "IN08": 7, "M00": 8, "OUT03": 9, "OUT04": 10,
+        "OUT05": 11, "OUT06": 12, "OUT07": 13, "OUT08": 14, "OUT09": 15, "OUT10": 16, "OUT11": 17,
+    }  # fmt: skip
+    assert list(weights) == list(architecture.blocks)
+    with pytest.raises(ConfigError, match="17 numbers"):
+        weights_from_string(text, architecture)
+
+
+def test_12_numbers_are_lora_block_weights_for_sdxl() -> None:
+    text = ",".join(str(number) for number in range(1, 13))
+    weights = weights_from_string(text, SDXL, of_lora=True)
+    assert {block: number for block, number in weights.items() if number} == {
+        "BASE": 1, "IN04": 2, "IN05": 3, "IN07": 4, "IN08": 5, "M00": 6,
+        "OUT00": 7, "OUT01": 8, "OUT02": 9, "OUT03": 10, "OUT04": 11, "OUT05": 12,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="17 numbers"):
+        weights_from_string(",".join("1" * 17), SDXL, of_lora=True)
 
 
 def test_an_element_is_what_follows_the_block_s_name() -> None:

@@ -71,6 +71,21 @@ def test_a_base_and_one_number_fewer_make_a_weight_string(pair: list[str], capsy
     assert "25 numbers for sd1" in refused(capsys, "plan", *pair, f"alpha={text}")
 
 
+def test_17_numbers_are_the_block_weights_of_a_lora(
+    pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    key = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    base = load_file(tmp_path / "a.safetensors")[key]
+    save_file({f"{layer}.diff": torch.ones(base.shape)}, tmp_path / "style.safetensors")
+    numbers = ",".join(str(number / 4) for number in range(17))  # IN01 is the second
+    words = [pair[0], f"model_b={tmp_path / 'style.safetensors'}", "dtype=fp32"]
+    assert main(["merge", *words, f"alpha={numbers}", "--out", str(tmp_path / "styled.safetensors")]) == 0
+    capsys.readouterr()
+    torch.testing.assert_close(load_file(tmp_path / "styled.safetensors")[key], base.float() + 0.25)
+    assert "17 numbers for sd1" in refused(capsys, "plan", *pair, f"alpha={numbers}")
+
+
 def test_a_preset_is_a_weight_string(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     keys = planned(capsys, *pair, "alpha=grad_v", "base_alpha=0.5")["keys"]
     assert [keys[key]["weights"]["alpha"] for key in (TEXT, FIRST, HEAD)] == [0.5, 1, 1]

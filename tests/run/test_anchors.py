@@ -31,7 +31,7 @@ def parts(anchors: list[Any], method: str = "weighted_sum", runs: Path = Path("r
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     config = RunConfig(anchors=anchors, runs=str(runs), init_points=rules.pop("init_points", 8))
     space = build_space(SD1.blocks, weights, **rules)
-    return SimpleNamespace(config=config, method=spec, space=space, architecture=SD1)
+    return SimpleNamespace(config=config, method=spec, space=space, architecture=SD1, checkpoints={})
 
 
 def recipe(weights: dict[str, dict[str, float]] | None = None, method: str = "weighted_sum") -> MergeRecipe:

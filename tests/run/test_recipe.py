@@ -16,7 +16,7 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import SD1
 from bayes_merger.merging.method import method_spec
-from bayes_merger.merging.models.lora_names import layers_of
+from bayes_merger.merging.models.lora.layers import layers_of
 from bayes_merger.merging.recipe.step_file import read_steps
 from bayes_merger.run.spaces import make_space, make_steps_space
 from tests.user_folder import command, make_workplace

@@ -18,12 +18,13 @@ OPEN_CLIP: Mapping[str, str] = {
 }
 """The layers of a text encoder's block: transformers' name to OpenCLIP's."""
 
-_OPEN_CLIP_EDGES = {
+OPEN_CLIP_EDGES: Mapping[str, str] = {
     "embeddings.token_embedding.weight": "token_embedding.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
     "final_layer_norm.weight": "ln_final.weight",
     "final_layer_norm.bias": "ln_final.bias",
 }
+"""The tensors of a text encoder outside its blocks: transformers' name to OpenCLIP's."""
 
 
 def encoder_names(prefix: str, names: Collection[str]) -> Callable[[str], Counterpart | None]:
@@ -49,8 +50,8 @@ def _open_clip(prefix: str, name: str) -> Counterpart | None:
     if name == "text_projection.weight":
         return Counterpart(f"{prefix}text_projection", transposed=True)
     own = name.removeprefix("text_model.")
-    if own in _OPEN_CLIP_EDGES:
-        return Counterpart(prefix + _OPEN_CLIP_EDGES[own])
+    if own in OPEN_CLIP_EDGES:
+        return Counterpart(prefix + OPEN_CLIP_EDGES[own])
     match own.split("."):
         case ["encoder", "layers", i, "self_attn", "q_proj" | "k_proj" | "v_proj", leaf]:
             start = name.rpartition(".self_attn.")[0]

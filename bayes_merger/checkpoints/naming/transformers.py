@@ -90,6 +90,8 @@ FLUX_LAYERS = _layers(
 )
 """Patterns of the tensors in and around a transformer's blocks, as files call them."""
 
+_SWAPPED_EDGE = "final_layer.adaLN_modulation.1"
+_ENDING = 2  # rows per column where a modulation is scale and shift alone, as at the end; in others it is thrice that
 _EDGE_LAYERS = {file: diffusers for edges in (_SD3_EDGES, _FLUX_EDGES) for diffusers, file in edges.items()}
 _BLOCKS: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
     "joint_blocks": ("transformer_blocks", _SD3_BLOCK, _SD3_STACKED),
@@ -114,7 +116,7 @@ class Sd3Names:
         found = set()
         for name, shape in shapes.items():
             block = re.fullmatch(r"transformer_blocks\.(\d+)\.norm1_context\.linear\.weight", name)
-            if block and len(shape) == 2 and shape[0] == 2 * shape[1]:  # scale and shift alone; in others thrice that
+            if block and len(shape) == 2 and shape[0] == _ENDING * shape[1]:
                 found.add(block[1])
         return cls(frozenset(found))
 
@@ -126,7 +128,7 @@ class Sd3Names:
         if head in _SD3_EDGES:
             return Counterpart(f"{UNET}{_SD3_EDGES[head]}.{leaf}")
         if head == "norm_out.linear":
-            return Counterpart(f"{UNET}final_layer.adaLN_modulation.1.{leaf}", swapped=True)
+            return Counterpart(f"{UNET}{_SWAPPED_EDGE}.{leaf}", swapped=True)
         match name.split("."):
             case ["transformer_blocks", i, *rest]:
                 swapped = i in self.ending and rest[0] == "norm1_context"
@@ -141,7 +143,7 @@ def flux_name(name: str) -> Counterpart | None:
     if head in _FLUX_EDGES:
         return Counterpart(f"{UNET}{_FLUX_EDGES[head]}.{leaf}")
     if head == "norm_out.linear":
-        return Counterpart(f"{UNET}final_layer.adaLN_modulation.1.{leaf}", swapped=True)
+        return Counterpart(f"{UNET}{_SWAPPED_EDGE}.{leaf}", swapped=True)
     match name.split("."):
         case ["transformer_blocks", i, *rest]:
             start = f"{UNET}double_blocks.{i}."
@@ -152,24 +154,29 @@ def flux_name(name: str) -> Counterpart | None:
     return None
 
 
-def layers_in(name: str) -> tuple[str, ...]:
-    """Diffusers' names of the layers stacked in a layer of a single file, in order.
+def layers_in(name: str, rows: int, columns: int) -> tuple[tuple[str, ...], bool]:
+    """Diffusers' names of the layers stacked in a layer of a single file, in order, and whether its halves are swapped.
 
     Args:
-        name: of the file's layer, without its prefix and ``.weight``; none for layers of another network.
+        name: of the file's layer, without its prefix and ``.weight``.
+        rows: of its matrix.
+        columns: of its matrix.
 
     Returns:
-        One for most, several where they are stacked; none where halves are swapped, or may be.
+        One name for most, several where they are stacked, none for layers of another network.
     """
+    if name == _SWAPPED_EDGE:
+        return ("norm_out.linear",), True
     if name in _EDGE_LAYERS:
-        return (_EDGE_LAYERS[name],)
+        return (_EDGE_LAYERS[name],), False
     kind, _, rest = name.partition(".")
     number, _, layer = rest.partition(".")
     if kind not in _BLOCKS:
-        return ()
+        return (), False
     own, names, stacked = _BLOCKS[kind]
     found = stacked.get(layer) or tuple(theirs for theirs, file in names.items() if file == layer)
-    return tuple(f"{own}.{number}.{part}" for part in found if part != "norm1_context.linear" or kind != "joint_blocks")
+    ending = kind == "joint_blocks" and found == ("norm1_context.linear",) and rows == _ENDING * columns
+    return tuple(f"{own}.{number}.{part}" for part in found), ending
 
 
 def _of_block(

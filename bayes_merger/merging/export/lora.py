@@ -21,7 +21,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging.engine.key_merger import KeyMerger
 from bayes_merger.merging.engine.merge import prepare
 from bayes_merger.merging.export.metadata import merge_metadata
-from bayes_merger.merging.models.lora_names import Layer, layers_of
+from bayes_merger.merging.models.lora.layers import Layer, layers_of
 from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, MergePlan
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 
@@ -111,6 +111,7 @@ def save_lora(
         CheckpointError: as ``plan``; the file cannot be written.
     """
     planned, merger = prepare(recipe, checkpoints)
+    _check_shapes(planned, checkpoints[recipe.base])
     dtype = torch_dtypes()[DTYPES.get(planned.dtype, "F16")]
     by_key: dict[str, list[Layer]] = {}
     for layer in layers_of(checkpoints[recipe.base].shapes):
@@ -120,7 +121,7 @@ def save_lora(
     for key, change in _changes(planned, merger, checkpoints[recipe.base], progress):
         whole = float(change.double().square().sum())
         if key in by_key and change.dim() >= 2 and "embedding" not in key:  # no UI has factors for tables of words
-            lacking = sum(_factor(layer, _rows(change, layer), rank, dtype, found) for layer in by_key[key])
+            lacking = sum(_factor(layer, layer.of(change), rank, dtype, found) for layer in by_key[key])
         elif rank.rest and (key in by_key or key in owners):
             layer, part = (by_key[key][0], "diff") if key in by_key else (owners[key], "diff_b")
             kept = found.tensors[f"{layer.name}.{part}"] = change.to(dtype)
@@ -162,8 +163,19 @@ def _changes(
             progress(number, len(items))
 
 
-def _rows(tensor: Tensor, layer: Layer) -> Tensor:
-    return tensor if layer.rows is None else tensor[layer.rows[0] : layer.rows[1]]
+def _check_shapes(planned: MergePlan, base: Checkpoint) -> None:
+    """Refuse a merge that widens a tensor: a LoRA adds to what is there.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for item in planned.written:
+        if item.action == "merge" and item.shape != base.shapes[item.key]:
+            own, made = list(base.shapes[item.key]), list(item.shape)
+            raise ConfigError(
+                f"--as-lora: '{item.key}' is {made} in the merge and {own} in model A, which a LoRA cannot "
+                "change; give the model with more channels as model A"
+            )
 
 
 def _factor(layer: Layer, change: Tensor, rank: Rank, dtype: torch.dtype, found: _Found) -> float:

@@ -1,19 +1,24 @@
 """The weights that supermerger offers by name (its ``mbwpresets.txt``), as the formulas they are samples of.
 
 Each is 26 numbers: ``BASE``, which is 0 in all but ``ALL_B``, then ``IN00`` to ``OUT11``, the U-Net from its input
-through its middle to its output. A curve is sampled at ``t = 0, 1/24, ... 1`` along these 25 blocks; what is listed as
-a reverse (``REVERSE_``, ``R_``) is 1 minus the curve. sd-meh's names for the same are understood too.
+through its middle to its output; SDXL takes those of the blocks that it has. A curve is sampled at ``t = 0, 1/24, ...
+1`` along these 25 blocks; what is listed as a reverse (``REVERSE_``, ``R_``) is 1 minus the curve. sd-meh's names for
+the same are understood too.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.errors import ConfigError, nearest
 
 Curve = Callable[[float], float]
+
+_WORD = re.compile(r"[A-Za-z]\w{3,}")  # longer than nan and inf
 
 UNET = 25
 """Blocks of Stable Diffusion 1's U-Net."""
@@ -35,6 +40,31 @@ def preset(name: str) -> tuple[float, ...]:
 def is_preset(name: str) -> bool:
     """Whether there is a preset of that name."""
     return _folded(name) in {_folded(key) for key in (*presets(), *_ALIASES)}
+
+
+def read_weights(
+    text: str, architecture: Architecture, *, base: float | None = None, of_lora: bool = False
+) -> dict[str, float]:
+    """A weight per block, from the name of a preset or a weight string.
+
+    Args:
+        text: either.
+        architecture: whose blocks they are.
+        base: the number of ``BASE``, which replaces a preset's, or that of a string with one number for every block.
+        of_lora: whether the model that they weigh is a LoRA.
+
+    Raises:
+        ConfigError: as ``preset`` and ``weights_from_string``.
+    """
+    if not _WORD.fullmatch(text.strip()) and not is_preset(text):
+        return weights_from_string(text, architecture, base=base, of_lora=of_lora)
+    numbers = preset(text)
+    written = ",".join(map(repr, numbers if base is None else (base, *numbers[1:])))
+    try:
+        return weights_from_string(written, architecture)
+    except ConfigError:
+        blocks = len(architecture.blocks)
+        raise ConfigError(f"preset {text} has {len(numbers)} numbers, {architecture.name} takes {blocks}") from None
 
 
 @lru_cache(maxsize=1)

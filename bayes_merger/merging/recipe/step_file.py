@@ -19,7 +19,7 @@ may have ``dtype``, ``compat``, ``blocks``, ``channels``, ``clip`` and ``ema``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,8 +207,13 @@ def _check_all_used(models: Mapping[str, str], steps: Sequence[RecipeStep]) -> N
             raise ConfigError(f"model {name}: no step takes it; name it in one, or leave it out")
 
 
-def free_numbers(file: StepFile, architecture: Architecture) -> FreeNumbers:
+def free_numbers(file: StepFile, architecture: Architecture, loras: Collection[str] = ()) -> FreeNumbers:
     """The numbers of a recipe on an architecture.
+
+    Args:
+        file: the recipe.
+        architecture: of its models.
+        loras: its models that are LoRAs; weight strings of steps that take one may be LoRA block weights.
 
     Raises:
         ConfigError: a number, name or block that makes no sense; the text names the step.
@@ -218,10 +223,11 @@ def free_numbers(file: StepFile, architecture: Architecture) -> FreeNumbers:
     searched: list[str] = []
     for step in file.steps:
         spec = method_spec(step.method)
+        of_lora = any(model in loras for model in step.models.values())
         try:
             for weight, about in spec.weights.items():
                 written = file.given[step.name].get(weight, about.default)
-                for block, number in _by_block(weight, written, about.default, architecture).items():
+                for block, number in _by_block(weight, written, about.default, architecture, of_lora).items():
                     place = f"{block}.{step.weight(weight)}"
                     if isinstance(number, float):
                         fixed[place] = number
@@ -243,7 +249,9 @@ def _check_free(name: str, architecture: Architecture, file: StepFile) -> None:
         raise ConfigError(f"'{name}' is the name of a block or weight; choose another for a number")
 
 
-def _by_block(weight: str, written: Any, default: float, architecture: Architecture) -> dict[str, float | str]:
+def _by_block(
+    weight: str, written: Any, default: float, architecture: Architecture, of_lora: bool
+) -> dict[str, float | str]:
     """Block -> number or name, from any form in which a weight may be written."""
     try:
         if isinstance(written, Mapping):
@@ -254,7 +262,7 @@ def _by_block(weight: str, written: Any, default: float, architecture: Architect
                 raise ConfigError(f"{len(parts)} numbers; {architecture.name} has {len(architecture.blocks)} blocks")
             return dict(zip(architecture.blocks, parts, strict=True))
         if isinstance(written, str) and re.search(r"[,\s]", written.strip()):
-            return dict(weights_from_string(written, architecture))
+            return dict(weights_from_string(written, architecture, of_lora=of_lora))
         return dict.fromkeys(architecture.blocks, _number(written))
     except ConfigError as error:
         raise ConfigError(f"{weight}: {error}") from None

@@ -53,6 +53,21 @@ def recipe_of(file: StepFile, models: dict[str, Checkpoint], dtype: str = "fp32"
     )
 
 
+def test_17_numbers_are_lora_block_weights_where_a_step_takes_a_lora() -> None:
+    text = (
+        "models: {a: A.safetensors, b: B.safetensors, style: S.safetensors}\nsteps:\n"
+        "  - {name: mix, a: a, b: b, alpha: 0.5}\n"
+        f"  - {{name: final, a: mix, b: style, alpha: '{','.join(map(str, range(1, 18)))}'}}\n"
+    )
+    numbers = free_numbers(read(text), SD1, ["style"])
+    found = [
+        numbers.fixed[f"{block}.final_alpha"] for block in ("BASE", "IN00", "IN01", "M00", "OUT02", "OUT03", "OUT11")
+    ]
+    assert found == [1, 0, 2, 8, 0, 9, 17]
+    with pytest.raises(ConfigError, match="step final: alpha: weights: 17 numbers for sd1"):
+        free_numbers(read(text), SD1)
+
+
 def test_every_step_is_evaluated_in_fp32_without_rounding_between(tmp_path: Path) -> None:
     models = files(tmp_path)
     recipe = recipe_of(read(TEXT_OF), models)

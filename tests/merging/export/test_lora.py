@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,32 @@ def test_at_full_rank_the_lora_on_a_is_the_merge(tmp_path: Path) -> None:
     for key, merged in merge(recipe, models):
         if merged.is_floating_point() and key not in left:
             torch.testing.assert_close(lora.tensor(key), merged, rtol=0, atol=1e-6, msg=key)
+
+
+def test_a_tensor_that_the_merge_widens_is_refused_and_one_that_it_does_not_is_no_matter(tmp_path: Path) -> None:
+    models = opened(tmp_path, dtype=torch.float32)
+    first = UNET + "input_blocks.0.0.weight"
+    from safetensors.torch import save_file
+
+    narrow = load_file(models["a"].path)
+    out, into, *kernel = narrow[first].shape
+    wide = load_file(models["b"].path)
+    wide[first] = torch.cat([wide[first], torch.ones(out, 9 - into, *kernel)], 1)
+    save_file(wide, tmp_path / "wide.safetensors")
+    other = open_checkpoint(tmp_path / "wide.safetensors")
+    recipe = recipe_of({"a": models["a"], "b": other}, even("1"))
+    with pytest.raises(
+        ConfigError, match=r"--as-lora: '.*input_blocks\.0\.0\.weight' is \[\d+, 9, .*with more channels"
+    ):
+        save_lora(
+            replace(recipe, channels="pad"), {"a": models["a"], "b": other}, tmp_path / "x.safetensors", Rank(count=2)
+        )
+    turned = {"a": other, "b": models["a"]}
+    recipe = replace(recipe_of(turned, even("1")), channels="pad")
+    save_lora(recipe, turned, tmp_path / "l.safetensors", read_rank("rank=full,rest=diff"))
+    lora = LoraModel(other, open_checkpoint(tmp_path / "l.safetensors"))
+    torch.testing.assert_close(lora.tensor(first), dict(merge(recipe, turned))[first], rtol=0, atol=1e-6)
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_what_a_rank_lacks_is_said(tmp_path: Path) -> None:

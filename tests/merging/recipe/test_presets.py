@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bayes_merger.checkpoints.architectures import FLUX, SD1, SDXL
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.recipe.presets import is_preset, preset, presets
+from bayes_merger.merging.recipe.presets import is_preset, preset, presets, read_weights
 
 
 def test_a_gradient_falls_to_the_middle_block_and_rises_again() -> None:
@@ -48,6 +49,21 @@ def test_a_name_may_be_written_as_in_sd_meh_and_in_any_case() -> None:
     assert preset("reverse_smoothstep") == preset("REVERSE-SMOOTHSTEP")
     assert is_preset("2SMOOTHSTEP")
     assert not is_preset("portrait")
+
+
+def test_a_preset_is_for_sdxl_too_and_leaves_out_the_blocks_that_it_lacks() -> None:
+    numbers = preset("GRAD_V")
+    weights = read_weights("grad_v", SDXL)
+    assert list(weights.values()) == [*numbers[:10], *numbers[13:23]]
+    assert read_weights("OUT07", SDXL, base=0.5) == dict.fromkeys(SDXL.blocks, 0) | {
+        "BASE": 0.5, "OUT05": 1, "OUT06": 1, "OUT07": 1, "OUT08": 1,
+    }  # fmt: skip
+    assert read_weights("ALL_B", SDXL) == dict.fromkeys(SDXL.blocks, 1)
+    for name in presets():
+        assert list(read_weights(name, SDXL)) == list(SDXL.blocks)
+        assert list(read_weights(name, SD1).values()) == list(preset(name))
+    with pytest.raises(ConfigError, match="preset GRAD_V has 26 numbers, flux takes 58"):
+        read_weights("GRAD_V", FLUX)
 
 
 def test_a_misspelt_preset_is_an_error_that_names_the_nearest() -> None:

@@ -15,7 +15,7 @@ from bayes_merger.checkpoints.architectures import SD1
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging import MergeRecipe, ModelRef, merge, open_checkpoint, plan, weights_from_string
 from bayes_merger.merging.models.lora import LoraModel
-from bayes_merger.merging.models.lora_names import layer_id, layers_by_id, layers_of
+from bayes_merger.merging.models.lora.layers import find_layer, layers_by_id, layers_of
 from tests.folders import make_modules, single_file
 from tests.merging.tiny_models import TEXT, UNET, write_model
 from tests.real_keys import fact_shapes, needs_facts
@@ -193,6 +193,143 @@ def test_dora_keeps_the_length_it_was_trained_with(tmp_path: Path) -> None:
     assert lora.tensor(MATRIX).tolist() == [[6, 0], [0, 4]]
 
 
+@pytest.mark.parametrize("name", ["dora_scale", "lora.dora_scale"])
+@pytest.mark.parametrize(
+    ("lengths", "wanted"),
+    [
+        (
+            column(10, 10).view(2, 1, 1, 1),
+            [[6, 8], [10, 0]],
+        ),  # by outputs: [3, 4] and [2, 0] by their lengths, times 10
+        (row(13**0.5, 4).view(1, 2, 1, 1), [[3, 4], [2, 0]]),  # by inputs, whose lengths these are already
+    ],
+)
+def test_dora_of_convolutions_is_by_the_axis_of_its_lengths(
+    tmp_path: Path, name: str, lengths: torch.Tensor, wanted: list[list[float]]
+) -> None:
+    weight = torch.zeros(2, 2, 2, 2)
+    weight[:, :, 0, 1] = torch.tensor([[3.0, 4.0], [2.0, 0.0]])
+    tensors = {
+        f"{C}.lora_up.weight": torch.zeros(2, 1, 1, 1),
+        f"{C}.lora_down.weight": torch.ones(1, 2, 2, 2),
+        f"{C}.{name}": lengths,
+    }
+    made = opened(tmp_path, tensors, {CONV: weight}).tensor(CONV)
+    torch.testing.assert_close(made[:, :, 0, 1], torch.tensor(wanted, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1), (1, 2, 1, 1)])
+def test_peft_s_lengths_are_of_outputs_whatever_their_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    stem = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{stem}.lora_B.weight": column(0, 0), f"{stem}.lora_A.weight": row(1, 1)}
+    change = {MATRIX: torch.tensor([[3.0, 4.0], [0.0, 2.0]])}
+    for name in ("lora_magnitude_vector", "lora_magnitude_vector.weight", "lora_magnitude_vector.default.weight"):
+        lora = opened(tmp_path, tensors | {f"{stem}.{name}": torch.tensor([10.0, 1.0]).view(shape)}, change)
+        assert lora.tensor(MATRIX).tolist() == [[6, 8], [0, 1]]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.float16, torch.bfloat16, torch.float64])
+def test_alpha_may_have_any_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {
+        f"{K}.lora_up.weight": column(1, 2),
+        f"{K}.lora_down.weight": row(10, 20),
+        f"{K}.alpha": torch.tensor(2, dtype=dtype),
+    }
+    assert opened(tmp_path, tensors).tensor(MATRIX).tolist() == [[1 + 20, 2 + 40], [3 + 40, 4 + 80]]
+
+
+def test_an_adapter_s_configuration_beside_it_says_its_strength(tmp_path: Path) -> None:
+    stem = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{stem}.lora_B.weight": column(1, 2), f"{stem}.lora_A.weight": row(10, 20)}
+    unsaid = opened(tmp_path, tensors)
+    assert unsaid.tensor(MATRIX).tolist() == [[11, 22], [23, 44]]
+    assert "does not say its alpha" in unsaid.notes[1]
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 1, "lora_alpha": 2}))
+    said = opened(tmp_path, tensors)
+    assert said.tensor(MATRIX).tolist() == [[21, 42], [43, 84]]
+    assert len(said.notes) == 1
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 1e400}')
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json beside it: lora_alpha is inf"):
+        opened(tmp_path, tensors)
+
+
+def test_a_bias_of_peft_s_factors_has_their_strength(tmp_path: Path) -> None:
+    stem = "unet.down_blocks.0.resnets.0.conv1"
+    tensors = {
+        f"{stem}.lora_A.weight": torch.zeros(1, 2, 2, 2),
+        f"{stem}.lora_B.weight": torch.zeros(2, 1, 1, 1),
+        f"{stem}.lora_B.bias": torch.tensor([1.0, 2.0]),
+    }
+    lora = opened(tmp_path, tensors, metadata={"lora_alpha": "3"})
+    assert lora.tensor(BIAS).tolist() == [1 + 3, -1 + 6]
+
+
+def test_a_matrix_of_comfyui_takes_the_place_of_the_model_s(tmp_path: Path) -> None:
+    stem = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+    lora = opened(tmp_path, {f"{stem}.set_weight": torch.tensor([[5.0, 6.0], [7.0, 8.0]])})
+    assert lora.tensor(MATRIX).tolist() == [[5, 6], [7, 8]]
+    padded = {
+        f"{stem}.lora_up.weight": column(1, 1),
+        f"{stem}.lora_down.weight": row(1, 1, 1),
+        f"{stem}.reshape_weight": torch.tensor([2, 3]),
+    }
+    with pytest.raises(CheckpointError, match=r"a layer of \[2, 3\], of more channels than model A's, and model A's"):
+        opened(tmp_path, padded)
+
+
+def test_rotations_turn_rows_in_lycoris_and_columns_in_peft(tmp_path: Path) -> None:
+    quarter = torch.tensor([[0.0, 0.5], [-0.5, 0.0]])  # Q is twice that, and (1 + Q) / (1 - Q) a quarter turn
+    lycoris = opened(tmp_path, {f"{K}.oft_blocks": quarter.view(1, 2, 2)})
+    torch.testing.assert_close(lycoris.tensor(MATRIX), torch.tensor([[-3.0, -4.0], [1.0, 2.0]]))
+    (tmp_path / "adapter_config.json").write_text('{"use_cayley_neumann": false}')
+    stem = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    peft = opened(tmp_path, {f"{stem}.oft_R.weight": row(1)})
+    torch.testing.assert_close(peft.tensor(MATRIX), torch.tensor([[-2.0, 1.0], [-4.0, 3.0]]))
+
+
+def test_ia3_scales_inputs_or_outputs(tmp_path: Path) -> None:
+    for on_input, wanted in ((1, [[2, 6], [6, 12]]), (0, [[2, 4], [9, 12]])):
+        tensors = {f"{K}.weight": torch.tensor([1.0, 2.0]), f"{K}.on_input": torch.tensor(on_input)}
+        assert opened(tmp_path, tensors).tensor(MATRIX).tolist() == wanted
+    stem = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    assert opened(tmp_path, {f"{stem}.ia3_l": row(2, 3)}).tensor(MATRIX).tolist() == [[2, 6], [6, 12]]
+    assert opened(tmp_path, {f"{stem}.ia3_l": column(2, 3)}).tensor(MATRIX).tolist() == [[2, 4], [9, 12]]
+    convolution = {"base_model.model.down_blocks.0.resnets.0.conv1.ia3_l": torch.tensor([2.0, 3.0]).view(1, 2, 1, 1)}
+    with pytest.raises(CheckpointError, match="says not whether it is for the inputs or outputs"):
+        opened(tmp_path, convolution)
+    (tmp_path / "adapter_config.json").write_text('{"feedforward_modules": []}')
+    lora = opened(tmp_path, convolution, {CONV: torch.ones(2, 2, 2, 2)})
+    assert lora.tensor(CONV)[:, 0, 0, 0].tolist() == [2, 3]
+    assert lora.tensor(BIAS).tolist() == [2, -3]
+
+
+def test_a_projection_that_lies_transposed_is_changed_transposed(tmp_path: Path) -> None:
+    key = "cond_stage_model.model.text_projection"
+    change = {key: torch.tensor([[1.0, 2.0], [3.0, 4.0]]), MATRIX: torch.zeros(6, 1024)}
+    for stem, ends in (
+        ("lora_te_text_projection", ("lora_up", "lora_down")),
+        ("lora_te1_text_model_text_projection", ("lora_up", "lora_down")),
+        ("text_encoder.text_projection", ("lora_B", "lora_A")),
+        ("text_encoders.clip_h.transformer.text_projection", ("lora_B", "lora_A")),
+    ):
+        tensors = {f"{stem}.{ends[0]}.weight": column(1, 2), f"{stem}.{ends[1]}.weight": row(10, 100)}
+        lora = opened(tmp_path, tensors, change)
+        assert lora.tensor(key).tolist() == [[1 + 10, 2 + 20], [3 + 100, 4 + 200]], stem
+
+
+def test_names_of_layers_are_shown_without_control_characters(tmp_path: Path) -> None:
+    tensors = {f"{K}.diff": torch.ones(2, 2), "lora_unet_\u202eno\x1b[31m\nbody.diff": torch.ones(2)}
+    note = opened(tmp_path, tensors).notes[0]
+    assert note.endswith("1 do not and have no effect: lora_unet_?no?[31m?body")
+    with pytest.raises(CheckpointError, match="none of its 1 layers") as error:
+        opened(tmp_path, {"lora_unet_\u202eno\x1b[31mbody" * 99 + ".diff": torch.ones(2)})
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 600
+    with pytest.raises(CheckpointError, match="vera_lambda_b") as error:
+        opened(tmp_path, {"lora_\x1b[31m.vera_lambda_b": torch.ones(2)})
+    assert str(error.value).isprintable()
+
+
 @needs_facts
 @pytest.mark.parametrize(("name", "count"), [("sd1", 192 + 72), ("sdxl", 722 + 72 + 192)])
 def test_the_layers_that_kohya_trains_are_found(name: str, count: int) -> None:
@@ -267,7 +404,25 @@ BROKEN = {
     "a bias of another size": ({f"{C}.diff_b": torch.ones(5)}, r"\[5\]"),
     "twice": ({f"{K}.diff": torch.ones(2, 2), f"{K.replace('down_blocks_0_attentions_0', 'input_blocks_1_1')}.diff": torch.ones(2, 2)}, "two names|same parameter"),
     "a length for nothing": ({f"{K}.diff": torch.ones(2, 2), f"{K}.dora_scale": torch.tensor(1.0)}, "dora_scale' is"),
-    "OFT": ({f"{K}.oft_blocks": torch.ones(2, 2)}, "oft_blocks"),
+    "OFT of one axis": ({f"{K}.oft_blocks": torch.ones(2, 2)}, "oft_blocks"),
+    "OFT of another size": ({f"{K}.oft_blocks": torch.ones(3, 2, 2)}, r"\[6, 2\].*another kind"),
+    "OFT with DoRA": ({f"{K}.oft_blocks": torch.ones(1, 2, 2), f"{K}.dora_scale": column(1, 1)}, "dora_scale' is"),
+    "no butterfly": ({f"{K}.oft_blocks": torch.ones(99, 1, 2, 2)}, "form no butterfly"),
+    "no level of a butterfly": ({f"{K}.oft_blocks": torch.ones(0, 1, 2, 2)}, "form no butterfly"),
+    "no triangle": ({f"{K}.oft_R.weight": row(1, 2)}, "form no triangle"),
+    "BOFT of several factors": ({f"{K}.boft_R": torch.ones(2, 1, 2, 2), f"{K}.boft_s": column(1, 1)}, "boft_R.*several"),
+    "IA3 of another size": ({f"{K}.weight": torch.ones(5), f"{K}.on_input": torch.tensor(True)}, "on_input of an IA3"),
+    "IA3 of two axes": ({f"{K}.weight": torch.ones(1, 2), f"{K}.on_input": torch.tensor(True)}, "on_input of an IA3"),
+    "half an IA3": ({f"{K}.on_input": torch.tensor(True)}, "lacks its weight"),
+    "half a GLoRA": ({f"{K}.a1.weight": torch.ones(2, 1)}, "lacks its a2 and b1 and b2"),
+    "GLoRA of another size": ({f"{K}.{x}.weight": torch.ones(3, 1) if x[1] == "1" else torch.ones(1, 3) for x in ("a1", "a2", "b1", "b2")}, "do not fit"),
+    "two adapters": ({f"{K}.diff": torch.ones(2, 2), f"{K}.lora_up.weight": column(1, 1), f"{K}.lora_down.weight": row(1, 1)}, "different adapters"),
+    "old OFT": ({f"{K}.oft_diag": torch.ones(2, 2)}, "oft_diag are not supported"),
+    "VeRA": ({f"{K}.vera_lambda_d": torch.ones(2)}, "vera_lambda_d are not supported"),
+    "GLoRA of PEFT": ({"base_model.model.x.glora_A.default.Xd": torch.ones(2)}, "glora_A are not supported"),
+    "a bias of factors": ({f"{K}.lora_A.bias": torch.ones(2)}, r"lora_A\.bias are not supported"),
+    "a bias with factors": ({"diffusion_model.input_blocks.1.0.in_layers.2.bias.lora_up.weight": column(1, 2), "diffusion_model.input_blocks.1.0.in_layers.2.bias.lora_down.weight": row(1, 1)}, "no matrix"),
+    "whole tensors only": ({f"{K}.weight": torch.ones(2, 2), f"{K}.bias": torch.ones(2)}, "none of its 2 layers"),
     "no dimension": ({f"{K}.lora_up.weight": torch.tensor(1.0), f"{K}.lora_down.weight": row(1, 1)}, "do not form a matrix"),
     "for another model": ({"lora_unet_nobody.lora_up.weight": column(1), "lora_unet_nobody.lora_down.weight": row(1)}, "none of its 1 layers"),
     "a middle that fits nothing": ({f"{C}.lora_up.weight": column(1, 1), f"{C}.lora_down.weight": row(1, 1), f"{C}.lora_mid.weight": torch.ones(3, 3, 2, 2)}, "do not fit"),
@@ -287,6 +442,13 @@ def test_nan_in_a_lora_is_named_when_it_is_met(tmp_path: Path) -> None:
     lora = opened(tmp_path, {f"{K}.lora_up.weight": column(1, float("nan")), f"{K}.lora_down.weight": row(1, 1)})
     with pytest.raises(CheckpointError, match=r"lora_up\.weight' holds"):
         lora.scan()
+
+
+def test_a_lora_of_too_many_tensors_or_too_long_names_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="it holds 50001 tensors"):
+        opened(tmp_path, {f"lora_{number}.diff": torch.ones(0) for number in range(50_001)})
+    long = {f"{K}.diff": torch.ones(2, 2), "lora_" + ".processor.a" * 50_000 + "_lora.up.weight": torch.ones(1)}
+    assert opened(tmp_path, long).notes[0].endswith("...")
 
 
 def test_a_lora_is_no_model_a(tmp_path: Path) -> None:
@@ -345,12 +507,15 @@ def _stays(name: str) -> bool:
 def test_layers_of_flux_by_hand(name: str, key: str, rows: tuple[int, int] | None) -> None:
     states = {part: dict(module.state_dict()) for part, module in make_modules("flux").items()}
     shapes = {key: tuple(tensor.shape) for key, tensor in single_file(states).items()}
-    layer = layers_by_id(shapes)[layer_id(name)]
+    layer = find_layer(name, layers_by_id(shapes))
+    assert layer
     assert (layer.weight, layer.rows) == (f"model.diffusion_model.{key}", rows)
     assert len({found.weight for found in layers_of(shapes)}) == len(layers_of(shapes))
-    clip = layers_by_id(shapes)[layer_id("lora_te1_text_model_encoder_layers_0_mlp_fc1")]
+    clip = find_layer("lora_te1_text_model_encoder_layers_0_mlp_fc1", layers_by_id(shapes))
+    assert clip
     assert clip.weight == "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
-    t5 = layers_by_id(shapes)[layer_id("lora_te3_encoder_block_0_layer_0_SelfAttention_q")]
+    t5 = find_layer("lora_te3_encoder_block_0_layer_0_SelfAttention_q", layers_by_id(shapes))
+    assert t5
     assert t5.weight == "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight"
 
 
