@@ -11,6 +11,7 @@ Three habits make that true:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.errors import BayesMergerError, ConfigError, StorageError, nearest, one_line, trouble
 from bayes_merger.search.space.design import design
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.history import REASON, finite, is_interrupted
 from bayes_merger.search.study.lock import study_lock
 from bayes_merger.search.study.queue import DESIGN, ask, queue_design
@@ -99,14 +101,42 @@ def load_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSam
     Raises:
         ConfigError: if there is none of that name, or its creation was never completed.
     """
+    known = optuna.get_all_study_names(storage)
+    if name not in known:
+        raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}")
     try:
-        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler or optuna.samplers.RandomSampler(0))
-    except KeyError:
-        known = optuna.get_all_study_names(storage)
-        raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}") from None
-    if not _is_initialised(study):
-        raise ConfigError(f"study {name!r} was interrupted while being created and holds nothing; start its run again")
+        study = CheckedStudy(name, storage, sampler or optuna.samplers.RandomSampler(0))
+        if not _is_initialised(study):
+            raise ConfigError(
+                f"study {name!r} was interrupted while being created and holds nothing; start its run again"
+            )
+        _check_design(study.user_attrs[DESIGN])
+        study.left_out()
+    except BayesMergerError:
+        raise
+    except Exception as error:  # whatever a database may hold: it is not ours alone
+        if said := trouble(error):
+            raise StorageError(f"study {name!r}: {said}") from error
+        raise ConfigError(
+            f"study {name!r}: what its database holds cannot be read ({one_line(error)}); put a copy in its place"
+        ) from error
     return study
+
+
+def _check_design(stored: Any) -> None:
+    """Whether a study's start design and its space are what :func:`create_study` wrote.
+
+    Raises:
+        ConfigError: a row that does not fit the space.
+        Exception: anything else that is odd about them.
+    """
+    space = SearchSpace.from_json(stored["space"])
+    space.distributions()
+    for row in [{parameter.name: parameter.low for parameter in space.parameters}, *stored["rows"]]:
+        weights = space.assemble(row)
+    for row in weights.values():
+        if not all(math.isfinite(number) for number in row.values()):
+            raise ValueError("a frozen number is not finite")
 
 
 def open_study(
@@ -126,9 +156,7 @@ def open_study(
     Raises:
         ConfigError: if its fingerprint differs; the text lists the differences.
     """
-    exists = name in optuna.get_all_study_names(storage) and _is_initialised(
-        optuna.load_study(storage=storage, study_name=name, sampler=sampler)
-    )
+    exists = name in optuna.get_all_study_names(storage) and _is_initialised(CheckedStudy(name, storage, sampler))
     if not exists:
         return create_study(
             storage,
@@ -228,9 +256,10 @@ def _empty_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseS
     """An empty study; one that a dead process left half created is deleted first."""
 
     def make() -> Study:
-        return optuna.create_study(
+        optuna.create_study(
             storage=storage, study_name=name, sampler=sampler, directions=["maximize"] * objectives, load_if_exists=True
         )
+        return CheckedStudy(name, storage, sampler)
 
     study = make()
     if not _is_initialised(study) and study.get_trials(deepcopy=False):

@@ -202,11 +202,11 @@ def test_a_worker_that_was_given_up_finds_its_trial_and_keeps_its_score(where: s
         give_up(slow)
         recover(healer.study)
         assert [t.state.name for t in study.get_trials()] == ["FAIL", "WAITING"]
-        told = slow.tell(trial, 2.0, {"scores": [7]})
+        told = slow.tell(trial, 2.0, {"luck": [7]})
         assert (told.number, told.done) == (1, 1)
         assert healer.claim(1) is None
     assert [t.state.name for t in study.get_trials()] == ["FAIL", "COMPLETE"]
-    assert study.trials[1].user_attrs["scores"] == [7]
+    assert study.trials[1].user_attrs["luck"] == [7]
 
 
 def test_of_two_that_draw_the_same_the_first_gives_the_score(where: str) -> None:
