@@ -34,8 +34,9 @@ SCORED = (TrialState.COMPLETE, TrialState.PRUNED)
 class CheckedStudy(Study):
     """A study whose trials are what a run writes; see :func:`checked`."""
 
-    def __init__(self, study_name: str, storage: Any, sampler: Any = None) -> None:
+    def __init__(self, study_name: str, storage: Any, sampler: Any = None, shown: str = "") -> None:
         super().__init__(study_name, storage, sampler, optuna.pruners.NopPruner())
+        self.study_name = shown or study_name
         self._checked: dict[int, FrozenTrial | str] = {}
         self._space: SearchSpace | None = None
 
@@ -82,7 +83,9 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
         return seen  # what waits is checked when it is taken, and nobody relies on the values of the others
     if trial.state == TrialState.COMPLETE and (wrong := _wrong_score(trial.values, objectives)):
         return wrong
-    values = {parameter.name: trial.params[parameter.name] for parameter in space.parameters if parameter.name in trial.params}
+    values = {
+        parameter.name: trial.params[parameter.name] for parameter in space.parameters if parameter.name in trial.params
+    }
     try:
         weights = space.assemble(values)
     except ConfigError as error:

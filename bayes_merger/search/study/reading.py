@@ -55,7 +55,7 @@ def check_is_study(path: Path, waiting: Told) -> None:
         StorageError: it cannot be read.
     """
     found = tables_of(path, waiting)
-    if TABLES <= found:
+    if found >= TABLES:
         return
     other = "another program's database" if found else "an empty file"
     raise ConfigError(f"{path}: not a study's storage ({other}); choose another file")

@@ -71,7 +71,10 @@ def open_storage(
     """
     optuna.logging.disable_default_handler()
     create = create and not reading
-    address = _address(where, create)
+    try:
+        address = _address(where, create)
+    except OSError as error:
+        raise StorageError(f"{where}: {trouble(error) or error}") from error
     is_file = address.get_backend_name() == "sqlite"
     shown = where if is_file else redacted(str(where))
     # Optuna fills in {SCHEMA_VERSION}, so our braces are escaped.
@@ -169,16 +172,15 @@ def _address(where: str | Path, create: bool) -> sqlalchemy.URL:
 def _file(path: Path, create: bool) -> sqlalchemy.URL:
     if not create and not path.is_file():
         raise ConfigError(f"{path}: no study here; name the file that `bayes-merger run` made")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: its folder cannot be made ({error.strerror}); choose another") from error
+    if create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path}: its folder cannot be made ({error.strerror}); choose another") from error
     return sqlalchemy.URL.create("sqlite", database=str(path))
 
 
-def _open_file(
-    path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]
-) -> RDBStorage:
+def _open_file(path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]) -> RDBStorage:
     """A SQLite file, once it is known to be a study's or nobody's."""
     if path.is_file() and path.stat().st_size:
         check_is_study(path, waiting)

@@ -95,20 +95,37 @@ def create_study(
     return study
 
 
-def load_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler | None = None) -> Study:
+def load_study(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    sampler: BaseSampler | None = None,
+    *,
+    alone: bool = False,
+    shown: str = "",
+) -> CheckedStudy:
     """A study that exists; nothing in it is changed. Without a sampler it is only good for reading.
 
+    Args:
+        storage: from :func:`open_storage`.
+        name: of the study.
+        sampler: what suggests.
+        alone: whether the only study of a storage is meant, whatever its name.
+        shown: what people call it, if not by its name.
+
     Raises:
-        ConfigError: if there is none of that name, or its creation was never completed.
+        ConfigError: if there is none of that name, its creation was never completed, or it holds what no run writes.
+        StorageError: if it cannot be read.
     """
     known = optuna.get_all_study_names(storage)
+    name = name_in(known, name, alone)
     if name not in known:
         raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}")
     try:
-        study = CheckedStudy(name, storage, sampler or optuna.samplers.RandomSampler(0))
+        study = CheckedStudy(name, storage, sampler or optuna.samplers.RandomSampler(0), shown)
         if not _is_initialised(study):
             raise ConfigError(
-                f"study {name!r} was interrupted while being created and holds nothing; start its run again"
+                f"study {name!r} was interrupted while being created and holds nothing, or is another program's; start "
+                "its run again"
             )
         _check_design(study.user_attrs[DESIGN])
         study.left_out()
@@ -121,6 +138,11 @@ def load_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSam
             f"study {name!r}: what its database holds cannot be read ({one_line(error)}); put a copy in its place"
         ) from error
     return study
+
+
+def name_in(known: Sequence[str], name: str, alone: bool) -> str:
+    """The name of a study among those of its storage; the only one there may have another."""
+    return known[0] if alone and name not in known and len(known) == 1 else name
 
 
 def _check_design(stored: Any) -> None:
@@ -150,13 +172,19 @@ def open_study(
     attributes: Mapping[str, Any] | None = None,
     objectives: int = 1,
     taken: Sequence[FrozenTrial] = (),
+    alone: bool = False,
+    shown: str = "",
 ) -> Study:
     """The study of that name, repaired; created if there is none, or if its creation was interrupted.
+
+    ``alone`` and ``shown`` are those of :func:`load_study`.
 
     Raises:
         ConfigError: if its fingerprint differs; the text lists the differences.
     """
-    exists = name in optuna.get_all_study_names(storage) and _is_initialised(CheckedStudy(name, storage, sampler))
+    known = optuna.get_all_study_names(storage)
+    name = name_in(known, name, alone)
+    exists = name in known and _is_initialised(CheckedStudy(name, storage, sampler))
     if not exists:
         return create_study(
             storage,
@@ -169,7 +197,7 @@ def open_study(
             objectives=objectives,
             taken=taken,
         )
-    study = load_study(storage, name, sampler)
+    study = load_study(storage, name, sampler, shown=shown)
     check_fingerprint(study, fingerprint)
     recover(study)
     return study
