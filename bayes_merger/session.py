@@ -104,7 +104,7 @@ def resume(
     from bayes_merger.run import loop
 
     folder = find_study(Path(runs), name, address)
-    stored = load(folder).user_attrs
+    stored = _of_a_run(load(folder))
     check_changeable(name, stored[CONFIG], overrides)
     settings, setup = _stored(folder, stored, overrides)
     with folder.locked(), reporting(folder.log) as progress:
@@ -154,7 +154,7 @@ def fork(
 
     old = find_study(Path(runs), name)
     study = load(old)
-    settings = compose.changed(study.user_attrs[CONFIG], [f"name={check_name(new)}", *overrides])
+    settings = compose.changed(_of_a_run(study)[CONFIG], [f"name={check_name(new)}", *overrides])
     settings = settings if any(o.startswith("storage=") for o in overrides) else {**settings, "storage": None}
     settings, address = _take_address(settings)
     folder = RunFolder(Path(runs) / new, address)
@@ -217,7 +217,7 @@ def work(
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(runs), name, address)
     try:
-        settings, setup = _stored(folder, load(folder).user_attrs, overrides)
+        settings, setup = _stored(folder, _of_a_run(load(folder)), overrides)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; say where it is on this machine like  model_a=FILE") from error
     check_no_person(setup.scorers, "rate in  bayes-merger run  or  resume")
@@ -287,6 +287,22 @@ def _make_scorer(name: str, settings: Any) -> Scorer:
     if not isinstance(settings, dict):
         raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {settings!r}")
     return check_scorer(f"scorers.{name}", compose.build(f"scorers.{name}", {"name": name, **settings}))
+
+
+def _of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:
+    """What a study remembers of its run.
+
+    Raises:
+        ConfigError: it was made otherwise, such as from Python.
+    """
+    stored = study.user_attrs
+    for key in (CONFIG, PAYLOADS, FINGERPRINT):
+        if not isinstance(stored.get(key), Mapping | list):
+            raise ConfigError(
+                f"study '{study.study_name}': has no '{key}', so no run made it; go on with what made it, such as "
+                "bayes_merger.open_study"
+            )
+    return stored
 
 
 def _stored(folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], RunSetup]:

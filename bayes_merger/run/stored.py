@@ -29,7 +29,7 @@ def check_stored(study: Study) -> None:
     attributes = study.user_attrs
     for key, check in _CHECKS.items():
         try:
-            if attributes.get(key) is not None or key in (CONFIG, RECIPE):
+            if attributes.get(key) is not None or key == RECIPE:
                 check(attributes[key])
         except Exception as error:  # it may be anything, and so may what it does to whoever looks at it
             told = f"there is no {error}" if isinstance(error, KeyError) else one_line(error)
