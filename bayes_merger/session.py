@@ -250,7 +250,7 @@ def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[s
         for part in key.split("."):
             stored = stored.get(part) if isinstance(stored, Mapping) else None
         forked = f"what compares is taken over by  bayes-merger fork {quote(name)} NEW {quote(override)}"
-        anew = "and no score of it would compare: start anew with  bayes-merger run"
+        anew = "with another no score would compare: start anew with  bayes-merger run"
         raise ConfigError(
             f"{key}: {one_line(repr(stored))} cannot become {one_line(repr(value))} on resume; "
             f"{forked if key.partition('.')[0] in FORKED else anew}  (these can change: {', '.join(CHANGEABLE)})"

@@ -54,7 +54,7 @@ COMMANDS = {
 
 
 RUNS = ("run", "resume", "fork")
-GO_ON = "; then go on with  bayes-merger resume NAME"
+GO_ON = "; go on with  bayes-merger resume NAME"
 
 
 def _on_one_line(text: str) -> str:

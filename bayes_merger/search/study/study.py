@@ -12,7 +12,8 @@ Three habits make that true:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -116,11 +117,10 @@ def load_study(
         ConfigError: if there is none of that name, its creation was never completed, or it holds what no run writes.
         StorageError: if it cannot be read.
     """
-    known = optuna.get_all_study_names(storage)
-    name = name_in(known, name, alone)
-    if name not in known:
-        raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}")
-    try:
+    with _readable(name):
+        name, known = name_in(storage, name, alone)
+        if name not in known:
+            raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}")
         study = CheckedStudy(name, storage, sampler or optuna.samplers.RandomSampler(0), shown)
         if not _is_initialised(study):
             raise ConfigError(
@@ -129,20 +129,33 @@ def load_study(
             )
         _check_design(study.user_attrs[DESIGN])
         study.left_out()
+    return study
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever goes wrong while a database is read is one line: it is not ours alone, and may hold anything.
+
+    Raises:
+        ConfigError: it holds what no run writes.
+        StorageError: it cannot be read.
+    """
+    try:
+        yield
     except BayesMergerError:
         raise
-    except Exception as error:  # whatever a database may hold: it is not ours alone
+    except Exception as error:
         if said := trouble(error):
             raise StorageError(f"study {name!r}: {said}") from error
         raise ConfigError(
             f"study {name!r}: what its database holds cannot be read ({one_line(error)}); put a copy in its place"
         ) from error
-    return study
 
 
-def name_in(known: Sequence[str], name: str, alone: bool) -> str:
-    """The name of a study among those of its storage; the only one there may have another."""
-    return known[0] if alone and name not in known and len(known) == 1 else name
+def name_in(storage: optuna.storages.BaseStorage, name: str, alone: bool) -> tuple[str, list[str]]:
+    """The name of a study in its storage, where the only one may have another name; and all names there."""
+    known = optuna.get_all_study_names(storage)
+    return (known[0] if alone and name not in known and len(known) == 1 else name), known
 
 
 def _check_design(stored: Any) -> None:
@@ -182,8 +195,8 @@ def open_study(
     Raises:
         ConfigError: if its fingerprint differs; the text lists the differences.
     """
-    known = optuna.get_all_study_names(storage)
-    name = name_in(known, name, alone)
+    with _readable(name):
+        name, known = name_in(storage, name, alone)
     exists = name in known and _is_initialised(CheckedStudy(name, storage, sampler))
     if not exists:
         return create_study(
