@@ -83,9 +83,7 @@ class RunFolder:
         except FileNotFoundError:
             return "", ""
         except (OSError, ValueError) as error:
-            raise StorageError(
-                f"{self.pointer}: {trouble(error) or 'is no text; write the address into it'}"
-            ) from error
+            raise StorageError(trouble(error) or f"{self.pointer}: is no text; write the address into it") from error
         address, name, *_ = [*map(str.strip, lines), "", ""]
         return address, name
 
@@ -167,7 +165,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"{self.path}: cannot be made; {trouble(error) or error}") from error
+            raise StorageError(f"study '{self.name}': {trouble(error) or error}") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -184,7 +182,7 @@ class RunFolder:
         except Timeout:
             raise ConfigError(f"study '{self.name}': another bayes-merger is running it; stop that one first") from None
         except (OSError, NotImplementedError) as error:
-            raise StorageError(f"{self.path}: cannot be written; {trouble(error) or error}") from error
+            raise StorageError(f"study '{self.name}': {trouble(error) or error}") from error
         try:
             yield
         finally:
@@ -214,7 +212,7 @@ def studies(runs: Path) -> list[RunFolder]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise StorageError(f"{runs}: {trouble(error) or error}") from error
+        raise StorageError(trouble(error) or f"{runs}: {error}") from error
     return sorted(found, key=_touched, reverse=True)
 
 

@@ -98,7 +98,7 @@ def open_storage(
             raise ConfigError(
                 f"{shown}: PostgreSQL needs psycopg; install it with  pip install 'bayes-merger[postgres]'"
             ) from None
-        if is_file and (said := trouble(error)) and not isinstance(error, sqlalchemy.exc.DatabaseError):
+        if is_file and (said := trouble(error)):
             raise StorageError(f"{shown}: {said}") from error
         raise ConfigError(
             f"{shown}: not a study's storage ({_cause(error, address)}); choose another file or address"
