@@ -15,7 +15,7 @@ PLACES = ("runs", "storage")
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are ours: one line."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, with places as options."""
         known = [place for place in PLACES if f"--{place}" in self._option_string_actions]
         words = [f"--{word}" if word.partition("=")[0] in known and "=" in word else word for word in args]
