@@ -5,7 +5,8 @@
     BayesMergerError            one line for the user; ``exit_code`` is the process's
     ├── UserError               bad input: names the thing, the value and the way out (2)
     │   ├── ConfigError         a setting, a rule, a payload, a scorer
-    │   └── CheckpointError     a model file, or models that do not fit together
+    │   ├── CheckpointError     a model file, or models that do not fit together
+    │   └── StorageError        a disk or a database that cannot be read or written now
     ├── TrialFailed             one trial could not be judged; the study records FAIL and this text (1)
     ├── Superseded              one trial's score is not needed: another worker was faster; the run goes on (1)
     ├── Paused                  the person went away; everything is kept, ``resume`` goes on (3)
@@ -15,8 +16,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 
 _LONGEST = 1500  # characters of an error
 
@@ -51,6 +54,10 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A model file that cannot be used, or models that do not fit together."""
+
+
+class StorageError(UserError):
+    """A disk or a database that cannot be read or written now: nothing that was stored is lost."""
 
 
 class TrialFailed(BayesMergerError):
@@ -114,3 +121,64 @@ def printable(text: str, *, longest: int = 120) -> str:
     """A name from a file that is not trusted, safe to show on one line of a terminal."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
+
+
+_SYSTEM = {
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EDQUOT: "the disk quota is used up; make room",
+    errno.EFBIG: "a file may not grow further; raise the limit (ulimit -f) or use another file system",
+    errno.EROFS: "{what} is on a read-only disk; give another folder",
+    errno.EACCES: "{what} may not be read or written; change its permissions, or give another folder",
+    errno.EPERM: "{what} may not be changed; change its permissions, or give another folder",
+    errno.EIO: "the disk cannot be read or written (input/output error); check it",
+    errno.ENOMEM: "there is not enough memory; close other programs",
+}
+"""What the system says -> what the user can do."""
+
+_SAID = {
+    r"database or disk is full|No space left": _SYSTEM[errno.ENOSPC],
+    r"readonly database|read-only transaction": "the study's database may not be written; change its permissions",
+    r"database is locked": "another program holds the study's database; end it",
+    r"unable to open database file|no such table": "the study's database is gone or cannot be opened; put it back",
+    r"disk I/O error": "the study's database cannot be written (disk full, a limit on file sizes, or a broken disk)",
+    r"malformed|not a database|disk image": "the study's database is damaged; put a copy in its place",
+    r"[Cc]annot allocate memory|failed to map segment|bad_alloc|can't start new thread": _SYSTEM[errno.ENOMEM],
+}
+"""What a database or a loader says -> what the user can do."""
+
+
+def trouble(error: BaseException) -> str | None:
+    """What the surroundings did to us (disk, database, memory), with the way out; None for a fault of our own.
+
+    Libraries wrap what the system said, so the whole chain of causes is looked through.
+    """
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, MemoryError):
+            return _SYSTEM[errno.ENOMEM]
+        if isinstance(link, OSError) and link.errno in _SYSTEM:
+            return _SYSTEM[link.errno].format(what=printable(str(link.filename or "a file")))
+    for link in chain:
+        for words, text in _SAID.items():
+            if (_of_database(link) or isinstance(link, ImportError | OSError | RuntimeError)) and re.search(
+                words, str(link)
+            ):
+                return text
+    if (told := next((link for link in reversed(chain) if _of_database(link)), None)) is not None:
+        return f"the study's database failed ({one_line(told)})"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on; a ring of causes is gone round once."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _of_database(error: BaseException) -> bool:
+    """Whether a database or its driver raised it; none of them is imported for the question."""
+    rooms = ("sqlalchemy.exc", "psycopg", "optuna.exceptions")
+    return isinstance(error, sqlite3.Error) or type(error).__module__.startswith(rooms)

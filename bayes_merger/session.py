@@ -17,26 +17,31 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import optuna
 
 from bayes_merger import compose
 from bayes_merger.config import CHANGEABLE, LOCAL, RunConfig
-from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError, Interrupted, Paused
+from bayes_merger.course import carry_on
+from bayes_merger.errors import (
+    CheckpointError,
+    ConfigError,
+    one_line,
+)
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.report.best import write_best
-from bayes_merger.report.summary import summary
-from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, table_text
+from bayes_merger.merging.models.opening import references
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS
+from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
-from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
+from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
+from bayes_merger.run.sweep import sweep
 from bayes_merger.scoring.scorer import Scorer, check_scorer
-from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
-from bayes_merger.search.study.storage import is_address, open_storage, redacted
+from bayes_merger.search.study.stopping import PATIENT_FROM
+from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
 from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished, listed
 
 
@@ -69,7 +74,7 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
         progress.note(f"study {folder.name} in {folder.path}")
         for line in about_anchors:
             progress.note(line)
-        _carry_on(setup, _new_study(setup, settings, folder, progress, design), folder, progress)
+        carry_on(setup, _new_study(setup, settings, folder, progress, design), folder, progress)
     return folder
 
 
@@ -99,20 +104,26 @@ def resume(
     from bayes_merger.run import loop
 
     folder = find_study(Path(runs), name, address)
-    check_changeable(name, load(folder).user_attrs[CONFIG], overrides)
-    settings, setup = _stored(folder, overrides)
+    stored = _of_a_run(load(folder))
+    check_changeable(name, stored[CONFIG], overrides)
+    settings, setup = _stored(folder, stored, overrides)
     with folder.locked(), reporting(folder.log) as progress:
         progress.step("hashing the models")
         folder.point()
-        study = loop.open_study(setup, folder, fingerprint(setup, settings["scorers"]), {})
+        mark = fingerprint(setup, settings["scorers"])
+        study = loop.open_study(setup, folder, mark, {}, waiting=progress.note)
         if any(override.partition("=")[0] in ("n_iters", "time_limit", "patience") for override in overrides):
             study.set_user_attr(PATIENT_FROM, finished(study))
         if overrides:
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
+        _remember_places(study, setup)
+        sweep(folder, study)
         done, total = finished(study), setup.config.init_points + setup.config.n_iters
         progress.note(f"study {folder.name}: {done} of {total} trials finished, going on")
-        _carry_on(setup, study, folder, progress)
+        if others := left_out(study):
+            progress.note(others)
+        carry_on(setup, study, folder, progress)
     return folder
 
 
@@ -143,12 +154,14 @@ def fork(
 
     old = find_study(Path(runs), name)
     study = load(old)
-    settings = compose.changed(study.user_attrs[CONFIG], [f"name={check_name(new)}", *overrides])
+    settings = compose.changed(_of_a_run(study)[CONFIG], [f"name={check_name(new)}", *overrides])
     settings = settings if any(o.startswith("storage=") for o in overrides) else {**settings, "storage": None}
     settings, address = _take_address(settings)
     folder = RunFolder(Path(runs) / new, address)
     if is_begun(folder):
-        raise ConfigError(f"study '{new}' exists: choose another name, or go on with  bayes-merger resume {new}")
+        raise ConfigError(
+            f"study '{new}' exists: choose another name, or go on with  bayes-merger resume {folder.typed}"
+        )
     redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards") for o in overrides)
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     setup = make_setup(compose.validate(settings), settings, folder, payloads)
@@ -165,7 +178,7 @@ def fork(
     taken = [_with_pictures(trial, old, folder) for trial in heritage.trials]
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {new} in {folder.path}: {_taken_over(name, len(taken), heritage.left_out)}")
-        _carry_on(setup, _new_study(setup, settings, folder, progress, rows, taken), folder, progress)
+        carry_on(setup, _new_study(setup, settings, folder, progress, rows, taken), folder, progress)
     return folder
 
 
@@ -204,18 +217,22 @@ def work(
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(runs), name, address)
     try:
-        settings, setup = _stored(folder, overrides)
+        settings, setup = _stored(folder, _of_a_run(load(folder)), overrides)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; say where it is on this machine like  model_a=FILE") from error
     check_no_person(setup.scorers, "rate in  bayes-merger run  or  resume")
-    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.make()
     with reporting(folder.log) as progress:
         progress.step("hashing the models")
-        study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]))
+        study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]), waiting=progress.note)
         folder.point()
-        with StopSignal(progress if says_stop else None) as stop:
-            evaluator = PipelineEvaluator.load(setup, progress, stop)
-            loop.search(setup, study, evaluator, folder, progress, stop, name=worker or socket.gethostname())
+        try:
+            with StopSignal(progress if says_stop else None) as stop:
+                evaluator = PipelineEvaluator.load(setup, progress, stop)
+                loop.search(setup, study, evaluator, folder, progress, stop, name=worker or socket.gethostname())
+        finally:
+            setup.close()
+            put_to_rest(backend(study))
     return folder
 
 
@@ -232,10 +249,16 @@ def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[s
         stored: Any = config
         for part in key.split("."):
             stored = stored.get(part) if isinstance(stored, Mapping) else None
+        forked = f"what compares is taken over by  bayes-merger fork {quote(name)} NEW {quote(override)}"
+        anew = "with another no score would compare: start anew with  bayes-merger run"
         raise ConfigError(
-            f"{key}: {stored!r} cannot become {value!r} on resume; what compares is taken over by  "
-            f"bayes-merger fork {name} NEW {override}  (these can change: {', '.join(CHANGEABLE)})"
+            f"{key}: {one_line(repr(stored))} cannot become {one_line(repr(value))} on resume; "
+            f"{forked if key.partition('.')[0] in FORKED else anew}  (these can change: {', '.join(CHANGEABLE)})"
         )
+
+
+FORKED = ("optimiser", "space", "seed", "init_points", "anchors", "design")
+"""The settings that may change in a fork besides those that may always; after others no score compares."""
 
 
 def make_setup(
@@ -266,12 +289,37 @@ def _make_scorer(name: str, settings: Any) -> Scorer:
     return check_scorer(f"scorers.{name}", compose.build(f"scorers.{name}", {"name": name, **settings}))
 
 
-def _stored(folder: RunFolder, overrides: Sequence[str]) -> tuple[dict[str, Any], RunSetup]:
+def _of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:
+    """What a study remembers of its run.
+
+    Raises:
+        ConfigError: it was made otherwise, such as from Python.
+    """
+    stored = study.user_attrs
+    for key in (CONFIG, PAYLOADS, FINGERPRINT):
+        if not isinstance(stored.get(key), Mapping | list):
+            raise ConfigError(
+                f"study '{study.study_name}': has no '{key}', so no run made it; go on with what made it, such as "
+                "bayes_merger.open_study"
+            )
+    return stored
+
+
+def _stored(folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], RunSetup]:
     """The settings and the setup of a study that exists, with changes."""
-    stored = load(folder).user_attrs
     settings = compose.changed(stored[CONFIG], overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
     return settings, make_setup(compose.validate(settings), settings, folder, payloads)
+
+
+def _remember_places(study: optuna.study.Study, setup: RunSetup) -> None:
+    """Where the model files are now, for those who read the study; they are the same files."""
+    recipe, now = study.user_attrs[RECIPE], references(setup.checkpoints, hashed=False)
+    models = {name: dict(model) for name, model in recipe["models"].items()}
+    for name in models.keys() & now.keys():
+        models[name]["path"] = now[name].path
+    if models != recipe["models"]:
+        study.set_user_attr(RECIPE, {**recipe, "models": models})
 
 
 def _take_address(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -302,67 +350,7 @@ def _new_study(
     loop.write_settings(folder, settings)
     folder.point()
     mark = fingerprint(setup, settings["scorers"])
-    return loop.open_study(setup, folder, mark, setup.stored(settings), design, taken)
-
-
-def _carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
-    """The search, the final round and the best merge; whatever ends it early, what is known is written."""
-    from bayes_merger.run.evaluator import PipelineEvaluator
-    from bayes_merger.run.final import decide, keep_pictures
-    from bayes_merger.run.loop import search
-    from bayes_merger.run.workers import search_together
-
-    again = f"go on with  bayes-merger resume {folder.name}"
-    if setup.config.runs != "runs":
-        again += f" runs={setup.config.runs}"
-    try:
-        with StopSignal(progress) as stop:
-            unfinished = finished(study) < setup.config.init_points + setup.config.n_iters
-            if unfinished:
-                study.set_user_attr(FINAL, None)
-                study.set_user_attr(STOPPED, None)
-            if unfinished and setup.config.workers > 1:
-                search_together(setup, study, folder, progress, stop)
-            evaluator = PipelineEvaluator.load(setup, progress, stop)
-            if unfinished and setup.config.workers == 1:
-                search(setup, study, evaluator, folder, progress, stop)
-            if not final_of(study):
-                study.set_user_attr(FINAL, decide(setup, study, evaluator, progress, stop).to_json())
-            keep_pictures(setup, study, evaluator, folder, progress)
-        export_best(setup, study, folder, progress)
-    except (Paused, Interrupted) as error:
-        if complete_trials(study):
-            write_best(study, folder)
-        raise type(error)(f"{error}; {again}") from error
-    except BayesMergerError as error:
-        raise type(error)(f"{error}; when that is mended, {again}") from error
-    finally:
-        setup.close()
-
-
-def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
-    """Write the best merge and say where everything is."""
-    from bayes_merger.merging.export.single_file import save_merge
-
-    recipe = write_best(study, folder)
-    trial = chosen_trial(study)
-    if setup.config.final.save:
-        progress.step("writing the best merge")
-        save_merge(recipe, setup.checkpoints, folder.model, replace=True)
-    final = final_of(study)
-    data = summary(study)
-    if "front" in data:
-        progress.note(table_text(front_table(data["front"], trial.number)))
-    if final and final.rescored:
-        progress.note(table_text(candidates_table(final, posterior_of(study))))
-    if final and final.rows:
-        progress.note(table_text(closing_table(final)))
-    for line in best_lines(data):
-        progress.note(line)
-    if setup.config.final.save:
-        progress.note(f"model    {folder.model}")
-    progress.note(f"recipe   {folder.best / 'recipe.json'}   weights {folder.best / 'weights.txt'}")
-    progress.note(f"pictures and plots in {folder.best}")
+    return loop.open_study(setup, folder, mark, setup.stored(settings), design, taken, waiting=progress.note)
 
 
 def _check_compares(name: str, new: str, study: optuna.study.Study, mark: Mapping[str, Any]) -> None:
@@ -389,8 +377,7 @@ def _taken_over(name: str, taken: int, left_out: Mapping[int, str]) -> str:
 def _with_pictures(trial: Any, old: RunFolder, new: RunFolder) -> Any:
     """The trial with its pictures where they are, as seen from the new folder."""
     attributes = dict(trial.user_attrs)
-    attributes[IMAGES] = [
-        Path(os.path.relpath(old.path / image, new.path)).as_posix() for image in attributes.get(IMAGES, ())
-    ]
+    kept = old.pictures(attributes.get(IMAGES, []))
+    attributes[IMAGES] = [Path(os.path.relpath(path, new.path.resolve())).as_posix() for path in kept]
     trial.user_attrs = attributes
     return trial

@@ -18,7 +18,7 @@ FLOORS = [
     {"report"},
     {"testing"},
     {"demo"},
-    {"compose", "merges"},
+    {"compose", "merges", "course"},
     {"session", "api"},
     {"testing"},
     {"cli"},

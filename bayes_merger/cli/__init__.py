@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import io
+import logging
 import os
 import re
 import sys
@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from bayes_merger import __version__
-from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused, nearest
+from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused, StorageError, nearest, trouble
 
 HELP = """\
 bayes-merger finds the best merge of Stable Diffusion checkpoints instead of guessing it.
@@ -54,6 +54,10 @@ COMMANDS = {
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
 
+RUNS = ("run", "resume", "fork")
+GO_ON = "; go on with  bayes-merger resume NAME"
+
+
 def _on_one_line(text: str) -> str:
     """A message in which names from files can neither break the line nor speak to the terminal."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
@@ -77,14 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    if debug:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("bayes_merger").setLevel(logging.DEBUG)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
     if arguments[0] == "--version":
         print(__version__)
         return 0
+    name, *rest = arguments
     try:
-        name, *rest = arguments
         if name not in COMMANDS:
             raise ConfigError(f"no command '{name}'; {nearest(name, COMMANDS)}")
         getattr(importlib.import_module(f"bayes_merger.cli.{COMMANDS[name]}"), name)(rest)
@@ -95,15 +102,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{label}{_on_one_line(str(error)) if label else error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped" + GO_ON * (name in RUNS), file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away; a second complaint would be noise
         return 0
-    except Exception as error:  # the boundary of the process: SQLite, Pillow and the system each say it in their way
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        if debug or not (full or "disk is full" in str(error)):
+    except Exception as error:  # the boundary of the process: databases, Pillow and the system each say it in their way
+        said = None if debug else trouble(error)
+        if said is None:
             raise
-        print("error: the disk is full; make room and go on with  bayes-merger resume NAME", file=sys.stderr)
-        return 2
+        print("error: " + _on_one_line(said) + GO_ON * (name in RUNS), file=sys.stderr)
+        return StorageError.exit_code
     return 0

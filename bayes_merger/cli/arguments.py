@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from bayes_merger.errors import ConfigError
+
+PLACES = ("runs", "storage")
+"""Where studies are; every command understands both  --runs FOLDER  and  runs=FOLDER."""
 
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are ours: one line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with places as options."""
+        known = [place for place in PLACES if f"--{place}" in self._option_string_actions]
+        words = [f"--{word}" if word.partition("=")[0] in known and "=" in word else word for word in args]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage.
@@ -18,6 +28,29 @@ class Parser(argparse.ArgumentParser):
             ConfigError: always.
         """
         raise ConfigError(f"{message}; see  {self.prog} --help")
+
+
+def as_settings(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which places are settings.
+
+    >>> as_settings(["x", "--runs", "elsewhere", "--storage=study.db"])
+    ['x', 'runs=elsewhere', 'storage=study.db']
+    """
+    found: list[str] = []
+    waiting = ""
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if waiting:
+            found.append(f"{waiting}={argument}")
+            waiting = ""
+        elif argument.startswith("--") and name in PLACES:
+            waiting = "" if equals else name
+            found += [f"{name}={value}"] if equals else []
+        else:
+            found.append(argument)
+    if waiting:
+        raise ConfigError(f"--{waiting}: needs a value, like  {waiting}=...")
+    return found
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bayes_merger.cli.run import split_off
+from bayes_merger.cli.arguments import as_settings
+from bayes_merger.cli.run import name_of, split_off
 from bayes_merger.cli.terminal import watching
-from bayes_merger.errors import ConfigError
 
 HELP = """\
 bayes-merger fork NAME NEW [SETTING=VALUE ...]
@@ -31,11 +31,9 @@ def fork(arguments: Sequence[str]) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(HELP, end="")
         return
-    if len(arguments) < 2:
-        raise ConfigError("fork: takes the study and the new one's name, like  bayes-merger fork NAME NEW optimiser=gp")
-    name, new, *overrides = arguments
-    if "=" in new:
-        raise ConfigError(f"fork: the new study has no name; give it like  bayes-merger fork {name} NEW {new}")
+    way_out = "fork: takes the study and the new one's name, like  bayes-merger fork NAME NEW optimiser=gp"
+    name, rest = name_of(as_settings(arguments), way_out)
+    new, overrides = name_of(rest, f"fork: the new study has no name; give it like  bayes-merger fork {name} NEW")
     from bayes_merger import session
 
     session.fork(name, new, overrides, runs=split_off("runs", overrides)[0] or "runs", reporting=watching)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bayes_merger import compose
+from bayes_merger.cli.arguments import as_settings
 from bayes_merger.cli.terminal import watching
 from bayes_merger.config import CHANGEABLE
+from bayes_merger.errors import ConfigError
 
 RUN_HELP = """\
 bayes-merger run [SETTING=VALUE ...]
@@ -32,6 +34,7 @@ def run(arguments: Sequence[str]) -> None:
         ConfigError: a setting that makes no sense, or the study exists.
         CheckpointError: a model file that cannot be used.
     """
+    arguments = as_settings(arguments)
     if any(argument in ("-h", "--help") for argument in arguments):
         print(RUN_HELP + compose.settings_help(), end="")
         return
@@ -64,9 +67,23 @@ def resume(arguments: Sequence[str]) -> None:
               "                         [storage=postgresql://...]  where the study is, if not in runs/NAME\n"
               f"settings that may change: {', '.join(CHANGEABLE)}")  # fmt: skip
         return
-    name, *overrides = arguments
+    name, overrides = name_of(as_settings(arguments), "resume: takes the study, like  bayes-merger resume NAME")
     address, overrides = split_off("storage", overrides)
     session.resume(name, overrides, runs=split_off("runs", overrides)[0] or "runs", address=address, reporting=watching)
+
+
+def name_of(arguments: Sequence[str], way_out: str) -> tuple[str, list[str]]:
+    """The first argument that is no setting, and the others.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    names = [argument for argument in arguments if "=" not in argument]
+    if not names:
+        raise ConfigError(way_out)
+    rest = list(arguments)
+    rest.remove(names[0])
+    return names[0], rest
 
 
 def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:

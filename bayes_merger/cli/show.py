@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import optuna
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import UserError, printable
 from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.report import summary as report
 from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, with_error
@@ -40,19 +41,18 @@ def show(arguments: Sequence[str]) -> None:
 
 
 def _show_all(runs: Path, as_json: bool) -> None:
-    rows = []
-    for folder in studies(runs):
+    rows, found = [], studies(runs)
+    for folder in found:
         try:
             rows.append(report.summary(load(folder)))
-        except ConfigError as error:
-            if folder.pointer.is_file():
-                print(f"{folder.name}: {error}", file=sys.stderr)
-            continue  # or a folder whose process died before the study began
+        except UserError as error:
+            print(printable(f"{folder.name}: {error}", longest=400), file=sys.stderr)
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     if not rows:
-        print(f"no studies in {runs}; start one with  bayes-merger run ...")
+        if not found:
+            print(f"no studies in {runs}; start one with  bayes-merger run ...")
         return
     table = Table("study", "state", "trials", "best", "method", "optimiser")
     for row in rows:
@@ -77,9 +77,11 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     print(f"{data['name']}: {data['state']}, {counts['finished']} of {counts['budget']} trials{more}, "
           f"{data['method']}, {data['optimiser']}")  # fmt: skip
     if data["stopped"]:
-        print(f"  the search ended early; {data['stopped']}")
+        print(f"  the search ended early; {printable(data['stopped'], longest=400)}")
+    if data["left_out"]:
+        print(f"  {data['left_out']}")
     for name, model in data["models"].items():
-        print(f"  model {name.upper()}  {model['path']}  {model['sha256'][:10]}")
+        print(f"  model {printable(name.upper())}  {printable(model['path'], longest=400)}  {model['sha256'][:10]}")
     trials = report.trials_data(study)
     _print_unscored(trials)
     if not data["best"]:
@@ -95,28 +97,32 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
         print(line)
     console.print(weights_table(recipe.weights))
     print(report.weights_text(recipe, folder.name).rstrip())
-    print(f"\nwrite it to a file:  bayes-merger merge {folder.name} --out {folder.name}.safetensors")
+    print(f"\nwrite it to a file:  bayes-merger merge {folder.typed} --out {quote(folder.name)}.safetensors")
 
 
 def _print_unscored(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if row["state"] == "fail" and row.get("reason") != "interrupted":
-            print(f"  trial {row['trial']} failed: {row.get('reason', 'no reason stored')}")
+            print(f"  trial {row['trial']} failed: {_reason(row)}")
     pruned = [row for row in rows if row["state"] == "pruned"]
     for row in pruned[:10]:
-        print(f"  trial {row['trial']} given up: {row.get('reason', 'no reason stored')}")
+        print(f"  trial {row['trial']} given up: {_reason(row)}")
     if len(pruned) > 10:
         print(f"  and {len(pruned) - 10} more given up: show --json has them")
 
 
+def _reason(row: Mapping[str, Any]) -> str:
+    return printable(row.get("reason", "no reason stored"), longest=400)
+
+
 def _best_table(trials: Sequence[Mapping[str, Any]], count: int = 10) -> Table:
     rows = sorted((row for row in trials if row["state"] == "complete"), key=lambda row: -row["value"])
-    names = list(rows[0]["scores"])
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     believed = ["posterior mean"] if "mean" in rows[0] else []
     title = f"the best {min(count, len(rows))} trials"
     table = Table("trial", "points", *believed, *names, title=title, title_justify="left")
     for row in rows[:count]:
-        scores = [f"{row['scores'][name]:.3f}" for name in names]
+        scores = [f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in names]
         mean = [with_error(row["mean"], row["sd"])] if believed else []
         table.add_row(str(row["trial"]), f"{row['value']:.3f}", *mean, *scores)
     return table

@@ -57,7 +57,6 @@ def write_front(study: optuna.study.Study, folder: RunFolder) -> None:
 
 def _copy_pictures(trial: optuna.trial.FrozenTrial, folder: RunFolder, place: Path) -> None:
     """The trial's pictures; where only the best ones' were kept, those that the final round has drawn once more."""
-    names = [folder.path / name for name in trial.user_attrs.get(IMAGES, [])]
-    for source in names or sorted(folder.images(trial.number).glob("*.png")):
-        if source.is_file():
-            shutil.copyfile(source, place / source.name)
+    kept = folder.pictures(trial.user_attrs.get(IMAGES, []))
+    for source in kept or sorted(folder.images(trial.number).glob("*.png")):
+        shutil.copyfile(source, place / source.name)

@@ -19,6 +19,7 @@ from bayes_merger.run.record import (
     complete_trials,
     final_of,
     front_of,
+    left_out,
     mean_scores,
     objectives_of,
     posterior_of,
@@ -80,8 +81,9 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
         },
         "state": state_of(study),
         "stopped": study.user_attrs.get(STOPPED),
+        "left_out": left_out(study) or None,
         "method": _method(config),
-        "optimiser": config.get("optimiser", {}).get("_target_", "").rsplit(".", 1)[-1],
+        "optimiser": (config.get("optimiser") or {}).get("_target_", "").rsplit(".", 1)[-1],
         "models": study.user_attrs.get(RECIPE, {}).get("models", {}),
         "best": _trial_data(best) | _belief_data(known, best.number) if best else None,
         "best_observed": _as_data(known.best_observed) if known.best_observed else None,
@@ -96,7 +98,7 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
 
 def _method(config: Mapping[str, Any]) -> str | None:
     """The merge method, or those of a recipe's steps one after the other."""
-    steps = config.get("recipe", {}).get("steps", [])
+    steps = (config.get("recipe") or {}).get("steps") or []
     return ", then ".join(step.get("method", "weighted_sum") for step in steps) or config.get("method")
 
 

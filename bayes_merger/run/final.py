@@ -14,12 +14,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
 
-from bayes_merger.errors import TrialFailed
+from bayes_merger.errors import ConfigError, TrialFailed, one_line
 from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.run.attributes import DRAWN, IMAGES, WEIGHTS
 from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, baselines, conclude
@@ -81,7 +82,7 @@ def decide(
     for number in candidates(study, setup.config.final.rescore):
         stop.check()
         progress.step(f"drawing trial {number} on fresh seeds")
-        evaluation = _drawn(setup, study, evaluator, weights[number], None, first)
+        evaluation = _drawn(setup, study, evaluator, weights[number], None, first, progress)
         if evaluation:
             rescored.append(_rescored(setup, first, number, evaluation))
     winner = max(rescored, key=lambda one: one.mean).trial if rescored else chosen_trial(study).number
@@ -98,8 +99,11 @@ def keep_pictures(
     if trial.user_attrs.get(IMAGES) or any(place.glob("*.png")):
         return
     progress.step(f"drawing the pictures of trial {trial.number} once more")
-    evaluator.load_weights(trial.user_attrs[WEIGHTS])
-    evaluator.save(place, evaluator.draw(setup.payloads), setup.payloads)
+    try:
+        evaluator.load_weights(trial.user_attrs[WEIGHTS])
+        evaluator.save(place, evaluator.draw(setup.payloads), setup.payloads)
+    except TrialFailed as error:  # another program's trial, of a merge that we never drew
+        progress.note(f"trial {trial.number} has no pictures: {one_line(error)}")
 
 
 def candidates(study: optuna.study.Study, count: int) -> list[int]:
@@ -154,7 +158,8 @@ def closing_table(
         stop.check()
         name = baseline.name if baseline else "best merge"
         progress.step(f"drawing {name} on fresh seeds")
-        evaluation = _drawn(setup, study, evaluator, baseline.weights if baseline else winner, baseline, fresh)
+        drawn = baseline.weights if baseline else winner
+        evaluation = _drawn(setup, study, evaluator, drawn, baseline, fresh, progress)
         if evaluation is None:
             continue
         points = points_per_image(setup, fresh, evaluation.scores)
@@ -202,18 +207,20 @@ def _drawn(
     weights: Weights,
     baseline: Baseline | None,
     payloads: Sequence[Payload],
+    progress: ProgressReporter,
 ) -> Evaluation | None:
     """What a merge gets on these payloads: remembered, or drawn and remembered; None if it cannot be judged."""
     what = [weights, baseline.key if baseline else None, [payload.to_json() for payload in payloads]]
     key = DRAWN + hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     if known := study.user_attrs.get(key):
-        scores = tuple(Score(**score) for score in known["scores"])
-        return Evaluation(known["value"], scores, (), (), tuple(known["values"]))
+        with suppress(KeyError, TypeError, TrialFailed, ConfigError):  # what no run has written is drawn again
+            return conclude(setup, [Score(**score) for score in known["scores"]])
     try:
         evaluator.load_weights(weights, baseline)
         images = evaluator.draw(payloads)
         found = conclude(setup, evaluator.score(weights, images, ()), images)
-    except TrialFailed:
+    except TrialFailed as error:
+        progress.note(f"{baseline.name if baseline else 'a merge'} is left out of the final round: {one_line(error)}")
         return None
     scores_data = [vars(score) for score in found.scores]
     study.set_user_attr(key, {"value": found.value, "values": list(found.values), "scores": scores_data})

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from bayes_merger.atomic import write_atomically
 from bayes_merger.config import RunConfig
-from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.errors import ConfigError, StorageError, nearest, trouble
 
 if TYPE_CHECKING:
     import optuna
@@ -58,12 +59,33 @@ class RunFolder:
         """The study's storage: what was given, else what the folder says."""
         if self.address:
             return self.address
-        if not self.pointer.is_file():
+        stored = self._pointed[0]
+        if not stored:
             return self.database
         from bayes_merger.search.study.storage import redacted
 
-        stored, given = self.pointer.read_text(encoding="utf-8").strip(), os.environ.get(STORAGE, "")
+        given = os.environ.get(STORAGE, "")
         return given if given and redacted(given) == stored else stored
+
+    @property
+    def called(self) -> str:
+        """The study's name in its storage: its folder's, unless that was renamed since."""
+        from bayes_merger.search.study.storage import redacted
+
+        address, name = self._pointed
+        return name if name and (not self.address or redacted(self.address) == address) else self.name
+
+    @property
+    def _pointed(self) -> tuple[str, str]:
+        """The address that the folder says, and the study's name there; each empty if it does not say."""
+        try:
+            lines = self.pointer.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return "", ""
+        except (OSError, ValueError) as error:
+            raise StorageError(trouble(error) or f"{self.pointer}: is no text; write the address into it") from error
+        address, name, *_ = [*map(str.strip, lines), "", ""]
+        return address, name
 
     def point(self) -> None:
         """Note where the study is, when it is not in this folder."""
@@ -71,7 +93,13 @@ class RunFolder:
             from bayes_merger.search.study.storage import redacted
 
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.pointer, redacted(self.address) + "\n")
+            write_atomically(self.pointer, f"{redacted(self.address)}\n{self.called}\n")
+
+    @property
+    def typed(self) -> str:
+        """The study as it is given to a command."""
+        elsewhere = "" if self.path.parent == Path("runs") else f" runs={quote(str(self.path.parent))}"
+        return quote(self.name) + elsewhere
 
     @property
     def ratings(self) -> Path:
@@ -99,7 +127,45 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether a study lies here, or what says where it is."""
-        return bool(self.address) or self.database.is_file() or self.pointer.is_file()
+        try:
+            return bool(self.address) or self.database.is_file() or self.pointer.is_file()
+        except PermissionError:
+            return True  # whoever opens it is told why it cannot be
+
+    def pictures(self, names: Sequence[str]) -> list[Path]:
+        """The pictures of these names that are there; one that would lead out of the folder of all studies is not."""
+        found = []
+        for name in names:
+            with suppress(OSError, ValueError):  # too long, or no name at all
+                path = (self.path / name).resolve()
+                if path.suffix == ".png" and path.is_relative_to(self.path.resolve().parent) and path.is_file():
+                    found.append(path)
+        return found
+
+    def check(self) -> None:
+        """Whether the study is still where it was.
+
+        Raises:
+            StorageError: its folder was deleted or moved.
+        """
+        if not self.address and not self.pointer.is_file() and not self.database.is_file():
+            raise StorageError(f"{self.path}: was deleted or moved while its study ran; put it back")
+
+    def note(self, text: str) -> None:
+        """Lines for the log alone."""
+        with suppress(OSError), self.log.open("a", encoding="utf-8") as log:
+            log.writelines(f"    {line}\n" for line in text.splitlines())
+
+    def make(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"study '{self.name}': {trouble(error) or error}") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -107,13 +173,16 @@ class RunFolder:
 
         Raises:
             ConfigError: another process works on it.
+            StorageError: the folder may not be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)
+        self.make()
         try:
             lock.acquire()
         except Timeout:
             raise ConfigError(f"study '{self.name}': another bayes-merger is running it; stop that one first") from None
+        except (OSError, NotImplementedError) as error:
+            raise StorageError(f"study '{self.name}': {trouble(error) or error}") from error
         try:
             yield
         finally:
@@ -138,14 +207,20 @@ def check_name(name: str) -> str:
 
 def studies(runs: Path) -> list[RunFolder]:
     """The studies under ``runs``, the one touched last first."""
-    if not runs.is_dir():
+    try:
+        found = [folder for path in runs.iterdir() if (folder := RunFolder(path)).exists()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [folder for path in runs.iterdir() if (folder := RunFolder(path)).exists()]
+    except OSError as error:
+        raise StorageError(trouble(error) or f"{runs}: {error}") from error
     return sorted(found, key=_touched, reverse=True)
 
 
 def _touched(folder: RunFolder) -> float:
-    return max(path.stat().st_mtime for path in (folder.database, folder.pointer) if path.is_file())
+    try:
+        return max(path.stat().st_mtime for path in (folder.database, folder.pointer) if path.is_file())
+    except PermissionError:
+        return 0.0
 
 
 def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
@@ -170,14 +245,22 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
 
 
 def load(folder: RunFolder) -> optuna.study.Study:
-    """A study for reading.
+    """A study for reading: nothing is changed, in its database or beside it.
+
+    A study is what lies in its folder, whatever the folder is called now.
 
     Raises:
-        ConfigError: the file holds no such study.
+        ConfigError: there is no such study, or what it holds is not what a run writes.
+        StorageError: it cannot be read.
     """
+    from bayes_merger.run.stored import check_stored
     from bayes_merger.search.study.study import load_study, open_storage
 
-    return load_study(open_storage(folder.where, create=False), folder.name)
+    study = load_study(
+        open_storage(folder.where, reading=True), folder.called, alone=not folder.address, shown=folder.name
+    )
+    check_stored(study)
+    return study
 
 
 def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> RunFolder:
@@ -197,7 +280,7 @@ def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> R
         folder = RunFolder(runs / stem, address)
         if is_begun(folder):
             raise ConfigError(
-                f"study '{folder.name}' exists: go on with  bayes-merger resume {folder.name}  or choose another name="
+                f"study '{folder.name}' exists: go on with  bayes-merger resume {folder.typed}  or choose another name="
             )
         return folder
     stem = stem or stem_of(config)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 
 from bayes_merger.atomic import write_json
-from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed
+from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed, one_line
 from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, WEIGHTS
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
 from bayes_merger.run.final import final_round_trials
@@ -26,6 +28,8 @@ from bayes_merger.search.study.history import ESTIMATE
 from bayes_merger.search.study.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.study.workers import Worker
 
+log = logging.getLogger("bayes_merger")
+
 FAILURES_IN_A_ROW = 5  # a run whose every trial fails is broken, not unlucky
 WAIT = 0.5  # seconds between two looks at what the other workers do, when there is nothing left to take
 
@@ -37,6 +41,7 @@ def open_study(
     stored: Mapping[str, Any],
     design: Sequence[Mapping[str, float]] | None = None,
     taken: Sequence[optuna.trial.FrozenTrial] = (),
+    waiting: Callable[[str], None] | None = None,
 ) -> optuna.study.Study:
     """The study of a run: made with its start design queued, or found with what was interrupted queued again.
 
@@ -44,16 +49,17 @@ def open_study(
         parts: the run.
         folder: where it lies.
         fingerprint: what must be the same for scores to compare.
-        stored: what a resume needs; kept in a new study.
+        stored: what a resume needs; kept in a new study. Empty for a study that exists.
         design: the rows that a new study begins with; ``None``: those of a run without anchors of the person's own.
         taken: finished trials of another study; a new one begins with them.
+        waiting: told when another program holds the database, or it cannot be reached.
 
     Raises:
         ConfigError: what is given now would make scores incomparable with the study's.
     """
     return studies.open_study(
-        studies.open_storage(folder.where),
-        folder.name,
+        studies.open_storage(folder.where, create=bool(stored), waiting=waiting),
+        folder.called,
         make_sampler(setup.sampler, setup.space.distributions(), setup.config.seed),
         space=setup.space,
         fingerprint=fingerprint,
@@ -61,17 +67,30 @@ def open_study(
         attributes=stored,
         objectives=max(len(setup.config.objectives), 1),
         taken=taken,
+        alone=not folder.address,
+        shown=folder.name,
     )
 
 
-def join_study(setup: RunSetup, folder: RunFolder, fingerprint: Mapping[str, Any]) -> optuna.study.Study:
+def join_study(
+    setup: RunSetup,
+    folder: RunFolder,
+    fingerprint: Mapping[str, Any],
+    waiting: Callable[[str], None] | None = None,
+) -> optuna.study.Study:
     """The study of a run that others work on; nothing in it is changed.
 
     Raises:
         ConfigError: it does not exist, or this worker's scores would not compare with the study's.
     """
     sampler = make_sampler(setup.sampler, setup.space.distributions(), setup.config.seed)
-    study = studies.load_study(studies.open_storage(folder.where, create=False), folder.name, sampler)
+    study = studies.load_study(
+        studies.open_storage(folder.where, create=False, waiting=waiting),
+        folder.called,
+        sampler,
+        alone=not folder.address,
+        shown=folder.name,
+    )
     studies.check_fingerprint(study, fingerprint)
     return study
 
@@ -108,6 +127,7 @@ def search(
     with Worker(study, setup.space, name=name) as worker:
         while worker.with_retries(lambda: studies.finished(study)) < total:
             stop.check()
+            folder.check()
             if ended(setup, study, progress):
                 return
             started = time.monotonic()
@@ -173,7 +193,8 @@ def run_trial(
         else:
             outcome = worker.tell(trial, found.values or found.value, attributes)
     except TrialFailed as error:
-        reason = str(error)
+        reason = one_line(error, longest=400)
+        log_cause(folder, trial.number, error)
         outcome = worker.fail(trial, reason)
     except Superseded:
         _forget(folder.path / name for name in attributes.get(IMAGES, ()))
@@ -195,6 +216,13 @@ def run_trial(
         mean=known.best.mean if known.best and known.fitted else None,
         front=len(front_of(study)) if setup.config.objectives else 0,
     )
+
+
+def log_cause(folder: RunFolder, trial: int, error: BaseException) -> None:
+    """The traceback of what a scorer of one's own raised: for the log, and for the screen with ``--debug``."""
+    if error.__cause__ is not None:
+        folder.note(f"trial {trial} failed:\n" + "".join(traceback.format_exception(error.__cause__)))
+        log.debug("trial %s failed", trial, exc_info=error.__cause__)
 
 
 def draw_trial(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -128,7 +128,8 @@ class PlainReporter:
         yield
 
     def _write(self, text: str) -> None:
-        with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        # The log is for the eye: what cannot be written into it is no reason to end a run.
+        with suppress(OSError), self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
 

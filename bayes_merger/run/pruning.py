@@ -212,5 +212,6 @@ def incumbent_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings
     best = posterior_of(study).best
     if best is None:
         return None
-    scores = study.get_trials(deepcopy=False)[best.trial].user_attrs.get(SCORES, ())
+    trials = {one.number: one for one in study.get_trials(deepcopy=False)}
+    scores = trials[best.trial].user_attrs.get(SCORES, ())
     return Incumbent(best.trial, tuple(Score(**score) for score in scores)) if scores else None

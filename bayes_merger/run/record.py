@@ -9,15 +9,18 @@ objectives), ``reason`` (of a failure, or for being cut short).
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import BayesMergerError, ConfigError, and_more
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.attributes import CONFIG, FINAL, PAYLOADS, POINTS, RECIPE, SCORERS, SCORES, WEIGHTS
+from bayes_merger.run.stored import is_a, is_table
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
+from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.history import origin
 from bayes_merger.search.surrogates.posterior import StudyPosterior, study_posterior
 
@@ -157,10 +160,13 @@ def posterior_of(study: optuna.study.Study) -> StudyPosterior:
     judges = judges_of(study)
     importance = {payload["name"]: payload["importance"] for payload in study.user_attrs.get(PAYLOADS) or ()}
     pictures = []
-    if judges and importance and all(trial.user_attrs.get(SCORES) for trial in trials):
-        for trial in trials:
-            scores = [Score(**score) for score in trial.user_attrs[SCORES]]
+    for trial in trials if judges and importance else ():
+        try:
+            scores = [Score(**score) for score in trial.user_attrs.get(SCORES) or ()]
             pictures.append(picture_points(scores, importance, judges))
+        except BayesMergerError:
+            continue  # of other scorers or payloads than the study's
+    pictures = [points for points in pictures if points]  # a trial that others have put there may have none
     return study_posterior(trials, [value_of(trial) for trial in trials], pictures)
 
 
@@ -187,8 +193,7 @@ def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None)
     trials = complete_trials(study)
     if not trials:
         raise ConfigError(f"study '{study.study_name}' has no finished trial yet")
-    final = final_of(study)
-    if final:
+    if final := final_of(study):
         return next(trial for trial in trials if trial.number == final.winner)
     if len(study.directions) > 1:
         return max(front_of(study), key=lambda trial: (value_of(trial), -trial.number))
@@ -211,9 +216,34 @@ def trial_of(study: optuna.study.Study, number: int | None) -> optuna.trial.Froz
 
 
 def final_of(study: optuna.study.Study) -> Final | None:
-    """The stored final round, if the run came to its end."""
-    data = study.user_attrs.get(FINAL)
-    return Final.from_json(data) if data else None
+    """The stored final round, if the run came to its end; one that is not what a run writes is to be drawn again."""
+    try:
+        final = Final.from_json(study.user_attrs[FINAL])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    numbers = {trial.number for trial in complete_trials(study)}
+    return final if _is_sound(final, numbers, len(study.directions)) else None
+
+
+def _is_sound(final: Final, trials: Container[int], objectives: int) -> bool:
+    """Whether a final round is about trials that are there, and all its numbers are numbers."""
+    number, number_or_none = (int, float), (int, float, type(None))
+    return (
+        is_table(vars(final), winner=int, images=int)
+        and final.winner in trials
+        and all(
+            is_table(vars(one), trial=int, mean=number, error=number_or_none)
+            and one.trial in trials
+            and (objectives == 1 or len(one.objectives) == len(one.objective_errors) == objectives)
+            and all(is_a(value, number) for value in one.objectives)
+            and all(is_a(value, number_or_none) for value in one.objective_errors)
+            for one in final.rescored
+        )
+        and all(
+            is_table(vars(row), name=str, mean=number, error=number_or_none, behind=number, behind_error=number_or_none)
+            for row in final.rows
+        )
+    )
 
 
 def recipe_of(study: optuna.study.Study, trial: optuna.trial.FrozenTrial) -> MergeRecipe:
@@ -224,4 +254,13 @@ def recipe_of(study: optuna.study.Study, trial: optuna.trial.FrozenTrial) -> Mer
 
 def state_of(study: optuna.study.Study) -> str:
     """``done``, or ``unfinished`` when ``resume`` has something to do."""
-    return "done" if study.user_attrs.get(FINAL) else "unfinished"
+    return "done" if final_of(study) else "unfinished"
+
+
+def left_out(study: optuna.study.Study) -> str:
+    """In a line, the trials that another program has put into the study and that cannot be used; empty if none."""
+    found = study.left_out() if isinstance(study, CheckedStudy) else {}
+    if not found:
+        return ""
+    numbers = and_more([str(number) for number in found], listed=5)
+    return f"not this study's own and left out: trial {numbers} ({next(iter(found.values()))})"

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from bayes_merger.errors import ConfigError, TrialFailed, nearest
+from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, nearest, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,6 +36,9 @@ Scale = tuple[float, float]
 """The raw values that mean 0 and 10 points."""
 
 TEN_POINTS: Scale = (0.0, 10.0)
+
+LARGEST = 1e100
+"""No raw score is greater than this: sums and squares of points are numbers still."""
 
 
 @dataclass(frozen=True)
@@ -212,11 +215,19 @@ def score_images(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:
     """The raw scores that one scorer gives to `images`, one each, in their order.
 
     Raises:
-        TrialFailed: the scorer gave NaN, infinity, something other than numbers, or not one for each image.
+        TrialFailed: the scorer raised an error, gave NaN, infinity, a number without measure, something other than
+            numbers, or not one for each image.
+        BayesMergerError: what the scorer raised of this package's own, such as ``Paused``.
     """
     if not images:
         return []
-    values = _numbers(scorer, scorer.score(images))
+    try:
+        values = _numbers(scorer, scorer.score(images))
+    except BayesMergerError:
+        raise
+    except (Exception, SystemExit) as error:  # a scorer may be anybody's, and one picture is no reason to end a run
+        said = one_line(error, longest=300) or type(error).__name__
+        raise TrialFailed(f"scorer {scorer.name} raised {type(error).__name__}: {said}") from error
     if len(values) != len(images):
         raise TrialFailed(f"scorer {scorer.name} gave {len(values)} scores for {len(images)} images")
     scores = [
@@ -234,7 +245,7 @@ def _numbers(scorer: Scorer, values: Sequence[float]) -> list[float]:
         if any(isinstance(value, str | bytes) for value in values):
             raise TypeError
         return [float(value) for value in values]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         given = reprlib.repr(values)
         raise TrialFailed(f"scorer {scorer.name} gave {given} instead of one number for each image") from error
 
@@ -352,5 +363,5 @@ def _check_complete(
 
 
 def _check_finite(score: Score) -> None:
-    if not math.isfinite(score.value):
+    if not abs(score.value) <= LARGEST:  # NaN is not
         raise TrialFailed(f"scorer {score.scorer} gave {score.value} for image {score.index} of {score.payload}")

@@ -90,7 +90,7 @@ def test_a_study_goes_on_when_a_further_model_has_moved(workplace: Path, capfd: 
         (["resume", "four", "model_d=null"], "vae: 'd' is unknown"),
         (["resume", "four", "model_e=c.safetensors"], "models.e: '"),
         (["resume", "four", "model_d=nothing.safetensors"], "model_d: nothing.safetensors"),
-        (["resume", "four", "method=ties"], "bayes-merger fork four NEW method=ties"),
+        (["resume", "four", "method=ties"], "start anew with  bayes-merger run"),
         (["worker", "four", "model_d=c.safetensors"], "models.d: '"),
         (["worker", "four", "model_d=nothing.safetensors"], "model_d: nothing.safetensors"),
         (["worker", "four", "n_iters=9"], "models, recipe.models"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import ImageStat
 
-from bayes_merger.errors import ConfigError, TrialFailed
+from bayes_merger.errors import ConfigError, Paused, TrialFailed
 from bayes_merger.scoring import (
     ImageToScore,
     Score,
@@ -169,6 +169,45 @@ def test_a_scorer_that_gives_something_else_than_numbers_fails_the_trial(values:
     scorer.values = values
     with pytest.raises(TrialFailed, match=r"scorer fixed gave .* instead of one number for each image"):
         score_images(scorer, [judged(0), judged(1)])
+
+
+class Raising(Fixed):
+    """A scorer of somebody's own that gives up."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def score(self, images: Sequence[ImageToScore]) -> list[float]:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("no face found"), "scorer fixed raised ValueError: no face found"),
+        (AssertionError(), "scorer fixed raised AssertionError: AssertionError"),
+        (SystemExit(3), "scorer fixed raised SystemExit: 3"),
+        (RuntimeError("two\nlines"), "scorer fixed raised RuntimeError: two lines"),
+        (MemoryError(), "scorer fixed raised MemoryError: MemoryError"),
+    ],
+)
+def test_a_scorer_that_raises_fails_the_trial_with_its_reason(error: BaseException, said: str) -> None:
+    with pytest.raises(TrialFailed, match=f"^{said}$") as found:
+        score_images(Raising(error), [judged(0)])
+    assert found.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [Paused("nobody is there"), KeyboardInterrupt()])
+def test_a_wish_to_stop_is_no_failure(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        score_images(Raising(error), [judged(0)])
+
+
+@pytest.mark.parametrize("value", [1e101, -1e308, 10**400])
+def test_a_number_without_measure_fails_the_trial(value: float) -> None:
+    with pytest.raises(TrialFailed):
+        score_images(Fixed(value), [judged(0)])
 
 
 def test_a_users_class_is_a_scorer_without_inheriting() -> None:

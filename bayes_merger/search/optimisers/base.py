@@ -286,7 +286,7 @@ def place_of(trial: FrozenTrial, space: Space) -> list[float] | None:
         return None
     try:
         point = to_point(trial.params, space, clip=False)
-    except ValueError:
+    except (TypeError, ValueError):
         return None  # not one of the space's choices, or a number that has no logarithm
     return point
 

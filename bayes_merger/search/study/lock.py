@@ -36,7 +36,7 @@ def study_lock(study: Study) -> Iterator[Callable[[], None]]:
     storage = backend(study)
     file = database_file(storage)
     if file is None:
-        with _held_by_server(storage, study.study_name) as check_lock:
+        with _held_by_server(storage, storage.get_study_name_from_id(study._study_id)) as check_lock:
             yield check_lock
     else:
         with FileLock(beside(file, "queue"), poll_interval=POLL):

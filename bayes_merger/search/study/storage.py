@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
+import threading
+import time
 import warnings
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +17,23 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, StorageError, trouble
+from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, when_unlocked
+
+log = logging.getLogger("bayes_merger")
 
 PATIENCE = 60
-"""Seconds to wait for another process's transaction."""
+"""Seconds to wait for another process's transaction while a file is opened."""
+
+PAUSE = 2.0
+"""Seconds between two attempts to reach a server."""
 
 BEAT = 30
 """Seconds between two heartbeats of a worker."""
 
-GRACE = 600
+GRACE = PATIENT
 """Seconds without a heartbeat after which a worker on another machine is considered dead."""
 
 SECRET = ("password", "passfile", "sslpassword", "sslkey")
@@ -36,7 +48,9 @@ SERVER: dict[str, Any] = {
 }
 
 
-def open_storage(where: str | Path, *, create: bool = True) -> RDBStorage:
+def open_storage(
+    where: str | Path, *, create: bool = True, reading: bool = False, waiting: Callable[[str], None] | None = None
+) -> RDBStorage:
     """The storage in a file, or at an address that contains ``://``.
 
     A SQLite file is opened so that several processes may share it on one machine: writers take the lock before
@@ -48,30 +62,47 @@ def open_storage(where: str | Path, *, create: bool = True) -> RDBStorage:
         where: a path, or an address such as ``postgresql://user@host/database``. A password need not be in it:
             PostgreSQL's own ``PGPASSWORD`` and ``~/.pgpass`` are used.
         create: make the file, and its folder, or the tables, if they do not exist.
+        reading: change nothing, not even a file beside it.
+        waiting: told, once each time, that another program holds the file or that the server cannot be reached.
 
     Raises:
         ConfigError: if it cannot be opened. No password is ever part of the text.
+        StorageError: if the file may not be read or written.
     """
     optuna.logging.disable_default_handler()
-    address = _address(where, create)
+    create = create and not reading
+    try:
+        address = _address(where, create)
+    except OSError as error:
+        raise StorageError(f"{where}: {trouble(error) or error}") from error
     is_file = address.get_backend_name() == "sqlite"
     shown = where if is_file else redacted(str(where))
     # Optuna fills in {SCHEMA_VERSION}, so our braces are escaped.
     text = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        storage = _made(text, is_file, create)
         if is_file:
-            _share(storage.engine)
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
-        missing = not is_file and "psycopg" in str(error.__cause__ or error) and isinstance(error, ImportError)
-        if missing:
+            return _open_file(Path(str(address.database)), text, create, reading, waiting or log.warning)
+        storage = _made(text, {"connect_args": _server(reading), "pool_pre_ping": True}, create)
+        _await_server(storage.engine, waiting or log.warning)
+        return storage
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        sqlite3.Error,
+        OSError,
+        ImportError,
+        RuntimeError,
+        AssertionError,
+    ) as error:
+        if not is_file and "psycopg" in str(error.__cause__ or error) and isinstance(error, ImportError):
             raise ConfigError(
                 f"{shown}: PostgreSQL needs psycopg; install it with  pip install 'bayes-merger[postgres]'"
             ) from None
+        if is_file and (said := trouble(error)):
+            raise StorageError(f"{shown}: {said}") from error
         raise ConfigError(
             f"{shown}: not a study's storage ({_cause(error, address)}); choose another file or address"
         ) from (error if is_file else None)
-    return storage
 
 
 def redacted(address: str | Path) -> str:
@@ -107,6 +138,11 @@ def backend(study: Study) -> RDBStorage:
     return found
 
 
+def stored_trials(study: Study) -> list[FrozenTrial]:
+    """All trials of a study as they are in the database, those that others have put there included."""
+    return study._storage.get_all_trials(study._study_id, deepcopy=False)
+
+
 def database_file(storage: RDBStorage) -> Path | None:
     """The file that a storage is; ``None`` if it is a server."""
     url = storage.engine.url
@@ -136,31 +172,47 @@ def _address(where: str | Path, create: bool) -> sqlalchemy.URL:
 def _file(path: Path, create: bool) -> sqlalchemy.URL:
     if not create and not path.is_file():
         raise ConfigError(f"{path}: no study here; name the file that `bayes-merger run` made")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: its folder cannot be made ({error.strerror}); choose another") from error
+    if create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path}: its folder cannot be made ({error.strerror}); choose another") from error
     return sqlalchemy.URL.create("sqlite", database=str(path))
 
 
-def _made(text: str, is_file: bool, create: bool) -> RDBStorage:
-    if is_file:
-        settings: dict[str, Any] = {"connect_args": {"timeout": PATIENCE}}
-    else:
-        settings = {"connect_args": SERVER, "pool_pre_ping": True}  # a connection may have died in a long trial
+def _open_file(path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]) -> RDBStorage:
+    """A SQLite file, once it is known to be a study's or nobody's."""
+    if path.is_file() and path.stat().st_size:
+        check_is_study(path, waiting)
+    elif not create:
+        raise ConfigError(f"{path}: not a study's storage (an empty file); choose another file")
+    if reading:
+        return _made(address, {"creator": reader(path, waiting), "poolclass": sqlalchemy.pool.NullPool}, create=False)
+    storage = _made(address, {"connect_args": {"timeout": PATIENCE}}, create)
+    _share(storage.engine, waiting)
+    return storage
+
+
+def _server(reading: bool) -> dict[str, Any]:
+    if not reading:
+        return SERVER
+    return {**SERVER, "options": f"{SERVER['options']} -c default_transaction_read_only=on"}
+
+
+def _made(text: str, settings: Mapping[str, Any], create: bool) -> RDBStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2.9
         for attempt in (1, 2):
             try:
                 return RDBStorage(
                     text,
-                    engine_kwargs=settings,
+                    engine_kwargs=dict(settings),
                     heartbeat_interval=BEAT,
                     grace_period=GRACE,
-                    skip_table_creation=not create and not is_file,
+                    skip_table_creation=not create,
                 )
             except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
-                if attempt == 2 or is_file:
+                if attempt == 2 or not create or text.startswith("sqlite"):
                     raise  # else: two processes made the tables at once, and the other one won
     raise AssertionError
 
@@ -174,19 +226,47 @@ def _cause(error: Exception, address: sqlalchemy.URL) -> str:
     return re.sub(r"^\(\w+\.\w+\) ", "", cause)
 
 
-def _share(engine: sqlalchemy.Engine) -> None:
+def _share(engine: sqlalchemy.Engine, waiting: Callable[[str], None]) -> None:
     """Let the engine's connections lock before they read, and write through to the disk."""
 
     def connected(connection: sqlite3.Connection, record: object) -> None:
         connection.isolation_level = None  # otherwise Python's driver begins transactions itself, too late
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {PATIENCE * 1000}"):
-            connection.execute(f"PRAGMA {pragma}")
+        for pragma in (f"busy_timeout = {LOCKED * 1000}", "journal_mode = WAL", "synchronous = FULL"):
+            when_unlocked(lambda pragma=pragma: connection.execute(f"PRAGMA {pragma}"), waiting)  # type: ignore[misc]
 
     def begun(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        when_unlocked(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), waiting)
 
     sqlalchemy.event.listen(engine, "connect", connected)
     sqlalchemy.event.listen(engine, "begin", begun)
     engine.dispose()  # the connection that made the tables does not have these settings yet
     with engine.connect():
         pass  # a file that cannot be shared is found now
+
+
+def _await_server(engine: sqlalchemy.Engine, waiting: Callable[[str], None]) -> None:
+    """Let each transaction that begins wait for a server that cannot be reached; the first one does not."""
+
+    def connect(dialect: Any, record: object, arguments: Any, settings: Any) -> Any:
+        for attempt in range(int(GRACE / PAUSE)):
+            try:
+                return dialect.connect(*arguments, **settings)
+            except dialect.loaded_dbapi.OperationalError:
+                if threading.current_thread() is not threading.main_thread():
+                    raise  # a heartbeat: the next one may succeed, and nobody should wait for this one
+                if attempt == 0:
+                    waiting(f"the database cannot be reached; waiting for {GRACE // 60} minutes")
+                time.sleep(PAUSE)
+        return dialect.connect(*arguments, **settings)
+
+    sqlalchemy.event.listen(engine, "do_connect", connect)
+
+
+def put_to_rest(storage: RDBStorage) -> None:
+    """Leave one file that is complete by itself, as archives and read-only disks need it; others may still use it."""
+    file = database_file(storage)
+    storage.engine.dispose()
+    if file is None or not file.is_file():
+        return
+    with suppress(sqlite3.Error), closing(sqlite3.connect(file, timeout=0)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # refused while another process has it open

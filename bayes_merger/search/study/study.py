@@ -11,7 +11,9 @@ Three habits make that true:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -19,9 +21,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.errors import BayesMergerError, ConfigError, StorageError, nearest, one_line, trouble
 from bayes_merger.search.space.design import design
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.history import REASON, finite, is_interrupted
 from bayes_merger.search.study.lock import study_lock
 from bayes_merger.search.study.queue import DESIGN, ask, queue_design
@@ -93,20 +96,82 @@ def create_study(
     return study
 
 
-def load_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler | None = None) -> Study:
+def load_study(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    sampler: BaseSampler | None = None,
+    *,
+    alone: bool = False,
+    shown: str = "",
+) -> CheckedStudy:
     """A study that exists; nothing in it is changed. Without a sampler it is only good for reading.
 
+    Args:
+        storage: from :func:`open_storage`.
+        name: of the study.
+        sampler: what suggests.
+        alone: whether the only study of a storage is meant, whatever its name.
+        shown: what people call it, if not by its name.
+
     Raises:
-        ConfigError: if there is none of that name, or its creation was never completed.
+        ConfigError: if there is none of that name, its creation was never completed, or it holds what no run writes.
+        StorageError: if it cannot be read.
+    """
+    with _readable(name):
+        name, known = name_in(storage, name, alone)
+        if name not in known:
+            raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}")
+        study = CheckedStudy(name, storage, sampler or optuna.samplers.RandomSampler(0), shown)
+        if not _is_initialised(study):
+            raise ConfigError(
+                f"study {name!r} was interrupted while being created and holds nothing, or is another program's; start "
+                "its run again"
+            )
+        _check_design(study.user_attrs[DESIGN])
+        study.left_out()
+    return study
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever goes wrong while a database is read is one line: it is not ours alone, and may hold anything.
+
+    Raises:
+        ConfigError: it holds what no run writes.
+        StorageError: it cannot be read.
     """
     try:
-        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler or optuna.samplers.RandomSampler(0))
-    except KeyError:
-        known = optuna.get_all_study_names(storage)
-        raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}") from None
-    if not _is_initialised(study):
-        raise ConfigError(f"study {name!r} was interrupted while being created and holds nothing; start its run again")
-    return study
+        yield
+    except BayesMergerError:
+        raise
+    except Exception as error:
+        if said := trouble(error):
+            raise StorageError(f"study {name!r}: {said}") from error
+        raise ConfigError(
+            f"study {name!r}: what its database holds cannot be read ({one_line(error)}); put a copy in its place"
+        ) from error
+
+
+def name_in(storage: optuna.storages.BaseStorage, name: str, alone: bool) -> tuple[str, list[str]]:
+    """The name of a study in its storage, where the only one may have another name; and all names there."""
+    known = optuna.get_all_study_names(storage)
+    return (known[0] if alone and name not in known and len(known) == 1 else name), known
+
+
+def _check_design(stored: Any) -> None:
+    """Whether a study's start design and its space are what :func:`create_study` wrote.
+
+    Raises:
+        ConfigError: a row that does not fit the space.
+        Exception: anything else that is odd about them.
+    """
+    space = SearchSpace.from_json(stored["space"])
+    space.distributions()
+    for row in [{parameter.name: parameter.low for parameter in space.parameters}, *stored["rows"]]:
+        weights = space.assemble(row)
+    for row in weights.values():
+        if not all(math.isfinite(number) for number in row.values()):
+            raise ValueError("a frozen number is not finite")
 
 
 def open_study(
@@ -120,15 +185,19 @@ def open_study(
     attributes: Mapping[str, Any] | None = None,
     objectives: int = 1,
     taken: Sequence[FrozenTrial] = (),
+    alone: bool = False,
+    shown: str = "",
 ) -> Study:
     """The study of that name, repaired; created if there is none, or if its creation was interrupted.
+
+    ``alone`` and ``shown`` are those of :func:`load_study`.
 
     Raises:
         ConfigError: if its fingerprint differs; the text lists the differences.
     """
-    exists = name in optuna.get_all_study_names(storage) and _is_initialised(
-        optuna.load_study(storage=storage, study_name=name, sampler=sampler)
-    )
+    with _readable(name):
+        name, known = name_in(storage, name, alone)
+    exists = name in known and _is_initialised(CheckedStudy(name, storage, sampler))
     if not exists:
         return create_study(
             storage,
@@ -141,7 +210,7 @@ def open_study(
             objectives=objectives,
             taken=taken,
         )
-    study = load_study(storage, name, sampler)
+    study = load_study(storage, name, sampler, shown=shown)
     check_fingerprint(study, fingerprint)
     recover(study)
     return study
@@ -228,9 +297,10 @@ def _empty_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseS
     """An empty study; one that a dead process left half created is deleted first."""
 
     def make() -> Study:
-        return optuna.create_study(
+        optuna.create_study(
             storage=storage, study_name=name, sampler=sampler, directions=["maximize"] * objectives, load_if_exists=True
         )
+        return CheckedStudy(name, storage, sampler)
 
     study = make()
     if not _is_initialised(study) and study.get_trials(deepcopy=False):

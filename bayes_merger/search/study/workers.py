@@ -29,17 +29,14 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bayes_merger.errors import Superseded
+from bayes_merger.errors import BayesMergerError, Superseded, trouble
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import REASON, finite, is_interrupted, origin
 from bayes_merger.search.study.lock import beside, is_free, study_lock
 from bayes_merger.search.study.queue import WORKER, ask, queue_again, queue_design
-from bayes_merger.search.study.storage import BEAT, GRACE, backend, database_file
+from bayes_merger.search.study.storage import BEAT, GRACE, PAUSE, backend, database_file
 
 T = TypeVar("T")
-
-PAUSE = 2.0
-"""Seconds between two attempts to reach a server."""
 
 SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
 """What counts against the budget of trials."""
@@ -56,10 +53,11 @@ def recover(study: Study) -> list[int]:
     """
     with study_lock(study):
         queue_design(study)
-        dead = dead_trials(study) + [t for t in _running(study) if WORKER not in t.user_attrs]
-        queue_again(study, dead)
+        dead, strangers = dead_trials(study), [t for t in _running(study) if WORKER not in t.user_attrs]
+        queue_again(study, dead, died=True)
+        queue_again(study, strangers)
         _sweep(study)
-    return sorted(trial.number for trial in dead)
+    return sorted(trial.number for trial in dead + strangers)
 
 
 def dead_trials(study: Study) -> list[FrozenTrial]:
@@ -99,6 +97,32 @@ def _running(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
+def with_retries(study: Study, action: Callable[[], T]) -> T:
+    """An action on the study, tried again for ten minutes while a server cannot be reached.
+
+    A server that restarts or a lost connection must not cost the pictures already drawn; a file that cannot be
+    written is an error.
+
+    Args:
+        study: whose database it is about.
+        action: can be done again from its beginning.
+    """
+    waited = 0.0
+    while True:
+        try:
+            return action()
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError):
+            if database_file(backend(study)) or waited >= GRACE:
+                raise
+            time.sleep(PAUSE)
+            waited += PAUSE
+
+
+def _ended_over_it(error: BaseException | None) -> bool:
+    """Whether a process ends because of the trial that it draws: by a fault, not a wish to stop or a full disk."""
+    return isinstance(error, Exception) and not isinstance(error, BayesMergerError) and trouble(error) is None
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of a trial.
@@ -132,6 +156,7 @@ class Worker:
         self._beat = beat
         self._lock = FileLock(_lock_of(study, self.id), timeout=0)
         self._current: Trial | None = None
+        self._begun = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
 
@@ -144,7 +169,7 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if self._current is not None:
-                self.requeue(self._current)
+                self.requeue(self._current, died=_ended_over_it(error))
         finally:
             self._over.set()
             self._thread.join()
@@ -164,11 +189,15 @@ class Worker:
         with study_lock(self.study) as check_lock:
             # A running trial of ours: the connection broke as we took it.
             left = [t for t in _running(self.study) if t.user_attrs.get(WORKER, {}).get("id") == self.id]
-            queue_again(self.study, dead_trials(self.study) + left)
-            states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
-            if sum(state == TrialState.RUNNING or state in SPENT for state in states) >= total:
+            queue_again(self.study, dead_trials(self.study), died=True)
+            queue_again(self.study, left)
+            trials = self.study.get_trials(deepcopy=False)
+            # What other programs have running is none of the budget's: it may never be finished.
+            running = sum(t.state == TrialState.RUNNING and WORKER in t.user_attrs for t in trials)
+            if running + sum(t.state in SPENT for t in trials) >= total:
                 return None
-            self._current = ask(self.study, self.space, self._signature(), check_lock)
+            self._current = ask(self.study, self.space, self._signature(), check_lock, first=not self._begun)
+            self._begun = True
             return self._current
 
     def tell(
@@ -202,26 +231,21 @@ class Worker:
         """
         return self._settle(trial, TrialState.PRUNED, None, {**(attributes or {}), REASON: reason})
 
-    def requeue(self, trial: Trial) -> None:
-        """Leave the trial to another worker: its values wait again, ahead of all others."""
+    def requeue(self, trial: Trial, *, died: bool = False) -> None:
+        """Leave the trial to another worker: its values wait again, ahead of all others.
+
+        Args:
+            trial: ours.
+            died: whether this process ends because of it.
+        """
         with study_lock(self.study):
-            queue_again(self.study, [t for t in _running(self.study) if t._trial_id == trial._trial_id])
+            own = [t for t in _running(self.study) if t._trial_id == trial._trial_id]
+            queue_again(self.study, own, died=died)
             self._current = None
 
     def with_retries(self, action: Callable[[], T]) -> T:
-        """An action on the study, tried again for ten minutes while a server cannot be reached.
-
-        A server that restarts or a lost connection must not cost the pictures already drawn; a file that cannot be
-        written is an error.
-        """
-        deadline = time.monotonic() + GRACE
-        while True:
-            try:
-                return action()
-            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError):
-                if database_file(backend(self.study)) or time.monotonic() > deadline:
-                    raise
-                time.sleep(PAUSE)
+        """See :func:`with_retries`."""
+        return with_retries(self.study, action)
 
     def _settle(
         self, trial: Trial, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
@@ -246,12 +270,11 @@ class Worker:
 
     def _current_attempt(self, trial: Trial, scored: bool) -> FrozenTrial:
         """The trial that stands for ours: itself, unless it was considered dead."""
-        trials = self.study.get_trials(deepcopy=False)
-        own = next(t for t in trials if t._trial_id == trial._trial_id)
+        own = self.study._storage.get_trial(trial._trial_id)
         if own.state == TrialState.RUNNING:
             return own
         if is_interrupted(own) and scored:
-            for other in trials:
+            for other in self.study.get_trials(deepcopy=False):
                 if origin(other) == origin(own) and other.state == TrialState.RUNNING:
                     return other
                 if origin(other) == origin(own) and other.state == TrialState.WAITING:

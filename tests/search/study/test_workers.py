@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import sqlalchemy
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from bayes_merger.errors import Superseded, TrialFailed
 from bayes_merger.search import samplers
 from bayes_merger.search.space.design import design
 from bayes_merger.search.study.lock import study_lock
+from bayes_merger.search.study.queue import queue_again
 from bayes_merger.search.study.storage import backend, open_storage
 from bayes_merger.search.study.study import create_study, finished, load_study, open_study
 from bayes_merger.search.study.workers import Worker, dead_trials, recover
@@ -202,11 +203,11 @@ def test_a_worker_that_was_given_up_finds_its_trial_and_keeps_its_score(where: s
         give_up(slow)
         recover(healer.study)
         assert [t.state.name for t in study.get_trials()] == ["FAIL", "WAITING"]
-        told = slow.tell(trial, 2.0, {"scores": [7]})
+        told = slow.tell(trial, 2.0, {"luck": [7]})
         assert (told.number, told.done) == (1, 1)
         assert healer.claim(1) is None
     assert [t.state.name for t in study.get_trials()] == ["FAIL", "COMPLETE"]
-    assert study.trials[1].user_attrs["scores"] == [7]
+    assert study.trials[1].user_attrs["luck"] == [7]
 
 
 def test_of_two_that_draw_the_same_the_first_gives_the_score(where: str) -> None:
@@ -319,3 +320,49 @@ def test_the_lock_of_a_killed_worker_is_swept_away(tmp_path: Path, hands: Hands)
     with Worker(study, SPACE) as alive:
         assert len(recover(study)) == 1
         assert [path.name.rpartition("-")[2] for path in tmp_path.glob("*-worker-*")] == [alive.id]
+
+
+def died(study: Study, trial: Trial) -> None:
+    """As if the process that draws it had been killed."""
+    queue_again(study, [t for t in study.get_trials(deepcopy=False) if t.number == trial.number], died=True)
+
+
+def test_a_merge_at_which_three_processes_ended_has_failed(where: str) -> None:
+    study = new_study(where, 2)
+    for number in (0, 2):
+        trial = Worker(study, SPACE).claim(2)
+        assert trial is not None
+        assert trial.number == number  # the same values, ahead of the others
+        died(study, trial)
+    with Worker(study, SPACE) as careful:
+        other = careful.claim(2)
+        assert other is not None
+        assert other.number == 1
+        careful.tell(other, 5.0)
+        dangerous = careful.claim(2)
+        assert dangerous is not None
+        assert dangerous.user_attrs["deaths"] == 2
+        died(study, dangerous)
+    states = [(t.state.name, t.user_attrs.get("reason", "")) for t in study.get_trials(deepcopy=False)]
+    reason = "the process ended while it was drawn, 3 times (killed, out of memory or a crash)"
+    assert states[dangerous.number] == ("FAIL", reason)
+    assert "WAITING" not in {state for state, _ in states}
+
+
+def test_no_process_begins_with_a_merge_at_which_two_ended(where: str) -> None:
+    study = new_study(where, 1)
+    for _ in range(2):
+        trial = Worker(study, SPACE).claim(3)
+        assert trial is not None
+        died(study, trial)
+    first = Worker(study, SPACE).claim(3)
+    assert first is not None
+    assert first.user_attrs["phase"] == "search"
+
+
+def test_who_leaves_politely_is_not_counted(where: str) -> None:
+    study = new_study(where, 1)
+    for _ in range(4):
+        with Worker(study, SPACE) as worker:
+            assert worker.claim(1) is not None
+    assert study.get_trials(deepcopy=False)[-1].state == TrialState.WAITING

@@ -1,0 +1,113 @@
+"""The course of a run once its study is open: the search, the final round, the best merge; and how it ends early."""
+
+from __future__ import annotations
+
+import optuna
+
+from bayes_merger.errors import BayesMergerError, Interrupted, Paused, StorageError, trouble
+from bayes_merger.report.best import write_best
+from bayes_merger.report.summary import summary
+from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, table_text
+from bayes_merger.run.attributes import FINAL
+from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.progress import ProgressReporter, StopSignal
+from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
+from bayes_merger.run.setup import RunSetup
+from bayes_merger.search.study.stopping import STOPPED
+from bayes_merger.search.study.storage import backend, put_to_rest
+from bayes_merger.search.study.study import finished
+from bayes_merger.search.study.workers import with_retries
+
+
+def carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
+    """The search, the final round and the best merge; whatever ends it early, what is known is written.
+
+    Raises:
+        BayesMergerError: what ended it, with how to go on.
+    """
+    again = f"go on with  bayes-merger resume {folder.typed}"
+    try:
+        with StopSignal(progress) as stop:
+            _to_the_end(setup, study, folder, progress, stop)
+    except (Paused, Interrupted) as error:
+        raise type(error)(f"{error}; {again}") from error
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {again}") from None
+    except BayesMergerError as error:
+        raise type(error)(f"{error}; when that is mended, {again}") from error
+    except Exception as error:
+        _raise_if_gone(folder, again)
+        if said := trouble(error):
+            raise StorageError(f"{said}; then {again}") from error
+        raise
+    finally:
+        setup.close()
+        put_to_rest(backend(study))
+
+
+def _raise_if_gone(folder: RunFolder, again: str) -> None:
+    """Say so if what went wrong is that the study's folder is no longer there.
+
+    Raises:
+        StorageError: it is not.
+    """
+    try:
+        folder.check()
+    except StorageError as error:
+        raise StorageError(f"{error}, then {again}") from None
+
+
+def _to_the_end(
+    setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter, stop: StopSignal
+) -> None:
+    from bayes_merger.run.evaluator import PipelineEvaluator
+    from bayes_merger.run.final import decide, keep_pictures
+    from bayes_merger.run.loop import search
+    from bayes_merger.run.workers import search_together
+
+    def conclude() -> None:  # each step of it is stored, or can be done again
+        if not final_of(study):
+            study.set_user_attr(FINAL, decide(setup, study, evaluator, progress, stop).to_json())
+        keep_pictures(setup, study, evaluator, folder, progress)
+        export_best(setup, study, folder, progress)
+
+    try:
+        unfinished = finished(study) < setup.config.init_points + setup.config.n_iters
+        if unfinished:
+            study.set_user_attr(FINAL, None)
+            study.set_user_attr(STOPPED, None)
+        if unfinished and setup.config.workers > 1:
+            search_together(setup, study, folder, progress, stop)
+        evaluator = PipelineEvaluator.load(setup, progress, stop)
+        if unfinished and setup.config.workers == 1:
+            search(setup, study, evaluator, folder, progress, stop)
+        with_retries(study, conclude)
+    except (Paused, Interrupted):
+        if complete_trials(study):
+            write_best(study, folder)
+        raise
+
+
+def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
+    """Write the best merge and say where everything is."""
+    from bayes_merger.merging.export.single_file import save_merge
+
+    recipe = write_best(study, folder)
+    trial = chosen_trial(study)
+    if setup.config.final.save:
+        progress.step("writing the best merge")
+        save_merge(recipe, setup.checkpoints, folder.model, replace=True)
+    final = final_of(study)
+    data = summary(study)
+    if "front" in data:
+        progress.note(table_text(front_table(data["front"], trial.number)))
+    if final and final.rescored:
+        progress.note(table_text(candidates_table(final, posterior_of(study))))
+    if final and final.rows:
+        progress.note(table_text(closing_table(final)))
+    for line in best_lines(data):
+        progress.note(line)
+    if setup.config.final.save:
+        progress.note(f"model    {folder.model}")
+    progress.note(f"recipe   {folder.best / 'recipe.json'}   weights {folder.best / 'weights.txt'}")
+    progress.note(f"pictures and plots in {folder.best}")
