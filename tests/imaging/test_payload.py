@@ -55,7 +55,7 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": "a", "cfg_scale": float("nan")}, "cfg_scale: expected a number"),
         ({"prompt": "a", "seed": -2}, "seed: -2 is not between -1"),
         ({"prompt": "a", "score_weight": -1}, "score_weight: -1 is not between 0"),
-        ({"prompt": "a", "score_weight": 1, "importance": 1}, "importance is given twice"),
+        ({"prompt": "a", "score_weight": 1, "importance": 2}, "importance is given twice"),
         ({"prompt": "a", "enable_hr": True}, "enable_hr is not supported"),
         ({"prompt": "a", "sampler_name": "Euler b"}, "did you mean Euler"),
         ({"prompt": "a", "sampler_name": "DPM++ SDE Karras"}, "the nearest is 'DPM\\+\\+ 2M SDE'"),
