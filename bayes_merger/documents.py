@@ -183,7 +183,7 @@ def _yaml(text: str, text_of: Collection[str]) -> Any:
             raise ConfigError("stands for more values than any such file has; write out what its aliases (*) repeat")
         return loader.construct_document(root)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _size(node: yaml.Node, known: dict[int, int], text_of: Collection[str]) -> int:
@@ -247,4 +247,5 @@ def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
     """The files below a folder that have one of the suffixes, by name; what may not be entered is left out."""
     for place, folders, names in os.walk(folder):
         folders.sort()
-        yield from (Path(place) / name for name in sorted(names) if Path(name).suffix.lower() in suffixes)
+        paths = (Path(place) / name for name in sorted(names) if Path(name).suffix.lower() in suffixes)
+        yield from (path for path in paths if os.path.exists(path))  # noqa: PTH110  Path's raises where it may not look

@@ -14,7 +14,7 @@ from bayes_merger.compose.sources import choices, shown
 from bayes_merger.compose.typed import FURTHER
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import data_root
-from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.errors import ConfigError, nearest, one_line, printable
 
 LONGEST = 300
 """Characters of a library's words that are passed on."""
@@ -39,6 +39,8 @@ def explained(
     except (HydraException, OmegaConfBaseException) as error:
         line = words.show(_line(error, overrides, known))
         raise ConfigError(f"{_file(str(error))}{printable(line, longest=LONGEST)}") from error
+    except (OSError, ValueError, RecursionError) as error:  # names and numbers that are longer than anything has
+        raise ConfigError(f"settings: not understood ({printable(one_line(error))})") from error
 
 
 def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[str]], Sequence[str]]) -> str:
@@ -63,8 +65,10 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
     if found := re.search(r"Error merging override (.+)", text):
         reason = str(error.__cause__ or "").partition("\n")[0]
         return f"{found.group(1).lstrip('+')}: {reason}"
-    key = getattr(error, "full_key", None)
-    value = first_lines(getattr(error, "msg", None) or text)
+    text = getattr(error, "msg", None) or re.sub(r"\AIn '[^']+': \w+ raised while composing config:\n", "", text)
+    found = re.search(r"full_key: (\S+)", str(error))
+    key = getattr(error, "full_key", None) or (found and found[1])
+    value = first_lines(text.partition("\n    full_key")[0])
     return f"{key}: {value}" if key and str(key) not in value else value
 
 

@@ -115,8 +115,10 @@ def _split(key: str, payloads: Mapping[str, Any]) -> tuple[str, str, str]:
 def _typed(key: str, field: str, value: str, before: Mapping[str, Any]) -> dict[str, Any]:
     """Fields from what was typed for ``field``, perhaps one of a table (``override_settings.X``), perhaps for all."""
     first, *inner = field.split(".")
+    read: Any = value
     try:
-        read = value if first in TEXT_FIELDS and not inner else parse_document(value, text_of=TEXT_FIELDS)
+        if first not in TEXT_FIELDS or inner:
+            read = parse_document(value, text_of=TEXT_FIELDS)
     except ConfigError as error:
         raise ConfigError(f"payloads.{printable(key)}: {error}") from None
     for part in reversed(inner):

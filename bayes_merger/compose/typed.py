@@ -47,6 +47,8 @@ def check_typed(overrides: Sequence[str]) -> None:
             raise ConfigError(f"argument '{shown}': settings are given like  name=value")
         if key.startswith("+"):
             raise ConfigError(f"{shown}: a setting is given without +, like  {printable(key.lstrip('+'))}=...")
+        if "@" in key:
+            raise ConfigError(f"{shown}: Hydra's packages are not used; a setting is given like  name=value")
         if re.match(r"~?hydra\b", key):
             raise ConfigError(
                 f"{shown}: Hydra's own settings are not used; studies are kept in the folder  runs=FOLDER"

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from bayes_merger.checkpoints.architectures import OwnBlocks, divided, own_blocks
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
 from bayes_merger.merging.models.opening import open_each, open_model, references
@@ -174,9 +173,7 @@ def number_of(key: str, text: str) -> float:
 
 def _read_blocks(path: Path) -> OwnBlocks:
     try:
-        return own_blocks(yaml.safe_load(path.expanduser().read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"blocks: {path} cannot be read ({error.strerror}); give a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise ConfigError(f"blocks: {path} is not valid YAML ({reason})") from error
+        data = read_document(path.expanduser())
+    except ConfigError as error:
+        raise ConfigError(f"blocks: {path}: {error}") from None
+    return own_blocks(data)

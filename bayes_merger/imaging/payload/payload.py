@@ -73,8 +73,8 @@ class Payload:
         """
         try:
             check_name(data["name"])
-            drawn = {key: tuple(data[key]) for key in ("prompts", "negative_prompts", "seeds")}
-            read = {key: checked(key, data[key]) for key in FIELDS if key in data}
+            drawn: dict[str, Any] = {key: tuple(data[key]) for key in ("prompts", "negative_prompts", "seeds")}
+            read: dict[str, Any] = {key: checked(key, data[key]) for key in FIELDS if key in data}
             if not all(len(values) == read["batch_size"] for values in drawn.values()):
                 raise ConfigError("it does not have as many prompts and seeds as pictures")
             for field, values in drawn.items():

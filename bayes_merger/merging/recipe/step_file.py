@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
+from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.parameters import WeightRange
@@ -300,11 +299,9 @@ def read_yaml(path: Path, what: str) -> Any:
         ConfigError: it cannot be read; the text begins with ``what``.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{what} {path}: {reason_of(error)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{what} {path}: is not valid YAML ({' '.join(str(error).split())[:100]})") from None
+        return read_document(path)
+    except ConfigError as error:
+        raise ConfigError(f"{what} {path}: {error}") from None
 
 
 def recipe_data(path: Path) -> Any:

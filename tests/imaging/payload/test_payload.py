@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_web_ui_fields_become_a_payload() -> None:
