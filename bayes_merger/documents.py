@@ -74,19 +74,13 @@ def read_text(path: Path, *, largest: int = LARGEST) -> str:
 
 
 def _decoded(data: bytes) -> str:
-    for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            try:
-                return data[len(mark) :].decode(encoding)
-            except UnicodeDecodeError as error:
-                raise ConfigError(f"begins as {encoding} but is not ({error.reason}); save it as UTF-8") from None
-    for encoding, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
-        if data and zeros.count(0) > len(zeros) // 2:
-            return data.decode(encoding, "replace")
+    encoding, mark = next(((name, mark) for mark, name in _BOMS if data.startswith(mark)), ("utf-8", b""))
+    if not mark and b"\0" in data:  # at least of its line ends and spaces, one byte of two is zero
+        encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
     try:
-        return data.decode("utf-8")
+        return data[len(mark) :].decode(encoding)
     except UnicodeDecodeError:
-        if _NOT_WESTERN.search(data):
+        if encoding != "utf-8" or mark or _NOT_WESTERN.search(data):
             raise ConfigError("its encoding cannot be told; save it as UTF-8") from None
         return data.decode("cp1252", "replace")
 

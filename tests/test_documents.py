@@ -87,6 +87,7 @@ def test_text_is_text_to_the_letter() -> None:
         ("猫".encode("utf-32"), "猫"),
         ("red\nblue".encode("utf-16-le"), "red\nblue"),
         ("naïvement créée à la “mode”".encode("cp1252"), "naïvement créée à la “mode”"),
+        ("красный\nкот\n".encode("utf-16-be"), "красный\nкот\n"),
         (b"", ""),
     ],
 )
