@@ -11,8 +11,11 @@ import pkgutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bayes_merger.config import data_root
 from bayes_merger.documents import files_below, read_document
@@ -94,7 +97,7 @@ def check_trusted(settings: Mapping[str, Any], typed: Collection[str]) -> None:
         if value is None or place in typed:
             continue
         own = own or _of_own_files()
-        if value not in own[key]:
+        if value not in own[key] and not (key == "ledger" and _is_inside(value)):
             group, _, rest = place.partition(".")
             name = rest.partition(".")[0] if group == "scorers" else "NAME"
             file = f"{'' if group == 'scorers' else 'conf/'}{group}/{printable(name)}.yaml"
@@ -103,6 +106,12 @@ def check_trusted(settings: Mapping[str, Any], typed: Collection[str]) -> None:
                 f"{printable(place)}: '{shown}' {_TRUSTED[key]}, which a study may only name if a file of yours does; "
                 f"if you trust it, put a {file} with  {key}: {shown}  into the working folder"
             )
+
+
+def _is_inside(ledger: Any) -> bool:
+    """Whether a file of ratings lies in the working folder."""
+    path = PurePath(str(ledger))
+    return path.suffix == ".jsonl" and not path.is_absolute() and not path.drive and ".." not in path.parts
 
 
 def _named(data: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -128,5 +137,15 @@ def _of_own_files() -> dict[str, list[Any]]:
             except ConfigError:
                 continue  # whoever chooses it is told what is wrong with it
             for _, key, value in _named(content):
-                found[key].append(value)
+                found[key].append(_resolved(value))
     return found
+
+
+def _resolved(value: Any) -> Any:
+    """A value of the user's own file as it is when a run is composed, if it refers to nothing else there."""
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    try:
+        return OmegaConf.to_container(OmegaConf.create([value]), resolve=True)[0]
+    except OmegaConfBaseException:
+        return value

@@ -66,15 +66,10 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
         reason = str(error.__cause__ or "").partition("\n")[0]
         return f"{found.group(1).lstrip('+')}: {reason}"
     text = getattr(error, "msg", None) or re.sub(r"\AIn '[^']+': \w+ raised while composing config:\n", "", text)
-    found = re.search(r"full_key: (\S+)", str(error))
-    key = getattr(error, "full_key", None) or (found and found[1])
-    value = first_lines(text.partition("\n    full_key")[0])
-    return f"{key}: {value}" if key and str(key) not in value else value
-
-
-def first_lines(text: str) -> str:
-    """The first two lines as one."""
-    return " ".join(line.strip() for line in text.strip().splitlines()[:2])
+    named = re.search(r"full_key: (\S+)", str(error))
+    key = str(getattr(error, "full_key", None) or (named[1] if named else ""))
+    value = " ".join(line.strip() for line in text.partition("\n    full_key")[0].strip().splitlines()[:2])
+    return f"{key}: {value}" if key and key not in value else value
 
 
 def _file(text: str) -> str:

@@ -20,7 +20,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bayes_merger import demo
@@ -144,7 +144,7 @@ class OwnSource(FileConfigSource):
         file = Path(self.path) / "config.yaml"
         with _naming(file):
             found = OmegaConf.load(file)
-            return OmegaConf.is_dict(found) and "schema" in (found.get("defaults") or ())
+            return isinstance(found, DictConfig) and "schema" in (found.get("defaults") or ())
 
 
 def _over_ours(settings: Any) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _over_ours(settings: Any) -> dict[str, Any]:
 
 
 def _check_table(config: Any) -> None:
-    if not OmegaConf.is_dict(config):
+    if not isinstance(config, DictConfig):
         raise ConfigError("holds no settings, like  name: value")
 
 

@@ -64,6 +64,27 @@ def test_a_command_or_a_file_to_write_is_not_taken_from_a_study(key: str, value:
     assert compose.changed(stored, [])["scorers"]["manual"][key] == value
 
 
+def test_ratings_in_the_working_folder_may_be_named(stored: dict[str, Any]) -> None:
+    stored["scorers"]["manual"]["ledger"] = "mine/ratings.jsonl"
+    assert compose.changed(stored, []) == stored
+    for other in ("../ratings.jsonl", "/home/me/ratings.jsonl", "conf/config.yaml"):
+        stored["scorers"]["manual"]["ledger"] = other
+        with pytest.raises(ConfigError, match="is a file to write"):
+            compose.changed(stored, [])
+
+
+def test_a_file_of_the_user_s_own_may_name_it_by_a_variable(
+    stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATINGS", "/somewhere/ratings.jsonl")
+    Path("scorers").mkdir()
+    Path("scorers/manual.yaml").write_text(
+        "manual: {_target_: x.Y, ledger: '${oc.env:RATINGS}', viewer: '${a.b} {}'}\n"
+    )
+    stored["scorers"]["manual"]["ledger"] = "/somewhere/ratings.jsonl"
+    assert compose.changed(stored, []) == stored
+
+
 def test_what_the_user_s_own_files_name_is_called(stored: dict[str, Any]) -> None:
     for name, text in (("conf/optimiser/mine.yaml", "_target_: optuna.samplers.TPESampler\n"), ("scorers/x.yaml", "x: {_target_: bright.Bright}\n")):  # fmt: skip
         Path(name).parent.mkdir(parents=True)

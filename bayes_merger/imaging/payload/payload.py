@@ -117,7 +117,7 @@ def _resolved(payload: Payload, seed: int, wildcards: Wildcards) -> Payload:
             prompts.append(wildcards.expand(payload.prompt, draw))
             negatives.append(wildcards.expand(payload.negative_prompt, draw))
         for text in {*prompts, *negatives}:
-            check_prompt(text)
+            check_prompt(checked("prompt", text))
     except ConfigError as error:
         raise ConfigError(f"payload {payload.name}: {error}") from error
     return dataclasses.replace(

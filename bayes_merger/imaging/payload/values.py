@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import category
 
 from bayes_merger.errors import ConfigError, printable
 
@@ -72,7 +73,7 @@ def _checked_text(given: str, value: Any) -> str:
         raise ConfigError(f"{given}: expected text, got {shown(value)}")
     if len(value) > LONGEST_PROMPT:
         raise ConfigError(f"{given}: {len(value)} characters are too many; give {LONGEST_PROMPT} at most")
-    if odd := next((letter for letter in value if ord(letter) < 32 and letter not in "\t\n\r"), ""):
+    if odd := next((letter for letter in value if category(letter) == "Cc" and letter not in "\t\n\r"), ""):
         raise ConfigError(f"{given}: holds the control character {odd!r}; remove it")
     if odd := next((letter for letter in value if "\ud800" <= letter <= "\udfff"), ""):
         raise ConfigError(f"{given}: holds half of a character ({odd!r}); remove it")

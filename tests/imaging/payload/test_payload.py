@@ -109,11 +109,13 @@ def test_wildcard_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "loop.txt").write_text("a __loop__")
     (tmp_path / "net.txt").write_text("<lora:a:1>")
+    (tmp_path / "bell.txt").write_text("a \x9b31m cat")
     for prompt, message in [
         ("__color__", "no color.txt in .*; did you mean colour"),
         ("__empty__", "has no lines"),
         ("__loop__", "each other endlessly"),
         ("__net__", "<lora:a:1>"),
+        ("__bell__", "control character"),
         ("__x/../colour__", "no x/../colour.txt"),
     ]:
         with pytest.raises(ConfigError, match=message):
