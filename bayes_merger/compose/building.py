@@ -146,6 +146,6 @@ def _resolved(value: Any) -> Any:
     if not isinstance(value, str) or "${" not in value:
         return value
     try:
-        return OmegaConf.to_container(OmegaConf.create([value]), resolve=True)[0]
+        return OmegaConf.create({"value": value}).value
     except OmegaConfBaseException:
         return value
