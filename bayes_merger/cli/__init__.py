@@ -59,8 +59,16 @@ GO_ON = "; go on with  bayes-merger resume NAME"
 
 
 def _on_one_line(text: str) -> str:
-    """A message in which names from files can neither break the line nor speak to the terminal."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
+    """A message in which names from files can neither break or fill the line nor speak to the terminal."""
+    shown = _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 200]} ... {shown[-200:]}"
+
+
+LONGEST = 1000
+"""Characters of a message."""
+
+# Control characters, line ends, and what turns the direction of writing
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 def _print_any_name() -> None:

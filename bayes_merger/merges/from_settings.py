@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from bayes_merger.checkpoints.architectures import OwnBlocks, divided, own_blocks
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
@@ -24,7 +23,7 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS, read_settings
-from bayes_merger.paths import read_text, user_path
+from bayes_merger.paths import user_path
 from bayes_merger.search.space.names import names_of
 
 _BY_HAND = (*(name for name in SETTINGS if name not in ("options", "dtype")), ADJUST)
@@ -184,9 +183,7 @@ def number_of(key: str, text: str) -> float:
 
 def _read_blocks(path: Path) -> OwnBlocks:
     try:
-        return own_blocks(yaml.safe_load(read_text(user_path(path))))
-    except OSError as error:
-        raise ConfigError(f"blocks: {path} cannot be read ({error.strerror}); give a YAML file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise ConfigError(f"blocks: {path} is not valid YAML ({reason})") from error
+        data = read_document(user_path(path))
+    except ConfigError as error:
+        raise ConfigError(f"blocks: {path}: {error}") from None
+    return own_blocks(data)

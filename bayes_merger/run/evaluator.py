@@ -13,6 +13,7 @@ from bayes_merger.checkpoints.checkpoint import check_all_unchanged
 from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.payload.infotext import infotext
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
 from bayes_merger.imaging.prompts.prompt import plain_prompt
 from bayes_merger.merging.engine.live import LiveMerge
@@ -328,18 +329,9 @@ class PipelineEvaluator:
         for image in images:
             path = folder / f"{image.payload}-{image.index}.png"
             info = PngInfo()
-            info.add_text("parameters", generation_text(image, by_name[image.payload]))
+            info.add_text("parameters", infotext(by_name[image.payload], image.index))
             temporary = path.with_suffix(".tmp")
             image.image.save(temporary, format="PNG", pnginfo=info)
             temporary.replace(path)
             paths.append(path)
         return tuple(paths)
-
-
-def generation_text(image: DrawnImage, payload: Payload) -> str:
-    """The drawing parameters in AUTOMATIC1111's form."""
-    return (
-        f"{image.prompt}\nNegative prompt: {payload.negative_prompts[image.index]}\nSteps: {payload.steps}, "
-        f"Sampler: {payload.sampler_name}, Schedule type: {payload.scheduler}, CFG scale: {payload.cfg_scale}, "
-        f"Seed: {image.seed}, Size: {payload.width}x{payload.height}"
-    )

@@ -99,7 +99,7 @@ CASES = {
     "unknown optimiser": (["optimiser=bays"], ["bays", "bayes"]),
     "unknown setting": (["n_iter=5"], ["n_iter", "n_iters"]),
     "unknown setting, deep": (["generator.max_batches=5"], ["max_batches", "max_batch"]),
-    "unknown field of a payload": (["+payloads.tiny.stepss=3"], ["stepss", "steps"]),
+    "unknown field of a payload": (["payloads.tiny.stepss=3"], ["stepss", "steps"]),
     "wrong type": (["n_iters=many"], ["n_iters", "many"]),
     "low above high": (["space.ranges={IN00.alpha: [0.9, 0.1]}"], ["IN00.alpha", "0.9", "0.1"]),
     "value outside its range": (
@@ -207,3 +207,13 @@ def test_a_full_disk_is_found_at_start_up(
     with pytest.raises(ConfigError, match=r"0\.0 GB free"):
         check_space(parts, folder, free=1000)
     assert not folder.path.exists()
+
+
+def test_a_long_name_neither_fills_the_line_nor_turns_it(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("x" * 50_000, "\u202egnp.sredro\x1b[31m\u2066"):
+        assert main([name]) == 2
+        assert main(["run", "experiment=tiny", f"model_a={name}", "model_b=b.safetensors"]) == 2
+        assert main(["merge", f"model_a={name}", "model_b=b.safetensors", "--out", "x.safetensors"]) == 2
+        errors = capfd.readouterr().err
+        assert errors.count("\n") == 3
+        assert all(line.isprintable() and len(line) < 1100 for line in errors.splitlines())

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.errors import ConfigError, nearest, printable
 
 AUTOMATIC = "Automatic"
 PREDICTIONS = ("epsilon", "v_prediction")
 _SCHEDULES = ("Uniform", "Karras", "Exponential", "Simple", "SGM Uniform")
-_OTHER_SCHEDULES = ("Polyexponential", "KL Optimal", "Align Your Steps", "Normal", "DDIM", "Beta", "Turbo")
+_OTHER_SCHEDULES = ("Polyexponential", "KL Optimal", "Align Your Steps", "DDIM", "Beta", "Turbo")
 _BASE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -109,6 +109,23 @@ _NEAREST_OF = {
     "Restart": "Heun",
     "DDIM CFG++": "DDIM",
 }
+_ALIASES = {
+    "euler ancestral": "Euler a",
+    "dpm 2": "DPM2",
+    "dpm 2 a": "DPM2 a",
+    "dpm 2 ancestral": "DPM2 a",
+    "dpm ad": "DPM adaptive",
+    "dpmpp 2m": "DPM++ 2M",
+    "dpmpp 2m sde": "DPM++ 2M SDE",
+    "dpmpp 2m sde heun": "DPM++ 2M SDE Heun",
+    "dpmpp 2s a": "DPM++ 2S a",
+    "dpmpp 2s ancestral": "DPM++ 2S a",
+    "dpmpp 3m sde": "DPM++ 3M SDE",
+    "dpmpp sde": "DPM++ SDE",
+    "uni pc": "UniPC",
+}
+"""How A1111's API (`k_euler_a`, `k_dpmpp_2m_ka`) and ComfyUI (`dpmpp_2m`, `euler_ancestral`, `..._gpu`) spell them."""
+_SHORT_SCHEDULES = {"ka": "karras", "exp": "exponential"}
 
 
 def check_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
@@ -128,7 +145,8 @@ def check_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
                 f"sampler_name: {name!r} cannot be reproduced by diffusers as web UIs draw it; the nearest is "
                 f"{_NEAREST_OF[sampler]!r}"
             )
-        raise ConfigError(f"sampler_name: no sampler {name!r}; {nearest(name, SAMPLERS, listed=20)}")
+        shown = printable(repr(name), longest=60)
+        raise ConfigError(f"sampler_name: no sampler {shown}; {nearest(name, SAMPLERS, listed=20)}")
     given = _proper(scheduler, (AUTOMATIC, *_SCHEDULES, *_OTHER_SCHEDULES))
     if behind and given not in (AUTOMATIC, behind):
         raise ConfigError(f"sampler_name {name!r} and scheduler {scheduler!r} contradict each other; remove one")
@@ -169,21 +187,29 @@ def build_scheduler(
     return getattr(diffusers, sampler.scheduler)(**options)
 
 
+def same_sampler(one: str, other: str) -> bool:
+    """Whether two names are spellings of one sampler and schedule."""
+    return _split(one) == _split(other)
+
+
 def _split(name: str) -> tuple[str, str | None]:
-    known = {sampler.lower(): sampler for sampler in (*SAMPLERS, *_NEAREST_OF)}
-    low = " ".join(name.lower().split())
+    """A sampler's proper name, and the schedule that follows it; the name as it is where it is unknown."""
+    known = {sampler.lower(): sampler for sampler in (*SAMPLERS, *_NEAREST_OF)} | _ALIASES
+    low = " ".join(name.lower().replace("_", " ").split()).removeprefix("k ").removesuffix(" gpu")
     if low in known:
         return known[low], None
-    for schedule in _SCHEDULES:
-        front = low.removesuffix(" " + schedule.lower())
+    for schedule in (*_SHORT_SCHEDULES, *(proper.lower() for proper in _SCHEDULES)):
+        front = low.removesuffix(" " + schedule)
         if front != low and front in known:
-            return known[front], schedule
+            return known[front], _proper(_SHORT_SCHEDULES.get(schedule, schedule), _SCHEDULES)
     return name, None
 
 
 def _proper(scheduler: str, known: tuple[str, ...]) -> str:
     names = {name.lower().replace(" ", "_"): name for name in known}  # A1111 also takes `sgm_uniform`
+    names |= {"normal": "Uniform"} if "Uniform" in known else {}  # ComfyUI's: the same steps of time
     found = names.get(scheduler.strip().lower().replace(" ", "_"))
     if found is None:
-        raise ConfigError(f"scheduler: no noise schedule {scheduler!r}; {nearest(scheduler, known, listed=20)}")
+        shown = printable(repr(scheduler), longest=60)
+        raise ConfigError(f"scheduler: no noise schedule {shown}; {nearest(scheduler, known, listed=20)}")
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, printable
 
 ROUND = 1.1  # (a) strengthens by this factor
 SQUARE = 1 / 1.1  # [a] weakens by it
@@ -25,6 +25,7 @@ _PIECES = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_DEEPEST = 100  # weighing takes time for each text inside each bracket; 1.1 ** 100 is 13781
 _EXTRA_NETWORK = re.compile(r"<\w+:[^>]+>")
 _AND = re.compile(r"\bAND\b")
 _TIMED = re.compile(r":\s*\d*\.?\d+\s*$")
@@ -97,19 +98,28 @@ def check_prompt(text: str) -> None:
     Raises:
         ConfigError: for prompt editing, alternation, `AND` and networks called from the prompt; names the piece.
     """
+    if _depth(text) > _DEEPEST:
+        raise ConfigError(f"prompt: more than {_DEEPEST} brackets inside each other; remove some, or write \\( for one")
     if network := _EXTRA_NETWORK.search(text):
+        shown = printable(network.group())
         raise ConfigError(
-            f"prompt: {network.group()} calls another network, which is not supported; merge it into the models first"
+            f"prompt: {shown} calls another network, which is not supported; merge it into the models first"
         )
     if _AND.search(text):
         raise ConfigError("prompt: AND (composable diffusion) is not supported; write `and`, or use BREAK")
     for piece in _square_brackets(text):
-        if _TIMED.search(piece):
-            raise ConfigError(
-                rf"prompt: [{piece}] edits the prompt while drawing, which is not supported; write \[ for a bracket"
-            )
-        if "|" in piece:
-            raise ConfigError(rf"prompt: [{piece}] alternates words, which is not supported; write \[ for a bracket")
+        if _TIMED.search(piece) or "|" in piece:
+            what = "edits the prompt while drawing" if _TIMED.search(piece) else "alternates words"
+            raise ConfigError(rf"prompt: [{printable(piece)}] {what}, which is not supported; write \[ for a bracket")
+
+
+def _depth(text: str) -> int:
+    """The most unescaped brackets that are open at once."""
+    depth = most = 0
+    for piece in re.finditer(r"\\.|[(\[]|[)\]]", text, re.DOTALL):
+        depth += (piece.group() in "([") - (piece.group() in ")]")
+        most, depth = max(most, depth), max(depth, 0)
+    return most
 
 
 def _square_brackets(text: str) -> list[str]:

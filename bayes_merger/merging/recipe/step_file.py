@@ -24,16 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
+from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.parameters import WeightRange
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.recipe import RecipeStep, base_of
 from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, MergeSettings, read_settings
-from bayes_merger.paths import read_text, user_path
+from bayes_merger.paths import user_path
 
 SEARCH = "search"
 """The word for a number that is searched for each block separately."""
@@ -309,11 +308,9 @@ def read_yaml(path: Path, what: str) -> Any:
         ConfigError: it cannot be read; the text begins with ``what``.
     """
     try:
-        return yaml.safe_load(read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{what} {path}: {reason_of(error)}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{what} {path}: is not valid YAML ({' '.join(str(error).split())[:100]})") from None
+        return read_document(path)
+    except ConfigError as error:
+        raise ConfigError(f"{what} {path}: {error}") from None
 
 
 def recipe_data(path: Path) -> Any:

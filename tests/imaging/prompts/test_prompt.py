@@ -95,3 +95,18 @@ def test_what_can_be_drawn_passes(text: str) -> None:
 
 def test_docstring_examples() -> None:
     assert doctest.testmod(prompt).failed == 0
+
+
+def test_a_thousand_brackets_are_refused_at_once() -> None:
+    for text in ("(a" * 5000, "[a" * 5000, "(a" * 5000 + ")" * 5000):
+        with pytest.raises(ConfigError, match="more than 100 brackets inside each other"):
+            check_prompt(text)
+    check_prompt("(a)" * 1000 + "(((a)))" + r"\(" * 500 + ")" * 200)
+
+
+def test_what_is_refused_is_shown_in_a_few_words() -> None:
+    for text in (f"<lora:{'x' * 5000}:1>", f"[{'x' * 5000}|b]", "<lora:\u202egnp:1>"):
+        with pytest.raises(ConfigError) as caught:
+            check_prompt(text)
+        assert len(str(caught.value)) < 300
+        assert str(caught.value).isprintable()

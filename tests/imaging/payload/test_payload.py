@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_web_ui_fields_become_a_payload() -> None:
@@ -55,7 +55,7 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": "a", "cfg_scale": float("nan")}, "cfg_scale: expected a number"),
         ({"prompt": "a", "seed": -2}, "seed: -2 is not between -1"),
         ({"prompt": "a", "score_weight": -1}, "score_weight: -1 is not between 0"),
-        ({"prompt": "a", "score_weight": 1, "importance": 1}, "importance is given twice"),
+        ({"prompt": "a", "score_weight": 1, "importance": 2}, "importance is given twice"),
         ({"prompt": "a", "enable_hr": True}, "enable_hr is not supported"),
         ({"prompt": "a", "sampler_name": "Euler b"}, "did you mean Euler"),
         ({"prompt": "a", "sampler_name": "DPM++ SDE Karras"}, "the nearest is 'DPM\\+\\+ 2M SDE'"),
@@ -109,11 +109,13 @@ def test_wildcard_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "loop.txt").write_text("a __loop__")
     (tmp_path / "net.txt").write_text("<lora:a:1>")
+    (tmp_path / "bell.txt").write_text("a \x9b31m cat")
     for prompt, message in [
         ("__color__", "no color.txt in .*; did you mean colour"),
         ("__empty__", "has no lines"),
         ("__loop__", "each other endlessly"),
         ("__net__", "<lora:a:1>"),
+        ("__bell__", "control character"),
         ("__x/../colour__", "no x/../colour.txt"),
     ]:
         with pytest.raises(ConfigError, match=message):

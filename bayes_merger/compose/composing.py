@@ -1,0 +1,212 @@
+"""What the user has and types -> the settings of a run as plain data; a study's settings, with changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from bayes_merger.compose.building import check_trusted
+from bayes_merger.compose.explaining import explained
+from bayes_merger.compose.payloads import split_payloads
+from bayes_merger.compose.sources import GROUPS, NAMED_FILES, choices, register, shown
+from bayes_merger.compose.typed import FILES, FURTHER, OPEN, check_typed, in_full, quoted
+from bayes_merger.compose.verbatim import Verbatim
+from bayes_merger.config import RunConfig, data_root
+from bayes_merger.errors import ConfigError, nearest, printable
+
+
+def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a run as plain data, every value resolved.
+
+    Raises:
+        ConfigError: an unknown setting or choice, a wrong type, a value that must be given.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    check_typed(overrides)
+    for override in overrides:
+        key, _, choice = override.partition("=")
+        if key == "experiment" and choice not in ("null", *choices(key)):  # optional to Hydra, which would skip it
+            raise ConfigError(f"{key}: no '{printable(choice)}'; {nearest(choice, choices(key))}")
+    read, others = _read_files(overrides)
+    typed, others = split_payloads(others)
+    words = Verbatim()
+    with explained(others, words, _known_settings):
+        config = _composed(others, words)
+        given = words.show(OmegaConf.to_container(config.payloads, resolve=False))
+        config.payloads = {}
+        for key, data in words.hide(read).items():
+            OmegaConf.update(config, key, OmegaConf.merge(data, config[key]), merge=False, force_add=True)
+        if config.recipe:
+            _name_models(config)
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(f"'{missing[0]}' has no value: give it like  {missing[0]}=...")
+        plain = words.show(OmegaConf.to_container(config, resolve=True))
+    files = given.pop(NAMED_FILES, {})
+    return _by_name(plain | {"payloads": typed.applied(list(files), given)})
+
+
+def _by_name(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in settings.items()}
+
+
+def _read_files(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What lies in the files that ``recipe=`` and ``blocks=`` name, and the other overrides."""
+    from bayes_merger.merging.recipe.step_file import read_yaml, recipe_data
+
+    read: dict[str, Any] = {}
+    others = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in FILES and value and not value.startswith("{"):
+            path = Path(value).expanduser()
+            read[key] = recipe_data(path) if key == "recipe" else read_yaml(path, key)
+            if not isinstance(read[key], dict):
+                raise ConfigError(f"{key}: {path} holds no table")
+        else:
+            others.append(override)
+    return read, others
+
+
+def _name_models(config: DictConfig) -> None:
+    """A run of a recipe in several steps is called by its first models, and has no others."""
+    from bayes_merger.merging.recipe.step_file import read_steps
+
+    named = [key for key in ("model_a", "model_b", "model_c") if not OmegaConf.is_missing(config, key)]
+    given = {key: config[key] for key in named} | {f"model_{name}": path for name, path in config.models.items()}
+    for key, path in given.items():
+        if path is not None:
+            raise ConfigError(f"{key}: the recipe names its models; give it as recipe.models.NAME=FILE, or no recipe=")
+    try:
+        file = read_steps(OmegaConf.to_container(config.recipe, resolve=True))
+    except ConfigError as error:
+        raise ConfigError(f"recipe: {error}") from None
+    others = [path for name, path in file.models.items() if name != file.base]
+    config.model_a = file.models[file.base]
+    config.model_b = others[0] if others else config.model_a
+
+
+def _composed(overrides: Sequence[str], words: Verbatim) -> DictConfig:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(data_root() / "conf"), version_base="1.3"):
+        config = compose("config", overrides=[quoted(override, words) for override in overrides])
+    with open_dict(config):
+        for name, files in config.scorers.pop(NAMED_FILES, {}).items():
+            if len(files) > 1:
+                both = " and ".join(shown(Path(file)) for file in files)
+                raise ConfigError(f"scorers: {both} both hold '{printable(name)}'; rename it in one")
+    return config
+
+
+def followers(overrides: Sequence[str]) -> frozenset[str]:
+    """The settings whose values follow other settings, such as ``optimiser.rows``; a study keeps what they were.
+
+    Args:
+        overrides: as typed; they compose.
+    """
+
+    def leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(tree, Mapping):
+            yield key, tree
+            return
+        for name, branch in tree.items():
+            yield from leaves(branch, f"{key}.{name}" if key else str(name))
+
+    others = split_payloads(_read_files(overrides)[1])[1]
+    raw = OmegaConf.to_container(_composed(others, Verbatim()), resolve=False)
+    return frozenset(key for key, value in leaves(raw, "") if str(value).startswith("${") and ":" not in str(value))
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """A stored configuration as the dataclasses of ``bayes_merger.config``.
+
+    Raises:
+        ConfigError: it does not fit the schema.
+    """
+    words = Verbatim()
+    with explained([], words, _known_settings):
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), words.hide(values)))
+    shown_run = words.show(run)
+    assert isinstance(shown_run, RunConfig)
+    return shown_run
+
+
+def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A stored configuration with ``overrides`` (``n_iters=100``, ``optimiser=tpe``) applied.
+
+    What is stored is plain data: it was resolved when the study began, and may be somebody else's.
+
+    Raises:
+        ConfigError: an unknown setting or choice, a wrong type, or settings that reach beyond the study.
+    """
+    if not isinstance(values, Mapping) or not isinstance(values.get("payloads", {}), Mapping):
+        raise ConfigError("the settings of the study are damaged")
+    check_typed(overrides)
+    typed, others = split_payloads(overrides)
+    chosen = [override for override in others if override.partition("=")[0] in GROUPS]
+    words = Verbatim()
+    with explained(others, words, _known_settings):
+        register()
+        config = OmegaConf.merge(OmegaConf.structured(RunConfig), words.hide({**values, "payloads": {}}))
+        if chosen:
+            composed = _composed(chosen, words)
+            for group in (override.partition("=")[0] for override in chosen):
+                OmegaConf.update(config, group, composed[group], merge=False)
+        OmegaConf.set_struct(config, True)
+        for override in (override for override in others if override not in chosen):
+            parsed = OverridesParser.create().parse_override(quoted(override, words))
+            force = parsed.key_or_group.partition(".")[0] in OPEN
+            OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True, force_add=force)
+        plain = words.show(OmegaConf.to_container(config, resolve=True))
+    check_trusted(plain, typed={in_full(override).partition("=")[0] for override in others})
+    given = values.get("payloads", {}) if typed.chosen is None else {}
+    return _by_name(plain | {"payloads": typed.applied((), given)})
+
+
+def _known_settings(overrides: Sequence[str]) -> list[str]:
+    """Every setting's full name, with the config groups as the user chose them."""
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        names = []
+        for key, child in node.items():
+            names.append(f"{prefix}{key}")
+            if isinstance(child, dict):
+                names += walk(child, f"{prefix}{key}.")
+        return names
+
+    chosen = [text for text in overrides if text.partition("=")[0] in GROUPS]
+    try:
+        config = _composed(chosen, Verbatim())
+    except Exception:  # it is the settings of these choices that are wrong
+        config = OmegaConf.structured(RunConfig)
+    return ["experiment", *list(FURTHER)[:3], *walk(OmegaConf.to_container(config), "")]
+
+
+def settings_text(overrides: Sequence[str]) -> str:
+    """The composed settings as YAML, without the password of the storage."""
+    settings = compose_run(overrides)
+    if settings["storage"]:
+        from bayes_merger.search.study.storage import redacted
+
+        settings["storage"] = redacted(settings["storage"])
+    return str(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000))
+
+
+def settings_help() -> str:
+    """The settings with their comments, and the choices of each config group."""
+    text = (data_root() / "conf" / "config.yaml").read_text(encoding="utf-8")
+    lines = ["Settings and their defaults:", ""]
+    lines += [f"  {line}" if line else "" for line in text[text.index("model_a:") :].rstrip().splitlines()]
+    lines += ["", "Choices:", ""]
+    for group in GROUPS:
+        lines.append(f"  {group:<10} {', '.join(choices(group))}")
+    return "\n".join(lines) + "\n"

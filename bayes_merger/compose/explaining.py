@@ -1,0 +1,82 @@
+"""One line for what Hydra says in many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from bayes_merger.compose.sources import choices, shown
+from bayes_merger.compose.typed import FURTHER
+from bayes_merger.compose.verbatim import Verbatim
+from bayes_merger.config import data_root
+from bayes_merger.errors import ConfigError, nearest, one_line, printable
+
+LONGEST = 300
+"""Characters of a library's words that are passed on."""
+
+
+@contextmanager
+def explained(
+    overrides: Sequence[str], words: Verbatim, known: Callable[[Sequence[str]], Sequence[str]]
+) -> Iterator[None]:
+    """Composing, with errors of ours.
+
+    Args:
+        overrides: as typed.
+        words: what stands for texts in Hydra's words.
+        known: the names of all settings, given the overrides.
+
+    Raises:
+        ConfigError: in the place of Hydra's and OmegaConf's errors.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        line = words.show(_line(error, overrides, known))
+        raise ConfigError(f"{_file(str(error))}{printable(line, longest=LONGEST)}") from error
+    except (OSError, ValueError, RecursionError) as error:  # names and numbers that are longer than anything has
+        raise ConfigError(f"settings: not understood ({printable(one_line(error))})") from error
+
+
+def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[str]], Sequence[str]]) -> str:
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        key = str(error.override).lstrip("+").partition("=")[0]
+        return f"'{key}' is no setting's name; {nearest(key, known(overrides))}"
+    if found := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+)'", text):
+        group, choice = found.groups()
+        return f"{group}: no '{choice}'; {nearest(choice, choices(group))}"
+    if found := re.search(r"Key '([^']+)' (?:is not in struct|not in)", text):
+        key = found.group(1)
+        full = next((o.partition("=")[0] for o in overrides if o.partition("=")[0].split(".")[-1] == key), key)
+        if full in FURTHER:
+            return f"{full}: in a YAML file it is written  models: {{{full[-1]}: FILE}}"
+        return f"unknown setting '{full}'; {nearest(full, known(overrides))}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found.group(1)}: several values; run a study with each by  --multirun, or write a list as [a,b]"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        full = found.group(1)
+        return f"unknown setting '{full}'; {nearest(full, known(overrides))}"
+    if found := re.search(r"Error merging override (.+)", text):
+        reason = str(error.__cause__ or "").partition("\n")[0]
+        return f"{found.group(1).lstrip('+')}: {reason}"
+    text = getattr(error, "msg", None) or re.sub(r"\AIn '[^']+': \w+ raised while composing config:\n", "", text)
+    named = re.search(r"full_key: (\S+)", str(error))
+    key = str(getattr(error, "full_key", None) or (named[1] if named else ""))
+    value = " ".join(line.strip() for line in text.partition("\n    full_key")[0].strip().splitlines()[:2])
+    return f"{key}: {value}" if key and key not in value else value
+
+
+def _file(text: str) -> str:
+    """The file that Hydra could not lay over the others, if it says so."""
+    found = re.match(r"In '([^']+)': \w+ raised while", text)
+    if not found:
+        return ""
+    name = found[1].replace("own/config", "config") + ".yaml"
+    places = (Path.cwd() / "conf" / name, Path.cwd() / name, data_root() / "conf" / name, data_root() / name)
+    return next((f"{shown(place)}: " for place in places if place.is_file()), "")

@@ -1,0 +1,121 @@
+"""Settings as they are typed: `name=value`, where a value of text is text to the letter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from bayes_merger.compose.payloads import is_text
+from bayes_merger.compose.sources import GROUPS
+from bayes_merger.compose.verbatim import Verbatim
+from bayes_merger.errors import ConfigError, printable
+from bayes_merger.merging.method import MODEL_NAMES
+
+PATHS = ("model_a", "model_b", "model_c", "vae", "runs", "wildcards", "generator.config", "storage")
+_PATH_TABLES = ("models.", "recipe.models.")
+_TEXTS = ("elements", "anchors", "adjust")
+FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "c"}
+"""How further models are given -> the settings that they are."""
+FILES = ("recipe", "blocks")  # given as the name of a YAML file, kept as what is in it
+OPEN = ("models", "space", "options", "recipe")
+"""Their own rooms know which names they may hold, and say so better than Hydra."""
+
+_DEMO_FILE = re.compile(r"\$\{demo:\w+\}")
+
+
+def in_full(override: str) -> str:
+    """An override by the name that its setting has in the configuration: ``model_d=FILE`` is ``models.d=FILE``."""
+    key, equals, value = override.partition("=")
+    return f"{FURTHER.get(key, key)}{equals}{value}"
+
+
+def check_typed(overrides: Sequence[str]) -> None:
+    """Whether these are settings at all.
+
+    Raises:
+        ConfigError: an option, something without a value, or a form of Hydra's that has no meaning here.
+    """
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        shown = printable(key)
+        if key.startswith("-"):
+            raise ConfigError(f"no option '{shown}' here; settings are given like  name=value  (--help lists them)")
+        if not equals and not key.startswith("~"):
+            raise ConfigError(f"argument '{shown}': settings are given like  name=value")
+        if key.startswith("+"):
+            raise ConfigError(f"{shown}: a setting is given without +, like  {printable(key.lstrip('+'))}=...")
+        if "@" in key:
+            raise ConfigError(f"{shown}: Hydra's packages are not used; a setting is given like  name=value")
+        if re.match(r"~?hydra\b", key):
+            raise ConfigError(
+                f"{shown}: Hydra's own settings are not used; studies are kept in the folder  runs=FOLDER"
+            )
+
+
+def quoted(override: str, words: Verbatim) -> str:
+    """An override that Hydra's grammar accepts: file names are full of spaces, brackets and ``=``."""
+    key, equals, value = in_full(override).partition("=")
+    if not equals or not value:
+        return override
+    if key in GROUPS:
+        return f"{key}={_choice(value)}"
+    bare, forced = key, f"++{key}" if key == "models" or (key.partition(".")[0] in OPEN and "." in key) else key
+    if bare in _TEXTS and not value.startswith(("[", "{")):
+        return f"{forced}=[{_mark(value, words)}]"
+    if (bare in (*PATHS, "name") or bare.startswith(_PATH_TABLES)) and value != "null":
+        is_demo = _DEMO_FILE.fullmatch(value)
+        return f"{forced}={value if is_demo else _mark(value, words)}"
+    try:
+        parsed = OverridesParser.create().parse_override(f"{forced}={value}")
+    except HydraException:
+        return f"{forced}={_mark(value, words)}"
+    if bare.startswith("scorers.") and parsed.is_sweep_override():
+        return f"{forced}={_mark(value, words)}"  # a comma in a file name, or in what a scorer takes
+    return f"{forced}={value}"
+
+
+def swept_values(override: str) -> list[str] | None:
+    """The values of a sweep such as ``seed=0,1,2``, ``range(0,3)`` or ``choice(a,b)``, each as it would be typed alone.
+
+    Commas in file names, prompts, elements and weights are text; to sweep those, write ``choice(...)``.
+
+    Args:
+        override: as typed.
+
+    Returns:
+        None where it is one value.
+
+    Raises:
+        ConfigError: a sweep whose values only a sweeper that learns could choose.
+    """
+    key, _, value = override.partition("=")
+    is_one = key in (*PATHS, *FURTHER, *FILES, *_TEXTS) or key.startswith(_PATH_TABLES) or is_text(key)
+    if is_one and not value.startswith("choice("):
+        return None
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+    if not parsed.is_sweep_override():
+        return None
+    if parsed.is_interval_sweep():
+        raise ConfigError(f"{key}: {value} is for sweepers that learn, which are not used; list the values")
+    return [str(one) for one in parsed.sweep_string_iterator()]
+
+
+def _mark(value: str, words: Verbatim) -> str:
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    return f"'{words.mark(value)}'"
+
+
+def _choice(value: str) -> str:
+    """The names of files, in quotes where Hydra's grammar has no other way to say them."""
+    if re.fullmatch(r"[\w\[\]., /()'\"-]*", value, re.ASCII):
+        return value
+    inner = value.removeprefix("[").removesuffix("]").split(",")
+    names = ",".join("'" + one.strip().strip("'\"").replace("\\", "\\\\").replace("'", "\\'") + "'" for one in inner)
+    return f"[{names}]" if value.startswith("[") else names

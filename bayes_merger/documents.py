@@ -1,0 +1,245 @@
+"""Text, YAML and JSON files that people send each other: plain data within limits, and text as it was written.
+
+YAML is read as data of seven kinds (mappings, lists, text, numbers, true and false, null): no other tags, no dates, no
+numbers to the base of 60, no key twice, and aliases only as long as what they stand for stays small
+(https://en.wikipedia.org/wiki/Billion_laughs_attack).
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bayes_merger.errors import ConfigError, one_line, printable
+
+LARGEST = 4 << 20
+"""Bytes of a text file."""
+
+LARGEST_YAML = 128 << 10
+"""Characters of YAML; the parser needs seconds for as many."""
+
+MOST_NODES = 50_000
+"""Values in a document, with every alias written out."""
+
+LONGEST_NUMBER = 30
+"""Digits of a whole number; what has more is text."""
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# In Western text, letters beyond ASCII stand alone or in pairs among others; in any other 8-bit encoding they do not.
+_NOT_WESTERN = re.compile(
+    rb"[\xc0-\xff]{3}"
+    rb"|(?<![A-Za-z])[\xc0-\xff]{2}(?![A-Za-z])"
+    rb"|[^\x00-\x7f\x85\x91-\x94\x96\x97\xa0\xa7\xab\xb0\xbb\xbf-\xff]"
+)
+
+
+def read_text(path: Path, *, largest: int = LARGEST) -> str:
+    """What is in a text file, in UTF-8, in UTF-16 or 32 as their marks say, or in a Western 8-bit encoding.
+
+    Args:
+        path: of a regular file.
+        largest: bytes it may have.
+
+    Raises:
+        ConfigError: it cannot be read, is no regular file, is too large, or its encoding cannot be told. The text does
+            not name the file.
+    """
+    try:
+        # A pipe without a writer would be waited for
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError("is no regular file")
+            data = file.read(largest + 1)
+    except FileNotFoundError:
+        raise ConfigError("no such file") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(data) > largest:
+        raise ConfigError(f"has more than {largest >> 10} KiB, too much for a file of its kind")
+    return _decoded(data)
+
+
+def _decoded(data: bytes) -> str:
+    encoding, mark = next(((name, mark) for mark, name in _BOMS if data.startswith(mark)), ("utf-8", b""))
+    if not mark and b"\0" in data:  # at least of its line ends and spaces, one byte of two is zero
+        encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
+    try:
+        return data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError:
+        if encoding != "utf-8" or mark or _NOT_WESTERN.search(data):
+            raise ConfigError("its encoding cannot be told; save it as UTF-8") from None
+        return data.decode("cp1252", "replace")
+
+
+def read_document(path: Path, *, text_of: Collection[str] = ()) -> Any:
+    """What is in a YAML or JSON file.
+
+    Args:
+        path: of the file.
+        text_of: keys whose values are text to the letter: ``prompt: 1`` and ``prompt: yes`` are words.
+
+    Raises:
+        ConfigError: see :func:`read_text` and :func:`parse_document`. The text does not name the file.
+    """
+    return parse_document(read_text(path), text_of=text_of)
+
+
+def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:
+    """YAML or JSON as plain data.
+
+    Raises:
+        ConfigError: it is neither, or beyond the limits of this module.
+    """
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return _json(text)
+        except json.JSONDecodeError:
+            pass  # YAML in brackets
+    if len(text) > LARGEST_YAML:
+        raise ConfigError(f"has more than {LARGEST_YAML >> 10} KiB of YAML, too much for a file of its kind")
+    try:
+        return _checked(_yaml(text, text_of))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = one_line(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{where}not valid YAML ({printable(what)})") from None
+    except RecursionError:
+        raise ConfigError("is nested too deeply") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ConfigError(f"not valid YAML ({printable(one_line(error))})") from None
+
+
+def _json(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ConfigError(f"'{printable(key)}' is given twice; remove one")
+            found[key] = value
+        return found
+
+    try:
+        return _checked(
+            json.loads(
+                text,
+                object_pairs_hook=unique,
+                parse_int=lambda digits: int(digits) if len(digits) <= LONGEST_NUMBER else digits,
+            )
+        )
+    except RecursionError:
+        raise ConfigError("is nested too deeply") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Seven kinds of data, written as in YAML 1.2 but for the truth values, of which 1.1 has more."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  as in the base class
+
+
+_TAG = "tag:yaml.org,2002:"
+_KINDS = tuple(_TAG + kind for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge"))
+_IMPLICIT: tuple[tuple[str, str, str], ...] = (
+    ("bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
+    ("int", rf"[-+]?(?:0|[1-9][0-9]{{0,{LONGEST_NUMBER - 1}}})", "-+0123456789"),
+    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf)|\.(?:nan|NaN)",
+     "-+0123456789."),
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("merge", r"<<", "<"),
+)  # fmt: skip
+for _kind, _pattern, _first in _IMPLICIT:
+    # A float takes time with the square of its digits; nobody writes more than a few
+    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?=.{{0,60}}\Z)(?:{_pattern})\Z"), list(_first))
+_Loader.add_implicit_resolver(_TAG + "null", re.compile(r"\Z"), [""])
+
+
+def _yaml(text: str, text_of: Collection[str]) -> Any:
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        if _size(root, {}, text_of) > MOST_NODES:
+            raise ConfigError("stands for more values than any such file has; write out what its aliases (*) repeat")
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, int], text_of: Collection[str]) -> int:
+    """How many values a node stands for, with every alias written out; on the way its kinds and keys are checked."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ConfigError("a value of it contains itself")
+        return known[id(node)]
+    if node.tag not in _KINDS:
+        raise ConfigError(f"line {node.start_mark.line + 1}: {printable(str(node.tag))} is no plain data")
+    known[id(node)] = 0  # while inside it
+    size = 1
+    if isinstance(node, yaml.MappingNode):
+        keys = set()
+        for key, value in node.value:
+            if key.value in keys and key.tag != _TAG + "merge":
+                where = f"line {key.start_mark.line + 1}: "
+                raise ConfigError(f"{where}'{printable(str(key.value))}' is given twice; remove one")
+            if isinstance(key, yaml.ScalarNode):
+                keys.add(key.value)
+                if key.value in text_of and isinstance(value, yaml.ScalarNode) and value.tag != _TAG + "null":
+                    value.tag = _TAG + "str"
+            size += _size(key, known, text_of) + _size(value, known, text_of)
+    elif isinstance(node, yaml.SequenceNode):
+        size += sum(_size(item, known, text_of) for item in node.value)
+    known[id(node)] = min(size, MOST_NODES + 1)
+    return known[id(node)]
+
+
+def _checked(data: Any) -> Any:
+    """The data with its text in whole characters.
+
+    Raises:
+        ConfigError: it holds a half of a character, which no file and no picture can keep.
+    """
+    return _mapped(data, _whole)
+
+
+def _mapped(data: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(data, str):
+        return change(data)
+    if isinstance(data, dict):
+        return {_mapped(key, change): _mapped(value, change) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_mapped(item, change) for item in data]
+    return data
+
+
+def _whole(text: str) -> str:
+    if not any("\ud800" <= letter <= "\udfff" for letter in text):
+        return text
+    try:  # JSON writes characters beyond the first 65,536 as two halves
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"'{printable(text, longest=60)}' holds half of a character (a surrogate); remove it"
+        ) from None
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """The files below a folder that have one of the suffixes, by name; what may not be entered is left out."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        paths = (Path(place) / name for name in sorted(names) if Path(name).suffix.lower() in suffixes)
+        yield from (path for path in paths if os.path.exists(path))  # noqa: PTH110  Path's raises where it may not look

@@ -1,0 +1,177 @@
+"""The fields of a payload file: those of AUTOMATIC1111's `txt2img` API, and what of them can be drawn here.
+
+A field that changes nothing (a variation seed of strength 0, settings of a second pass that is off, where to save) is
+no obstacle; what would change the picture and cannot be drawn is refused by name. The fields and their defaults are
+those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/processing.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.imaging.payload.payload import Payload
+from bayes_merger.imaging.payload.values import FIELDS, check_name, checked, shown
+from bayes_merger.imaging.pipelines.schedulers import AUTOMATIC, check_sampler, same_sampler
+from bayes_merger.imaging.prompts.prompt import check_prompt
+
+_OTHER_NAMES = {
+    "score_weight": "importance",
+    "neg_prompt": "negative_prompt",
+    "cfg": "cfg_scale",
+    "batch_count": "n_iter",
+    "sampler_index": "sampler_name",
+    "CLIP_stop_at_last_layers": "clip_skip",
+}
+TEXT_FIELDS = frozenset(name for name in (*FIELDS, *_OTHER_NAMES) if FIELDS[_OTHER_NAMES.get(name, name)].kind is str)
+"""Fields whose values are text to the letter."""
+
+_API_SAMPLER = "Euler"  # sampler_index where nobody has set it; the API goes by sampler_name where there is one
+
+_AT_REST: Mapping[str, tuple[Any, ...]] = {
+    "subseed_strength": (0,),
+    "seed_resize_from_h": (-1, 0),
+    "seed_resize_from_w": (-1, 0),
+    "enable_hr": (False,),
+    "restore_faces": (False,),
+    "tiling": (False,),
+    "styles": (),
+    "eta": (0,),
+    "s_churn": (0,),
+    "s_min_uncond": (0,),
+    "s_noise": (1,),
+    "script_name": ("None", "none"),
+    "alwayson_scripts": (),
+    "override_settings": (),
+    "refiner_checkpoint": ("None", "none"),
+    "infotext": (),
+}
+"""Field -> the values at which it changes nothing; to be empty is another one for all."""
+
+_DEPENDENT = (
+    "subseed", "denoising_strength", "hr_", "firstphase_", "s_tmin", "s_tmax", "script_args", "refiner_switch_at",
+)  # fmt: skip
+"""Fields, and beginnings of them, that only matter while another one is not at rest."""
+
+_ABOUT_FILES = frozenset({
+    "save_images", "send_images", "do_not_save_samples", "do_not_save_grid", "comments", "force_task_id",
+    "session_hash", "override_settings_restore_afterwards", "disable_extra_networks", "seed_enable_extras",
+    "do_not_reload_embeddings",
+})  # fmt: skip
+"""Fields about the request and its files, or about what is refused where it occurs."""
+
+_SETTINGS_AT_REST: Mapping[str, tuple[Any, ...]] = {
+    "eta_noise_seed_delta": (0,),
+    "comma_padding_backtrack": (20,),
+    "emphasis": ("Original",),
+    "randn_source": ("CPU",),
+    "token_merging_ratio": (0,),
+    "sd_vae": ("Automatic", "None"),
+}
+"""Of `override_settings`: setting of the web UI -> the values at which it changes nothing here."""
+
+_SETTINGS_ABOUT_FILES = ("samples_", "grid_", "save_", "return_", "outdir_", "do_not_", "enable_pnginfo")
+
+
+def own_name(field: str) -> str:
+    """A field's name here: `cfg` is `cfg_scale`."""
+    return _OTHER_NAMES.get(field, field)
+
+
+def is_field(name: str) -> bool:
+    """Whether a payload file may hold it, whatever it is set to."""
+    return own_name(name) in FIELDS or name in _AT_REST or name in _ABOUT_FILES or name.startswith(_DEPENDENT)
+
+
+def overlaid(fields: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with others laid over them, under whichever name they are given."""
+    replaced = {own_name(name) for name in over}
+    return {name: value for name, value in fields.items() if own_name(name) not in replaced} | dict(over)
+
+
+def payload_from_mapping(name: str, mapping: Mapping[str, Any]) -> Payload:
+    """A payload from the fields of a payload file, which are those of A1111's `txt2img` API.
+
+    Args:
+        name: what the payload is called.
+        mapping: field -> value; only `prompt` is required. `n_iter` multiplies `batch_size`.
+
+    Raises:
+        ConfigError: an unknown field, a wrong type, a number out of range, a prompt or sampler that is not supported.
+    """
+    what = f"payload {printable(str(name), longest=60)}"
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{what}: expected fields such as `prompt: ...`, got {shown(mapping)}")
+    try:
+        check_name(name)
+        return Payload(name=name, **_payload_values(mapping))
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def _payload_values(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for given, value in _that_count(mapping).items():
+        field = own_name(given)
+        read = checked(field, value, given)
+        if values.setdefault(field, read) != read:
+            raise ConfigError(f"{field} is given twice, the second time as {given}; remove one")
+    if not values.get("prompt", "").strip():
+        raise ConfigError("no prompt; give it a line  prompt: what to draw")
+    values["batch_size"] = checked("batch_size", values.get("batch_size", 1) * values.pop("n_iter", 1))
+    for key in ("prompt", "negative_prompt"):
+        check_prompt(values.get(key, ""))
+    if "sampler_name" in values or "scheduler" in values:
+        sampler = check_sampler(values.get("sampler_name", "Euler a"), values.get("scheduler", AUTOMATIC))
+        values["sampler_name"], values["scheduler"] = sampler
+    return values
+
+
+def _that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a payload keeps; those that change nothing are left out.
+
+    Raises:
+        ConfigError: a field that is unknown, or that would change the picture and cannot be drawn.
+    """
+    kept: dict[str, Any] = {}
+    for given, value in mapping.items():
+        field = str(given)
+        if value is None or field in _ABOUT_FILES or (field.startswith(_DEPENDENT) and field not in _AT_REST):
+            continue
+        if own_name(field) in FIELDS:
+            kept[field] = value
+        elif field == "override_settings" and isinstance(value, Mapping):
+            kept |= _of_settings(value)
+        elif field not in _AT_REST:
+            raise ConfigError(f"unknown field {shown(field)}; {nearest(field, {*FIELDS, 'score_weight'}, listed=20)}")
+        elif not (_is_nothing(value) or value in _AT_REST[field]):
+            raise _cannot(field, value, _AT_REST[field])
+    index, name = kept.get("sampler_index"), kept.get("sampler_name")
+    if index is not None and name is not None and (index == _API_SAMPLER or same_sampler(str(index), str(name))):
+        del kept["sampler_index"]
+    return kept
+
+
+def _of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The one setting of the web UI that is a payload's: clip skip."""
+    for key, value in settings.items():
+        about_files = str(key).startswith(_SETTINGS_ABOUT_FILES)
+        at_rest = _SETTINGS_AT_REST.get(key, ())
+        if not (own_name(key) == "clip_skip" or about_files or _is_nothing(value) or value in at_rest):
+            raise _cannot(f"override_settings.{printable(str(key))}", value, at_rest)
+    return {key: value for key, value in settings.items() if own_name(key) == "clip_skip" and value is not None}
+
+
+def _cannot(field: str, value: Any, at_rest: tuple[Any, ...]) -> ConfigError:
+    rest = "" if not at_rest else f" or set it to {str(at_rest[0]).lower()}"
+    return ConfigError(f"{field} is not supported (it is {shown(value)}); remove it{rest}")
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a value is empty, whatever it is made of."""
+    if isinstance(value, Mapping):
+        return all(_is_nothing(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_nothing(item) for item in value)
+    return value is None or value == ""

@@ -1,0 +1,95 @@
+"""What the fields of a payload may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from unicodedata import category
+
+from bayes_merger.errors import ConfigError, printable
+
+SEEDS = 2**32  # as in web UIs
+LONGEST_PROMPT = 20_000
+"""Characters; the text encoder reads 75 tokens at a time."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Type and range of one field of a payload."""
+
+    kind: type
+    low: float = -math.inf
+    high: float = math.inf
+    multiple: int | None = None
+
+
+FIELDS: Mapping[str, Field] = {
+    "prompt": Field(str),
+    "negative_prompt": Field(str),
+    "steps": Field(int, 1, 1000),
+    "cfg_scale": Field(float, 1, 100),
+    "width": Field(int, 8, 8192, multiple=8),
+    "height": Field(int, 8, 8192, multiple=8),
+    "sampler_name": Field(str),
+    "scheduler": Field(str),
+    "seed": Field(int, -1, SEEDS - 1),
+    "batch_size": Field(int, 1, 10_000),
+    "n_iter": Field(int, 1, 10_000),
+    "clip_skip": Field(int, 1, 12),
+    "importance": Field(float, 0, 1e6),
+}
+
+
+def checked(field: str, value: Any, given: str = "") -> Any:
+    """A field's value in its type.
+
+    Args:
+        field: one of `FIELDS`.
+        value: as written.
+        given: what it is called where it was written, for the error.
+
+    Raises:
+        ConfigError: a wrong type, or out of range.
+    """
+    about, given = FIELDS[field], given or field
+    if about.kind is str:
+        return _checked_text(given, value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{given}: expected a number, got {shown(value)}")
+    if about.kind is int and value != int(value):
+        raise ConfigError(f"{given}: expected a whole number, got {value!r}")
+    if not about.low <= value <= about.high:
+        raise ConfigError(f"{given}: {value} is not between {about.low:g} and {about.high:g}")
+    if about.multiple and value % about.multiple:
+        near = max(about.multiple, round(value / about.multiple) * about.multiple)
+        raise ConfigError(f"{given}: {value} is not a multiple of {about.multiple}; use {near}")
+    return about.kind(value)
+
+
+def _checked_text(given: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{given}: expected text, got {shown(value)}")
+    if len(value) > LONGEST_PROMPT:
+        raise ConfigError(f"{given}: {len(value)} characters are too many; give {LONGEST_PROMPT} at most")
+    if odd := next((letter for letter in value if category(letter) == "Cc" and letter not in "\t\n\r"), ""):
+        raise ConfigError(f"{given}: holds the control character {odd!r}; remove it")
+    if odd := next((letter for letter in value if "\ud800" <= letter <= "\udfff"), ""):
+        raise ConfigError(f"{given}: holds half of a character ({odd!r}); remove it")
+    return value
+
+
+def check_name(name: str) -> None:
+    """Whether a payload can be called so: its pictures are files of that name.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not name or len(name.encode(errors="replace")) > 150 or not name.isprintable() or set(name) & set("/\\"):
+        raise ConfigError("cannot be the name of a payload, whose pictures are files; choose another")
+
+
+def shown(value: Any) -> str:
+    """A value for an error."""
+    return printable(repr(value), longest=60)

@@ -1,0 +1,211 @@
+"""Settings as they are typed and as a working folder has them: text is text, and a mistake names its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bayes_merger import compose, demo
+from bayes_merger.errors import ConfigError
+
+MODELS = ["model_a=a.safetensors", "model_b=b.safetensors"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write("payloads/p.yaml", "p:\n  prompt: a ring\n  steps: 2\n  sampler_name: DDIM\n")
+    write("payloads/noob.v1.yaml", "prompt: a disc\n")
+    return tmp_path
+
+
+def write(name: str, text: str | bytes) -> None:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def composed(*overrides: str) -> dict[str, object]:
+    return compose.compose_run([*MODELS, *overrides])
+
+
+def payloads(*overrides: str) -> dict[str, dict[str, object]]:
+    found = composed(*overrides)["payloads"]
+    assert isinstance(found, dict)
+    return found
+
+
+PROMPTS = [
+    "masterpiece, best quality, 1girl",
+    r"tifa \(final fantasy\)",
+    r"\,\[\=\\",
+    "red, (blue:1.2)",
+    "[dark] forest",
+    "[dark]",
+    "'quoted'",
+    '"quoted", and "more"',
+    "1",
+    "null",
+    "choice(a,b)",
+    "range(0,3)",
+    "{a|b}: c",
+    "${oc.env:HOME} ${x} \\${y} ${z=!{a|b}}",
+    "naïve größe 猫",
+    "a=b, @c #d %e &f *g !h",
+    "",
+    "trailing \\",
+    "\x02" + "0\x03",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_is_text_to_the_letter(prompt: str, folder: Path) -> None:
+    assert payloads("payloads=[p]", f"payloads.p.prompt={prompt}")["p"]["prompt"] == prompt
+    stored = composed("payloads=[p]", f"payloads.p.negative_prompt={prompt}")
+    again = compose.changed(compose.changed(stored, ["n_iters=5"]), ["n_iters=6"])
+    assert again == {**stored, "n_iters": 6}
+    assert compose.validate(again).payloads["p"]["negative_prompt"] == prompt
+    assert compose.changed(stored, [f"payloads.p.prompt={prompt}"])["payloads"]["p"]["prompt"] == prompt
+
+
+def test_fields_are_set_by_any_name(folder: Path) -> None:
+    chosen = "payloads=[p,noob.v1]"
+    assert payloads(chosen, "payloads.noob.v1.steps=30")["noob.v1"] == {"prompt": "a disc", "steps": 30}
+    assert payloads(chosen, "payloads.p.sampler_index=Euler")["p"]["sampler_index"] == "Euler"
+    assert "sampler_name" not in payloads(chosen, "payloads.p.sampler_index=Euler")["p"]
+    clip = payloads(chosen, "payloads.p.override_settings.CLIP_stop_at_last_layers=2")["p"]
+    assert clip["override_settings"] == {"CLIP_stop_at_last_layers": 2}
+    assert payloads(chosen, "payloads.p={steps: 4, cfg: 3}")["p"]["cfg"] == 3
+    assert list(payloads(chosen, "~payloads.p")) == ["noob.v1"]
+    assert list(payloads("payloads=p")) == ["p"]
+    with pytest.raises(ConfigError, match=r"payloads\.pp: no payload is called so; did you mean p"):
+        payloads(chosen, "payloads.pp.steps=3")
+    with pytest.raises(ConfigError, match=r"payloads=p,noob.v1: several values; .*\[a,b\]"):
+        payloads("payloads=p,noob.v1")
+
+
+def test_an_experiment_chooses_and_sets_payloads(folder: Path) -> None:
+    write("conf/experiment/mine.yaml", "defaults: [{override /payloads: [p]}]\npayloads: {p: {steps: 9}}\nn_iters: 3\n")
+    settings = composed("experiment=mine")
+    assert settings["payloads"] == {"p": {"prompt": "a ring", "steps": 9, "sampler_name": "DDIM"}}
+    assert settings["n_iters"] == 3
+    assert list(payloads("experiment=mine", "payloads=[noob.v1]")) == ["noob.v1", "p"]
+
+
+@pytest.mark.parametrize("suffix", ["a,b ${c} [d].pth", "größe=(1).pth"])
+def test_paths_and_names_are_text(suffix: str, folder: Path) -> None:
+    settings = composed(f"model_c={suffix}", f"scorers.laion.head={suffix}", f"wildcards={suffix}", "name=007")
+    assert (settings["model_c"], settings["wildcards"], settings["name"]) == (suffix, suffix, "007")
+    scorers = settings["scorers"]
+    assert isinstance(scorers, dict)
+    assert scorers["laion"]["head"] == suffix
+    assert compose.validate(settings).model_c == suffix
+
+
+def test_a_demo_model_is_resolved_once(folder: Path) -> None:
+    settings = composed("model_c=${demo:c}")
+    assert settings["model_c"] == str(demo.paths()["c"])
+    assert compose.changed(settings, ["model_b=${demo:b}"])["model_b"] == str(demo.paths()["b"])
+    assert compose.changed(settings | {"model_a": "${demo:a}"}, [])["model_a"] == "${demo:a}"
+
+
+def test_a_recipe_s_paths_are_text(folder: Path) -> None:
+    write("r.yaml", "models: {a: '${oc.env:HOME}', b: b}\nsteps: [{a: a, b: b, alpha: search}]\n")
+    settings = compose.compose_run(["recipe=r.yaml"])
+    assert settings["recipe"]["models"]["a"] == settings["model_a"] == "${oc.env:HOME}"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+n_iters=1", r"\+n_iters: a setting is given without \+, like  n_iters="),
+        ("++x=1", r"a setting is given without \+"),
+        ("hydra.run.dir=x", "hydra.run.dir: Hydra's own settings are not used"),
+        ("hydra/launcher=x", "Hydra's own settings are not used"),
+        ("hydra.job.chdir=true", "Hydra's own settings are not used"),
+        ("--config-name=x", "no option '--config-name' here"),
+        ("--cd", "no option '--cd' here"),
+        ("payloads@x=p", "Hydra's packages are not used"),
+        ("n_iters", "settings are given like  name=value"),
+        ("größe=1", "'größe' is no setting's name"),
+        ("a b=c", "'a b' is no setting's name"),
+        ("seed=1,2", "seed=1,2: several values; .*--multirun"),
+        ("optimiser=bayes,gp", "optimiser=bayes,gp: several values; .*--multirun"),
+        ("optimiser=größe", "optimiser: no 'größe'"),
+        ("scorers=[größe]", "scorers: no 'größe'"),
+        ("seed=${oc.env:NOT_THERE_AT_ALL}", "NOT_THERE_AT_ALL"),
+        ("n_iters=" + "9" * 10_000, "not understood"),
+        ("x" * 30_000 + "=1", ""),
+        ("optimiser=" + "x" * 30_000, ""),
+        ("payloads=" + "x" * 30_000, "no 'xxx"),
+        ("payloads.p.steps=[", "payloads.p.steps: .*not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_short_line(override: str, words: str, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=words or ".") as caught:
+        composed("payloads=[p]", override)
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
+
+
+def test_an_own_configuration_of_a_few_values_lies_over_ours(folder: Path) -> None:
+    write("conf/config.yaml", "n_iters: 77\noptimiser: tpe\ngenerator: {max_batch: 2}\ndefaults:\n  - payloads: [p]\n")
+    settings = composed()
+    assert (settings["n_iters"], settings["seed"], list(payloads())) == (77, 0, ["p"])
+    assert settings["optimiser"]["_target_"].endswith("tpe")  # type: ignore[index]
+    assert settings["generator"]["max_batch"] == 2  # type: ignore[index]
+    assert composed("n_iters=5", "optimiser=gp")["n_iters"] == 5
+    assert compose.compose_run(["experiment=demo"])["n_iters"] == 30
+    write("conf/config.yaml", "")
+    assert composed()["n_iters"] == 60
+
+
+def test_a_whole_configuration_takes_the_place_of_ours(folder: Path) -> None:
+    text = "defaults: [schema, {optimiser: tpe}, {payloads: [p]}, {scorers: [laion]}, _self_]\nn_iters: 7\n"
+    write("conf/config.yaml", text + "model_a: a\nmodel_b: b\n")
+    settings = composed()
+    assert (settings["n_iters"], settings["init_points"], settings["space"]) == (7, 20, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("config", "n_iter: 7\n", r"^conf/config.yaml: unknown setting 'n_iter'; did you mean n_iters"),
+        ("config", "n_iters: many\n", r"^conf/config.yaml: n_iters: Value 'many'"),
+        ("config", "n_iters: [\n", r"^conf/config.yaml, line 2: not valid YAML"),
+        ("config", "- a\n", r"^conf/config.yaml: holds no settings"),
+        ("config", b"n_iters: 7 # \xff\n", r"^conf/config.yaml: cannot be read"),
+        ("config", "generator: {max_batchs: 7}\n", r"^conf/config.yaml: unknown setting 'max_batchs'"),
+        (
+            "config",
+            "defaults: [{optimisation_guide: guide}]\n",
+            r"^conf/config.yaml: defaults: no group 'optimisation_gu",
+        ),
+        ("config", "optimiser: tpee\n", "optimiser: no 'tpee'; did you mean tpe"),
+        ("experiment/x", "n_iter: 7\n", r"^conf/experiment/x.yaml: unknown setting 'n_iter'"),
+        ("experiment/x", "n_iters: many\n", r"^conf/experiment/x.yaml: n_iters: Value 'many'"),
+        ("experiment/x", "payloads: {p: {prompt: '${a=!{b|c}}'}}\n", r"^conf/experiment/x.yaml: .*write \\\$\{"),
+    ],
+)
+def test_a_mistake_in_a_file_names_it(name: str, text: str | bytes, words: str, folder: Path) -> None:
+    write(f"conf/{name}.yaml", text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        composed(*(["experiment=x"] if name != "config" else []))
+    assert len(str(caught.value)) < 300
+
+
+def test_two_scorers_with_one_key_name_both_files(folder: Path) -> None:
+    write("scorers/a.yaml", "s:\n  _target_: x.Y\n")
+    write("scorers/b.yaml", "s:\n  _target_: x.Z\n")
+    write("scorers/c.v1.yaml", "_target_: x.Z\n")
+    with pytest.raises(ConfigError, match=r"scorers: scorers/a.yaml and scorers/b.yaml both hold 's'"):
+        composed("scorers=[a,b]")
+    assert composed("scorers=[a,c.v1]")["scorers"] == {"s": {"_target_": "x.Y"}, "c.v1": {"_target_": "x.Z"}}
+
+
+def test_settings_are_shown_as_yaml_that_says_the_same(folder: Path) -> None:
+    import yaml
+
+    overrides = [*MODELS, "payloads=[p]", "payloads.p.prompt=${a}: 'b', 1e5", "name=1e5"]
+    assert yaml.safe_load(compose.settings_text(overrides)) == compose.compose_run(overrides)

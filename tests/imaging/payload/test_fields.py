@@ -1,0 +1,102 @@
+"""What of A1111's API changes nothing is no obstacle; what would change the picture is refused by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload, payload_from_mapping
+from bayes_merger.imaging.payload.fields import overlaid
+
+REQUEST: dict[str, Any] = {
+    "alwayson_scripts": {}, "batch_size": 1, "cfg_scale": 7, "comments": {}, "denoising_strength": 0,
+    "disable_extra_networks": False, "do_not_save_grid": False, "do_not_save_samples": False, "enable_hr": False,
+    "height": 64, "hr_negative_prompt": "", "hr_prompt": "", "hr_resize_x": 0, "hr_resize_y": 0, "hr_scale": 2,
+    "hr_second_pass_steps": 0, "hr_upscaler": "Latent", "n_iter": 1, "negative_prompt": "blurry",
+    "override_settings": {}, "override_settings_restore_afterwards": True, "prompt": "a ring",
+    "restore_faces": False, "s_churn": 0.0, "s_min_uncond": 0, "s_noise": 1.0, "s_tmax": None, "s_tmin": 0.0,
+    "sampler_name": "Euler a", "sampler_index": "Euler a", "scheduler": "Automatic", "script_args": [],
+    "script_name": None, "seed": 7, "seed_enable_extras": True, "seed_resize_from_h": -1, "seed_resize_from_w": -1,
+    "steps": 2, "styles": [], "subseed": 113875680, "subseed_strength": 0, "tiling": False, "width": 64,
+}  # fmt: skip
+
+
+def test_a_request_at_its_defaults_is_a_payload() -> None:
+    expected = Payload("x", "a ring", "blurry", steps=2, width=64, height=64, scheduler="Uniform", seed=7)
+    assert payload_from_mapping("x", REQUEST) == expected
+    assert payload_from_mapping("x", REQUEST | {"save_images": True, "refiner_checkpoint": "", "eta": 0}) == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("subseed_strength", 0.3),
+        ("seed_resize_from_h", 512),
+        ("enable_hr", True),
+        ("restore_faces", True),
+        ("tiling", True),
+        ("styles", ["anime"]),
+        ("eta", 0.5),
+        ("s_churn", 1),
+        ("s_noise", 1.1),
+        ("s_min_uncond", 2),
+        ("script_name", "x/y/z plot"),
+        ("alwayson_scripts", {"ControlNet": {"args": [{"enabled": True}]}}),
+        ("refiner_checkpoint", "sd_xl_refiner"),
+        ("override_settings", {"sd_model_checkpoint": "other"}),
+        ("override_settings", {"eta_noise_seed_delta": 31337}),
+    ],
+)
+def test_what_would_change_the_picture_is_refused_by_its_name(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"payload x: {field}\S* is not supported \(it is .*\); remove it"):
+        payload_from_mapping("x", REQUEST | {field: value})
+
+
+def test_clip_skip_is_read_where_the_api_has_it() -> None:
+    for given in (
+        {"CLIP_stop_at_last_layers": 2},
+        {"override_settings": {"CLIP_stop_at_last_layers": 2, "samples_save": 1}},
+    ):
+        assert payload_from_mapping("x", {"prompt": "a", **given}).clip_skip == 2
+    with pytest.raises(ConfigError, match="clip_skip is given twice"):
+        payload_from_mapping("x", {"prompt": "a", "clip_skip": 1, "override_settings": {"CLIP_stop_at_last_layers": 2}})
+
+
+def test_two_names_of_a_field_may_agree() -> None:
+    for index in ("Euler a", "k_euler_a", "Euler"):  # the last is what the API has where nobody has set it
+        payload = payload_from_mapping("x", {"prompt": "a", "sampler_name": "Euler a", "sampler_index": index})
+        assert payload.sampler_name == "Euler a"
+    with pytest.raises(ConfigError, match="sampler_name is given twice"):
+        payload_from_mapping("x", {"prompt": "a", "sampler_name": "Euler a", "sampler_index": "DDIM"})
+    assert payload_from_mapping("x", {"prompt": "a", "cfg": 5, "cfg_scale": 5.0}).cfg_scale == 5
+
+
+def test_null_is_as_if_it_were_not_there() -> None:
+    assert payload_from_mapping("x", {"prompt": "a", "seed": None, "sampler_name": None, "eta": None}) == Payload(
+        "x", "a"
+    )
+
+
+def test_fields_are_laid_over_others_by_any_of_their_names() -> None:
+    assert overlaid({"cfg_scale": 7, "steps": 2}, {"cfg": 5}) == {"steps": 2, "cfg": 5}
+    assert overlaid({"sampler_name": "Euler", "sampler_index": "Euler"}, {"sampler_name": "DDIM"}) == {
+        "sampler_name": "DDIM"
+    }
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"name": "../../up"}, {"name": 3}, {"steps": "many"}, {"width": 10**9}, {"prompts": ["a"]}, {"prompts": [1, 2]},
+        {"seeds": 5}, {"prompt": "\ud800"}, {"negative_prompts": None}, {"batch_size": 3},
+    ],
+)  # fmt: skip
+def test_a_stored_payload_that_is_damaged_is_one_line(damage: dict[str, Any]) -> None:
+    from bayes_merger.imaging.payload import resolve
+
+    (whole,) = resolve([Payload("p", "a", batch_size=2)], 0)
+    assert Payload.from_json(whole.to_json()) == whole
+    with pytest.raises(ConfigError, match="a payload of the study is damaged"):
+        Payload.from_json(whole.to_json() | damage)

@@ -1,0 +1,50 @@
+"""The text in a picture says all that is needed to draw it again; read, it gives the same payload."""
+
+from __future__ import annotations
+
+import pytest
+
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
+from bayes_merger.imaging.payload.infotext import infotext, is_infotext, read_infotext
+
+
+def test_it_is_what_web_uis_write() -> None:
+    payload = Payload("p", "a ring\non blue", "blurry", sampler_name="DDIM", scheduler="Uniform", seed=7, clip_skip=2)
+    (resolved,) = resolve([payload], 0)
+    assert infotext(resolved, 0) == (
+        "a ring\non blue\nNegative prompt: blurry\nSteps: 20, Sampler: DDIM, Schedule type: Uniform, CFG scale: 7.0, "
+        "Seed: 7, Size: 512x512, Clip skip: 2, RNG: CPU"
+    )
+    plain = Payload("p", "a ring", sampler_name="DDIM", scheduler="Uniform", seed=7)
+    assert infotext(resolve([plain], 0)[0], 0) == (
+        "a ring\nSteps: 20, Sampler: DDIM, Schedule type: Uniform, CFG scale: 7.0, Seed: 7, Size: 512x512, RNG: CPU"
+    )
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2])
+def test_it_gives_the_payload_back(clip_skip: int) -> None:
+    given = Payload("p", "a, (b:1.2)\n${c}", "x: y", 5, 4.5, 64, 128, "DPM++ 2M", "Karras", 9, clip_skip=clip_skip)
+    text = infotext(resolve([given], 0)[0], 0)
+    assert is_infotext(text)
+    assert payload_from_mapping("p", read_infotext(text)) == given
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ("Steps: 20, Denoising strength: 0.5, Hires upscale: 2, Hires steps: 5", "enable_hr is not supported"),
+        ("Steps: 20, Variation seed: 3, Variation seed strength: 0.3", "subseed_strength is not supported"),
+        ("Steps: 20, Size: big", "Size: 'big' is no such number"),
+        ("Steps: 20, Sampler: DPM++ SDE", "the nearest is"),
+        ("Steps: 20, ControlNet 0: x", "unknown parameter 'ControlNet 0'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(parameters: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        payload_from_mapping("p", read_infotext(f"a ring\n{parameters}"))
+
+
+def test_other_texts_are_none() -> None:
+    for text in ("prompt: a\nsteps: 20", "a ring", "", '{"prompt": "Steps: 20, a"}'):
+        assert not is_infotext(text)
