@@ -47,7 +47,8 @@ _PREFIXED = re.compile(
     r"(?:model\.)?diffusion_model\.|model\.model\.|net\.|cond_stage_model\.|conditioner\.|text_encoders\."
 )
 _BARE = ("double_blocks.", "joint_blocks.", "input_blocks.")
-_LEFTOVER = re.compile(r"embedding_manager\.|denoiser\.|__")
+# Of training, and the frozen networks beside those of unCLIP and depth models.
+_LEFTOVER = re.compile(r"embedding_manager\.|denoiser\.|__|embedder\.|noise_augmentor\.|depth_model\.")
 
 # The layers of a U-Net's block; transformers have theirs in ``naming``.
 _UNET_LAYERS = (

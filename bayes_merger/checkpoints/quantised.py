@@ -43,6 +43,7 @@ _FORMATS: Mapping[str, str] = {  # the last part of a tensor's name -> whose it 
     "weight_scale_2": "nvfp4",
     "weight_scale_inv": "fp8 in blocks",
 }
+_ORDER = list(dict.fromkeys(_FORMATS.values()))  # what stands further up has names of what stands below it
 
 
 def as_meant(file: Checkpoint) -> Checkpoint:
@@ -55,8 +56,8 @@ def as_meant(file: Checkpoint) -> Checkpoint:
         CheckpointError: it is quantised in a way that is not read; the text does not name the file.
     """
     titles = ((_FORMATS.get(key.rpartition(".")[2]), key) for key in file.shapes)
-    if found := sorted((title, key) for title, key in titles if title):
-        raise _refused(*found[0])
+    if found := [(title, key) for title, key in titles if title]:
+        raise _refused(*min(found, key=lambda pair: _ORDER.index(pair[0])))
     factors = {}
     for key, dtype in file.dtypes.items():
         ending = next((ending for ending in _FACTORS if key.endswith(ending)), "")
