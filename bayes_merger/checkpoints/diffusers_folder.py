@@ -230,7 +230,7 @@ def open_folder(path: Path) -> DiffusersFolder:
                 parts[part] = _tensors_of(files, opened)
         if not parts:
             raise CheckpointError(
-                f"{path}: {_named(path)}a diffusers folder without {' or '.join(PARTS[:2])} weights; "
+                f"{path}: {_named(path)}a diffusers folder without weights in {' or '.join(PARTS[:2])}; "
                 "download it again, with its files, unless it is of a network that has other parts"
             )
         try:

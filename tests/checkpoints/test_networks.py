@@ -289,7 +289,9 @@ def test_folders_of_other_networks_are_named(tmp_path: Path) -> None:
         open_checkpoint(folder)
     (tmp_path / "cascade").mkdir()
     (tmp_path / "cascade" / "model_index.json").write_text('{"_class_name": "StableCascadeDecoderPipeline"}')
-    with pytest.raises(CheckpointError, match=r"\(StableCascadeDecoderPipeline\) a diffusers folder without unet or"):
+    with pytest.raises(
+        CheckpointError, match=r"\(StableCascadeDecoderPipeline\) a diffusers folder without weights in unet or"
+    ):
         open_checkpoint(tmp_path / "cascade")
 
 
