@@ -48,8 +48,7 @@ _PREFIXED = re.compile(
     r"(?:model\.)?diffusion_model\.|model\.model\.|net\.|cond_stage_model\.|conditioner\.|text_encoders\."
 )
 _BARE = ("double_blocks.", "joint_blocks.", "input_blocks.")
-# Of training, and the frozen networks beside those of unCLIP and depth models.
-_LEFTOVER = re.compile(r"embedding_manager\.|denoiser\.|__|embedder\.|noise_augmentor\.|depth_model\.")
+_LEFTOVER = re.compile(r"embedding_manager\.|denoiser\.|__")  # of training
 
 # The layers of a U-Net's block; transformers have theirs in ``naming``.
 _UNET_LAYERS = (
@@ -102,7 +101,12 @@ SD1 = Architecture(
 SD2 = Architecture(
     name="sd2",
     blocks=SD1.blocks,
-    rules=(*SD1.rules, Rule(r"conditioner\.embedders\.0\.(?=model\.)", "BASE", slot="TE")),
+    rules=(
+        *SD1.rules,
+        Rule(r"conditioner\.embedders\.0\.(?=model\.)", "BASE", slot="TE"),
+        # the encoders of pictures of unCLIP and depth models stand where others have words
+        Rule(r"(?=(?:embedder|noise_augmentor|depth_model)\.)", "BASE", slot="TE"),
+    ),
     slots=("TIME", "LABEL", "OUT", "TE", "VAE"),
     title="Stable Diffusion 2.x",
     modelspec="stable-diffusion-v2",

@@ -304,3 +304,21 @@ def test_an_unclip_folder_is_read_as_a_stable_diffusion_2(tmp_path: Path) -> Non
     with open_checkpoint(folder) as model:
         assert model.architecture.name == "sd2"
         assert model.tensor(f"{UNET}label_emb.0.0.weight").shape == (3, 2)
+
+
+def test_unclip_is_merged_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shapes = SD2_UNET | LABELS | {f"cond_stage_model.model.{OPEN_CLIP}": (6, 2), "embedder.model.visual.proj": (2, 2)}
+    models = {
+        name: {key: torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for key, shape in shapes.items()}
+        for seed, name in enumerate("ab")
+    }
+    for name, tensors in models.items():
+        save_file(tensors, f"{name}.safetensors")
+    assert (
+        main(["merge", "model_a=a.safetensors", "model_b=b.safetensors", "alpha=0.5", "--out", "out.safetensors"]) == 0
+    )
+    with open_checkpoint("out.safetensors") as merged:
+        assert merged.shapes.keys() == shapes.keys()
+        for key in shapes:
+            assert torch.allclose(merged.tensor(key), (models["a"][key] + models["b"][key]) / 2, atol=1e-6), key
