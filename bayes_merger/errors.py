@@ -119,6 +119,8 @@ def one_line(value: object, *, longest: int = 120) -> str:
 
 def printable(text: str, *, longest: int = 120) -> str:
     """A name from a file that is not trusted, safe to show on one line of a terminal."""
+    if text.isprintable() and len(text) <= longest:  # asked for every tensor of a header
+        return text
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
 

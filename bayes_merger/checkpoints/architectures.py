@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from bayes_merger.checkpoints.blocks import Architecture, Place, Rule
+from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.checkpoints.kinds import ModelKind, detect_kind
 from bayes_merger.checkpoints.naming import FLUX_LAYERS, NETWORK, SD3_LAYERS
 from bayes_merger.checkpoints.prediction import MARKS
@@ -47,7 +48,7 @@ _PREFIXED = re.compile(
     r"(?:model\.)?diffusion_model\.|model\.model\.|net\.|cond_stage_model\.|conditioner\.|text_encoders\."
 )
 _BARE = ("double_blocks.", "joint_blocks.", "input_blocks.")
-_LEFTOVER = re.compile(r"embedding_manager\.|denoiser\.|__")
+_LEFTOVER = re.compile(r"embedding_manager\.|denoiser\.|__")  # of training
 
 # The layers of a U-Net's block; transformers have theirs in ``naming``.
 _UNET_LAYERS = (
@@ -100,7 +101,12 @@ SD1 = Architecture(
 SD2 = Architecture(
     name="sd2",
     blocks=SD1.blocks,
-    rules=(*SD1.rules, Rule(r"conditioner\.embedders\.0\.(?=model\.)", "BASE", slot="TE")),
+    rules=(
+        *SD1.rules,
+        Rule(r"conditioner\.embedders\.0\.(?=model\.)", "BASE", slot="TE"),
+        # the encoders of pictures of unCLIP and depth models stand where others have words
+        Rule(r"(?=(?:embedder|noise_augmentor|depth_model)\.)", "BASE", slot="TE"),
+    ),
     slots=("TIME", "LABEL", "OUT", "TE", "VAE"),
     title="Stable Diffusion 2.x",
     modelspec="stable-diffusion-v2",
@@ -198,12 +204,13 @@ _VARIANTS: Mapping[str, Architecture] = {
 """Kind to the architecture of a relative: another title, the same table and the same name in recipes."""
 
 
-def identify(shapes: Shapes, kind: ModelKind | None = None) -> Architecture:
+def identify(shapes: Shapes, kind: ModelKind | None = None, dtypes: Mapping[str, str] | None = None) -> Architecture:
     """The architecture of a checkpoint, from its keys and shapes.
 
     Args:
         shapes: key to shape.
         kind: what ``detect_kind`` says, where that was asked before.
+        dtypes: key to dtype as files name it, where that is known: tensors of whole numbers do not count.
 
     Raises:
         CheckpointError: it cannot be merged; the text says what it looks like instead.
@@ -216,7 +223,11 @@ def identify(shapes: Shapes, kind: ModelKind | None = None) -> Architecture:
     # the head counts as the last block's, and does not make it
     present = {place.block for place in places.values() if place.slot is None or place.block == "BASE"}
     lacking = [block for block in architecture.blocks if block not in present]
-    strangers = _strangers(architecture, places)
+    strangers = [
+        key
+        for key in _strangers(architecture, places)
+        if 0 not in shapes[key] and (dtypes is None or dtypes[key] in FLOATS)
+    ]
     if strangers:
         some = and_more([printable(key) for key in strangers])
         raise CheckpointError(f"this looks like {kind.words}, but such a model has no {some}; it cannot be merged")

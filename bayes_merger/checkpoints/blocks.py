@@ -85,6 +85,10 @@ class Architecture:
     layers: str = ""
     whole: Architecture | None = None
 
+    def __hash__(self) -> int:
+        """Of its name alone: places are looked up by the thousand, and hashing all rules each time costs more."""
+        return hash(self.name)
+
     def place(self, key: str) -> Place:
         """What happens to ``key``: its block, or the special rule it falls under."""
         return _located(self, key)[0]

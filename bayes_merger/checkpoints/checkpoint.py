@@ -99,7 +99,7 @@ class Checkpoint:
             CheckpointError: none that can be merged.
         """
         try:
-            return identify(self.shapes, self.kind)
+            return identify(self.shapes, self.kind, self.dtypes)
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
 

@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bayes_merger.checkpoints.architectures import unsupported
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
+from bayes_merger.checkpoints.kinds import ModelKind
 from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming
+from bayes_merger.checkpoints.networks import TensorNames, network_of
 from bayes_merger.checkpoints.prediction import EDM, EDM_V, ZERO_SNR, V, predicted_by, prediction_metadata
 from bayes_merger.checkpoints.single_file import open_file
 from bayes_merger.errors import CheckpointError
@@ -72,6 +75,7 @@ class DiffusersFolder(Checkpoint):
 
     def __init__(self, path: Path, parts: Mapping[str, Mapping[str, Checkpoint]]) -> None:
         self._parts = {part: tuple(dict.fromkeys(names.values())) for part, names in parts.items()}
+        _check_known(parts)
         naming = Naming.of({part: {n: f.shapes[n] for n, f in names.items()} for part, names in parts.items()})
         self._made: dict[str, _Assembly] = {}
         entries: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -161,6 +165,14 @@ class DiffusersFolder(Checkpoint):
             place += stretch.length
 
 
+def _check_known(parts: Mapping[str, Mapping[str, Checkpoint]]) -> None:
+    """Refuse the public networks that are not merged here, by name."""
+    for part in ("unet", "transformer"):
+        shapes = {name: file.shapes[name] for name, file in parts.get(part, {}).items()}
+        if title := network_of(TensorNames(shapes)):
+            raise unsupported(ModelKind(title, title))
+
+
 def _flat(stretch: TensorSlice) -> Tensor:
     whole = stretch.file.tensor(stretch.name).flatten()
     return whole[stretch.begin : stretch.begin + stretch.length]
@@ -218,7 +230,10 @@ def open_folder(path: Path) -> DiffusersFolder:
             if files := _files_of(path, part):
                 parts[part] = _tensors_of(files, opened)
         if not parts:
-            raise CheckpointError(f"{path}: a diffusers folder without weights; download it again, with its files")
+            raise CheckpointError(
+                f"{path}: {_named(path)}a diffusers folder without weights in {' or '.join(PARTS[:2])}; "
+                "download it again, with its files, unless it is of a network that has other parts"
+            )
         try:
             found = DiffusersFolder(path, parts)
         except CheckpointError as error:

@@ -110,11 +110,15 @@ def _is_lora(names: TensorNames) -> bool:
 
 def _is_sd2(names: TensorNames) -> bool:
     """SD2 has SD1's names; its text encoder is OpenCLIP's, its cross-attention 1024 wide, its projections linear."""
-    if not _unet(names) or names.starts_with("cond_stage_model.transformer."):
+    if not _unet(names):
         return False
-    wide = any(key.endswith("attn2.to_k.weight") and s[-1:] == (1024,) for key, s in names.bare.items())
+    if names.starts_with("cond_stage_model.model."):
+        return True
+    if any(key.endswith("attn2.to_k.weight") and shape[-1:] == (1024,) for key, shape in names.bare.items()):
+        return True
     linear = len(names.bare.get("input_blocks.1.1.proj_in.weight", ())) == 2
-    return wide or linear or names.starts_with("cond_stage_model.model.", "conditioner.embedders.0.model.")
+    of_sd1 = names.starts_with("cond_stage_model.transformer.")
+    return not of_sd1 and (linear or names.starts_with("conditioner.embedders.0.model."))
 
 
 def _is_sdxl(names: TensorNames) -> bool:

@@ -9,7 +9,6 @@ https://github.com/Comfy-Org/ComfyUI, ``comfy/utils.py: convert_old_quants``.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,9 +20,8 @@ from bayes_merger.errors import CheckpointError, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FACTORS = (".scale_weight", ".weight_scale")
-_UNREAD = (".scale_input", ".input_scale", ".comfy_quant")
-_MARKER = re.compile(r"(?:^|\.)scaled_fp8$")
+_FACTORS = ("scale_weight", "weight_scale")
+_UNREAD = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
 _CODES = frozenset({"U8", "I8"})
 _SMALL = frozenset({"F8_E4M3", "F8_E5M2"})
 _WAY_OUT = "give the file in fp16, bf16 or fp32 that it was made from, or in scaled fp8"
@@ -43,6 +41,7 @@ _FORMATS: Mapping[str, str] = {  # the last part of a tensor's name -> whose it 
     "weight_scale_2": "nvfp4",
     "weight_scale_inv": "fp8 in blocks",
 }
+_ORDER = list(dict.fromkeys(_FORMATS.values()))  # what stands further up has names of what stands below it
 
 
 def as_meant(file: Checkpoint) -> Checkpoint:
@@ -54,22 +53,20 @@ def as_meant(file: Checkpoint) -> Checkpoint:
     Raises:
         CheckpointError: it is quantised in a way that is not read; the text does not name the file.
     """
-    titles = ((_FORMATS.get(key.rpartition(".")[2]), key) for key in file.shapes)
-    if found := sorted((title, key) for title, key in titles if title):
-        raise _refused(*found[0])
+    parts = {key: key.rpartition(".") for key in file.shapes}
+    if found := [(_FORMATS[last], key) for key, (_, _, last) in parts.items() if last in _FORMATS]:
+        raise _refused(*min(found, key=lambda pair: _ORDER.index(pair[0])))
     factors = {}
-    for key, dtype in file.dtypes.items():
-        ending = next((ending for ending in _FACTORS if key.endswith(ending)), "")
-        layer = key.removesuffix(ending) if ending else key.rpartition(".")[0]
+    for key, (layer, _, last) in parts.items():
         weight = f"{layer}.weight"
-        if ending and weight in file.shapes:
+        if last in _FACTORS and weight in file.shapes:
             factors[weight] = _factor(file, weight, key)
-        elif key.endswith(".scale") and file.dtypes.get(weight, "") in _SMALL:
+        elif last == "scale" and file.dtypes.get(weight, "") in _SMALL:
             raise _refused("fp8 with factors of an unknown kind", key)
-        elif dtype in _CODES and key.endswith("weight") and len(file.shapes[key]) >= 2:
-            raise _refused(f"integers ({dtype})", key)
+        elif file.dtypes[key] in _CODES and key.endswith("weight") and len(file.shapes[key]) >= 2:
+            raise _refused(f"integers ({file.dtypes[key]})", key)
     gone = {factor.key for factor in factors.values()}
-    gone |= {key for key in file.shapes if key.endswith(_UNREAD) or _MARKER.search(key)}
+    gone |= {key for key, (_, _, last) in parts.items() if last in _UNREAD}
     return ScaledFile(file, factors, gone) if gone else file
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bayes_merger.checkpoints.pickles import imports_of
 from bayes_merger.errors import CheckpointError
@@ -366,3 +367,43 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> No
     path = raw(tmp_path / "m.safetensors", header, b"\x00<")
     assert path.read_bytes().startswith(b"\x80\x02")
     assert open_checkpoint(path).tensor("x").tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda table: {"model": table},
+        lambda table: {"module": table, "epoch": 3},
+        lambda table: {"state_dict": {"model": table}, "global_step": torch.tensor(7)},
+        lambda table: {"model": {"module": {f"module.{key}": tensor for key, tensor in table.items()}}},
+        lambda table: {"state_dict": table | {"state_dict": dict(list(table.items())[:3])}},
+        lambda table: {f"module._orig_mod.{key}": tensor for key, tensor in table.items()},
+    ],
+)
+def test_a_model_inside_of_what_trainers_save_is_found(tmp_path: Path, wrapped: Callable[[Any], Any]) -> None:
+    tensors = tensors_of(1)
+    torch.save(wrapped(tensors), tmp_path / "m.ckpt")
+    with open_checkpoint(tmp_path / "m.ckpt") as checkpoint:
+        assert checkpoint.shapes.keys() == tensors.keys()
+        assert all(torch.equal(checkpoint.tensor(key), tensor) for key, tensor in tensors.items())
+
+
+def test_a_safetensors_file_of_parallel_training_is_read(tmp_path: Path) -> None:
+    save_file({f"module.{key}": tensor for key, tensor in tensors_of(1).items()}, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        assert checkpoint.architecture is SD1
+
+
+def test_metadata_may_be_null(tmp_path: Path) -> None:
+    path = raw(tmp_path / "m.safetensors", {"__metadata__": None, "x": entry(0, 2)}, bytes(2))
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.metadata == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.complex64, torch.float8_e8m0fnu])
+def test_a_tensor_of_a_rare_dtype_does_not_refuse_the_others(tmp_path: Path, dtype: torch.dtype) -> None:
+    rare = torch.zeros(3, dtype=torch.uint8).to(dtype) if dtype != torch.float8_e8m0fnu else torch.ones(3).to(dtype)
+    path = write_model(tmp_path / "m.safetensors", 1, change={"counter": rare})
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.tensor("counter").dtype == dtype
+        assert checkpoint.architecture is SD1

@@ -42,6 +42,8 @@ def canonical_keys(keys: Collection[str]) -> dict[str, str]:
 
 
 def _canonical(key: str, open_clip: str) -> str:
+    if key.startswith(UNET) and "norm" not in key[-18:]:  # most of them: worth a short way
+        return key
     if key.startswith(_OPEN_CLIP):
         return open_clip + key.removeprefix(_OPEN_CLIP)
     for pattern, name in _RENAMED:

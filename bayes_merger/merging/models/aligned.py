@@ -1,4 +1,4 @@
-"""Models whose files use different prefixes for the same tensors."""
+"""Models whose files call the same tensors by different names, or have dropped the 1x1 of a convolution."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from bayes_merger.errors import CheckpointError
 def aligned(model: Checkpoint, base: Checkpoint) -> Checkpoint:
     """A model under model A's keys for the same tensors; the model itself where they agree.
 
-    Transformers are distributed with and without ``model.diffusion_model.`` before their keys, and VAEs behind
-    ``vae.`` or ``first_stage_model.``.
+    Prefixes differ, the names of Flux's norms, and the places of text encoders (``canonical_keys``); and some files
+    hold 1x1 convolutions ``(C, C, 1, 1)`` as matrices.
 
     Args:
         model: the model, which is closed with what is returned.
@@ -26,6 +26,13 @@ def aligned(model: Checkpoint, base: Checkpoint) -> Checkpoint:
         other = names.setdefault(own.get(canonical, key), key)
         if other != key:
             raise CheckpointError(f"{model.path}: '{other}' and '{key}' are the same tensor; remove one of them")
-    if all(name == key for name, key in names.items()):
+    shapes = {name: _shape(model.shapes[key], base.shapes.get(name)) for name, key in names.items()}
+    if all(name == key and shapes[name] == model.shapes[key] for name, key in names.items()):
         return model
-    return ModelView(model, names)
+    return ModelView(model, names, {name: (model.dtypes[key], shapes[name]) for name, key in names.items()})
+
+
+def _shape(own: tuple[int, ...], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Model A's shape of a tensor, where that differs from the model's only by a 1x1."""
+    alike = wanted is not None and own[:2] == wanted[:2] and {own[2:], wanted[2:]} == {(), (1, 1)}
+    return wanted if wanted is not None and alike else own

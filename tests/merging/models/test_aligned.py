@@ -70,3 +70,73 @@ def test_of_two_vaes_in_a_file_the_one_that_is_called_as_model_a_s_is_taken(
     assert main([*pair, "--out", "out.safetensors"]) == 0
     merged = load_file("out.safetensors")
     assert all(torch.equal(merged[key], tensor) for key, tensor in vae.items())
+
+
+NAMES: dict[str, tuple[str, str]] = {  # what is renamed, and how other programs call it
+    "the norms of Flux": ("_norm.scale", "_norm.weight"),
+    "SD-Turbo's text encoder": ("cond_stage_model.model.", "conditioner.embedders.0.model."),
+    "net.": (START, "net."),
+    "model.": (START, "model."),
+    "model.model.": (START, "model.model."),
+    "nothing": (START, ""),
+    "ComfyUI's network alone": (START, "diffusion_model."),
+    "text encoders alone": ("text_encoders.", ""),
+    "swapped text encoders": ("", ""),
+}
+FAMILIES = {
+    "the norms of Flux": ("flux",), "SD-Turbo's text encoder": ("sd2",), "swapped text encoders": ("sdxl",),
+    "text encoders alone": ("flux", "sd3"),
+}  # fmt: skip
+SWAPPED = {
+    "conditioner.embedders.0.": "conditioner.embedders.1.",
+    "conditioner.embedders.1.": "conditioner.embedders.0.",
+}
+
+
+def other_name(key: str, old: str, new: str) -> str:
+    if not old:
+        return next((theirs + key.removeprefix(own) for own, theirs in SWAPPED.items() if key.startswith(own)), key)
+    return key.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("how", "family"), [(how, family) for how in NAMES for family in FAMILIES.get(how, ("sd1", "sd2", "sdxl", "flux"))]
+)
+def test_other_names_for_the_same_tensors_make_no_difference(
+    how: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    a, b = (load_file(write_file(tmp_path / f"{name}.safetensors", family, seed)) for seed, name in enumerate("ab"))
+    renamed = {other_name(key, *NAMES[how]): tensor for key, tensor in b.items()}
+    assert renamed.keys() != b.keys()
+    save_file(renamed, "other.safetensors")
+    for first, second, back in (("a", "other", a), ("other", "a", renamed)):
+        pair = [f"model_a={first}.safetensors", f"model_b={second}.safetensors", "alpha=0.5", "vae=merge"]
+        assert main(["merge", *pair, "--out", "out.safetensors", "--overwrite"]) == 0
+        merged = load_file("out.safetensors")
+        assert merged.keys() == back.keys()
+        for key, tensor in b.items():
+            own = key if first == "a" else other_name(key, *NAMES[how])
+            assert torch.allclose(merged[own], (a[key] + tensor) / 2, atol=1e-5), key
+
+
+def test_a_norm_under_both_names_is_refused(tmp_path: Path) -> None:
+    key = "model.diffusion_model.double_blocks.0.img_attn.norm.query_norm."
+    tensors = load_file(write_file(tmp_path / "a.safetensors", "flux"))
+    save_file(tensors | {f"{key}weight": tensors[f"{key}scale"].clone()}, tmp_path / "twice.safetensors")
+    with (
+        open_checkpoint(tmp_path / "twice.safetensors") as model,
+        open_checkpoint(tmp_path / "a.safetensors") as base,
+        pytest.raises(CheckpointError, match="are the same tensor"),
+    ):
+        aligned(model, base)
+
+
+def test_a_convolution_without_its_1x1_is_the_same_tensor(tmp_path: Path) -> None:
+    key = "first_stage_model.decoder.mid.attn_1.q.weight"
+    tensors = load_file(write_file(tmp_path / "a.safetensors", "sd1"))
+    save_file(tensors | {key: tensors[key].flatten(1)}, tmp_path / "b.safetensors")
+    with open_checkpoint(tmp_path / "b.safetensors") as model, open_checkpoint(tmp_path / "a.safetensors") as base:
+        seen = aligned(model, base)
+        assert seen.shapes[key] == base.shapes[key]
+        assert torch.equal(seen.tensor(key), tensors[key])
