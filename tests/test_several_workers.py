@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +79,24 @@ def children(parent: int) -> list[int]:
     return sorted(found)
 
 
-def wait_for_end(processes: Sequence[int]) -> None:
-    for _ in range(600):
-        if not any(Path(f"/proc/{number}").exists() for number in processes):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{processes} still live")
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def have_ended(processes: Sequence[int]) -> bool:
+    return not any(Path(f"/proc/{number}").exists() for number in processes)
+
+
+def holds(database: Path, query: str, count: int) -> bool:
+    """Whether a study's file, once it and its tables exist, holds at least so many rows."""
+    if count == 0 or not database.exists():
+        return count == 0
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection, suppress(sqlite3.Error):
+        return bool(connection.execute(f"SELECT count(*) FROM {query}").fetchone()[0] >= count)
+    return False
 
 
 @pytest.fixture
@@ -119,7 +134,7 @@ def test_the_launcher_is_killed_and_its_workers_leave_with_it(
     assert len(workers) == 2
     process.kill()
     process.wait()
-    wait_for_end(workers)
+    wait_until(lambda: have_ended(workers))
     result = command(workplace, "resume", "orphans")
     assert result.returncode == 0, result.stderr
     check_whole(workplace, "orphans", 10)
@@ -133,9 +148,10 @@ def test_ctrl_c_is_passed_on_to_the_workers(workplace: Path, stopping: list[subp
     stopping.append(process)
     until(process, "  3/20  ")
     workers = children(process.pid)
-    for _ in range(times):
+    process.send_signal(signal.SIGINT)
+    if times == 2:
+        until(process, "Ctrl-C again stops at once")
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err.count("\n") == 1
@@ -236,11 +252,12 @@ def parent(workplace: Path) -> str:
 def test_a_fork_that_is_killed_can_be_made_again(
     workplace: Path, parent: str, stopping: list[subprocess.Popen[str]]
 ) -> None:
-    for attempt in range(6):
+    database = workplace / "runs" / "reborn" / "study.db"
+    for trials in range(6):  # killed before the first is stored, and after each
         process = start(workplace, "fork", parent, "reborn", "n_iters=2")
         stopping.append(process)
         until(process, "taken over")
-        time.sleep(attempt * 0.15)
+        wait_until(partial(holds, database, "trials", trials))
         process.kill()
         process.wait()
         if "reborn" in command(workplace, "show").stdout:
@@ -258,7 +275,8 @@ def test_a_run_killed_in_its_final_round_goes_on_there(workplace: Path, stopping
     process = start(workplace, *arguments, "name=last", "n_iters=1", "final.images=6")
     stopping.append(process)
     until(process, "  5/5  ")
-    time.sleep(0.5)
+    database = workplace / "runs" / "last" / "study.db"
+    wait_until(partial(holds, database, "study_user_attributes WHERE key LIKE 'drawn:%'", 1))
     process.kill()
     process.wait()
     before = shown(workplace, "last")["trials_list"]
