@@ -118,7 +118,7 @@ def _imports(file: BinaryIO, size: int) -> Iterator[str]:
         if count > _MOST_OPERATIONS:
             raise ValueError(f"a pickle of more than {_MOST_OPERATIONS} operations")
         if (opcode.arg is not None and "INT" in name) or name in ("LONG1", "LONG4"):
-            number = int(argument)
+            number = int(argument or 0)
         elif name == "BINPERSID" and number > size:  # the last part of a storage's description is its length
             raise ValueError(f"a storage of {number} numbers in a file of {size} bytes")
         elif name in _REMEMBERING and (remembered := remembered + 1) > _MOST_REMEMBERED:
