@@ -11,7 +11,6 @@ import codecs
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from bayes_merger.errors import ConfigError, one_line, printable
+from bayes_merger.paths import open_regular
 
 LARGEST = 4 << 20
 """Bytes of a text file."""
@@ -59,10 +59,7 @@ def read_text(path: Path, *, largest: int = LARGEST) -> str:
             not name the file.
     """
     try:
-        # A pipe without a writer would be waited for
-        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ConfigError("is no regular file")
+        with open_regular(path) as file:
             data = file.read(largest + 1)
     except FileNotFoundError:
         raise ConfigError("no such file") from None
@@ -85,17 +82,18 @@ def _decoded(data: bytes) -> str:
         return data.decode("cp1252", "replace")
 
 
-def read_document(path: Path, *, text_of: Collection[str] = ()) -> Any:
+def read_document(path: Path, *, text_of: Collection[str] = (), largest: int = LARGEST) -> Any:
     """What is in a YAML or JSON file.
 
     Args:
         path: of the file.
+        largest: bytes it may have.
         text_of: keys whose values are text to the letter: ``prompt: 1`` and ``prompt: yes`` are words.
 
     Raises:
         ConfigError: see :func:`read_text` and :func:`parse_document`. The text does not name the file.
     """
-    return parse_document(read_text(path), text_of=text_of)
+    return parse_document(read_text(path, largest=largest), text_of=text_of)
 
 
 def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:

@@ -28,21 +28,3 @@ def open_regular(path: Path) -> BinaryIO:
         return file
     file.close()
     raise OSError(errno.EINVAL, "not a regular file", str(path))
-
-
-def read_text(path: Path, limit: int = 2**24) -> str:
-    """A small text file, in UTF-8 with or without a byte order mark.
-
-    Args:
-        path: of the file.
-        limit: bytes that it may have.
-
-    Raises:
-        OSError: it cannot be read, is no regular file or too large.
-        UnicodeDecodeError: it is in another encoding.
-    """
-    with open_regular(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, f"larger than {limit // 2**20} MiB", str(path))
-    return data.decode("utf-8-sig")

@@ -32,6 +32,7 @@ from bayes_merger.errors import (
 )
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
+from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
@@ -330,7 +331,7 @@ def _take_address(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """
     address = str(settings["storage"] or "")
     if address and not is_address(address):
-        address = str(Path(address).expanduser().absolute())
+        address = str(user_path(address).absolute())
     if is_address(address):
         open_storage(address).engine.dispose()
     return {**settings, "storage": redacted(address) or None}, address

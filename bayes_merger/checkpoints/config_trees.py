@@ -7,7 +7,6 @@ input channels, the number of its blocks, the parts that it lacks.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -18,8 +17,8 @@ from typing import Any
 from bayes_merger.checkpoints.naming import INDEX, NETWORK, PARTS
 from bayes_merger.checkpoints.prediction import EPSILON, ZERO_SNR, V, edm_mark, predicted, predicted_by
 from bayes_merger.checkpoints.tokenizer import PAD, PAD_OPEN_CLIP
+from bayes_merger.documents import read_document
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.paths import read_text
 
 Shapes = Mapping[str, tuple[int, ...]]
 Settings = dict[str, Any]
@@ -75,9 +74,9 @@ def read_tree(folder: Path) -> Settings:
     found = {}
     for file in sorted(folder.rglob("*.json")):
         try:
-            found[file.relative_to(folder).as_posix()] = json.loads(read_text(file))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{file}: not JSON ({str(error)[:100]})") from error
+            found[file.relative_to(folder).as_posix()] = read_document(file)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
     return found
 
 
@@ -133,12 +132,12 @@ def check_inside(tree: Path, file: Path) -> None:
 
 
 def _read(file: Path) -> Settings:
+    if not file.exists():
+        raise ConfigError(f"{file}: no such file, which every diffusers folder has; give a complete one")
     try:
-        data = json.loads(read_text(file))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such file, which every diffusers folder has; give a complete one") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: not JSON ({str(error)[:100]})") from error
+        data = read_document(file)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: expected a table of settings")
     return data

@@ -8,7 +8,6 @@ theirs, read in place when it is requested.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,8 +22,8 @@ from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming
 from bayes_merger.checkpoints.networks import TensorNames, network_of
 from bayes_merger.checkpoints.prediction import EDM, EDM_V, ZERO_SNR, V, predicted_by, prediction_metadata
 from bayes_merger.checkpoints.single_file import open_file
-from bayes_merger.errors import CheckpointError
-from bayes_merger.paths import read_text
+from bayes_merger.documents import read_document
+from bayes_merger.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -340,11 +339,9 @@ def _statistics(path: Path, vae: Mapping[str, Any], name: str) -> tuple[float, .
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(read_text(path, _JSON_LIMIT))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not JSON; download it again") from error
+        data = read_document(path, largest=_JSON_LIMIT)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}; download it again") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: is not a table of settings; download it again")
     return data

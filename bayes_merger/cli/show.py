@@ -57,7 +57,8 @@ def _show_all(runs: Path, as_json: bool) -> None:
     table = Table("study", "state", "trials", "best", "method", "optimiser")
     for row in rows:
         best = row["best"]
-        trials = f"{row['trials']['finished']}/{row['trials']['budget']}"
+        finished, budget = row["trials"]["finished"], row["trials"]["budget"]
+        trials = f"{finished}/{budget}" if budget is not None else str(finished)
         value = f"{best['value']:.3f}" if best else ""
         table.add_row(row["name"], row["state"], trials, value, row["method"], row["optimiser"])
     Console().print(table)
@@ -71,10 +72,11 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
         return
     console = Console()
     counts = data["trials"]
+    of = f" of {counts['budget']}" if counts["budget"] is not None else ""
     more = "".join(
         f", {counts[key]} {words}" for key, words in (("pruned", "given up early"), ("failed", "failed")) if counts[key]
     )
-    print(f"{data['name']}: {data['state']}, {counts['finished']} of {counts['budget']} trials{more}, "
+    print(f"{data['name']}: {data['state']}, {counts['finished']}{of} trials{more}, "
           f"{data['method']}, {data['optimiser']}")  # fmt: skip
     if data["stopped"]:
         print(f"  the search ended early; {printable(data['stopped'], longest=400)}")

@@ -21,6 +21,7 @@ from bayes_merger.compose.typed import FILES, FURTHER, OPEN, check_typed, in_ful
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.paths import user_path
 
 
 def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def _read_files(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     for override in overrides:
         key, _, value = override.partition("=")
         if key in FILES and value and not value.startswith("{"):
-            path = Path(value).expanduser()
+            path = user_path(value)
             read[key] = recipe_data(path) if key == "recipe" else read_yaml(path, key)
             if not isinstance(read[key], dict):
                 raise ConfigError(f"{key}: {path} holds no table")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
-from bayes_merger.merging.models.opening import open_each, open_model, references
+from bayes_merger.merging.models.opening import closed_on_error, open_each, open_model, references
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
@@ -70,17 +69,6 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
             architecture=architecture.name,
         )
     return recipe, checkpoints
-
-
-@contextmanager
-def closed_on_error(checkpoints: Mapping[str, Checkpoint]) -> Iterator[None]:
-    """Close opened models after an error, since the caller never gets them."""
-    try:
-        yield
-    except BaseException:
-        for checkpoint in checkpoints.values():
-            checkpoint.close()
-        raise
 
 
 def take_vae(vae: str, checkpoints: dict[str, Checkpoint]) -> str:

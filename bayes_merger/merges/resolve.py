@@ -12,9 +12,9 @@ from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
-from bayes_merger.merges.from_settings import adjustments, closed_on_error, number_of, recipe_by_hand, take_vae
+from bayes_merger.merges.from_settings import adjustments, number_of, recipe_by_hand, take_vae
 from bayes_merger.merging.models.lora import is_lora
-from bayes_merger.merging.models.opening import open_each, steps_recipe
+from bayes_merger.merging.models.opening import closed_on_error, open_each, steps_recipe
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe

@@ -13,7 +13,7 @@ from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.run.attributes import CONFIG, IMAGES, RECIPE, SCORES, WEIGHTS
+from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, WEIGHTS
 from bayes_merger.run.record import (
     chosen_trial,
     complete_trials,
@@ -77,7 +77,7 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
                 for trial in trials
             ),
             "pruned": pruned,
-            "budget": config.get("init_points", 0) + config.get("n_iters", 0),
+            "budget": _budget(study),
         },
         "state": state_of(study),
         "stopped": study.user_attrs.get(STOPPED),
@@ -94,6 +94,14 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
     if names := objectives_of(study):
         data |= {"objectives": names, "front": front_data(study, names)}
     return data
+
+
+def _budget(study: optuna.study.Study) -> int | None:
+    """How many trials the study is to have; ``None`` where a program asks for as many as it likes."""
+    if not study.user_attrs.get(PAYLOADS):
+        return None
+    config = study.user_attrs.get(CONFIG, {})
+    return int(config.get("init_points", 0)) + int(config.get("n_iters", 0))
 
 
 def _method(config: Mapping[str, Any]) -> str | None:

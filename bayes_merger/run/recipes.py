@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bayes_merger.checkpoints.naming import INDEX
 from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.documents import read_text
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.merging.recipe.step_file import reason_of
-from bayes_merger.paths import read_text, user_path
+from bayes_merger.paths import user_path
 from bayes_merger.run.folder import find_study, load
 from bayes_merger.run.record import recipe_of, trial_of
 
@@ -57,10 +57,8 @@ def embedded_recipe(path: Path) -> MergeRecipe:
 def _read_recipe(path: Path) -> MergeRecipe:
     try:
         text = read_text(path)
-    except OSError as error:
-        raise ConfigError(f"recipe {path}: {reason_of(error)}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"recipe {path}: is not a merge recipe (not text)") from None
+    except ConfigError as error:
+        raise ConfigError(f"recipe {path}: {error}") from None
     return _parsed(text, f"recipe {path}:")
 
 

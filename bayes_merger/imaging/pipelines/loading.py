@@ -7,7 +7,6 @@ with the file's tensors, whatever the dtypes: merging into them cannot change th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.prediction import ZERO_SNR, V, edm_mark
+from bayes_merger.documents import read_document
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.pipelines.keymap import TEXT, UNET, VAE, to_single_file
 from bayes_merger.imaging.pipelines.schedulers import PREDICTIONS
-from bayes_merger.paths import read_text
 
 if TYPE_CHECKING:
     import torch
@@ -146,15 +145,15 @@ def empty_modules(tree: Path) -> dict[str, Any]:
 
 def _config(tree: Path, part: str, name: str = "config.json") -> dict[str, Any]:
     file = tree / part / name
-    try:
-        config = json.loads(read_text(file))
-    except FileNotFoundError as error:
+    if not file.exists():
         raise ConfigError(
             f"{file}: no such file; generator.config is a folder with unet/, vae/ and text_encoder/, each with its "
             "config.json"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: not JSON ({str(error)[:100]})") from error
+        )
+    try:
+        config = read_document(file)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{file}: expected a table of settings")
     return config

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
@@ -16,6 +17,17 @@ from bayes_merger.merging.recipe.step_file import StepFile
 from bayes_merger.paths import user_path
 
 
+@contextmanager
+def closed_on_error(checkpoints: Mapping[str, Checkpoint]) -> Iterator[None]:
+    """Close opened models after an error, since the caller never gets them."""
+    try:
+        yield
+    except BaseException:
+        for checkpoint in checkpoints.values():
+            checkpoint.close()
+        raise
+
+
 def open_each(paths: Mapping[str, str], *, alone: bool = False) -> dict[str, Checkpoint]:
     """The models given by these paths; LoRAs among them are applied to model A.
 
@@ -27,8 +39,9 @@ def open_each(paths: Mapping[str, str], *, alone: bool = False) -> dict[str, Che
         CheckpointError: as ``open_model``.
     """
     opened: dict[str, Checkpoint] = {}
-    for name in sorted(paths):
-        opened[name] = open_model(name, paths[name], None if alone or name == "vae" else opened.get("a"))
+    with closed_on_error(opened):
+        for name in sorted(paths):
+            opened[name] = open_model(name, paths[name], None if alone or name == "vae" else opened.get("a"))
     return opened
 
 

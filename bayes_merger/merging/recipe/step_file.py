@@ -325,8 +325,3 @@ def recipe_data(path: Path) -> Any:
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
     return data | {"models": {name: beside(model, path.parent) for name, model in data["models"].items()}}
-
-
-def reason_of(error: OSError) -> str:
-    """Why a file cannot be read, in a few words."""
-    return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.paths import read_text, user_path
+from bayes_merger.paths import user_path
 from bayes_merger.scoring.download import find_weights, open_weights, read_weights
 from bayes_merger.scoring.models.conversion import from_transformers
 from bayes_merger.scoring.scorer import ImageToScore, Scale, check_importance, check_scale
@@ -236,12 +237,12 @@ def _architecture(model: str | None, config: Path | None, setting: str) -> dict[
         if model not in known:
             raise ConfigError(f"{setting}.model: open_clip does not have {model!r}; {nearest(str(model), known)}")
         config = known[model]
+    if not config.exists():
+        raise ConfigError(f"{setting}.config: there is no file {config}")
     try:
-        read = json.loads(read_text(config))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{setting}.config: there is no file {config}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{setting}.config: {config} is not JSON ({error})") from error
+        read = read_document(config)
+    except ConfigError as error:
+        raise ConfigError(f"{setting}.config: {config}: {error}") from None
     whole = read if isinstance(read, dict) and "model_cfg" in read else {"model_cfg": read}
     settings = whole["model_cfg"]
     if not isinstance(settings, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(settings):
