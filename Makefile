@@ -27,7 +27,7 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-slow: check
 	$(BIN)/pytest -m 'slow and not gpu'

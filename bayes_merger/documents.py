@@ -83,7 +83,7 @@ def _decoded(data: bytes) -> str:
 
 
 def read_document(path: Path, *, text_of: Collection[str] = (), largest: int = LARGEST) -> Any:
-    """What is in a YAML or JSON file.
+    """What is in a YAML file, or in a JSON file if it is called so.
 
     Args:
         path: of the file.
@@ -93,7 +93,13 @@ def read_document(path: Path, *, text_of: Collection[str] = (), largest: int = L
     Raises:
         ConfigError: see :func:`read_text` and :func:`parse_document`. The text does not name the file.
     """
-    return parse_document(read_text(path, largest=largest), text_of=text_of)
+    text = read_text(path, largest=largest)
+    if path.suffix.lower() != ".json":
+        return parse_document(text, text_of=text_of)
+    try:
+        return _json(text)
+    except ValueError as error:
+        raise ConfigError(f"is not JSON ({one_line(error)})") from None
 
 
 def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:

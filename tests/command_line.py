@@ -19,9 +19,9 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of a command that ends with exit code 2."""
+    """The one line of a command that ends with exit code 2; notes may come before it."""
     assert main(list(arguments)) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-    return errors
+    *notes, error = capsys.readouterr().err.splitlines(keepends=True)
+    assert all(note.startswith("note: ") for note in notes), notes
+    assert error.startswith("error: "), error
+    return error

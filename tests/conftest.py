@@ -11,6 +11,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test may reach for a network
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before anything imports torch: as the program does
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests beside each other, not threads
 
 from tests.checkpoint_files import make_tiny_sd1, tiny_config
 from tests.postgres import server

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
+
+from bayes_merger.cli import main
 
 PAYLOAD = """\
 tiny:
@@ -87,7 +93,24 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``bayes-merger ARGUMENTS`` in ``folder``, to its end."""
-    process = start(folder, *arguments)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    """``bayes-merger ARGUMENTS`` in ``folder``, to its end, in this process: what it imports is imported once."""
+    out, err = io.StringIO(), io.StringIO()
+    paths, threads, stdin = list(sys.path), torch.get_num_threads(), sys.stdin
+    torch.set_num_threads(1)
+    sys.stdin = io.StringIO()
+    try:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(arguments)
+    finally:
+        torch.set_num_threads(threads)
+        sys.stdin = stdin
+        sys.path[:] = paths
+        _forget_modules_of(folder)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def _forget_modules_of(folder: Path) -> None:
+    """Let the next command import its own scorers: another folder's may have the same names."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]

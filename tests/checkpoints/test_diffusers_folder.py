@@ -197,7 +197,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"down_blocks.0.resnets.0.conv1.weight": None}, []),
-        ({"encoder_hid_proj.weight": torch.zeros(3)}, ["encoder_hid_proj.weight", "has no name"]),
+        ({"conv_extra.weight": torch.zeros(3)}, ["conv_extra.weight", "has no name"]),
         ({"mid_block.resnets.x.norm1.weight": torch.zeros(3)}, ["has no name"]),
     ],
 )

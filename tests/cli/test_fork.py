@@ -80,7 +80,7 @@ def listing(folder: Path) -> list[Path]:
         (["fork", "parent", "parent"], "exists: choose another name"),
         (["fork", "parent", "a/b"], "cannot be a folder"),
         (["fork", "parnt", "new"], "did you mean parent"),
-        (["fork", "parent"], "takes the study and the new one's name"),
+        (["fork", "parent"], "the new study has no name"),
         (["fork", "parent", "optimiser=tpe"], "the new study has no name"),
         (["fork", "parent", "new", "optimiser=bays"], "did you mean bayes"),
         (["fork", "parent", "new", "n_iter=2"], "did you mean n_iters"),

@@ -139,7 +139,7 @@ def test_a_division_of_one_s_own_is_kept_in_the_file_and_rebuilt_from_it(
         (["blocks=nowhere.yaml"], ["nowhere.yaml"]),
         (["blocks={folder}/bad.yaml"], ["bad.yaml", "YAML"]),
         (["blocks={folder}/list.yaml"], ["not a block"]),
-        (["blocks={folder}/a.safetensors"], ["YAML"]),
+        (["blocks={folder}/a.safetensors"], ["a.safetensors", "encoding"]),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_one_line_in_both_commands(

@@ -199,7 +199,7 @@ def test_settings_of_another_model_are_refused(
     assert "of the kind sdxl" in refused(capsys, *pair, "--config", str(xl))
     assert "--config FOLDER" in refused(capsys, *pair)  # the official size is another
     (sd1 / "vae" / "config.json").write_text("[")
-    assert "vae/config.json: not JSON" in refused(capsys, *pair, "--config", str(sd1))
+    assert "vae/config.json: is not JSON" in refused(capsys, *pair, "--config", str(sd1))
     (sd1 / "vae" / "config.json").unlink()
     assert "vae/config.json: no such file" in refused(capsys, *pair, "--config", str(sd1))
     (sd1 / "model_index.json").write_text('{"unet": ["os", "system"], "vae": [null]}')
