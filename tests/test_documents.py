@@ -108,7 +108,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "ring").symlink_to(tmp_path / "ring")
     for name, words in (
-        ("pipe", "no regular file"),
+        ("pipe", "not a regular file"),
         ("ring", "cannot be read"),
         ("gone", "no such file"),
         (".", "cannot be read|regular"),

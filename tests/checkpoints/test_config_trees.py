@@ -357,5 +357,5 @@ def test_the_text_encoders_of_openclip_are_filled_up_with_zeros(tree: str, pads:
 
 def test_what_is_not_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"model_index\.json: not JSON"):
+    with pytest.raises(ConfigError, match=r"model_index\.json: is not JSON"):
         read_tree(tmp_path)

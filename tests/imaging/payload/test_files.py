@@ -182,7 +182,7 @@ def test_what_is_no_file_is_refused_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "ring.yaml").symlink_to(tmp_path / "ring.yaml")
     (tmp_path / "folder.yaml").mkdir()
     for name, words in (
-        ("pipe", "no regular file"),
+        ("pipe", "not a regular file"),
         ("ring", "no 'ring'"),
         ("folder", "no 'folder'"),
         ("x" * 30_000, "no 'x"),

@@ -61,7 +61,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "ring.txt").symlink_to(tmp_path / "ring.txt")
     for name, words in (
-        ("pipe", "no regular file"),
+        ("pipe", "not a regular file"),
         ("folder", "cannot be read"),
         ("ring", "no ring.txt"),
         ("x/../pipe", "no x/"),

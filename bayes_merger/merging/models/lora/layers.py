@@ -52,7 +52,6 @@ class _TextEncoder:
 _TEXT_ENCODERS = (
     _TextEncoder("cond_stage_model.transformer.", ("te", "te1", "clip_l")),
     _TextEncoder("cond_stage_model.model.", ("te", "te1", "clip_h")),
-    _TextEncoder("conditioner.embedders.0.model.", ("te", "te1", "clip_h")),
     _TextEncoder("conditioner.embedders.0.transformer.", ("te1", "te", "clip_l")),
     _TextEncoder("conditioner.embedders.1.model.", ("te2", "clip_g")),
     _TextEncoder("text_encoders.clip_l.transformer.", ("te1", "te", "clip_l")),
@@ -163,8 +162,8 @@ def _layers(shapes: Shapes) -> Iterator[tuple[Layer, tuple[str, ...]]]:
             yield from _of_network(key, name.removeprefix(UNET), shapes, xl=xl)
             continue
         for encoder in (*_TEXT_ENCODERS[:-1], _FLUX_T5 if flux else _TEXT_ENCODERS[-1]):
-            if key.startswith(encoder.prefix):
-                yield from _of_text_encoder(key, shapes[key], encoder)
+            if name.startswith(encoder.prefix):
+                yield from _of_text_encoder(key, name.removeprefix(encoder.prefix), shapes[key], encoder)
 
 
 def _of_network(key: str, name: str, shapes: Shapes, *, xl: bool) -> Iterator[tuple[Layer, tuple[str, ...]]]:
@@ -191,9 +190,10 @@ def _of_network(key: str, name: str, shapes: Shapes, *, xl: bool) -> Iterator[tu
         yield replace(layer, name=f"lora_{flat_part}", rows=(0, end), shape=(end, *shape[1:])), (flat_part,)
 
 
-def _of_text_encoder(key: str, shape: Shape, encoder: _TextEncoder) -> Iterator[tuple[Layer, tuple[str, ...]]]:
+def _of_text_encoder(
+    key: str, rest: str, shape: Shape, encoder: _TextEncoder
+) -> Iterator[tuple[Layer, tuple[str, ...]]]:
     """The layers in one tensor of a text encoder, by transformers' names; three in OpenCLIP's ``in_proj``."""
-    rest = key.removeprefix(encoder.prefix)
     in_proj = re.fullmatch(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_weight", rest)
     if in_proj:
         width, start = shape[0] // 3, f"encoder.layers.{in_proj[1]}.self_attn"

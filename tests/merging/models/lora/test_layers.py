@@ -163,3 +163,21 @@ def test_what_is_swapped_or_transposed_is_written_as_it_is_read() -> None:
         layer.put(written, 10 * layer.of(numbers))
         assert torch.equal(layer.of(written), 10 * layer.of(numbers))
         assert int((written != numbers).sum()) == len(own) * len(own[0]) - any(0 in line for line in own)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "beside", "name"),
+    [
+        ("conditioner.embedders.0.model.", (), "lora_te_text_model_encoder_layers_0_mlp_fc1"),
+        ("conditioner.embedders.0.model.", ("conditioner.embedders.1.transformer.x.weight",),
+         "lora_te2_text_model_encoder_layers_0_mlp_fc1"),
+        ("conditioner.embedders.1.model.", (), "lora_te2_text_model_encoder_layers_0_mlp_fc1"),
+    ],
+    ids=["SD-Turbo", "a swapped pair", "the official pair"],
+)  # fmt: skip
+def test_a_text_encoder_is_found_wherever_a_file_has_it(prefix: str, beside: tuple[str, ...], name: str) -> None:
+    key = f"{prefix}transformer.resblocks.0.mlp.c_fc.weight"
+    table = layers_by_id({key: (8, 4)} | dict.fromkeys(beside, (2, 2)))
+    layer = find(name + KOHYA, table)
+    assert layer is not None
+    assert (layer.weight, layer.bias) == (key, key.removesuffix("weight") + "bias")
