@@ -1,8 +1,6 @@
 """``python -m bayes_merger`` is ``bayes-merger``."""
 
-import sys
-
-from bayes_merger.cli import main
+from bayes_merger.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

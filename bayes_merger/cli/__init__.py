@@ -7,9 +7,11 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from bayes_merger import __version__
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused, StorageError, nearest, trouble
@@ -122,3 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: " + _on_one_line(said) + GO_ON * (name in RUNS), file=sys.stderr)
         return StorageError.exit_code
     return 0
+
+
+def program() -> NoReturn:
+    """The command as a process of its own."""
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: a further Ctrl-C would print a traceback
+    sys.exit(code)
