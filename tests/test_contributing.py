@@ -62,7 +62,9 @@ def follow(title: str, folder: Path) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
-    """An empty working folder, but for two models."""
+    """An empty working folder, but for two models, and one small picture in the place of the demo's sixteen."""
+    (tmp_path / "payloads").mkdir()
+    (tmp_path / "payloads" / "demo.yaml").write_text("ring: {prompt: a ring, steps: 2, width: 64, height: 64}\n")
     for name in ("a", "b"):
         (tmp_path / f"{name.upper()}.safetensors").symlink_to(demo.MODELS / f"{name}.safetensors")
     return tmp_path
@@ -93,10 +95,8 @@ def test_an_optimiser_of_one_s_own(workplace: Path) -> None:
     searched, _ = follow("Add an optimiser", workplace)
     assert "3/3" in searched
     (workplace / "conf" / "optimiser" / "mine.yaml").write_text("_target_: centre.Centre\n")
-    (workplace / "payloads").mkdir()
-    (workplace / "payloads" / "tiny.yaml").write_text("{prompt: a ring, steps: 2, width: 64, height: 64}\n")
     run([sys.executable, "-m", "bayes_merger", "run", "experiment=demo", "optimiser=mine", "name=around", "init_points=2",
-         "n_iters=1", "final.images=0", "payloads=[tiny]"], workplace)  # fmt: skip
+         "n_iters=1", "final.images=0"], workplace)  # fmt: skip
     assert "Centre" in run([sys.executable, "-m", "bayes_merger", "show", "around"], workplace).stdout
 
 
