@@ -14,7 +14,7 @@ from bayes_merger.errors import TrialFailed
 from bayes_merger.merging import METHODS, SD1, Checkpoint, LiveMerge, MergeSettings, method_spec, open_checkpoint
 from tests.live_models import equal, full, live, parameter, plain, shifted, strided, transposed
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, tensors_of, uneven, write_model
-from tests.merging.variants import VARIANTS, Variant, title
+from tests.merging.variants import SAMPLED, Variant, title
 
 Weights = dict[str, dict[str, float]]
 
@@ -29,7 +29,7 @@ def changed(weights: Weights, method: str, random: random.Random) -> Weights:
     return new
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=title)
+@pytest.mark.parametrize("variant", SAMPLED, ids=title)
 def test_a_sequence_of_candidates_is_a_sequence_of_full_merges(tmp_path: Path, variant: Variant) -> None:
     method, given, options = variant[0], variant[1], dict(variant[2])
     models = opened(tmp_path, len(given))

@@ -64,6 +64,9 @@ class Drifting(BaseSampler):
 
 
 SAMPLERS["a stranger's"] = partial(Drifting, step=0.03)
+SAMPLED = [
+    name if name in ("tpe", "cma", "a stranger's") else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS
+]
 
 
 @pytest.fixture
@@ -107,13 +110,13 @@ def searched(
     return [trial.params for trial in sorted(finished, key=lambda t: int(t.user_attrs.get("origin", t.number)))]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_a_study_goes_on_after_a_kill_as_if_nothing_had_been(name: str, tmp_path: Path, space: SearchSpace) -> None:
     whole = searched(tmp_path / "whole.db", space, SAMPLERS[name])
     assert searched(tmp_path / "killed.db", space, SAMPLERS[name], killed_in=8) == whole
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_the_seed_of_the_study_is_the_sampler_s(name: str, tmp_path: Path, space: SearchSpace) -> None:
     first = searched(tmp_path / "0.db", space, SAMPLERS[name])
     assert searched(tmp_path / "again.db", space, SAMPLERS[name]) == first
