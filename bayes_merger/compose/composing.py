@@ -11,7 +11,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from bayes_merger.compose.building import check_trusted
 from bayes_merger.compose.explaining import explained
@@ -187,7 +189,7 @@ def _known_settings(overrides: Sequence[str]) -> list[str]:
     chosen = [text for text in overrides if text.partition("=")[0] in GROUPS]
     try:
         config = _composed(chosen, Verbatim())
-    except Exception:  # it is the settings of these choices that are wrong
+    except (ConfigError, HydraException, OmegaConfBaseException):  # it is these choices that are wrong
         config = OmegaConf.structured(RunConfig)
     return ["experiment", *list(FURTHER)[:3], *walk(OmegaConf.to_container(config), "")]
 

@@ -21,56 +21,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bayes_merger.errors import CheckpointError
+from bayes_merger.merging.models.lora.adapter import Adapter, Parts, Shape, Shapes, Situation, Unfit, disagreement
+from bayes_merger.merging.models.lora.rotations import (
+    blocks_shape,
+    boft,
+    boft_shape,
+    oft_shape,
+    rotated_columns,
+    rotated_rows,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
-Parts = Mapping[str, "Tensor"]
-"""Parameter to its tensor, read in fp32 when it is asked for."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What an adapter may ask for besides its own parameters.
-
-    Attributes:
-        strength: factor of the product of factors.
-        config: PEFT's configuration, empty where there is none.
-    """
-
-    strength: float
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """A member of the family.
-
-    Attributes:
-        needs: the parameters without which it is incomplete; any of them marks it.
-        may: the parameters that it may have besides.
-        made: the shape of the layer that parameters of these shapes are for, given the layer's own.
-        apply: the new matrix, of W (in its own shape), the parameters and the situation.
-        rank: of its factors, 0 where there is none.
-        decomposes: whether DoRA may follow.
-    """
-
-    needs: tuple[str, ...]
-    may: tuple[str, ...]
-    made: Callable[[Shapes, Shape], Shape]
-    apply: Callable[[Tensor, Parts, Situation], Tensor]
-    rank: Callable[[Shapes], int] = lambda shapes: 0
-    decomposes: bool = False
-
-
-class Unfit(CheckpointError):
-    """Shapes that do not fit each other; the text does not name the layer."""
 
 
 def adapter_of(shapes: Shapes) -> Adapter:
@@ -113,10 +77,10 @@ def _low_rank_shape(shapes: Shapes, layer: Shape) -> Shape:
     if "mid" in shapes:
         mid = shapes["mid"]
         if len(mid) < 3 or mid[:2] != (up[1], down[0]) or math.prod(down[2:]) != 1:
-            raise _disagree(up, mid, down)
+            raise disagreement(up, mid, down)
         return (up[0], down[1], *mid[2:])
     if up[1] != down[0] or not down[0]:
-        raise _disagree(up, down)
+        raise disagreement(up, down)
     return (up[0], *down[1:])
 
 
@@ -138,14 +102,14 @@ def _pair_shape(shapes: Shapes, a: str, b: str, core: str) -> Shape:
         raise Unfit(f"lacks its {' and '.join(lacking)}; the file is incomplete")
     first, second = shapes[a], shapes[b]
     if len(first) != 2 or len(second) != 2 or 0 in second:
-        raise _disagree(first, second)
+        raise disagreement(first, second)
     if core in shapes:
         middle = shapes[core]
         if len(middle) < 3 or middle[:2] != (first[0], second[0]):
-            raise _disagree(first, middle, second)
+            raise disagreement(first, middle, second)
         return (first[1], second[1], *middle[2:])
     if first[1] != second[0]:
-        raise _disagree(first, second)
+        raise disagreement(first, second)
     return (first[0], second[1])
 
 
@@ -164,7 +128,7 @@ _HADAMARD = tuple((f"hada_w{i}_a", f"hada_w{i}_b", f"hada_t{i}") for i in (1, 2)
 def _hadamard_shape(shapes: Shapes, layer: Shape) -> Shape:
     first, second = (_pair_shape(shapes, *names) for names in _HADAMARD)
     if first != second:
-        raise _disagree(first, second)
+        raise disagreement(first, second)
     return first
 
 
@@ -179,7 +143,7 @@ _KRONECKER = (("lokr_w1", "lokr_w1_a", "lokr_w1_b", ""), ("lokr_w2", "lokr_w2_a"
 def _kronecker_shape(shapes: Shapes, layer: Shape) -> Shape:
     first, second = (shapes.get(whole) or _pair_shape(shapes, *names) for whole, *names in _KRONECKER)
     if len(first) != 2 or len(second) < 2:
-        raise _disagree(first, second)
+        raise disagreement(first, second)
     return (first[0] * second[0], first[1] * second[1], *second[2:])
 
 
@@ -199,7 +163,7 @@ def _glora_order(shapes: Shapes) -> tuple[str, str, str, str]:
     """a1, a2, b1, b2 by today's names; LyCORIS before 2.0 had the two of each pair the other way round."""
     a1, a2, b1, b2 = (shapes[part] for part in ("a1", "a2", "b1", "b2"))
     if min(map(len, (a1, a2, b1, b2))) < 2:
-        raise _disagree(a1, a2, b1, b2)
+        raise disagreement(a1, a2, b1, b2)
     today, once = a1[1] == a2[0] == b1[1] == b2[0], a1[0] == a2[1] == b1[0] == b2[1]
     if today and once:  # a square layer: the rank is the smaller number
         today = a1[1] <= a1[0]
@@ -209,7 +173,7 @@ def _glora_order(shapes: Shapes) -> tuple[str, str, str, str]:
 def _glora_shape(shapes: Shapes, layer: Shape) -> Shape:
     a1, a2, b1, b2 = (shapes[part] for part in _glora_order(shapes))
     if a1[1] != a2[0] or a1[0] != a2[1] or a1[0] != layer[1] or any(math.prod(s[2:]) != 1 for s in (a1, a2)):
-        raise _disagree(a1, a2, b1, b2)
+        raise disagreement(a1, a2, b1, b2)
     return _low_rank_shape({"up": b1, "down": b2} | ({"mid": shapes["bm"]} if "bm" in shapes else {}), layer)
 
 
@@ -239,139 +203,6 @@ def _full(weight: Tensor, parts: Parts, about: Situation) -> Tensor:
 
 def _set(weight: Tensor, parts: Parts, about: Situation) -> Tensor:
     return parts["set_weight"].reshape(weight.shape).clone()
-
-
-# ---- rotations
-
-
-def _blocks_shape(shapes: Shapes, layer: Shape) -> Shape:
-    blocks = shapes["oft_blocks"]
-    size, butterfly = blocks[-1] if blocks else 0, len(blocks) == 4
-    if len(blocks) not in (3, 4) or blocks[-2] != size or not size:
-        raise Unfit(f"oft_blocks of {list(blocks)} are no square matrices; the file is damaged")
-    rows = blocks[-3] * size
-    levels = blocks[0] if butterfly else 1
-    if not 1 <= levels <= rows.bit_length() or (butterfly and (size % 2 or rows % (2 ** (levels - 1) * size))):
-        raise Unfit(f"oft_blocks of {list(blocks)} form no butterfly; the file is damaged")
-    if "rescale" in shapes and math.prod(shapes["rescale"]) != rows:
-        raise _disagree(blocks, shapes["rescale"])
-    return (rows, *layer[1:])
-
-
-def _rotated_rows(weight: Tensor, parts: Parts, about: Situation) -> Tensor:
-    """OFT of kohya and LyCORIS, and BOFT of LyCORIS, whose blocks have one axis more."""
-    import torch
-
-    blocks, rows = parts["oft_blocks"], weight.shape[0]
-    skew = blocks - blocks.transpose(-1, -2)
-    limit = float(parts["alpha"].reshape(())) * rows if "alpha" in parts else 0.0
-    if limit > 0:
-        skew = skew * min(1.0, limit / (float(skew.norm()) + 1e-8))
-    eye = torch.eye(blocks.shape[-1])
-    turn = torch.linalg.solve(eye - skew, eye + skew, left=False)
-    flat = weight.flatten(1)
-    if blocks.dim() == 3:
-        turned = torch.einsum("knm,knc->kmc", turn, flat.view(*blocks.shape[:2], -1)).reshape(weight.shape)
-    else:
-        turned = _butterfly(flat, turn).reshape(weight.shape)
-    return turned * parts["rescale"].view(-1, *[1] * (weight.dim() - 1)) if "rescale" in parts else turned
-
-
-def _butterfly(flat: Tensor, turns: Tensor) -> Tensor:
-    """Rows turned in blocks, again and again, of rows ever further apart (https://arxiv.org/abs/2311.06243)."""
-    import torch
-
-    size = turns.shape[-1]
-    for level, turn in enumerate(turns):
-        apart = 2**level * size // 2
-        near = flat.unflatten(0, (-1, 2, apart)).transpose(1, 2).flatten(0, 2).unflatten(0, (-1, size))
-        near = torch.einsum("bij,bjc->bic", turn, near)
-        flat = near.flatten(0, 1).unflatten(0, (-1, apart, 2)).transpose(1, 2).flatten(0, 2)
-    return flat
-
-
-def _oft_size(shapes: Shapes) -> int:
-    """The size of PEFT's blocks, whose upper triangles are in the file."""
-    shape = shapes["oft_R"]
-    if len(shape) != 2:
-        raise Unfit(f"a rotation of {list(shape)} is no list of triangles; the file is damaged")
-    size = (1 + math.isqrt(1 + 8 * shape[1])) // 2
-    if size * (size - 1) // 2 != shape[1] or size < 2:
-        raise Unfit(f"{shape[1]} numbers form no triangle; the file is damaged")
-    return size
-
-
-def _oft_shape(shapes: Shapes, layer: Shape) -> Shape:
-    size, columns = _oft_size(shapes), math.prod(layer[1:])
-    count = shapes["oft_R"][0]
-    shared = count == 1 and columns % size == 0  # one block for all
-    return layer if shared else (layer[0], count * size)
-
-
-def _rotated_columns(weight: Tensor, parts: Parts, about: Situation) -> Tensor:
-    """OFT of PEFT, whose rotations are a few terms of a series unless its configuration says otherwise."""
-    import torch
-
-    triangles = parts["oft_R"]
-    size = _oft_size({"oft_R": tuple(triangles.shape)})
-    skew = torch.zeros(len(triangles), size, size)
-    above = torch.triu_indices(size, size, 1)
-    skew[:, above[0], above[1]] = triangles
-    skew = skew - skew.transpose(1, 2)
-    eye = torch.eye(size)
-    if about.config.get("use_cayley_neumann", True) is False:
-        turn = torch.linalg.solve(eye + skew, eye - skew, left=False)
-    else:
-        terms = about.config.get("num_cayley_neumann_terms", 5)
-        if not isinstance(terms, int) or not 1 <= terms <= 100:
-            raise CheckpointError("num_cayley_neumann_terms is no small whole number; mend the configuration")
-        turn = _series(skew, terms)
-    return _turned_columns(weight, turn)
-
-
-def _series(skew: Tensor, terms: int) -> Tensor:
-    """1 + 2 Q + 2 Q² ... + Qⁿ, which comes near the rotation (1 + Q) / (1 - Q), with as many terms as PEFT takes."""
-    import torch
-
-    total = torch.eye(skew.shape[-1]) + (2 if terms > 1 else 0) * skew
-    if terms < 3:
-        return total
-    power = skew @ skew
-    total = total + 2 * power
-    for _ in range(3, terms - 1):
-        power = power @ skew
-        total = total + 2 * power
-    return total + power @ skew
-
-
-def _boft_shape(shapes: Shapes, layer: Shape) -> Shape:
-    blocks = shapes["boft_R"]
-    if len(blocks) != 4 or blocks[2] != blocks[3]:
-        raise Unfit(f"boft_R of {list(blocks)} are no square matrices; the file is damaged")
-    if blocks[0] != 1:
-        raise Unfit(f"boft_R of {list(blocks)}: BOFT of PEFT with several factors is not supported")
-    if math.prod(shapes["boft_s"]) != layer[0]:
-        raise _disagree(blocks, shapes["boft_s"])
-    return (layer[0], blocks[1] * blocks[2])
-
-
-def _boft(weight: Tensor, parts: Parts, about: Situation) -> Tensor:
-    """BOFT of PEFT with one factor."""
-    import torch
-
-    blocks = parts["boft_R"][0]
-    skew = (blocks - blocks.transpose(1, 2)) / 2
-    eye = torch.eye(blocks.shape[-1])
-    turned = _turned_columns(weight, torch.linalg.solve(eye + skew, eye - skew, left=False))
-    return turned * parts["boft_s"].reshape(-1, *[1] * (weight.dim() - 1))
-
-
-def _turned_columns(weight: Tensor, turn: Tensor) -> Tensor:
-    """W · Rᵀ with R in blocks, one for all where there is one."""
-    import torch
-
-    flat = weight.flatten(1).unflatten(1, (-1, turn.shape[-1]))
-    return torch.einsum("okj,kij->oki", flat, turn.expand(flat.shape[1], -1, -1)).reshape(weight.shape)
 
 
 # ---- factors per input or output
@@ -423,11 +254,6 @@ def _scaled(weight: Tensor, parts: Parts, about: Situation) -> Tensor:
     return weight * _along(parts["ia3_l"], weight, about.config["axis"])
 
 
-def _disagree(*shapes: Shape) -> Unfit:
-    return Unfit(f"factors of {' and '.join(str(list(shape)) for shape in shapes)} do not fit each other; "
-                 "the file is damaged")  # fmt: skip
-
-
 def _hadamard_rank(shapes: Shapes) -> int:
     return shapes["hada_w1_b"][0]
 
@@ -443,9 +269,9 @@ _ADAPTERS = (
     Adapter(_GLORA, ("bm",), _glora_shape, _glora, lambda s: s[_glora_order(s)[1]][0], decomposes=True),
     Adapter(("diff",), (), _same_shape("diff"), _full, decomposes=True),
     Adapter(("set_weight",), (), _same_shape("set_weight"), _set),
-    Adapter(("oft_blocks",), ("rescale",), _blocks_shape, _rotated_rows),
-    Adapter(("oft_R",), (), _oft_shape, _rotated_columns),
-    Adapter(("boft_R", "boft_s"), (), _boft_shape, _boft),
+    Adapter(("oft_blocks",), ("rescale",), blocks_shape, rotated_rows),
+    Adapter(("oft_R",), (), oft_shape, rotated_columns),
+    Adapter(("boft_R", "boft_s"), (), boft_shape, boft),
     Adapter(("weight", "on_input"), (), _ia3_shape, _ia3),
     Adapter(("ia3_l",), (), lambda shapes, layer: layer, _scaled),
 )  # fmt: skip

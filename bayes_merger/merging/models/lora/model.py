@@ -12,15 +12,8 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint, ModelView
 from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import CheckpointError, printable
-from bayes_merger.merging.models.lora.adapters import (
-    Adapter,
-    Shape,
-    Situation,
-    Unfit,
-    adapter_of,
-    decomposed,
-    ia3_axis,
-)
+from bayes_merger.merging.models.lora.adapter import Adapter, Shape, Situation, Unfit
+from bayes_merger.merging.models.lora.adapters import adapter_of, decomposed, ia3_axis
 from bayes_merger.merging.models.lora.layers import Layer, find_layer, layers_by_id
 from bayes_merger.merging.models.lora.parameters import parameter_of
 from bayes_merger.merging.models.lora.strength import ADAPTER_CONFIG, Strengths
