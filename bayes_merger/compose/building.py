@@ -7,6 +7,7 @@ command that it wants to run, or a file that it wants to write.
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -47,6 +48,7 @@ def build(what: str, settings: Mapping[str, Any], **extra: Any) -> Any:
     for folder in _PYTHON_FILES:
         if (own := str(Path.cwd() / folder)) not in sys.path:
             sys.path.append(own)
+    importlib.invalidate_caches()  # a file may be newer than this process's last look
     try:
         return _built({**settings, **extra})
     except Exception as error:  # constructors of the user's own may raise anything
