@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,13 @@ def single_file(states: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.T
     return found
 
 
+@functools.cache
+def _tensors(family: str, seed: int) -> dict[str, torch.Tensor]:
+    """Of a single file: made once per process, since most tests begin with the same few models."""
+    states = {part: dict(module.state_dict()) for part, module in make_modules(family, seed).items()}
+    return single_file(states)
+
+
 def write_file(
     path: Path,
     family: str,
@@ -140,8 +148,7 @@ def write_file(
     """The same model as ``write_folder`` writes, in one file; ``extra`` are tensors that folders have no place for."""
     from safetensors.torch import save_file
 
-    states = {part: dict(module.state_dict()) for part, module in make_modules(family, seed).items()}
-    tensors = {key: t.detach().to(dtype).contiguous().clone() for key, t in single_file(states).items()}
+    tensors = {key: t.to(dtype).contiguous() for key, t in _tensors(family, seed).items()}
     tensors |= {key: torch.ones(shape, dtype=dtype) for key, shape in (extra or {}).items()}
     save_file(tensors, path, metadata={"format": "pt"})
     return path
