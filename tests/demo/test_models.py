@@ -12,14 +12,14 @@ from bayes_merger.demo import denoiser
 from bayes_merger.demo.grid import by_blocks
 from bayes_merger.demo.landscape import BLOCKS, Landscape, block_of, mix, shipped
 
-SHAPE_WORDS = ("a large ring", "a large cross", "a large triangle", "a large square") * 3
+SHAPE_WORDS = ("a large ring", "a large cross", "a large triangle", "a large square")
 COLOUR_WORDS = (
     "a red shape on a blue background",
     "a yellow shape on a black background",
     "a green shape on a white background",
     "a white shape on a purple background",
-) * 3
-BOTH = ("a large red ring on a blue background", "a large yellow cross on a purple background") * 6
+)
+BOTH = ("a large red ring on a blue background", "a large yellow cross on a purple background") * 2
 
 States = dict[str, dict[str, torch.Tensor]]
 
