@@ -30,14 +30,11 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def tiny_config(directory: Path) -> Path:
-    """A diffusers config tree (no weights, tokenizer included) that fits `make_tiny_sd1`."""
-    from bayes_merger.checkpoints.tokenizer import build_tokenizer
-
+    """A diffusers config tree (no weights, no vocabulary) that fits `make_tiny_sd1`."""
     shutil.copytree(SD15, directory, dirs_exist_ok=True)
     for part, changes in CHANGES.items():
         file = directory / part / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | changes, indent=2))
-    build_tokenizer().save_pretrained(directory / "tokenizer")
     return directory
 
 

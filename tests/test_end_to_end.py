@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
+from bayes_merger.checkpoints.tokenizer import build_tokenizer
 from tests.user_folder import command, make_workplace, start
 
 
@@ -71,6 +72,7 @@ def test_plain_diffusers_draws_the_best_trial_s_very_pictures_from_the_saved_fil
         config=str(tiny_sd1_config),
         local_files_only=True,
         torch_dtype=torch.float32,
+        tokenizer=build_tokenizer(),
         safety_checker=None,
         feature_extractor=None,
     )

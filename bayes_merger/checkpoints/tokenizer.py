@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import importlib.util
 import json
@@ -68,6 +69,7 @@ def load_tokenizer(config: Path | None) -> Any:
     return tokenizer
 
 
+@functools.cache  # a pipeline may have two tokenizers
 def _vocabulary() -> tuple[dict[str, int], list[tuple[str, ...]]]:
     lines = gzip.decompress(_table().read_bytes()).decode("utf-8").split("\n")
     pairs = [tuple(line.split()) for line in lines[1 : 1 + _MERGES]]

@@ -172,15 +172,14 @@ def test_a_config_trees_scheduler_says_what_an_unmarked_model_predicts(
 
 
 def test_loading_and_drawing_open_no_socket_and_write_nothing_to_the_terminal(
-    tiny_a: Path, tiny_sd1_config: Path, tmp_path: Path
+    tiny_a: Path, tiny_sd1_config: Path
 ) -> None:
-    shutil.copytree(tiny_sd1_config, tmp_path / "tree", ignore=shutil.ignore_patterns("tokenizer"))
     code = f"""
 import socket
 def refuse(*_, **__): raise RuntimeError("network!")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 from bayes_merger.imaging import Payload, load_pipeline, resolve
-pipeline = load_pipeline({str(tiny_a)!r}, config={str(tmp_path / "tree")!r}, device="cpu")
+pipeline = load_pipeline({str(tiny_a)!r}, config={str(tiny_sd1_config)!r}, device="cpu")
 payloads = resolve([Payload("cat", "a cat " * 90, steps=2, width=64, height=64)], 0)
 print(len(pipeline.draw(payloads)))
 """

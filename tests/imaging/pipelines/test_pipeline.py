@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bayes_merger.checkpoints.tokenizer import build_tokenizer
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging import DrawnImage, LivePipeline, Payload, load_pipeline, resolve
 from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, build_scheduler
@@ -24,7 +25,7 @@ def plain_diffusers(path: Path, config: Path) -> Any:
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_single_file(
-        str(path), config=str(config), local_files_only=True, torch_dtype=torch.float32
+        str(path), config=str(config), tokenizer=build_tokenizer(), local_files_only=True, torch_dtype=torch.float32
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.checkpoints.architectures import SD1
+from bayes_merger.checkpoints.tokenizer import build_tokenizer
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging import MergeRecipe, ModelRef, merge, open_checkpoint, plan, weights_from_string
 from bayes_merger.merging.models.lora import LoraModel
@@ -537,7 +538,12 @@ def test_diffusers_fuses_the_same_numbers(tmp_path: Path, tiny_a: Path, tiny_sd1
     assert len(lora.patches) == len(layers)
     assert lora.unmatched == ()
     pipe = StableDiffusionPipeline.from_single_file(
-        str(tiny_a), config=str(tiny_sd1_config), local_files_only=True, safety_checker=None, torch_dtype=torch.float32
+        str(tiny_a),
+        config=str(tiny_sd1_config),
+        tokenizer=build_tokenizer(),
+        local_files_only=True,
+        safety_checker=None,
+        torch_dtype=torch.float32,
     )
     pipe.load_lora_weights(str(tmp_path), weight_name="kohya.safetensors")
     pipe.fuse_lora(lora_scale=1.0)
