@@ -36,6 +36,7 @@ from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
+from bayes_merger.run.idle import about_idle, with_stored_idle, without_idle
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
@@ -67,13 +68,15 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
     config = compose.validate(settings)
     folder = new_folder(config, address, named=named)
     setup = make_setup(config, settings, folder)
-    design, about_anchors = start_design(setup)
+    start_design(setup)  # whatever is wrong with it is said before the models are read
     check_space(setup, folder)
     check_models(setup)
+    setup = without_idle(setup)
+    design, about_anchors = start_design(setup)
     settings["name"] = folder.name
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {folder.name} in {folder.path}")
-        for line in about_anchors:
+        for line in filter(None, (about_idle(setup.space), *about_anchors)):
             progress.note(line)
         carry_on(setup, _new_study(setup, settings, folder, progress, design), folder, progress)
     return folder
@@ -168,6 +171,7 @@ def fork(
     setup = make_setup(compose.validate(settings), settings, folder, payloads)
     check_space(setup, folder)
     _check_compares(name, new, study, fingerprint(setup, settings["scorers"]))
+    setup = without_idle(setup)
     heritage = inheritance(study, setup.space)
     if not heritage.trials:
         why = next(iter(heritage.left_out.values()), "it has no finished trial")
@@ -179,6 +183,8 @@ def fork(
     taken = [_with_pictures(trial, old, folder) for trial in heritage.trials]
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {new} in {folder.path}: {_taken_over(name, len(taken), heritage.left_out)}")
+        if line := about_idle(setup.space):
+            progress.note(line)
         carry_on(setup, _new_study(setup, settings, folder, progress, rows, taken), folder, progress)
     return folder
 
@@ -310,7 +316,7 @@ def _stored(folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[st
     """The settings and the setup of a study that exists, with changes."""
     settings = compose.changed(stored[CONFIG], overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
-    return settings, make_setup(compose.validate(settings), settings, folder, payloads)
+    return settings, with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads), stored)
 
 
 def _remember_places(study: optuna.study.Study, setup: RunSetup) -> None:

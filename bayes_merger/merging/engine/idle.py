@@ -1,0 +1,245 @@
+"""Which weights of a merge change nothing, because the models are equal where they apply.
+
+A weight is *idle* if no bit of any tensor that takes its number depends on it. That is decided by the method's own
+result: it must be the same at both ends of the weight's range and at two places inside, for two choices of the other
+weights. These places are no fractions that rounding favours, as 0.5 is. And it is believed only where the models leave
+no room for anything else: all of them round to the same numbers there, or two of them are equal, and then the results
+must agree in fp32.
+
+Elsewhere a weight is not idle, and nothing is computed. So of models that differ no more is read than the smallest
+tensors of every block, and only what is equal is read to its end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from bayes_merger.checkpoints.blocks import BlockWeights
+from bayes_merger.checkpoints.checkpoint import torch_dtypes
+from bayes_merger.errors import ConfigError, TrialFailed
+from bayes_merger.merging.engine.multi_step import unfold
+from bayes_merger.merging.method import MethodSpec, Numbers
+from bayes_merger.merging.plan.costs import CHUNK
+from bayes_merger.merging.plan.planning import numbers_of, plan_recipe, sources_of
+from bayes_merger.merging.plan.routing import SMALL_DTYPES, Checkpoints, MergePlan, PlanItem
+from bayes_merger.merging.recipe.postprocess import ADJUST
+from bayes_merger.merging.recipe.recipe import MergeRecipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bayes_merger.merging.engine.combine import Make
+    from bayes_merger.merging.parameters import Prepared
+
+Place = tuple[str, str]
+"""A weight, and the block, slot or name that has a number for it."""
+
+INSIDE = (0.2917960675, 0.6458980338)
+"""Where a weight is tried inside its range, besides its ends."""
+
+OTHERS = (0.1180339887, 0.3262379212)
+"""Where the first of the other weights are meanwhile, nearer to the lower end, where methods are defined."""
+
+_LARGE = 2**20  # numbers of a tensor after which the memory of what was read is released
+
+
+def idle_weights(recipe: MergeRecipe, checkpoints: Checkpoints, greatest: BlockWeights) -> set[Place]:
+    """The weights that change no bit of a merge, wherever they are in their ranges.
+
+    Args:
+        recipe: the merge; its numbers are the lower ends.
+        checkpoints: model name to opened file.
+        greatest: the upper ends; a number that equals the lower end is not searched, and not looked at.
+
+    Raises:
+        CheckpointError: a file that cannot be read.
+    """
+    least = recipe.weights
+    searched = {
+        (weight, place)
+        for weight, row in greatest.items()
+        for place, number in row.items()
+        if number != least[weight][place] and weight != ADJUST
+    }
+    choices: list[list[_Step]] = []
+    for share in OTHERS if len(least) > 1 else OTHERS[:1]:
+        with suppress(ConfigError):  # the method is not defined for these numbers
+            choices.append(_steps(recipe.with_weights(_inside(least, greatest, share)), checkpoints))
+    if not choices:
+        return set()
+    active: set[Place] = set()
+    for steps in zip(*choices, strict=True):
+        _find_active(steps, _Ranges(least, greatest), searched, active)
+    return searched - active
+
+
+def _inside(least: BlockWeights, greatest: BlockWeights, share: float) -> dict[str, dict[str, float]]:
+    """Numbers at this share of their ranges; each weight has a share of its own, so that no two cancel out."""
+    return {
+        weight: {place: low + share / (1 + 0.1 * index) * (greatest[weight][place] - low) for place, low in row.items()}
+        for index, (weight, row) in enumerate(least.items())
+    }
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """Both ends of every weight's range."""
+
+    least: BlockWeights
+    greatest: BlockWeights
+
+    def tried(self, place: Place) -> list[float]:
+        """The numbers at which a weight is tried."""
+        low, high = (float(ends[place[0]][place[1]]) for ends in (self.least, self.greatest))
+        return [low, *(low + share * (high - low) for share in INSIDE), high]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step of a merge at one choice of all numbers.
+
+    Attributes:
+        called: from a weight of its method to what the recipe calls it.
+        planned: what it does to each tensor.
+        models: what it merges.
+        weights: its numbers.
+    """
+
+    called: Callable[[str], str]
+    planned: MergePlan
+    models: Checkpoints
+    weights: BlockWeights
+
+    @cached_property
+    def method(self) -> MethodSpec:
+        """The method, with the models' statistics if it takes any."""
+        from bayes_merger.merging.engine.statistics import with_model_statistics
+
+        return with_model_statistics(self.planned.method, self.models, self.planned.items)
+
+    def places(self, item: PlanItem) -> dict[str, Place]:
+        """Which of the recipe's weights a tensor takes; those that a rule gives are left out."""
+        sources = sources_of(item, self.weights)
+        return {name: (self.called(name), source) for name, source in sources.items() if isinstance(source, str)}
+
+    def sources(self, item: PlanItem) -> list[Tensor]:
+        """The models' tensors, as far as they are merged."""
+        tensors = [self.models[name].tensor(item.key) for name in self.planned.method.models]
+        return [tensor[:, : item.common].contiguous() for tensor in tensors] if item.common else tensors
+
+    def release(self, item: PlanItem) -> None:
+        """Release the memory of what was read, after a large tensor."""
+        if math.prod(item.shape) >= _LARGE:
+            for model in self.models.values():
+                model.release()
+
+
+def _steps(recipe: MergeRecipe, checkpoints: Checkpoints) -> list[_Step]:
+    unfolded = unfold(recipe, checkpoints)
+    unfolded.set(recipe)
+    found = []
+    for step in recipe.steps[:-1]:
+        model = unfolded.steps[step.name]
+        found.append(_Step(step.weight, model.planned, model.models, model.recipe.weights))
+    last, called = unfolded.last, recipe.steps[-1].weight if recipe.steps else str
+    planned = plan_recipe(last, unfolded.models, checked=False)
+    return [*found, _Step(called, planned, unfolded.models, last.weights)]
+
+
+def _find_active(steps: Sequence[_Step], ranges: _Ranges, searched: set[Place], active: set[Place]) -> None:
+    """Add to ``active`` the weights of one step, at several choices of all numbers, that change something."""
+    items = [item for item in steps[0].planned.items if item.action == "merge" and math.prod(item.shape)]
+    equal: list[tuple[PlanItem, str]] = []
+    for item in sorted(items, key=lambda item: math.prod(item.shape)):
+        if places := {*steps[0].places(item).values()} & searched - active:
+            if dtype := _compared_in(steps, item):
+                equal.append((item, dtype))
+            else:
+                active |= places
+    for item, dtype in equal:
+        for name, place in steps[0].places(item).items():
+            if place in searched - active and not _is_constant(steps, item, name, ranges.tried(place), dtype):
+                active.add(place)
+
+
+def _compared_in(steps: Sequence[_Step], item: PlanItem) -> str:
+    """The dtype in which results for a tensor must agree: that of the merge where all models round to the same, fp32
+    where two of them are equal; empty where no two are."""
+    found = {_equality(step, item) for step in steps}
+    return "" if "" in found else "F32" if "F32" in found else item.dtype
+
+
+def _equality(step: _Step, item: PlanItem) -> str:
+    try:
+        sources = step.sources(item)
+    except TrialFailed:  # the result of an earlier step overflows
+        return ""
+    rounded = "F32" if item.dtype in SMALL_DTYPES.values() else item.dtype
+    if all(_are_equal(sources[0], other, rounded) for other in sources[1:]):
+        found = rounded
+    else:
+        found = "F32" if any(_are_equal(*pair, "F32") for pair in combinations(sources, 2)) else ""
+    step.release(item)
+    return found
+
+
+def _are_equal(one: Tensor, other: Tensor, dtype: str) -> bool:
+    import torch
+
+    if one.data_ptr() == other.data_ptr() and one.dtype == other.dtype:  # what a LoRA leaves as it is
+        return True
+    return torch.equal(one.to(torch_dtypes()[dtype]), other.to(torch_dtypes()[dtype]))
+
+
+def _is_constant(steps: Sequence[_Step], item: PlanItem, name: str, tried: Sequence[float], dtype: str) -> bool:
+    """Whether a tensor has the same bits wherever one of its method's weights is tried."""
+    for step in steps:
+        spec, others = step.method, numbers_of(item, step.weights)
+        numbers = [{**others, name: number} for number in tried]
+        defined = [each for each in numbers if spec.pole(each) is None]
+        if len(defined) < 3 or not _agree(spec, step.sources(item), defined, item, dtype, name not in spec.prepared_by):
+            return False
+        step.release(item)
+    return True
+
+
+def _agree(
+    spec: MethodSpec, sources: Sequence[Tensor], numbers: Sequence[Numbers], item: PlanItem, dtype: str, once: bool
+) -> bool:
+    """Whether a method gives the same bits for all these numbers; ``once`` if they share the first stage's work."""
+    import torch
+
+    from bayes_merger.merging.engine.combine import Scratch, combine
+
+    scratch, wanted = Scratch(), torch_dtypes()[dtype]
+    for parts in _pieces(spec, item, sources):
+        prepared: list[Prepared] = []
+
+        def first_stage(make: Make, done: list[Prepared] = prepared) -> Prepared:
+            if not done or not once:
+                done[:] = [make()]
+            return done[0]
+
+        results = [torch.empty(parts[0].shape, dtype=wanted) for _ in range(2)]
+        for count, each in enumerate(numbers):
+            out = results[min(count, 1)]
+            combine(spec, parts, each, out, wanted, scratch, item.key, first_stage)
+            if count and not torch.equal(*(result.view(-1).view(torch.uint8) for result in results)):
+                return False
+    return True
+
+
+def _pieces(spec: MethodSpec, item: PlanItem, sources: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The sources, in pieces if the method treats a tensor as a plain row of numbers."""
+    if not spec.elementwise or spec.prepare is not None:
+        yield list(sources)
+        return
+    rows = [source.view(-1) for source in sources]
+    for begin in range(0, rows[0].numel(), CHUNK):
+        yield [row[begin : begin + CHUNK] for row in rows]

@@ -1,0 +1,73 @@
+"""Weights that change nothing: found before a study begins, frozen, and told about."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bayes_merger.checkpoints.blocks import blocks_to_string
+from bayes_merger.merging.engine.idle import idle_weights
+from bayes_merger.run.setup import RunSetup, check_sampler
+from bayes_merger.search.space.guide import keeps_idle
+from bayes_merger.search.space.names import parameter_name
+from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.queue import DESIGN
+
+
+def without_idle(setup: RunSetup) -> RunSetup:
+    """A new study's setup whose space has lost the weights that change nothing; reads the models as far as it must.
+
+    Raises:
+        ConfigError: no weight changes anything, or the optimiser cannot search what is left.
+        CheckpointError: a model file that cannot be read.
+    """
+    space = setup.space
+    if keeps_idle(setup.config.space):
+        return setup
+    least, greatest = (space.assemble({p.name: getattr(p, end) for p in space.parameters}) for end in ("low", "high"))
+    found = idle_weights(setup.recipe(least, hashed=False), setup.checkpoints, greatest)
+    return _frozen(setup, {parameter_name(place, weight) for weight, place in found})
+
+
+def with_stored_idle(setup: RunSetup, stored: Any) -> RunSetup:
+    """The setup of a study that exists, with the space that it was begun with.
+
+    Args:
+        setup: from its settings.
+        stored: its attributes; a study from before idle weights were looked for has none.
+    """
+    return _frozen(setup, stored[DESIGN]["space"].get("idle", ()))
+
+
+def _frozen(setup: RunSetup, names: Container[str]) -> RunSetup:
+    space = setup.space.without_idle(names)
+    if space.parameters != setup.space.parameters:
+        check_sampler(setup.sampler, space, setup.config)
+    return replace(setup, space=space)
+
+
+def idle_of(stored: Any) -> tuple[str, ...]:
+    """The idle weights of a study, from its attributes."""
+    return tuple(stored.get(DESIGN, {}).get("space", {}).get("idle", ()))
+
+
+def about_idle(space: SearchSpace) -> str:
+    """How many of the weights change nothing, and which; empty where all do."""
+    if not space.idle:
+        return ""
+    count = len(space.idle) + sum(len(parameter.drives) for parameter in space.parameters)
+    return (
+        f"{len(space.idle)} of {count} weights change nothing: the models are equal there "
+        f"({idle_names(space.idle, space.blocks)}); space.idle=keep searches them all the same"
+    )
+
+
+def idle_names(idle: Iterable[str], order: Sequence[str]) -> str:
+    """The names of idle weights in few words: of blocks alone where there is one weight."""
+    blocks: dict[str, list[str]] = {}
+    for name in idle:
+        place, _, weight = name.rpartition(".")
+        blocks.setdefault(weight, []).append(place)
+    each = {weight: blocks_to_string(places, order) for weight, places in blocks.items()}
+    return each.popitem()[1] if len(each) == 1 else "; ".join(f"{weight}: {text}" for weight, text in each.items())
