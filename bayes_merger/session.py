@@ -34,13 +34,14 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE
+from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.idle import about_idle, with_stored_idle, without_idle
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
 from bayes_merger.run.sweep import sweep
+from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
 from bayes_merger.scoring.scorer import Scorer, check_scorer
 from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
@@ -122,6 +123,8 @@ def resume(
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
         _remember_places(study, setup)
+        if line := remember_versions(study, versions_here(setup.config.generator.device)):
+            progress.note(line)
         sweep(folder, study)
         done, total = finished(study), setup.config.init_points + setup.config.n_iters
         progress.note(f"study {folder.name}: {done} of {total} trials finished, going on")
@@ -183,7 +186,8 @@ def fork(
     taken = [_with_pictures(trial, old, folder) for trial in heritage.trials]
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {new} in {folder.path}: {_taken_over(name, len(taken), heritage.left_out)}")
-        if line := about_idle(setup.space):
+        upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
+        for line in filter(None, (about_idle(setup.space), upgraded)):
             progress.note(line)
         carry_on(setup, _new_study(setup, settings, folder, progress, rows, taken), folder, progress)
     return folder
@@ -223,13 +227,17 @@ def work(
         if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(runs), name, address)
+    stored = _of_a_run(load(folder))
     try:
-        settings, setup = _stored(folder, _of_a_run(load(folder)), overrides)
+        settings, setup = _stored(folder, stored, overrides)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; say where it is on this machine like  model_a=FILE") from error
     check_no_person(setup.scorers, "rate in  bayes-merger run  or  resume")
+    about_versions = check_versions(stored.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
     folder.make()
     with reporting(folder.log) as progress:
+        for line in about_versions:
+            progress.note(line)
         progress.step("hashing the models")
         study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]), waiting=progress.note)
         folder.point()
@@ -357,7 +365,8 @@ def _new_study(
     loop.write_settings(folder, settings)
     folder.point()
     mark = fingerprint(setup, settings["scorers"])
-    return loop.open_study(setup, folder, mark, setup.stored(settings), design, taken, waiting=progress.note)
+    stored = {**setup.stored(settings), VERSIONS: versions_here(setup.config.generator.device)}
+    return loop.open_study(setup, folder, mark, stored, design, taken, waiting=progress.note)
 
 
 def _check_compares(name: str, new: str, study: optuna.study.Study, mark: Mapping[str, Any]) -> None:
