@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,6 @@ from bayes_merger.checkpoints.blocks import blocks_to_string
 from bayes_merger.merging.engine.idle import idle_weights
 from bayes_merger.run.setup import RunSetup, check_sampler
 from bayes_merger.search.space.guide import keeps_idle
-from bayes_merger.search.space.names import parameter_name
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.queue import DESIGN
 
@@ -26,8 +25,7 @@ def without_idle(setup: RunSetup) -> RunSetup:
     if keeps_idle(setup.config.space):
         return setup
     least, greatest = (space.assemble({p.name: getattr(p, end) for p in space.parameters}) for end in ("low", "high"))
-    found = idle_weights(setup.recipe(least, hashed=False), setup.checkpoints, greatest)
-    return _frozen(setup, {parameter_name(place, weight) for weight, place in found})
+    return _frozen(setup, idle_weights(setup.recipe(least, hashed=False), setup.checkpoints, greatest))
 
 
 def with_stored_idle(setup: RunSetup, stored: Any) -> RunSetup:
@@ -53,18 +51,26 @@ def idle_of(stored: Any) -> tuple[str, ...]:
 
 
 def about_idle(space: SearchSpace) -> str:
-    """How many of the weights change nothing, and which; empty where all do."""
+    """What is said of the weights that are not searched because they change nothing; empty where there are none."""
     if not space.idle:
         return ""
     count = len(space.idle) + sum(len(parameter.drives) for parameter in space.parameters)
-    return (
-        f"{len(space.idle)} of {count} weights change nothing: the models are equal there "
-        f"({idle_names(space.idle, space.blocks)}); space.idle=keep searches them all the same"
-    )
+    return f"{idle_text(space.idle, count, space.blocks)}; space.idle=keep searches them all the same"
 
 
-def idle_names(idle: Iterable[str], order: Sequence[str]) -> str:
-    """The names of idle weights in few words: of blocks alone where there is one weight."""
+def idle_text(idle: Collection[str], count: int, order: Sequence[str]) -> str:
+    """How many of the weights change nothing, and which.
+
+    Args:
+        idle: as in ``IN00.alpha``.
+        count: of all weights that are searched, or could be.
+        order: of the blocks.
+    """
+    return f"{len(idle)} of {count} weights change nothing: the models are equal there ({_listed(idle, order)})"
+
+
+def _listed(idle: Iterable[str], order: Sequence[str]) -> str:
+    """In few words: the blocks alone where there is one weight."""
     blocks: dict[str, list[str]] = {}
     for name in idle:
         place, _, weight = name.rpartition(".")

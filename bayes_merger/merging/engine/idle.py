@@ -24,7 +24,7 @@ from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.checkpoints.checkpoint import torch_dtypes
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.merging.engine.multi_step import unfold
-from bayes_merger.merging.method import MethodSpec, Numbers
+from bayes_merger.merging.method import MethodSpec, Numbers, method_spec
 from bayes_merger.merging.plan.costs import CHUNK
 from bayes_merger.merging.plan.planning import numbers_of, plan_recipe, sources_of
 from bayes_merger.merging.plan.routing import SMALL_DTYPES, Checkpoints, MergePlan, PlanItem
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from bayes_merger.merging.engine.combine import Make
     from bayes_merger.merging.parameters import Prepared
 
-Place = tuple[str, str]
-"""A weight, and the block, slot or name that has a number for it."""
-
 INSIDE = (0.2917960675, 0.6458980338)
 """Where a weight is tried inside its range, besides its ends."""
 
@@ -49,8 +46,8 @@ OTHERS = (0.1180339887, 0.3262379212)
 _LARGE = 2**20  # numbers of a tensor after which the memory of what was read is released
 
 
-def idle_weights(recipe: MergeRecipe, checkpoints: Checkpoints, greatest: BlockWeights) -> set[Place]:
-    """The weights that change no bit of a merge, wherever they are in their ranges.
+def idle_weights(recipe: MergeRecipe, checkpoints: Checkpoints, greatest: BlockWeights) -> set[str]:
+    """The weights, as in ``IN00.alpha``, that change no bit of a merge, wherever they are in their ranges.
 
     Args:
         recipe: the merge; its numbers are the lower ends.
@@ -62,7 +59,7 @@ def idle_weights(recipe: MergeRecipe, checkpoints: Checkpoints, greatest: BlockW
     """
     least = recipe.weights
     searched = {
-        (weight, place)
+        f"{place}.{weight}"
         for weight, row in greatest.items()
         for place, number in row.items()
         if number != least[weight][place] and weight != ADJUST
@@ -73,10 +70,28 @@ def idle_weights(recipe: MergeRecipe, checkpoints: Checkpoints, greatest: BlockW
             choices.append(_steps(recipe.with_weights(_inside(least, greatest, share)), checkpoints))
     if not choices:
         return set()
-    active: set[Place] = set()
+    active: set[str] = set()
     for steps in zip(*choices, strict=True):
         _find_active(steps, _Ranges(least, greatest), searched, active)
     return searched - active
+
+
+def idle_by_default(recipe: MergeRecipe, checkpoints: Checkpoints) -> set[str]:
+    """The weights of a merge that change no bit of it, wherever they are in the ranges of their methods.
+
+    Raises:
+        CheckpointError: a file that cannot be read.
+    """
+    methods = [(step.method, step.weight) for step in recipe.steps] or [(recipe.method, str)]
+    ranges = {called(name): about for method, called in methods for name, about in method_spec(method).weights.items()}
+    least, greatest = (
+        {
+            weight: dict.fromkeys(row, getattr(ranges[weight], end)) if weight in ranges else row
+            for weight, row in recipe.weights.items()
+        }
+        for end in ("low", "high")
+    )
+    return idle_weights(recipe.with_weights(least), checkpoints, greatest)
 
 
 def _inside(least: BlockWeights, greatest: BlockWeights, share: float) -> dict[str, dict[str, float]]:
@@ -94,9 +109,10 @@ class _Ranges:
     least: BlockWeights
     greatest: BlockWeights
 
-    def tried(self, place: Place) -> list[float]:
-        """The numbers at which a weight is tried."""
-        low, high = (float(ends[place[0]][place[1]]) for ends in (self.least, self.greatest))
+    def tried(self, name: str) -> list[float]:
+        """The numbers at which the weight of that name is tried."""
+        place, _, weight = name.rpartition(".")
+        low, high = (float(ends[weight][place]) for ends in (self.least, self.greatest))
         return [low, *(low + share * (high - low) for share in INSIDE), high]
 
 
@@ -123,10 +139,11 @@ class _Step:
 
         return with_model_statistics(self.planned.method, self.models, self.planned.items)
 
-    def places(self, item: PlanItem) -> dict[str, Place]:
-        """Which of the recipe's weights a tensor takes; those that a rule gives are left out."""
+    def taken(self, item: PlanItem) -> dict[str, str]:
+        """Which of the recipe's weights a tensor takes for each of the method's, less those that a rule gives."""
         sources = sources_of(item, self.weights)
-        return {name: (self.called(name), source) for name, source in sources.items() if isinstance(source, str)}
+        named = {weight: source for weight, source in sources.items() if isinstance(source, str)}
+        return {weight: f"{source}.{self.called(weight)}" for weight, source in named.items()}
 
     def sources(self, item: PlanItem) -> list[Tensor]:
         """The models' tensors, as far as they are merged."""
@@ -152,20 +169,20 @@ def _steps(recipe: MergeRecipe, checkpoints: Checkpoints) -> list[_Step]:
     return [*found, _Step(called, planned, unfolded.models, last.weights)]
 
 
-def _find_active(steps: Sequence[_Step], ranges: _Ranges, searched: set[Place], active: set[Place]) -> None:
+def _find_active(steps: Sequence[_Step], ranges: _Ranges, searched: set[str], active: set[str]) -> None:
     """Add to ``active`` the weights of one step, at several choices of all numbers, that change something."""
     items = [item for item in steps[0].planned.items if item.action == "merge" and math.prod(item.shape)]
     equal: list[tuple[PlanItem, str]] = []
     for item in sorted(items, key=lambda item: math.prod(item.shape)):
-        if places := {*steps[0].places(item).values()} & searched - active:
+        if names := {*steps[0].taken(item).values()} & searched - active:
             if dtype := _compared_in(steps, item):
                 equal.append((item, dtype))
             else:
-                active |= places
+                active |= names
     for item, dtype in equal:
-        for name, place in steps[0].places(item).items():
-            if place in searched - active and not _is_constant(steps, item, name, ranges.tried(place), dtype):
-                active.add(place)
+        for weight, name in steps[0].taken(item).items():
+            if name in searched - active and not _is_constant(steps, item, weight, ranges.tried(name), dtype):
+                active.add(name)
 
 
 def _compared_in(steps: Sequence[_Step], item: PlanItem) -> str:
@@ -197,13 +214,14 @@ def _are_equal(one: Tensor, other: Tensor, dtype: str) -> bool:
     return torch.equal(one.to(torch_dtypes()[dtype]), other.to(torch_dtypes()[dtype]))
 
 
-def _is_constant(steps: Sequence[_Step], item: PlanItem, name: str, tried: Sequence[float], dtype: str) -> bool:
+def _is_constant(steps: Sequence[_Step], item: PlanItem, weight: str, tried: Sequence[float], dtype: str) -> bool:
     """Whether a tensor has the same bits wherever one of its method's weights is tried."""
     for step in steps:
         spec, others = step.method, numbers_of(item, step.weights)
-        numbers = [{**others, name: number} for number in tried]
+        numbers = [{**others, weight: number} for number in tried]
         defined = [each for each in numbers if spec.pole(each) is None]
-        if len(defined) < 3 or not _agree(spec, step.sources(item), defined, item, dtype, name not in spec.prepared_by):
+        once = weight not in spec.prepared_by
+        if len(defined) < 3 or not _agree(spec, step.sources(item), defined, item, dtype, once):
             return False
         step.release(item)
     return True
