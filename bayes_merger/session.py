@@ -36,7 +36,7 @@ from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
-from bayes_merger.run.idle import about_idle, with_stored_idle, without_idle
+from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
@@ -77,7 +77,9 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
     settings["name"] = folder.name
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {folder.name} in {folder.path}")
-        for line in filter(None, (about_idle(setup.space), *about_anchors)):
+        if line := about_idle(setup.space):
+            progress.note(f"{line}; {SEARCH_ALL}")
+        for line in about_anchors:
             progress.note(line)
         carry_on(setup, _new_study(setup, settings, folder, progress, design), folder, progress)
     return folder

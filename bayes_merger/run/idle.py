@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from optuna.study import Study
 
 from bayes_merger.checkpoints.blocks import blocks_to_string
 from bayes_merger.merging.engine.idle import idle_weights
@@ -12,6 +14,8 @@ from bayes_merger.run.setup import RunSetup, check_sampler
 from bayes_merger.search.space.guide import keeps_idle
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.queue import DESIGN
+
+SEARCH_ALL = "space.idle=keep searches them all the same"
 
 
 def without_idle(setup: RunSetup) -> RunSetup:
@@ -28,34 +32,32 @@ def without_idle(setup: RunSetup) -> RunSetup:
     return _frozen(setup, idle_weights(setup.recipe(least, hashed=False), setup.checkpoints, greatest))
 
 
-def with_stored_idle(setup: RunSetup, stored: Any) -> RunSetup:
+def with_stored_idle(setup: RunSetup, stored: Mapping[str, Any]) -> RunSetup:
     """The setup of a study that exists, with the space that it was begun with.
 
     Args:
         setup: from its settings.
         stored: its attributes; a study from before idle weights were looked for has none.
     """
-    return _frozen(setup, stored[DESIGN]["space"].get("idle", ()))
+    return _frozen(setup, SearchSpace.from_json(stored[DESIGN]["space"]).idle)
 
 
 def _frozen(setup: RunSetup, names: Container[str]) -> RunSetup:
     space = setup.space.without_idle(names)
-    if space.parameters != setup.space.parameters:
+    if space.idle:
         check_sampler(setup.sampler, space, setup.config)
     return replace(setup, space=space)
 
 
-def idle_of(stored: Any) -> tuple[str, ...]:
-    """The idle weights of a study, from its attributes."""
-    return tuple(stored.get(DESIGN, {}).get("space", {}).get("idle", ()))
+def space_of(study: Study) -> SearchSpace:
+    """What a study searches."""
+    return SearchSpace.from_json(study.user_attrs[DESIGN]["space"])
 
 
 def about_idle(space: SearchSpace) -> str:
     """What is said of the weights that are not searched because they change nothing; empty where there are none."""
-    if not space.idle:
-        return ""
     count = len(space.idle) + sum(len(parameter.drives) for parameter in space.parameters)
-    return f"{idle_text(space.idle, count, space.blocks)}; space.idle=keep searches them all the same"
+    return idle_text(space.idle, count, space.blocks) if space.idle else ""
 
 
 def idle_text(idle: Collection[str], count: int, order: Sequence[str]) -> str:
