@@ -153,23 +153,14 @@ def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float,
     bottom = max(len(left), len(right))
     places |= {name: (0.5, bottom + row) for row, name in enumerate(middle)}
     for name, (x, y) in places.items():
-        width, box = 0.9 if name in ("BASE", *middle) else 0.82, {"left": x - 0.41, "height": 0.86}
-        if name in idle:
-            axes.barh(y, width, **box, facecolor="white", edgecolor="#c0c0c0", linewidth=0, hatch="////")
-            axes.text(x, y, name, ha="center", va="center", fontsize=8, color=GREY)
-            continue
         share = (blocks[name] - low) / (high - low)
-        axes.barh(y, width, **box, color=colours(share))
-        dark = abs(share - 0.5) > 0.3
-        axes.text(
-            x,
-            y,
-            f"{name}  {blocks[name]:.2f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if dark and share < 0.5 else "black",
-        )
+        looks: dict[str, Any] = {"color": colours(share)}
+        text, ink = f"{name}  {blocks[name]:.2f}", "white" if share < 0.2 else "black"
+        if name in idle:
+            looks = {"facecolor": "white", "edgecolor": "#c0c0c0", "linewidth": 0, "hatch": "////"}
+            text, ink = name, GREY
+        axes.barh(y, 0.9 if name in ("BASE", *middle) else 0.82, left=x - 0.41, height=0.86, **looks)
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
     axes.invert_yaxis()
     axes.set_xlim(-0.5, 1.5)
     axes.set_axis_off()

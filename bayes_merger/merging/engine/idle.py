@@ -82,8 +82,10 @@ def idle_by_default(recipe: MergeRecipe, checkpoints: Checkpoints) -> set[str]:
     Raises:
         CheckpointError: a file that cannot be read.
     """
-    methods = [(step.method, step.weight) for step in recipe.steps] or [(recipe.method, str)]
-    ranges = {called(name): about for method, called in methods for name, about in method_spec(method).weights.items()}
+    of_steps = {
+        step.weight(name): about for step in recipe.steps for name, about in method_spec(step.method).weights.items()
+    }
+    ranges = of_steps or method_spec(recipe.method).weights
     least, greatest = (
         {
             weight: dict.fromkeys(row, getattr(ranges[weight], end)) if weight in ranges else row
@@ -152,7 +154,7 @@ class _Step:
 
     def release(self, item: PlanItem) -> None:
         """Release the memory of what was read, after a large tensor."""
-        if math.prod(item.shape) >= _LARGE:
+        if _size(item) >= _LARGE:
             for model in self.models.values():
                 model.release()
 
@@ -171,9 +173,9 @@ def _steps(recipe: MergeRecipe, checkpoints: Checkpoints) -> list[_Step]:
 
 def _find_active(steps: Sequence[_Step], ranges: _Ranges, searched: set[str], active: set[str]) -> None:
     """Add to ``active`` the weights of one step, at several choices of all numbers, that change something."""
-    items = [item for item in steps[0].planned.items if item.action == "merge" and math.prod(item.shape)]
+    items = [item for item in steps[0].planned.items if item.action == "merge" and _size(item)]
     equal: list[tuple[PlanItem, str]] = []
-    for item in sorted(items, key=lambda item: math.prod(item.shape)):
+    for item in sorted(items, key=_size):
         if names := {*steps[0].taken(item).values()} & searched - active:
             if dtype := _compared_in(steps, item):
                 equal.append((item, dtype))
@@ -183,6 +185,10 @@ def _find_active(steps: Sequence[_Step], ranges: _Ranges, searched: set[str], ac
         for weight, name in steps[0].taken(item).items():
             if name in searched - active and not _is_constant(steps, item, weight, ranges.tried(name), dtype):
                 active.add(name)
+
+
+def _size(item: PlanItem) -> int:
+    return math.prod(item.shape)
 
 
 def _compared_in(steps: Sequence[_Step], item: PlanItem) -> str:

@@ -138,7 +138,7 @@ def test_rules_decide_which_tensors_take_a_weight(tmp_path: Path) -> None:
     recipe, high = of("weighted_sum", 0, 1, elements=("IN01:attn2:0.5",))
     assert idle_weights(recipe, models, high) == {f"{block}.alpha" for block in BLOCKS}
     recipe, high = of("weighted_sum", 0, 1, elements=("IN01:attn2:face", "IN02:in_layers:rest"))
-    recipe.weights["alpha"] |= {"face": 0.0, "rest": 0.0}  # type: ignore[operator]
+    recipe = recipe.with_weights({"alpha": {**recipe.weights["alpha"], "face": 0.0, "rest": 0.0}})
     high["alpha"] |= {"face": 1.0, "rest": 1.0}
     assert idle_weights(recipe, models, high) == {f"{place}.alpha" for place in BLOCKS | {"rest"}}
 
@@ -147,7 +147,8 @@ def test_a_slot_with_a_number_of_its_own_is_apart_from_its_block(tmp_path: Path)
     models = opened_of(write(tmp_path, b={key: "a" for key in SHAPES if key.startswith("cond_stage")}), "ab")
     recipe, high = of("weighted_sum", 0, 1)
     assert idle_weights(recipe, models, high) == set()
-    recipe.weights["alpha"]["TE"], high["alpha"]["TE"] = 0.0, 1.0  # type: ignore[index]
+    recipe = recipe.with_weights({"alpha": {**recipe.weights["alpha"], "TE": 0.0}})
+    high["alpha"]["TE"] = 1.0
     assert idle_weights(recipe, models, high) == {"TE.alpha"}
 
 
