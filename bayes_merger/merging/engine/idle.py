@@ -1,10 +1,10 @@
 """Which weights of a merge change nothing, because the models are equal where they apply.
 
-A weight is *idle* if no bit of any tensor that takes its number depends on it. That is decided by the method's own
-result: it must be the same at both ends of the weight's range and at two places inside, for two choices of the other
-weights. These places are no fractions that rounding favours, as 0.5 is. And it is believed only where the models leave
-no room for anything else: all of them round to the same numbers there, or two of them are equal, and then the results
-must agree in fp32.
+A weight is *idle* if no number of any tensor that takes it depends on it. That is decided by the method's own result:
+it must be the same, bit for bit but for the sign of zeros, at both ends of the weight's range and at two places inside,
+for two choices of the other weights. These places are no fractions that rounding favours, as 0.5 is. And it is believed
+only where the models leave no room for anything else: all of them round to the same numbers there, or two of them are
+equal, and then the results must agree in fp32.
 
 Elsewhere a weight is not idle, and nothing is computed. So of models that differ no more is read than the smallest
 tensors of every block, and only what is equal is read to its end.
@@ -43,11 +43,13 @@ INSIDE = (0.2917960675, 0.6458980338)
 OTHERS = (0.1180339887, 0.3262379212)
 """Where the first of the other weights are meanwhile, nearer to the lower end, where methods are defined."""
 
-_LARGE = 2**20  # numbers of a tensor after which the memory of what was read is released
+_DIFFERENT = "different"  # no two models are equal: the weight is not idle
+_CERTAIN = "certain"  # all are equal, and a linear interpolation between equals is either of them
+_LARGE = 2**20  # numbers; smaller tensors are looked at first, and after larger ones memory is released
 
 
 def idle_weights(recipe: MergeRecipe, checkpoints: Checkpoints, greatest: BlockWeights) -> set[str]:
-    """The weights, as in ``IN00.alpha``, that change no bit of a merge, wherever they are in their ranges.
+    """The weights, as in ``IN00.alpha``, that change no number of a merge, wherever they are in their ranges.
 
     Args:
         recipe: the merge; its numbers are the lower ends.
@@ -72,12 +74,14 @@ def idle_weights(recipe: MergeRecipe, checkpoints: Checkpoints, greatest: BlockW
         return set()
     active: set[str] = set()
     for steps in zip(*choices, strict=True):
-        _find_active(steps, _Ranges(least, greatest), searched, active)
+        items = sorted((item for item in steps[0].planned.items if item.action == "merge" and _size(item)), key=_size)
+        for some in ([i for i in items if _size(i) < _LARGE], [i for i in items if _size(i) >= _LARGE]):
+            _find_active(steps, some, _Ranges(least, greatest), searched, active)
     return searched - active
 
 
 def idle_by_default(recipe: MergeRecipe, checkpoints: Checkpoints) -> set[str]:
-    """The weights of a merge that change no bit of it, wherever they are in the ranges of their methods.
+    """The weights of a merge that change no number of it, wherever they are in the ranges of their methods.
 
     Raises:
         CheckpointError: a file that cannot be read.
@@ -171,16 +175,18 @@ def _steps(recipe: MergeRecipe, checkpoints: Checkpoints) -> list[_Step]:
     return [*found, _Step(called, planned, unfolded.models, last.weights)]
 
 
-def _find_active(steps: Sequence[_Step], ranges: _Ranges, searched: set[str], active: set[str]) -> None:
-    """Add to ``active`` the weights of one step, at several choices of all numbers, that change something."""
-    items = [item for item in steps[0].planned.items if item.action == "merge" and _size(item)]
+def _find_active(
+    steps: Sequence[_Step], items: Sequence[PlanItem], ranges: _Ranges, searched: set[str], active: set[str]
+) -> None:
+    """Add to ``active`` the weights of a step, at several choices of all numbers, that change one of these tensors."""
     equal: list[tuple[PlanItem, str]] = []
-    for item in sorted(items, key=_size):
+    for item in items:
         if names := {*steps[0].taken(item).values()} & searched - active:
-            if dtype := _compared_in(steps, item):
-                equal.append((item, dtype))
-            else:
+            compared = _compared_in(steps, item)
+            if compared == _DIFFERENT:
                 active |= names
+            elif compared != _CERTAIN:
+                equal.append((item, compared))
     for item, dtype in equal:
         for weight, name in steps[0].taken(item).items():
             if name in searched - active and not _is_constant(steps, item, weight, ranges.tried(name), dtype):
@@ -193,23 +199,25 @@ def _size(item: PlanItem) -> int:
 
 def _compared_in(steps: Sequence[_Step], item: PlanItem) -> str:
     """The dtype in which results for a tensor must agree: that of the merge where all models round to the same, fp32
-    where two of them are equal; empty where no two are."""
-    found = {_equality(step, item) for step in steps}
-    return "" if "" in found else "F32" if "F32" in found else item.dtype
+    where only two of them are equal; or that nothing needs to be computed."""
+    found = set()
+    for step in steps:
+        found.add(_compared_at(step, item))
+        step.release(item)
+    return next((each for each in (_DIFFERENT, "F32", item.dtype) if each in found), _CERTAIN)
 
 
-def _equality(step: _Step, item: PlanItem) -> str:
+def _compared_at(step: _Step, item: PlanItem) -> str:
     try:
         sources = step.sources(item)
     except TrialFailed:  # the result of an earlier step overflows
-        return ""
+        return _DIFFERENT
     rounded = "F32" if item.dtype in SMALL_DTYPES.values() else item.dtype
+    if step.planned.method.fused and _are_equal(*sources, "F32"):
+        return _CERTAIN
     if all(_are_equal(sources[0], other, rounded) for other in sources[1:]):
-        found = rounded
-    else:
-        found = "F32" if any(_are_equal(*pair, "F32") for pair in combinations(sources, 2)) else ""
-    step.release(item)
-    return found
+        return rounded
+    return "F32" if any(_are_equal(*pair, "F32") for pair in combinations(sources, 2)) else _DIFFERENT
 
 
 def _are_equal(one: Tensor, other: Tensor, dtype: str) -> bool:
@@ -217,11 +225,14 @@ def _are_equal(one: Tensor, other: Tensor, dtype: str) -> bool:
 
     if one.data_ptr() == other.data_ptr() and one.dtype == other.dtype:  # what a LoRA leaves as it is
         return True
-    return torch.equal(one.to(torch_dtypes()[dtype]), other.to(torch_dtypes()[dtype]))
+    wanted = torch_dtypes()[dtype]
+    if one.dtype == other.dtype and wanted in (one.dtype, torch.float32):  # widening keeps numbers apart
+        return torch.equal(one, other)
+    return torch.equal(one.to(wanted), other.to(wanted))
 
 
 def _is_constant(steps: Sequence[_Step], item: PlanItem, weight: str, tried: Sequence[float], dtype: str) -> bool:
-    """Whether a tensor has the same bits wherever one of its method's weights is tried."""
+    """Whether a tensor has the same numbers wherever one of its method's weights is tried."""
     for step in steps:
         spec, others = step.method, numbers_of(item, step.weights)
         numbers = [{**others, weight: number} for number in tried]
@@ -236,7 +247,7 @@ def _is_constant(steps: Sequence[_Step], item: PlanItem, weight: str, tried: Seq
 def _agree(
     spec: MethodSpec, sources: Sequence[Tensor], numbers: Sequence[Numbers], item: PlanItem, dtype: str, once: bool
 ) -> bool:
-    """Whether a method gives the same bits for all these numbers; ``once`` if they share the first stage's work."""
+    """Whether a method's result is the same for all these numbers; ``once`` if they share the first stage's work."""
     import torch
 
     from bayes_merger.merging.engine.combine import Scratch, combine
@@ -254,7 +265,7 @@ def _agree(
         for count, each in enumerate(numbers):
             out = results[min(count, 1)]
             combine(spec, parts, each, out, wanted, scratch, item.key, first_stage)
-            if count and not torch.equal(*(result.view(-1).view(torch.uint8) for result in results)):
+            if count and not torch.equal(*results):
                 return False
     return True
 

@@ -50,6 +50,13 @@ def test_blocks_in_which_the_models_are_equal_are_idle(tmp_path: Path) -> None:
     assert idle(tmp_path, "weighted_sum", b=same) == {"BASE.alpha", "IN00.alpha", "IN01.alpha", "M00.alpha"}
 
 
+def test_the_sign_of_a_zero_is_no_difference(tmp_path: Path) -> None:
+    zeros = {key: -torch.zeros(SHAPES[key], dtype=torch.float16) for key in in_blocks("IN03")}
+    paths = {name: write_model(tmp_path / f"{name}.safetensors", seed, change=zeros) for seed, name in enumerate("ab")}
+    recipe, high = of("weighted_sum", -1, 2)
+    assert idle_weights(recipe, opened_of(paths, "ab"), high) == {"IN03.alpha"}
+
+
 def test_one_number_that_differs_is_enough(tmp_path: Path) -> None:
     same = dict.fromkeys(SHAPES, "a")
     paths = write(tmp_path, b=same)
