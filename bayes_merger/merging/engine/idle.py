@@ -213,7 +213,7 @@ def _compared_at(step: _Step, item: PlanItem) -> str:
     except TrialFailed:  # the result of an earlier step overflows
         return _DIFFERENT
     rounded = "F32" if item.dtype in SMALL_DTYPES.values() else item.dtype
-    if step.planned.method.fused and _are_equal(*sources, "F32"):
+    if step.planned.method.fused and _are_equal(sources[0], sources[1], "F32"):
         return _CERTAIN
     if all(_are_equal(sources[0], other, rounded) for other in sources[1:]):
         return rounded
