@@ -17,6 +17,17 @@ def user_path(path: str | Path) -> Path:
         return Path(path)
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be had again.
+
+    It is `$BAYES_MERGER_CACHE`, or `bayes_merger` in the user's cache folder.
+    """
+    chosen = os.environ.get("BAYES_MERGER_CACHE")
+    if chosen:
+        return user_path(chosen)
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bayes_merger"
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading, without waiting for ever where it is a pipe.
 

@@ -34,12 +34,14 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE
+from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
+from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
 from bayes_merger.run.sweep import sweep
+from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
 from bayes_merger.scoring.scorer import Scorer, check_scorer
 from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
@@ -67,12 +69,16 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
     config = compose.validate(settings)
     folder = new_folder(config, address, named=named)
     setup = make_setup(config, settings, folder)
-    design, about_anchors = start_design(setup)
+    start_design(setup)  # whatever is wrong with it is said before the models are read
     check_space(setup, folder)
     check_models(setup)
+    setup = without_idle(setup)
+    design, about_anchors = start_design(setup)
     settings["name"] = folder.name
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {folder.name} in {folder.path}")
+        if line := about_idle(setup.space):
+            progress.note(f"{line}; {SEARCH_ALL}")
         for line in about_anchors:
             progress.note(line)
         carry_on(setup, _new_study(setup, settings, folder, progress, design), folder, progress)
@@ -119,6 +125,8 @@ def resume(
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
         _remember_places(study, setup)
+        if line := remember_versions(study, versions_here(setup.config.generator.device)):
+            progress.note(line)
         sweep(folder, study)
         done, total = finished(study), setup.config.init_points + setup.config.n_iters
         progress.note(f"study {folder.name}: {done} of {total} trials finished, going on")
@@ -168,6 +176,7 @@ def fork(
     setup = make_setup(compose.validate(settings), settings, folder, payloads)
     check_space(setup, folder)
     _check_compares(name, new, study, fingerprint(setup, settings["scorers"]))
+    setup = without_idle(setup)
     heritage = inheritance(study, setup.space)
     if not heritage.trials:
         why = next(iter(heritage.left_out.values()), "it has no finished trial")
@@ -179,6 +188,9 @@ def fork(
     taken = [_with_pictures(trial, old, folder) for trial in heritage.trials]
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {new} in {folder.path}: {_taken_over(name, len(taken), heritage.left_out)}")
+        upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
+        for line in filter(None, (about_idle(setup.space), upgraded)):
+            progress.note(line)
         carry_on(setup, _new_study(setup, settings, folder, progress, rows, taken), folder, progress)
     return folder
 
@@ -217,13 +229,17 @@ def work(
         if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(runs), name, address)
+    stored = _of_a_run(load(folder))
     try:
-        settings, setup = _stored(folder, _of_a_run(load(folder)), overrides)
+        settings, setup = _stored(folder, stored, overrides)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; say where it is on this machine like  model_a=FILE") from error
     check_no_person(setup.scorers, "rate in  bayes-merger run  or  resume")
+    about_versions = check_versions(stored.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
     folder.make()
     with reporting(folder.log) as progress:
+        for line in about_versions:
+            progress.note(line)
         progress.step("hashing the models")
         study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]), waiting=progress.note)
         folder.point()
@@ -310,7 +326,7 @@ def _stored(folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[st
     """The settings and the setup of a study that exists, with changes."""
     settings = compose.changed(stored[CONFIG], overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
-    return settings, make_setup(compose.validate(settings), settings, folder, payloads)
+    return settings, with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads), stored)
 
 
 def _remember_places(study: optuna.study.Study, setup: RunSetup) -> None:
@@ -351,7 +367,8 @@ def _new_study(
     loop.write_settings(folder, settings)
     folder.point()
     mark = fingerprint(setup, settings["scorers"])
-    return loop.open_study(setup, folder, mark, setup.stored(settings), design, taken, waiting=progress.note)
+    stored = {**setup.stored(settings), VERSIONS: versions_here(setup.config.generator.device)}
+    return loop.open_study(setup, folder, mark, stored, design, taken, waiting=progress.note)
 
 
 def _check_compares(name: str, new: str, study: optuna.study.Study, mark: Mapping[str, Any]) -> None:

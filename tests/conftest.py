@@ -18,6 +18,12 @@ from tests.checkpoint_files import make_tiny_sd1, tiny_config
 from tests.postgres import server
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered of models is not kept in the user's own folder."""
+    os.environ["BAYES_MERGER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_sd1(tmp_path_factory.mktemp("checkpoints") / "a.safetensors", seed=1)

@@ -15,7 +15,7 @@ from bayes_merger.checkpoints.architectures import SD1
 from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import payload_from_mapping
-from bayes_merger.search.space.space import space_from_guide
+from bayes_merger.search.space.guide import space_from_guide
 
 MODELS = ["model_a=a.safetensors", "model_b=b.safetensors"]
 ROOT = Path(__file__).resolve().parent.parent

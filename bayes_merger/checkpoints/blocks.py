@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -197,6 +197,20 @@ def _number(text: str) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"weights: '{text}' is not finite; give numbers separated by commas")
     return number
+
+
+def blocks_to_string(names: Collection[str], order: Sequence[str]) -> str:
+    """Names of blocks in order, three or more neighbours of one kind as a range: ``BASE, IN00, IN06-IN11``."""
+    runs: list[list[str]] = []
+    last = -2
+    for place, name in enumerate([*order, *(name for name in names if name not in order)]):
+        if name in names:
+            if place == last + 1 and name.rstrip("0123456789") == runs[-1][0].rstrip("0123456789"):
+                runs[-1].append(name)
+            else:
+                runs.append([name])
+            last = place
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
 
 
 def weights_to_string(weights: Mapping[str, float], architecture: Architecture, digits: int = 4) -> str:

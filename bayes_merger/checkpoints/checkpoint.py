@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.architectures import identify
 from bayes_merger.checkpoints.blocks import Architecture
+from bayes_merger.checkpoints.hashes import sha256_of
 from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.checkpoints.kinds import ModelKind, detect_kind
 from bayes_merger.checkpoints.prediction import predicted
@@ -151,15 +151,14 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
     def sha256(self) -> str:
-        """The SHA-256 of the whole file, in hex; computed once (about a second per gigabyte).
+        """The SHA-256 of the whole file, in hex; it is remembered, also by later runs, until the file changes.
 
         Raises:
             CheckpointError: it has changed since it was opened, or is gone.
         """
         if not self._sha256:
             self.check_unchanged()
-            with self.path.open("rb") as file:
-                self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            self._sha256 = sha256_of(self.path)
         return self._sha256
 
     def check_unchanged(self) -> None:

@@ -34,7 +34,7 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
   bayes-merger merge NAME --out best.safetensors
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
   bayes-merger plan NAME [--keys] [--diff recipe.json]
-      say what a merge would do to every tensor, and why, from the files' headers alone
+      say what a merge would do to every tensor, and why
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
 

@@ -1,12 +1,13 @@
-"""``plan``: what a merge would do to every tensor, and who says so; reads the files' headers only."""
+"""``plan``: what a merge would do to every tensor, and who says so."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,24 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.cli.arguments import Parser, add_source
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merges.resolve import recipe_and_models
+from bayes_merger.merging.engine.idle import idle_by_default
 from bayes_merger.merging.engine.merge import plan as plan_of
-from bayes_merger.merging.engine.multi_step import Unfolded, unfold
+from bayes_merger.merging.engine.multi_step import StepModel, unfold
+from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.models.opening import open_model
 from bayes_merger.merging.plan.costs import result_size, seconds, working_memory
 from bayes_merger.merging.plan.explain import difference, fate, finish_of, grouped, notes_on, plan_data
+from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.plan.routing import MergePlan
-from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.recipe.step_file import beside
+from bayes_merger.run.idle import idle_text
 from bayes_merger.run.recipes import named_recipe
 
 DESCRIPTION = """\
-Say what a merge would do, without doing it: nothing but the headers of the files is read.
+Say what a merge would do, without doing it: the headers of the files are read, and of what is in them only so much
+as shows where the models are equal, so that a weight changes nothing.
 
   bayes-merger plan NAME                           the best merge of a study, block by block
   bayes-merger plan recipe.json --keys             every tensor
@@ -40,6 +46,9 @@ Say what a merge would do, without doing it: nothing but the headers of the file
 It takes what bayes-merger merge takes (bayes-merger merge --help), but for --out.
 """
 
+
+COMPARED = 2**34
+"""Bytes of files beyond which models are not compared: that would take minutes where they are equal."""
 
 _SHOWN_BY_TENSOR = ("method", "elements", "compat", "blocks", "clip")  # or in a line of their own
 
@@ -65,6 +74,7 @@ def plan(arguments: Sequence[str]) -> None:
     planned = plan_of(recipe, checkpoints)
     unfolded = unfold(recipe, checkpoints)
     unfolded.set(recipe)
+    idle, about_idle = (set[str](), "") if options.diff else _idle(recipe, checkpoints)
     if options.diff:
         other = named_recipe(options.diff, Path(options.runs))
         if recipe.steps or other.steps:
@@ -73,15 +83,43 @@ def plan(arguments: Sequence[str]) -> None:
             recipe, planned, other, _other_plan(other, checkpoints, Path(options.diff)), options.keys, options.json
         )
     elif options.json:
-        data = plan_data(unfolded.last, planned, checkpoints, keys=options.keys)
-        steps = [{"name": name, **_step_data(name, unfolded, options.keys)} for name in unfolded.steps]
-        print(json.dumps(data | ({"steps": steps} if steps else {}), indent=2))
+        own = _of_step(recipe.steps[-1], idle) if recipe.steps else idle
+        data = plan_data(unfolded.last, planned, checkpoints, keys=options.keys, idle=own)
+        steps = [
+            {"name": step.name, **_step_data(unfolded.steps[step.name], options.keys, _of_step(step, idle))}
+            for step in recipe.steps[:-1]
+        ]
+        print(json.dumps(data | {"idle": sorted(idle)} | ({"steps": steps} if steps else {}), indent=2))
     else:
+        own = idle
         for step in recipe.steps:
             print(f"step {step.name}: {step.method} of {', '.join(step.models.values())}")
+            own = _of_step(step, idle)
             if step.name in unfolded.steps:
-                _print_table(unfolded.steps[step.name].recipe, unfolded.steps[step.name].planned, options.keys)
-        _print_plan(unfolded.last, planned, checkpoints, options.keys)
+                _print_table(unfolded.steps[step.name].recipe, unfolded.steps[step.name].planned, options.keys, own)
+        _print_plan(unfolded.last, planned, checkpoints, options.keys, own)
+        if about_idle:
+            print(f"note: {_visible(about_idle)}")
+
+
+def _idle(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) -> tuple[set[str], str]:
+    """The weights that change nothing, as in ``IN00.alpha``, and what is to be said of them."""
+    size = sum(file.stat().st_size for checkpoint in checkpoints.values() for file in checkpoint.files)
+    if size > COMPARED:
+        return set(), f"files of {_size(size)} are not compared here; a run says which weights change nothing"
+    began = time.perf_counter()
+    idle = idle_by_default(recipe, checkpoints)
+    took = time.perf_counter() - began
+    architecture, rows = recipe.architecture_blocks, method_weights(recipe.weights).values()
+    about = idle_text(idle, sum(map(len, rows)), (*architecture.blocks, *architecture.slots))
+    return idle, f"{about}, compared in {took:.1f} s" if idle else ""
+
+
+def _of_step(step: RecipeStep, idle: Collection[str]) -> set[str]:
+    """Those of one step, by the names that its method gives them."""
+    names = {step.weight(name): name for name in method_spec(step.method).weights}
+    parts = [name.rpartition(".") for name in idle]
+    return {f"{place}.{names[weight]}" for place, _, weight in parts if weight in names}
 
 
 def _other_plan(other: MergeRecipe, checkpoints: Mapping[str, Checkpoint], source: Path) -> MergePlan:
@@ -93,18 +131,24 @@ def _other_plan(other: MergeRecipe, checkpoints: Mapping[str, Checkpoint], sourc
     return plan_of(other, files)
 
 
-def _step_data(name: str, unfolded: Unfolded, keys: bool) -> dict[str, Any]:
+def _step_data(model: StepModel, keys: bool, idle: Collection[str]) -> dict[str, Any]:
     """A step before the last as data."""
-    model = unfolded.steps[name]
-    groups = [{**f.to_json(), "tensors": len(found)} for f, found in grouped(model.planned, model.recipe).items()]
+    found = grouped(model.planned, model.recipe, idle)
+    groups = [{**each.to_json(), "tensors": len(names)} for each, names in found.items()]
     data: dict[str, Any] = {"method": model.planned.method.name, "groups": groups}
     if keys:
-        data["keys"] = {step.key: fate(step, model.recipe).to_json() for step in model.planned.items}
+        data["keys"] = {step.key: fate(step, model.recipe, idle).to_json() for step in model.planned.items}
     return data
 
 
-def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[str, Checkpoint], keys: bool) -> None:
-    _print_table(recipe, planned, keys)
+def _print_plan(
+    recipe: MergeRecipe,
+    planned: MergePlan,
+    checkpoints: Mapping[str, Checkpoint],
+    keys: bool,
+    idle: Collection[str],
+) -> None:
+    _print_table(recipe, planned, keys, idle)
     print(f"{planned.method.name} of {planned.architecture.title}, written in {planned.dtype}: "
           f"{len(planned.written)} tensors, {_size(result_size(planned))}; "
           f"about {_size(working_memory(planned))} of memory beside the files, "
@@ -119,14 +163,14 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
         print(f"note: {_visible(note)}")
 
 
-def _print_table(recipe: MergeRecipe, planned: MergePlan, keys: bool) -> None:
+def _print_table(recipe: MergeRecipe, planned: MergePlan, keys: bool, idle: Collection[str]) -> None:
     if keys:
         for step in planned.items:
-            found = fate(step, recipe)
+            found = fate(step, recipe, idle)
             print(_visible(step.key), found.block or "-", found.text(), "; ".join(found.says), sep="  ")
     else:
         table = Table("block", "tensors", *planned.method.weights, "because of")
-        for found, names in grouped(planned, recipe).items():
+        for found, names in grouped(planned, recipe, idle).items():
             numbers = [f"{number:g}" for _, number in found.numbers] or [found.action] * len(planned.method.weights)
             table.add_row(found.block, str(len(names)), *numbers, escape("; ".join(found.says)))
         Console().print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -19,6 +19,7 @@ from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.report import summary as report
 from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, with_error
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
+from bayes_merger.run.idle import about_idle, space_of
 from bayes_merger.run.record import chosen_trial, final_of, posterior_of, recipe_of
 
 
@@ -84,6 +85,8 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
         print(f"  {data['left_out']}")
     for name, model in data["models"].items():
         print(f"  model {printable(name.upper())}  {printable(model['path'], longest=400)}  {model['sha256'][:10]}")
+    if line := about_idle(space_of(study)):
+        print(f"  {printable(line, longest=400)}")
     trials = report.trials_data(study)
     _print_unscored(trials)
     if not data["best"]:
@@ -97,7 +100,7 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     print()
     for line in best_lines(data):
         print(line)
-    console.print(weights_table(recipe.weights))
+    console.print(weights_table(recipe.weights, data["idle"]))
     print(report.weights_text(recipe, folder.name).rstrip())
     print(f"\nwrite it to a file:  bayes-merger merge {folder.typed} --out {quote(folder.name)}.safetensors")
 
@@ -138,8 +141,13 @@ def _print_final(console: Console, study: optuna.study.Study) -> None:
         console.print(closing_table(final))
 
 
-def weights_table(weights: Mapping[str, Mapping[str, float]]) -> Table:
-    """Block weights as a small table: IN, M and OUT side by side; adjustments are not weights of blocks."""
+def weights_table(weights: Mapping[str, Mapping[str, float]], idle: Collection[str] = ()) -> Table:
+    """Block weights as a small table: IN, M and OUT side by side; adjustments are not weights of blocks.
+
+    Args:
+        weights: weight name -> block -> number.
+        idle: those that change nothing, as in ``IN00.alpha``; their number does not matter and is not shown.
+    """
     weights = method_weights(weights)
     blocks = list(dict.fromkeys(name for values in weights.values() for name in values))
     left = [name for name in blocks if name.startswith("IN")]
@@ -149,10 +157,10 @@ def weights_table(weights: Mapping[str, Mapping[str, float]]) -> Table:
     for row in range(max(len(left), len(middle), len(right))):
         cells = []
         for column in (left, middle, right):
-            name = column[row] if row < len(column) else None
-            cells.append(name or "")
-            cells += [
-                f"{values[name]:.3f}" if name is not None and name in values else "" for values in weights.values()
-            ]
+            name = column[row] if row < len(column) else ""
+            cells.append(name)
+            for weight, values in weights.items():
+                number = f"{values[name]:.3f}" if name in values else ""
+                cells.append("idle" if f"{name}.{weight}" in idle else number)
         table.add_row(*cells)
     return table

@@ -16,6 +16,7 @@ from bayes_merger.report.plots import convergence_figure, front_figure, unet_fig
 from bayes_merger.report.summary import summary, weights_text
 from bayes_merger.run.attributes import IMAGES
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.idle import space_of
 from bayes_merger.run.record import (
     chosen_trial,
     front_of,
@@ -35,7 +36,9 @@ def write_best(study: optuna.study.Study, folder: RunFolder) -> MergeRecipe:
         old.unlink()
     _copy_pictures(trial, folder, folder.best)
     write_plot(convergence_figure(study), folder.best / "convergence.png")
-    write_plot(unet_figure(recipe, f"{folder.name}: trial {trial.number}"), folder.best / "unet.png")
+    write_plot(
+        unet_figure(recipe, f"{folder.name}: trial {trial.number}", space_of(study).idle), folder.best / "unet.png"
+    )
     if objectives_of(study):
         write_front(study, folder)
     return recipe

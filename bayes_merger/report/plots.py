@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,21 +119,29 @@ def _bare(axes: Axes) -> None:
         axes.spines[side].set_visible(False)
 
 
-def unet_figure(recipe: MergeRecipe, title: str) -> Figure:
-    """The weights on a picture of the U-Net: IN goes down on the left, OUT up on the right, M00 at the bottom."""
+def unet_figure(recipe: MergeRecipe, title: str, idle: Collection[str] = ()) -> Figure:
+    """The weights on a picture of the U-Net: IN goes down on the left, OUT up on the right, M00 at the bottom.
+
+    Args:
+        recipe: the merge.
+        title: above it.
+        idle: the weights that change nothing, as in ``IN00.alpha``; they are hatched.
+    """
     weights = method_weights(recipe.weights)
     figure = _new_figure(3.9 * len(weights), 6.2)
     low = min(0.0, *(min(blocks.values()) for blocks in weights.values()))
     high = max(1.0, *(max(blocks.values()) for blocks in weights.values()))
     for number, (weight, blocks) in enumerate(weights.items()):
         axes = figure.add_subplot(1, len(weights), number + 1)
-        _draw_unet(axes, blocks, low, high)
+        _draw_unet(axes, blocks, low, high, {name for name in blocks if f"{name}.{weight}" in idle})
         axes.set_title(f"{weight}: 0 is A, 1 is B" if recipe.method == "weighted_sum" else weight, fontsize=9)
     figure.suptitle(title, fontsize=11)
+    if idle:
+        figure.supxlabel("hatched: the models are equal there", fontsize=8)
     return figure
 
 
-def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float) -> None:
+def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float, idle: Collection[str]) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     colours = LinearSegmentedColormap.from_list("ab", [BLUE, "#f7f7f7", ORANGE])
@@ -146,17 +154,13 @@ def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float)
     places |= {name: (0.5, bottom + row) for row, name in enumerate(middle)}
     for name, (x, y) in places.items():
         share = (blocks[name] - low) / (high - low)
-        axes.barh(y, 0.9 if name in ("BASE", *middle) else 0.82, left=x - 0.41, height=0.86, color=colours(share))
-        dark = abs(share - 0.5) > 0.3
-        axes.text(
-            x,
-            y,
-            f"{name}  {blocks[name]:.2f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if dark and share < 0.5 else "black",
-        )
+        looks: dict[str, Any] = {"color": colours(share)}
+        text, ink = f"{name}  {blocks[name]:.2f}", "white" if share < 0.2 else "black"
+        if name in idle:
+            looks = {"facecolor": "white", "edgecolor": "#c0c0c0", "linewidth": 0, "hatch": "////"}
+            text, ink = name, GREY
+        axes.barh(y, 0.9 if name in ("BASE", *middle) else 0.82, left=x - 0.41, height=0.86, **looks)
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
     axes.invert_yaxis()
     axes.set_xlim(-0.5, 1.5)
     axes.set_axis_off()

@@ -14,6 +14,7 @@ from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, WEIGHTS
+from bayes_merger.run.idle import space_of
 from bayes_merger.run.record import (
     chosen_trial,
     complete_trials,
@@ -85,6 +86,7 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
         "method": _method(config),
         "optimiser": (config.get("optimiser") or {}).get("_target_", "").rsplit(".", 1)[-1],
         "models": study.user_attrs.get(RECIPE, {}).get("models", {}),
+        "idle": list(space_of(study).idle),
         "best": _trial_data(best) | _belief_data(known, best.number) if best else None,
         "best_observed": _as_data(known.best_observed) if known.best_observed else None,
         "best_posterior_mean": _as_data(known.best) if known.best and known.fitted else None,

@@ -19,6 +19,9 @@ PAYLOADS = "payloads"
 SCORERS = "judges"
 """Of a study: scorer -> [importance, scale]."""
 
+VERSIONS = "versions"
+"""Of a study: the versions of the libraries that draw and score, and the kind of device."""
+
 FINAL = "final"
 """Of a study: the final round, once it is over."""
 

@@ -14,7 +14,8 @@ from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENT_RANGE, read_adjust
 from bayes_merger.merging.recipe.step_file import StepFile, free_numbers
-from bayes_merger.search.space.space import Parameter, SearchSpace, space_from_guide
+from bayes_merger.search.space.guide import space_from_guide
+from bayes_merger.search.space.space import Parameter, SearchSpace
 
 
 def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) -> SearchSpace:

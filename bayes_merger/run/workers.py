@@ -24,6 +24,7 @@ from typing import IO, Any
 import optuna
 
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted
+from bayes_merger.merging.engine.live import SHARING
 from bayes_merger.run.folder import STORAGE, RunFolder
 from bayes_merger.run.progress import ProgressReporter, Step, StopSignal, TrialReport
 from bayes_merger.run.setup import RunSetup
@@ -103,7 +104,7 @@ def leave_with_parent() -> None:
 def places(
     count: int, device: str, gpus: Sequence[str], cores: int, environment: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """Where each worker computes, as environment variables: its GPU, and its share of the processor.
+    """Where each worker computes, as environment variables: its GPU, and its share of the processor and the memory.
 
     Args:
         count: of workers.
@@ -112,10 +113,13 @@ def places(
         cores: of the processor.
         environment: what the user has set stays.
     """
-    share = {} if "OMP_NUM_THREADS" in environment else {"OMP_NUM_THREADS": str(max(1, cores // count))}
-    if device not in ("auto", "cuda") or not gpus:
-        return [dict(share) for _ in range(count)]
-    return [{**share, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]
+    own = [gpus[number % len(gpus)] if gpus and device in ("auto", "cuda") else "" for number in range(count)]
+    found = []
+    for gpu in own:
+        share = {"OMP_NUM_THREADS": str(max(1, cores // count)), SHARING: str(own.count(gpu))}
+        place = {name: value for name, value in share.items() if name not in environment}
+        found.append({**place, "CUDA_VISIBLE_DEVICES": gpu} if gpu else place)
+    return found
 
 
 def visible_gpus() -> list[str]:

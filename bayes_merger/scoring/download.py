@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.single_file import open_file
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.paths import user_path
+from bayes_merger.paths import cache_folder, user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,21 +41,13 @@ ABANDONED = 3600.0  # seconds since a partial download was last written to
 CHUNK = 1 << 20
 
 
-def cache_folder() -> Path:
-    """Where fetched files are kept: `$BAYES_MERGER_CACHE`, or `bayes_merger` in the user's cache folder."""
-    chosen = os.environ.get("BAYES_MERGER_CACHE")
-    if chosen:
-        return user_path(chosen)
-    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bayes_merger"
-
-
 def is_address(source: str) -> bool:
     """Whether `source` is an address rather than a path; a drive letter (`C:/...`) is a path."""
     return "://" in source
 
 
 def find_weights(source: str, *, setting: str, sha256: str | None = None) -> Path:
-    """The local file behind `source`; an address is fetched once and kept in :func:`cache_folder`.
+    """The local file behind `source`; an address is fetched once and kept in :func:`~bayes_merger.paths.cache_folder`.
 
     Args:
         source: path of a file, or an `https` address (`http` only to this machine).

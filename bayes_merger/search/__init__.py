@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
-from bayes_merger.search.space.space import Parameter, SearchSpace, build_space, space_from_guide
+from bayes_merger.search.space.guide import space_from_guide
+from bayes_merger.search.space.space import Parameter, SearchSpace, build_space
 
 __all__ = ["Parameter", "SearchSpace", "build_space", "space_from_guide"]

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from bayes_merger.checkpoints.blocks import blocks_to_string
 from bayes_merger.checkpoints.kinds import detect_kind
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging import SD1, Place, identify, weights_from_string, weights_to_string
@@ -149,3 +150,18 @@ def test_blocks_are_found_under_their_other_names() -> None:
         SD1.block("IN0")
     with pytest.raises(ConfigError, match="'block_25' is not a block"):
         SD1.block("block_25")
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ((), ""),
+        (("IN03",), "IN03"),
+        (("IN04", "IN03"), "IN03, IN04"),
+        (("BASE", "IN00", "IN01", "IN02", "M00", "OUT00"), "BASE, IN00-IN02, M00, OUT00"),
+        (("IN10", "IN11", "M00", "OUT00", "OUT01", "OUT02"), "IN10, IN11, M00, OUT00-OUT02"),
+        (("face", "TE", "OUT11"), "OUT11, face, TE"),
+    ],
+)
+def test_neighbours_are_listed_as_ranges(names: tuple[str, ...], text: str) -> None:
+    assert blocks_to_string(names, SD1.blocks) == text

@@ -13,7 +13,8 @@ from typing import ClassVar
 import pytest
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.scoring.download import cache_folder, find_weights, open_weights
+from bayes_merger.paths import cache_folder
+from bayes_merger.scoring.download import find_weights, open_weights
 
 CONTENT = b"weights " * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

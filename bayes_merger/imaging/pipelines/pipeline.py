@@ -319,6 +319,15 @@ def check_place(device: str, dtype: str) -> None:
     _dtype(dtype, _device(device))
 
 
+def kind_of_device(name: str) -> str:
+    """The kind of a device by its name in the settings: ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        ConfigError: the device does not exist on this machine.
+    """
+    return str(_device(name).type)
+
+
 def _batches(orders: Sequence[_Order], most: int) -> list[list[_Order]]:
     """Orders of one kind together, as even in size as `most` allows.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.blocks import BlockWeights, Place
 from bayes_merger.checkpoints.checkpoint import torch_dtypes
-from bayes_merger.errors import CheckpointError, TrialFailed
+from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
 from bayes_merger.merging.engine.key_merger import KeyMerger
 from bayes_merger.merging.method import MethodSpec, Numbers, method_spec
 from bayes_merger.merging.parameters import Statistics
@@ -32,6 +33,22 @@ _Group = tuple[Place, tuple[ElementRule, ...]]  # tensors in one place under the
 _Address = tuple[int, "torch.dtype", object]  # the first byte, the dtype, and the size or the shape with its strides
 
 
+SHARING = "BAYES_MERGER_SHARING"
+"""The environment variable that says how many processes share a device's memory; a run tells its workers."""
+
+
+def sharing(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes share the memory of the device that this one merges on.
+
+    Raises:
+        ConfigError: the environment does not say a count.
+    """
+    given = environment.get(SHARING, "1")
+    if not (given.isascii() and given.isdecimal() and int(given) > 0):
+        raise ConfigError(f"{SHARING}: {given!r} is no count of processes; give 1 or more, or leave it out")
+    return int(given)
+
+
 class LiveMerge:
     """Writes one candidate after another into the parameters of a live model.
 
@@ -45,7 +62,7 @@ class LiveMerge:
         checkpoints: model name to opened file, or to a computed model; they must stay open.
         settings: of the merge; EMA weights are left out, since a live model has none.
         memory: bytes that may be used on each device besides the live model; ``None`` for half of what is free there
-            at the first candidate, 0 to keep nothing.
+            at the first candidate (of several workers, each has its share), 0 to keep nothing.
 
     Raises:
         ConfigError: a setting that is unknown; elemental rules or blocks that make no sense.
@@ -276,7 +293,7 @@ class LiveMerge:
         from bayes_merger.merging.engine.memory import DeviceCache, free_memory
 
         for device in {out.device for out in destinations.values()} - set(self._caches):
-            budget = free_memory(device) // 2 if self._memory is None else self._memory
+            budget = free_memory(device) // (2 * sharing()) if self._memory is None else self._memory
             items = [s for k, s in self._merged.items() if k in destinations and destinations[k].device == device]
             items.sort(key=lambda item: destinations[item.key].data_ptr())
             self._caches[device] = DeviceCache(self._checkpoints, self._spec, items, device, budget)

@@ -48,6 +48,7 @@ class StepModel(Checkpoint):
     Attributes:
         planned: what the step does to each tensor.
         recipe: the step alone, with its numbers.
+        models: what it merges, by the names that its method gives them.
         constant: whether neither its numbers nor those of its models ever change.
 
     Args:
@@ -62,7 +63,7 @@ class StepModel(Checkpoint):
     def __init__(self, recipe: MergeRecipe, checkpoints: Checkpoints, name: str, constant: bool) -> None:
         self.planned = plan_recipe(recipe, checkpoints, checked=False)
         self.constant = constant and all(model.constant for model in checkpoints.values())
-        self.recipe, self._models, self._name = recipe, checkpoints, name
+        self.recipe, self.models, self._name = recipe, checkpoints, name
         self._items = {item.key: item for item in self.planned.written}
         base = checkpoints["a"]
         carried = {s.key for s in self.planned.items if s.place.role in ("ema", "schedule") and s.key in base.shapes}
@@ -79,7 +80,7 @@ class StepModel(Checkpoint):
     @property
     def stored(self) -> Mapping[str, str]:
         """Those of its first model's file."""
-        return self._models["a"].stored
+        return self.models["a"].stored
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -109,17 +110,17 @@ class StepModel(Checkpoint):
             return None
         item = self._items.get(key)
         if item is None or item.action != "merge":
-            return self._models[item.source if item else "a"].version(key)
+            return self.models[item.source if item else "a"].version(key)
         group = (item.place, item.rules)
         if group not in self._numbers:
             self._numbers[group] = tuple(numbers_of(item, self.recipe.weights).values())
         if self.planned.method.statistic is not None:  # every tensor depends on all others
-            return (str(self.recipe.weights), tuple(m.version(k) for m in self._models.values() for k in m.shapes))
-        return self._numbers[group], tuple([self._models[name].version(key) for name in self.planned.method.models])
+            return (str(self.recipe.weights), tuple(m.version(k) for m in self.models.values() for k in m.shapes))
+        return self._numbers[group], tuple([self.models[name].version(key) for name in self.planned.method.models])
 
     def release(self) -> None:
         """Release what was read of its models."""
-        for model in self._models.values():
+        for model in self.models.values():
             model.release()
 
     def _compute(self, key: str) -> Tensor:
@@ -127,11 +128,11 @@ class StepModel(Checkpoint):
 
         item = self._items.get(key)
         if item is None or item.action != "merge":
-            return self._models[item.source if item else "a"].tensor(key)
+            return self.models[item.source if item else "a"].tensor(key)
         version = self.version(key)
         if self._last is not None and self._last[:2] == (key, version):
             return self._last[2]
-        self._merger = self._merger or KeyMerger(self.planned, self.recipe.weights, self._models)
+        self._merger = self._merger or KeyMerger(self.planned, self.recipe.weights, self.models)
         tensor = self._merger.tensor(item, "F32")
         if fault := find_nonfinite(tensor):
             raise TrialFailed(f"step {self._name}: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import FLOATS
 from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
-from bayes_merger.merging.plan.planning import numbers_of
+from bayes_merger.merging.plan.planning import numbers_of, sources_of
 from bayes_merger.merging.plan.routing import MergePlan, PlanItem, listed
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
@@ -41,8 +41,14 @@ class Fate:
         return {"action": self.action, "block": self.block, "weights": dict(self.numbers), "says": list(self.says)}
 
 
-def fate(item: PlanItem, recipe: MergeRecipe) -> Fate:
-    """What happens to one tensor."""
+def fate(item: PlanItem, recipe: MergeRecipe, idle: Collection[str] = ()) -> Fate:
+    """What happens to one tensor.
+
+    Args:
+        item: of the plan.
+        recipe: whose plan it is.
+        idle: the weights that change nothing, as in ``IN00.alpha``.
+    """
     place = item.place
     if item.action != "merge":
         return Fate(item.action, place.slot or place.block or "", (), (item.why,))
@@ -52,14 +58,17 @@ def fate(item: PlanItem, recipe: MergeRecipe) -> Fate:
         rules = [rule.text for rule in item.rules if any(weight == name for weight, _ in rule.ratios)]
         slot = place.slot if place.slot in recipe.weights[name] else place.block
         says.append(f"'{rules[-1]}'" if rules else slot or "")
+    unheard = [name for name, source in sources_of(item, recipe.weights).items() if f"{source}.{name}" in idle]
+    if unheard:
+        says.append(f"{', '.join(unheard)} changes nothing" if len(unheard) < len(numbers) else "changes nothing")
     return Fate("merge", place.block or "", tuple(numbers.items()), tuple(dict.fromkeys(says)))
 
 
-def grouped(planned: MergePlan, recipe: MergeRecipe) -> dict[Fate, list[str]]:
+def grouped(planned: MergePlan, recipe: MergeRecipe, idle: Collection[str] = ()) -> dict[Fate, list[str]]:
     """The tensors of each fate: merged ones in the order of the blocks, then the others."""
     groups: dict[Fate, list[str]] = {}
     for item in planned.items:
-        groups.setdefault(fate(item, recipe), []).append(item.key)
+        groups.setdefault(fate(item, recipe, idle), []).append(item.key)
     blocks = [*planned.architecture.blocks, *planned.architecture.slots, ""]
     actions = ("merge", "keep", "copy", "drop")
     order = sorted(groups, key=lambda f: (actions.index(f.action), blocks.index(f.block)))
@@ -110,9 +119,14 @@ def _not_merged(planned: MergePlan) -> list[str]:
 
 
 def plan_data(
-    recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[str, Checkpoint], *, keys: bool = False
+    recipe: MergeRecipe,
+    planned: MergePlan,
+    checkpoints: Mapping[str, Checkpoint],
+    *,
+    keys: bool = False,
+    idle: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The plan as data."""
+    """The plan as data; ``idle`` as for ``fate``."""
     data = {
         "method": planned.method.name,
         "architecture": planned.architecture.name,
@@ -131,10 +145,10 @@ def plan_data(
         "rules": [
             {"rule": rule.text, "tensors": sum(rule in item.rules for item in planned.items)} for rule in planned.rules
         ],
-        "groups": [{**f.to_json(), "tensors": len(found)} for f, found in grouped(planned, recipe).items()],
+        "groups": [{**f.to_json(), "tensors": len(found)} for f, found in grouped(planned, recipe, idle).items()],
     }
     if keys:
-        data["keys"] = {item.key: fate(item, recipe).to_json() for item in planned.items}
+        data["keys"] = {item.key: fate(item, recipe, idle).to_json() for item in planned.items}
     return data
 
 

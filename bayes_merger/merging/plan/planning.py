@@ -99,21 +99,28 @@ def _place_of(block: str, architecture: Architecture) -> Place:
 
 def numbers_at(place: Place, weights: BlockWeights) -> dict[str, float]:
     """The method's weights for a tensor at ``place``: its slot's own where given, else its block's."""
+    return {name: float(weights[name][source]) for name, source in _sources_at(place, weights).items()}
+
+
+def _sources_at(place: Place, weights: BlockWeights) -> dict[str, str]:
     block, slot = place.block or "", place.slot or ""
-    return {
-        name: float(blocks[slot] if slot in blocks else blocks[block])
-        for name, blocks in weights.items()
-        if name != ADJUST
-    }
+    return {name: slot if slot in blocks else block for name, blocks in weights.items() if name != ADJUST}
+
+
+def sources_of(item: PlanItem, weights: BlockWeights) -> dict[str, str | float]:
+    """Where a tensor's weights come from: the block, slot or name that has the number, or the number of a rule."""
+    sources: dict[str, str | float] = {**_sources_at(item.place, weights)}
+    for rule in item.rules:
+        sources |= dict(rule.ratios)
+    return sources
 
 
 def numbers_of(item: PlanItem, weights: BlockWeights) -> dict[str, float]:
     """The method's weights for a tensor: those of its place, then what elemental rules say."""
-    numbers = numbers_at(item.place, weights)
-    for rule in item.rules:
-        for name, ratio in rule.ratios:
-            numbers[name] = float(weights[name][ratio]) if isinstance(ratio, str) else ratio
-    return numbers
+    return {
+        name: float(weights[name][source]) if isinstance(source, str) else source
+        for name, source in sources_of(item, weights).items()
+    }
 
 
 def method_weights(weights: BlockWeights) -> BlockWeights:

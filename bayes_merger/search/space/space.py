@@ -70,12 +70,37 @@ class SearchSpace:
         weights: the weights the merge method takes, in order.
         parameters: the numbers to search, in the order of the weights, then of the blocks.
         fixed: the frozen ones, ``BLOCK.weight`` -> value.
+        idle: those of the frozen ones that change nothing, whatever their value.
     """
 
     blocks: tuple[str, ...]
     weights: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     fixed: Mapping[str, float]
+    idle: tuple[str, ...] = ()
+
+    def without_idle(self, names: Container[str]) -> SearchSpace:
+        """The space less the parameters that change nothing, frozen as near to 0 (model A) as they may be.
+
+        Args:
+            names: the idle ``BLOCK.weight``; a parameter stays if it drives another one too.
+
+        Raises:
+            ConfigError: no parameter is left.
+        """
+        idle = [p for p in self.parameters if all(name in names for name in p.drives)]
+        if len(idle) == len(self.parameters):
+            raise ConfigError(
+                "nothing is left to search: the models are equal wherever a weight is searched, so all merges are the "
+                "same; give other models, or free other weights"
+            )
+        frozen = {name: min(max(0.0, p.low), p.high) for p in idle for name in p.drives}
+        return replace(
+            self,
+            parameters=tuple(p for p in self.parameters if p not in idle),
+            fixed={**self.fixed, **frozen},
+            idle=(*self.idle, *frozen),
+        )
 
     def assemble(self, values: Mapping[str, float]) -> dict[str, dict[str, float]]:
         """The weights a merge takes: weight name -> block -> number.
@@ -103,6 +128,8 @@ class SearchSpace:
     def values_of(self, weights: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The parameter values that :meth:`assemble` turns into these weights.
 
+        Idle weights may have any numbers: the merge is the same.
+
         Raises:
             ConfigError: if there are none: a frozen number or a range forbids it, or members of a group differ.
         """
@@ -112,7 +139,7 @@ class SearchSpace:
             odd = min(numbers.keys() ^ known)
             raise ConfigError(f"{odd}: the space has {', '.join(self.weights)} for {len(self.blocks)} blocks, no other")
         for name, value in self.fixed.items():
-            if numbers[name] != value:
+            if numbers[name] != value and name not in self.idle:
                 raise ConfigError(f"{name} = {numbers[name]:g} cannot be reached: it is frozen at {value:g}")
         for parameter in self.parameters:
             if len({numbers[name] for name in parameter.drives}) > 1:
@@ -168,7 +195,9 @@ class SearchSpace:
             values[parameter.name] = min(max(mean, parameter.low), parameter.high)
             clipped += [parameter.name] * (values[parameter.name] != mean)
             averaged += [parameter.name] * (max(wanted) > min(wanted))
-        frozen = [name for name, value in self.fixed.items() if numbers.get(name, value) != value]
+        frozen = [
+            name for name, value in self.fixed.items() if numbers.get(name, value) != value and name not in self.idle
+        ]
         missing = [name for p in self.parameters for name in p.drives if name not in numbers]
         changes = {"frozen": frozen, "clipped": clipped, "averaged in groups": averaged, "by default": missing}
         return values, [f"{_shortened(names)} {how}" for how, names in changes.items() if names]
@@ -188,11 +217,19 @@ class SearchSpace:
                 {"name": p.name, "low": p.low, "high": p.high, "drives": list(p.drives)} for p in self.parameters
             ],
             "fixed": dict(self.fixed),
+            **({"idle": list(self.idle)} if self.idle else {}),  # what has none is as it was before there were any
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SearchSpace:
-        """The space that :meth:`to_json` wrote down."""
+        """The space that :meth:`to_json` wrote down.
+
+        Raises:
+            ConfigError: an idle weight that is not frozen.
+        """
+        idle = tuple(data.get("idle", ()))
+        if odd := [name for name in idle if name not in data["fixed"]]:
+            raise ConfigError(f"idle: {odd[0]!r} is not frozen")
         return SearchSpace(
             blocks=tuple(data["blocks"]),
             weights=tuple(data["weights"]),
@@ -201,6 +238,7 @@ class SearchSpace:
                 for p in data["parameters"]
             ),
             fixed=dict(data["fixed"]),
+            idle=idle,
         )
 
 
@@ -340,12 +378,6 @@ def _with_rules(extra: Parameter, frozen: Mapping[str, Any], ranges: Mapping[str
     return replace(extra, low=value, high=value)
 
 
-_GUIDE = {"frozen": "frozen", "ranges": "ranges", "groups": "groups"} | {
-    "frozen_params": "frozen",  # as in the original's guides
-    "custom_ranges": "ranges",
-}
-
-
 def _check_free(
     kind: str, rules: Mapping[str, Any] | None, blocks: Sequence[str], weights: Sequence[str], taken: set[str]
 ) -> None:
@@ -358,27 +390,3 @@ def _check_free(
             raise ConfigError(
                 f"{kind}: {rule} has no effect, because the recipe sets {_shortened(names)}; change it there"
             )
-
-
-def space_from_guide(
-    blocks: Sequence[str],
-    weights: Mapping[str, Range],
-    guide: Mapping[str, Any],
-    extra_parameters: Sequence[Parameter] = (),
-    given: Mapping[str, float] | None = None,
-) -> SearchSpace:
-    """The space a configuration describes, with the keys of :func:`build_space` or those of the original's guides.
-
-    Raises:
-        ConfigError: for an unknown key, the same rules under two keys, or whatever :func:`build_space` refuses.
-    """
-    rules: dict[str, Any] = {}
-    for key, value in guide.items():
-        if key not in _GUIDE:
-            raise ConfigError(f"space: unknown rule {key!r}; {nearest(str(key), _GUIDE)}")
-        if value is None:
-            continue  # a key left empty in YAML
-        if rules.get(_GUIDE[key]):
-            raise ConfigError(f"space: {key} and {_GUIDE[key]} are the same rules under two names; keep one")
-        rules[_GUIDE[key]] = value
-    return build_space(blocks, weights, extra_parameters=extra_parameters, given=given, **rules)

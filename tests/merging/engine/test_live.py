@@ -8,6 +8,7 @@ import torch
 
 from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
 from bayes_merger.merging import METHODS, LiveMerge, MergeSettings, merge, method_spec, open_checkpoint
+from bayes_merger.merging.engine.live import sharing
 from tests.live_models import equal, live, parameter, plain, shifted, strided, transposed
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, uneven, write_model
 from tests.merging.variants import SAMPLED, Variant, title
@@ -140,3 +141,14 @@ def test_a_gpu_gives_what_the_cpu_gives_but_for_a_last_bit(tmp_path: Path, metho
     LiveMerge(models, MergeSettings(method)).apply(uneven(method), on_cpu)
     for key, out in on_cpu.items():
         torch.testing.assert_close(on_gpu[key].cpu(), out, rtol=2e-3, atol=1e-6)
+
+
+def test_workers_on_one_device_share_its_memory() -> None:
+    assert sharing({}) == 1
+    assert sharing({"BAYES_MERGER_SHARING": "3"}) == 3
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "", "two", "1.5", "\u00b2", "\u0663"])
+def test_a_share_that_is_no_count_is_refused(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"BAYES_MERGER_SHARING: .* is no count of processes"):
+        sharing({"BAYES_MERGER_SHARING": given})

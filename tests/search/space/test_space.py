@@ -6,11 +6,13 @@ import json
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search.space.space import Parameter, SearchSpace, build_space, space_from_guide
+from bayes_merger.search.space.guide import space_from_guide
+from bayes_merger.search.space.space import Parameter, SearchSpace, build_space
 
 BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
 ALPHA = {"alpha": (0.0, 1.0)}
@@ -306,3 +308,46 @@ def test_a_ratio_may_drive_several_weights_be_frozen_and_have_another_range() ->
 def test_a_rule_about_a_ratio_that_makes_no_sense_is_refused(rules: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         space_from_guide(("BASE",), ALPHA, rules, [FACE])
+
+
+def test_idle_weights_are_frozen_as_near_to_a_as_they_may_be() -> None:
+    space = build_space(BLOCKS, BOTH, ranges={"IN00.beta": [0.2, 0.8]}, groups=[["M00.alpha", "OUT00.alpha"]])
+    less = space.without_idle({"BASE.alpha", "IN00.beta", "M00.alpha"})  # M00 shares its number with one that counts
+    assert less.idle == ("BASE.alpha", "IN00.beta")
+    assert dict(less.fixed) == {"BASE.alpha": 0.0, "IN00.beta": 0.2}
+    assert [p for p in space.parameters if p.name not in less.idle] == list(less.parameters)
+    assert SearchSpace.from_json(json.loads(json.dumps(less.to_json()))) == less
+    assert "idle" not in space.to_json()
+    assert space.without_idle(()) == space
+
+
+def test_a_group_is_idle_where_all_of_it_is() -> None:
+    space = build_space(BLOCKS, ALPHA, groups=[["IN00", "M00"]]).without_idle({"IN00.alpha", "M00.alpha"})
+    assert space.idle == ("IN00.alpha", "M00.alpha")
+
+
+def test_idle_weights_may_have_any_number() -> None:
+    space = build_space(("BASE", "IN00"), ALPHA).without_idle({"BASE.alpha"})
+    weights = {"alpha": {"BASE": 0.7, "IN00": 0.3}}
+    assert space.values_of(weights) == {"IN00.alpha": 0.3}
+    assert space.project(weights, {"alpha": 0.5}) == ({"IN00.alpha": 0.3}, [])
+    assert space.assemble({"IN00.alpha": 0.3}) == {"alpha": {"BASE": 0.0, "IN00": 0.3}}
+
+
+def test_nothing_left_to_search_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="the models are equal wherever a weight is searched"):
+        build_space(("BASE", "IN00"), ALPHA, frozen={"IN00": 1}).without_idle({"BASE.alpha"})
+
+
+@pytest.mark.parametrize("idle", [["IN00.alpha"], ["nonsense"], [["BASE.alpha"]], 5, [None]])
+def test_idle_weights_that_are_not_frozen_are_refused(idle: Any) -> None:
+    data = build_space(("BASE", "IN00"), ALPHA, frozen={"BASE": 0.0}).to_json() | {"idle": idle}
+    with pytest.raises((ConfigError, TypeError)):
+        SearchSpace.from_json(data)
+
+
+@pytest.mark.parametrize("value", ["maybe", True, 0, [], {"keep": 1}])
+def test_what_is_done_with_idle_weights_is_one_of_two_words(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"space\.idle: .* is unknown; give freeze or keep"):
+        space_from_guide(BLOCKS, ALPHA, {"idle": value})
+    assert space_from_guide(BLOCKS, ALPHA, {"idle": "keep"}) == build_space(BLOCKS, ALPHA)
