@@ -24,6 +24,12 @@ from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.history import origin
 from bayes_merger.search.surrogates.posterior import StudyPosterior, study_posterior
 
+WINNER = "best merge"
+"""The name of the winner's row in the closing table."""
+
+ENOUGH = 8
+"""With fewer pictures a standard error is itself a guess, and no lead is told in standard errors."""
+
 
 @dataclass(frozen=True)
 class ComparisonRow:
@@ -241,6 +247,7 @@ def _is_sound(final: Final, trials: Container[int], objectives: int) -> bool:
         )
         and all(
             is_table(vars(row), name=str, mean=number, error=number_or_none, behind=number, behind_error=number_or_none)
+            and row.name.isprintable()
             for row in final.rows
         )
     )
