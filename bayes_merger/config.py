@@ -41,11 +41,13 @@ class FinalConfig:
             mean.
         images: fresh pictures per payload for each of them, and for each row of the closing table; ``None``: 4, or more
             of few payloads, until there are 8 in all; 0 skips both.
+        predicted: the last trial of the search is the merge that is predicted to be the best; it takes part.
         save: write the winner to ``best.safetensors``; of several objectives, the one with the best weighted sum.
     """
 
     rescore: int = 5
     images: int | None = 4
+    predicted: bool = False
     save: bool = True
 
 

@@ -28,6 +28,7 @@ from bayes_merger.report.tables import (
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.record import chosen_trial, final_of, posterior_of, recipe_of
+from bayes_merger.search.study.history import PREDICTED
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -76,7 +77,8 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     study = load(folder)
     data = report.summary(study)
     if as_json:
-        print(json.dumps({**data, "trials_list": report.trials_data(study)}, indent=2))
+        more = {"prediction": report.prediction_data(study), "trials_list": report.trials_data(study)}
+        print(json.dumps(data | more, indent=2))
         return
     console = Console()
     counts = data["trials"]
@@ -110,6 +112,10 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     console.print(weights_table(recipe.weights))
     print(report.weights_text(recipe, folder.name).rstrip())
     print(f"\nwrite it to a file:  bayes-merger merge {folder.typed} --out {quote(folder.name)}.safetensors")
+    if found := report.prediction_data(study):
+        expected = with_error(found["mean"], found["sd"])
+        print(f"the model expects {expected} points of a merge that was not tried:  bayes-merger merge {folder.typed} "
+              f"--predicted --out {quote(folder.name)}-predicted.safetensors")  # fmt: skip
 
 
 def _print_unscored(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -136,7 +142,8 @@ def _best_table(trials: Sequence[Mapping[str, Any]], count: int = 10) -> Table:
     for row in rows[:count]:
         scores = [f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in names]
         mean = [with_error(row["mean"], row["sd"])] if believed else []
-        table.add_row(str(row["trial"]), f"{row['value']:.3f}", *mean, *scores)
+        number = f"{row['trial']}{' (predicted)' if row['phase'] == PREDICTED else ''}"
+        table.add_row(number, f"{row['value']:.3f}", *mean, *scores)
     return table
 
 

@@ -25,6 +25,7 @@ from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.run.attributes import DRAWN, IMAGES, WEIGHTS
 from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, baselines, conclude
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.predicted import last_prediction
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.record import (
     ENOUGH,
@@ -68,7 +69,8 @@ def final_round_trials(setup: RunSetup) -> float:
     """How many trials' pictures the final round draws."""
     if not has_final(setup):
         return 0.0
-    merges = setup.config.final.rescore + 1 + len(baselines(setup))
+    rescored = setup.config.final.rescore and setup.config.final.rescore + setup.config.final.predicted
+    merges = rescored + 1 + len(baselines(setup))
     pictures = sum(len(payload.seeds) for payload in setup.payloads)
     return merges * len(setup.payloads) * images_per_payload(setup) / pictures
 
@@ -114,9 +116,12 @@ def keep_pictures(
 
 
 def candidates(study: optuna.study.Study, count: int) -> list[int]:
-    """The trials that may be the best: by posterior mean and observed score, or a spread over the Pareto front."""
+    """The trials that may be the best: by posterior mean and observed score, and what was predicted; or a spread over
+    the Pareto front."""
     if len(study.directions) == 1:
-        return posterior_of(study).candidates(count)
+        chosen = posterior_of(study).candidates(count)
+        predicted = last_prediction(study)
+        return [*chosen, predicted.number] if predicted and count and predicted.number not in chosen else chosen
     front = front_of(study)
     sums = [value_of(trial) for trial in front]
     return [front[i].number for i in spread_over_front([trial.values for trial in front], sums, count)]

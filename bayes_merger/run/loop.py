@@ -7,6 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.predicted import queue_prediction, waits
 from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.pruning import incumbent_for
 from bayes_merger.run.record import best_value, front_of, mean_scores, posterior_of
@@ -129,10 +131,15 @@ def search(
         while worker.with_retries(lambda: studies.finished(study)) < total:
             stop.check()
             folder.check()
-            if ended(setup, study, progress):
-                return
+            over = ended(setup, study, progress)
             started = time.monotonic()
             progress.step("choosing the next merge")
+            if setup.config.final.predicted and (
+                found := worker.with_retries(partial(queue_prediction, study, total, over=over))
+            ):
+                progress.note(f"the last trial is the merge of which the model expects the most: {found}")
+            if over and not (total := waits(study)):
+                return
             trial = worker.claim(total)
             if trial is None:
                 progress.step("waiting for the other workers")

@@ -8,7 +8,8 @@ https://optuna.readthedocs.io/en/stable/reference/generated/optuna.pruners.Wilco
 A merge given up has no score, since the mean of some pictures is not comparable with the mean of all, and is never
 exported. But the optimiser must not return to the same place: it is given an estimate, the best merge's score and the
 mean difference picture by picture. (Without it, it searched the same bad places again and found worse merges with as
-many pictures.) Rows of the start design are never given up, since the optimiser learns most from them.
+many pictures.) Rows of the start design are never given up, since the optimiser learns most from them, and neither is
+the prediction that a search ends with.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.attributes import SCORES
 from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine, picture_points
-from bayes_merger.search.study.history import PHASE
+from bayes_merger.search.study.history import PHASE, PREDICTED
 
 PICTURES = 8
 """Below so many pictures per trial the test can only fire when there is next to nothing left to save."""
@@ -207,7 +208,7 @@ def estimate(
 
 def incumbent_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings: PruningConfig) -> Incumbent | None:
     """Whom a trial is compared with: the best posterior mean so far; None if it is to be drawn whole."""
-    if not is_on(settings) or trial.user_attrs.get(PHASE) == "design":
+    if not is_on(settings) or trial.user_attrs.get(PHASE) in ("design", PREDICTED):
         return None
     best = running_posterior(study).best
     if best is None:

@@ -10,11 +10,12 @@ objectives), ``reason`` (of a failure, or for being cut short).
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 
+from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.errors import BayesMergerError, ConfigError, and_more
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.attributes import CONFIG, FINAL, PAYLOADS, POINTS, RECIPE, SCORERS, SCORES, WEIGHTS
@@ -264,8 +265,13 @@ def _is_sound(final: Final, trials: Container[int], objectives: int) -> bool:
 
 def recipe_of(study: optuna.study.Study, trial: optuna.trial.FrozenTrial) -> MergeRecipe:
     """The recipe of a trial's merge, rebuilt from the study alone."""
-    base = study.user_attrs[RECIPE]
-    return MergeRecipe.from_json({**base, "weights": trial.user_attrs[WEIGHTS]})
+    return recipe_with(study, trial.user_attrs[WEIGHTS])
+
+
+def recipe_with(study: optuna.study.Study, weights: BlockWeights, note: str = "") -> MergeRecipe:
+    """The recipe of a merge with these weights, and what its recipe says of it."""
+    recipe = MergeRecipe.from_json({**study.user_attrs[RECIPE], "weights": weights})
+    return replace(recipe, note=note)
 
 
 def state_of(study: optuna.study.Study) -> str:

@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search.study.history import PHASE
+from bayes_merger.search.study.history import PHASE, PREDICTED
 from bayes_merger.search.surrogates.posterior import StudyPosterior
 
 SECONDS = "seconds"
@@ -128,7 +128,8 @@ def _out_of_time(study: Study, rules: Rules) -> str | None:
 def _out_of_patience(study: Study, rules: Rules, known: StudyPosterior | None) -> str | None:
     if rules.patience is None or known is None or not known.fitted:
         return None
-    finished = [t for t in study.get_trials(deepcopy=False) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    trials = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(PHASE) != PREDICTED]
+    finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     finished.sort(key=_when)
     since = int(study.user_attrs.get(PATIENT_FROM) or 0)
     if len(finished) - since < rules.patience:
