@@ -97,6 +97,7 @@ class RunConfig:
     anchors: list[Any] = field(default_factory=list)
     design: str = "lhs"
     n_iters: int = 60
+    images_budget: int | None = None
     time_limit: Any = None
     patience: int | None = None
     objectives: list[str] = field(default_factory=list)
@@ -111,9 +112,9 @@ class RunConfig:
     scorers: dict[str, Any] = field(default_factory=dict)
 
 
-CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images", "model_a", "model_b", "model_c",
-              "models", "recipe.models", "runs", "final", "generator.device", "generator.max_batch",
-              "generator.config")  # fmt: skip
+CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "workers", "images", "model_a",
+              "model_b", "model_c", "models", "recipe.models", "runs", "final", "generator.device",
+              "generator.max_batch", "generator.config")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 

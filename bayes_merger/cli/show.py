@@ -77,8 +77,8 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     study = load(folder)
     data = report.summary(study)
     if as_json:
-        more = {"prediction": report.prediction_data(study), "trials_list": report.trials_data(study)}
-        print(json.dumps(data | more, indent=2))
+        data |= {"prediction": report.prediction_data(study), "trials_list": report.trials_data(study)}
+        print(json.dumps(data, indent=2))
         return
     console = Console()
     counts = data["trials"]

@@ -65,14 +65,26 @@ def has_final(setup: RunSetup) -> bool:
     return setup.config.final.images != 0 and not asks_a_person
 
 
+def final_merges(setup: RunSetup) -> int:
+    """How many merges the final round draws at most: the candidates, the winner, and what it is compared with."""
+    final = setup.config.final
+    candidates = final.rescore + final.predicted if final.rescore else 0
+    return candidates + 1 + len(baselines(setup))
+
+
+def final_pictures(setup: RunSetup) -> int:
+    """How many pictures the final round draws at most."""
+    return final_merges(setup) * len(setup.payloads) * images_per_payload(setup) if has_final(setup) else 0
+
+
 def final_round_trials(setup: RunSetup) -> float:
     """How many trials' pictures the final round draws."""
-    if not has_final(setup):
-        return 0.0
-    rescored = setup.config.final.rescore and setup.config.final.rescore + setup.config.final.predicted
-    merges = rescored + 1 + len(baselines(setup))
-    pictures = sum(len(payload.seeds) for payload in setup.payloads)
-    return merges * len(setup.payloads) * images_per_payload(setup) / pictures
+    return final_pictures(setup) / pictures_per_trial(setup)
+
+
+def pictures_per_trial(setup: RunSetup) -> int:
+    """How many pictures one trial draws."""
+    return sum(len(payload.seeds) for payload in setup.payloads)
 
 
 def decide(

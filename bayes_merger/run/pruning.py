@@ -122,19 +122,18 @@ def whole(payloads: Sequence[Payload]) -> Batch:
 def _batch(pictures: Sequence[tuple[Payload, int]]) -> Batch:
     whole = {payload.name: payload for payload, _ in pictures}
     places = {name: tuple(sorted(i for payload, i in pictures if payload.name == name)) for name in whole}
-    setup = []
-    for name, payload in whole.items():
-        chosen = places[name]
-        setup.append(
-            replace(
-                payload,
-                batch_size=len(chosen),
-                prompts=tuple(payload.prompts[i] for i in chosen),
-                negative_prompts=tuple(payload.negative_prompts[i] for i in chosen),
-                seeds=tuple(payload.seeds[i] for i in chosen),
-            )
-        )
-    return Batch(tuple(setup), places)
+    return Batch(tuple(picked(payload, places[name]) for name, payload in whole.items()), places)
+
+
+def picked(payload: Payload, places: Sequence[int]) -> Payload:
+    """A resolved payload with only these of its pictures."""
+    return replace(
+        payload,
+        batch_size=len(places),
+        prompts=tuple(payload.prompts[i] for i in places),
+        negative_prompts=tuple(payload.negative_prompts[i] for i in places),
+        seeds=tuple(payload.seeds[i] for i in places),
+    )
 
 
 @dataclass(frozen=True)
