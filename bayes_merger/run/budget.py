@@ -1,8 +1,8 @@
 """A budget of pictures, split between the trials and the final round before anything is drawn.
 
-A trial has one picture of each prompt: of 240 pictures on ten synthetic landscapes (20 runs), 60 trials of 4 left a mean
-regret of 0.34 and 30 trials of 8 one of 0.38 where pictures are noisy (a trial of 8 by 0.15 of the range between a median
-merge and the best), and both the same where they are not. What the final round needs is set aside.
+A trial has one picture of each prompt. Of 240 pictures on ten synthetic landscapes (20 runs), 60 trials of 4 left a
+mean regret of 0.34 and 30 trials of 8 one of 0.38 where pictures are noisy (noise of 0.15 of what lies between a median
+merge and the best), and both the same where it is a third of that. What the final round needs is set aside.
 """
 
 from __future__ import annotations

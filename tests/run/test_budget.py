@@ -65,7 +65,7 @@ def test_a_budget_below_the_start_design_is_refused_with_what_it_takes() -> None
 
 
 def test_trials_of_few_pictures_are_not_pruned() -> None:
-    with pytest.raises(ConfigError, match="pruning.test: 4 pictures per trial are too few"):
+    with pytest.raises(ConfigError, match=r"pruning\.test: 4 pictures per trial are too few"):
         with_budget(setup_of(400, pruning=PruningConfig("wilcoxon", 0.1)), new=True)
 
 
