@@ -39,12 +39,15 @@ class FinalConfig:
     Attributes:
         rescore: how many of the best trials are drawn again on fresh seeds to choose the winner; 0: the best posterior
             mean.
-        images: fresh pictures per payload for each of them, and for each row of the closing table; 0 skips both.
+        images: fresh pictures per payload for each of them, and for each row of the closing table; ``None``: 4, or more
+            of few payloads, until there are 8 in all; 0 skips both.
+        predicted: the last trial of the search is the merge that is predicted to be the best; it takes part.
         save: write the winner to ``best.safetensors``; of several objectives, the one with the best weighted sum.
     """
 
     rescore: int = 5
-    images: int = 4
+    images: int | None = 4
+    predicted: bool = False
     save: bool = True
 
 
@@ -94,6 +97,7 @@ class RunConfig:
     anchors: list[Any] = field(default_factory=list)
     design: str = "lhs"
     n_iters: int = 60
+    images_budget: int | None = None
     time_limit: Any = None
     patience: int | None = None
     objectives: list[str] = field(default_factory=list)
@@ -108,9 +112,9 @@ class RunConfig:
     scorers: dict[str, Any] = field(default_factory=dict)
 
 
-CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images", "model_a", "model_b", "model_c",
-              "models", "recipe.models", "runs", "final", "generator.device", "generator.max_batch",
-              "generator.config")  # fmt: skip
+CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "workers", "images", "model_a",
+              "model_b", "model_c", "models", "recipe.models", "runs", "final", "generator.device",
+              "generator.max_batch", "generator.config")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 

@@ -34,7 +34,8 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, VERSIONS
+from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS, RECIPE, VERSIONS
+from bayes_merger.run.budget import budget_line, settled, with_budget
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
@@ -74,12 +75,12 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
     check_models(setup)
     setup = without_idle(setup)
     design, about_anchors = start_design(setup)
-    settings["name"] = folder.name
+    settings = {**settled(settings, setup), "name": folder.name}
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {folder.name} in {folder.path}")
         if line := about_idle(setup.space):
             progress.note(f"{line}; {SEARCH_ALL}")
-        for line in about_anchors:
+        for line in filter(None, (*about_anchors, budget_line(setup))):
             progress.note(line)
         carry_on(setup, _new_study(setup, settings, folder, progress, design), folder, progress)
     return folder
@@ -119,8 +120,10 @@ def resume(
         folder.point()
         mark = fingerprint(setup, settings["scorers"])
         study = loop.open_study(setup, folder, mark, {}, waiting=progress.note)
-        if any(override.partition("=")[0] in ("n_iters", "time_limit", "patience") for override in overrides):
+        if any(override.partition("=")[0] in ENDS for override in overrides):
             study.set_user_attr(PATIENT_FROM, finished(study))
+        if any(compose.in_full(override).startswith(("final.images", "final.rescore")) for override in overrides):
+            study.set_user_attr(FINAL, None)  # what it has drawn is remembered
         if overrides:
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
@@ -130,6 +133,8 @@ def resume(
         sweep(folder, study)
         done, total = finished(study), setup.config.init_points + setup.config.n_iters
         progress.note(f"study {folder.name}: {done} of {total} trials finished, going on")
+        if overrides and (line := budget_line(setup)):
+            progress.note(line)
         if others := left_out(study):
             progress.note(others)
         carry_on(setup, study, folder, progress)
@@ -164,7 +169,8 @@ def fork(
     old = find_study(Path(runs), name)
     study = load(old)
     settings = compose.changed(_of_a_run(study)[CONFIG], [f"name={check_name(new)}", *overrides])
-    settings = settings if any(o.startswith("storage=") for o in overrides) else {**settings, "storage": None}
+    kept = [key for key in ("storage", "images_budget") if not any(o.startswith(f"{key}=") for o in overrides)]
+    settings |= dict.fromkeys(kept)  # the old study's place, and what it had to spend
     settings, address = _take_address(settings)
     folder = RunFolder(Path(runs) / new, address)
     if is_begun(folder):
@@ -183,7 +189,7 @@ def fork(
         raise ConfigError(f"fork: no trial of '{name}' can be taken over: {why}; start anew with  bayes-merger run")
     wanted = max(setup.config.init_points, len(heritage.trials))
     rows = rows_still_needed(start_design(setup)[0], heritage.trials, wanted)
-    settings["init_points"] = wanted
+    settings = {**settled(settings, setup), "init_points": wanted, "images_budget": None}
     setup = replace(setup, config=compose.validate(settings))
     taken = [_with_pictures(trial, old, folder) for trial in heritage.trials]
     with folder.locked(), reporting(folder.log) as progress:
@@ -274,6 +280,9 @@ def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[s
         )
 
 
+ENDS = ("n_iters", "images_budget", "time_limit", "patience")
+"""The settings that say when a search has done enough."""
+
 FORKED = ("optimiser", "space", "seed", "init_points", "anchors", "design")
 """The settings that may change in a fork besides those that may always; after others no score compares."""
 
@@ -297,7 +306,8 @@ def make_setup(
     if not scorers:
         raise ConfigError("scorers: none chosen; give at least one, like  scorers=[laion]")
     sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
-    return check_setup(config, scorers, sampler, folder.path, payloads=payloads)
+    setup = check_setup(config, scorers, sampler, folder.path, payloads=payloads)
+    return with_budget(setup, new=payloads is None)
 
 
 def _make_scorer(name: str, settings: Any) -> Scorer:
@@ -324,9 +334,16 @@ def _of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:
 
 def _stored(folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], RunSetup]:
     """The settings and the setup of a study that exists, with changes."""
-    settings = compose.changed(stored[CONFIG], overrides)
+    settings = _with_one_budget(compose.changed(stored[CONFIG], overrides), overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
-    return settings, with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads), stored)
+    setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads), stored)
+    return settled(settings, setup), setup
+
+
+def _with_one_budget(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings of a study whose budget of pictures ends where its trials are given anew."""
+    trials = any(override.startswith("n_iters=") for override in overrides)
+    return {**settings, "images_budget": None} if trials else dict(settings)
 
 
 def _remember_places(study: optuna.study.Study, setup: RunSetup) -> None:

@@ -272,9 +272,9 @@ def test_a_fork_that_is_killed_can_be_made_again(
 @pytest.mark.slow
 def test_a_run_killed_in_its_final_round_goes_on_there(workplace: Path, stopping: list[subprocess.Popen[str]]) -> None:
     arguments = [argument for argument in RUN if not argument.startswith("final")]
-    process = start(workplace, *arguments, "name=last", "n_iters=1", "final.images=6")
+    process = start(workplace, *arguments, "name=last", "n_iters=5", "final.images=6")
     stopping.append(process)
-    until(process, "  5/5  ")
+    until(process, "  9/9  ")
     database = workplace / "runs" / "last" / "study.db"
     wait_until(partial(holds, database, "study_user_attributes WHERE key LIKE 'drawn:%'", 1))
     process.kill()
@@ -285,4 +285,6 @@ def test_a_run_killed_in_its_final_round_goes_on_there(workplace: Path, stopping
     assert " points (" not in result.stdout
     after = shown(workplace, "last")
     assert after["trials_list"] == before
+    assert before[-1]["phase"] == "predicted"
+    assert before[-1]["trial"] in [one["trial"] for one in after["final"]["rescored"]]
     assert [row["name"] for row in after["final"]["rows"]] == ["best merge", "model A", "model B", "even mix"]

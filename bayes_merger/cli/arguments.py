@@ -56,6 +56,15 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which merge is meant."""
     parser.add_argument("source", nargs="+", metavar="NAME | RECIPE | key=value", help="what to merge")
-    parser.add_argument("--trial", type=int, help="a trial of the study instead of its best")
+    add_which(parser)
     parser.add_argument("--dtype", help="dtype of the file: auto, fp16, bf16, fp32, fp8_e4m3fn or fp8_e5m2")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
+
+
+def add_which(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which of a study's merges is meant."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--trial", type=int, help="a trial of the study instead of its best")
+    which.add_argument(
+        "--predicted", action="store_true", help="the merge of which its model expects most, tried or not"
+    )

@@ -25,6 +25,7 @@ files or diffusers folders, LoRAs among them.
 
   bayes-merger merge NAME --out best.safetensors               the best merge of a study
   bayes-merger merge NAME --trial 17 --out t17.safetensors     another of its trials
+  bayes-merger merge NAME --predicted --out top.safetensors    the merge of which its model expects most, never drawn
   bayes-merger merge recipe.json --out best.safetensors        from a recipe file, or from a merged model's own recipe
   bayes-merger merge steps.yaml look=0.4 --out mix.safetensors             a recipe in several steps, below
   bayes-merger merge model_a=A.safetensors model_b=B.safetensors alpha=0.3 --out ab.safetensors
@@ -93,7 +94,12 @@ def merge(arguments: Sequence[str]) -> None:
 
         read_rank(options.as_lora)
     recipe, checkpoints = recipe_and_models(
-        options.source, trial=options.trial, dtype=options.dtype, runs=options.runs, verify=not options.force
+        options.source,
+        trial=options.trial,
+        predicted=options.predicted,
+        dtype=options.dtype,
+        runs=options.runs,
+        verify=not options.force,
     )
     out = user_path(options.out)
     folder = _is_folder(out, options.format)

@@ -20,6 +20,7 @@ from bayes_merger.report.summary import summary
 from bayes_merger.report.tables import with_error
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG
+from bayes_merger.run.budget import FOLLOWING
 from bayes_merger.run.folder import RunFolder, check_name, is_begun, load, slug, stem_of
 from bayes_merger.search.study.storage import is_address
 
@@ -54,6 +55,8 @@ class Planned:
         stored = load(self.folder)
         data = summary(stored)
         budget = int(self.settings["init_points"]) + int(self.settings["n_iters"])
+        if self.settings["images_budget"]:
+            budget = data["trials"]["budget"]
         return data["state"] == "done" and (bool(data["stopped"]) or data["trials"]["finished"] >= budget)
 
 
@@ -71,7 +74,8 @@ def multirun(overrides: Sequence[str]) -> None:
     for study in studies:
         _check(study)
     trials = sum(int(s.settings["init_points"]) + int(s.settings["n_iters"]) for s in studies)
-    print(f"{len(studies)} studies, {trials} trials in all, one after another")
+    in_all = "" if any(s.settings["images_budget"] for s in studies) else f", {trials} trials in all"
+    print(f"{len(studies)} studies{in_all}, one after another")
     failed: dict[str, str] = {}
     for number, study in enumerate(studies, 1):
         name = study.folder.name
@@ -183,7 +187,9 @@ def _changes(study: Planned) -> list[str]:
     """
     stored, wanted = (dict(_leaves(s)) for s in (load(study.folder).user_attrs[CONFIG], study.settings))
     followers = compose.followers(study.overrides)
-    changed = [key for key in sorted(stored.keys() | wanted.keys()) if stored.get(key) != wanted.get(key)]
+    follow = FOLLOWING if wanted.get("images_budget") else ()
+    keys = sorted((stored.keys() | wanted.keys()).difference(follow))
+    changed = [key for key in keys if stored.get(key) != wanted.get(key)]
     for key in changed:
         if not _may_change(key) and key not in followers:
             raise ConfigError(f"exists with {key}={stored.get(key)!r}, not {wanted.get(key)!r}; choose another name=")

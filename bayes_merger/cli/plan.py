@@ -69,7 +69,12 @@ def plan(arguments: Sequence[str]) -> None:
     parser.add_argument("--diff", metavar="NAME | recipe.json", help="only what differs from this other merge")
     options = parser.parse_args(arguments)
     recipe, checkpoints = recipe_and_models(
-        options.source, trial=options.trial, dtype=options.dtype, runs=options.runs, verify=False
+        options.source,
+        trial=options.trial,
+        predicted=options.predicted,
+        dtype=options.dtype,
+        runs=options.runs,
+        verify=False,
     )
     planned = plan_of(recipe, checkpoints)
     unfolded = unfold(recipe, checkpoints)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger.checkpoints.opening import open_checkpoint
-from bayes_merger.cli.arguments import Parser
+from bayes_merger.cli.arguments import Parser, add_which
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merging.engine.multi_step import alone
 from bayes_merger.merging.method import method_spec
@@ -41,7 +41,7 @@ def recipe(arguments: Sequence[str]) -> None:
         prog="bayes-merger recipe", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", metavar="FILE | NAME", help="a merged model, a recipe file or a study")
-    parser.add_argument("--trial", type=int, help="a trial of the study instead of its best")
+    add_which(parser)
     parser.add_argument("--json", action="store_true", help="as JSON; for this program's recipes the recipe itself")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     options = parser.parse_args(arguments)
@@ -49,7 +49,7 @@ def recipe(arguments: Sequence[str]) -> None:
     if foreign is not None:
         _print_foreign(options.source, foreign, options.json)
         return
-    found = named_recipe(options.source, Path(options.runs), options.trial)
+    found = named_recipe(options.source, Path(options.runs), options.trial, predicted=options.predicted)
     print(json.dumps(found.to_json(), indent=2) if options.json else recipe_text(found))
 
 
@@ -90,6 +90,7 @@ def recipe_text(found: MergeRecipe) -> str:
         lines += _step_text(found, "", [])
     whole = {name: value for name, value in found.changed().items() if name not in (*OF_A_STEP, "dtype")}
     lines += [f"{name}: {_printable(value)}" for name, value in whole.items()]
+    lines += [f"note: {_printable(found.note)}"] if found.note else []
     return "\n".join(lines)
 
 

@@ -17,10 +17,19 @@ from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import UserError, printable
 from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.report import summary as report
-from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, with_error
+from bayes_merger.report.tables import (
+    best_lines,
+    candidates_table,
+    closing_table,
+    front_table,
+    verdict_line,
+    with_error,
+)
+from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
 from bayes_merger.run.record import chosen_trial, final_of, posterior_of, recipe_of
+from bayes_merger.search.study.history import PREDICTED
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -69,7 +78,8 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     study = load(folder)
     data = report.summary(study)
     if as_json:
-        print(json.dumps({**data, "trials_list": report.trials_data(study)}, indent=2))
+        data |= {"prediction": report.prediction_data(study), "trials_list": report.trials_data(study)}
+        print(json.dumps(data, indent=2))
         return
     console = Console()
     counts = data["trials"]
@@ -79,6 +89,8 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     )
     print(f"{data['name']}: {data['state']}, {counts['finished']}{of} trials{more}, "
           f"{data['method']}, {data['optimiser']}")  # fmt: skip
+    if data["final"]:
+        print(f"  {verdict_line(data)}")
     if data["stopped"]:
         print(f"  the search ended early; {printable(data['stopped'], longest=400)}")
     if data["left_out"]:
@@ -103,6 +115,10 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     console.print(weights_table(recipe.weights, data["idle"]))
     print(report.weights_text(recipe, folder.name).rstrip())
     print(f"\nwrite it to a file:  bayes-merger merge {folder.typed} --out {quote(folder.name)}.safetensors")
+    if found := report.prediction_data(study):
+        expected = with_error(found["mean"], found["sd"])
+        print(f"the model expects {expected} points of a merge that was not tried:  bayes-merger merge {folder.typed} "
+              f"--predicted --out {quote(folder.name)}-predicted.safetensors")  # fmt: skip
 
 
 def _print_unscored(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -129,7 +145,8 @@ def _best_table(trials: Sequence[Mapping[str, Any]], count: int = 10) -> Table:
     for row in rows[:count]:
         scores = [f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in names]
         mean = [with_error(row["mean"], row["sd"])] if believed else []
-        table.add_row(str(row["trial"]), f"{row['value']:.3f}", *mean, *scores)
+        number = f"{row['trial']}{' (predicted)' if row['phase'] == PREDICTED else ''}"
+        table.add_row(number, f"{row['value']:.3f}", *mean, *scores)
     return table
 
 
@@ -138,7 +155,7 @@ def _print_final(console: Console, study: optuna.study.Study) -> None:
     if final and final.rescored:
         console.print(candidates_table(final, posterior_of(study)))
     if final and final.rows:
-        console.print(closing_table(final))
+        console.print(closing_table(final, pictures_compared(study, final)))
 
 
 def weights_table(weights: Mapping[str, Mapping[str, float]], idle: Collection[str] = ()) -> Table:

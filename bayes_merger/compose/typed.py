@@ -38,6 +38,8 @@ def check_typed(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: an option, something without a value, or a form of Hydra's that has no meaning here.
     """
+    if {"n_iters", "images_budget"} <= {override.partition("=")[0] for override in overrides}:
+        raise ConfigError("images_budget: says how many trials there are, as n_iters does; give one of the two")
     for override in overrides:
         key, equals, _ = override.partition("=")
         shown = printable(key)

@@ -34,6 +34,7 @@ def recipe_and_models(
     source: Sequence[str],
     *,
     trial: int | None = None,
+    predicted: bool = False,
     dtype: str | None = None,
     runs: str | Path = "runs",
     verify: bool = True,
@@ -43,6 +44,7 @@ def recipe_and_models(
     Args:
         source: the name of a study or of a recipe's file, or settings like ``model_a=A.safetensors`` and ``alpha=0.3``.
         trial: of the study, instead of its best.
+        predicted: instead, the merge that the study's scores predict to be the best.
         dtype: of the result, instead of the recipe's.
         runs: the folder of all studies.
         verify: whether a file must be the one that a recipe was made with (a second per gigabyte).
@@ -60,12 +62,15 @@ def recipe_and_models(
         raise ConfigError(f"merge takes one study or recipe, not {len(names)}: {', '.join(names)}")
     dtype = dtype or given.pop("dtype", None)
     if not names:
-        if trial is not None:
-            raise ConfigError("--trial: needs the study it belongs to, like  bayes-merger merge NAME --trial 17")
+        if trial is not None or predicted:
+            option = "--predicted" if predicted else "--trial 17"
+            raise ConfigError(
+                f"{option.split()[0]}: needs the study it belongs to, like  bayes-merger merge NAME {option}"
+            )
         return recipe_by_hand(given, dtype)
     if names[0].endswith(_YAML):
         return _recipe_in_steps(user_path(names[0]), given, dtype)
-    recipe = named_recipe(names[0], Path(runs), trial)
+    recipe = named_recipe(names[0], Path(runs), trial, predicted=predicted)
     known = [f"model_{name}" for name in recipe.models]
     for key in given:
         if key not in known:

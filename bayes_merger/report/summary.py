@@ -13,8 +13,10 @@ from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.report.verdict import verdict_of
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, WEIGHTS
 from bayes_merger.run.idle import space_of
+from bayes_merger.run.predicted import prediction_of
 from bayes_merger.run.record import (
     chosen_trial,
     complete_trials,
@@ -27,7 +29,9 @@ from bayes_merger.run.record import (
     state_of,
     value_of,
 )
-from bayes_merger.search.study.history import REASON
+from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.history import PHASE, REASON
+from bayes_merger.search.study.queue import DESIGN
 from bayes_merger.search.study.stopping import SECONDS, STOPPED
 from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
 
@@ -92,6 +96,7 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
         "best_posterior_mean": _as_data(known.best) if known.best and known.fitted else None,
         "noise": known.noise,
         "final": final.to_json() if final else None,
+        "verdict": vars(found) if (found := verdict_of(study)) else None,
     }
     if names := objectives_of(study):
         data |= {"objectives": names, "front": front_data(study, names)}
@@ -145,6 +150,15 @@ def _as_data(belief: TrialPosterior) -> dict[str, Any]:
     return {"trial": belief.trial, "value": belief.observed, "mean": belief.mean, "sd": belief.sd}
 
 
+def prediction_data(study: optuna.study.Study) -> dict[str, Any] | None:
+    """The untried merge of which the most is expected, as data; None if it was tried, or there is no prediction."""
+    found = prediction_of(study)
+    if found is None or found.tried:
+        return None
+    weights = SearchSpace.from_json(study.user_attrs[DESIGN]["space"]).assemble(found.values)
+    return {"mean": found.mean, "sd": found.sd, "weights": weights}
+
+
 def _belief_data(known: StudyPosterior, number: int) -> dict[str, Any]:
     return next(({"mean": b.mean, "sd": b.sd} for b in known.each if known.fitted and b.trial == number), {})
 
@@ -155,6 +169,7 @@ def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
     known = posterior_of(study)
     for trial in study.get_trials(deepcopy=False):
         row = {"state": trial.state.name.lower(), **_trial_data(trial), **_belief_data(known, trial.number)}
+        row["phase"] = trial.user_attrs.get(PHASE, "search")
         if "seconds" in trial.user_attrs:
             row["seconds"] = trial.user_attrs[SECONDS]
         if reason := trial.user_attrs.get(REASON):

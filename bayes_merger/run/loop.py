@@ -7,6 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import optuna
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed, one_line
 from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, WEIGHTS
+from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.predicted import queue_prediction, waits
 from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.pruning import incumbent_for
 from bayes_merger.run.record import best_value, front_of, mean_scores, posterior_of
@@ -128,10 +131,15 @@ def search(
         while worker.with_retries(lambda: studies.finished(study)) < total:
             stop.check()
             folder.check()
-            if ended(setup, study, progress):
-                return
+            over = ended(setup, study, progress)
             started = time.monotonic()
             progress.step("choosing the next merge")
+            if setup.config.final.predicted and (
+                found := worker.with_retries(partial(queue_prediction, study, total, over=over))
+            ):
+                progress.note(f"the last trial is the merge of which the model expects the most: {found}")
+            if over and not (total := waits(study)):
+                return
             trial = worker.claim(total)
             if trial is None:
                 progress.step("waiting for the other workers")
@@ -156,7 +164,7 @@ def ended(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter
     rules = Rules(read_time(config.time_limit), final_round_trials(setup), config.patience)
     if rules.seconds is None and rules.patience is None:
         return False
-    reason = reason_to_stop(study, rules, posterior_of(study))
+    reason = reason_to_stop(study, rules, posterior_of(study) if rules.patience is not None else None)
     if reason:
         study.set_user_attr(STOPPED, reason)
         progress.note(f"the search ends early; {reason}")
@@ -200,13 +208,13 @@ def run_trial(
         _forget(folder.path / name for name in attributes.get(IMAGES, ()))
         raise
     evaluation = found if isinstance(found, Evaluation) and not reason else None
-    known = posterior_of(study)
+    known = running_posterior(study)
     return TrialReport(
         number=outcome.number,
         done=outcome.done,
         total=total,
         value=evaluation.value if evaluation else None,
-        best=known.best_observed.observed if known.best_observed else None,
+        best=best_value(study),
         improved=evaluation is not None and (before is None or evaluation.value > before),
         scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
         reason=reason,

@@ -8,7 +8,8 @@ https://optuna.readthedocs.io/en/stable/reference/generated/optuna.pruners.Wilco
 A merge given up has no score, since the mean of some pictures is not comparable with the mean of all, and is never
 exported. But the optimiser must not return to the same place: it is given an estimate, the best merge's score and the
 mean difference picture by picture. (Without it, it searched the same bad places again and found worse merges with as
-many pictures.) Rows of the start design are never given up, since the optimiser learns most from them.
+many pictures.) Rows of the start design are never given up, since the optimiser learns most from them, and neither is
+the prediction that a search ends with.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.attributes import SCORES
-from bayes_merger.run.record import posterior_of
+from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine, picture_points
-from bayes_merger.search.study.history import PHASE
+from bayes_merger.search.study.history import PHASE, PREDICTED
 
 PICTURES = 8
 """Below so many pictures per trial the test can only fire when there is next to nothing left to save."""
@@ -121,19 +122,18 @@ def whole(payloads: Sequence[Payload]) -> Batch:
 def _batch(pictures: Sequence[tuple[Payload, int]]) -> Batch:
     whole = {payload.name: payload for payload, _ in pictures}
     places = {name: tuple(sorted(i for payload, i in pictures if payload.name == name)) for name in whole}
-    setup = []
-    for name, payload in whole.items():
-        chosen = places[name]
-        setup.append(
-            replace(
-                payload,
-                batch_size=len(chosen),
-                prompts=tuple(payload.prompts[i] for i in chosen),
-                negative_prompts=tuple(payload.negative_prompts[i] for i in chosen),
-                seeds=tuple(payload.seeds[i] for i in chosen),
-            )
-        )
-    return Batch(tuple(setup), places)
+    return Batch(tuple(picked(payload, places[name]) for name, payload in whole.items()), places)
+
+
+def picked(payload: Payload, places: Sequence[int]) -> Payload:
+    """A resolved payload with only these of its pictures."""
+    return replace(
+        payload,
+        batch_size=len(places),
+        prompts=tuple(payload.prompts[i] for i in places),
+        negative_prompts=tuple(payload.negative_prompts[i] for i in places),
+        seeds=tuple(payload.seeds[i] for i in places),
+    )
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,9 @@ def estimate(
 
 def incumbent_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings: PruningConfig) -> Incumbent | None:
     """Whom a trial is compared with: the best posterior mean so far; None if it is to be drawn whole."""
-    if not is_on(settings) or trial.user_attrs.get(PHASE) == "design":
+    if not is_on(settings) or trial.user_attrs.get(PHASE) in ("design", PREDICTED):
         return None
-    best = posterior_of(study).best
+    best = running_posterior(study).best
     if best is None:
         return None
     trials = {one.number: one for one in study.get_trials(deepcopy=False)}

@@ -12,14 +12,21 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.paths import user_path
 from bayes_merger.run.folder import find_study, load
+from bayes_merger.run.predicted import predicted_recipe
 from bayes_merger.run.record import recipe_of, trial_of
 
 EMBEDDED = "bayes_merger.recipe"
 """The field of a merged file's metadata that its recipe is in."""
 
 
-def named_recipe(name: str, runs: Path, trial: int | None = None) -> MergeRecipe:
+def named_recipe(name: str, runs: Path, trial: int | None = None, *, predicted: bool = False) -> MergeRecipe:
     """The recipe in a file or a merged model, or that of a study's trial (its best by default).
+
+    Args:
+        name: of a study or a file.
+        runs: the folder of all studies.
+        trial: of the study.
+        predicted: instead, the merge that the study's scores predict to be the best.
 
     Raises:
         ConfigError: it does not exist.
@@ -30,7 +37,7 @@ def named_recipe(name: str, runs: Path, trial: int | None = None) -> MergeRecipe
     if name.endswith(".json"):
         return _read_recipe(user_path(name))
     study = load(find_study(runs, name))
-    return recipe_of(study, trial_of(study, trial))
+    return predicted_recipe(study) if predicted else recipe_of(study, trial_of(study, trial))
 
 
 def is_model(name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bayes_merger.cli import main
 from bayes_merger.cli.show import show, weights_table
 from bayes_merger.config import FinalConfig, PruningConfig
 from bayes_merger.report.tables import best_lines, with_error
@@ -119,3 +120,30 @@ def test_the_weights_are_shown_without_the_adjustments_and_with_blocks_that_one_
     assert [list(column.cells) for column in table.columns[:6]] == [
         ["IN00"], ["0.250"], ["0.500"], ["TE"], ["0.750"], [""]
     ]  # fmt: skip
+
+
+def test_show_offers_what_was_not_tried_and_recipe_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    setup = make_setup(scorers={"one": lambda alpha, seed: 8.0 - 10.0 * (alpha - 0.37) ** 2}, n_iters=8)
+    searched(setup, tmp_path / "s")
+    text, data = shown(tmp_path, capsys)
+    expected = data["prediction"]
+    assert abs(expected["weights"]["alpha"]["BASE"] - 0.37) < 0.02
+    assert (
+        f"the model expects {with_error(expected['mean'], expected['sd'])} points of a merge that was not tried" in text
+    )
+    assert "bayes-merger merge s" in text
+    assert main(["recipe", "s", "--predicted", "--runs", str(tmp_path)]) == 0
+    assert "note: predicted by study s from 12 trials to get 8.0" in capsys.readouterr().out
+    assert main(["merge", "s", "--predicted", "--trial", "3", "--out", "x.safetensors"]) == 2
+    assert main(["merge", "model_a=a", "model_b=b", "--predicted", "--out", "x.safetensors"]) == 2
+    errors = capsys.readouterr().err
+    assert "--trial: not allowed with argument --predicted" in errors
+    assert "--predicted: needs the study it belongs to, like  bayes-merger merge NAME --predicted" in errors
+
+
+def test_the_prediction_that_was_drawn_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    setup = make_setup(scorers={"one": noisy(0.1)}, n_iters=8, final=FinalConfig(predicted=True))
+    searched(setup, tmp_path / "s")
+    text, data = shown(tmp_path, capsys)
+    assert data["trials_list"][-1]["phase"] == "predicted"
+    assert "11 (predicted)" in text

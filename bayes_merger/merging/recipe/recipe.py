@@ -61,12 +61,14 @@ class MergeRecipe(MergeSettings):
         architecture: name of the models' architecture.
         steps: of a merge in several, in order, each with its own method, options, rules and ``vae``; ``method``
             is then the last one's, and the weights are those of all steps (``RecipeStep.weight``).
+        note: for people, where its weights come from; the merge is the same without it.
     """
 
     models: Mapping[str, ModelRef]
     weights: BlockWeights
     architecture: str
     steps: tuple[RecipeStep, ...] = ()
+    note: str = ""
 
     @property
     def architecture_blocks(self) -> Architecture:
@@ -94,6 +96,7 @@ class MergeRecipe(MergeSettings):
             **settings,
             **({"steps": [_step_data(step) for step in self.steps]} if self.steps else {}),
             **later,
+            **({"note": self.note} if self.note else {}),
         }
 
     @classmethod
@@ -117,6 +120,7 @@ class MergeRecipe(MergeSettings):
                 weights=_weights(data["weights"]),
                 architecture=_text(data, "architecture"),
                 steps=_steps(data.get("steps", [])),
+                note=_text(data, "note") if "note" in data else "",
             )
         except ConfigError as error:
             raise ConfigError(str(error), subject="recipe") from error

@@ -21,8 +21,12 @@ ORIGIN = "origin"
 """User attribute: the number of the trial whose second attempt this one is; absent on a first attempt."""
 
 PHASE = "phase"
-"""User attribute: ``design`` for a row of the start design, ``search`` (or nothing) for a sampler's suggestion; another
-word for a trial that came from elsewhere, such as another study."""
+"""User attribute: ``design`` for a row of the start design, ``search`` (or nothing) for a sampler's suggestion,
+``predicted`` for what is expected to be the best once the search is over; another word for a trial that came from
+elsewhere, such as another study."""
+
+PREDICTED = "predicted"
+"""The phase of a search's last trial, which its sampler has not suggested."""
 
 PICTURES = "scores"
 """User attribute: the raw scores of a trial's pictures, ``{scorer, payload, index, seed, value}`` each."""
@@ -72,6 +76,11 @@ def history_before(study: Study, trial: FrozenTrial) -> History:
     """The history as this trial's sampler should see it; no attempt at the trial itself is part of it."""
     itself = origin(trial)
     return _history([other for other in study.get_trials(deepcopy=False) if origin(other) != itself])
+
+
+def history_of(study: Study) -> History:
+    """The history as the sampler of a trial that is not stored yet should see it."""
+    return _history(study.get_trials(deepcopy=False))
 
 
 def _history(others: Sequence[FrozenTrial]) -> History:

@@ -1,0 +1,99 @@
+"""A number of pictures instead of a number of trials: how it is split, said and kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bayes_merger import compose
+from bayes_merger.config import FinalConfig, PruningConfig
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload, resolve
+from bayes_merger.run.budget import budget_line, one_per_prompt, settled, with_budget
+from bayes_merger.run.setup import RunSetup
+from tests.run.fake_run import make_setup
+
+
+def setup_of(pictures: int, payloads: int = 4, final: FinalConfig | None = None, **settings: Any) -> RunSetup:
+    final = final or FinalConfig(rescore=5, images=None, predicted=True)
+    return make_setup(8, payloads=payloads, images_budget=pictures, init_points=10, final=final, **settings)
+
+
+def test_a_trial_has_one_picture_of_each_prompt_and_the_final_round_a_quarter() -> None:
+    """Ten merges are drawn again: five and the prediction, the winner, A, B and the even mix."""
+    setup = with_budget(setup_of(400), new=True)
+    assert [len(payload.seeds) for payload in setup.payloads] == [1, 1, 1, 1]
+    assert setup.config.final.images == 2
+    assert setup.config.init_points + setup.config.n_iters == (400 - 10 * 4 * 2) // 4 == 80
+    assert budget_line(setup) == (
+        "images_budget: 320 pictures for 80 trials, 80 for the final round; a trial has 4, one per prompt whatever the "
+        "payloads' batch_size says"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pictures", "payloads", "images", "trials"),
+    [(400, 1, 8, 320), (2000, 4, 4, 460), (200, 4, 2, 30), (400, 8, 1, 40)],
+)
+def test_the_final_round_has_enough_to_tell_and_no_more_than_usual(
+    pictures: int, payloads: int, images: int, trials: int
+) -> None:
+    setup = with_budget(setup_of(pictures, payloads), new=True)
+    assert (setup.config.final.images, setup.config.init_points + setup.config.n_iters) == (images, trials)
+
+
+def test_what_is_given_for_the_final_round_is_kept_and_without_one_all_is_for_trials() -> None:
+    setup = with_budget(setup_of(400, final=FinalConfig(rescore=2, images=5)), new=True)
+    assert setup.config.final.images == 5
+    assert setup.config.n_iters == (400 - 6 * 4 * 5) // 4 - 10
+    setup = with_budget(setup_of(400, final=FinalConfig(images=0)), new=True)
+    assert setup.config.n_iters == 90
+    assert "final round" not in budget_line(setup)
+
+
+def test_a_budget_below_the_start_design_is_refused_with_what_it_takes() -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_budget(setup_of(100), new=True)
+    assert str(caught.value) == (
+        "images_budget: 100 pictures are 5 trials of 4 beside the final round's 80, and the start design has 10; "
+        "give 120 or more, or lower init_points"
+    )
+    assert with_budget(setup_of(120), new=True).config.n_iters == 0
+
+
+def test_trials_of_few_pictures_are_not_pruned() -> None:
+    with pytest.raises(ConfigError, match=r"pruning\.test: 4 pictures per trial are too few"):
+        with_budget(setup_of(400, pruning=PruningConfig("wilcoxon", 0.1)), new=True)
+
+
+def test_words_that_differ_are_prompts_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "mood.txt").write_text("at dawn\nat night\n")
+    plain, moody = resolve(
+        [Payload("plain", "a fox", batch_size=6), Payload("moody", "a fox, __mood__", batch_size=6)], 0, tmp_path
+    )
+    assert one_per_prompt(plain).seeds == plain.seeds[:1]
+    found = one_per_prompt(moody)
+    assert sorted(found.prompts) == ["a fox, at dawn", "a fox, at night"]
+    assert found.batch_size == len(found.seeds) == 2
+
+
+def test_a_study_that_goes_on_keeps_its_pictures() -> None:
+    new = with_budget(setup_of(400), new=True)
+    kept = settled({"n_iters": 60, "final": {"images": None, "rescore": 5}, "seed": 3}, new)
+    assert kept == {"n_iters": 70, "final": {"images": 2, "rescore": 5}, "seed": 3}
+    more = replace(new, config=replace(new.config, images_budget=600))
+    assert with_budget(more, new=False).config.n_iters == 120
+    assert with_budget(more, new=False).payloads == new.payloads
+    without = setup_of(400)
+    without = replace(without, config=replace(without.config, images_budget=None))
+    assert with_budget(without, new=True) is without
+    assert settled({"n_iters": 60}, without) == {"n_iters": 60}
+    assert budget_line(without) == ""
+
+
+def test_trials_and_pictures_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match="images_budget: says how many trials there are, as n_iters does"):
+        compose.compose_run(["experiment=demo", "images_budget=400", "n_iters=20"])
