@@ -167,7 +167,7 @@ def run_trial(
     setup: RunSetup,
     study: optuna.study.Study,
     worker: Worker,
-    trial: optuna.trial.Trial,
+    trial: optuna.trial.FrozenTrial,
     evaluator: Evaluator,
     folder: RunFolder,
     total: int,
@@ -228,7 +228,7 @@ def log_cause(folder: RunFolder, trial: int, error: BaseException) -> None:
 def draw_trial(
     setup: RunSetup,
     study: optuna.study.Study,
-    trial: optuna.trial.Trial,
+    trial: optuna.trial.FrozenTrial,
     evaluator: Evaluator,
     folder: RunFolder,
     best: float | None,
@@ -242,12 +242,11 @@ def draw_trial(
         TrialFailed: it could not be scored.
         Paused: the person who scores went away.
     """
-    weights = setup.space.assemble(trial.params)
-    trial.set_user_attr(WEIGHTS, weights)
+    weights = trial.user_attrs[WEIGHTS]
     evaluator.load_weights(weights)
     incumbent = incumbent_for(trial, study, setup.config.pruning)
     found = evaluate(setup, evaluator, weights, folder.images(trial.number), incumbent)
-    attributes: dict[str, Any] = {WEIGHTS: weights, SCORES: [vars(score) for score in found.scores]}
+    attributes: dict[str, Any] = {SCORES: [vars(score) for score in found.scores]}
     if isinstance(found, Evaluation) and found.values:
         attributes[POINTS] = found.value
     value = found.value if isinstance(found, Evaluation) else -math.inf

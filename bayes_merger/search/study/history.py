@@ -36,6 +36,27 @@ REASON = "reason"
 INTERRUPTED = "interrupted"
 """The reason of a trial whose process died; another trial with the same origin stands for it."""
 
+DESIGN = "design"
+"""User attribute of a study: the start design and its space."""
+
+ROW = "row"
+"""User attribute: which row of the start design a trial is."""
+
+WEIGHTS = "weights"
+"""User attribute: all weights of a trial's merge, frozen ones included."""
+
+WORKER = "worker"
+"""User attribute: who draws the trial."""
+
+RETRY_OF = "retry_of"
+"""User attribute of a second attempt: the number of the attempt before."""
+
+DEATHS = "deaths"
+"""User attribute of a second attempt: how many processes have ended while they drew these values."""
+
+FORKED_FROM = "forked_from"
+"""User attribute: the study and the number of the trial that this one was taken over from."""
+
 
 @dataclass(frozen=True)
 class History:

@@ -15,7 +15,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -130,12 +130,25 @@ def is_address(where: str | Path) -> bool:
     return "://" in str(where)
 
 
-def backend(study: Study) -> RDBStorage:
-    """The database under a study; Optuna wraps it in a cache."""
+def underlying(study: Study) -> BaseStorage:
+    """What a study is stored in; Optuna wraps a database in a cache."""
     storage: Any = study._storage
-    found = getattr(storage, "_backend", storage)
+    found: BaseStorage = getattr(storage, "_backend", storage)
+    return found
+
+
+def backend(study: Study) -> RDBStorage:
+    """The database under a study."""
+    found = underlying(study)
     assert isinstance(found, RDBStorage)
     return found
+
+
+def rest(study: Study) -> None:
+    """Close a server's connections that are not in use: it has some hundred for all of its clients."""
+    storage = backend(study)
+    if database_file(storage) is None:
+        storage.engine.dispose()
 
 
 def stored_trials(study: Study) -> list[FrozenTrial]:

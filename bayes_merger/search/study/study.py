@@ -25,10 +25,11 @@ from bayes_merger.errors import BayesMergerError, ConfigError, StorageError, nea
 from bayes_merger.search.space.design import design
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.checked import CheckedStudy
-from bayes_merger.search.study.history import REASON, finite, is_interrupted
+from bayes_merger.search.study.history import DESIGN, REASON, finite, is_interrupted
 from bayes_merger.search.study.lock import study_lock
-from bayes_merger.search.study.queue import DESIGN, ask, queue_design
+from bayes_merger.search.study.queue import ask, queue_design
 from bayes_merger.search.study.storage import open_storage
+from bayes_merger.search.study.transaction import transaction
 from bayes_merger.search.study.workers import recover
 
 __all__ = [
@@ -86,13 +87,16 @@ def create_study(
     with study_lock(study):
         if _is_initialised(study):
             raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
-        study.add_trials(taken)
+        with transaction(study, locked=True) as queue:
+            queue.add(taken)
         for key, value in (attributes or {}).items():
             study.set_user_attr(key, value)
         study.set_user_attr(FINGERPRINT, dict(fingerprint))
         # This one transaction creates the study; from here on the rows can be completed without their creator.
-        study.set_user_attr(DESIGN, {"space": space.to_json(), "rows": [dict(row) for row in design]})
-    queue_design(study)
+        born = {"space": space.to_json(), "rows": [dict(row) for row in design]}
+        study.set_user_attr(DESIGN, born)
+    with transaction(study) as queue:
+        queue_design(queue, born)
     return study
 
 
