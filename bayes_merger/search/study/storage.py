@@ -49,7 +49,12 @@ SERVER: dict[str, Any] = {
 
 
 def open_storage(
-    where: str | Path, *, create: bool = True, reading: bool = False, waiting: Callable[[str], None] | None = None
+    where: str | Path,
+    *,
+    create: bool = True,
+    reading: bool = False,
+    waiting: Callable[[str], None] | None = None,
+    kind: type[RDBStorage] = RDBStorage,
 ) -> RDBStorage:
     """The storage in a file, or at an address that contains ``://``.
 
@@ -64,6 +69,7 @@ def open_storage(
         create: make the file, and its folder, or the tables, if they do not exist.
         reading: change nothing, not even a file beside it.
         waiting: told, once each time, that another program holds the file or that the server cannot be reached.
+        kind: of storage to make.
 
     Raises:
         ConfigError: if it cannot be opened. No password is ever part of the text.
@@ -81,8 +87,8 @@ def open_storage(
     text = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
         if is_file:
-            return _open_file(Path(str(address.database)), text, create, reading, waiting or log.warning)
-        storage = _made(text, {"connect_args": _server(reading), "pool_pre_ping": True}, create)
+            return _open_file(kind, Path(str(address.database)), text, create, reading, waiting or log.warning)
+        storage = _made(kind, text, {"connect_args": _server(reading), "pool_pre_ping": True, "pool_size": 1}, create)
         _await_server(storage.engine, waiting or log.warning)
         return storage
     except (
@@ -193,15 +199,19 @@ def _file(path: Path, create: bool) -> sqlalchemy.URL:
     return sqlalchemy.URL.create("sqlite", database=str(path))
 
 
-def _open_file(path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]) -> RDBStorage:
+def _open_file(
+    kind: type[RDBStorage], path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]
+) -> RDBStorage:
     """A SQLite file, once it is known to be a study's or nobody's."""
     if path.is_file() and path.stat().st_size:
         check_is_study(path, waiting)
     elif not create:
         raise ConfigError(f"{path}: not a study's storage (an empty file); choose another file")
     if reading:
-        return _made(address, {"creator": reader(path, waiting), "poolclass": sqlalchemy.pool.NullPool}, create=False)
-    storage = _made(address, {"connect_args": {"timeout": PATIENCE}}, create)
+        return _made(
+            kind, address, {"creator": reader(path, waiting), "poolclass": sqlalchemy.pool.NullPool}, create=False
+        )
+    storage = _made(kind, address, {"connect_args": {"timeout": PATIENCE}}, create)
     _share(storage.engine, waiting)
     return storage
 
@@ -212,12 +222,12 @@ def _server(reading: bool) -> dict[str, Any]:
     return {**SERVER, "options": f"{SERVER['options']} -c default_transaction_read_only=on"}
 
 
-def _made(text: str, settings: Mapping[str, Any], create: bool) -> RDBStorage:
+def _made(kind: type[RDBStorage], text: str, settings: Mapping[str, Any], create: bool) -> RDBStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2.9
         for attempt in (1, 2):
             try:
-                return RDBStorage(
+                return kind(
                     text,
                     engine_kwargs=dict(settings),
                     heartbeat_interval=BEAT,
