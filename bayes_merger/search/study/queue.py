@@ -84,10 +84,13 @@ def completed(study: Study, space: SearchSpace, trial: FrozenTrial) -> FrozenTri
     """A running trial with all its values: those that a person left open are chosen by the study's sampler."""
     missing = {name: d for name, d in space.distributions().items() if name not in trial.params}
     if missing:
+        queued = _queued(trial)
+        values = queued if missing.keys() <= queued.keys() else {**_chosen(study, trial, missing), **queued}
         stored_trials(study)  # Optuna writes values only to trials that it has read
-        live = Trial(study, trial._trial_id)
         for name, distribution in missing.items():
-            trial.params[name] = live._suggest(name, distribution)
+            internal = distribution.to_internal_repr(values[name])
+            study._storage.set_trial_param(trial._trial_id, name, internal, distribution)
+            trial.params[name] = distribution.to_external_repr(internal)
             trial.distributions[name] = distribution
     return trial
 
@@ -168,15 +171,15 @@ def suggestion(study: Study, space: SearchSpace) -> FrozenTrial:
         system_attrs={},
         intermediate_values={},
     )
-    relative = study.sampler.infer_relative_search_space(study, unstored)
-    values = study.sampler.sample_relative(study, unstored, relative)
-    return waiting_trial(
-        {
-            name: values[name]
-            if name in values
-            else study.sampler.sample_independent(study, unstored, name, distribution)
-            for name, distribution in distributions.items()
-        },
-        distributions,
-        {PHASE: "search"},
-    )
+    values = _chosen(study, unstored, distributions)
+    return waiting_trial(values, distributions, {PHASE: "search"})
+
+
+def _chosen(study: Study, trial: FrozenTrial, distributions: Mapping[str, FloatDistribution]) -> dict[str, Any]:
+    """A value of the sampler's for each of these parameters."""
+    relative = study.sampler.infer_relative_search_space(study, trial)
+    values = study.sampler.sample_relative(study, trial, relative)
+    return {
+        name: values[name] if name in values else study.sampler.sample_independent(study, trial, name, distribution)
+        for name, distribution in distributions.items()
+    }

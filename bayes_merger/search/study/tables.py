@@ -215,7 +215,7 @@ class TableTransaction:
         self._insert(TrialUserAttributeModel, rows, over=True)
 
     def _insert(self, model: Any, rows: Sequence[Mapping[str, Any]], *, over: bool = False) -> list[int]:
-        """Rows in one statement per thousand, and their ids; ``over`` replaces the values of keys that are there."""
+        """Rows in one statement per thousand, and trials' ids; ``over`` replaces the values of keys that are there."""
         if not rows:
             return []
         statement = INSERT[self._connection.dialect.name](model.__table__)
@@ -223,7 +223,7 @@ class TableTransaction:
             fresh = {"value_json": statement.excluded.value_json}
             statement = statement.on_conflict_do_update(index_elements=["trial_id", "key"], set_=fresh)
         key = next(iter(model.__table__.primary_key))
-        found = self._connection.execute(statement.returning(key, sort_by_parameter_order=not over), rows)
+        found = self._connection.execute(statement.returning(key, sort_by_parameter_order=model is TrialModel), rows)
         return [int(id) for (id,) in found]
 
 
