@@ -281,6 +281,25 @@ def test_a_broken_line_to_the_server_loses_nothing(postgres: str) -> None:
     assert [t.state.name for t in study.trials] == ["COMPLETE"]
 
 
+def test_a_worker_holds_no_connection_while_it_draws(postgres: str) -> None:
+    study = new_study(f"{postgres}?application_name=drawing", 2)
+
+    def connections() -> int:
+        with open_storage(postgres).engine.connect() as connection:
+            ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'drawing'"
+            return int(connection.exec_driver_sql(ours).scalar_one())
+
+    with Worker(study, SPACE) as worker:
+        trial = worker.claim(2)
+        assert trial is not None
+        for _ in range(1000):  # the server takes a moment to forget a connection
+            if connections() == 0:
+                break
+        assert connections() == 0
+        worker.tell(trial, 1.0)
+        assert connections() == 1
+
+
 def test_a_line_that_breaks_while_a_suggestion_is_made_gives_it_to_nobody_else(postgres: str) -> None:
     study = new_study(postgres, 0)
     with pytest.raises(sqlalchemy.exc.DBAPIError, match="terminat"), broken_off(study, postgres) as check_lock:
