@@ -39,12 +39,13 @@ class FinalConfig:
     Attributes:
         rescore: how many of the best trials are drawn again on fresh seeds to choose the winner; 0: the best posterior
             mean.
-        images: fresh pictures per payload for each of them, and for each row of the closing table; 0 skips both.
+        images: fresh pictures per payload for each of them, and for each row of the closing table; ``None``: 4, or more
+            of few payloads, until there are 8 in all; 0 skips both.
         save: write the winner to ``best.safetensors``; of several objectives, the one with the best weighted sum.
     """
 
     rescore: int = 5
-    images: int = 4
+    images: int | None = 4
     save: bool = True
 
 

@@ -7,7 +7,15 @@ import optuna
 from bayes_merger.errors import BayesMergerError, Interrupted, Paused, StorageError, trouble
 from bayes_merger.report.best import write_best
 from bayes_merger.report.summary import summary
-from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, table_text
+from bayes_merger.report.tables import (
+    best_lines,
+    candidates_table,
+    closing_table,
+    front_table,
+    table_text,
+    verdict_line,
+)
+from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import FINAL
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import ProgressReporter, StopSignal
@@ -104,10 +112,11 @@ def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, p
     if final and final.rescored:
         progress.note(table_text(candidates_table(final, posterior_of(study))))
     if final and final.rows:
-        progress.note(table_text(closing_table(final)))
+        progress.note(table_text(closing_table(final, pictures_compared(study, final))))
     for line in best_lines(data):
         progress.note(line)
     if setup.config.final.save:
         progress.note(f"model    {folder.model}")
     progress.note(f"recipe   {folder.best / 'recipe.json'}   weights {folder.best / 'weights.txt'}")
     progress.note(f"pictures and plots in {folder.best}")
+    progress.note(verdict_line(data))

@@ -34,7 +34,7 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE
+from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS, RECIPE
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.record import left_out
@@ -115,6 +115,8 @@ def resume(
         study = loop.open_study(setup, folder, mark, {}, waiting=progress.note)
         if any(override.partition("=")[0] in ("n_iters", "time_limit", "patience") for override in overrides):
             study.set_user_attr(PATIENT_FROM, finished(study))
+        if any(compose.in_full(override).startswith(("final.images", "final.rescore")) for override in overrides):
+            study.set_user_attr(FINAL, None)  # what it has drawn is remembered
         if overrides:
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)

@@ -139,6 +139,13 @@ def test_more_trials_are_added_on_resume(workplace: Path, tiny_a: Path, tiny_b: 
     result = command(workplace, "resume", "more", "n_iters=2", "final.images=0")
     assert result.returncode == 0, result.stderr
     assert shown(workplace, "more")["trials"] == {"finished": 4, "failed": 0, "pruned": 0, "budget": 4}
+    assert "was not compared with its models" in result.stdout.splitlines()[-1]
+    result = command(workplace, "resume", "more", "final.images=2", "final.rescore=1")  # a final round after all
+    assert result.returncode == 0, result.stderr
+    data = shown(workplace, "more")
+    assert (data["final"]["images"], data["trials"]["finished"]) == (2, 4)
+    assert f"the best merge is {data['verdict']['text']}" == result.stdout.splitlines()[-1]
+    assert data["verdict"]["standard_errors"] is None
 
 
 def test_resume_refuses_a_changed_model(workplace: Path, finished: Path, tiny_a: Path) -> None:

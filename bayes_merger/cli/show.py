@@ -17,7 +17,15 @@ from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import UserError, printable
 from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.report import summary as report
-from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, with_error
+from bayes_merger.report.tables import (
+    best_lines,
+    candidates_table,
+    closing_table,
+    front_table,
+    verdict_line,
+    with_error,
+)
+from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.record import chosen_trial, final_of, posterior_of, recipe_of
 
@@ -78,6 +86,8 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     )
     print(f"{data['name']}: {data['state']}, {counts['finished']}{of} trials{more}, "
           f"{data['method']}, {data['optimiser']}")  # fmt: skip
+    if data["final"]:
+        print(f"  {verdict_line(data)}")
     if data["stopped"]:
         print(f"  the search ended early; {printable(data['stopped'], longest=400)}")
     if data["left_out"]:
@@ -135,7 +145,7 @@ def _print_final(console: Console, study: optuna.study.Study) -> None:
     if final and final.rescored:
         console.print(candidates_table(final, posterior_of(study)))
     if final and final.rows:
-        console.print(closing_table(final))
+        console.print(closing_table(final, pictures_compared(study, final)))
 
 
 def weights_table(weights: Mapping[str, Mapping[str, float]]) -> Table:

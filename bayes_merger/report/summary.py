@@ -13,6 +13,7 @@ from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.report.verdict import verdict_of
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, WEIGHTS
 from bayes_merger.run.record import (
     chosen_trial,
@@ -90,6 +91,7 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
         "best_posterior_mean": _as_data(known.best) if known.best and known.fitted else None,
         "noise": known.noise,
         "final": final.to_json() if final else None,
+        "verdict": vars(found) if (found := verdict_of(study)) else None,
     }
     if names := objectives_of(study):
         data |= {"objectives": names, "front": front_data(study, names)}

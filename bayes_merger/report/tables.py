@@ -7,29 +7,36 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from bayes_merger.report.verdict import lead_ratio, verdict
 from bayes_merger.run.record import Final
 from bayes_merger.search.surrogates.posterior import StudyPosterior
 
 
-def closing_table(final: Final) -> Table:
-    """The final round as a table: mean points on fresh seeds, and how sure the lead is."""
-    table = Table(title=f"on fresh seeds ({final.images} pictures each)", title_justify="left")
+def closing_table(final: Final, pictures: int) -> Table:
+    """The final round as a table: the verdict, mean points on fresh seeds, and how sure each lead is.
+
+    Args:
+        final: the final round.
+        pictures: how many of each row are compared, see :func:`bayes_merger.report.verdict.pictures_compared`.
+    """
+    title = f"on fresh seeds ({final.images} pictures each)"
+    if found := verdict(final, pictures):
+        title = f"the best merge is {found.text}\n{title}"
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("model")
     table.add_column("points", justify="right")
     table.add_column("best merge leads by", justify="right")
     table.add_column("in standard errors", justify="right")
-    for row in final.rows:
-        points = with_error(row.mean, row.error)
-        if row is final.rows[0]:
-            table.add_row(row.name, points, "", "")
-            continue
-        error = row.behind_error
+    table.add_row(final.rows[0].name, with_error(final.rows[0].mean, final.rows[0].error), "", "")
+    for row in final.rows[1:]:
+        ratio = lead_ratio(row, pictures)
         table.add_row(
             row.name,
-            points,
-            with_error(row.behind, error, "+"),
-            f"{row.behind / error:+.1f}" if error and error > 1e-9 else "",
+            with_error(row.mean, row.error),
+            with_error(row.behind, row.behind_error, "+"),
+            f"{ratio:+.1f}" if ratio is not None else "",
         )
     return table
 
@@ -84,6 +91,17 @@ def table_text(table: Table) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
+
+
+def verdict_line(data: Mapping[str, Any]) -> str:
+    """The verdict on a study's winner as a sentence, without its end.
+
+    Args:
+        data: as ``summary`` gives it, of a study that is done.
+    """
+    if data["verdict"] is None:
+        return "the best merge was not compared with its models: nothing was drawn on fresh seeds"
+    return f"the best merge{' by weighted sum' if 'front' in data else ''} is {data['verdict']['text']}"
 
 
 def best_lines(data: Mapping[str, Any]) -> list[str]:

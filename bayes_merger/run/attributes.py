@@ -25,6 +25,9 @@ FINAL = "final"
 DRAWN = "drawn:"
 """Of a study, before a hash: what one merge got on fresh seeds."""
 
+BELIEVED = "believed"
+"""Of a study of some hundred trials: the best posterior mean after so many of them."""
+
 WEIGHTS = "weights"
 """Of a trial: weight name -> block -> number."""
 

@@ -27,6 +27,8 @@ from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights,
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.record import (
+    ENOUGH,
+    WINNER,
     ComparisonRow,
     Final,
     Rescored,
@@ -41,20 +43,25 @@ from bayes_merger.scoring.scorer import Scale, Score, picture_points
 
 
 def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
-    """The run's payloads with ``final.images`` new seeds each; ``part`` 0 and 1 never share a seed."""
-    count = setup.config.final.images
+    """The run's payloads with new seeds; ``part`` 0 and 1 never share a seed."""
     fresh = [
-        replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=count)
+        replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=images_per_payload(setup))
         for payload in setup.payloads
     ]
     wildcards = Path(setup.config.wildcards) if setup.config.wildcards else None
     return resolve(fresh, setup.config.seed + 7919 * (part + 1), wildcards)
 
 
+def images_per_payload(setup: RunSetup) -> int:
+    """How many fresh pictures of each payload a merge of the final round gets; by default enough to tell in all."""
+    wanted = setup.config.final.images
+    return max(4, -(-ENOUGH // len(setup.payloads))) if wanted is None else wanted
+
+
 def has_final(setup: RunSetup) -> bool:
     """Whether there is a final round: a person is not asked for yet more ratings."""
     asks_a_person = any(scorer.interactive for scorer in setup.scorers.values())
-    return setup.config.final.images > 0 and not asks_a_person
+    return setup.config.final.images != 0 and not asks_a_person
 
 
 def final_round_trials(setup: RunSetup) -> float:
@@ -63,7 +70,7 @@ def final_round_trials(setup: RunSetup) -> float:
         return 0.0
     merges = setup.config.final.rescore + 1 + len(baselines(setup))
     pictures = sum(len(payload.seeds) for payload in setup.payloads)
-    return merges * len(setup.payloads) * setup.config.final.images / pictures
+    return merges * len(setup.payloads) * images_per_payload(setup) / pictures
 
 
 def decide(
@@ -87,7 +94,7 @@ def decide(
             rescored.append(_rescored(setup, first, number, evaluation))
     winner = max(rescored, key=lambda one: one.mean).trial if rescored else chosen_trial(study).number
     rows = closing_table(setup, study, evaluator, weights[winner], progress, stop)
-    return Final(winner, len(setup.payloads) * setup.config.final.images, tuple(rescored), rows)
+    return Final(winner, len(setup.payloads) * images_per_payload(setup), tuple(rescored), rows)
 
 
 def keep_pictures(
@@ -156,10 +163,12 @@ def closing_table(
     reference: list[float] = []
     for baseline in (None, *baselines(setup)):
         stop.check()
-        name = baseline.name if baseline else "best merge"
+        name = baseline.name if baseline else WINNER
         progress.step(f"drawing {name} on fresh seeds")
         drawn = baseline.weights if baseline else winner
         evaluation = _drawn(setup, study, evaluator, drawn, baseline, fresh, progress)
+        if evaluation is None and baseline is None:
+            return ()
         if evaluation is None:
             continue
         points = points_per_image(setup, fresh, evaluation.scores)

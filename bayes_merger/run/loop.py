@@ -15,6 +15,7 @@ import optuna
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed, one_line
 from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, WEIGHTS
+from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
@@ -156,7 +157,7 @@ def ended(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter
     rules = Rules(read_time(config.time_limit), final_round_trials(setup), config.patience)
     if rules.seconds is None and rules.patience is None:
         return False
-    reason = reason_to_stop(study, rules, posterior_of(study))
+    reason = reason_to_stop(study, rules, posterior_of(study) if rules.patience is not None else None)
     if reason:
         study.set_user_attr(STOPPED, reason)
         progress.note(f"the search ends early; {reason}")
@@ -200,13 +201,13 @@ def run_trial(
         _forget(folder.path / name for name in attributes.get(IMAGES, ()))
         raise
     evaluation = found if isinstance(found, Evaluation) and not reason else None
-    known = posterior_of(study)
+    known = running_posterior(study)
     return TrialReport(
         number=outcome.number,
         done=outcome.done,
         total=total,
         value=evaluation.value if evaluation else None,
-        best=known.best_observed.observed if known.best_observed else None,
+        best=best_value(study),
         improved=evaluation is not None and (before is None or evaluation.value > before),
         scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
         reason=reason,

@@ -24,7 +24,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.attributes import SCORES
-from bayes_merger.run.record import posterior_of
+from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine, picture_points
 from bayes_merger.search.study.history import PHASE
 
@@ -211,7 +211,7 @@ def incumbent_for(
     """Whom a trial is compared with: the best posterior mean so far; None if it is to be drawn whole."""
     if not is_on(settings) or trial.user_attrs.get(PHASE) == "design":
         return None
-    best = posterior_of(study).best
+    best = running_posterior(study).best
     if best is None:
         return None
     trials = {one.number: one for one in study.get_trials(deepcopy=False)}

@@ -9,7 +9,7 @@ objectives), ``reason`` (of a failure, or for being cut short).
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,17 @@ from bayes_merger.run.stored import is_a, is_table
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.history import origin
+from bayes_merger.search.surrogates.grid_gp import every
 from bayes_merger.search.surrogates.posterior import StudyPosterior, study_posterior
+
+PICTURED = 400
+"""The noise is read from the pictures of at most so many trials."""
+
+WINNER = "best merge"
+"""The name of the winner's row in the closing table."""
+
+ENOUGH = 8
+"""With fewer pictures a standard error is itself a guess, and no lead is told in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +164,18 @@ def judges_of(study: optuna.study.Study) -> dict[str, tuple[float, Scale]]:
     return {name: (float(importance), (float(low), float(high))) for name, (importance, (low, high)) in stored.items()}
 
 
-def posterior_of(study: optuna.study.Study) -> StudyPosterior:
-    """What all scores together say of each trial; see :mod:`bayes_merger.search.surrogates.posterior`."""
-    trials = complete_trials(study)
+def posterior_of(study: optuna.study.Study, trials: Sequence[optuna.trial.FrozenTrial] | None = None) -> StudyPosterior:
+    """What all scores together say of each trial; see :mod:`bayes_merger.search.surrogates.posterior`.
+
+    Args:
+        study: the study.
+        trials: finished ones of it; None: all.
+    """
+    trials = complete_trials(study) if trials is None else trials
     judges = judges_of(study)
     importance = {payload["name"]: payload["importance"] for payload in study.user_attrs.get(PAYLOADS) or ()}
     pictures = []
-    for trial in trials if judges and importance else ():
+    for trial in trials[every(len(trials), PICTURED)] if judges and importance else ():
         try:
             scores = [Score(**score) for score in trial.user_attrs.get(SCORES) or ()]
             pictures.append(picture_points(scores, importance, judges))
@@ -241,6 +256,7 @@ def _is_sound(final: Final, trials: Container[int], objectives: int) -> bool:
         )
         and all(
             is_table(vars(row), name=str, mean=number, error=number_or_none, behind=number, behind_error=number_or_none)
+            and row.name.isprintable()
             for row in final.rows
         )
     )

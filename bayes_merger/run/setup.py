@@ -208,7 +208,7 @@ def _check_numbers(config: RunConfig) -> None:
         owner: Any = config
         for part in name.split("."):
             owner = getattr(owner, part)
-        if owner < low:
+        if owner is not None and owner < low:
             raise ConfigError(f"{name}: {owner} is too small; give {low} or more")
     if config.patience is not None and config.patience < 1:
         raise ConfigError(f"patience: {config.patience} is too small; give 1 or more, or null for none")

@@ -64,6 +64,14 @@ def test_fresh_seeds_are_fresh_and_the_two_rounds_share_none() -> None:
     assert fresh_payloads(parts, 0) == first
 
 
+@pytest.mark.parametrize(("wanted", "payloads", "images"), [(None, 1, 8), (None, 2, 4), (None, 5, 4), (2, 1, 2)])
+def test_there_are_enough_fresh_pictures_to_tell_unless_others_are_wanted(
+    wanted: int | None, payloads: int, images: int
+) -> None:
+    setup = make_setup(pictures=10, payloads=payloads, final=FinalConfig(images=wanted))
+    assert [len(payload.seeds) for payload in fresh_payloads(setup, 1)] == [images] * payloads
+
+
 def test_the_mean_of_a_picture_s_points_is_the_value() -> None:
     parts = setup_of()
     scores = evaluation({"a": [4.0], "b": [8.0]})

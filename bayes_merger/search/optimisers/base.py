@@ -20,7 +20,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,17 @@ class Observations:
     def dimensions(self) -> int:
         """Of the cube."""
         return int(self.points.shape[1])
+
+    def only(self, chosen: NDArray[np.bool_]) -> Observations:
+        """Some of the observations, as one flag per point says."""
+        return replace(
+            self,
+            points=self.points[chosen],
+            scores=self.scores[chosen],
+            searched=self.searched[chosen],
+            objectives=None if self.objectives is None else self.objectives[chosen],
+            pictures=tuple(own for own, one in zip(self.pictures, chosen, strict=False) if one),
+        )
 
 
 CLOSE = 1e-9

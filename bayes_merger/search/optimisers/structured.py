@@ -1,7 +1,8 @@
 """The optimiser made for merges: few trials, many weights, noisy scores, blocks that have an order.
 
-Two strategies alternate. One is ``bayes``: a single Gaussian process with one length scale for all weights, and its
-upper confidence bound, which explores widely and does not stall on a ridge. While there are few scores it makes all
+Two strategies alternate. One is the upper confidence bound of a mixture of two Gaussian processes with one length scale
+for all weights, one of which has a trend (:mod:`bayes_merger.search.surrogates.mixture`): it explores widely and does
+not stall on a ridge. While there are few scores it makes all
 suggestions, since they do not support a finer model. The other is an ensemble of Gaussian processes, weighted by
 leave-one-out predictive density, which finds out which weights matter and exploits it. Both learn from all trials; on
 the benchmark neither alone is as good from 40 trials on.
@@ -35,14 +36,18 @@ from scipy.optimize import minimize
 from scipy.special import erfcx, log_ndtr
 
 from bayes_merger.search.optimisers.base import Observations, SuggestFn, is_known
-from bayes_merger.search.optimisers.bayesopt import Tuned, tuned_proposal
+from bayes_merger.search.optimisers.thinning import LEADERS, thinned
 from bayes_merger.search.space.cube import Array, generator
 from bayes_merger.search.surrogates.block_gp import BlockGP, Prior, fit
 from bayes_merger.search.surrogates.block_order import basis, correlation
+from bayes_merger.search.surrogates.mixture import Mixture, fit_mixture
 from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 
 MIN_SCORES_PER_WEIGHT = 1.5
 """With fewer scores per weight than this the ensemble makes no suggestions."""
+
+KAPPA = 1.5
+"""So many standard deviations are added to the mixture's mean."""
 
 SHARED, SEPARATE = 0.05, 1.0
 """Standard deviation of the log length scales across weights: practically one for all, or one for each."""
@@ -103,14 +108,48 @@ class Ensemble:
 
 
 def structured_proposal(settings: Structured) -> SuggestFn:
-    """Suggestions of ``bayes`` and of the ensemble, alternating."""
-    explore, exploit = tuned_proposal(Tuned()), ensemble_proposal(settings)
+    """Suggestions of the mixture and, once there are enough scores, of the ensemble in turns."""
+    exploit = ensemble_proposal(settings)
+
+    def explore(observations: Observations, seed: int) -> Array:
+        rng = generator(seed, observations.slot)
+        if not np.isfinite(observations.scores).any():
+            return rng.random(observations.dimensions)
+        model = model_of(observations)
+        return top_of(model, observations, rng, kappa=KAPPA, candidates=settings.candidates, starts=settings.starts)
 
     def propose(observations: Observations, seed: int) -> Array:
         few = np.isfinite(observations.scores).sum() < MIN_SCORES_PER_WEIGHT * observations.dimensions
-        return (explore if few or observations.slot % 2 else exploit)(observations, seed)
+        return (explore if few or observations.slot % 2 else exploit)(thinned(observations), seed)
 
     return propose
+
+
+def model_of(observations: Observations) -> Mixture:
+    """The mixture fitted to the observations, of which at least one has a score."""
+    return fit_mixture(observations.points, observations.scores, observations.pictures)
+
+
+def top_of(
+    model: Mixture, observations: Observations, rng: np.random.Generator, *, kappa: float, candidates: int, starts: int
+) -> Array:
+    """The point of the cube where the mixture's upper confidence bound is greatest, shape ``(D,)``.
+
+    Args:
+        model: the mixture.
+        observations: to which it was fitted; the best of them by posterior mean are where candidates start from.
+        rng: random numbers.
+        kappa: how many standard deviations are added to the mean.
+        candidates: points that are looked at.
+        starts: how many of the best of them climb.
+    """
+    known = observations.points[np.isfinite(observations.scores)]
+    leaders = known[np.argsort(-model.predict(known)[0], kind="stable")[:LEADERS]]
+    points = spread_around(rng, leaders, candidates)
+    cube = [(0.0, 1.0)] * observations.dimensions
+    chosen = points[np.argsort(-model.bounds(points, kappa), kind="stable")[:starts]]
+    tops = [minimize(model.descent, one, (kappa,), jac=True, bounds=cube, method="L-BFGS-B") for one in chosen]
+    return np.clip(min(tops, key=lambda top: float(top.fun)).x, 0.0, 1.0)
 
 
 def ensemble_proposal(settings: Structured) -> SuggestFn:
@@ -124,7 +163,7 @@ def ensemble_proposal(settings: Structured) -> SuggestFn:
         known = observations.points[scored]
         best = float(means.max())
         best_points = known[np.argsort(-means, kind="stable")[:5]]
-        starts = candidates(rng, best_points, settings.candidates)
+        starts = spread_around(rng, best_points, settings.candidates)
         mean, deviation = ensemble.predict(starts)
         log_ei = log_improvement((mean - best) / deviation) + np.log(deviation)
         chosen = starts[np.argsort(-log_ei, kind="stable")[: settings.starts]]
@@ -173,7 +212,7 @@ def priors(names: tuple[str, ...], dimensions: int, noise: float | None, blocks:
     return chosen
 
 
-def candidates(rng: np.random.Generator, best_points: Array, count: int) -> Array:
+def spread_around(rng: np.random.Generator, best_points: Array, count: int) -> Array:
     """Candidate starting points, shape ``(count, D)``: a third anywhere, the rest good points with few weights moved.
 
     Args:

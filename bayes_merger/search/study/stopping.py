@@ -97,13 +97,13 @@ def worked(study: Study) -> float:
     return total
 
 
-def reason_to_stop(study: Study, rules: Rules, known: StudyPosterior) -> str | None:
+def reason_to_stop(study: Study, rules: Rules, known: StudyPosterior | None) -> str | None:
     """Why the search should end now, in words; None while it should go on.
 
     Args:
         study: as stored.
         rules: what ends it.
-        known: the posterior of all the study's trials that have a score.
+        known: the posterior of all the study's trials that have a score; None where patience is not asked for.
     """
     return _out_of_time(study, rules) or _out_of_patience(study, rules, known)
 
@@ -125,8 +125,8 @@ def _out_of_time(study: Study, rules: Rules) -> str | None:
     return f"time_limit: {time_text(spent)} of {time_text(rules.seconds)} are used{rest}"
 
 
-def _out_of_patience(study: Study, rules: Rules, known: StudyPosterior) -> str | None:
-    if rules.patience is None or not known.fitted:
+def _out_of_patience(study: Study, rules: Rules, known: StudyPosterior | None) -> str | None:
+    if rules.patience is None or known is None or not known.fitted:
         return None
     finished = [t for t in study.get_trials(deepcopy=False) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     finished.sort(key=_when)

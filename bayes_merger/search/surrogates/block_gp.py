@@ -26,7 +26,7 @@ from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
-from bayes_merger.search.surrogates.kernels import matern52, squared_distances
+from bayes_merger.search.surrogates.kernels import centre_of, cholesky, matern52, squared_distances
 
 ROOT5 = math.sqrt(5.0)
 JITTER = 1e-8
@@ -104,8 +104,8 @@ class BlockGP:
             for f, a in zip(self._features, settings.amplitudes, strict=True)
         )
         noise = np.full(len(points), settings.noise) if exact is None else np.where(exact, 1e-4, settings.noise)
-        self.inverse: Array = cho_solve((_cholesky(covariance + np.diag(noise + JITTER)), True), np.eye(len(points)))
-        self.centre = _centre(self.inverse, scores)
+        self.inverse: Array = cho_solve((cholesky(covariance + np.diag(noise + JITTER)), True), np.eye(len(points)))
+        self.centre = centre_of(self.inverse, scores)
         self.coefficients: Array = self.inverse @ (scores - self.centre)
 
     def predict(self, points: Array) -> tuple[Array, Array]:
@@ -218,9 +218,9 @@ class _Mode:
             for f, a in zip(scaled, settings.amplitudes, strict=True)
         ]
         covariance = sum(k for k, _ in parts) + (settings.noise + JITTER) * np.eye(len(self._scores))
-        triangle = _cholesky(covariance)
+        triangle = cholesky(covariance)
         inverse: Array = cho_solve((triangle, True), np.eye(len(self._scores)))
-        centre = _centre(inverse, self._scores)
+        centre = centre_of(inverse, self._scores)
         rest = self._scores - centre
         coefficients = inverse @ rest
         loss = 0.5 * rest @ coefficients + np.log(np.diag(triangle)).sum() + 0.5 * centre**2
@@ -269,18 +269,3 @@ def _scale_pull(weights: Array, features: Array) -> Array:
     """``sum_ij weights_ij (features_i - features_j)^2`` per feature, shape ``(F,)``; the weights are symmetric."""
     pull: Array = 2.0 * ((features**2).T @ weights.sum(axis=1) - (features * (weights @ features)).sum(axis=0))
     return pull
-
-
-def _cholesky(covariance: Array) -> Array:
-    """The lower triangle; with more jitter if rounding has made the matrix indefinite."""
-    jitter = 0.0
-    while True:
-        try:
-            return np.asarray(np.linalg.cholesky(covariance + jitter * np.eye(len(covariance))))
-        except np.linalg.LinAlgError:
-            jitter = max(10.0 * jitter, 1e-8)
-
-
-def _centre(inverse: Array, scores: Array) -> float:
-    """The posterior mean of the constant mean, whose prior is a standard normal distribution."""
-    return float(inverse.sum(axis=0) @ scores / (inverse.sum() + 1.0))

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from bayes_merger.search.space.cube import Array
-from bayes_merger.search.surrogates.posterior import noise_variance
 
 UNEXPLAINED = 1e-3
 """If the raw scores leave more than this share of the scores' variance unexplained, they do not determine it."""
 
 Pictures = Sequence[Mapping[str, Any]]
+
+Image = tuple[str, int]
+"""A picture by its payload and its index."""
 
 
 def noise_variance_of_scores(pictures: Sequence[Pictures], scores: Array) -> float | None:
@@ -70,3 +72,36 @@ def _weights(table: Array, kinds: Sequence[Any], scores: Array) -> Array | None:
     weights, *_ = np.linalg.lstsq(centred, wanted, rcond=1e-9)
     rest = wanted - centred @ weights
     return share @ weights if (rest**2).sum() <= UNEXPLAINED * (wanted**2).sum() else None
+
+
+def noise_variance(pictures: Sequence[Mapping[Image, float]]) -> float | None:
+    """Variance of the noise in one trial's score, the mean of its pictures; pooled over all trials.
+
+    In a payload of several pictures, noise is what neither the trial (how good is this merge at this prompt) nor the
+    seed (how easy is this noise) explains. Payloads of one picture are assumed to be as noisy as the others; if
+    all are of one picture, differences between merges across prompts count as noise as well.
+
+    Args:
+        pictures: for each trial the points of its pictures, importances included, so that their mean is its score.
+
+    Returns:
+        The variance, in squared points; None when there are not two trials of two shared pictures.
+    """
+    shared = sorted(set.intersection(*(set(own) for own in pictures))) if pictures else []
+    if len(pictures) < 2 or len(shared) < 2:
+        return None
+    table = np.array([[own[image] for image in shared] for own in pictures], dtype=float)
+    payloads = [payload for payload, _ in shared]
+    columns = {name: [i for i, payload in enumerate(payloads) if payload == name] for name in dict.fromkeys(payloads)}
+    variances = {name: _unexplained(table[:, own]) for name, own in columns.items() if len(own) > 1}
+    if not variances:
+        return _unexplained(table) / len(shared)
+    usual = sum(variances.values()) / len(variances)
+    return sum(len(own) * variances.get(name, usual) for name, own in columns.items()) / len(shared) ** 2
+
+
+def _unexplained(table: Array) -> float:
+    """Residual variance after subtracting the means of rows and columns."""
+    rows, columns = table.shape
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    return float((rest**2).sum() / ((rows - 1) * (columns - 1)))

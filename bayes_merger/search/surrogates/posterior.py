@@ -19,16 +19,11 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import threadpool_limits
 
 from bayes_merger.search.space.cube import Array
-from bayes_merger.search.surrogates.kernels import matern52, squared_distances
+from bayes_merger.search.surrogates.grid_gp import posterior
+from bayes_merger.search.surrogates.noise import Image, noise_variance
 
 MIN_TRIALS = 8
 """With fewer trials no process is fitted, and each mean is the observed score."""
-
-FITTED = 200
-"""At most this many trials are used to fit length scale and noise; all of them are used for the mean."""
-
-Image = tuple[str, int]
-"""A picture by its payload and its index."""
 
 
 @dataclass(frozen=True)
@@ -122,110 +117,11 @@ def _points(trials: Sequence[FrozenTrial]) -> Array | None:
     """The trials' parameters over their ranges, one row each; None unless all are numbers that every trial has."""
     if not trials:
         return None
-    columns = []
-    newest = trials[-1].distributions
-    for name, distribution in newest.items():
-        if not isinstance(distribution, FloatDistribution) or any(name not in trial.params for trial in trials):
-            return None
-        if distribution.low < distribution.high:
-            columns.append(
-                [(float(t.params[name]) - distribution.low) / (distribution.high - distribution.low) for t in trials]
-            )
-    return np.array(columns, dtype=float).T if columns else None
-
-
-def posterior(points: Array, scores: Array, noise: float | None) -> tuple[Array, Array, float]:
-    """Posterior mean and standard deviation at the observed points themselves.
-
-    With the kernel matrix V diag(v) V^T, amplitude A and noise n, the share of signal along each eigenvector is
-    s = A v / (A v + n):
-
-        mean     = V (s * V^T y)
-        variance = (V * V) (s n)
-
-    Matern-5/2 process with one length scale, constant mean 0; length scale, amplitude and noise by greatest marginal
-    likelihood on a grid (the result of an optimiser could differ between machines). One eigendecomposition per length
-    scale gives all amplitudes and noises at once. Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/,
-    chapters 2, 5.
-
-    Args:
-        points: shape ``(trials, dimensions)``, each dimension's range of length 1.
-        scores: shape ``(trials,)``, mean 0 and variance 1.
-        noise: variance of a score's independent noise; the fit may take less, since merges that draw nearly the
-            same pictures share their noise. None: any.
-
-    Returns:
-        Mean and standard deviation, both of shape ``(trials,)``, and the fitted variance of the noise.
-    """
-    step = -(-len(points) // FITTED)
-    length, amplitude, nugget = _fit(points[::step], scores[::step], noise)
-    values, vectors = _decomposed(points, length)
-    signal = amplitude * values
-    share = signal / (signal + nugget)
-    mean: Array = vectors @ (share * (vectors.T @ scores))
-    variance = (vectors**2) @ (share * nugget)
-    return mean, np.sqrt(variance), nugget
-
-
-def _fit(points: Array, scores: Array, noise: float | None) -> tuple[float, float, float]:
-    """Length scale, amplitude (variance) and noise (variance) of the greatest likelihood times a mild prior.
-
-    -1/2 sum_i (log t_i + (V^T y)_i^2 / t_i) with t = A v + n: the log marginal likelihood in the kernel's eigenvectors.
-    """
-    root = np.sqrt(points.shape[1])
-    lengths = root * np.geomspace(0.1, 6.0, 14)
-    amplitudes = np.geomspace(0.05, 20.0, 12)
-    nuggets = np.geomspace(0.001, 1.0, 13) if noise is None else max(noise, 1e-6) * np.geomspace(0.03, 1.0, 7)
-    best = (-np.inf, 0.0, 0.0, 0.0)
-    for length in lengths:
-        values, vectors = _decomposed(points, float(length))
-        squares = (vectors.T @ scores) ** 2
-        total = amplitudes[:, None, None] * values + nuggets[None, :, None]
-        log_density = -0.5 * (np.log(total) + squares / total).sum(axis=-1)
-        # A length scale that grows with the root of the dimensions: Hvarfner and others (2024),
-        # https://arxiv.org/abs/2402.02229; amplitudes of a few score variances.
-        log_density -= 0.5 * (np.log(length / (1.4 * root)) / 1.7) ** 2
-        log_density -= 0.5 * (np.log(amplitudes[:, None]) / 1.5) ** 2
-        index = np.unravel_index(int(log_density.argmax()), log_density.shape)
-        if log_density[index] > best[0]:
-            best = (float(log_density[index]), float(length), float(amplitudes[index[0]]), float(nuggets[index[1]]))
-    return best[1:]
-
-
-def _decomposed(points: Array, length: float) -> tuple[Array, Array]:
-    kernel, _ = matern52(np.sqrt(5.0 * squared_distances(points, points)) / length)
-    values, vectors = np.linalg.eigh(kernel)
-    return np.maximum(values, 0.0), vectors
-
-
-def noise_variance(pictures: Sequence[Mapping[Image, float]]) -> float | None:
-    """Variance of the noise in one trial's score, the mean of its pictures; pooled over all trials.
-
-    In a payload of several pictures, noise is what neither the trial (how good is this merge at this prompt) nor the
-    seed (how easy is this noise) explains. Payloads of one picture are assumed to be as noisy as the others; if
-    all are of one picture, differences between merges across prompts count as noise as well.
-
-    Args:
-        pictures: for each trial the points of its pictures, importances included, so that their mean is its score.
-
-    Returns:
-        The variance, in squared points; None when there are not two trials of two shared pictures.
-    """
-    shared = sorted(set.intersection(*(set(own) for own in pictures))) if pictures else []
-    if len(pictures) < 2 or len(shared) < 2:
+    rows, newest = [trial.params for trial in trials], trials[-1].distributions
+    ranges = {name: (one.low, one.high) for name, one in newest.items() if isinstance(one, FloatDistribution)}
+    if len(ranges) < len(newest) or not all(ranges.keys() <= row.keys() for row in rows):
         return None
-    table = np.array([[own[image] for image in shared] for own in pictures], dtype=float)
-    payloads = [payload for payload, _ in shared]
-    columns = {name: [i for i, payload in enumerate(payloads) if payload == name] for name in dict.fromkeys(payloads)}
-    variances = {name: _unexplained(table[:, own]) for name, own in columns.items() if len(own) > 1}
-    if not variances:
-        return _unexplained(table) / len(shared)
-    usual = sum(variances.values()) / len(variances)
-    return sum(len(own) * variances.get(name, usual) for name, own in columns.items()) / len(shared) ** 2
-
-
-def _unexplained(table: Array) -> float:
-    """Residual variance after subtracting the means of rows and columns."""
-    rows, columns = table.shape
-    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    return float((rest**2).sum() / ((rows - 1) * (columns - 1)))
+    columns = [
+        [(float(row[name]) - low) / (high - low) for row in rows] for name, (low, high) in ranges.items() if low < high
+    ]
+    return np.array(columns, dtype=float).T if columns else None

@@ -11,7 +11,9 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial
 
 from bayes_merger.search.space.cube import Array
-from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior, noise_variance, study_posterior
+from bayes_merger.search.surrogates.grid_gp import Settings, exact, posterior, sparse
+from bayes_merger.search.surrogates.noise import noise_variance
+from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior, study_posterior
 
 
 def trials_at(points: Array, scores: Sequence[float]) -> list[FrozenTrial]:
@@ -96,6 +98,29 @@ def test_a_few_trials_and_parameters_that_are_no_plain_numbers_are_believed_as_s
 def test_equal_scores_have_an_equal_posterior() -> None:
     found = study_posterior(trials_at(np.random.default_rng(0).random((12, 3)), [5.0] * 12), [5.0] * 12)
     assert {one.mean for one in found.each} == {5.0}
+
+
+def test_hundreds_of_scores_through_some_of_their_points_say_what_all_of_them_say() -> None:
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.random((150, 6)), np.clip(0.4 + 0.15 * rng.standard_normal((650, 6)), 0, 1)])
+    truth = -((points - 0.4) ** 2).sum(axis=1)
+    truth = (truth - truth.mean()) / truth.std()
+    scores = truth + 0.5 * rng.standard_normal(800)
+    means, variances = sparse(points, scores, Settings(1.5, 1.0, 0.25))
+    all_means, all_variances = exact(points, scores, Settings(1.5, 1.0, 0.25))
+    assert np.abs(means - all_means).max() < 0.1  # of scores with noise of 0.5
+    assert np.allclose(np.sqrt(variances), np.sqrt(all_variances), rtol=0.2)
+    mean, sd, _ = posterior(points, scores, 0.25)
+    assert truth[mean.argmax()] > truth.max() - 0.05
+    assert abs(float(np.mean(((mean - truth) / sd) ** 2)) - 1.0) < 0.5
+
+
+def test_the_same_merge_many_times_is_one_point() -> None:
+    points = np.repeat(np.random.default_rng(0).random((5, 3)), 100, axis=0)
+    scores = np.tile([-1.0, 1.0], 250)
+    mean, sd, _ = posterior(points, scores, 1.0)
+    assert np.abs(mean).max() < 0.1
+    assert 0.0 < sd.max() < 0.15
 
 
 def test_the_candidates_are_the_best_means_and_the_best_observed() -> None:
