@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -13,7 +13,17 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.entry import TRIES, Entry, Transaction
-from bayes_merger.search.study.history import DEATHS, INTERRUPTED, ORIGIN, PHASE, REASON, RETRY_OF, ROW, origin
+from bayes_merger.search.study.history import (
+    DEATHS,
+    INTERRUPTED,
+    ORIGIN,
+    PHASE,
+    REASON,
+    RETRY_OF,
+    ROW,
+    StudyAhead,
+    origin,
+)
 from bayes_merger.search.study.storage import stored_trials
 from bayes_merger.search.study.transaction import transaction
 
@@ -28,9 +38,9 @@ def ask(study: Study, space: SearchSpace) -> Trial:
             taken = take(queue, queue.entries(), space)
         if taken is not None:
             return Trial(study, completed(study, space, taken)._trial_id)
-        suggested = suggestion(study, space)
+        suggested = list(suggestions(study, space, 1))
         with transaction(study) as queue:
-            queue.add([suggested])
+            queue.add(suggested)
 
 
 def take(
@@ -155,11 +165,19 @@ def retry(trial: FrozenTrial, deaths: int = 0) -> FrozenTrial:
     )
 
 
-def suggestion(study: Study, space: SearchSpace) -> FrozenTrial:
-    """What the sampler suggests for the next trial, to be added to the study."""
+def suggestions(study: Study, space: SearchSpace, count: int) -> Iterator[FrozenTrial]:
+    """What the sampler suggests for the next trials, to be added to the study; all after one look at its history."""
+    ahead = StudyAhead(study)
+    for _ in range(count):
+        suggested = _suggestion(ahead, space)
+        ahead.expect(suggested)
+        yield suggested
+
+
+def _suggestion(study: StudyAhead, space: SearchSpace) -> FrozenTrial:
     distributions = space.distributions()
     unstored = FrozenTrial(
-        number=len(stored_trials(study)),
+        number=-1,
         trial_id=-1,
         state=TrialState.RUNNING,
         value=None,

@@ -107,6 +107,7 @@ def load_study(
     *,
     alone: bool = False,
     shown: str = "",
+    whole: bool = True,
 ) -> CheckedStudy:
     """A study that exists; nothing in it is changed. Without a sampler it is only good for reading.
 
@@ -116,6 +117,7 @@ def load_study(
         sampler: what suggests.
         alone: whether the only study of a storage is meant, whatever its name.
         shown: what people call it, if not by its name.
+        whole: read all trials now, so that one that cannot be read is found.
 
     Raises:
         ConfigError: if there is none of that name, its creation was never completed, or it holds what no run writes.
@@ -132,7 +134,8 @@ def load_study(
                 "its run again"
             )
         _check_design(study.user_attrs[DESIGN])
-        study.left_out()
+        if whole:
+            study.left_out()
     return study
 
 

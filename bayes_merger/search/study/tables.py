@@ -27,14 +27,15 @@ from optuna.storages._rdb.models import (
     TrialUserAttributeModel,
     TrialValueModel,
 )
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import and_, cast, func, literal, null, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bayes_merger.search.study.entry import KNOWN, OPEN, SPENT, Entry, sound
 from bayes_merger.search.study.history import ROW
-from bayes_merger.search.study.sound import is_sound
-from bayes_merger.search.study.storage import GRACE
+from bayes_merger.search.study.sound import LARGEST, is_sound
+from bayes_merger.search.study.storage import GRACE, backend
 
 SCHEMA = "v3.2.0.a"
 """The version of Optuna's tables that this module knows."""
@@ -46,6 +47,7 @@ TRIALS = TrialModel.__table__.c
 PARAMETERS = TrialParamModel.__table__.c
 ATTRIBUTES = TrialUserAttributeModel.__table__.c
 SYSTEM = TrialSystemAttributeModel.__table__.c
+VALUES = TrialValueModel.__table__.c
 HEARTBEATS = TrialHeartbeatModel.__table__.c
 
 _known: WeakKeyDictionary[RDBStorage, bool] = WeakKeyDictionary()
@@ -61,6 +63,20 @@ def are_known(storage: RDBStorage) -> bool:
             and storage.get_current_version() == SCHEMA
         )
     return _known[storage]
+
+
+def greatest_score(study: Study) -> float | None:
+    """The greatest score of one objective without reading the trials; None before the first."""
+    storage = backend(study)
+    if not are_known(storage):
+        return max(
+            (trial.value for trial in study.get_trials(deepcopy=False, states=SPENT) if trial.values), default=None
+        )
+    query = select(func.max(VALUES.value)).join_from(TrialValueModel.__table__, TrialModel.__table__)
+    sound = (TRIALS.state == TrialState.COMPLETE, VALUES.objective == 0, VALUES.value <= LARGEST)
+    with storage.engine.connect() as connection:
+        found: float | None = connection.execute(query.where(TRIALS.study_id == study._study_id, *sound)).scalar_one()
+    return found
 
 
 class TableTransaction:

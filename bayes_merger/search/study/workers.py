@@ -34,7 +34,7 @@ from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.entry import Entry, Transaction
 from bayes_merger.search.study.history import DESIGN, REASON, WEIGHTS, WORKER, finite, origin
 from bayes_merger.search.study.lock import beside, is_free, proposer_lock
-from bayes_merger.search.study.queue import completed, queue_again, queue_design, suggestion, take
+from bayes_merger.search.study.queue import completed, queue_again, queue_design, suggestions, take
 from bayes_merger.search.study.storage import BEAT, GRACE, PAUSE, backend, database_file, rest
 from bayes_merger.search.study.transaction import transaction
 
@@ -63,8 +63,41 @@ def recover(study: Study) -> list[int]:
 
 def dead_entries(study: Study, entries: Iterable[Entry]) -> list[Entry]:
     """The running trials whose worker is dead."""
-    owned = [e for e in entries if e.state == TrialState.RUNNING and WORKER in e.attributes]
-    return [entry for entry in owned if _is_dead(study, entry.attributes[WORKER], entry.silent)]
+    return [entry for entry in filter(is_drawn, entries) if _is_dead(study, entry.attributes[WORKER], entry.silent)]
+
+
+def healed(study: Study, queue: Transaction, alive: str = "") -> list[Entry]:
+    """The queue's entries, once those of dead workers wait again.
+
+    Args:
+        study: whose queue it is.
+        queue: its transaction.
+        alive: the worker that asks.
+    """
+    entries = queue.entries()
+    dead = dead_entries(study, (entry for entry in entries if _worker_of(entry) != alive))
+    queue_again(queue, dead, died=True)
+    return queue.entries() if dead else entries
+
+
+def spent(study: Study, queue: Transaction) -> int:
+    """How many trials of the budget are finished, as far as it is known without those of other programs."""
+    return queue.spent() - (study.strangers if isinstance(study, CheckedStudy) else 0)
+
+
+def at_work(study: Study) -> int:
+    """How many workers are drawing now."""
+    with transaction(study) as queue:
+        return len({_worker_of(entry) for entry in queue.entries() if is_drawn(entry)})
+
+
+def is_drawn(entry: Entry) -> bool:
+    """Whether a worker draws it. What other programs have running is none of the budget's: it may never be finished."""
+    return entry.state == TrialState.RUNNING and WORKER in entry.attributes
+
+
+def _worker_of(entry: Entry) -> str | None:
+    return str(entry.attributes[WORKER]["id"]) if WORKER in entry.attributes else None
 
 
 def _is_dead(study: Study, worker: Mapping[str, Any], silent: bool) -> bool:
@@ -138,6 +171,9 @@ class Worker:
         space: what is searched.
         name: the worker's name, for users.
         beat: seconds between two heartbeats.
+
+    Attributes:
+        has_proposed: whether it has made a suggestion itself, as nobody else did, and so has read all trials.
     """
 
     def __init__(self, study: Study, space: SearchSpace, *, name: str = "", beat: float = BEAT) -> None:
@@ -147,6 +183,7 @@ class Worker:
         self.name = name
         self._beat = beat
         self._lock = FileLock(_lock_of(study, self.id), timeout=0)
+        self.has_proposed = False
         self._current: FrozenTrial | None = None
         self._begun = False
         self._over = threading.Event()
@@ -185,9 +222,7 @@ class Worker:
         while True:
             with transaction(self.study) as queue:
                 entries = self._healed(queue)
-                # What other programs have running is none of the budget's: it may never be finished.
-                running = sum(e.state == TrialState.RUNNING and WORKER in e.attributes for e in entries)
-                if running + self._spent(queue) >= total:
+                if sum(map(is_drawn, entries)) + spent(self.study, queue) >= total:
                     return None
                 taken = take(queue, entries, self.space, self._about, first=not self._begun)
             if taken is not None:
@@ -198,25 +233,21 @@ class Worker:
 
     def _healed(self, queue: Transaction) -> list[Entry]:
         """The queue's entries, once those of dead workers wait again; and those that a broken connection took."""
-        entries = queue.entries()
-        own = [e for e in entries if e.attributes.get(WORKER, {}).get("id") == self.id]
-        dead = dead_entries(self.study, (entry for entry in entries if entry not in own))
-        left = [e for e in own if e.state == TrialState.RUNNING]
-        if not dead and not left:
-            return entries
-        queue_again(queue, dead, died=True)
+        entries = healed(self.study, queue, self.id)
+        left = [e for e in entries if e.state == TrialState.RUNNING and _worker_of(e) == self.id]
         queue_again(queue, left)
-        return queue.entries()
+        return queue.entries() if left else entries
 
     def _propose(self) -> bool:
         """Add a suggestion to the queue, unless another process is about to."""
         with proposer_lock(self.study) as check_lock:
             if check_lock is None:
                 return False
-            suggested = suggestion(self.study, self.space)
+            suggested = list(suggestions(self.study, self.space, 1))
             check_lock()
             with transaction(self.study) as queue:
-                queue.add([suggested])
+                queue.add(suggested)
+        self.has_proposed = True
         return True
 
     def _about(self, trial: FrozenTrial) -> dict[str, Any]:
@@ -233,9 +264,14 @@ class Worker:
             self.study._storage.set_trial_user_attr(taken._trial_id, WEIGHTS, taken.user_attrs[WEIGHTS])
         return taken
 
-    def _spent(self, queue: Transaction) -> int:
-        """How many trials of the budget are finished, without those that other programs put there."""
-        return queue.spent() - (self.study.strangers if isinstance(self.study, CheckedStudy) else 0)
+    def finished(self) -> int:
+        """How many trials of the budget are finished."""
+
+        def count() -> int:
+            with transaction(self.study) as queue:
+                return spent(self.study, queue)
+
+        return self.with_retries(count)
 
     def tell(
         self, trial: FrozenTrial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None
@@ -300,7 +336,7 @@ class Worker:
                         self._current = None
                         raise Superseded(f"trial {trial.number} was finished by another worker")
                 self._current = None
-                return Outcome(told[0][1], self._spent(queue))
+                return Outcome(told[0][1], spent(self.study, queue))
 
         return self.with_retries(settle)
 
