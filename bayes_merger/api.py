@@ -149,9 +149,7 @@ class AskTellStudy:
         trial = self._worker.claim(sys.maxsize)
         if trial is None:
             raise ConfigError(f"study '{self.study.study_name}': nothing to draw now; try again")
-        weights = self._space.assemble(trial.params)
-        trial.set_user_attr(WEIGHTS, weights)
-        return Suggestion(trial.number, weights, _trial=trial)
+        return Suggestion(trial.number, trial.user_attrs[WEIGHTS], _trial=trial)
 
     def tell(self, suggestion: Suggestion, score: float) -> None:
         """What a merge got; greater is better.
@@ -190,7 +188,7 @@ def open_study(
     groups: Sequence[Sequence[str]] | None = None,
     optimiser: str | Callable[..., Any] = "structured",
     seed: int = 0,
-    init_points: int = 20,
+    init_points: int = 10,
 ) -> AskTellStudy:
     """A study to ask and tell: a new one, or one that exists with all its scores.
 

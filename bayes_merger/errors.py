@@ -140,6 +140,10 @@ _SYSTEM = {
 _SAID = {
     r"database or disk is full|No space left": _SYSTEM[errno.ENOSPC],
     r"readonly database|read-only transaction": "the study's database may not be written; change its permissions",
+    r"too many (clients|connections)|connection slots are reserved": (
+        "the study's server has no connection free; raise max_connections"
+    ),
+    r"lock timeout": "another process holds the study's lock for minutes; end it",
     r"database is locked": "another program holds the study's database; end it",
     r"unable to open database file|no such table": "the study's database is gone or cannot be opened; put it back",
     r"disk I/O error": "the study's database cannot be written (disk full, a limit on file sizes, or a broken disk)",

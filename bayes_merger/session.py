@@ -47,6 +47,7 @@ from bayes_merger.scoring.scorer import Scorer, check_scorer
 from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
 from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished, listed
+from bayes_merger.search.study.workers import at_work
 
 
 def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporting = plain_reporting) -> RunFolder:
@@ -235,7 +236,7 @@ def work(
         if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(runs), name, address)
-    stored = _of_a_run(load(folder))
+    stored = _of_a_run(load(folder, whole=False))
     try:
         settings, setup = _stored(folder, stored, overrides)
     except CheckpointError as error:
@@ -249,10 +250,14 @@ def work(
         progress.step("hashing the models")
         study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]), waiting=progress.note)
         folder.point()
+        total = setup.config.init_points + setup.config.n_iters
+        if says_stop and (warning := loop.crowded(at_work(study) + 1, total)):
+            progress.note(warning)
         try:
             with StopSignal(progress if says_stop else None) as stop:
                 evaluator = PipelineEvaluator.load(setup, progress, stop)
-                loop.search(setup, study, evaluator, folder, progress, stop, name=worker or socket.gethostname())
+                name = worker or socket.gethostname()
+                loop.search(setup, study, evaluator, folder, progress, stop, name=name, taking=True)
         finally:
             setup.close()
             put_to_rest(backend(study))

@@ -244,10 +244,14 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
     return folder
 
 
-def load(folder: RunFolder) -> optuna.study.Study:
+def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
     """A study for reading: nothing is changed, in its database or beside it.
 
     A study is what lies in its folder, whatever the folder is called now.
+
+    Args:
+        folder: the study's.
+        whole: read all trials now; a worker has no use for them.
 
     Raises:
         ConfigError: there is no such study, or what it holds is not what a run writes.
@@ -257,7 +261,11 @@ def load(folder: RunFolder) -> optuna.study.Study:
     from bayes_merger.search.study.study import load_study, open_storage
 
     study = load_study(
-        open_storage(folder.where, reading=True), folder.called, alone=not folder.address, shown=folder.name
+        open_storage(folder.where, reading=True),
+        folder.called,
+        alone=not folder.address,
+        shown=folder.name,
+        whole=whole,
     )
     check_stored(study)
     return study

@@ -16,25 +16,27 @@ import optuna
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed, one_line
 from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, WEIGHTS
-from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.predicted import queue_prediction, waits
+from bayes_merger.run.predicted import last_suggestion, queue_prediction, waits
 from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.pruning import incumbent_for
-from bayes_merger.run.record import best_value, front_of, mean_scores, posterior_of
+from bayes_merger.run.record import mean_scores, posterior_of
 from bayes_merger.run.setup import RunSetup
+from bayes_merger.run.standing import best_so_far, standing
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study import study as studies
 from bayes_merger.search.study.history import ESTIMATE
+from bayes_merger.search.study.queue import LastSuggestion
 from bayes_merger.search.study.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.study.workers import Worker
 
 log = logging.getLogger("bayes_merger")
 
 FAILURES_IN_A_ROW = 5  # a run whose every trial fails is broken, not unlucky
-WAIT = 0.5  # seconds between two looks at what the other workers do, when there is nothing left to take
+SHORTEST, LONGEST = 0.1, 2.0  # seconds between two looks at the queue, when there is nothing to take
+TRIALS_PER_WORKER = 20  # so that suggestions made without the scores of what others draw cost little
 
 
 def open_study(
@@ -93,6 +95,7 @@ def join_study(
         sampler,
         alone=not folder.address,
         shown=folder.name,
+        whole=False,
     )
     studies.check_fingerprint(study, fingerprint)
     return study
@@ -107,6 +110,7 @@ def search(
     stop: StopSignal,
     *,
     name: str = "",
+    taking: bool = False,
 ) -> None:
     """Run trials until the budget is used up or a stopping rule says so, as one of any number of workers.
 
@@ -118,6 +122,8 @@ def search(
         progress: shows what goes on.
         stop: how the person ends it.
         name: of this worker, where there are several.
+        taking: others make the suggestions and look whether the search should end, so this one need not know all
+            trials; it does so itself only while nobody else does.
 
     Raises:
         Interrupted: somebody asked to stop.
@@ -125,41 +131,63 @@ def search(
         BayesMergerError: trials fail one after the other.
     """
     total = setup.config.init_points + setup.config.n_iters
-    failed = 0
-    progress.budget(studies.finished(study), total)
-    with Worker(study, setup.space, name=name) as worker:
-        while worker.with_retries(lambda: studies.finished(study)) < total:
+    failed, pause = 0, SHORTEST
+    with Worker(study, setup.space, name=name, last=last_of(setup, study, progress)) as worker:
+        done = worker.finished()
+        progress.budget(done, total)
+        while done < total:
             stop.check()
             folder.check()
-            over = ended(setup, study, progress)
+            over = ended(setup, study, progress, watching=not taking or worker.has_proposed)
             started = time.monotonic()
             progress.step("choosing the next merge")
-            if setup.config.final.predicted and (
-                found := worker.with_retries(partial(queue_prediction, study, total, over=over))
-            ):
-                progress.note(f"the last trial is the merge of which the model expects the most: {found}")
-            if over and not (total := waits(study)):
-                return
+            if over:
+                if setup.config.final.predicted:
+                    worker.with_retries(partial(queue_prediction, study, progress.note))
+                if not (total := waits(study)):
+                    return
             trial = worker.claim(total)
             if trial is None:
                 progress.step("waiting for the other workers")
-                time.sleep(WAIT)
+                time.sleep(pause)
+                done, pause = worker.finished(), min(2 * pause, LONGEST)
                 continue
+            pause = SHORTEST
+            whole = not taking or worker.has_proposed
             try:
-                report = run_trial(setup, study, worker, trial, evaluator, folder, total, started)
+                report = run_trial(setup, study, worker, trial, evaluator, folder, total, started, whole=whole)
             except Superseded as late:
                 progress.note(str(late))
                 continue
+            done = report.done
             progress.trial(report)
             failed = failed + 1 if report.reason and not report.pruned else 0
             if failed >= FAILURES_IN_A_ROW:
                 raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {report.reason}")
 
 
-def ended(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter) -> bool:
-    """Whether a stopping rule has ended the search; the first worker to see it writes down why, for all."""
+def last_of(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter) -> LastSuggestion:
+    """What makes the last suggestion of a run: the prediction, or the optimiser as always."""
+    return last_suggestion(study, progress.note) if setup.config.final.predicted else lambda total: None
+
+
+def crowded(workers: int, total: int) -> str | None:
+    """A warning where more workers draw at the same time than the search can learn from; None where it can."""
+    sensible = max(1, total // TRIALS_PER_WORKER)
+    if workers <= sensible:
+        return None
+    return (
+        f"{workers} workers for {total} trials: most suggestions are made before the others' scores are known; "
+        f"up to {sensible} learn about as much as one would, and more pictures per trial use the others better"
+    )
+
+
+def ended(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter, *, watching: bool = True) -> bool:
+    """Whether a stopping rule has ended the search; the first one watching to see it writes down why, for all."""
     if study.user_attrs.get(STOPPED):
         return True
+    if not watching:
+        return False
     config = setup.config
     rules = Rules(read_time(config.time_limit), final_round_trials(setup), config.patience)
     if rules.seconds is None and rules.patience is None:
@@ -175,11 +203,13 @@ def run_trial(
     setup: RunSetup,
     study: optuna.study.Study,
     worker: Worker,
-    trial: optuna.trial.Trial,
+    trial: optuna.trial.FrozenTrial,
     evaluator: Evaluator,
     folder: RunFolder,
     total: int,
     started: float,
+    *,
+    whole: bool = True,
 ) -> TrialReport:
     """Judge one candidate and tell the study.
 
@@ -187,13 +217,13 @@ def run_trial(
         Superseded: the trial was given up, and another worker was faster.
         Paused: the person who scores went away.
     """
-    before = best_value(study)
+    before = best_so_far(study, whole=whole)
     found: Evaluation | Pruned | None = None
     reason: str | None = None
     attributes: dict[str, Any] = {}
     try:
         found, attributes = draw_trial(setup, study, trial, evaluator, folder, before)
-        before = worker.with_retries(lambda: best_value(study))  # others have not been idle
+        before = worker.with_retries(lambda: best_so_far(study, whole=whole))  # others have not been idle
         attributes[SECONDS] = round(time.monotonic() - started, 3)
         if isinstance(found, Pruned):
             reason, attributes[ESTIMATE] = found.reason, found.estimate
@@ -208,21 +238,21 @@ def run_trial(
         _forget(folder.path / name for name in attributes.get(IMAGES, ()))
         raise
     evaluation = found if isinstance(found, Evaluation) and not reason else None
-    known = running_posterior(study)
+    known = standing(study, whole=whole)
     return TrialReport(
         number=outcome.number,
         done=outcome.done,
         total=total,
         value=evaluation.value if evaluation else None,
-        best=best_value(study),
+        best=known.best,
         improved=evaluation is not None and (before is None or evaluation.value > before),
         scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
         reason=reason,
         seconds=time.monotonic() - started,
         worker=worker.name,
         pruned=isinstance(found, Pruned),
-        mean=known.best.mean if known.best and known.fitted else None,
-        front=len(front_of(study)) if setup.config.objectives else 0,
+        mean=known.mean,
+        front=known.front,
     )
 
 
@@ -236,7 +266,7 @@ def log_cause(folder: RunFolder, trial: int, error: BaseException) -> None:
 def draw_trial(
     setup: RunSetup,
     study: optuna.study.Study,
-    trial: optuna.trial.Trial,
+    trial: optuna.trial.FrozenTrial,
     evaluator: Evaluator,
     folder: RunFolder,
     best: float | None,
@@ -250,12 +280,11 @@ def draw_trial(
         TrialFailed: it could not be scored.
         Paused: the person who scores went away.
     """
-    weights = setup.space.assemble(trial.params)
-    trial.set_user_attr(WEIGHTS, weights)
+    weights = trial.user_attrs[WEIGHTS]
     evaluator.load_weights(weights)
     incumbent = incumbent_for(trial, study, setup.config.pruning)
     found = evaluate(setup, evaluator, weights, folder.images(trial.number), incumbent)
-    attributes: dict[str, Any] = {WEIGHTS: weights, SCORES: [vars(score) for score in found.scores]}
+    attributes: dict[str, Any] = {SCORES: [vars(score) for score in found.scores]}
     if isinstance(found, Evaluation) and found.values:
         attributes[POINTS] = found.value
     value = found.value if isinstance(found, Evaluation) else -math.inf

@@ -8,7 +8,7 @@ round whatever it scored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -20,10 +20,11 @@ from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.record import complete_trials, recipe_with
 from bayes_merger.search.space.cube import to_values
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.history import PHASE, PREDICTED, history_of, is_interrupted
-from bayes_merger.search.study.lock import study_lock
-from bayes_merger.search.study.queue import DESIGN, WORKER, waiting_trial
-from bayes_merger.search.study.workers import SPENT
+from bayes_merger.search.study.entry import SPENT
+from bayes_merger.search.study.history import DESIGN, PHASE, PREDICTED, WORKER, history_of, is_interrupted
+from bayes_merger.search.study.lock import proposer_lock
+from bayes_merger.search.study.queue import LastSuggestion, waiting_trial
+from bayes_merger.search.study.transaction import transaction
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,32 @@ def predicted_recipe(study: optuna.study.Study) -> MergeRecipe:
     return recipe_with(study, weights, "" if found.tried else note)
 
 
-def queue_prediction(study: optuna.study.Study, total: int, *, over: bool) -> Prediction | None:
-    """Queue the prediction as the last trial of a search, if it is due; the same whichever worker does it.
+def last_suggestion(study: optuna.study.Study, note: Callable[[str], None]) -> LastSuggestion:
+    """What makes the last suggestion of a search, the same whichever process does it: the prediction, if it is due.
 
     Args:
         study: shared with other workers.
-        total: how many trials the search is to have, this one among them.
-        over: whether a stopping rule has ended it before.
-
-    Returns:
-        What was queued; None if it was not due, or nothing untried is predicted.
+        note: told what is expected.
     """
-    if not _is_due(study.get_trials(deepcopy=False), total, over):
-        return None
-    with study_lock(study):
-        found = prediction_of(study) if _is_due(study.get_trials(deepcopy=False), total, over) else None
+
+    def suggested(total: int | None) -> FrozenTrial | None:
+        found = prediction_of(study) if _is_due(study.get_trials(deepcopy=False), total) else None
         if found is None or found.tried:
             return None
+        note(f"the last trial is the merge of which the model expects the most: {found}")
         distributions = SearchSpace.from_json(study.user_attrs[DESIGN]["space"]).distributions()
-        study.add_trial(waiting_trial(found.values, distributions, {PHASE: PREDICTED}))
-    return found
+        return waiting_trial(found.values, distributions, {PHASE: PREDICTED})
+
+    return suggested
+
+
+def queue_prediction(study: optuna.study.Study, note: Callable[[str], None]) -> None:
+    """Queue the prediction after a stopping rule has ended the search; the last worker that draws sees to it."""
+    with proposer_lock(study) as check_lock:
+        if check_lock and (last := last_suggestion(study, note)(None)):
+            check_lock()
+            with transaction(study) as queue:
+                queue.add([last])
 
 
 def last_prediction(study: optuna.study.Study) -> FrozenTrial | None:
@@ -106,28 +113,29 @@ def last_prediction(study: optuna.study.Study) -> FrozenTrial | None:
 
 
 def waits(study: optuna.study.Study) -> int:
-    """How many trials there will be with a prediction that waits; 0 if none does."""
-    trials = _in_play(study.get_trials(deepcopy=False))
+    """How many trials there will be once a prediction that waits is drawn; 0 if none waits."""
+    trials = study.get_trials(deepcopy=False)
     waiting = any(t.state == TrialState.WAITING and t.user_attrs.get(PHASE) == PREDICTED for t in trials)
-    return len(trials) if waiting else 0
+    return sum(map(_is_in_play, trials)) + 1 if waiting else 0
 
 
-def _is_due(trials: Sequence[FrozenTrial], total: int, over: bool) -> bool:
-    """Whether all but the last trial are there, and the newest of the search is no prediction already."""
+def _is_due(trials: Sequence[FrozenTrial], total: int | None) -> bool:
+    """Whether the next trial is the last, and the newest of the search is no prediction already.
+
+    Args:
+        trials: of a study.
+        total: how many there are to be; None: a stopping rule has ended the search, and what others have suggested and
+            nobody has drawn does not count.
+    """
     chosen = [t for t in trials if not is_interrupted(t) and t.user_attrs.get(PHASE, "search") != "design"]
     if chosen and chosen[-1].user_attrs.get(PHASE) == PREDICTED:
         return False
-    there = _in_play(trials)
-    if over:  # the others may still draw; the last of them sees to it
+    there = [trial for trial in trials if _is_in_play(trial)]
+    if total is None:  # the others may still draw; the last of them sees to it
         return all(trial.state in SPENT for trial in there)
-    return len(there) == total - 1 and all(trial.state != TrialState.WAITING for trial in there)
+    return len(there) == total - 1 and all(trial.state != TrialState.WAITING for trial in trials)
 
 
-def _in_play(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that use up the budget: those that are done, run under a worker, or wait."""
-    return [
-        trial
-        for trial in trials
-        if trial.state in (*SPENT, TrialState.WAITING)
-        or (trial.state == TrialState.RUNNING and WORKER in trial.user_attrs)
-    ]
+def _is_in_play(trial: FrozenTrial) -> bool:
+    """Whether a trial uses up the budget: it is done, or runs under a worker."""
+    return trial.state in SPENT or (trial.state == TrialState.RUNNING and WORKER in trial.user_attrs)

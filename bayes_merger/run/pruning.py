@@ -205,7 +205,9 @@ def estimate(
     return combine(incumbent.scores, payload_importance, scorers) + gap
 
 
-def incumbent_for(trial: optuna.trial.Trial, study: optuna.study.Study, settings: PruningConfig) -> Incumbent | None:
+def incumbent_for(
+    trial: optuna.trial.FrozenTrial, study: optuna.study.Study, settings: PruningConfig
+) -> Incumbent | None:
     """Whom a trial is compared with: the best posterior mean so far; None if it is to be drawn whole."""
     if not is_on(settings) or trial.user_attrs.get(PHASE) in ("design", PREDICTED):
         return None

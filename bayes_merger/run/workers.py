@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
@@ -25,9 +26,12 @@ import optuna
 
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted
 from bayes_merger.merging.engine.live import SHARING
+from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.folder import STORAGE, RunFolder
+from bayes_merger.run.loop import crowded, ended, last_of
 from bayes_merger.run.progress import ProgressReporter, Step, StopSignal, TrialReport
 from bayes_merger.run.setup import RunSetup
+from bayes_merger.search.study.proposer import Proposer
 from bayes_merger.search.study.study import finished
 
 PATIENCE = 60.0
@@ -164,7 +168,10 @@ def search_together(
         BayesMergerError: all workers died.
     """
     names = [f"worker {number + 1}" for number in range(setup.config.workers)]
-    progress.budget(finished(study), setup.config.init_points + setup.config.n_iters)
+    total = setup.config.init_points + setup.config.n_iters
+    progress.budget(finished(study), total)
+    if warning := crowded(len(names), total):
+        progress.note(warning)
     gpus = visible_gpus() if setup.config.generator.device in ("auto", "cuda") else []
     if gpus and len(gpus) < len(names):
         progress.note(f"{len(names)} workers on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}")
@@ -176,17 +183,42 @@ def search_together(
             _start(name, folder, place, step, events) for name, place, step in zip(names, where, steps, strict=True)
         ]
         try:
-            _follow(workers, events, progress, stop, folder)
+            with proposing(setup, study, progress):
+                _follow(workers, events, progress, stop, folder)
         finally:
             for worker in workers:
                 if worker.process.poll() is None:
                     worker.process.kill()
                 worker.process.wait()
     stop.check()
-    total = setup.config.init_points + setup.config.n_iters
     if finished(study) < total and all(worker.process.returncode for worker in workers):
         kind = ConfigError if all(m.process.returncode == ConfigError.exit_code for m in workers) else BayesMergerError
         raise kind(f"all workers ended early, the last one: {workers[-1].cause_of_death()}")
+
+
+@contextmanager
+def proposing(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter) -> Iterator[None]:
+    """Make the suggestions for workers, and look whether the search should end, in a thread beside this block.
+
+    Raises:
+        BayesMergerError: the optimiser failed.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        running_posterior(study)  # stored for the workers' reports
+        if ended(setup, study, progress):
+            over.set()
+
+    total = setup.config.init_points + setup.config.n_iters
+    proposer = Proposer(study, setup.space, total, look, last_of(setup, study, progress))
+    with ThreadPoolExecutor(1, thread_name_prefix="proposer") as threads:
+        served = threads.submit(proposer.serve, over)
+        try:
+            yield
+        finally:
+            over.set()
+    served.result()
 
 
 def _start(

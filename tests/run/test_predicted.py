@@ -16,7 +16,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run import loop
 from bayes_merger.run.final import candidates, decide, final_round_trials
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.predicted import predicted_recipe, prediction_of, queue_prediction, waits
+from bayes_merger.run.predicted import last_suggestion, predicted_recipe, prediction_of, waits
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import complete_trials
 from bayes_merger.run.setup import RunSetup
@@ -77,10 +77,14 @@ def test_killed_before_it_was_drawn_it_waits(tmp_path: Path) -> None:
     whole, _ = searched(setup_of(), tmp_path / "whole")
     searched(setup_of(7, final=FinalConfig()), tmp_path / "s")
     study = open_study(setup_of(), RunFolder(tmp_path / "s"))
-    assert queue_prediction(study, 11, over=False) is None
-    assert queue_prediction(study, 12, over=False) is not None
+    suggest = last_suggestion(study, lambda text: None)
+    assert suggest(11) is None
+    assert suggest(13) is None
+    last = suggest(12)
+    assert last is not None
+    study.add_trial(last)
     assert waits(study) == 12
-    assert queue_prediction(study, 12, over=False) is None
+    assert suggest(12) is None
     searched(setup_of(), tmp_path / "s")
     assert points(study) == points(whole)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.sweep import sweep
 from bayes_merger.search.study.queue import queue_again
+from bayes_merger.search.study.transaction import transaction
 from bayes_merger.search.study.workers import Worker
 from tests.run.fake_run import make_setup, open_study
 
@@ -18,7 +19,8 @@ def test_pictures_of_interrupted_trials_and_half_written_files_are_swept(tmp_pat
         for _ in range(2):
             trial = worker.claim(9)
             assert trial is not None
-            queue_again(study, [t for t in study.get_trials() if t.number == trial.number], died=True)
+            with transaction(study) as queue:
+                queue_again(queue, [e for e in queue.entries() if e.number == trial.number], died=True)
         told = worker.claim(9)
         assert told is not None
         worker.tell(told, 5.0, {"images": ["images/0001/p-0.png"]})  # of the attempt that was given up too early

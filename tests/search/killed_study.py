@@ -1,8 +1,9 @@
 """A process that runs studies in children of its own and lets them be killed, for tests/search/test_killed.py.
 
-One JSON line in: ``{"storage": file, "optimiser": name, "trials": n, "commit": k, "moment": "before"|"after"}``; one
-out: ``{"signal": 9, "commits": k}``. The child gets SIGKILL at its k-th transaction, right before or right after it
-reaches the disk: a study's state changes nowhere else, so every k is every moment there is. It serves from one warm
+One JSON line in: ``{"storage": file, "optimiser": name, "trials": n, "deadly": k, "moment": ..., "slow": false}``; one
+out: ``{"signal": 9, "statement": n, "before": m, "after": m}``. The child gets SIGKILL at its k-th transaction, right
+``before`` or right ``after`` it reaches the disk, or before its k-th ``statement``: a study's state changes nowhere
+else, so every k is every moment there is. ``slow`` makes it write through Optuna's own API. It serves from one warm
 process because importing the optimisers takes a second, a run of a tiny study a twentieth of that.
 """
 
@@ -17,12 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-import sqlalchemy.pool
+from optuna.storages import RDBStorage
 
 from bayes_merger.search import SearchSpace, build_space
 from bayes_merger.search.study.study import design, finished, open_storage, open_study
 from bayes_merger.search.study.workers import Worker
 from tests.search.optimiser_configs import QUICK, sampler_of
+
+
+class OtherVersion(RDBStorage):
+    """A storage whose tables are not those that we know."""
+
+    def get_current_version(self) -> str:
+        return "v99"
+
 
 SPACE = build_space(("BASE", "IN00", "M00"), {"alpha": (0.0, 1.0)}, ranges={"M00": [0.2, 0.7]})
 DESIGN = 4
@@ -52,23 +61,33 @@ def run(storage: Any, optimiser: str, trials: int, space: SearchSpace = SPACE) -
             worker.tell(trial, score(trial.params), {"scores": [trial.params["BASE.alpha"]]})
 
 
-def count_commits(storage: Any, deadly: int, moment: str, report: Path) -> None:
-    """Die at the k-th transaction, before or after it is on the disk."""
-    done = 0
+def count(storage: Any, deadly: int, moment: str, report: Path) -> None:
+    """Die at the k-th such moment; what there was of each is in the report."""
+    done = {"statement": 0, "before": 0, "after": 0}
+
+    def happens(now: str) -> None:
+        done[now] += 1
+        if done[now] == deadly and now == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        report.write_text(json.dumps(done))
+
+    committed = False
 
     def commit(connection: sqlalchemy.Connection) -> None:
-        nonlocal done
-        done += 1
-        if done == deadly and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        report.write_text(str(done))
+        nonlocal committed
+        committed = True
+        happens("before")
 
-    def returned(*_: object) -> None:
-        if deadly and done >= deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def checkin(*_: object) -> None:
+        nonlocal committed
+        if committed:
+            committed = False
+            happens("after")
 
+    report.write_text(json.dumps(done))
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", lambda *_: happens("statement"))
     sqlalchemy.event.listen(storage.engine, "commit", commit)
-    sqlalchemy.event.listen(storage.engine, "checkin", returned)
+    sqlalchemy.event.listen(storage.engine, "checkin", checkin)
 
 
 def warm_up(optimiser: str) -> None:
@@ -86,17 +105,16 @@ def serve() -> None:
         if job["optimiser"] not in warm:
             warm_up(job["optimiser"])
             warm.add(job["optimiser"])
-        report = Path(job["storage"]).with_suffix(".commits")
-        report.write_text("0")
+        report = Path(job["storage"]).with_suffix(".report")
         child = os.fork()
         if not child:
-            storage = open_storage(job["storage"])
-            count_commits(storage, job["commit"], job["moment"], report)
+            storage = open_storage(job["storage"], kind=OtherVersion if job["slow"] else RDBStorage)
+            count(storage, job["deadly"], job["moment"], report)
             run(storage, job["optimiser"], job["trials"])
             os._exit(0)
         _, status = os.waitpid(child, 0)
         died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
-        print(json.dumps({"signal": died, "commits": int(report.read_text())}), flush=True)
+        print(json.dumps({"signal": died, **json.loads(report.read_text())}), flush=True)
 
 
 if __name__ == "__main__":

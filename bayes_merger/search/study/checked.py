@@ -8,9 +8,7 @@ missing, a trial without all weights has them from its values, and one that cann
 from __future__ import annotations
 
 import copy
-import math
-import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import optuna
@@ -19,14 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.fork import FORKED_FROM, WEIGHTS
-from bayes_merger.search.study.history import ESTIMATE, ORIGIN, PHASE, PICTURES, REASON
-from bayes_merger.search.study.queue import DEATHS, DESIGN, RETRY_OF, ROW, WORKER
-from bayes_merger.search.study.stopping import SECONDS
+from bayes_merger.search.study.history import DESIGN, WEIGHTS
+from bayes_merger.search.study.sound import is_moment, is_number, is_sound
 from bayes_merger.search.study.storage import stored_trials
-
-LARGEST = 1e100
-"""No score is greater than this: its square is a number still."""
 
 SCORED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -46,6 +39,11 @@ class CheckedStudy(Study):
         seen = [self._seen(trial) for trial in stored_trials(self) if states is None or trial.state in states]
         sound = [trial for trial in seen if isinstance(trial, FrozenTrial)]
         return copy.deepcopy(sound) if deepcopy else sound
+
+    @property
+    def strangers(self) -> int:
+        """How many of the finished trials that were read so far cannot be used."""
+        return sum(isinstance(found, str) for found in self._checked.values())
 
     def left_out(self) -> dict[int, str]:
         """The number of each trial that cannot be used, and why."""
@@ -75,9 +73,9 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
         objectives: how many scores a finished trial has.
     """
     seen = copy.copy(trial)
-    seen.user_attrs = {key: value for key, value in trial.user_attrs.items() if _is_sound(key, value)}
+    seen.user_attrs = {key: value for key, value in trial.user_attrs.items() if is_sound(key, value)}
     for moment in ("datetime_start", "datetime_complete"):
-        if not _is_moment(getattr(trial, moment)):
+        if not is_moment(getattr(trial, moment)):
             setattr(seen, moment, None)
     if trial.state not in SCORED:
         return seen  # what waits is checked when it is taken, and nobody relies on the values of the others
@@ -99,56 +97,8 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
 def _wrong_score(values: Any, objectives: int) -> str:
     if values is None or len(values) != objectives:
         return f"it has {len(values or ())} scores, not {objectives}"
-    odd = [value for value in values if not _is_number(value)]
+    odd = [value for value in values if not is_number(value)]
     return f"its score is {odd[0]!r}" if odd else ""
-
-
-def _is_sound(key: str, value: Any) -> bool:
-    return key not in _SOUND or _SOUND[key](value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST  # NaN is not
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_moment(value: Any) -> bool:
-    try:
-        return value is None or math.isfinite(value.timestamp())
-    except (AttributeError, OverflowError, ValueError, OSError):
-        return False
-
-
-def _are_pictures(value: Any) -> bool:
-    forms = {"scorer": _is_text, "payload": _is_text, "index": _is_count, "seed": _is_whole, "value": _is_number}
-    return isinstance(value, list) and all(
-        isinstance(one, dict) and one.keys() == forms.keys() and all(forms[key](one[key]) for key in forms)
-        for one in value
-    )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_worker(value: Any) -> bool:
-    """Its id becomes part of a file's name."""
-    return (
-        isinstance(value, dict)
-        and _is_text(value.get("host"))
-        and bool(re.fullmatch(r"[0-9a-f]{1,64}", str(value.get("id"))))
-    )
 
 
 def _are_weights(value: Any, like: Mapping[str, Mapping[str, float]]) -> bool:
@@ -157,25 +107,7 @@ def _are_weights(value: Any, like: Mapping[str, Mapping[str, float]]) -> bool:
         isinstance(value, dict)
         and value.keys() == like.keys()
         and all(
-            isinstance(row, dict) and row.keys() == like[name].keys() and all(map(_is_number, row.values()))
+            isinstance(row, dict) and row.keys() == like[name].keys() and all(map(is_number, row.values()))
             for name, row in value.items()
         )
     )
-
-
-_SOUND: Mapping[str, Callable[[Any], bool]] = {
-    PHASE: _is_text,
-    ROW: _is_count,
-    ORIGIN: _is_count,
-    RETRY_OF: _is_count,
-    DEATHS: _is_count,
-    WORKER: _is_worker,
-    REASON: _is_text,
-    ESTIMATE: _is_number,
-    SECONDS: lambda value: _is_number(value) and 0 <= value < 1e9,
-    PICTURES: _are_pictures,
-    "images": _are_texts,
-    "points": _is_number,
-    FORKED_FROM: lambda value: isinstance(value, dict),
-}
-"""What a run writes on a trial; other attributes are nobody's business but their writer's."""

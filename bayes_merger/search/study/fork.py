@@ -11,15 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.history import ORIGIN, PHASE
-from bayes_merger.search.study.queue import RETRY_OF, ROW, WORKER
+from bayes_merger.search.study.history import FORKED_FROM, ORIGIN, PHASE, RETRY_OF, ROW, WEIGHTS, WORKER
 from bayes_merger.search.study.stopping import SECONDS
-
-FORKED_FROM = "forked_from"
-"""User attribute of a trial: the study and the number of the trial that it was taken over from."""
-
-WEIGHTS = "weights"
-"""User attribute of a trial: all weights of its merge, frozen ones included."""
 
 OWN = (ORIGIN, PHASE, RETRY_OF, ROW, WORKER, SECONDS)
 """Attributes of a trial that belong to its study and not to its merge, such as the time it took."""

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -40,6 +41,27 @@ REASON = "reason"
 INTERRUPTED = "interrupted"
 """The reason of a trial whose process died; another trial with the same origin stands for it."""
 
+DESIGN = "design"
+"""User attribute of a study: the start design and its space."""
+
+ROW = "row"
+"""User attribute: which row of the start design a trial is."""
+
+WEIGHTS = "weights"
+"""User attribute: all weights of a trial's merge, frozen ones included."""
+
+WORKER = "worker"
+"""User attribute: who draws the trial."""
+
+RETRY_OF = "retry_of"
+"""User attribute of a second attempt: the number of the attempt before."""
+
+DEATHS = "deaths"
+"""User attribute of a second attempt: how many processes have ended while they drew these values."""
+
+FORKED_FROM = "forked_from"
+"""User attribute: the study and the number of the trial that this one was taken over from."""
+
 
 @dataclass(frozen=True)
 class History:
@@ -48,8 +70,7 @@ class History:
     Attributes:
         slot: how many trials there were, every attempt at the same values counted once.
         drawn: how many of them the sampler suggested.
-        trials: finished, failed and running ones, but neither waiting nor interrupted ones, in the order of
-            their origins.
+        trials: finished, failed, running and waiting ones, but no interrupted ones, in the order of their origins.
     """
 
     slot: int
@@ -74,6 +95,8 @@ def is_interrupted(trial: FrozenTrial) -> bool:
 
 def history_before(study: Study, trial: FrozenTrial) -> History:
     """The history as this trial's sampler should see it; no attempt at the trial itself is part of it."""
+    if isinstance(study, StudyAhead):
+        return study.history
     itself = origin(trial)
     return _history([other for other in study.get_trials(deepcopy=False) if origin(other) != itself])
 
@@ -84,16 +107,43 @@ def history_of(study: Study) -> History:
 
 
 def _history(others: Sequence[FrozenTrial]) -> History:
-    kept = [t for t in others if t.state != TrialState.WAITING and not is_interrupted(t)]
+    kept = [t for t in others if not is_interrupted(t)]
     return History(
         slot=len({origin(t) for t in others}),
         drawn=len({origin(t) for t in others if is_suggested(t)}),
-        trials=tuple(estimated(t) for t in sorted(kept, key=lambda t: (origin(t), t.number))),
+        trials=tuple(as_seen(t) for t in sorted(kept, key=lambda t: (origin(t), t.number))),
     )
 
 
-def estimated(trial: FrozenTrial) -> FrozenTrial:
-    """The trial as a sampler should see it: one cut short has its estimate for a score, if there is one."""
+class StudyAhead(Study):
+    """A study and suggestions that are not stored yet: a sampler can make several after one look at the history.
+
+    Args:
+        study: read once, now.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self.history = _history(study.get_trials(deepcopy=False))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def expect(self, suggested: FrozenTrial) -> None:
+        """From now on this suggestion is seen as one that is being drawn."""
+        before = self.history
+        self.history = History(before.slot + 1, before.drawn + 1, (*before.trials, as_seen(suggested)))
+
+
+def as_seen(trial: FrozenTrial) -> FrozenTrial:
+    """The trial as a sampler should see it.
+
+    One that waits will be drawn, so it is seen running; one cut short has its estimate for a score, if there is one.
+    """
+    if trial.state == TrialState.WAITING:
+        seen = copy.copy(trial)
+        seen.state = TrialState.RUNNING
+        return seen
     estimate = trial.user_attrs.get(ESTIMATE)
     if trial.state != TrialState.PRUNED or not isinstance(estimate, float) or not math.isfinite(estimate):
         return trial

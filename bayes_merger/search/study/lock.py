@@ -1,9 +1,13 @@
-"""The lock around a study's queue: one process at a time. It is released when the process that holds it dies."""
+"""Two locks of a study, both gone with the process that holds them.
+
+The queue's lock is held for the few statements of a transaction; whoever wants it waits in the database's own line,
+first come, first served. The proposer's is held while a suggestion is made: between reading what is known and writing
+what is suggested lies a fit of seconds, in which a second process would suggest the same point.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,19 +20,48 @@ from optuna.study import Study
 from bayes_merger.search.study.storage import backend, database_file
 
 POLL = 0.05
-"""Seconds between two attempts to take a lock that another process holds."""
+"""Seconds between two attempts to lock a file that another process has locked."""
+
+QUEUE, PROPOSER = "queue", "proposer"
 
 
 @contextmanager
-def study_lock(study: Study) -> Iterator[Callable[[], None]]:
-    """Hold the study's lock: no other process reads or writes its queue inside this block.
+def study_lock(study: Study) -> Iterator[None]:
+    """Hold the queue's lock over several transactions: on one machine a file's beside the study's, else PostgreSQL's.
 
-    The transactions of the database are not enough: between reading what is known and writing what is suggested lies
-    a fit of seconds, in which a second worker would suggest the same point. On one machine it is a file lock
-    beside the study's file, on PostgreSQL a lock in a separate transaction. Both end with the process.
+    Raises:
+        sqlalchemy.exc.DBAPIError: the server cannot be reached, or another process holds it for too long.
+    """
+    storage = backend(study)
+    file = database_file(storage)
+    if file is None:
+        line = place_in_line(study)
+        with _lasting(storage) as connection:
+            line(connection)
+            yield
+    else:
+        with FileLock(beside(file, QUEUE), poll_interval=POLL):
+            yield
+
+
+def place_in_line(study: Study) -> Callable[[sqlalchemy.Connection], None]:
+    """What locks the queue until the end of a connection's transaction; in SQLite each of ours has done so already."""
+    if database_file(backend(study)) is not None:
+        return lambda connection: None
+    lock = sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_key(study, QUEUE)))
+
+    def wait(connection: sqlalchemy.Connection) -> None:
+        connection.execute(lock)
+
+    return wait
+
+
+@contextmanager
+def proposer_lock(study: Study) -> Iterator[Callable[[], None] | None]:
+    """Be the one process that makes suggestions, unless there is one.
 
     Yields:
-        A check to call right before writing what was computed.
+        None if another process is; else a check to call right before writing what was computed.
 
     Raises:
         sqlalchemy.exc.DBAPIError: from that call, if the connection that holds the lock broke.
@@ -36,11 +69,22 @@ def study_lock(study: Study) -> Iterator[Callable[[], None]]:
     storage = backend(study)
     file = database_file(storage)
     if file is None:
-        with _held_by_server(storage, storage.get_study_name_from_id(study._study_id)) as check_lock:
-            yield check_lock
+        lock = sqlalchemy.select(sqlalchemy.func.pg_try_advisory_xact_lock(_key(study, PROPOSER)))
+        with _lasting(storage) as connection:
+            free = connection.execute(lock).scalar_one()
+
+            def check_lock() -> None:
+                connection.exec_driver_sql("SELECT 1")
+
+            yield check_lock if free else None
     else:
-        with FileLock(beside(file, "queue"), poll_interval=POLL):
-            yield lambda: None
+        try:
+            held = FileLock(beside(file, PROPOSER)).acquire(timeout=0)
+        except Timeout:
+            yield None
+        else:
+            with held:
+                yield lambda: None
 
 
 def beside(file: Path, what: str) -> Path:
@@ -60,16 +104,15 @@ def is_free(lock: Path) -> bool:
 
 
 @contextmanager
-def _held_by_server(storage: RDBStorage, name: str) -> Iterator[Callable[[], None]]:
-    key = int.from_bytes(hashlib.sha256(f"bayes-merger {name}".encode()).digest()[:8], "big", signed=True)
+def _lasting(storage: RDBStorage) -> Iterator[sqlalchemy.Connection]:
+    """A transaction that does nothing but hold a lock; it must not be ended for being idle."""
     with storage.engine.connect() as connection:
-        # The transaction does nothing but hold the lock; it must not be ended for being idle.
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-        taken = sqlalchemy.text("SELECT pg_try_advisory_xact_lock(:key)")
-        while not connection.execute(taken, {"key": key}).scalar():
-            time.sleep(POLL)
+        yield connection
 
-        def check_lock() -> None:
-            connection.exec_driver_sql("SELECT 1")
 
-        yield check_lock
+def _key(study: Study, what: str) -> int:
+    """The number that a lock is to the server: one for each study and purpose."""
+    name = study._storage.get_study_name_from_id(study._study_id)
+    text = f"bayes-merger {name}" if what == QUEUE else f"bayes-merger {what} {name}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)

@@ -2,102 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import optuna
 from optuna.distributions import FloatDistribution
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.history import INTERRUPTED, ORIGIN, PHASE, REASON, origin
-from bayes_merger.search.study.storage import backend, stored_trials
+from bayes_merger.search.study.entry import TRIES, Entry, Transaction
+from bayes_merger.search.study.history import (
+    DEATHS,
+    INTERRUPTED,
+    ORIGIN,
+    PHASE,
+    REASON,
+    RETRY_OF,
+    ROW,
+    StudyAhead,
+    origin,
+)
+from bayes_merger.search.study.storage import stored_trials
+from bayes_merger.search.study.transaction import transaction
 
-DESIGN = "design"
-"""User attribute of a study: the start design and its space."""
-
-RETRY_OF = "retry_of"
-ROW = "row"
-
-DEATHS = "deaths"
-"""User attribute of a second attempt: how many processes have ended while they drew these values."""
-
-TRIES = 3
-"""A merge at which so many processes ended is not tried again."""
-
-WORKER = "worker"
-"""User attribute of a trial: who draws it."""
+LastSuggestion = Callable[[int | None], FrozenTrial | None]
+"""From the budget of trials to the trial that ends the search, if the next is to be the last; else None, and the
+sampler suggests it. None for a budget: a stopping rule has ended the search."""
 
 
-def ask(
-    study: Study,
-    space: SearchSpace,
-    owner: Mapping[str, Any] | None = None,
-    check_lock: Callable[[], None] = lambda: None,
-    *,
-    first: bool = False,
-) -> Trial:
+def ask(study: Study, space: SearchSpace) -> Trial:
     """The next trial, running, with all its values: one that waits, or a new suggestion of the study's sampler.
 
-    A waiting trial whose values do not fit the space (someone queued it by hand) is failed, with that reason. One at
-    which all but the last tries ended the process comes after the others, and is not what a process begins with.
+    For a process that is alone with the study; see :class:`bayes_merger.search.study.workers.Worker` for others.
+    """
+    while True:
+        with transaction(study) as queue:
+            taken = take(queue, queue.entries(), space)
+        if taken is not None:
+            return Trial(study, completed(study, space, taken)._trial_id)
+        suggested = list(suggestions(study, space, 1))
+        with transaction(study) as queue:
+            queue.add(suggested)
+
+
+def take(
+    queue: Transaction,
+    entries: Iterable[Entry],
+    space: SearchSpace,
+    about: Callable[[FrozenTrial], Mapping[str, Any]] = lambda trial: {},
+    *,
+    first: bool = False,
+) -> FrozenTrial | None:
+    """The waiting trial whose turn it is, running; None if none waits.
+
+    Second attempts come before others, and before them the trial that ends a search. One at which all but the last
+    tries ended the process comes after all others, and is not what a process begins with. A trial whose values do not
+    fit the space (someone queued it by hand) is failed, with that reason.
 
     Args:
-        study: may be shared, but asked by one process at a time: see :func:`bayes_merger.search.study.lock.study_lock`.
+        queue: to take from.
+        entries: of the queue.
         space: what is searched.
-        owner: noted on the trial as its worker.
-        check_lock: called before a suggestion is written; raises if another process has taken the study's lock.
+        about: the attributes that a trial is to run with.
         first: whether this process has drawn nothing yet.
     """
-    distributions = space.distributions()
-    while True:
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        for candidate in sorted(waiting, key=lambda t: (_is_dangerous(t), origin(t), t.number)):
-            if first and _is_dangerous(candidate):
-                break
-            trial = take(study, candidate, space, distributions, owner)
-            if trial is not None:
-                return trial
-        suggested = waiting_trial(suggestion(study, distributions), distributions, {PHASE: "search"})
-        check_lock()
-        study.add_trial(suggested)
+    waiting = [entry for entry in entries if entry.state == TrialState.WAITING]
+    for entry in sorted(waiting, key=lambda e: (e.is_dangerous, not e.is_predicted, e.origin, e.number)):
+        if first and entry.is_dangerous:
+            break
+        trial = queue.trial(entry)
+        # What a person left open is the sampler's to choose; after a kill the choice is the same.
+        missing = {p.name: p.low for p in space.parameters if p.name not in _queued(trial)}
+        try:
+            space.check({**missing, **_queued(trial)})
+        except ConfigError as error:
+            queue.finish(entry.id, TrialState.FAIL, None, {REASON: one_line(error)})
+            continue
+        attributes = about(trial)
+        if queue.start(entry, attributes):
+            trial.state = TrialState.RUNNING
+            trial.user_attrs |= attributes
+            return trial
+    return None
 
 
-def _is_dangerous(trial: FrozenTrial) -> bool:
-    return int(trial.user_attrs.get(DEATHS, 0)) >= TRIES - 1
+def _queued(trial: FrozenTrial) -> dict[str, Any]:
+    """The values that a trial waits with: ours, or those that Optuna's own ``enqueue_trial`` has written."""
+    fixed = trial.system_attrs.get("fixed_params")
+    return {**(fixed if isinstance(fixed, dict) else {}), **trial.params}
 
 
-def queue_again(study: Study, trials: Iterable[FrozenTrial], *, died: bool = False) -> None:
+def completed(study: Study, space: SearchSpace, trial: FrozenTrial) -> FrozenTrial:
+    """A running trial with all its values: those that a person left open are chosen by the study's sampler."""
+    missing = {name: d for name, d in space.distributions().items() if name not in trial.params}
+    if missing:
+        queued = _queued(trial)
+        values = queued if missing.keys() <= queued.keys() else {**_chosen(study, trial, missing), **queued}
+        stored_trials(study)  # Optuna writes values only to trials that it has read
+        for name, distribution in missing.items():
+            internal = distribution.to_internal_repr(values[name])
+            study._storage.set_trial_param(trial._trial_id, name, internal, distribution)
+            trial.params[name] = distribution.to_external_repr(internal)
+            trial.distributions[name] = distribution
+    return trial
+
+
+def queue_again(queue: Transaction, entries: Iterable[Entry], *, died: bool = False) -> None:
     """Fail running trials without a living worker as interrupted; their values wait again, ahead of all others.
 
     Args:
-        study: the study.
-        trials: running.
+        queue: the study's.
+        entries: running.
         died: whether their processes ended over them; at the third time they have failed.
     """
-    again = {t.user_attrs[RETRY_OF] for t in study.get_trials(deepcopy=False) if RETRY_OF in t.user_attrs}
-    for trial in trials:
+    again = {entry.attributes.get(RETRY_OF) for entry in queue.entries()}
+    for entry in entries:
         # In this order: if a process dies in between, a trial is left running and the next process repairs it.
-        deaths = int(trial.user_attrs.get(DEATHS, 0)) + died
-        if trial.number not in again and deaths < TRIES:
-            study.add_trial(retry(trial, deaths))
-        live = Trial(study, trial._trial_id)
+        deaths = entry.deaths + died
+        if entry.number not in again and deaths < TRIES:
+            queue.add([retry(queue.trial(entry), deaths)])
         ended = f"the process ended while it was drawn, {deaths} times (killed, out of memory or a crash)"
-        live.set_user_attr(REASON, INTERRUPTED if deaths < TRIES else ended)
-        study.tell(live, state=TrialState.FAIL)
+        queue.finish(entry.id, TrialState.FAIL, None, {REASON: INTERRUPTED if deaths < TRIES else ended})
 
 
-def queue_design(study: Study) -> None:
-    """Write the rows of the start design that are not yet trials."""
-    stored = study.user_attrs[DESIGN]
+def queue_design(queue: Transaction, stored: Mapping[str, Any]) -> None:
+    """Write the rows of the start design that are not yet trials.
+
+    Args:
+        queue: the study's.
+        stored: what the study has under ``DESIGN``.
+    """
     distributions = SearchSpace.from_json(stored["space"]).distributions()
-    there = [t.user_attrs.get(ROW) for t in stored_trials(study)]
-    for index, row in enumerate(stored["rows"]):
-        if index not in there:
-            study.add_trial(waiting_trial(row, distributions, {PHASE: "design", ROW: index}))
+    there = queue.rows()
+    queue.add(
+        [
+            waiting_trial(row, distributions, {PHASE: "design", ROW: index})
+            for index, row in enumerate(stored["rows"])
+            if index not in there
+        ]
+    )
 
 
 def waiting_trial(
@@ -124,11 +169,19 @@ def retry(trial: FrozenTrial, deaths: int = 0) -> FrozenTrial:
     )
 
 
-def suggestion(study: Study, distributions: Mapping[str, FloatDistribution]) -> dict[str, Any]:
-    """What the sampler suggests for a trial that is not stored yet."""
-    number = len(stored_trials(study))
+def suggestions(study: Study, space: SearchSpace, count: int) -> Iterator[FrozenTrial]:
+    """What the sampler suggests for the next trials, to be added to the study; all after one look at its history."""
+    ahead = StudyAhead(study)
+    for _ in range(count):
+        suggested = _suggestion(ahead, space)
+        ahead.expect(suggested)
+        yield suggested
+
+
+def _suggestion(study: StudyAhead, space: SearchSpace) -> FrozenTrial:
+    distributions = space.distributions()
     unstored = FrozenTrial(
-        number=number,
+        number=-1,
         trial_id=-1,
         state=TrialState.RUNNING,
         value=None,
@@ -140,42 +193,15 @@ def suggestion(study: Study, distributions: Mapping[str, FloatDistribution]) -> 
         system_attrs={},
         intermediate_values={},
     )
-    relative = study.sampler.infer_relative_search_space(study, unstored)
-    values = study.sampler.sample_relative(study, unstored, relative)
+    values = _chosen(study, unstored, distributions)
+    return waiting_trial(values, distributions, {PHASE: "search"})
+
+
+def _chosen(study: Study, trial: FrozenTrial, distributions: Mapping[str, FloatDistribution]) -> dict[str, Any]:
+    """A value of the sampler's for each of these parameters."""
+    relative = study.sampler.infer_relative_search_space(study, trial)
+    values = study.sampler.sample_relative(study, trial, relative)
     return {
-        name: values[name] if name in values else study.sampler.sample_independent(study, unstored, name, distribution)
+        name: values[name] if name in values else study.sampler.sample_independent(study, trial, name, distribution)
         for name, distribution in distributions.items()
     }
-
-
-def take(
-    study: Study,
-    waiting: FrozenTrial,
-    space: SearchSpace,
-    distributions: Mapping[str, FloatDistribution],
-    owner: Mapping[str, Any] | None,
-) -> Trial | None:
-    """The waiting trial, running; None if another took it, or its values do not fit."""
-    try:
-        if owner is not None:  # before it runs: no trial may run without a known worker
-            study._storage.set_trial_user_attr(waiting._trial_id, WORKER, dict(owner))
-            backend(study).record_heartbeat(waiting._trial_id)
-        if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
-            return None
-    except UpdateFinishedTrialError:
-        return None  # taken and finished since we looked
-    trial = Trial(study, waiting._trial_id)
-    fixed = waiting.system_attrs.get("fixed_params")
-    queued = {**(fixed if isinstance(fixed, dict) else {}), **waiting.params}
-    try:
-        # What a person left open is the sampler's to choose; after a kill the choice is the same.
-        missing = {p.name: p.low for p in space.parameters if p.name not in queued}
-        space.check({**missing, **queued})
-    except ConfigError as error:
-        trial.set_user_attr(REASON, one_line(error))
-        study.tell(trial, state=TrialState.FAIL)
-        return None
-    for name, distribution in distributions.items():
-        if name not in waiting.params:
-            trial._suggest(name, distribution)
-    return trial

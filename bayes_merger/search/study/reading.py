@@ -7,6 +7,8 @@ a reader does not need.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -89,8 +91,11 @@ def reader(path: Path, waiting: Told) -> Callable[[], sqlite3.Connection]:
     Raises:
         OSError: the file cannot be read, or not copied.
     """
-    with path.open("rb"):
-        pass  # SQLite's own words for a missing permission do not tell it from a missing file
+    # SQLite's own words for a missing permission do not tell it from a missing file. To open and close the file here
+    # would drop the locks that other connections of this process have on it, as POSIX wants.
+    path.stat()
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if not _beside(path, "-wal").exists() or _beside(path, "-shm").exists():
         try:
             when_unlocked(lambda: _probe(path), waiting)

@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -23,6 +23,8 @@ from bayes_merger.errors import ConfigError, StorageError, trouble
 from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, when_unlocked
 
 log = logging.getLogger("bayes_merger")
+
+T = TypeVar("T")
 
 PATIENCE = 60
 """Seconds to wait for another process's transaction while a file is opened."""
@@ -36,6 +38,9 @@ BEAT = 30
 GRACE = PATIENT
 """Seconds without a heartbeat after which a worker on another machine is considered dead."""
 
+LINE = 60
+"""Seconds to wait for another process's transaction on a server; it takes thousandths of one."""
+
 SECRET = ("password", "passfile", "sslpassword", "sslkey")
 
 SERVER: dict[str, Any] = {
@@ -44,12 +49,26 @@ SERVER: dict[str, Any] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
-    "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
+    "options": f"-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+    f" -c lock_timeout={LINE}s",
 }
+
+PASSING = {
+    r"too many (clients|connections)|connection slots are reserved|no more connections allowed": (
+        "the server has no connection free; raise max_connections"
+    ),
+    r"database system is (starting up|shutting down|not yet|not accept|in recovery)": "the server is being started",
+}
+"""What a server says that is there but has no time for us -> what is wrong."""
 
 
 def open_storage(
-    where: str | Path, *, create: bool = True, reading: bool = False, waiting: Callable[[str], None] | None = None
+    where: str | Path,
+    *,
+    create: bool = True,
+    reading: bool = False,
+    waiting: Callable[[str], None] | None = None,
+    kind: type[RDBStorage] = RDBStorage,
 ) -> RDBStorage:
     """The storage in a file, or at an address that contains ``://``.
 
@@ -64,10 +83,11 @@ def open_storage(
         create: make the file, and its folder, or the tables, if they do not exist.
         reading: change nothing, not even a file beside it.
         waiting: told, once each time, that another program holds the file or that the server cannot be reached.
+        kind: of storage to make.
 
     Raises:
         ConfigError: if it cannot be opened. No password is ever part of the text.
-        StorageError: if the file may not be read or written.
+        StorageError: if the file may not be read or written, or the server has no connection free for ten minutes.
     """
     optuna.logging.disable_default_handler()
     create = create and not reading
@@ -81,8 +101,9 @@ def open_storage(
     text = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
         if is_file:
-            return _open_file(Path(str(address.database)), text, create, reading, waiting or log.warning)
-        storage = _made(text, {"connect_args": _server(reading), "pool_pre_ping": True}, create)
+            return _open_file(kind, Path(str(address.database)), text, create, reading, waiting or log.warning)
+        settings = {"connect_args": _server(reading), "pool_pre_ping": True, "pool_size": 1}
+        storage = _when_free(lambda: _made(kind, text, settings, create), waiting or log.warning)
         _await_server(storage.engine, waiting or log.warning)
         return storage
     except (
@@ -98,8 +119,8 @@ def open_storage(
             raise ConfigError(
                 f"{shown}: PostgreSQL needs psycopg; install it with  pip install 'bayes-merger[postgres]'"
             ) from None
-        if is_file and (said := trouble(error)):
-            raise StorageError(f"{shown}: {said}") from error
+        if said := trouble(error) if is_file else _passing(error):
+            raise StorageError(f"{shown}: {said}") from (error if is_file else None)
         raise ConfigError(
             f"{shown}: not a study's storage ({_cause(error, address)}); choose another file or address"
         ) from (error if is_file else None)
@@ -130,12 +151,25 @@ def is_address(where: str | Path) -> bool:
     return "://" in str(where)
 
 
-def backend(study: Study) -> RDBStorage:
-    """The database under a study; Optuna wraps it in a cache."""
+def underlying(study: Study) -> BaseStorage:
+    """What a study is stored in; Optuna wraps a database in a cache."""
     storage: Any = study._storage
-    found = getattr(storage, "_backend", storage)
+    found: BaseStorage = getattr(storage, "_backend", storage)
+    return found
+
+
+def backend(study: Study) -> RDBStorage:
+    """The database under a study."""
+    found = underlying(study)
     assert isinstance(found, RDBStorage)
     return found
+
+
+def rest(study: Study) -> None:
+    """Close a server's connections that are not in use: it has some hundred for all of its clients."""
+    storage = backend(study)
+    if database_file(storage) is None:
+        storage.engine.dispose()
 
 
 def stored_trials(study: Study) -> list[FrozenTrial]:
@@ -180,15 +214,19 @@ def _file(path: Path, create: bool) -> sqlalchemy.URL:
     return sqlalchemy.URL.create("sqlite", database=str(path))
 
 
-def _open_file(path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]) -> RDBStorage:
+def _open_file(
+    kind: type[RDBStorage], path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]
+) -> RDBStorage:
     """A SQLite file, once it is known to be a study's or nobody's."""
     if path.is_file() and path.stat().st_size:
         check_is_study(path, waiting)
     elif not create:
         raise ConfigError(f"{path}: not a study's storage (an empty file); choose another file")
     if reading:
-        return _made(address, {"creator": reader(path, waiting), "poolclass": sqlalchemy.pool.NullPool}, create=False)
-    storage = _made(address, {"connect_args": {"timeout": PATIENCE}}, create)
+        return _made(
+            kind, address, {"creator": reader(path, waiting), "poolclass": sqlalchemy.pool.NullPool}, create=False
+        )
+    storage = _made(kind, address, {"connect_args": {"timeout": PATIENCE}}, create)
     _share(storage.engine, waiting)
     return storage
 
@@ -199,12 +237,12 @@ def _server(reading: bool) -> dict[str, Any]:
     return {**SERVER, "options": f"{SERVER['options']} -c default_transaction_read_only=on"}
 
 
-def _made(text: str, settings: Mapping[str, Any], create: bool) -> RDBStorage:
+def _made(kind: type[RDBStorage], text: str, settings: Mapping[str, Any], create: bool) -> RDBStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2.9
         for attempt in (1, 2):
             try:
-                return RDBStorage(
+                return kind(
                     text,
                     engine_kwargs=dict(settings),
                     heartbeat_interval=BEAT,
@@ -244,20 +282,44 @@ def _share(engine: sqlalchemy.Engine, waiting: Callable[[str], None]) -> None:
         pass  # a file that cannot be shared is found now
 
 
+def _passing(error: BaseException) -> str | None:
+    """What is wrong with a server that is there but does not let us in yet."""
+    text = str(error.__cause__ or error)
+    return next((said for pattern, said in PASSING.items() if re.search(pattern, text)), None)
+
+
+def _when_free(action: Callable[[], T], waiting: Callable[[str], None]) -> T:
+    """An action on a server, tried again for ten minutes while it does not let us in; not if there is no server."""
+    deadline, told = time.monotonic() + GRACE, False
+    while True:
+        try:
+            return action()
+        except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError) as error:
+            said = _passing(error)
+            if said is None or time.monotonic() >= deadline:
+                raise
+            if not told:
+                waiting(f"{said}; waiting for {GRACE // 60} minutes")
+            told = True
+            time.sleep(PAUSE)
+
+
 def _await_server(engine: sqlalchemy.Engine, waiting: Callable[[str], None]) -> None:
     """Let each transaction that begins wait for a server that cannot be reached; the first one does not."""
 
     def connect(dialect: Any, record: object, arguments: Any, settings: Any) -> Any:
-        for attempt in range(int(GRACE / PAUSE)):
+        deadline, told = time.monotonic() + GRACE, False
+        while True:
             try:
                 return dialect.connect(*arguments, **settings)
-            except dialect.loaded_dbapi.OperationalError:
-                if threading.current_thread() is not threading.main_thread():
+            except dialect.loaded_dbapi.OperationalError as error:
+                if threading.current_thread() is not threading.main_thread() or time.monotonic() >= deadline:
                     raise  # a heartbeat: the next one may succeed, and nobody should wait for this one
-                if attempt == 0:
-                    waiting(f"the database cannot be reached; waiting for {GRACE // 60} minutes")
+                if not told:
+                    said = _passing(error) or "the database cannot be reached"
+                    waiting(f"{said}; waiting for {GRACE // 60} minutes")
+                told = True
                 time.sleep(PAUSE)
-        return dialect.connect(*arguments, **settings)
 
     sqlalchemy.event.listen(engine, "do_connect", connect)
 

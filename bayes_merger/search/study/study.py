@@ -25,10 +25,11 @@ from bayes_merger.errors import BayesMergerError, ConfigError, StorageError, nea
 from bayes_merger.search.space.design import design
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.checked import CheckedStudy
-from bayes_merger.search.study.history import REASON, finite, is_interrupted
+from bayes_merger.search.study.history import DESIGN, REASON, finite, is_interrupted
 from bayes_merger.search.study.lock import study_lock
-from bayes_merger.search.study.queue import DESIGN, ask, queue_design
+from bayes_merger.search.study.queue import ask, queue_design
 from bayes_merger.search.study.storage import open_storage
+from bayes_merger.search.study.transaction import transaction
 from bayes_merger.search.study.workers import recover
 
 __all__ = [
@@ -86,13 +87,16 @@ def create_study(
     with study_lock(study):
         if _is_initialised(study):
             raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
-        study.add_trials(taken)
+        with transaction(study, locked=True) as queue:
+            queue.add(taken)
         for key, value in (attributes or {}).items():
             study.set_user_attr(key, value)
         study.set_user_attr(FINGERPRINT, dict(fingerprint))
         # This one transaction creates the study; from here on the rows can be completed without their creator.
-        study.set_user_attr(DESIGN, {"space": space.to_json(), "rows": [dict(row) for row in design]})
-    queue_design(study)
+        born = {"space": space.to_json(), "rows": [dict(row) for row in design]}
+        study.set_user_attr(DESIGN, born)
+    with transaction(study) as queue:
+        queue_design(queue, born)
     return study
 
 
@@ -103,6 +107,7 @@ def load_study(
     *,
     alone: bool = False,
     shown: str = "",
+    whole: bool = True,
 ) -> CheckedStudy:
     """A study that exists; nothing in it is changed. Without a sampler it is only good for reading.
 
@@ -112,6 +117,7 @@ def load_study(
         sampler: what suggests.
         alone: whether the only study of a storage is meant, whatever its name.
         shown: what people call it, if not by its name.
+        whole: read all trials now, so that one that cannot be read is found.
 
     Raises:
         ConfigError: if there is none of that name, its creation was never completed, or it holds what no run writes.
@@ -128,7 +134,8 @@ def load_study(
                 "its run again"
             )
         _check_design(study.user_attrs[DESIGN])
-        study.left_out()
+        if whole:
+            study.left_out()
     return study
 
 

@@ -16,7 +16,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,21 +25,20 @@ from typing import Any, TypeVar
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import BayesMergerError, Superseded, trouble
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.history import REASON, finite, is_interrupted, origin
-from bayes_merger.search.study.lock import beside, is_free, study_lock
-from bayes_merger.search.study.queue import WORKER, ask, queue_again, queue_design
-from bayes_merger.search.study.storage import BEAT, GRACE, PAUSE, backend, database_file
+from bayes_merger.search.study.checked import CheckedStudy
+from bayes_merger.search.study.entry import Entry, Transaction
+from bayes_merger.search.study.history import DESIGN, REASON, WEIGHTS, WORKER, finite, origin
+from bayes_merger.search.study.lock import beside, is_free, proposer_lock
+from bayes_merger.search.study.queue import LastSuggestion, completed, queue_again, queue_design, suggestions, take
+from bayes_merger.search.study.storage import BEAT, GRACE, PAUSE, backend, database_file, rest
+from bayes_merger.search.study.transaction import transaction
 
 T = TypeVar("T")
-
-SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
-"""What counts against the budget of trials."""
 
 
 def recover(study: Study) -> list[int]:
@@ -51,23 +50,54 @@ def recover(study: Study) -> list[int]:
     Returns:
         The numbers of the interrupted trials.
     """
-    with study_lock(study):
-        queue_design(study)
-        dead, strangers = dead_trials(study), [t for t in _running(study) if WORKER not in t.user_attrs]
-        queue_again(study, dead, died=True)
-        queue_again(study, strangers)
-        _sweep(study)
-    return sorted(trial.number for trial in dead + strangers)
+    design = study.user_attrs[DESIGN]
+    with transaction(study) as queue:
+        queue_design(queue, design)
+        running = [entry for entry in queue.entries() if entry.state == TrialState.RUNNING]
+        dead, strangers = dead_entries(study, running), [e for e in running if WORKER not in e.attributes]
+        queue_again(queue, dead, died=True)
+        queue_again(queue, strangers)
+    _sweep(study)
+    return sorted(entry.number for entry in dead + strangers)
 
 
-def dead_trials(study: Study) -> list[FrozenTrial]:
+def dead_entries(study: Study, entries: Iterable[Entry]) -> list[Entry]:
     """The running trials whose worker is dead."""
-    owned = [trial for trial in _running(study) if WORKER in trial.user_attrs]
-    if not owned:
-        return []
-    storage = backend(study)
-    silent = set() if database_file(storage) else set(storage._get_stale_trial_ids(study._study_id))
-    return [trial for trial in owned if _is_dead(study, trial.user_attrs[WORKER], trial._trial_id in silent)]
+    return [entry for entry in filter(is_drawn, entries) if _is_dead(study, entry.attributes[WORKER], entry.silent)]
+
+
+def healed(study: Study, queue: Transaction, alive: str = "") -> list[Entry]:
+    """The queue's entries, once those of dead workers wait again.
+
+    Args:
+        study: whose queue it is.
+        queue: its transaction.
+        alive: the worker that asks.
+    """
+    entries = queue.entries()
+    dead = dead_entries(study, (entry for entry in entries if _worker_of(entry) != alive))
+    queue_again(queue, dead, died=True)
+    return queue.entries() if dead else entries
+
+
+def spent(study: Study, queue: Transaction) -> int:
+    """How many trials of the budget are finished, as far as it is known without those of other programs."""
+    return queue.spent() - (study.strangers if isinstance(study, CheckedStudy) else 0)
+
+
+def at_work(study: Study) -> int:
+    """How many workers are drawing now."""
+    with transaction(study) as queue:
+        return len({_worker_of(entry) for entry in queue.entries() if is_drawn(entry)})
+
+
+def is_drawn(entry: Entry) -> bool:
+    """Whether a worker draws it. What other programs have running is none of the budget's: it may never be finished."""
+    return entry.state == TrialState.RUNNING and WORKER in entry.attributes
+
+
+def _worker_of(entry: Entry) -> str | None:
+    return str(entry.attributes[WORKER]["id"]) if WORKER in entry.attributes else None
 
 
 def _is_dead(study: Study, worker: Mapping[str, Any], silent: bool) -> bool:
@@ -93,10 +123,6 @@ def _sweep(study: Study) -> None:
                 lock.unlink(missing_ok=True)
 
 
-def _running(study: Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-
-
 def with_retries(study: Study, action: Callable[[], T]) -> T:
     """An action on the study, tried again for ten minutes while a server cannot be reached.
 
@@ -107,15 +133,14 @@ def with_retries(study: Study, action: Callable[[], T]) -> T:
         study: whose database it is about.
         action: can be done again from its beginning.
     """
-    waited = 0.0
+    deadline = time.monotonic() + GRACE
     while True:
         try:
             return action()
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError):
-            if database_file(backend(study)) or waited >= GRACE:
+            if database_file(backend(study)) or time.monotonic() >= deadline:
                 raise
             time.sleep(PAUSE)
-            waited += PAUSE
 
 
 def _ended_over_it(error: BaseException | None) -> bool:
@@ -146,16 +171,30 @@ class Worker:
         space: what is searched.
         name: the worker's name, for users.
         beat: seconds between two heartbeats.
+        last: makes the last suggestion, where that is not the sampler's.
+
+    Attributes:
+        has_proposed: whether it has made a suggestion itself, as nobody else did, and so has read all trials.
     """
 
-    def __init__(self, study: Study, space: SearchSpace, *, name: str = "", beat: float = BEAT) -> None:
+    def __init__(
+        self,
+        study: Study,
+        space: SearchSpace,
+        *,
+        name: str = "",
+        beat: float = BEAT,
+        last: LastSuggestion = lambda total: None,
+    ) -> None:
         self.study = study
         self.space = space
         self.id = secrets.token_hex(6)
         self.name = name
         self._beat = beat
+        self._last = last
         self._lock = FileLock(_lock_of(study, self.id), timeout=0)
-        self._current: Trial | None = None
+        self.has_proposed = False
+        self._current: FrozenTrial | None = None
         self._begun = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
@@ -176,32 +215,77 @@ class Worker:
             self._lock.release()
             Path(self._lock.lock_file).unlink(missing_ok=True)
 
-    def claim(self, total: int) -> Trial | None:
+    def claim(self, total: int) -> FrozenTrial | None:
         """Claim the next trial for this worker; ``None`` if none is available right now.
 
         A trial is available while those that are finished and those that run are fewer than ``total``: so many are
         finished in the end, neither more nor less, however many workers there are. Others may yet fail or die, so
         ``None`` is only the end when ``total`` are finished.
         """
-        return self.with_retries(lambda: self._claim(total))
+        try:
+            self._current = self.with_retries(lambda: self._claim(total))
+        finally:
+            rest(self.study)
+        return self._current
 
-    def _claim(self, total: int) -> Trial | None:
-        with study_lock(self.study) as check_lock:
-            # A running trial of ours: the connection broke as we took it.
-            left = [t for t in _running(self.study) if t.user_attrs.get(WORKER, {}).get("id") == self.id]
-            queue_again(self.study, dead_trials(self.study), died=True)
-            queue_again(self.study, left)
-            trials = self.study.get_trials(deepcopy=False)
-            # What other programs have running is none of the budget's: it may never be finished.
-            running = sum(t.state == TrialState.RUNNING and WORKER in t.user_attrs for t in trials)
-            if running + sum(t.state in SPENT for t in trials) >= total:
+    def _claim(self, total: int) -> FrozenTrial | None:
+        while True:
+            with transaction(self.study) as queue:
+                entries = self._healed(queue)
+                if sum(map(is_drawn, entries)) + spent(self.study, queue) >= total:
+                    return None
+                taken = take(queue, entries, self.space, self._about, first=not self._begun)
+            if taken is not None:
+                self._begun = True
+                return self._whole(taken)
+            if not self._propose(total):
                 return None
-            self._current = ask(self.study, self.space, self._signature(), check_lock, first=not self._begun)
-            self._begun = True
-            return self._current
+
+    def _healed(self, queue: Transaction) -> list[Entry]:
+        """The queue's entries, once those of dead workers wait again; and those that a broken connection took."""
+        entries = healed(self.study, queue, self.id)
+        left = [e for e in entries if e.state == TrialState.RUNNING and _worker_of(e) == self.id]
+        queue_again(queue, left)
+        return queue.entries() if left else entries
+
+    def _propose(self, total: int) -> bool:
+        """Add a suggestion to the queue, unless another process is about to."""
+        with proposer_lock(self.study) as check_lock:
+            if check_lock is None:
+                return False
+            last = self._last(total)
+            suggested = [last] if last else list(suggestions(self.study, self.space, 1))
+            check_lock()
+            with transaction(self.study) as queue:
+                queue.add(suggested)
+        self.has_proposed = True
+        return True
+
+    def _about(self, trial: FrozenTrial) -> dict[str, Any]:
+        """What is stored on a trial before any work begins: who does it, and on which merge."""
+        whole = trial.params.keys() >= {parameter.name for parameter in self.space.parameters}
+        weights = {WEIGHTS: self.space.assemble(trial.params)} if whole else {}
+        return {WORKER: {"id": self.id, "host": socket.gethostname(), "pid": os.getpid(), "name": self.name}} | weights
+
+    def _whole(self, taken: FrozenTrial) -> FrozenTrial:
+        """A running trial of ours with what the person who queued it left open."""
+        if WEIGHTS not in taken.user_attrs:
+            completed(self.study, self.space, taken)
+            taken.user_attrs[WEIGHTS] = self.space.assemble(taken.params)
+            self.study._storage.set_trial_user_attr(taken._trial_id, WEIGHTS, taken.user_attrs[WEIGHTS])
+        return taken
+
+    def finished(self) -> int:
+        """How many trials of the budget are finished."""
+
+        def count() -> int:
+            with transaction(self.study) as queue:
+                return spent(self.study, queue)
+
+        return self.with_retries(count)
 
     def tell(
-        self, trial: Trial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None
+        self, trial: FrozenTrial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None
     ) -> Outcome:
         """The trial's score, with what was learned on the way.
 
@@ -215,7 +299,7 @@ class Worker:
         values = finite(trial, value)
         return self._settle(trial, TrialState.COMPLETE, values, attributes or {})
 
-    def fail(self, trial: Trial, reason: str) -> Outcome:
+    def fail(self, trial: FrozenTrial, reason: str) -> Outcome:
         """The trial has no score, for this reason.
 
         Raises:
@@ -223,7 +307,7 @@ class Worker:
         """
         return self._settle(trial, TrialState.FAIL, None, {REASON: reason})
 
-    def prune(self, trial: Trial, reason: str, attributes: Mapping[str, Any] | None = None) -> Outcome:
+    def prune(self, trial: FrozenTrial, reason: str, attributes: Mapping[str, Any] | None = None) -> Outcome:
         """The trial was cut short, for this reason.
 
         Raises:
@@ -231,16 +315,16 @@ class Worker:
         """
         return self._settle(trial, TrialState.PRUNED, None, {**(attributes or {}), REASON: reason})
 
-    def requeue(self, trial: Trial, *, died: bool = False) -> None:
+    def requeue(self, trial: FrozenTrial, *, died: bool = False) -> None:
         """Leave the trial to another worker: its values wait again, ahead of all others.
 
         Args:
             trial: ours.
             died: whether this process ends because of it.
         """
-        with study_lock(self.study):
-            own = [t for t in _running(self.study) if t._trial_id == trial._trial_id]
-            queue_again(self.study, own, died=died)
+        with transaction(self.study) as queue:
+            own = [e for e in queue.entries() if e.id == trial._trial_id and e.state == TrialState.RUNNING]
+            queue_again(queue, own, died=died)
             self._current = None
 
     def with_retries(self, action: Callable[[], T]) -> T:
@@ -248,48 +332,37 @@ class Worker:
         return with_retries(self.study, action)
 
     def _settle(
-        self, trial: Trial, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
+        self, trial: FrozenTrial, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
     ) -> Outcome:
-        settled: list[int] = []
+        told: list[tuple[int, int]] = []
 
         def settle() -> Outcome:
-            with study_lock(self.study):
-                if (
-                    not settled or self.study._storage.get_trial(settled[0]).state != state
-                ):  # else only the answer was lost
-                    current_attempt = self._current_attempt(trial, scored=state == TrialState.COMPLETE)
-                    for key, value in attributes.items():
-                        self.study._storage.set_trial_user_attr(current_attempt._trial_id, key, value)
-                    settled[:] = [current_attempt._trial_id]
-                    self.study.tell(current_attempt.number, values, state=state)
+            with transaction(self.study) as queue:
+                if not told or queue.ended(told[0][0]) != state:  # else only the answer was lost
+                    for attempt in self._attempts(queue, trial, scored=state == TrialState.COMPLETE):
+                        told[:] = [attempt]
+                        if queue.finish(attempt[0], state, values, attributes):
+                            break
+                    else:
+                        self._current = None
+                        raise Superseded(f"trial {trial.number} was finished by another worker")
                 self._current = None
-                done = sum(t.state in SPENT for t in self.study.get_trials(deepcopy=False))
-                return Outcome(self.study._storage.get_trial(settled[0]).number, done)
+                return Outcome(told[0][1], spent(self.study, queue))
 
         return self.with_retries(settle)
 
-    def _current_attempt(self, trial: Trial, scored: bool) -> FrozenTrial:
-        """The trial that stands for ours: itself, unless it was considered dead."""
-        own = self.study._storage.get_trial(trial._trial_id)
-        if own.state == TrialState.RUNNING:
-            return own
-        if is_interrupted(own) and scored:
-            for other in self.study.get_trials(deepcopy=False):
-                if origin(other) == origin(own) and other.state == TrialState.RUNNING:
-                    return other
-                if origin(other) == origin(own) and other.state == TrialState.WAITING:
-                    self.study._storage.set_trial_state_values(other._trial_id, TrialState.RUNNING)
-                    return other
-        self._current = None
-        raise Superseded(f"trial {trial.number} was finished by another worker")
-
-    def _signature(self) -> dict[str, Any]:
-        return {"id": self.id, "host": socket.gethostname(), "pid": os.getpid(), "name": self.name}
+    def _attempts(self, queue: Transaction, trial: FrozenTrial, scored: bool) -> Iterator[tuple[int, int]]:
+        """Id and number of the trials that may stand for ours: itself, and the next one if it was considered dead."""
+        yield trial._trial_id, trial.number
+        for entry in queue.entries() if scored else ():
+            if entry.origin == origin(trial):
+                yield entry.id, entry.number
 
     def _live(self) -> None:
         while not self._over.wait(self._beat):
             if (current := self._current) is not None:
                 try:
                     backend(self.study).record_heartbeat(current._trial_id)
-                except (optuna.exceptions.StorageInternalError, UpdateFinishedTrialError, KeyError):
+                    rest(self.study)
+                except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, KeyError):
                     continue  # the next heartbeat may succeed; the grace period is twenty of them

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.search.samplers import bayes, gp, tpe
 from bayes_merger.search.space.cube import Array
-from bayes_merger.search.study.history import ESTIMATE, estimated
+from bayes_merger.search.study.history import ESTIMATE, as_seen
 from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 
 SPACE = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
@@ -24,7 +24,7 @@ def trial(state: TrialState, value: float | None = None, x: float = 0.5, **attri
 
 def test_a_trial_cut_short_is_seen_with_its_estimate_and_stays_as_it_is() -> None:
     cut = trial(TrialState.PRUNED, **{ESTIMATE: 4.5})
-    seen = estimated(cut)
+    seen = as_seen(cut)
     assert (seen.state, seen.value) == (TrialState.COMPLETE, 4.5)
     assert (cut.state, cut.value) == (TrialState.PRUNED, None)
     assert seen.params == cut.params
@@ -40,7 +40,7 @@ def test_a_trial_cut_short_is_seen_with_its_estimate_and_stays_as_it_is() -> Non
     ],
 )
 def test_all_others_are_seen_as_they_are(other: FrozenTrial) -> None:
-    assert estimated(other) is other
+    assert as_seen(other) is other
 
 
 @pytest.mark.parametrize("make", [bayes, gp, tpe])

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,13 @@ def mortal(tables: Path) -> Iterator[Runner]:
     assert server.stdout is not None
     questions, answers = server.stdin, server.stdout
 
-    def run(storage: Path, optimiser: str, trials: int, commit: int = 0, moment: str = "after") -> dict[str, int]:
+    def run(
+        storage: Path, optimiser: str, trials: int, deadly: int = 0, moment: str = "after", *, slow: bool = False
+    ) -> dict[str, int]:
         if not storage.exists():
             shutil.copy(tables, storage)
-        job = {"storage": str(storage), "optimiser": optimiser, "trials": trials, "commit": commit, "moment": moment}
-        questions.write(json.dumps(job) + "\n")
+        job = {"storage": str(storage), "optimiser": optimiser, "trials": trials, "deadly": deadly, "moment": moment}
+        questions.write(json.dumps(job | {"slow": slow}) + "\n")
         questions.flush()
         answer: dict[str, int] = json.loads(answers.readline())
         return answer
@@ -93,7 +96,11 @@ def copied(storage: Path, to: Path) -> Path:
 
 
 def trials_of(storage: Path) -> list[FrozenTrial]:
-    return load_study(open_storage(storage), "s").get_trials(deepcopy=False)
+    opened = open_storage(storage)
+    try:
+        return load_study(opened, "s").get_trials(deepcopy=False)
+    finally:
+        opened.engine.dispose()
 
 
 def trace(storage: Path) -> Trace:
@@ -106,35 +113,42 @@ def trace(storage: Path) -> Trace:
     ]
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_death_at_any_transaction_of_a_run_changes_nothing(mortal: Runner, folder: Path, moment: str) -> None:
+def check_deaths(
+    mortal: Runner, folder: Path, moment: str, step: int, optimiser: str = "random", slow: bool = False
+) -> None:
+    """Whenever a process dies, the next one makes of the study what it would have become."""
     whole = folder / "whole.db"
-    answer = mortal(whole, "random", 6)
+    answer = mortal(whole, optimiser, 6, slow=slow)
     assert answer["signal"] == 0
     expected = trace(whole)
     assert sum(state == "COMPLETE" for state, *_ in expected) == 6
-    assert sum(state == "FAIL" for state, *_ in expected) >= 1
-    for commit in range(1, answer["commits"] + 1, 41 if moment == "before" else 47):
-        storage = folder / f"{commit}.db"
-        assert mortal(storage, "random", 6, commit, moment)["signal"] == signal.SIGKILL
-        assert mortal(storage, "random", 6)["signal"] == 0
-        assert trace(storage) == expected, f"killed {moment} commit {commit}"
+    for deadly in range(1, answer[moment] + 1, step):
+        storage = folder / f"{deadly}.db"
+        assert mortal(storage, optimiser, 6, deadly, moment, slow=slow)["signal"] == signal.SIGKILL
+        assert mortal(storage, optimiser, 6, slow=slow)["signal"] == 0
+        assert trace(storage) == expected, f"killed at {moment} {deadly}"
+
+
+@pytest.mark.parametrize(("moment", "step"), [("before", 17), ("after", 23), ("statement", 89)])
+def test_a_death_at_any_transaction_of_a_run_and_in_it_changes_nothing(
+    mortal: Runner, folder: Path, moment: str, step: int
+) -> None:
+    check_deaths(mortal, folder, moment, step)
+    assert sum(state == "FAIL" for state, *_ in trace(folder / "whole.db")) >= 1
+
+
+@pytest.mark.parametrize("step", [pytest.param(53, id="some"), pytest.param(1, id="each", marks=pytest.mark.slow)])
+def test_nor_does_one_where_optuna_s_own_api_writes(mortal: Runner, folder: Path, step: int) -> None:
+    check_deaths(mortal, folder, "after", step, slow=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimiser", ALL)
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_death_at_every_single_transaction_changes_nothing(
+@pytest.mark.parametrize("moment", ["before", "after", "statement"])
+def test_a_death_at_every_single_moment_changes_nothing(
     mortal: Runner, folder: Path, moment: str, optimiser: str
 ) -> None:
-    whole = folder / "whole.db"
-    answer = mortal(whole, optimiser, 7)
-    expected = trace(whole)
-    for commit in range(1, answer["commits"] + 1, 1 if optimiser == "random" else 7):
-        storage = folder / f"{commit}.db"
-        assert mortal(storage, optimiser, 7, commit, moment)["signal"] == signal.SIGKILL
-        assert mortal(storage, optimiser, 7)["signal"] == 0
-        assert trace(storage) == expected, f"killed {moment} commit {commit}"
+    check_deaths(mortal, folder, moment, 1 if optimiser == "random" else 31 if moment == "statement" else 7, optimiser)
 
 
 @pytest.mark.parametrize("optimiser", SOME)
@@ -144,7 +158,7 @@ def test_a_death_at_every_hour_of_the_search_changes_no_optimisers_mind(
     whole, torn = folder / "whole.db", folder / "torn.db"
     mortal(whole, optimiser, 7)
     deaths = 0
-    while mortal(torn, optimiser, 7, commit=50)["signal"] == signal.SIGKILL:
+    while mortal(torn, optimiser, 7, 22)["signal"] == signal.SIGKILL:
         deaths += 1
     assert deaths >= 2
     assert trace(torn) == trace(whole)
@@ -152,17 +166,17 @@ def test_a_death_at_every_hour_of_the_search_changes_no_optimisers_mind(
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(range(3, 20, 9), id="some"), pytest.param(range(1, 28), id="each", marks=pytest.mark.slow)]
+    "seconds", [pytest.param(range(2, 12, 4), id="some"), pytest.param(range(1, 28), id="each", marks=pytest.mark.slow)]
 )
 def test_a_death_during_heal_itself_is_healed(mortal: Runner, folder: Path, moment: str, seconds: range) -> None:
     whole, torn = folder / "whole.db", folder / "torn.db"
-    commits = mortal(whole, "random", 6)["commits"]
-    mortal(torn, "random", 6, commits - 5)  # in the middle of a trial
+    commits = mortal(whole, "random", 6)["after"]
+    mortal(torn, "random", 6, commits - 2)  # in the middle of a trial
     expected = trace(whole)
     for second in seconds:
         storage = copied(torn, folder / f"{second}.db")
         if mortal(storage, "random", 6, second, moment)["signal"] == 0:
-            assert second > 20  # there is no more to healing it and finishing its last trial
+            assert second > 10  # there is no more to healing it and finishing its last trial
             break
         assert mortal(storage, "random", 6)["signal"] == 0
         assert trace(storage) == expected, f"killed {moment} commit {second} of healing"
@@ -172,7 +186,7 @@ def test_a_run_killed_at_every_trial_still_comes_to_its_end(mortal: Runner, fold
     storage = folder / "s.db"
     finished: set[tuple[str, float]] = set()
     for _ in range(60):
-        answer = mortal(storage, "random", 5, commit=40)
+        answer = mortal(storage, "random", 5, 26)
         now = {(str(t.params), t.value) for t in trials_of(storage) if t.state == TrialState.COMPLETE and t.value}
         assert finished <= now, "a finished trial was lost"
         finished = now
@@ -186,8 +200,8 @@ def test_an_interrupted_trial_is_failed_with_its_reason_and_not_counted_as_a_fai
     mortal: Runner, folder: Path
 ) -> None:
     storage = folder / "s.db"
-    commits = mortal(folder / "whole.db", "random", 6)["commits"]
-    mortal(storage, "random", 6, commits - 5)
+    commits = mortal(folder / "whole.db", "random", 6)["after"]
+    mortal(storage, "random", 6, commits - 2)
     mortal(storage, "random", 6)
     interrupted = [t for t in trials_of(storage) if t.user_attrs.get("reason") == "interrupted"]
     assert [t.state for t in interrupted] == [TrialState.FAIL]
@@ -199,14 +213,20 @@ def test_an_interrupted_trial_is_failed_with_its_reason_and_not_counted_as_a_fai
 @pytest.mark.slow
 @pytest.mark.parametrize("eighths", range(8))
 def test_a_stranger_may_kill_the_process_whenever_it_likes(mortal: Runner, folder: Path, eighths: int) -> None:
-    whole, torn, report = folder / "whole.db", folder / "torn.db", folder / "torn.commits"
-    commits = mortal(whole, "bayes", 12)["commits"]
+    whole, torn, report = folder / "whole.db", folder / "torn.db", folder / "torn.report"
+    statements = mortal(whole, "bayes", 12)["statement"]
     code = (
         "import sys; from tests.search.killed_study import *; storage = open_storage(sys.argv[1]);"
-        "count_commits(storage, 0, '', Path(sys.argv[2])); run(storage, 'bayes', 12)"
+        "count(storage, 0, '', Path(sys.argv[2])); run(storage, 'bayes', 12)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, torn, report], cwd=ROOT)
-    wait_until(lambda: report.exists() and int(report.read_text() or "0") > commits * eighths // 8)
+
+    def counted() -> int:
+        with suppress(OSError, ValueError):  # not there yet, or being written
+            return int(json.loads(report.read_text())["statement"])
+        return 0
+
+    wait_until(lambda: counted() > statements * eighths // 8)
     process.kill()
     process.wait()
     assert mortal(torn, "bayes", 12)["signal"] == 0

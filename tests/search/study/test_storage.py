@@ -46,6 +46,27 @@ def test_another_kind_of_database_is_an_error_with_the_way_out(address: str) -> 
         open_storage(address)
 
 
+def test_who_joins_waits_for_a_server_without_a_free_connection_and_says_what_is_wrong(postgres: str) -> None:
+    import psycopg
+
+    with psycopg.connect(postgres, autocommit=True) as owner:
+        owner.execute("CREATE ROLE joe LOGIN PASSWORD 'hunter2' CONNECTION LIMIT 2 IN ROLE merger")
+        address = postgres.replace(f"merger:{PASSWORD}", "joe:hunter2")
+        open_storage(postgres)  # the tables are there
+        others, said = [psycopg.connect(address) for _ in range(2)], []
+
+        def waiting(text: str) -> None:
+            said.append(text)
+            for other in others:
+                other.close()
+
+        storage = open_storage(address, create=False, waiting=waiting)
+        assert said == ["the server has no connection free; raise max_connections; waiting for 10 minutes"]
+        assert storage.get_all_studies() is not None
+        storage.engine.dispose()
+        owner.execute("DROP ROLE joe")
+
+
 def test_a_database_without_studies_is_not_made_into_one_by_looking(postgres: str) -> None:
     import sqlalchemy
 

@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 import sqlalchemy
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import Superseded, TrialFailed
 from bayes_merger.search import samplers
 from bayes_merger.search.space.design import design
-from bayes_merger.search.study.lock import study_lock
+from bayes_merger.search.study.lock import proposer_lock
 from bayes_merger.search.study.queue import queue_again
 from bayes_merger.search.study.storage import backend, open_storage
 from bayes_merger.search.study.study import create_study, finished, load_study, open_study
-from bayes_merger.search.study.workers import Worker, dead_trials, recover
+from bayes_merger.search.study.transaction import transaction
+from bayes_merger.search.study.workers import Worker, dead_entries, recover
 from tests.search.worker_processes import SPACE, score
 
 ROOT = Path(__file__).parents[3]
@@ -135,7 +136,8 @@ def test_when_all_are_killed_the_next_one_goes_on_at_once(where: str, hands: Han
     answer = hands(storage=where, name=study.study_name, workers=1, total=8)
     assert answer["codes"] == [0]
     assert finished(study) == 8
-    assert [key(t.params) for t in dead_trials(study)] == []
+    with transaction(study) as queue:
+        assert dead_entries(study, queue.entries()) == []
 
 
 def test_a_living_worker_s_trial_is_left_alone(where: str) -> None:
@@ -279,6 +281,25 @@ def test_a_broken_line_to_the_server_loses_nothing(postgres: str) -> None:
     assert [t.state.name for t in study.trials] == ["COMPLETE"]
 
 
+def test_a_worker_holds_no_connection_while_it_draws(postgres: str) -> None:
+    study = new_study(f"{postgres}?application_name=drawing", 2)
+
+    def connections() -> int:
+        with open_storage(postgres).engine.connect() as connection:
+            ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'drawing'"
+            return int(connection.exec_driver_sql(ours).scalar_one())
+
+    with Worker(study, SPACE) as worker:
+        trial = worker.claim(2)
+        assert trial is not None
+        for _ in range(1000):  # the server takes a moment to forget a connection
+            if connections() == 0:
+                break
+        assert connections() == 0
+        worker.tell(trial, 1.0)
+        assert connections() == 1
+
+
 def test_a_line_that_breaks_while_a_suggestion_is_made_gives_it_to_nobody_else(postgres: str) -> None:
     study = new_study(postgres, 0)
     with pytest.raises(sqlalchemy.exc.DBAPIError, match="terminat"), broken_off(study, postgres) as check_lock:
@@ -287,7 +308,8 @@ def test_a_line_that_breaks_while_a_suggestion_is_made_gives_it_to_nobody_else(p
 
 @contextmanager
 def broken_off(study: Study, postgres: str) -> Iterator[Callable[[], None]]:
-    with study_lock(study) as check_lock:
+    with proposer_lock(study) as check_lock:
+        assert check_lock is not None
         check_lock()
         cut_all_lines(postgres)
         yield check_lock
@@ -322,9 +344,10 @@ def test_the_lock_of_a_killed_worker_is_swept_away(tmp_path: Path, hands: Hands)
         assert [path.name.rpartition("-")[2] for path in tmp_path.glob("*-worker-*")] == [alive.id]
 
 
-def died(study: Study, trial: Trial) -> None:
+def died(study: Study, trial: FrozenTrial) -> None:
     """As if the process that draws it had been killed."""
-    queue_again(study, [t for t in study.get_trials(deepcopy=False) if t.number == trial.number], died=True)
+    with transaction(study) as queue:
+        queue_again(queue, [e for e in queue.entries() if e.number == trial.number], died=True)
 
 
 def test_a_merge_at_which_three_processes_ended_has_failed(where: str) -> None:

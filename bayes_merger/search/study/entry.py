@@ -1,0 +1,99 @@
+"""What a study's queue is made of, and what can be done with it in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optuna.trial import FrozenTrial, TrialState
+
+from bayes_merger.search.study.history import DEATHS, ORIGIN, PHASE, PREDICTED, RETRY_OF, ROW, WORKER
+from bayes_merger.search.study.sound import is_sound
+
+SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
+"""What counts against the budget of trials."""
+
+OPEN = (TrialState.WAITING, TrialState.RUNNING)
+"""What the queue is about."""
+
+KNOWN = (DEATHS, ORIGIN, PHASE, RETRY_OF, ROW, WORKER)
+"""The attributes of a trial that the queue goes by."""
+
+TRIES = 3
+"""A merge at which so many processes ended is not tried again."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial that waits or runs.
+
+    Attributes:
+        id: in the database.
+        number: in the study.
+        state: WAITING or RUNNING.
+        attributes: those of ``KNOWN`` that are what a run writes.
+        silent: whether it is so long since its worker gave a sign of life that the worker must be dead.
+    """
+
+    id: int
+    number: int
+    state: TrialState
+    attributes: Mapping[str, Any]
+    silent: bool = False
+
+    @property
+    def origin(self) -> int:
+        """The number of the first attempt at its values."""
+        return int(self.attributes.get(ORIGIN, self.number))
+
+    @property
+    def deaths(self) -> int:
+        """How many processes have ended over its values."""
+        return int(self.attributes.get(DEATHS, 0))
+
+    @property
+    def is_predicted(self) -> bool:
+        """Whether it is the trial that ends a search: where the most is expected."""
+        return self.attributes.get(PHASE) == PREDICTED
+
+    @property
+    def is_dangerous(self) -> bool:
+        """Whether one more death is its last."""
+        return self.deaths >= TRIES - 1
+
+
+def sound(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that the queue goes by and that are what a run writes."""
+    return {key: value for key, value in attributes.items() if key in KNOWN and is_sound(key, value)}
+
+
+class Transaction(Protocol):
+    """A study's queue, for as long as nobody else changes it."""
+
+    def entries(self) -> list[Entry]:
+        """The trials that wait or run, oldest first. Ask before :meth:`spent`: a trial that ends in between is then
+        counted twice, never not at all."""
+
+    def spent(self) -> int:
+        """How many trials have a score or were cut short, whoever wrote them."""
+
+    def rows(self) -> set[int]:
+        """Which rows of the start design are trials already."""
+
+    def trial(self, entry: Entry) -> FrozenTrial:
+        """All that is known of an entry."""
+
+    def add(self, trials: Sequence[FrozenTrial]) -> None:
+        """New trials, finished or waiting, in this order."""
+
+    def start(self, entry: Entry, attributes: Mapping[str, Any]) -> bool:
+        """A waiting trial runs from now on, with these attributes and a first sign of life; False: it did not wait."""
+
+    def finish(
+        self, trial: int, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
+    ) -> bool:
+        """A trial, by its id in the database, has ended; False: it had already."""
+
+    def ended(self, trial: int) -> TrialState | None:
+        """How a trial, by its id in the database, has ended; None: it has not."""

@@ -1,0 +1,88 @@
+"""The queue through Optuna's own API: for storages and schema versions whose tables we do not know.
+
+Each step is a transaction of its own, some hundred statements per trial, so the study's lock is held around all of
+them; they come in an order in which the process may die between any two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from bayes_merger.search.study.entry import OPEN, SPENT, Entry, sound
+from bayes_merger.search.study.history import ROW
+from bayes_merger.search.study.sound import is_sound
+from bayes_merger.search.study.storage import database_file
+
+
+class OptunaTransaction:
+    """See :class:`~bayes_merger.search.study.entry.Transaction`.
+
+    Args:
+        study: whose lock is held.
+        storage: under its cache.
+    """
+
+    def __init__(self, study: Study, storage: BaseStorage) -> None:
+        self._storage = study._storage
+        self._study = study._study_id
+        self._server = storage if isinstance(storage, RDBStorage) and not database_file(storage) else None
+        self._beats = isinstance(storage, RDBStorage)
+
+    def entries(self) -> list[Entry]:
+        """The trials that wait or run, oldest first."""
+        silent = set(self._server._get_stale_trial_ids(self._study)) if self._server else set()
+        return [
+            Entry(t._trial_id, t.number, t.state, sound(t.user_attrs), t._trial_id in silent)
+            for t in self._storage.get_all_trials(self._study, deepcopy=False, states=OPEN)
+        ]
+
+    def spent(self) -> int:
+        """How many trials have a score or were cut short."""
+        return len(self._storage.get_all_trials(self._study, deepcopy=False, states=SPENT))
+
+    def rows(self) -> set[int]:
+        """Which rows of the start design are trials already."""
+        found = [t.user_attrs.get(ROW) for t in self._storage.get_all_trials(self._study, deepcopy=False)]
+        return {row for row in found if row is not None and is_sound(ROW, row)}
+
+    def trial(self, entry: Entry) -> FrozenTrial:
+        """All that is known of an entry."""
+        return self._storage.get_trial(entry.id)
+
+    def add(self, trials: Sequence[FrozenTrial]) -> None:
+        """New trials, finished or waiting, in this order."""
+        for trial in trials:
+            self._storage.create_new_trial(self._study, template_trial=trial)
+
+    def start(self, entry: Entry, attributes: Mapping[str, Any]) -> bool:
+        """A waiting trial runs from now on."""
+        try:
+            for key, value in attributes.items():  # before it runs: no trial may run without a known worker
+                self._storage.set_trial_user_attr(entry.id, key, value)
+            if self._beats:
+                self._storage.record_heartbeat(entry.id)  # type: ignore[attr-defined]
+            return self._storage.set_trial_state_values(entry.id, TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            return False  # taken and finished since we looked
+
+    def finish(
+        self, trial: int, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
+    ) -> bool:
+        """A trial has ended."""
+        try:
+            for key, value in attributes.items():
+                self._storage.set_trial_user_attr(trial, key, value)
+            return self._storage.set_trial_state_values(trial, state, values)
+        except UpdateFinishedTrialError:
+            return False
+
+    def ended(self, trial: int) -> TrialState | None:
+        """How a trial has ended, if it has."""
+        state = self._storage.get_trial(trial).state
+        return state if state.is_finished() else None

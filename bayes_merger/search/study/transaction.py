@@ -1,0 +1,45 @@
+"""One change of a study's queue: it happens as a whole, and no two overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from optuna.storages import RDBStorage
+from optuna.study import Study
+
+from bayes_merger.search.study.entry import Transaction
+from bayes_merger.search.study.lock import place_in_line, study_lock
+from bayes_merger.search.study.storage import underlying
+from bayes_merger.search.study.tables import TableTransaction, are_known
+from bayes_merger.search.study.through_optuna import OptunaTransaction
+
+
+@contextmanager
+def transaction(study: Study, *, locked: bool = False) -> Iterator[Transaction]:
+    """A study's queue, for as long as nobody else changes it.
+
+    Nothing slow belongs into this block, and nothing that reads the study in another way: it would wait for this one.
+
+    Optuna's tables are written directly where they are those that we know, otherwise through its API.
+
+    Args:
+        study: shared with any number of others.
+        locked: whether this process holds the study's lock already.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: the database cannot be reached or written; nothing has changed, or all has.
+        optuna.exceptions.StorageInternalError: the same.
+    """
+    storage = underlying(study)
+    if not isinstance(storage, RDBStorage):
+        yield OptunaTransaction(study, storage)
+    elif are_known(storage):
+        line = place_in_line(study)
+        with storage.engine.begin() as connection:
+            if not locked:
+                line(connection)
+            yield TableTransaction(connection, study._study_id)
+    else:
+        with nullcontext() if locked else study_lock(study):
+            yield OptunaTransaction(study, storage)
