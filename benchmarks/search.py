@@ -76,12 +76,15 @@ class Setting:
         return "-".join(str(value) for value in asdict(self).values())
 
 
-NOISY = Setting(noise=0.15, trials=60)
+SHORT = Setting(trials=60)
+NOISY = Setting(noise=0.15, trials=30)
 SIZES = tuple(Setting(dimensions, trials=60) for dimensions in (8, 40, 120))
 WORKERS = tuple(Setting(pending=pending) for pending in (4, 16))
 PLAN: tuple[tuple[Setting, Sequence[str], Sequence[int]], ...] = (
-    (Setting(), (BEFORE, "structured"), INSTANCES),
+    (Setting(), (BEFORE, "structured"), INSTANCES[:2]),
+    (SHORT, (BEFORE, "structured"), INSTANCES[2:]),
     (NOISY, (BEFORE, "structured"), INSTANCES),
+    (Setting(), (BEFORE, "structured"), INSTANCES),
     *((setting, ("structured",), INSTANCES[:4]) for setting in WORKERS),
     *((setting, (BEFORE, "structured"), INSTANCES[:3]) for setting in SIZES),
     (Setting(), OTHERS, INSTANCES[:4]),
