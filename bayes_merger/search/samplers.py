@@ -77,7 +77,7 @@ def make_sampler(factory: Callable[..., Any], space: Space, seed: int) -> Statel
 
 
 def structured(
-    space: Space | None, seed: int, *, blocks: bool = True, candidates: int = 1500, starts: int = 4
+    space: Space | None, seed: int, *, blocks: bool = True, candidates: int = 1000, starts: int = 5
 ) -> BaseSampler:
     """The default, made for merges: processes with a trend for few scores, then in turns some that model the blocks.
 
