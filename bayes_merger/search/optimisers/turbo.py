@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bayes_merger.search.optimisers.base import Observations, SuggestFn
 from bayes_merger.search.optimisers.bayesopt import standardised
 from bayes_merger.search.optimisers.options import check_number
+from bayes_merger.search.optimisers.thinning import thinned
 from bayes_merger.search.space.cube import Array, derived_seed, generator, sobol_points
 from bayes_merger.search.surrogates.ard_gp import ArdGP, fit
 
@@ -60,11 +61,13 @@ def turbo_proposal(settings: Region) -> SuggestFn:
             spread_out: Array = sobol_points(derived_seed(seed), observations.slot, 1, observations.dimensions)[0]
             return spread_out
         scores = standardised(observations.scores[scored])
-        process = fit(observations.points[scored], scores)
         length = region_length(scores, observations.searched[scored], settings)
+        seen = thinned(observations)
+        told = np.isfinite(seen.scores)
+        process = fit(seen.points[told], standardised(seen.scores[told]))
         inside = candidates(process, length, settings.candidates, generator(seed, observations.slot))
         # Running trials have no score yet: condition on what the process predicts for them.
-        mean, covariance = process.condition_on(observations.points[~scored]).posterior(inside)
+        mean, covariance = process.condition_on(seen.points[~told]).posterior(inside)
         best: Array = inside[int(np.argmax(_draw(mean, covariance, generator(seed, observations.slot, 1))))]
         return best
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.search.space.cube import Array, derived_seed, generator, latin_hypercube, sobol_points
@@ -85,6 +84,8 @@ def _smooth(rng: np.random.Generator, count: int, slow: Array) -> Array:
     Half the variance is in the slow functions, half in each weight; z and z' are one Latin hypercube of normal numbers.
     A weight without a block is all z'.
     """
+    from scipy.special import ndtr, ndtri  # slow to import
+
     normal = ndtri(latin_hypercube(rng, count, sum(slow.shape)).clip(1e-9, 1.0))
     waves, own = normal[:, : slow.shape[1]] @ slow.T, normal[:, slow.shape[1] :]
     size = np.linalg.norm(slow, axis=1)

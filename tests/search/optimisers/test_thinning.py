@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from bayes_merger.search.optimisers.base import Observations
+from bayes_merger.search.optimisers.base import Observations, SuggestFn
+from bayes_merger.search.optimisers.bayesopt import Tuned, tuned_proposal
+from bayes_merger.search.optimisers.structured import Structured, structured_proposal
 from bayes_merger.search.optimisers.thinning import thinned
+from bayes_merger.search.optimisers.turbo import Region, turbo_proposal
 from bayes_merger.search.space.cube import generator
 
 
@@ -49,3 +53,17 @@ def test_what_is_seen_of_failures_alone_is_the_first_and_the_newest() -> None:
     seen = thinned(blank)
     assert len(seen.points) == 300
     assert (seen.points[-60:] == observations.points[-60:]).all()
+
+
+@pytest.mark.parametrize(
+    "propose",
+    [
+        structured_proposal(Structured(True, 100, 1)),
+        tuned_proposal(Tuned(restarts=0, candidates=100, starts=1)),
+        turbo_proposal(Region(0.8, 3, 500, 50)),
+    ],
+    ids=["structured", "bayes", "turbo"],
+)
+def test_what_is_not_seen_changes_no_suggestion(propose: SuggestFn) -> None:
+    observations = observed(400)
+    assert (propose(observations, 3) == propose(thinned(observations), 3)).all()
