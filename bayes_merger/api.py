@@ -190,7 +190,7 @@ def open_study(
     groups: Sequence[Sequence[str]] | None = None,
     optimiser: str | Callable[..., Any] = "structured",
     seed: int = 0,
-    init_points: int = 20,
+    init_points: int = 10,
 ) -> AskTellStudy:
     """A study to ask and tell: a new one, or one that exists with all its scores.
 

@@ -93,10 +93,10 @@ class RunConfig:
     storage: str | None = None
     workers: int = 1
     seed: int = 0
-    init_points: int = 20
+    init_points: int = 10
     anchors: list[Any] = field(default_factory=list)
-    design: str = "lhs"
-    n_iters: int = 60
+    design: str = "blocks"
+    n_iters: int = 70
     images_budget: int | None = None
     time_limit: Any = None
     patience: int | None = None

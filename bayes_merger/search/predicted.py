@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayes_merger.search.optimisers.acquisition import LEADERS, UpperBound, top_of
 from bayes_merger.search.optimisers.base import Observations, one_thread
-from bayes_merger.search.optimisers.structured import model_of, top_of
 from bayes_merger.search.optimisers.thinning import thinned
 from bayes_merger.search.space.cube import Array, generator
+from bayes_merger.search.surrogates.ensemble import evidence_of, fit_shared
 from bayes_merger.search.surrogates.posterior import MIN_TRIALS
 
 CANDIDATES, STARTS = 1000, 8
@@ -51,7 +52,8 @@ def predicted_point(observations: Observations, seed: int) -> Predicted | None:
     seen = thinned(observations)
     rng = generator(seed, seen.slot, zlib.crc32(b"predicted"))
     with one_thread():
-        model = model_of(seen)
-        point = top_of(model, seen, rng, kappa=0.0, candidates=CANDIDATES, starts=STARTS)
-        mean, sd = model.predict(point[None])
+        ensemble = fit_shared(evidence_of(seen.points, seen.scores, seen.pictures))
+        leaders, _ = ensemble.leaders(LEADERS)
+        point = top_of(UpperBound(ensemble, 0.0), leaders, rng, candidates=CANDIDATES, starts=STARTS)
+        mean, sd = ensemble.predict(point[None])
     return Predicted(point, float(mean[0]), float(sd[0]))

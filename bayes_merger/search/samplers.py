@@ -77,9 +77,9 @@ def make_sampler(factory: Callable[..., Any], space: Space, seed: int) -> Statel
 
 
 def structured(
-    space: Space | None, seed: int, *, blocks: bool = True, candidates: int = 1500, starts: int = 4
+    space: Space | None, seed: int, *, blocks: bool = True, candidates: int = 1000, starts: int = 5
 ) -> BaseSampler:
-    """The default, made for merges: ``bayes``, and an ensemble of processes that models noise and blocks, alternating.
+    """The default, made for merges: processes with a trend for few scores, then in turns some that model the blocks.
 
     Args:
         space: see the module.

@@ -158,14 +158,14 @@ def test_an_own_configuration_of_a_few_values_lies_over_ours(folder: Path) -> No
     assert composed("n_iters=5", "optimiser=gp")["n_iters"] == 5
     assert compose.compose_run(["experiment=demo"])["n_iters"] == 30
     write("conf/config.yaml", "")
-    assert composed()["n_iters"] == 60
+    assert composed()["n_iters"] == 70
 
 
 def test_a_whole_configuration_takes_the_place_of_ours(folder: Path) -> None:
     text = "defaults: [schema, {optimiser: tpe}, {payloads: [p]}, {scorers: [laion]}, _self_]\nn_iters: 7\n"
     write("conf/config.yaml", text + "model_a: a\nmodel_b: b\n")
     settings = composed()
-    assert (settings["n_iters"], settings["init_points"], settings["space"]) == (7, 20, {})
+    assert (settings["n_iters"], settings["init_points"], settings["space"]) == (7, 10, {})
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from sklearn.gaussian_process.kernels import Matern
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.optimisers.base import Observations, SuggestFn, is_known
 from bayes_merger.search.optimisers.options import check_choice, check_number
+from bayes_merger.search.optimisers.thinning import thinned
 from bayes_merger.search.space.cube import Array, derived_seed, generator
 from bayes_merger.search.surrogates.kernels import matern52, squared_distances
 
@@ -131,7 +132,7 @@ def tuned_proposal(settings: Tuned) -> SuggestFn:
             n_restarts_optimizer=settings.restarts,
             normalize_y=False,  # already normalised, over the real scores only
         )
-        known = training_data(observations)
+        known = training_data(thinned(observations))
         for point, score in zip(known.points, known.scores, strict=True):
             optimiser.space.register(point, float(score))
         return _array(optimiser.suggest())

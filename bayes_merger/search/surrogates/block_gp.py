@@ -6,12 +6,6 @@ says how long length scales usually are, and which weights' length scales are co
 Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/, chapters 2 and 5; length scales that grow with the root
 of the dimensions: Hvarfner and others (2024), https://arxiv.org/abs/2402.02229.
 
-With the scores y, their covariance K = sum of the kernels + noise, and the constant mean c:
-
-    coefficients a = K^-1 (y - c)                        shape (N,)
-    mean(x)        = c + k(x)^T a                        k(x): covariances of x with the observations, shape (N,)
-    sd(x)^2        = amplitude - k(x)^T K^-1 k(x)
-
 Shapes: N observations, D weights, F basis functions.
 """
 
@@ -21,19 +15,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
-from bayes_merger.search.surrogates.kernels import centre_of, cholesky, matern52, squared_distances
+from bayes_merger.search.surrogates.kernels import matern52, squared_distances
+from bayes_merger.search.surrogates.process import FITTED, JITTER, Process, log_likelihood
 
 ROOT5 = math.sqrt(5.0)
-JITTER = 1e-8
-LEAST_VARIANCE = 1e-10
-
-FITTED = 200
-"""At most this many observations are used to fit the length scales; all of them are used for the mean."""
 
 STEPS = 60
 """Iterations to the mode: afterwards only the third digit changes."""
@@ -76,81 +64,44 @@ class Settings:
     smooth: bool = False
 
 
-class BlockGP:
-    """The posterior of the scores at any point.
+class BlockGP(Process):
+    """The process, conditioned on scores.
 
     Args:
-        points: shape ``(N, D)``.
-        scores: shape ``(N,)``, mean about 0 and variance about 1.
+        points: as of :class:`Process`.
+        scores: as of :class:`Process`.
         settings: the hyperparameters.
         basis: the prior's.
-        exact: one per point, whether its score is a prediction without noise (of a trial that still runs).
     """
 
-    def __init__(
-        self,
-        points: Array,
-        scores: Array,
-        settings: Settings,
-        basis: Array | None,
-        exact: NDArray[np.bool_] | None = None,
-    ) -> None:
+    def __init__(self, points: Array, scores: Array, settings: Settings, basis: Array | None) -> None:
         self.settings = settings
         self._maps = (None, basis)[: len(settings.scales)]
         self._features = [_mapped(points, m) * s for m, s in zip(self._maps, settings.scales, strict=True)]
-        self._amplitude = sum(settings.amplitudes)
-        covariance = sum(
-            _kernel(squared_distances(f, f), a, settings.smooth)[0]
-            for f, a in zip(self._features, settings.amplitudes, strict=True)
-        )
-        noise = np.full(len(points), settings.noise) if exact is None else np.where(exact, 1e-4, settings.noise)
-        self.inverse: Array = cho_solve((cholesky(covariance + np.diag(noise + JITTER)), True), np.eye(len(points)))
-        self.centre = centre_of(self.inverse, scores)
-        self.coefficients: Array = self.inverse @ (scores - self.centre)
+        super().__init__(points, scores, settings.noise)
 
-    def predict(self, points: Array) -> tuple[Array, Array]:
-        """Posterior mean and standard deviation, without a score's noise: shape ``(M, D)`` to ``(M,)`` twice."""
-        k = np.zeros((len(points), len(self.inverse)))
+    def covariances(self, points: Array) -> tuple[Array, Array]:
+        """See :class:`Process`."""
+        k = np.zeros((len(points), len(self._features[0])))
         for index, feature in enumerate(self._features):
             own = _mapped(points, self._maps[index]) * self.settings.scales[index]
             k += _kernel(squared_distances(own, feature), self.settings.amplitudes[index], self.settings.smooth)[0]
-        variance = self._amplitude - np.einsum("ij,ij->i", k @ self.inverse, k)
-        return self.centre + k @ self.coefficients, np.sqrt(np.maximum(variance, LEAST_VARIANCE))
+        return k, np.full(len(points), sum(self.settings.amplitudes))
 
-    def gradient(self, point: Array) -> tuple[float, float, Array, Array]:
-        """Posterior mean and standard deviation at one point, and their gradients, shape ``(D,)``.
-
-        d mean = J^T a,   d sd = -J^T K^-1 k / sd,   with the Jacobian J = dk/dx, shape (N, D)
+    def jacobians(self, point: Array) -> tuple[Array, Array, float, Array]:
+        """See :class:`Process`.
 
         Of each kernel, with u = x / length scale (through the basis, if any): J_i = -steepness_i (u - u_i) du/dx.
         """
-        k = np.zeros(len(self.inverse))
-        steep: list[tuple[Array, Array, Array | None]] = []
+        k, jacobian = np.zeros(len(self._features[0])), np.zeros((len(self._features[0]), len(point)))
         for index, feature in enumerate(self._features):
             scale, basis = self.settings.scales[index], self._maps[index]
             difference = _mapped(point, basis) * scale - feature
             own, steepness = _kernel((difference**2).sum(axis=1), self.settings.amplitudes[index], self.settings.smooth)
             k += own
-            steep.append((-steepness[:, None] * difference, scale, basis))
-        explained = self.inverse @ k
-        deviation = math.sqrt(max(self._amplitude - float(k @ explained), LEAST_VARIANCE))
-        mean_gradient = np.zeros(len(point))
-        sd_gradient = np.zeros(len(point))
-        for jacobian, scale, basis in steep:
-            gradients = np.stack([self.coefficients, -explained / deviation]) @ jacobian * scale
-            up, out = gradients if basis is None else gradients @ basis.T
-            mean_gradient += up
-            sd_gradient += out
-        return float(self.centre + k @ self.coefficients), deviation, mean_gradient, sd_gradient
-
-    def loo_log_density(self) -> float:
-        """Log predictive density of each score given all others, summed; higher is better.
-
-        sum_i log N(y_i | mean_i, variance_i) with variance_i = 1 / (K^-1)_ii and y_i - mean_i = a_i / (K^-1)_ii:
-        Rasmussen and Williams (2006), equations 5.10 to 5.12.
-        """
-        diagonal = np.diag(self.inverse)
-        return float(0.5 * (np.log(diagonal) - self.coefficients**2 / diagonal - math.log(2.0 * math.pi)).sum())
+            inner = -steepness[:, None] * difference * scale
+            jacobian += inner if basis is None else inner @ basis.T
+        return k, jacobian, sum(self.settings.amplitudes), np.zeros(len(point))
 
 
 def fit(points: Array, scores: Array, prior: Prior) -> Settings:
@@ -205,9 +156,6 @@ class _Mode:
     def descent(self, vector: Array) -> tuple[float, Array]:
         """Minus the log posterior density, up to a constant, and its gradient, shape of the vector.
 
-            -log p(y | theta) = 1/2 (y - c)^T K^-1 (y - c) + 1/2 log det K + c^2 / 2
-            d/d theta         = -1/2 tr((a a^T - K^-1) dK/d theta)        a: the coefficients
-
         Along the log length scale of feature f, dK_ij = steepness_ij (f_i - f_j)^2; along a log variance, the kernel;
         along the log noise, noise times the identity. The prior adds :meth:`_prior`.
         """
@@ -218,13 +166,7 @@ class _Mode:
             for f, a in zip(scaled, settings.amplitudes, strict=True)
         ]
         covariance = sum(k for k, _ in parts) + (settings.noise + JITTER) * np.eye(len(self._scores))
-        triangle = cholesky(covariance)
-        inverse: Array = cho_solve((triangle, True), np.eye(len(self._scores)))
-        centre = centre_of(inverse, self._scores)
-        rest = self._scores - centre
-        coefficients = inverse @ rest
-        loss = 0.5 * rest @ coefficients + np.log(np.diag(triangle)).sum() + 0.5 * centre**2
-        pull = np.outer(coefficients, coefficients) - inverse
+        loss, pull = log_likelihood(covariance, self._scores)
         own = [-0.5 * _scale_pull(pull * steep, f) for (_, steep), f in zip(parts, scaled, strict=True)]
         gradient = np.array(
             [
@@ -236,7 +178,7 @@ class _Mode:
             ]
         )
         prior, prior_gradient = self._prior(vector)
-        return float(loss) + prior, gradient + prior_gradient
+        return loss + prior, gradient + prior_gradient
 
     def _prior(self, vector: Array) -> tuple[float, Array]:
         """Minus the log prior density, up to a constant, and its gradient: 1/2 d^T P d and P d, d = vector - mode."""

@@ -27,18 +27,3 @@ def matern52(r: Array, amplitude: float = 1.0) -> tuple[Array, Array]:
     """
     decay: Array = amplitude * np.exp(-r)
     return (1.0 + r + r**2 / 3.0) * decay, decay
-
-
-def cholesky(covariance: Array) -> Array:
-    """The lower triangle; with more jitter if rounding has made the matrix indefinite."""
-    jitter = 0.0
-    while True:
-        try:
-            return np.asarray(np.linalg.cholesky(covariance + jitter * np.eye(len(covariance))))
-        except np.linalg.LinAlgError:
-            jitter = max(10.0 * jitter, 1e-8)
-
-
-def centre_of(inverse: Array, scores: Array) -> float:
-    """The posterior mean of the scores' constant mean, whose prior is a standard normal distribution."""
-    return float(inverse.sum(axis=0) @ scores / (inverse.sum() + 1.0))

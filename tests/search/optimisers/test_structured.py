@@ -11,11 +11,11 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from bayes_merger.search import build_space, samplers
-from bayes_merger.search.optimisers.base import Observations
-from bayes_merger.search.optimisers.structured import Structured, fit_ensemble, log_improvement
+from bayes_merger.search.optimisers.acquisition import Improvement, UpperBound, log_improvement
 from bayes_merger.search.space.cube import generator
 from bayes_merger.search.surrogates.block_gp import BlockGP, Prior, Settings, _Mode, fit
 from bayes_merger.search.surrogates.block_order import basis, correlation
+from bayes_merger.search.surrogates.ensemble import Ensemble, evidence_of, fit_separate, fit_shared
 from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 from bayes_merger.testing.samplers import ask
 
@@ -46,9 +46,9 @@ def test_the_gradients_of_the_process_are_the_numeric_ones(prior: Prior) -> None
     vector = mode.start + 0.2 * rng.standard_normal(len(mode.start))
     assert mode.descent(vector)[1] == pytest.approx(numeric(lambda v: mode.descent(v)[0], vector), abs=2e-5)
     process = BlockGP(points, scores, mode.settings(vector), prior.basis)
-    x = rng.random(26)
+    x = points[4] + 0.05 * rng.standard_normal(26)
     mean, deviation, uphill, outward = process.gradient(x)
-    means, deviations = process.predict(x[None])
+    means, deviations = process.predict_score(x[None])
     assert (mean, deviation) == pytest.approx((means[0], deviations[0]), abs=1e-9)
     assert uphill == pytest.approx(numeric(lambda v: process.gradient(v)[0], x), abs=1e-5)
     assert outward == pytest.approx(numeric(lambda v: process.gradient(v)[1], x), abs=1e-5)
@@ -67,7 +67,7 @@ def test_the_density_is_that_of_each_score_left_out() -> None:
         mean = process.centre + pull @ (scores[others] - process.centre)
         variance = covariance[left, left] - pull @ covariance[others, left]
         total += -0.5 * np.log(2 * np.pi * variance) - 0.5 * (scores[left] - mean) ** 2 / variance
-    assert process.loo_log_density() == pytest.approx(total)
+    assert process.loo_log_density == pytest.approx(total)
 
 
 def test_a_weight_that_does_nothing_gets_a_longer_scale_than_one_that_matters() -> None:
@@ -145,21 +145,54 @@ def test_where_pictures_do_not_explain_the_scores_the_noise_is_unknown() -> None
     assert noise_variance_of_scores(pictures[:3], rng.random(3)) is None
 
 
-def observations_of(points: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> Observations:
-    return Observations(len(points), 0, points, scores, np.ones(len(points), dtype=bool), names=NAMES)
+def ensembles(points: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> list[Ensemble]:
+    evidence = evidence_of(points, scores)
+    return [fit_shared(evidence), fit_separate(evidence, NAMES, blocks=True)]
 
 
-def test_a_trial_that_still_runs_makes_its_place_certain_and_no_better() -> None:
+def test_a_trial_that_still_runs_makes_its_score_certain_and_no_better() -> None:
     rng = generator(4)
     points = rng.random((30, 26))
-    scores = -((points - 0.5) ** 2).sum(axis=1)
+    scores = -((points - 0.5) ** 2).sum(axis=1) + 0.3 * rng.standard_normal(30)
     place = rng.random((1, 26))
-    settings = Structured(True, 100, 2)
-    before = fit_ensemble(observations_of(points, scores), settings)
-    more = observations_of(np.concatenate([points, place]), np.append(scores, np.nan))
-    after = fit_ensemble(more, settings)
-    assert after.predict(place)[0] == pytest.approx(before.predict(place)[0], abs=0.02)
-    assert after.predict(place)[1] < 0.2 * before.predict(place)[1]
+    more = np.concatenate([points, place]), np.append(scores, np.nan)
+    for before, after in zip(ensembles(points, scores), ensembles(*more), strict=True):
+        assert after.predict(place)[0] == pytest.approx(before.predict(place)[0], abs=1e-6)
+        assert after.predict_score(place)[1] < 0.01 < 0.1 < before.predict_score(place)[1]
+
+
+def test_the_gradients_of_what_a_point_promises_are_the_numeric_ones() -> None:
+    rng = generator(6)
+    points = rng.random((40, 26))
+    scores = -((points - 0.5) ** 2).sum(axis=1) + 0.3 * rng.standard_normal(40)
+    x = points[3] + 0.03 * rng.standard_normal(26)
+    for ensemble in ensembles(points, scores):
+        for acquisition in (UpperBound(ensemble, 1.5), Improvement(ensemble, 0.8)):
+            value, gradient = acquisition.descent(x)
+            assert -value == pytest.approx(float(acquisition.heights(x[None])[0]), abs=1e-6)
+            assert gradient == pytest.approx(numeric(lambda v, a=acquisition: a.descent(v)[0], x), abs=1e-4)
+
+
+def test_no_trial_is_spent_on_a_known_point_though_the_best_lies_in_a_corner_and_scores_are_noisy() -> None:
+    space = {f"IN{i:02}.alpha": FloatDistribution(0.0, 1.0) for i in range(6)}
+    noise = generator(9).normal(0.0, 40.0, (8, 6)), generator(9, 1).uniform(0.0, 6.3, 8)
+    study = optuna.create_study(direction="maximize", sampler=samplers.structured(space, 3))
+    points: list[list[float]] = []
+    for number in range(40):
+        trial = ask(study, space)
+        point = list(trial.params.values())
+        if number >= 10:
+            assert min(np.abs(np.array(points) - point).max(axis=1)) > 0.01, f"trial {number}"
+        points.append(point)
+        luck = 1.2 * np.cos(noise[0] @ point + noise[1])  # of each picture, the same whenever this point is drawn
+        pictures = [
+            {"scorer": "s", "payload": "p", "index": i, "seed": i, "value": point[0] + point[1] - point[2] + one}
+            for i, one in enumerate(luck.tolist())
+        ]
+        trial.set_user_attr("scores", pictures)
+        study.tell(trial, float(np.mean([picture["value"] for picture in pictures])))
+    corner = np.array(points)[:, :3]
+    assert (np.abs(corner - [1.0, 1.0, 0.0]).max(axis=1) < 0.05).any()
 
 
 def test_scores_that_are_all_the_same_and_failures_alone_are_no_trouble() -> None:

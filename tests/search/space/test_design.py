@@ -1,4 +1,4 @@
-"""The start design with a person's own anchors, and with a Sobol sequence instead of a hypercube."""
+"""The start design: a person's own anchors, the order of the blocks, a Latin hypercube, a Sobol sequence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWN = {"BASE.alpha": 0.1, "IN00.alpha": 0.9, "M00.alpha": 0.3}
 
 
 def test_a_persons_anchors_come_after_the_pure_ones_and_before_the_hypercube() -> None:
-    rows = design(SPACE, 8, 5, anchors=[OWN, OWN, SPACE.anchors()[2]])
+    rows = design(SPACE, 8, 5, anchors=[OWN, OWN, SPACE.anchors()[2]], kind="lhs")
     assert rows[:3] == SPACE.anchors()
     assert rows[3] == OWN
     assert len(rows) == 8
@@ -36,6 +36,36 @@ def test_a_sobol_design_is_even_scrambled_by_the_seed_and_the_same_again() -> No
     cube = np.array([to_point(row, SPACE.distributions()) for row in rows[3:]])
     assert ((cube < 0.5).sum(axis=0) == 8).all()
     assert ((cube < 0.25).sum(axis=0) == 4).all()
+
+
+UNET = build_space(
+    ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))), {"alpha": (0, 1)}
+)
+
+
+def test_four_merges_differ_between_in_and_out_and_the_others_are_smooth_over_the_blocks() -> None:
+    rows = np.array([list(row.values()) for row in design(UNET, 207, 5)])
+    assert rows[:3, [0, 1, 13, 14]].tolist() == [[0.0] * 4, [1.0] * 4, [0.5] * 4]
+    assert rows[3:7, [0, 1, 12, 13, 14, 25]].tolist() == [
+        [0.5, 0.25, 0.25, 0.5, 0.75, 0.75],
+        [0.5, 0.75, 0.75, 0.5, 0.25, 0.25],
+        [0.25] * 6,
+        [0.75] * 6,
+    ]
+    smooth = np.corrcoef(rows[7:].T)
+    neighbours, far = smooth[np.arange(1, 12), np.arange(2, 13)], smooth[np.arange(1, 7), np.arange(7, 13)]
+    assert neighbours.mean() > 0.3 > far.mean()
+    assert (np.histogram(rows[7:], 4, (0.0, 1.0))[0] > 1100).all()  # evenly spread: 1300 of 5200 in each quarter
+    assert rows.min() == 0.0
+    assert rows.max() == 1.0
+
+
+def test_where_blocks_have_no_order_the_design_is_a_hypercube_and_a_chain_has_no_two_sides() -> None:
+    plain = build_space(("BASE", "X"), {"alpha": (0.0, 1.0)})
+    assert design(plain, 9, 5) == design(plain, 9, 5, kind="lhs")
+    chain = build_space(tuple(f"D{i:02}" for i in range(19)), {"alpha": (0.0, 1.0)})
+    rows = np.array([list(row.values()) for row in design(chain, 8, 5)])[3:]
+    assert (np.ptp(rows, axis=1) > 0.1).all()
 
 
 def test_a_design_of_an_unknown_kind_is_an_error() -> None:
