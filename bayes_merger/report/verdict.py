@@ -78,22 +78,19 @@ def _words(shown: str, parent: ComparisonRow, ratio: float | None, pictures: int
     lead = parent.behind
     if lead == 0 and not parent.behind_error:
         return False, f"not better than {shown} but draws the same"
-    if pictures < ENOUGH:
-        return (
-            None,
-            f"{'ahead of' if lead > 0 else 'behind'} {shown} by {abs(lead):.2f} on no more than {pictures} pictures",
-        )
     by = f"by {abs(lead):.2f}" + (f" ({abs(ratio):.1f} standard errors)" if ratio is not None else "")
+    if pictures < ENOUGH:
+        return None, f"{'ahead of' if lead > 0 else 'behind'} {shown} {by} on no more than {pictures} pictures"
     if ratio is None or abs(ratio) > critical_ratio(pictures):
         return lead > 0, f"better than {shown} {by}" if lead > 0 else f"not better than {shown} but worse {by}"
-    return False, f"not better than {shown} beyond luck: {'ahead' if lead > 0 else 'behind'} {by}"
+    return False, f"not better than {shown} beyond luck, {'ahead' if lead > 0 else 'behind'} {by}"
 
 
 def _more(parent: ComparisonRow, ratio: float | None, pictures: int) -> str:
     """What could still make the merge, or show it as, the better one."""
     # A mean's standard error falls with the root of the number of pictures.
     needed = math.ceil(pictures * (critical_ratio(pictures) / ratio) ** 2) if ratio and parent.behind > 0 else 0
-    return "trials or pictures" + (f" ({needed} would show this lead)" if 0 < needed <= 100 * pictures else "")
+    return "trials or pictures" + (f" ({needed} pictures would show this lead)" if 0 < needed <= 100 * pictures else "")
 
 
 def lead_ratio(row: ComparisonRow, pictures: int) -> float | None:

@@ -37,11 +37,11 @@ def test_a_sure_lead_over_the_best_of_the_parents() -> None:
     [
         ((-0.9, 0.3), "not better than model A but worse by 0.90 (3.0 standard errors): "
                       "keep A, or give more trials or pictures"),
-        ((-0.3, 0.3), "not better than model A beyond luck: behind by 0.30 (1.0 standard errors): "
+        ((-0.3, 0.3), "not better than model A beyond luck, behind by 0.30 (1.0 standard errors): "
                       "keep A, or give more trials or pictures"),
-        ((0.6, 0.3), "not better than model A beyond luck: ahead by 0.60 (2.0 standard errors): "
-                     "keep A, or give more trials or pictures (19 would show this lead)"),
-        ((0.001, 0.3), "not better than model A beyond luck: ahead by 0.00 (0.0 standard errors): "
+        ((0.6, 0.3), "not better than model A beyond luck, ahead by 0.60 (2.0 standard errors): "
+                     "keep A, or give more trials or pictures (19 pictures would show this lead)"),
+        ((0.001, 0.3), "not better than model A beyond luck, ahead by 0.00 (0.0 standard errors): "
                        "keep A, or give more trials or pictures"),
         ((0.0, 0.0), "not better than model A but draws the same: keep A, or give more trials or pictures"),
     ],
