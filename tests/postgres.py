@@ -27,8 +27,8 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """A running server; yields the address of an empty database in it."""
+def server(settings: str = "-c fsync=off") -> Iterator[str]:
+    """A running server with these settings besides its defaults; yields the address of an empty database in it."""
     programs = binaries()
     if programs is None:
         reason = "PostgreSQL IS NOT TESTED: it is not installed here (apt-get install postgresql)"
@@ -44,7 +44,7 @@ def server() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     data = folder / "data"
-    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
+    options = f"-h 127.0.0.1 -p {port} -k {folder} {settings}"
     try:
         _run(
             programs / "initdb", "-D", data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8",

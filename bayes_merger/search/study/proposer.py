@@ -53,6 +53,7 @@ class Proposer:
         self._last = last
         self._ahead = 1
         self._spent = -1
+        self._taken = 0
 
     def serve(self, over: threading.Event) -> None:
         """Propose until the event is set or the budget used up; wait while another process does."""
@@ -89,8 +90,9 @@ class Proposer:
         """How many suggestions to add: twice as many as last time if none was left, one less if none was taken."""
         running = sum(map(is_drawn, entries))
         waiting = sum(e.state == TrialState.WAITING and not e.is_dangerous for e in entries)
+        taken, self._taken = done + running - self._taken, done + running
         if not waiting:
-            self._ahead = min(2 * self._ahead, max(2 * running, 1))
+            self._ahead = min(2 * self._ahead, max(2 * running, 2 * taken, 1))
         elif waiting >= self._ahead:
             self._ahead = max(1, self._ahead - 1)
         free = self.total - done - running - waiting

@@ -69,9 +69,8 @@ def greatest_score(study: Study) -> float | None:
     """The greatest score of one objective without reading the trials; None before the first."""
     storage = backend(study)
     if not are_known(storage):
-        return max(
-            (trial.value for trial in study.get_trials(deepcopy=False, states=SPENT) if trial.values), default=None
-        )
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return max((float(trial.values[0]) for trial in done), default=None)
     query = select(func.max(VALUES.value)).join_from(TrialValueModel.__table__, TrialModel.__table__)
     sound = (TRIALS.state == TrialState.COMPLETE, VALUES.objective == 0, VALUES.value <= LARGEST)
     with storage.engine.connect() as connection:

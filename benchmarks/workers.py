@@ -1,0 +1,412 @@
+"""Many workers on one study: trials per second, statements, waiting, and what kill -9 costs; beside plain Optuna.
+
+    python benchmarks/workers.py            # benchmarks/results/workers.md; about a quarter of an hour
+    python benchmarks/workers.py --quick    # seconds, to see that it works
+
+Simulated workers: each is a process that takes and tells as a run's worker does, with a run's attributes, and draws
+nothing in between, so all that is measured is the study itself. The server is PostgreSQL as Debian sets it up, on the
+same machine. A proposer keeps suggestions (`random`, 26 weights) waiting, as `workers=N` does. Optuna's own processes
+use `ask` and `tell` of its RDBStorage with RandomSampler and the same attributes, in the same run.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import random
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import sqlalchemy
+from optuna.trial import TrialState, create_trial
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bayes_merger.run.loop import LONGEST, SHORTEST
+from bayes_merger.search import build_space, samplers
+from bayes_merger.search.study.proposer import Proposer
+from bayes_merger.search.study.storage import backend, open_storage
+from bayes_merger.search.study.study import create_study, load_study
+from bayes_merger.search.study.transaction import transaction
+from bayes_merger.search.study.workers import Worker
+from tests.postgres import server
+
+BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
+SPACE = build_space(BLOCKS, {"alpha": (0.0, 1.0)})
+DISTRIBUTIONS = SPACE.distributions()
+RESULTS = Path(__file__).parent / "results" / "workers.md"
+ENDLESS = 10**6
+
+
+def about(value: float) -> dict[str, Any]:
+    """What a run stores with a score."""
+    pictures = [{"scorer": "s", "payload": "p", "index": i, "seed": i, "value": value} for i in range(8)]
+    return {"scores": pictures, "images": [f"images/0000/p-{i}.png" for i in range(8)], "seconds": 1.0}
+
+
+def score(values: dict[str, float]) -> float:
+    """Of a merge; another one for every merge."""
+    return -sum((value - 0.4) ** 2 for value in values.values())
+
+
+def new_study(address: str, name: str, finished: int) -> None:
+    """A study in which so many trials are finished."""
+    study = create_study(
+        open_storage(address), name, samplers.random(DISTRIBUTIONS, 1), space=SPACE, fingerprint={}, design=[]
+    )
+    rng = random.Random(1)
+    done = []
+    for _ in range(finished):
+        values = {key: rng.random() for key in DISTRIBUTIONS}
+        attributes = {"phase": "search", "weights": SPACE.assemble(values), **about(0.5)}
+        done.append(
+            create_trial(value=score(values), params=values, distributions=dict(DISTRIBUTIONS), user_attrs=attributes)
+        )
+    with transaction(study) as queue:
+        queue.add(done)
+
+
+def beforehand(address: str, name: str, finished: int) -> None:
+    """The same from a process of its own: what it remembers is no worker's."""
+    os.waitpid(start(lambda log: new_study(address, name, finished), Path(os.devnull)), 0)
+
+
+def opened(address: str, name: str) -> Any:
+    """The study as a worker has it."""
+    return load_study(open_storage(address, create=False), name, samplers.random(DISTRIBUTIONS, 1), whole=False)
+
+
+@dataclass
+class Log:
+    """What one process did."""
+
+    joining: float = 0.0
+    cpu: float = 0.0
+    statements: int = 0
+    megabytes: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.take: list[float] = []
+        self.tell: list[float] = []
+
+    def count(self, storage: Any) -> None:
+        def sent(*_: Any) -> None:
+            self.statements += 1
+
+        sqlalchemy.event.listen(storage.engine, "before_cursor_execute", sent)
+
+    def write(self, file: Path) -> None:
+        self.cpu = time.process_time()
+        self.megabytes = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+        file.write_text(json.dumps(asdict(self) | {"take": self.take, "tell": self.tell}))
+
+
+def work(address: str, name: str, total: int, over: Callable[[], bool], log: Log, told: Path | None = None) -> None:
+    """A worker without drawing; what it told is noted once the answer is there."""
+    study = opened(address, name)
+    log.count(backend(study))
+    log.joining = time.process_time()
+    pause = SHORTEST
+    with Worker(study, SPACE) as worker:
+        while not over():
+            started = time.perf_counter()
+            trial = worker.claim(total)
+            if trial is None:
+                if worker.finished() >= total:
+                    break
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST)
+                continue
+            pause = SHORTEST
+            log.take.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            value = score(trial.params)
+            outcome = worker.tell(trial, value, about(value))
+            log.tell.append(time.perf_counter() - started)
+            if told:
+                with told.open("a") as file:
+                    file.write(f"{outcome.number} {value!r}\n")
+
+
+def propose(address: str, name: str, total: int, log: Log) -> None:
+    """The one who suggests; ends with SIGTERM."""
+    study = opened(address, name)
+    log.count(backend(study))
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    Proposer(study, SPACE, total).serve(over)
+
+
+def plain(address: str, name: str, over: Callable[[], bool], log: Log) -> None:
+    """A worker of Optuna's own."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = optuna.storages.RDBStorage(address.replace("postgresql://", "postgresql+psycopg://"))
+    log.count(storage)
+    study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler())
+    log.joining = time.process_time()
+    while not over():
+        started = time.perf_counter()
+        trial = study.ask(dict(DISTRIBUTIONS))
+        trial.set_user_attr("weights", SPACE.assemble(trial.params))
+        log.take.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        for key, value in about(0.5).items():
+            trial.set_user_attr(key, value)
+        study.tell(trial, score(trial.params))
+        log.tell.append(time.perf_counter() - started)
+
+
+def start(action: Callable[[Log], None], file: Path) -> int:
+    """A process of its own, forked from this one, which has imported everything; its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        base, log = time.process_time(), Log()
+        action(log)
+        log.joining -= base
+        log.write(file)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def server_cpu(postmaster: int) -> float:
+    """Seconds of CPU that a server has used, in processes that have ended and in its first one."""
+    fields = Path(f"/proc/{postmaster}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def postmaster_of(address: str) -> int:
+    """The server's first process."""
+    with open_storage(address).engine.connect() as connection:
+        folder = connection.exec_driver_sql("SHOW data_directory").scalar_one()
+    return int(Path(folder, "postmaster.pid").read_text().split()[0])
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    who: str
+    finished: int
+    workers: int
+    rate: float
+    client: float
+    server: float
+    statements: float
+    take: list[float]
+    tell: list[float]
+    joining: float
+    memory: float
+
+
+def measure(address: str, who: str, finished: int, workers: int, seconds: float) -> Row:
+    """So many workers for so many seconds."""
+    name = f"{who}-{finished}-{workers}"
+    beforehand(address, name, finished)
+    postmaster, folder = postmaster_of(address), Path(tempfile.mkdtemp())
+    before = server_cpu(postmaster)
+    go = time.monotonic() + 2.0 + 0.15 * workers + (0.008 * finished if who == "optuna" else 0.0)
+    end = go + seconds
+
+    def act(log: Log) -> None:
+        if who == "optuna":
+            plain(address, name, lambda: time.monotonic() > end, log)
+        else:
+            work(address, name, ENDLESS, lambda: time.monotonic() > end, log)
+
+    helper = 0 if who == "optuna" else start(lambda log: propose(address, name, ENDLESS, log), folder / "proposer")
+    children = [start(act, folder / f"{number}") for number in range(workers)]
+    time.sleep(max(0.0, go - time.monotonic()))
+    began, at = time.monotonic(), count(address, name)
+    for child in children:
+        os.waitpid(child, 0)
+    rate = (count(address, name) - at) / (time.monotonic() - began)
+    if helper:
+        os.kill(helper, signal.SIGTERM)
+        os.waitpid(helper, 0)
+    time.sleep(0.5)
+    logs = [json.loads(file.read_text()) for file in sorted(folder.iterdir())]
+    done = max(1, sum(len(log["tell"]) for log in logs))
+    own = [log for log in logs if log["tell"]]
+    return Row(
+        who, finished, workers, rate,
+        client=sum(log["cpu"] for log in logs) / done,
+        server=(server_cpu(postmaster) - before) / done,
+        statements=sum(log["statements"] for log in logs) / done,
+        take=[took for log in logs for took in log["take"]],
+        tell=[took for log in logs for took in log["tell"]],
+        joining=float(np.median([log["joining"] for log in own])),
+        memory=float(np.median([log["megabytes"] for log in own])),
+    )  # fmt: skip
+
+
+def count(address: str, name: str) -> int:
+    """Finished trials of a study."""
+    storage = open_storage(address, create=False)
+    with storage.engine.connect() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT count(*) FROM trials JOIN studies USING (study_id) WHERE study_name = %s AND state = 'COMPLETE'",
+            (name,),
+        ).scalar_one()
+    storage.engine.dispose()
+    return int(found)
+
+
+def killed(address: str, finished: int, workers: int, extra: int, pause: float) -> dict[str, Any]:
+    """A quarter of the workers is killed each minute, and the proposer once; the budget is to be exact."""
+    name, total, folder = f"killed-{finished}", finished + extra, Path(tempfile.mkdtemp())
+    beforehand(address, name, finished)
+    fresh = iter(range(10**6))
+
+    def worker() -> int:
+        number = next(fresh)
+        return start(
+            lambda log: work(address, name, total, lambda: False, log, folder / f"{number}.told"), folder / f"{number}"
+        )
+
+    def proposer() -> int:
+        return start(lambda log: propose(address, name, total, log), folder / f"p{next(fresh)}")
+
+    began, rng = time.monotonic(), random.Random(3)
+    proposers = [proposer(), proposer()]  # the second waits for the first to die
+    children = [worker() for _ in range(workers)]
+    deaths, left, waited = 0, True, 0.0
+    while count(address, name) < total:
+        time.sleep(pause)
+        victim = rng.randrange(len(children))
+        os.kill(children[victim], signal.SIGKILL)
+        os.waitpid(children[victim], 0)
+        children[victim] = worker()
+        deaths += 1
+        if left and count(address, name) > finished + extra // 3:
+            left, at = False, count(address, name)
+            os.kill(proposers[0], signal.SIGKILL)
+            waited = -time.monotonic()
+            while count(address, name) < min(at + 2 * workers, total):
+                time.sleep(0.1)
+            waited += time.monotonic()
+    seconds = time.monotonic() - began
+    for child in children:
+        os.waitpid(child, 0)
+    os.kill(proposers[1], signal.SIGTERM)
+    for child in proposers:
+        os.waitpid(child, 0)
+    study = load_study(open_storage(address, create=False), name)
+    everything = study.get_trials(deepcopy=False)
+    done = [trial for trial in everything if trial.state == TrialState.COMPLETE]
+    values = {trial.number: trial.value for trial in done}
+    told = [line.split() for file in folder.glob("*.told") for line in file.read_text().splitlines()]
+    return {
+        "workers": workers, "seconds": round(seconds), "killed": deaths, "asked": total, "finished": len(done),
+        "twice": len(done) - len({tuple(trial.params.values()) for trial in done}),
+        "lost": sum(values.get(int(number)) != float(value) for number, value in told),
+        "left": sum(not trial.state.is_finished() for trial in everything),
+        "drawn again": sum(trial.user_attrs.get("reason") == "interrupted" for trial in everything),
+        "takeover": round(waited, 1),
+    }  # fmt: skip
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| | finished | workers | trials/s | client CPU | server CPU | statements "
+        "| take: median / 95 % | tell: median / 95 % | joining | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        take, tell = (1000 * np.percentile(one or [0.0], [50, 95]) for one in (row.take, row.tell))
+        lines.append(
+            f"| {row.who} | {row.finished} | {row.workers} | {row.rate:.1f} | {1000 * row.client:.0f} ms "
+            f"| {1000 * row.server:.1f} ms | {row.statements:.1f} | {take[0]:.0f} / {take[1]:.0f} ms "
+            f"| {tell[0]:.0f} / {tell[1]:.0f} ms | {row.joining:.2f} s | {row.memory:.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
+def ratios(rows: Sequence[Row]) -> str:
+    """Ours against Optuna's, where both ran."""
+    ours = {(row.finished, row.workers): row for row in rows if row.who == "ours"}
+    lines = ["| finished | workers | trials/s | client CPU per trial | statements per trial |", "|---|---|---|---|---|"]
+    for row in rows:
+        own = ours.get((row.finished, row.workers))
+        if row.who == "optuna" and own:
+            lines.append(
+                f"| {row.finished} | {row.workers} | {own.rate / max(row.rate, 1e-9):.1f} x "
+                f"| {own.client / row.client:.2f} x | {own.statements / row.statements:.2f} x |"
+            )
+    return "\n".join(lines)
+
+
+def report(rows: Sequence[Row], deaths: Sequence[dict[str, Any]], load: str) -> str:
+    """The page of results."""
+    killed = [f"| {' | '.join(str(value) for value in one.values())} |" for one in deaths]
+    head = list(deaths[0]) if deaths else []
+    return f"""# Many workers on one study
+
+Written by `benchmarks/workers.py`, which says what was done. {os.cpu_count()} CPU cores for the workers, the
+proposer and the server together, shared with other programs ({load}): wall times (trials/s, take, tell) say little
+beyond this machine; CPU seconds and statements do. All of a row's processes are counted, the proposer's too, and
+divided by its trials. "Joining" is a worker's CPU time from its start to its first claim, "memory" its resident memory
+at the end, with everything that it shares with the others.
+
+{table(rows)}
+
+Ours against Optuna's `RDBStorage`, `ask` and `tell`, in the same run:
+
+{ratios(rows)}
+
+Killed with SIGKILL, a quarter of the workers each minute, each followed by a fresh one, and the proposer once after a
+third of the budget. "twice": merges that were scored twice; "lost": scores that a worker was told are stored and that
+are not; "left": trials that still wait or run; "takeover": seconds from the proposer's death until two trials per
+worker were finished.
+
+| {" | ".join(head)} |
+|{"---|" * len(head)}
+{chr(10).join(killed)}
+"""
+
+
+def main() -> None:
+    """Measure everything and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="seconds: a few workers, few trials")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    sizes, crowds, seconds = ((0, 50), (1, 4), 3.0) if options.quick else ((0, 5000), (1, 4, 16, 64), 10.0)
+    load = f"load average at the start {os.getloadavg()[0]:.1f}"
+    rows: list[Row] = []
+    deaths = []
+    with server("") as address:
+        for finished in sizes:
+            for workers in crowds:
+                rows.append(measure(address, "ours", finished, workers, seconds))
+                if workers in ((1, 16) if finished == 0 else (1,)):  # Optuna's workers read the whole history first
+                    rows.append(measure(address, "optuna", finished, workers, seconds))
+                print(table(rows[-2:]), flush=True)
+            crowd = crowds[-1]
+            deaths.append(
+                killed(address, finished, crowd, 10 if options.quick else 600, 1.0 if options.quick else 240 / crowd)
+            )
+            print(deaths[-1], flush=True)
+    options.out.write_text(report(rows, deaths, load), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
