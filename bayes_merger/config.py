@@ -18,7 +18,9 @@ class GeneratorConfig:
     """How pictures are drawn.
 
     Attributes:
-        config: folder with the diffusers configuration of an unusual architecture; ``None`` is SD1.5's.
+        config: a diffusers folder: the settings of a model of unusual size, and the weights of parts that model A
+            lacks; ``None`` is the official one of its architecture.
+        text_encoder_3: file or folder of a T5, for SD3 and Flux models without one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto``, ``fp32``, ``fp16``, ``bf16``: what the live model computes in.
         max_batch: most pictures drawn at once.
@@ -26,6 +28,7 @@ class GeneratorConfig:
     """
 
     config: str | None = None
+    text_encoder_3: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     max_batch: int = 4

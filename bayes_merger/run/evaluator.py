@@ -224,6 +224,8 @@ class PipelineEvaluator:
         pipeline = load_pipeline(
             setup.base,
             config=_tree(setup),
+            vae=setup.checkpoints.get("vae"),
+            text_encoder_3=generator.text_encoder_3,
             device=generator.device,
             dtype=generator.dtype,
             max_batch=generator.max_batch,

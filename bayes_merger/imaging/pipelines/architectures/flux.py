@@ -78,7 +78,7 @@ class Flux(DrawnArchitecture):
 
     def unpacked(self, latents: Tensor, payload: Payload) -> Tensor:
         """Latents as the VAE takes them."""
-        # 2x2 neighbours of latents stand in one token: (n, h/16 * w/16, 4c) -> (n, c, h/8, w/8), 8 being the VAE's scale
+        # 2x2 neighbours are one token: (n, h/2s * w/2s, 4c) -> (n, c, h/s, w/s), where s is the VAE's scale, 8
         scale = 2 ** len(self.model.modules["vae"].config.block_out_channels)
         high, wide = payload.height // scale, payload.width // scale
         latents = latents.view(len(latents), high, wide, latents.shape[2] // 4, 2, 2)
