@@ -124,7 +124,7 @@ def load_model(
         sources = _sources(base, config, vae, t5, opened)
         shapes = {key: shape for source in reversed(sources) for key, shape in source.shapes.items()}
         _check_parts(base, name, shapes, optional)
-        settings = settings_for(config, name, shapes, base.metadata | prediction_metadata(base.prediction))
+        settings = settings_for(config, name, shapes, {**base.metadata, **prediction_metadata(base.prediction)})
         settings = _with_t5(settings, t5, shapes)
         prediction, zero_snr = prediction_of(base, prediction_type, settings)
         modules = {part: module.eval() for part, module in empty_networks(settings).items()}

@@ -233,8 +233,9 @@ class LivePipeline:
         if vae.config.shift_factor is not None:
             scaled = scaled + vae.config.shift_factor
         with torch.no_grad():
-            decoded: Tensor = vae.decode(scaled, return_dict=False)[0]
-        return self.pipe.image_processor.denormalize(decoded)
+            decoded = vae.decode(scaled, return_dict=False)[0]
+        pictures: Tensor = self.pipe.image_processor.denormalize(decoded)
+        return pictures
 
 
 @dataclass(frozen=True)
