@@ -113,12 +113,12 @@ class RunConfig:
 
 CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images", "model_a", "model_b", "model_c",
               "models", "recipe.models", "runs", "final", "generator.device", "generator.max_batch",
-              "generator.config")  # fmt: skip
+              "generator.config", "generator.text_encoder_3")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
-         "generator.config", "wildcards")  # fmt: skip
+         "generator.config", "generator.text_encoder_3", "wildcards")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""
 
 

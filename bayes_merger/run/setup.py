@@ -152,18 +152,7 @@ def check_setup(
         CheckpointError: a model file that cannot be used.
     """
     _check_numbers(config)
-    steps = read_recipe(config)
-    if steps is None:
-        spec = method_spec(config.method)
-        checkpoints = open_models(config, spec)
-        spec = spec.bind(checkpoints, config.options)
-        base = checkpoints["a"]
-        space = make_space(config, spec, divided(base.architecture, merge_settings(config).blocks, base.shapes))
-    else:
-        checkpoints = open_steps(steps, config)
-        spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
-        loras = [name for name, checkpoint in checkpoints.items() if is_lora(checkpoint)]
-        space = make_steps_space(config, steps, checkpoints[steps.base].architecture, loras)
+    checkpoints, spec, space, steps = open_and_divide(config)
     if payloads is None:
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
@@ -180,6 +169,28 @@ def check_setup(
     for scorer in scorers.values():
         scorer.prepare(folder)
     return setup
+
+
+def open_and_divide(config: RunConfig) -> tuple[dict[str, Checkpoint], MethodSpec, SearchSpace, StepFile | None]:
+    """The models of a run, opened, the method that merges them, what is searched, and its steps if it has several.
+
+    Raises:
+        ConfigError: a setting or rule that makes no sense.
+        CheckpointError: a model file that cannot be used.
+    """
+    steps = read_recipe(config)
+    if steps is None:
+        spec = method_spec(config.method)
+        checkpoints = open_models(config, spec)
+        spec = spec.bind(checkpoints, config.options)
+        base = checkpoints["a"]
+        space = make_space(config, spec, divided(base.architecture, merge_settings(config).blocks, base.shapes))
+    else:
+        checkpoints = open_steps(steps, config)
+        spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
+        loras = [name for name, checkpoint in checkpoints.items() if is_lora(checkpoint)]
+        space = make_steps_space(config, steps, checkpoints[steps.base].architecture, loras)
+    return checkpoints, spec, space, steps
 
 
 def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunConfig) -> None:
