@@ -19,7 +19,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.payload.fields import overlaid
 from bayes_merger.imaging.pipelines.architectures import drawn
-from bayes_merger.imaging.pipelines.pipeline import check_place
+from bayes_merger.imaging.pipelines.device import check_offload, check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
@@ -159,6 +159,7 @@ def check_setup(
     _check_payloads(payloads, setup.base)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
+    check_offload(config.generator.offload)
     if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(config.generator.device, config.generator.dtype)
     check_pruning(config, payloads, scorers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, drawn
+from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from bayes_merger.checkpoints.checkpoint import Checkpoint
     from bayes_merger.imaging.pipelines.layout import Dtypes
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _CACHED = 64  # batches of embeddings cached; a study has only a few
 
 
@@ -93,8 +93,10 @@ class LivePipeline:
         zero_snr: whether the model was trained to zero terminal signal-to-noise ratio.
     """
 
-    def __init__(self, architecture: DrawnArchitecture, pipe: Any, *, max_batch: int) -> None:
-        """Use `load_pipeline`."""
+    def __init__(
+        self, architecture: DrawnArchitecture, pipe: Any, *, max_batch: int, leaving: Collection[str] = ()
+    ) -> None:
+        """Use `load_pipeline`; text encoders that are ``leaving`` wait in the CPU's memory for prompts to embed."""
         network = architecture.model.modules[architecture.network]
         self.pipe = pipe
         self.architecture = architecture
@@ -103,6 +105,7 @@ class LivePipeline:
         self.prediction_type = architecture.model.prediction_type
         self.zero_snr = architecture.model.zero_snr
         self._max_batch = max_batch
+        self._leaving = leaving if self.device.type == "cuda" else ()
         self._conditionings: dict[tuple[Any, ...], Conditioning] = {}
 
     def destinations(self) -> dict[str, Tensor]:
@@ -159,13 +162,15 @@ class LivePipeline:
         self.architecture.model.memory.settle()
         orders = [self._order(payload, index) for payload in payloads for index in range(payload.batch_size)]
         batches = _batches(orders, self._max_batch)
+        conditionings = [self._arguments(batch) for batch in batches]
+        self._send_encoders("cpu")
         total = sum(batch[0].payload.steps for batch in batches)
         drawn: dict[int, DrawnImage] = {}
         done = 0
-        for batch in batches:
+        for batch, conditioning in zip(batches, conditionings, strict=True):
             steps = batch[0].payload.steps
             progress = None if on_step is None else _Progress(on_step, done, steps, total)
-            for order, image in zip(batch, self._draw_batch(batch, progress), strict=True):
+            for order, image in zip(batch, self._draw_batch(batch, conditioning, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
             done += steps
         return [drawn[id(order)] for order in orders]
@@ -182,6 +187,7 @@ class LivePipeline:
         if key not in self._conditionings:
             if len(self._conditionings) >= _CACHED:
                 self._conditionings.clear()
+            self._send_encoders(self.device)
             self._conditionings[key] = self.architecture.encode(
                 texts, clip_skip=batch[0].payload.clip_skip, length=batch[0].chunks, negative=negative
             )
@@ -193,7 +199,17 @@ class LivePipeline:
         unwanted = self._conditioning(batch, negative=True).arguments("negative_") if self.architecture.guided else {}
         return wanted | unwanted
 
-    def _draw_batch(self, batch: Sequence[_Order], progress: _Progress | None) -> list[Image]:
+    def _send_encoders(self, device: torch.device | str) -> None:
+        """Move the text encoders that leave, as far as they are elsewhere."""
+        import torch
+
+        for part in self._leaving:
+            if self.architecture.model.modules[part].device.type != torch.device(device).type:
+                self.architecture.model.memory.move(part, device)
+
+    def _draw_batch(
+        self, batch: Sequence[_Order], conditioning: dict[str, Tensor], progress: _Progress | None
+    ) -> list[Image]:
         import torch
 
         payload = batch[0].payload
@@ -205,7 +221,7 @@ class LivePipeline:
 
         self.pipe.scheduler = self.architecture.scheduler(payload)
         latents = self.pipe(
-            **self._arguments(batch),
+            **conditioning,
             **self.architecture.options(payload),
             width=payload.width,
             height=payload.height,
@@ -258,6 +274,7 @@ def load_pipeline(
     config: Path | str | None = None,
     vae: Checkpoint | None = None,
     text_encoder_3: Path | str | None = None,
+    offload: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     max_batch: int = 4,
@@ -271,6 +288,7 @@ def load_pipeline(
             whose weights stand in for parts that the model lacks.
         vae: the VAE of the merges, where the model has none.
         text_encoder_3: file or folder of a T5, for SD3 and Flux models without one.
+        offload: `"text_encoders"`: they are on the GPU only while prompts are embedded.
         device: `"auto"` (CUDA, else Apple's MPS, else CPU) or a torch device.
         dtype: `"auto"` (fp32 on the CPU; elsewhere fp16, for Flux bf16), `"fp32"`, `"fp16"` or `"bf16"`.
         max_batch: most pictures drawn at once; needs memory, and a study keeps to one value.
@@ -283,7 +301,8 @@ def load_pipeline(
     os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub on import, below
     if max_batch < 1:
         raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
-    place = _device(device)
+    check_offload(offload)
+    place = device_of(device)
     with ExitStack() as opened, warnings.catch_warnings():
         base = opened.enter_context(open_checkpoint(model)) if isinstance(model, str | Path) else model
         kind = drawn(base)
@@ -303,7 +322,7 @@ def load_pipeline(
             t5=None if t5 is None else (kind.t5, t5),
             optional=kind.optional,
             device=place,
-            dtype_of=_dtypes(kind, _dtype(dtype, place, kind.half)),
+            dtype_of=_dtypes(kind, dtype_of(dtype, place, kind.half)),
             prediction_type=prediction_type,
         )
         tokenizers = kind.tokenizers_of(live, tree, t5)
@@ -312,27 +331,19 @@ def load_pipeline(
         parts = {part: live.modules.get(part) for part in (kind.network, "vae", *kind.encoders)}
         pipe = getattr(diffusers, kind.pipeline)(**parts, **named, **kind.components, scheduler=None)
     pipe.set_progress_bar_config(disable=True)
-    return LivePipeline(architecture, pipe, max_batch=max_batch)
+    leaving = [part for part in kind.encoders if part in live.modules and (offload or part not in live.merged_parts)]
+    return LivePipeline(architecture, pipe, max_batch=max_batch, leaving=leaving)
 
 
 def _dtypes(kind: type[DrawnArchitecture], dtype: torch.dtype) -> Dtypes:
     """The dtype of every tensor: that of the model, and fp32 for the few that overflow in fp16."""
     import torch
 
-    def dtype_of(part: str, name: str) -> torch.dtype:
+    def of(part: str, name: str) -> torch.dtype:
         overflows = (kind.vae_in_fp32 and part == "vae") or (part == kind.t5 and name.endswith(".wo.weight"))
         return torch.float32 if dtype == torch.float16 and overflows else dtype
 
-    return dtype_of
-
-
-def check_place(device: str, dtype: str) -> None:
-    """Check at start-up that a pipeline could be loaded there.
-
-    Raises:
-        ConfigError: the device does not exist on this machine, or the dtype is unknown.
-    """
-    _dtype(dtype, _device(device))
+    return of
 
 
 def _batches(orders: Sequence[_Order], most: int) -> list[list[_Order]]:
@@ -355,32 +366,6 @@ def _check_finite(batch: Sequence[_Order], values: Tensor, what: str) -> None:
     for order, good in zip(batch, finite, strict=True):
         if not good:
             raise TrialFailed(f"{order}: {what} not finite; in fp16, generator.dtype=fp32 may help")
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device: no {name} on this machine ({count} CUDA devices); use device=auto or cpu")
-    return device
-
-
-def _dtype(name: str, device: torch.device, half: str = "fp16") -> torch.dtype:
-    import torch
-
-    if name == "auto":
-        name = "fp32" if device.type == "cpu" else half
-    if name not in DTYPES:
-        raise ConfigError(f"dtype: {name!r} is not a dtype; use auto, {', '.join(DTYPES)}")
-    dtype: torch.dtype = getattr(torch, DTYPES[name])
-    return dtype
 
 
 def _quieten() -> None:
