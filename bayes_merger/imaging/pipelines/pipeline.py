@@ -19,7 +19,7 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, drawn
-from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of
+from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of, free_memory, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +91,7 @@ class LivePipeline:
         dtype: what it computes in.
         prediction_type: `"epsilon"` or `"v_prediction"`.
         zero_snr: whether the model was trained to zero terminal signal-to-noise ratio.
+        max_batch: most pictures drawn at once; it falls when the memory does not hold them.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class LivePipeline:
         self.dtype: torch.dtype = network.dtype
         self.prediction_type = architecture.model.prediction_type
         self.zero_snr = architecture.model.zero_snr
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._leaving = leaving if self.device.type == "cuda" else ()
         self._conditionings: dict[tuple[Any, ...], Conditioning] = {}
 
@@ -161,7 +162,7 @@ class LivePipeline:
         """
         self.architecture.model.memory.settle()
         orders = [self._order(payload, index) for payload in payloads for index in range(payload.batch_size)]
-        batches = _batches(orders, self._max_batch)
+        batches = _batches(orders, self.max_batch)
         conditionings = [self._arguments(batch) for batch in batches]
         self._send_encoders("cpu")
         total = sum(batch[0].payload.steps for batch in batches)
@@ -170,7 +171,7 @@ class LivePipeline:
         for batch, conditioning in zip(batches, conditionings, strict=True):
             steps = batch[0].payload.steps
             progress = None if on_step is None else _Progress(on_step, done, steps, total)
-            for order, image in zip(batch, self._draw_batch(batch, conditioning, progress), strict=True):
+            for order, image in zip(batch, self._draw_in_memory(batch, conditioning, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
             done += steps
         return [drawn[id(order)] for order in orders]
@@ -206,6 +207,25 @@ class LivePipeline:
         for part in self._leaving:
             if self.architecture.model.modules[part].device.type != torch.device(device).type:
                 self.architecture.model.memory.move(part, device)
+
+    def _draw_in_memory(
+        self, batch: Sequence[_Order], conditioning: dict[str, Tensor], progress: _Progress | None
+    ) -> list[Image]:
+        """Draw a batch; in halves if the memory does not hold it, and those after it in no larger ones."""
+        if len(batch) <= self.max_batch:
+            try:
+                return self._draw_batch(batch, conditioning, progress)
+            except (MemoryError, RuntimeError) as error:
+                if len(batch) == 1 or not is_out_of_memory(error):
+                    raise
+            self.max_batch = len(batch) // 2
+            free_memory(self.device)
+        half = (len(batch) + 1) // 2
+        images = []
+        for part in (slice(None, half), slice(half, None)):
+            rows = {name: tensor[part] for name, tensor in conditioning.items()}
+            images += self._draw_in_memory(batch[part], rows, progress)
+        return images
 
     def _draw_batch(
         self, batch: Sequence[_Order], conditioning: dict[str, Tensor], progress: _Progress | None
