@@ -14,6 +14,7 @@ from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
+from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
 from bayes_merger.imaging.prompts.prompt import plain_prompt
 from bayes_merger.merging.engine.live import LiveMerge
@@ -205,6 +206,13 @@ def _tree(setup: RunSetup) -> Path | None:
     return setup.base.path if setup.base.path.is_dir() else None
 
 
+def _searches_texts(setup: RunSetup) -> bool:
+    """Whether a searched number may change a text encoder: all may but those of the network's blocks."""
+    network = setup.architecture.blocks[1:] if setup.architecture.whole is None else ()
+    driven = {name.partition(".")[0] for parameter in setup.space.parameters for name in parameter.drives}
+    return not driven <= set(network)
+
+
 class PipelineEvaluator:
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
@@ -224,6 +232,9 @@ class PipelineEvaluator:
         pipeline = load_pipeline(
             setup.base,
             config=_tree(setup),
+            vae=setup.checkpoints.get("vae"),
+            text_encoder_3=generator.text_encoder_3,
+            offload=generator.offload or (OFFLOAD if not _searches_texts(setup) else None),
             device=generator.device,
             dtype=generator.dtype,
             max_batch=generator.max_batch,
@@ -282,14 +293,19 @@ class PipelineEvaluator:
         def on_step(done: int, total: int) -> None:
             self._progress.step("drawing", done, total)
 
+        most = self._pipeline.max_batch
         try:
-            return tuple(self._pipeline.draw(payloads, on_step=on_step))
+            drawn = tuple(self._pipeline.draw(payloads, on_step=on_step))
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
+            if not is_out_of_memory(error):
                 raise
             raise BayesMergerError(
-                "out of memory while drawing: lower generator.max_batch, or the payloads' width and height"
+                "out of memory while drawing one picture: lower the payloads' width and height, or try "
+                f"generator.offload={OFFLOAD}"
             ) from error
+        if self._pipeline.max_batch < most:
+            self._progress.note(f"out of memory: from now on {self._pipeline.max_batch} pictures are drawn at once")
+        return drawn
 
     def score(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
         """The raw scores of some pictures of one merge: one of each scorer and picture.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
-from bayes_merger.imaging.pipelines.pipeline import check_place
+from bayes_merger.imaging.payload.fields import overlaid
+from bayes_merger.imaging.pipelines.architectures import drawn
+from bayes_merger.imaging.pipelines.device import check_offload, check_place
 from bayes_merger.imaging.prompts.prompt import check_prompt
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
@@ -150,11 +152,33 @@ def check_setup(
         CheckpointError: a model file that cannot be used.
     """
     _check_numbers(config)
+    checkpoints, spec, space, steps = open_and_divide(config)
     if payloads is None:
-        payloads = resolve_payloads(config)
-    for payload in payloads:
-        for prompt in (*payload.prompts, *payload.negative_prompts):
-            check_prompt(prompt)  # what a wildcard put in has not been seen yet
+        payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
+    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
+    _check_payloads(payloads, setup.base)
+    values = {parameter.name: parameter.low for parameter in space.parameters}
+    plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
+    check_offload(config.generator.offload)
+    if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
+        check_place(config.generator.device, config.generator.dtype)
+    check_pruning(config, payloads, scorers)
+    check_objectives(config, scorers)
+    check_sampler(sampler, space, config)
+    if config.workers > 1:
+        check_no_person(scorers, "give  workers=1")
+    for scorer in scorers.values():
+        scorer.prepare(folder)
+    return setup
+
+
+def open_and_divide(config: RunConfig) -> tuple[dict[str, Checkpoint], MethodSpec, SearchSpace, StepFile | None]:
+    """The models of a run, opened, the method that merges them, what is searched, and its steps if it has several.
+
+    Raises:
+        ConfigError: a setting or rule that makes no sense.
+        CheckpointError: a model file that cannot be used.
+    """
     steps = read_recipe(config)
     if steps is None:
         spec = method_spec(config.method)
@@ -167,19 +191,7 @@ def check_setup(
         spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
         loras = [name for name, checkpoint in checkpoints.items() if is_lora(checkpoint)]
         space = make_steps_space(config, steps, checkpoints[steps.base].architecture, loras)
-    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
-    values = {parameter.name: parameter.low for parameter in space.parameters}
-    plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
-    if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
-        check_place(config.generator.device, config.generator.dtype)
-    check_pruning(config, payloads, scorers)
-    check_objectives(config, scorers)
-    check_sampler(sampler, space, config)
-    if config.workers > 1:
-        check_no_person(scorers, "give  workers=1")
-    for scorer in scorers.values():
-        scorer.prepare(folder)
-    return setup
+    return checkpoints, spec, space, steps
 
 
 def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunConfig) -> None:
@@ -223,15 +235,34 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(f"images: '{config.images}' is not one of all, best")
 
 
-def resolve_payloads(config: RunConfig) -> tuple[Payload, ...]:
+def _check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
+    kind = drawn(model)
+    for payload in payloads:
+        for prompt in (*payload.prompts, *payload.negative_prompts):
+            check_prompt(prompt)  # what a wildcard put in has not been seen yet
+        try:
+            kind.check(payload, model.shapes)
+        except ConfigError as error:
+            raise ConfigError(f"payload {payload.name}: {error}") from error
+
+
+def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...]:
     """The payloads of a new study, with their seeds and wildcards drawn once.
+
+    Args:
+        config: the settings.
+        model: that the merge starts from: what a payload does not say, such as its size, is what suits this model.
 
     Raises:
         ConfigError: no payload, or one that makes no sense.
     """
     if not config.payloads:
         raise ConfigError("payloads: none chosen; give at least one, like  payloads=[portrait]")
-    payloads = [payload_from_mapping(name, mapping) for name, mapping in config.payloads.items()]
+    usual = drawn(model).defaults(model)
+    payloads = [
+        payload_from_mapping(name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields)
+        for name, fields in config.payloads.items()
+    ]
     return resolve(payloads, config.seed, Path(config.wildcards) if config.wildcards else None)
 
 
