@@ -31,7 +31,7 @@ from bayes_merger.run.record import (
 )
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import PHASE, REASON
-from bayes_merger.search.study.queue import DESIGN
+from bayes_merger.search.study.history import DESIGN
 from bayes_merger.search.study.stopping import SECONDS, STOPPED
 from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
 

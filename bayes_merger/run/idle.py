@@ -13,7 +13,7 @@ from bayes_merger.merging.engine.idle import idle_weights
 from bayes_merger.run.setup import RunSetup, check_sampler
 from bayes_merger.search.space.guide import keeps_idle
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.queue import DESIGN
+from bayes_merger.search.study.history import DESIGN
 
 SEARCH_ALL = "space.idle=keep searches them all the same"
 

@@ -34,7 +34,7 @@ def versions_here(device: str) -> dict[str, str]:
     Raises:
         ConfigError: there is no such device.
     """
-    from bayes_merger.imaging.pipelines.pipeline import kind_of_device
+    from bayes_merger.imaging.pipelines.device import device_of
 
     found = {_OWN: __version__}
     for name, package in {**PACKAGES, "torch": "torch"}.items():
@@ -42,7 +42,7 @@ def versions_here(device: str) -> dict[str, str]:
             found[name] = metadata.version(package)
         except metadata.PackageNotFoundError:  # nothing here needs it, or it is missed where it is needed
             continue
-    return {**found, "device": kind_of_device(device)}
+    return {**found, "device": device_of(device).type}
 
 
 def are_versions(value: Any) -> bool:

@@ -366,15 +366,6 @@ def _dtypes(kind: type[DrawnArchitecture], dtype: torch.dtype) -> Dtypes:
     return of
 
 
-def kind_of_device(name: str) -> str:
-    """The kind of a device by its name in the settings: ``cpu``, ``cuda`` or ``mps``.
-
-    Raises:
-        ConfigError: the device does not exist on this machine.
-    """
-    return str(_device(name).type)
-
-
 def _batches(orders: Sequence[_Order], most: int) -> list[list[_Order]]:
     """Orders of one kind together, as even in size as `most` allows.
 
