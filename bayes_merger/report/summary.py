@@ -30,8 +30,7 @@ from bayes_merger.run.record import (
     value_of,
 )
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.history import PHASE, REASON
-from bayes_merger.search.study.history import DESIGN
+from bayes_merger.search.study.history import DESIGN, PHASE, REASON
 from bayes_merger.search.study.stopping import SECONDS, STOPPED
 from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
 
