@@ -210,7 +210,7 @@ def costs(method: str, counts: Sequence[int]) -> Iterator[tuple[int, float]]:
             study.add_trial(
                 optuna.create_trial(
                     params=dict(zip(space.distributions(), point.tolist(), strict=True)),
-                    distributions=space.distributions(),
+                    distributions=dict(space.distributions()),
                     value=float(np.mean([picture["value"] for picture in pictures])),
                     user_attrs={"scores": pictures},
                 )

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from search import ALIASES
 
 from bayes_merger import compose
 from bayes_merger.imaging.payload import resolve
@@ -65,7 +64,7 @@ class Demo:
     """
 
     def __init__(self, optimiser: str, seed: int, cache: Path) -> None:
-        name, *options = ALIASES.get(optimiser, optimiser).split(":")
+        name, *options = optimiser.split(":")
         chosen = [f"optimiser={name}", *(f"optimiser.{option}" for option in options)]
         settings = compose.compose_run(["experiment=demo", f"seed={seed}", "n_iters=80", *chosen])
         self.setup = make_setup(compose.validate(settings), settings, RunFolder(cache / "unused"))

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.kernels import matern52, squared_distances
-from bayes_merger.search.surrogates.process import FITTED, JITTER, Process, log_likelihood
+from bayes_merger.search.surrogates.process import JITTER, Process, log_likelihood, some_of
 
 ROOT5 = math.sqrt(5.0)
 
@@ -112,8 +112,7 @@ def fit(points: Array, scores: Array, prior: Prior) -> Settings:
         scores: shape ``(N,)``, mean 0 and variance 1.
         prior: of the hyperparameters.
     """
-    step = -(-len(points) // FITTED)
-    mode = _Mode(points[::step], scores[::step], prior)
+    mode = _Mode(*some_of(points, scores), prior)
     optimum = minimize(
         mode.descent, mode.start, jac=True, method="L-BFGS-B", bounds=mode.bounds, options={"maxiter": STEPS}
     )

@@ -35,7 +35,7 @@ LEAST_VARIANCE = 1e-10
 REACH = 0.1
 """The distance over which the noise of a score changes, in ranges."""
 
-FITTED = 200
+FITTED = 120
 """At most this many observations are used to fit hyperparameters; all of them are used for the mean."""
 
 
@@ -101,6 +101,12 @@ class Process(ABC):
         pull = jacobian.T @ explained - difference.T @ (e * explained) / REACH**2
         mean = float(self.centre + k @ self.coefficients)
         return mean, deviation, jacobian.T @ self.coefficients, (0.5 * prior_gradient - pull) / deviation
+
+
+def some_of(points: Array, scores: Array) -> tuple[Array, Array]:
+    """At most ``FITTED`` observations, evenly spread over their order."""
+    chosen = np.linspace(0, len(points) - 1, min(len(points), FITTED)).astype(int)
+    return points[chosen], scores[chosen]
 
 
 def log_likelihood(covariance: Array, scores: Array) -> tuple[float, Array]:

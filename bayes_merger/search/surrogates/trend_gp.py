@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.kernels import matern52, squared_distances
-from bayes_merger.search.surrogates.process import FITTED, JITTER, Process, log_likelihood
+from bayes_merger.search.surrogates.process import JITTER, Process, log_likelihood, some_of
 
 ROOT5 = math.sqrt(5.0)
 
@@ -86,8 +86,7 @@ def fit(points: Array, scores: Array, *, trend: bool, noise: float | None) -> Hy
         trend: whether there is one.
         noise: variance of a score's noise if it is known, to about a third; None: it is fitted.
     """
-    step = -(-len(points) // FITTED)
-    mode = Mode(points[::step], scores[::step], trend=trend, noise=noise)
+    mode = Mode(*some_of(points, scores), trend=trend, noise=noise)
     found = minimize(mode.descent, mode.start, jac=True, bounds=mode.bounds, method="L-BFGS-B")
     return mode.hyperparameters(found.x)
 
