@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -26,6 +27,9 @@ from bayes_merger.search.study.lock import proposer_lock
 from bayes_merger.search.study.queue import LastSuggestion, waiting_trial
 from bayes_merger.search.study.transaction import transaction
 
+ALIKE = 0.01
+"""Merges of which no parameter differs by more of its range draw all but the same pictures."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -35,7 +39,7 @@ class Prediction:
         values: of each parameter.
         mean: posterior mean of its score without noise, in points.
         sd: posterior standard deviation of that.
-        tried: whether a trial has been there.
+        tried: whether a trial has been there, or all but there.
     """
 
     values: Mapping[str, float]
@@ -49,7 +53,7 @@ class Prediction:
 
 def prediction_of(study: optuna.study.Study) -> Prediction | None:
     """The prediction of all of a study's scores; None of too few of them, or where there are several objectives."""
-    from bayes_merger.search.optimisers.base import is_known, observations_of  # scipy, which takes its time
+    from bayes_merger.search.optimisers.base import observations_of  # scipy, which takes its time
     from bayes_merger.search.predicted import predicted_point
 
     if len(study.directions) > 1:
@@ -59,7 +63,7 @@ def prediction_of(study: optuna.study.Study) -> Prediction | None:
     found = predicted_point(observations, int(study.user_attrs.get(CONFIG, {}).get("seed") or 0))
     if found is None:
         return None
-    tried = is_known(found.point, observations.points)
+    tried = bool((np.abs(observations.points - found.point).max(axis=1) < ALIKE).any())
     return Prediction(to_values(found.point, distributions), found.mean, found.sd, tried)
 
 

@@ -91,8 +91,13 @@ def test_killed_before_it_was_drawn_it_waits(tmp_path: Path) -> None:
 
 def test_it_takes_part_in_the_final_round_whatever_it_scored(tmp_path: Path) -> None:
     setup = setup_of()
-    scores = iter([*(5.0 + 0.1 * i for i in range(44)), *([1.0] * 4)])  # the last trial's four pictures are bad
-    evaluator = FakeEvaluator({"one": lambda weights, payload, seed: next(scores)})
+    drawn: list[int] = []
+
+    def bad_at_last(weights: Any, payload: str, seed: int) -> float:
+        drawn.append(seed)
+        return bowl(weights["alpha"]["BASE"], seed) if len(drawn) <= 44 else 1.0  # the last trial's four pictures
+
+    evaluator = FakeEvaluator({"one": bad_at_last})
     study = search(setup, tmp_path / "s", evaluator)
     assert complete_trials(study)[-1].value == 1.0
     assert candidates(study, 2)[-1] == 11
@@ -118,10 +123,16 @@ def test_a_final_round_killed_over_it_ends_the_same(tmp_path: Path) -> None:
     )
 
 
-def test_more_trials_later_end_with_another(tmp_path: Path) -> None:
+def test_more_trials_later_end_with_another_unless_it_is_the_same(tmp_path: Path) -> None:
     searched(setup_of(), tmp_path / "s")
     study, _ = searched(setup_of(12), tmp_path / "s")
-    assert phases(study)[11:] == [PREDICTED, "search", "search", "search", PREDICTED]
+    assert phases(study)[11:] == [PREDICTED, "search", "search", "search", "search"]
+    assert prediction_of(study).tried  # type: ignore[union-attr]
+    assert candidates(study, 1)[-1] == 11
+    changed = make_setup(scorers={"one": lambda alpha, seed: 50.0 * alpha}, n_iters=15,
+                         final=FinalConfig(rescore=2, images=2, predicted=True))  # fmt: skip
+    study, _ = searched(changed, tmp_path / "s")  # what is best has moved
+    assert phases(study)[16:] == ["search", "search", PREDICTED]
 
 
 def test_a_search_that_ends_early_draws_it_after_all(tmp_path: Path) -> None:
