@@ -173,6 +173,7 @@ class Worker:
         beat: seconds between two heartbeats.
 
     Attributes:
+        done: how many trials of the budget were finished when it last looked.
         has_proposed: whether it has made a suggestion itself, as nobody else did, and so has read all trials.
     """
 
@@ -183,6 +184,7 @@ class Worker:
         self.name = name
         self._beat = beat
         self._lock = FileLock(_lock_of(study, self.id), timeout=0)
+        self.done = 0
         self.has_proposed = False
         self._current: FrozenTrial | None = None
         self._begun = False
@@ -222,7 +224,8 @@ class Worker:
         while True:
             with transaction(self.study) as queue:
                 entries = self._healed(queue)
-                if sum(map(is_drawn, entries)) + spent(self.study, queue) >= total:
+                self.done = spent(self.study, queue)
+                if sum(map(is_drawn, entries)) + self.done >= total:
                     return None
                 taken = take(queue, entries, self.space, self._about, first=not self._begun)
             if taken is not None:
@@ -271,7 +274,8 @@ class Worker:
             with transaction(self.study) as queue:
                 return spent(self.study, queue)
 
-        return self.with_retries(count)
+        self.done = self.with_retries(count)
+        return self.done
 
     def tell(
         self, trial: FrozenTrial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None
@@ -336,7 +340,8 @@ class Worker:
                         self._current = None
                         raise Superseded(f"trial {trial.number} was finished by another worker")
                 self._current = None
-                return Outcome(told[0][1], spent(self.study, queue))
+                self.done = spent(self.study, queue)
+                return Outcome(told[0][1], self.done)
 
         return self.with_retries(settle)
 
