@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,24 +110,40 @@ class Log:
 
         sqlalchemy.event.listen(storage.engine, "before_cursor_execute", sent)
 
+    def begin(self, ready: Path, go: Path) -> None:
+        """Say that this process has joined, and begin to count once all have."""
+        self.joining = time.process_time()
+        ready.touch()
+        while not go.exists():
+            time.sleep(0.1)
+        self.statements, self.cpu = 0, -time.process_time()
+
     def write(self, file: Path) -> None:
-        self.cpu = time.process_time()
+        self.cpu += time.process_time()
         self.megabytes = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
         file.write_text(json.dumps(asdict(self) | {"take": self.take, "tell": self.tell}))
 
 
-def work(address: str, name: str, total: int, over: Callable[[], bool], log: Log, told: Path | None = None) -> None:
+def work(
+    address: str,
+    name: str,
+    total: int,
+    over: Callable[[], bool],
+    log: Log,
+    begin: Callable[[], None] = lambda: None,
+    told: Path | None = None,
+) -> None:
     """A worker without drawing; what it told is noted once the answer is there."""
     study = opened(address, name)
     log.count(backend(study))
-    log.joining = time.process_time()
+    begin()
     pause = SHORTEST
     with Worker(study, SPACE) as worker:
         while not over():
             started = time.perf_counter()
             trial = worker.claim(total)
             if trial is None:
-                if worker.finished() >= total:
+                if worker.done >= total:
                     break
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST)
@@ -151,13 +168,14 @@ def propose(address: str, name: str, total: int, log: Log) -> None:
     Proposer(study, SPACE, total).serve(over)
 
 
-def plain(address: str, name: str, over: Callable[[], bool], log: Log) -> None:
+def plain(address: str, name: str, over: Callable[[], bool], log: Log, begin: Callable[[], None]) -> None:
     """A worker of Optuna's own."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = optuna.storages.RDBStorage(address.replace("postgresql://", "postgresql+psycopg://"))
     log.count(storage)
     study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler())
-    log.joining = time.process_time()
+    study.get_trials(deepcopy=False)  # Optuna reads them at its first suggestion
+    begin()
     while not over():
         started = time.perf_counter()
         trial = study.ask(dict(DISTRIBUTIONS))
@@ -221,23 +239,29 @@ def measure(address: str, who: str, finished: int, workers: int, seconds: float)
     name = f"{who}-{finished}-{workers}"
     beforehand(address, name, finished)
     postmaster, folder = postmaster_of(address), Path(tempfile.mkdtemp())
-    before = server_cpu(postmaster)
-    go = time.monotonic() + 2.0 + 0.15 * workers + (0.008 * finished if who == "optuna" else 0.0)
-    end = go + seconds
+    ready, go = Path(tempfile.mkdtemp()), folder.with_suffix(".go")
+    over = folder.with_suffix(".over").exists
 
-    def act(log: Log) -> None:
+    def act(log: Log, number: int) -> None:
+        def begin() -> None:
+            log.begin(ready / str(number), go)
+
         if who == "optuna":
-            plain(address, name, lambda: time.monotonic() > end, log)
+            plain(address, name, over, log, begin)
         else:
-            work(address, name, ENDLESS, lambda: time.monotonic() > end, log)
+            work(address, name, ENDLESS, over, log, begin)
 
     helper = 0 if who == "optuna" else start(lambda log: propose(address, name, ENDLESS, log), folder / "proposer")
-    children = [start(act, folder / f"{number}") for number in range(workers)]
-    time.sleep(max(0.0, go - time.monotonic()))
-    began, at = time.monotonic(), count(address, name)
+    children = [start(partial(act, number=number), folder / f"{number}") for number in range(workers)]
+    while len(list(ready.iterdir())) < workers:
+        time.sleep(0.1)
+    before, at, began = server_cpu(postmaster), count(address, name), time.monotonic()
+    go.touch()
+    time.sleep(seconds)
+    rate = (count(address, name) - at) / (time.monotonic() - began)
+    folder.with_suffix(".over").touch()
     for child in children:
         os.waitpid(child, 0)
-    rate = (count(address, name) - at) / (time.monotonic() - began)
     if helper:
         os.kill(helper, signal.SIGTERM)
         os.waitpid(helper, 0)
@@ -252,8 +276,8 @@ def measure(address: str, who: str, finished: int, workers: int, seconds: float)
         statements=sum(log["statements"] for log in logs) / done,
         take=[took for log in logs for took in log["take"]],
         tell=[took for log in logs for took in log["tell"]],
-        joining=float(np.median([log["joining"] for log in own])),
-        memory=float(np.median([log["megabytes"] for log in own])),
+        joining=float(np.median([log["joining"] for log in own or logs])),
+        memory=float(np.median([log["megabytes"] for log in own or logs])),
     )  # fmt: skip
 
 
@@ -278,7 +302,8 @@ def killed(address: str, finished: int, workers: int, extra: int, pause: float) 
     def worker() -> int:
         number = next(fresh)
         return start(
-            lambda log: work(address, name, total, lambda: False, log, folder / f"{number}.told"), folder / f"{number}"
+            lambda log: work(address, name, total, lambda: False, log, told=folder / f"{number}.told"),
+            folder / f"{number}",
         )
 
     def proposer() -> int:
@@ -387,9 +412,16 @@ def main() -> None:
     """Measure everything and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="seconds: a few workers, few trials")
+    parser.add_argument("--workers", type=int, nargs="+", default=(1, 4, 16, 64))
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement, once all have joined")
+    parser.add_argument(
+        "--killed", type=int, nargs=2, default=(64, 600), help="workers, and trials, where some are killed"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    sizes, crowds, seconds = ((0, 50), (1, 4), 3.0) if options.quick else ((0, 5000), (1, 4, 16, 64), 10.0)
+    sizes, crowds, seconds = (
+        ((0, 50), (1, 4), 3.0) if options.quick else ((0, 5000), tuple(options.workers), options.seconds)
+    )
     load = f"load average at the start {os.getloadavg()[0]:.1f}"
     rows: list[Row] = []
     deaths = []
@@ -400,10 +432,8 @@ def main() -> None:
                 if workers in ((1, 16) if finished == 0 else (1,)):  # Optuna's workers read the whole history first
                     rows.append(measure(address, "optuna", finished, workers, seconds))
                 print(table(rows[-2:]), flush=True)
-            crowd = crowds[-1]
-            deaths.append(
-                killed(address, finished, crowd, 10 if options.quick else 600, 1.0 if options.quick else 240 / crowd)
-            )
+            crowd, extra = (4, 30) if options.quick else options.killed
+            deaths.append(killed(address, finished, crowd, extra, 240 / crowd))
             print(deaths[-1], flush=True)
     options.out.write_text(report(rows, deaths, load), encoding="utf-8")
 

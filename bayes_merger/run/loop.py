@@ -133,9 +133,8 @@ def search(
     total = setup.config.init_points + setup.config.n_iters
     failed, pause = 0, SHORTEST
     with Worker(study, setup.space, name=name, last=last_of(setup, study, progress)) as worker:
-        done = worker.finished()
-        progress.budget(done, total)
-        while done < total:
+        progress.budget(worker.finished(), total)
+        while worker.done < total:
             stop.check()
             folder.check()
             over = ended(setup, study, progress, watching=not taking or worker.has_proposed)
@@ -150,7 +149,7 @@ def search(
             if trial is None:
                 progress.step("waiting for the other workers")
                 time.sleep(pause)
-                done, pause = worker.finished(), min(2 * pause, LONGEST)
+                pause = min(2 * pause, LONGEST)
                 continue
             pause = SHORTEST
             whole = not taking or worker.has_proposed
@@ -159,7 +158,6 @@ def search(
             except Superseded as late:
                 progress.note(str(late))
                 continue
-            done = report.done
             progress.trial(report)
             failed = failed + 1 if report.reason and not report.pruned else 0
             if failed >= FAILURES_IN_A_ROW:

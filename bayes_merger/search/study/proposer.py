@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.entry import Entry
+from bayes_merger.search.study.history import WORKER
 from bayes_merger.search.study.lock import proposer_lock
 from bayes_merger.search.study.queue import LastSuggestion, suggestions
 from bayes_merger.search.study.storage import PAUSE
@@ -54,6 +55,7 @@ class Proposer:
         self._ahead = 1
         self._spent = -1
         self._taken = 0
+        self._workers: set[str] = set()
 
     def serve(self, over: threading.Event) -> None:
         """Propose until the event is set or the budget used up; wait while another process does."""
@@ -88,14 +90,15 @@ class Proposer:
 
     def _lacking(self, entries: list[Entry], done: int) -> int:
         """How many suggestions to add: twice as many as last time if none was left, one less if none was taken."""
-        running = sum(map(is_drawn, entries))
+        drawn = [entry for entry in entries if is_drawn(entry)]
         waiting = sum(e.state == TrialState.WAITING and not e.is_dangerous for e in entries)
-        taken, self._taken = done + running - self._taken, done + running
+        taken, self._taken = done + len(drawn) - self._taken, done + len(drawn)
+        self._workers |= {entry.attributes[WORKER]["id"] for entry in drawn}
         if not waiting:
-            self._ahead = min(2 * self._ahead, max(2 * running, 2 * taken, 1))
+            self._ahead = min(2 * self._ahead, max(len(self._workers), 2 * taken, 1))
         elif waiting >= self._ahead:
             self._ahead = max(1, self._ahead - 1)
-        free = self.total - done - running - waiting
+        free = self.total - done - len(drawn) - waiting
         if free == 1:  # the last suggestion knows as much as it can
             return 0 if waiting else 1
         return min(self._ahead - waiting, free - 1)

@@ -174,6 +174,7 @@ class Worker:
         last: makes the last suggestion, where that is not the sampler's.
 
     Attributes:
+        done: how many trials of the budget were finished when it last looked.
         has_proposed: whether it has made a suggestion itself, as nobody else did, and so has read all trials.
     """
 
@@ -193,6 +194,7 @@ class Worker:
         self._beat = beat
         self._last = last
         self._lock = FileLock(_lock_of(study, self.id), timeout=0)
+        self.done = 0
         self.has_proposed = False
         self._current: FrozenTrial | None = None
         self._begun = False
@@ -232,7 +234,8 @@ class Worker:
         while True:
             with transaction(self.study) as queue:
                 entries = self._healed(queue)
-                if sum(map(is_drawn, entries)) + spent(self.study, queue) >= total:
+                self.done = spent(self.study, queue)
+                if sum(map(is_drawn, entries)) + self.done >= total:
                     return None
                 taken = take(queue, entries, self.space, self._about, first=not self._begun)
             if taken is not None:
@@ -282,7 +285,8 @@ class Worker:
             with transaction(self.study) as queue:
                 return spent(self.study, queue)
 
-        return self.with_retries(count)
+        self.done = self.with_retries(count)
+        return self.done
 
     def tell(
         self, trial: FrozenTrial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None
@@ -347,7 +351,8 @@ class Worker:
                         self._current = None
                         raise Superseded(f"trial {trial.number} was finished by another worker")
                 self._current = None
-                return Outcome(told[0][1], spent(self.study, queue))
+                self.done = spent(self.study, queue)
+                return Outcome(told[0][1], self.done)
 
         return self.with_retries(settle)
 
