@@ -120,8 +120,8 @@ def _payload_values(mapping: Mapping[str, Any]) -> dict[str, Any]:
     if not values.get("prompt", "").strip():
         raise ConfigError("no prompt; give it a line  prompt: what to draw")
     values["batch_size"] = checked("batch_size", values.get("batch_size", 1) * values.pop("n_iter", 1))
-    for key in ("prompt", "negative_prompt"):
-        check_prompt(values.get(key, ""))
+    check_prompt(values["prompt"])
+    check_prompt(values.get("negative_prompt", ""), negative=True)
     if "sampler_name" in values or "scheduler" in values:
         sampler = check_sampler(values.get("sampler_name", "Euler a"), values.get("scheduler", AUTOMATIC))
         values["sampler_name"], values["scheduler"] = sampler

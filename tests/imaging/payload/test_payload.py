@@ -59,8 +59,8 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": "a", "enable_hr": True}, "enable_hr is not supported"),
         ({"prompt": "a", "sampler_name": "Euler b"}, "did you mean Euler"),
         ({"prompt": "a", "sampler_name": "DPM++ SDE Karras"}, "the nearest is 'DPM\\+\\+ 2M SDE'"),
-        ({"prompt": "a <lora:b:1>"}, "<lora:b:1>"),
-        ({"prompt": "a", "negative_prompt": "[a|b]"}, "alternates"),
+        ({"prompt": "a <hypernet:b:1>"}, "<hypernet:b:1>"),
+        ({"prompt": "a", "negative_prompt": "<lora:b:1>"}, "does nothing there"),
     ],
 )
 def test_a_bad_field_is_one_clear_line(fields: dict[str, Any], message: str) -> None:
@@ -108,13 +108,13 @@ def test_wildcard_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "colour.txt").write_text("red")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "loop.txt").write_text("a __loop__")
-    (tmp_path / "net.txt").write_text("<lora:a:1>")
+    (tmp_path / "net.txt").write_text("<lora:a:x>")
     (tmp_path / "bell.txt").write_text("a \x9b31m cat")
     for prompt, message in [
         ("__color__", "no color.txt in .*; did you mean colour"),
         ("__empty__", "has no lines"),
         ("__loop__", "each other endlessly"),
-        ("__net__", "<lora:a:1>"),
+        ("__net__", "<lora:a:x>: 'x' is no strength"),
         ("__bell__", "control character"),
         ("__x/../colour__", "no x/../colour.txt"),
     ]:
