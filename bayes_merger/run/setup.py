@@ -18,7 +18,6 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.pipelines.pipeline import check_place
-from bayes_merger.imaging.prompts.prompt import check_prompt
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.lora import is_lora
@@ -153,8 +152,7 @@ def check_setup(
     if payloads is None:
         payloads = resolve_payloads(config)
     for payload in payloads:
-        for prompt in (*payload.prompts, *payload.negative_prompts):
-            check_prompt(prompt)  # what a wildcard put in has not been seen yet
+        payload.check()  # those of a study that goes on may be anybody's
     steps = read_recipe(config)
     if steps is None:
         spec = method_spec(config.method)

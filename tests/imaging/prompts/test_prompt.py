@@ -98,7 +98,7 @@ def test_what_can_be_drawn_passes(text: str) -> None:
 
 def test_a_negative_prompt_names_no_networks_and_knows_no_and() -> None:
     check_prompt("a cat AND a dog", negative=True)
-    with pytest.raises(ConfigError, match="negative_prompt: <lora:fur:...> does nothing there"):
+    with pytest.raises(ConfigError, match=r"negative_prompt: <lora:fur:\.\.\.> does nothing there"):
         check_prompt("blurry <lora:fur:1>", negative=True)
 
 

@@ -121,7 +121,7 @@ def test_lists_in_yaml_and_json_are_called_by_their_keys(tmp_path: Path) -> None
     assert drawn(tmp_path, "__animals/birds__") == {"robin", "2"}
     assert drawn(tmp_path, "__zoo/animals/birds__") == {"robin", "2"}
     assert drawn(tmp_path, "__Animals/*__ __colours__ __moods__") == {"robin red calm", "2 red calm"}
-    with pytest.raises(ConfigError, match="no colour.txt in .*; did you mean colours"):
+    with pytest.raises(ConfigError, match=r"no colour\.txt in .*; did you mean colours"):
         expand(tmp_path, "__colour__")
 
 
