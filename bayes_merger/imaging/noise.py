@@ -1,8 +1,8 @@
 """The noise that pictures begin with and that samplers add, as web UIs draw it: picture by picture, in fp32.
 
 What depends on a generator of the device would depend on the device. So noise comes from the CPU's generator (`cpu`),
-or from the one that CUDA has, computed here (`nv`), which web UIs use on NVIDIA's cards unless told otherwise. The first
-noise may be mixed with another seed's (a variation), and the noise of later steps may come from a seed beside it.
+or from the one that CUDA has, computed here (`nv`), which web UIs use on NVIDIA's cards unless told otherwise. The
+first noise may be mixed with another seed's (a variation), and the noise of later steps may come from a seed beside it.
 """
 
 from __future__ import annotations
