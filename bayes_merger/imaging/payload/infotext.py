@@ -130,7 +130,7 @@ def read_infotext(text: str) -> dict[str, Any]:
 
 
 def split_infotext(text: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The fields of a payload that draws such a picture, and the parameters that no payload has, as extensions add them.
+    """The fields of a payload that draws such a picture, and the parameters that no payload has, such as extensions'.
 
     Web UIs do not write which noise they take where it is their default, CUDA's.
 

@@ -113,7 +113,7 @@ class Payload:
             check_prompt(checked("negative_prompt", words), negative=True)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; `from_json` returns an equal payload. What studies did not have at first is left out at rest."""
+        """As plain data; `from_json` returns an equal payload. What older studies do not have is left out at rest."""
         values = dataclasses.asdict(self)
         kept = {key: value for key, value in values.items() if key not in _LATER or value != _LATER[key]}
         return json.loads(json.dumps(kept))  # type: ignore[no-any-return]  # tuples are lists

@@ -1,7 +1,7 @@
 r"""AUTOMATIC1111's prompt syntax, the part that controls attention: `(a)`, `(a:1.2)`, `[a]`, `\(`, `BREAK`.
 
-What depends on the step is read in `editing`, networks in `networks`, words of word lists in `wildcards`. What cannot be
-drawn (`AND`) is refused at start-up rather than drawn as if it were words. The syntax is described at
+What depends on the step is read in `editing`, networks in `networks`, word lists in `wildcards`. What cannot be drawn
+(`AND`) is refused at start-up rather than drawn as if it were words. The syntax is described at
 https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis
 """
 

@@ -181,9 +181,9 @@ def test_styles_are_put_around_the_prompts(tmp_path: Path) -> None:
     payload = payload_from_mapping("x", fields, file)
     assert payload.prompt == "a cat, grain, oil, canvas"
     assert payload.negative_prompt == "blurry, cgi, 3d"
-    with pytest.raises(ConfigError, match="no 'fim' in .*styles.csv; did you mean film"):
+    with pytest.raises(ConfigError, match=r"no 'fim' in .*styles\.csv; did you mean film"):
         payload_from_mapping("x", fields | {"styles": ["fim"]}, file)
-    with pytest.raises(ConfigError, match="set  styles=styles.csv"):
+    with pytest.raises(ConfigError, match=r"set  styles=styles\.csv"):
         payload_from_mapping("x", fields)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match="its first line is not"):

@@ -8,6 +8,7 @@ algorithm 2 of Lu et al. (https://arxiv.org/abs/2211.01095).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -68,13 +69,13 @@ def denoiser(network: Network) -> Denoiser:
 
 
 def euler(denoise: Denoiser, x: Tensor, sigmas: list[float], noise: Callable[[], Tensor]) -> Tensor:
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in pairwise(sigmas):
         x = x + (x - denoise(x, now)) / now * (then - now)
     return x
 
 
 def euler_a(denoise: Denoiser, x: Tensor, sigmas: list[float], noise: Callable[[], Tensor]) -> Tensor:
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in pairwise(sigmas):
         up = min(then, (then**2 * (now**2 - then**2) / now**2) ** 0.5)
         down = (then**2 - up**2) ** 0.5
         x = x + (x - denoise(x, now)) / now * (down - now)
@@ -84,7 +85,7 @@ def euler_a(denoise: Denoiser, x: Tensor, sigmas: list[float], noise: Callable[[
 
 
 def heun(denoise: Denoiser, x: Tensor, sigmas: list[float], noise: Callable[[], Tensor]) -> Tensor:
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in pairwise(sigmas):
         slope = (x - denoise(x, now)) / now
         ahead = x + slope * (then - now)
         if then:
@@ -109,7 +110,7 @@ def lms(denoise: Denoiser, x: Tensor, sigmas: list[float], noise: Callable[[], T
 
 def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: list[float], noise: Callable[[], Tensor]) -> Tensor:
     before = None
-    for at, (now, then) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for at, (now, then) in enumerate(pairwise(sigmas)):
         picture = denoise(x, now)
         mixed = picture
         if before is not None and then:
