@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,16 +83,15 @@ def quiet() -> Iterator[None]:
 
 def destinations(device: str = "cpu") -> dict[str, Any]:
     """Views on the fp16 parameters of diffusers modules, as a run merges into them."""
+    import torch
     from make_full_size import networks
 
     from bayes_merger.imaging.pipelines.keymap import single_file_views
-    from bayes_merger.imaging.pipelines.layout import lay_side_by_side
+    from bayes_merger.imaging.pipelines.layout import LiveMemory
 
-    pipe = KEPT["pipe"] = SimpleNamespace(
-        **{name: module.half().to_empty(device=device) for name, module in networks("sd1").items()}
-    )
-    lay_side_by_side(pipe)
-    return dict(single_file_views(pipe))
+    modules = KEPT["modules"] = networks("sd1")
+    memory = LiveMemory(modules, device, lambda part, name: torch.float16)
+    return single_file_views(modules, memory.copies)
 
 
 def weights_of(alphas: dict[str, float] | float, blocks: Sequence[str] = ()) -> dict[str, dict[str, float]]:

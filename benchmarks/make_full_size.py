@@ -10,8 +10,6 @@ numbers are a block of four million, again and again. No model is ever in memory
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayes_merger.checkpoints.naming import INDEX, PARTS, Naming
+from bayes_merger.checkpoints.config_trees import read_tree
+from bayes_merger.checkpoints.empty_networks import empty_networks
+from bayes_merger.checkpoints.naming import Naming
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "bayes_merger" / "checkpoints" / "configs"
@@ -39,17 +39,7 @@ PIECE = 2**20
 
 def networks(architecture: str) -> dict[str, Any]:
     """The networks of a model by diffusers' names of the parts, on the meta device: names and shapes, no memory."""
-    tree = CONFIGS / TREES[architecture]
-    index = json.loads((tree / INDEX).read_text())
-    found = {}
-    for part in (part for part in PARTS if part in index):
-        library, name = index[part]
-        network = getattr(importlib.import_module(library), name)
-        config = json.loads((tree / part / "config.json").read_text())
-        with torch.device("meta"):
-            known = library == "diffusers"
-            found[part] = network.from_config(config) if known else network(network.config_class(**config))
-    return found
+    return empty_networks(read_tree(CONFIGS / TREES[architecture]))
 
 
 def shapes(architecture: str = "sd1") -> dict[str, tuple[int, ...]]:

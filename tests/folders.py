@@ -38,16 +38,18 @@ FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "sd35", "flux")
 def _clip(width: int, layers: int, projection: bool = False, **changes: Any) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "projection_dim": width}
-    config = CLIPTextConfig(**sizes, num_hidden_layers=layers, vocab_size=49408, **changes)
+    sizes = {"hidden_size": width, "intermediate_size": 16, "num_attention_heads": 2, "projection_dim": width}
+    config = CLIPTextConfig(**sizes, num_hidden_layers=layers, vocab_size=len(_clip_words()[0]), **changes)
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 
-def _t5() -> Any:
+def _t5(width: int) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
-        T5Config(vocab_size=32, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu")
+        T5Config(
+            vocab_size=32, d_model=width, d_kv=4, d_ff=16, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+        )
     )
 
 
@@ -60,7 +62,7 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
         vae16 = {**_VAE, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
         sd3 = {
             "sample_size": 8, "num_layers": 24, "attention_head_dim": 4, "num_attention_heads": 2,
-            "caption_projection_dim": 8, "joint_attention_dim": 24, "pooled_projection_dim": 32,
+            "caption_projection_dim": 8, "joint_attention_dim": 24, "pooled_projection_dim": 24,
             "pos_embed_max_size": 8, "in_channels": 16, "out_channels": 16,
         }  # fmt: skip
         makers: dict[str, Any] = {
@@ -72,7 +74,7 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
             "sd2": lambda: {
                 "unet": UNet2DConditionModel(cross_attention_dim=1024, use_linear_projection=True, **_UNET),
                 "vae": AutoencoderKL(**_VAE),
-                "text_encoder": _clip(16, 2, hidden_act="gelu"),
+                "text_encoder": _clip(1024, 2, hidden_act="gelu"),
             },
             "sdxl": lambda: {
                 "unet": UNet2DConditionModel(**_XL),
@@ -85,11 +87,13 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
                 "vae": AutoencoderKL(**vae16),
                 "text_encoder": _clip(8, 2, projection=True),
                 "text_encoder_2": _clip(16, 3, projection=True),
-                "text_encoder_3": _t5(),
+                "text_encoder_3": _t5(24),
             },
             "sd35": lambda: {
                 "transformer": SD3Transformer2DModel(**sd3, qk_norm="rms_norm", dual_attention_layers=(0, 1, 2)),
                 "vae": AutoencoderKL(**vae16),
+                "text_encoder": _clip(8, 2, projection=True),
+                "text_encoder_2": _clip(16, 3, projection=True),
             },
             "flux": lambda: {
                 "transformer": FluxTransformer2DModel(
@@ -98,7 +102,7 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
                 ),
                 "vae": AutoencoderKL(**vae16),
                 "text_encoder": _clip(8, 2),
-                "text_encoder_2": _t5(),
+                "text_encoder_2": _t5(8),
             },
         }  # fmt: skip
         modules: dict[str, Any] = makers[family]()
@@ -185,3 +189,43 @@ _FLOW = ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
 _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd1": _EULER, "sd2": _EULER, "sdxl": _EULER, "sd3": _FLOW, "sd35": _FLOW, "flux": _FLOW,
 }  # fmt: skip
+
+
+def write_tokenizers(folder: Path, family: str) -> Path:
+    """Add the tokenizers of a tiny model to its folder, which know letters and a few words."""
+    from transformers import CLIPTokenizer, T5Tokenizer
+
+    words, pairs = _clip_words()
+    index = json.loads((folder / "model_index.json").read_text())
+    for part in [name for name in index if name.startswith("text_encoder")]:
+        name = part.replace("text_encoder", "tokenizer")
+        pad = "!" if family == "sd2" or part == "text_encoder_2" else "<|endoftext|>"
+        tokenizer = (
+            T5Tokenizer(vocab=[(word, -float(number)) for number, word in enumerate(_T5_WORDS)], extra_ids=0)
+            if index[part][1] == "T5EncoderModel"
+            else CLIPTokenizer(vocab=words, merges=pairs, model_max_length=77, pad_token=pad)
+        )
+        tokenizer.save_pretrained(str(folder / name))
+        index[name] = ["transformers", type(tokenizer).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+_T5_WORDS = [
+    "<pad>",
+    "</s>",
+    "<unk>",
+    "\u2581",
+    "\u2581a",
+    "\u2581red",
+    "\u2581ring",
+    "\u2581blue",
+    *"abcdefghijklmnopqrstuvwx",
+]
+
+
+def _clip_words() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The letters of CLIP's vocabulary, one word of several, and its two marks."""
+    letters = [chr(number) for number in range(ord("!"), ord("~") + 1)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "re", "red</w>", "<|startoftext|>", "<|endoftext|>"]
+    return {word: number for number, word in enumerate(words)}, [("r", "e"), ("re", "d</w>")]

@@ -25,7 +25,9 @@ Settings = dict[str, Any]
 """Relative file name (``unet/config.json``) to plain JSON data."""
 
 _CONFIGS = Path(__file__).parent / "configs"
-_SCHEDULER = "scheduler/scheduler_config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+"""What a model predicts, and the schedule of its noise."""
+
 _TREES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl", "sd3": "sd3", "sd3-large": "sd35-large", "flux": "flux"}
 _COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # as their names begin
 _UNET, _TRANSFORMER = "unet/config.json", "transformer/config.json"
@@ -85,14 +87,15 @@ def read_settings(tree: Path, architecture: str, lacking: Collection[str] = ()) 
 
     Args:
         tree: a diffusers folder, or its settings alone.
-        architecture: its name; what pipeline it is for is taken from the shipped tree where ``tree`` does not say it.
+        architecture: its name; its pipeline and scheduler are those of the shipped tree where ``tree`` says nothing.
         lacking: parts that the model does not have, whose settings need not be there.
 
     Raises:
         ConfigError: a file is missing or not JSON.
     """
+    shipped = _CONFIGS / _TREES[architecture]
     if not (tree / INDEX).is_file():
-        index = _read(_CONFIGS / _TREES[architecture] / INDEX)
+        index = _read(shipped / INDEX)
     else:
         index = {n: v for n, v in read_inside(tree, INDEX).items() if isinstance(v, str | bool | int | float | list)}
     for name, value in index.items():
@@ -105,7 +108,7 @@ def read_settings(tree: Path, architecture: str, lacking: Collection[str] = ()) 
     parts = [part for part in PARTS if index.get(part, [None])[0] is not None and part not in lacking]
     return {
         INDEX: index | ({"requires_safety_checker": False} if "safety_checker" in index else {}),
-        _SCHEDULER: read_inside(tree, _SCHEDULER),
+        SCHEDULER: _read(shipped / SCHEDULER) if not (tree / SCHEDULER).exists() else read_inside(tree, SCHEDULER),
         **{f"{part}/config.json": read_inside(tree, f"{part}/config.json") for part in parts},
     }
 
@@ -141,6 +144,25 @@ def _read(file: Path) -> Settings:
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: expected a table of settings")
     return data
+
+
+def settings_for(tree: Path | None, architecture: str, shapes: Shapes, metadata: Mapping[str, str]) -> Settings:
+    """The JSON files of a diffusers folder, without its tokenizers, for a model; without the parts that it lacks.
+
+    Args:
+        tree: a diffusers folder to read them from; without one they are ``settings_of`` official models.
+        architecture: its name.
+        shapes: key to shape, of all tensors of the single file, markers included.
+        metadata: of the single file.
+
+    Raises:
+        ConfigError: as ``read_settings``.
+        CheckpointError: as ``settings_of``.
+    """
+    if tree is None:
+        return settings_of(architecture, shapes, metadata)
+    lacking = absent_parts(architecture, shapes)
+    return marked(without(read_settings(tree, architecture, lacking), lacking), shapes, metadata)
 
 
 def settings_of(architecture: str, shapes: Shapes, metadata: Mapping[str, str]) -> Settings:
@@ -179,9 +201,9 @@ def marked(settings: Settings, shapes: Shapes, metadata: Mapping[str, str]) -> S
         CheckpointError: the model needs a scheduler that no settings here describe.
     """
     said = predicted(shapes, metadata)
-    if not said or (edm_mark(shapes) and said == predicted_by(settings[_SCHEDULER])):
+    if not said or (edm_mark(shapes) and said == predicted_by(settings[SCHEDULER])):
         return settings
-    return settings | {_SCHEDULER: settings[_SCHEDULER] | _prediction(shapes, metadata, "")}
+    return settings | {SCHEDULER: settings[SCHEDULER] | _prediction(shapes, metadata, "")}
 
 
 def clip_pads(settings: Settings) -> dict[str, str]:
@@ -205,7 +227,7 @@ def _fit_sd1(model: Shapes, metadata: Mapping[str, str]) -> tuple[str, Settings]
 def _fit_sd2(model: Shapes, metadata: Mapping[str, str]) -> tuple[str, Settings]:
     # stable-diffusion-2-inpainting was made from 2.0-base
     changes = _unet_changes(model, metadata, _SD_PIPELINES, "v_prediction" if _channels(model) == 4 else "epsilon")
-    if changes[_SCHEDULER]["prediction_type"] == "epsilon":
+    if changes[SCHEDULER]["prediction_type"] == "epsilon":
         changes[_UNET]["sample_size"] = 64
     return "sd2", changes
 
@@ -221,7 +243,7 @@ def _unet_changes(
     return {
         INDEX: {"_class_name": _pipeline(channels, pipelines)},
         _UNET: {"in_channels": channels},
-        _SCHEDULER: _prediction(model, metadata, prediction),
+        SCHEDULER: _prediction(model, metadata, prediction),
     }
 
 
@@ -278,7 +300,7 @@ def _fit_flux(model: Shapes, metadata: Mapping[str, str]) -> tuple[str, Settings
     return "flux", {
         INDEX: {"_class_name": _pipeline(channels, _FLUX_PIPELINES)},
         _TRANSFORMER: transformer | ({} if channels == 64 else {"out_channels": 64}),
-        _SCHEDULER: {} if guided else {"shift": 1.0, "use_dynamic_shifting": False},
+        SCHEDULER: {} if guided else {"shift": 1.0, "use_dynamic_shifting": False},
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -239,6 +239,22 @@ def open_folder(path: Path) -> DiffusersFolder:
             raise CheckpointError(f"{path}: {_named(path)}{error}") from error
         opened.pop_all()
     return found
+
+
+def has_weights(path: Path) -> bool:
+    """Whether a folder holds weights of the network, and not only settings."""
+    return any(_files_of(path, part) for part in PARTS[:2])
+
+
+@contextmanager
+def open_part(path: Path) -> Iterator[dict[str, Checkpoint]]:
+    """The tensors of a part of a diffusers folder, each with the opened file that it is in; none if it holds none.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    with ExitStack() as opened:
+        yield _tensors_of(_files_of(path.parent, path.name), opened)
 
 
 def _tensors_of(files: Mapping[Path, Collection[str] | None], opened: ExitStack) -> dict[str, Checkpoint]:

@@ -46,17 +46,22 @@ def write_tokenizer(tokenizer: Any, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def load_tokenizer(config: Path | None) -> Any:
-    """The tokenizer in the folder `tokenizer/` of a diffusers config tree, or CLIP's own when it holds no vocabulary.
+def load_tokenizer(config: Path | None, name: str = "tokenizer", pad: str = PAD) -> Any:
+    """A tokenizer in a folder of a diffusers config tree, or CLIP's own when it holds no vocabulary.
 
     (transformers alone would then silently build a tokenizer of two words.)
+
+    Args:
+        config: the tree.
+        name: of the folder in it.
+        pad: what fills prompts up, where CLIP's own is built.
 
     Raises:
         ConfigError: when the tokenizer is for prompts of another length.
     """
-    folder = None if config is None else config / "tokenizer"
-    if folder is None or not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
-        return build_tokenizer()
+    folder = None if config is None else config / name
+    if folder is None or not any((folder / file).is_file() for file in ("vocab.json", "tokenizer.json")):
+        return build_tokenizer(pad)
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)

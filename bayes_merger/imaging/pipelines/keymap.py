@@ -1,77 +1,145 @@
-"""Single-file keys <-> parameters of live diffusers modules: a bijection, for SD1.x.
+"""Single-file keys <-> tensors of live diffusers modules: a bijection, for every architecture.
 
-The names are those of ``bayes_merger.checkpoints.naming``. Only one tensor operation is needed here: the four
-projections of the VAE's two attention blocks are 1x1 convolutions `(C, C, 1, 1)` in the file and linear layers `(C, C)`
-in diffusers. It is a view, which is why a merged tensor can be written straight into the live parameter, without
-staging.
+The names are those of ``bayes_merger.checkpoints.naming``. Nearly every tensor of a single file is a view on a live
+parameter, which is why a merged tensor can be written straight into it: 1x1 convolutions ``(C, C, 1, 1)`` that are
+matrices in diffusers are reshaped, a projection is transposed, and what files stack in one tensor (queries, keys and
+values) lies side by side in memory (``layout``). Where diffusers has swapped the halves of a tensor no view is
+possible; such a tensor, two to four per transformer, is written to a copy that is brought over before the next picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from bayes_merger.checkpoints.naming import UNET, VAE, Naming
-from bayes_merger.errors import CheckpointError
+from bayes_merger.checkpoints.naming import PARTS, Counterpart, Naming
+from bayes_merger.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["TEXT", "UNET", "VAE", "HasModules", "single_file_views", "to_single_file"]
-
-TEXT = "cond_stage_model.transformer.text_model."
+__all__ = ["Home", "homes", "modules_of", "single_file_views", "state_of", "to_single_file"]
 
 
-class HasModules(Protocol):
-    """What is needed of a pipeline: its three models."""
+@dataclass(frozen=True)
+class Home:
+    """Where the numbers of a single file's tensor are in a model.
 
-    unet: Module
-    vae: Module
-    text_encoder: Module
+    Attributes:
+        part: of the model, ``unet``, ``vae``, ...
+        counterpart: how the tensor is made of those of the part.
+        names: what diffusers calls these, in order.
+        tensors: and they themselves.
+    """
+
+    part: str
+    counterpart: Counterpart
+    names: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the single file's tensor."""
+        return self.counterpart.shape([tuple(tensor.shape) for tensor in self.tensors])
 
 
-def to_single_file(
-    *, unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], text_encoder: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The tensors of three diffusers state dicts under the names and in the shapes of a single file.
+def homes(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Home]:
+    """Single-file key -> where its numbers are.
 
     Args:
-        unet: state dict of a `UNet2DConditionModel` with the blocks of SD1.x, any width.
-        vae: state dict of an `AutoencoderKL`, any number of levels.
-        text_encoder: state dict of a `CLIPTextModel`, any number of layers.
-
-    Returns:
-        Views on the given tensors, nothing is copied: 1130 of them for SD1.5's topology. Call `.contiguous()` before
-        saving with safetensors.
+        states: part -> name -> tensor, as diffusers names them.
 
     Raises:
-        CheckpointError: for a parameter that SD1.x does not have.
+        CheckpointError: a tensor that no architecture has.
     """
-    parts = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
-    naming = Naming.of({part: {n: tuple(t.shape) for n, t in state.items()} for part, state in parts.items()})
-    if naming.family != "sd1":
-        raise CheckpointError(f"these are the modules of {naming.family}, and only SD1.x's can be drawn here")
+    naming = Naming.of({part: {n: tuple(t.shape) for n, t in state.items()} for part, state in states.items()})
     found = {}
-    for part, state in parts.items():
-        for name, tensor in state.items():
+    for part, state in states.items():
+        for name in state:
             counterpart = naming.counterpart(part, name)
-            if counterpart is not None:
-                shape = counterpart.shape([tuple(tensor.shape)])
-                found[counterpart.key] = tensor if len(shape) == tensor.dim() else tensor.view(shape)
+            if counterpart is not None and counterpart.key not in found:
+                stack = counterpart.stack or (name,)
+                found[counterpart.key] = Home(part, counterpart, stack, tuple(state[other] for other in stack))
     return found
 
 
-def single_file_views(pipe: HasModules) -> dict[str, Tensor]:
+def to_single_file(**states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of diffusers state dicts under the names and in the shapes of a single file.
+
+    Args:
+        states: part (``unet`` or ``transformer``, ``vae``, ``text_encoder``, ...) to its state dict, of any width.
+
+    Returns:
+        Views on the given tensors where that is possible: 1130 of them for SD1.5's topology. Call `.contiguous()`
+        before saving with safetensors.
+
+    Raises:
+        CheckpointError: a tensor that no architecture has.
+    """
+    return {key: _whole(home) for key, home in homes(states).items()}
+
+
+def _whole(home: Home) -> Tensor:
+    tensor = home.tensors[0]
+    if home.counterpart.stack or home.counterpart.swapped:
+        import torch
+
+        return torch.cat(home.tensors if home.counterpart.stack else tensor.chunk(2)[::-1])
+    return _turned(home, tensor)
+
+
+def single_file_views(pipe: Any, copies: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Single-file key -> a view, in the single file's shape, on the live parameter: write there to swap weights.
 
-    Made afresh from `named_parameters()` on every call (milliseconds): a cached view would silently go stale as soon as
-    a caller uses `.half()` or `.to()` on a module.
+    Made afresh on every call (milliseconds): a cached view would silently go stale as soon as a caller uses `.half()`
+    or `.to()` on a module.
+
+    Args:
+        pipe: a diffusers pipeline, or the modules of one.
+        copies: what to write to where no view is possible.
+
+    Raises:
+        ConfigError: a module was offloaded, cast, moved or fused, so that what is written would be lost.
     """
-    return to_single_file(
-        unet=_parameters(pipe.unet), vae=_parameters(pipe.vae), text_encoder=_parameters(pipe.text_encoder)
-    )
+    modules = modules_of(pipe)
+    for part, module in modules.items():
+        for name, layer in module.named_modules():
+            if getattr(layer, "fused_projections", False):
+                raise ConfigError(f"{part}.{name}: projections are fused; call unfuse_qkv_projections()")
+    found = homes({part: state_of(module) for part, module in modules.items()})
+    given = copies or {}
+    return {key: given[key] if key in given else _view(key, home) for key, home in found.items()}
 
 
-def _parameters(module: Module) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+def _view(key: str, home: Home) -> Tensor:
+    first, end = home.tensors[0], home.tensors[0].data_ptr()
+    for tensor in home.tensors:
+        if tensor.is_meta:
+            raise ConfigError(f"{key} is offloaded, a merge written there would be lost; remove the offloading")
+        if len(home.tensors) > 1 and (tensor.data_ptr() != end or not tensor.is_contiguous()):
+            raise ConfigError(f"{key} was moved or cast, a merge written there would be lost; leave the modules alone")
+        end += tensor.nbytes
+    if home.counterpart.stack:
+        steps = (first[0].numel(), *first.stride()[1:])
+        return first.as_strided(home.shape, steps)
+    return _turned(home, first)
+
+
+def _turned(home: Home, tensor: Tensor) -> Tensor:
+    turned = tensor.t() if home.counterpart.transposed else tensor
+    return turned if len(home.shape) == turned.dim() else turned.view(home.shape)
+
+
+def modules_of(pipe: Any) -> dict[str, Module]:
+    """The parts of a pipeline that hold tensors of a single file."""
+    if isinstance(pipe, Mapping):
+        return dict(pipe)
+    return {part: module for part in PARTS if (module := getattr(pipe, part, None)) is not None}
+
+
+def state_of(module: Module) -> dict[str, Tensor]:
+    """The live tensors of a module: its parameters, and the one buffer (of positions) that SD3 keeps in its file."""
+    tensors = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    return tensors | {name: t.detach() for name, t in module.named_buffers() if not name.endswith("position_ids")}

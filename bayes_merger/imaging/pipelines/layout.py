@@ -1,61 +1,132 @@
-"""The live parameters contiguous in memory, in the order of the single file.
+"""The memory of live modules: each part contiguous, in the order of the single file.
 
-A block of a model is then one span of memory, and a merge can write it in a few calls instead of hundreds.
+A block of a model is then one span of memory, and a merge can write it in a few calls instead of hundreds; what files
+stack in one tensor is one; and a part moves between devices as a whole, without losing either.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from bayes_merger.imaging.pipelines.keymap import HasModules, single_file_views
+from bayes_merger.imaging.pipelines.keymap import homes, state_of
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from torch.nn import Parameter
+    from torch.nn import Module
 
 _ALIGNMENT = 64  # bytes: a cache line, the alignment that matrix kernels expect
 
 
-def lay_side_by_side(pipe: HasModules) -> None:
-    """Move the parameters of all modules into one span of memory per device and dtype; no number changes.
+Dtypes = Callable[[str, str], "torch.dtype"]
+"""From a part and the name of one of its tensors to the dtype that it is kept in."""
 
-    The parameters stay the objects that they are, and each begins at an aligned address.
 
-    Args:
-        pipe: its modules must not share parameters.
+@dataclass
+class _Span:
+    """The memory of a part in one dtype, and where each of its tensors begins."""
+
+    memory: Tensor
+    tensors: list[tuple[Tensor, int]]
+
+
+class LiveMemory:
+    """The memory of some modules, whose tensors stay the objects that they are.
+
+    Attributes:
+        copies: single-file key to what a merge writes where diffusers has swapped the halves of a tensor.
     """
+
+    def __init__(self, modules: Mapping[str, Module], device: torch.device | str, dtype_of: Dtypes) -> None:
+        """Give modules on the meta device memory, unfilled.
+
+        Args:
+            modules: part to module, all of one model.
+            device: where.
+            dtype_of: what in.
+        """
+        import torch
+
+        found = homes({part: state_of(module) for part, module in modules.items()})
+        order: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        for _, home in sorted(found.items()):
+            order[home.part].append(home.names)
+        self._spans = {
+            part: _allocate(module, order[part], torch.device(device), partial(dtype_of, part))
+            for part, module in modules.items()
+        }
+        self._swapped = {
+            key: modules[home.part].get_parameter(home.names[0])
+            for key, home in found.items()
+            if home.counterpart.swapped
+        }
+        self.copies = {key: torch.empty_like(parameter) for key, parameter in self._swapped.items()}
+
+    def settle(self) -> None:
+        """Bring what was written to the copies over to the parameters."""
+        for key, parameter in self._swapped.items():
+            first, second = self.copies[key].chunk(2)
+            parameter[: len(second)].copy_(second)
+            parameter[len(second) :].copy_(first)
+
+    def move(self, part: str, device: torch.device | str) -> None:
+        """Move a part to another device."""
+        for span in self._spans.get(part, ()):
+            span.memory = span.memory.to(device, copy=True)
+            for tensor, begin in span.tensors:
+                tensor.data = span.memory[begin : begin + tensor.numel()].view(tensor.shape)
+
+
+def _allocate(
+    module: Module, order: list[tuple[str, ...]], device: torch.device, dtype_of: Callable[[str], torch.dtype]
+) -> list[_Span]:
+    """Memory for a module on the meta device, tensor by tensor; those of a group without a gap."""
     import torch
 
-    owners = {
-        parameter.data_ptr(): parameter
-        for module in (pipe.unet, pipe.vae, pipe.text_encoder)
-        for parameter in module.parameters()
-        if parameter.numel() and parameter.is_contiguous()
-    }
-    stretches: dict[tuple[torch.device, torch.dtype], list[Parameter]] = defaultdict(list)
-    for _, view in sorted(single_file_views(pipe).items()):
-        parameter = owners.get(view.data_ptr())
-        if parameter is not None and parameter.numel() == view.numel():
-            stretches[view.device, view.dtype].append(parameter)
-    with torch.no_grad():
-        for parameters in stretches.values():
-            _move(parameters)
+    places: dict[int, list[tuple[Module, str]]] = defaultdict(list)  # a tensor may have several names
+    for holder in module.modules():
+        for name, tensor in (*holder._parameters.items(), *holder._buffers.items()):
+            places[id(tensor)].append((holder, name))
+    sizes: dict[torch.dtype, int] = defaultdict(int)
+    begins: list[tuple[str, torch.dtype, int]] = []
+    for names in order:
+        for name in names:
+            dtype = dtype_of(name)
+            begins.append((name, dtype, sizes[dtype]))
+            sizes[dtype] += _tensor(module, name).numel()
+        step = _ALIGNMENT // dtype.itemsize
+        sizes[dtype] = -(-sizes[dtype] // step) * step
+    spans = {dtype: _Span(torch.empty(size, dtype=dtype, device=device), []) for dtype, size in sizes.items()}
+    for name, dtype, begin in begins:
+        empty = _tensor(module, name)
+        tensor = spans[dtype].memory[begin : begin + empty.numel()].view(empty.shape)
+        if isinstance(empty, torch.nn.Parameter):
+            tensor = torch.nn.Parameter(tensor, requires_grad=False)
+        spans[dtype].tensors.append((tensor, begin))
+        for holder, own in places[id(empty)]:
+            setattr(holder, own, tensor)
+    _number_positions(module, device)
+    return list(spans.values())
 
 
-def _move(parameters: list[Parameter]) -> None:
-    first = parameters[0]
-    room = [_room(parameter) for parameter in parameters]
-    stretch = first.new_empty(sum(room))
-    begin = 0
-    for parameter, size in zip(parameters, room, strict=True):
-        place = stretch[begin : begin + parameter.numel()].view(parameter.shape)
-        parameter.data = place.copy_(parameter)
-        begin += size
+def _tensor(module: Module, name: str) -> Tensor:
+    holder = module.get_submodule(name.rpartition(".")[0])
+    found: Tensor = getattr(holder, name.rpartition(".")[2])
+    return found
 
 
-def _room(tensor: Tensor) -> int:
-    """Count of numbers, padded so that the next parameter is aligned."""
-    step = _ALIGNMENT // tensor.element_size()
-    return -(-tensor.numel() // step) * step
+def _number_positions(module: Module, device: torch.device) -> None:
+    """Fill the buffers that hold 0, 1, 2, ...; every other tensor has its place in the file."""
+    import torch
+
+    for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if not tensor.is_meta:
+            continue
+        if not path.endswith("position_ids"):
+            raise NotImplementedError(f"{type(module).__name__}.{path}: no rule for this tensor")
+        holder = module.get_submodule(path.rpartition(".")[0])
+        holder.position_ids = torch.arange(tensor.shape[-1], device=device).expand(tensor.shape)

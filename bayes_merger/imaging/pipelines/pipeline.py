@@ -1,7 +1,7 @@
-"""A live Stable Diffusion pipeline: load once, then write weights and draw for each candidate.
+"""A live pipeline: load once, then write weights and draw for each candidate.
 
-Pictures are those of plain diffusers, to the last bit: the drawing is its `StableDiffusionPipeline`, given explicit
-schedulers, embeddings, and one CPU noise generator per picture (so results do not depend on the GPU's).
+Pictures are those of plain diffusers, to the last bit: the drawing is its pipeline of the model's architecture, given
+explicit schedulers, embeddings, and one CPU noise generator per picture (so results do not depend on the GPU's).
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.imaging.pipelines.keymap import single_file_views
-from bayes_merger.imaging.pipelines.schedulers import build_scheduler
+from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, drawn
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bayes_merger.checkpoints.checkpoint import Checkpoint
-    from bayes_merger.imaging.pipelines.loading import LoadedModules
-    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+    from bayes_merger.imaging.pipelines.layout import Dtypes
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _CACHED = 64  # batches of embeddings cached; a study has only a few
@@ -86,44 +86,39 @@ class LivePipeline:
 
     Attributes:
         pipe: the diffusers pipeline; do not offload, fuse or cast its modules.
+        architecture: what its architecture needs.
         device: where it lives.
         dtype: what it computes in.
         prediction_type: `"epsilon"` or `"v_prediction"`.
         zero_snr: whether the model was trained to zero terminal signal-to-noise ratio.
     """
 
-    def __init__(self, modules: LoadedModules, pipe: Any, encoder: PromptEncoder, *, max_batch: int) -> None:
+    def __init__(self, architecture: DrawnArchitecture, pipe: Any, *, max_batch: int) -> None:
         """Use `load_pipeline`."""
+        network = architecture.model.modules[architecture.network]
         self.pipe = pipe
-        self.device: torch.device = pipe.unet.device
-        self.dtype: torch.dtype = pipe.unet.dtype
-        self.prediction_type = modules.prediction_type
-        self.zero_snr = modules.zero_snr
-        self._shapes = modules.shapes
-        self._encoder = encoder
+        self.architecture = architecture
+        self.device: torch.device = network.device
+        self.dtype: torch.dtype = network.dtype
+        self.prediction_type = architecture.model.prediction_type
+        self.zero_snr = architecture.model.zero_snr
         self._max_batch = max_batch
-        self._embeddings: dict[tuple[Any, ...], Tensor] = {}
+        self._conditionings: dict[tuple[Any, ...], Conditioning] = {}
 
     def destinations(self) -> dict[str, Tensor]:
-        """Single-file key -> view on the live parameter, in the shape it has in the loaded file.
+        """Single-file key -> where a merge writes its tensor, in the shape that it has in the loaded file.
 
-        Call it anew for every merge (milliseconds). After writing to the text encoder, call `text_encoder_changed`.
+        Call it anew for every merge (milliseconds). What is written counts from the next drawing on. After writing to
+        a text encoder, call `text_encoder_changed`.
 
         Raises:
-            ConfigError: the pipeline was offloaded or its projections fused, so that what is written would be lost.
+            ConfigError: the pipeline was offloaded, cast or fused, so that what is written would be lost.
         """
-        for part in ("unet", "vae", "text_encoder"):
-            for name, module in getattr(self.pipe, part).named_modules():
-                if getattr(module, "fused_projections", False):
-                    raise ConfigError(f"{part}.{name}: projections are fused; call unfuse_qkv_projections()")
-        views = single_file_views(self.pipe)
-        if lost := [key for key, view in views.items() if view.is_meta]:
-            raise ConfigError(f"{lost[0]} is offloaded, a merge written there would be lost; remove the offloading")
-        return {key: view.view(self._shapes[key]) for key, view in views.items()}
+        return self.architecture.model.destinations()
 
     def text_encoder_changed(self) -> None:
-        """Forget the prompts' embeddings, which are kept as long as the text encoder stays the same."""
-        self._embeddings.clear()
+        """Forget the prompts' embeddings, which are kept as long as the text encoders stay the same."""
+        self._conditionings.clear()
 
     def check(self, payloads: Sequence[Payload]) -> None:
         """Check at start-up what would otherwise fail in the first trial.
@@ -132,16 +127,18 @@ class LivePipeline:
             ConfigError: a sampler that does not suit this model or number of steps, or a `clip_skip` too large.
         """
         for payload in payloads:
-            scheduler = self._scheduler(payload)
             try:
-                scheduler.set_timesteps(payload.steps)
+                self.architecture.check(payload, self.architecture.model.merged)
+                self.architecture.length((payload.prompt, *payload.prompts, *payload.negative_prompts))
+                scheduler = self.architecture.scheduler(payload)
+            except ConfigError as error:
+                raise ConfigError(f"payload {payload.name}: {error}") from error
+            try:
+                scheduler.set_timesteps(
+                    payload.steps, **({"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {})
+                )
             except ValueError as error:
                 raise ConfigError(f"payload {payload.name}: {payload.steps} steps: {error}") from error
-            if payload.clip_skip > self._encoder.layers:
-                raise ConfigError(
-                    f"payload {payload.name}: clip_skip is {payload.clip_skip}, the text encoder has "
-                    f"{self._encoder.layers} layers"
-                )
 
     def draw(
         self, payloads: Sequence[Payload], *, on_step: Callable[[int, int], None] | None = None
@@ -176,63 +173,67 @@ class LivePipeline:
         if not len(payload.prompts) == len(payload.negative_prompts) == len(payload.seeds) == payload.batch_size:
             raise ConfigError(f"payload {payload.name}: not resolved; pass it through imaging.resolve first")
         texts = (payload.prompts[index], payload.negative_prompts[index])
-        return _Order(payload, index, self._encoder.length(texts))
+        return _Order(payload, index, self.architecture.length(texts))
 
-    def _scheduler(self, payload: Payload) -> Any:
-        try:
-            return build_scheduler(
-                payload.sampler_name,
-                payload.scheduler,
-                prediction_type=self.prediction_type,
-                zero_snr=self.zero_snr,
+    def _conditioning(self, batch: Sequence[_Order], *, negative: bool = False) -> Conditioning:
+        texts = tuple(order.negative_prompt if negative else order.prompt for order in batch)
+        key = (texts, batch[0].payload.clip_skip, batch[0].chunks, negative)
+        if key not in self._conditionings:
+            if len(self._conditionings) >= _CACHED:
+                self._conditionings.clear()
+            self._conditionings[key] = self.architecture.encode(
+                texts, clip_skip=batch[0].payload.clip_skip, length=batch[0].chunks, negative=negative
             )
-        except ConfigError as error:
-            raise ConfigError(f"payload {payload.name}: {error}") from error
+        return self._conditionings[key]
 
-    def _embed(self, texts: tuple[str, ...], clip_skip: int, chunks: int) -> Tensor:
-        key = (texts, clip_skip, chunks)
-        if key not in self._embeddings:
-            if len(self._embeddings) >= _CACHED:
-                self._embeddings.clear()
-            self._embeddings[key] = self._encoder.encode(texts, clip_skip=clip_skip, length=chunks)
-        return self._embeddings[key]
+    def _arguments(self, batch: Sequence[_Order]) -> dict[str, Tensor]:
+        """What the denoiser is told, as arguments of diffusers' pipeline."""
+        wanted = self._conditioning(batch).arguments()
+        unwanted = self._conditioning(batch, negative=True).arguments("negative_") if self.architecture.guided else {}
+        return wanted | unwanted
 
     def _draw_batch(self, batch: Sequence[_Order], progress: _Progress | None) -> list[Image]:
         import torch
 
-        first = batch[0]
-        payload = first.payload
-        last_latents: list[Tensor] = []
+        payload = batch[0].payload
 
         def after_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
-            last_latents[:] = [values["latents"]]
             if progress is not None:
                 progress.step(step + 1, pipe.num_timesteps)
             return {}
 
-        self.pipe.scheduler = self._scheduler(payload)
-        result = self.pipe(
-            prompt_embeds=self._embed(tuple(order.prompt for order in batch), payload.clip_skip, first.chunks),
-            negative_prompt_embeds=self._embed(
-                tuple(order.negative_prompt for order in batch), payload.clip_skip, first.chunks
-            ),
+        self.pipe.scheduler = self.architecture.scheduler(payload)
+        latents = self.pipe(
+            **self._arguments(batch),
+            **self.architecture.options(payload),
             width=payload.width,
             height=payload.height,
             num_inference_steps=payload.steps,
-            guidance_scale=payload.cfg_scale,
-            guidance_rescale=0.7 if self.zero_snr else 0.0,  # https://arxiv.org/abs/2305.08891
             generator=[torch.Generator("cpu").manual_seed(order.seed) for order in batch],
-            output_type="pt",
+            output_type="latent",
             callback_on_step_end=after_step,
-        )
-        _check_finite(batch, last_latents[0], "the latents are")
-        _check_finite(batch, result.images, "the VAE's output is")
+        ).images
+        _check_finite(batch, latents, "the latents are")
+        decoded = self._decoded(self.architecture.unpacked(latents, payload))
+        _check_finite(batch, decoded, "the VAE's output is")
         processor = self.pipe.image_processor
-        images: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(result.images))
+        images: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(decoded))
         for order, image in zip(batch, images, strict=True):
             if all(len(set(band.getextrema())) == 1 for band in image.split()):
                 raise TrialFailed(f"{order}: one flat colour {image.getpixel((0, 0))}")
         return images
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """Pictures `(n, 3, height, width)` from 0 to 1, of latents."""
+        import torch
+
+        vae = self.pipe.vae
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        if vae.config.shift_factor is not None:
+            scaled = scaled + vae.config.shift_factor
+        with torch.no_grad():
+            decoded: Tensor = vae.decode(scaled, return_dict=False)[0]
+        return self.pipe.image_processor.denormalize(decoded)
 
 
 @dataclass(frozen=True)
@@ -253,18 +254,23 @@ def load_pipeline(
     model: Path | str | Checkpoint,
     *,
     config: Path | str | None = None,
+    vae: Checkpoint | None = None,
+    text_encoder_3: Path | str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     max_batch: int = 4,
     prediction_type: str | None = None,
 ) -> LivePipeline:
-    """Load an SD1.x checkpoint as a live pipeline; reads local files only.
+    """Load a checkpoint as a live pipeline; reads local files only.
 
     Args:
-        model: `.safetensors`, `.ckpt` or `.pt`; or a model that is open.
-        config: a diffusers config tree (`unet/config.json` ...) for models of unusual size; `None` is SD1.5's.
+        model: `.safetensors`, `.ckpt`, a diffusers folder, ...; or a model that is open.
+        config: a diffusers folder, whose settings (`unet/config.json` ...) are those of a model of unusual size, and
+            whose weights stand in for parts that the model lacks.
+        vae: the VAE of the merges, where the model has none.
+        text_encoder_3: file or folder of a T5, for SD3 and Flux models without one.
         device: `"auto"` (CUDA, else Apple's MPS, else CPU) or a torch device.
-        dtype: `"auto"` (fp32 on CPU, fp16 elsewhere), `"fp32"`, `"fp16"` or `"bf16"`.
+        dtype: `"auto"` (fp32 on the CPU; elsewhere fp16, for Flux bf16), `"fp32"`, `"fp16"` or `"bf16"`.
         max_batch: most pictures drawn at once; needs memory, and a study keeps to one value.
         prediction_type: `"epsilon"`, `"v_prediction"`; `None` or `"auto"` uses the file's markers.
 
@@ -276,38 +282,46 @@ def load_pipeline(
     if max_batch < 1:
         raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
     place = _device(device)
-    with warnings.catch_warnings():
+    with ExitStack() as opened, warnings.catch_warnings():
+        base = opened.enter_context(open_checkpoint(model)) if isinstance(model, str | Path) else model
+        kind = drawn(base)
         warnings.simplefilter("ignore", FutureWarning)
         _quieten()
-        from diffusers import StableDiffusionPipeline
+        import diffusers
 
-        from bayes_merger.checkpoints.tokenizer import load_tokenizer
-        from bayes_merger.imaging.pipelines.layout import lay_side_by_side
-        from bayes_merger.imaging.pipelines.loading import load_modules
-        from bayes_merger.imaging.prompts.embedding import PromptEncoder
+        from bayes_merger.imaging.pipelines.loading import load_model
 
-        tree = None if config is None else Path(config)
-        tokenizer = load_tokenizer(tree)
-        modules = load_modules(
-            Path(model) if isinstance(model, str) else model,
+        tree, t5 = Path(config) if config else None, Path(text_encoder_3) if text_encoder_3 else None
+        if t5 is not None and not kind.t5:
+            raise ConfigError(f"generator.text_encoder_3: {base.architecture.title} has no T5; leave it out")
+        live = load_model(
+            base,
             config=tree,
+            vae=vae,
+            t5=None if t5 is None else (kind.t5, t5),
+            optional=kind.optional,
             device=place,
-            dtype=_dtype(dtype, place),
+            dtype_of=_dtypes(kind, _dtype(dtype, place, kind.half)),
             prediction_type=prediction_type,
         )
-        pipe = StableDiffusionPipeline(
-            vae=modules.vae,
-            text_encoder=modules.text_encoder,
-            tokenizer=tokenizer,
-            unet=modules.unet,
-            scheduler=build_scheduler("Euler"),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        tokenizers = kind.tokenizers_of(live, tree, t5)
+        architecture = kind(live, tokenizers)
+        named = {part.replace("text_encoder", "tokenizer"): tokenizers.get(part) for part in kind.encoders}
+        parts = {part: live.modules.get(part) for part in (kind.network, "vae", *kind.encoders)}
+        pipe = getattr(diffusers, kind.pipeline)(**parts, **named, **kind.components, scheduler=None)
     pipe.set_progress_bar_config(disable=True)
-    lay_side_by_side(pipe)
-    return LivePipeline(modules, pipe, PromptEncoder(tokenizer, modules.text_encoder), max_batch=max_batch)
+    return LivePipeline(architecture, pipe, max_batch=max_batch)
+
+
+def _dtypes(kind: type[DrawnArchitecture], dtype: torch.dtype) -> Dtypes:
+    """The dtype of every tensor: that of the model, and fp32 for the few that overflow in fp16."""
+    import torch
+
+    def dtype_of(part: str, name: str) -> torch.dtype:
+        overflows = (kind.vae_in_fp32 and part == "vae") or (part == kind.t5 and name.endswith(".wo.weight"))
+        return torch.float32 if dtype == torch.float16 and overflows else dtype
+
+    return dtype_of
 
 
 def check_place(device: str, dtype: str) -> None:
@@ -356,11 +370,11 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device, half: str = "fp16") -> torch.dtype:
     import torch
 
     if name == "auto":
-        name = "fp32" if device.type == "cpu" else "fp16"
+        name = "fp32" if device.type == "cpu" else half
     if name not in DTYPES:
         raise ConfigError(f"dtype: {name!r} is not a dtype; use auto, {', '.join(DTYPES)}")
     dtype: torch.dtype = getattr(torch, DTYPES[name])

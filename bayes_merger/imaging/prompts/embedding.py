@@ -1,4 +1,4 @@
-"""Prompts in A1111's syntax -> the UNet's embeddings.
+"""Prompts in A1111's syntax -> CLIP's embeddings.
 
 A prompt of any length is cut into chunks of 75 tokens, each read by the text encoder on its own and put side by side.
 Weights multiply a token's embedding; the chunk's mean is then restored (A1111's emphasis "Original"), here per picture
@@ -35,10 +35,18 @@ class Token:
 class PromptEncoder:
     """Encodes prompts with a live text encoder; does not track when its weights change."""
 
-    def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
-        """Take a `CLIPTokenizer` and a `CLIPTextModel`."""
+    def __init__(self, tokenizer: Any, text_encoder: Any, *, penultimate: bool = False) -> None:
+        """Take a tokenizer and a text encoder.
+
+        Args:
+            tokenizer: a `CLIPTokenizer`.
+            text_encoder: a `CLIPTextModel`, with or without projection.
+            penultimate: read the layer before the last, without the final norm, as SDXL and SD3 were trained;
+                `clip_skip` then changes nothing, as in A1111.
+        """
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
+        self._penultimate = penultimate
         self._comma = tokenizer.convert_tokens_to_ids(",</w>")
 
     @property
@@ -66,7 +74,11 @@ class PromptEncoder:
         return max(len(self.chunks(text)) for text in texts)
 
     def encode(self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None) -> Tensor:
-        """Embeddings of some prompts.
+        """Embeddings of some prompts, as `read` gives them."""
+        return self.read(texts, clip_skip=clip_skip, length=length)[0]
+
+    def read(self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Embeddings of some prompts, and one of each as a whole.
 
         Args:
             texts: one prompt per picture, read by the text encoder as one batch.
@@ -74,7 +86,8 @@ class PromptEncoder:
             length: chunks to fill, at least `self.length(texts)`; shorter prompts get empty chunks.
 
         Returns:
-            Tensor of shape `(len(texts), 77 * length, width)`, dtype and device of the text encoder.
+            Tensors of shapes `(len(texts), 77 * length, width)` and `(len(texts), width)`, dtype and device of the text
+            encoder. The second is of the first chunk, as in A1111, and projected if the encoder has a projection.
         """
         import torch
 
@@ -82,7 +95,8 @@ class PromptEncoder:
         count = length or max(len(row) for row in rows)
         columns = [[row[at] if at < len(row) else [] for row in rows] for at in range(count)]
         with torch.no_grad():
-            return torch.cat([self._encode_chunks(column, clip_skip) for column in columns], dim=1)
+            read = [self._read_chunks(column, clip_skip) for column in columns]
+        return torch.cat([hidden for hidden, _ in read], dim=1), read[0][1]
 
     def _with_room(self, chunk: list[Token], number: int, done: list[list[Token]]) -> list[Token]:
         """The chunk for the next token: a new one when full, started with the tokens after a nearby comma."""
@@ -97,27 +111,38 @@ class PromptEncoder:
         clean = ftfy.fix_text(text)  # curly quotes, ligatures, &amp; as web UIs and CLIP's authors do
         return list(self._tokenizer(clean, add_special_tokens=False, verbose=False).input_ids)
 
-    def _encode_chunks(self, chunks: Sequence[Sequence[Token]], clip_skip: int) -> Tensor:
+    def _read_chunks(self, chunks: Sequence[Sequence[Token]], clip_skip: int) -> tuple[Tensor, Tensor]:
         import torch
 
         start, end, pad = (getattr(self._tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         rows = [[start, *(t.number for t in chunk), end, *[pad] * (ROOM - len(chunk))] for chunk in chunks]
         model = self._text_encoder
-        output = model(torch.tensor(rows, device=model.device), output_hidden_states=clip_skip > 1)
-        hidden = output[0]
-        if clip_skip > 1:
+        output = model(torch.tensor(rows, device=model.device), output_hidden_states=self._penultimate or clip_skip > 1)
+        if self._penultimate:
+            hidden = output.hidden_states[-2]
+        elif clip_skip > 1:
             hidden = getattr(model, "text_model", model).final_layer_norm(output.hidden_states[-clip_skip])
-        return _weighted(hidden, [[t.weight for t in chunk] for chunk in chunks])
+        else:
+            hidden = output.last_hidden_state
+        whole = getattr(output, "text_embeds", None)
+        pooled = output.pooler_output if whole is None else whole
+        return weighted(hidden, [[t.weight for t in chunk] for chunk in chunks]), pooled
 
 
-def _weighted(hidden: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
-    """Embeddings `(n, 77, width)` times the tokens' weights, each picture's mean restored; neutral rows untouched."""
+def weighted(hidden: Tensor, weights: Sequence[Sequence[float]], *, behind: int = 1) -> Tensor:
+    """Embeddings times the tokens' weights, each picture's mean restored; neutral rows untouched.
+
+    Args:
+        hidden: shape `(n, tokens, width)`, changed in place.
+        weights: of the tokens of each row, from the first `behind` on.
+        behind: tokens before the first that has a weight.
+    """
     for row, values in enumerate(weights):
         if all(value == 1 for value in values):
             continue
         neutral = hidden[row].float()
-        factors = neutral.new_ones(LENGTH, 1)
-        factors[1 : 1 + len(values), 0] = neutral.new_tensor(values)
+        factors = neutral.new_ones(len(neutral), 1)
+        factors[behind : behind + len(values), 0] = neutral.new_tensor(values)
         changed = neutral * factors
         hidden[row] = (changed * (neutral.mean() / changed.mean())).to(hidden.dtype)
     return hidden

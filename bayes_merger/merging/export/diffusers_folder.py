@@ -9,21 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bayes_merger.atomic import folder_atomically, sweep_folders
 from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged
-from bayes_merger.checkpoints.config_trees import (
-    Settings,
-    absent_parts,
-    check_inside,
-    clip_pads,
-    marked,
-    read_inside,
-    read_settings,
-    settings_of,
-    without,
-)  # fmt: skip
+from bayes_merger.checkpoints.config_trees import Settings, check_inside, clip_pads, read_inside, settings_for
+from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming, canonical_keys, with_text_model
 from bayes_merger.checkpoints.prediction import prediction_metadata
 from bayes_merger.checkpoints.tokenizer import build_tokenizer, write_tokenizer
@@ -38,14 +29,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NETWORKS = {
-    "diffusers": ("UNet2DConditionModel", "AutoencoderKL", "SD3Transformer2DModel", "FluxTransformer2DModel"),
-    "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"),
-}
 _LOADED = (*PARTS, "tokenizer")
-_DEEPEST = 1000  # layers of a network; no model has a tenth of that
-# What diffusers and transformers raise on settings that are not what they should be (seen by changing them).
-_ODD_SETTINGS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _VOCABULARIES = ("vocab.json", "tokenizer.json", "spiece.model")
 
 
@@ -147,14 +131,8 @@ def _check_room(out: Path, total: int) -> None:
 
 def _settings(tree: Path | None, planned: MergePlan) -> Settings:
     """The folder's JSON files but for those of tokenizers, by relative name."""
-    metadata = prediction_metadata(planned.prediction)
-    name = planned.architecture.name
     shapes = {item.key: item.shape for item in planned.written}
-    if tree is None:
-        return settings_of(name, shapes, metadata)
-    lacking = absent_parts(name, shapes)
-    settings = without(read_settings(tree, name, lacking), lacking)
-    return marked(settings, shapes, metadata)
+    return settings_for(tree, planned.architecture.name, shapes, prediction_metadata(planned.prediction))
 
 
 def _check_tokenizers(tree: Path | None, settings: Settings) -> dict[str, str]:
@@ -172,48 +150,13 @@ def _check_tokenizers(tree: Path | None, settings: Settings) -> dict[str, str]:
     return pads
 
 
-def _empty(settings: Settings) -> dict[str, Any]:
-    """The networks on the meta device: names and shapes, no memory."""
-    import importlib
-
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
-
-    networks = {}
-    for part in PARTS:
-        library, name = settings[INDEX].get(part) or ("", None)
-        if name is None:
-            continue
-        if name not in _NETWORKS.get(library, ()):
-            raise CheckpointError(f"{part} is a {name}, and only Stable Diffusion and Flux are written as folders")
-        network = getattr(importlib.import_module(library), name)
-        config = settings[f"{part}/config.json"]
-        try:
-            _check_depth(config)
-            with torch.device("meta"):
-                known = library == "diffusers"
-                networks[part] = network.from_config(config) if known else network(network.config_class(**config))
-        except (*_ODD_SETTINGS, StrictDataclassError) as error:
-            reason = " ".join(str(error).split())[:100]
-            raise ConfigError(f"{part}/config.json: makes no {name} ({reason}); give --config FOLDER") from error
-    return networks
-
-
-def _check_depth(config: Mapping[str, Any]) -> None:
-    """Refuse settings of which it would take hours to find out that they are of no model."""
-    for name, value in config.items():
-        for number in value if isinstance(value, list) else [value]:
-            if "layer" in name and isinstance(number, int) and number > _DEEPEST:
-                raise ValueError(f"{name} is {number}")
-
-
 def _parts(
     settings: Settings, planned: MergePlan, merger: KeyMerger, tree: str
 ) -> tuple[dict[str, list[TensorEntry]], tuple[str, ...]]:
     """The tensors of each part under diffusers' names, and those of the merge that have no place there."""
     states = {
         part: {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        for part, network in _empty(settings).items()
+        for part, network in empty_networks(settings).items()
     }
     naming = Naming.of(states)
     if naming.family != planned.architecture.name.partition("-")[0]:

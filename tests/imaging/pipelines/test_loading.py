@@ -93,19 +93,23 @@ def test_a_missing_tensor_is_named(tiny_a: Path, tiny_sd1_config: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("prefix", "part"),
-    [("first_stage_model.", "VAE"), ("cond_stage_model.", "text encoder"), ("model.diffusion_model.", "UNet")],
+    [
+        ("first_stage_model.", "has no VAE, .* or vae=FILE"),
+        ("cond_stage_model.", "has no text encoder, .* generator.config=FOLDER"),
+        ("model.diffusion_model.", "is a VAE alone"),
+    ],
 )
 def test_a_missing_part_is_named(prefix: str, part: str, tiny_a: Path, tiny_sd1_config: Path, tmp_path: Path) -> None:
     with changed(tiny_a, tmp_path / "a.safetensors") as tensors:
         for key in [key for key in tensors if key.startswith(prefix)]:
             del tensors[key]
-    with pytest.raises(CheckpointError, match=f"no {part} "):
+    with pytest.raises(CheckpointError, match=part):
         load(tmp_path / "a.safetensors", tiny_sd1_config)
 
 
 def test_a_model_of_unusual_size_needs_its_config(tiny_a: Path) -> None:
     with pytest.raises(
-        CheckpointError, match=r"shape \(8, 4, 3, 3\), .*sd15 says \(320, 4, 3, 3\).* generator.config="
+        CheckpointError, match=r"shape \(8, 4, 3, 3\), the official config says \(320, 4, 3, 3\).* generator.config="
     ):
         load(tiny_a, None)
 
@@ -125,7 +129,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_config_trees_that_are_none(tiny_a: Path, tiny_sd1_config: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such file; generator.config is a folder with unet/"):
+    with pytest.raises(ConfigError, match=r"no such file, which every diffusers folder has"):
         load(tiny_a, tmp_path)
     shutil.copytree(tiny_sd1_config, tmp_path / "tree")
     (tmp_path / "tree" / "vae" / "config.json").write_text("{,}")

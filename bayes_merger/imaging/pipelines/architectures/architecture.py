@@ -1,0 +1,144 @@
+"""What is asked of an architecture by the live pipeline, and what most of them answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.config_trees import clip_pads
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.pipelines.loading import LoadedModel
+from bayes_merger.imaging.pipelines.schedulers import build_scheduler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the denoiser is told of some prompts.
+
+    Attributes:
+        embeddings: shape `(n, tokens, width)`.
+        pooled: of each prompt as a whole, shape `(n, width)`; `None` where the denoiser has no use for it.
+    """
+
+    embeddings: Tensor
+    pooled: Tensor | None = None
+
+    def arguments(self, front: str = "") -> dict[str, Tensor]:
+        """For a call of diffusers' pipeline; with `negative_` in front for what is to be avoided."""
+        pooled = {} if self.pooled is None else {f"{front}pooled_prompt_embeds": self.pooled}
+        return {f"{front}prompt_embeds": self.embeddings, **pooled}
+
+
+class DrawnArchitecture:
+    """How models of an architecture are drawn; a subclass says where it differs from Stable Diffusion 1.
+
+    Attributes:
+        pipeline: name of the class in diffusers.
+        network: the part that denoises.
+        encoders: the parts that read prompts, each with its tokenizer.
+        optional: parts that a model may lack.
+        t5: the part that is a T5, which may come from a file of its own; empty where there is none.
+        multiple: of pixels, in width and height.
+        half: the dtype that `auto` stands for on a GPU.
+        vae_in_fp32: whether the VAE overflows in fp16 and is kept in fp32.
+        guided: whether negative prompts are drawn, at twice the cost.
+    """
+
+    pipeline: ClassVar[str] = "StableDiffusionPipeline"
+    network: ClassVar[str] = "unet"
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    optional: ClassVar[tuple[str, ...]] = ()
+    t5: ClassVar[str] = ""
+    multiple: ClassVar[int] = 8
+    half: ClassVar[str] = "fp16"
+    vae_in_fp32: ClassVar[bool] = False
+    guided: ClassVar[bool] = True
+    components: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:
+        """Take a live model, and the tokenizer of each of its text encoders by the encoder's name."""
+        self.model = model
+        self.tokenizers = tokenizers
+
+    @classmethod
+    def tokenizers_of(cls, model: LoadedModel, config: Path | None, t5: Path | None) -> dict[str, Any]:
+        """The tokenizer of each text encoder that a model has.
+
+        Raises:
+            ConfigError: one is not to be had.
+        """
+        from bayes_merger.checkpoints.tokenizer import PAD, load_tokenizer
+        from bayes_merger.imaging.pipelines.t5 import load_t5_tokenizer
+
+        pads, found = clip_pads(model.settings), {}
+        for part in cls.encoders:
+            name = part.replace("text_encoder", "tokenizer")
+            if part in model.modules:
+                own = part != cls.t5
+                found[part] = (
+                    load_tokenizer(config, name, pads.get(name, PAD)) if own else load_t5_tokenizer(config, t5)
+                )
+        return found
+
+    @classmethod
+    def defaults(cls, model: Checkpoint) -> dict[str, Any]:
+        """The payload's fields that depend on the model, where a payload does not say them."""
+        size = model.architecture.resolution
+        return {"width": size, "height": size}
+
+    @classmethod
+    def check(cls, payload: Payload, keys: Collection[str]) -> None:
+        """Refuse what the architecture cannot draw, before anything is loaded.
+
+        Args:
+            payload: the payload.
+            keys: of the model, under any of the names that files have.
+
+        Raises:
+            ConfigError: such a payload.
+        """
+        for name in ("width", "height"):
+            if getattr(payload, name) % cls.multiple:
+                raise ConfigError(
+                    f"{name}: {getattr(payload, name)} is no multiple of {cls.multiple}, which it must be"
+                )
+
+    def scheduler(self, payload: Payload) -> Any:
+        """A fresh scheduler of diffusers for one batch.
+
+        Raises:
+            ConfigError: a sampler that does not suit the model.
+        """
+        return build_scheduler(
+            payload.sampler_name,
+            payload.scheduler,
+            prediction_type=self.model.prediction_type,
+            zero_snr=self.model.zero_snr,
+        )
+
+    def length(self, texts: Sequence[str]) -> int:
+        """Chunks of tokens that the longest of some prompts needs; those of one batch have the same number.
+
+        Raises:
+            ConfigError: one is longer than can be read.
+        """
+        raise NotImplementedError
+
+    def encode(self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool) -> Conditioning:
+        """What the denoiser is told of some prompts, each of them a picture's."""
+        raise NotImplementedError
+
+    def options(self, payload: Payload) -> dict[str, Any]:
+        """Further arguments of diffusers' pipeline."""
+        return {"guidance_scale": payload.cfg_scale}
+
+    def unpacked(self, latents: Tensor, payload: Payload) -> Tensor:
+        """Latents `(n, channels, height / 8, width / 8)` of those that the pipeline gives."""
+        return latents
