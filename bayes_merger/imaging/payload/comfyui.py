@@ -2,7 +2,8 @@
 
 The graph is what ComfyUI sends to its server (`class_type` and `inputs` by number), as it writes it into its pictures.
 From the sampler that begins with an empty picture, links are followed back to prompts, LoRAs and sizes. A second
-sampler that goes on with the enlarged latents is a second pass. What a node does that is not known is said, not guessed.
+sampler that goes on with the enlarged latents is a second pass. What a node does that is not known is said, not
+guessed.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
                                      street:                            steps: 20
                                        prompt: a street                 sampler_name: Euler a
 
-The fields of one payload, which is called as the file; or several under their own names; or, as in the original
-sd-webui-bayesian-merger, a set: files in folders beside it, and the fields that they share. YAML, JSON, the text that
-web UIs write into their pictures, of one or several of them, or a prompt a line. They are data and nothing else: `${...}`
+The fields of one payload, which is called as the file; or several under their own names; or, as in the original sd-
+webui-bayesian-merger, a set: files in folders beside it, and the fields that they share. YAML, JSON, the text that web
+UIs write into their pictures, of one or several of them, or a prompt a line. They are data and nothing else: `${...}`
 is text, and nothing in them reaches another setting.
 """
 

@@ -1,8 +1,8 @@
 """Choices in braces, as the extension dynamic-prompts has them: `{a|b}`, `{0.5::a|b}`, `{2$$a|b|c}`.
 
-One option is drawn, or as many different ones as the number before `$$` says (or two numbers, `1-2$$`), in an order that
-is drawn too, and joined by `, ` or by what stands before a second `$$`: `{2$$ and $$a|b}`. A weight and `::` before an option make it likelier than
-the others, which have 1. The syntax is described at
+One option is drawn, or as many different ones as the number before `$$` says (or two numbers, `1-2$$`), in an order
+that is drawn too, and joined by `, ` or by what stands before a second `$$`: `{2$$ and $$a|b}`. A weight and `::`
+before an option make it likelier than the others, which have 1. The syntax is described at
 https://github.com/adieyal/sd-dynamic-prompts/blob/main/docs/SYNTAX.md
 """
 
