@@ -94,6 +94,22 @@ class Payload:
         return replace(self, batch_size=len(places), hires=hires, prompts=of(self.prompts), seeds=of(self.seeds),
                        negative_prompts=of(self.negative_prompts), subseeds=of(self.subseeds))  # fmt: skip
 
+    @property
+    def all_steps(self) -> int:
+        """Steps of all passes over a picture."""
+        return self.steps + (self.hires.steps if self.hires else 0)
+
+    def enlarged(self) -> Payload:
+        """The payload of the second pass alone, after `resolve`; its steps are those of the whole schedule.
+
+        It is for a payload that has a second pass.
+        """
+        assert self.hires is not None
+        hires, (prompts, negatives) = self.hires, self.second_prompts()
+        return replace(self, width=hires.width, height=hires.height, steps=hires.schedule_steps,
+                       sampler_name=hires.sampler_name, scheduler=hires.scheduler, cfg_scale=hires.cfg_scale,
+                       prompts=prompts, negative_prompts=negatives, hires=None)  # fmt: skip
+
     def second_prompts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The words of the second pass, and those that are not to be: of each picture, after `resolve`."""
         if self.hires is None:

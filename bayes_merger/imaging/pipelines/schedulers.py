@@ -209,6 +209,12 @@ def build_scheduler(
     return getattr(diffusers, sampler.scheduler)(**options)
 
 
+def calls_per_step(name: str) -> int:
+    """How often a sampler calls the network per step, as A1111 counts."""
+    sampler, _ = _split(name)
+    return SAMPLERS[sampler].calls if sampler in SAMPLERS else 1
+
+
 def same_sampler(one: str, other: str) -> bool:
     """Whether two names are spellings of one sampler and schedule."""
     return _split(one) == _split(other)

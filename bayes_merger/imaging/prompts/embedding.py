@@ -73,17 +73,22 @@ class PromptEncoder:
         """The most chunks any of the texts needs."""
         return max(len(self.chunks(text)) for text in texts)
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None) -> Tensor:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None, emphasis: str = "Original"
+    ) -> Tensor:
         """Embeddings of some prompts, as `read` gives them."""
-        return self.read(texts, clip_skip=clip_skip, length=length)[0]
+        return self.read(texts, clip_skip=clip_skip, length=length, emphasis=emphasis)[0]
 
-    def read(self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None) -> tuple[Tensor, Tensor]:
+    def read(
+        self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None, emphasis: str = "Original"
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings of some prompts, and one of each as a whole.
 
         Args:
             texts: one prompt per picture, read by the text encoder as one batch.
             clip_skip: 1 takes the last layer, 2 the one before; the final norm follows in each case.
             length: chunks to fill, at least `self.length(texts)`; shorter prompts get empty chunks.
+            emphasis: what weights do, see `weighted`.
 
         Returns:
             Tensors of shapes `(len(texts), 77 * length, width)` and `(len(texts), width)`, dtype and device of the text
@@ -95,7 +100,7 @@ class PromptEncoder:
         count = length or max(len(row) for row in rows)
         columns = [[row[at] if at < len(row) else [] for row in rows] for at in range(count)]
         with torch.no_grad():
-            read = [self._read_chunks(column, clip_skip) for column in columns]
+            read = [self._read_chunks(column, clip_skip, emphasis) for column in columns]
         return torch.cat([hidden for hidden, _ in read], dim=1), read[0][1]
 
     def _with_room(self, chunk: list[Token], number: int, done: list[list[Token]]) -> list[Token]:
@@ -111,7 +116,7 @@ class PromptEncoder:
         clean = ftfy.fix_text(text)  # curly quotes, ligatures, &amp; as web UIs and CLIP's authors do
         return list(self._tokenizer(clean, add_special_tokens=False, verbose=False).input_ids)
 
-    def _read_chunks(self, chunks: Sequence[Sequence[Token]], clip_skip: int) -> tuple[Tensor, Tensor]:
+    def _read_chunks(self, chunks: Sequence[Sequence[Token]], clip_skip: int, emphasis: str) -> tuple[Tensor, Tensor]:
         import torch
 
         start, end, pad = (getattr(self._tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
@@ -126,23 +131,28 @@ class PromptEncoder:
             hidden = output.last_hidden_state
         whole = getattr(output, "text_embeds", None)
         pooled = output.pooler_output if whole is None else whole
-        return weighted(hidden, [[t.weight for t in chunk] for chunk in chunks]), pooled
+        return weighted(hidden, [[t.weight for t in chunk] for chunk in chunks], emphasis), pooled
 
 
-def weighted(hidden: Tensor, weights: Sequence[Sequence[float]], *, behind: int = 1) -> Tensor:
-    """Embeddings times the tokens' weights, each picture's mean restored; neutral rows untouched.
+def weighted(
+    hidden: Tensor, weights: Sequence[Sequence[float]], emphasis: str = "Original", *, behind: int = 1
+) -> Tensor:
+    """Embeddings times the tokens' weights; neutral rows untouched.
 
     Args:
         hidden: shape `(n, tokens, width)`, changed in place.
         weights: of the tokens of each row, from the first `behind` on.
+        emphasis: `Original` restores each picture's mean, `No norm` does not, `Ignore` changes nothing.
         behind: tokens before the first that has a weight.
     """
     for row, values in enumerate(weights):
-        if all(value == 1 for value in values):
+        if emphasis == "Ignore" or all(value == 1 for value in values):
             continue
         neutral = hidden[row].float()
         factors = neutral.new_ones(len(neutral), 1)
         factors[behind : behind + len(values), 0] = neutral.new_tensor(values)
         changed = neutral * factors
-        hidden[row] = (changed * (neutral.mean() / changed.mean())).to(hidden.dtype)
+        if emphasis == "Original":
+            changed = changed * (neutral.mean() / changed.mean())
+        hidden[row] = changed.to(hidden.dtype)
     return hidden

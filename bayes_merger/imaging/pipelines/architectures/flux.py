@@ -37,6 +37,7 @@ class Flux(DrawnArchitecture):
     multiple: ClassVar[int] = 16
     half: ClassVar[str] = "bf16"  # it overflows in fp16
     guided: ClassVar[bool] = False
+    changing: ClassVar[bool] = False  # CLIP's view of the prompt cannot change on the way
 
     def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizers)
@@ -72,9 +73,11 @@ class Flux(DrawnArchitecture):
             self._t5.check(text)
         return 1
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool) -> Conditioning:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str
+    ) -> Conditioning:
         """What the denoiser is told of some prompts."""
-        return Conditioning(self._t5.encode(texts), self._clip.read(texts, length=1)[1])
+        return Conditioning(self._t5.encode(texts, emphasis), self._clip.read(texts, length=1)[1])
 
     def unpacked(self, latents: Tensor, payload: Payload) -> Tensor:
         """Latents as the VAE takes them."""

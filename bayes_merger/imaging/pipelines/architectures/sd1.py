@@ -14,6 +14,7 @@ from bayes_merger.imaging.pipelines.loading import LoadedModel
 class StableDiffusion(DrawnArchitecture):
     """CLIP's last layer, or an earlier one by `clip_skip`, is all that the U-Net is told."""
 
+    second_pipeline: ClassVar[str] = "StableDiffusionImg2ImgPipeline"
     components: ClassVar[Mapping[str, Any]] = {
         "safety_checker": None,
         "feature_extractor": None,
@@ -36,9 +37,11 @@ class StableDiffusion(DrawnArchitecture):
         """Chunks of tokens that the longest of some prompts needs."""
         return self._clip.length(texts)
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool) -> Conditioning:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str
+    ) -> Conditioning:
         """What the denoiser is told of some prompts."""
-        return Conditioning(self._clip.encode(texts, clip_skip=clip_skip, length=length))
+        return Conditioning(self._clip.encode(texts, clip_skip=clip_skip, length=length, emphasis=emphasis))
 
     def options(self, payload: Payload) -> dict[str, Any]:
         """Further arguments of diffusers' pipeline."""

@@ -22,6 +22,7 @@ class StableDiffusion3(DrawnArchitecture):
     network: ClassVar[str] = "transformer"
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3")
     optional: ClassVar[tuple[str, ...]] = ("text_encoder_3",)
+    pooled_on_the_way: ClassVar[str] = "pooled_prompt_embeds"
     t5: ClassVar[str] = "text_encoder_3"
     multiple: ClassVar[int] = 16
 
@@ -54,12 +55,18 @@ class StableDiffusion3(DrawnArchitecture):
             self._t5.check(text)
         return self._clips.length(texts)
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool) -> Conditioning:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str
+    ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         import torch
 
-        clips, pooled = self._clips.read(texts, length)
+        clips, pooled = self._clips.read(texts, length, emphasis)
         width = int(self.model.modules["transformer"].config.joint_attention_dim)
         clips = torch.nn.functional.pad(clips, (0, width - clips.shape[-1]))
-        t5 = clips.new_zeros(len(texts), _T5_TOKENS, width) if self._t5 is None else self._t5.encode(texts).to(clips)
+        t5 = (
+            clips.new_zeros(len(texts), _T5_TOKENS, width)
+            if self._t5 is None
+            else self._t5.encode(texts, emphasis).to(clips)
+        )
         return Conditioning(torch.cat([clips, t5], dim=-2), torch.cat(pooled, dim=-1))

@@ -28,11 +28,11 @@ class ClipPair:
         """Chunks of tokens that the longest prompt needs."""
         return max(encoder.length(texts) for encoder in self._encoders)
 
-    def read(self, texts: Sequence[str], length: int) -> tuple[Tensor, list[Tensor]]:
+    def read(self, texts: Sequence[str], length: int, emphasis: str) -> tuple[Tensor, list[Tensor]]:
         """The embeddings `(n, 77 * length, width of both)`, and what each encoder says of a prompt as a whole."""
         import torch
 
-        read = [encoder.read(texts, length=length) for encoder in self._encoders]
+        read = [encoder.read(texts, length=length, emphasis=emphasis) for encoder in self._encoders]
         return torch.cat([hidden for hidden, _ in read], dim=-1), [pooled for _, pooled in read]
 
 
@@ -44,6 +44,8 @@ class StableDiffusionXL(DrawnArchitecture):
 
     pipeline: ClassVar[str] = "StableDiffusionXLPipeline"
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    second_pipeline: ClassVar[str] = "StableDiffusionXLImg2ImgPipeline"
+    pooled_on_the_way: ClassVar[str] = "add_text_embeds"
     vae_in_fp32: ClassVar[bool] = True
     components: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
 
@@ -55,9 +57,11 @@ class StableDiffusionXL(DrawnArchitecture):
         """Chunks of tokens that the longest of some prompts needs."""
         return self._clips.length(texts)
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool) -> Conditioning:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str
+    ) -> Conditioning:
         """What the denoiser is told of some prompts."""
-        embeddings, (_, pooled) = self._clips.read(texts, length)
+        embeddings, (_, pooled) = self._clips.read(texts, length, emphasis)
         if negative:  # SDXL was trained with zeros for no prompt, and A1111 takes them for an empty negative one
             for row, text in enumerate(texts):
                 if not text:
