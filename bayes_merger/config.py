@@ -18,7 +18,9 @@ class GeneratorConfig:
     """How pictures are drawn.
 
     Attributes:
-        config: folder with the diffusers configuration of an unusual architecture; ``None`` is SD1.5's.
+        config: a diffusers folder: the settings of a model of unusual size, and the weights of parts that model A
+            lacks; ``None`` is the official one of its architecture.
+        text_encoder_3: file or folder of a T5, for SD3 and Flux models without one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto``, ``fp32``, ``fp16``, ``bf16``: what the live model computes in.
         max_batch: most pictures drawn at once.
@@ -26,6 +28,7 @@ class GeneratorConfig:
     """
 
     config: str | None = None
+    text_encoder_3: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     max_batch: int = 4
@@ -98,6 +101,9 @@ class RunConfig:
     patience: int | None = None
     objectives: list[str] = field(default_factory=list)
     wildcards: str | None = None
+    styles: str | None = None
+    loras: str | None = None
+    embeddings: str | None = None
     images: str = "all"
     space: dict[str, Any] = field(default_factory=dict)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -115,7 +121,7 @@ CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images
 
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
-         "generator.config", "wildcards")  # fmt: skip
+         "generator.config", "wildcards", "loras", "embeddings")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""
 
 

@@ -32,6 +32,7 @@ _XL = {
     "addition_time_embed_dim": 4,
     "projection_class_embeddings_input_dim": 6 * 4 + 16,
 }
+_MARKS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # as official settings have them
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "sd35", "flux")
 
 
@@ -39,7 +40,9 @@ def _clip(width: int, layers: int, projection: bool = False, **changes: Any) -> 
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     sizes = {"hidden_size": width, "intermediate_size": 16, "num_attention_heads": 2, "projection_dim": width}
-    config = CLIPTextConfig(**sizes, num_hidden_layers=layers, vocab_size=len(_clip_words()[0]), **changes)
+    config = CLIPTextConfig(
+        **sizes, num_hidden_layers=layers, vocab_size=len(_clip_words()[0]), **{**_MARKS, **changes}
+    )
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 

@@ -8,14 +8,12 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec
 from bayes_merger.merging.models.opening import open_each, open_model
 from bayes_merger.merging.models.vae import VaeFile
 from bayes_merger.merging.recipe.settings import MergeSettings, read_settings
 from bayes_merger.merging.recipe.step_file import StepFile, read_steps
-
-DRAWN = ("sd1",)
-"""The architectures that can be drawn; the others can be merged only."""
 
 
 def merge_settings(config: RunConfig) -> MergeSettings:
@@ -112,9 +110,7 @@ def _check_drawn(base: str, opened: Mapping[str, Checkpoint]) -> None:
     if len(names) > 1:
         kinds = ", ".join(f"model_{name} is {model.architecture.name}" for name, model in opened.items())
         raise CheckpointError(f"models of different architectures cannot be merged: {kinds}")
-    architecture = opened[base].architecture if base in opened else next(iter(opened.values())).architecture
-    if architecture.name not in DRAWN:
-        raise CheckpointError(
-            f"model_{base}: {architecture.title} can be merged but not yet drawn, so a run cannot score it; "
-            "merge it by hand with  bayes-merger merge model_a=... model_b=... --out FILE"
-        )
+    try:
+        drawn(opened[base] if base in opened else next(iter(opened.values())))
+    except CheckpointError as error:
+        raise CheckpointError(str(error), subject=f"model_{base}") from error

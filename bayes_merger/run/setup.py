@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
+from bayes_merger.imaging.payload.fields import overlaid
+from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
@@ -26,10 +28,12 @@ from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import StepFile
+from bayes_merger.paths import user_path
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
+from bayes_merger.run.prompt_files import PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.scoring.scorer import Scale, Scorer
@@ -52,6 +56,7 @@ class RunSetup:
         sampler: makes the Optuna sampler of this run.
         steps: the recipe, when it has several steps; ``checkpoints`` then has its models by its names, and ``method``
             the weights of all steps.
+        files: the LoRAs and embeddings that the prompts name.
     """
 
     config: RunConfig
@@ -62,6 +67,7 @@ class RunSetup:
     scorers: Mapping[str, Scorer]
     sampler: Callable[..., Any]
     steps: StepFile | None = None
+    files: PromptFiles = PromptFiles({}, {})
 
     @property
     def base(self) -> Checkpoint:
@@ -123,7 +129,7 @@ class RunSetup:
 
     def close(self) -> None:
         """Let go of the model files."""
-        for checkpoint in self.checkpoints.values():
+        for checkpoint in (*self.files.loras.values(), *self.checkpoints.values()):
             checkpoint.close()
 
 
@@ -149,10 +155,6 @@ def check_setup(
         CheckpointError: a model file that cannot be used.
     """
     _check_numbers(config)
-    if payloads is None:
-        payloads = resolve_payloads(config)
-    for payload in payloads:
-        payload.check()  # those of a study that goes on may be anybody's
     steps = read_recipe(config)
     if steps is None:
         spec = method_spec(config.method)
@@ -165,7 +167,12 @@ def check_setup(
         spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
         loras = [name for name, checkpoint in checkpoints.items() if is_lora(checkpoint)]
         space = make_steps_space(config, steps, checkpoints[steps.base].architecture, loras)
-    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
+    if payloads is None:
+        payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
+    base = checkpoints[steps.base if steps else "a"]
+    _check_payloads(payloads, base)
+    files = find_files(payloads, base, path_of(config.loras), path_of(config.embeddings))
+    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
     if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
@@ -219,16 +226,41 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(f"images: '{config.images}' is not one of all, best")
 
 
-def resolve_payloads(config: RunConfig) -> tuple[Payload, ...]:
+def _check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
+    kind = drawn(model)
+    for payload in payloads:
+        try:
+            payload.check()  # those of a study that goes on may be anybody's
+            kind.check(payload, model.shapes)
+        except ConfigError as error:
+            raise ConfigError(f"payload {payload.name}: {error}") from error
+
+
+def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...]:
     """The payloads of a new study, with their seeds and wildcards drawn once.
+
+    Args:
+        config: the settings.
+        model: that the merge starts from: what a payload does not say, such as its size, is what suits this model.
 
     Raises:
         ConfigError: no payload, or one that makes no sense.
     """
     if not config.payloads:
         raise ConfigError("payloads: none chosen; give at least one, like  payloads=[portrait]")
-    payloads = [payload_from_mapping(name, mapping) for name, mapping in config.payloads.items()]
-    return resolve(payloads, config.seed, Path(config.wildcards) if config.wildcards else None)
+    usual = drawn(model).defaults(model)
+    payloads = [
+        payload_from_mapping(
+            name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles)
+        )
+        for name, fields in config.payloads.items()
+    ]
+    return resolve(payloads, config.seed, path_of(config.wildcards))
+
+
+def path_of(given: str | None) -> Path | None:
+    """A file or folder that a setting names, if it does."""
+    return user_path(given) if given else None
 
 
 def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,6 +287,7 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "payloads": [payload.to_json() for payload in setup.payloads],
         "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
         "prediction_type": setup.config.generator.prediction_type,
+        **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture
@@ -15,6 +16,31 @@ from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENT_RANGE, read_adjust
 from bayes_merger.merging.recipe.step_file import StepFile, free_numbers
 from bayes_merger.search.space.space import Parameter, SearchSpace, space_from_guide
+
+AUTO = "auto"
+"""In the place of groups: those of ``usual_groups``."""
+
+_NEIGHBOURS: Mapping[str, Mapping[str, int]] = {
+    "sd3-large": {"IN": 2},
+    "flux": {"D": 2, "S": 3},
+}
+"""Architectures with more blocks than a search of a few hundred trials can tell apart -> how many share a number."""
+
+
+def usual_groups(architecture: Architecture) -> list[list[str]]:
+    """The blocks that share a number unless the user says otherwise: none where there are few."""
+    groups = []
+    for letters, count in _NEIGHBOURS.get(architecture.name, {}).items() if architecture.whole is None else ():
+        blocks = [block for block in architecture.blocks if re.fullmatch(rf"{letters}\d+", block)]
+        groups += [blocks[at : at + count] for at in range(0, len(blocks), count)]
+    return [group for group in groups if len(group) > 1]
+
+
+def _rules(config: RunConfig, architecture: Architecture) -> Mapping[str, Any]:
+    """The rules of the space, with groups in the place of the word for them."""
+    if config.space.get("groups") != AUTO:
+        return config.space
+    return {**config.space, "groups": usual_groups(architecture)}
 
 
 def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) -> SearchSpace:
@@ -31,7 +57,9 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
     ]
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     given, adjusted = adjustments(config, (*named, *weights, *architecture.blocks, *architecture.slots))
-    return space_from_guide((*architecture.blocks, *slots), weights, config.space, [*ratios, *adjusted], given)
+    return space_from_guide(
+        (*architecture.blocks, *slots), weights, _rules(config, architecture), [*ratios, *adjusted], given
+    )
 
 
 def adjustments(config: RunConfig, taken: Collection[str]) -> tuple[dict[str, float], list[Parameter]]:
@@ -83,5 +111,5 @@ def make_steps_space(
     ratios = [Parameter(name, *weights[drives[0].partition(".")[2]], drives) for name, drives in numbers.names.items()]
     given, adjusted = adjustments(config, (*numbers.names, *weights, *architecture.blocks, *architecture.slots))
     return space_from_guide(
-        architecture.blocks, weights, config.space, [*ratios, *adjusted], {**numbers.fixed, **given}
+        architecture.blocks, weights, _rules(config, architecture), [*ratios, *adjusted], {**numbers.fixed, **given}
     )

@@ -9,7 +9,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.pipelines.schedulers import AUTOMATIC, check_sampler
 
 FLOW_SAMPLERS = ("Euler",)
-_SCHEDULES = (AUTOMATIC, "Simple")  # what the model's own shift of the noise makes of even steps
+_SCHEDULES = (AUTOMATIC, "Uniform", "Simple")  # what the model's own shift of the noise makes of even steps
 _OF_THE_MODEL = ("shift", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from bayes_merger.imaging.pipelines.passes import (
     noise_of,
     passes,
 )
+from bayes_merger.imaging.prompts.inversions import for_encoders, read_embedding
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +125,21 @@ class LivePipeline:
     def text_encoder_changed(self) -> None:
         """Forget the prompts' embeddings, which are kept as long as the text encoders stay the same."""
         self._conditionings.clear()
+
+    def learn(self, embeddings: Mapping[str, Path]) -> None:
+        """Read some words as textual-inversion embeddings from now on.
+
+        Args:
+            embeddings: word to file.
+
+        Raises:
+            CheckpointError: a file that cannot be read, or is for another kind of model.
+        """
+        clips = self.architecture.clips
+        widths = {place: clip.width for place, clip in enumerate(clips)}
+        for name, path in embeddings.items():
+            for place, vectors in for_encoders(path, read_embedding(path), widths).items():
+                clips[place].learn(name, vectors)
 
     def check(self, payloads: Sequence[Payload]) -> None:
         """Check at start-up what would otherwise fail in the first trial.

@@ -8,8 +8,9 @@ so that neighbours in a batch do not matter. A prompt without weights that fits 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ftfy
@@ -26,10 +27,11 @@ BACKTRACK = 20  # tokens after a comma that may move on with it into the next ch
 
 @dataclass(frozen=True)
 class Token:
-    """A word piece and the attention it gets."""
+    """A word piece and the attention it gets; or one of the vectors that stand for a word."""
 
     number: int
     weight: float
+    vector: Tensor | None = field(default=None, compare=False)
 
 
 class PromptEncoder:
@@ -48,6 +50,16 @@ class PromptEncoder:
         self._text_encoder = text_encoder
         self._penultimate = penultimate
         self._comma = tokenizer.convert_tokens_to_ids(",</w>")
+        self._vectors: dict[tuple[int, ...], Tensor] = {}
+
+    @property
+    def width(self) -> int:
+        """Numbers of the vector of a word piece."""
+        return int(self._text_encoder.get_input_embeddings().embedding_dim)
+
+    def learn(self, name: str, vectors: Tensor) -> None:
+        """Read a word as some vectors, of shape `(n, width)`, from now on."""
+        self._vectors[tuple(self._numbers(name))] = vectors
 
     @property
     def layers(self) -> int:
@@ -64,9 +76,15 @@ class PromptEncoder:
                 done.append(open_)
                 open_ = []
             part = segment.part
-            for number in self._numbers(segment.text):
-                open_ = self._with_room(open_, number, done)
-                open_.append(Token(number, segment.weight))
+            for piece in self._pieces(segment.text):
+                if isinstance(piece, int):
+                    open_ = self._with_room(open_, piece, done)
+                    open_.append(Token(piece, segment.weight))
+                    continue
+                if len(open_) + len(piece) > ROOM:  # as in A1111, they stay together
+                    done.append(open_)
+                    open_ = []
+                open_ += [Token(0, segment.weight, vector) for vector in piece]
         return [*done, open_] if open_ or not done else done
 
     def length(self, texts: Sequence[str]) -> int:
@@ -112,6 +130,16 @@ class PromptEncoder:
         done.append(chunk[:cut])
         return chunk[cut:]
 
+    def _pieces(self, text: str) -> Iterator[int | Tensor]:
+        """The numbers of the word pieces, and the vectors of words that were learnt, the longest that fit."""
+        numbers = self._numbers(text)
+        names = sorted(self._vectors, key=len, reverse=True)
+        at = 0
+        while at < len(numbers):
+            name = next((name for name in names if tuple(numbers[at : at + len(name)]) == name), None)
+            yield numbers[at] if name is None else self._vectors[name]
+            at += 1 if name is None else len(name)
+
     def _numbers(self, text: str) -> list[int]:
         clean = ftfy.fix_text(text)  # curly quotes, ligatures, &amp; as web UIs and CLIP's authors do
         return list(self._tokenizer(clean, add_special_tokens=False, verbose=False).input_ids)
@@ -122,7 +150,9 @@ class PromptEncoder:
         start, end, pad = (getattr(self._tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         rows = [[start, *(t.number for t in chunk), end, *[pad] * (ROOM - len(chunk))] for chunk in chunks]
         model = self._text_encoder
-        output = model(torch.tensor(rows, device=model.device), output_hidden_states=self._penultimate or clip_skip > 1)
+        with _vectors_put(model, chunks):
+            numbers = torch.tensor(rows, device=model.device)
+            output = model(numbers, output_hidden_states=self._penultimate or clip_skip > 1)
         if self._penultimate:
             hidden = output.hidden_states[-2]
         elif clip_skip > 1:
@@ -132,6 +162,28 @@ class PromptEncoder:
         whole = getattr(output, "text_embeds", None)
         pooled = output.pooler_output if whole is None else whole
         return weighted(hidden, [[t.weight for t in chunk] for chunk in chunks], emphasis), pooled
+
+
+@contextmanager
+def _vectors_put(model: Any, chunks: Sequence[Sequence[Token]]) -> Iterator[None]:
+    """While it is open, the text encoder reads the tokens that have a vector as this."""
+    places = [(row, at, token) for row, chunk in enumerate(chunks) for at, token in enumerate(chunk, 1)]
+    put = [(row, at, token.vector) for row, at, token in places if token.vector is not None]
+    if not put:
+        yield
+        return
+
+    def replace(_: Any, __: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        for row, at, vector in put:
+            output[row, at] = vector.to(output)
+        return output
+
+    hook = model.get_input_embeddings().register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def weighted(

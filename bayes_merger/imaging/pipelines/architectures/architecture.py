@@ -17,6 +17,8 @@ from bayes_merger.imaging.pipelines.schedulers import build_scheduler
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -128,6 +130,11 @@ class DrawnArchitecture:
             prediction_type=self.model.prediction_type,
             zero_snr=self.model.zero_snr,
         )
+
+    @property
+    def clips(self) -> Sequence[PromptEncoder]:
+        """CLIP's text encoders, which read textual-inversion embeddings."""
+        raise NotImplementedError
 
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs; those of one batch have the same number.

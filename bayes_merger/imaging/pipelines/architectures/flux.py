@@ -15,6 +15,8 @@ from bayes_merger.imaging.pipelines.loading import LoadedModel
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+
 _T5_TOKENS = 512  # as diffusers does by default
 
 
@@ -67,6 +69,11 @@ class Flux(DrawnArchitecture):
         """A fresh scheduler of diffusers for one batch."""
         return build_flow_scheduler(payload.sampler_name, payload.scheduler, self.model.settings)
 
+    @property
+    def clips(self) -> Sequence[PromptEncoder]:
+        """CLIP's text encoders."""
+        return [self._clip]
+
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs."""
         for text in texts:
@@ -81,7 +88,7 @@ class Flux(DrawnArchitecture):
 
     def unpacked(self, latents: Tensor, payload: Payload) -> Tensor:
         """Latents as the VAE takes them."""
-        # 2x2 neighbours of latents stand in one token: (n, h/16 * w/16, 4c) -> (n, c, h/8, w/8), 8 being the VAE's scale
+        # 2x2 neighbours are one token: (n, h/2s * w/2s, 4c) -> (n, c, h/s, w/s), where s is the VAE's scale, 8
         scale = 2 ** len(self.model.modules["vae"].config.block_out_channels)
         high, wide = payload.height // scale, payload.width // scale
         latents = latents.view(len(latents), high, wide, latents.shape[2] // 4, 2, 2)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.architectures.architecture import Conditioning, DrawnArchitecture
 from bayes_merger.imaging.pipelines.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
 
 
 class StableDiffusion(DrawnArchitecture):
@@ -32,6 +35,11 @@ class StableDiffusion(DrawnArchitecture):
         if payload.clip_skip > self._clip.layers:
             raise ConfigError(f"clip_skip is {payload.clip_skip}, the text encoder has {self._clip.layers} layers")
         return super().scheduler(payload)
+
+    @property
+    def clips(self) -> Sequence[PromptEncoder]:
+        """CLIP's text encoders."""
+        return [self._clip]
 
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.imaging.payload import Payload
@@ -11,6 +11,9 @@ from bayes_merger.imaging.pipelines.architectures.architecture import Conditioni
 from bayes_merger.imaging.pipelines.architectures.sdxl import ClipPair
 from bayes_merger.imaging.pipelines.flow import build_flow_scheduler, check_flow_sampler
 from bayes_merger.imaging.pipelines.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
 
 _T5_TOKENS = 256  # as diffusers does by default
 
@@ -48,6 +51,11 @@ class StableDiffusion3(DrawnArchitecture):
     def scheduler(self, payload: Payload) -> Any:
         """A fresh scheduler of diffusers for one batch."""
         return build_flow_scheduler(payload.sampler_name, payload.scheduler, self.model.settings)
+
+    @property
+    def clips(self) -> Sequence[PromptEncoder]:
+        """CLIP's text encoders."""
+        return self._clips.encoders
 
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs."""

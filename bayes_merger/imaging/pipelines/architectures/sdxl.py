@@ -12,6 +12,8 @@ from bayes_merger.imaging.pipelines.loading import LoadedModel
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+
 
 class ClipPair:
     """CLIP's two text encoders of SDXL and SD3: both read every prompt, their embeddings stand side by side."""
@@ -19,20 +21,20 @@ class ClipPair:
     def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:
         from bayes_merger.imaging.prompts.embedding import PromptEncoder
 
-        self._encoders = [
+        self.encoders = [
             PromptEncoder(tokenizers[part], model.modules[part], penultimate=True)
             for part in ("text_encoder", "text_encoder_2")
         ]
 
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest prompt needs."""
-        return max(encoder.length(texts) for encoder in self._encoders)
+        return max(encoder.length(texts) for encoder in self.encoders)
 
     def read(self, texts: Sequence[str], length: int, emphasis: str) -> tuple[Tensor, list[Tensor]]:
         """The embeddings `(n, 77 * length, width of both)`, and what each encoder says of a prompt as a whole."""
         import torch
 
-        read = [encoder.read(texts, length=length, emphasis=emphasis) for encoder in self._encoders]
+        read = [encoder.read(texts, length=length, emphasis=emphasis) for encoder in self.encoders]
         return torch.cat([hidden for hidden, _ in read], dim=-1), [pooled for _, pooled in read]
 
 
@@ -52,6 +54,11 @@ class StableDiffusionXL(DrawnArchitecture):
     def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizers)
         self._clips = ClipPair(model, tokenizers)
+
+    @property
+    def clips(self) -> Sequence[PromptEncoder]:
+        """CLIP's text encoders."""
+        return self._clips.encoders
 
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs."""
