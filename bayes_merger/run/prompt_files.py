@@ -50,6 +50,9 @@ class PromptFiles:
         return found
 
 
+NO_FILES = PromptFiles({}, {})
+
+
 def find_files(
     payloads: Iterable[Payload], model: Checkpoint, loras: Path | None, embeddings: Path | None
 ) -> PromptFiles:
@@ -88,10 +91,11 @@ def _open_lora(name: str, folder: Path | None, model: Checkpoint) -> LoraModel:
         for path in known
         if plain in (unicodedata.normalize("NFC", text) for text in (path.stem, _below(folder, path)))
     ]
-    if len(fitting) != 1:
-        way_out = f"{fitting[0]} and {fitting[1]} are called so; give its place, as in <lora:FOLDER/{name}:1>"
-        missing = f"no such file in {folder}; {nearest(name, [path.stem for path in known])}"
-        raise ConfigError(f"{shown}: {way_out if fitting else missing}")
+    if not fitting:
+        raise ConfigError(f"{shown}: no such file in {folder}; {nearest(name, [path.stem for path in known])}")
+    if len(fitting) > 1:
+        place = _below(folder, fitting[0])
+        raise ConfigError(f"{shown}: {fitting[0]} and {fitting[1]} are called so; write its place, <lora:{place}:1>")
     lora = open_checkpoint(fitting[0])
     if lora.kind is not LORA:
         lora.close()

@@ -33,7 +33,7 @@ from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
-from bayes_merger.run.prompt_files import PromptFiles, find_files
+from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.scoring.scorer import Scale, Scorer
@@ -67,7 +67,7 @@ class RunSetup:
     scorers: Mapping[str, Scorer]
     sampler: Callable[..., Any]
     steps: StepFile | None = None
-    files: PromptFiles = PromptFiles({}, {})
+    files: PromptFiles = NO_FILES
 
     @property
     def base(self) -> Checkpoint:
