@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bayes_merger.checkpoints.architectures import divided
@@ -170,7 +171,7 @@ def check_setup(
     if payloads is None:
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
     base = checkpoints[steps.base if steps else "a"]
-    _check_payloads(payloads, base)
+    check_payloads(payloads, base)
     files = find_files(payloads, base, path_of(config.loras), path_of(config.embeddings))
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files)
     values = {parameter.name: parameter.low for parameter in space.parameters}
@@ -226,7 +227,12 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(f"images: '{config.images}' is not one of all, best")
 
 
-def _check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
+def check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
+    """Check what is drawn, as far as that goes without loading the model.
+
+    Raises:
+        ConfigError: a payload that this kind of model cannot draw.
+    """
     kind = drawn(model)
     for payload in payloads:
         try:
@@ -246,9 +252,17 @@ def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...
     Raises:
         ConfigError: no payload, or one that makes no sense.
     """
+    return named_payloads(config, drawn(model).defaults(model))
+
+
+def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyType({})) -> tuple[Payload, ...]:
+    """The payloads of some settings, with what is usual where they do not say it, and all that is random drawn.
+
+    Raises:
+        ConfigError: no payload, or one that makes no sense.
+    """
     if not config.payloads:
         raise ConfigError("payloads: none chosen; give at least one, like  payloads=[portrait]")
-    usual = drawn(model).defaults(model)
     payloads = [
         payload_from_mapping(
             name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles)
