@@ -37,7 +37,13 @@ def read_graph(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ConfigError: no sampler is found that begins with an empty picture.
     """
-    graph = _Graph({str(key): node for key, node in data.items() if isinstance(node, Mapping) and "inputs" in node})
+    graph = _Graph(
+        {
+            str(key): node
+            for key, node in data.items()
+            if isinstance(node, Mapping) and isinstance(node.get("inputs"), Mapping)
+        }
+    )
     for number, node in graph.nodes.items():
         if node.get("class_type") in _SAMPLERS and (size := graph.empty(node)):
             return graph.payload(number, node, size), graph.others()

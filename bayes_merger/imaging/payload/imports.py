@@ -44,7 +44,7 @@ def import_file(path: Path) -> list[Imported]:
         ConfigError: it holds none, or what it holds cannot be read. The text names the file.
     """
     try:
-        found = list(_of_picture(path) if is_picture(path) else _of_text(read_text(path)))
+        found = list(_of_picture(path) if is_picture(path) else _of_file(path))
         for number, one in enumerate(found):
             one.name = _name(path.stem) + (f"-{number + 1}" if len(found) > 1 else "")
             _make_drawable(one)
@@ -56,14 +56,25 @@ def import_file(path: Path) -> list[Imported]:
 def _of_picture(path: Path) -> Iterator[Imported]:
     texts = texts_of(path)
     for keyword in ("parameters", "UserComment", "prompt", "Comment"):
-        if keyword in texts and (found := list(_of_text(texts[keyword], strict=False))):
+        if keyword in texts and (found := list(_of_text(texts[keyword]))):
             yield from found
             return
     raise ConfigError("holds no parameters of a web UI; they are lost where a picture is edited or uploaded")
 
 
-def _of_text(text: str, *, strict: bool = True) -> Iterator[Imported]:
-    """The payloads in a text; where it is none, nothing, or an error."""
+def _of_file(path: Path) -> Iterator[Imported]:
+    text = read_text(path)
+    found = list(_of_text(text))
+    if found:
+        yield from found
+    elif path.suffix.lower() == ".json":
+        raise ConfigError("is neither a request of A1111's API nor a graph as ComfyUI saves it for its API")
+    else:
+        yield from (Imported("", {"prompt": prompt}) for prompt in split_texts(text))
+
+
+def _of_text(text: str) -> Iterator[Imported]:
+    """The payloads in a text of a web UI; none where it is another text."""
     if is_infotext(text):
         for one in split_texts(text):
             fields, others = split_infotext(one)
@@ -72,8 +83,6 @@ def _of_text(text: str, *, strict: bool = True) -> Iterator[Imported]:
     try:
         data = parse_document(text, text_of=TEXT_FIELDS)
     except ConfigError:
-        if strict:
-            raise
         return
     if isinstance(data, Mapping) and "prompt" in data and is_graph(data["prompt"]):
         data = data["prompt"]  # as it goes to ComfyUI's server
@@ -83,9 +92,6 @@ def _of_text(text: str, *, strict: bool = True) -> Iterator[Imported]:
     elif isinstance(data, Mapping) and "prompt" in data:
         known = {str(name): value for name, value in data.items() if is_field(str(name))}
         yield Imported("", known, [f"left out: {printable(str(name))}" for name in data if str(name) not in known])
-    elif strict:
-        for prompt in split_texts(text):
-            yield Imported("", {"prompt": prompt})
 
 
 def _make_drawable(one: Imported) -> None:
