@@ -16,7 +16,6 @@ from PIL.PngImagePlugin import PngInfo
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import payload_from_mapping
 from bayes_merger.imaging.payload.imports import Imported, import_file
-from bayes_merger.imaging.payload.pictures import texts_of
 
 A1111 = (
     "a ring, [red:blue:0.5] é\nwith a second line\nNegative prompt: blurry\nSteps: 12, Sampler: DPM++ 2M, Schedule type: "
@@ -82,6 +81,15 @@ def with_exif(path: Path, tags: dict[int, Any], comment: bytes = b"") -> Path:
 def only(path: Path) -> Imported:
     (found,) = import_file(path)
     return found
+
+
+def refusal(path: Path) -> str:
+    """Why a file cannot be imported; empty where it can."""
+    try:
+        import_file(path)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("kind", ["png", "packed", "jpg", "webp", "little", "txt"])
@@ -207,11 +215,7 @@ def test_pictures_with_random_damage_never_raise_anything_else(tmp_path: Path) -
             for _ in range(draw.randint(1, 6)):
                 damaged[draw.randrange(min(len(damaged), 400))] = draw.randrange(256)
             path.write_bytes(damaged[: draw.randint(1, len(damaged))] if draw.random() < 0.3 else damaged)
-            try:
-                texts_of(path)
-                import_file(path)
-            except ConfigError as error:
-                assert "\n" not in str(error)
+            assert "\n" not in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -228,9 +232,7 @@ def test_pictures_with_random_damage_never_raise_anything_else(tmp_path: Path) -
 )
 def test_odd_graphs_are_read_or_refused(damage: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(COMFY | damage))
-    try:
-        (found,) = import_file(tmp_path / "x.json")
-    except ConfigError as error:
-        assert "\n" not in str(error)
-    else:
-        payload_from_mapping("p", found.fields)
+    refused = refusal(tmp_path / "x.json")
+    assert "\n" not in refused
+    if not refused:
+        payload_from_mapping("p", only(tmp_path / "x.json").fields)
