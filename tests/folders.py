@@ -62,7 +62,13 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae16 = {**_VAE, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+        vae16 = {
+            **_VAE,
+            "latent_channels": 16,
+            "shift_factor": 0.1,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+        }
         sd3 = {
             "sample_size": 8, "num_layers": 24, "attention_head_dim": 4, "num_attention_heads": 2,
             "caption_projection_dim": 8, "joint_attention_dim": 24, "pooled_projection_dim": 24,

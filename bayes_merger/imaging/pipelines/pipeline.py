@@ -192,6 +192,7 @@ class LivePipeline:
             TrialFailed: a picture holds NaN or is of one flat colour (what a broken merge draws).
             ConfigError: a payload that is not resolved, or a sampler that does not suit the model.
         """
+        self.architecture.model.memory.settle()
         orders = [self._order(payload, index) for payload in payloads for index in range(payload.batch_size)]
         batches = _batches(orders, self._max_batch)
         total = sum(batch[0].payload.all_steps for batch in batches)
