@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-_VAE_SCALE = 8  # pixels per number of the latents
-
 
 @dataclass(frozen=True)
 class Words:
@@ -112,19 +110,20 @@ def noise_of(batch: Sequence[Pass]) -> Iterator[list[torch.Generator]]:
         yield generators
 
 
-def enlarged_latents(latents: Tensor, hires: Hires) -> Tensor:
+def enlarged_latents(latents: Tensor, hires: Hires, scale: int = 8) -> Tensor:
     """Latents for a second pass, by interpolation.
 
     Args:
-        latents: shape `(n, channels, height / 8, width / 8)` of the first pass.
-        hires: an upscaler of latents.
+        latents: shape `(n, channels, height / scale, width / scale)` of the first pass.
+        hires: with an upscaler of latents.
+        scale: pixels per number of the latents.
     """
     from torch.nn.functional import interpolate
 
     options = UPSCALERS[hires.upscaler]
     assert options is not None
-    size = (hires.scaled_height // _VAE_SCALE, hires.scaled_width // _VAE_SCALE)
-    return cropped(interpolate(latents, size=size, **options), hires)
+    size = (hires.scaled_height // scale, hires.scaled_width // scale)
+    return cropped(interpolate(latents, size=size, **options), hires, scale)
 
 
 def enlarged_pictures(pictures: Sequence[Image], hires: Hires) -> list[Image]:
@@ -134,8 +133,8 @@ def enlarged_pictures(pictures: Sequence[Image], hires: Hires) -> list[Image]:
     return [picture.resize((hires.scaled_width, hires.scaled_height), Resampling.LANCZOS) for picture in pictures]
 
 
-def cropped(latents: Tensor, hires: Hires) -> Tensor:
+def cropped(latents: Tensor, hires: Hires, scale: int = 8) -> Tensor:
     """The middle of latents that are larger than the second pass; of an odd rest, more goes on the right and below."""
-    high, wide = hires.height // _VAE_SCALE, hires.width // _VAE_SCALE
+    high, wide = hires.height // scale, hires.width // scale
     top, left = (latents.shape[2] - high) // 2, (latents.shape[3] - wide) // 2
     return latents[:, :, top : top + high, left : left + wide]

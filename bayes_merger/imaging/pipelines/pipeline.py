@@ -285,9 +285,9 @@ class LivePipeline:
         assert hires is not None
         if UPSCALERS[hires.upscaler] is None:
             pictures = enlarged_pictures(self._pictures(self._decoded(latents)), hires)
-            latents = cropped(self._encoded(pictures), hires)
+            latents = cropped(self._encoded(pictures), hires, self.pipe.vae_scale_factor)
         else:
-            latents = enlarged_latents(latents, hires)
+            latents = enlarged_latents(latents, hires, self.pipe.vae_scale_factor)
         kind = getattr(diffusers, self.architecture.second_pipeline)
         pipe = kind(**{**self.pipe.components, **self.architecture.components})
         pipe.set_progress_bar_config(disable=True)

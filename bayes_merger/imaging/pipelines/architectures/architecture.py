@@ -145,7 +145,7 @@ class DrawnArchitecture:
         raise NotImplementedError
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
     ) -> Conditioning:
         """What the denoiser is told of some prompts, each of them a picture's."""
         raise NotImplementedError

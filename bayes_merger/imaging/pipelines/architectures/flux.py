@@ -81,7 +81,7 @@ class Flux(DrawnArchitecture):
         return 1
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         return Conditioning(self._t5.encode(texts, emphasis), self._clip.read(texts, length=1)[1])

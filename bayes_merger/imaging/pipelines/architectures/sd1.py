@@ -46,7 +46,7 @@ class StableDiffusion(DrawnArchitecture):
         return self._clip.length(texts)
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         return Conditioning(self._clip.encode(texts, clip_skip=clip_skip, length=length, emphasis=emphasis))

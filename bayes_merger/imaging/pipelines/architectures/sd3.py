@@ -64,7 +64,7 @@ class StableDiffusion3(DrawnArchitecture):
         return self._clips.length(texts)
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         import torch

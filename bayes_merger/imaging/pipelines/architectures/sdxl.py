@@ -30,7 +30,7 @@ class ClipPair:
         """Chunks of tokens that the longest prompt needs."""
         return max(encoder.length(texts) for encoder in self.encoders)
 
-    def read(self, texts: Sequence[str], length: int, emphasis: str) -> tuple[Tensor, list[Tensor]]:
+    def read(self, texts: Sequence[str], length: int, emphasis: str = "Original") -> tuple[Tensor, list[Tensor]]:
         """The embeddings `(n, 77 * length, width of both)`, and what each encoder says of a prompt as a whole."""
         import torch
 
@@ -65,7 +65,7 @@ class StableDiffusionXL(DrawnArchitecture):
         return self._clips.length(texts)
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         embeddings, (_, pooled) = self._clips.read(texts, length, emphasis)
