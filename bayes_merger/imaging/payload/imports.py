@@ -45,6 +45,8 @@ def import_file(path: Path) -> list[Imported]:
     """
     try:
         found = list(_of_picture(path) if is_picture(path) else _of_file(path))
+        if not found:
+            raise ConfigError("holds no prompt")
         for number, one in enumerate(found):
             one.name = _name(path.stem) + (f"-{number + 1}" if len(found) > 1 else "")
             _make_drawable(one)
