@@ -89,8 +89,8 @@ def _of_text(text: str) -> Iterator[Imported]:
     if isinstance(data, Mapping) and "prompt" in data and is_graph(data["prompt"]):
         data = data["prompt"]  # as it goes to ComfyUI's server
     if is_graph(data):
-        fields, others = read_graph(data)
-        yield Imported("", fields, [f"left out: what the node {kind} does" for kind in others])
+        fields, kinds = read_graph(data)
+        yield Imported("", fields, [f"left out: what the node {kind} does" for kind in kinds])
     elif isinstance(data, Mapping) and "prompt" in data:
         known = {str(name): value for name, value in data.items() if is_field(str(name))}
         yield Imported("", known, [f"left out: {printable(str(name))}" for name in data if str(name) not in known])

@@ -330,8 +330,8 @@ class LivePipeline:
         vae = self.pipe.vae
         pixels = self.pipe.image_processor.preprocess(list(pictures)).to(vae.device, vae.dtype)
         with torch.no_grad():
-            latents: Tensor = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
-        return latents.to(self.dtype)
+            latents: Tensor = vae.encode(pixels).latent_dist.mode()
+        return latents.to(self.dtype) * float(vae.config.scaling_factor)
 
     def _decoded(self, latents: Tensor) -> Tensor:
         """Pictures `(n, 3, height, width)` from 0 to 1, of latents."""
