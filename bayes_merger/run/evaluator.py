@@ -14,6 +14,7 @@ from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
+from bayes_merger.imaging.pipelines.device import OFFLOAD
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
 from bayes_merger.imaging.prompts.prompt import plain_prompt
 from bayes_merger.merging.engine.live import LiveMerge
@@ -206,6 +207,13 @@ def _tree(setup: RunSetup) -> Path | None:
     return setup.base.path if setup.base.path.is_dir() else None
 
 
+def _searches_texts(setup: RunSetup) -> bool:
+    """Whether a searched number may change a text encoder: all may but those of the network's blocks."""
+    network = setup.architecture.blocks[1:] if setup.architecture.whole is None else ()
+    driven = {name.partition(".")[0] for parameter in setup.space.parameters for name in parameter.drives}
+    return not driven <= set(network)
+
+
 class PipelineEvaluator:
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
@@ -228,6 +236,7 @@ class PipelineEvaluator:
             config=_tree(setup),
             vae=setup.checkpoints.get("vae"),
             text_encoder_3=generator.text_encoder_3,
+            offload=generator.offload or (OFFLOAD if not _searches_texts(setup) else None),
             device=generator.device,
             dtype=generator.dtype,
             max_batch=generator.max_batch,

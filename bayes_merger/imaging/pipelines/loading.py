@@ -51,6 +51,7 @@ class LoadedModel:
         settings: the JSON files of a diffusers folder of such a model.
         memory: of the modules.
         merged: key of the naming table to the model's own key and shape, of all that a merge writes.
+        merged_parts: the parts that these are of.
         prediction_type: `"epsilon"` or `"v_prediction"`; for a transformer it says nothing.
         zero_snr: trained down to zero signal-to-noise ratio.
     """
@@ -60,6 +61,7 @@ class LoadedModel:
     settings: Settings
     memory: LiveMemory
     merged: Mapping[str, tuple[str, tuple[int, ...]]]
+    merged_parts: Collection[str]
     prediction_type: str
     zero_snr: bool
 
@@ -124,7 +126,7 @@ def load_model(
         sources = _sources(base, config, vae, t5, opened)
         shapes = {key: shape for source in reversed(sources) for key, shape in source.shapes.items()}
         _check_parts(base, name, shapes, optional)
-        settings = settings_for(config, name, shapes, base.metadata | prediction_metadata(base.prediction))
+        settings = settings_for(config, name, shapes, {**base.metadata, **prediction_metadata(base.prediction)})
         settings = _with_t5(settings, t5, shapes)
         prediction, zero_snr = prediction_of(base, prediction_type, settings)
         modules = {part: module.eval() for part, module in empty_networks(settings).items()}
@@ -137,7 +139,8 @@ def load_model(
             live[key].copy_(source.model.tensor(own).view(live[key].shape))
         memory.settle()
     merged = {key: (own, source.model.shapes[own]) for key, (source, own) in places.items() if source.merged}
-    return LoadedModel(name, modules, settings, memory, merged, prediction, zero_snr)
+    parts = {expected[key].part for key in merged}
+    return LoadedModel(name, modules, settings, memory, merged, parts, prediction, zero_snr)
 
 
 def _sources(

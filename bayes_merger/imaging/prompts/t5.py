@@ -34,13 +34,13 @@ class T5Encoder:
             for number in self._tokenizer(segment.text, add_special_tokens=False, verbose=False).input_ids
         ]
 
-    def check(self, text: str) -> None:
-        """Refuse a prompt that is longer than can be read.
+    def check(self, texts: Sequence[str]) -> None:
+        """Refuse prompts that are longer than can be read.
 
         Raises:
             ConfigError: such a prompt.
         """
-        if (count := len(self.tokens(text))) > self.room - 1:
+        if (count := max(len(self.tokens(text)) for text in texts)) > self.room - 1:
             raise ConfigError(f"prompt: {count} tokens, and T5 reads {self.room - 1} at most; make it shorter")
 
     def encode(self, texts: Sequence[str], emphasis: str = "Original") -> Tensor:

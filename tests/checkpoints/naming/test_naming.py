@@ -24,7 +24,6 @@ TEXTS = {
         "text_encoder_2": "text_encoders.clip_g.transformer.",
         "text_encoder_3": "text_encoders.t5xxl.transformer.",
     },
-    "sd35": {},
     "flux": {
         "text_encoder": "text_encoders.clip_l.transformer.",
         "text_encoder_2": "text_encoders.t5xxl.transformer.",
@@ -51,7 +50,9 @@ def oracle(family: str, file: dict[str, torch.Tensor], modules: dict[str, Any]) 
         diffusion = {k: t for k, t in file.items() if k.startswith("model.diffusion_model.")}
         found["transformer"] = own.convert_sd3_transformer_checkpoint_to_diffusers(diffusion)
     found["vae"] = own.convert_ldm_vae_checkpoint(dict(file), modules["vae"].config)
-    for part, prefix in TEXTS[family].items():
+    for part, prefix in TEXTS[family.replace("35", "3")].items():
+        if part not in modules:
+            continue
         if prefix.endswith("model."):
             found[part] = own.convert_open_clip_checkpoint(modules[part], dict(file), prefix)
         else:

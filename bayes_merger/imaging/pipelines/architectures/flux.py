@@ -76,8 +76,7 @@ class Flux(DrawnArchitecture):
 
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs."""
-        for text in texts:
-            self._t5.check(text)
+        self._t5.check(texts)
         return 1
 
     def encode(

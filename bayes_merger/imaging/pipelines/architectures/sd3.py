@@ -59,8 +59,8 @@ class StableDiffusion3(DrawnArchitecture):
 
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs."""
-        for text in texts if self._t5 else ():
-            self._t5.check(text)
+        if self._t5 is not None:
+            self._t5.check(texts)
         return self._clips.length(texts)
 
     def encode(
