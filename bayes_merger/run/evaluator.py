@@ -14,7 +14,7 @@ from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
-from bayes_merger.imaging.pipelines.device import OFFLOAD
+from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
 from bayes_merger.imaging.prompts.prompt import plain_prompt
 from bayes_merger.merging.engine.live import LiveMerge
@@ -296,14 +296,19 @@ class PipelineEvaluator:
         def on_step(done: int, total: int) -> None:
             self._progress.step("drawing", done, total)
 
+        most = self._pipeline.max_batch
         try:
-            return self._loras.draw(payloads, lambda some: self._pipeline.draw(some, on_step=on_step))
+            drawn = self._loras.draw(payloads, lambda some: self._pipeline.draw(some, on_step=on_step))
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
+            if not is_out_of_memory(error):
                 raise
             raise BayesMergerError(
-                "out of memory while drawing: lower generator.max_batch, or the payloads' width and height"
+                "out of memory while drawing one picture: lower the payloads' width and height, or try "
+                f"generator.offload={OFFLOAD}"
             ) from error
+        if self._pipeline.max_batch < most:
+            self._progress.note(f"out of memory: from now on {self._pipeline.max_batch} pictures are drawn at once")
+        return drawn
 
     def score(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
         """The raw scores of some pictures of one merge: one of each scorer and picture.

@@ -53,6 +53,7 @@ class LoadedModel:
         merged: key of the naming table to the model's own key and shape, of all that a merge writes.
         merged_parts: the parts that these are of.
         prediction_type: `"epsilon"` or `"v_prediction"`; for a transformer it says nothing.
+        prediction_said: whether the user, the files or their folder say so.
         zero_snr: trained down to zero signal-to-noise ratio.
     """
 
@@ -63,6 +64,7 @@ class LoadedModel:
     merged: Mapping[str, tuple[str, tuple[int, ...]]]
     merged_parts: Collection[str]
     prediction_type: str
+    prediction_said: bool
     zero_snr: bool
 
     def destinations(self) -> dict[str, Tensor]:
@@ -140,7 +142,12 @@ def load_model(
         memory.settle()
     merged = {key: (own, source.model.shapes[own]) for key, (source, own) in places.items() if source.merged}
     parts = {expected[key].part for key in merged}
-    return LoadedModel(name, modules, settings, memory, merged, parts, prediction, zero_snr)
+    said = (
+        prediction_type in PREDICTIONS
+        or bool(base.prediction)
+        or (config is not None and (config / SCHEDULER).is_file())
+    )
+    return LoadedModel(name, modules, settings, memory, merged, parts, prediction, said, zero_snr)
 
 
 def _sources(

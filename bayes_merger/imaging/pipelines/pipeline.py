@@ -19,8 +19,8 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import UPSCALERS
-from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, drawn
-from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of
+from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told, drawn
+from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of, free_memory, is_out_of_memory
 from bayes_merger.imaging.pipelines.passes import (
     Pass,
     cropped,
@@ -97,6 +97,7 @@ class LivePipeline:
         dtype: what it computes in.
         prediction_type: `"epsilon"` or `"v_prediction"`.
         zero_snr: whether the model was trained to zero terminal signal-to-noise ratio.
+        max_batch: most pictures drawn at once; it falls when the memory does not hold them.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class LivePipeline:
         self.dtype: torch.dtype = network.dtype
         self.prediction_type = architecture.model.prediction_type
         self.zero_snr = architecture.model.zero_snr
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._leaving = leaving if self.device.type == "cuda" else ()
         self._conditionings: dict[tuple[Any, ...], Conditioning] = {}
 
@@ -194,19 +195,18 @@ class LivePipeline:
         """
         self.architecture.model.memory.settle()
         orders = [self._order(payload, index) for payload in payloads for index in range(payload.batch_size)]
-        batches = _batches(orders, self._max_batch)
+        batches = _batches(orders, self.max_batch)
         if len(self._conditionings) > _CACHED:
             self._conditionings.clear()
-        for batch in batches:
-            self._embed(batch)
+        told = [self._told(batch) for batch in batches]
         self._send_encoders("cpu")
         total = sum(batch[0].payload.all_steps for batch in batches)
         drawn: dict[int, DrawnImage] = {}
         done = 0
-        for batch in batches:
+        for batch, conditionings in zip(batches, told, strict=True):
             steps = batch[0].payload.all_steps
             progress = None if on_step is None else _Progress(on_step, done, batch[0].payload.steps, total)
-            for order, image in zip(batch, self._draw_batch(batch, progress), strict=True):
+            for order, image in zip(batch, self._draw_in_memory(batch, conditionings, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
             done += steps
         return [drawn[id(order)] for order in orders]
@@ -228,27 +228,16 @@ class LivePipeline:
             )
         return self._conditionings[key]
 
-    def _arguments(self, batch: Sequence[Pass], chunks: int) -> dict[str, Tensor]:
-        """What the denoiser is told at first, as arguments of diffusers' pipeline."""
-        wanted = self._conditioning(batch, chunks, 0).arguments()
-        if not self.architecture.guided:
-            return wanted
-        return wanted | self._conditioning(batch, chunks, 0, negative=True).arguments("negative_")
-
-    def _changed(self, batch: Sequence[Pass], chunks: int, call: int, *, guided: bool) -> dict[str, Tensor]:
-        """What the denoiser is told from a call on, as diffusers' pipelines take it; nothing if it is as before."""
-        sides = (True, False) if guided else (False,)
-        if all(one.words.at(call, negative=n) == one.words.at(call - 1, negative=n) for one in batch for n in sides):
-            return {}
-        return self.architecture.on_the_way([self._conditioning(batch, chunks, call, negative=n) for n in sides])
-
-    def _embed(self, batch: Sequence[_Order]) -> None:
-        """Read all that the prompts of some pictures say at any time, so that the text encoders may leave."""
+    def _told(self, batch: Sequence[_Order]) -> list[Told]:
+        """What the denoiser is told in each pass over some pictures; after this, the text encoders may leave."""
+        found = []
         for number, chunks in enumerate(batch[0].chunks):
             same = [order.passes[number] for order in batch]
-            for call in range(max(one.words.calls for one in same)):
-                for negative in (True, False) if self.architecture.guided else (False,):
-                    self._conditioning(same, chunks, call, negative=negative)
+            calls = range(max(one.words.calls for one in same))
+            wanted = [self._conditioning(same, chunks, call) for call in calls]
+            unwanted = [self._conditioning(same, chunks, call, negative=True) for call in calls]
+            found.append(Told(wanted, unwanted if self.architecture.guided else []))
+        return found
 
     def _send_encoders(self, device: torch.device | str) -> None:
         """Move the text encoders that leave, as far as they are elsewhere."""
@@ -258,8 +247,24 @@ class LivePipeline:
             if self.architecture.model.modules[part].device.type != torch.device(device).type:
                 self.architecture.model.memory.move(part, device)
 
+    def _draw_in_memory(self, batch: Sequence[_Order], told: Sequence[Told], progress: _Progress | None) -> list[Image]:
+        """Draw a batch; in halves if the memory does not hold it, and those after it in no larger ones."""
+        if len(batch) <= self.max_batch:
+            try:
+                return self._draw_batch(batch, told, progress)
+            except (MemoryError, RuntimeError) as error:
+                if len(batch) == 1 or not is_out_of_memory(error):
+                    raise
+            self.max_batch = len(batch) // 2
+            free_memory(self.device)
+        half = (len(batch) + 1) // 2
+        images = []
+        for part in (slice(None, half), slice(half, None)):
+            images += self._draw_in_memory(batch[part], [one.rows(part) for one in told], progress)
+        return images
+
     def _drawn_latents(
-        self, pipe: Any, batch: Sequence[Pass], chunks: int, progress: _Progress | None, **arguments: Any
+        self, pipe: Any, batch: Sequence[Pass], told: Told, progress: _Progress | None, **arguments: Any
     ) -> Tensor:
         """The latents of one pass over some pictures."""
 
@@ -267,12 +272,13 @@ class LivePipeline:
             if progress is not None:
                 progress.step(step + 1, pipe.num_timesteps)
             guided = self.architecture.guided and pipe.do_classifier_free_guidance
-            return self._changed(batch, chunks, step + 1, guided=guided)
+            sides = told.changed(step + 1, guided=guided)
+            return self.architecture.on_the_way(sides) if sides else {}
 
         pipe.scheduler = self.architecture.scheduler(batch[0].payload)
         with noise_of(batch) as generators:
             latents: Tensor = pipe(
-                **self._arguments(batch, chunks),
+                **told.arguments(),
                 **arguments,
                 generator=generators,
                 output_type="latent",
@@ -280,12 +286,12 @@ class LivePipeline:
             ).images
         return latents
 
-    def _first_pass(self, batch: Sequence[_Order], progress: _Progress | None) -> Tensor:
+    def _first_pass(self, batch: Sequence[_Order], told: Told, progress: _Progress | None) -> Tensor:
         payload = batch[0].payload
         return self._drawn_latents(
             self.pipe,
             [order.passes[0] for order in batch],
-            batch[0].chunks[0],
+            told,
             progress,
             **self.architecture.options(payload),
             width=payload.width,
@@ -293,7 +299,7 @@ class LivePipeline:
             num_inference_steps=payload.steps,
         )
 
-    def _second_pass(self, batch: Sequence[_Order], latents: Tensor, progress: _Progress | None) -> Tensor:
+    def _second_pass(self, batch: Sequence[_Order], told: Told, latents: Tensor, progress: _Progress | None) -> Tensor:
         """Latents of the second pass, of those of the first.
 
         diffusers draws `int(steps * strength)` steps of a schedule; half a step more makes them those that were asked
@@ -314,7 +320,7 @@ class LivePipeline:
         return self._drawn_latents(
             pipe,
             [order.passes[1] for order in batch],
-            batch[0].chunks[1],
+            told,
             None if progress is None else progress.after(batch[0].payload.steps, hires.steps),
             image=latents,
             guidance_scale=hires.cfg_scale,
@@ -322,12 +328,12 @@ class LivePipeline:
             strength=min(1.0, (hires.steps + 0.5) / hires.schedule_steps),
         )
 
-    def _draw_batch(self, batch: Sequence[_Order], progress: _Progress | None) -> list[Image]:
+    def _draw_batch(self, batch: Sequence[_Order], told: Sequence[Told], progress: _Progress | None) -> list[Image]:
         payload = batch[0].payload
-        latents = self._first_pass(batch, progress)
+        latents = self._first_pass(batch, told[0], progress)
         if payload.hires is not None:
             _check_finite(batch, latents, "the latents of the first pass are")
-            latents = self._second_pass(batch, latents, progress)
+            latents = self._second_pass(batch, told[1], latents, progress)
             payload = payload.enlarged()
         _check_finite(batch, latents, "the latents are")
         decoded = self._decoded(self.architecture.unpacked(latents, payload))
