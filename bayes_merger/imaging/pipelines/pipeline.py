@@ -6,7 +6,6 @@ explicit schedulers, embeddings, and one CPU noise generator per picture (so res
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,6 +19,7 @@ from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import UPSCALERS
 from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told, drawn
+from bayes_merger.imaging.pipelines.batches import Order, Progress, batches_of, check_finite
 from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of, free_memory, is_out_of_memory
 from bayes_merger.imaging.pipelines.passes import (
     Pass,
@@ -29,6 +29,7 @@ from bayes_merger.imaging.pipelines.passes import (
     noise_of,
     passes,
 )
+from bayes_merger.imaging.pipelines.vae import decoded_latents, encoded_pictures, pictures_of
 from bayes_merger.imaging.prompts.inversions import for_encoders, read_embedding
 
 if TYPE_CHECKING:
@@ -59,32 +60,6 @@ class DrawnImage:
     seed: int
     prompt: str
     image: Image
-
-
-@dataclass(frozen=True)
-class _Order:
-    """One picture to be drawn."""
-
-    payload: Payload
-    index: int
-    passes: tuple[Pass, ...]
-    chunks: tuple[int, ...]
-
-    @property
-    def prompt(self) -> str:
-        return self.payload.prompts[self.index]
-
-    @property
-    def seed(self) -> int:
-        return self.payload.seeds[self.index]
-
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """Pictures of one kind can share a batch."""
-        return (self.payload.bare, self.chunks)
-
-    def __str__(self) -> str:
-        return f"payload {self.payload.name}, picture {self.index} (seed {self.seed})"
 
 
 class LivePipeline:
@@ -195,7 +170,7 @@ class LivePipeline:
         """
         self.architecture.model.memory.settle()
         orders = [self._order(payload, index) for payload in payloads for index in range(payload.batch_size)]
-        batches = _batches(orders, self.max_batch)
+        batches = batches_of(orders, self.max_batch)
         if len(self._conditionings) > _CACHED:
             self._conditionings.clear()
         told = [self._told(batch) for batch in batches]
@@ -205,17 +180,17 @@ class LivePipeline:
         done = 0
         for batch, conditionings in zip(batches, told, strict=True):
             steps = batch[0].payload.all_steps
-            progress = None if on_step is None else _Progress(on_step, done, batch[0].payload.steps, total)
+            progress = None if on_step is None else Progress(on_step, done, batch[0].payload.steps, total)
             for order, image in zip(batch, self._draw_in_memory(batch, conditionings, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
             done += steps
         return [drawn[id(order)] for order in orders]
 
-    def _order(self, payload: Payload, index: int) -> _Order:
+    def _order(self, payload: Payload, index: int) -> Order:
         if not len(payload.prompts) == len(payload.negative_prompts) == len(payload.seeds) == payload.batch_size:
             raise ConfigError(f"payload {payload.name}: not resolved; pass it through imaging.resolve first")
         found = passes(payload, index)
-        return _Order(payload, index, found, tuple(self.architecture.length(one.words.texts) for one in found))
+        return Order(payload, index, found, tuple(self.architecture.length(one.words.texts) for one in found))
 
     def _conditioning(self, batch: Sequence[Pass], chunks: int, call: int, *, negative: bool = False) -> Conditioning:
         texts = tuple(one.words.at(call, negative=negative) for one in batch)
@@ -228,7 +203,7 @@ class LivePipeline:
             )
         return self._conditionings[key]
 
-    def _told(self, batch: Sequence[_Order]) -> list[Told]:
+    def _told(self, batch: Sequence[Order]) -> list[Told]:
         """What the denoiser is told in each pass over some pictures; after this, the text encoders may leave."""
         found = []
         for number, chunks in enumerate(batch[0].chunks):
@@ -247,7 +222,7 @@ class LivePipeline:
             if self.architecture.model.modules[part].device.type != torch.device(device).type:
                 self.architecture.model.memory.move(part, device)
 
-    def _draw_in_memory(self, batch: Sequence[_Order], told: Sequence[Told], progress: _Progress | None) -> list[Image]:
+    def _draw_in_memory(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
         """Draw a batch; in halves if the memory does not hold it, and those after it in no larger ones."""
         if len(batch) <= self.max_batch:
             try:
@@ -264,7 +239,7 @@ class LivePipeline:
         return images
 
     def _drawn_latents(
-        self, pipe: Any, batch: Sequence[Pass], told: Told, progress: _Progress | None, **arguments: Any
+        self, pipe: Any, batch: Sequence[Pass], told: Told, progress: Progress | None, **arguments: Any
     ) -> Tensor:
         """The latents of one pass over some pictures."""
 
@@ -286,7 +261,7 @@ class LivePipeline:
             ).images
         return latents
 
-    def _first_pass(self, batch: Sequence[_Order], told: Told, progress: _Progress | None) -> Tensor:
+    def _first_pass(self, batch: Sequence[Order], told: Told, progress: Progress | None) -> Tensor:
         payload = batch[0].payload
         return self._drawn_latents(
             self.pipe,
@@ -299,7 +274,7 @@ class LivePipeline:
             num_inference_steps=payload.steps,
         )
 
-    def _second_pass(self, batch: Sequence[_Order], told: Told, latents: Tensor, progress: _Progress | None) -> Tensor:
+    def _second_pass(self, batch: Sequence[Order], told: Told, latents: Tensor, progress: Progress | None) -> Tensor:
         """Latents of the second pass, of those of the first.
 
         diffusers draws `int(steps * strength)` steps of a schedule; half a step more makes them those that were asked
@@ -310,8 +285,8 @@ class LivePipeline:
         hires = batch[0].payload.hires
         assert hires is not None
         if UPSCALERS[hires.upscaler] is None:
-            pictures = enlarged_pictures(self._pictures(self._decoded(latents)), hires)
-            latents = cropped(self._encoded(pictures), hires, self.pipe.vae_scale_factor)
+            pictures = enlarged_pictures(pictures_of(self.pipe, decoded_latents(self.pipe, latents)), hires)
+            latents = cropped(encoded_pictures(self.pipe, pictures).to(self.dtype), hires, self.pipe.vae_scale_factor)
         else:
             latents = enlarged_latents(latents, hires, self.pipe.vae_scale_factor)
         kind = getattr(diffusers, self.architecture.second_pipeline)
@@ -328,67 +303,21 @@ class LivePipeline:
             strength=min(1.0, (hires.steps + 0.5) / hires.schedule_steps),
         )
 
-    def _draw_batch(self, batch: Sequence[_Order], told: Sequence[Told], progress: _Progress | None) -> list[Image]:
+    def _draw_batch(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
         payload = batch[0].payload
         latents = self._first_pass(batch, told[0], progress)
         if payload.hires is not None:
-            _check_finite(batch, latents, "the latents of the first pass are")
+            check_finite(batch, latents, "the latents of the first pass are")
             latents = self._second_pass(batch, told[1], latents, progress)
             payload = payload.enlarged()
-        _check_finite(batch, latents, "the latents are")
-        decoded = self._decoded(self.architecture.unpacked(latents, payload))
-        _check_finite(batch, decoded, "the VAE's output is")
-        images = self._pictures(decoded)
+        check_finite(batch, latents, "the latents are")
+        decoded = decoded_latents(self.pipe, self.architecture.unpacked(latents, payload))
+        check_finite(batch, decoded, "the VAE's output is")
+        images = pictures_of(self.pipe, decoded)
         for order, image in zip(batch, images, strict=True):
             if all(len(set(band.getextrema())) == 1 for band in image.split()):
                 raise TrialFailed(f"{order}: one flat colour {image.getpixel((0, 0))}")
         return images
-
-    def _pictures(self, decoded: Tensor) -> list[Image]:
-        processor = self.pipe.image_processor
-        images: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(decoded))
-        return images
-
-    def _encoded(self, pictures: Sequence[Image]) -> Tensor:
-        """Latents of pictures; of the values that the VAE says are likely, the middle."""
-        import torch
-
-        vae = self.pipe.vae
-        pixels = self.pipe.image_processor.preprocess(list(pictures)).to(vae.device, vae.dtype)
-        with torch.no_grad():
-            latents: Tensor = vae.encode(pixels).latent_dist.mode()
-        return latents.to(self.dtype) * float(vae.config.scaling_factor)
-
-    def _decoded(self, latents: Tensor) -> Tensor:
-        """Pictures `(n, 3, height, width)` from 0 to 1, of latents."""
-        import torch
-
-        vae = self.pipe.vae
-        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-        if vae.config.shift_factor is not None:
-            scaled = scaled + vae.config.shift_factor
-        with torch.no_grad():
-            decoded = vae.decode(scaled, return_dict=False)[0]
-        pictures: Tensor = self.pipe.image_processor.denormalize(decoded)
-        return pictures
-
-
-@dataclass(frozen=True)
-class _Progress:
-    """Continues the count of the batches before."""
-
-    report: Callable[[int, int], None]
-    before: int
-    steps: int
-    total: int
-
-    def after(self, done: int, steps: int) -> _Progress:
-        """The count of a second pass, of so many steps."""
-        return _Progress(self.report, self.before + done, steps, self.total)
-
-    def step(self, at: int, of: int) -> None:
-        """Some samplers evaluate the model more than once per step: `at` of `of` evaluations are done."""
-        self.report(self.before + at * self.steps // of, self.total)
 
 
 def load_pipeline(
@@ -467,28 +396,6 @@ def _dtypes(kind: type[DrawnArchitecture], dtype: torch.dtype) -> Dtypes:
         return torch.float32 if dtype == torch.float16 and overflows else dtype
 
     return of
-
-
-def _batches(orders: Sequence[_Order], most: int) -> list[list[_Order]]:
-    """Orders of one kind together, as even in size as `most` allows.
-
-    Sorted, since a picture's last bits depend on its place in the batch and should not on the order of the payloads.
-    """
-    kinds: dict[tuple[Any, ...], list[_Order]] = {}
-    for order in sorted(orders, key=lambda order: (order.payload.name, order.index)):
-        kinds.setdefault(order.kind, []).append(order)
-    batches = []
-    for same in kinds.values():
-        count = math.ceil(len(same) / most)
-        batches += [same[len(same) * at // count : len(same) * (at + 1) // count] for at in range(count)]
-    return batches
-
-
-def _check_finite(batch: Sequence[_Order], values: Tensor, what: str) -> None:
-    finite = values.isfinite().flatten(1).all(dim=1).tolist()
-    for order, good in zip(batch, finite, strict=True):
-        if not good:
-            raise TrialFailed(f"{order}: {what} not finite; in fp16, generator.dtype=fp32 may help")
 
 
 def _quieten() -> None:
