@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from bayes_merger.checkpoints.config_trees import read_tree
 from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.errors import CheckpointError
-from bayes_merger.imaging.pipelines.keymap import single_file_views, to_single_file
+from bayes_merger.imaging.pipelines.keymap import homes, single_file_views, state_of, to_single_file
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
 from tests.checkpoint_files import SD15, tiny_modules
 
@@ -107,3 +108,26 @@ def test_names_and_shapes_are_those_of_the_public_model() -> None:
     lines = [f"{key} {shape}" for key, shape in sorted(shapes_of_sd15().items())]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     assert digest == "21503364ca61d806acb658b579a19b5a1c418f8496f5647379e151adfab3c318"
+
+
+@pytest.mark.parametrize(
+    ("tree", "keys", "numbers", "stacked", "swapped"),
+    [
+        ("sd15", 1130, 1_066_235_307, 0, 0),
+        ("sd2", 1214, 1_289_952_427, 46, 0),
+        ("sdxl", 2513, 3_468_837_867, 64, 0),
+        ("sd3", 1668, 7_749_391_587, 96, 4),
+        ("sd35-medium", 1842, 8_134_104_419, 122, 4),
+        ("sd35-large", 2100, 13_810_721_251, 152, 4),
+        ("flux", 1439, 16_870_599_139, 152, 2),
+    ],
+)
+def test_models_of_official_size_have_a_place_for_every_tensor(
+    tree: str, keys: int, numbers: int, stacked: int, swapped: int
+) -> None:
+    modules = empty_networks(read_tree(SD15.parent / tree))
+    found = homes({part: state_of(module) for part, module in modules.items()})
+    assert len(found) == keys
+    assert sum(math.prod(home.shape) for home in found.values()) == numbers
+    assert sum(bool(home.counterpart.stack) for home in found.values()) == stacked
+    assert sum(home.counterpart.swapped for home in found.values()) == swapped
