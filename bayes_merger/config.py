@@ -108,6 +108,9 @@ class RunConfig:
     patience: int | None = None
     objectives: list[str] = field(default_factory=list)
     wildcards: str | None = None
+    styles: str | None = None
+    loras: str | None = None
+    embeddings: str | None = None
     images: str = "all"
     space: dict[str, Any] = field(default_factory=dict)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -126,7 +129,8 @@ CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "
 
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
-         "generator.config", "generator.text_encoder_3", "generator.offload", "wildcards")  # fmt: skip
+         "generator.config", "generator.text_encoder_3", "generator.offload", "wildcards", "loras",
+         "embeddings")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""
 
 

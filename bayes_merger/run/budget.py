@@ -14,7 +14,7 @@ from typing import Any
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.final import final_merges, final_pictures, images_per_payload, pictures_per_trial
-from bayes_merger.run.pruning import check_pruning, picked
+from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.record import ENOUGH
 from bayes_merger.run.setup import RunSetup
 
@@ -28,7 +28,7 @@ SHARE = 4
 def one_per_prompt(payload: Payload) -> Payload:
     """The payload with the first picture of each of its prompts: of one, unless wildcards make them differ."""
     words = list(zip(payload.prompts, payload.negative_prompts, strict=True))
-    return picked(payload, [words.index(own) for own in dict.fromkeys(words)])
+    return payload.picked([words.index(own) for own in dict.fromkeys(words)])
 
 
 def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:

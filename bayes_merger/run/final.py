@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import optuna
 
@@ -39,18 +38,25 @@ from bayes_merger.run.record import (
     posterior_of,
     value_of,
 )
-from bayes_merger.run.setup import RunSetup
+from bayes_merger.run.setup import RunSetup, path_of
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 
 
 def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
     """The run's payloads with new seeds; ``part`` 0 and 1 never share a seed."""
     fresh = [
-        replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=images_per_payload(setup))
+        replace(
+            payload,
+            seed=-1,
+            seeds=(),
+            prompts=(),
+            negative_prompts=(),
+            subseeds=(),
+            batch_size=images_per_payload(setup),
+        )
         for payload in setup.payloads
     ]
-    wildcards = Path(setup.config.wildcards) if setup.config.wildcards else None
-    return resolve(fresh, setup.config.seed + 7919 * (part + 1), wildcards)
+    return resolve(fresh, setup.config.seed + 7919 * (part + 1), path_of(setup.config.wildcards))
 
 
 def images_per_payload(setup: RunSetup) -> int:

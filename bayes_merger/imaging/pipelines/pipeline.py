@@ -6,10 +6,9 @@ explicit schedulers, embeddings, and one CPU noise generator per picture (so res
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,20 @@ from typing import TYPE_CHECKING, Any
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, drawn
+from bayes_merger.imaging.payload.hires import UPSCALERS
+from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told, drawn
+from bayes_merger.imaging.pipelines.batches import Order, Progress, batches_of, check_finite
 from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of, free_memory, is_out_of_memory
+from bayes_merger.imaging.pipelines.passes import (
+    Pass,
+    cropped,
+    enlarged_latents,
+    enlarged_pictures,
+    noise_of,
+    passes,
+)
+from bayes_merger.imaging.pipelines.vae import decoded_latents, encoded_pictures, pictures_of
+from bayes_merger.imaging.prompts.inversions import for_encoders, read_embedding
 
 if TYPE_CHECKING:
     import torch
@@ -49,36 +60,6 @@ class DrawnImage:
     seed: int
     prompt: str
     image: Image
-
-
-@dataclass(frozen=True)
-class _Order:
-    """One picture to be drawn."""
-
-    payload: Payload
-    index: int
-    chunks: int
-
-    @property
-    def prompt(self) -> str:
-        return self.payload.prompts[self.index]
-
-    @property
-    def negative_prompt(self) -> str:
-        return self.payload.negative_prompts[self.index]
-
-    @property
-    def seed(self) -> int:
-        return self.payload.seeds[self.index]
-
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """Pictures of one kind can share a batch."""
-        p = self.payload
-        return (p.width, p.height, p.steps, p.sampler_name, p.scheduler, p.cfg_scale, p.clip_skip, self.chunks)
-
-    def __str__(self) -> str:
-        return f"payload {self.payload.name}, picture {self.index} (seed {self.seed})"
 
 
 class LivePipeline:
@@ -124,6 +105,21 @@ class LivePipeline:
         """Forget the prompts' embeddings, which are kept as long as the text encoders stay the same."""
         self._conditionings.clear()
 
+    def learn(self, embeddings: Mapping[str, Path]) -> None:
+        """Read some words as textual-inversion embeddings from now on.
+
+        Args:
+            embeddings: word to file.
+
+        Raises:
+            CheckpointError: a file that cannot be read, or is for another kind of model.
+        """
+        clips = self.architecture.clips
+        widths = {place: clip.width for place, clip in enumerate(clips)}
+        for name, path in embeddings.items():
+            for place, vectors in for_encoders(path, read_embedding(path), widths).items():
+                clips[place].learn(name, vectors)
+
     def check(self, payloads: Sequence[Payload]) -> None:
         """Check at start-up what would otherwise fail in the first trial.
 
@@ -131,18 +127,30 @@ class LivePipeline:
             ConfigError: a sampler that does not suit this model or number of steps, or a `clip_skip` too large.
         """
         for payload in payloads:
+            whole = [payload, payload.enlarged()] if payload.hires else [payload]
             try:
-                self.architecture.check(payload, self.architecture.model.merged)
-                self.architecture.length((payload.prompt, *payload.prompts, *payload.negative_prompts))
-                scheduler = self.architecture.scheduler(payload)
+                self._check_words(payload)
+                for one in whole:
+                    self.architecture.check(one, self.architecture.model.merged)
+                schedulers = [self.architecture.scheduler(one) for one in whole]
             except ConfigError as error:
                 raise ConfigError(f"payload {payload.name}: {error}") from error
-            try:
-                scheduler.set_timesteps(
-                    payload.steps, **({"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {})
-                )
-            except ValueError as error:
-                raise ConfigError(f"payload {payload.name}: {payload.steps} steps: {error}") from error
+            for one, scheduler in zip(whole, schedulers, strict=True):
+                shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+                try:
+                    scheduler.set_timesteps(one.steps, **shift)
+                except ValueError as error:
+                    raise ConfigError(f"payload {payload.name}: {one.steps} steps: {error}") from error
+
+    def _check_words(self, payload: Payload) -> None:
+        """Refuse words that are too long or that cannot change as they do, and a second pass that cannot be drawn."""
+        drawn = [one for index in range(len(payload.prompts)) for one in passes(payload, index)]
+        for one in drawn:
+            self.architecture.length(one.words.texts)
+        if not self.architecture.changing and any(one.words.calls > 1 for one in drawn):
+            raise ConfigError("prompt: [a:b:0.5] and [a|b] are not drawn for this kind of model; write it out")
+        if payload.hires and (not self.architecture.second_pipeline or self.zero_snr):
+            raise ConfigError("enable_hr: a second pass is not drawn for this kind of model; set it to false")
 
     def draw(
         self, payloads: Sequence[Payload], *, on_step: Callable[[int, int], None] | None = None
@@ -162,43 +170,49 @@ class LivePipeline:
         """
         self.architecture.model.memory.settle()
         orders = [self._order(payload, index) for payload in payloads for index in range(payload.batch_size)]
-        batches = _batches(orders, self.max_batch)
-        conditionings = [self._arguments(batch) for batch in batches]
+        batches = batches_of(orders, self.max_batch)
+        if len(self._conditionings) > _CACHED:
+            self._conditionings.clear()
+        told = [self._told(batch) for batch in batches]
         self._send_encoders("cpu")
-        total = sum(batch[0].payload.steps for batch in batches)
+        total = sum(batch[0].payload.all_steps for batch in batches)
         drawn: dict[int, DrawnImage] = {}
         done = 0
-        for batch, conditioning in zip(batches, conditionings, strict=True):
-            steps = batch[0].payload.steps
-            progress = None if on_step is None else _Progress(on_step, done, steps, total)
-            for order, image in zip(batch, self._draw_in_memory(batch, conditioning, progress), strict=True):
+        for batch, conditionings in zip(batches, told, strict=True):
+            steps = batch[0].payload.all_steps
+            progress = None if on_step is None else Progress(on_step, done, batch[0].payload.steps, total)
+            for order, image in zip(batch, self._draw_in_memory(batch, conditionings, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
             done += steps
         return [drawn[id(order)] for order in orders]
 
-    def _order(self, payload: Payload, index: int) -> _Order:
+    def _order(self, payload: Payload, index: int) -> Order:
         if not len(payload.prompts) == len(payload.negative_prompts) == len(payload.seeds) == payload.batch_size:
             raise ConfigError(f"payload {payload.name}: not resolved; pass it through imaging.resolve first")
-        texts = (payload.prompts[index], payload.negative_prompts[index])
-        return _Order(payload, index, self.architecture.length(texts))
+        found = passes(payload, index)
+        return Order(payload, index, found, tuple(self.architecture.length(one.words.texts) for one in found))
 
-    def _conditioning(self, batch: Sequence[_Order], *, negative: bool = False) -> Conditioning:
-        texts = tuple(order.negative_prompt if negative else order.prompt for order in batch)
-        key = (texts, batch[0].payload.clip_skip, batch[0].chunks, negative)
+    def _conditioning(self, batch: Sequence[Pass], chunks: int, call: int, *, negative: bool = False) -> Conditioning:
+        texts = tuple(one.words.at(call, negative=negative) for one in batch)
+        payload = batch[0].payload
+        key = (texts, payload.clip_skip, payload.emphasis, chunks, negative)
         if key not in self._conditionings:
-            if len(self._conditionings) >= _CACHED:
-                self._conditionings.clear()
             self._send_encoders(self.device)
             self._conditionings[key] = self.architecture.encode(
-                texts, clip_skip=batch[0].payload.clip_skip, length=batch[0].chunks, negative=negative
+                texts, clip_skip=payload.clip_skip, length=chunks, negative=negative, emphasis=payload.emphasis
             )
         return self._conditionings[key]
 
-    def _arguments(self, batch: Sequence[_Order]) -> dict[str, Tensor]:
-        """What the denoiser is told, as arguments of diffusers' pipeline."""
-        wanted = self._conditioning(batch).arguments()
-        unwanted = self._conditioning(batch, negative=True).arguments("negative_") if self.architecture.guided else {}
-        return wanted | unwanted
+    def _told(self, batch: Sequence[Order]) -> list[Told]:
+        """What the denoiser is told in each pass over some pictures; after this, the text encoders may leave."""
+        found = []
+        for number, chunks in enumerate(batch[0].chunks):
+            same = [order.passes[number] for order in batch]
+            calls = range(max(one.words.calls for one in same))
+            wanted = [self._conditioning(same, chunks, call) for call in calls]
+            unwanted = [self._conditioning(same, chunks, call, negative=True) for call in calls]
+            found.append(Told(wanted, unwanted if self.architecture.guided else []))
+        return found
 
     def _send_encoders(self, device: torch.device | str) -> None:
         """Move the text encoders that leave, as far as they are elsewhere."""
@@ -208,13 +222,11 @@ class LivePipeline:
             if self.architecture.model.modules[part].device.type != torch.device(device).type:
                 self.architecture.model.memory.move(part, device)
 
-    def _draw_in_memory(
-        self, batch: Sequence[_Order], conditioning: dict[str, Tensor], progress: _Progress | None
-    ) -> list[Image]:
+    def _draw_in_memory(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
         """Draw a batch; in halves if the memory does not hold it, and those after it in no larger ones."""
         if len(batch) <= self.max_batch:
             try:
-                return self._draw_batch(batch, conditioning, progress)
+                return self._draw_batch(batch, told, progress)
             except (MemoryError, RuntimeError) as error:
                 if len(batch) == 1 or not is_out_of_memory(error):
                     raise
@@ -223,69 +235,89 @@ class LivePipeline:
         half = (len(batch) + 1) // 2
         images = []
         for part in (slice(None, half), slice(half, None)):
-            rows = {name: tensor[part] for name, tensor in conditioning.items()}
-            images += self._draw_in_memory(batch[part], rows, progress)
+            images += self._draw_in_memory(batch[part], [one.rows(part) for one in told], progress)
         return images
 
-    def _draw_batch(
-        self, batch: Sequence[_Order], conditioning: dict[str, Tensor], progress: _Progress | None
-    ) -> list[Image]:
-        import torch
-
-        payload = batch[0].payload
+    def _drawn_latents(
+        self, pipe: Any, batch: Sequence[Pass], told: Told, progress: Progress | None, **arguments: Any
+    ) -> Tensor:
+        """The latents of one pass over some pictures."""
 
         def after_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
             if progress is not None:
                 progress.step(step + 1, pipe.num_timesteps)
-            return {}
+            guided = self.architecture.guided and pipe.do_classifier_free_guidance
+            sides = told.changed(step + 1, guided=guided)
+            return self.architecture.on_the_way(sides) if sides else {}
 
-        self.pipe.scheduler = self.architecture.scheduler(payload)
-        latents = self.pipe(
-            **conditioning,
+        pipe.scheduler = self.architecture.scheduler(batch[0].payload)
+        with noise_of(batch) as generators:
+            latents: Tensor = pipe(
+                **told.arguments(),
+                **arguments,
+                generator=generators,
+                output_type="latent",
+                callback_on_step_end=after_step,
+            ).images
+        return latents
+
+    def _first_pass(self, batch: Sequence[Order], told: Told, progress: Progress | None) -> Tensor:
+        payload = batch[0].payload
+        return self._drawn_latents(
+            self.pipe,
+            [order.passes[0] for order in batch],
+            told,
+            progress,
             **self.architecture.options(payload),
             width=payload.width,
             height=payload.height,
             num_inference_steps=payload.steps,
-            generator=[torch.Generator("cpu").manual_seed(order.seed) for order in batch],
-            output_type="latent",
-            callback_on_step_end=after_step,
-        ).images
-        _check_finite(batch, latents, "the latents are")
-        decoded = self._decoded(self.architecture.unpacked(latents, payload))
-        _check_finite(batch, decoded, "the VAE's output is")
-        processor = self.pipe.image_processor
-        images: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(decoded))
+        )
+
+    def _second_pass(self, batch: Sequence[Order], told: Told, latents: Tensor, progress: Progress | None) -> Tensor:
+        """Latents of the second pass, of those of the first.
+
+        diffusers draws `int(steps * strength)` steps of a schedule; half a step more makes them those that were asked
+        for.
+        """
+        import diffusers
+
+        hires = batch[0].payload.hires
+        assert hires is not None
+        if UPSCALERS[hires.upscaler] is None:
+            pictures = enlarged_pictures(pictures_of(self.pipe, decoded_latents(self.pipe, latents)), hires)
+            latents = cropped(encoded_pictures(self.pipe, pictures).to(self.dtype), hires, self.pipe.vae_scale_factor)
+        else:
+            latents = enlarged_latents(latents, hires, self.pipe.vae_scale_factor)
+        kind = getattr(diffusers, self.architecture.second_pipeline)
+        pipe = kind(**{**self.pipe.components, **self.architecture.components})
+        pipe.set_progress_bar_config(disable=True)
+        return self._drawn_latents(
+            pipe,
+            [order.passes[1] for order in batch],
+            told,
+            None if progress is None else progress.after(batch[0].payload.steps, hires.steps),
+            image=latents,
+            guidance_scale=hires.cfg_scale,
+            num_inference_steps=hires.schedule_steps,
+            strength=min(1.0, (hires.steps + 0.5) / hires.schedule_steps),
+        )
+
+    def _draw_batch(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
+        payload = batch[0].payload
+        latents = self._first_pass(batch, told[0], progress)
+        if payload.hires is not None:
+            check_finite(batch, latents, "the latents of the first pass are")
+            latents = self._second_pass(batch, told[1], latents, progress)
+            payload = payload.enlarged()
+        check_finite(batch, latents, "the latents are")
+        decoded = decoded_latents(self.pipe, self.architecture.unpacked(latents, payload))
+        check_finite(batch, decoded, "the VAE's output is")
+        images = pictures_of(self.pipe, decoded)
         for order, image in zip(batch, images, strict=True):
             if all(len(set(band.getextrema())) == 1 for band in image.split()):
                 raise TrialFailed(f"{order}: one flat colour {image.getpixel((0, 0))}")
         return images
-
-    def _decoded(self, latents: Tensor) -> Tensor:
-        """Pictures `(n, 3, height, width)` from 0 to 1, of latents."""
-        import torch
-
-        vae = self.pipe.vae
-        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-        if vae.config.shift_factor is not None:
-            scaled = scaled + vae.config.shift_factor
-        with torch.no_grad():
-            decoded = vae.decode(scaled, return_dict=False)[0]
-        pictures: Tensor = self.pipe.image_processor.denormalize(decoded)
-        return pictures
-
-
-@dataclass(frozen=True)
-class _Progress:
-    """Continues the count of the batches before."""
-
-    report: Callable[[int, int], None]
-    before: int
-    steps: int
-    total: int
-
-    def step(self, at: int, of: int) -> None:
-        """Some samplers evaluate the model more than once per step: `at` of `of` evaluations are done."""
-        self.report(self.before + at * self.steps // of, self.total)
 
 
 def load_pipeline(
@@ -364,28 +396,6 @@ def _dtypes(kind: type[DrawnArchitecture], dtype: torch.dtype) -> Dtypes:
         return torch.float32 if dtype == torch.float16 and overflows else dtype
 
     return of
-
-
-def _batches(orders: Sequence[_Order], most: int) -> list[list[_Order]]:
-    """Orders of one kind together, as even in size as `most` allows.
-
-    Sorted, since a picture's last bits depend on its place in the batch and should not on the order of the payloads.
-    """
-    kinds: dict[tuple[Any, ...], list[_Order]] = {}
-    for order in sorted(orders, key=lambda order: (order.payload.name, order.index)):
-        kinds.setdefault(order.kind, []).append(order)
-    batches = []
-    for same in kinds.values():
-        count = math.ceil(len(same) / most)
-        batches += [same[len(same) * at // count : len(same) * (at + 1) // count] for at in range(count)]
-    return batches
-
-
-def _check_finite(batch: Sequence[_Order], values: Tensor, what: str) -> None:
-    finite = values.isfinite().flatten(1).all(dim=1).tolist()
-    for order, good in zip(batch, finite, strict=True):
-        if not good:
-            raise TrialFailed(f"{order}: {what} not finite; in fp16, generator.dtype=fp32 may help")
 
 
 def _quieten() -> None:

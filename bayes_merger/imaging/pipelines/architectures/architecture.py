@@ -17,6 +17,8 @@ from bayes_merger.imaging.pipelines.schedulers import build_scheduler
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -30,10 +32,44 @@ class Conditioning:
     embeddings: Tensor
     pooled: Tensor | None = None
 
+    def rows(self, part: slice) -> Conditioning:
+        """The same of some of the prompts."""
+        return Conditioning(self.embeddings[part], None if self.pooled is None else self.pooled[part])
+
     def arguments(self, front: str = "") -> dict[str, Tensor]:
         """For a call of diffusers' pipeline; with `negative_` in front for what is to be avoided."""
         pooled = {} if self.pooled is None else {f"{front}pooled_prompt_embeds": self.pooled}
         return {f"{front}prompt_embeds": self.embeddings, **pooled}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the denoiser is told in one pass over some pictures, call by call; the last of it holds to the end.
+
+    Attributes:
+        wanted: of the prompts.
+        unwanted: of the negative prompts, as often; empty where they are not drawn.
+    """
+
+    wanted: Sequence[Conditioning]
+    unwanted: Sequence[Conditioning]
+
+    def arguments(self) -> dict[str, Tensor]:
+        """What is told at first, for a call of diffusers' pipeline."""
+        negative = self.unwanted[0].arguments("negative_") if self.unwanted else {}
+        return self.wanted[0].arguments() | negative
+
+    def changed(self, call: int, *, guided: bool) -> list[Conditioning]:
+        """What is told from a call on, of the negative prompts and of the prompts; nothing if it is as before."""
+        sides = [self.unwanted, self.wanted] if guided else [self.wanted]
+        last = len(self.wanted) - 1
+        if call > last or all(side[call] is side[call - 1] for side in sides):
+            return []
+        return [side[call] for side in sides]
+
+    def rows(self, part: slice) -> Told:
+        """The same of some of the pictures."""
+        return Told([one.rows(part) for one in self.wanted], [one.rows(part) for one in self.unwanted])
 
 
 class DrawnArchitecture:
@@ -49,6 +85,9 @@ class DrawnArchitecture:
         half: the dtype that `auto` stands for on a GPU.
         vae_in_fp32: whether the VAE overflows in fp16 and is kept in fp32.
         guided: whether negative prompts are drawn, at twice the cost.
+        changing: whether prompts may change on the way.
+        second_pipeline: name of the class in diffusers that draws a second pass; empty where there is none.
+        pooled_on_the_way: what diffusers' pipeline calls pooled embeddings on the way.
     """
 
     pipeline: ClassVar[str] = "StableDiffusionPipeline"
@@ -60,6 +99,9 @@ class DrawnArchitecture:
     half: ClassVar[str] = "fp16"
     vae_in_fp32: ClassVar[bool] = False
     guided: ClassVar[bool] = True
+    changing: ClassVar[bool] = True
+    second_pipeline: ClassVar[str] = ""
+    pooled_on_the_way: ClassVar[str] = ""
     components: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:
@@ -123,6 +165,11 @@ class DrawnArchitecture:
             zero_snr=self.model.zero_snr,
         )
 
+    @property
+    def clips(self) -> Sequence[PromptEncoder]:
+        """CLIP's text encoders, which read textual-inversion embeddings."""
+        raise NotImplementedError
+
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs; those of one batch have the same number.
 
@@ -131,9 +178,24 @@ class DrawnArchitecture:
         """
         raise NotImplementedError
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool) -> Conditioning:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
+    ) -> Conditioning:
         """What the denoiser is told of some prompts, each of them a picture's."""
         raise NotImplementedError
+
+    def on_the_way(self, sides: Sequence[Conditioning]) -> dict[str, Tensor]:
+        """What the denoiser is told from now on, as the pipeline takes it between two steps.
+
+        Args:
+            sides: of the negative prompts, if they are drawn, and of the prompts.
+        """
+        import torch
+
+        told = {"prompt_embeds": torch.cat([side.embeddings for side in sides])}
+        if self.pooled_on_the_way:
+            told[self.pooled_on_the_way] = torch.cat([side.pooled for side in sides if side.pooled is not None])
+        return told
 
     def options(self, payload: Payload) -> dict[str, Any]:
         """Further arguments of diffusers' pipeline."""
