@@ -15,7 +15,8 @@ from bayes_merger.checkpoints.architectures import SD1
 from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import payload_from_mapping
-from bayes_merger.search.space.guide import space_from_guide
+from bayes_merger.merging.method import method_spec
+from bayes_merger.run.spaces import make_space
 
 MODELS = ["model_a=a.safetensors", "model_b=b.safetensors"]
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,9 +55,8 @@ def test_every_optimiser_can_be_built(name: str) -> None:
 
 @pytest.mark.parametrize("name", compose.choices("space"))
 def test_every_space_makes_sense(name: str) -> None:
-    space = composed(f"space={name}")["space"]
-    assert isinstance(space, dict)
-    assert space_from_guide(SD1.blocks, {"alpha": (0.0, 1.0)}, space).parameters
+    config = compose.validate(compose.compose_run(["model_a=a", "model_b=b", f"space={name}"]))
+    assert make_space(config, method_spec("weighted_sum"), SD1).parameters
 
 
 @pytest.mark.parametrize("name", compose.choices("experiment"))
