@@ -17,6 +17,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import payload_from_mapping
 from bayes_merger.merging.method import method_spec
 from bayes_merger.run.spaces import make_space
+from bayes_merger.search.space.guide import space_from_guide
 
 MODELS = ["model_a=a.safetensors", "model_b=b.safetensors"]
 ROOT = Path(__file__).resolve().parent.parent
