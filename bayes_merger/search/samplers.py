@@ -85,7 +85,7 @@ def structured(
         space: see the module.
         seed: see the module.
         blocks: one of the processes correlates neighbouring blocks; false: all weights are independent.
-        candidates: points of which the best start the climb to the greatest expected improvement.
+        candidates: points of which the best start the climb to what promises most.
         starts: how many of them climb.
     """
     from bayes_merger.search.optimisers.structured import Structured, structured_proposal

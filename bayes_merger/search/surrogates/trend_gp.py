@@ -52,7 +52,6 @@ class TrendGP(Process):
     def __init__(self, points: Array, scores: Array, fitted: Hyperparameters) -> None:
         self._length, (self._variance, *self._of_trend) = fitted.length, fitted.variances
         self._trend = _trend(points, self._of_trend)
-        self.points = points
         super().__init__(points, scores, fitted.noise)
 
     def covariances(self, points: Array) -> tuple[Array, Array]:
