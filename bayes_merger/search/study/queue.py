@@ -117,7 +117,8 @@ def queue_again(queue: Transaction, entries: Iterable[Entry], *, died: bool = Fa
         entries: running.
         died: whether their processes ended over them; at the third time they have failed.
     """
-    again = {entry.attributes.get(RETRY_OF) for entry in queue.entries()}
+    entries = list(entries)
+    again = {entry.attributes.get(RETRY_OF) for entry in queue.entries()} if entries else set()
     for entry in entries:
         # In this order: if a process dies in between, a trial is left running and the next process repairs it.
         deaths = entry.deaths + died

@@ -78,6 +78,17 @@ def greatest_score(study: Study) -> float | None:
     return found
 
 
+def glance(study: Study) -> tuple[int, int] | None:
+    """How many trials wait and how many are spent, in one statement and without a lock; None where it takes more."""
+    storage = backend(study)
+    if not are_known(storage):
+        return None
+    counts = [func.count().filter(TRIALS.state.in_(states)) for states in ((TrialState.WAITING,), SPENT)]
+    with storage.engine.connect() as connection:
+        found = connection.execute(select(*counts).where(TRIALS.study_id == study._study_id)).one()
+    return int(found[0]), int(found[1])
+
+
 class TableTransaction:
     """See :class:`~bayes_merger.search.study.entry.Transaction`.
 

@@ -36,6 +36,7 @@ from bayes_merger.search.study.history import DESIGN, REASON, WEIGHTS, WORKER, f
 from bayes_merger.search.study.lock import beside, is_free, proposer_lock
 from bayes_merger.search.study.queue import LastSuggestion, completed, queue_again, queue_design, suggestions, take
 from bayes_merger.search.study.storage import BEAT, GRACE, PAUSE, backend, database_file, rest
+from bayes_merger.search.study.tables import glance
 from bayes_merger.search.study.transaction import transaction
 
 T = TypeVar("T")
@@ -82,7 +83,12 @@ def healed(study: Study, queue: Transaction, alive: str = "") -> list[Entry]:
 
 def spent(study: Study, queue: Transaction) -> int:
     """How many trials of the budget are finished, as far as it is known without those of other programs."""
-    return queue.spent() - (study.strangers if isinstance(study, CheckedStudy) else 0)
+    return queue.spent() - strangers(study)
+
+
+def strangers(study: Study) -> int:
+    """How many finished trials are other programs', as far as they were read."""
+    return study.strangers if isinstance(study, CheckedStudy) else 0
 
 
 def at_work(study: Study) -> int:
@@ -198,6 +204,7 @@ class Worker:
         self.has_proposed = False
         self._current: FrozenTrial | None = None
         self._begun = False
+        self._in_vain = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
 
@@ -224,13 +231,15 @@ class Worker:
         finished in the end, neither more nor less, however many workers there are. Others may yet fail or die, so
         ``None`` is only the end when ``total`` are finished.
         """
-        try:
-            self._current = self.with_retries(lambda: self._claim(total))
-        finally:
+        self._current = self.with_retries(lambda: self._claim(total))
+        if self._current is not None:
             rest(self.study)
+        self._in_vain = self._current is None
         return self._current
 
     def _claim(self, total: int) -> FrozenTrial | None:
+        if self._in_vain and self._has_to_wait(total):
+            return None
         while True:
             with transaction(self.study) as queue:
                 entries = self._healed(queue)
@@ -243,6 +252,17 @@ class Worker:
                 return self._whole(taken)
             if not self._propose(total):
                 return None
+
+    def _has_to_wait(self, total: int) -> bool:
+        """Whether nothing waits and another process suggests: found out without the queue's lock, which it needs."""
+        seen = glance(self.study)
+        if seen is None or seen[0]:
+            return False
+        self.done = seen[1] - strangers(self.study)
+        if self.done >= total:
+            return True
+        with proposer_lock(self.study) as check_lock:
+            return check_lock is None
 
     def _healed(self, queue: Transaction) -> list[Entry]:
         """The queue's entries, once those of dead workers wait again; and those that a broken connection took."""
