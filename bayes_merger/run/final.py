@@ -15,12 +15,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import optuna
 
 from bayes_merger.errors import ConfigError, TrialFailed, one_line
-from bayes_merger.imaging.payload import Payload, resolve
+from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import DRAWN, IMAGES, WEIGHTS
 from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, baselines, conclude
 from bayes_merger.run.folder import RunFolder
@@ -35,18 +34,13 @@ from bayes_merger.run.record import (
     posterior_of,
     value_of,
 )
-from bayes_merger.run.setup import RunSetup, path_of
+from bayes_merger.run.setup import RunSetup, fresh
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 
 
 def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
     """The run's payloads with ``final.images`` new seeds each; ``part`` 0 and 1 never share a seed."""
-    count = setup.config.final.images
-    fresh = [
-        replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), subseeds=(), batch_size=count)
-        for payload in setup.payloads
-    ]
-    return resolve(fresh, setup.config.seed + 7919 * (part + 1), path_of(setup.config.wildcards))
+    return fresh(setup.config, setup.payloads, part)
 
 
 def has_final(setup: RunSetup) -> bool:

@@ -161,7 +161,7 @@ def check_setup(
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
     base = checkpoints[steps.base if steps else "a"]
     check_payloads(payloads, base)
-    files = find_files(payloads, base, path_of(config.loras), path_of(config.embeddings))
+    files = find_files(_all_drawn(config, payloads), base, path_of(config.loras), path_of(config.embeddings))
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
@@ -282,6 +282,22 @@ def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyTyp
         for name, fields in config.payloads.items()
     ]
     return resolve(payloads, config.seed, path_of(config.wildcards))
+
+
+def fresh(config: RunConfig, payloads: Sequence[Payload], part: int) -> tuple[Payload, ...]:
+    """Some payloads with ``final.images`` new seeds and words each; ``part`` 0 and 1 never share a seed."""
+    count = config.final.images
+    without = [
+        replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), subseeds=(), batch_size=count)
+        for payload in payloads
+    ]
+    return resolve(without, config.seed + 7919 * (part + 1), path_of(config.wildcards))
+
+
+def _all_drawn(config: RunConfig, payloads: Sequence[Payload]) -> list[Payload]:
+    """The payloads, and those of the final round, whose words may name other files."""
+    naming = config.final.images > 0 and (config.loras or config.embeddings)
+    return [*payloads, *(one for part in (0, 1) for one in fresh(config, payloads, part))] if naming else [*payloads]
 
 
 def path_of(given: str | None) -> Path | None:
