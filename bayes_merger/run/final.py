@@ -15,19 +15,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import optuna
 
 from bayes_merger.errors import ConfigError, TrialFailed, one_line
-from bayes_merger.imaging.payload import Payload, resolve
+from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import DRAWN, IMAGES, WEIGHTS
 from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, baselines, conclude
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.fresh import fresh, fresh_images
 from bayes_merger.run.predicted import last_prediction
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.record import (
-    ENOUGH,
     WINNER,
     ComparisonRow,
     Final,
@@ -38,31 +37,18 @@ from bayes_merger.run.record import (
     posterior_of,
     value_of,
 )
-from bayes_merger.run.setup import RunSetup, path_of
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 
 
 def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
     """The run's payloads with new seeds; ``part`` 0 and 1 never share a seed."""
-    fresh = [
-        replace(
-            payload,
-            seed=-1,
-            seeds=(),
-            prompts=(),
-            negative_prompts=(),
-            subseeds=(),
-            batch_size=images_per_payload(setup),
-        )
-        for payload in setup.payloads
-    ]
-    return resolve(fresh, setup.config.seed + 7919 * (part + 1), path_of(setup.config.wildcards))
+    return fresh(setup.config, setup.payloads, part)
 
 
 def images_per_payload(setup: RunSetup) -> int:
-    """How many fresh pictures of each payload a merge of the final round gets; by default enough to tell in all."""
-    wanted = setup.config.final.images
-    return max(4, -(-ENOUGH // len(setup.payloads))) if wanted is None else wanted
+    """How many fresh pictures of each payload a merge of the final round gets."""
+    return fresh_images(setup.config, setup.payloads)
 
 
 def has_final(setup: RunSetup) -> bool:

@@ -32,6 +32,7 @@ from bayes_merger.merging.recipe.step_file import StepFile
 from bayes_merger.paths import user_path
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.fresh import fresh
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
@@ -161,7 +162,7 @@ def check_setup(
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
     base = checkpoints[steps.base if steps else "a"]
     check_payloads(payloads, base)
-    files = find_files(payloads, base, path_of(config.loras), path_of(config.embeddings))
+    files = find_files(_all_drawn(config, payloads), base, path_of(config.loras), path_of(config.embeddings))
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
@@ -284,6 +285,12 @@ def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyTyp
         for name, fields in config.payloads.items()
     ]
     return resolve(payloads, config.seed, path_of(config.wildcards))
+
+
+def _all_drawn(config: RunConfig, payloads: Sequence[Payload]) -> list[Payload]:
+    """The payloads, and those of the final round, whose words may name other files."""
+    naming = config.final.images != 0 and (config.loras or config.embeddings)
+    return [*payloads, *(one for part in (0, 1) for one in fresh(config, payloads, part))] if naming else [*payloads]
 
 
 def path_of(given: str | None) -> Path | None:
