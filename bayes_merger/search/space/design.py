@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.search.space.block_order import basis, block_positions
 from bayes_merger.search.space.cube import Array, derived_seed, generator, latin_hypercube, sobol_points
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.surrogates.block_order import basis, block_positions
 
 KINDS = ("blocks", "lhs", "sobol")
 """What the rest of the design is: merges that respect the order of the blocks (a Latin hypercube where there is none),

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayes_merger.search.space.block_order import basis, correlation
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates import block_gp, trend_gp
 from bayes_merger.search.surrogates.block_gp import BlockGP, Prior
-from bayes_merger.search.surrogates.block_order import basis, correlation
 from bayes_merger.search.surrogates.noise import Pictures, noise_variance_of_scores
 from bayes_merger.search.surrogates.process import Process
 from bayes_merger.search.surrogates.trend_gp import TrendGP

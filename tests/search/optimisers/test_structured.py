@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 
 from bayes_merger.search import build_space, samplers
 from bayes_merger.search.optimisers.acquisition import Improvement, UpperBound, log_improvement
+from bayes_merger.search.space.block_order import basis, correlation
 from bayes_merger.search.space.cube import generator
 from bayes_merger.search.surrogates.block_gp import BlockGP, Prior, Settings, _Mode, fit
-from bayes_merger.search.surrogates.block_order import basis, correlation
 from bayes_merger.search.surrogates.ensemble import Ensemble, evidence_of, fit_separate, fit_shared
 from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 from bayes_merger.testing.samplers import ask
