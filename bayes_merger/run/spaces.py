@@ -43,11 +43,9 @@ def usual_numbers(architecture: Architecture) -> list[str]:
     return ["+".join(together.get(b, [b])) for b in architecture.blocks if together.get(b, [b])[0] == b]
 
 
-def _rules(config: RunConfig, architecture: Architecture) -> Mapping[str, Any]:
-    """The rules of the space, with groups in the place of the word for them."""
-    if config.space.get("groups") != AUTO:
-        return config.space
-    return {**config.space, "groups": usual_groups(architecture)}
+def rules_for(space: Mapping[str, Any], architecture: Architecture) -> Mapping[str, Any]:
+    """The rules of a space, with groups in the place of the word for them."""
+    return {**space, "groups": usual_groups(architecture)} if space.get("groups") == AUTO else space
 
 
 def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) -> SearchSpace:
@@ -58,14 +56,14 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
     """
     ruled = json.dumps(config.space)
     slots = [slot for slot in architecture.slots if re.search(rf"\b{slot}\b", ruled, re.IGNORECASE)]
-    named = named_ratios(parse_rules(config.elements, architecture, tuple(spec.weights)))
+    named = named_ratios(parserules_for(config.elements, architecture, tuple(spec.weights)))
     ratios = [
         Parameter(name, 0.0, 1.0, tuple(f"{name}.{weight}" for weight in driven)) for name, driven in named.items()
     ]
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     given, adjusted = adjustments(config, (*named, *weights, *architecture.blocks, *architecture.slots))
     return space_from_guide(
-        (*architecture.blocks, *slots), weights, _rules(config, architecture), [*ratios, *adjusted], given
+        (*architecture.blocks, *slots), weights, rules_for(config.space, architecture), [*ratios, *adjusted], given
     )
 
 
@@ -118,5 +116,9 @@ def make_steps_space(
     ratios = [Parameter(name, *weights[drives[0].partition(".")[2]], drives) for name, drives in numbers.names.items()]
     given, adjusted = adjustments(config, (*numbers.names, *weights, *architecture.blocks, *architecture.slots))
     return space_from_guide(
-        architecture.blocks, weights, _rules(config, architecture), [*ratios, *adjusted], {**numbers.fixed, **given}
+        architecture.blocks,
+        weights,
+        rules_for(config.space, architecture),
+        [*ratios, *adjusted],
+        {**numbers.fixed, **given},
     )
