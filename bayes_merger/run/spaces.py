@@ -56,7 +56,7 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
     """
     ruled = json.dumps(config.space)
     slots = [slot for slot in architecture.slots if re.search(rf"\b{slot}\b", ruled, re.IGNORECASE)]
-    named = named_ratios(parserules_for(config.elements, architecture, tuple(spec.weights)))
+    named = named_ratios(parse_rules(config.elements, architecture, tuple(spec.weights)))
     ratios = [
         Parameter(name, 0.0, 1.0, tuple(f"{name}.{weight}" for weight in driven)) for name, driven in named.items()
     ]
