@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from bayes_merger import compose
-from bayes_merger.checkpoints.architectures import SD1
+from bayes_merger.checkpoints.architectures import FLUX, SD1, SD3, SD3_LARGE, SDXL
 from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import payload_from_mapping
-from bayes_merger.merging.method import method_spec
-from bayes_merger.run.spaces import make_space
+from bayes_merger.run.spaces import rules_for
 from bayes_merger.search.space.guide import space_from_guide
 
 MODELS = ["model_a=a.safetensors", "model_b=b.safetensors"]
@@ -56,8 +55,12 @@ def test_every_optimiser_can_be_built(name: str) -> None:
 
 @pytest.mark.parametrize("name", compose.choices("space"))
 def test_every_space_makes_sense(name: str) -> None:
-    config = compose.validate(compose.compose_run(["model_a=a", "model_b=b", f"space={name}"]))
-    assert make_space(config, method_spec("weighted_sum"), SD1).parameters
+    space = composed(f"space={name}")["space"]
+    assert isinstance(space, dict)
+    for architecture, most in ((SD1, 26), (SDXL, 20), (SD3, 25), (SD3_LARGE, 20), (FLUX, 24)):
+        if name == "default" or architecture is SD1:
+            rules = rules_for(space, architecture)
+            assert 0 < len(space_from_guide(architecture.blocks, {"alpha": (0.0, 1.0)}, rules).parameters) <= most
 
 
 @pytest.mark.parametrize("name", compose.choices("experiment"))

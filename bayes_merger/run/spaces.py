@@ -44,11 +44,9 @@ def usual_numbers(architecture: Architecture) -> list[str]:
     return ["+".join(together.get(b, [b])) for b in architecture.blocks if together.get(b, [b])[0] == b]
 
 
-def _rules(config: RunConfig, architecture: Architecture) -> Mapping[str, Any]:
-    """The rules of the space, with groups in the place of the word for them."""
-    if config.space.get("groups") != AUTO:
-        return config.space
-    return {**config.space, "groups": usual_groups(architecture)}
+def rules_for(space: Mapping[str, Any], architecture: Architecture) -> Mapping[str, Any]:
+    """The rules of a space, with groups in the place of the word for them."""
+    return {**space, "groups": usual_groups(architecture)} if space.get("groups") == AUTO else space
 
 
 def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) -> SearchSpace:
@@ -66,7 +64,7 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     given, adjusted = adjustments(config, (*named, *weights, *architecture.blocks, *architecture.slots))
     return space_from_guide(
-        (*architecture.blocks, *slots), weights, _rules(config, architecture), [*ratios, *adjusted], given
+        (*architecture.blocks, *slots), weights, rules_for(config.space, architecture), [*ratios, *adjusted], given
     )
 
 
@@ -119,5 +117,9 @@ def make_steps_space(
     ratios = [Parameter(name, *weights[drives[0].partition(".")[2]], drives) for name, drives in numbers.names.items()]
     given, adjusted = adjustments(config, (*numbers.names, *weights, *architecture.blocks, *architecture.slots))
     return space_from_guide(
-        architecture.blocks, weights, _rules(config, architecture), [*ratios, *adjusted], {**numbers.fixed, **given}
+        architecture.blocks,
+        weights,
+        rules_for(config.space, architecture),
+        [*ratios, *adjusted],
+        {**numbers.fixed, **given},
     )
