@@ -101,6 +101,9 @@ class RunConfig:
     patience: int | None = None
     objectives: list[str] = field(default_factory=list)
     wildcards: str | None = None
+    styles: str | None = None
+    loras: str | None = None
+    embeddings: str | None = None
     images: str = "all"
     space: dict[str, Any] = field(default_factory=dict)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -118,7 +121,7 @@ CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images
 
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
-         "generator.config", "wildcards")  # fmt: skip
+         "generator.config", "wildcards", "loras", "embeddings")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""
 
 

@@ -163,7 +163,7 @@ def fork(
         raise ConfigError(
             f"study '{new}' exists: choose another name, or go on with  bayes-merger resume {folder.typed}"
         )
-    redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards") for o in overrides)
+    redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards", "styles") for o in overrides)
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     setup = make_setup(compose.validate(settings), settings, folder, payloads)
     check_space(setup, folder)

@@ -34,7 +34,8 @@ _UNREADABLE = (
 )  # fmt: skip
 
 # What trainers put a model's tensors into, and what parallel training and compilation put before their names.
-_TABLES = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
+_TABLES = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params",
+           "string_to_param")  # fmt: skip
 _WRAPPED = ("module.", "_orig_mod.", "state_dict.")
 
 # Names in files from the first months of Stable Diffusion, before transformers renamed them.

@@ -1,4 +1,5 @@
-"""The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``."""
+"""The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``,
+``payload``."""
 
 from __future__ import annotations
 
@@ -37,6 +38,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       say what a merge would do to every tensor, and why, from the files' headers alone
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
+  bayes-merger payload draw MODEL payloads=[mine]
+      draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -52,6 +55,7 @@ COMMANDS = {
     "merge": "merge",
     "plan": "plan",
     "recipe": "recipe",
+    "payload": "payload",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 

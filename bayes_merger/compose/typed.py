@@ -14,7 +14,10 @@ from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merging.method import MODEL_NAMES
 
-PATHS = ("model_a", "model_b", "model_c", "vae", "runs", "wildcards", "generator.config", "storage")
+PATHS = (
+    "model_a", "model_b", "model_c", "vae", "runs", "wildcards", "styles", "loras", "embeddings", "generator.config",
+    "generator.text_encoder_3", "storage",
+)  # fmt: skip
 _PATH_TABLES = ("models.", "recipe.models.")
 _TEXTS = ("elements", "anchors", "adjust")
 FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "c"}

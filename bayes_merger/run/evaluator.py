@@ -23,6 +23,7 @@ from bayes_merger.merging.recipe.settings import MergeSettings
 from bayes_merger.run.models import merge_settings
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
+from bayes_merger.run.prompt_files import PromptLoras
 from bayes_merger.run.pruning import Incumbent, batches, clearly_worse, estimate, is_on, whole
 from bayes_merger.run.setup import RunSetup, candidate_id
 from bayes_merger.scoring.scorer import ImageToScore, Score, combine, score_images
@@ -215,6 +216,7 @@ class PipelineEvaluator:
         self._stop = stop
         self._merges: dict[str, LiveMerge | LiveSteps] = {}
         self._current: tuple[str, Weights] | None = None
+        self._loras = PromptLoras(setup.files.loras, setup.base, pipeline.destinations, pipeline.text_encoder_changed)
 
     @classmethod
     def load(cls, setup: RunSetup, progress: ProgressReporter, stop: StopSignal) -> PipelineEvaluator:
@@ -231,6 +233,7 @@ class PipelineEvaluator:
             max_batch=generator.max_batch,
             prediction_type=generator.prediction_type,
         )
+        pipeline.learn(setup.files.embeddings)
         pipeline.check(setup.payloads)
         return cls(setup, pipeline, progress, stop)
 
@@ -285,7 +288,7 @@ class PipelineEvaluator:
             self._progress.step("drawing", done, total)
 
         try:
-            return tuple(self._pipeline.draw(payloads, on_step=on_step))
+            return self._loras.draw(payloads, lambda some: self._pipeline.draw(some, on_step=on_step))
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
                 raise

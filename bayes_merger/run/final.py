@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import optuna
 
@@ -36,7 +35,7 @@ from bayes_merger.run.record import (
     posterior_of,
     value_of,
 )
-from bayes_merger.run.setup import RunSetup
+from bayes_merger.run.setup import RunSetup, path_of
 from bayes_merger.scoring.scorer import Scale, Score, picture_points
 
 
@@ -44,11 +43,10 @@ def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
     """The run's payloads with ``final.images`` new seeds each; ``part`` 0 and 1 never share a seed."""
     count = setup.config.final.images
     fresh = [
-        replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=count)
+        replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), subseeds=(), batch_size=count)
         for payload in setup.payloads
     ]
-    wildcards = Path(setup.config.wildcards) if setup.config.wildcards else None
-    return resolve(fresh, setup.config.seed + 7919 * (part + 1), wildcards)
+    return resolve(fresh, setup.config.seed + 7919 * (part + 1), path_of(setup.config.wildcards))
 
 
 def has_final(setup: RunSetup) -> bool:

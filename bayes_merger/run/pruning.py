@@ -100,11 +100,9 @@ def batches(payloads: Sequence[Payload], most: int, seed: int) -> list[Batch]:
         seed: of the study; the same one gives the same batches.
     """
     draw = random.Random(f"order of the pictures in {seed}")
-    kinds: dict[tuple[object, ...], list[tuple[Payload, int]]] = {}
+    kinds: dict[Payload, list[tuple[Payload, int]]] = {}
     for payload in sorted(payloads, key=lambda payload: payload.name):
-        alike = replace(payload, name="", prompt="", negative_prompt="", seed=0, importance=1.0,
-                        prompts=(), negative_prompts=(), seeds=(), batch_size=1)  # fmt: skip
-        kinds.setdefault((alike,), []).extend((payload, index) for index in range(len(payload.seeds)))
+        kinds.setdefault(payload.bare, []).extend((payload, index) for index in range(len(payload.seeds)))
     found = []
     for pictures in kinds.values():
         draw.shuffle(pictures)
@@ -121,19 +119,7 @@ def whole(payloads: Sequence[Payload]) -> Batch:
 def _batch(pictures: Sequence[tuple[Payload, int]]) -> Batch:
     whole = {payload.name: payload for payload, _ in pictures}
     places = {name: tuple(sorted(i for payload, i in pictures if payload.name == name)) for name in whole}
-    setup = []
-    for name, payload in whole.items():
-        chosen = places[name]
-        setup.append(
-            replace(
-                payload,
-                batch_size=len(chosen),
-                prompts=tuple(payload.prompts[i] for i in chosen),
-                negative_prompts=tuple(payload.negative_prompts[i] for i in chosen),
-                seeds=tuple(payload.seeds[i] for i in chosen),
-            )
-        )
-    return Batch(tuple(setup), places)
+    return Batch(tuple(payload.picked(places[name]) for name, payload in whole.items()), places)
 
 
 @dataclass(frozen=True)

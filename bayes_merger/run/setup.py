@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bayes_merger.checkpoints.architectures import divided
@@ -20,7 +21,6 @@ from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.payload.fields import overlaid
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.pipeline import check_place
-from bayes_merger.imaging.prompts.prompt import check_prompt
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.lora import is_lora
@@ -29,10 +29,12 @@ from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import StepFile
+from bayes_merger.paths import user_path
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
+from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.scoring.scorer import Scale, Scorer
@@ -55,6 +57,7 @@ class RunSetup:
         sampler: makes the Optuna sampler of this run.
         steps: the recipe, when it has several steps; ``checkpoints`` then has its models by its names, and ``method``
             the weights of all steps.
+        files: the LoRAs and embeddings that the prompts name.
     """
 
     config: RunConfig
@@ -65,6 +68,7 @@ class RunSetup:
     scorers: Mapping[str, Scorer]
     sampler: Callable[..., Any]
     steps: StepFile | None = None
+    files: PromptFiles = NO_FILES
 
     @property
     def base(self) -> Checkpoint:
@@ -126,7 +130,7 @@ class RunSetup:
 
     def close(self) -> None:
         """Let go of the model files."""
-        for checkpoint in self.checkpoints.values():
+        for checkpoint in (*self.files.loras.values(), *self.checkpoints.values()):
             checkpoint.close()
 
 
@@ -166,8 +170,10 @@ def check_setup(
         space = make_steps_space(config, steps, checkpoints[steps.base].architecture, loras)
     if payloads is None:
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
-    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps)
-    _check_payloads(payloads, setup.base)
+    base = checkpoints[steps.base if steps else "a"]
+    check_payloads(payloads, base)
+    files = find_files(payloads, base, path_of(config.loras), path_of(config.embeddings))
+    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
     if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
@@ -221,12 +227,16 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(f"images: '{config.images}' is not one of all, best")
 
 
-def _check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
+def check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
+    """Check what is drawn, as far as that goes without loading the model.
+
+    Raises:
+        ConfigError: a payload that this kind of model cannot draw.
+    """
     kind = drawn(model)
     for payload in payloads:
-        for prompt in (*payload.prompts, *payload.negative_prompts):
-            check_prompt(prompt)  # what a wildcard put in has not been seen yet
         try:
+            payload.check()  # those of a study that goes on may be anybody's
             kind.check(payload, model.shapes)
         except ConfigError as error:
             raise ConfigError(f"payload {payload.name}: {error}") from error
@@ -242,14 +252,29 @@ def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...
     Raises:
         ConfigError: no payload, or one that makes no sense.
     """
+    return named_payloads(config, drawn(model).defaults(model))
+
+
+def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyType({})) -> tuple[Payload, ...]:
+    """The payloads of some settings, with what is usual where they do not say it, and all that is random drawn.
+
+    Raises:
+        ConfigError: no payload, or one that makes no sense.
+    """
     if not config.payloads:
         raise ConfigError("payloads: none chosen; give at least one, like  payloads=[portrait]")
-    usual = drawn(model).defaults(model)
     payloads = [
-        payload_from_mapping(name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields)
+        payload_from_mapping(
+            name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles)
+        )
         for name, fields in config.payloads.items()
     ]
-    return resolve(payloads, config.seed, Path(config.wildcards) if config.wildcards else None)
+    return resolve(payloads, config.seed, path_of(config.wildcards))
+
+
+def path_of(given: str | None) -> Path | None:
+    """A file or folder that a setting names, if it does."""
+    return user_path(given) if given else None
 
 
 def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,6 +301,7 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "payloads": [payload.to_json() for payload in setup.payloads],
         "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
         "prediction_type": setup.config.generator.prediction_type,
+        **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
     }
 
 

@@ -7,13 +7,17 @@ those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.imaging.payload.hires import hires_of
 from bayes_merger.imaging.payload.payload import Payload
-from bayes_merger.imaging.payload.values import FIELDS, check_name, checked, shown
-from bayes_merger.imaging.pipelines.schedulers import AUTOMATIC, check_sampler, same_sampler
+from bayes_merger.imaging.payload.styles import styled
+from bayes_merger.imaging.payload.values import FIELDS, SECOND_PASS, check_name, checked, shown
+from bayes_merger.imaging.pipelines.schedulers import check_sampler, same_sampler
 from bayes_merger.imaging.prompts.prompt import check_prompt
 
 _OTHER_NAMES = {
@@ -23,20 +27,20 @@ _OTHER_NAMES = {
     "batch_count": "n_iter",
     "sampler_index": "sampler_name",
     "CLIP_stop_at_last_layers": "clip_skip",
+    "randn_source": "rng",
+    "ensd": "eta_noise_seed_delta",
 }
-TEXT_FIELDS = frozenset(name for name in (*FIELDS, *_OTHER_NAMES) if FIELDS[_OTHER_NAMES.get(name, name)].kind is str)
+_ALL = {**FIELDS, **SECOND_PASS}
+TEXT_FIELDS = frozenset(name for name in (*_ALL, *_OTHER_NAMES) if _ALL[_OTHER_NAMES.get(name, name)].kind is str)
 """Fields whose values are text to the letter."""
 
 _API_SAMPLER = "Euler"  # sampler_index where nobody has set it; the API goes by sampler_name where there is one
 
 _AT_REST: Mapping[str, tuple[Any, ...]] = {
-    "subseed_strength": (0,),
     "seed_resize_from_h": (-1, 0),
     "seed_resize_from_w": (-1, 0),
-    "enable_hr": (False,),
     "restore_faces": (False,),
     "tiling": (False,),
-    "styles": (),
     "eta": (0,),
     "s_churn": (0,),
     "s_min_uncond": (0,),
@@ -46,13 +50,18 @@ _AT_REST: Mapping[str, tuple[Any, ...]] = {
     "override_settings": (),
     "refiner_checkpoint": ("None", "none"),
     "infotext": (),
+    "hr_checkpoint_name": ("Use same checkpoint",),
+    "hr_additional_modules": (["Use same choices"],),
+    "firstphase_width": (0,),
+    "firstphase_height": (0,),
 }
 """Field -> the values at which it changes nothing; to be empty is another one for all."""
 
-_DEPENDENT = (
-    "subseed", "denoising_strength", "hr_", "firstphase_", "s_tmin", "s_tmax", "script_args", "refiner_switch_at",
-)  # fmt: skip
-"""Fields, and beginnings of them, that only matter while another one is not at rest."""
+_DEPENDENT = ("s_tmin", "s_tmax", "script_args", "refiner_switch_at")
+"""Fields that only matter while another one is not at rest, which is refused."""
+
+_OF_SECOND_PASS = ("hr_checkpoint_name", "hr_additional_modules", "firstphase_width", "firstphase_height")
+"""Those of them that only matter with `enable_hr`."""
 
 _ABOUT_FILES = frozenset({
     "save_images", "send_images", "do_not_save_samples", "do_not_save_grid", "comments", "force_task_id",
@@ -62,14 +71,14 @@ _ABOUT_FILES = frozenset({
 """Fields about the request and its files, or about what is refused where it occurs."""
 
 _SETTINGS_AT_REST: Mapping[str, tuple[Any, ...]] = {
-    "eta_noise_seed_delta": (0,),
     "comma_padding_backtrack": (20,),
-    "emphasis": ("Original",),
-    "randn_source": ("CPU",),
     "token_merging_ratio": (0,),
     "sd_vae": ("Automatic", "None"),
 }
 """Of `override_settings`: setting of the web UI -> the values at which it changes nothing here."""
+
+_SETTINGS_READ = ("clip_skip", "rng", "emphasis", "eta_noise_seed_delta")
+"""Of `override_settings`: the settings of the web UI that are a payload's, by their names here."""
 
 _SETTINGS_ABOUT_FILES = ("samples_", "grid_", "save_", "return_", "outdir_", "do_not_", "enable_pnginfo")
 
@@ -81,7 +90,7 @@ def own_name(field: str) -> str:
 
 def is_field(name: str) -> bool:
     """Whether a payload file may hold it, whatever it is set to."""
-    return own_name(name) in FIELDS or name in _AT_REST or name in _ABOUT_FILES or name.startswith(_DEPENDENT)
+    return own_name(name) in _ALL or name in {*_AT_REST, *_ABOUT_FILES, *_DEPENDENT, "enable_hr", "styles"}
 
 
 def overlaid(fields: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,12 +99,13 @@ def overlaid(fields: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in fields.items() if own_name(name) not in replaced} | dict(over)
 
 
-def payload_from_mapping(name: str, mapping: Mapping[str, Any]) -> Payload:
+def payload_from_mapping(name: str, mapping: Mapping[str, Any], styles: Path | None = None) -> Payload:
     """A payload from the fields of a payload file, which are those of A1111's `txt2img` API.
 
     Args:
         name: what the payload is called.
         mapping: field -> value; only `prompt` is required. `n_iter` multiplies `batch_size`.
+        styles: the `styles.csv` that has the styles in it.
 
     Raises:
         ConfigError: an unknown field, a wrong type, a number out of range, a prompt or sampler that is not supported.
@@ -105,12 +115,12 @@ def payload_from_mapping(name: str, mapping: Mapping[str, Any]) -> Payload:
         raise ConfigError(f"{what}: expected fields such as `prompt: ...`, got {shown(mapping)}")
     try:
         check_name(name)
-        return Payload(name=name, **_payload_values(mapping))
+        return Payload(name=name, **_payload_values(mapping, styles))
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error
 
 
-def _payload_values(mapping: Mapping[str, Any]) -> dict[str, Any]:
+def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for given, value in _that_count(mapping).items():
         field = own_name(given)
@@ -120,12 +130,41 @@ def _payload_values(mapping: Mapping[str, Any]) -> dict[str, Any]:
     if not values.get("prompt", "").strip():
         raise ConfigError("no prompt; give it a line  prompt: what to draw")
     values["batch_size"] = checked("batch_size", values.get("batch_size", 1) * values.pop("n_iter", 1))
-    for key in ("prompt", "negative_prompt"):
-        check_prompt(values.get(key, ""))
+    _put_on(_style_names(mapping), styles, values)
+    check_prompt(values["prompt"])
+    check_prompt(values.get("negative_prompt", ""), negative=True)
+    second = {field: values.pop(field) for field in SECOND_PASS if field in values}
+    first = {field.name: field.default for field in dataclasses.fields(Payload)} | values
     if "sampler_name" in values or "scheduler" in values:
-        sampler = check_sampler(values.get("sampler_name", "Euler a"), values.get("scheduler", AUTOMATIC))
-        values["sampler_name"], values["scheduler"] = sampler
+        values["sampler_name"], values["scheduler"] = check_sampler(first["sampler_name"], first["scheduler"])
+    if _is_on(mapping.get("enable_hr")):
+        values["hires"] = hires_of(second, first)
     return values
+
+
+def _put_on(names: Sequence[str], styles: Path | None, values: dict[str, Any]) -> None:
+    """Put some styles around the prompts, those of a second pass too."""
+    if not names:
+        return
+    for prefix in ("", "hr_"):
+        pair = values.get(f"{prefix}prompt", ""), values.get(f"{prefix}negative_prompt", "")
+        if not prefix or any(pair):
+            values[f"{prefix}prompt"], values[f"{prefix}negative_prompt"] = styled(names, styles, *pair)
+
+
+def _style_names(mapping: Mapping[str, Any]) -> list[str]:
+    names = mapping.get("styles") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"styles: expected a list of names, got {shown(names)}")
+    return [name for name in names if name not in ("", "None")]
+
+
+def _is_on(value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if value is not None and value not in (True, False):
+        raise ConfigError(f"enable_hr: expected true or false, got {shown(value)}")
+    return bool(value)
 
 
 def _that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,16 +174,18 @@ def _that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: a field that is unknown, or that would change the picture and cannot be drawn.
     """
     kept: dict[str, Any] = {}
+    off = set(() if _is_on(mapping.get("enable_hr")) else (*SECOND_PASS, *_OF_SECOND_PASS))
+    off |= set() if mapping.get("subseed_strength") else {"subseed", "subseed_strength"}
     for given, value in mapping.items():
         field = str(given)
-        if value is None or field in _ABOUT_FILES or (field.startswith(_DEPENDENT) and field not in _AT_REST):
+        if value is None or field in {*_ABOUT_FILES, *_DEPENDENT, *off, "enable_hr", "styles"}:
             continue
-        if own_name(field) in FIELDS:
+        if own_name(field) in _ALL:
             kept[field] = value
         elif field == "override_settings" and isinstance(value, Mapping):
             kept |= _of_settings(value)
         elif field not in _AT_REST:
-            raise ConfigError(f"unknown field {shown(field)}; {nearest(field, {*FIELDS, 'score_weight'}, listed=20)}")
+            raise ConfigError(f"unknown field {shown(field)}; {nearest(field, {*_ALL, 'score_weight'}, listed=20)}")
         elif not (_is_nothing(value) or value in _AT_REST[field]):
             raise _cannot(field, value, _AT_REST[field])
     index, name = kept.get("sampler_index"), kept.get("sampler_name")
@@ -154,13 +195,13 @@ def _that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The one setting of the web UI that is a payload's: clip skip."""
+    """The settings of the web UI that are a payload's, such as clip skip."""
     for key, value in settings.items():
         about_files = str(key).startswith(_SETTINGS_ABOUT_FILES)
         at_rest = _SETTINGS_AT_REST.get(key, ())
-        if not (own_name(key) == "clip_skip" or about_files or _is_nothing(value) or value in at_rest):
+        if not (own_name(key) in _SETTINGS_READ or about_files or _is_nothing(value) or value in at_rest):
             raise _cannot(f"override_settings.{printable(str(key))}", value, at_rest)
-    return {key: value for key, value in settings.items() if own_name(key) == "clip_skip" and value is not None}
+    return {key: value for key, value in settings.items() if own_name(key) in _SETTINGS_READ and value is not None}
 
 
 def _cannot(field: str, value: Any, at_rest: tuple[Any, ...]) -> ConfigError:

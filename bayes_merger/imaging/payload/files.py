@@ -7,10 +7,10 @@
                                      street:                            steps: 20
                                        prompt: a street                 sampler_name: Euler a
 
-The fields of one payload, which is called as the file; or several under their own names; or, as in the original
-sd-webui-bayesian-merger, a set: files in folders beside it, and the fields that they share. YAML, JSON, or the text
-that web UIs write into their pictures. They are data and nothing else: `${...}` is text, and nothing in them reaches
-another setting.
+The fields of one payload, which is called as the file; or several under their own names; or, as in the original sd-
+webui-bayesian-merger, a set: files in folders beside it, and the fields that they share. YAML, JSON, the text that web
+UIs write into their pictures, of one or several of them, or a prompt a line. They are data and nothing else: `${...}`
+is text, and nothing in them reaches another setting.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from bayes_merger.documents import files_below, parse_document, read_text
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.fields import TEXT_FIELDS, is_field, overlaid
 from bayes_merger.imaging.payload.infotext import is_infotext, read_infotext
+from bayes_merger.imaging.payload.texts import split_texts
 
 SUFFIXES = (".yaml", ".yml", ".json", ".txt")
 
@@ -109,14 +110,31 @@ def _own(path: Path, data: dict[str, Any]) -> Iterator[_Found]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The fields of one payload, or payloads by name."""
     text = read_text(path)
     if is_infotext(text):
-        return dict(read_infotext(text))
+        found = [read_infotext(one) for one in split_texts(text)]
+        return found[0] if len(found) == 1 else _numbered(path, found)
+    if path.suffix == ".txt" and (lines := _prompts(text)):
+        return _numbered(path, [{"prompt": line} for line in lines])
     data = parse_document(text, text_of=TEXT_FIELDS)
     if not isinstance(data, dict) or not data:
         kind = {list: "a list", dict: "nothing", type(None): "nothing"}.get(type(data), "a text or number")
         raise ConfigError(f"holds {kind}, not the fields of a payload; begin with  prompt: what to draw")
     return {str(key): value for key, value in data.items()}
+
+
+def _prompts(text: str) -> list[str]:
+    """The lines of a text that is nothing but prompts."""
+    try:
+        is_data = isinstance(parse_document(text), dict | list)
+    except ConfigError:
+        is_data = False
+    return [] if is_data else split_texts(text)
+
+
+def _numbered(path: Path, payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {f"{_stem(path)}-{number}": fields for number, fields in enumerate(payloads, 1)}
 
 
 def _members(members: Any, folder: PurePosixPath) -> Iterator[str]:

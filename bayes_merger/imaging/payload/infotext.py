@@ -6,30 +6,36 @@
     Negative prompt: blurry
     Steps: 20, Sampler: Euler a, Schedule type: Uniform, CFG scale: 7.0, Seed: 1, Size: 512x512, Clip skip: 2, RNG: CPU
 
-As written by `create_infotext` and read by `parse_generation_parameters` of AUTOMATIC1111's web UI.
+As written by `create_infotext` and read by `parse_generation_parameters` of AUTOMATIC1111's web UI; Forge and Civitai
+have some parameters of their own.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.payload import Payload
 
 _NEGATIVE = "Negative prompt:"
 _PARAMETERS = re.compile(r"Steps: \d+, \w[^\n]*\Z")
-_PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|\Z)')
+_NAME = re.compile(r"[,\s]*(\w[\w \-/]*):\s*")
+_VALUE = re.compile(r'("(?:\\.|[^\\"])*"|[^,]*)')
 
 _READ: Mapping[str, tuple[str, type]] = {
     "Steps": ("steps", int),
     "Sampler": ("sampler_name", str),
     "Schedule type": ("scheduler", str),
     "CFG scale": ("cfg_scale", float),
+    "Distilled CFG Scale": ("cfg_scale", float),
     "Seed": ("seed", int),
     "Clip skip": ("clip_skip", int),
+    "RNG": ("rng", str),
+    "Emphasis": ("emphasis", str),
+    "ENSD": ("eta_noise_seed_delta", int),
     "Variation seed": ("subseed", int),
     "Variation seed strength": ("subseed_strength", float),
     "Denoising strength": ("denoising_strength", float),
@@ -37,30 +43,73 @@ _READ: Mapping[str, tuple[str, type]] = {
     "NGMS": ("s_min_uncond", float),
     "Tiling": ("tiling", str),
     "Face restoration": ("restore_faces", str),
-    "Hires upscale": ("enable_hr", str),
+    "Hires upscale": ("hr_scale", float),
+    "Hires upscaler": ("hr_upscaler", str),
+    "Hires steps": ("hr_second_pass_steps", int),
+    "Hires sampler": ("hr_sampler_name", str),
+    "Hires schedule type": ("hr_scheduler", str),
+    "Hires prompt": ("hr_prompt", str),
+    "Hires negative prompt": ("hr_negative_prompt", str),
+    "Hires CFG Scale": ("hr_cfg", float),
+    "Hires checkpoint": ("hr_checkpoint_name", str),
     "Refiner": ("refiner_checkpoint", str),
 }
 """Parameter -> the field of a payload; one that cannot be drawn is refused there."""
 
+_SIZES = {
+    "Size": ("width", "height"),
+    "Hires resize": ("hr_resize_x", "hr_resize_y"),
+    "Seed resize from": ("seed_resize_from_w", "seed_resize_from_h"),
+}
+
 _OF_THE_MODEL = (
-    "Model", "Model hash", "VAE", "VAE hash", "Version", "RNG", "ENSD", "Batch size", "Batch pos", "User", "Hashes",
-    "Lora hashes", "TI hashes", "TI", "Template", "Negative Template", "Hires ", "Refiner switch at", "Emphasis",
-    "Module ", "Token merging ratio",
+    "Model", "Model hash", "VAE", "VAE hash", "Version", "Batch size", "Batch pos", "User", "Hashes", "Lora hashes",
+    "TI hashes", "TI", "Template", "Negative Template", "Refiner switch at", "Module ", "Token merging ratio",
+    "Created Date", "Civitai ", "Hires Module ", "Hires VAE", "Diffusion in Low Bits", "Trial", "Score", "Recipe",
 )  # fmt: skip
 """Parameters, and beginnings of them, that a payload does not have."""
 
 
 def infotext(payload: Payload, index: int) -> str:
-    """The text for one picture of a payload; the noise is the CPU's, which web UIs note as `RNG: CPU`."""
-    clip_skip = f", Clip skip: {payload.clip_skip}" if payload.clip_skip > 1 else ""
+    """The text for one picture of a payload."""
     negative = payload.negative_prompts[index]
     return (
         f"{payload.prompts[index]}\n"
         + (f"{_NEGATIVE} {negative}\n" if negative else "")
-        + f"Steps: {payload.steps}, Sampler: {payload.sampler_name}, Schedule type: {payload.scheduler}, "
-        f"CFG scale: {payload.cfg_scale}, Seed: {payload.seeds[index]}, Size: {payload.width}x{payload.height}"
-        f"{clip_skip}, RNG: CPU"
+        + ", ".join(f"{name}: {_quoted(value)}" for name, value in _parameters(payload, index))
     )
+
+
+def _parameters(payload: Payload, index: int) -> Iterator[tuple[str, Any]]:
+    yield "Steps", payload.steps
+    yield "Sampler", payload.sampler_name
+    yield "Schedule type", payload.scheduler
+    yield "CFG scale", payload.cfg_scale
+    yield "Seed", payload.seeds[index]
+    yield "Size", f"{payload.width}x{payload.height}"
+    if payload.clip_skip > 1:
+        yield "Clip skip", payload.clip_skip
+    if payload.subseed_strength:
+        yield "Variation seed", payload.subseeds[index]
+        yield "Variation seed strength", payload.subseed_strength
+    if payload.hires is not None:
+        yield "Denoising strength", payload.hires.denoising_strength
+        yield "Hires resize", f"{payload.hires.width}x{payload.hires.height}"
+        yield "Hires steps", payload.hires.steps
+        yield "Hires upscaler", payload.hires.upscaler
+        if (payload.hires.sampler_name, payload.hires.scheduler) != (payload.sampler_name, payload.scheduler):
+            yield "Hires sampler", payload.hires.sampler_name
+            yield "Hires schedule type", payload.hires.scheduler
+        for name, words in (("prompt", payload.hires.prompts), ("negative prompt", payload.hires.negative_prompts)):
+            if words:
+                yield f"Hires {name}", words[index]
+        if payload.hires.cfg_scale != payload.cfg_scale:
+            yield "Hires CFG Scale", payload.hires.cfg_scale
+    if payload.eta_noise_seed_delta:
+        yield "ENSD", payload.eta_noise_seed_delta
+    if payload.emphasis != "Original":
+        yield "Emphasis", payload.emphasis
+    yield "RNG", payload.rng.upper()
 
 
 def is_infotext(text: str) -> bool:
@@ -74,19 +123,67 @@ def read_infotext(text: str) -> dict[str, Any]:
     Raises:
         ConfigError: a parameter that is unknown or cannot be read.
     """
+    fields, others = split_infotext(text)
+    for name in others:
+        raise ConfigError(f"unknown parameter '{printable(name)}'; {nearest(name, _READ)}")
+    return fields
+
+
+def split_infotext(text: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields of a payload that draws such a picture, and the parameters that no payload has, such as extensions'.
+
+    Web UIs do not write which noise they take where it is their default, CUDA's.
+
+    Raises:
+        ConfigError: a parameter that cannot be read.
+    """
     words, _, parameters = text.strip().rpartition("\n")
     prompt, _, negative = f"\n{words}".partition(f"\n{_NEGATIVE}")
-    fields: dict[str, Any] = {"prompt": prompt.strip(), "negative_prompt": negative.strip()}
-    for name, value in _PARAMETER.findall(parameters):
-        value = json.loads(value) if value.startswith('"') else value.strip()
+    fields: dict[str, Any] = {"prompt": prompt.strip(), "negative_prompt": negative.strip(), "rng": "nv"}
+    others: dict[str, str] = {}
+    for name, value in _values(parameters):
         try:
-            if name == "Size":
-                fields["width"], fields["height"] = (int(side) for side in value.split("x"))
+            if name in _SIZES:
+                fields |= zip(_SIZES[name], (int(side) for side in value.split("x")), strict=True)
             elif name in _READ:
                 field, kind = _READ[name]
                 fields[field] = kind(value)
             elif not name.startswith(_OF_THE_MODEL):
-                raise ConfigError(f"unknown parameter '{name}'; {nearest(name, _READ)}")
+                others[name] = value
         except (ValueError, OverflowError):
-            raise ConfigError(f"{name}: '{value}' is no such number") from None
-    return fields
+            raise ConfigError(f"{name}: '{printable(value)}' is no such number") from None
+    if fields.keys() & {"hr_scale", "hr_resize_x", "hr_upscaler"}:
+        fields["enable_hr"] = True
+    return fields, others
+
+
+def _values(parameters: str) -> Iterator[tuple[str, str]]:
+    """The parameters of the last line and their values, which are JSON where they hold a comma."""
+    at = 0
+    while name := _NAME.match(parameters, at):
+        at = name.end()
+        if parameters[at : at + 1] in ("[", "{"):  # Civitai's, in no quotes
+            try:
+                _, at = json.JSONDecoder().raw_decode(parameters, at)
+                yield name[1], parameters[name.end() : at]
+                continue
+            except (ValueError, RecursionError):
+                pass
+        value = _VALUE.match(parameters, at)
+        assert value is not None
+        at = value.end()
+        yield name[1], _unquoted(value[0].strip())
+
+
+def _unquoted(value: str) -> str:
+    if not value.startswith('"'):
+        return value
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        return value
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(",:\n") else text

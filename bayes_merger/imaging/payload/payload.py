@@ -6,13 +6,15 @@ Seeds and wildcards are resolved once per study, so that two merges are compared
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bayes_merger.errors import ConfigError, printable
+from bayes_merger.imaging.payload.hires import Hires
 from bayes_merger.imaging.payload.values import FIELDS, SEEDS, check_name, checked
 from bayes_merger.imaging.pipelines.schedulers import AUTOMATIC
 from bayes_merger.imaging.prompts.prompt import check_prompt
@@ -33,13 +35,20 @@ class Payload:
         height: pixels, a multiple of 8.
         sampler_name: A1111's name, see `imaging.samplers`.
         scheduler: A1111's schedule type.
-        seed: of the first picture, the next has `seed + 1`; -1 draws one per study.
+        seed: of the first picture, the next has `seed + 1`; -1 draws one per study. With variations all have it.
         batch_size: pictures of this payload per candidate.
         clip_skip: A1111's "Clip skip": 1 takes the text encoder's last layer, 2 the one before.
         importance: how much this payload counts in the mean; `score_weight` in payload files works too.
+        rng: whose noise it is, see `imaging.noise`: `cpu` or `nv`.
+        emphasis: what weights of words do: `Original` keeps the mean, `No norm` does not, `Ignore` leaves them out.
+        subseed: of the first picture's variation, the next has `subseed + 1`; -1 draws one per study.
+        subseed_strength: 0 is no variation, 1 is the subseed's noise alone.
+        eta_noise_seed_delta: what the seed of the noise of later steps is above `seed`; 0 goes on with the same.
+        hires: the second, larger pass, where there is one.
         prompts: after `resolve`, one per picture.
         negative_prompts: after `resolve`, one per picture.
         seeds: after `resolve`, one per picture.
+        subseeds: after `resolve`, one per picture where there are variations.
     """
 
     name: str
@@ -55,14 +64,75 @@ class Payload:
     batch_size: int = 1
     clip_skip: int = 1
     importance: float = 1.0
+    rng: str = "cpu"
+    emphasis: str = "Original"
+    subseed: int = -1
+    subseed_strength: float = 0.0
+    eta_noise_seed_delta: int = 0
+    hires: Hires | None = None
     prompts: tuple[str, ...] = ()
     negative_prompts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    subseeds: tuple[int, ...] = ()
+
+    @property
+    def bare(self) -> Payload:
+        """What all pictures have in common that are drawn alike: no name, no words, no seeds."""
+        hires = self.hires and replace(self.hires, prompt="", negative_prompt="", prompts=(), negative_prompts=())
+        return replace(self, name="", prompt="", negative_prompt="", seed=0, importance=1.0, subseed=0, batch_size=1,
+                       hires=hires, prompts=(), negative_prompts=(), seeds=(), subseeds=())  # fmt: skip
+
+    def picked(self, places: Sequence[int]) -> Payload:
+        """The same payload with some of its pictures, after `resolve`."""
+
+        def of(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[place] for place in places) if values else ()
+
+        hires = self.hires and replace(
+            self.hires, prompts=of(self.hires.prompts), negative_prompts=of(self.hires.negative_prompts)
+        )
+        return replace(self, batch_size=len(places), hires=hires, prompts=of(self.prompts), seeds=of(self.seeds),
+                       negative_prompts=of(self.negative_prompts), subseeds=of(self.subseeds))  # fmt: skip
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of all passes over a picture."""
+        return self.steps + (self.hires.steps if self.hires else 0)
+
+    def enlarged(self) -> Payload:
+        """The payload of the second pass alone, after `resolve`; its steps are those of the whole schedule.
+
+        It is for a payload that has a second pass.
+        """
+        assert self.hires is not None
+        hires, (prompts, negatives) = self.hires, self.second_prompts()
+        return replace(self, width=hires.width, height=hires.height, steps=hires.schedule_steps,
+                       sampler_name=hires.sampler_name, scheduler=hires.scheduler, cfg_scale=hires.cfg_scale,
+                       prompts=prompts, negative_prompts=negatives, hires=None)  # fmt: skip
+
+    def second_prompts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The words of the second pass, and those that are not to be: of each picture, after `resolve`."""
+        if self.hires is None:
+            return (), ()
+        return self.hires.prompts or self.prompts, self.hires.negative_prompts or self.negative_prompts
+
+    def check(self) -> None:
+        """Check the words of all pictures, which wildcards may have put in.
+
+        Raises:
+            ConfigError: a prompt that cannot be drawn.
+        """
+        second = self.second_prompts()
+        for words in {*self.prompts, *second[0]}:
+            check_prompt(checked("prompt", words))
+        for words in {*self.negative_prompts, *second[1]}:
+            check_prompt(checked("negative_prompt", words), negative=True)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; `from_json` returns an equal payload."""
+        """As plain data; `from_json` returns an equal payload. What older studies do not have is left out at rest."""
         values = dataclasses.asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        kept = {key: value for key, value in values.items() if key not in _LATER or value != _LATER[key]}
+        return json.loads(json.dumps(kept))  # type: ignore[no-any-return]  # tuples are lists
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Payload:
@@ -74,15 +144,24 @@ class Payload:
         try:
             check_name(data["name"])
             drawn: dict[str, Any] = {key: tuple(data[key]) for key in ("prompts", "negative_prompts", "seeds")}
+            drawn |= {"subseeds": tuple(data["subseeds"])} if data.get("subseeds") else {}
             read: dict[str, Any] = {key: checked(key, data[key]) for key in FIELDS if key in data}
             if not all(len(values) == read["batch_size"] for values in drawn.values()):
                 raise ConfigError("it does not have as many prompts and seeds as pictures")
             for field, values in drawn.items():
                 for value in values:
                     checked(field.removesuffix("s"), value)
-            return cls(name=data["name"], **read, **drawn)
+            hires = Hires.from_json(data["hires"], read["batch_size"]) if data.get("hires") else None
+            return cls(name=data["name"], **read, **drawn, hires=hires)
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"a payload of the study is damaged: {printable(str(error))}") from error
+
+
+_LATER = {
+    field.name: field.default
+    for field in dataclasses.fields(Payload)
+    if field.name in ("rng", "emphasis", "subseed", "subseed_strength", "eta_noise_seed_delta", "hires", "subseeds")
+}
 
 
 def resolve(payloads: Iterable[Payload], seed: int, wildcards: Path | None = None) -> tuple[Payload, ...]:
@@ -107,23 +186,32 @@ def resolve(payloads: Iterable[Payload], seed: int, wildcards: Path | None = Non
 
 def _resolved(payload: Payload, seed: int, wildcards: Wildcards) -> Payload:
     count = payload.batch_size
-    first = payload.seed
-    if first < 0:
-        first = random.Random(f"seed of {payload.name} in {seed}").randrange(SEEDS - count)
-    prompts, negatives = [], []
+    first, subseed = (
+        random.Random(f"{what} of {payload.name} in {seed}").randrange(SEEDS - count) if given < 0 else given
+        for what, given in (("seed", payload.seed), ("subseed", payload.subseed))
+    )
     try:
-        for index in range(count):
-            draw = random.Random(f"words of {payload.name}, {index} in {seed}")
-            prompts.append(wildcards.expand(payload.prompt, draw))
-            negatives.append(wildcards.expand(payload.negative_prompt, draw))
-        for text in {*prompts, *negatives}:
-            check_prompt(checked("prompt", text))
+        draws = [random.Random(f"words of {payload.name}, {index} in {seed}") for index in range(count)]
+        texts = [payload.prompt, payload.negative_prompt]
+        texts += [payload.hires.prompt, payload.hires.negative_prompt] if payload.hires else []
+        pictures = [[wildcards.expand(text, draw) for text in texts] for draw in draws]
+        prompts, negatives, *second = (tuple(words) for words in zip(*pictures, strict=True))
+        varied = bool(payload.subseed_strength)
+        resolved = replace(
+            payload,
+            seed=first,
+            prompts=prompts,
+            negative_prompts=negatives,
+            seeds=(first,) * count if varied else tuple(range(first, first + count)),
+            subseed=subseed if varied else payload.subseed,
+            subseeds=tuple(range(subseed, subseed + count)) if varied else (),
+            hires=payload.hires and replace(payload.hires, **{
+                name: words
+                for name, words in zip(("prompts", "negative_prompts"), second, strict=True)
+                if any(words)
+            }),
+        )  # fmt: skip
+        resolved.check()
     except ConfigError as error:
         raise ConfigError(f"payload {payload.name}: {error}") from error
-    return dataclasses.replace(
-        payload,
-        seed=first,
-        prompts=tuple(prompts),
-        negative_prompts=tuple(negatives),
-        seeds=tuple(range(first, first + count)),
-    )
+    return resolved

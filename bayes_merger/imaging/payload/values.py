@@ -17,12 +17,13 @@ LONGEST_PROMPT = 20_000
 
 @dataclass(frozen=True)
 class Field:
-    """Type and range of one field of a payload."""
+    """Type and range of one field of a payload; `words` are the texts it may be, in any case, and what they mean."""
 
     kind: type
     low: float = -math.inf
     high: float = math.inf
     multiple: int | None = None
+    words: Mapping[str, str] | None = None
 
 
 FIELDS: Mapping[str, Field] = {
@@ -39,23 +40,44 @@ FIELDS: Mapping[str, Field] = {
     "n_iter": Field(int, 1, 10_000),
     "clip_skip": Field(int, 1, 12),
     "importance": Field(float, 0, 1e6),
+    "subseed": Field(int, -1, SEEDS - 1),
+    "subseed_strength": Field(float, 0, 1),
+    "eta_noise_seed_delta": Field(int, 0, SEEDS - 1),
+    "rng": Field(str, words={"cpu": "cpu", "nv": "nv", "gpu": "nv"}),
+    "emphasis": Field(str, words={"original": "Original", "no norm": "No norm", "ignore": "Ignore"}),
 }
+
+SECOND_PASS: Mapping[str, Field] = {
+    "hr_scale": Field(float, 0.1, 16),
+    "hr_resize_x": Field(int, 0, 8192),
+    "hr_resize_y": Field(int, 0, 8192),
+    "hr_second_pass_steps": Field(int, 0, 1000),
+    "denoising_strength": Field(float, 0, 1),
+    "hr_upscaler": Field(str),
+    "hr_sampler_name": Field(str),
+    "hr_scheduler": Field(str),
+    "hr_prompt": Field(str),
+    "hr_negative_prompt": Field(str),
+    "hr_cfg": Field(float, 1, 100),
+}
+"""Fields that only matter with `enable_hr`."""
 
 
 def checked(field: str, value: Any, given: str = "") -> Any:
     """A field's value in its type.
 
     Args:
-        field: one of `FIELDS`.
+        field: one of `FIELDS` or `SECOND_PASS`.
         value: as written.
         given: what it is called where it was written, for the error.
 
     Raises:
         ConfigError: a wrong type, or out of range.
     """
-    about, given = FIELDS[field], given or field
+    about, given = FIELDS.get(field) or SECOND_PASS[field], given or field
     if about.kind is str:
-        return _checked_text(given, value)
+        text = _checked_text(given, value)
+        return _word(given, text, about.words) if about.words else text
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{given}: expected a number, got {shown(value)}")
     if about.kind is int and value != int(value):
@@ -78,6 +100,13 @@ def _checked_text(given: str, value: Any) -> str:
     if odd := next((letter for letter in value if "\ud800" <= letter <= "\udfff"), ""):
         raise ConfigError(f"{given}: holds half of a character ({odd!r}); remove it")
     return value
+
+
+def _word(given: str, text: str, words: Mapping[str, str]) -> str:
+    if text.lower() not in words:
+        known = ", ".join(dict.fromkeys(words.values()))
+        raise ConfigError(f"{given}: {shown(text)} is not supported; use one of {known}")
+    return words[text.lower()]
 
 
 def check_name(name: str) -> None:

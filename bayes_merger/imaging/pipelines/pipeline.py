@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.payload.hires import UPSCALERS
 from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, drawn
+from bayes_merger.imaging.pipelines.passes import (
+    Pass,
+    cropped,
+    enlarged_latents,
+    enlarged_pictures,
+    noise_of,
+    passes,
+)
+from bayes_merger.imaging.prompts.inversions import for_encoders, read_embedding
 
 if TYPE_CHECKING:
     import torch
@@ -57,15 +67,12 @@ class _Order:
 
     payload: Payload
     index: int
-    chunks: int
+    passes: tuple[Pass, ...]
+    chunks: tuple[int, ...]
 
     @property
     def prompt(self) -> str:
         return self.payload.prompts[self.index]
-
-    @property
-    def negative_prompt(self) -> str:
-        return self.payload.negative_prompts[self.index]
 
     @property
     def seed(self) -> int:
@@ -74,8 +81,7 @@ class _Order:
     @property
     def kind(self) -> tuple[Any, ...]:
         """Pictures of one kind can share a batch."""
-        p = self.payload
-        return (p.width, p.height, p.steps, p.sampler_name, p.scheduler, p.cfg_scale, p.clip_skip, self.chunks)
+        return (self.payload.bare, self.chunks)
 
     def __str__(self) -> str:
         return f"payload {self.payload.name}, picture {self.index} (seed {self.seed})"
@@ -120,6 +126,21 @@ class LivePipeline:
         """Forget the prompts' embeddings, which are kept as long as the text encoders stay the same."""
         self._conditionings.clear()
 
+    def learn(self, embeddings: Mapping[str, Path]) -> None:
+        """Read some words as textual-inversion embeddings from now on.
+
+        Args:
+            embeddings: word to file.
+
+        Raises:
+            CheckpointError: a file that cannot be read, or is for another kind of model.
+        """
+        clips = self.architecture.clips
+        widths = {place: clip.width for place, clip in enumerate(clips)}
+        for name, path in embeddings.items():
+            for place, vectors in for_encoders(path, read_embedding(path), widths).items():
+                clips[place].learn(name, vectors)
+
     def check(self, payloads: Sequence[Payload]) -> None:
         """Check at start-up what would otherwise fail in the first trial.
 
@@ -129,7 +150,7 @@ class LivePipeline:
         for payload in payloads:
             try:
                 self.architecture.check(payload, self.architecture.model.merged)
-                self.architecture.length((payload.prompt, *payload.prompts, *payload.negative_prompts))
+                self._check_passes(payload)
                 scheduler = self.architecture.scheduler(payload)
             except ConfigError as error:
                 raise ConfigError(f"payload {payload.name}: {error}") from error
@@ -139,6 +160,21 @@ class LivePipeline:
                 )
             except ValueError as error:
                 raise ConfigError(f"payload {payload.name}: {payload.steps} steps: {error}") from error
+
+    def _check_passes(self, payload: Payload) -> None:
+        """Refuse words that are too long, that cannot change as they do, or a second pass that cannot be drawn."""
+        drawn = [one for index in range(len(payload.prompts)) for one in passes(payload, index)]
+        for one in drawn:
+            self.architecture.length(one.words.texts)
+        if not self.architecture.changing and any(one.words.changing for one in drawn):
+            raise ConfigError("prompt: [a:b:0.5] and [a|b] are not drawn for this kind of model; write it out")
+        if payload.hires is None:
+            return
+        if not self.architecture.second_pipeline or self.zero_snr:
+            raise ConfigError("enable_hr: a second pass is not drawn for this kind of model; set it to false")
+        second = payload.enlarged()
+        self.architecture.check(second, self.architecture.model.merged)
+        self.architecture.scheduler(second).set_timesteps(second.steps)
 
     def draw(
         self, payloads: Sequence[Payload], *, on_step: Callable[[int, int], None] | None = None
@@ -159,12 +195,12 @@ class LivePipeline:
         self.architecture.model.memory.settle()
         orders = [self._order(payload, index) for payload in payloads for index in range(payload.batch_size)]
         batches = _batches(orders, self._max_batch)
-        total = sum(batch[0].payload.steps for batch in batches)
+        total = sum(batch[0].payload.all_steps for batch in batches)
         drawn: dict[int, DrawnImage] = {}
         done = 0
         for batch in batches:
-            steps = batch[0].payload.steps
-            progress = None if on_step is None else _Progress(on_step, done, steps, total)
+            steps = batch[0].payload.all_steps
+            progress = None if on_step is None else _Progress(on_step, done, batch[0].payload.steps, total)
             for order, image in zip(batch, self._draw_batch(batch, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
             done += steps
@@ -173,56 +209,129 @@ class LivePipeline:
     def _order(self, payload: Payload, index: int) -> _Order:
         if not len(payload.prompts) == len(payload.negative_prompts) == len(payload.seeds) == payload.batch_size:
             raise ConfigError(f"payload {payload.name}: not resolved; pass it through imaging.resolve first")
-        texts = (payload.prompts[index], payload.negative_prompts[index])
-        return _Order(payload, index, self.architecture.length(texts))
+        found = passes(payload, index)
+        return _Order(payload, index, found, tuple(self.architecture.length(one.words.texts) for one in found))
 
-    def _conditioning(self, batch: Sequence[_Order], *, negative: bool = False) -> Conditioning:
-        texts = tuple(order.negative_prompt if negative else order.prompt for order in batch)
-        key = (texts, batch[0].payload.clip_skip, batch[0].chunks, negative)
+    def _conditioning(self, batch: Sequence[Pass], chunks: int, call: int, *, negative: bool = False) -> Conditioning:
+        texts = tuple(one.words.at(call, negative=negative) for one in batch)
+        payload = batch[0].payload
+        key = (texts, payload.clip_skip, payload.emphasis, chunks, negative)
         if key not in self._conditionings:
             if len(self._conditionings) >= _CACHED:
                 self._conditionings.clear()
             self._conditionings[key] = self.architecture.encode(
-                texts, clip_skip=batch[0].payload.clip_skip, length=batch[0].chunks, negative=negative
+                texts, clip_skip=payload.clip_skip, length=chunks, negative=negative, emphasis=payload.emphasis
             )
         return self._conditionings[key]
 
-    def _arguments(self, batch: Sequence[_Order]) -> dict[str, Tensor]:
-        """What the denoiser is told, as arguments of diffusers' pipeline."""
-        wanted = self._conditioning(batch).arguments()
-        unwanted = self._conditioning(batch, negative=True).arguments("negative_") if self.architecture.guided else {}
-        return wanted | unwanted
+    def _arguments(self, batch: Sequence[Pass], chunks: int) -> dict[str, Tensor]:
+        """What the denoiser is told at first, as arguments of diffusers' pipeline."""
+        wanted = self._conditioning(batch, chunks, 0).arguments()
+        if not self.architecture.guided:
+            return wanted
+        return wanted | self._conditioning(batch, chunks, 0, negative=True).arguments("negative_")
 
-    def _draw_batch(self, batch: Sequence[_Order], progress: _Progress | None) -> list[Image]:
-        import torch
+    def _changed(self, batch: Sequence[Pass], chunks: int, call: int, *, guided: bool) -> dict[str, Tensor]:
+        """What the denoiser is told from a call on, as diffusers' pipelines take it; nothing if it is as before."""
+        sides = (True, False) if guided else (False,)
+        if all(one.words.at(call, negative=n) == one.words.at(call - 1, negative=n) for one in batch for n in sides):
+            return {}
+        return self.architecture.on_the_way([self._conditioning(batch, chunks, call, negative=n) for n in sides])
 
-        payload = batch[0].payload
+    def _drawn_latents(
+        self, pipe: Any, batch: Sequence[Pass], chunks: int, progress: _Progress | None, **arguments: Any
+    ) -> Tensor:
+        """The latents of one pass over some pictures."""
 
         def after_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
             if progress is not None:
                 progress.step(step + 1, pipe.num_timesteps)
-            return {}
+            guided = self.architecture.guided and pipe.do_classifier_free_guidance
+            return self._changed(batch, chunks, step + 1, guided=guided)
 
-        self.pipe.scheduler = self.architecture.scheduler(payload)
-        latents = self.pipe(
-            **self._arguments(batch),
+        pipe.scheduler = self.architecture.scheduler(batch[0].payload)
+        with noise_of(batch) as generators:
+            latents: Tensor = pipe(
+                **self._arguments(batch, chunks),
+                **arguments,
+                generator=generators,
+                output_type="latent",
+                callback_on_step_end=after_step,
+            ).images
+        return latents
+
+    def _first_pass(self, batch: Sequence[_Order], progress: _Progress | None) -> Tensor:
+        payload = batch[0].payload
+        return self._drawn_latents(
+            self.pipe,
+            [order.passes[0] for order in batch],
+            batch[0].chunks[0],
+            progress,
             **self.architecture.options(payload),
             width=payload.width,
             height=payload.height,
             num_inference_steps=payload.steps,
-            generator=[torch.Generator("cpu").manual_seed(order.seed) for order in batch],
-            output_type="latent",
-            callback_on_step_end=after_step,
-        ).images
+        )
+
+    def _second_pass(self, batch: Sequence[_Order], latents: Tensor, progress: _Progress | None) -> Tensor:
+        """Latents of the second pass, of those of the first.
+
+        diffusers draws `int(steps * strength)` steps of a schedule; half a step more makes them those that were asked
+        for.
+        """
+        import diffusers
+
+        hires = batch[0].payload.hires
+        assert hires is not None
+        if UPSCALERS[hires.upscaler] is None:
+            pictures = enlarged_pictures(self._pictures(self._decoded(latents)), hires)
+            latents = cropped(self._encoded(pictures), hires, self.pipe.vae_scale_factor)
+        else:
+            latents = enlarged_latents(latents, hires, self.pipe.vae_scale_factor)
+        kind = getattr(diffusers, self.architecture.second_pipeline)
+        pipe = kind(**{**self.pipe.components, **self.architecture.components})
+        pipe.set_progress_bar_config(disable=True)
+        return self._drawn_latents(
+            pipe,
+            [order.passes[1] for order in batch],
+            batch[0].chunks[1],
+            None if progress is None else progress.after(batch[0].payload.steps, hires.steps),
+            image=latents,
+            guidance_scale=hires.cfg_scale,
+            num_inference_steps=hires.schedule_steps,
+            strength=min(1.0, (hires.steps + 0.5) / hires.schedule_steps),
+        )
+
+    def _draw_batch(self, batch: Sequence[_Order], progress: _Progress | None) -> list[Image]:
+        payload = batch[0].payload
+        latents = self._first_pass(batch, progress)
+        if payload.hires is not None:
+            _check_finite(batch, latents, "the latents of the first pass are")
+            latents = self._second_pass(batch, latents, progress)
+            payload = payload.enlarged()
         _check_finite(batch, latents, "the latents are")
         decoded = self._decoded(self.architecture.unpacked(latents, payload))
         _check_finite(batch, decoded, "the VAE's output is")
-        processor = self.pipe.image_processor
-        images: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(decoded))
+        images = self._pictures(decoded)
         for order, image in zip(batch, images, strict=True):
             if all(len(set(band.getextrema())) == 1 for band in image.split()):
                 raise TrialFailed(f"{order}: one flat colour {image.getpixel((0, 0))}")
         return images
+
+    def _pictures(self, decoded: Tensor) -> list[Image]:
+        processor = self.pipe.image_processor
+        images: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(decoded))
+        return images
+
+    def _encoded(self, pictures: Sequence[Image]) -> Tensor:
+        """Latents of pictures; of the values that the VAE says are likely, the middle."""
+        import torch
+
+        vae = self.pipe.vae
+        pixels = self.pipe.image_processor.preprocess(list(pictures)).to(vae.device, vae.dtype)
+        with torch.no_grad():
+            latents: Tensor = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+        return latents.to(self.dtype)
 
     def _decoded(self, latents: Tensor) -> Tensor:
         """Pictures `(n, 3, height, width)` from 0 to 1, of latents."""
@@ -246,6 +355,10 @@ class _Progress:
     before: int
     steps: int
     total: int
+
+    def after(self, done: int, steps: int) -> _Progress:
+        """The count of a second pass, of so many steps."""
+        return _Progress(self.report, self.before + done, steps, self.total)
 
     def step(self, at: int, of: int) -> None:
         """Some samplers evaluate the model more than once per step: `at` of `of` evaluations are done."""

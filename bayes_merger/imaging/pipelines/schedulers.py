@@ -17,8 +17,11 @@ from bayes_merger.errors import ConfigError, nearest, printable
 
 AUTOMATIC = "Automatic"
 PREDICTIONS = ("epsilon", "v_prediction")
-_SCHEDULES = ("Uniform", "Karras", "Exponential", "Simple", "SGM Uniform")
-_OTHER_SCHEDULES = ("Polyexponential", "KL Optimal", "Align Your Steps", "DDIM", "Beta", "Turbo")
+_SCHEDULES = ("Uniform", "Karras", "Exponential", "Simple", "SGM Uniform", "Beta")
+_OTHER_SCHEDULES = ("KL Optimal", "Align Your Steps", "DDIM", "Turbo", "Karras Exponential", "Linear Quadratic")
+_SCHEDULE_ALIASES = {"normal": "Uniform", "polyexponential": "Exponential", "sgmuniform": "SGM Uniform",
+                     "ddim_uniform": "DDIM"}  # fmt: skip
+"""ComfyUI's `normal` has the same steps of time, and A1111's polyexponential is exponential unless its rho is set."""
 _BASE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -38,6 +41,7 @@ class Sampler:
         options: scheduler options that do not depend on the schedule.
         error: difference from k-diffusion as described above; `None` where A1111 uses its own code, not compared.
         zero_snr: whether the scheduler can do models with zero terminal signal-to-noise ratio.
+        calls: of the network per step, by which A1111 counts the steps of prompts that change.
     """
 
     scheduler: str
@@ -45,29 +49,34 @@ class Sampler:
     error: float | None
     options: Mapping[str, Any] = field(default_factory=dict)
     zero_snr: bool = False
+    calls: int = 1
 
 
 _LINEAR = {"timestep_spacing": "linspace"}
 _TRAILING = {"timestep_spacing": "trailing"}
 _KARRAS = {"use_karras_sigmas": True}
 _EXPONENTIAL = {"use_exponential_sigmas": True}
+_BETA = {"use_beta_sigmas": True}
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
+_UNIFORM_FIRST = {
+    "Uniform": _LINEAR,
+    "Karras": _KARRAS,
+    "Exponential": _EXPONENTIAL,
+    "Simple": _TRAILING,
+    "SGM Uniform": _TRAILING,
+    "Beta": _BETA,
+}
+_KARRAS_FIRST = {"Karras": _KARRAS, **_UNIFORM_FIRST}
 
 SAMPLERS: Mapping[str, Sampler] = {
-    "Euler a": Sampler("EulerAncestralDiscreteScheduler", {"Uniform": _LINEAR}, 1e-6, zero_snr=True),
-    "Euler": Sampler(
-        "EulerDiscreteScheduler",
-        {
-            "Uniform": _LINEAR,
-            "Karras": _KARRAS,
-            "Exponential": _EXPONENTIAL,
-            "Simple": _TRAILING,
-            "SGM Uniform": _TRAILING,
-        },
-        3e-4,
+    "Euler a": Sampler(
+        "EulerAncestralDiscreteScheduler",
+        {"Uniform": _LINEAR, "Simple": _TRAILING, "SGM Uniform": _TRAILING},
+        5e-4,
         zero_snr=True,
     ),
-    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", {"Karras": _KARRAS, "Uniform": _LINEAR}, 6e-3, zero_snr=True),
+    "Euler": Sampler("EulerDiscreteScheduler", _UNIFORM_FIRST, 3e-4, zero_snr=True),
+    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", _KARRAS_FIRST, 1.7e-2, zero_snr=True),
     "DPM++ 2M SDE": Sampler(
         "DPMSolverMultistepScheduler", {"Exponential": _EXPONENTIAL, "Karras": _KARRAS}, 1.2e-2, _SDE, zero_snr=True
     ),
@@ -78,9 +87,9 @@ SAMPLERS: Mapping[str, Sampler] = {
         {**_SDE, "solver_type": "heun"},
         zero_snr=True,
     ),
-    "Heun": Sampler("HeunDiscreteScheduler", {"Uniform": _LINEAR, "Karras": _KARRAS}, 3e-6),
-    "LMS": Sampler("LMSDiscreteScheduler", {"Uniform": _LINEAR, "Karras": _KARRAS}, 1e-6),
-    "DPM2": Sampler("KDPM2DiscreteScheduler", {"Karras": _KARRAS}, 1.2e-2),
+    "Heun": Sampler("HeunDiscreteScheduler", _UNIFORM_FIRST, 4e-5, calls=2),
+    "LMS": Sampler("LMSDiscreteScheduler", _UNIFORM_FIRST, 9e-5),
+    "DPM2": Sampler("KDPM2DiscreteScheduler", {"Karras": _KARRAS}, 1.2e-2, calls=2),
     "DDIM": Sampler(
         "DDIMScheduler",
         {"Uniform": {"timestep_spacing": "leading"}},
@@ -108,6 +117,16 @@ _NEAREST_OF = {
     "DPM adaptive": "DPM++ 2M",
     "Restart": "Heun",
     "DDIM CFG++": "DDIM",
+    "DDPM": "Euler a",
+    "Euler CFG++": "Euler",
+    "Euler a CFG++": "Euler a",
+    "HeunPP2": "Heun",
+    "IPNDM": "LMS",
+    "IPNDM V": "LMS",
+    "DEIS": "DPM++ 2M",
+    "Res multistep": "DPM++ 2M",
+    "ER SDE": "DPM++ 2M SDE",
+    "UniPC BH2": "UniPC",
 }
 _ALIASES = {
     "euler ancestral": "Euler a",
@@ -123,6 +142,9 @@ _ALIASES = {
     "dpmpp 3m sde": "DPM++ 3M SDE",
     "dpmpp sde": "DPM++ SDE",
     "uni pc": "UniPC",
+    "uni pc bh2": "UniPC BH2",
+    "euler cfg pp": "Euler CFG++",
+    "euler ancestral cfg pp": "Euler a CFG++",
 }
 """How A1111's API (`k_euler_a`, `k_dpmpp_2m_ka`) and ComfyUI (`dpmpp_2m`, `euler_ancestral`, `..._gpu`) spell them."""
 _SHORT_SCHEDULES = {"ka": "karras", "exp": "exponential"}
@@ -187,9 +209,21 @@ def build_scheduler(
     return getattr(diffusers, sampler.scheduler)(**options)
 
 
+def calls_per_step(name: str) -> int:
+    """How often a sampler calls the network per step, as A1111 counts."""
+    sampler, _ = _split(name)
+    return SAMPLERS[sampler].calls if sampler in SAMPLERS else 1
+
+
 def same_sampler(one: str, other: str) -> bool:
     """Whether two names are spellings of one sampler and schedule."""
     return _split(one) == _split(other)
+
+
+def nearest_sampler(name: str) -> str:
+    """The sampler to take instead of one that cannot be drawn: the one that is most alike, else the default."""
+    sampler, _ = _split(name)
+    return sampler if sampler in SAMPLERS else _NEAREST_OF.get(sampler, "Euler a")
 
 
 def _split(name: str) -> tuple[str, str | None]:
@@ -207,7 +241,7 @@ def _split(name: str) -> tuple[str, str | None]:
 
 def _proper(scheduler: str, known: tuple[str, ...]) -> str:
     names = {name.lower().replace(" ", "_"): name for name in known}  # A1111 also takes `sgm_uniform`
-    names |= {"normal": "Uniform"} if "Uniform" in known else {}  # ComfyUI's: the same steps of time
+    names |= {alias: name for alias, name in _SCHEDULE_ALIASES.items() if name in known}
     found = names.get(scheduler.strip().lower().replace(" ", "_"))
     if found is None:
         shown = printable(repr(scheduler), longest=60)

@@ -8,8 +8,9 @@ so that neighbours in a batch do not matter. A prompt without weights that fits 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ftfy
@@ -26,10 +27,11 @@ BACKTRACK = 20  # tokens after a comma that may move on with it into the next ch
 
 @dataclass(frozen=True)
 class Token:
-    """A word piece and the attention it gets."""
+    """A word piece and the attention it gets; or one of the vectors that stand for a word."""
 
     number: int
     weight: float
+    vector: Tensor | None = field(default=None, compare=False)
 
 
 class PromptEncoder:
@@ -48,6 +50,16 @@ class PromptEncoder:
         self._text_encoder = text_encoder
         self._penultimate = penultimate
         self._comma = tokenizer.convert_tokens_to_ids(",</w>")
+        self._vectors: dict[tuple[int, ...], Tensor] = {}
+
+    @property
+    def width(self) -> int:
+        """Numbers of the vector of a word piece."""
+        return int(self._text_encoder.get_input_embeddings().embedding_dim)
+
+    def learn(self, name: str, vectors: Tensor) -> None:
+        """Read a word as some vectors, of shape `(n, width)`, from now on."""
+        self._vectors[tuple(self._numbers(name))] = vectors
 
     @property
     def layers(self) -> int:
@@ -64,26 +76,37 @@ class PromptEncoder:
                 done.append(open_)
                 open_ = []
             part = segment.part
-            for number in self._numbers(segment.text):
-                open_ = self._with_room(open_, number, done)
-                open_.append(Token(number, segment.weight))
+            for piece in self._pieces(segment.text):
+                if isinstance(piece, int):
+                    open_ = self._with_room(open_, piece, done)
+                    open_.append(Token(piece, segment.weight))
+                    continue
+                if len(open_) + len(piece) > ROOM:  # as in A1111, they stay together
+                    done.append(open_)
+                    open_ = []
+                open_ += [Token(0, segment.weight, vector) for vector in piece]
         return [*done, open_] if open_ or not done else done
 
     def length(self, texts: Sequence[str]) -> int:
         """The most chunks any of the texts needs."""
         return max(len(self.chunks(text)) for text in texts)
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None) -> Tensor:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None, emphasis: str = "Original"
+    ) -> Tensor:
         """Embeddings of some prompts, as `read` gives them."""
-        return self.read(texts, clip_skip=clip_skip, length=length)[0]
+        return self.read(texts, clip_skip=clip_skip, length=length, emphasis=emphasis)[0]
 
-    def read(self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None) -> tuple[Tensor, Tensor]:
+    def read(
+        self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None, emphasis: str = "Original"
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings of some prompts, and one of each as a whole.
 
         Args:
             texts: one prompt per picture, read by the text encoder as one batch.
             clip_skip: 1 takes the last layer, 2 the one before; the final norm follows in each case.
             length: chunks to fill, at least `self.length(texts)`; shorter prompts get empty chunks.
+            emphasis: what weights do, see `weighted`.
 
         Returns:
             Tensors of shapes `(len(texts), 77 * length, width)` and `(len(texts), width)`, dtype and device of the text
@@ -95,7 +118,7 @@ class PromptEncoder:
         count = length or max(len(row) for row in rows)
         columns = [[row[at] if at < len(row) else [] for row in rows] for at in range(count)]
         with torch.no_grad():
-            read = [self._read_chunks(column, clip_skip) for column in columns]
+            read = [self._read_chunks(column, clip_skip, emphasis) for column in columns]
         return torch.cat([hidden for hidden, _ in read], dim=1), read[0][1]
 
     def _with_room(self, chunk: list[Token], number: int, done: list[list[Token]]) -> list[Token]:
@@ -107,17 +130,29 @@ class PromptEncoder:
         done.append(chunk[:cut])
         return chunk[cut:]
 
+    def _pieces(self, text: str) -> Iterator[int | Tensor]:
+        """The numbers of the word pieces, and the vectors of words that were learnt, the longest that fit."""
+        numbers = self._numbers(text)
+        names = sorted(self._vectors, key=len, reverse=True)
+        at = 0
+        while at < len(numbers):
+            name = next((name for name in names if tuple(numbers[at : at + len(name)]) == name), None)
+            yield numbers[at] if name is None else self._vectors[name]
+            at += 1 if name is None else len(name)
+
     def _numbers(self, text: str) -> list[int]:
         clean = ftfy.fix_text(text)  # curly quotes, ligatures, &amp; as web UIs and CLIP's authors do
         return list(self._tokenizer(clean, add_special_tokens=False, verbose=False).input_ids)
 
-    def _read_chunks(self, chunks: Sequence[Sequence[Token]], clip_skip: int) -> tuple[Tensor, Tensor]:
+    def _read_chunks(self, chunks: Sequence[Sequence[Token]], clip_skip: int, emphasis: str) -> tuple[Tensor, Tensor]:
         import torch
 
         start, end, pad = (getattr(self._tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         rows = [[start, *(t.number for t in chunk), end, *[pad] * (ROOM - len(chunk))] for chunk in chunks]
         model = self._text_encoder
-        output = model(torch.tensor(rows, device=model.device), output_hidden_states=self._penultimate or clip_skip > 1)
+        with _vectors_put(model, chunks):
+            numbers = torch.tensor(rows, device=model.device)
+            output = model(numbers, output_hidden_states=self._penultimate or clip_skip > 1)
         if self._penultimate:
             hidden = output.hidden_states[-2]
         elif clip_skip > 1:
@@ -126,23 +161,50 @@ class PromptEncoder:
             hidden = output.last_hidden_state
         whole = getattr(output, "text_embeds", None)
         pooled = output.pooler_output if whole is None else whole
-        return weighted(hidden, [[t.weight for t in chunk] for chunk in chunks]), pooled
+        return weighted(hidden, [[t.weight for t in chunk] for chunk in chunks], emphasis), pooled
 
 
-def weighted(hidden: Tensor, weights: Sequence[Sequence[float]], *, behind: int = 1) -> Tensor:
-    """Embeddings times the tokens' weights, each picture's mean restored; neutral rows untouched.
+@contextmanager
+def _vectors_put(model: Any, chunks: Sequence[Sequence[Token]]) -> Iterator[None]:
+    """While it is open, the text encoder reads the tokens that have a vector as this."""
+    places = [(row, at, token) for row, chunk in enumerate(chunks) for at, token in enumerate(chunk, 1)]
+    put = [(row, at, token.vector) for row, at, token in places if token.vector is not None]
+    if not put:
+        yield
+        return
+
+    def replace(_: Any, __: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        for row, at, vector in put:
+            output[row, at] = vector.to(output)
+        return output
+
+    hook = model.get_input_embeddings().register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def weighted(
+    hidden: Tensor, weights: Sequence[Sequence[float]], emphasis: str = "Original", *, behind: int = 1
+) -> Tensor:
+    """Embeddings times the tokens' weights; neutral rows untouched.
 
     Args:
         hidden: shape `(n, tokens, width)`, changed in place.
         weights: of the tokens of each row, from the first `behind` on.
+        emphasis: `Original` restores each picture's mean, `No norm` does not, `Ignore` changes nothing.
         behind: tokens before the first that has a weight.
     """
     for row, values in enumerate(weights):
-        if all(value == 1 for value in values):
+        if emphasis == "Ignore" or all(value == 1 for value in values):
             continue
         neutral = hidden[row].float()
         factors = neutral.new_ones(len(neutral), 1)
         factors[behind : behind + len(values), 0] = neutral.new_tensor(values)
         changed = neutral * factors
-        hidden[row] = (changed * (neutral.mean() / changed.mean())).to(hidden.dtype)
+        if emphasis == "Original":
+            changed = changed * (neutral.mean() / changed.mean())
+        hidden[row] = changed.to(hidden.dtype)
     return hidden

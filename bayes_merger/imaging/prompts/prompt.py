@@ -1,7 +1,7 @@
 r"""AUTOMATIC1111's prompt syntax, the part that controls attention: `(a)`, `(a:1.2)`, `[a]`, `\(`, `BREAK`.
 
-What depends on the step or on other files (`[a:b:0.5]`, `[a|b]`, `AND`, `<lora:...>`) is refused at start-up rather
-than drawn as if it were words. The syntax is described at
+What depends on the step is read in `editing`, networks in `networks`, word lists in `wildcards`. What cannot be drawn
+(`AND`) is refused at start-up rather than drawn as if it were words. The syntax is described at
 https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bayes_merger.errors import ConfigError, printable
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.prompts.editing import said_at_last
+from bayes_merger.imaging.prompts.networks import network_tags, without_tags
 
 ROUND = 1.1  # (a) strengthens by this factor
 SQUARE = 1 / 1.1  # [a] weakens by it
@@ -26,9 +28,7 @@ _PIECES = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _DEEPEST = 100  # weighing takes time for each text inside each bracket; 1.1 ** 100 is 13781
-_EXTRA_NETWORK = re.compile(r"<\w+:[^>]+>")
 _AND = re.compile(r"\bAND\b")
-_TIMED = re.compile(r":\s*\d*\.?\d+\s*$")
 
 
 @dataclass(frozen=True)
@@ -83,34 +83,32 @@ def parse_prompt(text: str) -> list[Segment]:
 def plain_prompt(text: str) -> str:
     """The words alone, for scorers that read the prompt.
 
-    >>> plain_prompt("a (red:1.3) [old] house BREAK night")
-    'a red old house night'
+    >>> plain_prompt("a (red:1.3) [old] house [by day:by night:0.5] BREAK stars <lora:sky:1>")
+    'a red old house by night stars'
     """
     parts: dict[int, str] = {}
-    for segment in parse_prompt(text):
+    for segment in parse_prompt(said_at_last(without_tags(text))):
         parts[segment.part] = parts.get(segment.part, "") + segment.text
     return " ".join(" ".join(parts.values()).split())
 
 
-def check_prompt(text: str) -> None:
+def check_prompt(text: str, *, negative: bool = False) -> None:
     """Refuse syntax that would silently be drawn as words.
 
+    Args:
+        text: the prompt.
+        negative: whether it is a negative prompt, where web UIs read neither networks nor `AND`.
+
     Raises:
-        ConfigError: for prompt editing, alternation, `AND` and networks called from the prompt; names the piece.
+        ConfigError: for `AND`, brackets without end, and tags of networks that are not understood.
     """
     if _depth(text) > _DEEPEST:
         raise ConfigError(f"prompt: more than {_DEEPEST} brackets inside each other; remove some, or write \\( for one")
-    if network := _EXTRA_NETWORK.search(text):
-        shown = printable(network.group())
-        raise ConfigError(
-            f"prompt: {shown} calls another network, which is not supported; merge it into the models first"
-        )
-    if _AND.search(text):
+    tags = network_tags(text)
+    if negative and tags:
+        raise ConfigError(f"negative_prompt: <lora:{tags[0].name}:...> does nothing there; put it into the prompt")
+    if not negative and _AND.search(text):
         raise ConfigError("prompt: AND (composable diffusion) is not supported; write `and`, or use BREAK")
-    for piece in _square_brackets(text):
-        if _TIMED.search(piece) or "|" in piece:
-            what = "edits the prompt while drawing" if _TIMED.search(piece) else "alternates words"
-            raise ConfigError(rf"prompt: [{printable(piece)}] {what}, which is not supported; write \[ for a bracket")
 
 
 def _depth(text: str) -> int:
@@ -120,18 +118,6 @@ def _depth(text: str) -> int:
         depth += (piece.group() in "([") - (piece.group() in ")]")
         most, depth = max(most, depth), max(depth, 0)
     return most
-
-
-def _square_brackets(text: str) -> list[str]:
-    """The text between each unescaped `[` and its `]`."""
-    starts: list[int] = []
-    found = []
-    for piece in re.finditer(r"\\.|[\[\]]", text, re.DOTALL):
-        if piece.group() == "[":
-            starts.append(piece.end())
-        elif piece.group() == "]" and starts:
-            found.append(text[starts.pop() : piece.start()])
-    return found
 
 
 def _joined(segments: list[Segment]) -> list[Segment]:

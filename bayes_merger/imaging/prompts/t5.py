@@ -43,7 +43,7 @@ class T5Encoder:
         if (count := max(len(self.tokens(text)) for text in texts)) > self.room - 1:
             raise ConfigError(f"prompt: {count} tokens, and T5 reads {self.room - 1} at most; make it shorter")
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
+    def encode(self, texts: Sequence[str], emphasis: str = "Original") -> Tensor:
         """Embeddings of some prompts, none longer than `room - 1` tokens.
 
         Returns:
@@ -56,4 +56,4 @@ class T5Encoder:
         rows = [[*(t.number for t in row), end, *[pad] * (self.room - 1 - len(row))] for row in read]
         with torch.no_grad():
             hidden = self._model(torch.tensor(rows, device=self._model.device))[0]
-        return weighted(hidden, [[t.weight for t in row] for row in read], behind=0)
+        return weighted(hidden, [[t.weight for t in row] for row in read], emphasis, behind=0)

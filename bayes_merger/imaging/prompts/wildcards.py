@@ -1,4 +1,7 @@
-"""`__colour__` in a prompt stands for one line of `colour.txt`, drawn anew for every picture, once per study."""
+"""Word lists and choices: `__colour__` stands for a line of `colour.txt`, `{red|blue}` for one of its options.
+
+They are drawn anew for every picture, once per study. Both may stand inside each other, and in the lists.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +9,71 @@ import os
 import random
 import re
 import unicodedata
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from bayes_merger.documents import files_below, read_text
+from bayes_merger.documents import files_below, read_document, read_text
 from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.imaging.prompts.braces import Choice, Option, choose, first_choice, option
 
-_WILDCARD = re.compile(r"__([^\W_][\w /.-]*?)__")
+_NAME = r"__((?:[^\W_]|\*)[\w /.*-]*?)__"
+_WILDCARD = re.compile(_NAME)
+_ALONE = re.compile(rf"\s*{_NAME}\s*")
 _DEEPEST = 20  # a wildcard that contains itself would never end
 _LONGEST = 20_000  # characters; one that contains itself twice would fill the memory
 _LARGEST = 32 << 20  # bytes of a word list
+_TABLES = (".yaml", ".yml", ".json")
+_MOST_CHOICES = 2_000  # in one text, one after another
 
 
 class Wildcards:
-    """The word lists in a folder (sub-folders as `__animals/birds__`)."""
+    """The word lists in a folder.
+
+    A list is a text file with a line for each option (sub-folders as `__animals/birds__`), or a list in a YAML or JSON
+    file, called by the keys above it, with or without the file's own name. `*` stands for any part of a name: the lists
+    that fit are one. A line may have a weight, as in `0.5::red`.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         """Remember the folder; files are read when a prompt asks for them."""
         self._folder = folder
-        self._lines = lru_cache(maxsize=None)(self._read)
+        self._options = lru_cache(maxsize=None)(self._read)
 
     def expand(self, text: str, draw: random.Random) -> str:
-        """The text with every wildcard replaced; options may contain wildcards themselves.
+        """The text with every wildcard and choice replaced; options may contain some themselves.
 
         Raises:
             ConfigError: no folder was given, a file is missing or empty, or wildcards refer to each other endlessly.
         """
         for _ in range(_DEEPEST):
-            expanded = _WILDCARD.sub(self._one_of(draw), text)
+            expanded = _WILDCARD.sub(self._one_of(draw), self._chosen(text, draw))
             if expanded == text:
                 return text
             text = expanded
         raise ConfigError(f"wildcards: they refer to each other endlessly in '{printable(text, longest=80)}'")
+
+    def _chosen(self, text: str, draw: random.Random) -> str:
+        """The text with every choice in braces drawn; choices among the options come next."""
+        for _ in range(_MOST_CHOICES):
+            if (found := first_choice(text)) is None:
+                return text
+            before, choice, behind = found
+            text = before + self._with_lists(choice).drawn(draw) + behind
+            if len(text) > _LONGEST:
+                raise ConfigError(f"wildcards: more than {_LONGEST} characters come of one prompt")
+        raise ConfigError(f"prompt: has more than {_MOST_CHOICES} choices in braces; write fewer")
+
+    def _with_lists(self, choice: Choice) -> Choice:
+        """A choice of several among the lines of a list: `{2$$__colours__}`."""
+        alone = _ALONE.fullmatch(choice.options[0].text) if len(choice.options) == 1 and choice.high != 1 else None
+        if alone is None:
+            return choice
+        options = self._options(alone[1])
+        return replace(choice, options=options, high=max(choice.high, choice.low))
 
     def _one_of(self, draw: random.Random) -> Callable[[re.Match[str]], str]:
         """Draws a line for each wildcard of a text."""
@@ -46,7 +81,7 @@ class Wildcards:
 
         def one_of(found: re.Match[str]) -> str:
             nonlocal room
-            line = draw.choice(self._lines(found[1]))
+            line = choose(self._options(found[1]), draw)
             room -= len(line)
             if room < 0:
                 raise ConfigError(f"wildcards: more than {_LONGEST} characters come of one prompt")
@@ -54,32 +89,77 @@ class Wildcards:
 
         return one_of
 
-    def _read(self, name: str) -> list[str]:
+    def _read(self, name: str) -> tuple[Option, ...]:
+        """The options of a list, or of all lists whose names fit."""
         if self._folder is None:
             raise ConfigError(f"wildcard __{name}__: no folder of word lists is given; set  wildcards=FOLDER")
-        file = self._file(self._folder, name)
+        if "*" in name:
+            fitting = [known for known in self._names if fnmatchcase(_plain(known), _plain(name))]
+            lines = [line for known in fitting for line in self._lines(known) or ()]
+        else:
+            lines = self._lines(name)
+        if lines is None or ("*" in name and not fitting):
+            way_out = nearest(name, self._names)
+            raise ConfigError(f"wildcard __{name}__: no {name}.txt in {self._folder}; {way_out}")
+        if not lines:
+            raise ConfigError(f"wildcard __{name}__: {self._file(name) or self._folder} has no lines")
+        return tuple(map(option, lines))
+
+    def _lines(self, name: str) -> list[str] | None:
+        """The lines of the list of that name; None where there is none."""
+        file = self._file(name)
         if file is None:
-            known = [path.relative_to(self._folder).with_suffix("").as_posix() for path in _lists(self._folder)]
-            raise ConfigError(f"wildcard __{name}__: no {name}.txt in {self._folder}; {nearest(name, known)}")
+            return self._tables.get(_plain(name))
         try:
             text = read_text(file, largest=_LARGEST)
         except ConfigError as error:
             raise ConfigError(f"wildcard __{name}__: {file}: {error}") from None
         lines = [line.strip() for line in text.splitlines()]
-        options = [line for line in lines if line and not line.startswith("#")]
-        if not options:
-            raise ConfigError(f"wildcard __{name}__: {file} has no lines")
-        return options
+        return [line for line in lines if line and not line.startswith("#")]
 
-    def _file(self, folder: Path, name: str) -> Path | None:
-        """The list of that name; macOS writes letters with marks as two characters, keyboards as one."""
-        if ".." in PurePosixPath(name).parts:
+    @cached_property
+    def _names(self) -> list[str]:
+        texts = (_name(self._folder, path) for path in files_below(self._folder, (".txt",))) if self._folder else ()
+        return sorted({*texts, *self._tables})
+
+    @cached_property
+    def _tables(self) -> Mapping[str, list[str]]:
+        """The lists in YAML and JSON files, by their names."""
+        found: dict[str, list[str]] = {}
+        for path in files_below(self._folder, _TABLES) if self._folder else ():
+            try:
+                lists = dict(_lists(read_document(path, largest=_LARGEST)))
+            except ConfigError as error:
+                raise ConfigError(f"wildcards: {path}: {error}") from None
+            own = _name(self._folder, path)
+            for keys, lines in lists.items():
+                for name in dict.fromkeys(("/".join(keys), "/".join((own, *keys)))):
+                    if name:
+                        found.setdefault(_plain(name), lines)
+        return found
+
+    def _file(self, name: str) -> Path | None:
+        """The text file of that name; macOS writes letters with marks as two characters, keyboards as one."""
+        if self._folder is None or ".." in PurePosixPath(name).parts:
             return None
         forms = dict.fromkeys((name, *(unicodedata.normalize(how, name) for how in ("NFC", "NFD"))))
-        files = (folder / f"{form}.txt" for form in forms)
+        files = (self._folder / f"{form}.txt" for form in forms)
         # Path's own functions raise where a folder may not be entered
         return next((file for file in files if os.path.exists(file)), None)  # noqa: PTH110
 
 
-def _lists(folder: Path) -> list[Path]:
-    return list(files_below(folder, (".txt",)))
+def _lists(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """The lists of a document, by the keys above them; numbers in them are words."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _lists(value, (*keys, str(key)))
+    elif isinstance(data, list):
+        yield keys, [str(line).strip() for line in data if isinstance(line, str | int | float) and str(line).strip()]
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _name(folder: Path | None, path: Path) -> str:
+    return path.relative_to(folder or path.anchor).with_suffix("").as_posix()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,12 +33,9 @@ def test_a_request_at_its_defaults_is_a_payload() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("subseed_strength", 0.3),
         ("seed_resize_from_h", 512),
-        ("enable_hr", True),
         ("restore_faces", True),
         ("tiling", True),
-        ("styles", ["anime"]),
         ("eta", 0.5),
         ("s_churn", 1),
         ("s_noise", 1.1),
@@ -46,7 +44,7 @@ def test_a_request_at_its_defaults_is_a_payload() -> None:
         ("alwayson_scripts", {"ControlNet": {"args": [{"enabled": True}]}}),
         ("refiner_checkpoint", "sd_xl_refiner"),
         ("override_settings", {"sd_model_checkpoint": "other"}),
-        ("override_settings", {"eta_noise_seed_delta": 31337}),
+        ("override_settings", {"sdxl_refiner_low_aesthetic_score": 2}),
     ],
 )
 def test_what_would_change_the_picture_is_refused_by_its_name(field: str, value: object) -> None:
@@ -100,3 +98,93 @@ def test_a_stored_payload_that_is_damaged_is_one_line(damage: dict[str, Any]) ->
     assert Payload.from_json(whole.to_json()) == whole
     with pytest.raises(ConfigError, match="a payload of the study is damaged"):
         Payload.from_json(whole.to_json() | damage)
+
+
+def test_noise_and_emphasis_are_read_where_the_api_has_them() -> None:
+    settings = {"randn_source": "NV", "emphasis": "No norm", "eta_noise_seed_delta": 31337}
+    payload = payload_from_mapping("x", {"prompt": "a", "override_settings": settings})
+    assert (payload.rng, payload.emphasis, payload.eta_noise_seed_delta) == ("nv", "No norm", 31337)
+    assert payload_from_mapping("x", {"prompt": "a", "rng": "GPU"}).rng == "nv"
+    for field, words in (("rng", "use one of cpu, nv"), ("emphasis", "use one of Original, No norm, Ignore")):
+        with pytest.raises(ConfigError, match=f"{field}: 'None' is not supported; {words}"):
+            payload_from_mapping("x", {"prompt": "a", field: "None"})
+
+
+SECOND = {"prompt": "a", "width": 512, "height": 512, "steps": 20, "enable_hr": True, "denoising_strength": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "scaled"),
+    [
+        ({}, (1024, 1024), (1024, 1024)),
+        ({"hr_scale": 1.5}, (768, 768), (768, 768)),
+        ({"hr_resize_x": 768}, (768, 768), (768, 768)),
+        ({"height": 768, "hr_resize_y": 1152}, (768, 1152), (768, 1152)),
+        ({"hr_resize_x": 768, "hr_resize_y": 512}, (768, 512), (768, 768)),
+        ({"hr_resize_x": 512, "hr_resize_y": 768}, (512, 768), (768, 768)),
+        ({"width": 520, "hr_scale": 1.3}, (672, 664), (672, 664)),
+    ],
+)
+def test_the_second_pass_is_as_large_as_in_web_uis(
+    fields: dict[str, Any], size: tuple[int, int], scaled: tuple[int, int]
+) -> None:
+    hires = payload_from_mapping("x", SECOND | fields).hires
+    assert hires is not None
+    assert (hires.width, hires.height) == size
+    assert (hires.scaled_width, hires.scaled_height) == scaled
+
+
+@pytest.mark.parametrize(("steps", "strength", "whole"), [(0, 0.5, 40), (10, 0.7, 14), (12, 1, 12), (7, 0.3, 23)])
+def test_a_second_pass_draws_all_its_steps(steps: int, strength: float, whole: int) -> None:
+    fields = {"hr_second_pass_steps": steps, "denoising_strength": strength}
+    hires = payload_from_mapping("x", SECOND | fields).hires
+    assert hires is not None
+    assert (hires.steps, hires.schedule_steps) == (steps or 20, whole)
+
+
+def test_a_second_pass_has_the_sampler_of_the_first_unless_it_is_given() -> None:
+    for fields, expected in (
+        ({}, ("DPM++ 2M", "Exponential")),
+        ({"hr_sampler_name": "Euler", "hr_scheduler": "Use same scheduler"}, ("Euler", "Exponential")),
+        ({"hr_sampler_name": "Use same sampler", "hr_scheduler": "karras"}, ("DPM++ 2M", "Karras")),
+    ):
+        hires = payload_from_mapping(
+            "x", SECOND | {"sampler_name": "DPM++ 2M", "scheduler": "exponential"} | fields
+        ).hires
+        assert hires is not None
+        assert (hires.sampler_name, hires.scheduler) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"hr_upscaler": "4x-UltraSharp"}, "hr_upscaler: '4x-UltraSharp' is a network of its own"),
+        ({"denoising_strength": 0}, "denoising_strength: 0 draws nothing"),
+        ({"hr_checkpoint_name": "other"}, "hr_checkpoint_name is not supported"),
+        ({"hr_sampler_name": "Restart"}, "the nearest is 'Heun'"),
+        ({"hr_prompt": "a AND b"}, "AND"),
+        ({"hr_scale": 0.1, "width": 16}, "would be 0x"),
+        ({"enable_hr": "maybe"}, "enable_hr: expected true or false"),
+    ],
+)
+def test_a_second_pass_that_cannot_be_drawn_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        payload_from_mapping("x", SECOND | fields)
+
+
+def test_styles_are_put_around_the_prompts(tmp_path: Path) -> None:
+    file = tmp_path / "styles.csv"
+    file.write_text(
+        '\ufeffname,prompt,negative_prompt\nfilm,"{prompt}, grain","cgi, 3d"\nart,"oil, canvas",\nNone,,\n', "utf-8"
+    )
+    fields = {"prompt": "a cat", "negative_prompt": "blurry", "styles": ["film", "art"]}
+    payload = payload_from_mapping("x", fields, file)
+    assert payload.prompt == "a cat, grain, oil, canvas"
+    assert payload.negative_prompt == "blurry, cgi, 3d"
+    with pytest.raises(ConfigError, match=r"no 'fim' in .*styles\.csv; did you mean film"):
+        payload_from_mapping("x", fields | {"styles": ["fim"]}, file)
+    with pytest.raises(ConfigError, match=r"set  styles=styles\.csv"):
+        payload_from_mapping("x", fields)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="its first line is not"):
+        payload_from_mapping("x", fields, tmp_path / "other.csv")

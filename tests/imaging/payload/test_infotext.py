@@ -33,8 +33,8 @@ def test_it_gives_the_payload_back(clip_skip: int) -> None:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ("Steps: 20, Denoising strength: 0.5, Hires upscale: 2, Hires steps: 5", "enable_hr is not supported"),
-        ("Steps: 20, Variation seed: 3, Variation seed strength: 0.3", "subseed_strength is not supported"),
+        ("Steps: 20, Hires upscale: 2, Hires upscaler: 4x-UltraSharp", "'4x-UltraSharp' is a network of its own"),
+        ("Steps: 20, Seed resize from: 512x512", "seed_resize_from_w is not supported"),
         ("Steps: 20, Size: big", "Size: 'big' is no such number"),
         ("Steps: 20, Sampler: DPM++ SDE", "the nearest is"),
         ("Steps: 20, ControlNet 0: x", "unknown parameter 'ControlNet 0'"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -56,11 +57,11 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": "a", "seed": -2}, "seed: -2 is not between -1"),
         ({"prompt": "a", "score_weight": -1}, "score_weight: -1 is not between 0"),
         ({"prompt": "a", "score_weight": 1, "importance": 2}, "importance is given twice"),
-        ({"prompt": "a", "enable_hr": True}, "enable_hr is not supported"),
+        ({"prompt": "a", "tiling": True}, "tiling is not supported"),
         ({"prompt": "a", "sampler_name": "Euler b"}, "did you mean Euler"),
         ({"prompt": "a", "sampler_name": "DPM++ SDE Karras"}, "the nearest is 'DPM\\+\\+ 2M SDE'"),
-        ({"prompt": "a <lora:b:1>"}, "<lora:b:1>"),
-        ({"prompt": "a", "negative_prompt": "[a|b]"}, "alternates"),
+        ({"prompt": "a <hypernet:b:1>"}, "<hypernet:b:1>"),
+        ({"prompt": "a", "negative_prompt": "<lora:b:1>"}, "does nothing there"),
     ],
 )
 def test_a_bad_field_is_one_clear_line(fields: dict[str, Any], message: str) -> None:
@@ -79,6 +80,34 @@ def test_pictures_of_a_batch_have_consecutive_seeds() -> None:
     (payload,) = resolve([Payload("cat", "a cat", seed=7, batch_size=3)], seed=0)
     assert payload.seeds == (7, 8, 9)
     assert payload.prompts == ("a cat",) * 3
+
+
+def test_variations_share_the_seed_and_count_the_subseed() -> None:
+    (payload,) = resolve([Payload("cat", "a cat", seed=7, subseed=20, subseed_strength=0.3, batch_size=3)], seed=0)
+    assert (payload.seeds, payload.subseeds) == ((7, 7, 7), (20, 21, 22))
+    (drawn,) = resolve([Payload("cat", "a cat", seed=7, subseed_strength=0.3)], seed=0)
+    assert drawn.subseeds[0] >= 0
+    assert resolve([drawn], seed=9) == (drawn,)
+
+
+def test_a_second_pass_has_words_of_its_own(tmp_path: Path) -> None:
+    fields = {"prompt": "a", "enable_hr": True, "hr_prompt": "b {c|d}", "batch_size": 9}
+    (payload,) = resolve([payload_from_mapping("p", fields)], 0)
+    assert payload.hires is not None
+    assert set(payload.second_prompts()[0]) == {"b c", "b d"}
+    assert payload.second_prompts()[1] == payload.negative_prompts == ("",) * 9
+    assert Payload.from_json(payload.to_json()) == payload
+    assert payload.picked((2, 4)).hires == dataclasses.replace(
+        payload.hires, prompts=(payload.hires.prompts[2], payload.hires.prompts[4])
+    )
+
+
+def test_what_studies_did_not_have_at_first_is_only_kept_where_it_is_used() -> None:
+    (payload,) = resolve([Payload("p", "a")], 0)
+    new = {"rng", "emphasis", "subseed", "subseed_strength", "eta_noise_seed_delta", "hires", "subseeds"}
+    assert not new & payload.to_json().keys()
+    (used,) = resolve([Payload("p", "a", rng="nv", subseed_strength=0.5)], 0)
+    assert new & used.to_json().keys() == {"rng", "subseed", "subseed_strength", "subseeds"}
 
 
 def test_open_seeds_are_drawn_once_from_the_studys_seed() -> None:
@@ -108,13 +137,13 @@ def test_wildcard_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "colour.txt").write_text("red")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "loop.txt").write_text("a __loop__")
-    (tmp_path / "net.txt").write_text("<lora:a:1>")
+    (tmp_path / "net.txt").write_text("<lora:a:x>")
     (tmp_path / "bell.txt").write_text("a \x9b31m cat")
     for prompt, message in [
         ("__color__", "no color.txt in .*; did you mean colour"),
         ("__empty__", "has no lines"),
         ("__loop__", "each other endlessly"),
-        ("__net__", "<lora:a:1>"),
+        ("__net__", "<lora:a:x>: 'x' is no strength"),
         ("__bell__", "control character"),
         ("__x/../colour__", "no x/../colour.txt"),
     ]:

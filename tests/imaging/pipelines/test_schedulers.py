@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
+import torch
+from torch import Tensor
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, build_scheduler, check_sampler
+from tests.imaging.pipelines.sigma_reference import METHODS, denoiser, sigmas_of
 
 
 @pytest.mark.parametrize(
@@ -31,6 +36,10 @@ from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, build_scheduler,
         ("heun", "karras", ("Heun", "Karras")),
         ("ddim", "Automatic", ("DDIM", "Uniform")),
         ("lcm", "Automatic", ("LCM", "Uniform")),
+        ("DPM++ 2M", "Polyexponential", ("DPM++ 2M", "Exponential")),
+        ("Heun", "Normal", ("Heun", "Uniform")),
+        ("dpmpp_2m", "beta", ("DPM++ 2M", "Beta")),
+        ("Euler a SGM Uniform", "Automatic", ("Euler a", "SGM Uniform")),
     ],
 )
 def test_names_as_web_ui_users_write_them(name: str, scheduler: str, expected: tuple[str, str]) -> None:
@@ -44,14 +53,16 @@ def test_names_as_web_ui_users_write_them(name: str, scheduler: str, expected: t
         ("Eular", "Automatic", "no sampler 'Eular'; did you mean Euler"),
         ("DPM++ 2S a Karras", "Automatic", "nearest is 'Euler a'"),
         ("Restart", "Automatic", "nearest is 'Heun'"),
-        ("Euler a Karras", "Automatic", "no 'Karras' for the sampler 'Euler a'; it has Uniform"),
-        ("Euler", "Beta", "no 'Beta' for the sampler 'Euler'"),
+        ("Euler a Karras", "Automatic", "no 'Karras' for the sampler 'Euler a'; it has Uniform, Simple, SGM"),
+        ("Euler", "KL Optimal", "no 'KL Optimal' for the sampler 'Euler'"),
         ("Euler", "Karas", "no noise schedule 'Karas'; did you mean Karras"),
         ("Euler Karras", "Exponential", "contradict"),
         ("dpmpp_3m_sde_gpu", "karras", r"nearest is 'DPM\+\+ 2M SDE'"),
         ("k_dpm_2_a_ka", "Automatic", "nearest is 'Euler a'"),
         ("dpmpp_2s_ancestral", "normal", "nearest is 'Euler a'"),
-        ("ddpm", "Automatic", "no sampler 'ddpm'; did you mean DPM2 or DDIM"),
+        ("ddpm", "Automatic", "nearest is 'Euler a'"),
+        ("heunpp2", "beta", "nearest is 'Heun'"),
+        ("euler_ancestral_cfg_pp", "normal", "nearest is 'Euler a'"),
         ("x" * 9000, "Automatic", r"no sampler 'xxx.*\.\.\."),
     ],
 )
@@ -77,3 +88,40 @@ def test_v_prediction_and_zero_snr_are_honoured_or_refused(name: str) -> None:
     else:
         with pytest.raises(ConfigError, match="zero terminal SNR; use one of Euler a"):
             build_scheduler(name, prediction_type="v_prediction", zero_snr=True)
+
+
+def network(x: Tensor, time: Tensor) -> Tensor:
+    """A network that any change of its inputs changes: smooth, of the same size for every time."""
+    kernel = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.15
+    near = torch.nn.functional.conv2d(x, kernel, padding=1)
+    return torch.tanh(near + 0.8 * x + (time.double() / 1000 - 0.5) * 0.3)
+
+
+def noise(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn_by_diffusers(name: str, schedule: str, steps: int) -> Tensor:
+    scheduler, generator = build_scheduler(name, schedule), noise(1)
+    scheduler.set_timesteps(steps)
+    x = torch.randn(1, 4, 16, 16, generator=generator, dtype=torch.float64) * scheduler.init_noise_sigma
+    options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    for time in scheduler.timesteps:
+        predicted = network(scheduler.scale_model_input(x, time), time)
+        x = scheduler.step(predicted, time, x, **options, return_dict=False)[0]
+    return x
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"), [(name, schedule) for name in METHODS for schedule in SAMPLERS[name].schedules]
+)
+def test_samplers_draw_what_those_of_web_uis_draw(name: str, schedule: str) -> None:
+    generator, sigmas = noise(1), sigmas_of(schedule, 10)
+
+    def draw() -> Tensor:
+        return torch.randn(1, 4, 16, 16, generator=generator, dtype=torch.float64)
+
+    expected = METHODS[name](denoiser(network), draw() * sigmas[0], sigmas, draw)
+    error = (drawn_by_diffusers(name, schedule, 10) - expected).abs().max() / expected.abs().max()
+    exact = name != "DPM++ 2M" and schedule != "SGM Uniform"
+    assert error < (1e-6 if exact else SAMPLERS[name].error or 0)

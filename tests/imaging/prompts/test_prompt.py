@@ -70,17 +70,17 @@ def test_break_begins_a_new_part_also_inside_brackets() -> None:
 
 def test_plain_prompt_is_what_a_scorer_reads() -> None:
     assert plain_prompt(r"a (red:1.3) \(big\) [old]  house BREAK night") == "a red (big) old house night"
+    assert plain_prompt("a [red:blue:0.5] [cat|dog] [fog::3] <lora:fur:1>") == "a blue cat dog"
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("a [cat:dog:0.5]", r"\[cat:dog:0.5\] edits"),
-        ("a [(cat:1.2):8]", "edits"),
-        ("a [cat::3] b", "edits"),
-        ("a [cat|dog]", "alternates"),
         ("a cat AND a dog", "AND"),
-        ("a cat <lora:fur:0.8>", "<lora:fur:0.8>"),
+        ("a cat <hypernet:fur:0.8>", "<hypernet:fur:0.8> calls a network of a kind that is not supported"),
+        ("<lora:fur:much>", "'much' is no strength"),
+        ("<lora:fur:1:lbw=MIDD>", "'lbw=' is not supported"),
+        ("<lora:fur:1> <lora:fur:0.5>", "<lora:fur:...> is there twice"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(text: str, named: str) -> None:
@@ -88,9 +88,18 @@ def test_what_cannot_be_drawn_is_refused(text: str, named: str) -> None:
         check_prompt(text)
 
 
-@pytest.mark.parametrize("text", ["a [cat]", "a (cat:1.2)", r"\[a:b:0.5\]", "BAND AND_ <3 12:30]", "a | b"])
+@pytest.mark.parametrize(
+    "text",
+    ["a [cat]", r"\[a:b:0.5\]", "BAND AND_ <3 12:30]", "a | b", "a [cat:dog:0.5]", "a [cat|dog]", "a <lora:fur:0.8>"],
+)
 def test_what_can_be_drawn_passes(text: str) -> None:
     check_prompt(text)
+
+
+def test_a_negative_prompt_names_no_networks_and_knows_no_and() -> None:
+    check_prompt("a cat AND a dog", negative=True)
+    with pytest.raises(ConfigError, match=r"negative_prompt: <lora:fur:\.\.\.> does nothing there"):
+        check_prompt("blurry <lora:fur:1>", negative=True)
 
 
 def test_docstring_examples() -> None:
@@ -105,7 +114,7 @@ def test_a_thousand_brackets_are_refused_at_once() -> None:
 
 
 def test_what_is_refused_is_shown_in_a_few_words() -> None:
-    for text in (f"<lora:{'x' * 5000}:1>", f"[{'x' * 5000}|b]", "<lora:\u202egnp:1>"):
+    for text in (f"<net:{'x' * 5000}:1>", f"<lora:a:{'x' * 5000}>", "<lora:\u202egnp:\u202e>"):
         with pytest.raises(ConfigError) as caught:
             check_prompt(text)
         assert len(str(caught.value)) < 300

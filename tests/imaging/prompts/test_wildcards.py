@@ -68,3 +68,70 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             expand(tmp_path, f"__{name}__")
+
+
+def drawn(folder: Path | None, text: str, count: int = 200) -> set[str]:
+    return {Wildcards(folder).expand(text, random.Random(seed)) for seed in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a {red|blue} ball", {"a red ball", "a blue ball"}),
+        ("{a|b {c|d}}", {"a", "b c", "b d"}),
+        ("{a|}", {"a", ""}),
+        ("{0::a|b}", {"b"}),
+        ("{2$$a|b}", {"a, b", "b, a"}),
+        ("{2$$ and $$a|b}", {"a and b", "b and a"}),
+        ("{1-2$$a|b}", {"a", "b", "a, b", "b, a"}),
+        ("{-1$$a|b}", {"", "a", "b"}),
+        ("{9$$a|b}", {"a, b", "b, a"}),
+        ("{2$$a|a}", {"a, a"}),
+        ("x { y {a|b}", {"x { y a", "x { y b"}),
+        ("{word}", {"{word}"}),
+        ("{word {a|b}}", {"{word a}", "{word b}"}),
+        (r"\{a|b\}", {r"\{a|b\}"}),
+        ("${c={a|b}} ${c}", {"${c={a|b}} ${c}"}),
+        ("a|b} {", {"a|b} {"}),
+    ],
+)
+def test_choices_in_braces(text: str, expected: set[str]) -> None:
+    assert drawn(None, text) == expected
+
+
+def test_weights_make_options_likelier() -> None:
+    lines = [Wildcards(None).expand("{3::a|b|0::c}", random.Random(seed)) for seed in range(400)]
+    assert 260 < lines.count("a") < 340
+    assert lines.count("a") + lines.count("b") == 400
+
+
+def test_lists_have_weights_globs_and_several_at_once(tmp_path: Path) -> None:
+    (tmp_path / "animals").mkdir()
+    (tmp_path / "animals" / "birds.txt").write_text("robin\n0::dodo\n")
+    (tmp_path / "animals" / "fish.txt").write_text("{big|small} carp\n")
+    assert drawn(tmp_path, "__animals/birds__") == {"robin"}
+    assert drawn(tmp_path, "__animals/*__") == {"robin", "big carp", "small carp"}
+    assert drawn(tmp_path, "__*ish__") == {"big carp", "small carp"}
+    assert drawn(tmp_path, "{__animals/birds__|cat}") == {"robin", "cat"}
+
+
+def test_lists_in_yaml_and_json_are_called_by_their_keys(tmp_path: Path) -> None:
+    (tmp_path / "zoo.yaml").write_text("animals:\n  birds: [robin, 2]\ncolours: [red]\n")
+    (tmp_path / "moods.json").write_text('["calm"]')
+    assert drawn(tmp_path, "__animals/birds__") == {"robin", "2"}
+    assert drawn(tmp_path, "__zoo/animals/birds__") == {"robin", "2"}
+    assert drawn(tmp_path, "__Animals/*__ __colours__ __moods__") == {"robin red calm", "2 red calm"}
+    with pytest.raises(ConfigError, match=r"no colour\.txt in .*; did you mean colours"):
+        expand(tmp_path, "__colour__")
+
+
+def test_choices_that_make_no_sense_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("a: [")
+    for text, words in (
+        ("{0::a|0::b}", "all options beside 'a' have weight 0"),
+        ("{3-2$$a|b}", "takes at least 3 and at most 2"),
+        ("{a|b}" * 3000, "more than 2000 choices"),
+        ("__nothing*__", "bad.yaml: "),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            expand(tmp_path, text)

@@ -17,6 +17,8 @@ from bayes_merger.imaging.pipelines.schedulers import build_scheduler
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -49,6 +51,9 @@ class DrawnArchitecture:
         half: the dtype that `auto` stands for on a GPU.
         vae_in_fp32: whether the VAE overflows in fp16 and is kept in fp32.
         guided: whether negative prompts are drawn, at twice the cost.
+        changing: whether prompts may change on the way.
+        second_pipeline: name of the class in diffusers that draws a second pass; empty where there is none.
+        pooled_on_the_way: what diffusers' pipeline calls pooled embeddings on the way.
     """
 
     pipeline: ClassVar[str] = "StableDiffusionPipeline"
@@ -60,6 +65,9 @@ class DrawnArchitecture:
     half: ClassVar[str] = "fp16"
     vae_in_fp32: ClassVar[bool] = False
     guided: ClassVar[bool] = True
+    changing: ClassVar[bool] = True
+    second_pipeline: ClassVar[str] = ""
+    pooled_on_the_way: ClassVar[str] = ""
     components: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:
@@ -123,6 +131,11 @@ class DrawnArchitecture:
             zero_snr=self.model.zero_snr,
         )
 
+    @property
+    def clips(self) -> Sequence[PromptEncoder]:
+        """CLIP's text encoders, which read textual-inversion embeddings."""
+        raise NotImplementedError
+
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs; those of one batch have the same number.
 
@@ -131,9 +144,24 @@ class DrawnArchitecture:
         """
         raise NotImplementedError
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool) -> Conditioning:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
+    ) -> Conditioning:
         """What the denoiser is told of some prompts, each of them a picture's."""
         raise NotImplementedError
+
+    def on_the_way(self, sides: Sequence[Conditioning]) -> dict[str, Tensor]:
+        """What the denoiser is told from now on, as the pipeline takes it between two steps.
+
+        Args:
+            sides: of the negative prompts, if they are drawn, and of the prompts.
+        """
+        import torch
+
+        told = {"prompt_embeds": torch.cat([side.embeddings for side in sides])}
+        if self.pooled_on_the_way:
+            told[self.pooled_on_the_way] = torch.cat([side.pooled for side in sides if side.pooled is not None])
+        return told
 
     def options(self, payload: Payload) -> dict[str, Any]:
         """Further arguments of diffusers' pipeline."""

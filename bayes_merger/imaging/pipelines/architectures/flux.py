@@ -15,6 +15,8 @@ from bayes_merger.imaging.pipelines.loading import LoadedModel
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+
 _T5_TOKENS = 512  # as diffusers does by default
 
 
@@ -37,6 +39,7 @@ class Flux(DrawnArchitecture):
     multiple: ClassVar[int] = 16
     half: ClassVar[str] = "bf16"  # it overflows in fp16
     guided: ClassVar[bool] = False
+    changing: ClassVar[bool] = False  # CLIP's view of the prompt cannot change on the way
 
     def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizers)
@@ -66,14 +69,21 @@ class Flux(DrawnArchitecture):
         """A fresh scheduler of diffusers for one batch."""
         return build_flow_scheduler(payload.sampler_name, payload.scheduler, self.model.settings)
 
+    @property
+    def clips(self) -> Sequence[PromptEncoder]:
+        """CLIP's text encoders."""
+        return [self._clip]
+
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs."""
         self._t5.check(texts)
         return 1
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool) -> Conditioning:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
+    ) -> Conditioning:
         """What the denoiser is told of some prompts."""
-        return Conditioning(self._t5.encode(texts), self._clip.read(texts, length=1)[1])
+        return Conditioning(self._t5.encode(texts, emphasis), self._clip.read(texts, length=1)[1])
 
     def unpacked(self, latents: Tensor, payload: Payload) -> Tensor:
         """Latents as the VAE takes them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.imaging.payload import Payload
@@ -11,6 +11,9 @@ from bayes_merger.imaging.pipelines.architectures.architecture import Conditioni
 from bayes_merger.imaging.pipelines.architectures.sdxl import ClipPair
 from bayes_merger.imaging.pipelines.flow import build_flow_scheduler, check_flow_sampler
 from bayes_merger.imaging.pipelines.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from bayes_merger.imaging.prompts.embedding import PromptEncoder
 
 _T5_TOKENS = 256  # as diffusers does by default
 
@@ -22,6 +25,7 @@ class StableDiffusion3(DrawnArchitecture):
     network: ClassVar[str] = "transformer"
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3")
     optional: ClassVar[tuple[str, ...]] = ("text_encoder_3",)
+    pooled_on_the_way: ClassVar[str] = "pooled_prompt_embeds"
     t5: ClassVar[str] = "text_encoder_3"
     multiple: ClassVar[int] = 16
 
@@ -48,18 +52,29 @@ class StableDiffusion3(DrawnArchitecture):
         """A fresh scheduler of diffusers for one batch."""
         return build_flow_scheduler(payload.sampler_name, payload.scheduler, self.model.settings)
 
+    @property
+    def clips(self) -> Sequence[PromptEncoder]:
+        """CLIP's text encoders."""
+        return self._clips.encoders
+
     def length(self, texts: Sequence[str]) -> int:
         """Chunks of tokens that the longest of some prompts needs."""
         if self._t5 is not None:
             self._t5.check(texts)
         return self._clips.length(texts)
 
-    def encode(self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool) -> Conditioning:
+    def encode(
+        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
+    ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         import torch
 
-        clips, pooled = self._clips.read(texts, length)
+        clips, pooled = self._clips.read(texts, length, emphasis)
         width = int(self.model.modules["transformer"].config.joint_attention_dim)
         clips = torch.nn.functional.pad(clips, (0, width - clips.shape[-1]))
-        t5 = clips.new_zeros(len(texts), _T5_TOKENS, width) if self._t5 is None else self._t5.encode(texts).to(clips)
+        t5 = (
+            clips.new_zeros(len(texts), _T5_TOKENS, width)
+            if self._t5 is None
+            else self._t5.encode(texts, emphasis).to(clips)
+        )
         return Conditioning(torch.cat([clips, t5], dim=-2), torch.cat(pooled, dim=-1))

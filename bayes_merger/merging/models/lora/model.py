@@ -98,6 +98,10 @@ class LoraModel(ModelView):
         self.path, self.metadata, self.computed = lora.path, lora.metadata, True
         self._close = lora.close  # model A belongs to whoever opened it
 
+    def on(self, base: Checkpoint) -> LoraModel:
+        """The same LoRA on another model, which must stay open as well as this one."""
+        return LoraModel(base, self._lora)
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The LoRA's."""

@@ -1,0 +1,162 @@
+"""ComfyUI's graph -> the fields of a payload that draws the same picture.
+
+The graph is what ComfyUI sends to its server (`class_type` and `inputs` by number), as it writes it into its pictures.
+From the sampler that begins with an empty picture, links are followed back to prompts, LoRAs and sizes. A second
+sampler that goes on with the enlarged latents is a second pass. What a node does that is not known is said, not
+guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from bayes_merger.errors import ConfigError, printable
+
+_SAMPLERS = {"KSampler": "seed", "KSamplerAdvanced": "noise_seed"}
+_UPSCALES = {"nearest-exact": "Latent (nearest-exact)", "bilinear": "Latent", "bicubic": "Latent (bicubic)"}
+_FOLLOWED = ("conditioning", "positive", "conditioning_1", "text", "string", "value", "string_a", "text_g", "prompt")
+_PLAIN_NODES = ("CheckpointLoader", "LoraLoader", "CLIPSetLastLayer", "CLIPTextEncode", "Empty", "VAE", "SaveImage",
+                "PreviewImage", "KSampler", "LatentUpscale", "Note", "Primitive", "FluxGuidance", "ModelSampling",
+                "UNETLoader", "DualCLIPLoader", "CLIPLoader", "TripleCLIPLoader")  # fmt: skip
+_DEEPEST = 200  # links
+
+
+def is_graph(data: Any) -> bool:
+    """Whether this is a graph as ComfyUI sends it."""
+    return isinstance(data, Mapping) and any(
+        isinstance(node, Mapping) and "class_type" in node for node in data.values()
+    )
+
+
+def read_graph(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a payload, and what else the graph does.
+
+    Raises:
+        ConfigError: no sampler is found that begins with an empty picture.
+    """
+    graph = _Graph(
+        {
+            str(key): node
+            for key, node in data.items()
+            if isinstance(node, Mapping) and isinstance(node.get("inputs"), Mapping)
+        }
+    )
+    for number, node in graph.nodes.items():
+        if node.get("class_type") in _SAMPLERS and (size := graph.empty(node)):
+            return graph.payload(number, node, size), graph.others()
+    raise ConfigError("its graph has no KSampler that begins with an empty picture; write the payload by hand")
+
+
+@dataclass
+class _Graph:
+    nodes: Mapping[str, Mapping[str, Any]]
+    used: set[str] = field(default_factory=set)
+
+    def payload(self, number: str, sampler: Mapping[str, Any], size: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = sampler["inputs"]
+        fields = {
+            "prompt": self.words(inputs.get("positive")) + self.loras(inputs.get("model")),
+            "negative_prompt": self.words(inputs.get("negative")),
+            "steps": self.value(inputs, "steps"),
+            "cfg_scale": self.value(inputs, "cfg"),
+            "sampler_name": self.value(inputs, "sampler_name"),
+            "scheduler": self.value(inputs, "scheduler"),
+            "seed": self.value(inputs, _SAMPLERS[sampler["class_type"]]),
+            "width": self.value(size, "width"),
+            "height": self.value(size, "height"),
+            "batch_size": self.value(size, "batch_size"),
+            "clip_skip": self.clip_skip(inputs.get("positive")),
+            "rng": "cpu",
+            **self.second_pass(number),
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def node(self, link: Any) -> tuple[str, Mapping[str, Any]] | None:
+        """The node at the other end of a link."""
+        if isinstance(link, list) and len(link) == 2 and str(link[0]) in self.nodes:
+            return str(link[0]), self.nodes[str(link[0])]
+        return None
+
+    def upwards(self, link: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The nodes that are reached by following the first of some inputs that is a link."""
+        for _ in range(_DEEPEST):
+            found = self.node(link)
+            if found is None:
+                return
+            yield found
+            inputs = found[1]["inputs"]
+            link = next((inputs[name] for name in names if self.node(inputs.get(name))), None)
+
+    def value(self, inputs: Mapping[str, Any], name: str) -> Any:
+        """An input, or what the node holds that it is linked to."""
+        value = inputs.get(name)
+        for _, node in self.upwards(value, (name, "value", "int", "float", "seed", "string")):
+            value = next((v for v in node["inputs"].values() if not isinstance(v, list | dict)), None)
+        return value if isinstance(value, str | int | float) else None
+
+    def words(self, link: Any) -> str:
+        """The prompt that a conditioning is of, with the brackets that are text in ComfyUI."""
+        for number, node in self.upwards(link, _FOLLOWED):
+            self.used.add(number)
+            texts = (node["inputs"].get(name) for name in ("text", "text_g", "string", "value", "prompt", "t5xxl"))
+            if words := next((text for text in texts if isinstance(text, str)), None):
+                return words.replace("embedding:", "").replace("[", "\\[").replace("]", "\\]")
+        return ""
+
+    def loras(self, link: Any) -> str:
+        """The LoRAs of a model, as tags of a prompt."""
+        tags = []
+        for number, node in self.upwards(link, ("model",)):
+            inputs = node["inputs"]
+            if isinstance(name := inputs.get("lora_name"), str):
+                self.used.add(number)
+                stem = PurePosixPath(PureWindowsPath(name).as_posix()).stem
+                unet = self.value(inputs, "strength_model")
+                text = self.value(inputs, "strength_clip")
+                tags.append(f" <lora:{stem}:te={0 if text is None else text}:unet={1 if unet is None else unet}>")
+        return "".join(reversed(tags))
+
+    def clip_skip(self, link: Any) -> int | None:
+        """The layer of the text encoder, counted from 1 as elsewhere."""
+        for _, node in self.upwards(link, ("clip", *_FOLLOWED)):
+            layer = node["inputs"].get("stop_at_clip_layer")
+            if isinstance(layer, int):
+                return -layer
+        return None
+
+    def empty(self, sampler: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The inputs of the empty picture that a sampler begins with, if it does so at once."""
+        found = self.node(sampler["inputs"].get("latent_image"))
+        return found[1]["inputs"] if found and str(found[1].get("class_type")).startswith("Empty") else None
+
+    def second_pass(self, first: str) -> dict[str, Any]:
+        """The fields of a second pass over the latents of a sampler, if there is one."""
+        for node in self.nodes.values():
+            path = list(self.upwards(node["inputs"].get("latent_image"), ("samples",)))
+            numbers = [number for number, _ in path]
+            if node.get("class_type") not in _SAMPLERS or first not in numbers[1:]:
+                continue
+            inputs, scale = node["inputs"], path[0][1]["inputs"]
+            denoise = self.value(inputs, "denoise")
+            steps = self.value(inputs, "steps")
+            return {
+                "enable_hr": True,
+                "hr_upscaler": _UPSCALES.get(str(scale.get("upscale_method")), str(scale.get("upscale_method"))),
+                "hr_scale": self.value(scale, "scale_by"),
+                "hr_resize_x": self.value(scale, "width"),
+                "hr_resize_y": self.value(scale, "height"),
+                "denoising_strength": denoise,
+                "hr_second_pass_steps": steps,
+                "hr_sampler_name": self.value(inputs, "sampler_name"),
+                "hr_scheduler": self.value(inputs, "scheduler"),
+                "hr_cfg": self.value(inputs, "cfg"),
+            }
+        return {}
+
+    def others(self) -> list[str]:
+        """The kinds of nodes that may do more than a payload says."""
+        kinds = {printable(str(node.get("class_type")), longest=60) for node in self.nodes.values()}
+        return sorted(kind for kind in kinds if not kind.startswith(_PLAIN_NODES))

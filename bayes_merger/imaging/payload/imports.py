@@ -1,0 +1,137 @@
+"""What people have of a picture they like -> the fields of a payload: the picture itself, a request as JSON, or a text.
+
+What a payload cannot say is left out, and said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bayes_merger.documents import parse_document, read_text
+from bayes_merger.errors import ConfigError, printable
+from bayes_merger.imaging.payload.comfyui import is_graph, read_graph
+from bayes_merger.imaging.payload.fields import TEXT_FIELDS, is_field, payload_from_mapping
+from bayes_merger.imaging.payload.infotext import is_infotext, split_infotext
+from bayes_merger.imaging.payload.pictures import is_picture, texts_of
+from bayes_merger.imaging.payload.texts import split_texts
+from bayes_merger.imaging.payload.values import SECOND_PASS
+from bayes_merger.imaging.pipelines.schedulers import check_sampler, nearest_sampler
+
+
+@dataclass
+class Imported:
+    """A payload that was read from elsewhere.
+
+    Attributes:
+        name: what it is to be called.
+        fields: of the payload.
+        notes: what was left out or changed, one line each.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def import_file(path: Path) -> list[Imported]:
+    """The payloads in a picture, a JSON file or a text file.
+
+    Raises:
+        ConfigError: it holds none, or what it holds cannot be read. The text names the file.
+    """
+    try:
+        found = list(_of_picture(path) if is_picture(path) else _of_file(path))
+        for number, one in enumerate(found):
+            one.name = _name(path.stem) + (f"-{number + 1}" if len(found) > 1 else "")
+            _make_drawable(one)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return found
+
+
+def _of_picture(path: Path) -> Iterator[Imported]:
+    texts = texts_of(path)
+    for keyword in ("parameters", "UserComment", "prompt", "Comment"):
+        if keyword in texts and (found := list(_of_text(texts[keyword]))):
+            yield from found
+            return
+    raise ConfigError("holds no parameters of a web UI; they are lost where a picture is edited or uploaded")
+
+
+def _of_file(path: Path) -> Iterator[Imported]:
+    text = read_text(path)
+    found = list(_of_text(text))
+    if found:
+        yield from found
+    elif path.suffix.lower() == ".json":
+        raise ConfigError("is neither a request of A1111's API nor a graph as ComfyUI saves it for its API")
+    else:
+        yield from (Imported("", {"prompt": prompt}) for prompt in split_texts(text))
+
+
+def _of_text(text: str) -> Iterator[Imported]:
+    """The payloads in a text of a web UI; none where it is another text."""
+    if is_infotext(text):
+        for one in split_texts(text):
+            fields, others = split_infotext(one)
+            yield Imported("", fields, [f"left out: {printable(name)}" for name in others])
+        return
+    try:
+        data = parse_document(text, text_of=TEXT_FIELDS)
+    except ConfigError:
+        return
+    if isinstance(data, Mapping) and "prompt" in data and is_graph(data["prompt"]):
+        data = data["prompt"]  # as it goes to ComfyUI's server
+    if is_graph(data):
+        fields, others = read_graph(data)
+        yield Imported("", fields, [f"left out: what the node {kind} does" for kind in others])
+    elif isinstance(data, Mapping) and "prompt" in data:
+        known = {str(name): value for name, value in data.items() if is_field(str(name))}
+        yield Imported("", known, [f"left out: {printable(str(name))}" for name in data if str(name) not in known])
+
+
+def _make_drawable(one: Imported) -> None:
+    """Take away or replace what cannot be drawn, with a note on each; an error where nothing is left to draw."""
+    fields, notes = one.fields, one.notes
+    for name in ("width", "height"):
+        if isinstance(side := fields.get(name), int) and side % 8:
+            fields[name] = side // 8 * 8  # as web UIs do
+    sampler = str(fields.get("sampler_name", "Euler a"))
+    try:
+        check_sampler(sampler, str(fields.get("scheduler", "Automatic")))
+    except ConfigError as error:
+        fields["sampler_name"] = nearest_sampler(sampler)
+        notes.append(f"sampler_name: {error}; set to {fields['sampler_name']} (it was {printable(sampler)})")
+        fields.pop("scheduler", None)
+    while fault := _fault(fields):
+        names = dict.fromkeys("enable_hr" if name in SECOND_PASS else name for name in fields if name != "prompt")
+        helping = next((name for name in names if _fault(_without(fields, name)) != fault), None)
+        if helping is None:
+            raise ConfigError(fault)
+        notes.append(f"left out: {fault}")
+        one.fields = fields = _without(fields, helping)
+    if not fields.get("enable_hr"):
+        one.fields = _without(fields, "enable_hr")
+
+
+def _fault(fields: Mapping[str, Any]) -> str:
+    """Why these fields cannot be drawn; empty where they can. Styles are in a file that is not asked for here."""
+    try:
+        payload_from_mapping("x", {name: value for name, value in fields.items() if name != "styles"})
+    except ConfigError as error:
+        return str(error).removeprefix("payload x: ")
+    return ""
+
+
+def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The fields without one of them, and those that only matter with it."""
+    gone = {name, *SECOND_PASS} if name == "enable_hr" else {name}
+    return {key: value for key, value in fields.items() if key not in gone}
+
+
+def _name(stem: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", stem).strip("._") or "imported"

@@ -1,0 +1,85 @@
+"""Payloads drawn with one model, without a search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL.PngImagePlugin import PngInfo
+
+from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.config import RunConfig
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.payload.infotext import infotext
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, load_pipeline
+from bayes_merger.paths import user_path
+from bayes_merger.run.prompt_files import PromptLoras, find_files
+from bayes_merger.run.setup import check_payloads, path_of, resolve_payloads
+
+
+def draw_with(
+    config: RunConfig, folder: Path, note: Callable[[str], None], on_step: Callable[[int, int], None] | None = None
+) -> list[Path]:
+    """Draw a run's payloads with its model A and save the pictures beside those that are there.
+
+    Args:
+        config: the settings of a run, of which the model, the payloads, the generator and the folders count.
+        folder: where the pictures go; it is made.
+        note: told what is worth knowing, a line at a time.
+        on_step: called as `on_step(done, total)`, counting sampler steps of batches.
+
+    Returns:
+        The pictures, in the order of the payloads.
+
+    Raises:
+        ConfigError: a payload or a setting that makes no sense.
+        CheckpointError: a file that cannot be used.
+        TrialFailed: the model draws NaN or a flat colour.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out: {folder} is no folder; give another name")
+    generator = config.generator
+    with open_checkpoint(user_path(config.model_a)) as model:
+        payloads = resolve_payloads(config, model)
+        check_payloads(payloads, model)
+        files = find_files(payloads, model, path_of(config.loras), path_of(config.embeddings))
+        pipeline = load_pipeline(
+            model,
+            config=generator.config or (model.path if model.path.is_dir() else None),
+            text_encoder_3=generator.text_encoder_3,
+            device=generator.device,
+            dtype=generator.dtype,
+            max_batch=generator.max_batch,
+            prediction_type=generator.prediction_type,
+        )
+        pipeline.learn(files.embeddings)
+        pipeline.check(payloads)
+        loras = PromptLoras(files.loras, model, pipeline.destinations, pipeline.text_encoder_changed)
+        start = time.perf_counter()
+        images = loras.draw(payloads, lambda some: pipeline.draw(some, on_step=on_step))
+        seconds = time.perf_counter() - start
+        for lora in files.loras.values():
+            lora.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    by_name = {payload.name: payload for payload in payloads}
+    paths = [_saved(folder, image, by_name[image.payload]) for image in images]
+    note(f"{len(images)} pictures in {seconds:.1f} s, {seconds / len(images):.2f} s each, on {pipeline.device}")
+    return paths
+
+
+def _saved(folder: Path, image: DrawnImage, payload: Payload) -> Path:
+    """The picture's file, which is one that was not there."""
+    info = PngInfo()
+    info.add_text("parameters", infotext(payload, image.index))
+    number = 0
+    while True:
+        path = folder / f"{image.payload}-{image.index}{f'-{number}' if number else ''}.png"
+        try:
+            with path.open("xb") as file:
+                image.image.save(file, format="PNG", pnginfo=info)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
