@@ -210,7 +210,7 @@ def work(
         Interrupted: the user asked to stop.
     """
     from bayes_merger.run import loop
-    from bayes_merger.run.evaluator import PipelineEvaluator
+    from bayes_merger.run.drawing import evaluator_of
 
     for override in overrides:
         key = compose.in_full(override).partition("=")[0]
@@ -228,8 +228,10 @@ def work(
         study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]), waiting=progress.note)
         folder.point()
         try:
-            with StopSignal(progress if says_stop else None) as stop:
-                evaluator = PipelineEvaluator.load(setup, progress, stop)
+            with (
+                StopSignal(progress if says_stop else None) as stop,
+                evaluator_of(setup, progress, stop) as evaluator,
+            ):
                 loop.search(setup, study, evaluator, folder, progress, stop, name=worker or socket.gethostname())
         finally:
             setup.close()

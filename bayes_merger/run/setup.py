@@ -19,6 +19,7 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.payload.fields import overlaid
+from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.pipeline import check_place
 from bayes_merger.merging.engine.merge import plan
@@ -37,6 +38,7 @@ from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
+from bayes_merger.run.web_ui import PROGRAMS, WEB_UI, check_web_ui
 from bayes_merger.scoring.scorer import Scale, Scorer
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.space.space import SearchSpace
@@ -58,6 +60,7 @@ class RunSetup:
         steps: the recipe, when it has several steps; ``checkpoints`` then has its models by its names, and ``method``
             the weights of all steps.
         files: the LoRAs and embeddings that the prompts name.
+        web_ui: of a web UI that draws, its settings that change what it draws.
     """
 
     config: RunConfig
@@ -69,6 +72,7 @@ class RunSetup:
     sampler: Callable[..., Any]
     steps: StepFile | None = None
     files: PromptFiles = NO_FILES
+    web_ui: Mapping[str, Any] | None = None
 
     @property
     def base(self) -> Checkpoint:
@@ -171,9 +175,12 @@ def check_setup(
     if payloads is None:
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
     base = checkpoints[steps.base if steps else "a"]
-    check_payloads(payloads, base)
-    files = find_files(payloads, base, path_of(config.loras), path_of(config.embeddings))
-    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files)
+    if config.generator.program == WEB_UI:
+        files, web_ui = NO_FILES, check_web_ui(config, payloads)
+    else:
+        check_payloads(payloads, base)
+        files, web_ui = find_files(payloads, base, path_of(config.loras), path_of(config.embeddings)), None
+    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
     if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
@@ -223,6 +230,8 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(
             f"dtype: {config.dtype} is for files; search in fp16, and merge the best with  dtype={config.dtype}"
         )
+    if config.generator.program not in PROGRAMS:
+        raise ConfigError(f"generator.program: '{config.generator.program}' is not one of {', '.join(PROGRAMS)}")
     if config.images not in ("all", "best"):
         raise ConfigError(f"images: '{config.images}' is not one of all, best")
 
@@ -263,10 +272,9 @@ def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyTyp
     """
     if not config.payloads:
         raise ConfigError("payloads: none chosen; give at least one, like  payloads=[portrait]")
+    read = payload_for_web_ui if config.generator.program == WEB_UI else payload_from_mapping
     payloads = [
-        payload_from_mapping(
-            name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles)
-        )
+        read(name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles))
         for name, fields in config.payloads.items()
     ]
     return resolve(payloads, config.seed, path_of(config.wildcards))
@@ -301,6 +309,7 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "payloads": [payload.to_json() for payload in setup.payloads],
         "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
         "prediction_type": setup.config.generator.prediction_type,
+        **({"web_ui": dict(setup.web_ui)} if setup.web_ui is not None else {}),
         **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
     }
 

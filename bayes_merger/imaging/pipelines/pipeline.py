@@ -52,6 +52,7 @@ class DrawnImage:
         seed: of its noise.
         prompt: as drawn, wildcards replaced, A1111's syntax kept.
         image: RGB.
+        parameters: the text that another program wrote about it; empty: it was drawn here.
     """
 
     payload: str
@@ -59,6 +60,7 @@ class DrawnImage:
     seed: int
     prompt: str
     image: Image
+    parameters: str = ""
 
 
 @dataclass(frozen=True)
