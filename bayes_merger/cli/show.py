@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import UserError, printable
+from bayes_merger.errors import ConfigError, UserError, printable
 from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.report import summary as report
 from bayes_merger.report.tables import best_lines, candidates_table, closing_table, front_table, with_error
+from bayes_merger.report.timing import timing, timing_table
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.record import chosen_trial, final_of, posterior_of, recipe_of
 
@@ -32,10 +33,15 @@ def show(arguments: Sequence[str]) -> None:
     parser.add_argument("name", nargs="?", help="the study")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--storage", default="", help="the database that has the study, if its folder is not here")
+    parser.add_argument("--timing", action="store_true", help="where the time of a trial goes")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     options = parser.parse_args(arguments)
+    if options.name is None and options.timing:
+        raise ConfigError("--timing: of which study? give its name, like  bayes-merger show NAME --timing")
     if options.name is None:
         _show_all(Path(options.runs), options.json)
+    elif options.timing:
+        _show_timing(find_study(Path(options.runs), options.name, options.storage), options.json)
     else:
         _show_one(find_study(Path(options.runs), options.name, options.storage), options.json)
 
@@ -100,6 +106,16 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     console.print(weights_table(recipe.weights))
     print(report.weights_text(recipe, folder.name).rstrip())
     print(f"\nwrite it to a file:  bayes-merger merge {folder.typed} --out {quote(folder.name)}.safetensors")
+
+
+def _show_timing(folder: RunFolder, as_json: bool) -> None:
+    trials = report.trials_data(load(folder))
+    if as_json:
+        print(json.dumps(timing(trials), indent=2))
+    elif table := timing_table(trials):
+        Console().print(table)
+    else:
+        print(f"no trial of {folder.name} says where its time went; those of studies from now on do")
 
 
 def _print_unscored(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, WEIGHTS
+from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, TIMES, WEIGHTS
 from bayes_merger.run.record import (
     chosen_trial,
     complete_trials,
@@ -155,6 +155,9 @@ def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
         row = {"state": trial.state.name.lower(), **_trial_data(trial), **_belief_data(known, trial.number)}
         if "seconds" in trial.user_attrs:
             row["seconds"] = trial.user_attrs[SECONDS]
+        if times := trial.user_attrs.get(TIMES):
+            scores = trial.user_attrs.get(SCORES, [])
+            row |= {"times": times, "pictures": len({(one["payload"], one["index"]) for one in scores})}
         if reason := trial.user_attrs.get(REASON):
             row["reason"] = reason
         rows.append(row)

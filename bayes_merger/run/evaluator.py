@@ -25,6 +25,7 @@ from bayes_merger.run.prompt_files import PromptLoras
 from bayes_merger.run.pruning import Incumbent, batches, clearly_worse, estimate, is_on, whole
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import Score, combine
+from bayes_merger.timing import timed
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,12 @@ def evaluate(
     paths: list[Path] = []
     scores: list[Score] = []
     for batch in order:
-        drawn = batch.named(evaluator.draw(batch.payloads))
-        saved = evaluator.save(folder, drawn, setup.payloads)
-        scores += evaluator.score(weights, drawn, saved)
+        with timed("draw"):
+            drawn = batch.named(evaluator.draw(batch.payloads))
+        with timed("save"):
+            saved = evaluator.save(folder, drawn, setup.payloads)
+        with timed("score"):
+            scores += evaluator.score(weights, drawn, saved)
         images += drawn
         paths += saved
         if incumbent is None or batch is order[-1]:

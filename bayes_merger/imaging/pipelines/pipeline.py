@@ -29,6 +29,7 @@ from bayes_merger.imaging.pipelines.passes import (
     passes,
 )
 from bayes_merger.imaging.prompts.inversions import for_encoders, read_embedding
+from bayes_merger.timing import timed
 
 if TYPE_CHECKING:
     import torch
@@ -214,6 +215,7 @@ class LivePipeline:
         found = passes(payload, index)
         return _Order(payload, index, found, tuple(self.architecture.length(one.words.texts) for one in found))
 
+    @timed("embed")
     def _conditioning(self, batch: Sequence[Pass], chunks: int, call: int, *, negative: bool = False) -> Conditioning:
         texts = tuple(one.words.at(call, negative=negative) for one in batch)
         payload = batch[0].payload
@@ -335,6 +337,7 @@ class LivePipeline:
             latents: Tensor = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
         return latents.to(self.dtype)
 
+    @timed("decode")
     def _decoded(self, latents: Tensor) -> Tensor:
         """Pictures `(n, 3, height, width)` from 0 to 1, of latents."""
         import torch

@@ -134,6 +134,14 @@ def _are_pictures(value: Any) -> bool:
     )
 
 
+def _is_seconds(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1e9
+
+
+def _are_seconds(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(_is_seconds, value.values()))
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -172,7 +180,8 @@ _SOUND: Mapping[str, Callable[[Any], bool]] = {
     WORKER: _is_worker,
     REASON: _is_text,
     ESTIMATE: _is_number,
-    SECONDS: lambda value: _is_number(value) and 0 <= value < 1e9,
+    SECONDS: _is_seconds,
+    "times": _are_seconds,
     PICTURES: _are_pictures,
     "images": _are_texts,
     "points": _is_number,
