@@ -112,6 +112,16 @@ def test_out_of_memory_there_fails_the_trial_and_not_the_run(place: Path, server
     assert left(server) == ["someone-s.safetensors"]
 
 
+def test_a_web_ui_that_breaks_ends_the_run_which_goes_on_later(place: Path, server: State) -> None:
+    server.trouble = [None, (403, {"detail": "Forbidden"})]
+    result = command(place, "run", "experiment=web", "name=broken", "final.images=0", "n_iters=0")
+    assert result.returncode == 1
+    assert "answers /sdapi/v1/txt2img with 403: Forbidden; when that is mended, go on with" in result.stderr
+    assert left(server) == ["someone-s.safetensors"]
+    assert command(place, "resume", "broken").returncode == 0
+    assert [value is not None for _, value in trials(place, "broken")] == [True, True, True]
+
+
 def test_other_settings_there_do_not_compare(place: Path, server: State) -> None:
     assert command(place, "run", "experiment=web", "name=first", "n_iters=0", "final.images=0").returncode == 0
     server.options["emphasis"] = "No norm"
