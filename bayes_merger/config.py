@@ -25,6 +25,8 @@ class GeneratorConfig:
         config: a diffusers folder: the settings of a model of unusual size, and the weights of parts that model A
             lacks; ``None`` is the official one of its architecture.
         text_encoder_3: file or folder of a T5, for SD3 and Flux models without one.
+        offload: ``text_encoders``, which are then on the GPU only while prompts are embedded; ``None``: those that no
+            searched number changes.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto``, ``fp32``, ``fp16``, ``bf16``: what the live model computes in.
         max_batch: most pictures drawn at once.
@@ -37,6 +39,7 @@ class GeneratorConfig:
     timeout: float = 600.0
     config: str | None = None
     text_encoder_3: str | None = None
+    offload: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     max_batch: int = 4
@@ -125,13 +128,14 @@ class RunConfig:
 
 CHANGEABLE = ("n_iters", "time_limit", "patience", "pruning", "workers", "images", "model_a", "model_b", "model_c",
               "models", "recipe.models", "runs", "final", "generator.device", "generator.max_batch",
-              "generator.config", "generator.address", "generator.models_folder", "generator.timeout",
-              "preview")  # fmt: skip
+              "generator.config", "generator.text_encoder_3", "generator.offload", "generator.address",
+              "generator.models_folder", "generator.timeout", "preview")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
-         "generator.config", "generator.address", "generator.models_folder", "generator.timeout", "wildcards", "loras",
+         "generator.config", "generator.text_encoder_3", "generator.offload", "generator.address",
+         "generator.models_folder", "generator.timeout", "wildcards", "loras",
          "embeddings")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""
 

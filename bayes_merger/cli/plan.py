@@ -28,6 +28,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.recipe.step_file import beside
 from bayes_merger.run.recipes import named_recipe
+from bayes_merger.run.spaces import usual_numbers
 
 DESCRIPTION = """\
 Say what a merge would do, without doing it: nothing but the headers of the files is read.
@@ -115,6 +116,9 @@ def _print_plan(recipe: MergeRecipe, planned: MergePlan, checkpoints: Mapping[st
     for name, checkpoint in checkpoints.items():
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.stored.values()).most_common())
         print(f"  model {name.upper() if len(name) == 1 else name}  {_visible(str(checkpoint.path))}  {dtypes}")
+    if not recipe.steps:
+        numbers = usual_numbers(planned.architecture)
+        print(f"  a run of these searches {len(numbers)} numbers unless space= says otherwise: {', '.join(numbers)}")
     for note in notes_on(planned, checkpoints):
         print(f"note: {_visible(note)}")
 

@@ -8,7 +8,7 @@ from bayes_merger import compose
 from bayes_merger.cli.arguments import as_settings
 from bayes_merger.cli.terminal import watching
 from bayes_merger.config import CHANGEABLE
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, UserError
 
 RUN_HELP = """\
 bayes-merger run [SETTING=VALUE ...]
@@ -46,11 +46,27 @@ def run(arguments: Sequence[str]) -> None:
     overrides = [argument for argument in arguments if argument not in ("--cfg", "--cfg=job")]
     if len(overrides) < len(arguments):
         print(compose.settings_text(overrides), end="")
+        _print_searched(overrides)
         return
     settings = compose.compose_run(overrides)
     from bayes_merger import session
 
     session.begin(settings, named=any(override.startswith("name=") for override in overrides), reporting=watching)
+
+
+def _print_searched(overrides: Sequence[str]) -> None:
+    """What the settings make the run search, as a comment; that depends on the models, which may not be there yet."""
+    from bayes_merger.run.setup import open_and_divide
+
+    try:
+        checkpoints, _, space, _ = open_and_divide(compose.validate(compose.compose_run(overrides)))
+    except UserError as error:
+        print(f"# searched: not known yet ({error})")
+        return
+    for checkpoint in checkpoints.values():
+        checkpoint.close()
+    names = [parameter.name for parameter in space.parameters]
+    print(f"# searched: {len(names)} numbers: {', '.join(names)}")
 
 
 def resume(arguments: Sequence[str]) -> None:

@@ -45,7 +45,8 @@ class Philox:
         first, second = self._words(np.stack([np.full(count, self._calls, np.uint32), zeros, places, zeros]))
         self._calls += 1
         radius = np.sqrt(-2 * np.log(first * _UNIT + _UNIT / 2))
-        return (radius * np.sin(second * _TURN + _TURN / 2)).astype(np.float32).reshape(shape)
+        normal: np.ndarray[Any, np.dtype[np.float32]] = (radius * np.sin(second * _TURN + _TURN / 2)).astype(np.float32)
+        return normal.reshape(shape)
 
     def _words(self, counter: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The first two of the four random words that belong to each counter."""

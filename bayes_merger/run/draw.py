@@ -13,6 +13,7 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
+from bayes_merger.imaging.pipelines.device import OFFLOAD
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, load_pipeline
 from bayes_merger.paths import user_path
 from bayes_merger.run.prompt_files import PromptLoras, find_files
@@ -52,6 +53,7 @@ def draw_with(
             model,
             config=generator.config or (model.path if model.path.is_dir() else None),
             text_encoder_3=generator.text_encoder_3,
+            offload=generator.offload or OFFLOAD,
             device=generator.device,
             dtype=generator.dtype,
             max_batch=generator.max_batch,

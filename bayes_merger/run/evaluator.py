@@ -11,6 +11,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged
 from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.multi_step import LiveSteps
@@ -214,6 +215,13 @@ def _tree(setup: RunSetup) -> Path | None:
     return setup.base.path if setup.base.path.is_dir() else None
 
 
+def _searches_texts(setup: RunSetup) -> bool:
+    """Whether a searched number may change a text encoder: all may but those of the network's blocks."""
+    network = setup.architecture.blocks[1:] if setup.architecture.whole is None else ()
+    driven = {name.partition(".")[0] for parameter in setup.space.parameters for name in parameter.drives}
+    return not driven <= set(network)
+
+
 class PipelineEvaluator(Judging):
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
@@ -234,6 +242,7 @@ class PipelineEvaluator(Judging):
             config=_tree(setup),
             vae=setup.checkpoints.get("vae"),
             text_encoder_3=generator.text_encoder_3,
+            offload=generator.offload or (OFFLOAD if not _searches_texts(setup) else None),
             device=generator.device,
             dtype=generator.dtype,
             max_batch=generator.max_batch,
@@ -289,11 +298,16 @@ class PipelineEvaluator(Judging):
         def on_step(done: int, total: int) -> None:
             self._progress.step("drawing", done, total)
 
+        most = self._pipeline.max_batch
         try:
-            return self._loras.draw(payloads, lambda some: self._pipeline.draw(some, on_step=on_step))
+            drawn = self._loras.draw(payloads, lambda some: self._pipeline.draw(some, on_step=on_step))
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
+            if not is_out_of_memory(error):
                 raise
             raise BayesMergerError(
-                "out of memory while drawing: lower generator.max_batch, or the payloads' width and height"
+                "out of memory while drawing one picture: lower the payloads' width and height, or try "
+                f"generator.offload={OFFLOAD}"
             ) from error
+        if self._pipeline.max_batch < most:
+            self._progress.note(f"out of memory: from now on {self._pipeline.max_batch} pictures are drawn at once")
+        return drawn

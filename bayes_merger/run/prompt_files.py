@@ -161,8 +161,9 @@ class PromptLoras:
                 self._text_encoder_changed()
             yield
         finally:
+            live = self._destinations()  # text encoders may have moved meanwhile
             for key, tensor in before.items():
-                self._live[key].copy_(tensor)
+                live[key].copy_(tensor)
             if before.keys() & self._text_keys:
                 self._text_encoder_changed()
 

@@ -21,7 +21,7 @@ from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.payload.fields import overlaid
 from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
-from bayes_merger.imaging.pipelines.pipeline import check_place
+from bayes_merger.imaging.pipelines.device import check_offload, check_place
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.lora import is_lora
@@ -160,6 +160,46 @@ def check_setup(
         CheckpointError: a model file that cannot be used.
     """
     _check_numbers(config)
+    checkpoints, spec, space, steps = open_and_divide(config)
+    if payloads is None:
+        payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
+    base = checkpoints[steps.base if steps else "a"]
+    files, web_ui = _check_generator(config, payloads, base)
+    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui)
+    values = {parameter.name: parameter.low for parameter in space.parameters}
+    plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
+    check_pruning(config, payloads, scorers)
+    check_objectives(config, scorers)
+    check_sampler(sampler, space, config)
+    if config.workers > 1:
+        check_no_person(scorers, "give  workers=1")
+    for scorer in scorers.values():
+        scorer.prepare(folder)
+    return setup
+
+
+def _check_generator(
+    config: RunConfig, payloads: Sequence[Payload], model: Checkpoint
+) -> tuple[PromptFiles, Mapping[str, Any] | None]:
+    """The files that prompts name, or what makes a web UI's pictures comparable, where one draws."""
+    generator = config.generator
+    if generator.program == WEB_UI:
+        return NO_FILES, check_web_ui(config, payloads)
+    check_payloads(payloads, model)
+    files = find_files(payloads, model, path_of(config.loras), path_of(config.embeddings))
+    check_offload(generator.offload)
+    if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
+        check_place(generator.device, generator.dtype)
+    return files, None
+
+
+def open_and_divide(config: RunConfig) -> tuple[dict[str, Checkpoint], MethodSpec, SearchSpace, StepFile | None]:
+    """The models of a run, opened, the method that merges them, what is searched, and its steps if it has several.
+
+    Raises:
+        ConfigError: a setting or rule that makes no sense.
+        CheckpointError: a model file that cannot be used.
+    """
     steps = read_recipe(config)
     if steps is None:
         spec = method_spec(config.method)
@@ -172,27 +212,7 @@ def check_setup(
         spec = replace(method_spec(steps.steps[-1].method), weights=steps.weights)
         loras = [name for name, checkpoint in checkpoints.items() if is_lora(checkpoint)]
         space = make_steps_space(config, steps, checkpoints[steps.base].architecture, loras)
-    if payloads is None:
-        payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
-    base = checkpoints[steps.base if steps else "a"]
-    if config.generator.program == WEB_UI:
-        files, web_ui = NO_FILES, check_web_ui(config, payloads)
-    else:
-        check_payloads(payloads, base)
-        files, web_ui = find_files(payloads, base, path_of(config.loras), path_of(config.embeddings)), None
-    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui)
-    values = {parameter.name: parameter.low for parameter in space.parameters}
-    plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
-    if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
-        check_place(config.generator.device, config.generator.dtype)
-    check_pruning(config, payloads, scorers)
-    check_objectives(config, scorers)
-    check_sampler(sampler, space, config)
-    if config.workers > 1:
-        check_no_person(scorers, "give  workers=1")
-    for scorer in scorers.values():
-        scorer.prepare(folder)
-    return setup
+    return checkpoints, spec, space, steps
 
 
 def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunConfig) -> None:

@@ -36,6 +36,13 @@ def usual_groups(architecture: Architecture) -> list[list[str]]:
     return [group for group in groups if len(group) > 1]
 
 
+def usual_numbers(architecture: Architecture) -> list[str]:
+    """What each number of a space without rules is for, a line's worth: `BASE`, `D00+D01`, ..."""
+    groups = usual_groups(architecture)
+    together = {block: group for group in groups for block in group}
+    return ["+".join(together.get(b, [b])) for b in architecture.blocks if together.get(b, [b])[0] == b]
+
+
 def _rules(config: RunConfig, architecture: Architecture) -> Mapping[str, Any]:
     """The rules of the space, with groups in the place of the word for them."""
     if config.space.get("groups") != AUTO:

@@ -101,7 +101,7 @@ def check_web_ui(config: RunConfig, payloads: Sequence[Payload]) -> dict[str, An
         ConfigError: a setting that is not the web UI's, no such folder, or no web UI that could.
     """
     generator = config.generator
-    for name in ("config", "text_encoder_3", "prediction_type"):
+    for name in ("config", "text_encoder_3", "offload", "prediction_type"):
         if getattr(generator, name) is not None:
             raise ConfigError(f"generator.{name}: is for pictures that are drawn here; leave it out with a web UI")
     for name in ("device", "dtype"):

@@ -144,7 +144,7 @@ def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str
     check_prompt(values["prompt"])
     check_prompt(values.get("negative_prompt", ""), negative=True)
     second = {field: values.pop(field) for field in SECOND_PASS if field in values}
-    first = {field.name: field.default for field in dataclasses.fields(Payload)} | values
+    first: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Payload)} | values
     if "sampler_name" in values or "scheduler" in values:
         values["sampler_name"], values["scheduler"] = check_sampler(first["sampler_name"], first["scheduler"])
     if _is_on(mapping.get("enable_hr")):

@@ -75,8 +75,8 @@ class Hires:
         Raises:
             ConfigError: it is none.
         """
-        read = {name: checked(field, data[name]) for name, field in _STORED.items()}
-        words = {name: tuple(data[name]) for name in ("prompts", "negative_prompts")}
+        read: dict[str, Any] = {name: checked(field, data[name]) for name, field in _STORED.items()}
+        words: dict[str, Any] = {name: tuple(data[name]) for name in ("prompts", "negative_prompts")}
         for texts in words.values():
             if texts and len(texts) != count:
                 raise ConfigError("its second pass does not have as many prompts as pictures")

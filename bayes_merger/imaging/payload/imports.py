@@ -45,6 +45,8 @@ def import_file(path: Path) -> list[Imported]:
     """
     try:
         found = list(_of_picture(path) if is_picture(path) else _of_file(path))
+        if not found:
+            raise ConfigError("holds no prompt")
         for number, one in enumerate(found):
             one.name = _name(path.stem) + (f"-{number + 1}" if len(found) > 1 else "")
             _make_drawable(one)
@@ -87,8 +89,8 @@ def _of_text(text: str) -> Iterator[Imported]:
     if isinstance(data, Mapping) and "prompt" in data and is_graph(data["prompt"]):
         data = data["prompt"]  # as it goes to ComfyUI's server
     if is_graph(data):
-        fields, others = read_graph(data)
-        yield Imported("", fields, [f"left out: what the node {kind} does" for kind in others])
+        fields, kinds = read_graph(data)
+        yield Imported("", fields, [f"left out: what the node {kind} does" for kind in kinds])
     elif isinstance(data, Mapping) and "prompt" in data:
         known = {str(name): value for name, value in data.items() if is_field(str(name))}
         yield Imported("", known, [f"left out: {printable(str(name))}" for name in data if str(name) not in known])

@@ -206,6 +206,8 @@ def _resolved(payload: Payload, seed: int, wildcards: Wildcards) -> Payload:
         texts += [payload.hires.prompt, payload.hires.negative_prompt] if payload.hires else []
         pictures = [[wildcards.expand(text, draw) for text in texts] for draw in draws]
         prompts, negatives, *second = (tuple(words) for words in zip(*pictures, strict=True))
+        pairs = zip(("prompts", "negative_prompts"), second, strict=False)
+        own: dict[str, Any] = {name: words for name, words in pairs if any(words)}
         varied = bool(payload.subseed_strength)
         resolved = replace(
             payload,
@@ -215,12 +217,8 @@ def _resolved(payload: Payload, seed: int, wildcards: Wildcards) -> Payload:
             seeds=(first,) * count if varied else tuple(range(first, first + count)),
             subseed=subseed if varied else payload.subseed,
             subseeds=tuple(range(subseed, subseed + count)) if varied else (),
-            hires=payload.hires and replace(payload.hires, **{
-                name: words
-                for name, words in zip(("prompts", "negative_prompts"), second, strict=True)
-                if any(words)
-            }),
-        )  # fmt: skip
+            hires=payload.hires and replace(payload.hires, **own),
+        )
         resolved.check()
     except ConfigError as error:
         raise ConfigError(f"payload {payload.name}: {error}") from error

@@ -51,7 +51,9 @@ class LoadedModel:
         settings: the JSON files of a diffusers folder of such a model.
         memory: of the modules.
         merged: key of the naming table to the model's own key and shape, of all that a merge writes.
+        merged_parts: the parts that these are of.
         prediction_type: `"epsilon"` or `"v_prediction"`; for a transformer it says nothing.
+        prediction_said: whether the user, the files or their folder say so.
         zero_snr: trained down to zero signal-to-noise ratio.
     """
 
@@ -60,7 +62,9 @@ class LoadedModel:
     settings: Settings
     memory: LiveMemory
     merged: Mapping[str, tuple[str, tuple[int, ...]]]
+    merged_parts: Collection[str]
     prediction_type: str
+    prediction_said: bool
     zero_snr: bool
 
     def destinations(self) -> dict[str, Tensor]:
@@ -137,7 +141,13 @@ def load_model(
             live[key].copy_(source.model.tensor(own).view(live[key].shape))
         memory.settle()
     merged = {key: (own, source.model.shapes[own]) for key, (source, own) in places.items() if source.merged}
-    return LoadedModel(name, modules, settings, memory, merged, prediction, zero_snr)
+    parts = {expected[key].part for key in merged}
+    said = (
+        prediction_type in PREDICTIONS
+        or bool(base.prediction)
+        or (config is not None and (config / SCHEDULER).is_file())
+    )
+    return LoadedModel(name, modules, settings, memory, merged, parts, prediction, said, zero_snr)
 
 
 def _sources(

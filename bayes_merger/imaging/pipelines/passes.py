@@ -38,9 +38,9 @@ class Words:
         return texts[min(call, len(texts) - 1)]
 
     @property
-    def changing(self) -> bool:
-        """Whether they change on the way."""
-        return len(self.wanted) > 1 or len(self.unwanted) > 1
+    def calls(self) -> int:
+        """How many calls it takes until the last text is reached; 1 where nothing changes."""
+        return max(len(self.wanted), len(self.unwanted))
 
     @property
     def texts(self) -> tuple[str, ...]:

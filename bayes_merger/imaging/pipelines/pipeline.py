@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import UPSCALERS
-from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, drawn
+from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told, drawn
+from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of, free_memory, is_out_of_memory
 from bayes_merger.imaging.pipelines.passes import (
     Pass,
     cropped,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from bayes_merger.checkpoints.checkpoint import Checkpoint
     from bayes_merger.imaging.pipelines.layout import Dtypes
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _CACHED = 64  # batches of embeddings cached; a study has only a few
 
 
@@ -100,10 +100,13 @@ class LivePipeline:
         dtype: what it computes in.
         prediction_type: `"epsilon"` or `"v_prediction"`.
         zero_snr: whether the model was trained to zero terminal signal-to-noise ratio.
+        max_batch: most pictures drawn at once; it falls when the memory does not hold them.
     """
 
-    def __init__(self, architecture: DrawnArchitecture, pipe: Any, *, max_batch: int) -> None:
-        """Use `load_pipeline`."""
+    def __init__(
+        self, architecture: DrawnArchitecture, pipe: Any, *, max_batch: int, leaving: Collection[str] = ()
+    ) -> None:
+        """Use `load_pipeline`; text encoders that are ``leaving`` wait in the CPU's memory for prompts to embed."""
         network = architecture.model.modules[architecture.network]
         self.pipe = pipe
         self.architecture = architecture
@@ -111,7 +114,8 @@ class LivePipeline:
         self.dtype: torch.dtype = network.dtype
         self.prediction_type = architecture.model.prediction_type
         self.zero_snr = architecture.model.zero_snr
-        self._max_batch = max_batch
+        self.max_batch = max_batch
+        self._leaving = leaving if self.device.type == "cuda" else ()
         self._conditionings: dict[tuple[Any, ...], Conditioning] = {}
 
     def destinations(self) -> dict[str, Tensor]:
@@ -151,33 +155,30 @@ class LivePipeline:
             ConfigError: a sampler that does not suit this model or number of steps, or a `clip_skip` too large.
         """
         for payload in payloads:
+            whole = [payload, payload.enlarged()] if payload.hires else [payload]
             try:
-                self.architecture.check(payload, self.architecture.model.merged)
-                self._check_passes(payload)
-                scheduler = self.architecture.scheduler(payload)
+                self._check_words(payload)
+                for one in whole:
+                    self.architecture.check(one, self.architecture.model.merged)
+                schedulers = [self.architecture.scheduler(one) for one in whole]
             except ConfigError as error:
                 raise ConfigError(f"payload {payload.name}: {error}") from error
-            try:
-                scheduler.set_timesteps(
-                    payload.steps, **({"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {})
-                )
-            except ValueError as error:
-                raise ConfigError(f"payload {payload.name}: {payload.steps} steps: {error}") from error
+            for one, scheduler in zip(whole, schedulers, strict=True):
+                shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+                try:
+                    scheduler.set_timesteps(one.steps, **shift)
+                except ValueError as error:
+                    raise ConfigError(f"payload {payload.name}: {one.steps} steps: {error}") from error
 
-    def _check_passes(self, payload: Payload) -> None:
-        """Refuse words that are too long, that cannot change as they do, or a second pass that cannot be drawn."""
+    def _check_words(self, payload: Payload) -> None:
+        """Refuse words that are too long or that cannot change as they do, and a second pass that cannot be drawn."""
         drawn = [one for index in range(len(payload.prompts)) for one in passes(payload, index)]
         for one in drawn:
             self.architecture.length(one.words.texts)
-        if not self.architecture.changing and any(one.words.changing for one in drawn):
+        if not self.architecture.changing and any(one.words.calls > 1 for one in drawn):
             raise ConfigError("prompt: [a:b:0.5] and [a|b] are not drawn for this kind of model; write it out")
-        if payload.hires is None:
-            return
-        if not self.architecture.second_pipeline or self.zero_snr:
+        if payload.hires and (not self.architecture.second_pipeline or self.zero_snr):
             raise ConfigError("enable_hr: a second pass is not drawn for this kind of model; set it to false")
-        second = payload.enlarged()
-        self.architecture.check(second, self.architecture.model.merged)
-        self.architecture.scheduler(second).set_timesteps(second.steps)
 
     def draw(
         self, payloads: Sequence[Payload], *, on_step: Callable[[int, int], None] | None = None
@@ -197,14 +198,18 @@ class LivePipeline:
         """
         self.architecture.model.memory.settle()
         orders = [self._order(payload, index) for payload in payloads for index in range(payload.batch_size)]
-        batches = _batches(orders, self._max_batch)
+        batches = _batches(orders, self.max_batch)
+        if len(self._conditionings) > _CACHED:
+            self._conditionings.clear()
+        told = [self._told(batch) for batch in batches]
+        self._send_encoders("cpu")
         total = sum(batch[0].payload.all_steps for batch in batches)
         drawn: dict[int, DrawnImage] = {}
         done = 0
-        for batch in batches:
+        for batch, conditionings in zip(batches, told, strict=True):
             steps = batch[0].payload.all_steps
             progress = None if on_step is None else _Progress(on_step, done, batch[0].payload.steps, total)
-            for order, image in zip(batch, self._draw_batch(batch, progress), strict=True):
+            for order, image in zip(batch, self._draw_in_memory(batch, conditionings, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
             done += steps
         return [drawn[id(order)] for order in orders]
@@ -221,29 +226,49 @@ class LivePipeline:
         payload = batch[0].payload
         key = (texts, payload.clip_skip, payload.emphasis, chunks, negative)
         if key not in self._conditionings:
-            if len(self._conditionings) >= _CACHED:
-                self._conditionings.clear()
+            self._send_encoders(self.device)
             self._conditionings[key] = self.architecture.encode(
                 texts, clip_skip=payload.clip_skip, length=chunks, negative=negative, emphasis=payload.emphasis
             )
         return self._conditionings[key]
 
-    def _arguments(self, batch: Sequence[Pass], chunks: int) -> dict[str, Tensor]:
-        """What the denoiser is told at first, as arguments of diffusers' pipeline."""
-        wanted = self._conditioning(batch, chunks, 0).arguments()
-        if not self.architecture.guided:
-            return wanted
-        return wanted | self._conditioning(batch, chunks, 0, negative=True).arguments("negative_")
+    def _told(self, batch: Sequence[_Order]) -> list[Told]:
+        """What the denoiser is told in each pass over some pictures; after this, the text encoders may leave."""
+        found = []
+        for number, chunks in enumerate(batch[0].chunks):
+            same = [order.passes[number] for order in batch]
+            calls = range(max(one.words.calls for one in same))
+            wanted = [self._conditioning(same, chunks, call) for call in calls]
+            unwanted = [self._conditioning(same, chunks, call, negative=True) for call in calls]
+            found.append(Told(wanted, unwanted if self.architecture.guided else []))
+        return found
 
-    def _changed(self, batch: Sequence[Pass], chunks: int, call: int, *, guided: bool) -> dict[str, Tensor]:
-        """What the denoiser is told from a call on, as diffusers' pipelines take it; nothing if it is as before."""
-        sides = (True, False) if guided else (False,)
-        if all(one.words.at(call, negative=n) == one.words.at(call - 1, negative=n) for one in batch for n in sides):
-            return {}
-        return self.architecture.on_the_way([self._conditioning(batch, chunks, call, negative=n) for n in sides])
+    def _send_encoders(self, device: torch.device | str) -> None:
+        """Move the text encoders that leave, as far as they are elsewhere."""
+        import torch
+
+        for part in self._leaving:
+            if self.architecture.model.modules[part].device.type != torch.device(device).type:
+                self.architecture.model.memory.move(part, device)
+
+    def _draw_in_memory(self, batch: Sequence[_Order], told: Sequence[Told], progress: _Progress | None) -> list[Image]:
+        """Draw a batch; in halves if the memory does not hold it, and those after it in no larger ones."""
+        if len(batch) <= self.max_batch:
+            try:
+                return self._draw_batch(batch, told, progress)
+            except (MemoryError, RuntimeError) as error:
+                if len(batch) == 1 or not is_out_of_memory(error):
+                    raise
+            self.max_batch = len(batch) // 2
+            free_memory(self.device)
+        half = (len(batch) + 1) // 2
+        images = []
+        for part in (slice(None, half), slice(half, None)):
+            images += self._draw_in_memory(batch[part], [one.rows(part) for one in told], progress)
+        return images
 
     def _drawn_latents(
-        self, pipe: Any, batch: Sequence[Pass], chunks: int, progress: _Progress | None, **arguments: Any
+        self, pipe: Any, batch: Sequence[Pass], told: Told, progress: _Progress | None, **arguments: Any
     ) -> Tensor:
         """The latents of one pass over some pictures."""
 
@@ -251,12 +276,13 @@ class LivePipeline:
             if progress is not None:
                 progress.step(step + 1, pipe.num_timesteps)
             guided = self.architecture.guided and pipe.do_classifier_free_guidance
-            return self._changed(batch, chunks, step + 1, guided=guided)
+            sides = told.changed(step + 1, guided=guided)
+            return self.architecture.on_the_way(sides) if sides else {}
 
         pipe.scheduler = self.architecture.scheduler(batch[0].payload)
         with noise_of(batch) as generators:
             latents: Tensor = pipe(
-                **self._arguments(batch, chunks),
+                **told.arguments(),
                 **arguments,
                 generator=generators,
                 output_type="latent",
@@ -264,12 +290,12 @@ class LivePipeline:
             ).images
         return latents
 
-    def _first_pass(self, batch: Sequence[_Order], progress: _Progress | None) -> Tensor:
+    def _first_pass(self, batch: Sequence[_Order], told: Told, progress: _Progress | None) -> Tensor:
         payload = batch[0].payload
         return self._drawn_latents(
             self.pipe,
             [order.passes[0] for order in batch],
-            batch[0].chunks[0],
+            told,
             progress,
             **self.architecture.options(payload),
             width=payload.width,
@@ -277,7 +303,7 @@ class LivePipeline:
             num_inference_steps=payload.steps,
         )
 
-    def _second_pass(self, batch: Sequence[_Order], latents: Tensor, progress: _Progress | None) -> Tensor:
+    def _second_pass(self, batch: Sequence[_Order], told: Told, latents: Tensor, progress: _Progress | None) -> Tensor:
         """Latents of the second pass, of those of the first.
 
         diffusers draws `int(steps * strength)` steps of a schedule; half a step more makes them those that were asked
@@ -298,7 +324,7 @@ class LivePipeline:
         return self._drawn_latents(
             pipe,
             [order.passes[1] for order in batch],
-            batch[0].chunks[1],
+            told,
             None if progress is None else progress.after(batch[0].payload.steps, hires.steps),
             image=latents,
             guidance_scale=hires.cfg_scale,
@@ -306,12 +332,12 @@ class LivePipeline:
             strength=min(1.0, (hires.steps + 0.5) / hires.schedule_steps),
         )
 
-    def _draw_batch(self, batch: Sequence[_Order], progress: _Progress | None) -> list[Image]:
+    def _draw_batch(self, batch: Sequence[_Order], told: Sequence[Told], progress: _Progress | None) -> list[Image]:
         payload = batch[0].payload
-        latents = self._first_pass(batch, progress)
+        latents = self._first_pass(batch, told[0], progress)
         if payload.hires is not None:
             _check_finite(batch, latents, "the latents of the first pass are")
-            latents = self._second_pass(batch, latents, progress)
+            latents = self._second_pass(batch, told[1], latents, progress)
             payload = payload.enlarged()
         _check_finite(batch, latents, "the latents are")
         decoded = self._decoded(self.architecture.unpacked(latents, payload))
@@ -334,8 +360,8 @@ class LivePipeline:
         vae = self.pipe.vae
         pixels = self.pipe.image_processor.preprocess(list(pictures)).to(vae.device, vae.dtype)
         with torch.no_grad():
-            latents: Tensor = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
-        return latents.to(self.dtype)
+            latents: Tensor = vae.encode(pixels).latent_dist.mode()
+        return latents.to(self.dtype) * float(vae.config.scaling_factor)
 
     @timed("decode")
     def _decoded(self, latents: Tensor) -> Tensor:
@@ -376,6 +402,7 @@ def load_pipeline(
     config: Path | str | None = None,
     vae: Checkpoint | None = None,
     text_encoder_3: Path | str | None = None,
+    offload: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     max_batch: int = 4,
@@ -389,6 +416,7 @@ def load_pipeline(
             whose weights stand in for parts that the model lacks.
         vae: the VAE of the merges, where the model has none.
         text_encoder_3: file or folder of a T5, for SD3 and Flux models without one.
+        offload: `"text_encoders"`: they are on the GPU only while prompts are embedded.
         device: `"auto"` (CUDA, else Apple's MPS, else CPU) or a torch device.
         dtype: `"auto"` (fp32 on the CPU; elsewhere fp16, for Flux bf16), `"fp32"`, `"fp16"` or `"bf16"`.
         max_batch: most pictures drawn at once; needs memory, and a study keeps to one value.
@@ -401,7 +429,8 @@ def load_pipeline(
     os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub on import, below
     if max_batch < 1:
         raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
-    place = _device(device)
+    check_offload(offload)
+    place = device_of(device)
     with ExitStack() as opened, warnings.catch_warnings():
         base = opened.enter_context(open_checkpoint(model)) if isinstance(model, str | Path) else model
         kind = drawn(base)
@@ -421,7 +450,7 @@ def load_pipeline(
             t5=None if t5 is None else (kind.t5, t5),
             optional=kind.optional,
             device=place,
-            dtype_of=_dtypes(kind, _dtype(dtype, place, kind.half)),
+            dtype_of=_dtypes(kind, dtype_of(dtype, place, kind.half)),
             prediction_type=prediction_type,
         )
         tokenizers = kind.tokenizers_of(live, tree, t5)
@@ -430,27 +459,19 @@ def load_pipeline(
         parts = {part: live.modules.get(part) for part in (kind.network, "vae", *kind.encoders)}
         pipe = getattr(diffusers, kind.pipeline)(**parts, **named, **kind.components, scheduler=None)
     pipe.set_progress_bar_config(disable=True)
-    return LivePipeline(architecture, pipe, max_batch=max_batch)
+    leaving = [part for part in kind.encoders if part in live.modules and (offload or part not in live.merged_parts)]
+    return LivePipeline(architecture, pipe, max_batch=max_batch, leaving=leaving)
 
 
 def _dtypes(kind: type[DrawnArchitecture], dtype: torch.dtype) -> Dtypes:
     """The dtype of every tensor: that of the model, and fp32 for the few that overflow in fp16."""
     import torch
 
-    def dtype_of(part: str, name: str) -> torch.dtype:
+    def of(part: str, name: str) -> torch.dtype:
         overflows = (kind.vae_in_fp32 and part == "vae") or (part == kind.t5 and name.endswith(".wo.weight"))
         return torch.float32 if dtype == torch.float16 and overflows else dtype
 
-    return dtype_of
-
-
-def check_place(device: str, dtype: str) -> None:
-    """Check at start-up that a pipeline could be loaded there.
-
-    Raises:
-        ConfigError: the device does not exist on this machine, or the dtype is unknown.
-    """
-    _dtype(dtype, _device(device))
+    return of
 
 
 def _batches(orders: Sequence[_Order], most: int) -> list[list[_Order]]:
@@ -473,32 +494,6 @@ def _check_finite(batch: Sequence[_Order], values: Tensor, what: str) -> None:
     for order, good in zip(batch, finite, strict=True):
         if not good:
             raise TrialFailed(f"{order}: {what} not finite; in fp16, generator.dtype=fp32 may help")
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device: no {name} on this machine ({count} CUDA devices); use device=auto or cpu")
-    return device
-
-
-def _dtype(name: str, device: torch.device, half: str = "fp16") -> torch.dtype:
-    import torch
-
-    if name == "auto":
-        name = "fp32" if device.type == "cpu" else half
-    if name not in DTYPES:
-        raise ConfigError(f"dtype: {name!r} is not a dtype; use auto, {', '.join(DTYPES)}")
-    dtype: torch.dtype = getattr(torch, DTYPES[name])
-    return dtype
 
 
 def _quieten() -> None:

@@ -58,7 +58,7 @@ _KARRAS = {"use_karras_sigmas": True}
 _EXPONENTIAL = {"use_exponential_sigmas": True}
 _BETA = {"use_beta_sigmas": True}
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
-_UNIFORM_FIRST = {
+_UNIFORM_FIRST: Mapping[str, Mapping[str, Any]] = {
     "Uniform": _LINEAR,
     "Karras": _KARRAS,
     "Exponential": _EXPONENTIAL,
@@ -66,7 +66,7 @@ _UNIFORM_FIRST = {
     "SGM Uniform": _TRAILING,
     "Beta": _BETA,
 }
-_KARRAS_FIRST = {"Karras": _KARRAS, **_UNIFORM_FIRST}
+_KARRAS_FIRST: Mapping[str, Mapping[str, Any]] = {"Karras": _KARRAS, **_UNIFORM_FIRST}
 
 SAMPLERS: Mapping[str, Sampler] = {
     "Euler a": Sampler(

@@ -93,17 +93,18 @@ class Wildcards:
         """The options of a list, or of all lists whose names fit."""
         if self._folder is None:
             raise ConfigError(f"wildcard __{name}__: no folder of word lists is given; set  wildcards=FOLDER")
-        if "*" in name:
-            fitting = [known for known in self._names if fnmatchcase(_plain(known), _plain(name))]
-            lines = [line for known in fitting for line in self._lines(known) or ()]
-        else:
-            lines = self._lines(name)
-        if lines is None or ("*" in name and not fitting):
+        lines = self._together(name) if "*" in name else self._lines(name)
+        if lines is None:
             way_out = nearest(name, self._names)
             raise ConfigError(f"wildcard __{name}__: no {name}.txt in {self._folder}; {way_out}")
         if not lines:
             raise ConfigError(f"wildcard __{name}__: {self._file(name) or self._folder} has no lines")
         return tuple(map(option, lines))
+
+    def _together(self, pattern: str) -> list[str] | None:
+        """The lines of all lists whose names fit; None where none does."""
+        fitting = [name for name in self._names if fnmatchcase(_plain(name), _plain(pattern))]
+        return [line for name in fitting for line in self._lines(name) or ()] if fitting else None
 
     def _lines(self, name: str) -> list[str] | None:
         """The lines of the list of that name; None where there is none."""

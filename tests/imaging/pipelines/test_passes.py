@@ -61,7 +61,8 @@ class ByHand:
     def decoded(self, latents: Tensor) -> np.ndarray[Any, Any]:
         with torch.no_grad():
             decoded = self._pipe.vae.decode(latents.float() / self._pipe.vae.config.scaling_factor).sample
-        return ((decoded / 2 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).numpy() * 255).round().astype(int)
+        pixels: np.ndarray[Any, Any] = (decoded / 2 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).numpy()
+        return (pixels * 255).round().astype(int)
 
 
 def drawn_by_hand(

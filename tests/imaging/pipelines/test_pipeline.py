@@ -204,3 +204,30 @@ def test_on_a_gpu_in_fp16_pictures_repeat_and_a_swap_is_a_fresh_load(
     )
     write(pipeline, tiny_a)
     assert pixels(pipeline.draw(payloads)) == first
+
+
+def test_a_batch_that_the_memory_does_not_hold_is_halved_and_nothing_is_lost(
+    tiny_a: Path, tiny_sd1_config: Path
+) -> None:
+    pipeline = load_pipeline(tiny_a, config=tiny_sd1_config, device="cpu", max_batch=5)
+    payloads = resolve([dataclasses.replace(CAT, batch_size=5), dataclasses.replace(CAT, name="dog", batch_size=3)], 0)
+    sizes = []
+
+    def crowded(unet: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        """A device that holds two pictures, with and without their prompt."""
+        sizes.append(len(inputs[0]) // 2)
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pipeline.pipe.unet.register_forward_pre_hook(crowded)
+    first = pipeline.draw(payloads)
+    assert sizes[:2] == [4, 2]
+    assert pipeline.max_batch == 2
+    assert [(image.payload, image.index) for image in first] == [
+        *(("cat", n) for n in range(5)),
+        *(("dog", n) for n in range(3)),
+    ]
+    sizes.clear()
+    second = pipeline.draw(payloads)
+    assert max(sizes) == 2
+    assert pixels(first) == pixels(second)

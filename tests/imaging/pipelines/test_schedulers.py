@@ -104,7 +104,7 @@ def noise(seed: int) -> torch.Generator:
 def drawn_by_diffusers(name: str, schedule: str, steps: int) -> Tensor:
     scheduler, generator = build_scheduler(name, schedule), noise(1)
     scheduler.set_timesteps(steps)
-    x = torch.randn(1, 4, 16, 16, generator=generator, dtype=torch.float64) * scheduler.init_noise_sigma
+    x: Tensor = torch.randn(1, 4, 16, 16, generator=generator, dtype=torch.float64) * scheduler.init_noise_sigma
     options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for time in scheduler.timesteps:
         predicted = network(scheduler.scale_model_input(x, time), time)

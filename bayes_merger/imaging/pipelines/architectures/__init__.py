@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.kinds import describe_input
 from bayes_merger.errors import CheckpointError
-from bayes_merger.imaging.pipelines.architectures.architecture import Conditioning, DrawnArchitecture
+from bayes_merger.imaging.pipelines.architectures.architecture import Conditioning, DrawnArchitecture, Told
 from bayes_merger.imaging.pipelines.architectures.flux import Flux
 from bayes_merger.imaging.pipelines.architectures.sd1 import StableDiffusion
 from bayes_merger.imaging.pipelines.architectures.sd2 import StableDiffusion2
 from bayes_merger.imaging.pipelines.architectures.sd3 import StableDiffusion3
 from bayes_merger.imaging.pipelines.architectures.sdxl import StableDiffusionXL
 
-__all__ = ["DRAWN", "Conditioning", "DrawnArchitecture", "drawn"]
+__all__ = ["DRAWN", "Conditioning", "DrawnArchitecture", "Told", "drawn"]
 
 DRAWN: Mapping[str, type[DrawnArchitecture]] = {
     "sd1": StableDiffusion,

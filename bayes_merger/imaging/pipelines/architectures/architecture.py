@@ -32,10 +32,44 @@ class Conditioning:
     embeddings: Tensor
     pooled: Tensor | None = None
 
+    def rows(self, part: slice) -> Conditioning:
+        """The same of some of the prompts."""
+        return Conditioning(self.embeddings[part], None if self.pooled is None else self.pooled[part])
+
     def arguments(self, front: str = "") -> dict[str, Tensor]:
         """For a call of diffusers' pipeline; with `negative_` in front for what is to be avoided."""
         pooled = {} if self.pooled is None else {f"{front}pooled_prompt_embeds": self.pooled}
         return {f"{front}prompt_embeds": self.embeddings, **pooled}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the denoiser is told in one pass over some pictures, call by call; the last of it holds to the end.
+
+    Attributes:
+        wanted: of the prompts.
+        unwanted: of the negative prompts, as often; empty where they are not drawn.
+    """
+
+    wanted: Sequence[Conditioning]
+    unwanted: Sequence[Conditioning]
+
+    def arguments(self) -> dict[str, Tensor]:
+        """What is told at first, for a call of diffusers' pipeline."""
+        negative = self.unwanted[0].arguments("negative_") if self.unwanted else {}
+        return self.wanted[0].arguments() | negative
+
+    def changed(self, call: int, *, guided: bool) -> list[Conditioning]:
+        """What is told from a call on, of the negative prompts and of the prompts; nothing if it is as before."""
+        sides = [self.unwanted, self.wanted] if guided else [self.wanted]
+        last = len(self.wanted) - 1
+        if call > last or all(side[call] is side[call - 1] for side in sides):
+            return []
+        return [side[call] for side in sides]
+
+    def rows(self, part: slice) -> Told:
+        """The same of some of the pictures."""
+        return Told([one.rows(part) for one in self.wanted], [one.rows(part) for one in self.unwanted])
 
 
 class DrawnArchitecture:

@@ -1,0 +1,92 @@
+"""``payload``: from a web UI's picture to pictures of one's own, and what is wrong with a payload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from bayes_merger.cli import main
+from tests.command_line import refused
+
+TEXT = (
+    "a [red:blue:0.5] ring\nNegative prompt: blurry\nSteps: 2, Sampler: Euler a, Schedule type: Automatic, CFG scale: 4.0, "
+    "Seed: 7, Size: 64x64, ADetailer model: face.pt, RNG: CPU"
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    info = PngInfo()
+    info.add_text("parameters", TEXT)
+    Image.new("RGB", (8, 8)).save("ring.png", pnginfo=info)
+    return tmp_path
+
+
+def imported(capsys: pytest.CaptureFixture[str], *files: str) -> tuple[str, str]:
+    capsys.readouterr()
+    assert main(["payload", "import", *files]) == 0
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+def test_a_web_uis_picture_is_drawn_with_ones_own_model(
+    here: Path, tiny_a: Path, tiny_sd1_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = imported(capsys, "ring.png", "ring.png")
+    assert err == "note: ring: left out: ADetailer model\nnote: ring_2: left out: ADetailer model\n"
+    assert list(yaml.safe_load(out)) == ["ring", "ring_2"]
+    (here / "payloads").mkdir()
+    (here / "payloads" / "mine.yaml").write_text(out)
+    assert main(["payload", "check", "payloads=[mine]", "payloads.ring.batch_size=3"]) == 0
+    assert capsys.readouterr().out == (
+        "ring: 3 pictures of 64x64, 2 steps of Euler a Uniform, seed 7\n  a [red:blue:0.5] ring\n"
+        "ring_2: 1 pictures of 64x64, 2 steps of Euler a Uniform, seed 7\n  a [red:blue:0.5] ring\n"
+    )
+    draw = ["payload", "draw", str(tiny_a), "payloads=[mine]", f"generator.config={tiny_sd1_config}", "out=new/drawn"]
+    for _ in range(2):
+        assert main(draw) == 0
+    said = capsys.readouterr()
+    names = ["ring-0.png", "ring_2-0.png", "ring-0-1.png", "ring_2-0-1.png"]
+    assert said.out.split() == [f"new/drawn/{name}" for name in names]
+    assert said.err.startswith("2 pictures in ")
+    pictures = [Image.open(here / "new" / "drawn" / name) for name in names]
+    assert len({picture.tobytes() for picture in pictures}) == 1
+    assert (
+        pictures[0].info["parameters"].startswith("a [red:blue:0.5] ring\nNegative prompt: blurry\nSteps: 2, Sampler: ")
+    )
+
+
+def test_what_is_wrong_is_one_line(here: Path, tiny_a: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "payloads").mkdir()
+    (here / "payloads" / "bad.yaml").write_text("prompt: a <lora:fur:1>\nwidth: 64\nheight: 64\n")
+    (here / "payloads" / "worse.yaml").write_text("prompt: a AND b\n")
+    (here / "empty.txt").write_text("")
+    (here / "odd.json").write_text('{"a": 1}')
+    (here / "plain.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for arguments, words in (
+        (["impart"], "no 'impart'; did you mean import"),
+        (["check", "payloads=[worse]"], "AND (composable diffusion)"),
+        (["check", "payloads=[none]"], "no 'none'"),
+        (["check", "bad"], "'bad' is no setting"),
+        (["draw", "payloads=[bad]"], "takes the model"),
+        (["draw", str(tiny_a), "payloads=[bad]"], "<lora:fur:...>: no folder of LoRAs is given; set  loras=FOLDER"),
+        (["draw", str(tiny_a), "payloads=[bad]", "out=odd.json"], "odd.json is no folder"),
+        (["draw", "nothing.safetensors", "payloads=[bad]"], "there is no such file"),
+        (["import"], "the following arguments are required"),
+        (["import", "nothing.png"], "nothing.png: cannot be read (No such file or directory)"),
+        (["import", "plain.png"], "plain.png: holds no parameters of a web UI"),
+        (["import", "odd.json"], "odd.json: is neither a request"),
+        (["import", "empty.txt"], "empty.txt: holds no prompt"),
+    ):
+        assert words in refused(capsys, "payload", *arguments)
+
+
+def test_help_tells_all_three(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["payload"], ["payload", "--help"]):
+        assert main(arguments) == 0
+        assert "payload import" in capsys.readouterr().out
