@@ -17,7 +17,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 _TILE = 512  # pixels, longest side of a picture in a grid
 _LARGEST = 4096  # pixels, longest side of a grid
-_END = b"\0\0\0\0IEND"  # the last chunk of a PNG: no data
+_SIGNATURE = 8  # bytes that a PNG begins with
 
 
 def write_grid(path: Path, images: Sequence[DrawnImage]) -> None:
@@ -51,11 +51,12 @@ def add_texts(path: Path, texts: Mapping[str, str]) -> None:
         path: the file.
         texts: keyword, 1 to 79 letters of ASCII, to text.
     """
-    data = path.read_bytes()
-    end = data.rindex(_END)
+    data, at = path.read_bytes(), _SIGNATURE
+    while data[at + 4 : at + 8] != b"IDAT":  # programs that only look read no further than the picture's first chunk
+        at += struct.unpack_from(">I", data, at)[0] + 12
     chunks = b"".join(_chunk(b"iTXt", f"{key}\0\0\0\0\0{text}".encode()) for key, text in texts.items())
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(data[:end] + chunks + data[end:])
+    temporary.write_bytes(data[:at] + chunks + data[at:])
     temporary.replace(path)
 
 

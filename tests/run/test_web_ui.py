@@ -85,12 +85,12 @@ def test_the_file_that_is_drawn_is_the_merge_that_is_saved(place: Path, server: 
 
 
 def test_a_killed_run_goes_on_with_the_same_trials_and_leaves_nothing(place: Path, server: State) -> None:
-    assert command(place, "run", "experiment=web", "name=whole", "final.images=0").returncode == 0
+    assert command(place, "run", "experiment=web", "name=whole", "final.images=0", "n_iters=1").returncode == 0
     server.delay = 0.3
-    process = start(place, "run", "experiment=web", "name=killed", "final.images=0")
+    process = start(place, "run", "experiment=web", "name=killed", "final.images=0", "n_iters=1")
     assert process.stdout is not None
     for line in process.stdout:
-        if "  2/5  " in line:
+        if "  2/4  " in line:
             break
     while len(left(server)) < 3:  # a merge and its lock
         time.sleep(0.01)
@@ -165,16 +165,16 @@ def test_another_folder_than_the_web_ui_s(place: Path, server: State, tmp_path: 
 
 
 def test_a_study_names_no_address_or_folder_that_the_user_does_not(place: Path, server: State) -> None:
-    assert command(place, "run", "experiment=web", "name=sent", "final.images=0").returncode == 0
+    assert command(place, "run", "experiment=web", "name=sent", "final.images=0", "n_iters=0").returncode == 0
     (place / "conf/experiment/web.yaml").unlink()
     asked = len(server.asked)
-    result = command(place, "resume", "sent", "n_iters=3")
+    result = command(place, "resume", "sent", "n_iters=1")
     assert result.returncode == 2
     assert "generator.address: " in result.stderr
     assert "is asked to draw, which a study may only name if a file of yours does" in result.stderr
     given = [f"generator.address={server.address}", f"generator.models_folder={server.folder}"]
     assert len(server.asked) == asked
-    assert command(place, "resume", "sent", "n_iters=3", *given).returncode == 0
+    assert command(place, "resume", "sent", "n_iters=1", *given).returncode == 0
 
 
 def test_a_folder_is_swept_of_what_killed_processes_have_left_and_of_nothing_else(tmp_path: Path) -> None:
