@@ -18,6 +18,10 @@ class GeneratorConfig:
     """How pictures are drawn.
 
     Attributes:
+        program: ``diffusers`` draws in this process, or ``webui``, the user's own.
+        address: of the web UI.
+        models_folder: that the web UI reads models from, as seen from here.
+        timeout: seconds that one answer of the web UI may take.
         config: a diffusers folder: the settings of a model of unusual size, and the weights of parts that model A
             lacks; ``None`` is the official one of its architecture.
         text_encoder_3: file or folder of a T5, for SD3 and Flux models without one.
@@ -29,6 +33,10 @@ class GeneratorConfig:
         prediction_type: ``epsilon`` or ``v_prediction``; ``None`` lets the checkpoint say.
     """
 
+    program: str = "diffusers"
+    address: str | None = None
+    models_folder: str | None = None
+    timeout: float = 600.0
     config: str | None = None
     text_encoder_3: str | None = None
     offload: str | None = None
@@ -112,6 +120,7 @@ class RunConfig:
     loras: str | None = None
     embeddings: str | None = None
     images: str = "all"
+    preview: bool = False
     space: dict[str, Any] = field(default_factory=dict)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     pruning: PruningConfig = field(default_factory=PruningConfig)
@@ -124,12 +133,14 @@ class RunConfig:
 CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "workers", "images", "model_a",
               "model_b", "model_c", "models", "recipe.models", "runs", "final", "generator.device",
               "generator.max_batch", "generator.config", "generator.text_encoder_3",
-              "generator.offload")  # fmt: skip
+              "generator.offload", "generator.address", "generator.models_folder", "generator.timeout",
+              "preview")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
-         "generator.config", "generator.text_encoder_3", "generator.offload", "wildcards", "loras",
+         "generator.config", "generator.text_encoder_3", "generator.offload", "generator.address",
+         "generator.models_folder", "generator.timeout", "wildcards", "loras",
          "embeddings")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""
 

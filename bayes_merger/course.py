@@ -68,7 +68,7 @@ def _raise_if_gone(folder: RunFolder, again: str) -> None:
 def _to_the_end(
     setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter, stop: StopSignal
 ) -> None:
-    from bayes_merger.run.evaluator import PipelineEvaluator
+    from bayes_merger.run.drawing import evaluator_of
     from bayes_merger.run.final import decide, keep_pictures
     from bayes_merger.run.loop import search
     from bayes_merger.run.workers import search_together
@@ -86,10 +86,10 @@ def _to_the_end(
             study.set_user_attr(STOPPED, None)
         if unfinished and setup.config.workers > 1:
             search_together(setup, study, folder, progress, stop)
-        evaluator = PipelineEvaluator.load(setup, progress, stop)
-        if unfinished and setup.config.workers == 1:
-            search(setup, study, evaluator, folder, progress, stop)
-        with_retries(study, conclude)
+        with evaluator_of(setup, progress, stop) as evaluator:
+            if unfinished and setup.config.workers == 1:
+                search(setup, study, evaluator, folder, progress, stop)
+            with_retries(study, conclude)
     except (Paused, Interrupted):
         if complete_trials(study):
             write_best(study, folder)

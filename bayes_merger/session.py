@@ -229,7 +229,7 @@ def work(
         Interrupted: the user asked to stop.
     """
     from bayes_merger.run import loop
-    from bayes_merger.run.evaluator import PipelineEvaluator
+    from bayes_merger.run.drawing import evaluator_of
 
     for override in overrides:
         key = compose.in_full(override).partition("=")[0]
@@ -254,8 +254,10 @@ def work(
         if says_stop and (warning := loop.crowded(at_work(study) + 1, total)):
             progress.note(warning)
         try:
-            with StopSignal(progress if says_stop else None) as stop:
-                evaluator = PipelineEvaluator.load(setup, progress, stop)
+            with (
+                StopSignal(progress if says_stop else None) as stop,
+                evaluator_of(setup, progress, stop) as evaluator,
+            ):
                 name = worker or socket.gethostname()
                 loop.search(setup, study, evaluator, folder, progress, stop, name=name, taking=True)
         finally:

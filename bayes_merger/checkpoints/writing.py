@@ -30,6 +30,10 @@ _ROOM = 2**20  # bytes that a file system needs for itself
 _PIECE = 2**20  # bytes written at a time: longer writes are cached in larger pages, three times slower
 
 
+class NotFinite(CheckpointError):
+    """A tensor that was to be written holds NaN or infinity."""
+
+
 class TensorEntry(NamedTuple):
     """One tensor to write.
 
@@ -200,7 +204,7 @@ def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
             raise _unannounced(entry, f"{list(tensor.shape)} {tensor.dtype}")
         piece = tensor.detach().cpu().contiguous()
         if entry.dtype in FLOATS and (fault := find_nonfinite(piece)):
-            raise CheckpointError(
+            raise NotFinite(
                 f"not written, '{entry.key}' would hold {fault}; "
                 "choose weights nearer to [0, 1], or dtype=fp32 if the numbers are too large for half precision",
                 subject=str(path),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import UserError, printable
+from bayes_merger.errors import ConfigError, UserError, printable
 from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.report import summary as report
 from bayes_merger.report.tables import (
@@ -25,6 +25,7 @@ from bayes_merger.report.tables import (
     verdict_line,
     with_error,
 )
+from bayes_merger.report.timing import timing, timing_table
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
@@ -42,10 +43,15 @@ def show(arguments: Sequence[str]) -> None:
     parser.add_argument("name", nargs="?", help="the study")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--storage", default="", help="the database that has the study, if its folder is not here")
+    parser.add_argument("--timing", action="store_true", help="where the time of a trial goes")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     options = parser.parse_args(arguments)
+    if options.name is None and options.timing:
+        raise ConfigError("--timing: of which study? give its name, like  bayes-merger show NAME --timing")
     if options.name is None:
         _show_all(Path(options.runs), options.json)
+    elif options.timing:
+        _show_timing(find_study(Path(options.runs), options.name, options.storage), options.json)
     else:
         _show_one(find_study(Path(options.runs), options.name, options.storage), options.json)
 
@@ -119,6 +125,16 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
         expected = with_error(found["mean"], found["sd"])
         print(f"the model expects {expected} points of a merge that was not tried:  bayes-merger merge {folder.typed} "
               f"--predicted --out {quote(folder.name)}-predicted.safetensors")  # fmt: skip
+
+
+def _show_timing(folder: RunFolder, as_json: bool) -> None:
+    trials = report.trials_data(load(folder))
+    if as_json:
+        print(json.dumps(timing(trials), indent=2))
+    elif table := timing_table(trials):
+        Console().print(table)
+    else:
+        print(f"no trial of {folder.name} says where its time went; those of studies from now on do")
 
 
 def _print_unscored(rows: Sequence[Mapping[str, Any]]) -> None:

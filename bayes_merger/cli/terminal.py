@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from bayes_merger.run.progress import PlainReporter, ProgressReporter, Step, TrialReport, trial_line
+from bayes_merger.run.progress import PlainReporter, ProgressReporter, Step, TrialReport, ends, trial_line
 
 
 class BarReporter(PlainReporter):
@@ -24,7 +24,6 @@ class BarReporter(PlainReporter):
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[info]}"),
-            TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
         )
@@ -50,7 +49,8 @@ class BarReporter(PlainReporter):
         """Print the trial above the bars and move the first one on."""
         best = f"best {report.best:.3f}" if report.best is not None else ""
         best += f" ({report.mean:.3f})" if report.mean is not None else ""
-        self._progress.update(self._study, completed=report.done, total=report.total, info=best)
+        best += f"  {ends(report.left)}" if report.left else ""
+        self._progress.update(self._study, completed=report.done, total=report.total, info=best.lstrip())
         self.note(trial_line(report))
 
     def note(self, text: str) -> None:

@@ -26,6 +26,8 @@ _TRUSTED = {
     "_target_": "is built from",
     "viewer": "is a command",
     "ledger": "is a file to write",
+    "address": "is asked to draw",
+    "models_folder": "is a folder to write into",
 }
 """Settings that reach beyond a study -> what their value is."""
 
@@ -94,7 +96,7 @@ def check_trusted(settings: Mapping[str, Any], typed: Collection[str]) -> None:
         ConfigError: something that reaches beyond it; the text says which file to put where.
     """
     own: dict[str, list[Any]] = {}
-    wanted = {group: settings.get(group) for group in ("scorers", "optimiser")}
+    wanted = {group: settings.get(group) for group in ("scorers", "optimiser", "generator")}
     for place, key, value in _named(wanted):
         if value is None or place in typed:
             continue

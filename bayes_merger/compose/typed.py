@@ -16,7 +16,7 @@ from bayes_merger.merging.method import MODEL_NAMES
 
 PATHS = (
     "model_a", "model_b", "model_c", "vae", "runs", "wildcards", "styles", "loras", "embeddings", "generator.config",
-    "generator.text_encoder_3", "storage",
+    "generator.text_encoder_3", "generator.address", "generator.models_folder", "storage",
 )  # fmt: skip
 _PATH_TABLES = ("models.", "recipe.models.")
 _TEXTS = ("elements", "anchors", "adjust")

@@ -14,7 +14,7 @@ from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.verdict import verdict_of
-from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, WEIGHTS
+from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, TIMES, WEIGHTS
 from bayes_merger.run.idle import space_of
 from bayes_merger.run.predicted import prediction_of
 from bayes_merger.run.record import (
@@ -171,6 +171,9 @@ def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
         row["phase"] = trial.user_attrs.get(PHASE, "search")
         if "seconds" in trial.user_attrs:
             row["seconds"] = trial.user_attrs[SECONDS]
+        if times := trial.user_attrs.get(TIMES):
+            scores = trial.user_attrs.get(SCORES, [])
+            row |= {"times": times, "pictures": len({(one["payload"], one["index"]) for one in scores})}
         if reason := trial.user_attrs.get(REASON):
             row["reason"] = reason
         rows.append(row)

@@ -40,5 +40,8 @@ SCORES = "scores"
 IMAGES = "images"
 """Of a trial: where its pictures lie, relative to the run's folder."""
 
+TIMES = "times"
+"""Of a trial: part (choose, merge, embed, draw, decode, save, score) -> seconds."""
+
 POINTS = "points"
 """Of a trial: the weighted sum, where there are several objectives."""

@@ -18,6 +18,7 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage, load_pipeline
 from bayes_merger.paths import user_path
 from bayes_merger.run.prompt_files import PromptLoras, find_files
 from bayes_merger.run.setup import check_payloads, path_of, resolve_payloads
+from bayes_merger.run.web_ui import WEB_UI
 
 
 def draw_with(
@@ -42,6 +43,8 @@ def draw_with(
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"out: {folder} is no folder; give another name")
     generator = config.generator
+    if generator.program == WEB_UI:
+        raise ConfigError("generator.program: a web UI draws payloads by itself; leave out  generator=webui  here")
     with open_checkpoint(user_path(config.model_a)) as model:
         payloads = resolve_payloads(config, model)
         check_payloads(payloads, model)

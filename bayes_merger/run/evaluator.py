@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from PIL.PngImagePlugin import PngInfo
-
-from bayes_merger.checkpoints.checkpoint import check_all_unchanged
+from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged
 from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.imaging.payload.infotext import infotext
 from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
-from bayes_merger.imaging.prompts.prompt import plain_prompt
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.multi_step import LiveSteps
 from bayes_merger.merging.method import MODEL_NAMES
 from bayes_merger.merging.recipe.settings import MergeSettings
+from bayes_merger.run.judging import Judging
+from bayes_merger.run.judging import Weights as Weights
 from bayes_merger.run.models import merge_settings
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.prompt_files import PromptLoras
 from bayes_merger.run.pruning import Incumbent, batches, clearly_worse, estimate, is_on, whole
-from bayes_merger.run.setup import RunSetup, candidate_id
-from bayes_merger.scoring.scorer import ImageToScore, Score, combine, score_images
-
-Weights = Mapping[str, Mapping[str, float]]
+from bayes_merger.run.setup import RunSetup
+from bayes_merger.scoring.scorer import Score, combine
+from bayes_merger.timing import timed
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,14 @@ def baselines(setup: RunSetup) -> list[Baseline]:
         *(Baseline(f"model {name.upper()}", at(0.0), model=name) for name in others),
         Baseline("even mix of A and B" if many else "even mix", at(0.5)),
     ]
+
+
+def compared(setup: RunSetup, baseline: Baseline) -> tuple[dict[str, Checkpoint], MergeSettings]:
+    """The models and settings of what a winner is compared with; rules are the run's own: pure A is to be pure."""
+    config, own = setup.config, merge_settings(setup.config)
+    vae = config.vae if config.vae in ("b", "merge") else "a"
+    models = {role: setup.checkpoints[baseline.model or role] for role in ("a", "b")}
+    return models, MergeSettings(baseline.method, own.dtype, vae, blocks=own.blocks, channels=own.channels)
 
 
 @dataclass(frozen=True)
@@ -171,9 +176,12 @@ def evaluate(
     paths: list[Path] = []
     scores: list[Score] = []
     for batch in order:
-        drawn = batch.named(evaluator.draw(batch.payloads))
-        saved = evaluator.save(folder, drawn, setup.payloads)
-        scores += evaluator.score(weights, drawn, saved)
+        with timed("draw"):
+            drawn = batch.named(evaluator.draw(batch.payloads))
+        with timed("save"):
+            saved = evaluator.save(folder, drawn, setup.payloads)
+        with timed("score"):
+            scores += evaluator.score(weights, drawn, saved)
         images += drawn
         paths += saved
         if incumbent is None or batch is order[-1]:
@@ -214,14 +222,12 @@ def _searches_texts(setup: RunSetup) -> bool:
     return not driven <= set(network)
 
 
-class PipelineEvaluator:
+class PipelineEvaluator(Judging):
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
     def __init__(self, setup: RunSetup, pipeline: LivePipeline, progress: ProgressReporter, stop: StopSignal) -> None:
-        self._setup = setup
+        super().__init__(setup, progress, stop)
         self._pipeline = pipeline
-        self._progress = progress
-        self._stop = stop
         self._merges: dict[str, LiveMerge | LiveSteps] = {}
         self._current: tuple[str, Weights] | None = None
         self._loras = PromptLoras(setup.files.loras, setup.base, pipeline.destinations, pipeline.text_encoder_changed)
@@ -268,13 +274,9 @@ class PipelineEvaluator:
         self._current = (name, {key: dict(blocks) for key, blocks in weights.items()})
 
     def _merge_of(self, baseline: Baseline | None) -> LiveMerge | LiveSteps:
-        setup, config = self._setup, self._setup.config
-        if baseline is not None:  # elemental rules and options are the run's; pure A is to be pure
-            models = {role: setup.checkpoints[baseline.model or role] for role in ("a", "b")}
-            vae = config.vae if config.vae in ("b", "merge") else "a"
-            own = merge_settings(config)
-            pure = MergeSettings(baseline.method, own.dtype, vae, blocks=own.blocks, channels=own.channels)
-            return LiveMerge(models, pure, memory=0)
+        setup = self._setup
+        if baseline is not None:
+            return LiveMerge(*compared(setup, baseline), memory=0)
         recipe = setup.recipe({}, hashed=False)
         if setup.steps is not None:
             return LiveSteps(recipe, setup.checkpoints, setup.constant_steps())
@@ -309,48 +311,3 @@ class PipelineEvaluator:
         if self._pipeline.max_batch < most:
             self._progress.note(f"out of memory: from now on {self._pipeline.max_batch} pictures are drawn at once")
         return drawn
-
-    def score(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
-        """The raw scores of some pictures of one merge: one of each scorer and picture.
-
-        Raises:
-            TrialFailed: a scorer gave NaN, or a person voided the trial.
-            Paused: the person who scores went away.
-        """
-        candidate = candidate_id(weights)
-        judged = [
-            ImageToScore(
-                payload=image.payload,
-                index=image.index,
-                seed=image.seed,
-                prompt=plain_prompt(image.prompt),
-                image=image.image,
-                path=paths[number] if paths else None,
-                candidate=candidate,
-            )
-            for number, image in enumerate(images)
-        ]
-        scores: list[Score] = []
-        for name, scorer in self._setup.scorers.items():
-            self._progress.step(f"scoring ({name})")
-            if scorer.interactive:
-                with self._progress.quiet(), self._stop.at_once():
-                    scores += score_images(scorer, judged)
-            else:
-                scores += score_images(scorer, judged)
-        return scores
-
-    def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:
-        """Write pictures as PNG, with the drawing parameters in the text field that web UIs read."""
-        folder.mkdir(parents=True, exist_ok=True)
-        by_name = {payload.name: payload for payload in payloads}
-        paths = []
-        for image in images:
-            path = folder / f"{image.payload}-{image.index}.png"
-            info = PngInfo()
-            info.add_text("parameters", infotext(by_name[image.payload], image.index))
-            temporary = path.with_suffix(".tmp")
-            image.image.save(temporary, format="PNG", pnginfo=info)
-            temporary.replace(path)
-            paths.append(path)
-        return tuple(paths)

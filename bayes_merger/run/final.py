@@ -24,6 +24,7 @@ from bayes_merger.run.attributes import DRAWN, IMAGES, WEIGHTS
 from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, baselines, conclude
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.fresh import fresh, fresh_images
+from bayes_merger.run.pictures import describe
 from bayes_merger.run.predicted import last_prediction
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.record import (
@@ -114,7 +115,8 @@ def keep_pictures(
     progress.step(f"drawing the pictures of trial {trial.number} once more")
     try:
         evaluator.load_weights(trial.user_attrs[WEIGHTS])
-        evaluator.save(place, evaluator.draw(setup.payloads), setup.payloads)
+        paths = evaluator.save(place, evaluator.draw(setup.payloads), setup.payloads)
+        describe(paths, trial.number, setup.recipe(trial.user_attrs[WEIGHTS]), value_of(trial))
     except TrialFailed as error:  # another program's trial, of a merge that we never drew
         progress.note(f"trial {trial.number} has no pictures: {one_line(error)}")
 

@@ -112,6 +112,11 @@ class RunFolder:
         return self.path / "log.txt"
 
     @property
+    def preview(self) -> Path:
+        """The newest trial's pictures as one."""
+        return self.path / "preview.png"
+
+    @property
     def best(self) -> Path:
         """What the user takes home: recipe, weight strings, pictures, plots."""
         return self.path / "best"

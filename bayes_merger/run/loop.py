@@ -15,10 +15,12 @@ import optuna
 
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed, one_line
-from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, WEIGHTS
+from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, TIMES, WEIGHTS
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.outlook import seconds_left
+from bayes_merger.run.pictures import describe, write_grid
 from bayes_merger.run.predicted import last_suggestion, queue_prediction, waits
 from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.pruning import incumbent_for
@@ -31,6 +33,7 @@ from bayes_merger.search.study.history import ESTIMATE
 from bayes_merger.search.study.queue import LastSuggestion
 from bayes_merger.search.study.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.study.workers import Worker
+from bayes_merger.timing import Stopwatch, seconds_so_far, timed
 
 log = logging.getLogger("bayes_merger")
 
@@ -145,19 +148,21 @@ def search(
                     worker.with_retries(partial(queue_prediction, study, progress.note))
                 if not (total := waits(study)):
                     return
-            trial = worker.claim(total)
-            if trial is None:
-                progress.step("waiting for the other workers")
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST)
-                continue
-            pause = SHORTEST
-            whole = not taking or worker.has_proposed
-            try:
-                report = run_trial(setup, study, worker, trial, evaluator, folder, total, started, whole=whole)
-            except Superseded as late:
-                progress.note(str(late))
-                continue
+            with Stopwatch().running():
+                with timed("choose"):
+                    trial = worker.claim(total)
+                if trial is None:
+                    progress.step("waiting for the other workers")
+                    time.sleep(pause)
+                    pause = min(2 * pause, LONGEST)
+                    continue
+                pause = SHORTEST
+                whole = not taking or worker.has_proposed
+                try:
+                    report = run_trial(setup, study, worker, trial, evaluator, folder, total, started, whole=whole)
+                except Superseded as late:
+                    progress.note(str(late))
+                    continue
             progress.trial(report)
             failed = failed + 1 if report.reason and not report.pruned else 0
             if failed >= FAILURES_IN_A_ROW:
@@ -222,7 +227,7 @@ def run_trial(
     try:
         found, attributes = draw_trial(setup, study, trial, evaluator, folder, before)
         before = worker.with_retries(lambda: best_so_far(study, whole=whole))  # others have not been idle
-        attributes[SECONDS] = round(time.monotonic() - started, 3)
+        attributes |= {SECONDS: round(time.monotonic() - started, 3), TIMES: seconds_so_far()}
         if isinstance(found, Pruned):
             reason, attributes[ESTIMATE] = found.reason, found.estimate
             outcome = worker.prune(trial, reason, attributes)
@@ -251,6 +256,8 @@ def run_trial(
         pruned=isinstance(found, Pruned),
         mean=known.mean,
         front=known.front,
+        pictures=len(found.paths) if found else 0,
+        left=seconds_left(setup, study, outcome.done) if whole else None,
     )
 
 
@@ -279,17 +286,23 @@ def draw_trial(
         Paused: the person who scores went away.
     """
     weights = trial.user_attrs[WEIGHTS]
-    evaluator.load_weights(weights)
+    with timed("merge"):
+        evaluator.load_weights(weights)
     incumbent = incumbent_for(trial, study, setup.config.pruning)
     found = evaluate(setup, evaluator, weights, folder.images(trial.number), incumbent)
     attributes: dict[str, Any] = {SCORES: [vars(score) for score in found.scores]}
     if isinstance(found, Evaluation) and found.values:
         attributes[POINTS] = found.value
+    if setup.config.preview and isinstance(found, Evaluation):
+        write_grid(folder.preview, found.images)
     value = found.value if isinstance(found, Evaluation) else -math.inf
     # A member of the front need not have the best sum.
     if setup.config.images == "best" and best is not None and value <= best and not setup.config.objectives:
         _forget(found.paths)
     else:
+        with timed("save"):
+            points = found.value if isinstance(found, Evaluation) else None
+            describe(found.paths, trial.number, setup.recipe(weights), points)
         attributes[IMAGES] = [path.relative_to(folder.path).as_posix() for path in found.paths]
     return found, attributes
 

@@ -32,6 +32,8 @@ class TrialReport:
         pruned: whether it was cut short, for ``reason``; that is not a failure.
         mean: best posterior mean so far; ``None`` where there is none.
         front: how many trials are on the Pareto front; 0 for one objective.
+        pictures: how many were drawn.
+        left: seconds until the whole run is expected to be over; ``None`` before anything is known.
     """
 
     number: int
@@ -47,6 +49,8 @@ class TrialReport:
     pruned: bool = False
     mean: float | None = None
     front: int = 0
+    pictures: int = 0
+    left: float | None = None
 
 
 Step = Callable[[str, int, int], None]
@@ -86,14 +90,29 @@ def trial_line(report: TrialReport) -> str:
     head = f"trial {report.number:>3}  {report.done}/{report.total}"
     head += f"  {report.worker}" if report.worker else ""
     if report.pruned:
-        return f"{head}  given up: {report.reason}  {report.seconds:.1f} s"
+        return f"{head}  given up: {report.reason}  {_time(report)}"
     if report.value is None:
         return f"{head}  failed: {report.reason}"
     star = "  * best" if report.improved else f"  best {report.best:.3f}"
     star += f", posterior mean {report.mean:.3f}" if report.mean is not None else ""
     star += f"  front {report.front}" if report.front else ""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in report.scores.items())
-    return f"{head}  {report.value:.3f} points ({scores})  {report.seconds:.1f} s{star}"
+    return f"{head}  {report.value:.3f} points ({scores})  {_time(report)}{star}"
+
+
+def _time(report: TrialReport) -> str:
+    """What a trial took, per picture and all together, and when the run will be over."""
+    each = f", {report.seconds / report.pictures:.1f} s a picture" if report.pictures > 1 else ""
+    return f"{report.seconds:.1f} s{each}{f'  {ends(report.left)}' if report.left else ''}"
+
+
+def ends(left: float) -> str:
+    """When something ends that takes so many seconds more: ``ends about 14:32 (1 h 20 min)``."""
+    from bayes_merger.search.study.stopping import time_text  # brings Optuna
+
+    at = time.localtime(time.time() + left)
+    day = "%H:%M" if left < 86400 else "%d %b %H:%M"
+    return f"ends about {time.strftime(day, at)} ({time_text(left)})"
 
 
 class PlainReporter:

@@ -19,6 +19,7 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.payload.fields import overlaid
+from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import check_offload, check_place
 from bayes_merger.merging.engine.merge import plan
@@ -38,6 +39,7 @@ from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
+from bayes_merger.run.web_ui import PROGRAMS, WEB_UI, check_web_ui
 from bayes_merger.scoring.scorer import Scale, Scorer
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.space.space import SearchSpace
@@ -59,6 +61,7 @@ class RunSetup:
         steps: the recipe, when it has several steps; ``checkpoints`` then has its models by its names, and ``method``
             the weights of all steps.
         files: the LoRAs and embeddings that the prompts name.
+        web_ui: of a web UI that draws, its settings that change what it draws.
     """
 
     config: RunConfig
@@ -70,6 +73,7 @@ class RunSetup:
     sampler: Callable[..., Any]
     steps: StepFile | None = None
     files: PromptFiles = NO_FILES
+    web_ui: Mapping[str, Any] | None = None
 
     @property
     def base(self) -> Checkpoint:
@@ -161,14 +165,10 @@ def check_setup(
     if payloads is None:
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
     base = checkpoints[steps.base if steps else "a"]
-    check_payloads(payloads, base)
-    files = find_files(_all_drawn(config, payloads), base, path_of(config.loras), path_of(config.embeddings))
-    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files)
+    files, web_ui = _check_generator(config, payloads, base)
+    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
-    check_offload(config.generator.offload)
-    if (config.generator.device, config.generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
-        check_place(config.generator.device, config.generator.dtype)
     check_pruning(config, payloads, scorers)
     check_objectives(config, scorers)
     check_sampler(sampler, space, config)
@@ -177,6 +177,21 @@ def check_setup(
     for scorer in scorers.values():
         scorer.prepare(folder)
     return setup
+
+
+def _check_generator(
+    config: RunConfig, payloads: Sequence[Payload], model: Checkpoint
+) -> tuple[PromptFiles, Mapping[str, Any] | None]:
+    """The files that prompts name, or what makes a web UI's pictures comparable, where one draws."""
+    generator = config.generator
+    if generator.program == WEB_UI:
+        return NO_FILES, check_web_ui(config, payloads)
+    check_payloads(payloads, model)
+    files = find_files(_all_drawn(config, payloads), model, path_of(config.loras), path_of(config.embeddings))
+    check_offload(generator.offload)
+    if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
+        check_place(generator.device, generator.dtype)
+    return files, None
 
 
 def open_and_divide(config: RunConfig) -> tuple[dict[str, Checkpoint], MethodSpec, SearchSpace, StepFile | None]:
@@ -238,6 +253,8 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(
             f"dtype: {config.dtype} is for files; search in fp16, and merge the best with  dtype={config.dtype}"
         )
+    if config.generator.program not in PROGRAMS:
+        raise ConfigError(f"generator.program: '{config.generator.program}' is not one of {', '.join(PROGRAMS)}")
     if config.images not in ("all", "best"):
         raise ConfigError(f"images: '{config.images}' is not one of all, best")
 
@@ -278,10 +295,9 @@ def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyTyp
     """
     if not config.payloads:
         raise ConfigError("payloads: none chosen; give at least one, like  payloads=[portrait]")
+    read = payload_for_web_ui if config.generator.program == WEB_UI else payload_from_mapping
     payloads = [
-        payload_from_mapping(
-            name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles)
-        )
+        read(name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles))
         for name, fields in config.payloads.items()
     ]
     return resolve(payloads, config.seed, path_of(config.wildcards))
@@ -322,6 +338,7 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "payloads": [payload.to_json() for payload in setup.payloads],
         "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
         "prediction_type": setup.config.generator.prediction_type,
+        **({"web_ui": dict(setup.web_ui)} if setup.web_ui is not None else {}),
         **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
     }
 

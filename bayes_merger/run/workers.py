@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import IO, Any
 
 import optuna
@@ -29,6 +30,7 @@ from bayes_merger.merging.engine.live import SHARING
 from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.folder import STORAGE, RunFolder
 from bayes_merger.run.loop import crowded, ended, last_of
+from bayes_merger.run.outlook import seconds_left
 from bayes_merger.run.progress import ProgressReporter, Step, StopSignal, TrialReport
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.study.proposer import Proposer
@@ -184,7 +186,7 @@ def search_together(
         ]
         try:
             with proposing(setup, study, progress):
-                _follow(workers, events, progress, stop, folder)
+                _follow(workers, events, progress, stop, folder, partial(seconds_left, setup, study))
         finally:
             for worker in workers:
                 if worker.process.poll() is None:
@@ -265,6 +267,7 @@ def _follow(
     progress: ProgressReporter,
     stop: StopSignal,
     folder: RunFolder,
+    left: Callable[[int], float | None],
 ) -> None:
     """Show what the workers report until the last one has ended; pass on the wish to stop."""
     working, signalled = len(workers), False
@@ -278,7 +281,7 @@ def _follow(
             with suppress(queue.Empty):
                 worker, event = events.get(timeout=0.2)
                 if event is not None:
-                    _show(worker, event, progress)
+                    _show(worker, event, progress, left)
                 else:
                     working -= 1
                     _report_exit(worker, working, len(workers), progress, stop, folder)
@@ -302,11 +305,14 @@ def _signal(workers: Sequence[WorkerProcess]) -> None:
             worker.process.send_signal(signal.SIGTERM)
 
 
-def _show(worker: WorkerProcess, event: Mapping[str, Any], progress: ProgressReporter) -> None:
+def _show(
+    worker: WorkerProcess, event: Mapping[str, Any], progress: ProgressReporter, left: Callable[[int], float | None]
+) -> None:
     if "step" in event:
         worker.step(*event["step"])
     elif "trial" in event:
-        progress.trial(TrialReport(**event["trial"]))
+        report = TrialReport(**event["trial"])
+        progress.trial(replace(report, left=left(report.done)))
     elif "note" in event:
         progress.note(f"{worker.name}: {event['note']}")
 

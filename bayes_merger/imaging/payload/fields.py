@@ -80,7 +80,7 @@ _SETTINGS_AT_REST: Mapping[str, tuple[Any, ...]] = {
 _SETTINGS_READ = ("clip_skip", "rng", "emphasis", "eta_noise_seed_delta")
 """Of `override_settings`: the settings of the web UI that are a payload's, by their names here."""
 
-_SETTINGS_ABOUT_FILES = ("samples_", "grid_", "save_", "return_", "outdir_", "do_not_", "enable_pnginfo")
+SETTINGS_ABOUT_FILES = ("samples_", "grid_", "save_", "return_", "outdir_", "do_not_", "enable_pnginfo")
 
 
 def own_name(field: str) -> str:
@@ -120,9 +120,14 @@ def payload_from_mapping(name: str, mapping: Mapping[str, Any], styles: Path | N
         raise ConfigError(f"{what}: {error}") from error
 
 
-def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str, Any]:
+def read_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of fields by their names here; `n_iter` has multiplied `batch_size`.
+
+    Raises:
+        ConfigError: a wrong type, a number out of range, one given twice, or no prompt.
+    """
     values: dict[str, Any] = {}
-    for given, value in _that_count(mapping).items():
+    for given, value in _less_default_index(fields).items():
         field = own_name(given)
         read = checked(field, value, given)
         if values.setdefault(field, read) != read:
@@ -130,7 +135,12 @@ def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str
     if not values.get("prompt", "").strip():
         raise ConfigError("no prompt; give it a line  prompt: what to draw")
     values["batch_size"] = checked("batch_size", values.get("batch_size", 1) * values.pop("n_iter", 1))
-    _put_on(_style_names(mapping), styles, values)
+    return values
+
+
+def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str, Any]:
+    values = read_fields(_that_count(mapping))
+    put_on(style_names(mapping), styles, values)
     check_prompt(values["prompt"])
     check_prompt(values.get("negative_prompt", ""), negative=True)
     second = {field: values.pop(field) for field in SECOND_PASS if field in values}
@@ -142,7 +152,7 @@ def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str
     return values
 
 
-def _put_on(names: Sequence[str], styles: Path | None, values: dict[str, Any]) -> None:
+def put_on(names: Sequence[str], styles: Path | None, values: dict[str, Any]) -> None:
     """Put some styles around the prompts, those of a second pass too."""
     if not names:
         return
@@ -152,7 +162,12 @@ def _put_on(names: Sequence[str], styles: Path | None, values: dict[str, Any]) -
             values[f"{prefix}prompt"], values[f"{prefix}negative_prompt"] = styled(names, styles, *pair)
 
 
-def _style_names(mapping: Mapping[str, Any]) -> list[str]:
+def style_names(mapping: Mapping[str, Any]) -> list[str]:
+    """The styles of a payload.
+
+    Raises:
+        ConfigError: they are no list of names.
+    """
     names = mapping.get("styles") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"styles: expected a list of names, got {shown(names)}")
@@ -188,16 +203,21 @@ def _that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"unknown field {shown(field)}; {nearest(field, {*_ALL, 'score_weight'}, listed=20)}")
         elif not (_is_nothing(value) or value in _AT_REST[field]):
             raise _cannot(field, value, _AT_REST[field])
-    index, name = kept.get("sampler_index"), kept.get("sampler_name")
-    if index is not None and name is not None and (index == _API_SAMPLER or same_sampler(str(index), str(name))):
-        del kept["sampler_index"]
     return kept
+
+
+def _less_default_index(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields without the other name of the sampler, where it says nothing."""
+    index, name = fields.get("sampler_index"), fields.get("sampler_name")
+    idle = index is not None and name is not None
+    idle = idle and (index == _API_SAMPLER or same_sampler(str(index), str(name)))
+    return {field: value for field, value in fields.items() if not (idle and field == "sampler_index")}
 
 
 def _of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the web UI that are a payload's, such as clip skip."""
     for key, value in settings.items():
-        about_files = str(key).startswith(_SETTINGS_ABOUT_FILES)
+        about_files = str(key).startswith(SETTINGS_ABOUT_FILES)
         at_rest = _SETTINGS_AT_REST.get(key, ())
         if not (own_name(key) in _SETTINGS_READ or about_files or _is_nothing(value) or value in at_rest):
             raise _cannot(f"override_settings.{printable(str(key))}", value, at_rest)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Payload:
         subseed_strength: 0 is no variation, 1 is the subseed's noise alone.
         eta_noise_seed_delta: what the seed of the noise of later steps is above `seed`; 0 goes on with the same.
         hires: the second, larger pass, where there is one.
+        passed_on: of a payload that a web UI draws, the request's other fields as they are; None: it is drawn here.
         prompts: after `resolve`, one per picture.
         negative_prompts: after `resolve`, one per picture.
         seeds: after `resolve`, one per picture.
@@ -70,6 +71,7 @@ class Payload:
     subseed_strength: float = 0.0
     eta_noise_seed_delta: int = 0
     hires: Hires | None = None
+    passed_on: Mapping[str, Any] | None = field(default=None, hash=False)
     prompts: tuple[str, ...] = ()
     negative_prompts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -120,8 +122,12 @@ class Payload:
         """Check the words of all pictures, which wildcards may have put in.
 
         Raises:
-            ConfigError: a prompt that cannot be drawn.
+            ConfigError: a prompt that cannot be drawn; what a web UI draws is its own business.
         """
+        if self.passed_on is not None:
+            for words in {*self.prompts, *self.negative_prompts}:
+                checked("prompt", words)
+            return
         second = self.second_prompts()
         for words in {*self.prompts, *second[0]}:
             check_prompt(checked("prompt", words))
@@ -152,15 +158,19 @@ class Payload:
                 for value in values:
                     checked(field.removesuffix("s"), value)
             hires = Hires.from_json(data["hires"], read["batch_size"]) if data.get("hires") else None
-            return cls(name=data["name"], **read, **drawn, hires=hires)
+            passed_on = data.get("passed_on")
+            if not isinstance(passed_on, Mapping | None):
+                raise ConfigError("passed_on is no table")
+            return cls(name=data["name"], **read, **drawn, hires=hires, passed_on=passed_on)
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"a payload of the study is damaged: {printable(str(error))}") from error
 
 
 _LATER = {
-    field.name: field.default
-    for field in dataclasses.fields(Payload)
-    if field.name in ("rng", "emphasis", "subseed", "subseed_strength", "eta_noise_seed_delta", "hires", "subseeds")
+    one.name: one.default
+    for one in dataclasses.fields(Payload)
+    if one.name
+    in ("rng", "emphasis", "subseed", "subseed_strength", "eta_noise_seed_delta", "hires", "passed_on", "subseeds")
 }
 
 

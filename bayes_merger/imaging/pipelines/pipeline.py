@@ -31,6 +31,7 @@ from bayes_merger.imaging.pipelines.passes import (
 )
 from bayes_merger.imaging.pipelines.vae import decoded_latents, encoded_pictures, pictures_of
 from bayes_merger.imaging.prompts.inversions import for_encoders, read_embedding
+from bayes_merger.timing import timed
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,7 @@ class DrawnImage:
         seed: of its noise.
         prompt: as drawn, wildcards replaced, A1111's syntax kept.
         image: RGB.
+        parameters: the text that another program wrote about it; empty: it was drawn here.
     """
 
     payload: str
@@ -60,6 +62,7 @@ class DrawnImage:
     seed: int
     prompt: str
     image: Image
+    parameters: str = ""
 
 
 class LivePipeline:
@@ -192,6 +195,7 @@ class LivePipeline:
         found = passes(payload, index)
         return Order(payload, index, found, tuple(self.architecture.length(one.words.texts) for one in found))
 
+    @timed("embed")
     def _conditioning(self, batch: Sequence[Pass], chunks: int, call: int, *, negative: bool = False) -> Conditioning:
         texts = tuple(one.words.at(call, negative=negative) for one in batch)
         payload = batch[0].payload

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bayes_merger.timing import timed
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
@@ -28,6 +30,7 @@ def encoded_pictures(pipe: Any, pictures: Sequence[Image]) -> Tensor:
     return latents * float(vae.config.scaling_factor)
 
 
+@timed("decode")
 def decoded_latents(pipe: Any, latents: Tensor) -> Tensor:
     """Pictures `(n, 3, height, width)` from 0 to 1, of latents."""
     import torch

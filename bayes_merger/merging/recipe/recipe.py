@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -83,6 +85,13 @@ class MergeRecipe(MergeSettings):
     def base(self) -> str:
         """The name of the model that it starts from."""
         return base_of(self.steps)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name the merge, wherever its models lie."""
+        data = self.to_json()
+        data["models"] = {name: model.sha256 for name, model in self.models.items()}
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain data; ``from_json`` gives an equal one. What older files do not have comes last."""

@@ -51,6 +51,14 @@ def is_moment(value: Any) -> bool:
         return False
 
 
+def _is_duration(value: Any) -> bool:
+    return is_number(value) and 0 <= value < 1e9
+
+
+def _are_durations(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(_is_duration, value.values()))
+
+
 def _are_pictures(value: Any) -> bool:
     forms = {"scorer": _is_text, "payload": _is_text, "index": _is_count, "seed": _is_whole, "value": is_number}
     return isinstance(value, list) and all(
@@ -85,7 +93,8 @@ _SOUND: Mapping[str, Callable[[Any], bool]] = {
     WORKER: _is_worker,
     REASON: _is_text,
     ESTIMATE: is_number,
-    SECONDS: lambda value: is_number(value) and 0 <= value < 1e9,
+    "times": _are_durations,
+    SECONDS: _is_duration,
     PICTURES: _are_pictures,
     "images": _are_texts,
     "points": is_number,

@@ -1,0 +1,54 @@
+"""Where the time of a study's trials goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+PARTS = {
+    "choose": "choosing the weights",
+    "merge": "merging",
+    "embed": "prompts to embeddings",
+    "draw": "drawing",
+    "decode": "decoding by the VAE",
+    "save": "saving pictures",
+    "score": "scoring",
+}
+"""Part of a trial, as stored -> what it is."""
+
+OTHER = "all else"
+
+
+def timing(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean seconds of each part of a trial that was judged whole, in order; empty where no trial has them.
+
+    Args:
+        trials: as :func:`~bayes_merger.report.summary.trials_data` gives them.
+    """
+    rows = [row for row in trials if row["state"] == "complete" and "times" in row and "seconds" in row]
+    if not rows:
+        return {}
+    names = [*PARTS, *sorted({part for row in rows for part in row["times"]} - PARTS.keys())]
+    means = {name: sum(row["times"].get(name, 0.0) for row in rows) / len(rows) for name in names}
+    whole = sum(row["seconds"] for row in rows) / len(rows)
+    return {**means, OTHER: max(whole - sum(means.values()), 0.0)}
+
+
+def timing_table(trials: Sequence[Mapping[str, Any]]) -> Table | None:
+    """The same as a table, with shares and seconds per picture; None where no trial has them."""
+    means = timing(trials)
+    if not means:
+        return None
+    rows = [row for row in trials if row["state"] == "complete" and "times" in row and "seconds" in row]
+    pictures = sum(row["pictures"] for row in rows) / len(rows)
+    whole = sum(means.values()) or 1.0
+    table = Table(title=f"where the time goes (mean of {len(rows)} trials)", title_justify="left")
+    table.add_column("part")
+    for column in ("seconds", "share", "per picture"):
+        table.add_column(column, justify="right")
+    for name, seconds in {**means, "a trial": sum(means.values())}.items():
+        each = f"{seconds / pictures:.3f}" if pictures else ""
+        table.add_row(PARTS.get(name, name), f"{seconds:.3f}", f"{seconds / whole:.0%}", each)
+    return table

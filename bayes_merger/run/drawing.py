@@ -1,0 +1,27 @@
+"""Who draws a run's merges: diffusers in this process, or the user's web UI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bayes_merger.run.evaluator import Evaluator, PipelineEvaluator
+from bayes_merger.run.progress import ProgressReporter, StopSignal
+from bayes_merger.run.setup import RunSetup
+from bayes_merger.run.web_ui import WEB_UI
+from bayes_merger.run.web_ui_evaluator import web_ui_evaluator
+
+
+@contextmanager
+def evaluator_of(setup: RunSetup, progress: ProgressReporter, stop: StopSignal) -> Iterator[Evaluator]:
+    """What draws and judges the run's merges, ready.
+
+    Raises:
+        ConfigError: it cannot draw what the run is to draw.
+        CheckpointError: a model that cannot be loaded.
+    """
+    if setup.config.generator.program == WEB_UI:
+        with web_ui_evaluator(setup, progress, stop) as evaluator:
+            yield evaluator
+    else:
+        yield PipelineEvaluator.load(setup, progress, stop)

@@ -1,0 +1,64 @@
+"""What is done with a trial's pictures besides judging them: a grid to look at, and what they say about themselves."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from bayes_merger.atomic import write_atomically
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.merging.recipe.recipe import MergeRecipe
+
+_TILE = 512  # pixels, longest side of a picture in a grid
+_LARGEST = 4096  # pixels, longest side of a grid
+_SIGNATURE = 8  # bytes that a PNG begins with
+
+
+def write_grid(path: Path, images: Sequence[DrawnImage]) -> None:
+    """Replace a file by pictures side by side, row by row; whoever reads it sees the old one or the new one."""
+    columns = math.ceil(math.sqrt(len(images)))
+    tile = min(_TILE, _LARGEST // columns)
+    small = [image.image.copy() for image in images]
+    for picture in small:
+        picture.thumbnail((tile, tile))
+    width, height = max(one.width for one in small), max(one.height for one in small)
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(small) / columns) * height))
+    for number, picture in enumerate(small):
+        sheet.paste(picture, (number % columns * width, number // columns * height))
+    data = io.BytesIO()
+    sheet.save(data, format="PNG")
+    write_atomically(path, data.getvalue())
+
+
+def describe(paths: Iterable[Path], trial: int, recipe: MergeRecipe, points: float | None = None) -> None:
+    """Write into a trial's pictures which one it is, which merge, and what it got, beside what web UIs read."""
+    got = {} if points is None else {"Score": f"{points:.4f}"}
+    texts = {"Trial": str(trial), **got, "Recipe": recipe.digest}
+    for path in paths:
+        add_texts(path, texts)
+
+
+def add_texts(path: Path, texts: Mapping[str, str]) -> None:
+    """Add texts to a PNG that is there, without touching its picture; see https://www.w3.org/TR/png-3/#11textinfo.
+
+    Args:
+        path: the file.
+        texts: keyword, 1 to 79 letters of ASCII, to text.
+    """
+    data, at = path.read_bytes(), _SIGNATURE
+    while data[at + 4 : at + 8] != b"IDAT":  # programs that only look read no further than the picture's first chunk
+        at += struct.unpack_from(">I", data, at)[0] + 12
+    chunks = b"".join(_chunk(b"iTXt", f"{key}\0\0\0\0\0{text}".encode()) for key, text in texts.items())
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(data[:at] + chunks + data[at:])
+    temporary.replace(path)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

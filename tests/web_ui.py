@@ -1,0 +1,180 @@
+"""A web UI as the drawing program sees it: a real HTTP server with the API of A1111's.
+
+It draws what a model would: noise that depends on the bytes of the model's file, the words, the seed and the size. The
+facts are those of its source: a checkpoint that is not in the list is silently replaced by the loaded one, an unknown
+sampler is refused with 404, errors are 500 with `error` and `errors`, a grid comes first where `return_grid` is on.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+SAMPLERS = [
+    {"name": "Euler", "aliases": ["k_euler"], "options": {}},
+    {"name": "DPM++ 2M", "aliases": ["k_dpmpp_2m"], "options": {"scheduler": "karras"}},
+    {"name": "Restart", "aliases": ["restart"], "options": {}},
+]
+SCHEDULERS = [{"name": name.lower(), "label": name, "aliases": None} for name in ("Automatic", "Karras")]
+
+
+@dataclass
+class State:
+    """What the server has and does; tests change it.
+
+    Attributes:
+        folder: of its models.
+        options: its settings.
+        api: whether it was started with `--api`.
+        auth: `USER:PASSWORD`, empty: none.
+        trouble: of the next drawings, one after the other: status and body; None draws.
+        grid: whether pictures come with a grid before them.
+        delay: seconds that a drawing takes.
+        answer: overrides of the answer to `txt2img`.
+        asked: every body that was sent to `txt2img`.
+        models: title and SHA-256 of the model of every drawing.
+        listed: the files that the last refresh has found.
+    """
+
+    folder: Path
+    options: dict[str, Any] = field(
+        default_factory=lambda: {"emphasis": "Original", "randn_source": "GPU", "font": "x"}
+    )
+    api: bool = True
+    auth: str = ""
+    trouble: list[tuple[int, Any] | None] = field(default_factory=list)
+    grid: bool = False
+    delay: float = 0.0
+    answer: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    models: list[tuple[str, str]] = field(default_factory=list)
+    listed: dict[str, Path] = field(default_factory=dict)
+    address: str = ""
+
+    def refresh(self) -> None:
+        """List the folder, under the titles that A1111 gives."""
+        self.listed = {path.name: path for path in sorted(self.folder.glob("*.safetensors"))}
+
+    def draw(self, asked: dict[str, Any]) -> tuple[int, Any]:
+        """The answer to `txt2img`."""
+        self.asked.append(asked)
+        time.sleep(self.delay)
+        if self.trouble and (trouble := self.trouble.pop(0)):
+            return trouble
+        if asked["sampler_name"] not in [sampler["name"] for sampler in SAMPLERS]:
+            return 404, {"error": "HTTPException", "detail": "Sampler not found", "body": "", "errors": ""}
+        title = asked["override_settings"]["sd_model_checkpoint"]
+        path = self.listed.get(title) or next(iter(self.listed.values()))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.models.append((title, digest))
+        seeds = [asked["seed"] + index for index in range(asked["batch_size"] * asked["n_iter"])]
+        texts = [
+            f"{asked['prompt']}\nSteps: {asked['steps']}, Seed: {seed}, Model hash: {digest[:10]}" for seed in seeds
+        ]
+        pictures = [_picture(digest, asked, seed, text) for seed, text in zip(seeds, texts, strict=True)]
+        info = {
+            "all_seeds": seeds,
+            "sd_model_name": path.stem,
+            "index_of_first_image": int(self.grid),
+            "infotexts": [texts[0]] * self.grid + texts,
+            **self.info,
+        }
+        images = [_picture("grid", asked, 0, "")] * self.grid + pictures
+        return 200, {"images": images, "parameters": asked, "info": json.dumps(info), **self.answer}
+
+
+def _picture(digest: str, asked: dict[str, Any], seed: int, text: str) -> str:
+    key = hashlib.sha256(f"{digest} {asked['prompt']} {asked['steps']} {seed}".encode()).digest()
+    noise = np.random.default_rng(list(key)).integers(0, 256, (asked["height"] // 8, asked["width"] // 8, 3))
+    small = Image.fromarray(noise.astype(np.uint8), "RGB")
+    info, data = PngInfo(), io.BytesIO()
+    info.add_text("parameters", text)
+    small.resize((asked["width"], asked["height"])).save(data, format="PNG", pnginfo=info)
+    return base64.b64encode(data.getvalue()).decode()
+
+
+@contextmanager
+def web_ui(folder: Path) -> Iterator[State]:
+    """A server whose models lie in `folder`, running."""
+    state = State(folder)
+    state.refresh()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = urlsplit(self.path).path
+            models = [
+                {"title": name, "model_name": file.stem, "hash": None, "sha256": None, "filename": str(file)}
+                for name, file in state.listed.items()
+            ]
+            self._send({
+                "/sdapi/v1/options": state.options,
+                "/sdapi/v1/samplers": SAMPLERS,
+                "/sdapi/v1/schedulers": SCHEDULERS,
+                "/sdapi/v1/sd-models": models,
+                "/sdapi/v1/progress": {"progress": 0.5, "state": {"sampling_step": 1, "sampling_steps": 2}},
+            }.get(path))  # fmt: skip
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            path = urlsplit(self.path).path
+            if path == "/sdapi/v1/refresh-checkpoints":
+                state.refresh()
+                self._send({})
+            elif path == "/sdapi/v1/txt2img" and self._welcome():
+                status, data = state.draw(body)
+                self._reply(status, data)
+            else:
+                self._send(None)
+
+        def _welcome(self) -> bool:
+            expected = f"Basic {base64.b64encode(state.auth.encode()).decode()}"
+            return state.api and (not state.auth or self.headers["Authorization"] == expected)
+
+        def _send(self, data: Any) -> None:
+            if data is None or not state.api:
+                self._reply(404, {"detail": "Not Found"})
+            elif not self._welcome():
+                self._reply(401, {"detail": "Incorrect username or password"})
+            else:
+                self._reply(200, data)
+
+        def _reply(self, status: int, data: Any) -> None:
+            content = data if isinstance(data, bytes) else json.dumps(data).encode()
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", "http://192.0.2.1/")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            with suppress(BrokenPipeError):  # nobody waited for it
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
