@@ -1,14 +1,14 @@
 """Optimisers side by side on real merges: the demo's two specialists, drawn and judged.
 
-    python benchmarks/search_demo.py structured --trials 40 --seeds 0 1 2
+    python benchmarks/search_demo.py structured --trials 60 --seeds 0 1 2
     python benchmarks/search_demo.py bayes_classic --trials 100 --seeds 0 1 2
     python benchmarks/search_demo.py report      # benchmarks/results/search_demo.md
 
-A seed decides the start design (20 trials), the prompts' pictures and the sampler; all methods share its design. What
-a method hands over is judged by 32 fresh pictures per payload, on seeds that no trial has used: the trial with the best
-observed score, and the one with the best posterior mean. Beside each mean stands how far it is above that of
-`bayes_classic` after 100 trials by its best observed score, on the same fresh pictures. What was drawn is kept in
-``--cache``; a run goes on.
+A seed decides the start design, the prompts' pictures and the sampler; all methods share its design, and search only
+weights that change something. What a method hands over is judged by 32 fresh pictures per payload, on seeds that no
+trial has used: the trial with the best observed score, the one with the best posterior mean, and the predicted merge.
+Beside each mean stands how far it is above that of `bayes_classic` after 100 trials by its best observed score, on the
+same fresh pictures. What was drawn is kept in ``--cache``; a run goes on.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ from bayes_merger import compose
 from bayes_merger.imaging.payload import resolve
 from bayes_merger.run.evaluator import PipelineEvaluator, conclude
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.idle import without_idle
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.scoring.scorer import Score, picture_points
+from bayes_merger.search.optimisers.base import observations_of
+from bayes_merger.search.predicted import predicted_point
 from bayes_merger.search.samplers import make_sampler
+from bayes_merger.search.space.cube import to_values
+from bayes_merger.search.study.history import History
 from bayes_merger.search.study.study import design
 from bayes_merger.search.surrogates.posterior import study_posterior
 from bayes_merger.session import make_setup
@@ -43,14 +48,16 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "search_demo.md"
 REPORT = """# Optimisers side by side on the demo models
 
-Written by `python benchmarks/search_demo.py report`: real merges, drawn and judged. Every seed has its own start design
-of 20 trials, prompts' seeds and sampler; the methods share the design. Points are the mean of 32 fresh pictures per
-payload of what a method would hand over: the trial with the best observed score, or with the best posterior mean. In
-brackets those of each seed; then how far they are above `bayes_classic` after 100 trials by its best observed score,
-which is what other mergers hand over, with the standard error over the seeds. `bayes_classic` is the library's own.
+Written by `python benchmarks/search_demo.py report`: real merges, drawn and judged. Every seed has its own start
+design, prompts' seeds and sampler; the methods share the design. Points are the mean of 32 fresh pictures per payload of
+what a method would hand over: the trial with the best observed score, that with the best posterior mean, or the merge
+that is predicted to be the best, tried or not. In brackets those of each seed; then how far they are above
+`bayes_classic` after 100 trials by its best observed score, which is what other mergers hand over, with the standard
+error over the seeds. `bayes_classic` is the library's own.
 """
-DESIGN, FRESH = 20, 32
-MOMENTS = (40, 100)
+FRESH = 32
+MOMENTS = (30, 40, 60, 100)
+HOW = ("observed", "posterior", "predicted")
 REFERENCE = ("bayes_classic", "observed 100")
 
 
@@ -67,7 +74,7 @@ class Demo:
         name, *options = optimiser.split(":")
         chosen = [f"optimiser={name}", *(f"optimiser.{option}" for option in options)]
         settings = compose.compose_run(["experiment=demo", f"seed={seed}", "n_iters=80", *chosen])
-        self.setup = make_setup(compose.validate(settings), settings, RunFolder(cache / "unused"))
+        self.setup = without_idle(make_setup(compose.validate(settings), settings, RunFolder(cache / "unused")))
         self.space = self.setup.space
         fresh = [
             replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=FRESH)
@@ -102,11 +109,13 @@ class Demo:
         study = optuna.create_study(
             direction="maximize", sampler=make_sampler(self.setup.sampler, space, self.setup.config.seed)
         )
-        for row in design(self.space, DESIGN, self.setup.config.seed):
+        config = self.setup.config
+        rows = design(self.space, config.init_points, config.seed, kind=config.design)
+        for row in rows:
             study.enqueue_trial(row, user_attrs={"phase": "design"})
         known: list[dict[str, float]] = json.loads(self._log.read_text()) if self._log.is_file() else []
         for number in range(trials):
-            if DESIGN <= number < len(known):
+            if len(rows) <= number < len(known):
                 study.enqueue_trial(known[number])
             trial = study.ask(dict(space))
             result = self.judged(trial.params)
@@ -142,10 +151,16 @@ class Demo:
         known = study_posterior(trials, [trial.values[0] for trial in trials], pictures)
         assert known.best is not None
         assert known.best_observed is not None
-        return {
+        space = self.space.distributions()
+        past = History(len(trials), len(trials), tuple(trials))
+        predicted = predicted_point(observations_of(past, space, study), self.setup.config.seed)
+        assert predicted is not None
+        found = {
             "observed": trials[known.best_observed.trial].params,
             "posterior": trials[known.best.trial].params,
+            "predicted": to_values(predicted.point, space),
         }
+        return {how: found[how] for how in HOW}
 
 
 def main() -> None:
@@ -185,7 +200,7 @@ def table(cache: Path) -> list[str]:
     head = " | ".join(["method", "kept by", *(f"{moment} trials" for moment in MOMENTS)])
     lines = [f"| {head} |", f"|{'---|' * (len(MOMENTS) + 2)}"]
     for method, runs in results.items():
-        for how in ("observed", "posterior"):
+        for how in HOW:
             cells = [_cell({s: run[name] for s, run in runs.items() if name in run}, reference)
                      for name in (f"{how} {moment}" for moment in MOMENTS)]  # fmt: skip
             lines.append(f"| {method} | {how} | {' | '.join(cells)} |")
