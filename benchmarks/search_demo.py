@@ -49,9 +49,9 @@ RESULTS = Path(__file__).parent / "results" / "search_demo.md"
 REPORT = """# Optimisers side by side on the demo models
 
 Written by `python benchmarks/search_demo.py report`: real merges, drawn and judged. Every seed has its own start
-design, prompts' seeds and sampler; the methods share the design. Points are the mean of 32 fresh pictures per payload of
-what a method would hand over: the trial with the best observed score, that with the best posterior mean, or the merge
-that is predicted to be the best, tried or not. In brackets those of each seed; then how far they are above
+design, prompts' seeds and sampler; the methods share the design. Points are the mean of 32 fresh pictures per payload
+of what a method would hand over: the trial with the best observed score, that with the best posterior mean, or the
+merge that is predicted to be the best, tried or not. In brackets those of each seed; then how far they are above
 `bayes_classic` after 100 trials by its best observed score, which is what other mergers hand over, with the standard
 error over the seeds. `bayes_classic` is the library's own.
 """
