@@ -209,13 +209,19 @@ def test_a_plan_shows_where_two_merges_differ(
     assert main(["plan", *pair, "--diff", str(tmp_path / "elsewhere" / "other.json")]) == 0
 
 
-def test_a_plan_needs_no_torch_and_reads_no_tensor(pair: list[str]) -> None:
+def test_a_difference_of_plans_needs_no_torch_and_reads_no_tensor(pair: list[str], tmp_path: Path) -> None:
+    from bayes_merger.merging import MergeRecipe, ModelRef
+
+    models = {name: ModelRef(f"elsewhere/{name}.safetensors", "0" * 64) for name in "ab"}
+    other = MergeRecipe(models=models, weights={"alpha": dict.fromkeys(SD1.blocks, 0.5)}, architecture="sd1")
+    (tmp_path / "other.json").write_text(json.dumps(other.to_json()))
     program = (
         "import sys; from bayes_merger.cli import main; "
         "code = main(['plan', *sys.argv[1:], 'alpha=0.3', 'elements=IN01:attn2:0.9']); "
         "print('torch' in sys.modules, code)"
     )
-    done = subprocess.run([sys.executable, "-c", program, *pair], capture_output=True, text=True, check=True)
+    given = ["--diff", str(tmp_path / "other.json"), *pair]
+    done = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False 0\n")
 
 

@@ -24,7 +24,7 @@ def with_scorer(stored: dict[str, Any], **settings: Any) -> dict[str, Any]:
 
 def test_ours_may_be_named(stored: dict[str, Any]) -> None:
     assert compose.changed(stored, []) == stored
-    assert compose.changed(stored, ["optimiser=lhs"])["optimiser"]["rows"] == 60
+    assert compose.changed(stored, ["optimiser=lhs"])["optimiser"]["rows"] == 70
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_a_run_searches_a_name_and_its_trials_are_rebuilt_from_the_study_alone(
     models = (f"model_a={tiny_a}", f"model_b={tiny_b}")
     settings = (
         "init_points=4",
-        "n_iters=0",
+        "n_iters=1",
         "final.images=1",
         "name=faces",
         f"elements={RULES}",
@@ -105,7 +105,7 @@ def test_a_run_searches_a_name_and_its_trials_are_rebuilt_from_the_study_alone(
     assert f"OUT05:attn1.to_out:{weights['face']:.4g}\nTE:mlp:0.5" in texts
     assert "TIME.alpha = 0.5" in texts
 
-    assert command(workplace, "resume", "faces", "n_iters=1", "final.images=0").returncode == 0
+    assert command(workplace, "resume", "faces", "n_iters=2", "final.images=0").returncode == 0
     changed = command(workplace, "resume", "faces", "elements=OUT05::0.5")
     assert changed.returncode == 2
     assert "elements" in changed.stderr

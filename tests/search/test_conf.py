@@ -14,6 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from bayes_merger.checkpoints.architectures import SD1
+from bayes_merger.run.spaces import rules_for
 from bayes_merger.search import build_space, space_from_guide
 from bayes_merger.testing.samplers import ask
 from tests.search.optimiser_configs import EXTRA, factory
@@ -90,12 +92,12 @@ def test_the_first_comment_of_a_space_is_the_command_that_uses_it(path: Path) ->
 def test_a_space_has_as_many_parameters_as_it_says(name: str, count: int) -> None:
     guide = OmegaConf.to_container(composed(f"+space={name}").space)
     assert isinstance(guide, dict)
-    assert len(space_from_guide(BLOCKS, ALPHA, guide).parameters) == count  # type: ignore[arg-type]
+    assert len(space_from_guide(BLOCKS, ALPHA, rules_for(guide, SD1)).parameters) == count  # type: ignore[arg-type]
 
 
 def test_a_rule_on_the_command_line_is_understood_though_hydra_splits_its_name() -> None:
     config = composed("+space=default", "+space.frozen.IN00.alpha=0.25", "+space.ranges.block_1_alpha=[0.2,0.8]")
     guide = OmegaConf.to_container(config.space)
-    space = space_from_guide(BLOCKS, ALPHA, guide)  # type: ignore[arg-type]
+    space = space_from_guide(BLOCKS, ALPHA, rules_for(guide, SD1))  # type: ignore[arg-type]
     assert dict(space.fixed) == {"IN00.alpha": 0.25}
     assert [p.low for p in space.parameters if p.name == "IN01.alpha"] == [0.2]

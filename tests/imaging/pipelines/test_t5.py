@@ -103,7 +103,7 @@ def test_stable_diffusion_1_has_no_t5(tiny_a: Path, tiny_sd1_config: Path) -> No
 
 def test_a_prompt_longer_than_t5_reads_is_refused(whole: LivePipeline) -> None:
     with pytest.raises(ConfigError, match=r"payload ring: prompt: \d+ tokens, and T5 reads 511 at most"):
-        whole.check([Payload("ring", "a ring " * 300, sampler_name="Euler", steps=1)])
+        whole.check(resolve([Payload("ring", "a ring " * 300, sampler_name="Euler", steps=1)], 0))
 
 
 def test_weights_change_t5s_words(whole: LivePipeline) -> None:
