@@ -212,7 +212,7 @@ def check_shapes(
     if missing:
         raise CheckpointError(
             f"{path}: {len(missing)} of {len(expected)} tensors are missing, first {missing[0]}; "
-            f"the file is incomplete, or not built as {config} says; give generator.config=FOLDER for one of unusual size"
+            f"the file is incomplete, or not built as {config} says; generator.config=FOLDER is for unusual sizes"
         )
     found = {key: source.model.shapes[own] for key, (source, own) in places.items()}
     wrong = [key for key, home in expected.items() if not _same_shape(found[key], home.shape)]
