@@ -27,7 +27,7 @@ _DEEPEST = 20  # a wildcard that contains itself would never end
 _LONGEST = 20_000  # characters; one that contains itself twice would fill the memory
 _LARGEST = 32 << 20  # bytes of a word list
 _TABLES = (".yaml", ".yml", ".json")
-_MOST_CHOICES = 2_000  # in one text, one after another
+_MOST_CHOICES = 500  # in one text, one after another
 
 
 class Wildcards:
