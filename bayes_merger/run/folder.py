@@ -263,14 +263,10 @@ def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
         StorageError: it cannot be read.
     """
     from bayes_merger.run.stored import check_stored
-    from bayes_merger.search.study.study import load_study, open_storage
+    from bayes_merger.search.study.loading import load_study, storage_to_read
 
     study = load_study(
-        open_storage(folder.where, reading=True),
-        folder.called,
-        alone=not folder.address,
-        shown=folder.name,
-        whole=whole,
+        storage_to_read(folder.where), folder.called, alone=not folder.address, shown=folder.name, whole=whole
     )
     check_stored(study)
     return study

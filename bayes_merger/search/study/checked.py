@@ -19,7 +19,6 @@ from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import DESIGN, WEIGHTS
 from bayes_merger.search.study.sound import is_moment, is_number, is_sound
-from bayes_merger.search.study.storage import stored_trials
 
 SCORED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -62,6 +61,11 @@ class CheckedStudy(Study):
         if trial.state.is_finished():  # nothing about it changes any more
             self._checked[trial.number] = found
         return found
+
+
+def stored_trials(study: Study) -> list[FrozenTrial]:
+    """All trials of a study as they are in the database, those that others have put there included."""
+    return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
 def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTrial | str:

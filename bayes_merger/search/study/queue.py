@@ -24,7 +24,7 @@ from bayes_merger.search.study.history import (
     StudyAhead,
     origin,
 )
-from bayes_merger.search.study.storage import stored_trials
+from bayes_merger.search.study.checked import stored_trials
 from bayes_merger.search.study.transaction import transaction
 
 LastSuggestion = Callable[[int | None], FrozenTrial | None]
