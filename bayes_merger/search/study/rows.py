@@ -143,8 +143,8 @@ def _trials(connection: sqlite3.Connection, study: int) -> list[FrozenTrial]:
     for trial, value, kind in rows("value, value_type", "trial_values", "trial_id, objective"):
         values[trial].append(value if _SPECIAL[kind] is None else _SPECIAL[kind])
     steps: dict[int, dict[int, float]] = defaultdict(dict)
-    kind = "intermediate_value_type"
-    for trial, step, value, kind in rows(f"step, intermediate_value, {kind}", "trial_intermediate_values"):
+    columns = "step, intermediate_value, intermediate_value_type"
+    for trial, step, value, kind in rows(columns, "trial_intermediate_values"):
         steps[trial][step] = value if _SPECIAL[kind] is None else _SPECIAL[kind]
     return [
         FrozenTrial(
