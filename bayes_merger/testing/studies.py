@@ -69,8 +69,8 @@ def make_study(
     folder, luck = RunFolder(path), random.Random(seed)
     folder.make()
     prompts = PROMPTS if payloads is None else payloads
-    given = resolve([Payload(name, text, batch_size=pictures, width=size, height=size) for name, text in prompts.items()],
-                    seed)  # fmt: skip
+    unresolved = [Payload(name, text, batch_size=pictures, width=size, height=size) for name, text in prompts.items()]
+    given = resolve(unresolved, seed)
     space = build_space(ARCHITECTURES[architecture].blocks, {"alpha": (0.0, 1.0)}).without_idle(idle)
     done = [_trial(number, space, given, luck) for number in range(trials)]
     study = create_study(
@@ -146,7 +146,7 @@ def _final(done: Sequence[FrozenTrial], images: int) -> dict[str, Any]:
     return {
         "winner": best.number,
         "images": images,
-        "rescored": [{"trial": best.number, "mean": value - 0.1, "error": 0.2, "objectives": [], "objective_errors": []}],
+        "rescored": [{"trial": best.number, "mean": value - 0.1, "error": 0.2}],
         "rows": [
             {"name": name, "mean": value - 0.2 - gap, "error": 0.25, "behind": gap, "behind_error": error}
             for name, gap, error in rows
