@@ -32,6 +32,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       help a study that runs already, from this machine or another
   bayes-merger show [NAME] [--json]
       all studies; or one: its trials, the best, the weights
+  bayes-merger report NAME
+      the same with pictures, as one page to look at and to send around
   bayes-merger merge NAME --out best.safetensors
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
   bayes-merger plan NAME [--keys] [--diff recipe.json]
@@ -52,6 +54,7 @@ COMMANDS = {
     "fork": "fork",
     "worker": "worker",
     "show": "show",
+    "report": "report",
     "merge": "merge",
     "plan": "plan",
     "recipe": "recipe",

@@ -43,7 +43,7 @@ def weights_text(recipe: MergeRecipe, name: str) -> str:
     for weight, blocks in weights.items():
         text = weights_to_string(blocks, architecture)
         lines += [f"{weight} ({architecture.blocks[0]}, {architecture.blocks[1]} ... {architecture.blocks[-1]}):", text]
-        lines += ["as a line of supermerger's mbwpresets.tsv:", f"{name}-{weight}\t{text}", ""]
+        lines += ["as a line of supermerger's mbwpresets.txt:", f"{name}-{weight}\t{text}", ""]
     beyond = [
         f"{block}.{weight} = {number:.4g}"
         for weight, blocks in weights.items()
@@ -61,13 +61,18 @@ def weights_text(recipe: MergeRecipe, name: str) -> str:
     return "\n".join(lines)
 
 
-def summary(study: optuna.study.Study) -> dict[str, Any]:
-    """One study as data: trials, best, weights, the closing table."""
+def summary(study: optuna.study.Study, known: StudyPosterior | None = None) -> dict[str, Any]:
+    """One study as data: trials, best, weights, the closing table.
+
+    Args:
+        study: the study.
+        known: its beliefs, where the caller has them already.
+    """
     trials = study.get_trials(deepcopy=False)
     done = complete_trials(study)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
     final = final_of(study)
-    known = posterior_of(study)
+    known = known or posterior_of(study, done)
     config = study.user_attrs.get(CONFIG, {})
     best = chosen_trial(study, known) if done else None
     data = {
@@ -162,12 +167,18 @@ def _belief_data(known: StudyPosterior, number: int) -> dict[str, Any]:
     return next(({"mean": b.mean, "sd": b.sd} for b in known.each if known.fitted and b.trial == number), {})
 
 
-def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
-    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason."""
+def trials_data(study: optuna.study.Study, known: StudyPosterior | None = None) -> list[dict[str, Any]]:
+    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason.
+
+    Args:
+        study: the study.
+        known: its beliefs, where the caller has them already.
+    """
     rows = []
-    known = posterior_of(study)
+    known = known or posterior_of(study)
+    beliefs = {one.trial: {"mean": one.mean, "sd": one.sd} for one in known.each if known.fitted}
     for trial in study.get_trials(deepcopy=False):
-        row = {"state": trial.state.name.lower(), **_trial_data(trial), **_belief_data(known, trial.number)}
+        row = {"state": trial.state.name.lower(), **_trial_data(trial), **beliefs.get(trial.number, {})}
         row["phase"] = trial.user_attrs.get(PHASE, "search")
         if "seconds" in trial.user_attrs:
             row["seconds"] = trial.user_attrs[SECONDS]

@@ -1,4 +1,4 @@
-"""Figures as SVG, from plain data: what the report, and any page, shows inline. No colours of text, no fonts: the page's.
+"""Figures as SVG, from plain data: what the report, and any page, shows inline. Colours and fonts are the page's.
 
 Classes name what a shape is (``grid``, ``dot``, ``best``); the style sheet beside this file says how it looks, in light
 and dark. Only what data decides is written here: places, sizes, and the colour of a cell.
@@ -14,7 +14,7 @@ from html import escape
 from bayes_merger.report.convergence import Convergence
 
 WIDTH, HEIGHT = 880, 320
-LEFT, RIGHT, TOP, BOTTOM = 46, 96, 14, 34
+LEFT, RIGHT, TOP, BOTTOM = 46, 122, 18, 34
 """The margins of a plot; on the right stand the names of its lines."""
 
 A, MIDDLE, B = (33, 102, 172), (244, 244, 240), (224, 130, 20)
@@ -86,8 +86,8 @@ def convergence_svg(found: Convergence, unit: str = "points") -> str:
     """
     if not found.points:
         return ""
-    seen = [value for _, value in (*found.points, *found.believed)] + list(found.parents.values())
-    plot = _Plot(max(found.points[-1][0], 1), *_range(sorted(seen)))
+    seen = sorted(value for _, value in (*found.points, *found.believed))
+    plot = _Plot(max(found.points[-1][0], 1), *_range(seen, found.parents.values()))
     steps = _corners(found.believed or found.best, plot.last)
     parts = [f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="points by trial">']
     parts += _frame(plot, found.design, unit)
@@ -122,9 +122,9 @@ def _frame(plot: _Plot, design: int, unit: str) -> list[str]:
     return [*parts, f'<text class="note" x="{LEFT}" y="{TOP - 3}">{escape(unit)}</text>']
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """The range that is drawn: a few very bad trials do not press all others together."""
-    low, high = values[len(values) // 20], values[-1]
+def _range(values: Sequence[float], parents: Iterable[float]) -> tuple[float, float]:
+    """The range that is drawn, of sorted values: a few very bad trials do not press all others together."""
+    low, high = min([values[len(values) // 20], *parents]), values[-1]
     space = (high - low or 1.0) * 0.08
     return low - space, high + space
 
@@ -151,8 +151,9 @@ def _names(plot: _Plot, found: Convergence) -> list[str]:
         parts.append(f'<text class="{kind}" x="{right + 7}" y="{y:.1f}">{name} {value:.2f}</text>')
     for trial, points in found.points:
         if trial == found.chosen:
+            place = f'cx="{plot.x(trial):.1f}" cy="{plot.y(points):.1f}"'
             about = f"<title>trial {trial}, {points:.3f} points: the best merge</title>"
-            parts.append(f'<circle class="chosen" cx="{plot.x(trial):.1f}" cy="{plot.y(points):.1f}" r="6">{about}</circle>')
+            parts.append(f'<circle class="chosen" {place} r="6">{about}</circle>')
     return parts
 
 
@@ -203,7 +204,8 @@ def network_svg(
     low, high = min(0.0, *weights.values()), max(1.0, *weights.values())
     wide, tall, gap = CELL
     width, height = columns * (wide + gap) + gap, rows * (tall + gap) + gap
-    parts = [f'<svg class="network" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
+    parts = [f'<svg class="network" viewBox="0 0 {width:g} {height:g}" style="max-width:{1.5 * width:g}px" role="img" '
+             f'aria-label="{escape(label)}">'
              '<defs><pattern id="idle" width="6" height="6" patternUnits="userSpaceOnUse" '
              'patternTransform="rotate(45)"><path class="hatch" d="M0 0V6"/></pattern></defs>']  # fmt: skip
     for name, (column, row) in places.items():
@@ -221,7 +223,7 @@ def network_svg(
             parts.append(f'<rect class="matters" {box} stroke-width="{frame:.1f}"/>')
         number = f'<tspan x="{x + wide - 8:g}" text-anchor="end">{weights[name]:.2f}</tspan>'
         text = f'<tspan x="{x + 8:g}">{escape(name)}</tspan>{number}'
-        parts.append(f'<text class="cell" y="{y + 17.5:g}" fill="{ink(share)}">{text}</text>')
+        parts.append(f'<text class="cell" y="{y + 17.5:g}" style="fill:{ink(share)}">{text}</text>')
     return "".join([*parts, "</svg>"])
 
 

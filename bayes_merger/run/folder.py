@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from bayes_merger.atomic import write_atomically
 from bayes_merger.config import RunConfig
-from bayes_merger.errors import ConfigError, StorageError, nearest, trouble
+from bayes_merger.errors import ConfigError, StorageError, and_more, nearest, trouble
 
 if TYPE_CHECKING:
     import optuna
@@ -229,7 +229,7 @@ def _touched(folder: RunFolder) -> float:
 
 
 def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
-    """The study called ``name``.
+    """The study called ``name``, or the only one whose name begins so; ``-`` is the one touched last.
 
     Args:
         runs: the folder of all studies.
@@ -237,8 +237,9 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
         address: of the database that has it; empty: what its folder says, or without one the environment.
 
     Raises:
-        ConfigError: it does not exist.
+        ConfigError: it does not exist, or several names begin so.
     """
+    name = _meant(runs, name)
     folder = RunFolder(runs / name, address)
     if not folder.exists():
         folder = RunFolder(runs / name, os.environ.get(STORAGE, ""))
@@ -247,6 +248,17 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
         hint = nearest(name, names) if names else f"there are no studies in {runs}"
         raise ConfigError(f"no study '{name}'; {hint}")
     return folder
+
+
+def _meant(runs: Path, name: str) -> str:
+    """The name that was abbreviated, or what was given."""
+    if RunFolder(runs / name).exists() or not name:
+        return name
+    known = [study.name for study in studies(runs)]
+    found = known[:1] if name == "-" else [one for one in known if one.startswith(name)]
+    if len(found) > 1:
+        raise ConfigError(f"'{name}': {len(found)} studies begin so ({and_more(found)}); give more of the name")
+    return found[0] if found else name
 
 
 def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
