@@ -83,7 +83,7 @@ def make_study(
         attributes=_attributes(architecture, given, trials if budget is None else budget),
         taken=done,
     )
-    if final:
+    if final and any(trial.values for trial in done):
         study.set_user_attr(FINAL, _final(done, len(given) * pictures))
     for number in range(min(drawn, trials)):
         for name in done[number].user_attrs.get(IMAGES, ()):
