@@ -86,13 +86,13 @@ def summary(study: optuna.study.Study, known: StudyPosterior | None = None) -> d
                 for trial in trials
             ),
             "pruned": pruned,
-            "budget": _budget(study),
+            "budget": budget_of(study),
         },
         "state": state_of(study),
         "stopped": study.user_attrs.get(STOPPED),
         "left_out": left_out(study) or None,
-        "method": _method(config),
-        "optimiser": (config.get("optimiser") or {}).get("_target_", "").rsplit(".", 1)[-1],
+        "method": method_of(config),
+        "optimiser": optimiser_of(config),
         "models": study.user_attrs.get(RECIPE, {}).get("models", {}),
         "idle": list(space_of(study).idle),
         "best": _trial_data(best) | _belief_data(known, best.number) if best else None,
@@ -107,7 +107,7 @@ def summary(study: optuna.study.Study, known: StudyPosterior | None = None) -> d
     return data
 
 
-def _budget(study: optuna.study.Study) -> int | None:
+def budget_of(study: optuna.study.Study) -> int | None:
     """How many trials the study is to have; ``None`` where a program asks for as many as it likes."""
     if not study.user_attrs.get(PAYLOADS):
         return None
@@ -115,10 +115,15 @@ def _budget(study: optuna.study.Study) -> int | None:
     return int(config.get("init_points", 0)) + int(config.get("n_iters", 0))
 
 
-def _method(config: Mapping[str, Any]) -> str | None:
+def method_of(config: Mapping[str, Any]) -> str | None:
     """The merge method, or those of a recipe's steps one after the other."""
     steps = (config.get("recipe") or {}).get("steps") or []
     return ", then ".join(step.get("method", "weighted_sum") for step in steps) or config.get("method")
+
+
+def optimiser_of(config: Mapping[str, Any]) -> str:
+    """The optimiser by its name."""
+    return str((config.get("optimiser") or {}).get("_target_", "")).rsplit(".", 1)[-1]
 
 
 def front_data(study: optuna.study.Study, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 STORAGE = "BAYES_MERGER_STORAGE"
 """Environment variable: the address of a database, for those who would not have its password in a command line."""
 
+LOCK = ".lock"
+"""The file in a study's folder that the process that runs it has locked."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -172,6 +175,28 @@ class RunFolder:
         except OSError as error:
             raise StorageError(f"study '{self.name}': {trouble(error) or error}") from error
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a process holds the study; nothing is changed."""
+        if not (self.path / LOCK).is_file():
+            return False
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            return False  # a disk that may not be written
+
+    @property
+    def size(self) -> int:
+        """Bytes of everything in the folder."""
+        found = 0
+        for place, _, names in os.walk(self.path):
+            with suppress(OSError):
+                found += sum(Path(place, name).lstat().st_size for name in names)
+        return found
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the study alone; the system lets go of it when the process dies.
@@ -180,7 +205,7 @@ class RunFolder:
             ConfigError: another process works on it.
             StorageError: the folder may not be written.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / LOCK, timeout=0)
         self.make()
         try:
             lock.acquire()

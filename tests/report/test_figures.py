@@ -24,7 +24,7 @@ def recipe(architecture: str = "sd1", method: str = "weighted_sum", **weights: f
     from bayes_merger.checkpoints.architectures import ARCHITECTURES
 
     alpha = dict.fromkeys(ARCHITECTURES[architecture].blocks, 0.25) | weights
-    models = {"a": {"path": "C:\\models\\a \"1\".safetensors", "sha256": ""}, "b": {"path": "m/b.ckpt", "sha256": ""}}
+    models = {"a": {"path": 'C:\\models\\a "1".safetensors', "sha256": ""}, "b": {"path": "m/b.ckpt", "sha256": ""}}
     return MergeRecipe.from_json(
         {"method": method, "models": models, "architecture": architecture, "weights": {"alpha": alpha}}
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import sqlite3
@@ -17,7 +19,7 @@ from optuna.study import Study
 from bayes_merger.errors import BayesMergerError, ConfigError, StorageError, nearest, one_line, trouble
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.checked import CheckedStudy
-from bayes_merger.search.study.history import DESIGN
+from bayes_merger.search.study.history import DESIGN, FINGERPRINT
 from bayes_merger.search.study.rows import snapshot
 
 log = logging.getLogger("bayes_merger")
@@ -123,3 +125,9 @@ def _check_design(stored: Any) -> None:
 def is_initialised(study: Study) -> bool:
     """Whether its creation was completed."""
     return DESIGN in study.user_attrs
+
+
+def fingerprint_hash(study: Study) -> str:
+    """Ten letters that are equal where two studies' scores compare."""
+    told = json.dumps(study.user_attrs.get(FINGERPRINT), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:10]

@@ -10,8 +10,9 @@ import json
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.search.study.reading import Told, check_is_study, reader
+from bayes_merger.search.study.sound import is_number
 
 SCHEMA = "v3.2.0.a"
 """The version of Optuna's tables that this module knows."""
@@ -32,6 +34,21 @@ _SPECIAL = {"FINITE": None, "INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": ma
 
 Rows = dict[int, dict[str, Any]]
 """The id of a trial or study -> its names and values."""
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What can be said of a study without reading its trials one by one.
+
+    Attributes:
+        values: number of each trial that has a score -> its first objective.
+        pruned: how many trials were cut short.
+        last: when a trial last began or ended, local time.
+    """
+
+    values: Mapping[int, float]
+    pruned: int
+    last: datetime | None
 
 
 def snapshot(path: Path, waiting: Told) -> RowStorage | None:
@@ -116,6 +133,17 @@ class RowStorage(BaseStorage):
             with closing(self._connect()) as connection:
                 self._trials[study_id] = _trials(connection, study_id)
         return [trial for trial in self._trials[study_id] if states is None or trial.state in states]
+
+    def glance(self, study_id: int) -> Glance:
+        """A study at a glance, in three statements."""
+        of_it = "FROM trials LEFT JOIN trial_values USING (trial_id) WHERE study_id = ? AND state ="
+        with closing(self._connect()) as connection:
+            scored = connection.execute(f"SELECT number, value {of_it} 'COMPLETE' AND objective = 0", (study_id,))
+            values = {number: value for number, value in scored if is_number(value)}
+            ((pruned,),) = connection.execute(f"SELECT count(*) {of_it} 'PRUNED'", (study_id,))
+            moments = "max(datetime_start), max(datetime_complete)"
+            last = connection.execute(f"SELECT {moments} FROM trials WHERE study_id = ?", (study_id,)).fetchone()
+        return Glance(values, pruned, _moment(max((one for one in last if one), default=None)))
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise sqlite3.OperationalError("attempt to write a readonly database")
