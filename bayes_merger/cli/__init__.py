@@ -1,5 +1,4 @@
-"""The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``,
-``payload``."""
+"""The command line: each command is a function of its name in a module of this room."""
 
 from __future__ import annotations
 
@@ -34,6 +33,12 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       all studies; or one: its trials, the best, the weights
   bayes-merger report NAME
       the same with pictures, as one page to look at and to send around
+  bayes-merger compare NAME 3 17
+      two merges side by side: pictures of the same seeds, what differs, and whether one is better
+  bayes-merger history NAME [--blink]
+      each new best, in words or as one moving picture
+  bayes-merger export NAME FORM
+      the best merge for other programs: recipe, weight strings, CSV, ComfyUI, sd-mecha, Optuna
   bayes-merger merge NAME --out best.safetensors
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
   bayes-merger plan NAME [--keys] [--diff recipe.json]
@@ -55,6 +60,9 @@ COMMANDS = {
     "worker": "worker",
     "show": "show",
     "report": "report",
+    "compare": "compare",
+    "history": "history",
+    "export": "export",
     "merge": "merge",
     "plan": "plan",
     "recipe": "recipe",
