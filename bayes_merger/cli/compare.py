@@ -14,8 +14,10 @@ from rich.text import Text
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.paths import user_path
-from bayes_merger.report.comparison import Comparison, PairedTest, Side, comparison, sheet
+from bayes_merger.report.comparison import Comparison, PairedTest, Side, comparison
+from bayes_merger.report.contact_sheet import sheet
 from bayes_merger.report.tables import with_error
+from bayes_merger.report.thumbnails import write_image
 from bayes_merger.run.folder import find_study, load
 from bayes_merger.run.record import trial_of
 
@@ -131,8 +133,6 @@ def write_sheet(found: Comparison, path: Path) -> None:
         ConfigError: there is no picture.
         StorageError: it cannot be written.
     """
-    from bayes_merger.report.thumbnails import write_image
-
     names = [(pair.payload, number) for number, pair in enumerate(found.pairs)]
     sides = {
         found.first: [pair.first.path for pair in found.pairs],

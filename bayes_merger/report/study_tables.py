@@ -19,7 +19,7 @@ from bayes_merger.search.study.history import PREDICTED
 def overview_table(found: Sequence[Overview], now: datetime) -> Table:
     """All studies; their names are whole, since people type them."""
     table = Table()
-    table.add_column("study", no_wrap=True, overflow="fold")
+    table.add_column("study", no_wrap=True, min_width=max((len(one.name) for one in found), default=0))
     for column in ("state", "trials", "best"):
         table.add_column(column, no_wrap=True)
     table.add_column("last trial", no_wrap=True)
