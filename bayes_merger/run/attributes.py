@@ -25,6 +25,9 @@ VERSIONS = "versions"
 FINAL = "final"
 """Of a study: the final round, once it is over."""
 
+FINAL_IMAGES = "final_images"
+"""Of a study: row of the closing table -> where its pictures lie, relative to the run's folder."""
+
 DRAWN = "drawn:"
 """Of a study, before a hash: what one merge got on fresh seeds."""
 
