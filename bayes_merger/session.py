@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -248,7 +249,8 @@ def work(
         for line in about_versions:
             progress.note(line)
         progress.step("hashing the models")
-        study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]), waiting=progress.note)
+        marks = fingerprint(setup, settings["scorers"])
+        study = loop.join_study(setup, folder, marks, waiting=progress.note)
         folder.point()
         total = setup.config.init_points + setup.config.n_iters
         if says_stop and (warning := loop.crowded(at_work(study) + 1, total)):
@@ -259,11 +261,28 @@ def work(
                 evaluator_of(setup, progress, stop) as evaluator,
             ):
                 name = worker or socket.gethostname()
-                loop.search(setup, study, evaluator, folder, progress, stop, name=name, taking=True)
+                with _standing_by(setup, folder, marks, progress) if says_stop else nullcontext():
+                    loop.search(setup, study, evaluator, folder, progress, stop, name=name, taking=True)
         finally:
             setup.close()
             put_to_rest(backend(study))
     return folder
+
+
+@contextmanager
+def _standing_by(
+    setup: RunSetup, folder: RunFolder, marks: Mapping[str, Any], progress: ProgressReporter
+) -> Iterator[None]:
+    """Be the study's proposer beside this block whenever no other process is, with a study and a sampler of its own."""
+    from bayes_merger.run import loop
+    from bayes_merger.run.workers import STANDBY, proposing
+
+    study = loop.join_study(setup, folder, marks)
+    try:
+        with proposing(setup, study, progress, STANDBY):
+            yield
+    finally:
+        put_to_rest(backend(study))
 
 
 def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
