@@ -81,6 +81,29 @@ class PruningConfig:
 
 
 @dataclass
+class ScoringConfig:
+    """How a person rates.
+
+    Attributes:
+        page: rate in a page of the browser while the run draws on; otherwise in the terminal, trial by trial.
+        ahead: draw nothing more while so many trials wait for ratings.
+        unit: ``picture``: each gets a score; ``trial``: all of a merge get one together.
+        shuffle: show the pictures of two merges mixed, so that one does not colour how the next is seen.
+        repeats: one in so many pictures is asked again, hidden among the others, to measure the rater's own noise; 0:
+            none.
+        playoff: at the end so many of the best merges are compared in pairs, and the champion is the best merge; 0: no
+            play-off.
+    """
+
+    page: bool = False
+    ahead: int = 3
+    unit: str = "picture"
+    shuffle: bool = False
+    repeats: int = 20
+    playoff: int = 5
+
+
+@dataclass
 class RunConfig:
     """Everything that defines one run; see ``conf/config.yaml`` for what each setting means.
 
@@ -124,6 +147,7 @@ class RunConfig:
     space: dict[str, Any] = field(default_factory=dict)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     pruning: PruningConfig = field(default_factory=PruningConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     final: FinalConfig = field(default_factory=FinalConfig)
     optimiser: dict[str, Any] = field(default_factory=dict)
     payloads: dict[str, Any] = field(default_factory=dict)
@@ -134,7 +158,8 @@ CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "
               "model_b", "model_c", "models", "recipe.models", "runs", "final", "generator.device",
               "generator.max_batch", "generator.config", "generator.text_encoder_3",
               "generator.offload", "generator.address", "generator.models_folder", "generator.timeout",
-              "preview")  # fmt: skip
+              "preview", "scoring.page", "scoring.ahead", "scoring.shuffle", "scoring.repeats",
+              "scoring.playoff")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 

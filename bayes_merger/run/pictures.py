@@ -60,5 +60,18 @@ def add_texts(path: Path, texts: Mapping[str, str]) -> None:
     temporary.replace(path)
 
 
+def without_texts(data: bytes) -> bytes:
+    """A PNG without the texts in it; what is no PNG gets back as it is."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    kept, at = [data[:_SIGNATURE]], _SIGNATURE
+    while at + 12 <= len(data):
+        end = at + struct.unpack_from(">I", data, at)[0] + 12
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"eXIf"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
