@@ -81,6 +81,24 @@ class PruningConfig:
 
 
 @dataclass
+class ScoringConfig:
+    """How the scores of several scorers become one number; see :mod:`bayes_merger.scoring.combination`.
+
+    Attributes:
+        mean: of the scorers, in each picture: ``arithmetic``, ``geometric`` or ``harmonic``.
+        standardise: put every scorer on a scale that the start design fixes: 5 points are its mean there, a point is
+            its standard deviation.
+        payloads: scorer -> the payloads that it judges, or payload -> its share there; others judge all alike.
+        penalties: scorer -> the points that it takes off a picture to which it gives none; it is in no mean then.
+    """
+
+    mean: str = "arithmetic"
+    standardise: bool = False
+    payloads: dict[str, Any] = field(default_factory=dict)
+    penalties: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class RunConfig:
     """Everything that defines one run; see ``conf/config.yaml`` for what each setting means.
 
@@ -124,6 +142,7 @@ class RunConfig:
     space: dict[str, Any] = field(default_factory=dict)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     pruning: PruningConfig = field(default_factory=PruningConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     final: FinalConfig = field(default_factory=FinalConfig)
     optimiser: dict[str, Any] = field(default_factory=dict)
     payloads: dict[str, Any] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.pruning import incumbent_for
 from bayes_merger.run.record import mean_scores, posterior_of
 from bayes_merger.run.setup import RunSetup
+from bayes_merger.run.standards import fix_standards, seen_standardised
 from bayes_merger.run.standing import best_so_far, standing
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study import study as studies
@@ -65,7 +66,7 @@ def open_study(
     Raises:
         ConfigError: what is given now would make scores incomparable with the study's.
     """
-    return studies.open_study(
+    study = studies.open_study(
         studies.open_storage(folder.where, create=bool(stored), waiting=waiting),
         folder.called,
         make_sampler(setup.sampler, setup.space.distributions(), setup.config.seed),
@@ -78,6 +79,8 @@ def open_study(
         alone=not folder.address,
         shown=folder.name,
     )
+    seen_standardised(study)
+    return study
 
 
 def join_study(
@@ -101,6 +104,7 @@ def join_study(
         whole=False,
     )
     studies.check_fingerprint(study, fingerprint)
+    seen_standardised(study)
     return study
 
 
@@ -158,12 +162,14 @@ def search(
                     continue
                 pause = SHORTEST
                 whole = not taking or worker.has_proposed
+                setup = setup.with_standards(study.user_attrs)
                 try:
                     report = run_trial(setup, study, worker, trial, evaluator, folder, total, started, whole=whole)
                 except Superseded as late:
                     progress.note(str(late))
                     continue
             progress.trial(report)
+            fix_standards(study, progress.note)
             failed = failed + 1 if report.reason and not report.pruned else 0
             if failed >= FAILURES_IN_A_ROW:
                 raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {report.reason}")
