@@ -19,6 +19,7 @@ from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, TIMES, WEIGHTS
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.holdout import Watch
 from bayes_merger.run.outlook import seconds_left
 from bayes_merger.run.pictures import describe, write_grid
 from bayes_merger.run.predicted import last_suggestion, queue_prediction, waits
@@ -138,7 +139,7 @@ def search(
         BayesMergerError: trials fail one after the other.
     """
     total = setup.config.init_points + setup.config.n_iters
-    failed, pause = 0, SHORTEST
+    failed, pause, watch = 0, SHORTEST, Watch(progress.note)
     with Worker(study, setup.space, name=name, last=last_of(setup, study, progress)) as worker:
         progress.budget(worker.finished(), total)
         while worker.done < total:
@@ -170,6 +171,8 @@ def search(
                     continue
             progress.trial(report)
             fix_standards(study, progress.note)
+            if whole:
+                watch.look(study, report.done)
             failed = failed + 1 if report.reason and not report.pruned else 0
             if failed >= FAILURES_IN_A_ROW:
                 raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {report.reason}")
