@@ -82,9 +82,14 @@ class PruningConfig:
 
 @dataclass
 class ScoringConfig:
-    """How a person rates.
+    """How scores become one number, see :mod:`bayes_merger.scoring.combination`; and how a person rates.
 
     Attributes:
+        mean: of the scorers, in each picture: ``arithmetic``, ``geometric`` or ``harmonic``.
+        standardise: put every scorer on a scale that the start design fixes: 5 points are its mean there, a point is
+            its standard deviation.
+        payloads: scorer -> the payloads that it judges, or payload -> its share there; others judge all alike.
+        penalties: scorer -> the points that it takes off a picture to which it gives none; it is in no mean then.
         page: rate in a page of the browser while the run draws on; otherwise in the terminal, trial by trial.
         ahead: draw nothing more while so many trials wait for ratings.
         unit: ``picture``: each gets a score; ``trial``: all of a merge get one together.
@@ -95,6 +100,10 @@ class ScoringConfig:
             play-off.
     """
 
+    mean: str = "arithmetic"
+    standardise: bool = False
+    payloads: dict[str, Any] = field(default_factory=dict)
+    penalties: dict[str, float] = field(default_factory=dict)
     page: bool = False
     ahead: int = 3
     unit: str = "picture"

@@ -25,7 +25,7 @@ from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.prompt_files import PromptLoras
 from bayes_merger.run.pruning import Incumbent, batches, clearly_worse, estimate, is_on, whole
 from bayes_merger.run.setup import RunSetup
-from bayes_merger.scoring.scorer import Score, combine
+from bayes_merger.scoring.scorer import Score
 from bayes_merger.timing import timed
 
 
@@ -201,8 +201,8 @@ def evaluate(
         paths += saved
         if incumbent is None or batch is order[-1]:
             continue
-        if reason := clearly_worse(scores, incumbent, setup.importance, setup.scales, config.pruning):
-            behind = estimate(scores, incumbent, setup.importance, setup.scales)
+        if reason := clearly_worse(scores, incumbent, setup.combination, config.pruning):
+            behind = estimate(scores, incumbent, setup.combination)
             return Pruned(reason, behind, tuple(scores), tuple(paths))
     names = [payload.name for payload in setup.payloads]
     usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
@@ -220,9 +220,8 @@ def conclude(
     Raises:
         TrialFailed: a score is missing.
     """
-    value = combine(scores, setup.importance, setup.scales)
-    scales = {name: scale for name, (_, scale) in setup.scales.items()}
-    values = objective_values(scores, setup.importance, scales, setup.config.objectives)
+    value = setup.combination.value(scores)
+    values = objective_values(scores, setup.combination, setup.config.objectives)
     return Evaluation(value, tuple(scores), tuple(images), tuple(paths), values)
 
 

@@ -13,7 +13,8 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.imaging.prompts.prompt import plain_prompt
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup, candidate_id
-from bayes_merger.scoring.scorer import ImageToScore, Score, score_images
+from bayes_merger.scoring.scorer import ImageToScore, Score
+from bayes_merger.scoring.scores import score_images
 
 Weights = Mapping[str, Mapping[str, float]]
 

@@ -32,8 +32,10 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.pictures import without_texts
+from bayes_merger.run.points import scoring_of
 from bayes_merger.run.rating.awaiting import Answers, Awaiting, Question, awaited, awaiting_of, closing, settle
 from bayes_merger.run.record import complete_trials, value_of
+from bayes_merger.run.standards import seen_standardised
 from bayes_merger.run.stored import check_stored
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.rating import Kind, Rating
@@ -151,9 +153,10 @@ class Sitting:
         )
         check_stored(self.study)
         settings = self.study.user_attrs.get(CONFIG) or {}
-        scoring = settings.get("scoring") or {}
-        self.unit = "trial" if scoring.get("unit") == "trial" else "picture"
-        self._together = 2 if scoring.get("shuffle") and self.unit == "picture" else 1
+        seen_standardised(self.study)
+        scoring = scoring_of(settings)
+        self.unit = scoring.unit
+        self._together = 2 if scoring.shuffle and self.unit == "picture" else 1
         self._budget = int(settings.get("init_points", 0)) + int(settings.get("n_iters", 0))
         payloads = [Payload.from_json(payload) for payload in self.study.user_attrs.get(PAYLOADS) or ()]
         self._prompts = {payload.name: payload.prompts for payload in payloads}
@@ -224,9 +227,9 @@ class Sitting:
                 return None
             for group in groups:
                 if any(one.number == found.trial for one in group):
-                    trial = self._trial(group, Answers(()), later=False)
-                    about = [p.id for p in trial.pictures if _is_about(found, self._shown[p.id])]
-                    return about[0] if about else trial.id
+                    shown = self._trial(group, Answers(()), later=False)
+                    about = [p.id for p in shown.pictures if _is_about(found, self._shown[p.id])]
+                    return about[0] if about else shown.id
             return None
 
     def score_of(self, picture: str) -> float | None:
