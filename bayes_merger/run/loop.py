@@ -248,7 +248,8 @@ def run_trial(
     attributes: dict[str, Any] = {}
     try:
         found, attributes = draw_trial(setup, study, trial, evaluator, folder, before)
-        if desk and isinstance(found, Unrated):
+        if isinstance(found, Unrated):
+            assert desk is not None
             times = {SECONDS: round(time.monotonic() - started, 3), TIMES: seconds_so_far()}
             worker.set_aside(trial, times | attributes | desk.questions(trial, found))
             return None
