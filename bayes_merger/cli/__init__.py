@@ -1,5 +1,5 @@
 """The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``,
-``payload``."""
+``payload``, ``score``, ``rescore``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       say what a merge would do to every tensor, and why
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
+  bayes-merger rescore NAME scorers=[clip]
+      judge a study's pictures again with other scorers, importances or means: a new study, without drawing
+  bayes-merger score FOLDER --scorers laion,clip
+      judge any pictures: a table, or CSV or JSON
   bayes-merger payload draw MODEL payloads=[mine]
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
 
@@ -56,6 +60,8 @@ COMMANDS = {
     "plan": "plan",
     "recipe": "recipe",
     "payload": "payload",
+    "score": "score",
+    "rescore": "rescore",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
