@@ -1,7 +1,9 @@
 """Scoring: the scorers of a trial's pictures, and how their scores are combined into one number."""
 
-from bayes_merger.scoring.models.aesthetic import AestheticScorer
-from bayes_merger.scoring.models.clip import ClipScorer, ClipTower
+from bayes_merger.scoring.models.aesthetic import AestheticScorer, ClassifierScorer
+from bayes_merger.scoring.models.agreement import ClipScorer
+from bayes_merger.scoring.models.clip import ClipTower
+from bayes_merger.scoring.models.vision import VisionTower
 from bayes_merger.scoring.people.ledger import Ledger, Rating
 from bayes_merger.scoring.people.terminal import ManualScorer
 from bayes_merger.scoring.people.viewer import Viewer
@@ -22,6 +24,7 @@ from bayes_merger.scoring.scorer import (
 
 __all__ = [
     "AestheticScorer",
+    "ClassifierScorer",
     "ClipScorer",
     "ClipTower",
     "ImageToScore",
@@ -33,6 +36,7 @@ __all__ = [
     "Scorer",
     "ScorerBase",
     "Viewer",
+    "VisionTower",
     "check_importance",
     "check_scale",
     "check_scorer",

@@ -49,7 +49,7 @@ def test_every_setting_of_a_file_is_one_the_scorer_takes(name: str) -> None:
 
 def test_the_towers_of_all_files_are_one_and_pinned() -> None:
     towers = [instantiate(settings(name)[name]).tower for name in ("laion", "chad", "clip")]
-    assert {(tower.weights, tower.sha256) for tower in towers} == {PUBLISHED["ViT-L-14-quickgelu"]}
+    assert {(tower.file.source, tower.file.sha256) for tower in towers} == {PUBLISHED["ViT-L-14-quickgelu"]}
     assert [tower.width for tower in towers] == [768] * 3
     assert [tower.setting for tower in towers] == [f"scorers.{name}.tower" for name in ("laion", "chad", "clip")]
 
