@@ -43,6 +43,8 @@ class ClipTower(Tower):
             for the published ones of `model`, fetched once.
         sha256: what a download must have; see :class:`~bayes_merger.scoring.weights.WeightFile`.
         config: path of an open_clip model JSON (or `open_clip_config.json`) instead of a named `model`.
+        fit: how a picture becomes a square, see :class:`~bayes_merger.scoring.models.preprocessing.Preprocessing`; None
+            as the architecture says.
         device: `cpu`, `cuda`, `cuda:1`, or `auto` for the first GPU if there is one.
         batch_size: how many pictures go through at once.
         setting: what the configuration calls this tower, for messages.
@@ -55,6 +57,7 @@ class ClipTower(Tower):
         *,
         sha256: str | None = None,
         config: str | Path | None = None,
+        fit: str | None = None,
         device: str = "auto",
         batch_size: int = 16,
         setting: str = "tower",
@@ -64,6 +67,7 @@ class ClipTower(Tower):
         super().__init__(weights, sha256, device, batch_size, setting)
         self.model = model
         self.config = user_path(config) if config else None
+        self.fit = fit
         self._architecture: dict[str, Any] | None = None
 
     @property
@@ -126,11 +130,13 @@ class ClipTower(Tower):
             size = architecture["model_cfg"]["vision_cfg"].get("image_size", 224)
             return Preprocessing.from_open_clip(size, architecture["preprocess_cfg"])
         except (TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{self.setting}.config: {self.name}: {error}") from error
+            raise ConfigError(f"{self.setting}: {self.name}: {error}") from error
 
     def _read_architecture(self) -> dict[str, Any]:
         if self._architecture is None:
             self._architecture = _architecture(self.model, self.config, self.setting)
+            if self.fit is not None:
+                self._architecture["preprocess_cfg"] |= {"resize_mode": self.fit}
         return self._architecture
 
 
@@ -216,7 +222,7 @@ def _architecture(model: str | None, config: Path | None, setting: str) -> dict[
         raise ConfigError(f"{setting}.config: {config} is not an open_clip model (embed_dim, vision_cfg, text_cfg)")
     if "hf_model_name" in settings["text_cfg"] or "hf_tokenizer_name" in settings["text_cfg"]:
         raise ConfigError(f"{setting}: {config.stem} takes its text side from a model hub, which is not supported")
-    return {"model_cfg": settings, "preprocess_cfg": whole.get("preprocess_cfg", {})}
+    return {"model_cfg": settings, "preprocess_cfg": dict(whole.get("preprocess_cfg", {}))}
 
 
 def _check_shapes(shapes: Mapping[str, Sequence[int]], settings: Mapping[str, Any], where: str) -> None:

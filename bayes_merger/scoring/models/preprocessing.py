@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # along the columns, each rounded to a byte. In float64 such sums are exact, so a matrix gives the same bytes anywhere.
 UNIT = 1 << 22
 
+FITS = ("shortest", "longest", "squash")
+
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -27,13 +29,14 @@ class Preprocessing:
         size: edge of the square it takes, in pixels.
         mean: subtracted from each colour, of a range of 0 to 1.
         std: each colour is divided by it then.
-        squash: whether the whole picture is squeezed into the square; else its middle is cut out.
+        fit: `shortest` cuts the middle out of a picture whose shorter edge fits, `longest` adds black bars to one whose
+            longer edge fits, `squash` squeezes the whole picture into the square.
     """
 
     size: int
     mean: tuple[float, float, float] = _OPENAI_MEAN
     std: tuple[float, float, float] = _OPENAI_STD
-    squash: bool = False
+    fit: str = "shortest"
 
     @classmethod
     def from_open_clip(cls, size: int, settings: Mapping[str, Any]) -> Preprocessing:
@@ -42,11 +45,11 @@ class Preprocessing:
         Raises:
             ValueError: another way to resize than this class has.
         """
-        mode, how = settings.get("resize_mode", "shortest"), settings.get("interpolation", "bicubic")
-        if mode not in ("shortest", "squash") or how != "bicubic":
-            raise ValueError(f"preprocess_cfg: resize_mode {mode!r} with {how!r} is not supported")
+        fit, how = settings.get("resize_mode", "shortest"), settings.get("interpolation", "bicubic")
+        if fit not in FITS or how != "bicubic":
+            raise ValueError(f"resize_mode {fit!r} with {how!r} is not supported; give one of {', '.join(FITS)}")
         mean, std = (tuple(settings.get(key, usual)) for key, usual in (("mean", _OPENAI_MEAN), ("std", _OPENAI_STD)))
-        return cls(int(settings.get("size", size)), mean, std, mode == "squash")
+        return cls(int(settings.get("size", size)), mean, std, fit)
 
     def __call__(self, images: Sequence[Image], device: str = "cpu") -> Tensor:
         """Shape N x 3 x size x size, float32, on the device."""
@@ -65,16 +68,28 @@ class Preprocessing:
             pixels = resize(_bytes(image).to(device), width, height)
         else:
             pixels = _bytes(image.resize((width, height), _bicubic()).convert("RGB")).to(device)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        return pixels[:, top : top + self.size, left : left + self.size]
+        return self._centred(pixels)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """The size before the crop, as torchvision computes it: the shorter edge fits, the longer one is cut down."""
-        if self.squash:
-            return self.size, self.size
-        if width <= height:
-            return self.size, max(self.size * height // width, self.size)
-        return max(self.size * width // height, self.size), self.size
+        """The size before the crop or the bars, rounded as torchvision and open_clip do."""
+        size = self.size
+        if self.fit == "squash":
+            return size, size
+        if self.fit == "longest":
+            ratio = max(width, height) / size
+            return max(round(width / ratio), 1), max(round(height / ratio), 1)
+        return (size, size * height // width) if width <= height else (size * width // height, size)
+
+    def _centred(self, pixels: Tensor) -> Tensor:
+        import torch
+
+        height, width = pixels.shape[1:]
+        if self.fit == "longest":
+            left, top = (self.size - width) // 2, (self.size - height) // 2
+            bars = (left, self.size - width - left, top, self.size - height - top)
+            return torch.nn.functional.pad(pixels, bars)
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        return pixels[:, top : top + self.size, left : left + self.size]
 
 
 def resize(pixels: Tensor, width: int, height: int) -> Tensor:

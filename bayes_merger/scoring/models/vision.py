@@ -64,7 +64,11 @@ class VisionTower(Tower):
     @property
     def width(self) -> int:
         """Length of a vector."""
-        return int(self.settings.get(KINDS[self._known()][3], 0))
+        name = KINDS[self._known()][3]
+        given = self.settings.get(name)
+        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+            raise ConfigError(f"{self.setting}.settings: {name} must be 1 or more, not {given!r}")
+        return given
 
     def prepare(self) -> None:
         """Checks settings and weights without loading them; fetches the weights when they are not here yet.
@@ -73,9 +77,8 @@ class VisionTower(Tower):
             ConfigError: an unknown architecture, no weights, or none of a picture's model.
         """
         size = self.settings.get("image_size")
-        if not isinstance(size, int) or size < 1 or self.width < 1:
-            lengths = f"{KINDS[self.architecture][3]}, {self.settings.get(KINDS[self.architecture][3])!r}"
-            raise ConfigError(f"{self.setting}.settings: needs numbers for image_size, {size!r}, and {lengths}")
+        if self.width and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ConfigError(f"{self.setting}.settings: image_size must be 1 or more, not {size!r}")
         super().prepare()
 
     def _known(self) -> str:
@@ -89,7 +92,7 @@ class VisionTower(Tower):
 
     def _maker(self, what: str, device: str) -> Callable[[], Embedder]:
         half = (0.5, 0.5, 0.5)
-        preprocessing = Preprocessing(int(self.settings["image_size"]), half, half, squash=True)
+        preprocessing = Preprocessing(int(self.settings["image_size"]), half, half, "squash")
         vector = KINDS[self._known()][2]
 
         def make() -> Embedder:
@@ -111,9 +114,7 @@ def _loaded(architecture: str, settings: Mapping[str, Any], file: WeightFile, se
                 None, config=config, state_dict=state, dtype="float32", output_loading_info=True
             )
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"{setting}: {architecture} with these settings and {file.path}: {one_line(error)}"
-        ) from error
+        raise ConfigError(f"{setting}: {file.path} as {architecture}: {one_line(error)}") from error
     absent = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
     if absent:
         raise ConfigError(f"{file.setting}: {file.path} does not fit the model: {', '.join(absent[:4])}")
