@@ -1,5 +1,6 @@
 """Scoring: the scorers of a trial's pictures, and how their scores are combined into one number."""
 
+from bayes_merger.scoring.formulas import DuplicateScorer, FormulaScorer
 from bayes_merger.scoring.models.aesthetic import AestheticScorer, ClassifierScorer
 from bayes_merger.scoring.models.agreement import ClipScorer
 from bayes_merger.scoring.models.clip import ClipTower
@@ -27,6 +28,8 @@ __all__ = [
     "ClassifierScorer",
     "ClipScorer",
     "ClipTower",
+    "DuplicateScorer",
+    "FormulaScorer",
     "ImageToScore",
     "Ledger",
     "ManualScorer",
