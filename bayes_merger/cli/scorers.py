@@ -22,7 +22,7 @@ from bayes_merger.scoring.scorer import ImageToScore, Scorer, check_scorer, scor
 from bayes_merger.scoring.weights import WeightFile
 
 HELP = """\
-bayes-merger scorers [--json]
+bayes-merger scorers [--json | --markdown]
     who can judge pictures, and whether the weights are on this machine
 bayes-merger scorers fetch NAME ...
     fetch their weights: once, checked against the SHA-256 where it is known, resumed where a download was cut off
@@ -31,6 +31,8 @@ bayes-merger scorers check NAME ... [--picture FILE] [--prompt TEXT] [scorers.NA
 """
 
 MODELS = ("model_a=none", "model_b=none")  # settings of a run; nobody opens them here
+
+WORTH_A_LINE = 10**8  # bytes: a smaller download is there before anyone wonders
 
 
 def scorers(arguments: Sequence[str]) -> None:
@@ -79,30 +81,36 @@ class Entry:
 def entries() -> list[Entry]:
     """All scorers that can be chosen, built but not loaded."""
     names = compose.choices("scorers")
+    found: dict[str, Any] = {}
+    trouble: dict[str, str] = {}
     try:
-        built = {name: _files(scorer) for name, scorer in _built(names, ()).items()}
-        return [Entry(name, _about(name), built.get(name, ())) for name in names]
-    except ConfigError:  # one of the user's own breaks them all; which one, only each alone can tell
-        return [_entry(name) for name in names]
+        found = _settings(names)
+    except ConfigError:  # one of the user's own spoils them all; which one, only each alone can tell
+        for name in names:
+            try:
+                found |= _settings([name])
+            except ConfigError as error:
+                trouble[name] = str(error)
+    for name in names:
+        try:
+            found[name] = _built(name, found[name]) if name in found else None
+        except ConfigError as error:
+            trouble[name] = str(error)
+    return [Entry(name, _about(name), _files(found.get(name)), trouble.get(name, "")) for name in names]
 
 
-def _entry(name: str) -> Entry:
-    try:
-        return Entry(name, _about(name), sum((_files(scorer) for scorer in _built([name], ()).values()), ()))
-    except ConfigError as error:
-        return Entry(name, _about(name), trouble=str(error))
+def _settings(names: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    settings: dict[str, Any] = compose.compose_run([f"scorers=[{','.join(names)}]", *MODELS, *overrides])["scorers"]
+    return settings
 
 
-def _built(names: Sequence[str], overrides: Sequence[str]) -> dict[str, Scorer]:
-    chosen = f"scorers=[{','.join(names)}]"
-    settings = compose.compose_run([chosen, *MODELS, *overrides])["scorers"]
-    return {
-        name: check_scorer(f"scorers.{name}", compose.build(f"scorers.{name}", {"name": name, **found}))
-        for name, found in settings.items()
-    }
+def _built(name: str, settings: Any) -> Scorer:
+    if not isinstance(settings, dict):
+        raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {settings!r}")
+    return check_scorer(f"scorers.{name}", compose.build(f"scorers.{name}", {"name": name, **settings}))
 
 
-def _files(scorer: Scorer) -> tuple[WeightFile, ...]:
+def _files(scorer: Any) -> tuple[WeightFile, ...]:
     """The weights that a scorer says it needs; one of the user's own need not say."""
     return tuple(getattr(scorer, "files", ()))
 
@@ -130,8 +138,13 @@ def _head(lines: Sequence[str]) -> Iterator[str]:
 def _list(arguments: Sequence[str]) -> None:
     parser = Parser(prog="bayes-merger scorers", description="Who can judge pictures.")
     parser.add_argument("--json", action="store_true", help="all there is to say, for programs")
+    parser.add_argument("--markdown", action="store_true", help="the table of the documentation")
+    given = parser.parse_args(arguments)
+    if given.markdown:
+        print(table(), end="")
+        return
     found = entries()
-    if parser.parse_args(arguments).json:
+    if given.json:
         print(json.dumps([_data(entry) for entry in found], indent=1, ensure_ascii=False))
         return
     print(f"{'scorer':<15} {'weights':<8} good for")
@@ -160,7 +173,8 @@ def _chosen(command: str, words: Sequence[str]) -> dict[str, Scorer]:
     for name in names:
         if name not in known:
             raise ConfigError(f"scorers: no '{printable(name)}'; {nearest(name, known)}")
-    return _built(names, [word for word in words if "=" in word])
+    settings = _settings(names, [word for word in words if "=" in word])
+    return {name: _built(name, found) for name, found in settings.items()}
 
 
 def _fetch(arguments: Sequence[str]) -> None:
@@ -183,11 +197,11 @@ def _bar(file: WeightFile) -> Iterator[Callable[[int, int], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _tenths(file.path.name)
+        yield _tenths(file_name(file.source))
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(file.path.name, total=None, visible=False)
+        task = bar.add_task(file_name(file.source), total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total or None, visible=True)
 
 
@@ -197,9 +211,9 @@ def _tenths(name: str) -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
         nonlocal said
         tenth = 10 * done // total if total else 0
-        if tenth > said:
+        if tenth > said and total >= WORTH_A_LINE:
             said = tenth
-            print(f"{name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", file=sys.stderr)
+            print(f"note: {name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", file=sys.stderr)
 
     return progress
 
@@ -209,7 +223,7 @@ def _check(arguments: Sequence[str]) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME | key=value", help="scorers, and settings of theirs")
     parser.add_argument("--picture", help="the picture to score; by default a drawn one")
     parser.add_argument("--prompt", default="a red ball on a blue table", help="what it was asked to show")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     image = _opened(given.picture) if given.picture else _drawn()
     for name, scorer in _chosen("check", given.names).items():
         if scorer.interactive:
@@ -274,4 +288,4 @@ def _sources(files: Sequence[WeightFile]) -> str:
             said.append(f"{owner}/{repository}: {file_name(file.source)} ({mark})")
         else:
             said.append("in the package")
-    return "<br>".join(said) or "none"
+    return "<br>".join(dict.fromkeys(said)) or "none"

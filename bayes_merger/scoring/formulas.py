@@ -10,18 +10,15 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.scoring.scorer import TEN_POINTS, ImageToScore, ScorerBase
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
-
-Array = NDArray[np.float64]
 
 
 def contrast(image: Image) -> float:
@@ -47,7 +44,7 @@ def noise(image: Image) -> float:
     level = _brightness(image)
     across = level[:, :-2] - 2 * level[:, 1:-1] + level[:, 2:]
     rough = across[:-2] - 2 * across[1:-1] + across[2:]
-    return math.sqrt(math.pi / 2) * float(np.abs(rough).mean()) / 6 if rough.size else 0.0
+    return math.sqrt(math.pi / 2) * float(abs(rough).mean()) / 6 if rough.size else 0.0
 
 
 def colourfulness(image: Image) -> float:
@@ -55,7 +52,8 @@ def colourfulness(image: Image) -> float:
 
     0 is grey, 100 vivid. Hasler and Süsstrunk, Measuring colourfulness in natural images, 2003.
     """
-    red, green, blue = np.moveaxis(_colours(image), -1, 0)
+    colours = _colours(image)
+    red, green, blue = (colours[..., channel] for channel in range(3))
     rg, yb = red - green, (red + green) / 2 - blue
     return math.hypot(rg.std(), yb.std()) + 0.3 * math.hypot(rg.mean(), yb.mean())
 
@@ -97,6 +95,7 @@ def perceptual_hash(image: Image) -> int:
 
     A bit for each of the 8 x 8 slowest waves of the brightness: whether there is more of it than of the middle one.
     """
+    import numpy as np
     from PIL.Image import Resampling
     from scipy.fft import dctn
 
@@ -172,10 +171,13 @@ def _entries(text: bytes) -> Iterator[tuple[str, int, str, int]]:
             continue
 
 
-def _brightness(image: Image) -> Array:
+def _brightness(image: Image) -> NDArray[np.float64]:
+    import numpy as np
+
     return np.asarray(image.convert("L"), dtype=np.float64)
 
 
-def _colours(image: Image) -> Array:
-    colours: Any = np.asarray(image.convert("RGB"), dtype=np.float64)
-    return colours  # type: ignore[no-any-return]
+def _colours(image: Image) -> NDArray[np.float64]:
+    import numpy as np
+
+    return np.asarray(image.convert("RGB"), dtype=np.float64)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.scoring.models.heads import LINEAR, RELU, WAIFU, Head, head_layout, load_head, read_layout
+from bayes_merger.scoring.models.heads import CITY, LINEAR, RELU, WAIFU, Head, head_layout, load_head, read_layout
 from bayes_merger.scoring.weights import WeightFile
 
 SIZES = (16, 12, 10, 8, 4, 1)
@@ -92,10 +92,57 @@ def test_waifu_has_relu_and_sigmoid() -> None:
     torch.testing.assert_close(head.collapsed()(x), torch.sigmoid(hidden @ parts[4].T + parts[5]).squeeze(-1))
 
 
+def test_the_head_of_v25_is_linear_and_may_be_in_bfloat16(tmp_path: Path) -> None:
+    tensors = {key: tensor.bfloat16() for key, tensor in stack((0, 2, 4, 6, 8), "scoring_head.").items()}
+    torch.save(tensors, tmp_path / "head.pth")
+    head = load_head(WeightFile(str(tmp_path / "head.pth"), "head"))
+    assert (head.kind, len(head.layers)) == (LINEAR, 1)
+    with torch.no_grad():
+        expected = layered({key: tensor.float() for key, tensor in tensors.items()}, relu=False)(embeddings())
+    torch.testing.assert_close(head(embeddings()), expected.squeeze(-1), atol=1e-5, rtol=0)
+
+
+class Residual(torch.nn.Module):
+    """A step of CityAesthetics."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        steps: list[torch.nn.Module] = [torch.nn.Linear(width, width)]
+        for _ in range(2):
+            steps += [torch.nn.LeakyReLU(0.1), torch.nn.Linear(width, width)]
+        self.long = torch.nn.Sequential(*steps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.long(x) + x)
+
+
+def city(width: int, hidden: int) -> torch.nn.ModuleDict:
+    """CityAesthetics as a network of its own."""
+    torch.manual_seed(4)
+    one, two, three = torch.nn.Linear(hidden, 12), torch.nn.Linear(12, 8), torch.nn.Linear(8, 4)
+    down = torch.nn.Sequential(one, two, torch.nn.Dropout(0.1), torch.nn.LeakyReLU(), three, torch.nn.Linear(4, 1))
+    up = torch.nn.Sequential(torch.nn.Linear(width, hidden), Residual(hidden))
+    return torch.nn.ModuleDict({"up": up, "down": down}).eval()
+
+
+def test_cityaesthetics_says_what_its_network_says(tmp_path: Path) -> None:
+    network = city(16, 24)
+    save_file(network.state_dict(), tmp_path / "city.safetensors")
+    file = WeightFile(str(tmp_path / "city.safetensors"), "head")
+    assert read_layout(file).width == 16
+    head = load_head(file)
+    assert (head.kind, head.normalised) == (CITY, False)
+    x = 5 * embeddings()
+    with torch.no_grad():
+        expected = (torch.tanh(network["down"](network["up"](x))) + 1) / 2
+    torch.testing.assert_close(head(x), expected.squeeze(-1), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(
     "tensors",
     [
         stack((0, 2, 4, 6, 8)),  # a numbering that might hide activations
+        stack((0, 2, 4, 6, 7), "scoring_head."),
         stack((0, 2, 4, 6, 7)) | {"scale": torch.ones(1)},
         {"conv.weight": torch.ones(1, 3, 4, 4), "conv.bias": torch.ones(1)},
         {"weight": torch.ones(2, 16), "bias": torch.ones(2)},
