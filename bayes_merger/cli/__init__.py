@@ -1,5 +1,5 @@
 """The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``,
-``payload``, ``score``, ``rescore``."""
+``payload``, ``score``, ``rescore``, ``scorers``."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
   bayes-merger payload draw MODEL payloads=[mine]
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
 
+  bayes-merger scorers
+      who can judge, and whether the weights are here; scorers fetch NAME gets them, scorers check NAME tries
+
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
 """
@@ -62,6 +65,7 @@ COMMANDS = {
     "payload": "payload",
     "score": "score",
     "rescore": "rescore",
+    "scorers": "scorers",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
