@@ -82,7 +82,7 @@ class PruningConfig:
 
 @dataclass
 class ScoringConfig:
-    """How the scores of several scorers become one number; see :mod:`bayes_merger.scoring.combination`.
+    """How scores become one number, see :mod:`bayes_merger.scoring.combination`; and how a person rates.
 
     Attributes:
         mean: of the scorers, in each picture: ``arithmetic``, ``geometric`` or ``harmonic``.
@@ -90,12 +90,26 @@ class ScoringConfig:
             its standard deviation.
         payloads: scorer -> the payloads that it judges, or payload -> its share there; others judge all alike.
         penalties: scorer -> the points that it takes off a picture to which it gives none; it is in no mean then.
+        page: rate in a page of the browser while the run draws on; otherwise in the terminal, trial by trial.
+        ahead: draw nothing more while so many trials wait for ratings.
+        unit: ``picture``: each gets a score; ``trial``: all of a merge get one together.
+        shuffle: show the pictures of two merges mixed, so that one does not colour how the next is seen.
+        repeats: one in so many pictures is asked again, hidden among the others, to measure the rater's own noise; 0:
+            none.
+        playoff: at the end so many of the best merges are compared in pairs, and the champion is the best merge; 0: no
+            play-off.
     """
 
     mean: str = "arithmetic"
     standardise: bool = False
     payloads: dict[str, Any] = field(default_factory=dict)
     penalties: dict[str, float] = field(default_factory=dict)
+    page: bool = False
+    ahead: int = 3
+    unit: str = "picture"
+    shuffle: bool = False
+    repeats: int = 20
+    playoff: int = 5
 
 
 @dataclass
@@ -153,7 +167,8 @@ CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "
               "model_b", "model_c", "models", "recipe.models", "runs", "final", "generator.device",
               "generator.max_batch", "generator.config", "generator.text_encoder_3",
               "generator.offload", "generator.address", "generator.models_folder", "generator.timeout",
-              "preview")  # fmt: skip
+              "preview", "scoring.page", "scoring.ahead", "scoring.shuffle", "scoring.repeats",
+              "scoring.playoff")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 

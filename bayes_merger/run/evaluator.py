@@ -118,6 +118,21 @@ class Pruned:
     paths: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class Unrated:
+    """A merge that a person has still to rate.
+
+    Attributes:
+        scores: raw scores of all other scorers.
+        images: the pictures, in the order drawn.
+        paths: where they were saved.
+    """
+
+    scores: tuple[Score, ...]
+    images: tuple[DrawnImage, ...]
+    paths: tuple[Path, ...]
+
+
 class Evaluator(Protocol):
     """Draws and scores one merge after another: a live pipeline, or a fake such as ``bayes_merger.testing`` has."""
 
@@ -153,7 +168,7 @@ def evaluate(
     weights: Weights,
     folder: Path,
     incumbent: Incumbent | None = None,
-) -> Evaluation | Pruned:
+) -> Evaluation | Pruned | Unrated:
     """Draw, save and score the merge that the evaluator holds.
 
     With pruning, pictures are drawn a batch at a time, as long as the merge may still be as good as the incumbent.
@@ -191,7 +206,10 @@ def evaluate(
             return Pruned(reason, behind, tuple(scores), tuple(paths))
     names = [payload.name for payload in setup.payloads]
     usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
-    return conclude(setup, scores, [images[i] for i in usual], [paths[i] for i in usual])
+    images, paths = [images[i] for i in usual], [paths[i] for i in usual]
+    if setup.rater:
+        return Unrated(tuple(scores), tuple(images), tuple(paths))
+    return conclude(setup, scores, images, paths)
 
 
 def conclude(

@@ -49,6 +49,8 @@ class Judging:
         ]
         scores: list[Score] = []
         for name, scorer in self._setup.scorers.items():
+            if name == self._setup.rater:
+                continue  # the pictures wait for the person
             self._progress.step(f"scoring ({name})")
             if scorer.interactive:
                 with self._progress.quiet(), self._stop.at_once():

@@ -91,6 +91,11 @@ class RunSetup:
         return divided(self.base.architecture, settings.blocks)
 
     @property
+    def rater(self) -> str | None:
+        """The scorer that is a person whose ratings come later, through the ledger; None if there is none."""
+        return next((name for name, scorer in self.scorers.items() if getattr(scorer, "deferred", False)), None)
+
+    @property
     def combination(self) -> Combination:
         """How scores become points."""
         scorers = {name: (scorer.importance, scorer.scale) for name, scorer in self.scorers.items()}
@@ -181,6 +186,7 @@ def check_setup(
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
     setup.combination.check()
     check_pruning(config, payloads, scorers)
+    check_rating(config, scorers)
     check_objectives(config, scorers)
     check_sampler(sampler, space, config)
     if config.workers > 1:
@@ -235,6 +241,22 @@ def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunCo
     """
     made = make_sampler(sampler, space.distributions(), config.seed)
     made.check_objectives(max(len(config.objectives), 1))
+
+
+def check_rating(config: RunConfig, scorers: Mapping[str, Scorer]) -> None:
+    """Whether the settings of rating by hand make sense.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    people = [name for name, scorer in scorers.items() if getattr(scorer, "deferred", False)]
+    if len(people) > 1:
+        raise ConfigError(f"scorers: {' and '.join(people)} are both you; choose one, and rate under another name")
+    if config.scoring.unit not in ("picture", "trial"):
+        raise ConfigError(f"scoring.unit: '{config.scoring.unit}' is not one of picture, trial")
+    for name, low in (("ahead", 1), ("repeats", 0), ("playoff", 0)):
+        if (value := getattr(config.scoring, name)) < low:
+            raise ConfigError(f"scoring.{name}: {value} is too small; give {low} or more")
 
 
 def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
