@@ -44,7 +44,6 @@ from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
 from bayes_merger.run.sweep import sweep
 from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
-from bayes_merger.scoring.scorer import Scorer, check_scorer
 from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
 from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished, listed
@@ -84,7 +83,7 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
             progress.note(f"{line}; {SEARCH_ALL}")
         for line in filter(None, (*about_anchors, budget_line(setup))):
             progress.note(line)
-        carry_on(setup, _new_study(setup, settings, folder, progress, design), folder, progress)
+        carry_on(setup, new_study(setup, settings, folder, progress, design), folder, progress)
     return folder
 
 
@@ -114,7 +113,7 @@ def resume(
     from bayes_merger.run import loop
 
     folder = find_study(Path(runs), name, address)
-    stored = _of_a_run(load(folder))
+    stored = of_a_run(load(folder))
     check_changeable(name, stored[CONFIG], overrides)
     settings, setup = _stored(folder, stored, overrides)
     with folder.locked(), reporting(folder.log) as progress:
@@ -170,7 +169,7 @@ def fork(
 
     old = find_study(Path(runs), name)
     study = load(old)
-    settings = compose.changed(_of_a_run(study)[CONFIG], [f"name={check_name(new)}", *overrides])
+    settings = compose.changed(of_a_run(study)[CONFIG], [f"name={check_name(new)}", *overrides])
     kept = [key for key in ("storage", "images_budget") if not any(o.startswith(f"{key}=") for o in overrides)]
     settings |= dict.fromkeys(kept)  # the old study's place, and what it had to spend
     settings, address = _take_address(settings)
@@ -193,13 +192,13 @@ def fork(
     rows = rows_still_needed(start_design(setup)[0], heritage.trials, wanted)
     settings = {**settled(settings, setup), "init_points": wanted, "images_budget": None}
     setup = replace(setup, config=compose.validate(settings))
-    taken = [_with_pictures(trial, old, folder) for trial in heritage.trials]
+    taken = [with_pictures(trial, old, folder) for trial in heritage.trials]
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {new} in {folder.path}: {_taken_over(name, len(taken), heritage.left_out)}")
         upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
         for line in filter(None, (about_idle(setup.space), upgraded)):
             progress.note(line)
-        carry_on(setup, _new_study(setup, settings, folder, progress, rows, taken), folder, progress)
+        carry_on(setup, new_study(setup, settings, folder, progress, rows, taken), folder, progress)
     return folder
 
 
@@ -237,7 +236,7 @@ def work(
         if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(runs), name, address)
-    stored = _of_a_run(load(folder, whole=False))
+    stored = of_a_run(load(folder, whole=False))
     try:
         settings, setup = _stored(folder, stored, overrides)
     except CheckpointError as error:
@@ -328,21 +327,13 @@ def make_setup(
         ConfigError: a setting that makes no sense.
         CheckpointError: a model file that cannot be used.
     """
-    scorers = {name: _make_scorer(name, scorer) for name, scorer in settings["scorers"].items()}
-    if not scorers:
-        raise ConfigError("scorers: none chosen; give at least one, like  scorers=[laion]")
+    scorers = compose.build_scorers(settings["scorers"])
     sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
     setup = check_setup(config, scorers, sampler, folder.path, payloads=payloads)
     return with_budget(setup, new=payloads is None)
 
 
-def _make_scorer(name: str, settings: Any) -> Scorer:
-    if not isinstance(settings, dict):
-        raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {settings!r}")
-    return check_scorer(f"scorers.{name}", compose.build(f"scorers.{name}", {"name": name, **settings}))
-
-
-def _of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:
+def of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:
     """What a study remembers of its run.
 
     Raises:
@@ -397,7 +388,7 @@ def _take_address(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return {**settings, "storage": redacted(address) or None}, address
 
 
-def _new_study(
+def new_study(
     setup: RunSetup,
     settings: Mapping[str, Any],
     folder: RunFolder,
@@ -405,6 +396,7 @@ def _new_study(
     design: Sequence[Mapping[str, float]],
     taken: Sequence[optuna.trial.FrozenTrial] = (),
 ) -> optuna.study.Study:
+    """The study of a run that begins, with its start design waiting and the trials that it takes over."""
     from bayes_merger.run import loop
 
     progress.step("hashing the models")
@@ -436,7 +428,7 @@ def _taken_over(name: str, taken: int, left_out: Mapping[int, str]) -> str:
     return text
 
 
-def _with_pictures(trial: Any, old: RunFolder, new: RunFolder) -> Any:
+def with_pictures(trial: Any, old: RunFolder, new: RunFolder) -> Any:
     """The trial with its pictures where they are, as seen from the new folder."""
     attributes = dict(trial.user_attrs)
     kept = old.pictures(attributes.get(IMAGES, []))

@@ -1,5 +1,5 @@
 """The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``,
-``payload``."""
+``payload``, ``score``, ``rescore``, ``scorers``."""
 
 from __future__ import annotations
 
@@ -38,8 +38,15 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       say what a merge would do to every tensor, and why
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
+  bayes-merger rescore NAME scorers=[clip]
+      judge a study's pictures again with other scorers, importances or means: a new study, without drawing
+  bayes-merger score FOLDER --scorers laion,clip
+      judge any pictures: a table, or CSV or JSON
   bayes-merger payload draw MODEL payloads=[mine]
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
+
+  bayes-merger scorers
+      who can judge, and whether the weights are here; scorers fetch NAME gets them, scorers check NAME tries
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -56,6 +63,9 @@ COMMANDS = {
     "plan": "plan",
     "recipe": "recipe",
     "payload": "payload",
+    "score": "score",
+    "rescore": "rescore",
+    "scorers": "scorers",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 

@@ -205,7 +205,7 @@ def check_name(name: str) -> str:
     Raises:
         ConfigError: it has characters that a folder name cannot have.
     """
-    if name != slug(name):
+    if name.replace("@", "-") != slug(name):  # NAME@2 is what a study is called whose pictures were judged again
         raise ConfigError(f"name: '{name}' cannot be a folder; try name={slug(name)}")
     return name
 
