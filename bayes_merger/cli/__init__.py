@@ -1,5 +1,4 @@
-"""The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``,
-``payload``, ``score``, ``rescore``, ``scorers``."""
+"""The command line: each command is a function of its name in a module of this room."""
 
 from __future__ import annotations
 
