@@ -32,6 +32,14 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       help a study that runs already, from this machine or another
   bayes-merger show [NAME] [--json]
       all studies; or one: its trials, the best, the weights
+  bayes-merger report NAME
+      the same with pictures, as one page to look at and to send around
+  bayes-merger compare NAME 3 17
+      two merges side by side: pictures of the same seeds, what differs, and whether one is better
+  bayes-merger history NAME [--blink]
+      each new best, in words or as one moving picture
+  bayes-merger export NAME FORM
+      the best merge for other programs: recipe, weight strings, CSV, ComfyUI, sd-mecha, Optuna
   bayes-merger merge NAME --out best.safetensors
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
   bayes-merger plan NAME [--keys] [--diff recipe.json]
@@ -59,6 +67,10 @@ COMMANDS = {
     "fork": "fork",
     "worker": "worker",
     "show": "show",
+    "report": "report",
+    "compare": "compare",
+    "history": "history",
+    "export": "export",
     "merge": "merge",
     "plan": "plan",
     "recipe": "recipe",

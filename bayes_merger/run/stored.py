@@ -18,8 +18,8 @@ from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STAND
 from bayes_merger.run.points import combination_of
 from bayes_merger.run.versions import are_versions
 from bayes_merger.scoring.scorer import check_importance, check_scale
+from bayes_merger.search.study.history import FINGERPRINT
 from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
-from bayes_merger.search.study.study import FINGERPRINT
 
 
 def check_stored(study: Study) -> None:

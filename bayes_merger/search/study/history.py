@@ -42,6 +42,9 @@ REASON = "reason"
 INTERRUPTED = "interrupted"
 """The reason of a trial whose process died; another trial with the same origin stands for it."""
 
+FINGERPRINT = "fingerprint"
+"""User attribute of a study: what must not change while its scores are compared."""
+
 DESIGN = "design"
 """User attribute of a study: the start design and its space."""
 
