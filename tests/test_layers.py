@@ -22,6 +22,7 @@ FLOORS = [
     {"compose", "merges", "course"},
     {"session", "api"},
     {"testing"},
+    {"web"},
     {"cli"},
     {"__main__"},
 ]
