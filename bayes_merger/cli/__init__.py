@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``,
+"""The command line: ``run``, ``resume``, ``fork``, ``worker``, ``rate``, ``show``, ``merge``, ``plan``, ``recipe``,
 ``payload``."""
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       a new study that takes over what compares from another one, without drawing it again
   bayes-merger worker NAME [--storage postgresql://...]
       help a study that runs already, from this machine or another
+  bayes-merger rate NAME
+      the page on which you rate what waits for you, by keyboard or on a phone
   bayes-merger show [NAME] [--json]
       all studies; or one: its trials, the best, the weights
   bayes-merger merge NAME --out best.safetensors
@@ -51,6 +53,7 @@ COMMANDS = {
     "resume": "run",
     "fork": "fork",
     "worker": "worker",
+    "rate": "rate",
     "show": "show",
     "merge": "merge",
     "plan": "plan",
