@@ -2,7 +2,8 @@
 
 from bayes_merger.scoring.models.aesthetic import AestheticScorer
 from bayes_merger.scoring.models.clip import ClipScorer, ClipTower
-from bayes_merger.scoring.people.ledger import Ledger, Rating
+from bayes_merger.scoring.people.ledger import Ledger
+from bayes_merger.scoring.people.rating import Rating
 from bayes_merger.scoring.people.terminal import ManualScorer
 from bayes_merger.scoring.people.viewer import Viewer
 from bayes_merger.scoring.scorer import (

@@ -59,6 +59,9 @@ RETRY_OF = "retry_of"
 DEATHS = "deaths"
 """User attribute of a second attempt: how many processes have ended while they drew these values."""
 
+AWAITING = "awaiting"
+"""User attribute of a running trial: what a person has to judge before it has a score. Nobody draws it any more."""
+
 FORKED_FROM = "forked_from"
 """User attribute: the study and the number of the trial that this one was taken over from."""
 
