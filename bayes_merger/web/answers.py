@@ -18,7 +18,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from bayes_merger.documents import parse_json
-from bayes_merger.errors import BayesMergerError, ConfigError, StorageError, nearest, one_line, printable, trouble
+from bayes_merger.errors import (
+    BayesMergerError,
+    Closed,
+    ConfigError,
+    StorageError,
+    nearest,
+    one_line,
+    printable,
+    trouble,
+)
 from bayes_merger.web.templates import page
 
 log = logging.getLogger(__name__)
@@ -40,10 +49,6 @@ TITLES = {
     500: "A fault of ours",
     503: "Not now",
 }
-
-
-class Conflict(BayesMergerError):
-    """What was asked for has been overtaken, by another tab or another person."""
 
 
 class NotFound(BayesMergerError):
@@ -77,7 +82,7 @@ def _status(error: Exception) -> tuple[int, str]:
 
 
 _HTTP = {404: "there is nothing at this address", 405: "this address is not asked like that"}
-_STATUS: dict[type[Exception], int] = {Conflict: 409, NotFound: 404, StorageError: 503, BayesMergerError: 422}
+_STATUS: dict[type[Exception], int] = {Closed: 409, NotFound: 404, StorageError: 503, BayesMergerError: 422}
 
 
 def parsed(kind: type[T], data: object) -> T:

@@ -73,20 +73,26 @@ def tunnel(port: int, environment: Mapping[str, str] = os.environ) -> str:
     return f"ssh {other}-L {port}:127.0.0.1:{port} {getpass.getuser()}@{connection[2]}"
 
 
-def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Serve until Ctrl-C or a polite kill, which then do what they always do."""
+def server_of(app: ASGIApp) -> uvicorn.Server:
+    """What serves an application on a socket, until its ``should_exit`` is set."""
     for name in ("uvicorn", "uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said by the application
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=2,
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=2,
+        )
     )
-    uvicorn.Server(config).run(sockets=[listening])
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Serve until Ctrl-C or a polite kill, which then do what they always do."""
+    server_of(app).run(sockets=[listening])
 
 
 def _reachable(host: str) -> Iterable[str]:

@@ -55,6 +55,7 @@ class RatingPages:
     def __init__(self, sitting_of: Callable[[str], Sitting]) -> None:
         self._sitting_of = sitting_of
         self._previews = Previews()
+        self._best: dict[str, Best] = {}
 
     def routes(self) -> list[Route]:
         """What the application serves."""
@@ -74,7 +75,7 @@ class RatingPages:
 
     def state(self, request: Request) -> Response:
         """What there is to rate and how far the study is; 204 if that is the version which is known already."""
-        found = described(self._sitting(request))
+        found = self._described(self._sitting(request))
         if request.query_params.get("version") == found["version"]:
             return Response(status_code=204)
         return JSONResponse(found)
@@ -96,9 +97,44 @@ class RatingPages:
         def answer(request: Request, body: Any) -> dict[str, Any]:
             sitting = self._sitting(request)
             more = act(sitting, body) or {}
-            return described(sitting) | more
+            return self._described(sitting) | more
 
         return writing(kind)(answer)
+
+    def _described(self, sitting: Sitting) -> dict[str, Any]:
+        """A sitting as data: its state and the first trials that wait."""
+        state, trials = sitting.state(), sitting.trials()[:AHEAD]
+        known = self._best.get(sitting.folder.name)
+        if known is None or known.done != state.done:
+            known = self._best[sitting.folder.name] = Best(sitting, state.done)
+        return asdict(state) | {"trials": [_trial(trial, known) for trial in trials]}
+
+
+class Best:
+    """What pictures are compared with, while no other trial is rated."""
+
+    def __init__(self, sitting: Sitting, done: int) -> None:
+        self.done = done
+        self._sitting = sitting
+        self._found: dict[str, str | None] = {}
+
+    def of(self, picture: Picture) -> str | None:
+        """The id of the best merge's picture of the same prompt and seed; None before there is one."""
+        if picture.id not in self._found:
+            best = self._sitting.best_picture(picture.id) if self.done else None
+            self._found[picture.id] = best.id if best else None
+        return self._found[picture.id]
+
+
+def _trial(trial: Trial, best: Best) -> dict[str, Any]:
+    names = ("id", "unit", "score", "later")
+    pictures = [_picture(one) | {"best": best.of(one)} for one in trial.pictures]
+    return {name: getattr(trial, name) for name in names} | {"pictures": pictures}
+
+
+def _picture(one: Picture) -> dict[str, Any]:
+    """All of a picture that may be known; its path has the trial's number in it."""
+    return {name: getattr(one, name) for name in ("id", "payload", "prompt", "width", "height", "score")}
 
 
 SAYINGS: list[tuple[str, type[Any], Callable[[Sitting, Any], dict[str, Any] | None]]] = [
@@ -109,25 +145,3 @@ SAYINGS: list[tuple[str, type[Any], Callable[[Sitting, Any], dict[str, Any] | No
     ("confirmations", About, lambda sitting, said: sitting.confirm(said.id)),
 ]
 """Address, body and deed of everything that a person can say; the answer is the state after it."""
-
-
-def described(sitting: Sitting) -> dict[str, Any]:
-    """A sitting as data: its state and the first trials that wait."""
-    return asdict(sitting.state()) | {"trials": [_trial(sitting, trial) for trial in sitting.trials()[:AHEAD]]}
-
-
-def _trial(sitting: Sitting, trial: Trial) -> dict[str, Any]:
-    return {
-        "id": trial.id,
-        "unit": trial.unit,
-        "score": trial.score,
-        "later": trial.later,
-        "pictures": [_picture(sitting, one) for one in trial.pictures],
-    }
-
-
-def _picture(sitting: Sitting, one: Picture) -> dict[str, Any]:
-    """All of a picture that may be known; its path has the trial's number in it."""
-    best = sitting.best_picture(one.id)
-    names = ("id", "payload", "prompt", "width", "height", "score")
-    return {name: getattr(one, name) for name in names} | {"best": best.id if best else None}

@@ -127,6 +127,7 @@ function blink(on) {
 
 function draw() {
   page.dataset.link = sitting.up ? "up" : "down";
+  page.dataset.unsaved = sitting.unsaved;
   stage.show(trial, picture);
   drawStrip();
   drawScores();
@@ -207,7 +208,7 @@ function drawNotice() {
 }
 
 function notice() {
-  const name = page.dataset.study;
+  const name = page.dataset.typed;
   if (!sitting.up) return ["The server does not answer", "What you rated is kept here, and sent when it is back. Does  bayes-merger  still run?"];
   if (trial) return ["", ""];
   if (view.over) return ["All rated", `Thank you. The best merge:  bayes-merger show ${name}`];

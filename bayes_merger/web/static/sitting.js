@@ -34,6 +34,11 @@ export class Sitting extends EventTarget {
     return view;
   }
 
+  // How much of what was said is not known to be on the disk
+  get unsaved() {
+    return this.#said.length;
+  }
+
   rate(trial, picture, score, ms) {
     const target = (view) => {
       const found = view.trials.find((one) => one.id === trial.id);
@@ -92,9 +97,10 @@ export class Sitting extends EventTarget {
         this.#hear(answer);
       } catch (error) {
         if (error instanceof Refused) {
-          this.#said = []; // what was said after it was said of pictures that it did not know
-          this.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
+          this.#said = []; // what was said after it took it for granted
           await this.#look();
+          this.#changed();
+          this.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
         } else {
           await this.#wait();
         }
@@ -103,12 +109,11 @@ export class Sitting extends EventTarget {
     this.#sending = false;
   }
 
-  // Until the server answers again; then what it knows already is not said twice
+  // Until the server answers again
   async #wait() {
     this.up = false;
     this.#changed();
     while (!(await this.#look())) await new Promise((resolve) => setTimeout(resolve, RETRY));
-    while (this.#said.length && this.#said[0].known(this.#heard)) this.#said.shift();
   }
 
   async #look() {
@@ -129,6 +134,7 @@ export class Sitting extends EventTarget {
     const back = !this.up;
     this.up = true;
     if (answer) this.#heard = answer;
+    while (back && this.#said[0]?.known(this.#heard)) this.#said.shift(); // it is not said twice
     if (answer || back) this.#changed(answer?.undone);
   }
 
