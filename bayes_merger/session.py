@@ -183,7 +183,7 @@ def fork(
     setup = make_setup(compose.validate(settings), settings, folder, payloads)
     check_space(setup, folder)
     _check_compares(name, new, study, fingerprint(setup, settings["scorers"]))
-    setup = without_idle(setup)
+    setup = without_idle(setup).with_standards(study.user_attrs)
     heritage = inheritance(study, setup.space)
     if not heritage.trials:
         why = next(iter(heritage.left_out.values()), "it has no finished trial")
@@ -344,6 +344,7 @@ def _stored(folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[st
     settings = _with_one_budget(compose.changed(stored[CONFIG], overrides), overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
     setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads), stored)
+    setup = setup.with_standards(stored)
     return settled(settings, setup), setup
 
 

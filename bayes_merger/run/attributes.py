@@ -19,6 +19,9 @@ PAYLOADS = "payloads"
 SCORERS = "judges"
 """Of a study: scorer -> [importance, scale]."""
 
+STANDARDS = "standards"
+"""Of a study whose scores are standardised: scorer -> the raw values of 0 and 10 points, from its start design."""
+
 VERSIONS = "versions"
 """Of a study: the versions of the libraries that draw and score, and the kind of device."""
 

@@ -262,6 +262,7 @@ def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
         ConfigError: there is no such study, or what it holds is not what a run writes.
         StorageError: it cannot be read.
     """
+    from bayes_merger.run.standards import seen_standardised
     from bayes_merger.run.stored import check_stored
     from bayes_merger.search.study.study import load_study, open_storage
 
@@ -273,6 +274,7 @@ def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
         whole=whole,
     )
     check_stored(study)
+    seen_standardised(study)
     return study
 
 

@@ -29,6 +29,7 @@ from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted
 from bayes_merger.merging.engine.live import SHARING
 from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.folder import STORAGE, RunFolder
+from bayes_merger.run.holdout import Watch
 from bayes_merger.run.loop import crowded, ended, last_of
 from bayes_merger.run.outlook import seconds_left
 from bayes_merger.run.progress import ProgressReporter, Step, StopSignal, TrialReport
@@ -205,10 +206,11 @@ def proposing(setup: RunSetup, study: optuna.study.Study, progress: ProgressRepo
     Raises:
         BayesMergerError: the optimiser failed.
     """
-    over = threading.Event()
+    over, watch = threading.Event(), Watch(progress.note)
 
     def look() -> None:
         running_posterior(study)  # stored for the workers' reports
+        watch.look(study, finished(study))
         if ended(setup, study, progress):
             over.set()
 

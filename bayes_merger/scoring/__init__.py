@@ -1,5 +1,6 @@
 """Scoring: the scorers of a trial's pictures, and how their scores are combined into one number."""
 
+from bayes_merger.scoring.combination import Combination, Judge, points
 from bayes_merger.scoring.models.aesthetic import AestheticScorer
 from bayes_merger.scoring.models.clip import ClipScorer, ClipTower
 from bayes_merger.scoring.people.ledger import Ledger
@@ -12,20 +13,21 @@ from bayes_merger.scoring.scorer import (
     Score,
     Scorer,
     ScorerBase,
+    TrialScorer,
     check_importance,
     check_scale,
     check_scorer,
-    combine,
-    picture_points,
-    points,
-    score_images,
+    sees_trial,
 )
+from bayes_merger.scoring.scores import score_images
 
 __all__ = [
     "AestheticScorer",
     "ClipScorer",
     "ClipTower",
+    "Combination",
     "ImageToScore",
+    "Judge",
     "Ledger",
     "ManualScorer",
     "Rating",
@@ -33,12 +35,12 @@ __all__ = [
     "Score",
     "Scorer",
     "ScorerBase",
+    "TrialScorer",
     "Viewer",
     "check_importance",
     "check_scale",
     "check_scorer",
-    "combine",
-    "picture_points",
     "points",
     "score_images",
+    "sees_trial",
 ]

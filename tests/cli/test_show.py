@@ -59,6 +59,7 @@ def test_the_best_by_belief_and_the_best_by_score_are_both_named() -> None:
         "final": None,
         "best_posterior_mean": best,
         "best_observed": {"trial": 9, "value": 8.0, "mean": 6.5, "sd": 0.2},
+        "holdouts": [],
     }
     assert best_lines(data) == [
         "best: trial 3, 7.000 points when drawn, posterior mean 6.900 ± 0.100",

@@ -7,6 +7,7 @@ whoever dies: :func:`settle` gives a trial that the ledger closes its outcome, o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,15 +16,18 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import TrialFailed, one_line
-from bayes_merger.run.attributes import CONFIG, PAYLOADS, POINTS, SCORES
+from bayes_merger.run.attributes import CONFIG, POINTS, SCORES
 from bayes_merger.run.objectives import objective_values
-from bayes_merger.run.record import judges_of
+from bayes_merger.run.points import combination_of
+from bayes_merger.run.standards import fix_standards
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.rating import Rating
-from bayes_merger.scoring.scorer import Score, combine
+from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.study.history import AWAITING, REASON
 from bayes_merger.search.study.transaction import transaction
 from bayes_merger.search.study.workers import with_retries
+
+log = logging.getLogger("bayes_merger")
 
 CLOSING = ("confirm", "void")
 """What ends a trial's time with a person; nothing is said about it any more."""
@@ -157,6 +161,7 @@ def settle(study: optuna.study.Study, ledger: Ledger) -> list[int]:
             state, values, about = _outcome(study, one, trials[one.number].user_attrs.get(SCORES) or (), answers)
         if _finish(study, one, state, values, about):
             settled.append(one.number)
+    fix_standards(study, log.info)
     return settled
 
 
@@ -179,14 +184,12 @@ def _outcome(
 ) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
     """State, values and attributes of a trial that its rater has confirmed."""
     scores = [*(Score(**score) for score in others), *_scores(one, answers)]
-    importance = {payload["name"]: payload["importance"] for payload in study.user_attrs[PAYLOADS]}
-    judges = judges_of(study)
+    known = combination_of(study)
     objectives = list(study.user_attrs.get(CONFIG, {}).get("objectives") or ())
     about: dict[str, Any] = {SCORES: [vars(score) for score in scores]}
     try:
-        value = combine(scores, importance, judges)
-        scales = {name: scale for name, (_, scale) in judges.items()}
-        values = objective_values(scores, importance, scales, objectives)
+        value = known.value(scores)
+        values = objective_values(scores, known, objectives)
     except TrialFailed as error:
         return TrialState.FAIL, None, about | {REASON: one_line(error, longest=400)}
     return TrialState.COMPLETE, list(values) or [value], about | ({POINTS: value} if values else {})

@@ -31,8 +31,11 @@ from bayes_merger.errors import Closed, ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.pictures import without_texts
+from bayes_merger.run.points import scoring_of
 from bayes_merger.run.rating.awaiting import Answers, Awaiting, Question, awaited, awaiting_of, closing, settle
 from bayes_merger.run.record import complete_trials, value_of
+from bayes_merger.run.standards import seen_standardised
 from bayes_merger.run.stored import check_stored
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.rating import Kind, Rating
@@ -150,9 +153,10 @@ class Sitting:
         )
         check_stored(self.study)
         settings = self.study.user_attrs.get(CONFIG) or {}
-        scoring = settings.get("scoring") or {}
-        self.unit = "trial" if scoring.get("unit") == "trial" else "picture"
-        self._together = 2 if scoring.get("shuffle") and self.unit == "picture" else 1
+        seen_standardised(self.study)
+        scoring = scoring_of(settings)
+        self.unit = scoring.unit
+        self._together = 2 if scoring.shuffle and self.unit == "picture" else 1
         self._budget = int(settings.get("init_points", 0)) + int(settings.get("n_iters", 0))
         payloads = [Payload.from_json(payload) for payload in self.study.user_attrs.get(PAYLOADS) or ()]
         self._prompts = {payload.name: payload.prompts for payload in payloads}
@@ -202,15 +206,19 @@ class Sitting:
             kind: Kind = "repeat" if repeated else "score"
             self._say(kind, one, question, ms=ms, score=score)
 
-    def undo(self) -> str | None:
+    def undo(self, trial: str | None = None) -> str | None:
         """Take back the last thing that this rater said of trials that are still open.
+
+        Args:
+            trial: only what was said of this one.
 
         Returns:
             The id of the picture that it was about, or of the trial; None if there is nothing to take back.
         """
         with self._writing():
             groups = self._waiting(self.ledger.ratings())
-            numbers = {one.number for group in groups for one in group}
+            members = [self._members(trial)] if trial else groups
+            numbers = {one.number for group in members for one in group}
             said = ("score", "repeat", "later")
             found = self.ledger.undo(
                 only=lambda line: line.kind in said and line.trial in numbers and line.rater == self.rater
@@ -219,10 +227,19 @@ class Sitting:
                 return None
             for group in groups:
                 if any(one.number == found.trial for one in group):
-                    trial = self._trial(group, Answers(()), later=False)
-                    about = [p.id for p in trial.pictures if _is_about(found, self._shown[p.id])]
-                    return about[0] if about else trial.id
+                    shown = self._trial(group, Answers(()), later=False)
+                    about = [p.id for p in shown.pictures if _is_about(found, self._shown[p.id])]
+                    return about[0] if about else shown.id
             return None
+
+    def score_of(self, picture: str) -> float | None:
+        """What a picture was given so far, 0 to 10.
+
+        Raises:
+            ConfigError: no such picture.
+        """
+        one, question, repeated = self._question(picture)
+        return Answers(self.ledger.ratings()).score(question, one.number if repeated else None)
 
     def later(self, trial: str) -> None:
         """Put a trial off: it comes after all others that wait.
@@ -321,6 +338,14 @@ class Sitting:
         """
         with self._lock:
             return self._path(self._question(picture)[1])
+
+    def bytes_of(self, picture: str) -> bytes:
+        """A picture's file without the texts in it, which tell what merge it is.
+
+        Raises:
+            ConfigError: no such picture.
+        """
+        return without_texts(self.path_of(picture).read_bytes())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
