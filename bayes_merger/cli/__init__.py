@@ -30,6 +30,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       a new study that takes over what compares from another one, without drawing it again
   bayes-merger worker NAME [--storage postgresql://...]
       help a study that runs already, from this machine or another
+  bayes-merger rate NAME
+      the page on which you rate what waits for you, by keyboard or on a phone
   bayes-merger show [NAME] [--json]
       all studies; or one: its trials, the best, the weights
   bayes-merger report NAME
@@ -52,7 +54,6 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       judge any pictures: a table, or CSV or JSON
   bayes-merger payload draw MODEL payloads=[mine]
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
-
   bayes-merger scorers
       who can judge, and whether the weights are here; scorers fetch NAME gets them, scorers check NAME tries
 
@@ -66,6 +67,7 @@ COMMANDS = {
     "resume": "run",
     "fork": "fork",
     "worker": "worker",
+    "rate": "rate",
     "show": "show",
     "report": "report",
     "compare": "compare",
