@@ -1,5 +1,5 @@
 """The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``,
-``payload``."""
+``payload``, ``activations``."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       show the recipe inside a merged file; merge FILE --out ... makes it again
   bayes-merger payload draw MODEL payloads=[mine]
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
+  bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors
+      measure which weights a model's pictures come from, for merges that take this into account
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -56,6 +58,7 @@ COMMANDS = {
     "plan": "plan",
     "recipe": "recipe",
     "payload": "payload",
+    "activations": "activations",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
