@@ -147,7 +147,8 @@ def _squares(tensor: Tensor, channels: int) -> Tensor:
     import torch
 
     others = [dim for dim in range(tensor.dim()) if dim != channels]
-    return torch.linalg.vector_norm(tensor, 2, others, dtype=torch.float32).double().square_()
+    squares: Tensor = torch.linalg.vector_norm(tensor, 2, others, dtype=torch.float32).double().square_()
+    return squares
 
 
 @contextmanager
