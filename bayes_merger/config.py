@@ -132,6 +132,8 @@ class RunConfig:
     blocks: dict[str, Any] = field(default_factory=dict)
     channels: str = "equal"
     clip: str | None = None
+    saliency: dict[str, Any] = field(default_factory=dict)
+    act: dict[str, Any] = field(default_factory=dict)
     adjust: Any = None
     recipe: dict[str, Any] = field(default_factory=dict)
     name: str | None = None

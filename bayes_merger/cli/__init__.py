@@ -56,6 +56,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
   bayes-merger scorers
       who can judge, and whether the weights are here; scorers fetch NAME gets them, scorers check NAME tries
+  bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors
+      measure which weights a model's pictures come from, for merges that take this into account
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -80,6 +82,7 @@ COMMANDS = {
     "score": "score",
     "rescore": "rescore",
     "scorers": "scorers",
+    "activations": "activations",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
