@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL.PngImagePlugin import PngInfo
@@ -63,7 +64,7 @@ def draw_with(
         pipeline.check(payloads)
         loras = PromptLoras(files.loras, model, pipeline.destinations, pipeline.text_encoder_changed)
         start = time.perf_counter()
-        images = loras.draw(payloads, lambda some: pipeline.draw(some, on_step=on_step))
+        images = loras.draw(payloads, partial(pipeline.draw, on_step=on_step))
         seconds = time.perf_counter() - start
         for lora in files.loras.values():
             lora.close()

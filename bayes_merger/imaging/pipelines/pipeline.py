@@ -65,6 +65,10 @@ class DrawnImage:
     parameters: str = ""
 
 
+OnDrawn = Callable[[Sequence[DrawnImage]], None]
+"""Given pictures, some at a time, before the next ones are drawn."""
+
+
 class LivePipeline:
     """A loaded pipeline whose parameters may be overwritten in place between drawings.
 
@@ -156,7 +160,11 @@ class LivePipeline:
             raise ConfigError("enable_hr: a second pass is not drawn for this kind of model; set it to false")
 
     def draw(
-        self, payloads: Sequence[Payload], *, on_step: Callable[[int, int], None] | None = None
+        self,
+        payloads: Sequence[Payload],
+        on_drawn: OnDrawn | None = None,
+        *,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> list[DrawnImage]:
         """The pictures of some payloads, in their order.
 
@@ -165,6 +173,7 @@ class LivePipeline:
 
         Args:
             payloads: resolved, see `payload.resolve`.
+            on_drawn: given each batch's pictures before the next batch is drawn.
             on_step: called as `on_step(done, total)`, counting sampler steps of batches.
 
         Raises:
@@ -186,6 +195,8 @@ class LivePipeline:
             progress = None if on_step is None else Progress(on_step, done, batch[0].payload.steps, total)
             for order, image in zip(batch, self._draw_in_memory(batch, conditionings, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
+            if on_drawn is not None:
+                on_drawn([drawn[id(order)] for order in batch])
             done += steps
         return [drawn[id(order)] for order in orders]
 
