@@ -14,8 +14,9 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
+from bayes_merger.imaging.pipelines.building import load_pipeline
 from bayes_merger.imaging.pipelines.device import OFFLOAD
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage, load_pipeline
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.paths import user_path
 from bayes_merger.run.prompt_files import PromptLoras, find_files
 from bayes_merger.run.setup import check_payloads, path_of, resolve_payloads
@@ -57,6 +58,8 @@ def draw_with(
             offload=generator.offload or OFFLOAD,
             device=generator.device,
             dtype=generator.dtype,
+            attention=generator.attention,
+            compiled=generator.compile,
             max_batch=generator.max_batch,
             prediction_type=generator.prediction_type,
         )

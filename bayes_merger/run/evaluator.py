@@ -12,8 +12,9 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged
 from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.pipelines.building import load_pipeline
 from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, OnDrawn, load_pipeline
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, OnDrawn
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.multi_step import LiveSteps
 from bayes_merger.merging.method import MODEL_NAMES
@@ -275,6 +276,8 @@ class PipelineEvaluator(Judging):
             offload=generator.offload or (OFFLOAD if not _searches_texts(setup) else None),
             device=generator.device,
             dtype=generator.dtype,
+            attention=generator.attention,
+            compiled=generator.compile,
             max_batch=most or generator.max_batch,
             prediction_type=generator.prediction_type,
         )
