@@ -35,7 +35,7 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS, RECIPE, VERSIONS
+from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, MOST, PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.budget import budget_line, settled, with_budget
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
@@ -125,6 +125,8 @@ def resume(
             study.set_user_attr(PATIENT_FROM, finished(study))
         if any(compose.in_full(override).startswith(("final.images", "final.rescore")) for override in overrides):
             study.set_user_attr(FINAL, None)  # what it has drawn is remembered
+        if any(compose.in_full(override).startswith("generator.") for override in overrides):
+            study.set_user_attr(MOST, None)  # another device, or a person who knows better
         if overrides:
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
@@ -198,7 +200,10 @@ def fork(
         upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
         for line in filter(None, (about_idle(setup.space), upgraded)):
             progress.note(line)
-        carry_on(setup, new_study(setup, settings, folder, progress, rows, taken), folder, progress)
+        forked = new_study(setup, settings, folder, progress, rows, taken)
+        if fits := study.user_attrs.get(MOST):
+            forked.set_user_attr(MOST, fits)
+        carry_on(setup, forked, folder, progress)
     return folder
 
 
@@ -257,7 +262,7 @@ def work(
         try:
             with (
                 StopSignal(progress if says_stop else None) as stop,
-                evaluator_of(setup, progress, stop) as evaluator,
+                evaluator_of(setup, study, progress, stop) as evaluator,
             ):
                 name = worker or socket.gethostname()
                 with _standing_by(setup, folder, marks, progress) if says_stop else nullcontext():

@@ -22,6 +22,7 @@ from bayes_merger.imaging.payload.fields import overlaid
 from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import check_offload, check_place
+from bayes_merger.imaging.pipelines.speed import check_speed
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.lora import is_lora
@@ -211,6 +212,7 @@ def _check_generator(
     check_offload(generator.offload)
     if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(generator.device, generator.dtype)
+    check_speed(generator.attention, generator.compile, generator.device, generator.dtype, drawn(model).half)
     return files, None
 
 
