@@ -79,7 +79,12 @@ def _to_the_end(
 
     def conclude() -> None:  # each step of it is stored, or can be done again
         if not final_of(study):
+<<<<<<< HEAD
             study.set_user_attr(FINAL, decide(setup, study, evaluator, progress, stop, folder).to_json())
+=======
+            fixed = setup.with_standards(study.user_attrs)
+            study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop).to_json())
+>>>>>>> main
         keep_pictures(setup, study, evaluator, folder, progress)
         export_best(setup, study, folder, progress)
 
@@ -90,7 +95,7 @@ def _to_the_end(
             study.set_user_attr(STOPPED, None)
         if unfinished and setup.config.workers > 1:
             search_together(setup, study, folder, progress, stop)
-        with evaluator_of(setup, progress, stop) as evaluator:
+        with evaluator_of(setup, study, progress, stop) as evaluator:
             if unfinished and setup.config.workers == 1:
                 search(setup, study, evaluator, folder, progress, stop)
             with_retries(study, conclude)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import logging
@@ -29,6 +30,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       a new study that takes over what compares from another one, without drawing it again
   bayes-merger worker NAME [--storage postgresql://...]
       help a study that runs already, from this machine or another
+  bayes-merger rate NAME
+      the page on which you rate what waits for you, by keyboard or on a phone
   bayes-merger show [NAME] [--json]
       all studies; or one: its trials, the best, the weights
   bayes-merger report NAME
@@ -45,8 +48,16 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       say what a merge would do to every tensor, and why
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
+  bayes-merger rescore NAME scorers=[clip]
+      judge a study's pictures again with other scorers, importances or means: a new study, without drawing
+  bayes-merger score FOLDER --scorers laion,clip
+      judge any pictures: a table, or CSV or JSON
   bayes-merger payload draw MODEL payloads=[mine]
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
+  bayes-merger scorers
+      who can judge, and whether the weights are here; scorers fetch NAME gets them, scorers check NAME tries
+  bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors
+      measure which weights a model's pictures come from, for merges that take this into account
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -58,6 +69,7 @@ COMMANDS = {
     "resume": "run",
     "fork": "fork",
     "worker": "worker",
+    "rate": "rate",
     "show": "show",
     "report": "report",
     "compare": "compare",
@@ -67,6 +79,10 @@ COMMANDS = {
     "plan": "plan",
     "recipe": "recipe",
     "payload": "payload",
+    "score": "score",
+    "rescore": "rescore",
+    "scorers": "scorers",
+    "activations": "activations",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
@@ -143,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """The command as a process of its own."""
+    gc.set_threshold(20_000)  # a fifth of the time to import torch and diffusers went into looking for garbage there
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: a further Ctrl-C would print a traceback
     sys.exit(code)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+<<<<<<< HEAD
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+=======
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+>>>>>>> main
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +24,7 @@ from bayes_merger.report.summary import summary, trials_data
 from bayes_merger.report.timing import timing
 from bayes_merger.run.attributes import CONFIG, FINAL_IMAGES, IMAGES, PAYLOADS, SCORES, VERSIONS
 from bayes_merger.run.folder import RunFolder
+<<<<<<< HEAD
 from bayes_merger.run.record import (
     WINNER,
     chosen_trial,
@@ -30,6 +36,11 @@ from bayes_merger.run.record import (
     value_of,
 )
 from bayes_merger.scoring.scorer import Score, picture_points
+=======
+from bayes_merger.run.points import combination_of
+from bayes_merger.run.record import chosen_trial, complete_trials, posterior_of, recipe_of, value_of
+from bayes_merger.scoring.scorer import Score
+>>>>>>> main
 
 BEST = "best"
 """The column of the best merge beside those of its parents."""
@@ -196,9 +207,15 @@ class Shots:
     """
 
     def __init__(self, study: optuna.study.Study, folder: RunFolder) -> None:
+<<<<<<< HEAD
         self._folder, self._judges = folder, judges_of(study)
         self._final = study.user_attrs.get(FINAL_IMAGES) if final_of(study) else None
+=======
+        self._folder = folder
+>>>>>>> main
         self._payloads = {payload["name"]: payload for payload in study.user_attrs.get(PAYLOADS) or ()}
+        # Of each picture alone, whatever its payload counts.
+        self._combination = replace(combination_of(study), payloads=dict.fromkeys(self._payloads, 1.0))
 
     def of(self, trial: FrozenTrial) -> dict[Picture, Shot]:
         """All pictures of a trial."""
@@ -264,10 +281,9 @@ class Shots:
         return self._folder.pictures(trial.user_attrs.get(IMAGES, []))
 
     def _points(self, trial: FrozenTrial) -> Mapping[Picture, float]:
-        importance = dict.fromkeys(self._payloads, 1.0)  # of the picture alone, whatever its payload counts
         try:
             scores = [Score(**score) for score in trial.user_attrs.get(SCORES) or ()]
-            return picture_points(scores, importance, self._judges)
+            return self._combination.picture_points(scores)
         except BayesMergerError:
             return {}  # of other scorers or payloads than the study's
 

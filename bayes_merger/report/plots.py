@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+<<<<<<< HEAD
 from bayes_merger.report.colours import colour, ink
 from bayes_merger.report.contents import bare
 from bayes_merger.report.convergence import convergence_of
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, front_of, objectives_of
+=======
+from bayes_merger.report.figures import new_figure
+from bayes_merger.run.record import (
+    chosen_trial,
+    complete_trials,
+    final_of,
+    front_of,
+    objectives_of,
+    posterior_of,
+    value_of,
+)
+from bayes_merger.search.study.history import PHASE
+>>>>>>> main
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,28 +36,16 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#2166ac", "#e08214", "#8a8a8a"  # colour-blind safe
 
 
-def write_plot(figure: Figure, path: Path) -> None:
-    """A figure as PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as MatplotlibFigure
-
-    figure = MatplotlibFigure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def convergence_figure(study: optuna.study.Study) -> Figure:
+<<<<<<< HEAD
     """Every trial's points, the best so far, what all trials together say it was worth, and its models' points."""
     found = convergence_of(study)
     last = max(found.points[-1][0], 1)
     figure = _new_figure(8, 4.5)
+=======
+    """Every trial's points, the best so far, and what all trials together say the best so far was worth."""
+    figure = new_figure(8, 4.5)
+>>>>>>> main
     axes = figure.add_subplot()
     if found.design >= 0:
         axes.axvspan(-0.5, found.design + 0.5, color="#f0f0f0", label="start design")
@@ -75,7 +76,7 @@ def front_figure(study: optuna.study.Study) -> Figure:
     """All trials in the plane of each two objectives, the Pareto front, and its members on fresh seeds."""
     names = objectives_of(study)
     pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
-    figure = _new_figure(6.2 * len(pairs), 5)
+    figure = new_figure(6.2 * len(pairs), 5)
     front, taken = front_of(study), chosen_trial(study).number
     final = final_of(study)
     for place, (i, j) in enumerate(pairs):
@@ -123,7 +124,7 @@ def unet_figure(recipe: MergeRecipe, title: str, idle: Collection[str] = ()) -> 
         idle: the weights that change nothing, as in ``IN00.alpha``; they are hatched.
     """
     weights = method_weights(recipe.weights)
-    figure = _new_figure(3.9 * len(weights), 6.2)
+    figure = new_figure(3.9 * len(weights), 6.2)
     low = min(0.0, *(min(blocks.values()) for blocks in weights.values()))
     high = max(1.0, *(max(blocks.values()) for blocks in weights.values()))
     for number, (weight, blocks) in enumerate(weights.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -15,6 +16,7 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.verdict import verdict_of
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, TIMES, WEIGHTS
+from bayes_merger.run.holdout import trends
 from bayes_merger.run.idle import space_of
 from bayes_merger.run.predicted import prediction_of
 from bayes_merger.run.record import (
@@ -101,6 +103,7 @@ def summary(study: optuna.study.Study, known: StudyPosterior | None = None) -> d
         "noise": known.noise,
         "final": final.to_json() if final else None,
         "verdict": vars(found) if (found := verdict_of(study)) else None,
+        "holdouts": [asdict(trend) | {"text": str(trend)} for trend in trends(study)],
     }
     if names := objectives_of(study):
         data |= {"objectives": names, "front": front_data(study, names)}

@@ -235,7 +235,7 @@ def check_name(name: str) -> str:
     Raises:
         ConfigError: it has characters that a folder name cannot have.
     """
-    if name != slug(name):
+    if name.replace("@", "-") != slug(name):  # NAME@2 is what a study is called whose pictures were judged again
         raise ConfigError(f"name: '{name}' cannot be a folder; try name={slug(name)}")
     return name
 
@@ -304,6 +304,7 @@ def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
         ConfigError: there is no such study, or what it holds is not what a run writes.
         StorageError: it cannot be read.
     """
+    from bayes_merger.run.standards import seen_standardised
     from bayes_merger.run.stored import check_stored
     from bayes_merger.search.study.loading import load_study, storage_to_read
 
@@ -311,6 +312,7 @@ def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
         storage_to_read(folder.where), folder.called, alone=not folder.address, shown=folder.name, whole=whole
     )
     check_stored(study)
+    seen_standardised(study)
     return study
 
 

@@ -55,11 +55,12 @@ def test_a_number_is_shown_with_its_error() -> None:
 
 def test_the_best_by_belief_and_the_best_by_score_are_both_named() -> None:
     best = {"trial": 3, "value": 7.0, "mean": 6.9, "sd": 0.1}
-    data = {
+    data: dict[str, Any] = {
         "best": best,
         "final": None,
         "best_posterior_mean": best,
         "best_observed": {"trial": 9, "value": 8.0, "mean": 6.5, "sd": 0.2},
+        "holdouts": [],
     }
     assert best_lines(data) == [
         "best: trial 3, 7.000 points when drawn, posterior mean 6.900 ± 0.100",
