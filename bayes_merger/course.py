@@ -79,12 +79,8 @@ def _to_the_end(
 
     def conclude() -> None:  # each step of it is stored, or can be done again
         if not final_of(study):
-<<<<<<< HEAD
-            study.set_user_attr(FINAL, decide(setup, study, evaluator, progress, stop, folder).to_json())
-=======
             fixed = setup.with_standards(study.user_attrs)
-            study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop).to_json())
->>>>>>> main
+            study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop, folder).to_json())
         keep_pictures(setup, study, evaluator, folder, progress)
         export_best(setup, study, folder, progress)
 

@@ -14,14 +14,10 @@ import optuna
 
 from bayes_merger.atomic import write_atomically, write_json
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-<<<<<<< HEAD
 from bayes_merger.report.contact_sheet import Picture, sheet
 from bayes_merger.report.contents import points_of, side_by_side
-from bayes_merger.report.plots import convergence_figure, front_figure, unet_figure, write_plot
-=======
 from bayes_merger.report.figures import write_plot
 from bayes_merger.report.plots import convergence_figure, front_figure, unet_figure
->>>>>>> main
 from bayes_merger.report.summary import summary, weights_text
 from bayes_merger.report.thumbnails import write_image
 from bayes_merger.run.attributes import IMAGES

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-<<<<<<< HEAD
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-=======
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
->>>>>>> main
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,23 +19,17 @@ from bayes_merger.report.summary import summary, trials_data
 from bayes_merger.report.timing import timing
 from bayes_merger.run.attributes import CONFIG, FINAL_IMAGES, IMAGES, PAYLOADS, SCORES, VERSIONS
 from bayes_merger.run.folder import RunFolder
-<<<<<<< HEAD
+from bayes_merger.run.points import combination_of
 from bayes_merger.run.record import (
     WINNER,
     chosen_trial,
     complete_trials,
     final_of,
-    judges_of,
     posterior_of,
     recipe_of,
     value_of,
 )
-from bayes_merger.scoring.scorer import Score, picture_points
-=======
-from bayes_merger.run.points import combination_of
-from bayes_merger.run.record import chosen_trial, complete_trials, posterior_of, recipe_of, value_of
 from bayes_merger.scoring.scorer import Score
->>>>>>> main
 
 BEST = "best"
 """The column of the best merge beside those of its parents."""
@@ -207,12 +196,8 @@ class Shots:
     """
 
     def __init__(self, study: optuna.study.Study, folder: RunFolder) -> None:
-<<<<<<< HEAD
-        self._folder, self._judges = folder, judges_of(study)
-        self._final = study.user_attrs.get(FINAL_IMAGES) if final_of(study) else None
-=======
         self._folder = folder
->>>>>>> main
+        self._final = study.user_attrs.get(FINAL_IMAGES) if final_of(study) else None
         self._payloads = {payload["name"]: payload for payload in study.user_attrs.get(PAYLOADS) or ()}
         # Of each picture alone, whatever its payload counts.
         self._combination = replace(combination_of(study), payloads=dict.fromkeys(self._payloads, 1.0))

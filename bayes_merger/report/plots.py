@@ -10,24 +10,11 @@ import optuna
 
 from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-<<<<<<< HEAD
 from bayes_merger.report.colours import colour, ink
 from bayes_merger.report.contents import bare
 from bayes_merger.report.convergence import convergence_of
-from bayes_merger.run.record import chosen_trial, complete_trials, final_of, front_of, objectives_of
-=======
 from bayes_merger.report.figures import new_figure
-from bayes_merger.run.record import (
-    chosen_trial,
-    complete_trials,
-    final_of,
-    front_of,
-    objectives_of,
-    posterior_of,
-    value_of,
-)
-from bayes_merger.search.study.history import PHASE
->>>>>>> main
+from bayes_merger.run.record import chosen_trial, complete_trials, final_of, front_of, objectives_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,15 +24,10 @@ BLUE, ORANGE, GREY = "#2166ac", "#e08214", "#8a8a8a"  # colour-blind safe
 
 
 def convergence_figure(study: optuna.study.Study) -> Figure:
-<<<<<<< HEAD
     """Every trial's points, the best so far, what all trials together say it was worth, and its models' points."""
     found = convergence_of(study)
     last = max(found.points[-1][0], 1)
-    figure = _new_figure(8, 4.5)
-=======
-    """Every trial's points, the best so far, and what all trials together say the best so far was worth."""
     figure = new_figure(8, 4.5)
->>>>>>> main
     axes = figure.add_subplot()
     if found.design >= 0:
         axes.axvspan(-0.5, found.design + 0.5, color="#f0f0f0", label="start design")
