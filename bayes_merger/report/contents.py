@@ -234,7 +234,7 @@ class Shots:
         except (AttributeError, TypeError):  # not what a run writes
             return []
         pictures = {name: {_picture(path.name): path for path in paths} for name, paths in kept.items() if paths}
-        if WINNER not in pictures:
+        if WINNER not in pictures or len(pictures) < 2:
             return []
         columns = {name: own for name, own in pictures.items() if name != WINNER} | {BEST: pictures[WINNER]}
         rows = []

@@ -84,7 +84,7 @@ def _verdict(data: Mapping[str, Any]) -> str:
     """The one sentence that every run has come for; while there is none, how far the run is."""
     if data["final"]:
         better = (data["verdict"] or {}).get("better")
-        kind = {True: " better", False: " worse"}.get(better, "")
+        kind = "" if better is None else " better" if better else " worse"
         line = _text(verdict_line(data))
         said = f"{line[0].upper()}{line[1:]}."
         pictures = data["final"]["images"]

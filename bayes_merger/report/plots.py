@@ -32,7 +32,8 @@ def convergence_figure(study: optuna.study.Study) -> Figure:
     axes = figure.add_subplot()
     if found.design >= 0:
         axes.axvspan(-0.5, found.design + 0.5, color="#f0f0f0", label="start design")
-    axes.scatter(*zip(*found.points, strict=True), s=18, color=GREY, label="trial", zorder=2)
+    numbers, values = zip(*found.points, strict=True)
+    axes.scatter(numbers, values, s=18, color=GREY, label="trial", zorder=2)
     lines = ((found.best, BLUE, "-", "best observed"), (found.believed, ORANGE, "--", "best posterior mean"))
     for points, tone, style, name in lines:
         if points:
