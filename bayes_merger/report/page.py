@@ -25,7 +25,7 @@ from bayes_merger.report.tables import verdict_line, with_error
 from bayes_merger.report.thumbnails import data_uri
 from bayes_merger.report.timing import PARTS
 
-SIDE_BY_SIDE, SMALL = (320, 24_000), (192, 9_000)
+SIDE_BY_SIDE, SMALL = (320, 18_000), (192, 8_000)
 """Pixels a side and bytes of a picture beside its parents, and of one in the gallery."""
 
 LISTED = 500
@@ -226,7 +226,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]], text: Sequence
         return "".join(f"<{tag}{kind}>{_text(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class=table><table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _gallery(found: Contents) -> str:
