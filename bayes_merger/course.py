@@ -75,7 +75,8 @@ def _to_the_end(
 
     def conclude() -> None:  # each step of it is stored, or can be done again
         if not final_of(study):
-            study.set_user_attr(FINAL, decide(setup, study, evaluator, progress, stop).to_json())
+            fixed = setup.with_standards(study.user_attrs)
+            study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop).to_json())
         keep_pictures(setup, study, evaluator, folder, progress)
         export_best(setup, study, folder, progress)
 
@@ -86,7 +87,7 @@ def _to_the_end(
             study.set_user_attr(STOPPED, None)
         if unfinished and setup.config.workers > 1:
             search_together(setup, study, folder, progress, stop)
-        with evaluator_of(setup, progress, stop) as evaluator:
+        with evaluator_of(setup, study, progress, stop) as evaluator:
             if unfinished and setup.config.workers == 1:
                 search(setup, study, evaluator, folder, progress, stop)
             with_retries(study, conclude)

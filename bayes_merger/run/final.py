@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import optuna
@@ -39,7 +39,7 @@ from bayes_merger.run.record import (
     value_of,
 )
 from bayes_merger.run.setup import RunSetup
-from bayes_merger.scoring.scorer import Scale, Score, picture_points
+from bayes_merger.scoring.scorer import Score
 
 
 def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
@@ -98,7 +98,7 @@ def decide(
         progress.step(f"drawing trial {number} on fresh seeds")
         evaluation = _drawn(setup, study, evaluator, weights[number], None, first, progress)
         if evaluation:
-            rescored.append(_rescored(setup, first, number, evaluation))
+            rescored.append(_rescored(setup, number, evaluation))
     winner = max(rescored, key=lambda one: one.mean).trial if rescored else chosen_trial(study).number
     rows = closing_table(setup, study, evaluator, weights[winner], progress, stop)
     return Final(winner, len(setup.payloads) * images_per_payload(setup), tuple(rescored), rows)
@@ -182,39 +182,32 @@ def closing_table(
             return ()
         if evaluation is None:
             continue
-        points = points_per_image(setup, fresh, evaluation.scores)
+        points = points_per_image(setup, evaluation.scores)
         reference = reference or points
         gaps = [best - own for best, own in zip(reference, points, strict=True)]
         rows.append(ComparisonRow(name, evaluation.value, _error(points), sum(gaps) / len(gaps), _error(gaps)))
     return tuple(rows)
 
 
-def points_per_image(
-    setup: RunSetup, payloads: Sequence[Payload], scores: Sequence[Score], objective: str | None = None
-) -> list[float]:
+def points_per_image(setup: RunSetup, scores: Sequence[Score], objective: str | None = None) -> list[float]:
     """Points of each picture, times its payload's share (so that their mean is the value).
 
     Args:
         parts: the run.
-        payloads: what was drawn.
         scores: raw, of all pictures.
         objective: one scorer by name; None: all of them combined.
     """
-    importance = {payload.name: payload.importance for payload in payloads}
-    judges: Mapping[str, tuple[float, Scale]] = {
-        name: (scorer.importance if objective is None else 1.0, scorer.scale)
-        for name, scorer in setup.scorers.items()
-        if objective in (None, name)
-    }
-    return list(picture_points([score for score in scores if score.scorer in judges], importance, judges).values())
+    combination = setup.combination if objective is None else setup.combination.alone(objective)
+    known = [one for one in scores if one.scorer in combination.judges and one.payload in combination.payloads]
+    return list(combination.picture_points(known).values())
 
 
-def _rescored(setup: RunSetup, payloads: Sequence[Payload], number: int, evaluation: Evaluation) -> Rescored:
-    objectives = [points_per_image(setup, payloads, evaluation.scores, name) for name in setup.config.objectives]
+def _rescored(setup: RunSetup, number: int, evaluation: Evaluation) -> Rescored:
+    objectives = [points_per_image(setup, evaluation.scores, name) for name in setup.config.objectives]
     return Rescored(
         number,
         evaluation.value,
-        _error(points_per_image(setup, payloads, evaluation.scores)),
+        _error(points_per_image(setup, evaluation.scores)),
         evaluation.values,
         tuple(_error(own) for own in objectives),
     )

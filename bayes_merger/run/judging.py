@@ -13,7 +13,8 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.imaging.prompts.prompt import plain_prompt
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup, candidate_id
-from bayes_merger.scoring.scorer import ImageToScore, Score, score_images
+from bayes_merger.scoring.scorer import ImageToScore, Score
+from bayes_merger.scoring.scores import score_images
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -48,6 +49,8 @@ class Judging:
         ]
         scores: list[Score] = []
         for name, scorer in self._setup.scorers.items():
+            if name == self._setup.rater:
+                continue  # the pictures wait for the person
             self._progress.step(f"scoring ({name})")
             if scorer.interactive:
                 with self._progress.quiet(), self._stop.at_once():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def open_study(setup: RunSetup, folder: RunFolder) -> optuna.study.Study:
     """As the command line does it."""
     folder.path.mkdir(parents=True, exist_ok=True)
     names = ("method", "init_points", "n_iters", "objectives")
-    stored = setup.stored({name: getattr(setup.config, name) for name in names})
+    settings = {name: getattr(setup.config, name) for name in names} | {"scoring": asdict(setup.config.scoring)}
+    stored = setup.stored(settings)
     return loop.open_study(setup, folder, {}, stored)
 
 
