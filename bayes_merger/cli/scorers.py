@@ -18,7 +18,8 @@ from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
 from bayes_merger.paths import user_path
 from bayes_merger.scoring.download import file_name
-from bayes_merger.scoring.scorer import ImageToScore, Scorer, check_scorer, score_images
+from bayes_merger.scoring.scorer import ImageToScore, Scorer, check_scorer
+from bayes_merger.scoring.scores import score_images
 from bayes_merger.scoring.weights import WeightFile
 
 HELP = """\
