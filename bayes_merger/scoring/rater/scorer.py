@@ -125,6 +125,16 @@ class RaterScorer:
             self._checked = (size, cross_validate(*known) if known.candidates else None)
         return self._checked[1]
 
+    def report(self) -> str:
+        """How well it knows the person, in a line; empty where there are too few ratings to tell."""
+        found = self.check()
+        if found is None:
+            return ""
+        return (
+            f"the model of your ratings ({self.name}) predicts those of merges that it has not seen to "
+            f"{found.error:.2f} points, {max(found.explained, 0):.0%} of their variance ({found.ratings} ratings)"
+        )
+
     def _embedded(self, images: Sequence[ImageToScore]) -> Array:
         """Embeddings of shape N x width, remembered for when the pictures are rated."""
         import numpy as np
