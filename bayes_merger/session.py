@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -34,7 +35,7 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS, RECIPE, VERSIONS
+from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, MOST, PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.budget import budget_line, settled, with_budget
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
@@ -124,6 +125,8 @@ def resume(
             study.set_user_attr(PATIENT_FROM, finished(study))
         if any(compose.in_full(override).startswith(("final.images", "final.rescore")) for override in overrides):
             study.set_user_attr(FINAL, None)  # what it has drawn is remembered
+        if any(compose.in_full(override).startswith("generator.") for override in overrides):
+            study.set_user_attr(MOST, None)  # another device, or a person who knows better
         if overrides:
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
@@ -197,7 +200,10 @@ def fork(
         upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
         for line in filter(None, (about_idle(setup.space), upgraded)):
             progress.note(line)
-        carry_on(setup, new_study(setup, settings, folder, progress, rows, taken), folder, progress)
+        forked = new_study(setup, settings, folder, progress, rows, taken)
+        if fits := study.user_attrs.get(MOST):
+            forked.set_user_attr(MOST, fits)
+        carry_on(setup, forked, folder, progress)
     return folder
 
 
@@ -247,7 +253,8 @@ def work(
         for line in about_versions:
             progress.note(line)
         progress.step("hashing the models")
-        study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]), waiting=progress.note)
+        marks = fingerprint(setup, settings["scorers"])
+        study = loop.join_study(setup, folder, marks, waiting=progress.note)
         folder.point()
         total = setup.config.init_points + setup.config.n_iters
         if says_stop and (warning := loop.crowded(at_work(study) + 1, total)):
@@ -255,14 +262,31 @@ def work(
         try:
             with (
                 StopSignal(progress if says_stop else None) as stop,
-                evaluator_of(setup, progress, stop) as evaluator,
+                evaluator_of(setup, study, progress, stop) as evaluator,
             ):
                 name = worker or socket.gethostname()
-                loop.search(setup, study, evaluator, folder, progress, stop, name=name, taking=True)
+                with _standing_by(setup, folder, marks, progress) if says_stop else nullcontext():
+                    loop.search(setup, study, evaluator, folder, progress, stop, name=name, taking=True)
         finally:
             setup.close()
             put_to_rest(backend(study))
     return folder
+
+
+@contextmanager
+def _standing_by(
+    setup: RunSetup, folder: RunFolder, marks: Mapping[str, Any], progress: ProgressReporter
+) -> Iterator[None]:
+    """Be the study's proposer beside this block whenever no other process is, with a study and a sampler of its own."""
+    from bayes_merger.run import loop
+    from bayes_merger.run.workers import STANDBY, proposing
+
+    study = loop.join_study(setup, folder, marks)
+    try:
+        with proposing(setup, study, progress, STANDBY):
+            yield
+    finally:
+        put_to_rest(backend(study))
 
 
 def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ FLOORS = [
     {"session", "api"},
     {"rescoring"},
     {"testing"},
+    {"web"},
     {"cli"},
     {"__main__"},
 ]

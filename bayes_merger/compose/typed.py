@@ -18,12 +18,12 @@ PATHS = (
     "model_a", "model_b", "model_c", "vae", "runs", "wildcards", "styles", "loras", "embeddings", "generator.config",
     "generator.text_encoder_3", "generator.address", "generator.models_folder", "storage",
 )  # fmt: skip
-_PATH_TABLES = ("models.", "recipe.models.")
+_PATH_TABLES = ("models.", "recipe.models.", "saliency.a", "saliency.b", "act.")
 _TEXTS = ("elements", "anchors", "adjust")
-FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "c"}
-"""How further models are given -> the settings that they are."""
+FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "c"} | {"saliency": "saliency.b"}
+"""What is typed for short -> the settings that are meant."""
 FILES = ("recipe", "blocks")  # given as the name of a YAML file, kept as what is in it
-OPEN = ("models", "space", "options", "recipe", "scoring.payloads", "scoring.penalties")
+OPEN = ("models", "space", "options", "recipe", "saliency", "act", "scoring.payloads", "scoring.penalties")
 """Their own rooms know which names they may hold, and say so better than Hydra."""
 
 

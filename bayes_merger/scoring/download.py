@@ -58,7 +58,8 @@ def download(
     with _explained(address, setting), FileLock(path.with_name(path.name + ".lock")):
         if path.is_file():  # another process was faster
             return _sha256(path)
-        log.info("fetching %s", address)
+        if progress is nothing:  # seen where logs are not shown: a download can take an hour
+            log.warning("%s: fetching %s, once", setting, address)
         _copy(address, part, mark, setting, progress)
         found = _sha256(part)
         if expected is None or found == expected:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from bayes_merger.cli import main
-from bayes_merger.cli.show import show, weights_table
+from bayes_merger.cli.show import show
 from bayes_merger.config import FinalConfig, PruningConfig
+from bayes_merger.report.study_tables import weights_table
 from bayes_merger.report.tables import best_lines, with_error
 from bayes_merger.run.final import decide
 from bayes_merger.run.progress import StopSignal, TrialReport, trial_line

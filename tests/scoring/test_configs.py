@@ -94,9 +94,14 @@ def test_the_files_name_weights_that_can_be_fetched_and_hashes_that_are_hashes()
             assert file.setting.startswith(f"scorers.{name}.")
 
 
+def changed(name: str, change: dict[str, Any]) -> Any:
+    """A scorer of ours with some settings of its own."""
+    return instantiate(OmegaConf.merge(settings(name)[name], change))
+
+
 def scores(name: str, change: dict[str, Any]) -> list[float]:
     """What a scorer of ours says with other weights, given by settings alone."""
-    scorer = instantiate(OmegaConf.merge(settings(name), {name: change})[name])
+    scorer = changed(name, change)
     scorer.prepare()
     found: list[float] = scorer.score([judged(0), judged(1, prompt="two dogs")])
     assert len(set(found)) == 2
@@ -175,7 +180,7 @@ def test_agreement_by_a_clip_of_few_layers(
     torch.save({"state_dict": load_file(tiny_clip[1])}, tmp_path / "compressed.pt")  # as HPS is published
     tower = {"config": str(tiny_clip[0]), "weights": str(tmp_path / "compressed.pt"), "device": "cpu"}
     found = scores(name, {"tower": tower})
-    scorer = instantiate(OmegaConf.merge(settings(name), {name: {"tower": tower}})[name])
+    scorer = changed(name, {"tower": tower})
     cosine = scorer.tower.embed_images([judged(0).image])[0] @ scorer.tower.embed_texts(["a red cat"])[0]
     assert found[0] == pytest.approx(factor * float(cosine), abs=1e-4)  # 14.2857 is open_clip's logit_scale untrained
 
@@ -188,7 +193,7 @@ def test_hps_sees_the_whole_picture_and_clip_its_middle(tiny_clip: tuple[Path, P
     wide = Image.new("RGB", (64, 32), "red")
     wide.paste(square, (16, 0))
     for name, same in (("clip", True), ("hpsv2", False)):
-        scorer = instantiate(OmegaConf.merge(settings(name), {name: {"tower": tower}})[name])
+        scorer = changed(name, {"tower": tower})
         first, second = scorer.score([judged(0, image=square), judged(1, image=wide)])
         assert (first == pytest.approx(second, abs=1e-6)) == same
 

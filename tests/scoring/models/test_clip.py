@@ -15,6 +15,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.scoring import AestheticScorer, ClipScorer, ClipTower, Scorer, score_images
 from bayes_merger.scoring.models import embedding
 from bayes_merger.scoring.models.preprocessing import Preprocessing
+from bayes_merger.scoring.models.towers import Tower
 from tests.scoring.conftest import TINY_CLIP
 from tests.scoring.pictures import judged, noise
 
@@ -67,7 +68,7 @@ def test_a_batch_says_what_single_pictures_say(tiny_clip: tuple[Path, Path], lin
     assert len(set(singly)) == 11
 
 
-def forget(tower: ClipTower) -> None:
+def forget(tower: Tower) -> None:
     for embedder in tower._held.values():
         embedder._known.clear()
 
