@@ -104,7 +104,7 @@ def _standard(values: Array) -> Array:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one simulated study: after each trial, ratings asked so far and the opinion of the merge it would hand over."""
+    """Of one simulated study, after each trial: the ratings asked so far, and what it would hand over is worth."""
 
     asked: list[int]
     quality: list[float]
@@ -113,7 +113,7 @@ class Outcome:
 
 def simulate(pool: Pool, noise: float, seed: int, trials: int, *, assist: bool) -> Outcome:
     """One study; the same seed rates the same picture alike with and without assistance."""
-    count, pictures = pool.opinions.shape
+    count = len(pool.opinions)
     rng = np.random.default_rng(seed)
     given = np.clip(np.round(2 * (pool.opinions + noise * rng.normal(size=pool.opinions.shape))) / 2, 0, 10)
     audited = rng.random(pool.opinions.shape) < 1 / AUDITED
@@ -171,10 +171,9 @@ def report(cache: Path, seeds: int, trials: int) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for noise in (0.5, 1.0, 2.0):
-        pairs = [
-            [simulate(pool, noise, seed, trials, assist=assist) for assist in (False, True)] for seed in range(seeds)
-        ]
-        whole, helped = ([pair[i] for pair in pairs] for i in (0, 1))
+        whole, helped = (
+            [simulate(pool, noise, seed, trials, assist=assist) for seed in range(seeds)] for assist in (False, True)
+        )
         ratings = np.array([one.asked[-1] for one in helped])
         early = [one.quality[min(trials, -(-int(n) // pictures)) - 1] for one, n in zip(whole, ratings, strict=True)]
         end = np.array([one.quality[-1] for one in whole])
