@@ -114,7 +114,8 @@ def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, p
         progress.note(table_text(candidates_table(final, posterior_of(study))))
     if final and final.rows:
         progress.note(table_text(closing_table(final, pictures_compared(study, final))))
-    for line in best_lines(data):
+    about_rater = [setup.assistant.report()] if setup.assistant else []
+    for line in (*best_lines(data), *filter(None, about_rater)):
         progress.note(line)
     if setup.config.final.save:
         progress.note(f"model    {folder.model}")
