@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import optuna
 
 from bayes_merger.errors import BayesMergerError, Interrupted, Paused, StorageError, trouble
-from bayes_merger.report.best import write_best
+from bayes_merger.report.best import FreshBest, write_best
 from bayes_merger.report.summary import summary
 from bayes_merger.report.tables import (
     best_lines,
@@ -73,10 +75,12 @@ def _to_the_end(
     from bayes_merger.run.loop import search
     from bayes_merger.run.workers import search_together
 
+    progress = FreshBest(progress, partial(write_best, study, folder))
+
     def conclude() -> None:  # each step of it is stored, or can be done again
         if not final_of(study):
             fixed = setup.with_standards(study.user_attrs)
-            study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop).to_json())
+            study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop, folder).to_json())
         keep_pictures(setup, study, evaluator, folder, progress)
         export_best(setup, study, folder, progress)
 
