@@ -45,8 +45,9 @@ def test_merge_plan_and_help_know_it_and_say_where_it_comes_from(
 ) -> None:
     write(GENTLE)
     given = [*models(), "method=gentle_sum"]
-    assert main(["merge", *given, "--out", "ab.safetensors"]) == 0
-    assert capsys.readouterr().err == "note: the merge method 'gentle_sum' comes from merge_methods/mine.py\n"
+    merge = [sys.executable, "-m", "bayes_merger", "merge", *given, "--out", "ab.safetensors"]
+    done = subprocess.run(merge, capture_output=True, text=True, check=True)
+    assert done.stderr == "note: the merge method 'gentle_sum' comes from merge_methods/mine.py\n"
     assert Path("ab.safetensors").exists()
     assert main(["plan", *given]) == 0
     assert "about 1 s on one core (unmeasured)" in capsys.readouterr().out
