@@ -28,6 +28,9 @@ VERSIONS = "versions"
 FINAL = "final"
 """Of a study: the final round, once it is over."""
 
+PLAYOFF = "playoff"
+"""Of a study by hand: the play-off of its best merges, and its champion."""
+
 DRAWN = "drawn:"
 """Of a study, before a hash: what one merge got on fresh seeds."""
 

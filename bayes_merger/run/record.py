@@ -19,6 +19,7 @@ from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.errors import BayesMergerError, ConfigError, and_more
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.attributes import CONFIG, FINAL, POINTS, RECIPE, SCORES, WEIGHTS
+from bayes_merger.run.champion import play_off_of
 from bayes_merger.run.points import combination_of
 from bayes_merger.run.stored import is_a, is_table
 from bayes_merger.scoring.scorer import Score
@@ -189,7 +190,7 @@ def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None) -> optuna.trial.FrozenTrial:
-    """The trial to export: the final round's winner, else the best posterior mean.
+    """The trial to export: a play-off's champion, else the final round's winner, else the best posterior mean.
 
     Of several objectives it is the one of the Pareto front with the best weighted sum.
 
@@ -203,8 +204,11 @@ def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None)
     trials = complete_trials(study)
     if not trials:
         raise ConfigError(f"study '{study.study_name}' has no finished trial yet")
-    if final := final_of(study):
-        return next(trial for trial in trials if trial.number == final.winner)
+    numbers = {trial.number for trial in trials}
+    played, final = play_off_of(study, numbers), final_of(study)
+    taken = played.champion if played and played.champion is not None else final.winner if final else None
+    if taken is not None:
+        return next(trial for trial in trials if trial.number == taken)
     if len(study.directions) > 1:
         return max(front_of(study), key=lambda trial: (value_of(trial), -trial.number))
     best = (known or posterior_of(study)).best

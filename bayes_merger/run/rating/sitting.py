@@ -15,25 +15,24 @@ the ledger; any number of sittings, threads and processes may work on one study.
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
-from PIL import Image
 
 from bayes_merger.errors import Closed, ConfigError
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS
+from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, PLAYOFF
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.pictures import without_texts
 from bayes_merger.run.points import scoring_of
+from bayes_merger.run.rating.album import Album, Picture, Shown, opaque
 from bayes_merger.run.rating.awaiting import Answers, Awaiting, Question, awaited, awaiting_of, closing, settle
+from bayes_merger.run.rating.playoff import Bracket, PlayingOff, Side, begin_play_off
 from bayes_merger.run.record import complete_trials, value_of
 from bayes_merger.run.standards import seen_standardised
 from bayes_merger.run.stored import check_stored
@@ -44,33 +43,8 @@ from bayes_merger.search.study.stopping import STOPPED
 from bayes_merger.search.study.storage import backend, open_storage, put_to_rest
 from bayes_merger.search.study.study import finished, load_study
 
-T = TypeVar("T")
-
 RECENT = 50
 """Ratings that the usual time of one is taken from."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture to rate.
-
-    Attributes:
-        id: opaque.
-        payload: name of the payload.
-        prompt: what was asked for.
-        path: where it lies; for the server, not for the person, since it has the trial's number.
-        width: in pixels.
-        height: in pixels.
-        score: what this picture was given so far, 0 to 10.
-    """
-
-    id: str
-    payload: str
-    prompt: str
-    path: Path
-    width: int
-    height: int
-    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,9 +133,10 @@ class Sitting:
         self._together = 2 if scoring.shuffle and self.unit == "picture" else 1
         self._budget = int(settings.get("init_points", 0)) + int(settings.get("n_iters", 0))
         payloads = [Payload.from_json(payload) for payload in self.study.user_attrs.get(PAYLOADS) or ()]
-        self._prompts = {payload.name: payload.prompts for payload in payloads}
-        self._sizes: dict[str, tuple[int, int]] = {}
-        self._shown: dict[str, tuple[Awaiting, Question, bool]] = {}
+        self._pictures = sum(len(payload.seeds) for payload in payloads)
+        self._album = Album(folder, {payload.name: payload.prompts for payload in payloads})
+        self._playing = PlayingOff(self.study, folder, self.ledger, self._album)
+        self._contestants = scoring.playoff
         self._groups: dict[str, tuple[Awaiting, ...]] = {}
         self._lock = threading.RLock()
         settle(self.study, self.ledger)  # what a process that died has left
@@ -202,9 +177,9 @@ class Sitting:
                 for one in self._members(what):
                     self._say("score", one, ms=ms, score=score)
                 return
-            one, question, repeated = self._question(what)
-            kind: Kind = "repeat" if repeated else "score"
-            self._say(kind, one, question, ms=ms, score=score)
+            shown = self._question(what)
+            kind: Kind = "repeat" if shown.repeated else "score"
+            self._say(kind, shown.one, shown.question, ms=ms, score=score)
 
     def undo(self, trial: str | None = None) -> str | None:
         """Take back the last thing that this rater said of trials that are still open.
@@ -213,22 +188,29 @@ class Sitting:
             trial: only what was said of this one.
 
         Returns:
-            The id of the picture that it was about, or of the trial; None if there is nothing to take back.
+            The id of the picture that it was about, or of the trial, or of the pair of a play-off; None if there is
+            nothing to take back.
         """
         with self._writing():
             groups = self._waiting(self.ledger.ratings())
             members = [self._members(trial)] if trial else groups
             numbers = {one.number for group in members for one in group}
-            said = ("score", "repeat", "later")
-            found = self.ledger.undo(
-                only=lambda line: line.kind in said and line.trial in numbers and line.rater == self.rater
-            )
+            bracket = None if trial else self._playing.bracket()
+            playing = bracket is not None and not bracket.over
+
+            def is_open(line: Rating) -> bool:
+                said = line.kind in ("score", "repeat", "later") and line.trial in numbers
+                return line.rater == self.rater and (said or (playing and line.kind == "prefer"))
+
+            found = self.ledger.undo(only=is_open)
             if found is None:
                 return None
+            if found.kind == "prefer":
+                return self._playing.pair_of(found)
             for group in groups:
                 if any(one.number == found.trial for one in group):
                     shown = self._trial(group, Answers(()), later=False)
-                    about = [p.id for p in shown.pictures if _is_about(found, self._shown[p.id])]
+                    about = [p.id for p in shown.pictures if _is_about(found, self._album[p.id])]
                     return about[0] if about else shown.id
             return None
 
@@ -238,8 +220,7 @@ class Sitting:
         Raises:
             ConfigError: no such picture.
         """
-        one, question, repeated = self._question(picture)
-        return Answers(self.ledger.ratings()).score(question, one.number if repeated else None)
+        return _score(Answers(self.ledger.ratings()), self._question(picture))
 
     def later(self, trial: str) -> None:
         """Put a trial off: it comes after all others that wait.
@@ -261,7 +242,7 @@ class Sitting:
             Closed: it was closed in the meantime.
         """
         with self._writing():
-            found = (self._question(what)[0],) if what in self._shown else self._members(what)
+            found = (self._question(what).one,) if what in self._album else self._members(what)
             for one in found:
                 self._say("void", one)
         settle(self.study, self.ledger)
@@ -293,11 +274,12 @@ class Sitting:
             took = [r.ms / 1000 for r in self.ledger.ratings() if r.ms is not None and r.kind in ("score", "repeat")]
             usual = statistics.median(took[-RECENT:]) if took else None
             missing = sum(trial.unrated for trial in trials)
-            each = 1 if self.unit == "trial" else sum(len(prompts) for prompts in self._prompts.values())
+            each = 1 if self.unit == "trial" else self._pictures
             left = None if usual is None else usual * (missing + each * max(total - done - waiting, 0))
             first = trials[0] if trials else None
+            seen = opaque(self.ledger.size, done, self.study.user_attrs.get(PLAYOFF), *(trial.id for trial in trials))
             return State(
-                version=f"{self.ledger.size}-{done}-{_opaque(*(trial.id for trial in trials))}",
+                version=seen,
                 done=done,
                 total=total,
                 waiting=waiting,
@@ -320,14 +302,14 @@ class Sitting:
             ConfigError: no such picture.
         """
         with self._lock:
-            _, question, _ = self._question(picture)
+            question = self._question(picture).question
             for trial in sorted(complete_trials(self.study), key=lambda trial: -value_of(trial)):
                 name = f"{question.payload}-{question.index}.png"
                 for image in trial.user_attrs.get(IMAGES, ()):
                     own = Question("best", question.payload, question.index, question.seed, image)
-                    if Path(image).name != name or not self._is_there(own):
-                        continue
-                    return self._picture(Awaiting(trial.number, 0, "", "best", 0, (own,), ()), own, repeated=False)
+                    if Path(image).name == name and self._album.has(own):
+                        best = Awaiting(trial.number, trial._trial_id, "", "best", 0, (own,), ())
+                        return self._album.show(Shown(best, own, repeated=False))
             return None
 
     def path_of(self, picture: str) -> Path:
@@ -337,7 +319,8 @@ class Sitting:
             ConfigError: no such picture.
         """
         with self._lock:
-            return self._path(self._question(picture)[1])
+            self._question(picture)
+            return self._album.path(picture)
 
     def bytes_of(self, picture: str) -> bytes:
         """A picture's file without the texts in it, which tell what merge it is.
@@ -345,7 +328,43 @@ class Sitting:
         Raises:
             ConfigError: no such picture.
         """
-        return without_texts(self.path_of(picture).read_bytes())
+        with self._lock:
+            self._question(picture)
+            return self._album.contents(picture)
+
+    def play_off(self) -> Bracket | None:
+        """The pairs of the play-off; None before the search is over, or if there is none."""
+        with self._lock:
+            found = self._playing.bracket()
+            if found is None and self._contestants and not self.trials():
+                state = self.state()
+                if state.over and not state.running and begin_play_off(self.study, self.folder, self._contestants):
+                    return self._playing.bracket()
+            return found
+
+    def prefer(self, pair: str, side: Side, ms: int | None = None) -> None:
+        """Say which picture of a pair is better; a later answer replaces it.
+
+        Args:
+            pair: its id.
+            side: ``left``, ``right`` or ``neither``.
+            ms: how long the person took, in milliseconds.
+
+        Raises:
+            Closed: the play-off is over.
+            ConfigError: no such pair.
+        """
+        with self._writing():
+            self._playing.prefer(pair, side, ms, self.rater)
+
+    def end_play_off(self) -> None:
+        """The champion of what was compared so far becomes the best merge.
+
+        Raises:
+            ConfigError: there is no play-off.
+        """
+        with self._writing():
+            self._playing.end()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -366,76 +385,55 @@ class Sitting:
         closed = closing(ratings)
         groups: dict[int, list[Awaiting]] = {}
         for one in awaited(self.study):
-            if one.number not in closed and all(self._is_there(question) for question in one.pictures):
+            if one.number not in closed and all(map(self._album.has, one.pictures)):
                 groups.setdefault(one.place // self._together if self._together > 1 else one.number, []).append(one)
         return [tuple(group) for group in groups.values()]
 
     def _trial(self, group: tuple[Awaiting, ...], answers: Answers, later: bool) -> Trial:
-        found = _opaque("trial", *(str(one.number) + one.candidate for one in group))
+        found = opaque("trial", *(str(one.number) + one.candidate for one in group))
         self._groups[found] = group
         asked = [
-            (one, question, repeated)
+            Shown(one, question, repeated)
             for one in group
             for repeated, questions in ((False, one.pictures), (True, one.repeats))
             for question in questions
-            if self._is_there(question) and not (repeated and self.unit == "trial")
+            if self._album.has(question) and not (repeated and self.unit == "trial")
         ]
-        pictures = [self._picture(*each, answers=answers) for each in asked]
+        pictures = [self._album.show(shown, _score(answers, shown)) for shown in asked]
         if len(group) > 1:
             pictures.sort(key=lambda picture: picture.id)
         elif len(asked) > len(group[0].pictures):  # a repeat hides among the others
             order = sorted(picture.id for picture in pictures[len(group[0].pictures) :])
-            place = int(_opaque(*order), 16) % len(pictures)
+            place = int(opaque(*order), 16) % len(pictures)
             pictures = [*pictures[:-1][:place], pictures[-1], *pictures[:-1][place:]]
         score = answers.whole(group[0].candidate) if self.unit == "trial" else None
         return Trial(found, tuple(pictures), self.unit, score, later)
 
-    def _picture(self, one: Awaiting, question: Question, repeated: bool, answers: Answers | None = None) -> Picture:
-        found = _opaque("picture", one.number, question.candidate, question.payload, question.index, repeated)
-        self._shown[found] = (one, question, repeated)
-        prompts = self._prompts.get(question.payload, ())
-        prompt = prompts[question.index] if question.index < len(prompts) else ""
-        score = answers.score(question, one.number if repeated else None) if answers else None
-        return Picture(found, question.payload, prompt, self._path(question), *self._size(question), score)
-
-    def _path(self, question: Question) -> Path:
-        found = self.folder.pictures([question.image])
-        if not found:
-            raise ConfigError("this picture is no longer there; the run draws it again")
-        return found[0]
-
-    def _is_there(self, question: Question) -> bool:
-        return self._size(question) != (0, 0)
-
-    def _size(self, question: Question) -> tuple[int, int]:
-        """Width and height; 0, 0 of what is missing or no picture."""
-        if question.image not in self._sizes:
-            try:
-                with Image.open(self._path(question)) as image:
-                    self._sizes[question.image] = image.size
-            except (ConfigError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                return 0, 0
-        return self._sizes[question.image]
-
-    def _question(self, picture: str) -> tuple[Awaiting, Question, bool]:
-        return self._known(self._shown, picture)
+    def _question(self, picture: str) -> Shown:
+        self._check_known(self._album, picture)
+        return self._album[picture]
 
     def _members(self, trial: str) -> tuple[Awaiting, ...]:
-        if self.unit == "trial" and trial in self._shown:
-            return (self._question(trial)[0],)
-        return self._known(self._groups, trial)
+        if self.unit == "trial" and trial in self._album:
+            return (self._question(trial).one,)
+        self._check_known(self._groups, trial)
+        return self._groups[trial]
 
-    def _known(self, table: dict[str, T], id: str) -> T:
-        """What an id stands for, also one of before this process."""
+    def _check_known(self, table: Album | dict[str, tuple[Awaiting, ...]], id: str) -> None:
+        """Whether an id stands for something, also one of before this process."""
         if id not in table:
             self.trials()
+            self._playing.bracket()
         if id not in table:  # of a trial that is closed by now
             for trial in self.study.get_trials(deepcopy=False):
-                if (one := awaiting_of(trial)) and all(map(self._is_there, one.pictures)):
+                if (one := awaiting_of(trial)) and all(map(self._album.has, one.pictures)):
                     self._trial((one,), Answers(()), later=False)
         if id not in table:
             raise ConfigError("no such picture or trial waits; it may have been closed, so look again")
-        return table[id]
+
+
+def _score(answers: Answers, shown: Shown) -> float | None:
+    return answers.score(shown.question, shown.one.number if shown.repeated else None)
 
 
 def _put_off(ratings: Sequence[Rating]) -> dict[int, int]:
@@ -443,15 +441,6 @@ def _put_off(ratings: Sequence[Rating]) -> dict[int, int]:
     return {r.trial: place for place, r in enumerate(ratings) if r.kind == "later" and r.trial is not None}
 
 
-def _is_about(line: Rating, shown: tuple[Awaiting, Question, bool]) -> bool:
-    one, question, repeated = shown
-    own = (question.candidate, question.payload, question.index)
-    return (
-        (line.kind == "repeat") == repeated
-        and (line.candidate, line.payload, line.index) == own
-        and (line.trial == one.number)
-    )
-
-
-def _opaque(*parts: object) -> str:
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+def _is_about(line: Rating, shown: Shown) -> bool:
+    own = (shown.question.candidate, shown.question.payload, shown.question.index, shown.one.number, shown.repeated)
+    return (line.candidate, line.payload, line.index, line.trial, line.kind == "repeat") == own

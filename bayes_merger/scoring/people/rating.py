@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["score", "repeat", "void", "undo", "later", "confirm", "prefer", "done"]
+Kind = Literal["score", "repeat", "void", "undo", "later", "confirm", "prefer"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Rating:
         id: of this line.
         kind: `score`; `repeat`, a score of a picture that was shown again to measure the rater; `void` for what cannot
             be judged (broken, not bad); `undo`; of a whole trial `later` and `confirm`; `prefer` of two merges'
-            pictures, and `done` with comparing them.
+            pictures.
         candidate: opaque id of the merge.
         payload: name of the payload; empty for a whole trial.
         index: which picture of it.

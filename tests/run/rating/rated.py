@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bayes_merger.run.attributes import IMAGES, SCORES, WEIGHTS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.rating.asking import asked_about
 from bayes_merger.run.rating.awaiting import Question
+from bayes_merger.run.rating.sitting import Sitting
 from bayes_merger.run.setup import RunSetup, candidate_id
 from bayes_merger.search.study.history import AWAITING
 from bayes_merger.search.study.workers import Worker
@@ -47,3 +49,12 @@ def draw(study: optuna.study.Study, setup: RunSetup, folder: RunFolder, every: i
         asked = [Question(candidate, i.payload, i.index, i.seed, n) for i, n in zip(images, names, strict=True)]
         found = asked_about(study, trial, folder, "manual", candidate, asked, every)
         worker.set_aside(trial, {SCORES: [], IMAGES: names, AWAITING: found.stored()})
+
+
+def rate_all(folder: RunFolder, scores: Sequence[float]) -> None:
+    """Give the trials that wait these scores, oldest first, and confirm them."""
+    with Sitting(folder, "ann") as sitting:
+        for trial, score in zip(sitting.trials(), scores, strict=True):
+            for picture in trial.pictures:
+                sitting.rate(picture.id, score, 1000)
+            sitting.confirm(trial.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -53,7 +54,7 @@ def first_gets_7(sitting: Sitting, trials: list[Trial]) -> None:
     confirm(sitting, trials[0], 7)
 
 
-def by_hand(scoring: ScoringConfig, scorer: ManualScorer | None = None, **settings: object) -> RunSetup:
+def by_hand(scoring: ScoringConfig, scorer: ManualScorer | None = None, **settings: Any) -> RunSetup:
     """A run of six trials of two pictures whose only judge is a person."""
     final = FinalConfig(images=0, predicted=False)
     setup = fake_run.make_setup(2, init_points=4, n_iters=2, final=final, scoring=scoring, **settings)
