@@ -11,13 +11,15 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.run.attributes import IMAGES, SCORES, WEIGHTS
+from bayes_merger.run.champion import PlayOff, play_off_of
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.holdout import Watch
 from bayes_merger.run.pictures import add_texts, forget
 from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.rating.asking import asked_about
 from bayes_merger.run.rating.awaiting import Question, awaited, settle
-from bayes_merger.run.rating.terminal import rate_in_terminal
+from bayes_merger.run.rating.playoff import begin_play_off
+from bayes_merger.run.rating.terminal import compare_in_terminal, rate_in_terminal
 from bayes_merger.run.record import complete_trials, mean_scores, value_of
 from bayes_merger.run.setup import RunSetup, candidate_id
 from bayes_merger.run.standing import standing
@@ -170,3 +172,29 @@ class Desk:
             with transaction(self._study) as queue:
                 queue_again(queue, [entry for entry in queue.entries() if entry.number in lost])
             self._progress.note(f"{len(lost)} trials that wait for ratings have lost pictures and are drawn again")
+
+
+def played_off(
+    setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter, stop: StopSignal
+) -> PlayOff | None:
+    """The play-off of the best merges, once its champion is known; None where there is none.
+
+    Raises:
+        Interrupted: somebody asked to stop.
+        Paused: the person stopped, or nobody is there.
+    """
+    scoring = setup.config.scoring
+    if not scoring.playoff or not (known := begin_play_off(study, folder, scoring.playoff)):
+        return None
+    if known.champion is None:
+        progress.note(f"the best {len(known.trials)} merges are compared in pairs, blind; without:  scoring.playoff=0")
+    while known is not None and known.champion is None:
+        stop.check()
+        if scoring.page:
+            progress.step("waiting for the play-off")
+            time.sleep(PACE)
+        else:
+            with progress.quiet(), stop.at_once():
+                compare_in_terminal(folder, setup.scorers[setup.rater or ""])
+        known = play_off_of(study, {trial.number for trial in complete_trials(study)})
+    return known
