@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -18,9 +20,8 @@ from starlette.testclient import TestClient
 
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.rating.sitting import Sitting
-from bayes_merger.web.answers import NotFound
 from bayes_merger.web.app import build_app
-from bayes_merger.web.pages.rating import SAYINGS, RatingPages
+from bayes_merger.web.pages.rating import SAYINGS, RatingPages, only
 from tests.web.scenery import paint
 from tests.web.serving import TOKEN
 from tests.web.studies import a_study
@@ -30,14 +31,7 @@ OURS = {"origin": "http://127.0.0.1:8300", "authorization": f"Bearer {TOKEN}"}
 
 
 def client_of(folder: RunFolder) -> TestClient:
-    sitting = Sitting(folder, "ann")
-
-    def sitting_of(study: str) -> Sitting:
-        if study != "study":
-            raise NotFound("no such study")
-        return sitting
-
-    app = build_app(RatingPages(sitting_of).routes(), TOKEN, home="/rate/study")
+    app = build_app(RatingPages(only(Sitting(folder, "ann"))).routes(), TOKEN, home="/rate/study")
     return TestClient(app, base_url="http://127.0.0.1:8300", headers=OURS, raise_server_exceptions=False)
 
 
@@ -112,7 +106,7 @@ def test_another_study_is_not_there(client: TestClient) -> None:
 
 def test_a_preview_is_small_and_the_whole_picture_says_nothing_about_itself(tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, payloads=1)
-    paint(folder, 1000)
+    paint(folder, 800)
     with client_of(folder) as client:
         address = f"{API}/pictures/{waiting(client)[0]['pictures'][0]['id']}"
         preview, whole = client.get(address), client.get(address, params={"size": "whole"})
@@ -120,7 +114,7 @@ def test_a_preview_is_small_and_the_whole_picture_says_nothing_about_itself(tmp_
     assert "immutable" in preview.headers["cache-control"]
     assert max(Image.open(io.BytesIO(preview.content)).size) == 768
     shown = Image.open(io.BytesIO(whole.content))
-    assert max(shown.size) == 1000
+    assert max(shown.size) == 800
     assert shown.text == {}  # type: ignore[attr-defined]
     with Image.open(next(folder.path.glob("images/*/*.png"))) as drawn:
         assert drawn.text != {}  # type: ignore[attr-defined]
@@ -187,14 +181,12 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(address=st.sampled_from([name for name, _, _ in SAYINGS]), body=BODIES | DATA)
 def test_no_body_causes_a_fault(fuzzed: TestClient, address: str, body: Any) -> None:
     if isinstance(body, dict) and body.get("id") in ("first", "trial") and (trials := waiting(fuzzed)):
         body = {**body, "id": trials[0]["id"] if body["id"] == "trial" else trials[0]["pictures"][0]["id"]}
-    from json import dumps
-
-    content = dumps(body).encode("utf-8", "surrogatepass")
+    content = json.dumps(body).encode("utf-8", "surrogatepass")
     answer = fuzzed.post(f"{API}/{address}", content=content, headers={"content-type": "application/json"})
     assert answer.status_code in (200, 409, 413, 422), answer.text
     assert isinstance(answer.json(), dict)
@@ -203,7 +195,7 @@ def test_no_body_causes_a_fault(fuzzed: TestClient, address: str, body: Any) -> 
 SEGMENTS = st.lists(st.sampled_from(["api", "v1", "studies", "study", "sitting", "pictures", "rate", "assets", "..", "%2e"]) | st.text(max_size=8), max_size=7)  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]),
     segments=SEGMENTS,
@@ -213,8 +205,6 @@ SEGMENTS = st.lists(st.sampled_from(["api", "v1", "studies", "study", "sitting",
 def test_no_address_causes_a_fault(
     fuzzed: TestClient, method: str, segments: list[str], query: bytes, content: bytes
 ) -> None:
-    from urllib.parse import quote
-
     path = "/" + "/".join(segment if segment in ("..", "%2e") else quote(segment, safe="") for segment in segments)
     address = f"{path}?{quote(query)}"
     answer = fuzzed.request(

@@ -59,6 +59,17 @@ class Nothing:
     """No fields."""
 
 
+def only(sitting: Sitting) -> Callable[[str], Sitting]:
+    """One study and no other."""
+
+    def sitting_of(study: str) -> Sitting:
+        if study != sitting.folder.name:
+            raise NotFound("no such study is rated here")
+        return sitting
+
+    return sitting_of
+
+
 class RatingPages:
     """The page of every study that waits for a person, and what it is made of.
 
