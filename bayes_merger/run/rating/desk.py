@@ -17,8 +17,10 @@ from bayes_merger.run.holdout import Watch
 from bayes_merger.run.pictures import add_texts, forget
 from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.rating.asking import asked_about
-from bayes_merger.run.rating.awaiting import Question, awaited, settle
+from bayes_merger.run.rating.awaiting import Answers, Question, awaited
+from bayes_merger.run.rating.noise import ENOUGH, RaterNoise, rater_noise
 from bayes_merger.run.rating.playoff import begin_play_off
+from bayes_merger.run.rating.settling import settle
 from bayes_merger.run.rating.terminal import compare_in_terminal, rate_in_terminal
 from bayes_merger.run.record import complete_trials, mean_scores, value_of
 from bayes_merger.run.setup import RunSetup, candidate_id
@@ -73,6 +75,7 @@ class Desk:
         self._stop = stop
         self._scorer = cast(Any, setup.scorers[setup.rater or ""])
         self._ledger: Ledger = self._scorer.ledger
+        self._noise: RaterNoise | None = None
         self._redraw_lost()
         self._open = {one.number for one in awaited(study)}
 
@@ -115,6 +118,10 @@ class Desk:
                 self._keep(trial, found)
             self._progress.trial(found)
             watch.look(self._study, found.done)
+        noise = rater_noise(Answers(self._ledger.ratings())) if closed else None
+        if noise and noise != self._noise and noise.repeats % ENOUGH == 0:
+            self._progress.note(str(noise))
+            self._noise = noise
 
     def asks(self) -> bool:
         """Whether something waits for the person; if so it is asked about, or waited for a little.
