@@ -29,6 +29,8 @@ class GeneratorConfig:
             searched number changes.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto``, ``fp32``, ``fp16``, ``bf16``: what the live model computes in.
+        attention: kernels of attention: ``auto``, ``flash``, ``efficient``, ``cudnn``, ``math``.
+        compile: the network is compiled, once per study.
         max_batch: most pictures drawn at once.
         prediction_type: ``epsilon`` or ``v_prediction``; ``None`` lets the checkpoint say.
     """
@@ -42,6 +44,8 @@ class GeneratorConfig:
     offload: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    attention: str = "auto"
+    compile: bool = False
     max_batch: int = 4
     prediction_type: str | None = None
 
@@ -132,6 +136,8 @@ class RunConfig:
     blocks: dict[str, Any] = field(default_factory=dict)
     channels: str = "equal"
     clip: str | None = None
+    saliency: dict[str, Any] = field(default_factory=dict)
+    act: dict[str, Any] = field(default_factory=dict)
     adjust: Any = None
     recipe: dict[str, Any] = field(default_factory=dict)
     name: str | None = None

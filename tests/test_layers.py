@@ -21,6 +21,7 @@ FLOORS = [
     {"demo"},
     {"compose", "merges", "course"},
     {"session", "api"},
+    {"rescoring"},
     {"testing"},
     {"web"},
     {"cli"},

@@ -12,7 +12,8 @@ import optuna
 
 from bayes_merger.atomic import write_atomically, write_json
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.report.plots import convergence_figure, front_figure, unet_figure, write_plot
+from bayes_merger.report.figures import write_plot
+from bayes_merger.report.plots import convergence_figure, front_figure, unet_figure
 from bayes_merger.report.summary import summary, weights_text
 from bayes_merger.run.attributes import IMAGES
 from bayes_merger.run.folder import RunFolder

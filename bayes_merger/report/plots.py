@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.report.figures import new_figure
 from bayes_merger.run.record import (
     chosen_trial,
     complete_trials,
@@ -28,26 +28,9 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#2166ac", "#e08214", "#8a8a8a"  # colour-blind safe
 
 
-def write_plot(figure: Figure, path: Path) -> None:
-    """A figure as PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as MatplotlibFigure
-
-    figure = MatplotlibFigure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def convergence_figure(study: optuna.study.Study) -> Figure:
     """Every trial's points, the best so far, and what all trials together say the best so far was worth."""
-    figure = _new_figure(8, 4.5)
+    figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
     trials = complete_trials(study)
     known = posterior_of(study)
@@ -80,7 +63,7 @@ def front_figure(study: optuna.study.Study) -> Figure:
     """All trials in the plane of each two objectives, the Pareto front, and its members on fresh seeds."""
     names = objectives_of(study)
     pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
-    figure = _new_figure(6.2 * len(pairs), 5)
+    figure = new_figure(6.2 * len(pairs), 5)
     front, taken = front_of(study), chosen_trial(study).number
     final = final_of(study)
     for place, (i, j) in enumerate(pairs):
@@ -128,7 +111,7 @@ def unet_figure(recipe: MergeRecipe, title: str, idle: Collection[str] = ()) -> 
         idle: the weights that change nothing, as in ``IN00.alpha``; they are hatched.
     """
     weights = method_weights(recipe.weights)
-    figure = _new_figure(3.9 * len(weights), 6.2)
+    figure = new_figure(3.9 * len(weights), 6.2)
     low = min(0.0, *(min(blocks.values()) for blocks in weights.values()))
     high = max(1.0, *(max(blocks.values()) for blocks in weights.values()))
     for number, (weight, blocks) in enumerate(weights.items()):

@@ -25,6 +25,9 @@ STANDARDS = "standards"
 VERSIONS = "versions"
 """Of a study: the versions of the libraries that draw and score, and the kind of device."""
 
+MOST = "max_batch"
+"""Of a study that ran out of memory: the most pictures that have fitted since, which are drawn at once from then on."""
+
 FINAL = "final"
 """Of a study: the final round, once it is over."""
 

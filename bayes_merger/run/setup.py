@@ -22,6 +22,7 @@ from bayes_merger.imaging.payload.fields import overlaid
 from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import check_offload, check_place
+from bayes_merger.imaging.pipelines.speed import check_speed
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.lora import is_lora
@@ -30,6 +31,7 @@ from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import StepFile
+from bayes_merger.merging.saliency.settings import hashed as hashed_file
 from bayes_merger.paths import user_path
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STANDARDS
 from bayes_merger.run.folder import RunFolder
@@ -118,7 +120,7 @@ class RunSetup:
         return frozenset(
             step.name
             for step in self.steps.steps
-            if not any(step.weight(name) in searched for name in method_spec(step.method).weights)
+            if not any(step.weight(name) in searched for name in step.spec.weights)
         )
 
     def recipe(self, weights: Mapping[str, Mapping[str, float]], *, hashed: bool = True) -> MergeRecipe:
@@ -127,12 +129,14 @@ class RunSetup:
         if self.steps is not None:
             found = steps_recipe(self.steps, self.checkpoints, dtype=self.config.dtype, hashed=hashed)
             vae = VAE_FILE if "vae" in self.checkpoints else found.vae
-            return replace(found, weights=numbers, clip=self.config.clip or found.clip, vae=vae)
+            found = replace(found, weights=numbers, clip=self.config.clip or found.clip, vae=vae)
+            return found.with_files(hashed_file) if hashed else found
         settings = merge_settings(self.config)
         if "vae" in self.checkpoints:
             settings = replace(settings, vae=VAE_FILE)
         models, name = references(self.checkpoints, hashed), self.base.architecture.name
-        return MergeRecipe(**vars(settings), models=models, weights=numbers, architecture=name)
+        recipe = MergeRecipe(**vars(settings), models=models, weights=numbers, architecture=name)
+        return recipe.with_files(hashed_file) if hashed else recipe
 
     def stored(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What a study remembers, so that it can be resumed and its merges rebuilt from it alone.
@@ -208,6 +212,7 @@ def _check_generator(
     check_offload(generator.offload)
     if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(generator.device, generator.dtype)
+    check_speed(generator.attention, generator.compile, generator.device, generator.dtype, drawn(model).half)
     return files, None
 
 
@@ -220,7 +225,7 @@ def open_and_divide(config: RunConfig) -> tuple[dict[str, Checkpoint], MethodSpe
     """
     steps = read_recipe(config)
     if steps is None:
-        spec = method_spec(config.method)
+        spec = merge_settings(config).spec
         checkpoints = open_models(config, spec)
         spec = spec.bind(checkpoints, config.options)
         base = checkpoints["a"]
@@ -376,13 +381,24 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "prediction_type": setup.config.generator.prediction_type,
         **({"web_ui": dict(setup.web_ui)} if setup.web_ui is not None else {}),
         **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
+        **({"activations": activations} if (activations := _activations(setup)) else {}),
     }
 
 
+def _activations(setup: RunSetup) -> list[list[str]]:
+    """The hashes of the files of activations, each with what the user calls it."""
+    files = setup.recipe({}, hashed=False).activation_files
+    return [[name, hashed_file(name, file)["sha256"]] for name, file in files]
+
+
 def _settings_used(config: RunConfig) -> dict[str, Any]:
-    """The settings of the merge that are not the defaults, as they were written: what is not used changes nothing."""
-    used = set(merge_settings(config).changed()) - {"compat"} | ({"compat"} if config.elements else set())
-    return {name: getattr(config, name) for name in used} | ({"adjust": config.adjust} if config.adjust else {})
+    """The settings of the merge that are not the defaults, as they were written: what is not used changes nothing.
+
+    Files of activations count by their hashes, see `_activations`.
+    """
+    used = set(merge_settings(config).changed()) - {"compat", "act"} | ({"compat"} if config.elements else set())
+    said = {name: getattr(config, name) for name in used} | ({"adjust": config.adjust} if config.adjust else {})
+    return said | ({"saliency": _without(said["saliency"], ("a", "b"))} if "saliency" in said else {})
 
 
 def _without(tree: Any, keys: tuple[str, ...]) -> Any:

@@ -58,6 +58,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     setup = make_setup(init_points=5, n_iters=4, final=FinalConfig(rescore=2, images=1))
     study, notes = searched(setup, folder)
     study.set_user_attr("final", decide(setup, study, evaluator_of(setup), notes, StopSignal(notes)).to_json())
+    study.set_user_attr("max_batch", 2)
     put_to_rest(backend(study))
     return folder / "study.db"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.record import complete_trials
 from bayes_merger.scoring.people.ledger import Ledger

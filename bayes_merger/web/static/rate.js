@@ -111,6 +111,10 @@ const actions = {
   undo: () => sitting.up && sitting.undo(),
   later,
   void: () => trial && sitting.up && at("void").showModal(),
+  broken: () => {
+    at("void").close();
+    if (trial && sitting.up) sitting.void(trial);
+  },
   compare: () => toggle("compare"),
   blink: () => blink(!on.blink),
   zoom: () => toggle("zoom"),
@@ -264,11 +268,6 @@ for (const end of ["pointerup", "pointercancel", "pointerleave"]) {
   button("blink").addEventListener(end, () => on.blink && blink(false));
 }
 button("blink").addEventListener("contextmenu", (event) => event.preventDefault());
-
-at("void").addEventListener("close", () => {
-  if (at("void").returnValue === "void" && trial && sitting.up) sitting.void(trial);
-  at("void").returnValue = "";
-});
 
 stage.addEventListener("pick", (event) => pick(event.detail));
 stage.addEventListener("swipe", (event) => trial && step(event.detail));
