@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayes_merger.config import ScoringConfig
+from bayes_merger.run.attributes import PLAYOFF
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.record import complete_trials
 from bayes_merger.scoring.people.ledger import Ledger
 from tests.run.fake_run import open_study
-from tests.run.rating.rated import draw
+from tests.run.rating import rated
 from tests.web.scenery import paint
 from tests.web.serving import RateCommand, served
 from tests.web.studies import a_study
@@ -134,7 +136,7 @@ def test_new_trials_appear_by_themselves(browser: Browser, tmp_path: Path) -> No
     with served(folder) as link:
         page = opened(browser, link)
         assert page.is_visible("#notice")
-        draw(open_study(setup, folder), setup, folder, 0)
+        rated.draw(open_study(setup, folder), setup, folder, 0)
         page.wait_for_selector("#left img")
         assert page.title() == "(1) Rate study"
 
@@ -303,3 +305,31 @@ def test_killed_servers_lose_no_rating(browser: Browser, tmp_path: Path) -> None
     settled(page)
     command.kill()
     assert values(folder) == [[1.0], [6.0]]
+
+
+def test_the_best_are_compared_in_pairs_and_the_champion_is_the_best(browser: Browser, tmp_path: Path) -> None:
+    settings = {"init_points": 3, "n_iters": 0, "scoring": ScoringConfig(playoff=3)}
+    folder, _ = rated.a_study(tmp_path, waiting=3, payloads=2, every=0, **settings)
+    rated.rate_all(folder, [3, 6, 9])
+    paint(folder)
+    with served(folder) as link:
+        page = opened(browser, link)
+        page.wait_for_selector("#right img")
+        assert page.is_hidden("#scores")
+        assert page.inner_text("#rest") == "6 of 6 pairs left"
+        press(page, "t", "ArrowLeft", "b")
+        settled(page)
+        press(page, "u")
+        page.wait_for_selector("#message:has-text('Undone')")
+        assert page.inner_text("#rest") == "4 of 6 pairs left"
+        press(page, "Enter")
+        assert page.inner_text("#message") == "4 pairs are left"
+        page.reload()
+        page.wait_for_selector("#right img")
+        press(page, "a", "a", "t", "b")
+        page.wait_for_selector("#notice h2:has-text('All compared')")
+        press(page, "Enter")
+        page.wait_for_selector("#notice h2:has-text('There is a champion')")
+    stored = load(folder).user_attrs[PLAYOFF]
+    assert stored["champion"] in (0, 1, 2)
+    assert stored["compared"] == 6
