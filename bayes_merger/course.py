@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from functools import partial
-=======
 from contextlib import nullcontext
->>>>>>> h-L
+from functools import partial
 
 import optuna
 

@@ -76,11 +76,8 @@ class Desk:
         self._stop = stop
         self._scorer = cast(Any, setup.scorers[setup.rater or ""])
         self._ledger: Ledger = self._scorer.ledger
-<<<<<<< HEAD
         self._judges = partial(setup.judges, self._scorer.name)
-=======
         self._noise: RaterNoise | None = None
->>>>>>> h-L
         self._redraw_lost()
         self._open = {one.number for one in awaited(study)}
 
