@@ -25,10 +25,10 @@ from bayes_merger.run.models import merge_settings
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.prompt_files import PromptLoras
-from bayes_merger.run.pruning import Incumbent, batches, clearly_worse, estimate, is_on, whole
+from bayes_merger.run.pruning import Batch, Incumbent, batches, clearly_worse, estimate, is_on, whole
 from bayes_merger.run.saving import Saving
 from bayes_merger.run.setup import RunSetup
-from bayes_merger.scoring.scorer import Score, combine
+from bayes_merger.scoring.scorer import Score
 from bayes_merger.timing import timed
 
 
@@ -121,6 +121,21 @@ class Pruned:
     paths: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class Unrated:
+    """A merge that a person has still to rate.
+
+    Attributes:
+        scores: raw scores of all other scorers, and those that a model of the person has given in their place.
+        images: the pictures, in the order drawn.
+        paths: where they were saved.
+    """
+
+    scores: tuple[Score, ...]
+    images: tuple[DrawnImage, ...]
+    paths: tuple[Path, ...]
+
+
 class Evaluator(Protocol):
     """Draws and scores one merge after another: a live pipeline, or a fake such as ``bayes_merger.testing`` has."""
 
@@ -160,7 +175,7 @@ def evaluate(
     weights: Weights,
     folder: Path,
     incumbent: Incumbent | None = None,
-) -> Evaluation | Pruned:
+) -> Evaluation | Pruned | Unrated:
     """Draw, save and score the merge that the evaluator holds.
 
     With pruning, pictures are drawn a batch at a time, as long as the merge may still be as good as the incumbent.
@@ -185,7 +200,7 @@ def evaluate(
     with Saving(partial(evaluator.save, folder, payloads=setup.payloads)) as saving:
         for batch in order:
             with timed("draw"):
-                drawn = batch.named(evaluator.draw(batch.payloads, lambda some, of=batch: saving.begin(of.named(some))))
+                drawn = batch.named(evaluator.draw(batch.payloads, partial(_begin, saving, batch)))
             with timed("save"):
                 saved = saving.paths(drawn)
             with timed("score"):
@@ -194,12 +209,21 @@ def evaluate(
             paths += saved
             if incumbent is None or batch is order[-1]:
                 continue
-            if reason := clearly_worse(scores, incumbent, setup.importance, setup.scales, config.pruning):
-                behind = estimate(scores, incumbent, setup.importance, setup.scales)
+            if reason := clearly_worse(scores, incumbent, setup.combination, config.pruning):
+                behind = estimate(scores, incumbent, setup.combination)
                 return Pruned(reason, behind, tuple(scores), tuple(paths))
     names = [payload.name for payload in setup.payloads]
     usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
-    return conclude(setup, scores, [images[i] for i in usual], [paths[i] for i in usual])
+    images, paths = [images[i] for i in usual], [paths[i] for i in usual]
+    if setup.rater and sum(score.scorer == setup.rater for score in scores) < sum(
+        setup.judges(setup.rater, image.payload) for image in images
+    ):
+        return Unrated(tuple(scores), tuple(images), tuple(paths))
+    return conclude(setup, scores, images, paths)
+
+
+def _begin(saving: Saving, batch: Batch, images: Sequence[DrawnImage]) -> None:
+    saving.begin(batch.named(images))
 
 
 def conclude(
@@ -210,9 +234,8 @@ def conclude(
     Raises:
         TrialFailed: a score is missing.
     """
-    value = combine(scores, setup.importance, setup.scales)
-    scales = {name: scale for name, (_, scale) in setup.scales.items()}
-    values = objective_values(scores, setup.importance, scales, setup.config.objectives)
+    value = setup.combination.value(scores)
+    values = objective_values(scores, setup.combination, setup.config.objectives)
     return Evaluation(value, tuple(scores), tuple(images), tuple(paths), values)
 
 

@@ -86,7 +86,7 @@ class LivePipeline:
         attention: str = "auto",
         leaving: Collection[str] = (),
     ) -> None:
-        """Use `load_pipeline` of `imaging`; text encoders that are ``leaving`` wait on the CPU for prompts to embed."""
+        """Use `imaging.load_pipeline`; text encoders that are ``leaving`` wait in the CPU's memory for prompts."""
         network = architecture.model.modules[architecture.network]
         self.pipe = pipe
         self.architecture = architecture

@@ -89,6 +89,7 @@ class DrawnArchitecture:
         changing: whether prompts may change on the way.
         second_pipeline: name of the class in diffusers that draws a second pass; empty where there is none.
         pooled_on_the_way: what diffusers' pipeline calls pooled embeddings on the way.
+        time_unit: the timestep of pure noise, as the network is told it.
     """
 
     pipeline: ClassVar[str] = "StableDiffusionPipeline"
@@ -103,6 +104,7 @@ class DrawnArchitecture:
     changing: ClassVar[bool] = True
     second_pipeline: ClassVar[str] = ""
     pooled_on_the_way: ClassVar[str] = ""
+    time_unit: ClassVar[float] = 1000.0
     components: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:

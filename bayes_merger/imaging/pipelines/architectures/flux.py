@@ -43,6 +43,7 @@ class Flux(DrawnArchitecture):
     half: ClassVar[str] = "bf16"  # it overflows in fp16
     guided: ClassVar[bool] = False
     changing: ClassVar[bool] = False  # CLIP's view of the prompt cannot change on the way
+    time_unit: ClassVar[float] = 1.0
 
     def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizers)

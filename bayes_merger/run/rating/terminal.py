@@ -1,0 +1,72 @@
+"""A sitting in the terminal: the same questions as on the page, and the same ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from bayes_merger.errors import Closed, TrialFailed
+from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.pictures import side_by_side
+from bayes_merger.run.rating.sitting import Sitting, Trial
+
+
+def rate_in_terminal(folder: RunFolder, scorer: Any) -> None:
+    """Ask in this terminal about everything that waits in a study.
+
+    Args:
+        folder: the study's.
+        scorer: a :class:`~bayes_merger.scoring.ManualScorer`, prepared.
+
+    Raises:
+        Paused: the person stopped, or nobody is there.
+    """
+    with Sitting(folder, scorer.rater, scorer.ledger.path) as sitting:
+        while trials := sitting.trials():
+            try:
+                scorer.converse(_Sheet(sitting, trials[0]))
+                sitting.confirm(trials[0].id)
+            except (Closed, TrialFailed):  # by another rater, or as void
+                continue
+
+
+class _Sheet:
+    """A trial that waits, as what a terminal asks about; one that gets a single score is shown as one picture."""
+
+    def __init__(self, sitting: Sitting, trial: Trial) -> None:
+        self._sitting = sitting
+        self._trial = trial
+        self._pictures = trial.pictures if trial.unit == "picture" else trial.pictures[:1]
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def payload(self, number: int) -> str:
+        return self._pictures[number].payload if self._trial.unit == "picture" else "all together"
+
+    def prompt(self, number: int) -> str:
+        return self._pictures[number].prompt
+
+    def picture(self, number: int) -> tuple[Path, Image.Image]:
+        path = self._pictures[number].path
+        if len(self._pictures) < len(self._trial.pictures):
+            path = self._sitting.folder.path / "to_rate.png"
+            side_by_side(path, [Image.open(picture.path) for picture in self._trial.pictures])
+        return path, Image.open(path)
+
+    def score(self, number: int) -> float | None:
+        return self._sitting.score_of(self._pictures[number].id)
+
+    def rate(self, number: int, score: float, ms: int) -> None:
+        self._sitting.rate(self._pictures[number].id, score, ms)
+
+    def undo(self) -> int | None:
+        found = self._sitting.undo(self._trial.id)
+        ids = [picture.id for picture in self._pictures]
+        return ids.index(found) if found in ids else 0 if found == self._trial.id else None
+
+    def void(self, number: int) -> None:
+        self._sitting.void(self._pictures[number].id)
+        raise TrialFailed("marked void")
