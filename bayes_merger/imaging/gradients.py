@@ -1,10 +1,10 @@
 """How much a live denoiser's answer depends on each of its weights, by gradients in calls that it was seen to make.
 
-The Gauss-Newton diagonal of the denoising loss: for a random `z` of normal numbers, the mean of `(d <answer, z> / d w)^2`
-over calls is the mean squared effect of `w` on the answer. It needs no target, and is the Fisher information of
-https://arxiv.org/abs/2111.09832 with targets drawn from the model itself. Of each matrix only the means of its rows and
-of its columns are kept, as Adafactor does, https://arxiv.org/abs/1804.04235: their product is as good for a merge, and a
-thousandth of the size. No second model is in memory, and at any time the gradient of one weight.
+The Gauss-Newton diagonal of the denoising loss: for a random `z` of normal numbers, the mean over calls of
+`(d <answer, z> / d w)^2` is the mean squared effect of `w` on the answer. It needs no target, and is the Fisher
+information of https://arxiv.org/abs/2111.09832 with targets drawn from the model itself. Of each matrix only the means
+of its rows and of its columns are kept, as Adafactor does, https://arxiv.org/abs/1804.04235: their product is as good
+for a merge, and a thousandth of the size. No second model is in memory, and at any time the gradient of one weight.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ def test_gradients_are_those_of_random_probes(pipeline_a: LivePipeline) -> None:
     with recorded(pipeline_a, ABOUT, guided=True, gradients=2) as found:
         pipeline_a.draw(PAYLOADS)
     module = next(layer.module for layer in layers_of(pipeline_a) if layer.key == FIRST)
+    module.weight.requires_grad_(True)
     for band, number in ((1, 0), (0, 1)):
         given, named = calls[number]
         with torch.enable_grad():
@@ -81,5 +82,6 @@ def test_gradients_are_those_of_random_probes(pipeline_a: LivePipeline) -> None:
         squares = gradient.double().square()
         assert torch.allclose(found.sums[FIRST]["gradient_out"][band], squares.mean((1, 2, 3)), rtol=1e-4)
         assert torch.allclose(found.sums[FIRST]["gradient_in"][band], squares.mean((0, 2, 3)), rtol=1e-4)
+    module.weight.requires_grad_(False)
     assert found.counts[FIRST]["gradient_n"].tolist() == [1.0, 1.0]
     assert all(parameter.grad is None for parameter in network.parameters())
