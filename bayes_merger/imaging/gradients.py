@@ -85,18 +85,19 @@ def _to(value: Any, device: Any) -> Any:
 @contextmanager
 def _watched(layers: Sequence[Layer], add: Add) -> Iterator[None]:
     """Layers whose weights' gradients are squared, summed up and freed as soon as they are there."""
-    needed = {layer.module.weight: layer.module.weight.requires_grad for layer in layers}
+    weights: list[Any] = [layer.module.weight for layer in layers]
+    before = [weight.requires_grad for weight in weights]
     handles = []
-    for layer in layers:
-        layer.module.weight.requires_grad_(True)
-        handles.append(layer.module.weight.register_post_accumulate_grad_hook(_hook(layer, add)))
+    for layer, weight in zip(layers, weights, strict=True):
+        weight.requires_grad_(True)
+        handles.append(weight.register_post_accumulate_grad_hook(_hook(layer, add)))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for weight, before in needed.items():
-            weight.requires_grad_(before)
+        for weight, needed in zip(weights, before, strict=True):
+            weight.requires_grad_(needed)
 
 
 def _hook(layer: Layer, add: Add) -> Callable[[Any], None]:

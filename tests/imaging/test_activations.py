@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -71,17 +72,17 @@ def test_gradients_are_those_of_random_probes(pipeline_a: LivePipeline) -> None:
     handle.remove()
     with recorded(pipeline_a, ABOUT, guided=True, gradients=2) as found:
         pipeline_a.draw(PAYLOADS)
-    module = next(layer.module for layer in layers_of(pipeline_a) if layer.key == FIRST)
-    module.weight.requires_grad_(True)
+    weight: Any = next(layer.module.weight for layer in layers_of(pipeline_a) if layer.key == FIRST)
+    weight.requires_grad_(True)
     for band, number in ((1, 0), (0, 1)):
         given, named = calls[number]
         with torch.enable_grad():
             answer = network(*given, **named)[0]
             probe = torch.randn(answer.shape, generator=torch.Generator().manual_seed(number))
-            gradient = torch.autograd.grad((answer * probe).sum(), module.weight)[0]
+            gradient = torch.autograd.grad((answer * probe).sum(), weight)[0]
         squares = gradient.double().square()
         assert torch.allclose(found.sums[FIRST]["gradient_out"][band], squares.mean((1, 2, 3)), rtol=1e-4)
         assert torch.allclose(found.sums[FIRST]["gradient_in"][band], squares.mean((0, 2, 3)), rtol=1e-4)
-    module.weight.requires_grad_(False)
+    weight.requires_grad_(False)
     assert found.counts[FIRST]["gradient_n"].tolist() == [1.0, 1.0]
     assert all(parameter.grad is None for parameter in network.parameters())
