@@ -135,7 +135,7 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     console.print(trials_table([row for row in sorted_by(trials, "points") if row["state"] == "complete"], 10))
     if "front" in data:
         console.print(front_table(data["front"], data["best"]["trial"]))
-    _print_final(console, study)
+    _print_final(console, study, known)
     print()
     for line in best_lines(data):
         print(line)
@@ -225,9 +225,9 @@ def _reason(row: Mapping[str, Any]) -> str:
     return printable(row.get("reason", "no reason stored"), longest=400)
 
 
-def _print_final(console: Console, study: optuna.study.Study) -> None:
+def _print_final(console: Console, study: optuna.study.Study, known: StudyPosterior) -> None:
     final = final_of(study)
     if final and final.rescored:
-        console.print(candidates_table(final, posterior_of(study)))
+        console.print(candidates_table(final, known))
     if final and final.rows:
         console.print(closing_table(final, pictures_compared(study, final)))
