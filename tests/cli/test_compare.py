@@ -176,9 +176,7 @@ def test_a_study_that_is_running_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "other" / ".lock").exists()  # nothing is left behind by looking
 
 
-def test_a_name_may_be_abbreviated_where_only_one_begins_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_may_be_abbreviated_where_only_one_begins_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("dream-a", "dream-b", "dream"):
         make_study(tmp_path / name, 4)
     where = ("--runs", str(tmp_path))
