@@ -15,7 +15,7 @@ from bayes_merger.scoring.models.embedding import Embedder, pixel_key
 from bayes_merger.scoring.models.heads import Head, head_of
 from bayes_merger.scoring.models.preprocessing import Preprocessing
 from bayes_merger.scoring.models.towers import Tower
-from bayes_merger.scoring.models.vision import silence, with_weights
+from bayes_merger.scoring.models.vision import with_weights
 from bayes_merger.scoring.scorer import ImageToScore, ScorerBase
 from bayes_merger.scoring.weights import WeightFile
 
@@ -162,8 +162,7 @@ class _Blip(Tower):
 
         def run(pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
             seen = eyes(pixels).last_hidden_state
-            with silence():  # its layers still use a name that transformers advises against
-                read: Tensor = reader(tokens, attention_mask=mask, encoder_hidden_states=seen).last_hidden_state
+            read: Tensor = reader(tokens, attention_mask=mask, encoder_hidden_states=seen).last_hidden_state
             return read[:, 0]
 
         return Embedder(torch.nn.ModuleList([eyes, reader]), run, prepare, device)

@@ -128,7 +128,7 @@ def with_weights(
     import transformers
 
     try:
-        with silence():
+        with _silence():
             loaded, report = getattr(transformers, model).from_pretrained(
                 None,
                 config=getattr(transformers, config)(**settings),
@@ -146,7 +146,7 @@ def with_weights(
 
 
 @contextmanager
-def silence() -> Iterator[None]:
+def _silence() -> Iterator[None]:
     """No bar, report or advice of transformers: what does not fit is an error of ours."""
     from transformers.utils import logging
 
