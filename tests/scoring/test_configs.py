@@ -18,6 +18,7 @@ from bayes_merger.scoring import (
     ClipScorer,
     DuplicateScorer,
     FormulaScorer,
+    ImageRewardScorer,
     ManualScorer,
     Scorer,
 )
@@ -38,6 +39,7 @@ KINDS = {
     "duplicates": DuplicateScorer,
     "hpsv2": ClipScorer,
     "hpsv2_1": ClipScorer,
+    "imagereward": ImageRewardScorer,
     "laion": AestheticScorer,
     "laion_v1": AestheticScorer,
     "manual": ManualScorer,
