@@ -23,6 +23,7 @@ from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import check_offload, check_place
 from bayes_merger.imaging.pipelines.speed import check_speed
+from bayes_merger.imaging.pipelines.t5 import t5_hash
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.lora import is_lora
@@ -371,14 +372,15 @@ def path_of(given: str | None) -> Path | None:
     return user_path(given) if given else None
 
 
-def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(setup: RunSetup, scorers: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What makes scores comparable: two runs with the same one may share trials.
 
     Args:
         parts: the run.
         scorers: their settings, as data.
+        known: that of a study that exists; what older ones do not say cannot be compared and is left out.
     """
-    judging = json.loads(json.dumps(scorers))
+    judging, t5 = json.loads(json.dumps(scorers)), path_of(setup.config.generator.text_encoder_3)
     objectives = {"objectives": list(setup.config.objectives)} if setup.config.objectives else {}
     recipe = {"recipe": {k: v for k, v in setup.config.recipe.items() if k != "models"}} if setup.config.recipe else {}
     methods = own_sources([step.method for step in setup.steps.steps] if setup.steps else [setup.method.name])
@@ -398,6 +400,7 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "prediction_type": setup.config.generator.prediction_type,
         **({"web_ui": dict(setup.web_ui)} if setup.web_ui is not None else {}),
         **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
+        **({"text_encoder_3": t5_hash(t5)} if t5 and (known is None or "text_encoder_3" in known) else {}),
         **({"activations": activations} if (activations := _activations(setup)) else {}),
     }
 
