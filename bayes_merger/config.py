@@ -29,6 +29,8 @@ class GeneratorConfig:
             searched number changes.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto``, ``fp32``, ``fp16``, ``bf16``: what the live model computes in.
+        attention: kernels of attention: ``auto``, ``flash``, ``efficient``, ``cudnn``, ``math``.
+        compile: the network is compiled, once per study.
         max_batch: most pictures drawn at once.
         prediction_type: ``epsilon`` or ``v_prediction``; ``None`` lets the checkpoint say.
     """
@@ -42,6 +44,8 @@ class GeneratorConfig:
     offload: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    attention: str = "auto"
+    compile: bool = False
     max_batch: int = 4
     prediction_type: str | None = None
 
@@ -90,6 +94,7 @@ class ScoringConfig:
             its standard deviation.
         payloads: scorer -> the payloads that it judges, or payload -> its share there; others judge all alike.
         penalties: scorer -> the points that it takes off a picture to which it gives none; it is in no mean then.
+        assist: a model of the rater answers where it is surer than one rating; only other pictures are asked.
         page: rate in a page of the browser while the run draws on; otherwise in the terminal, trial by trial.
         ahead: draw nothing more while so many trials wait for ratings.
         unit: ``picture``: each gets a score; ``trial``: all of a merge get one together.
@@ -104,6 +109,7 @@ class ScoringConfig:
     standardise: bool = False
     payloads: dict[str, Any] = field(default_factory=dict)
     penalties: dict[str, float] = field(default_factory=dict)
+    assist: bool = False
     page: bool = False
     ahead: int = 3
     unit: str = "picture"
@@ -132,6 +138,8 @@ class RunConfig:
     blocks: dict[str, Any] = field(default_factory=dict)
     channels: str = "equal"
     clip: str | None = None
+    saliency: dict[str, Any] = field(default_factory=dict)
+    act: dict[str, Any] = field(default_factory=dict)
     adjust: Any = None
     recipe: dict[str, Any] = field(default_factory=dict)
     name: str | None = None

@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from bayes_merger.cli.arguments import Parser
-from bayes_merger.cli.run import split_off
+from bayes_merger.cli.arguments import Parser, split_off
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.paths import user_path
 
@@ -58,7 +57,7 @@ def _import(arguments: Sequence[str]) -> None:
         print(yaml.safe_dump({one.name: one.fields}, allow_unicode=True, sort_keys=False, width=10_000), end="")
 
 
-def _settings(arguments: Sequence[str], model: str) -> Any:
+def settings_of_one(arguments: Sequence[str], model: str) -> Any:
     """The settings of a run that would draw with this model alone."""
     from bayes_merger import compose
 
@@ -71,7 +70,7 @@ def _settings(arguments: Sequence[str], model: str) -> Any:
 def _check(arguments: Sequence[str]) -> None:
     from bayes_merger.run.setup import named_payloads
 
-    for one in named_payloads(_settings(arguments, "none")):
+    for one in named_payloads(settings_of_one(arguments, "none")):
         second = f", then {one.hires.width}x{one.hires.height} in {one.hires.steps}" if one.hires else ""
         print(f"{one.name}: {one.batch_size} pictures of {one.width}x{one.height}, {one.steps} steps of "
               f"{one.sampler_name} {one.scheduler}{second}, seed {one.seeds[0]}")  # fmt: skip
@@ -83,7 +82,7 @@ def _draw(arguments: Sequence[str]) -> None:
     if not arguments or "=" in arguments[0]:
         raise ConfigError("payload draw: takes the model, like  bayes-merger payload draw MODEL payloads=[mine]")
     out, overrides = split_off("out", arguments[1:])
-    config = _settings(overrides, arguments[0])
+    config = settings_of_one(overrides, arguments[0])
     from bayes_merger.run.draw import draw_with
 
     def note(text: str) -> None:

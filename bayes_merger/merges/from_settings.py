@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bayes_merger.checkpoints.architectures import OwnBlocks, divided, own_blocks
 from bayes_merger.checkpoints.blocks import Architecture
@@ -22,10 +23,12 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS, read_settings
+from bayes_merger.merging.saliency.settings import strengthened
 from bayes_merger.paths import user_path
 from bayes_merger.search.space.names import names_of
 
 _BY_HAND = (*(name for name in SETTINGS if name not in ("options", "dtype")), ADJUST)
+_ACT = "act:"  # before the file that multiplies a weight
 
 
 def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
@@ -39,8 +42,9 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
         ConfigError: settings that make no sense.
         CheckpointError: a model file that cannot be used.
     """
+    given, tables = with_tables(given)
     method = given.get("method", "weighted_sum")
-    spec = method_spec(method)
+    spec = strengthened(method_spec(method), tables["saliency"])
     models = {name: given[f"model_{name}"] for name in MODEL_NAMES if given.get(f"model_{name}")}
     spec.check_further(models)
     known = [*_BY_HAND, *(f"model_{name}" for name in spec.known_models(models)), *spec.options]
@@ -55,7 +59,7 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
     checkpoints = open_each(models)
     with closed_on_error(checkpoints):
         blocks = _read_blocks(Path(given["blocks"])) if given.get("blocks") else None
-        settings = read_settings({**given, "dtype": dtype or "auto", "options": options, "blocks": blocks})
+        settings = read_settings({**given, **tables, "dtype": dtype or "auto", "options": options, "blocks": blocks})
         settings = replace(settings, vae=take_vae(settings.vae, checkpoints))
         whole = checkpoints["a"].architecture
         architecture = divided(whole, settings.blocks, checkpoints["a"].shapes)
@@ -69,6 +73,27 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
             architecture=architecture.name,
         )
     return recipe, checkpoints
+
+
+def with_tables(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """The settings that are no files of activations, and those that are, as `read_settings` takes them.
+
+    ``alpha=act:FILE`` is short for ``alpha=1 act.alpha=FILE``, ``saliency=FILE`` for ``saliency.b=FILE``.
+    """
+    tables: dict[str, dict[str, Any]] = {"saliency": {}, "act": {}}
+    others: dict[str, str] = {}
+    for key, text in given.items():
+        name, dot, part = key.partition(".")
+        if key == "saliency":
+            tables["saliency"]["b"] = text
+        elif dot and name in tables:
+            tables[name][part] = text
+        elif text.startswith(_ACT):
+            tables["act"][key] = text.removeprefix(_ACT)
+            others[key] = "1"
+        else:
+            others[key] = text
+    return others, tables
 
 
 def take_vae(vae: str, checkpoints: dict[str, Checkpoint]) -> str:

@@ -71,12 +71,19 @@ def recipe_and_models(
     if names[0].endswith(_YAML):
         return _recipe_in_steps(user_path(names[0]), given, dtype)
     recipe = named_recipe(names[0], Path(runs), trial, predicted=predicted)
-    known = [f"model_{name}" for name in recipe.models]
+    known = [*(f"model_{name}" for name in recipe.models), *(name for name, _ in recipe.activation_files)]
     for key in given:
         if key not in known:
             raise ConfigError(f"{key}: a recipe's own settings stay; only {', '.join(known)} (moved files) can change")
     if dtype:
         recipe = replace(recipe, dtype=dtype)
+    folder = Path(names[0]).parent
+    recipe = recipe.with_files(
+        lambda name, file: {
+            "path": given.get(name) or beside(file["path"], folder),
+            "sha256": file["sha256"] if verify else "",
+        }
+    )
     return recipe, _open_recipe_models(recipe, given, Path(names[0]), verify)
 
 

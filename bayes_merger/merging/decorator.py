@@ -12,14 +12,17 @@ from typing import Any, TypeVar, overload
 from bayes_merger.errors import BayesMergerError, ConfigError
 from bayes_merger.merging.method import MethodSpec, Numbers, register
 from bayes_merger.merging.own_files import in_one_line, shown
-from bayes_merger.merging.parameters import Cost, ModelStatistic, Option, Prepared, WeightRange
+from bayes_merger.merging.parameters import Cost, ModelStatistic, Option, Prepared, Weight, WeightRange
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Ranges = Mapping[str, tuple[float, float]]
 Choices = Mapping[str, tuple[str, ...]]
 
 _PASSED = ("key", "prepared", "statistics")  # keywords that are neither weights nor options
-_SETTINGS = ("adjust", "base", "blocks", "channels", "clip", "compat", "dtype", "elements", "ema", "method", "vae")
+_SETTINGS = (
+    "act", "adjust", "base", "blocks", "channels", "clip", "compat", "dtype", "elements", "ema", "method", "saliency",
+    "vae",
+)  # fmt: skip
 _UNMEASURED = Cost(100, 12, measured=False)  # slower than most of ours, and more copies
 _UNMEASURED_IN_PIECES = Cost(50, measured=False)
 
@@ -114,6 +117,7 @@ def _spec_of(
         optional=tuple(p.name for p in models if p.default is not p.empty),
         many=any(p.kind is p.VAR_POSITIONAL for p in parameters.values()),
         weights=weights,
+        tensors=frozenset(p.name for p in keywords if p.name in weights and p.annotation in ("Weight", Weight)),
         options={p.name: Option(p.default, choices.get(p.name, ())) for p in keywords if p.name not in weights},
         keyed="key" in parameters,
         prepare=_guarded(prepare, name, source) if source and prepare else prepare,
@@ -161,7 +165,7 @@ def _fault_of_keywords(keywords: list[inspect.Parameter], choices: Choices) -> s
             return f"'{p.name}' is a setting of every merge; give this weight another name"
         if p.default is p.empty:
             return f"weight '{p.name}' has no default; write  {p.name}: Weight = 0.5"
-        if p.annotation in (float, "float", "Weight") and not isinstance(p.default, float):
+        if p.annotation in (float, "float", "Weight", Weight) and not isinstance(p.default, float):
             return f"weight '{p.name}' has the default {p.default!r}; write a number with a point, like 1.0"
         if isinstance(p.default, bool) or not isinstance(p.default, float | int | str):
             return f"'{p.name}' has the default {p.default!r}; a weight has a number with a point, an option a text"

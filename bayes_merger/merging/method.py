@@ -90,6 +90,7 @@ class MethodSpec:
         optional: those of them that may be left out.
         many: whether further models (d, e, f, ...) may follow them; a bound one has its further models in ``models``.
         weights: weight name to range.
+        tensors: those of the weights that may differ from number to number of a tensor.
         options: option name to its values.
         keyed: whether the function takes the tensor's name, by a keyword called ``key``.
         prepare: the first stage, if there are two.
@@ -116,6 +117,7 @@ class MethodSpec:
     optional: tuple[str, ...]
     many: bool
     weights: Mapping[str, WeightRange]
+    tensors: frozenset[str]
     options: Mapping[str, Option]
     keyed: bool
     prepare: Callable[..., Prepared] | None

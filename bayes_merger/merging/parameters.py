@@ -6,15 +6,16 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from bayes_merger.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Weight = float
-"""A number that decides how much of a model goes into the merge."""
+Weight = Union[float, "Tensor"]
+"""What decides how much of a model goes into the merge: a number, or a tensor of the models' shape with one for each
+place. A weight that is annotated ``float`` takes numbers only."""
 
 Prepared = tuple[Any, ...]
 """Result of a first stage: tensors (those of the models' shape are cut into pieces with them) and numbers."""

@@ -25,8 +25,14 @@ STANDARDS = "standards"
 VERSIONS = "versions"
 """Of a study: the versions of the libraries that draw and score, and the kind of device."""
 
+MOST = "max_batch"
+"""Of a study that ran out of memory: the most pictures that have fitted since, which are drawn at once from then on."""
+
 FINAL = "final"
 """Of a study: the final round, once it is over."""
+
+FINAL_IMAGES = "final_images"
+"""Of a study: row of the closing table -> where its pictures lie, relative to the run's folder."""
 
 PLAYOFF = "playoff"
 """Of a study by hand: the play-off of its best merges, and its champion."""

@@ -3,45 +3,58 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL.PngImagePlugin import PngInfo
 
+from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
+from bayes_merger.imaging.pipelines.building import load_pipeline
 from bayes_merger.imaging.pipelines.device import OFFLOAD
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage, load_pipeline
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline
 from bayes_merger.paths import user_path
 from bayes_merger.run.prompt_files import PromptLoras, find_files
 from bayes_merger.run.setup import check_payloads, path_of, resolve_payloads
 from bayes_merger.run.web_ui import WEB_UI
 
 
-def draw_with(
-    config: RunConfig, folder: Path, note: Callable[[str], None], on_step: Callable[[int, int], None] | None = None
-) -> list[Path]:
-    """Draw a run's payloads with its model A and save the pictures beside those that are there.
+@dataclass(frozen=True)
+class Drawer:
+    """One model, ready to draw payloads.
+
+    Attributes:
+        model: its opened file.
+        payloads: resolved and checked.
+        pipeline: with the model's weights.
+        draw: the pictures of some of the payloads, with the LoRAs of their prompts, in their order.
+    """
+
+    model: Checkpoint
+    payloads: tuple[Payload, ...]
+    pipeline: LivePipeline
+    draw: Callable[[Sequence[Payload]], tuple[DrawnImage, ...]]
+
+
+@contextmanager
+def drawer_of(config: RunConfig, on_step: Callable[[int, int], None] | None = None) -> Iterator[Drawer]:
+    """What draws a run's payloads with its model A.
 
     Args:
         config: the settings of a run, of which the model, the payloads, the generator and the folders count.
-        folder: where the pictures go; it is made.
-        note: told what is worth knowing, a line at a time.
         on_step: called as `on_step(done, total)`, counting sampler steps of batches.
-
-    Returns:
-        The pictures, in the order of the payloads.
 
     Raises:
         ConfigError: a payload or a setting that makes no sense.
         CheckpointError: a file that cannot be used.
-        TrialFailed: the model draws NaN or a flat colour.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out: {folder} is no folder; give another name")
     generator = config.generator
     if generator.program == WEB_UI:
         raise ConfigError("generator.program: a web UI draws payloads by itself; leave out  generator=webui  here")
@@ -56,21 +69,55 @@ def draw_with(
             offload=generator.offload or OFFLOAD,
             device=generator.device,
             dtype=generator.dtype,
+            attention=generator.attention,
+            compiled=generator.compile,
             max_batch=generator.max_batch,
             prediction_type=generator.prediction_type,
         )
         pipeline.learn(files.embeddings)
         pipeline.check(payloads)
         loras = PromptLoras(files.loras, model, pipeline.destinations, pipeline.text_encoder_changed)
+
+        def draw(some: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+            return loras.draw(some, partial(pipeline.draw, on_step=on_step))
+
+        try:
+            yield Drawer(model, tuple(payloads), pipeline, draw)
+        finally:
+            for lora in files.loras.values():
+                lora.close()
+
+
+def draw_with(
+    config: RunConfig, folder: Path, note: Callable[[str], None], on_step: Callable[[int, int], None] | None = None
+) -> list[Path]:
+    """Draw a run's payloads with its model A and save the pictures beside those that are there.
+
+    Args:
+        config: as for `drawer_of`.
+        folder: where the pictures go; it is made.
+        note: told what is worth knowing, a line at a time.
+        on_step: as for `drawer_of`.
+
+    Returns:
+        The pictures, in the order of the payloads.
+
+    Raises:
+        ConfigError: a payload or a setting that makes no sense.
+        CheckpointError: a file that cannot be used.
+        TrialFailed: the model draws NaN or a flat colour.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out: {folder} is no folder; give another name")
+    with drawer_of(config, on_step) as drawer:
         start = time.perf_counter()
-        images = loras.draw(payloads, lambda some: pipeline.draw(some, on_step=on_step))
+        images = drawer.draw(drawer.payloads)
         seconds = time.perf_counter() - start
-        for lora in files.loras.values():
-            lora.close()
     folder.mkdir(parents=True, exist_ok=True)
-    by_name = {payload.name: payload for payload in payloads}
+    by_name = {payload.name: payload for payload in drawer.payloads}
     paths = [_saved(folder, image, by_name[image.payload]) for image in images]
-    note(f"{len(images)} pictures in {seconds:.1f} s, {seconds / len(images):.2f} s each, on {pipeline.device}")
+    device = drawer.pipeline.device
+    note(f"{len(images)} pictures in {seconds:.1f} s, {seconds / len(images):.2f} s each, on {device}")
     return paths
 
 

@@ -229,13 +229,18 @@ def trial_of(study: optuna.study.Study, number: int | None) -> optuna.trial.Froz
     raise ConfigError(f"study '{study.study_name}' has no finished trial {number}")
 
 
-def final_of(study: optuna.study.Study) -> Final | None:
-    """The stored final round, if the run came to its end; one that is not what a run writes is to be drawn again."""
+def final_of(study: optuna.study.Study, numbers: Container[int] | None = None) -> Final | None:
+    """The stored final round, if the run came to its end; one that is not what a run writes is to be drawn again.
+
+    Args:
+        study: the study.
+        numbers: of the trials that have a score, where the caller has them already.
+    """
     try:
         final = Final.from_json(study.user_attrs[FINAL])
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    numbers = {trial.number for trial in complete_trials(study)}
+    numbers = {trial.number for trial in complete_trials(study)} if numbers is None else numbers
     return final if _is_sound(final, numbers, len(study.directions)) else None
 
 

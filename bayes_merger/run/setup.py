@@ -22,6 +22,8 @@ from bayes_merger.imaging.payload.fields import overlaid
 from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import check_offload, check_place
+from bayes_merger.imaging.pipelines.speed import check_speed
+from bayes_merger.imaging.pipelines.t5 import t5_hash
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.lora import is_lora
@@ -30,6 +32,7 @@ from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import StepFile
+from bayes_merger.merging.saliency.settings import hashed as hashed_file
 from bayes_merger.paths import user_path
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STANDARDS
 from bayes_merger.run.folder import RunFolder
@@ -42,6 +45,7 @@ from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.run.web_ui import PROGRAMS, WEB_UI, check_web_ui
 from bayes_merger.scoring.combination import Combination
+from bayes_merger.scoring.rater.scorer import RaterScorer
 from bayes_merger.scoring.scorer import Scale, Scorer
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.space.space import SearchSpace
@@ -96,11 +100,21 @@ class RunSetup:
         return next((name for name, scorer in self.scorers.items() if getattr(scorer, "deferred", False)), None)
 
     @property
+    def assistant(self) -> RaterScorer | None:
+        """The model of the person who rates; None if there is none."""
+        return next((scorer for scorer in self.scorers.values() if isinstance(scorer, RaterScorer)), None)
+
+    @property
     def combination(self) -> Combination:
         """How scores become points."""
         scorers = {name: (scorer.importance, scorer.scale) for name, scorer in self.scorers.items()}
         payloads = {payload.name: payload.importance for payload in self.payloads}
         return standardised(combination(self.config.scoring, scorers, payloads), self.standards)
+
+    def judges(self, scorer: str, payload: str) -> bool:
+        """Whether a scorer judges the pictures of a payload."""
+        shares = self.config.scoring.payloads.get(scorer)
+        return shares is None or (payload in shares and (isinstance(shares, list) or shares[payload] != 0))
 
     def with_standards(self, stored: Mapping[str, Any]) -> RunSetup:
         """The same with the scales that a study has fixed since, if it has.
@@ -118,7 +132,7 @@ class RunSetup:
         return frozenset(
             step.name
             for step in self.steps.steps
-            if not any(step.weight(name) in searched for name in method_spec(step.method).weights)
+            if not any(step.weight(name) in searched for name in step.spec.weights)
         )
 
     def recipe(self, weights: Mapping[str, Mapping[str, float]], *, hashed: bool = True) -> MergeRecipe:
@@ -127,12 +141,14 @@ class RunSetup:
         if self.steps is not None:
             found = steps_recipe(self.steps, self.checkpoints, dtype=self.config.dtype, hashed=hashed)
             vae = VAE_FILE if "vae" in self.checkpoints else found.vae
-            return replace(found, weights=numbers, clip=self.config.clip or found.clip, vae=vae)
+            found = replace(found, weights=numbers, clip=self.config.clip or found.clip, vae=vae)
+            return found.with_files(hashed_file) if hashed else found
         settings = merge_settings(self.config)
         if "vae" in self.checkpoints:
             settings = replace(settings, vae=VAE_FILE)
         models, name = references(self.checkpoints, hashed), self.base.architecture.name
-        return MergeRecipe(**vars(settings), models=models, weights=numbers, architecture=name)
+        recipe = MergeRecipe(**vars(settings), models=models, weights=numbers, architecture=name)
+        return recipe.with_files(hashed_file) if hashed else recipe
 
     def stored(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What a study remembers, so that it can be resumed and its merges rebuilt from it alone.
@@ -193,6 +209,8 @@ def check_setup(
         check_no_person(scorers, "give  workers=1")
     for scorer in scorers.values():
         scorer.prepare(folder)
+    if setup.rater and setup.assistant:
+        setup.assistant.ledger = getattr(scorers[setup.rater], "ledger", None)
     return setup
 
 
@@ -208,6 +226,7 @@ def _check_generator(
     check_offload(generator.offload)
     if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(generator.device, generator.dtype)
+    check_speed(generator.attention, generator.compile, generator.device, generator.dtype, drawn(model).half)
     return files, None
 
 
@@ -220,7 +239,7 @@ def open_and_divide(config: RunConfig) -> tuple[dict[str, Checkpoint], MethodSpe
     """
     steps = read_recipe(config)
     if steps is None:
-        spec = method_spec(config.method)
+        spec = merge_settings(config).spec
         checkpoints = open_models(config, spec)
         spec = spec.bind(checkpoints, config.options)
         base = checkpoints["a"]
@@ -254,6 +273,10 @@ def check_rating(config: RunConfig, scorers: Mapping[str, Scorer]) -> None:
         raise ConfigError(f"scorers: {' and '.join(people)} are both you; choose one, and rate under another name")
     if config.scoring.unit not in ("picture", "trial"):
         raise ConfigError(f"scoring.unit: '{config.scoring.unit}' is not one of picture, trial")
+    if config.scoring.assist and not (people and any(isinstance(one, RaterScorer) for one in scorers.values())):
+        raise ConfigError("scoring.assist: needs a person and a model of them; give  scorers=[manual,rater]")
+    if config.scoring.assist and config.scoring.unit != "picture":
+        raise ConfigError("scoring.assist: answers picture by picture; give  scoring.unit=picture")
     for name, low in (("ahead", 1), ("repeats", 0), ("playoff", 0)):
         if (value := getattr(config.scoring, name)) < low:
             raise ConfigError(f"scoring.{name}: {value} is too small; give {low} or more")
@@ -349,14 +372,15 @@ def path_of(given: str | None) -> Path | None:
     return user_path(given) if given else None
 
 
-def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(setup: RunSetup, scorers: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What makes scores comparable: two runs with the same one may share trials.
 
     Args:
         parts: the run.
         scorers: their settings, as data.
+        known: that of a study that exists; what older ones do not say cannot be compared and is left out.
     """
-    judging = json.loads(json.dumps(scorers))
+    judging, t5 = json.loads(json.dumps(scorers)), path_of(setup.config.generator.text_encoder_3)
     objectives = {"objectives": list(setup.config.objectives)} if setup.config.objectives else {}
     recipe = {"recipe": {k: v for k, v in setup.config.recipe.items() if k != "models"}} if setup.config.recipe else {}
     methods = own_sources([step.method for step in setup.steps.steps] if setup.steps else [setup.method.name])
@@ -376,13 +400,25 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "prediction_type": setup.config.generator.prediction_type,
         **({"web_ui": dict(setup.web_ui)} if setup.web_ui is not None else {}),
         **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
+        **({"text_encoder_3": t5_hash(t5)} if t5 and (known is None or "text_encoder_3" in known) else {}),
+        **({"activations": activations} if (activations := _activations(setup)) else {}),
     }
 
 
+def _activations(setup: RunSetup) -> list[list[str]]:
+    """The hashes of the files of activations, each with what the user calls it."""
+    files = setup.recipe({}, hashed=False).activation_files
+    return [[name, hashed_file(name, file)["sha256"]] for name, file in files]
+
+
 def _settings_used(config: RunConfig) -> dict[str, Any]:
-    """The settings of the merge that are not the defaults, as they were written: what is not used changes nothing."""
-    used = set(merge_settings(config).changed()) - {"compat"} | ({"compat"} if config.elements else set())
-    return {name: getattr(config, name) for name in used} | ({"adjust": config.adjust} if config.adjust else {})
+    """The settings of the merge that are not the defaults, as they were written: what is not used changes nothing.
+
+    Files of activations count by their hashes, see `_activations`.
+    """
+    used = set(merge_settings(config).changed()) - {"compat", "act"} | ({"compat"} if config.elements else set())
+    said = {name: getattr(config, name) for name in used} | ({"adjust": config.adjust} if config.adjust else {})
+    return said | ({"saliency": _without(said["saliency"], ("a", "b"))} if "saliency" in said else {})
 
 
 def _without(tree: Any, keys: tuple[str, ...]) -> Any:

@@ -14,12 +14,12 @@ from optuna.study import Study
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STANDARDS, VERSIONS
+from bayes_merger.run.attributes import CONFIG, MOST, PAYLOADS, RECIPE, SCORERS, STANDARDS, VERSIONS
 from bayes_merger.run.points import combination_of
 from bayes_merger.run.versions import are_versions
 from bayes_merger.scoring.scorer import check_importance, check_scale
+from bayes_merger.search.study.history import FINGERPRINT
 from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
-from bayes_merger.search.study.study import FINGERPRINT
 
 
 def check_stored(study: Study) -> None:
@@ -112,6 +112,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     SCORERS: _check_scorers,
     FINGERPRINT: lambda value: _require(isinstance(value, Mapping), "no table"),
     PATIENT_FROM: lambda value: _require(is_a(value, int), "no number"),
+    MOST: lambda value: _require(is_a(value, int) and value > 0, "no number of pictures"),
     STOPPED: lambda value: _require(_is_text(value), "no text"),
     VERSIONS: lambda value: _require(are_versions(value), "no versions"),
 }

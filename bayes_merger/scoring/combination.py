@@ -91,6 +91,8 @@ class Combination:
         """
         if self.mean not in MEANS:
             raise ConfigError(f"scoring.mean: '{self.mean}' is not one of {', '.join(MEANS)}")
+        if self.judges and all(judge.penalty for judge in self.judges.values()):
+            raise ConfigError("scoring.penalties: every scorer only takes points off; one that gives some must stay")
         for payload in self._counting_payloads:
             if not self._shares(payload):
                 raise ConfigError(

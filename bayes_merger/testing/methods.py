@@ -161,6 +161,19 @@ class MergeMethodContract:
                 ]
                 assert torch.equal(torch.cat(parts), spec.function(*models, **weights)), (piece, weights)
 
+    def test_a_weight_of_every_place_is_taken_as_its_number_would_be(self) -> None:
+        """Where a weight is annotated ``Weight``: the same bits for equal numbers, and place by place for others."""
+        for spec in self.specs():
+            models = random_models(spec, (6, 5))
+            for weights, name in itertools.product(self.samples(spec)[:4], sorted(spec.tensors)):
+                low, high = spec.weights[name].low, spec.weights[name].high
+                ends = [spec.function(*models, **weights | {name: number}) for number in (low, high)]
+                equal = spec.function(*models, **weights | {name: torch.full((6, 5), weights[name])})
+                assert torch.equal(equal, spec.function(*models, **weights)), (name, weights)
+                upper = torch.arange(30).reshape(6, 5) % 2 == 0
+                mixed = spec.function(*models, **weights | {name: torch.where(upper, high, low)})
+                assert torch.equal(mixed, torch.where(upper, ends[1], ends[0])), (name, weights)
+
     def test_prepared_work_is_the_same_for_other_weights_and_is_not_used_up(self) -> None:
         """Where the decorator has ``prepare``."""
         for spec, shape in ((spec, shape) for spec, shape in self.cases() if spec.prepare):

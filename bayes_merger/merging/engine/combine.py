@@ -5,13 +5,14 @@ Files and live models go through this one function with the same pieces, so that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from bayes_merger.merging.method import MethodSpec
-from bayes_merger.merging.parameters import Prepared
+from bayes_merger.merging.parameters import Prepared, Weight
+from bayes_merger.merging.saliency.weights import TensorWeight, Weights, weights_at
 
 _CPU_PIECE = 2**16  # numbers; half a dozen fp32 pieces stay in a core's cache
 _GPU_PIECE = 2**26  # launches cost more than cache misses there
@@ -39,7 +40,7 @@ class Scratch:
 def combine(
     spec: MethodSpec,
     sources: Sequence[Tensor],
-    weights: Mapping[str, float],
+    weights: Weights,
     out: Tensor,
     dtype: torch.dtype,
     scratch: Scratch,
@@ -51,7 +52,7 @@ def combine(
     Args:
         spec: the method.
         sources: one contiguous tensor per model, of one shape and on ``out``'s device, of any float dtypes; only read.
-        weights: weight name to number.
+        weights: weight name to number, or to a number for each place.
         out: Tensor of the same shape, any float dtype and strides.
         dtype: what the result is rounded to before it is widened to ``out``'s.
         scratch: reused memory.
@@ -65,25 +66,37 @@ def combine(
         combine(spec, sources, weights, whole, dtype, scratch, key, cache)
         out.copy_(whole)
         return
-    if spec.fused and out.dtype == dtype and all(source.dtype == dtype for source in sources):
+    varying = any(isinstance(weight, TensorWeight) for weight in weights.values())
+    if spec.fused and not varying and out.dtype == dtype and all(source.dtype == dtype for source in sources):
         # torch computes lerp of half precision in fp32 and rounds once: the same bits as in pieces, below.
-        torch.lerp(sources[0], sources[1], weights["alpha"], out=out)
+        torch.lerp(sources[0], sources[1], _number(weights["alpha"]), out=out)
         return
     extra: dict[str, object] = {"key": key} if spec.keyed else {}
     if spec.prepare is not None:
         make = _first_stage(spec, sources, weights, scratch, key)
         extra["prepared"] = cache(make) if cache else make()
     if spec.elementwise:
-        _combine_pieces(spec, sources, weights, out.view(-1), dtype, scratch, extra)
-    elif spec.selects and len({source.dtype for source in sources}) == 1:
-        _round_into(out, spec.function(*sources, **weights, **extra), dtype, scratch)
+        _combine_pieces(spec, sources, weights, out, dtype, scratch, extra)
+        return
+    given = {
+        name: weight.view(out.shape) if isinstance(weight, Tensor) else weight
+        for name, weight in weights_at(weights, out.shape, 0, out.numel(), out.device).items()
+    }
+    if spec.selects and len({source.dtype for source in sources}) == 1:
+        _round_into(out, spec.function(*sources, **given, **extra), dtype, scratch)
     else:
-        _round_into(out, spec.function(*_read(spec, sources, scratch), **weights, **extra), dtype, scratch)
+        _round_into(out, spec.function(*_read(spec, sources, scratch), **given, **extra), dtype, scratch)
 
 
-def _first_stage(
-    spec: MethodSpec, sources: Sequence[Tensor], weights: Mapping[str, float], scratch: Scratch, key: str
-) -> Make:
+def _number(weight: float | TensorWeight) -> float:
+    """A weight that is known to be a number."""
+    assert not isinstance(weight, TensorWeight)
+    return weight
+
+
+def _first_stage(spec: MethodSpec, sources: Sequence[Tensor], weights: Weights, scratch: Scratch, key: str) -> Make:
+    numbers = {name: _number(weights[name]) for name in spec.prepared_by}
+
     def make() -> Prepared:
         wide = _in_fp32("source", sources, scratch)
         scratch_addresses = {tensor.untyped_storage().data_ptr() for tensor in wide}
@@ -92,7 +105,7 @@ def _first_stage(
             part.clone()
             if isinstance(part, Tensor) and part.untyped_storage().data_ptr() in scratch_addresses
             else part
-            for part in spec.prepared(wide, weights, key) or ()
+            for part in spec.prepared(wide, numbers, key) or ()
         )
 
     return make
@@ -101,13 +114,14 @@ def _first_stage(
 def _combine_pieces(
     spec: MethodSpec,
     sources: Sequence[Tensor],
-    weights: Mapping[str, float],
+    weights: Weights,
     out: Tensor,
     dtype: torch.dtype,
     scratch: Scratch,
     extra: dict[str, object],
 ) -> None:
-    count = out.numel()
+    count, shape = out.numel(), out.shape
+    out = out.view(-1)
     size = _CPU_PIECE if out.device.type == "cpu" else _GPU_PIECE
     rows = [source.view(-1) for source in sources]
     prepared = extra.pop("prepared", None)
@@ -116,11 +130,12 @@ def _combine_pieces(
         pieces = [row[begin:end] for row in rows]
         if isinstance(prepared, tuple):
             extra["prepared"] = tuple(_slice_of(part, begin, end, count) for part in prepared)
+        given = weights_at(weights, shape, begin, end, out.device)
         if spec.fused:
-            _lerp_piece(pieces, weights["alpha"], out[begin:end], dtype, scratch)
+            _lerp_piece(pieces, given["alpha"], out[begin:end], dtype, scratch)
         else:
             wide = _read(spec, pieces, scratch)
-            _round_into(out[begin:end], spec.function(*wide, **weights, **extra), dtype, scratch)
+            _round_into(out[begin:end], spec.function(*wide, **given, **extra), dtype, scratch)
 
 
 def _slice_of(part: object, begin: int, end: int, count: int) -> object:
@@ -128,8 +143,8 @@ def _slice_of(part: object, begin: int, end: int, count: int) -> object:
     return part.view(-1)[begin:end] if isinstance(part, Tensor) and part.numel() == count > 1 else part
 
 
-def _lerp_piece(pieces: Sequence[Tensor], alpha: float, out: Tensor, dtype: torch.dtype, scratch: Scratch) -> None:
-    if all(piece.dtype == dtype for piece in pieces):
+def _lerp_piece(pieces: Sequence[Tensor], alpha: Weight, out: Tensor, dtype: torch.dtype, scratch: Scratch) -> None:
+    if not isinstance(alpha, Tensor) and all(piece.dtype == dtype for piece in pieces):
         rounded = scratch.flat("rounded", out.numel(), dtype, out.device)
         out.copy_(torch.lerp(pieces[0], pieces[1], alpha, out=rounded))
     else:
@@ -173,7 +188,7 @@ def _round_into(out: Tensor, result: Tensor, dtype: torch.dtype, scratch: Scratc
 def combine_channels(
     spec: MethodSpec,
     sources: Sequence[Tensor],
-    weights: Mapping[str, float],
+    weights: Weights,
     out: Tensor,
     dtype: torch.dtype,
     scratch: Scratch,

@@ -13,7 +13,7 @@ tensors of every block, and only what is equal is read to its end.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,7 @@ from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.checkpoints.checkpoint import torch_dtypes
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.merging.engine.multi_step import unfold
-from bayes_merger.merging.method import MethodSpec, Numbers, method_spec
+from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.plan.costs import CHUNK
 from bayes_merger.merging.plan.planning import numbers_of, plan_recipe, sources_of
 from bayes_merger.merging.plan.routing import SMALL_DTYPES, Checkpoints, MergePlan, PlanItem
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from bayes_merger.merging.engine.combine import Make
     from bayes_merger.merging.parameters import Prepared
+    from bayes_merger.merging.saliency.weights import Weights
 
 INSIDE = (0.2917960675, 0.6458980338)
 """Where a weight is tried inside its range, besides its ends."""
@@ -86,10 +87,8 @@ def idle_by_default(recipe: MergeRecipe, checkpoints: Checkpoints) -> set[str]:
     Raises:
         CheckpointError: a file that cannot be read.
     """
-    of_steps = {
-        step.weight(name): about for step in recipe.steps for name, about in method_spec(step.method).weights.items()
-    }
-    ranges = of_steps or method_spec(recipe.method).weights
+    of_steps = {step.weight(name): about for step in recipe.steps for name, about in step.spec.weights.items()}
+    ranges = of_steps or recipe.spec.weights
     least, greatest = (
         {
             weight: dict.fromkeys(row, getattr(ranges[weight], end)) if weight in ranges else row
@@ -238,22 +237,31 @@ def _is_constant(steps: Sequence[_Step], item: PlanItem, weight: str, tried: Seq
         numbers = [{**others, weight: number} for number in tried]
         defined = [each for each in numbers if spec.pole(each) is None]
         once = weight not in spec.prepared_by
-        if len(defined) < 3 or not _agree(spec, step.sources(item), defined, item, dtype, once):
+        weights = [step.planned.weights_of(item, each) for each in defined]
+        whole = step.planned.varies(item) or not spec.elementwise or spec.prepare is not None
+        sources = step.sources(item)
+        pieces = [sources] if whole else _pieces(sources)
+        if len(defined) < 3 or not _agree(spec, pieces, weights, item, dtype, once):
             return False
         step.release(item)
     return True
 
 
 def _agree(
-    spec: MethodSpec, sources: Sequence[Tensor], numbers: Sequence[Numbers], item: PlanItem, dtype: str, once: bool
+    spec: MethodSpec,
+    pieces: Iterable[Sequence[Tensor]],
+    weights: Sequence[Weights],
+    item: PlanItem,
+    dtype: str,
+    once: bool,
 ) -> bool:
-    """Whether a method's result is the same for all these numbers; ``once`` if they share the first stage's work."""
+    """Whether a method's result is the same for all these weights; ``once`` if they share the first stage's work."""
     import torch
 
     from bayes_merger.merging.engine.combine import Scratch, combine
 
     scratch, wanted = Scratch(), torch_dtypes()[dtype]
-    for parts in _pieces(spec, item, sources):
+    for parts in pieces:
         prepared: list[Prepared] = []
 
         def first_stage(make: Make, done: list[Prepared] = prepared) -> Prepared:
@@ -262,7 +270,7 @@ def _agree(
             return done[0]
 
         results = [torch.empty(parts[0].shape, dtype=wanted) for _ in range(2)]
-        for count, each in enumerate(numbers):
+        for count, each in enumerate(weights):
             out = results[min(count, 1)]
             combine(spec, parts, each, out, wanted, scratch, item.key, first_stage)
             if count and not torch.equal(*results):
@@ -270,11 +278,8 @@ def _agree(
     return True
 
 
-def _pieces(spec: MethodSpec, item: PlanItem, sources: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The sources, in pieces if the method treats a tensor as a plain row of numbers."""
-    if not spec.elementwise or spec.prepare is not None:
-        yield list(sources)
-        return
+def _pieces(sources: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The sources of a method that treats a tensor as a plain row of numbers."""
     rows = [source.view(-1) for source in sources]
     for begin in range(0, rows[0].numel(), CHUNK):
         yield [row[begin : begin + CHUNK] for row in rows]

@@ -81,7 +81,7 @@ class KeyMerger:
         adjusts = item.key in ADJUSTED and self._weights.get(ADJUST)
         if item.action != "merge" or adjusts or name in SMALL_DTYPES.values():
             yield self.tensor(item).reshape(-1)
-        elif spec.elementwise and spec.prepare is None and not item.common:
+        elif spec.elementwise and spec.prepare is None and not item.common and not self._planned.varies(item):
             yield from self._chunks(item, torch_dtypes()[name])
         else:
             buffer = self._buffer("made", math.prod(item.shape), torch_dtypes()[name])
@@ -91,12 +91,12 @@ class KeyMerger:
         """A tensor's merge, written into ``out``."""
         from bayes_merger.merging.engine.combine import combine, combine_channels
 
-        spec, numbers = self._method, numbers_of(item, self._weights)
+        spec, weights = self._method, self._planned.weights_of(item, numbers_of(item, self._weights))
         sources = [self._checkpoints[model].tensor(item.key) for model in spec.models]
         if item.common:
-            combine_channels(spec, sources, numbers, out, out.dtype, self._scratch, item.key, item.common)
+            combine_channels(spec, sources, weights, out, out.dtype, self._scratch, item.key, item.common)
         else:
-            combine(spec, sources, numbers, out, out.dtype, self._scratch, item.key)
+            combine(spec, sources, weights, out, out.dtype, self._scratch, item.key)
         self._count_read(out.numel())
         return out
 
@@ -104,7 +104,7 @@ class KeyMerger:
         """A tensor's merge by a method to which a tensor is a row of numbers, so many at a time."""
         from bayes_merger.merging.engine.combine import combine
 
-        spec, numbers = self._method, numbers_of(item, self._weights)
+        spec, weights = self._method, self._planned.weights_of(item, numbers_of(item, self._weights))
         models = [self._checkpoints[name] for name in spec.models]
         rows = [None if model.has_parts else model.tensor(item.key).view(-1) for model in models]
         count = math.prod(item.shape)
@@ -115,7 +115,7 @@ class KeyMerger:
                 for number, (model, row) in enumerate(zip(models, rows, strict=True))
             ]
             out = self._buffer("made", size, dtype)
-            combine(spec, parts, numbers, out, dtype, self._scratch)
+            combine(spec, parts, weights, out, dtype, self._scratch)
             yield out
             self._count_read(size)
 

@@ -13,7 +13,7 @@ from bayes_merger.checkpoints.blocks import BlockWeights, Place
 from bayes_merger.checkpoints.checkpoint import torch_dtypes
 from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
 from bayes_merger.merging.engine.key_merger import KeyMerger
-from bayes_merger.merging.method import MethodSpec, Numbers, method_spec
+from bayes_merger.merging.method import MethodSpec, Numbers
 from bayes_merger.merging.parameters import Statistics
 from bayes_merger.merging.plan.planning import check_weights, numbers_of
 from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, PlanItem, listed, plan_structure
@@ -75,7 +75,7 @@ class LiveMerge:
         self._scratch = Scratch()
         self._checkpoints = checkpoints
         self._vae = settings.vae
-        spec = method_spec(settings.method).bind(checkpoints, settings.options)
+        spec = settings.spec.bind(checkpoints, settings.options)
         self._structure = structure = plan_structure(spec, checkpoints, replace(settings, ema=DROP_EMA))
         self._spec = structure.method
         self._dtype = DTYPES[structure.dtype]
@@ -199,7 +199,8 @@ class LiveMerge:
         for item in items:
             out = destinations[item.key]
             cache = self._caches[out.device]
-            if spec.elementwise and spec.prepare is None and not item.common and cache.keeps(item):
+            joins = spec.elementwise and spec.prepare is None and not item.common and not self._structure.varies(item)
+            if joins and cache.keeps(item):
                 joined.append((item.key, [*cache.sources(item), out]))
             else:
                 single.append(ContiguousSpan((item.key,), out.numel()))
@@ -266,16 +267,17 @@ class LiveMerge:
 
         dtype, key = torch_dtypes()[self._dtype], span.keys[0]
         item, cache = self._merged[key], self._caches[out.device]
+        weights = self._structure.weights_of(item, numbers)
         sources, cached = cache.sources(item), None
         if spec.prepare is not None:
             cache_key = (tuple(numbers[name] for name in spec.prepared_by), self._versions(key))
             cached = partial(cache.prepared.get, key, cache_key)
         if item.common:
-            combine_channels(spec, sources, numbers, out, dtype, self._scratch, key, item.common, cached)
+            combine_channels(spec, sources, weights, out, dtype, self._scratch, key, item.common, cached)
             return
         if len(span.keys) > 1:
             sources, out = [whole(source, span.size) for source in sources], whole(out, span.size)
-        combine(spec, sources, numbers, out, dtype, self._scratch, key, cached)
+        combine(spec, sources, weights, out, dtype, self._scratch, key, cached)
 
     def _check_numbers(self, span: ContiguousSpan, destinations: Mapping[str, Tensor]) -> None:
         from bayes_merger.checkpoints.nonfinite import find_nonfinite

@@ -18,7 +18,6 @@ from bayes_merger.checkpoints.kinds import LORA, VAE
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed
 from bayes_merger.merging.engine.key_merger import KeyMerger
 from bayes_merger.merging.engine.live import LiveMerge
-from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.models.aligned import aligned
 from bayes_merger.merging.models.ema import averages, with_ema
 from bayes_merger.merging.models.lora import LoraModel
@@ -214,6 +213,8 @@ def alone(recipe: MergeRecipe, step: RecipeStep) -> MergeRecipe:
         clip=recipe.clip if is_last else "",
         options=step.options,
         elements=step.elements,
+        saliency=step.saliency,
+        act=step.act,
         steps=(),
     )
 
@@ -226,7 +227,7 @@ def weights_of(step: RecipeStep, weights: BlockWeights, *, adjusted: bool = Fals
         weights: of all steps.
         adjusted: whether to include the adjustments, which apply to the result of the last step.
     """
-    names = {name: step.weight(name) for name in method_spec(step.method).weights}
+    names = {name: step.weight(name) for name in step.spec.weights}
     own = {name: weights[full] for name, full in names.items() if full in weights}
     return own | ({ADJUST: weights[ADJUST]} if adjusted and ADJUST in weights else {})
 

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.decorator import merge_method
-from bayes_merger.merging.methods.vectors import lengths_and_angles, products, sizes, sum_of, times
+from bayes_merger.merging.methods.vectors import lengths_and_angles, plus, products, sizes, sum_of, times
 from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _mix(a: Tensor, b: Tensor, c: Tensor | None, share_a: float, share_b: float)
 
 @merge_method(elementwise=True, prepare=_plane, cost=Cost(4, 2.5))
 def slerp(
-    a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: Weight = 0.5, prepared: Prepared | None = None
+    a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: float = 0.5, prepared: Prepared | None = None
 ) -> Tensor:
     """`(sin((1 - alpha) w) u + sin(alpha w) v) / sin(w)` times `(1 - alpha) |A| + alpha |B|`: along the arc.
 
@@ -117,7 +117,7 @@ def nuslerp(
     b: Tensor,
     c: Tensor | None = None,
     *,
-    alpha: Weight = 0.5,
+    alpha: float = 0.5,
     vectors: str = "tensor",
     prepared: Prepared | None = None,
 ) -> Tensor:
@@ -190,7 +190,7 @@ def add_perpendicular(
         alpha: how much of it; any number, A at 0.
         prepared: what B - C has in common with A - C, where it is known.
     """
-    return a.add(_perpendicular(a - c, b - c, prepared or _projection(a, b, c)), alpha=alpha)
+    return plus(a, _perpendicular(a - c, b - c, prepared or _projection(a, b, c)), alpha)
 
 
 def _column_cosines(a: Tensor, b: Tensor) -> Prepared:
@@ -245,7 +245,7 @@ def column_cosine(a: Tensor, b: Tensor) -> Tensor:
     return cosine.reshape(()) if a.ndim == 0 else cosine
 
 
-def _add_cosine(a: Tensor, b: Tensor, cosines: Prepared, alpha: float) -> Tensor:
+def _add_cosine(a: Tensor, b: Tensor, cosines: Prepared, alpha: Weight) -> Tensor:
     (cosine,) = cosines
     share = 1 - (cosine.clamp(-1, 1) - alpha).clamp_(0, 1)
     return a.lerp(b, share.expand_as(a))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.decorator import merge_method
-from bayes_merger.merging.methods.vectors import Table, lengths_and_angles, products, sizes, times
+from bayes_merger.merging.methods.vectors import Table, lengths_and_angles, plus, products, sizes, times
 from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def model_stock(
         prepared: how far to go, where it is known.
     """
     (step,) = prepared or _stock(a, b, c, *more)
-    return c.add(_mean([model - c for model in (a, b, *more)]), alpha=alpha * step)
+    return plus(c, _mean([model - c for model in (a, b, *more)]), alpha * step)
 
 
 def _sphere(a: Tensor, b: Tensor, c: Tensor | None = None, *more: Tensor) -> Prepared:
@@ -196,8 +196,8 @@ def multislerp(
     b: Tensor,
     c: Tensor,
     *,
-    alpha: Weight = 1 / 3,
-    beta: Weight = 1 / 3,
+    alpha: float = 1 / 3,
+    beta: float = 1 / 3,
     prepared: Prepared | None = None,
 ) -> Tensor:
     """triple_sum on the sphere: the direction of `sum_i(w_i u_i)` at the length `sum_i(w_i |X_i|)`.

@@ -42,9 +42,7 @@ def _draw(like: Tensor, seed: int, key: str, number: int) -> Tensor:
 _COMBINE = ("mean", "elect", "active")
 
 
-def _kept(
-    a: Tensor, b: Tensor, c: Tensor, *more: Tensor, probability: Weight, seed: int = 0, key: str = ""
-) -> Prepared:
+def _kept(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, probability: float, seed: int = 0, key: str = "") -> Prepared:
     """One byte per place for each model: 1 where its number stays."""
     import torch
 
@@ -80,7 +78,7 @@ def dropout(
     c: Tensor,
     *more: Tensor,
     alpha: Weight = 1.0,
-    probability: Weight = 0.5,
+    probability: float = 0.5,
     combine: str = "mean",
     seed: int = 0,
     key: str = "",
@@ -135,8 +133,8 @@ def della(
     c: Tensor,
     *more: Tensor,
     alpha: Weight = 1.0,
-    probability: Weight = 0.5,
-    window: Weight = 0.1,
+    probability: float = 0.5,
+    window: float = 0.1,
     ranks: str = "rows",
     combine: str = "elect",
     seed: int = 0,

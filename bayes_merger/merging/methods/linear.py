@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.decorator import merge_method
-from bayes_merger.merging.methods.vectors import pieces, products, sizes, sum_of, times
+from bayes_merger.merging.methods.vectors import pieces, plus, products, sizes, sum_of, times
 from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:  # the registry is read by commands that need no torch
@@ -41,7 +41,7 @@ def add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> T
         c: Tensor like ``a``, the ancestor of B.
         alpha: how much of the difference; any number.
     """
-    return a.add(b - c, alpha=alpha)
+    return plus(a, b - c, alpha)
 
 
 def _subtraction_pole(weights: Mapping[str, float]) -> str | None:
@@ -62,7 +62,7 @@ def weighted_subtraction(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Wei
         beta: the other; ``alpha * beta`` must lie below 1, its pole.
     """
     share = alpha * beta
-    return a.add(a - b, alpha=share / (1 - share))
+    return plus(a, a - b, share / (1 - share))
 
 
 @merge_method(elementwise=True, between=True, cost=Cost(1), aliases=("twice",))
@@ -80,7 +80,7 @@ def sum_twice(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Wei
 
 
 @merge_method(elementwise=True, search={"alpha": (0.0, 0.5), "beta": (0.0, 0.5)}, cost=Cost(1), aliases=("triple",))
-def triple_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.25, beta: Weight = 0.25) -> Tensor:
+def triple_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: float = 0.25, beta: float = 0.25) -> Tensor:
     """`(1 - alpha - beta) A + alpha B + beta C`.
 
     Args:
@@ -97,7 +97,7 @@ def triple_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.25, beta: W
 
 
 @merge_method(elementwise=True, bounds={"alpha": (0.0, 1.0)}, cost=Cost(6))
-def multiply_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.5) -> Tensor:
+def multiply_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: float = 0.5, beta: Weight = 0.5) -> Tensor:
     """`C + sign((1 - beta) A + beta B - C) |A - C|^(1 - alpha) |B - C|^alpha`: geometric mean of two differences.
 
     A place where one model did not move from C stays at C (for 0 < alpha < 1), and so does one where the mix by beta
@@ -125,7 +125,7 @@ def geometric_mean(x: Tensor, y: Tensor, share: float) -> Tensor:
     return power.minimum(x.maximum(y))  # the power may be beyond fp32 where the product is not
 
 
-def _scales(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight) -> Prepared:
+def _scales(a: Tensor, b: Tensor, c: Tensor, *, alpha: float) -> Prepared:
     """Lengths of A - C and B - C, and the number that makes the step as long as the weighted sum's."""
     size_a, size_b = sizes((a, b), c)
     squares = products((a, b), (size_a, size_b), c)
@@ -155,7 +155,7 @@ def _euclidean_step(
     elementwise=True, bounds={"alpha": (0.0, 1.0)}, prepare=_scales, cost=Cost(14, 3.5), aliases=("euclidean",)
 )
 def euclidean_add_difference(
-    a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None
+    a: Tensor, b: Tensor, c: Tensor, *, alpha: float = 0.5, prepared: Prepared | None = None
 ) -> Tensor:
     """`C + k sign(L) sqrt((1 - alpha) u^2 + alpha v^2)` with `L = (1 - alpha) A + alpha B - C`.
 
@@ -202,7 +202,7 @@ def similarity_add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight 
     cost=Cost(0, 1.1),
     aliases=("tensor",),
 )
-def tensor_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0) -> Tensor:
+def tensor_sum(a: Tensor, b: Tensor, *, alpha: float = 0.5, beta: float = 0.0) -> Tensor:
     """B's rows in a window of the first dimension, A's elsewhere.
 
     With n rows the window is `[n beta, n (alpha + beta))`, rounded down; a window past the end goes on at the start.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.linear import geometric_mean
 from bayes_merger.merging.methods.orders import order_statistic
+from bayes_merger.merging.methods.vectors import plus
 from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _opposition(x: Tensor, y: Tensor) -> Tensor:
 
 
 @merge_method(elementwise=True, bounds={"alpha": (0.0, 1.0)}, cost=Cost(4))
-def geometric_sum(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: Weight = 0.5) -> Tensor:
+def geometric_sum(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: float = 0.5) -> Tensor:
     """Real part of `A^(1 - alpha) B^alpha`: zero where either is zero, `cos(pi alpha)` as large where signs differ.
 
     Exactly A at 0 and exactly B at 1. Equal signs give `sign(A) |A|^(1 - alpha) |B|^alpha`. Source: sd-mecha.
@@ -116,7 +117,7 @@ def clip(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
         c: Tensor like ``a``, the ancestor of B.
         alpha: how much of the difference; any number, A at 0.
     """
-    return a.add(b - c, alpha=alpha).clamp_(a.minimum(b), a.maximum(b))
+    return plus(a, b - c, alpha).clamp_(a.minimum(b), a.maximum(b))
 
 
 def _important_step(a: Tensor, b: Tensor) -> Prepared:
@@ -151,4 +152,4 @@ def arcee_fusion(a: Tensor, b: Tensor, *, alpha: Weight = 1.0, prepared: Prepare
         prepared: `m (B - A)`, if already computed.
     """
     (step,) = prepared or _important_step(a, b)
-    return a.add(step, alpha=alpha)
+    return plus(a, step, alpha)

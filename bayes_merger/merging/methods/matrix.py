@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.decorator import merge_method
+from bayes_merger.merging.methods.vectors import plus
 from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _wide_matrix(delta: Tensor) -> Tensor:
     aliases=("low_rank",),
 )
 def truncate_rank(
-    a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, rank: Weight = 0.25, prepared: Prepared | None = None
+    a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0, rank: float = 0.25, prepared: Prepared | None = None
 ) -> Tensor:
     """`A + alpha R`, R the nearest matrix of low rank to B - C: what a LoRA of that rank could hold.
 
@@ -114,14 +115,13 @@ def truncate_rank(
     (basis,) = prepared or _directions(a, b, c)
     delta = b - c
     if basis is None:
-        return a.add(delta, alpha=alpha)
+        return plus(a, delta, alpha)
     full = basis.shape[0]
     kept = round(rank * full)
     if kept in (0, full):
-        return a.add(delta, alpha=alpha) if kept else a.clone()
+        return plus(a, delta, alpha) if kept else a.clone()
     matrix = _wide_matrix(delta)
     top = basis[:, full - kept :]
     part = (top @ (top.mT @ matrix.double())).to(a.dtype)
-    return a.add(
-        (part if part.shape == delta.reshape(delta.shape[0], -1).shape else part.mT).reshape(a.shape), alpha=alpha
-    )
+    turned = part if part.shape == delta.reshape(delta.shape[0], -1).shape else part.mT
+    return plus(a, turned.reshape(a.shape), alpha)

@@ -107,7 +107,7 @@ def _sizes(model: Tensor, base: Tensor) -> Tensor:
     return (model - base).abs_()
 
 
-def _thresholds(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: Weight) -> Prepared:
+def _thresholds(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: float) -> Prepared:
     return tuple(
         threshold(_sizes(model, c), density) if 0 < density < 1 else _extreme_threshold(density)
         for model in (a, b, *more)
@@ -132,7 +132,7 @@ def ties(
     c: Tensor,
     *more: Tensor,
     alpha: Weight = 1.0,
-    density: Weight = 0.2,
+    density: float = 0.2,
     vote: str = "sum",
     prepared: Prepared | None = None,
 ) -> Tensor:
@@ -157,7 +157,7 @@ def ties(
     return agreeing_mean(deltas, vote).mul_(alpha).add_(c)
 
 
-def _size_ranges(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: Weight, outliers: Weight) -> Prepared:
+def _size_ranges(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: float, outliers: float) -> Prepared:
     """Smallest and largest size that each difference keeps."""
     return tuple(_size_range(_sizes(model, c), density, outliers) for model in (a, b, *more))
 
@@ -186,8 +186,8 @@ def breadcrumbs(
     c: Tensor,
     *more: Tensor,
     alpha: Weight = 1.0,
-    density: Weight = 0.8,
-    outliers: Weight = 0.01,
+    density: float = 0.8,
+    outliers: float = 0.01,
     combine: str = "mean",
     prepared: Prepared | None = None,
 ) -> Tensor:
@@ -224,7 +224,7 @@ def _between(delta: Tensor, smallest: float, largest: float) -> Tensor:
     return kept
 
 
-def _selection(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: Weight) -> Prepared:
+def _selection(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, density: float) -> Prepared:
     """The smallest spread that is kept, and the weight of each model."""
     models = (a, b, *more)
     smallest = _ALL
@@ -267,7 +267,7 @@ def sce(
     c: Tensor,
     *more: Tensor,
     alpha: Weight = 1.0,
-    density: Weight = 1.0,
+    density: float = 1.0,
     prepared: Prepared | None = None,
 ) -> Tensor:
     """`C + alpha sum_i(w_i m_i d_i) / sum_i(w_i m_i)` with `w_i = sum(d_i^2)`: select, calculate, erase.
@@ -291,7 +291,7 @@ def sce(
     return agreeing_mean(deltas, weights=weights).mul_(alpha).add_(c)
 
 
-def _factors(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, reward: Weight, epsilon: Weight) -> Prepared:
+def _factors(a: Tensor, b: Tensor, c: Tensor, *more: Tensor, reward: float, epsilon: float) -> Prepared:
     """Each model's factor for the places where it alone moved."""
     models = (a, b, *more)
     own, shared = [0.0] * len(models), [0.0] * len(models)
@@ -333,8 +333,8 @@ def ram(
     c: Tensor,
     *more: Tensor,
     alpha: Weight = 1.0,
-    reward: Weight = 0.0,
-    epsilon: Weight = 1e-5,
+    reward: float = 0.0,
+    epsilon: float = 1e-5,
     prepared: Prepared | None = None,
 ) -> Tensor:
     """`C + alpha D`, D the difference of the one model that moved at a place, or the mean of all that did.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.methods.orders import stable_order
+from bayes_merger.merging.methods.vectors import plus
 from bayes_merger.merging.parameters import Cost, Prepared, Weight
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def _rearranged(a: Tensor, b: Tensor) -> Prepared:
 
 @merge_method(bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_rearranged, cost=Cost(185, 9), aliases=("top_k",))
 def top_k_tensor_sum(
-    a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0, prepared: Prepared | None = None
+    a: Tensor, b: Tensor, *, alpha: float = 0.5, beta: float = 0.0, prepared: Prepared | None = None
 ) -> Tensor:
     """A's own numbers rearranged into the order of B's, where they lie in a window of sizes.
 
@@ -70,7 +71,7 @@ def _ordered_spectrum(a: Tensor, b: Tensor, c: Tensor) -> Prepared:
 
 @merge_method(bounds={"alpha": _UNIT, "beta": _UNIT}, prepare=_ordered_spectrum, cost=Cost(145, 26))
 def distribution_crossover(
-    a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.0, prepared: Prepared | None = None
+    a: Tensor, b: Tensor, c: Tensor, *, alpha: float = 0.5, beta: float = 0.0, prepared: Prepared | None = None
 ) -> Tensor:
     """A's low and B's high frequencies, of the numbers in the order of C's: `f = (i / n - (1 - alpha)) / beta + 1/2`.
 
@@ -109,7 +110,7 @@ def _spectrum(a: Tensor, b: Tensor) -> Prepared:
 
 @merge_method(bounds={"alpha": _UNIT, "tilt": _UNIT}, prepare=_spectrum, cost=Cost(46, 7.4))
 def crossover(
-    a: Tensor, b: Tensor, *, alpha: Weight = 0.5, tilt: Weight = 0.0, prepared: Prepared | None = None
+    a: Tensor, b: Tensor, *, alpha: float = 0.5, tilt: float = 0.0, prepared: Prepared | None = None
 ) -> Tensor:
     """A's low and B's high frequencies over all dimensions: B's share is 1 where the radius is above `1 - alpha`.
 
@@ -201,4 +202,4 @@ def smooth_add(
         prepared: the smoothed difference, if already computed.
     """
     (step,) = prepared or _smoothed(a, b, c, over=over)
-    return a.add(step, alpha=alpha)
+    return plus(a, step, alpha)

@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from bayes_merger.merging.parameters import Weight
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -101,6 +103,11 @@ def lengths_and_angles(models: Sequence[Tensor], base: Tensor | None = None) -> 
         table[i][j] = table[j][i] = 2 * math.atan2(math.sqrt(minus[i, j]), math.sqrt(plus[i, j]))
     lengths = [scale * unit if size else 0.0 for size, scale, unit in zip(largest, scales, units, strict=True)]
     return lengths, table
+
+
+def plus(tensor: Tensor, step: Tensor, weight: Weight) -> Tensor:
+    """``tensor + weight step`` for a number, or a number for each place: the same bits where they are equal."""
+    return tensor.add(step, alpha=weight) if isinstance(weight, float | int) else tensor.addcmul(step, weight)
 
 
 def times(tensor: Tensor, factor: float) -> Tensor:

@@ -62,7 +62,7 @@ def _similarity_b_of_one(a: Tensor, b: Tensor) -> Tensor:
     aliases=("cosineA",),
 )
 def cosine_a(
-    a: Tensor, b: Tensor, *, alpha: Weight = 0.5, prepared: Prepared | None = None, statistics: Statistics | None = None
+    a: Tensor, b: Tensor, *, alpha: float = 0.5, prepared: Prepared | None = None, statistics: Statistics | None = None
 ) -> Tensor:
     """`k A + (1 - k) B`, `k = clamp(s - |alpha|, 0, 1)`, s the similarity of A and B here, 0 to 1 over the model.
 
@@ -110,9 +110,9 @@ def cosine_b(
     return _by_similarity(a, b, similarity, alpha, statistics or _range([similarity[0]]))
 
 
-def _by_similarity(a: Tensor, b: Tensor, prepared: Prepared, subtracted: float, statistics: Statistics) -> Tensor:
+def _by_similarity(a: Tensor, b: Tensor, prepared: Prepared, subtracted: Weight, statistics: Statistics) -> Tensor:
     (similarity,), (low, high) = prepared, statistics
     if high == low:  # all similarities are equal
         low, high = low - 1, low
     share = similarity.sub(low).div_(high - low).clamp_(0, 1)
-    return b.lerp(a, share.sub_(subtracted).clamp_(0, 1).expand_as(a))
+    return b.lerp(a, share.sub(subtracted).clamp_(0, 1).expand_as(a))

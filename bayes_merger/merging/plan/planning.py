@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from bayes_merger.checkpoints.blocks import Architecture, BlockWeights, Place
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import Checkpoints, MergePlan, PlanItem, listed, names_of, plan_structure
 from bayes_merger.merging.recipe.elements import named_ratios
 from bayes_merger.merging.recipe.postprocess import ADJUST, check_adjust
 from bayes_merger.merging.recipe.recipe import MergeRecipe, known_architecture
+from bayes_merger.merging.saliency.settings import STRENGTH
 
 
 def plan_recipe(recipe: MergeRecipe, checkpoints: Checkpoints, *, checked: bool = True) -> MergePlan:
@@ -28,7 +28,7 @@ def plan_recipe(recipe: MergeRecipe, checkpoints: Checkpoints, *, checked: bool 
         ConfigError: as ``plan``.
         CheckpointError: as ``plan``.
     """
-    spec = method_spec(recipe.method)
+    spec = recipe.spec
     models = [name for name in recipe.models or checkpoints if name != "vae" or recipe.vae != VAE_FILE]
     if not spec.takes(models):
         more = " and any number after them" if spec.many else ""
@@ -133,11 +133,11 @@ def _extrapolations(weights: BlockWeights, structure: MergePlan) -> list[str]:
         f"{block}.{name} = {number:g}"
         for name, blocks in method_weights(weights).items()
         for block, number in blocks.items()
-        if not 0 <= number <= 1
+        if name != STRENGTH and not 0 <= number <= 1
     ]
     beyond += [
         f"'{rule.text}'"
         for rule in structure.rules
-        if any(not isinstance(ratio, str) and not 0 <= ratio <= 1 for _, ratio in rule.ratios)
+        if any(not isinstance(n, str) and name != STRENGTH and not 0 <= n <= 1 for name, n in rule.ratios)
     ]
     return [f"beyond [0, 1], so {structure.method.name} extrapolates: {listed(beyond)}"] if beyond else []

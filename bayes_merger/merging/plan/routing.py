@@ -13,13 +13,16 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES
 from bayes_merger.checkpoints.kinds import describe_input
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.method import MethodSpec, Numbers
 from bayes_merger.merging.models.ema import averages
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.predictions import prediction_of_merge
 from bayes_merger.merging.recipe.elements import ElementRule, parse_rules, rules_of_keys
 from bayes_merger.merging.recipe.postprocess import clipped
 from bayes_merger.merging.recipe.settings import KEEP_EMA, MergeSettings
+from bayes_merger.merging.saliency.coverage import coverage
+from bayes_merger.merging.saliency.sources import TensorWeights, open_tensor_weights
+from bayes_merger.merging.saliency.weights import Weights
 
 Checkpoints = Mapping[str, Checkpoint]
 
@@ -81,6 +84,7 @@ class MergePlan:
         notes: what is allowed but worth knowing, one line each.
         rules: all elemental rules.
         prediction: what the result predicts, a kind of ``checkpoints.prediction``; empty where no model says it.
+        tensor_weights: what files of activations make of the weights, if there are any.
     """
 
     items: tuple[PlanItem, ...]
@@ -91,6 +95,18 @@ class MergePlan:
     notes: tuple[str, ...] = ()
     rules: tuple[ElementRule, ...] = ()
     prediction: str = ""
+    tensor_weights: TensorWeights | None = None
+
+    def weights_of(self, item: PlanItem, numbers: Numbers) -> Weights:
+        """A merged tensor's weights as the method takes them, from the numbers of its block and of elemental rules."""
+        if self.tensor_weights is None:
+            return numbers
+        shape = (item.shape[0], item.common, *item.shape[2:]) if item.common else item.shape
+        return self.tensor_weights.weights(item.key, shape, numbers)
+
+    def varies(self, item: PlanItem) -> bool:
+        """Whether a tensor has weights that differ from number to number, so that it is merged by itself."""
+        return self.tensor_weights is not None and self.tensor_weights.covers(item.key)
 
     @property
     def written(self) -> tuple[PlanItem, ...]:
@@ -136,7 +152,11 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, settings: MergeSe
     items = tuple(replace(item, rules=held[item.key]) if item.key in held else item for item in items)
     notes = [note for model in spec.models for note in checkpoints[model].notes]
     notes += _notes(items, missing, architecture, vae)
-    return MergePlan(items, spec, architecture, name, missing, tuple(notes), rules, prediction)
+    tensors = open_tensor_weights(spec, settings.saliency, settings.act, checkpoints, averaged)
+    if tensors is not None:
+        spec = replace(spec, between=spec.between and not settings.act)
+        notes += coverage(tensors, [item for item in items if item.action == "merge"])
+    return MergePlan(items, spec, architecture, name, missing, tuple(notes), rules, prediction, tensors)
 
 
 def _check_models(spec: MethodSpec, files: Checkpoints, models: Checkpoints, vae: str) -> None:

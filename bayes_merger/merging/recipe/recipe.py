@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from bayes_merger.checkpoints.architectures import ARCHITECTURES, divided
 from bayes_merger.checkpoints.blocks import Architecture, BlockWeights
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.method import Options
+from bayes_merger.merging.method import MethodSpec, Options, method_spec
 from bayes_merger.merging.recipe.settings import IN_ALL_FILES, OF_A_STEP, SETTINGS, MergeSettings, read_settings
+from bayes_merger.merging.saliency.settings import Reference, each_file, strengthened
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class RecipeStep:
         options: as in a recipe.
         elements: as in a recipe.
         vae: as in a recipe.
+        saliency: as in a recipe.
+        act: as in a recipe.
     """
 
     name: str
@@ -47,6 +50,17 @@ class RecipeStep:
     options: Options = field(default_factory=dict)
     elements: tuple[str, ...] = ()
     vae: str = "a"
+    saliency: Mapping[str, Any] = field(default_factory=dict)
+    act: Mapping[str, Reference] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> MethodSpec:
+        """The method, with the weight that saliency adds.
+
+        Raises:
+            ConfigError: it does not exist.
+        """
+        return strengthened(method_spec(self.method), self.saliency)
 
     def weight(self, name: str) -> str:
         """What one of its method's weights is called among those of all steps."""
@@ -91,6 +105,8 @@ class MergeRecipe(MergeSettings):
         """16 hex digits that name the merge, wherever its models lie."""
         data = self.to_json()
         data["models"] = {name: model.sha256 for name, model in self.models.items()}
+        for table in (data, *data.get("steps", [])):
+            table |= {k: v for k, v in each_file(table, lambda _, file: {**file, "path": ""}).items() if k in table}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -138,6 +154,30 @@ class MergeRecipe(MergeSettings):
         """The same merge with other weights."""
         return replace(self, weights=weights)
 
+    @property
+    def activation_files(self) -> list[tuple[str, Reference]]:
+        """Its files of activations, those of all steps too, each with what the user calls it."""
+        found: list[tuple[str, Reference]] = []
+
+        def seen(name: str, file: Reference) -> Reference:
+            found.append((name, file))
+            return file
+
+        self.with_files(seen)
+        return found
+
+    def with_files(self, change: Callable[[str, Reference], Reference]) -> MergeRecipe:
+        """The same merge with its files of activations changed, those of all steps too.
+
+        Args:
+            change: as for ``each_file``.
+        """
+
+        def changed(of: RecipeStep | MergeRecipe) -> dict[str, Any]:
+            return each_file({"saliency": of.saliency, "act": of.act}, change)
+
+        return replace(self, steps=tuple(replace(step, **changed(step)) for step in self.steps), **changed(self))
+
 
 def base_of(steps: Sequence[RecipeStep]) -> str:
     """The model that a merge starts from: ``a``, or the ``a`` of the ``a`` of its last step."""
@@ -149,12 +189,18 @@ def base_of(steps: Sequence[RecipeStep]) -> str:
 
 
 def _step_data(step: RecipeStep) -> dict[str, Any]:
-    return asdict(step) | {"models": dict(step.models), "options": dict(step.options), "elements": list(step.elements)}
+    data = asdict(step) | {"models": dict(step.models), "options": dict(step.options), "elements": list(step.elements)}
+    return {name: value for name, value in data.items() if value or name not in _LATER_IN_STEPS}
+
+
+_LATER_IN_STEPS = ("saliency", "act")  # than the oldest recipes; written only if used
 
 
 def _steps(data: Any) -> tuple[RecipeStep, ...]:
     known = {field.name for field in fields(RecipeStep)}
-    if not isinstance(data, list | tuple) or not all(isinstance(s, Mapping) and set(s) == known for s in data):
+    if not isinstance(data, list | tuple) or not all(
+        isinstance(s, Mapping) and known.difference(_LATER_IN_STEPS) <= set(s) <= known for s in data
+    ):
         raise ConfigError(f"steps is not a list of tables with {', '.join(sorted(known))}")
     found = []
     for step in data:

@@ -12,9 +12,10 @@ from typing import Any
 
 from bayes_merger.checkpoints.architectures import OwnBlocks, own_blocks
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.method import Options
+from bayes_merger.merging.method import MethodSpec, Options, method_spec
 from bayes_merger.merging.recipe.elements import COMPAT
 from bayes_merger.merging.recipe.postprocess import CLIPS
+from bayes_merger.merging.saliency.settings import Reference, read_act, read_saliency, strengthened
 
 DROP_EMA, KEEP_EMA = "drop", "keep"
 
@@ -64,6 +65,8 @@ class MergeSettings:
         channels: ``equal``, or ``pad`` to merge U-Nets with more input channels (inpainting, pix2pix) with ordinary
             ones: the common channels are merged, the others are those of the first model that has them.
         clip: ``hard`` or ``soft`` to keep the result between A and B, see ``postprocess.py``.
+        saliency: files of activations that move alpha inside tensors, see ``saliency/settings.py``.
+        act: weight to the file of activations that multiplies it.
         ema: ``keep`` to merge the EMA weights that model A's file has beside its weights, in the same way.
     """
 
@@ -77,6 +80,17 @@ class MergeSettings:
     channels: str = field(default="equal", metadata=_read_by(_text, "equal", "pad"))
     clip: str = field(default="", metadata=_read_by(_text, *CLIPS))
     ema: str = field(default=DROP_EMA, metadata=_read_by(_text, DROP_EMA, KEEP_EMA))
+    saliency: Mapping[str, Any] = field(default_factory=dict, metadata=_read_by(read_saliency))
+    act: Mapping[str, Reference] = field(default_factory=dict, metadata=_read_by(read_act))
+
+    @property
+    def spec(self) -> MethodSpec:
+        """The method, with the weight that saliency adds.
+
+        Raises:
+            ConfigError: it does not exist.
+        """
+        return strengthened(method_spec(self.method), self.saliency)
 
     def check(self) -> None:
         """Refuse values that no merge supports.
@@ -108,7 +122,7 @@ IN_ALL_FILES = ("method", "dtype", "vae", "options", "elements", "compat", "bloc
 SETTINGS = tuple(_FIELDS)
 """The names of all settings of a merge."""
 
-OF_A_STEP = ("method", "vae", "options", "elements")
+OF_A_STEP = ("method", "vae", "options", "elements", "saliency", "act")
 """The settings that each step of a multi-step merge has separately; the others apply to the whole merge."""
 
 

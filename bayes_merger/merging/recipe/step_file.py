@@ -27,7 +27,7 @@ from typing import Any
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.method import MethodSpec, method_spec
+from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.parameters import WeightRange
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.recipe import RecipeStep, base_of
@@ -66,9 +66,7 @@ class StepFile:
     @property
     def weights(self) -> dict[str, WeightRange]:
         """The weights of all steps, by their full names."""
-        return {
-            step.weight(name): about for step in self.steps for name, about in method_spec(step.method).weights.items()
-        }
+        return {step.weight(name): about for step in self.steps for name, about in step.spec.weights.items()}
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,8 @@ def _read_step(data: Any, name: str, known: set[str]) -> tuple[RecipeStep, dict[
     _check_name(name, "a step")
     if name in known:
         raise ConfigError(f"'{name}' is taken; give every model and step a name of its own")
-    spec = method_spec(str(data.get("method", "weighted_sum")))
+    own = read_settings({key: data.get(key) for key in OF_A_STEP if key != "options"})
+    spec = own.spec
     spec.check_further([key for key in data if data[key] is not None], prefix="")
     for key in data:
         allowed = (
@@ -176,8 +175,7 @@ def _read_step(data: Any, name: str, known: set[str]) -> tuple[RecipeStep, dict[
             raise ConfigError(f"'{key}' is unknown to {spec.name}; {nearest(str(key), allowed)}")
     models = _read_roles(data, spec, known)
     options = {key: spec.options[key].read(key, data[key]) for key in spec.options if key in data}
-    own = read_settings({"method": spec.name, "vae": data.get("vae"), "elements": data.get("elements")})
-    step = RecipeStep(name, spec.name, models, options, own.elements, own.vae)
+    step = RecipeStep(name, spec.name, models, options, own.elements, own.vae, own.saliency, own.act)
     return step, {key: data[key] for key in spec.weights if key in data}
 
 
@@ -221,7 +219,7 @@ def free_numbers(file: StepFile, architecture: Architecture, loras: Collection[s
     names: dict[str, list[str]] = {}
     searched: list[str] = []
     for step in file.steps:
-        spec = method_spec(step.method)
+        spec = step.spec
         of_lora = any(model in loras for model in step.models.values())
         try:
             for weight, about in spec.weights.items():

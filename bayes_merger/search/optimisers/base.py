@@ -279,8 +279,20 @@ def one_thread() -> Iterator[None]:
 
 def observations_of(history: History, space: Space, study: Study) -> Observations:
     """The history in the cube of this space; trials without one of its parameters are left out."""
+    key = tuple(space.items())
+    before = history.before.memo.get(key) if history.before else None
+    if key not in history.memo:
+        if before is None:
+            history.memo[key] = _observed(history, history.trials, space, study)
+        else:  # several suggestions after one look: only the latest of them is new
+            history.memo[key] = _joined(before, _observed(history, history.trials[-1:], space, study))
+    found: Observations = history.memo[key]
+    return found
+
+
+def _observed(history: History, trials: Sequence[FrozenTrial], space: Space, study: Study) -> Observations:
     signs = np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
-    known, points = _places(history.trials, space)
+    known, points = _places(trials, space)
     unknown = [np.nan] * len(signs)  # a pruned trial's score is of fewer pictures
     told = [t.values if t.state == TrialState.COMPLETE and t.values else unknown for t in known]
     values = signs * np.array(told, dtype=float).reshape(len(known), len(signs))
@@ -295,6 +307,18 @@ def observations_of(history: History, space: Space, study: Study) -> Observation
         names=tuple(space),
         pictures=tuple(t.user_attrs.get(PICTURES) or () for t in known),
         rater=rater_variance(known),
+    )
+
+
+def _joined(before: Observations, latest: Observations) -> Observations:
+    several = before.objectives is not None and latest.objectives is not None
+    return replace(
+        latest,
+        points=np.concatenate([before.points, latest.points]),
+        scores=np.concatenate([before.scores, latest.scores]),
+        searched=np.concatenate([before.searched, latest.searched]),
+        objectives=np.concatenate([before.objectives, latest.objectives]) if several else None,
+        pictures=before.pictures + latest.pictures,
     )
 
 

@@ -19,7 +19,6 @@ from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import DESIGN, WEIGHTS
 from bayes_merger.search.study.sound import is_moment, is_number, is_sound
-from bayes_merger.search.study.storage import stored_trials
 
 SCORED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -82,6 +81,11 @@ class CheckedStudy(Study):
         return found
 
 
+def stored_trials(study: Study) -> list[FrozenTrial]:
+    """All trials of a study as they are in the database, those that others have put there included."""
+    return study._storage.get_all_trials(study._study_id, deepcopy=False)
+
+
 def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTrial | str:
     """The trial as a run would have written it, or why it cannot be used.
 
@@ -106,7 +110,7 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
         weights = space.assemble(values)
     except ConfigError as error:
         return one_line(error)
-    seen.params, seen.distributions = values, dict(space.distributions())
+    seen.params, seen.distributions = values, {**space.distributions()}
     if not _are_weights(seen.user_attrs.get(WEIGHTS), weights):
         seen.user_attrs[WEIGHTS] = weights
     return seen

@@ -62,10 +62,18 @@ def _are_durations(value: Any) -> bool:
 
 
 def _are_pictures(value: Any) -> bool:
-    forms = {"scorer": _is_text, "payload": _is_text, "index": _is_count, "seed": _is_whole, "value": is_number}
-    return isinstance(value, list) and all(
-        isinstance(one, dict) and one.keys() == forms.keys() and all(forms[key](one[key]) for key in forms)
-        for one in value
+    return isinstance(value, list) and all(map(_is_picture, value))
+
+
+def _is_picture(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"scorer", "payload", "index", "seed", "value"}
+        and isinstance(value["scorer"], str)
+        and isinstance(value["payload"], str)
+        and _is_count(value["index"])
+        and _is_whole(value["seed"])
+        and is_number(value["value"])
     )
 
 

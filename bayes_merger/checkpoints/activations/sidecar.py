@@ -1,0 +1,144 @@
+"""Reading a file of activations, measured or plain: checked whole when it is opened, read weight by weight."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bayes_merger.checkpoints.activations.names import BY_RUN, COUNT_OF, MARK, About, read_about
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.header import FLOATS
+from bayes_merger.checkpoints.single_file import open_file
+from bayes_merger.errors import CheckpointError, nearest, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Sidecar:
+    """An opened file of activations; close it.
+
+    Attributes:
+        path: of the file.
+        about: what a measured file says about itself; `None` of a plain one.
+        statistics: weight's name -> the names of its statistics; of a plain file, weights without any.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no file of activations; the text begins with the path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open_file(path)
+        try:
+            self.about = read_about(self._file.metadata)
+            self.statistics = self._measured() if self.about else self._plain()
+            for key, dtype in self._file.dtypes.items():
+                if dtype in FLOATS:
+                    self._check(key)
+        except CheckpointError as error:
+            self._file.close()
+            raise CheckpointError(f"{path}: {error}") from error
+
+    @property
+    def file(self) -> Checkpoint:
+        """The file, opened."""
+        return self._file
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file, in hex."""
+        return self._file.sha256()
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a plain file's tensor."""
+        return self._file.shapes[key]
+
+    def plain(self, key: str) -> Tensor:
+        """A plain file's tensor in fp32, which broadcasts to the weight called `key`."""
+        return self._file.tensor(key).float()
+
+    def banded(self, key: str, statistic: str) -> Tensor:
+        """A weight's statistic, `(bands or 1, channels)` in fp64."""
+        return self._file.tensor(f"{key}{MARK}{statistic}").double()
+
+    def counts(self, key: str, count: str) -> Tensor:
+        """The count of places that a weight's statistics were taken over, `(bands or 1,)` in fp64."""
+        return self._file.tensor(f"{key}{MARK}{count}").double()
+
+    def mean(self, key: str, statistic: str) -> Tensor:
+        """A weight's statistic over all bands, `(channels,)` in fp64."""
+        counts = self.counts(key, COUNT_OF[statistic])
+        mean: Tensor = (self.banded(key, statistic) * counts[:, None]).sum(0) / counts.sum()
+        return mean
+
+    def by_run(self, key: str) -> Tensor:
+        """Mean squares of a weight's input and of its response in every run, `(runs, 2)` in fp64."""
+        return self.banded(key, BY_RUN)
+
+    def _plain(self) -> dict[str, tuple[str, ...]]:
+        for key, dtype in self._file.dtypes.items():
+            if MARK in key:
+                raise CheckpointError(
+                    f"'{printable(key)}' is a statistic, and no metadata tells of what; measure it again"
+                )
+            if dtype not in FLOATS:
+                raise CheckpointError(
+                    f"'{printable(key)}' is {dtype}; a saliency is a tensor of floating-point numbers"
+                )
+        return dict.fromkeys(self._file.keys(), ())
+
+    def _measured(self) -> dict[str, tuple[str, ...]]:
+        assert self.about is not None
+        found: dict[str, list[str]] = {}
+        for name in self._file.shapes:
+            key, mark, statistic = name.rpartition(MARK)
+            if not mark or statistic not in (*COUNT_OF, *COUNT_OF.values(), BY_RUN):
+                raise CheckpointError(f"'{printable(name)}' is no statistic; {nearest(statistic, COUNT_OF)}")
+            if statistic in COUNT_OF:
+                found.setdefault(key, []).append(statistic)
+        if not found:
+            raise CheckpointError("it has no statistics; measure it again")
+        for key, statistics in found.items():
+            for statistic in statistics:
+                self._check_shapes(key, statistic, self.about)
+        return {key: tuple(statistics) for key, statistics in found.items()}
+
+    def _check_shapes(self, key: str, statistic: str, about: About) -> None:
+        shapes = self._file.shapes
+        name, count = f"{key}{MARK}{statistic}", f"{key}{MARK}{COUNT_OF[statistic]}"
+        if count not in shapes:
+            raise CheckpointError(f"'{printable(name)}' lacks its count '{printable(count)}'; measure it again")
+        shape, bands = shapes[name], shapes[count]
+        if len(shape) != 2 or bands != shape[:1] or bands[0] not in (1, about.bands) or not shape[1]:
+            wanted = f"({about.bands}, channels) and its count ({about.bands},)"
+            raise CheckpointError(f"'{printable(name)}' is {list(shape)} and its count {list(bands)}, not {wanted}")
+        runs = shapes.get(f"{key}{MARK}{BY_RUN}")
+        if runs is not None and runs != (len(about.runs), 2):
+            raise CheckpointError(
+                f"'{printable(key)}{MARK}{BY_RUN}' is {list(runs)}, and there are {len(about.runs)} runs"
+            )
+        for part in (name, count):
+            if self._file.dtypes[part] not in FLOATS:
+                raise CheckpointError(f"'{printable(part)}' is {self._file.dtypes[part]}; it must be floating point")
+        if not float(self.counts(key, COUNT_OF[statistic]).sum()) > 0:
+            raise CheckpointError(f"'{printable(name)}' was taken over nothing: its count is 0; measure it again")
+
+    def _check(self, key: str) -> None:
+        tensor = self._file.tensor(key)
+        if not tensor.numel():
+            return
+        low, high = (float(end) for end in tensor.float().aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise CheckpointError(f"'{printable(key)}' holds NaN or infinity; measure it again")
+        if low < 0:
+            raise CheckpointError(f"'{printable(key)}' holds {low:g}; statistics and saliencies are not negative")

@@ -1,0 +1,113 @@
+"""``activations``: what a model does with its weights, measured while it draws, shown and merged."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from bayes_merger.cli.arguments import Parser
+from bayes_merger.errors import ConfigError, printable
+from bayes_merger.paths import user_path
+
+HELP = """\
+bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors [--bands 4] [--gradients [8]] [...]
+    draw the payloads with one model and sum up what its layers are fed, channel by channel; after a kill the same
+    command goes on; --gradients adds, for as many probes of each payload, how much the denoiser depends on each weight
+bayes-merger activations show FILE ... [--png heat.png]
+    where a model answers to its prompts: blocks by prompts; of two files, the second against the first; the picture
+    has blocks by parts of them
+bayes-merger activations merge ONE TWO ... --out BOTH.act.safetensors
+    several files of one model as one
+
+A merge takes them as saliency.a=A.act.safetensors saliency.b=B.act.safetensors, or as a weight, alpha=act:FILE; see
+docs/activations.md.
+"""
+
+
+def activations(arguments: Sequence[str]) -> None:
+    """Measure, show or merge activations.
+
+    Raises:
+        ConfigError: arguments that make no sense.
+        CheckpointError: a file that cannot be used.
+    """
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        print(HELP, end="")
+        return
+    verbs = {"show": _show, "merge": _merge}
+    if arguments[0] in verbs:
+        verbs[arguments[0]](arguments[1:])
+    else:
+        _measure(arguments)
+
+
+def _measure(arguments: Sequence[str]) -> None:
+    parser = Parser(prog="bayes-merger activations")
+    parser.add_argument("model")
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--bands", type=int, default=4)
+    parser.add_argument("--gradients", type=int, nargs="?", const=8, default=0)
+    parser.add_argument("--overwrite", action="store_true")
+    options = parser.parse_intermixed_args(list(arguments))
+    if "=" in options.model:
+        raise ConfigError(
+            "activations: takes the model first, like  bayes-merger activations MODEL payloads=[mine] ..."
+        )
+    from bayes_merger.cli.payload import settings_of_one
+
+    config = settings_of_one(options.settings, options.model)
+    from bayes_merger.run.activations import measure
+
+    def note(text: str) -> None:
+        print(printable(text, longest=400), file=sys.stderr)
+
+    def on_step(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\rdrawing: {done} of {total} steps ", end="" if done < total else "\r", file=sys.stderr, flush=True)
+
+    out = measure(
+        config,
+        user_path(options.out),
+        note,
+        bands=options.bands,
+        gradients=options.gradients,
+        overwrite=options.overwrite,
+        on_step=on_step,
+    )
+    print(f"wrote {printable(str(out))} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def _show(arguments: Sequence[str]) -> None:
+    parser = Parser(prog="bayes-merger activations show")
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--png")
+    options = parser.parse_args(list(arguments))
+    from bayes_merger.checkpoints.activations.sidecar import Sidecar
+    from bayes_merger.report.activations import heat_map, summary
+
+    opened = []
+    try:
+        for file in options.files:
+            opened.append(Sidecar(user_path(file)))
+        print(summary(opened))
+        if options.png:
+            heat_map(opened, user_path(options.png))
+            print(f"wrote {printable(options.png)}")
+    finally:
+        for sidecar in opened:
+            sidecar.close()
+
+
+def _merge(arguments: Sequence[str]) -> None:
+    parser = Parser(prog="bayes-merger activations merge")
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--overwrite", action="store_true")
+    options = parser.parse_args(list(arguments))
+    from bayes_merger.checkpoints.activations.sums import merged
+
+    out = user_path(options.out)
+    total = merged([user_path(file) for file in options.files])
+    total.save(out, overwrite=options.overwrite)
+    print(f"wrote {printable(str(out))}: {len(total.about.runs)} runs of {len(total.sums)} weights")

@@ -1,0 +1,207 @@
+"""What activations look like: where in a model, and for which prompts, guidance moves something."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bayes_merger.checkpoints.activations.sidecar import Sidecar
+from bayes_merger.checkpoints.architectures import ARCHITECTURES
+from bayes_merger.checkpoints.blocks import Architecture
+from bayes_merger.errors import CheckpointError, ConfigError, printable
+from bayes_merger.report.figures import new_figure, write_plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Cells = Mapping[tuple[str, str], float]
+"""Row and column -> the mean of log2 over its weights."""
+
+_MOST_PROMPTS = 8
+
+
+def summary(files: Sequence[Sidecar]) -> str:
+    """A table of the response (of a plain file: the saliency) of every block.
+
+    One file: by prompt, with the spread between prompts in percent. Several: by file, and the last against the first.
+
+    Raises:
+        CheckpointError: a file of an architecture that is not known.
+    """
+    architecture = architecture_of(files)
+    if len(files) == 1:
+        columns, cells = _by_prompt(files[0], architecture)
+        extra = ("spread", lambda row: f"{_spread([cells[row, c] for c in columns if (row, c) in cells]):.0%}")
+    else:
+        columns = [_label(file) for file in files]
+        cells = {
+            (row, label): value
+            for file, label in zip(files, columns, strict=True)
+            for (row, _), value in _cells(file, architecture, lambda _: "").items()
+        }
+        ratio = f"{columns[-1]} / {columns[0]}"
+        extra = (ratio, lambda row: _ratio(cells.get((row, columns[0])), cells.get((row, columns[-1]))))
+    rows = [row for row in _blocks(architecture) if any((row, column) in cells for column in columns)]
+    lines = [["block", *columns, extra[0]]]
+    lines += [[row, *(_shown(cells.get((row, c))) for c in columns), extra[1](row)] for row in rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    table = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join([*(_about(file) for file in files), *table])
+
+
+def heat_map(files: Sequence[Sidecar], path: Path) -> None:
+    """A picture of blocks by parts of blocks for each file, and of the last against the first; of one, also by prompt.
+
+    Raises:
+        CheckpointError: a file of an architecture that is not known.
+        ConfigError: the picture cannot be written there.
+    """
+    architecture = architecture_of(files)
+    maps = [_cells(file, architecture, lambda key: element_of(architecture, key)) for file in files]
+    titles = [_label(file) for file in files]
+    if len(files) > 1:
+        both = maps[0].keys() & maps[-1].keys()
+        maps.append({cell: maps[-1][cell] - maps[0][cell] for cell in both})
+        titles.append(f"{titles[-1]} / {titles[0]}")
+    else:
+        maps.append(_by_prompt(files[0], architecture)[1])
+        titles.append("by prompt, against the mean")
+    figure = new_figure(1.2 + 3.4 * len(maps), 7)
+    for number, (cells, title) in enumerate(zip(maps, titles, strict=True)):
+        axes = figure.add_subplot(1, len(maps), number + 1)
+        between = number == len(files)
+        _draw(axes, _centred(cells) if between and len(files) == 1 else cells, title, _blocks(architecture), between)
+    try:
+        write_plot(figure, path)
+    except OSError as error:
+        raise ConfigError(f"--png: {path} cannot be written ({error.strerror}); give another name") from error
+
+
+def architecture_of(files: Sequence[Sidecar]) -> Architecture:
+    """That of measured files; of plain ones, the one that knows most of the names.
+
+    Raises:
+        CheckpointError: it is not known, or they differ.
+    """
+    found = {file.path: _architecture(file) for file in files}
+    names = {architecture.name for architecture in found.values()}
+    if len(names) > 1:
+        each = ", ".join(f"{path} is {architecture.name}" for path, architecture in found.items())
+        raise CheckpointError(f"activations of different architectures cannot be compared: {each}")
+    return next(iter(found.values()))
+
+
+def _architecture(file: Sidecar) -> Architecture:
+    if file.about is not None:
+        if file.about.architecture not in ARCHITECTURES:
+            name = printable(file.about.architecture)
+            raise CheckpointError(f"{file.path}: architecture '{name}' is unknown; measure it again")
+        return ARCHITECTURES[file.about.architecture]
+
+    def known(architecture: Architecture) -> int:
+        return sum(architecture.place(key).role == "block" and architecture.knows(key) for key in file.statistics)
+
+    best = max(ARCHITECTURES.values(), key=known)
+    if not known(best):
+        raise CheckpointError(f"{file.path}: its tensors have no names that a checkpoint has; name them as weights")
+    return best
+
+
+def element_of(architecture: Architecture, key: str) -> str:
+    """The part of a block that a weight is in: `attn1`, `ff`, `in_layers`, ..."""
+    words = [word for word in architecture.element(key).split(".")[:-1] if not word.isdigit()]
+    inside = [word for word in words if word != "transformer_blocks"]
+    return (inside or words or ["conv"])[0]
+
+
+def _cells(file: Sidecar, architecture: Architecture, column: Callable[[str], str]) -> Cells:
+    """The mean over weights and channels of log2 of the RMS response, or of a plain saliency."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for key, statistics in file.statistics.items():
+        block = architecture.place(key).block
+        value = _value(file, key, statistics)
+        if block and value is not None:
+            found.setdefault((block, column(key)), []).append(value)
+    return {cell: sum(values) / len(values) for cell, values in found.items()}
+
+
+def _value(file: Sidecar, key: str, statistics: Sequence[str]) -> float | None:
+    if not statistics:
+        numbers = file.plain(key).double()
+    else:
+        measured = next((s for s in ("guided_out", "gradient_out") if s in statistics), None)
+        if measured is None:
+            return None
+        numbers = file.mean(key, measured).sqrt()
+    numbers = numbers[numbers > 0]
+    return float(numbers.log2().mean()) if numbers.numel() else None
+
+
+def _by_prompt(file: Sidecar, architecture: Architecture) -> tuple[list[str], Cells]:
+    if file.about is None:
+        return ["all"], {(row, "all"): v for (row, _), v in _cells(file, architecture, lambda _: "").items()}
+    names = [printable(str(run.get("payload", run["id"]))) for run in file.about.runs][:_MOST_PROMPTS]
+    names = [name if names.count(name) == 1 else f"{name} {number + 1}" for number, name in enumerate(names)]
+    found: dict[tuple[str, str], list[float]] = {}
+    for key, statistics in file.statistics.items():
+        block = architecture.place(key).block
+        if block and "guided_out" in statistics:
+            for name, square in zip(names, file.by_run(key)[:, 1].tolist(), strict=False):
+                if square > 0:
+                    found.setdefault((block, name), []).append(math.log2(square) / 2)
+    return names, {cell: sum(values) / len(values) for cell, values in found.items()}
+
+
+def _centred(cells: Cells) -> Cells:
+    rows = {row for row, _ in cells}
+    means = {row: [v for (own, _), v in cells.items() if own == row] for row in rows}
+    return {(row, column): v - sum(means[row]) / len(means[row]) for (row, column), v in cells.items()}
+
+
+def _blocks(architecture: Architecture) -> list[str]:
+    return list(architecture.blocks)
+
+
+def _label(file: Sidecar) -> str:
+    return printable(file.path.name.removesuffix(".safetensors").removesuffix(".act"), longest=20)
+
+
+def _about(file: Sidecar) -> str:
+    if file.about is None:
+        return f"{printable(str(file.path))}: a plain saliency of {len(file.statistics)} weights"
+    pictures = sum(run["pictures"] for run in file.about.runs if type(run.get("pictures")) is int)
+    return (
+        f"{printable(str(file.path))}: {file.about.architecture} {printable(file.about.model[:10])}, "
+        f"{len(file.statistics)} weights, {pictures} pictures of {len(file.about.runs)} payloads, "
+        f"{file.about.bands} bands"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{2**value:.3g}"
+
+
+def _ratio(first: float | None, last: float | None) -> str:
+    return "" if first is None or last is None else f"{2 ** (last - first):.2f}"
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation between prompts, as a share of their mean."""
+    numbers = [2**value for value in values]
+    mean = sum(numbers) / max(len(numbers), 1)
+    return math.sqrt(sum((n - mean) ** 2 for n in numbers) / len(numbers)) / mean if mean else 0.0
+
+
+def _draw(axes: Axes, cells: Cells, title: str, order: Sequence[str], difference: bool) -> None:
+    rows = [row for row in order if any(own == row for own, _ in cells)]
+    columns = list(dict.fromkeys(column for _, column in sorted(cells)))
+    table = [[cells.get((row, column), math.nan) for column in columns] for row in rows]
+    most = max((abs(v) for v in cells.values()), default=1.0) or 1.0
+    ends = {"vmin": -most, "vmax": most, "cmap": "PuOr_r"} if difference else {"cmap": "viridis"}
+    image = axes.imshow(table, aspect="auto", **ends)
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_title(title, fontsize=9)
+    axes.figure.colorbar(image, ax=axes, label="log2 of a ratio" if difference else "log2 of the RMS response")

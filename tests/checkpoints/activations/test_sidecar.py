@@ -1,0 +1,94 @@
+"""``checkpoints.activations.sidecar``: what is read, and what is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bayes_merger.checkpoints.activations.names import METADATA
+from bayes_merger.checkpoints.activations.sidecar import Sidecar
+from bayes_merger.errors import CheckpointError
+from tests.sidecars import measured
+
+SHAPES = {"x.weight": (3, 2)}
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        Sidecar(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+def test_a_statistic_over_all_bands_is_weighted_by_its_counts(tmp_path: Path) -> None:
+    change = {"x.weight|in_sq": torch.tensor([[1.0, 2.0], [5.0, 10.0]]), "x.weight|guided_out": torch.ones(2, 3)}
+    sidecar = Sidecar(measured(tmp_path / "a.safetensors", SHAPES, change=change))
+    assert sidecar.mean("x.weight", "in_sq").tolist() == [2.0, 4.0]  # (3 * 1 + 1 * 5) / 4
+    assert sidecar.mean("x.weight", "guided_out").tolist() == [1.0, 1.0, 1.0]
+    assert sorted(sidecar.statistics["x.weight"]) == ["guided_in", "guided_out", "in_abs", "in_sq"]
+    assert sidecar.about is not None
+    assert sidecar.about.bands == 2
+    sidecar.close()
+
+
+def test_any_program_can_write_a_plain_one(tmp_path: Path) -> None:
+    save_file({"x.weight": torch.tensor([[0.5, 2.0]], dtype=torch.float16)}, tmp_path / "plain.safetensors")
+    sidecar = Sidecar(tmp_path / "plain.safetensors")
+    assert sidecar.about is None
+    assert sidecar.plain("x.weight").tolist() == [[0.5, 2.0]]
+    sidecar.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"x.weight|in_sq": torch.full((2, 2), float("nan"))}, "'x.weight|in_sq' holds NaN or infinity"),
+        ({"x.weight|in_sq": torch.full((2, 2), -1.0)}, "'x.weight|in_sq' holds -1; statistics"),
+        ({"x.weight|n": torch.zeros(2, dtype=torch.float64)}, "was taken over nothing: its count is 0"),
+        ({"x.weight|n": None}, "lacks its count 'x.weight|n'"),
+        ({"x.weight|in_sq": torch.ones(3, 2)}, "is [3, 2] and its count [2], not (2, channels)"),
+        ({"x.weight|in_sq": torch.ones(2, 2, dtype=torch.int32)}, "'x.weight|in_sq' is I32; it must be"),
+        ({"x.weight|weird": torch.ones(2, 2)}, "'x.weight|weird' is no statistic"),
+        ({"x.weight|by_run": torch.ones(2, 2)}, "is [2, 2], and there are 1 runs"),
+        ({"y.weight": torch.ones(2, 2)}, "'y.weight' is no statistic"),
+    ],
+)
+def test_bad_statistics_are_refused(tmp_path: Path, change: dict[str, torch.Tensor | None], said: str) -> None:
+    assert said in refused(measured(tmp_path / "a.safetensors", SHAPES, change=change))
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"version": 2}, "version 2 of activations is not read"),
+        ({"bands": 10**9}, "it claims 1000000000 bands"),
+        ({"bands": True}, "no valid 'bands'"),
+        ({"model": None}, "no valid 'model'"),
+        ({"runs": [{"no": "id"}]}, "runs without an id"),
+        ({"runs": "x"}, "no valid 'runs'"),
+    ],
+)
+def test_a_hostile_header_is_refused(tmp_path: Path, about: dict[str, Any], said: str) -> None:
+    assert said in refused(measured(tmp_path / "a.safetensors", SHAPES, **about))
+
+
+def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"x.weight": torch.ones(2)}, path, {METADATA: "[" * 10_000})
+    assert "is not JSON" in refused(path)
+    save_file({"x.weight": torch.ones(2)}, path, {METADATA: "[]"})
+    assert "is not a table" in refused(path)
+    save_file({"x.weight|in_sq": torch.ones(1, 2)}, path)
+    assert "is a statistic, and no metadata" in refused(path)
+    save_file({"x.weight": torch.ones(2, dtype=torch.int64)}, path)
+    assert "is I64; a saliency is" in refused(path)
+    whole = measured(path, SHAPES).read_bytes()
+    path.write_bytes(whole[:-5])
+    assert "truncated" in refused(path)
+    assert "cannot be opened" in refused(tmp_path / "nowhere.safetensors")

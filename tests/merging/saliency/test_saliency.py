@@ -1,0 +1,223 @@
+"""``merging.saliency``: weights that differ inside tensors, in files and in live models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError
+from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, plan
+from bayes_merger.merging.engine.idle import idle_weights
+from bayes_merger.merging.saliency.settings import read_saliency
+from bayes_merger.merging.saliency.weights import TensorWeight
+from tests.live_models import equal, live, parameter, plain, transposed
+from tests.merging.tiny_models import FIRST, SHAPES, TEXT, even, opened, recipe_of, tensors_of
+from tests.sidecars import RUN, measured
+
+WIDE = {key: shape for key, shape in SHAPES.items() if len(shape) > 1 and key.startswith("model.")}
+BIAS = "model.diffusion_model.input_blocks.1.0.in_layers.2.bias"
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    return read_saliency("saliency", {"a": str(path / "a.act.safetensors"), "b": str(path / "b.act.safetensors")})
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> dict[str, Checkpoint]:
+    models = opened(tmp_path, 3, torch.float32)
+    for seed, name in enumerate("ab"):
+        measured(tmp_path / f"{name}.act.safetensors", WIDE, seed, model=models[name].sha256())
+    return models
+
+
+def two(models: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
+    return {name: models[name] for name in "ab"}
+
+
+def recipe(
+    models: dict[str, Checkpoint], alpha: str = "0.3", strength: float = 1.0, method: str = "weighted_sum", **more: Any
+) -> MergeRecipe:
+    weights = even(alpha, method)
+    if "saliency" in more:
+        weights["strength"] = dict.fromkeys(SD1.blocks, strength)
+    return replace(recipe_of(models, weights, method, "fp32"), **more)
+
+
+def test_alpha_goes_to_the_model_that_responds_more_at_a_place(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
+    only = {FIRST: SHAPES[FIRST]}
+    ones = {f"{FIRST}|{s}": torch.ones(2, n) for s, n in (("guided_in", 4), ("guided_out", 8))}
+    change = {**ones, f"{FIRST}|guided_in": torch.tensor([[3.0, 1.0, 0.0, 1.0]] * 2)}
+    paths = {"a": tmp_path / "one.safetensors", "b": tmp_path / "three.safetensors"}
+    measured(paths["a"], only, model=models["a"].sha256(), change={**ones, f"{FIRST}|guided_in": torch.ones(2, 4)})
+    measured(paths["b"], only, model=models["b"].sha256(), change=change)
+    saliency = read_saliency("saliency", {name: str(path) for name, path in paths.items()} | {"centre": "none"})
+    found = dict(merge(recipe(two(models), "0.5", 1.0, saliency=saliency), two(models)))
+    a, b = (tensors_of(seed, torch.float32)[FIRST] for seed in (1, 2))
+    shares = torch.tensor([0.75, 0.5, 1 / (1 + torch.e**6), 0.5]).view(1, 4, 1, 1)  # 3 / (1 + 3), 1/2, log ratio -6
+    assert torch.allclose(found[FIRST], a + shares * (b - a), atol=1e-6)
+    before, after = (tensors_of(seed, torch.float32)[TEXT] for seed in (1, 2))
+    assert torch.equal(found[TEXT], before.lerp(after, 0.5))
+    twice = dict(merge(recipe(two(models), "0.5", 2.0, saliency=saliency), two(models)))
+    assert torch.allclose(twice[FIRST][:, 0], (a + 0.9 * (b - a))[:, 0], atol=1e-6)  # 9 / (1 + 9)
+
+
+def test_strength_0_and_the_ends_of_alpha_are_the_plain_merge(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
+    for alpha, strength in (("0.3", 0.0), ("0", 3.0), ("1", 3.0)):
+        moved = dict(merge(recipe(two(models), alpha, strength, saliency=settings_of(tmp_path)), two(models)))
+        as_before = dict(merge(recipe(two(models), alpha), two(models)))
+        assert all(torch.equal(moved[key], tensor) for key, tensor in as_before.items())
+
+
+@pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "ties", "salient_sum", "most_salient", "rotate"])
+def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, models: dict[str, Checkpoint], method: str) -> None:
+    given = two(models) if method in ("weighted_sum", "rotate") else models
+    both: list[dict[str, Any]] = [{"saliency": settings_of(tmp_path)}, {"act": {"alpha": settings_of(tmp_path)["b"]}}]
+    for more in both:
+        made = recipe(given, "0.4", 1.7, method, **more)
+        expected = dict(merge(made, given))
+        settings = MergeSettings(method, "fp32", **more)
+        merging = LiveMerge(given, settings)
+        for make in (plain, transposed, parameter):
+            destinations = live(make, torch.float32)
+            if make is plain:  # what came before leaves no trace
+                merging.apply(recipe(given, "0.9", 0.5, method, **more).weights, destinations)
+            merging.apply(made.weights, destinations)
+            assert equal(destinations, expected)
+
+
+def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    factors = (torch.rand(1, 70, 1, 1, generator=generator), torch.rand(90, 1, 1, 1, generator=generator))
+    weight = TensorWeight(0.3, factors, odds=True)
+    shape = (90, 70, 3, 3)
+    whole = weight.part(shape, 0, 56700, "cpu").view(shape)
+    odds = 0.3 / 0.7 * (factors[0] * factors[1]).expand(shape)
+    assert torch.allclose(whole, odds / (1 + odds))
+    pieces = [weight.part(shape, begin, min(begin + 1001, 56700), "cpu") for begin in range(0, 56700, 1001)]
+    assert torch.equal(torch.cat(pieces), whole.reshape(-1))
+    low, high = weight.ends()
+    assert low == pytest.approx(float(whole.min()))
+    assert high == pytest.approx(float(whole.max()))
+
+
+def test_a_plain_saliency_multiplies_any_weight_and_stays_where_the_method_is_defined(
+    tmp_path: Path, models: dict[str, Checkpoint]
+) -> None:
+    gate = torch.tensor([[0.0, 0.5, 1.0, 4.0]]).view(1, 4, 1, 1)
+    save_file({FIRST: gate, BIAS: torch.zeros(1), "other.weight": torch.ones(2)}, tmp_path / "gate.safetensors")
+    reference = {"path": str(tmp_path / "gate.safetensors"), "sha256": ""}
+    added = dict(merge(recipe(models, "2", method="add_difference", act={"alpha": reference}), models))
+    a, b, c = (tensors_of(seed, torch.float32) for seed in (1, 2, 3))
+    assert torch.allclose(added[FIRST], a[FIRST] + 2 * gate * (b[FIRST] - c[FIRST]), atol=1e-5)
+    assert torch.equal(added[BIAS], a[BIAS])
+    limited = dict(merge(recipe(models, "1", method="most_salient", act={"alpha": reference}), models))
+    assert torch.equal(limited[FIRST][:, 0], a[FIRST][:, 0])
+    assert torch.equal(limited[FIRST][:, 2:], b[FIRST][:, 2:])  # 4 is limited to 1
+
+
+def test_a_bias_follows_the_rows_of_its_weight(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
+    merged = dict(merge(recipe(two(models), saliency=settings_of(tmp_path)), two(models)))
+    a, b = (tensors_of(seed, torch.float32)[BIAS] for seed in (1, 2))
+    shares = (merged[BIAS] - a) / (b - a)
+    assert float(shares.max() - shares.min()) > 0.05
+
+
+def test_a_plan_says_the_source_the_coverage_and_the_range(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
+    notes = plan(recipe(two(models), saliency=settings_of(tmp_path)), two(models)).notes
+    said = next(note for note in notes if note.startswith("alpha is moved by"))
+    assert "the response of b.act.safetensors against a.act.safetensors in 39 of " in said
+    assert "from 0.5 and strength 1 to 0." in said
+    act = {"alpha": settings_of(tmp_path)["b"]}
+    assert any("alpha is multiplied by" in note for note in plan(recipe(two(models), act=act), two(models)).notes)
+
+
+def test_a_strength_is_idle_only_where_alpha_is(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
+    same = {"a": models["a"], "b": models["a"]}
+    for path in ("a", "b"):
+        measured(tmp_path / f"{path}.act.safetensors", WIDE, 1 + (path == "b"), model=models["a"].sha256())
+    for given, idle in ((same, True), (two(models) | {}, False)):
+        least = recipe(given, "0", 0.0, saliency={"b": settings_of(tmp_path)["a" if given is not same else "b"]})
+        if given is not same:
+            measured(tmp_path / "a.act.safetensors", WIDE, 1, model=models["b"].sha256())
+        most = recipe(given, "1", 4.0, saliency=least.saliency)
+        found = idle_weights(least, given, most.weights)
+        assert ("IN01.strength" in found) == idle
+        assert ("IN01.alpha" in found) == idle
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ({"architecture": "sdxl"}, "measured on sdxl, and the models are sd1"),
+        ({"model": "f" * 64}, r"measured on another model \(ffffffffff\), not on a.safetensors"),
+        ({"runs": [{**RUN, "seeds": [9]}]}, "were not measured alike"),
+        ({"change": {f"{FIRST}|guided_in": torch.ones(2, 5)}}, r"has \[8, 5\] channels, the weight \[8, 4, 3, 3\]"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(
+    tmp_path: Path, models: dict[str, Checkpoint], file: dict[str, Any], said: str
+) -> None:
+    measured(tmp_path / "a.act.safetensors", WIDE, **{"model": models["a"].sha256(), **file})
+    with pytest.raises(BayesMergerError, match=said):
+        plan(recipe(two(models), saliency=settings_of(tmp_path)), two(models))
+
+
+def test_what_a_file_does_not_say_and_what_cannot_vary_is_refused(
+    tmp_path: Path, models: dict[str, Checkpoint]
+) -> None:
+    saliency = settings_of(tmp_path)
+
+    def refused(method: str = "weighted_sum", **more: Any) -> str:
+        given = two(models) if method in ("weighted_sum", "slerp") else models
+        with pytest.raises(BayesMergerError) as caught:
+            plan(recipe(given, method=method, **more), given)
+        return str(caught.value)
+
+    assert "holds no gradient; measure it with --gradients" in refused(saliency={**saliency, "by": "gradient"})
+    assert "slerp's alpha is one number for a whole tensor" in refused("slerp", saliency=saliency)
+    assert "ties's density is one number for a whole tensor, which no saliency divides; give it to alpha" in refused(
+        "ties", act={"density": saliency["a"]}
+    )
+    assert "has no weight 'beta'" in refused(act={"beta": saliency["a"]})
+    assert "leave one of the two out" in refused(saliency=saliency, act={"alpha": saliency["a"]})
+    assert "is not the recipe's file" in refused(saliency={"b": {**saliency["b"], "sha256": "f" * 64}})
+    unguided = {f"{key}|{s}": None for key in WIDE for s in ("guided_in", "guided_out")}
+    measured(tmp_path / "b.act.safetensors", WIDE, model=models["b"].sha256(), change=unguided)
+    assert "holds no response; draw with cfg_scale above 1" in refused(saliency={"b": saliency["b"]})
+    save_file({"nobody.weight": torch.ones(2)}, tmp_path / "b.act.safetensors")
+    assert "none of its weights is in model A" in refused(saliency={"b": saliency["b"]})
+    save_file({FIRST: torch.ones(3, 1)}, tmp_path / "b.act.safetensors")
+    assert "is [3, 1], which does not fit [8, 4, 3, 3]" in refused(saliency={"b": saliency["b"]})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (7, "saliency is 7; give a file"),
+        ({"c": "x"}, "saliency.c: is unknown"),
+        ({"by": "response"}, "names no file"),
+        ({"b": "x", "by": "magic"}, "saliency.by: 'magic' is unknown"),
+        ({"b": {"path": "x"}}, "saliency.b: .* is not the name of a file"),
+    ],
+)
+def test_settings_of_another_form_are_refused(given: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_saliency("saliency", given)
+
+
+def test_recipes_keep_the_files_and_their_hashes_and_old_ones_keep_their_bytes(
+    tmp_path: Path, models: dict[str, Checkpoint]
+) -> None:
+    made = recipe(two(models), saliency=settings_of(tmp_path))
+    assert MergeRecipe.from_json(made.to_json()) == made
+    elsewhere = made.with_files(lambda _, file: {**file, "path": "elsewhere"})
+    assert elsewhere.digest == made.digest
+    assert made.with_files(lambda _, file: {**file, "sha256": "1"}).digest != made.digest
+    assert "saliency" not in recipe(two(models)).to_json()
+    with pytest.raises(CheckpointError, match=r"saliency\.a: elsewhere: cannot be opened"):
+        plan(elsewhere, two(models))
