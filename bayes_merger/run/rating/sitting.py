@@ -30,7 +30,8 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, PLAYOFF
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.points import scoring_of
-from bayes_merger.run.rating.album import Album, Picture, Shown, opaque
+from bayes_merger.run.rating.album import Album, Shown, opaque
+from bayes_merger.run.rating.album import Picture as Picture
 from bayes_merger.run.rating.awaiting import Answers, Awaiting, Question, closing
 from bayes_merger.run.rating.noise import rater_noise
 from bayes_merger.run.rating.playoff import Bracket, PlayingOff, Side, begin_play_off
