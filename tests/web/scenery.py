@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from bayes_merger.run.folder import RunFolder
 SIZES = ((1, 1), (3, 2), (2, 3))
 
 
+@lru_cache(maxsize=64)
 def landscape(seed: int, hue: float, width: int, height: int) -> Image.Image:
     """The seed says where the hills and the sun are, the hue (0 to 1) what colour the evening is."""
     place = np.random.default_rng(seed)
@@ -41,7 +42,7 @@ def paint(folder: RunFolder, side: int = 96, *, square: bool = False) -> None:
     for path in sorted(folder.path.glob("images/*/*.png")):
         trial, payload = int(path.parent.name), sum(path.stem.encode())
         wide, high = (1, 1) if square else SIZES[payload % 3]
-        picture = landscape(payload, 0.13 * trial, side * wide // max(wide, high), side * high // max(wide, high))
+        picture = landscape(payload, 0.13 * (trial % 8), side * wide // max(wide, high), side * high // max(wide, high))
         texts = PngInfo()
         texts.add_text("parameters", f"a ring, trial {trial}, alpha 0.3")
-        picture.save(Path(path), pnginfo=texts)
+        picture.save(path, pnginfo=texts, compress_level=1)
