@@ -15,6 +15,7 @@ import random
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.record import complete_trials
-from tests.run.rating.rated import a_study
+from tests.run.fake_run import open_study
+from tests.run.rating import rated
 from tests.web.conftest import chromium
 from tests.web.scenery import paint
 from tests.web.serving import RateCommand
 
 PICTURES = 5
+AHEAD = 3  # merges that wait, as in a run
 WATCH = """
 window.times = [];
 addEventListener("keydown", () => {
@@ -45,20 +48,24 @@ addEventListener("keydown", () => {
 """
 
 
-def rate(page: Page, command: RateCommand, merges: int, kills: int) -> list[list[int]]:
+def rate(page: Page, command: RateCommand, merges: int, kills: int, supply: Callable[[], None]) -> list[list[int]]:
     """Rate so many merges with one key per picture and one Enter per merge; the scores that were given."""
     chance = random.Random(0)
     when = set(chance.sample(range(merges * PICTURES), kills))
     given = []
     for merge in range(merges):
         scores = [chance.randrange(10) for _ in range(PICTURES)]
+        if merge < merges - AHEAD:
+            supply()
         page.wait_for_selector(f"#rest:has-text('{merge} of ')")
+        page.wait_for_selector("#left img")
         for picture, score in enumerate(scores):
             if merge * PICTURES + picture in when:
                 command.kill()
                 page.wait_for_selector("#page[data-link=down]")
                 command.start()
                 page.wait_for_selector("#page[data-link=up]")
+            page.wait_for_selector("#page[data-link=up]")
             page.keyboard.press(str(score))
             page.wait_for_timeout(chance.uniform(50, 250))  # nobody rates faster
         page.keyboard.press("Enter")
@@ -79,8 +86,14 @@ def main() -> None:
     merges, kills, side = (4, 1, 256) if quick else (60, 10, 1024)
     with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
         settings: dict[str, Any] = {"init_points": 4, "n_iters": merges}
-        folder, _ = a_study(Path(place), waiting=merges, payloads=PICTURES, every=0, **settings)
+        folder, setup = rated.a_study(Path(place), waiting=AHEAD, payloads=PICTURES, every=0, **settings)
         paint(folder, side, square=True)
+        study = open_study(setup, folder)
+
+        def supply() -> None:
+            rated.draw(study, setup, folder, 0)
+            paint(folder, side, square=True, trials=f"{len(study.trials) - 1:04d}")
+
         browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
         page.set_default_timeout(60_000)
@@ -88,7 +101,7 @@ def main() -> None:
         page.goto(command.start())
         page.wait_for_selector("#left img")
         page.evaluate(WATCH)
-        given = rate(page, command, merges, kills)
+        given = rate(page, command, merges, kills, supply)
         times = sorted(page.evaluate("times"))
         command.kill()
         lost = sum(

@@ -37,9 +37,9 @@ def _evening(hue: float) -> tuple[tuple[float, float, float], ...]:
     return (hue + 0.58, 0.62, 0.62), (hue + 0.07, 0.5, 0.98), (hue + 0.68, 0.6, 0.16)
 
 
-def paint(folder: RunFolder, side: int = 96, *, square: bool = False) -> None:
+def paint(folder: RunFolder, side: int = 96, *, square: bool = False, trials: str = "*") -> None:
     """Put landscapes in the place of a study's grey pictures; they name the merge, as a run's do."""
-    for path in sorted(folder.path.glob("images/*/*.png")):
+    for path in sorted(folder.path.glob(f"images/{trials}/*.png")):
         trial, payload = int(path.parent.name), sum(path.stem.encode())
         wide, high = (1, 1) if square else SIZES[payload % 3]
         picture = landscape(payload, 0.13 * (trial % 8), side * wide // max(wide, high), side * high // max(wide, high))

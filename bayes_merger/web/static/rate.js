@@ -238,8 +238,9 @@ function drawProgress() {
   at("place").textContent = trial ? `Picture ${place() + 1} of ${trial.pictures.length}` : pair ? "Which is better?" : "";
   at("progress").max = (playing() ? playoff.total : total) || 1;
   at("progress").value = playing() ? playoff.total - playoff.left : done;
-  const parts = playing() ? [`${playoff.left} of ${playoff.total} pairs left`] : [`${done} of ${total} merges`, `${waiting} waiting`];
+  const parts = playing() ? [`${playoff.left} of ${playoff.total} pairs left`] : [`${done} of ${total} merges`];
   if (left && !playing()) parts.push(countdown(left));
+  if (!playing()) parts.push(`${waiting} waiting`);
   if (sd) parts.push(`you repeat yourself within ${sd.toFixed(1)}`);
   at("rest").textContent = parts.join(" · ");
   document.title = `${waiting ? `(${waiting}) ` : ""}Rate ${page.dataset.study}`;
