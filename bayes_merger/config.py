@@ -94,6 +94,7 @@ class ScoringConfig:
             its standard deviation.
         payloads: scorer -> the payloads that it judges, or payload -> its share there; others judge all alike.
         penalties: scorer -> the points that it takes off a picture to which it gives none; it is in no mean then.
+        assist: a model of the rater answers where it is surer than one rating; only other pictures are asked.
         page: rate in a page of the browser while the run draws on; otherwise in the terminal, trial by trial.
         ahead: draw nothing more while so many trials wait for ratings.
         unit: ``picture``: each gets a score; ``trial``: all of a merge get one together.
@@ -108,6 +109,7 @@ class ScoringConfig:
     standardise: bool = False
     payloads: dict[str, Any] = field(default_factory=dict)
     penalties: dict[str, float] = field(default_factory=dict)
+    assist: bool = False
     page: bool = False
     ahead: int = 3
     unit: str = "picture"

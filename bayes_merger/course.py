@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import optuna
 
 from bayes_merger.errors import BayesMergerError, Interrupted, Paused, StorageError, trouble
-from bayes_merger.report.best import write_best
+from bayes_merger.report.best import FreshBest, write_best
 from bayes_merger.report.summary import summary
 from bayes_merger.report.tables import (
     best_lines,
@@ -91,12 +92,14 @@ def _to_the_end(
     from bayes_merger.run.loop import search
     from bayes_merger.run.workers import search_together
 
+    progress = FreshBest(progress, partial(write_best, study, folder))
+
     def conclude() -> None:  # each step of it is stored, or can be done again
         if setup.rater and (played := played_off(setup, study, folder, progress, stop)):
             progress.note(str(played))
         if not final_of(study):
             fixed = setup.with_standards(study.user_attrs)
-            study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop).to_json())
+            study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop, folder).to_json())
         keep_pictures(setup, study, evaluator, folder, progress)
         export_best(setup, study, folder, progress)
 
@@ -134,7 +137,8 @@ def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, p
         progress.note(table_text(candidates_table(final, posterior_of(study))))
     if final and final.rows:
         progress.note(table_text(closing_table(final, pictures_compared(study, final))))
-    for line in best_lines(data):
+    about_rater = [setup.assistant.report()] if setup.assistant else []
+    for line in (*best_lines(data), *filter(None, about_rater)):
         progress.note(line)
     if setup.config.final.save:
         progress.note(f"model    {folder.model}")

@@ -34,8 +34,9 @@ from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun,
 from bayes_merger.run.idle import with_stored_idle
 from bayes_merger.run.judging import Judging
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
+from bayes_merger.run.rating.awaiting import Answers, Question
 from bayes_merger.run.record import Final, chosen_trial, complete_trials
-from bayes_merger.run.setup import RunSetup, check_models, fingerprint
+from bayes_merger.run.setup import RunSetup, candidate_id, check_models, fingerprint
 from bayes_merger.run.standards import scores_of, standards
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.study.fork import OWN
@@ -181,7 +182,22 @@ class _Again:
 
     def _judged(self, trial: FrozenTrial, judging: Judging) -> list[Score]:
         images, paths = self._pictures(trial)
-        return judging.score(trial.user_attrs[WEIGHTS], images, paths)
+        weights = trial.user_attrs[WEIGHTS]
+        scores = judging.score(weights, images, paths)
+        rated = list(self._rated(candidate_id(weights), images))
+        wanted = sum(self.setup.judges(self.setup.rater or "", image.payload) for image in images)
+        return [*scores, *(rated if len(rated) == wanted else judging.ask_person(weights, images, paths))]
+
+    def _rated(self, candidate: str, images: Sequence[DrawnImage]) -> Iterator[Score]:
+        """The ratings by hand of some pictures, as they stand in the ledger."""
+        name = self.setup.rater
+        if name is None:
+            return
+        answers = Answers(getattr(self.setup.scorers[name], "ledger").ratings())  # noqa: B009
+        for image in images:
+            score = answers.score(Question(candidate, image.payload, image.index, image.seed, ""))
+            if score is not None and self.setup.judges(name, image.payload):
+                yield Score(name, image.payload, image.index, image.seed, score)
 
     def _pictures(self, trial: FrozenTrial) -> tuple[list[DrawnImage], list[Path]]:
         """A trial's pictures as they were drawn.

@@ -129,7 +129,7 @@ def resume(
     with folder.locked(), reporting(folder.log) as progress:
         progress.step("hashing the models")
         folder.point()
-        mark = fingerprint(setup, settings["scorers"])
+        mark = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
         study = loop.open_study(setup, folder, mark, {}, waiting=progress.note)
         if any(override.partition("=")[0] in ENDS for override in overrides):
             study.set_user_attr(PATIENT_FROM, finished(study))
@@ -196,7 +196,7 @@ def fork(
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     setup = make_setup(compose.validate(settings), settings, folder, payloads)
     check_space(setup, folder)
-    _check_compares(name, new, study, fingerprint(setup, settings["scorers"]))
+    _check_compares(name, new, study, fingerprint(setup, settings["scorers"], study.user_attrs[FINGERPRINT]))
     setup = without_idle(setup).with_standards(study.user_attrs)
     heritage = inheritance(study, setup.space)
     if not heritage.trials:
@@ -265,7 +265,7 @@ def work(
         for line in about_versions:
             progress.note(line)
         progress.step("hashing the models")
-        marks = fingerprint(setup, settings["scorers"])
+        marks = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
         study = loop.join_study(setup, folder, marks, waiting=progress.note)
         folder.point()
         total = setup.config.init_points + setup.config.n_iters

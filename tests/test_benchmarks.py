@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -95,3 +96,22 @@ def test_a_candidate_on_a_gpu_reads_nothing_but_what_lies_there(engines: ModuleT
     expected = dict(merge(recipe_of(models, even("0.25")), models))
     for key, out in engines.KEPT["live"].items():
         torch.testing.assert_close(out.cpu(), expected[key], rtol=2e-3, atol=1e-6)
+
+
+def test_two_ways_to_score_are_compared_in_turn_on_pictures_nobody_has_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    scoring = import_module("scoring")
+    seen: list[tuple[int, bytes]] = []
+
+    class Judge:
+        def score(self, images: Any) -> list[float]:
+            seen.extend((len(images), image.image.tobytes()) for image in images)
+            return [0.0] * len(images)
+
+    judge = Judge()
+    found = scoring.compared("x", lambda images: scoring.through_png(judge, images), judge.score, "cpu", 2, 16, 3)
+    assert (found.what, found.pictures) == ("x", 2)
+    assert [size for size, _ in seen] == 3 * [1, 1, 2, 2]
+    assert len({pixels for _, pixels in seen}) == 12

@@ -90,7 +90,7 @@ def shots_of(study: optuna.study.Study, folder: RunFolder, payload: str | None =
 
 def _frames(shots: Sequence[tuple[str, Shot]]) -> list[Any]:
     """The pictures of one size, with their names and points below."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     font = ImageFont.load_default(18)
     frames = []
@@ -98,6 +98,7 @@ def _frames(shots: Sequence[tuple[str, Shot]]) -> list[Any]:
         image = opened(shot.path, SIDE) if shot.path else None
         if image is None:
             continue
+        image = ImageOps.contain(image, (SIDE, SIDE))
         frame = Image.new("RGB", (SIDE, SIDE + 30), "white")
         frame.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
         points = f"   {shot.points:.2f} points" if shot.points is not None else ""

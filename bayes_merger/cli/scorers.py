@@ -182,6 +182,8 @@ def _fetch(arguments: Sequence[str]) -> None:
     parser = Parser(prog="bayes-merger scorers fetch", description="Fetch the weights of scorers.")
     parser.add_argument("names", nargs="*", metavar="NAME | key=value", help="scorers, and settings of theirs")
     for name, scorer in _chosen("fetch", parser.parse_args(arguments).names).items():
+        if not _files(scorer):
+            print(f"{name}: needs no weights")
         for file in _files(scorer):
             was_here = file.is_here
             with _bar(file) as progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,10 +17,18 @@ from bayes_merger.report.formats import Format, formats
 from bayes_merger.report.importance import Importance, importances
 from bayes_merger.report.summary import summary, trials_data
 from bayes_merger.report.timing import timing
-from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, SCORES, VERSIONS
+from bayes_merger.run.attributes import CONFIG, FINAL_IMAGES, IMAGES, PAYLOADS, SCORES, VERSIONS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.points import combination_of
-from bayes_merger.run.record import chosen_trial, complete_trials, posterior_of, recipe_of, value_of
+from bayes_merger.run.record import (
+    WINNER,
+    chosen_trial,
+    complete_trials,
+    final_of,
+    posterior_of,
+    recipe_of,
+    value_of,
+)
 from bayes_merger.scoring.scorer import Score
 
 BEST = "best"
@@ -61,13 +69,13 @@ class Row:
     Attributes:
         payload: its name.
         prompt: of the picture.
-        seed: of the picture.
+        seed: of the picture; None where it is not known.
         shots: ``model A``, ``model B``, ``even mix``, ``best`` -> the picture.
     """
 
     payload: str
     prompt: str
-    seed: int
+    seed: int | None
     shots: Mapping[str, Shot]
 
 
@@ -123,7 +131,7 @@ def contents_of(study: optuna.study.Study, folder: RunFolder, pictures: int = 40
     best = chosen_trial(study, known) if done else None
     recipe = recipe_of(study, best) if best else None
     shots = Shots(study, folder)
-    rows = shots.rows({**anchors_of(study), BEST: best}, pictures * 2 // 3) if best and pictures else []
+    rows = side_by_side(study, folder, pictures * 2 // 3) if best and pictures else []
     left = pictures - sum(len(row.shots) for row in rows)
     config = study.user_attrs.get(CONFIG) or {}
     return Contents(
@@ -143,6 +151,29 @@ def contents_of(study: optuna.study.Study, folder: RunFolder, pictures: int = 40
         settings={key: config[key] for key in SHOWN if config.get(key) not in (None, [], {}, "")},
         versions=study.user_attrs.get(VERSIONS) or {},
     )
+
+
+def side_by_side(study: optuna.study.Study, folder: RunFolder, most: int) -> list[Row]:
+    """The best merge beside its models and their even mix, on the same prompts and seeds; empty without a score.
+
+    The final round's pictures are shown once there are any: nothing was chosen by them.
+
+    Args:
+        study: the study.
+        folder: where its pictures are.
+        most: pictures in all.
+    """
+    if not complete_trials(study):
+        return []
+    best, shots = chosen_trial(study), Shots(study, folder)
+    return shots.final_rows(best.number, most) or shots.rows({**anchors_of(study), BEST: best}, most)
+
+
+def points_of(study: optuna.study.Study) -> dict[str, float]:
+    """The points of the same merges, on fresh seeds where these are known."""
+    if (final := final_of(study)) and final.rows:
+        return {BEST if row.name == WINNER else row.name: row.mean for row in final.rows}
+    return {name: value_of(trial) for name, trial in {**anchors_of(study), BEST: chosen_trial(study)}.items()}
 
 
 def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -166,6 +197,7 @@ class Shots:
 
     def __init__(self, study: optuna.study.Study, folder: RunFolder) -> None:
         self._folder = folder
+        self._final = study.user_attrs.get(FINAL_IMAGES) if final_of(study) else None
         self._payloads = {payload["name"]: payload for payload in study.user_attrs.get(PAYLOADS) or ()}
         # Of each picture alone, whatever its payload counts.
         self._combination = replace(combination_of(study), payloads=dict.fromkeys(self._payloads, 1.0))
@@ -183,15 +215,41 @@ class Shots:
     def rows(self, merges: Mapping[str, FrozenTrial], most: int) -> list[Row]:
         """Merges side by side: of each payload the first pictures, at most ``most`` in all."""
         shots = {name: self.of(trial) for name, trial in merges.items()}
-        wanted = sorted(shots[BEST], key=lambda one: (one[1], list(self._payloads).index(one[0])
-                        if one[0] in self._payloads else len(self._payloads)))  # fmt: skip
         rows = []
-        count = min(most // len(merges), max(ROWS, len(self._payloads)))
-        for payload, index in wanted[: max(1, count)]:
+        for payload, index in self._first(shots[BEST], most // len(merges)):
             own = {name: found[payload, index] for name, found in shots.items() if (payload, index) in found}
             about = self._payloads.get(payload, {})
             rows.append(Row(payload, *_prompt_and_seed(about, index), own))
         return rows
+
+    def final_rows(self, winner: int, most: int) -> list[Row]:
+        """The same of the final round's comparison, on seeds that nothing was chosen by; empty where none are kept.
+
+        Args:
+            winner: the trial that is the best merge.
+            most: pictures in all.
+        """
+        try:
+            kept = {str(name): self._folder.pictures(paths) for name, paths in (self._final or {}).items()}
+        except (AttributeError, TypeError):  # not what a run writes
+            return []
+        pictures = {name: {_picture(path.name): path for path in paths} for name, paths in kept.items() if paths}
+        if WINNER not in pictures or len(pictures) < 2:
+            return []
+        columns = {name: own for name, own in pictures.items() if name != WINNER} | {BEST: pictures[WINNER]}
+        rows = []
+        for payload, index in self._first(columns[BEST], most // len(columns)):
+            own = {name: Shot(winner, payload, files[payload, index], None) for name, files in columns.items()
+                   if (payload, index) in files}  # fmt: skip
+            prompt, _ = _prompt_and_seed(self._payloads.get(payload, {}), 0)
+            rows.append(Row(payload, prompt, None, own))
+        return rows
+
+    def _first(self, pictures: Iterable[Picture], most: int) -> list[Picture]:
+        """The first picture of each payload, and more of each while there are few."""
+        order = {name: place for place, name in enumerate(self._payloads)}
+        wanted = sorted(pictures, key=lambda one: (one[1], order.get(one[0], len(order))))
+        return wanted[: max(1, min(most, max(ROWS, len(order))))]
 
     def gallery(self, trials: Sequence[FrozenTrial], most: int) -> list[Shot]:
         """Of each payload the pictures with the most points, one of each trial, at most ``most`` in all."""

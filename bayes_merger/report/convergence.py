@@ -66,7 +66,8 @@ def anchors_of(study: optuna.study.Study) -> dict[str, FrozenTrial]:
     """Of a weighted sum, the first trials that are pure A, pure B and the even mix; idle weights do not matter."""
     if study.user_attrs.get(CONFIG, {}).get("method") != "weighted_sum":
         return {}
-    idle, found = set(space_of(study).idle), {}
+    idle = set(space_of(study).idle)
+    found: dict[str, FrozenTrial] = {}
     for trial in complete_trials(study):
         alpha = trial.user_attrs[WEIGHTS].get("alpha", {})
         numbers = {number for block, number in alpha.items() if f"{block}.alpha" not in idle}

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial
 
 from bayes_merger.search.space.cube import Array
+
+Whole = np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
+"""Bins, or places of trials."""
 
 BEST = 0.1
 """The share of trials whose density is compared with that of all."""
@@ -67,14 +71,15 @@ def importances(trials: Sequence[FrozenTrial], scores: Sequence[float]) -> tuple
     return tuple(Importance(name, value / whole, value > bound) for name, value in ranked)
 
 
-def _bins(trials: Sequence[FrozenTrial], name: str) -> Array:
+def _bins(trials: Sequence[FrozenTrial], name: str) -> Whole:
     """The bin of each trial's value, over the parameter's range."""
     low, high = (getattr(trials[-1].distributions[name], end) for end in ("low", "high"))
     values = np.array([float(trial.params[name]) for trial in trials])
-    return np.clip((values - low) / ((high - low) or 1.0) * BINS, 0, BINS - 1).astype(int)
+    found: Whole = np.clip((values - low) / ((high - low) or 1.0) * BINS, 0, BINS - 1).astype(np.int64)
+    return found
 
 
-def _differences(bins: Array, best: Array) -> Array:
+def _differences(bins: Whole, best: Whole) -> Array:
     """The integral above, for each row of bins."""
     return np.array([_difference(_density(row), _density(row[best])) for row in bins])
 
@@ -83,7 +88,7 @@ def _difference(every: Array, best: Array) -> float:
     return float((every * (best / every - 1.0) ** 2).sum())
 
 
-def _density(bins: Array) -> Array:
+def _density(bins: Whole) -> Array:
     """A density over the bins: counts smoothed over Scott's bandwidth, and one more trial spread over all."""
     places = np.arange(BINS)
     width = max(1.0, float(bins.std()) * len(bins) ** -0.2)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from optuna.study import Study
+
 from bayes_merger.errors import UserError, printable
 from bayes_merger.report.summary import budget_of, method_of, optimiser_of
 from bayes_merger.report.verdict import pictures_compared, verdict
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.record import complete_trials, final_of, value_of
-from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.rows import Glance, RowStorage
 
 UNREADABLE = "unreadable"
@@ -82,7 +83,7 @@ def overview(folder: RunFolder) -> Overview:
     )
 
 
-def _glance(study: CheckedStudy) -> Glance:
+def _glance(study: Study) -> Glance:
     """Of one score per trial, as the file has them; else through the trials, whose points are a sum."""
     storage: Any = study._storage
     if isinstance(storage, RowStorage) and len(study.directions) == 1:

@@ -84,7 +84,7 @@ def _verdict(data: Mapping[str, Any]) -> str:
     """The one sentence that every run has come for; while there is none, how far the run is."""
     if data["final"]:
         better = (data["verdict"] or {}).get("better")
-        kind = {True: " better", False: " worse"}.get(better, "")
+        kind = "" if better is None else " better" if better else " worse"
         line = _text(verdict_line(data))
         said = f"{line[0].upper()}{line[1:]}."
         pictures = data["final"]["images"]
@@ -93,6 +93,8 @@ def _verdict(data: Mapping[str, Any]) -> str:
     trials = data["trials"]
     why = f"<small>{_text(data['stopped'])}</small>" if data["stopped"] else ""
     said = f"Not finished: {_progress(trials)} trials. Whether the best merge beats its models is not known yet."
+    if trials["budget"] is not None and trials["finished"] >= trials["budget"]:
+        said = "All trials are done; the final round, which compares the best merge with its models, is still to come."
     return f'<p class="verdict">{said}{why}</p>'
 
 
@@ -131,7 +133,8 @@ def _side_by_side(found: Contents) -> str:
 
 def _row(row: Row) -> str:
     figures = "".join(_figure(shot, name, SIDE_BY_SIDE, name == BEST) for name, shot in row.shots.items())
-    about = f'<span class="soft">{_text(row.prompt, 300)}, seed {row.seed}</span>'
+    seed = "a fresh seed" if row.seed is None else f"seed {row.seed}"
+    about = f'<span class="soft">{_text(row.prompt, 300)}, {seed}</span>'
     columns = f'style="grid-template-columns: repeat({len(row.shots)}, minmax(0, 1fr))"'
     return f'<p class="prompt"><b>{_text(row.payload)}</b> {about}</p><div class="shots" {columns}>{figures}</div>'
 

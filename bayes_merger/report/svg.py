@@ -11,14 +11,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from bayes_merger.report.colours import colour, ink
 from bayes_merger.report.convergence import Convergence
 
 WIDTH, HEIGHT = 880, 320
 LEFT, RIGHT, TOP, BOTTOM = 46, 122, 18, 34
 """The margins of a plot; on the right stand the names of its lines."""
-
-A, MIDDLE, B = (33, 102, 172), (244, 244, 240), (224, 130, 20)
-"""Blue, all but white, orange: told apart by whoever cannot tell red from green."""
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -155,28 +153,6 @@ def _names(plot: _Plot, found: Convergence) -> list[str]:
             about = f"<title>trial {trial}, {points:.3f} points: the best merge</title>"
             parts.append(f'<circle class="chosen" {place} r="6">{about}</circle>')
     return parts
-
-
-def colour(share: float) -> str:
-    """The colour of a number between its least (0, blue) and its greatest (1, orange)."""
-    red, green, blue = _mixed(share)
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def ink(share: float) -> str:
-    """Black or white, whichever is easier to read on that colour (WCAG 2.2, contrast of relative luminance)."""
-    luminance = sum(
-        part * (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4)
-        for part, value in zip((0.2126, 0.7152, 0.0722), (number / 255 for number in _mixed(share)), strict=True)
-    )
-    return "#000" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "#fff"
-
-
-def _mixed(share: float) -> tuple[int, int, int]:
-    share = min(max(share, 0.0), 1.0)
-    start, end, place = (A, MIDDLE, 2 * share) if share < 0.5 else (MIDDLE, B, 2 * share - 1)
-    red, green, blue = (round(s + (e - s) * place) for s, e in zip(start, end, strict=True))
-    return red, green, blue
 
 
 CELL = (92, 26, 6)

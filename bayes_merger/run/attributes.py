@@ -31,6 +31,9 @@ MOST = "max_batch"
 FINAL = "final"
 """Of a study: the final round, once it is over."""
 
+FINAL_IMAGES = "final_images"
+"""Of a study: row of the closing table -> where its pictures lie, relative to the run's folder."""
+
 PLAYOFF = "playoff"
 """Of a study by hand: the play-off of its best merges, and its champion."""
 

@@ -126,7 +126,7 @@ class Unrated:
     """A merge that a person has still to rate.
 
     Attributes:
-        scores: raw scores of all other scorers.
+        scores: raw scores of all other scorers, and those that a model of the person has given in their place.
         images: the pictures, in the order drawn.
         paths: where they were saved.
     """
@@ -215,7 +215,9 @@ def evaluate(
     names = [payload.name for payload in setup.payloads]
     usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
     images, paths = [images[i] for i in usual], [paths[i] for i in usual]
-    if setup.rater:
+    if setup.rater and sum(score.scorer == setup.rater for score in scores) < sum(
+        setup.judges(setup.rater, image.payload) for image in images
+    ):
         return Unrated(tuple(scores), tuple(images), tuple(paths))
     return conclude(setup, scores, images, paths)
 

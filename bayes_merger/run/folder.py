@@ -129,6 +129,11 @@ class RunFolder:
         """The best merge as one checkpoint file."""
         return self.path / "best.safetensors"
 
+    @property
+    def final(self) -> Path:
+        """The pictures of the final round's comparison."""
+        return self.path / "final"
+
     def images(self, trial: int) -> Path:
         """The pictures of one trial."""
         return self.path / "images" / f"{trial:04d}"

@@ -100,6 +100,6 @@ def comparable(scoring: ScoringConfig) -> dict[str, Any]:
     usual = ScoringConfig()
     return {
         name: value
-        for name in ("mean", "standardise", "payloads", "penalties")
+        for name in ("mean", "standardise", "payloads", "penalties", "assist")
         if (value := getattr(scoring, name)) != getattr(usual, name)
     }

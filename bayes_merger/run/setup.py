@@ -23,6 +23,7 @@ from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import check_offload, check_place
 from bayes_merger.imaging.pipelines.speed import check_speed
+from bayes_merger.imaging.pipelines.t5 import t5_hash
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.lora import is_lora
@@ -44,6 +45,7 @@ from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.run.web_ui import PROGRAMS, WEB_UI, check_web_ui
 from bayes_merger.scoring.combination import Combination
+from bayes_merger.scoring.rater.scorer import RaterScorer
 from bayes_merger.scoring.scorer import Scale, Scorer
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.space.space import SearchSpace
@@ -98,11 +100,21 @@ class RunSetup:
         return next((name for name, scorer in self.scorers.items() if getattr(scorer, "deferred", False)), None)
 
     @property
+    def assistant(self) -> RaterScorer | None:
+        """The model of the person who rates; None if there is none."""
+        return next((scorer for scorer in self.scorers.values() if isinstance(scorer, RaterScorer)), None)
+
+    @property
     def combination(self) -> Combination:
         """How scores become points."""
         scorers = {name: (scorer.importance, scorer.scale) for name, scorer in self.scorers.items()}
         payloads = {payload.name: payload.importance for payload in self.payloads}
         return standardised(combination(self.config.scoring, scorers, payloads), self.standards)
+
+    def judges(self, scorer: str, payload: str) -> bool:
+        """Whether a scorer judges the pictures of a payload."""
+        shares = self.config.scoring.payloads.get(scorer)
+        return shares is None or (payload in shares and (isinstance(shares, list) or shares[payload] != 0))
 
     def with_standards(self, stored: Mapping[str, Any]) -> RunSetup:
         """The same with the scales that a study has fixed since, if it has.
@@ -197,6 +209,8 @@ def check_setup(
         check_no_person(scorers, "give  workers=1")
     for scorer in scorers.values():
         scorer.prepare(folder)
+    if setup.rater and setup.assistant:
+        setup.assistant.ledger = getattr(scorers[setup.rater], "ledger", None)
     return setup
 
 
@@ -259,6 +273,10 @@ def check_rating(config: RunConfig, scorers: Mapping[str, Scorer]) -> None:
         raise ConfigError(f"scorers: {' and '.join(people)} are both you; choose one, and rate under another name")
     if config.scoring.unit not in ("picture", "trial"):
         raise ConfigError(f"scoring.unit: '{config.scoring.unit}' is not one of picture, trial")
+    if config.scoring.assist and not (people and any(isinstance(one, RaterScorer) for one in scorers.values())):
+        raise ConfigError("scoring.assist: needs a person and a model of them; give  scorers=[manual,rater]")
+    if config.scoring.assist and config.scoring.unit != "picture":
+        raise ConfigError("scoring.assist: answers picture by picture; give  scoring.unit=picture")
     for name, low in (("ahead", 1), ("repeats", 0), ("playoff", 0)):
         if (value := getattr(config.scoring, name)) < low:
             raise ConfigError(f"scoring.{name}: {value} is too small; give {low} or more")
@@ -354,14 +372,15 @@ def path_of(given: str | None) -> Path | None:
     return user_path(given) if given else None
 
 
-def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(setup: RunSetup, scorers: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What makes scores comparable: two runs with the same one may share trials.
 
     Args:
         parts: the run.
         scorers: their settings, as data.
+        known: that of a study that exists; what older ones do not say cannot be compared and is left out.
     """
-    judging = json.loads(json.dumps(scorers))
+    judging, t5 = json.loads(json.dumps(scorers)), path_of(setup.config.generator.text_encoder_3)
     objectives = {"objectives": list(setup.config.objectives)} if setup.config.objectives else {}
     recipe = {"recipe": {k: v for k, v in setup.config.recipe.items() if k != "models"}} if setup.config.recipe else {}
     methods = own_sources([step.method for step in setup.steps.steps] if setup.steps else [setup.method.name])
@@ -381,6 +400,7 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "prediction_type": setup.config.generator.prediction_type,
         **({"web_ui": dict(setup.web_ui)} if setup.web_ui is not None else {}),
         **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
+        **({"text_encoder_3": t5_hash(t5)} if t5 and (known is None or "text_encoder_3" in known) else {}),
         **({"activations": activations} if (activations := _activations(setup)) else {}),
     }
 

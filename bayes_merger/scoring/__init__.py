@@ -10,6 +10,7 @@ from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.rating import Rating
 from bayes_merger.scoring.people.terminal import ManualScorer
 from bayes_merger.scoring.people.viewer import Viewer
+from bayes_merger.scoring.rater.scorer import RaterScorer
 from bayes_merger.scoring.scorer import (
     ImageToScore,
     Scale,
@@ -36,6 +37,7 @@ __all__ = [
     "Judge",
     "Ledger",
     "ManualScorer",
+    "RaterScorer",
     "Rating",
     "Scale",
     "Score",

@@ -83,7 +83,7 @@ def make_study(
         attributes=_attributes(architecture, given, trials if budget is None else budget),
         taken=done,
     )
-    if final and any(trial.values for trial in done):
+    if final and any(trial.values is not None for trial in done):
         study.set_user_attr(FINAL, _final(done, len(given) * pictures))
     for number in range(min(drawn, trials)):
         for name in done[number].user_attrs.get(IMAGES, ()):
@@ -99,7 +99,7 @@ def _trial(number: int, space: SearchSpace, payloads: Sequence[Payload], luck: r
     values = tried if anchor is None else dict.fromkeys(ideal, anchor)
     weights = space.assemble(values)
     worth = 6.5 - 9.0 * sum((values[name] - best) ** 2 for name, best in ideal.items()) / len(values)
-    scores = [
+    scores: list[dict[str, Any]] = [
         {"scorer": "laion", "payload": payload.name, "index": index, "seed": drawn_with,
          "value": worth + (drawn_with % 7) / 7 + luck.gauss(0.0, 0.2)}
         for payload in payloads for index, drawn_with in enumerate(payload.seeds)

@@ -53,7 +53,7 @@ def test_two_trials_of_a_study(runs: Path, tmp_path: Path, capsys: pytest.Captur
     assert "IN01.alpha" in text
     assert "IN00.alpha" not in text  # idle, the same in both
     with Image.open(out) as picture:
-        assert picture.width == 2 * 384 + 3 * 8
+        assert picture.width == 2 * 192 + 3 * 8
     data = json.loads(said(capsys, "compare", "one", "0", "best", "--runs", str(runs), "--json"))
     assert len(data["pairs"]) == 12
     assert data["pairs"][0]["first"]["trial"] == 0

@@ -109,6 +109,7 @@ def test_weights_are_fetched_once_and_used(here: Path, hub: str, capsys: pytest.
     (here / "head.safetensors").unlink()
     assert "head.safetensors was here" in said(capsys, "fetch", "laion", pin, *overrides)
     assert said(capsys, "check", "laion", pin, *overrides).startswith("laion: ")
+    assert said(capsys, "fetch", "sharpness") == "sharpness: needs no weights\n"
 
 
 def test_other_content_than_published_is_refused(here: Path, hub: str, capsys: pytest.CaptureFixture[str]) -> None:

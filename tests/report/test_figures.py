@@ -12,10 +12,11 @@ from optuna.trial import FrozenTrial
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.report.colours import colour, ink
 from bayes_merger.report.convergence import Convergence
 from bayes_merger.report.formats import comfyui_node, formats, mecha_recipe
 from bayes_merger.report.importance import importances
-from bayes_merger.report.svg import bars_svg, colour, convergence_svg, ink, network_svg, nice_steps, sparkline
+from bayes_merger.report.svg import bars_svg, convergence_svg, network_svg, nice_steps, sparkline
 
 COURSE = Convergence(((0, 4.0), (1, 3.0), (5, 6.0)), ((0, 4.0), (5, 6.0)), (), 1, 0.5, {"model A": 4.0}, 5)
 

@@ -157,7 +157,10 @@ class LivePipeline:
         for one in drawn:
             self.architecture.length(one.words.texts)
         if not self.architecture.changing and any(one.words.calls > 1 for one in drawn):
-            raise ConfigError("prompt: [a:b:0.5] and [a|b] are not drawn for this kind of model; write it out")
+            raise ConfigError(
+                "prompt: [a:b:0.5] and [a|b] are not drawn for this kind of model, whose view of the whole prompt "
+                "cannot change on the way; write it out"
+            )
         if payload.hires and (not self.architecture.second_pipeline or self.zero_snr):
             raise ConfigError("enable_hr: a second pass is not drawn for this kind of model; set it to false")
 
@@ -292,11 +295,7 @@ class LivePipeline:
         )
 
     def _second_pass(self, batch: Sequence[Order], told: Told, latents: Tensor, progress: Progress | None) -> Tensor:
-        """Latents of the second pass, of those of the first.
-
-        diffusers draws `int(steps * strength)` steps of a schedule; half a step more makes them those that were asked
-        for.
-        """
+        """Latents of the second pass, of those of the first."""
         import diffusers
 
         hires = batch[0].payload.hires
@@ -317,7 +316,7 @@ class LivePipeline:
             image=latents,
             guidance_scale=hires.cfg_scale,
             num_inference_steps=hires.schedule_steps,
-            strength=min(1.0, (hires.steps + 0.5) / hires.schedule_steps),
+            **self.architecture.second_options(hires),
         )
 
     def _draw_batch(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
@@ -325,6 +324,7 @@ class LivePipeline:
         latents = self._first_pass(batch, told[0], progress)
         if payload.hires is not None:
             check_finite(batch, latents, "the latents of the first pass are")
+            latents = self.architecture.unpacked(latents, payload)
             latents = self._second_pass(batch, told[1], latents, progress)
             payload = payload.enlarged()
         check_finite(batch, latents, "the latents are")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
@@ -75,6 +76,7 @@ class Desk:
         self._stop = stop
         self._scorer = cast(Any, setup.scorers[setup.rater or ""])
         self._ledger: Ledger = self._scorer.ledger
+        self._judges = partial(setup.judges, self._scorer.name)
         self._noise: RaterNoise | None = None
         self._redraw_lost()
         self._open = {one.number for one in awaited(study)}
@@ -87,10 +89,12 @@ class Desk:
     def questions(self, trial: FrozenTrial, found: Unrated) -> dict[str, Any]:
         """What is stored on a trial that is drawn and waits for the person."""
         candidate = candidate_id(trial.user_attrs[WEIGHTS])
+        known = {(score.payload, score.index) for score in found.scores if score.scorer == self._scorer.name}
         names = [path.relative_to(self._folder.path).as_posix() for path in found.paths]
         asked = [
             Question(candidate, image.payload, image.index, image.seed, name)
             for image, name in zip(found.images, names, strict=True)
+            if self._judges(image.payload) and (image.payload, image.index) not in known
         ]
         every = self._config.scoring.repeats if self._config.scoring.unit == "picture" else 0
         about = asked_about(self._study, trial, self._folder, self._scorer.name, candidate, asked, every)

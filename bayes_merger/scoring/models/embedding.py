@@ -50,6 +50,7 @@ class Embedder:
         self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
         self._model.to(self._dtype)
         self._bytes = sum(weight.nbytes for weight in self._model.parameters())
+        self._is_there = self._device.type != "cuda"
         self._drawing = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else 0
         self._known: OrderedDict[Hashable, Tensor] = OrderedDict()
 
@@ -91,19 +92,21 @@ class Embedder:
         return vectors
 
     def _come(self) -> None:
-        """Onto the device; other idle models leave it where there is no room for all."""
+        """Onto the GPU; other models, idle now, leave it where there is no room for all."""
         import torch
 
-        if self._device.type == "cuda" and next(self._model.parameters()).device != self._device:
-            if _available(self._device) - torch.cuda.memory_allocated(self._device) < self._bytes + SPARE:
-                for other in list(_SHARED.values()):
-                    other.leave()
-            self._model.to(self._device)
+        if self._is_there:
+            return
+        if _available(self._device) - torch.cuda.memory_allocated(self._device) < self._bytes + SPARE:
+            for other in list(_SHARED.values()):
+                other.leave()
+        self._model.to(self._device)
+        self._is_there = True
 
     def _leave_if_tight(self) -> None:
         if self._device.type != "cuda":
             return
-        same = [other for other in _SHARED.values() if other._device == self._device]
+        same = [other for other in _SHARED.values() if other._device == self._device and other._is_there]
         towers = sum(other._bytes for other in same)
         drawing = min((other._drawing for other in same), default=self._drawing)  # the first came before any tower
         if not stays(_available(self._device), drawing, towers):
@@ -113,8 +116,9 @@ class Embedder:
         """Off the GPU, into the machine's memory, until it is needed again."""
         import torch
 
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and self._is_there:
             self._model.to("cpu")
+            self._is_there = False
             torch.cuda.empty_cache()
 
 

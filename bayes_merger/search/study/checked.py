@@ -110,7 +110,7 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
         weights = space.assemble(values)
     except ConfigError as error:
         return one_line(error)
-    seen.params, seen.distributions = values, space.distributions()
+    seen.params, seen.distributions = values, {**space.distributions()}
     if not _are_weights(seen.user_attrs.get(WEIGHTS), weights):
         seen.user_attrs[WEIGHTS] = weights
     return seen

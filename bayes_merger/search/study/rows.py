@@ -29,8 +29,8 @@ from bayes_merger.search.study.sound import is_number
 SCHEMA = "v3.2.0.a"
 """The version of Optuna's tables that this module knows."""
 
-_SPECIAL = {"FINITE": None, "INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
-"""How Optuna stores values that SQL has no number for; None: the number itself."""
+_SPECIAL = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
+"""How Optuna stores values that SQL has no number for."""
 
 Rows = dict[int, dict[str, Any]]
 """The id of a trial or study -> its names and values."""
@@ -74,7 +74,7 @@ class RowStorage(BaseStorage):
         self._connect = connect
         self._trials: dict[int, list[FrozenTrial]] = {}
         with closing(connect()) as connection:
-            self._names = dict(connection.execute("SELECT study_id, study_name FROM studies"))
+            self._names: dict[int, str] = dict(connection.execute("SELECT study_id, study_name FROM studies"))
             self._directions: dict[int, list[StudyDirection]] = defaultdict(list)
             for study, direction in connection.execute(
                 "SELECT study_id, direction FROM study_directions ORDER BY study_id, objective"
@@ -169,11 +169,11 @@ def _trials(connection: sqlite3.Connection, study: int) -> list[FrozenTrial]:
     system = _loaded(rows("key, value_json", "trial_system_attributes"))
     values: dict[int, list[float]] = defaultdict(list)
     for trial, value, kind in rows("value, value_type", "trial_values", "trial_id, objective"):
-        values[trial].append(value if _SPECIAL[kind] is None else _SPECIAL[kind])
+        values[trial].append(_number(value, kind))
     steps: dict[int, dict[int, float]] = defaultdict(dict)
     columns = "step, intermediate_value, intermediate_value_type"
     for trial, step, value, kind in rows(columns, "trial_intermediate_values"):
-        steps[trial][step] = value if _SPECIAL[kind] is None else _SPECIAL[kind]
+        steps[trial][step] = _number(value, kind)
     return [
         FrozenTrial(
             number, TrialState[state], None, _moment(started), _moment(ended), numbers[id], ranges[id], own[id],
@@ -183,6 +183,10 @@ def _trials(connection: sqlite3.Connection, study: int) -> list[FrozenTrial]:
             "number, state, datetime_start, datetime_complete", "trials", "number"
         )
     ]  # fmt: skip
+
+
+def _number(value: float, kind: str) -> float:
+    return value if kind == "FINITE" else _SPECIAL[kind]
 
 
 def _attributes(connection: sqlite3.Connection, query: str) -> Rows:

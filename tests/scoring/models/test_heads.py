@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.scoring.models.heads import CITY, LINEAR, RELU, WAIFU, Head, head_layout, load_head, read_layout
@@ -198,8 +198,6 @@ def test_the_real_laion_head_collapses_without_a_trace(facts: Path) -> None:
     path = facts / "heads" / "laion-sac-logos-ava-v2.safetensors"
     layout = read_layout(WeightFile(str(path), "head"))
     assert (layout.width, layout.kind) == (768, LINEAR)
-    from safetensors.torch import load_file
-
     tensors = load_file(path)
     ordered = {
         f"layers.{n}.{part}": tensors[f"layers.{n}.{part}"] for n in (0, 2, 4, 6, 7) for part in ("weight", "bias")
@@ -214,10 +212,21 @@ def test_the_real_laion_head_collapses_without_a_trace(facts: Path) -> None:
     assert bias.item() == pytest.approx(5.24, abs=0.005)
 
 
-def test_the_other_real_heads_are_known(facts: Path) -> None:
-    v1 = read_layout(WeightFile(str(facts / "heads" / "sa_0_4_vit_l_14_linear.safetensors"), "head"))
-    assert (v1.width, len(v1.layers)) == (768, 1)
-    waifu = load_head(WeightFile(str(facts / "heads" / "aes-B32-v0.safetensors"), "head"))
-    values = waifu(embeddings(50, 512))
-    assert waifu.kind == WAIFU
-    assert ((values > 0) & (values < 1)).all()
+def test_the_real_linear_head_is_w_e_plus_b(facts: Path) -> None:
+    path = facts / "heads" / "sa_0_4_vit_l_14_linear.safetensors"
+    head = load_head(WeightFile(str(path), "head"))
+    weight, bias = load_file(path)["weight"], load_file(path)["bias"]
+    x = embeddings(50, 768)
+    torch.testing.assert_close(head(x), (x.double() @ weight.double().T + bias).squeeze(-1).float(), atol=1e-5, rtol=0)
+
+
+def test_the_real_head_of_waifu_diffusion_is_three_layers_and_a_sigmoid(facts: Path) -> None:
+    path = facts / "heads" / "aes-B32-v0.safetensors"
+    head, x = load_head(WeightFile(str(path), "head")), embeddings(50, 512)
+    assert head.kind == WAIFU
+    expected = x.double()
+    for number in (1, 2, 3):
+        tensors = {part: load_file(path)[f"fc{number}.{part}"].double() for part in ("weight", "bias")}
+        expected = expected @ tensors["weight"].T + tensors["bias"]
+        expected = torch.sigmoid(expected) if number == 3 else torch.relu(expected)
+    torch.testing.assert_close(head(x), expected.squeeze(-1).float(), atol=1e-5, rtol=0)

@@ -24,7 +24,8 @@ def file(tmp_path: Path) -> Path:
     """Two studies with whatever Optuna can store."""
     path = tmp_path / "study.db"
     ranges = {"x": FloatDistribution(0.0, 1.0), "n": IntDistribution(1, 9), "c": CategoricalDistribution(["a", None])}
-    for name, directions in (("one", ["maximize"]), ("two", ["maximize", "minimize"])):
+    up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+    for name, directions in (("one", [up]), ("two", [up, down])):
         study = optuna.create_study(storage=f"sqlite:///{path}", study_name=name, directions=directions)
         study.set_user_attr("config", {"name": "ä\n<b>"})
         for count, state in enumerate(TrialState):
