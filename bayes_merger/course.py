@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 import optuna
@@ -21,6 +22,7 @@ from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import FINAL
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import ProgressReporter, StopSignal
+from bayes_merger.run.rating.desk import Seating, no_seat, played_off
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.study.stopping import STOPPED
@@ -29,8 +31,21 @@ from bayes_merger.search.study.study import finished
 from bayes_merger.search.study.workers import with_retries
 
 
-def carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
+def carry_on(
+    setup: RunSetup,
+    study: optuna.study.Study,
+    folder: RunFolder,
+    progress: ProgressReporter,
+    seating: Seating = no_seat,
+) -> None:
     """The search, the final round and the best merge; whatever ends it early, what is known is written.
+
+    Args:
+        setup: the run.
+        study: as stored.
+        folder: where it lies.
+        progress: shows what goes on.
+        seating: opens the place where a person rates, if one of the scorers is a person and that is not the terminal.
 
     Raises:
         BayesMergerError: what ended it, with how to go on.
@@ -38,7 +53,9 @@ def carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, prog
     again = f"go on with  bayes-merger resume {folder.typed}"
     try:
         with StopSignal(progress) as stop:
-            _to_the_end(setup, study, folder, progress, stop)
+            page = setup.rater and setup.config.scoring.page
+            with seating(folder, progress) if page else nullcontext():
+                _to_the_end(setup, study, folder, progress, stop)
     except (Paused, Interrupted) as error:
         raise type(error)(f"{error}; {again}") from error
     except KeyboardInterrupt:
@@ -78,6 +95,8 @@ def _to_the_end(
     progress = FreshBest(progress, partial(write_best, study, folder))
 
     def conclude() -> None:  # each step of it is stored, or can be done again
+        if setup.rater and (played := played_off(setup, study, folder, progress, stop)):
+            progress.note(str(played))
         if not final_of(study):
             fixed = setup.with_standards(study.user_attrs)
             study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop, folder).to_json())

@@ -40,6 +40,7 @@ from bayes_merger.run.budget import budget_line, settled, with_budget
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
+from bayes_merger.run.rating.desk import Seating, no_seat
 from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
 from bayes_merger.run.sweep import sweep
@@ -50,13 +51,20 @@ from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference,
 from bayes_merger.search.study.workers import at_work
 
 
-def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporting = plain_reporting) -> RunFolder:
+def begin(
+    settings: Mapping[str, Any],
+    *,
+    named: bool = True,
+    reporting: Reporting = plain_reporting,
+    seating: Seating = no_seat,
+) -> RunFolder:
     """Start a new study and run it to its end.
 
     Args:
         settings: of the run, from :func:`bayes_merger.compose.compose_run`.
         named: the user chose the study's name; otherwise a number is added to a name that is in use.
         reporting: opens the progress reporter, given the log file.
+        seating: opens the place where a person rates while the study runs.
 
     Returns:
         The study's folder.
@@ -83,7 +91,7 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
             progress.note(f"{line}; {SEARCH_ALL}")
         for line in filter(None, (*about_anchors, budget_line(setup))):
             progress.note(line)
-        carry_on(setup, new_study(setup, settings, folder, progress, design), folder, progress)
+        carry_on(setup, new_study(setup, settings, folder, progress, design), folder, progress, seating)
     return folder
 
 
@@ -94,6 +102,7 @@ def resume(
     runs: str | Path = "runs",
     address: str = "",
     reporting: Reporting = plain_reporting,
+    seating: Seating = no_seat,
 ) -> RunFolder:
     """Go on with a study, as if it had never been interrupted; or with more trials or time.
 
@@ -103,6 +112,7 @@ def resume(
         runs: the folder of all studies.
         address: of the database that has it, if it is not in its folder.
         reporting: opens the progress reporter, given the log file.
+        seating: opens the place where a person rates while the study runs.
 
     Raises:
         ConfigError: no such study, or settings that would make its scores incomparable.
@@ -140,7 +150,7 @@ def resume(
             progress.note(line)
         if others := left_out(study):
             progress.note(others)
-        carry_on(setup, study, folder, progress)
+        carry_on(setup, study, folder, progress, seating)
     return folder
 
 
@@ -151,6 +161,7 @@ def fork(
     *,
     runs: str | Path = "runs",
     reporting: Reporting = plain_reporting,
+    seating: Seating = no_seat,
 ) -> RunFolder:
     """Start a new study that takes over the trials of another one which still compare.
 
@@ -160,6 +171,7 @@ def fork(
         overrides: settings that change, like ``optimiser=gp``.
         runs: the folder of all studies.
         reporting: opens the progress reporter, given the log file.
+        seating: opens the place where a person rates while the study runs.
 
     Raises:
         ConfigError: no such study, a setting that makes no sense, or scores that would not be comparable.
@@ -203,7 +215,7 @@ def fork(
         forked = new_study(setup, settings, folder, progress, rows, taken)
         if fits := study.user_attrs.get(MOST):
             forked.set_user_attr(MOST, fits)
-        carry_on(setup, forked, folder, progress)
+        carry_on(setup, forked, folder, progress, seating)
     return folder
 
 

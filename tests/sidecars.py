@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,7 +22,7 @@ def measured(
     seed: int = 0,
     *,
     change: Mapping[str, torch.Tensor | None] | None = None,
-    **about: object,
+    **about: Any,
 ) -> Path:
     """A measured file with random positive statistics for weights of these shapes."""
     generator = torch.Generator().manual_seed(seed)

@@ -10,9 +10,9 @@ from bayes_merger.errors import ConfigError, printable
 from bayes_merger.paths import user_path
 
 HELP = """\
-bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors [--bands 4] [SETTING=VALUE ...]
+bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors [--bands 4] [--gradients [8]] [...]
     draw the payloads with one model and sum up what its layers are fed, channel by channel; after a kill the same
-    command goes on
+    command goes on; --gradients adds, for as many probes of each payload, how much the denoiser depends on each weight
 bayes-merger activations show FILE ... [--png heat.png]
     where a model answers to its prompts: blocks by prompts; of two files, the second against the first; the picture
     has blocks by parts of them
@@ -47,6 +47,7 @@ def _measure(arguments: Sequence[str]) -> None:
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--out", required=True)
     parser.add_argument("--bands", type=int, default=4)
+    parser.add_argument("--gradients", type=int, nargs="?", const=8, default=0)
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_intermixed_args(list(arguments))
     if "=" in options.model:
@@ -66,7 +67,13 @@ def _measure(arguments: Sequence[str]) -> None:
             print(f"\rdrawing: {done} of {total} steps ", end="" if done < total else "\r", file=sys.stderr, flush=True)
 
     out = measure(
-        config, user_path(options.out), note, bands=options.bands, overwrite=options.overwrite, on_step=on_step
+        config,
+        user_path(options.out),
+        note,
+        bands=options.bands,
+        gradients=options.gradients,
+        overwrite=options.overwrite,
+        on_step=on_step,
     )
     print(f"wrote {printable(str(out))} ({out.stat().st_size / 1e6:.1f} MB)")
 

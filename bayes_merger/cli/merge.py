@@ -50,6 +50,8 @@ diffusers folder, with the settings of model A where that is one, else of --conf
 A LoRA (LoCon, LoHa, LoKr, GLoRA, OFT, BOFT, IA3, DoRA, full difference) as any model but A is model A with it
 applied, so alpha is its strength; 17 numbers (SDXL: 12) are LoRA block weights. Its own alpha is read from its
 tensors, its header or adapter_config.json beside it.
+saliency.a=A.act.safetensors saliency.b=B.act.safetensors move alpha inside tensors towards the model that matters more
+there, by as much as strength= says; alpha=act:FILE multiplies a weight number by number (activations --help).
 Models in brackets below may be left out; a list that ends in dots goes on, with model_e=, model_f= up to model_z=.
 bayes-merger plan takes the same and says what would happen.
 

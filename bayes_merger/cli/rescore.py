@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bayes_merger.cli.arguments import as_settings
-from bayes_merger.cli.run import name_of, split_off
+from bayes_merger.cli.arguments import as_settings, split_off
+from bayes_merger.cli.run import name_of
 from bayes_merger.cli.terminal import watching
 from bayes_merger.errors import ConfigError
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.gradients import SeenCalls
 from bayes_merger.imaging.pipelines.keymap import Home, homes, state_of
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
 
@@ -97,10 +98,10 @@ class _Recording:
             if self._last is None or self._last[0] is not given or self._last[1] != given._version:
                 self._last = (given, given._version, self._of_input(given, channels, layer.in_denoiser))
             for statistic, sums in self._last[2].items():
-                self._add(layer, statistic, sums)
+                self.add(layer, statistic, sums)
             self._count(layer, "n", given, given.shape[channels])
         if self._guided and layer.in_denoiser:
-            self._add(layer, "guided_out", _squares(_response(answer), channels))
+            self.add(layer, "guided_out", _squares(_response(answer), channels))
             if layer.begin == 0:
                 self._count(layer, "guided_n", given, 2 * given.shape[channels])
 
@@ -120,9 +121,9 @@ class _Recording:
             table[name] = torch.zeros(bands, *shape, dtype=torch.float64)
         return table[name][self._band if layer.in_denoiser else 0]
 
-    def _add(self, layer: Layer, statistic: str, sums: Tensor) -> None:
+    def add(self, layer: Layer, statistic: str, sums: Tensor) -> None:
         table = self._into.sums.setdefault(layer.key, {})
-        if statistic != "guided_out":
+        if not statistic.endswith("_out"):
             self._row(layer, table, statistic, len(sums)).add_(sums.cpu())
             return
         if layer.swapped:
@@ -131,6 +132,11 @@ class _Recording:
             sums = torch.cat(sums.chunk(2)[::-1])
         row = self._row(layer, table, statistic, layer.rows)
         row[layer.begin : layer.begin + len(sums)].add_(sums.cpu())
+
+    def see_gradient(self, layer: Layer, statistic: str, squares: Tensor) -> None:
+        self.add(layer, statistic, squares)
+        if statistic == "gradient_in":
+            self._row(layer, self._into.counts[layer.key], "gradient_n").add_(1)
 
     def _count(self, layer: Layer, count: str, given: Tensor, per_place: int) -> None:
         self._row(layer, self._into.counts.setdefault(layer.key, {}), count).add_(given.numel() / per_place)
@@ -152,13 +158,14 @@ def _squares(tensor: Tensor, channels: int) -> Tensor:
 
 
 @contextmanager
-def recorded(pipeline: LivePipeline, about: About, *, guided: bool) -> Iterator[Activations]:
+def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: int = 0) -> Iterator[Activations]:
     """The activations of what is drawn while this is open; the pipeline is left as it was.
 
     Args:
         pipeline: that draws.
         about: what the statistics say about themselves; their one run is what is drawn.
         guided: whether everything drawn has both halves of guidance in each batch.
+        gradients: how often the denoiser is probed afterwards, in calls that it was seen to make.
 
     Raises:
         ConfigError: no layer was seen at work, because something was offloaded or compiled.
@@ -166,8 +173,9 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool) -> Iterator[
     found = Activations(about)
     recording = _Recording(found, guided, pipeline.architecture.time_unit)
     network = pipeline.architecture.model.modules[pipeline.architecture.network]
-    handles = [network.register_forward_pre_hook(recording.see_time, with_kwargs=True)]
-    for layer in layers_of(pipeline):
+    calls, layers = SeenCalls(gradients), layers_of(pipeline)
+    handles = [network.register_forward_pre_hook(see, with_kwargs=True) for see in (recording.see_time, calls.see)]
+    for layer in layers:
         handles.append(layer.module.register_forward_hook(_hook(recording, layer)))
     pipeline.text_encoder_changed()  # what prompts mean is remembered, and the encoders would not be seen
     try:
@@ -177,6 +185,8 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool) -> Iterator[
             handle.remove()
     if not recording.denoiser_seen:
         raise ConfigError("activations: the denoiser's layers were not seen at work; do not offload or compile it")
+    own = [layer for layer in layers if layer.in_denoiser]
+    calls.probe(network, own, recording.see_time, recording.see_gradient)
     _summarise(found)
 
 

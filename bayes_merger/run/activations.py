@@ -34,6 +34,7 @@ def measure(
     note: Callable[[str], None],
     *,
     bands: int = BANDS,
+    gradients: int = 0,
     overwrite: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -44,6 +45,7 @@ def measure(
         out: the file.
         note: told what is worth knowing, a line at a time.
         bands: into how many bands of timesteps the statistics are divided.
+        gradients: how often the denoiser is probed for each payload, for `gradient` beside the response.
         overwrite: whether the file may be replaced.
         on_step: called as `on_step(done, total)`, counting sampler steps of batches of one payload.
 
@@ -54,6 +56,8 @@ def measure(
     """
     if not 1 <= bands <= 1000:
         raise ConfigError(f"bands: {bands} bands of timesteps are not possible; give 1 to 1000")
+    if not 0 <= gradients <= 10_000:
+        raise ConfigError(f"gradients: {gradients} probes of each payload are not possible; give 0 to 10000")
     if out.exists() and not overwrite:
         raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
     if not out.parent.is_dir():
@@ -61,7 +65,7 @@ def measure(
     parts = out.with_name(f".{out.name}.parts")
     files = []
     with drawer_of(config, on_step) as drawer:
-        abouts = [_about(drawer, payload, bands) for payload in drawer.payloads]
+        abouts = [_about(drawer, payload, bands, gradients) for payload in drawer.payloads]
         _check(drawer.payloads, abouts)
         parts.mkdir(exist_ok=True)
         for payload, about in zip(drawer.payloads, abouts, strict=True):
@@ -69,7 +73,7 @@ def measure(
             if _is_whole(files[-1], about):
                 note(f"{payload.name}: measured before")
                 continue
-            _measure(drawer, payload, about, files[-1])
+            _measure(drawer, payload, about, gradients, files[-1])
             unguided = "" if _is_guided(drawer, payload) else ", without guidance, so of the response nothing"
             note(f"{payload.name}: {payload.batch_size} pictures{unguided}")
     merged(files).save(out, overwrite=overwrite)
@@ -95,7 +99,7 @@ def _is_guided(drawer: Drawer, payload: Payload) -> bool:
     return drawer.pipeline.architecture.guided and min(scales) > 1
 
 
-def _about(drawer: Drawer, payload: Payload, bands: int) -> About:
+def _about(drawer: Drawer, payload: Payload, bands: int, gradients: int) -> About:
     """What one payload's file says about itself; prompts are not in it, since people share these files."""
     pipeline = drawer.pipeline
     model = drawer.model.sha256()
@@ -112,12 +116,14 @@ def _about(drawer: Drawer, payload: Payload, bands: int) -> About:
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "versions": versions_here(pipeline.device.type),
     }
+    if gradients:
+        said["gradients"] = gradients
     told = payload.to_json() | {"name": "", "importance": 1.0}
     return About(
         model,
         drawer.model.architecture.name,
         bands,
-        ({"id": _digest([model, bands, told, said["dtype"], said["versions"]])[:32], **said},),
+        ({"id": _digest([model, bands, gradients, told, said["dtype"], said["versions"]])[:32], **said},),
     )
 
 
@@ -139,7 +145,8 @@ def _ids(runs: tuple[Mapping[str, Any], ...]) -> list[str]:
     return [run["id"] for run in runs]
 
 
-def _measure(drawer: Drawer, payload: Payload, about: About, path: Path) -> None:
-    with recorded(drawer.pipeline, about, guided=_is_guided(drawer, payload)) as found:
+def _measure(drawer: Drawer, payload: Payload, about: About, gradients: int, path: Path) -> None:
+    guided = _is_guided(drawer, payload)
+    with recorded(drawer.pipeline, about, guided=guided, gradients=gradients) as found:
         drawer.draw([payload])
     found.save(path)

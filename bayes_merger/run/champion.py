@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ class PlayOff:
         strengths: log odds of winning, of each; empty before the end.
         errors: their standard errors.
         compared: how many pairs of pictures were looked at.
+        after: how many trials had a score when it began; with more it is out of date.
     """
 
     trials: tuple[int, ...]
@@ -29,14 +30,20 @@ class PlayOff:
     strengths: tuple[float, ...] = ()
     errors: tuple[float, ...] = ()
     compared: int = 0
+    after: int = 0
+
+    def __str__(self) -> str:
+        each = sorted(zip(self.strengths, self.errors, self.trials, strict=True), reverse=True)
+        listed = ", ".join(f"trial {trial} {strength:+.2f} ± {error:.2f}" for strength, error, trial in each)
+        return f"play-off of {self.compared} pairs (log odds of winning): {listed}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the study."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-def play_off_of(study: optuna.study.Study, scored: Container[int]) -> PlayOff | None:
-    """What a study remembers; None if there was no play-off, or what is there is not what a run writes.
+def play_off_of(study: optuna.study.Study, scored: Collection[int]) -> PlayOff | None:
+    """What a study remembers; None if there was no play-off, or it is out of date or not what a run writes.
 
     Args:
         study: the study.
@@ -55,6 +62,7 @@ def play_off_of(study: optuna.study.Study, scored: Container[int]) -> PlayOff | 
         and all(is_a(trial, int) and trial in scored for trial in found.trials)
         and (not over or found.champion in found.trials)
         and is_a(found.compared, int)
+        and found.after == len(scored)
         and all(
             isinstance(own, tuple)
             and len(own) == (len(found.trials) if over else 0)

@@ -24,7 +24,7 @@ from bayes_merger.run.points import combination_of
 from bayes_merger.run.stored import is_a, is_table
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.study.checked import CheckedStudy
-from bayes_merger.search.study.history import origin
+from bayes_merger.search.study.history import origin, rater_variance
 from bayes_merger.search.surrogates.grid_gp import every
 from bayes_merger.search.surrogates.posterior import StudyPosterior, study_posterior
 
@@ -178,7 +178,7 @@ def posterior_of(study: optuna.study.Study, trials: Sequence[optuna.trial.Frozen
         except BayesMergerError:
             continue  # of other scorers or payloads than the study's
     pictures = [points for points in pictures if points]  # a trial that others have put there may have none
-    return study_posterior(trials, [value_of(trial) for trial in trials], pictures)
+    return study_posterior(trials, [value_of(trial) for trial in trials], pictures, rater_variance(trials))
 
 
 def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:

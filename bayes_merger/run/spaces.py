@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bayes_merger.checkpoints.architectures import divided
@@ -15,6 +15,7 @@ from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENT_RANGE, read_adjust
 from bayes_merger.merging.recipe.step_file import StepFile, free_numbers
+from bayes_merger.merging.saliency.settings import STRENGTH
 from bayes_merger.search.space.guide import space_from_guide
 from bayes_merger.search.space.space import Parameter, SearchSpace
 
@@ -63,9 +64,24 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
     ]
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     given, adjusted = adjustments(config, (*named, *weights, *architecture.blocks, *architecture.slots))
-    return space_from_guide(
-        (*architecture.blocks, *slots), weights, rules_for(config.space, architecture), [*ratios, *adjusted], given
-    )
+    rules = rules_for(config.space, architecture)
+    if STRENGTH in weights and not re.search(rf"\b{STRENGTH}\b", ruled):
+        rules = _one_strength(rules, architecture.blocks, tuple(weights))
+    return space_from_guide((*architecture.blocks, *slots), weights, rules, [*ratios, *adjusted], given)
+
+
+def _one_strength(rules: Mapping[str, Any], blocks: Sequence[str], weights: Sequence[str]) -> Mapping[str, Any]:
+    """The rules of a space that say nothing of the strength, with one strength for all blocks.
+
+    Groups of blocks are for the other weights then, and a block of which another rule speaks has its own.
+    """
+    named = {str(name).partition(".")[0].upper() for kind in ("frozen", "ranges") for name in rules.get(kind) or ()}
+    groups: list[Any] = []
+    for group in rules.get("groups") or ():
+        bare = isinstance(group, Sequence) and all("." not in str(n) and str(n).lower() not in weights for n in group)
+        groups += [[f"{n}.{w}" for n in group] for w in weights if w != STRENGTH] if bare else [group]
+    together = [f"{block}.{STRENGTH}" for block in blocks if block not in named]
+    return {**rules, "groups": [*groups, together] if len(together) > 1 else groups}
 
 
 def adjustments(config: RunConfig, taken: Collection[str]) -> tuple[dict[str, float], list[Parameter]]:

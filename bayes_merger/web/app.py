@@ -8,7 +8,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
 
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.web.answers import LARGEST_BODY, on_error
@@ -16,9 +15,7 @@ from bayes_merger.web.assets import asset
 from bayes_merger.web.guard import Guard
 
 
-def build_app(
-    routes: Sequence[BaseRoute], token: str, *, home: str, names: Collection[str] = ("localhost",)
-) -> ASGIApp:
+def build_app(routes: Sequence[BaseRoute], token: str, *, home: str, names: Collection[str] = ("localhost",)) -> Guard:
     """The application that a server serves.
 
     Args:

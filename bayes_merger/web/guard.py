@@ -91,6 +91,12 @@ class Guard:
         self._app = app
         self._token = token
         self._names = frozenset(name.lower() for name in names)
+        self._tickets: set[str] = set()
+
+    def ticket(self) -> str:
+        """Opens once, in the place of the token: for a command line, which other people of the machine can read."""
+        self._tickets.add(made := secrets.token_hex(20))
+        return made
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it to the application."""
@@ -123,8 +129,10 @@ class Guard:
     def _link(self, scope: Scope) -> str:
         """Where a link with the token leads; empty if this is none."""
         given = parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=20)
-        if not any(key == "token" and self._is_token(value) for key, value in given):
+        keys = {value for key, value in given if key == "token"}
+        if not any(map(self._is_token, keys)) and not keys & self._tickets:
             return ""
+        self._tickets -= keys
         rest = urlencode([(key, value) for key, value in given if key != "token"])
         # Several slashes at the start would lead to another host
         return "/" + quote(scope["path"]).lstrip("/") + (f"?{rest}" if rest else "")

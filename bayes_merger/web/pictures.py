@@ -1,16 +1,15 @@
-"""Pictures as a page shows them: small ones for a first look, whole ones without what their file says about them."""
+"""Previews: pictures as a page shows them at first, small enough for a phone on a slow network."""
 
 from __future__ import annotations
 
 import io
-import struct
 from collections import OrderedDict
 from pathlib import Path
 
 from PIL import Image
 
-from bayes_merger.errors import StorageError
 from bayes_merger.paths import open_regular
+from bayes_merger.web.answers import NotFound
 
 SIDE = 768
 """Pixels of a preview's longer side, at most."""
@@ -21,11 +20,8 @@ LARGEST = 64 << 20
 PIXELS = 64 << 20
 """Pixels of a picture."""
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_ABOUT = (b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"tIME")
 
-
-class BrokenPicture(StorageError):
+class BrokenPicture(NotFound):
     """A file that shows nothing."""
 
 
@@ -65,24 +61,6 @@ def _preview(path: Path) -> bytes:
     written = io.BytesIO()
     small.save(written, "WEBP", quality=92, method=2)
     return written.getvalue()
-
-
-def without_texts(path: Path) -> bytes:
-    """A PNG file without its texts, which name the merge; every pixel stays.
-
-    Raises:
-        BrokenPicture: the file is gone, or no PNG.
-    """
-    data = _content(path)
-    if not data.startswith(_SIGNATURE):
-        raise BrokenPicture("this picture cannot be shown (no PNG)")
-    kept, place = [_SIGNATURE], len(_SIGNATURE)
-    while place + 12 <= len(data):  # length, kind, content, checksum: https://www.w3.org/TR/png/#5Chunk-layout
-        length, kind = struct.unpack_from(">I4s", data, place)
-        if kind not in _ABOUT:
-            kept.append(data[place : place + 12 + length])
-        place += 12 + length
-    return b"".join(kept)
 
 
 def _content(path: Path) -> bytes:

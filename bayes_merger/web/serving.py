@@ -7,6 +7,9 @@ import getpass
 import logging
 import os
 import socket
+import sys
+import threading
+import webbrowser
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -14,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from bayes_merger.errors import ConfigError
+from bayes_merger.scoring.people.viewer import has_display
 from bayes_merger.web.guard import is_loopback
 
 PORT = 8300
@@ -58,10 +62,16 @@ def listen(host: str, port: int | None = None) -> socket.socket:
 def links(listening: socket.socket, path: str, token: str) -> list[str]:
     """Where to find a page, as lines for the person: the link with the token, and how to get there over ssh."""
     host, port = listening.getsockname()[:2]
-    lines = [f"http://{_in_address(shown)}:{port}{path}?token={token}" for shown in _reachable(host)]
+    lines = [link(listening, path, token, shown) for shown in _reachable(host)]
     if is_loopback(host) and (way := tunnel(port)):
         lines.append(f"from your own machine first:  {way}")
     return lines
+
+
+def link(listening: socket.socket, path: str, token: str, host: str = "127.0.0.1") -> str:
+    """A page's address, with a token."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listening.getsockname()[1]}{path}?token={token}"
 
 
 def tunnel(port: int, environment: Mapping[str, str] = os.environ) -> str:
@@ -71,6 +81,12 @@ def tunnel(port: int, environment: Mapping[str, str] = os.environ) -> str:
         return ""
     other = "" if connection[3] == "22" else f"-p {connection[3]} "
     return f"ssh {other}-L {port}:127.0.0.1:{port} {getpass.getuser()}@{connection[2]}"
+
+
+def open_browser(link: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Show a page to the person who sits at this machine, if one does."""
+    if "SSH_CONNECTION" not in environment and has_display(sys.platform, environment):
+        threading.Thread(target=webbrowser.open, args=[link], daemon=True).start()
 
 
 def server_of(app: ASGIApp) -> uvicorn.Server:
@@ -104,7 +120,3 @@ def _reachable(host: str) -> Iterable[str]:
         probe.connect(("192.0.2.1", 9))  # sends nothing; the system chooses the address that it would send from
         found.insert(0, probe.getsockname()[0])
     return dict.fromkeys(found)
-
-
-def _in_address(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -13,7 +13,7 @@ from pathlib import Path
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.rating.sitting import Sitting
 from bayes_merger.web.app import build_app
-from bayes_merger.web.pages.rating import RatingPages
+from bayes_merger.web.pages.rating import RatingPages, only
 from bayes_merger.web.serving import listen, server_of
 
 TOKEN = "a1" * 20
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def served(folder: RunFolder) -> Iterator[str]:
     """The link to the page."""
     with Sitting(folder, "ann") as sitting, listen("127.0.0.1", 0) as listening:
-        server = server_of(build_app(RatingPages(lambda study: sitting).routes(), TOKEN, home="/rate/study"))
+        server = server_of(build_app(RatingPages(only(sitting)).routes(), TOKEN, home="/rate/study"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -46,7 +46,16 @@ class RateCommand:
     def start(self) -> str:
         """The link that it prints."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bayes_merger", "rate", self._folder.name, "--port", str(self._port)],
+            [
+                sys.executable,
+                "-m",
+                "bayes_merger",
+                "rate",
+                self._folder.name,
+                "--port",
+                str(self._port),
+                "--no-browser",
+            ],
             cwd=self._folder.path.parent.parent,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
+from bayes_merger.config import ScoringConfig
+from bayes_merger.run.attributes import PLAYOFF
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.record import complete_trials
 from bayes_merger.scoring.people.ledger import Ledger
 from tests.run.fake_run import open_study
-from tests.run.rating.rated import a_study, draw
+from tests.run.rating import rated
 from tests.web.scenery import paint
 from tests.web.serving import RateCommand, served
+from tests.web.studies import a_study
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Response
@@ -52,7 +53,7 @@ def values(folder: RunFolder) -> list[list[float]]:
 
 
 def test_a_whole_study_by_keyboard(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, waiting=3, payloads=5, every=99)
+    folder, _ = a_study(tmp_path, waiting=3, payloads=5)
     paint(folder)
     with served(folder) as link:
         page = opened(browser, link)
@@ -68,7 +69,7 @@ def test_a_whole_study_by_keyboard(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_digits_by_place_ten_and_half_points(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, payloads=5, every=99)
+    folder, _ = a_study(tmp_path, payloads=5)
     with served(folder) as link:
         page = opened(browser, link)
         press(page, "Equal", "Shift+Digit7", "Numpad8", "NumpadAdd", "Shift+Digit0")
@@ -80,7 +81,7 @@ def test_digits_by_place_ten_and_half_points(browser: Browser, tmp_path: Path) -
 
 
 def test_undo_goes_back_until_the_merge_is_confirmed(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, waiting=2, payloads=3, every=99)
+    folder, _ = a_study(tmp_path, waiting=2, payloads=3)
     with served(folder) as link:
         page = opened(browser, link)
         press(page, "5", "6")
@@ -96,7 +97,7 @@ def test_undo_goes_back_until_the_merge_is_confirmed(browser: Browser, tmp_path:
 
 
 def test_enter_leads_to_what_has_no_score(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, payloads=3, every=99)
+    folder, _ = a_study(tmp_path, payloads=3)
     with served(folder) as link:
         page = opened(browser, link)
         press(page, "5", "ArrowRight", "6", "Enter")
@@ -106,7 +107,7 @@ def test_enter_leads_to_what_has_no_score(browser: Browser, tmp_path: Path) -> N
 
 
 def test_later_and_broken(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, waiting=3, payloads=2, every=99)
+    folder, _ = a_study(tmp_path, waiting=3, payloads=2)
     with served(folder) as link:
         page = opened(browser, link)
         press(page, "s")  # the first one
@@ -120,58 +121,58 @@ def test_later_and_broken(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_a_reload_keeps_the_place(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, payloads=4, every=99)
+    folder, _ = a_study(tmp_path, payloads=4)
     with served(folder) as link:
         page = opened(browser, link)
         press(page, "5", "6")
         settled(page)
         page.reload()
-        page.wait_for_selector("#own img")
+        page.wait_for_selector("#left img")
         assert (place(page), scores(page)) == ("Picture 3 of 4", ["5", "6", "", ""])
 
 
 def test_new_trials_appear_by_themselves(browser: Browser, tmp_path: Path) -> None:
-    folder, setup = a_study(tmp_path, waiting=0, payloads=2, every=99)
+    folder, setup = a_study(tmp_path, waiting=0, payloads=2)
     with served(folder) as link:
         page = opened(browser, link)
         assert page.is_visible("#notice")
-        draw(open_study(setup, folder), setup, folder, 99)
-        page.wait_for_selector("#own img")
+        rated.draw(open_study(setup, folder), setup, folder, 0)
+        page.wait_for_selector("#left img")
         assert page.title() == "(1) Rate study"
 
 
 def test_compare_and_blink_with_the_best(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, waiting=3, payloads=2, every=99)
+    folder, _ = a_study(tmp_path, waiting=3, payloads=2)
     paint(folder)
     with served(folder) as link:
         page = opened(browser, link)
         assert page.is_disabled("[data-do=compare]")  # there is no best one yet
         press(page, "9", "9", "Enter", "2", "2", "Enter")
         page.wait_for_selector("[data-do=compare]:enabled")
-        own = page.get_attribute("#own img", "src")
+        own = page.get_attribute("#left img", "src")
         press(page, "c")
-        best = page.get_attribute("#best img", "src")
+        best = page.get_attribute("#right img", "src")
         assert best not in (None, own)
         press(page, "c")
-        assert page.is_hidden("#best")
+        assert page.is_hidden("#right")
         page.keyboard.down("Space")
-        assert page.get_attribute("#own img", "src") == best
+        assert page.get_attribute("#left img", "src") == best
         page.keyboard.up("Space")
-        assert page.get_attribute("#own img", "src") == own
+        assert page.get_attribute("#left img", "src") == own
 
 
 def test_zoom_shows_every_pixel_and_stays_in_place(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, payloads=2, every=99)
+    folder, _ = a_study(tmp_path, payloads=2)
     paint(folder, 1000)
     with served(folder) as link:
         page = opened(browser, link)
         press(page, "z")
-        page.wait_for_selector("#own img[src$='size=whole']")
-        first = page.locator("#own img").bounding_box()
+        page.wait_for_selector("#left img[src$='size=whole']")
+        first = page.locator("#left img").bounding_box()
         assert first is not None
         assert (first["width"], first["height"]) == (2000, 1332)  # at 1000 it would hardly be larger than fitted
         page.mouse.move(1300, 700)
-        moved = page.locator("#own img").bounding_box()
+        moved = page.locator("#left img").bounding_box()
         assert moved != first
         focus = page.evaluate("document.querySelector('#stage').style.getPropertyValue('--x')")
         press(page, "5")
@@ -181,7 +182,7 @@ def test_zoom_shows_every_pixel_and_stays_in_place(browser: Browser, tmp_path: P
 
 
 def test_grid_prompt_and_help(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, payloads=3, every=99)
+    folder, _ = a_study(tmp_path, payloads=3)
     with served(folder) as link:
         page = opened(browser, link)
         press(page, "p")
@@ -198,7 +199,7 @@ def test_grid_prompt_and_help(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_a_button_that_was_clicked_does_not_swallow_enter(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, payloads=1, every=99)
+    folder, _ = a_study(tmp_path, payloads=1)
     with served(folder) as link:
         page = opened(browser, link)
         page.click("[data-score='4']")
@@ -209,7 +210,7 @@ def test_a_button_that_was_clicked_does_not_swallow_enter(browser: Browser, tmp_
 
 
 def test_a_held_key_rates_one_picture(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, payloads=4, every=99)
+    folder, _ = a_study(tmp_path, payloads=4)
     with served(folder) as link:
         page = opened(browser, link)
         for _ in range(4):
@@ -218,7 +219,7 @@ def test_a_held_key_rates_one_picture(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_two_tabs_do_not_spoil_each_other(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, waiting=2, payloads=2, every=99)
+    folder, _ = a_study(tmp_path, waiting=2, payloads=2)
     with served(folder) as link:
         first, second = opened(browser, link), opened(browser, link)
         second.evaluate("document.hidden || Object.defineProperty(document, 'hidden', {value: true})")  # it sleeps
@@ -230,13 +231,12 @@ def test_two_tabs_do_not_spoil_each_other(browser: Browser, tmp_path: Path) -> N
     assert values(folder) == [[8.0]]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone(browser: Browser, tmp_path: Path, scheme: Any) -> None:
-    folder, _ = a_study(tmp_path, waiting=2, payloads=5, every=99)
+def test_on_a_phone(browser: Browser, tmp_path: Path) -> None:
+    folder, _ = a_study(tmp_path, waiting=2, payloads=5)
     paint(folder)
     with served(folder) as link:
-        page = opened(browser, link, color_scheme=scheme, **PHONE)
-        page.wait_for_selector("#own img")
+        page = opened(browser, link, **PHONE)
+        page.wait_for_selector("#left img")
         size = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
         assert size == [390, 844]
         for button in page.locator("#scores button, #actions button, header button").all():
@@ -253,7 +253,7 @@ def test_on_a_phone(browser: Browser, tmp_path: Path, scheme: Any) -> None:
 
 
 def test_nothing_on_the_page_tells_one_merge_from_another(browser: Browser, tmp_path: Path) -> None:
-    folder, _ = a_study(tmp_path, waiting=7, payloads=2, every=99)
+    folder, _ = a_study(tmp_path, waiting=7, payloads=2)
     paint(folder)
     seen: list[str] = []
 
@@ -266,12 +266,12 @@ def test_nothing_on_the_page_tells_one_merge_from_another(browser: Browser, tmp_
         page = opened(browser, link)
         page.on("response", answered)
         page.reload()
-        page.wait_for_selector("#own img")
+        page.wait_for_selector("#left img")
         press(page, "9", "9", "Enter", "c", "z")
-        page.wait_for_selector("#own img[src$='size=whole']")
+        page.wait_for_selector("#left img[src$='size=whole']")
         settled(page)
         seen.append(page.content())
-        whole = page.request.get(page.evaluate("document.querySelector('#own img').src")).body()
+        whole = page.request.get(page.evaluate("document.querySelector('#left img').src")).body()
     weights = {f"{number:.4f}" for trial in load(folder).get_trials() for number in trial.params.values()}
     assert len(weights) == 7
     for told in [*(weights - {"0.0000", "1.0000", "0.5000"}), "alpha", "weights", "images/", ".png", '"number"']:
@@ -284,12 +284,12 @@ def test_nothing_on_the_page_tells_one_merge_from_another(browser: Browser, tmp_
 def test_killed_servers_lose_no_rating(browser: Browser, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
-    folder, _ = a_study(runs, waiting=3, payloads=5, every=99)
+    folder, _ = a_study(runs, waiting=2, payloads=3)
     command = RateCommand(folder)
     page = opened(browser, command.start())
-    for trial, digits in enumerate(("01234", "56789", "01235")):
+    for trial, digits in enumerate(("012", "567")):
         for picture, digit in enumerate(digits):
-            if (trial, picture) in ((0, 3), (1, 0), (2, 4)):
+            if (trial, picture) in ((0, 1), (1, 0)):
                 command.kill()
                 press(page, digit)  # taken if the page has not noticed yet
                 page.wait_for_selector("#page[data-link=down]")
@@ -304,4 +304,32 @@ def test_killed_servers_lose_no_rating(browser: Browser, tmp_path: Path) -> None
     page.wait_for_selector("#notice h2:has-text('Nothing waits')")
     settled(page)
     command.kill()
-    assert values(folder) == [[2.0], [7.0], [2.2]]
+    assert values(folder) == [[1.0], [6.0]]
+
+
+def test_the_best_are_compared_in_pairs_and_the_champion_is_the_best(browser: Browser, tmp_path: Path) -> None:
+    settings = {"init_points": 3, "n_iters": 0, "scoring": ScoringConfig(playoff=3)}
+    folder, _ = rated.a_study(tmp_path, waiting=3, payloads=2, every=0, **settings)
+    rated.rate_all(folder, [3, 6, 9])
+    paint(folder)
+    with served(folder) as link:
+        page = opened(browser, link)
+        page.wait_for_selector("#right img")
+        assert page.is_hidden("#scores")
+        assert page.inner_text("#rest") == "6 of 6 pairs left"
+        press(page, "t", "ArrowLeft", "b")
+        settled(page)
+        press(page, "u")
+        page.wait_for_selector("#message:has-text('Undone')")
+        assert page.inner_text("#rest") == "4 of 6 pairs left"
+        press(page, "Enter")
+        assert page.inner_text("#message") == "4 pairs are left"
+        page.reload()
+        page.wait_for_selector("#right img")
+        press(page, "a", "a", "t", "b")
+        page.wait_for_selector("#notice h2:has-text('All compared')")
+        press(page, "Enter")
+        page.wait_for_selector("#notice h2:has-text('There is a champion')")
+    stored = load(folder).user_attrs[PLAYOFF]
+    assert stored["champion"] in (0, 1, 2)
+    assert stored["compared"] == 6

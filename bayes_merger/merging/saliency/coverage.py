@@ -39,11 +39,11 @@ def coverage(tensors: TensorWeights, items: Iterable[_Merged]) -> list[str]:
         count, low, high = sum(p[0] for p in parts), min(p[1] for p in parts), max(p[2] for p in parts)
         files = [tensors.acts[name]] if name in tensors.acts else list(tensors.saliency.values())[::-1]
         source = " against ".join(printable(file.path.name, longest=60) for file in files)
-        of = "" if files[0].about is None else f"{tensors.by} of "
+        of = "" if files[0].about is None else f"the {tensors.by} of "
         what = "is multiplied by" if name in tensors.acts else "is moved by"
         example = "1" if name in tensors.acts else f"0.5 and {STRENGTH} 1"
         lines.append(
-            f"{name} {what} the {of}{source} in {len(parts)} of {len(items)} merged tensors, {count / total:.1%} of "
+            f"{name} {what} {of}{source} in {len(parts)} of {len(items)} merged tensors, {count / total:.1%} of "
             f"their numbers: from {example} to {low:.2g} ... {high:.2g}; elsewhere it is the block's number"
         )
     return lines

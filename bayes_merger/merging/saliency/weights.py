@@ -52,7 +52,7 @@ class TensorWeight:
             made = made * factor
         wanted = (last - first, *shape[1:]) if shape else ()
         if self.odds:
-            made = made / (made + (1 - self.number))
+            made = made.div_(made + (1 - self.number))
         elif math.isfinite(self.least) or math.isfinite(self.most):
             made = made.clamp_(self.least, self.most)
         flat: Tensor = made.expand(wanted).reshape(-1)

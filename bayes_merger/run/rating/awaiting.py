@@ -1,39 +1,23 @@
-"""Trials that are drawn and wait for a person: what is asked about them, and how they get their scores.
+"""Trials that are drawn and wait for a person: what is asked about them, and what was answered.
 
 Such a trial is still running as far as the optimiser knows, but no worker has it: what is asked is written on the trial
-(``awaiting``), what is answered stands in the ledger. Any process may turn one into the other, so a score is there
-whoever dies: :func:`settle` gives a trial that the ledger closes its outcome, once, in the study's transaction.
+(``awaiting``), what is answered stands in the ledger.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bayes_merger.errors import TrialFailed, one_line
-from bayes_merger.run.attributes import CONFIG, POINTS, SCORES
-from bayes_merger.run.objectives import objective_values
-from bayes_merger.run.points import combination_of
-from bayes_merger.run.standards import fix_standards
-from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.rating import Rating
-from bayes_merger.scoring.scorer import Score
-from bayes_merger.search.study.history import AWAITING, REASON
-from bayes_merger.search.study.transaction import transaction
-from bayes_merger.search.study.workers import with_retries
-
-log = logging.getLogger("bayes_merger")
+from bayes_merger.search.study.history import AWAITING
 
 CLOSING = ("confirm", "void")
 """What ends a trial's time with a person; nothing is said about it any more."""
-
-VOID = "marked by hand as one that cannot be judged"
-"""The reason of a trial that a person has called broken."""
 
 
 @dataclass(frozen=True)
@@ -137,65 +121,16 @@ class Answers:
             return own.score
         return self.whole(question.candidate) if repeated_in is None else None
 
+    def repeated(self) -> list[tuple[float, float]]:
+        """The two scores of each picture that was asked twice."""
+        pairs = [(self._given.get(key[:3]), again) for key, again in self._given.items() if len(key) > 3]
+        return [
+            (first.score, again.score)
+            for first, again in pairs
+            if first is not None and first.score is not None and again.score is not None
+        ]
+
     def whole(self, candidate: str) -> float | None:
         """The score that was given to a merge's pictures together."""
         found = self._given.get((candidate, "", 0))
         return found.score if found else None
-
-
-def settle(study: optuna.study.Study, ledger: Ledger) -> list[int]:
-    """Give the trials that a person has closed their outcome, unless another process did; returns their numbers."""
-    waiting = awaited(study)
-    if not waiting:
-        return []
-    ratings = ledger.ratings()
-    closed, answers = closing(ratings), Answers(ratings)
-    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
-    settled = []
-    for one in waiting:
-        if one.number not in closed or one.number not in trials:
-            continue
-        if closed[one.number].kind == "void":
-            state, values, about = TrialState.FAIL, None, {REASON: VOID}
-        else:
-            state, values, about = _outcome(study, one, trials[one.number].user_attrs.get(SCORES) or (), answers)
-        if _finish(study, one, state, values, about):
-            settled.append(one.number)
-    fix_standards(study, log.info)
-    return settled
-
-
-def _finish(
-    study: optuna.study.Study,
-    one: Awaiting,
-    state: TrialState,
-    values: Sequence[float] | None,
-    attributes: Mapping[str, Any],
-) -> bool:
-    def finish() -> bool:
-        with transaction(study) as queue:
-            return queue.finish(one.id, state, values, attributes)
-
-    return with_retries(study, finish)
-
-
-def _outcome(
-    study: optuna.study.Study, one: Awaiting, others: Iterable[Mapping[str, Any]], answers: Answers
-) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
-    """State, values and attributes of a trial that its rater has confirmed."""
-    scores = [*(Score(**score) for score in others), *_scores(one, answers)]
-    known = combination_of(study)
-    objectives = list(study.user_attrs.get(CONFIG, {}).get("objectives") or ())
-    about: dict[str, Any] = {SCORES: [vars(score) for score in scores]}
-    try:
-        value = known.value(scores)
-        values = objective_values(scores, known, objectives)
-    except TrialFailed as error:
-        return TrialState.FAIL, None, about | {REASON: one_line(error, longest=400)}
-    return TrialState.COMPLETE, list(values) or [value], about | ({POINTS: value} if values else {})
-
-
-def _scores(one: Awaiting, answers: Answers) -> Iterator[Score]:
-    for question in one.pictures:
-        if (score := answers.score(question)) is not None:
-            yield Score(one.scorer, question.payload, question.index, question.seed, score)

@@ -12,13 +12,17 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.run.attributes import IMAGES, SCORES, WEIGHTS
+from bayes_merger.run.champion import PlayOff, play_off_of
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.holdout import Watch
 from bayes_merger.run.pictures import add_texts, forget
 from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.rating.asking import asked_about
-from bayes_merger.run.rating.awaiting import Question, awaited, settle
-from bayes_merger.run.rating.terminal import rate_in_terminal
+from bayes_merger.run.rating.awaiting import Answers, Question, awaited
+from bayes_merger.run.rating.noise import ENOUGH, RaterNoise, rater_noise
+from bayes_merger.run.rating.playoff import begin_play_off
+from bayes_merger.run.rating.settling import settle
+from bayes_merger.run.rating.terminal import compare_in_terminal, rate_in_terminal
 from bayes_merger.run.record import complete_trials, mean_scores, value_of
 from bayes_merger.run.setup import RunSetup, candidate_id
 from bayes_merger.run.standing import standing
@@ -73,6 +77,7 @@ class Desk:
         self._scorer = cast(Any, setup.scorers[setup.rater or ""])
         self._ledger: Ledger = self._scorer.ledger
         self._judges = partial(setup.judges, self._scorer.name)
+        self._noise: RaterNoise | None = None
         self._redraw_lost()
         self._open = {one.number for one in awaited(study)}
 
@@ -117,6 +122,10 @@ class Desk:
                 self._keep(trial, found)
             self._progress.trial(found)
             watch.look(self._study, found.done)
+        noise = rater_noise(Answers(self._ledger.ratings())) if closed else None
+        if noise and noise != self._noise and noise.repeats % ENOUGH == 0:
+            self._progress.note(str(noise))
+            self._noise = noise
 
     def asks(self) -> bool:
         """Whether something waits for the person; if so it is asked about, or waited for a little.
@@ -174,3 +183,29 @@ class Desk:
             with transaction(self._study) as queue:
                 queue_again(queue, [entry for entry in queue.entries() if entry.number in lost])
             self._progress.note(f"{len(lost)} trials that wait for ratings have lost pictures and are drawn again")
+
+
+def played_off(
+    setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter, stop: StopSignal
+) -> PlayOff | None:
+    """The play-off of the best merges, once its champion is known; None where there is none.
+
+    Raises:
+        Interrupted: somebody asked to stop.
+        Paused: the person stopped, or nobody is there.
+    """
+    scoring = setup.config.scoring
+    if not scoring.playoff or not (known := begin_play_off(study, folder, scoring.playoff)):
+        return None
+    if known.champion is None:
+        progress.note(f"the best {len(known.trials)} merges are compared in pairs, blind; without:  scoring.playoff=0")
+    while known is not None and known.champion is None:
+        stop.check()
+        if scoring.page:
+            progress.step("waiting for the play-off")
+            time.sleep(PACE)
+        else:
+            with progress.quiet(), stop.at_once():
+                compare_in_terminal(folder, setup.scorers[setup.rater or ""])
+        known = play_off_of(study, {trial.number for trial in complete_trials(study)})
+    return known

@@ -79,7 +79,7 @@ def begin_play_off(study: optuna.study.Study, folder: RunFolder, count: int) -> 
     ranked = [number for number in posterior_of(study).candidates(len(trials)) if number in able]
     if len(ranked[:count]) < 2:
         return None
-    found = PlayOff(tuple(ranked[:count]))
+    found = PlayOff(tuple(ranked[:count]), after=len(trials))
     study.set_user_attr(PLAYOFF, found.to_json())
     return found
 
@@ -156,7 +156,7 @@ class PlayingOff:
         ]
         found = bradley_terry(len(known.trials), outcomes)
         champion = known.trials[found.champion]
-        over = PlayOff(known.trials, champion, found.strengths, found.errors, len(outcomes))
+        over = PlayOff(known.trials, champion, found.strengths, found.errors, len(outcomes), known.after)
         self._study.set_user_attr(PLAYOFF, over.to_json())
         return over
 

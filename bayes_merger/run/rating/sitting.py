@@ -31,8 +31,10 @@ from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, PLAYOFF
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.points import scoring_of
 from bayes_merger.run.rating.album import Album, Picture, Shown, opaque
-from bayes_merger.run.rating.awaiting import Answers, Awaiting, Question, awaited, awaiting_of, closing, settle
+from bayes_merger.run.rating.awaiting import Answers, Awaiting, Question, awaited, awaiting_of, closing
+from bayes_merger.run.rating.noise import rater_noise
 from bayes_merger.run.rating.playoff import Bracket, PlayingOff, Side, begin_play_off
+from bayes_merger.run.rating.settling import settle
 from bayes_merger.run.record import complete_trials, value_of
 from bayes_merger.run.standards import seen_standardised
 from bayes_merger.run.stored import check_stored
@@ -271,7 +273,8 @@ class Sitting:
             waiting = sum(len(self._groups[trial.id]) for trial in trials)
             stopped = bool(self.study.user_attrs.get(STOPPED))
             total = done + waiting if stopped else max(self._budget, done + waiting)
-            took = [r.ms / 1000 for r in self.ledger.ratings() if r.ms is not None and r.kind in ("score", "repeat")]
+            ratings = self.ledger.ratings()
+            took = [r.ms / 1000 for r in ratings if r.ms is not None and r.kind in ("score", "repeat")]
             usual = statistics.median(took[-RECENT:]) if took else None
             missing = sum(trial.unrated for trial in trials)
             each = 1 if self.unit == "trial" else self._pictures
@@ -289,7 +292,7 @@ class Sitting:
                 over=total <= done,
                 seconds=usual,
                 left=left,
-                sd=None,
+                sd=noise.sd if (noise := rater_noise(Answers(ratings))) else None,
             )
 
     def best_picture(self, picture: str) -> Picture | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from bayes_merger.errors import Closed, TrialFailed
+from bayes_merger.errors import Closed, Paused, TrialFailed
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.pictures import side_by_side
+from bayes_merger.run.rating.playoff import Pair, Side
 from bayes_merger.run.rating.sitting import Sitting, Trial
+from bayes_merger.scoring.people.dialogue import GO_ON
 
 
 def rate_in_terminal(folder: RunFolder, scorer: Any) -> None:
@@ -30,6 +34,46 @@ def rate_in_terminal(folder: RunFolder, scorer: Any) -> None:
                 sitting.confirm(trials[0].id)
             except (Closed, TrialFailed):  # by another rater, or as void
                 continue
+
+
+def compare_in_terminal(folder: RunFolder, scorer: Any) -> None:
+    """Ask in this terminal about the pairs of a study's play-off, to its end.
+
+    Args:
+        folder: the study's.
+        scorer: a :class:`~bayes_merger.scoring.ManualScorer`, prepared.
+
+    Raises:
+        Paused: the person stopped, or nobody is there.
+    """
+    with Sitting(folder, scorer.rater, scorer.ledger.path) as sitting:
+        while (bracket := sitting.play_off()) and not bracket.over:
+            if not bracket.open:
+                sitting.end_play_off()
+                return
+            pair, since = bracket.open[0], time.monotonic()
+            _show(sitting, pair, scorer)
+            place = f"pair {len(bracket.pairs) - len(bracket.open) + 1}/{len(bracket.pairs)} {pair.payload}"
+            answer = scorer.question(f"{place}  [{PAIR_KEYS}] > ")
+            if answer in SIDES:
+                sitting.prefer(pair.id, SIDES[answer], round(1000 * (time.monotonic() - since)))
+            elif answer == "u":
+                sitting.undo()
+            elif answer == "d":
+                sitting.end_play_off()
+            elif answer == "q":
+                raise Paused(f"paused; {GO_ON}")
+
+
+def _show(sitting: Sitting, pair: Pair, scorer: Any) -> None:
+    path = sitting.folder.path / "to_rate.png"
+    side_by_side(path, [Image.open(picture.path) for picture in (pair.left, pair.right)], columns=2)
+    with Image.open(path) as image:
+        scorer.show(path, image)
+
+
+PAIR_KEYS = "a left, b right, t neither, u undo, d done, q pause"
+SIDES: Mapping[str, Side] = {"a": "left", "b": "right", "t": "neither"}
 
 
 class _Sheet:

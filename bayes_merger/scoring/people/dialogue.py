@@ -61,7 +61,7 @@ class Dialogue:
 
     Args:
         sheet: what is asked.
-        ask: puts a question and returns the answer.
+        ask: puts a question and returns the answer, in small letters.
         tell: prints a line.
         viewer: shows pictures.
     """
@@ -99,7 +99,7 @@ class Dialogue:
         since = time.monotonic()
         place = f"image {number + 1}/{len(self.sheet)} {self.sheet.payload(number)}"
         while self.waiting and self.waiting[0] == number:
-            answer = self.ask(f"{place}  [{KEYS}] > ").strip().lower()
+            answer = self.ask(f"{place}  [{KEYS}] > ")
             score = points_in(answer)
             if score is not None:
                 self.sheet.rate(number, score, round(1000 * (time.monotonic() - since)))
@@ -140,7 +140,7 @@ class Dialogue:
 
     def confirmed(self) -> bool:
         """Whether the person presses Enter."""
-        while answer := self.ask(f"all {len(self.sheet)} rated  [Enter go on, u undo, q pause] > ").strip().lower():
+        while answer := self.ask(f"all {len(self.sheet)} rated  [Enter go on, u undo, q pause] > "):
             if answer == "u":
                 self.undo()
                 return False

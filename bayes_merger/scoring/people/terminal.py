@@ -100,12 +100,24 @@ class ManualScorer:
             Paused: the person stopped, or nobody is there.
             TrialFailed: the person called a picture void.
         """
+        Dialogue(sheet, self.question, self._tell, self._viewer).rate(confirm=self._confirm)
+
+    def question(self, text: str) -> str:
+        """The answer to a question, in small letters.
+
+        Raises:
+            Paused: the person stopped, or nobody is there.
+        """
         try:
-            Dialogue(sheet, self._ask, self._tell, self._viewer).rate(confirm=self._confirm)
+            return self._ask(text).strip().lower()
         except (EOFError, KeyboardInterrupt) as error:
             self._tell("")  # so that the next text starts on a new line
             why = "interrupted" if isinstance(error, KeyboardInterrupt) else "nobody is there to rate"
             raise Paused(f"{why}; {GO_ON}") from None
+
+    def show(self, path: Path, image: Image) -> None:
+        """Show a picture, the file at `path`."""
+        self._viewer.show(path, image)
 
 
 class _Pictures:

@@ -36,7 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.cube import Array, derived_seed, generator, to_point, to_values
-from bayes_merger.search.study.history import PICTURES, History, history_before, is_suggested
+from bayes_merger.search.study.history import PICTURES, History, history_before, is_suggested, rater_variance
 
 Space = Mapping[str, BaseDistribution]
 
@@ -55,6 +55,7 @@ class Observations:
         objectives: shape ``(trials, objectives)``, like ``scores``, which is its first column; None if there is one.
         names: of the parameters, one per dimension.
         pictures: one per point, the raw scores of its pictures as a run stores them; empty where there are none.
+        rater: variance of a score that comes from the person who gave it; None where nobody did.
     """
 
     slot: int
@@ -65,6 +66,7 @@ class Observations:
     objectives: Array | None = None
     names: tuple[str, ...] = ()
     pictures: tuple[Sequence[Mapping[str, Any]], ...] = ()
+    rater: float | None = None
 
     @property
     def dimensions(self) -> int:
@@ -304,6 +306,7 @@ def _observed(history: History, trials: Sequence[FrozenTrial], space: Space, stu
         objectives=values if len(signs) > 1 else None,
         names=tuple(space),
         pictures=tuple(t.user_attrs.get(PICTURES) or () for t in known),
+        rater=rater_variance(known),
     )
 
 

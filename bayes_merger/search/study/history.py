@@ -66,6 +66,9 @@ DEATHS = "deaths"
 AWAITING = "awaiting"
 """User attribute of a running trial: what a person has to judge before it has a score. Nobody draws it any more."""
 
+VARIANCE = "score_variance"
+"""User attribute: of a score that a person gave, the variance that comes from the person, as far as it is known."""
+
 FORKED_FROM = "forked_from"
 """User attribute: the study and the number of the trial that this one was taken over from."""
 
@@ -167,6 +170,12 @@ def as_seen(trial: FrozenTrial) -> FrozenTrial:
     seen.state = TrialState.COMPLETE
     seen.values = [estimate]
     return seen
+
+
+def rater_variance(trials: Sequence[FrozenTrial]) -> float | None:
+    """Variance of a score that comes from the person who gave it: the newest, which knows the rater best."""
+    found = [trial.user_attrs[VARIANCE] for trial in trials if VARIANCE in trial.user_attrs]
+    return float(found[-1]) if found else None
 
 
 def finite(trial: FrozenTrial | Trial, value: float | Sequence[float]) -> list[float]:

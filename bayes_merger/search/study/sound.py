@@ -18,6 +18,7 @@ from bayes_merger.search.study.history import (
     REASON,
     RETRY_OF,
     ROW,
+    VARIANCE,
     WORKER,
 )
 from bayes_merger.search.study.stopping import SECONDS
@@ -119,6 +120,7 @@ _SOUND: Mapping[str, Callable[[Any], bool]] = {
     REASON: _is_text,
     ESTIMATE: is_number,
     AWAITING: _is_awaited,
+    VARIANCE: lambda value: is_number(value) and value >= 0,
     "times": _are_durations,
     SECONDS: _is_duration,
     PICTURES: _are_pictures,

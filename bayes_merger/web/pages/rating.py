@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast, get_args
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bayes_merger.errors import ConfigError
-from bayes_merger.run.rating.sitting import Picture, Sitting, Trial
+from bayes_merger.errors import ConfigError, printable
+from bayes_merger.run.rating.album import Picture
+from bayes_merger.run.rating.playoff import Bracket, Side
+from bayes_merger.run.rating.sitting import Sitting, Trial
 from bayes_merger.web.answers import NotFound, writing
-from bayes_merger.web.pictures import Previews, without_texts
+from bayes_merger.web.pictures import Previews
 from bayes_merger.web.templates import page
 
 AHEAD = 3
 """Trials that a page is told of; more would only be loaded too early."""
+
+PAIRS = 4
+"""Pairs of a play-off that it is told of."""
 
 KEPT = {"cache-control": "private, max-age=86400, immutable"}
 """Of a picture: its id stands for it alone."""
@@ -41,8 +46,28 @@ class About:
 
 
 @dataclass(frozen=True)
+class Prefer:
+    """Which picture of a pair is better: ``left``, ``right`` or ``neither``."""
+
+    id: str
+    side: str
+    ms: int | None = None
+
+
+@dataclass(frozen=True)
 class Nothing:
     """No fields."""
+
+
+def only(sitting: Sitting) -> Callable[[str], Sitting]:
+    """One study and no other."""
+
+    def sitting_of(study: str) -> Sitting:
+        if study != sitting.folder.name:
+            raise NotFound("no such study is rated here")
+        return sitting
+
+    return sitting_of
 
 
 class RatingPages:
@@ -82,13 +107,13 @@ class RatingPages:
 
     def picture(self, request: Request) -> Response:
         """A picture: a preview, or with ``?size=whole`` every pixel of it."""
+        sitting, id = self._sitting(request), request.path_params["id"]
         try:
-            path = self._sitting(request).path_of(request.path_params["id"])
-        except ConfigError as error:
-            raise NotFound(str(error)) from error
-        if request.query_params.get("size") == "whole":
-            return Response(without_texts(path), media_type="image/png", headers=KEPT)
-        return Response(self._previews.of(path), media_type="image/webp", headers=KEPT)
+            if request.query_params.get("size") == "whole":
+                return Response(sitting.bytes_of(id), media_type="image/png", headers=KEPT)
+            return Response(self._previews.of(sitting.path_of(id)), media_type="image/webp", headers=KEPT)
+        except (ConfigError, OSError) as error:
+            raise NotFound("there is no such picture, or it is gone") from error
 
     def _sitting(self, request: Request) -> Sitting:
         return self._sitting_of(request.path_params["study"])
@@ -107,7 +132,8 @@ class RatingPages:
         known = self._best.get(sitting.folder.name)
         if known is None or known.done != state.done:
             known = self._best[sitting.folder.name] = Best(sitting, state.done)
-        return asdict(state) | {"trials": [_trial(trial, known) for trial in trials]}
+        playoff = None if trials else _playoff(sitting.play_off())
+        return asdict(state) | {"trials": [_trial(trial, known) for trial in trials], "playoff": playoff}
 
 
 class Best:
@@ -132,6 +158,22 @@ def _trial(trial: Trial, best: Best) -> dict[str, Any]:
     return {name: getattr(trial, name) for name in names} | {"pictures": pictures}
 
 
+def _playoff(bracket: Bracket | None) -> dict[str, Any] | None:
+    """A play-off as data, with the first pairs that are to be compared."""
+    if bracket is None:
+        return None
+    pairs = [
+        {"id": pair.id, "left": _picture(pair.left), "right": _picture(pair.right)} for pair in bracket.open[:PAIRS]
+    ]
+    return {"over": bracket.over, "left": len(bracket.open), "total": len(bracket.pairs), "pairs": pairs}
+
+
+def _prefer(sitting: Sitting, said: Prefer) -> None:
+    if said.side not in get_args(Side):
+        raise ConfigError(f"side: '{printable(said.side)}' is none of {', '.join(get_args(Side))}")
+    sitting.prefer(said.id, cast(Side, said.side), said.ms)
+
+
 def _picture(one: Picture) -> dict[str, Any]:
     """All of a picture that may be known; its path has the trial's number in it."""
     return {name: getattr(one, name) for name in ("id", "payload", "prompt", "width", "height", "score")}
@@ -143,5 +185,7 @@ SAYINGS: list[tuple[str, type[Any], Callable[[Sitting, Any], dict[str, Any] | No
     ("delays", About, lambda sitting, said: sitting.later(said.id)),
     ("voids", About, lambda sitting, said: sitting.void(said.id)),
     ("confirmations", About, lambda sitting, said: sitting.confirm(said.id)),
+    ("preferences", Prefer, _prefer),
+    ("champions", Nothing, lambda sitting, said: sitting.end_play_off()),
 ]
 """Address, body and deed of everything that a person can say; the answer is the state after it."""

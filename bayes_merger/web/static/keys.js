@@ -1,6 +1,9 @@
 // The keyboard. Digits by where they are, so that they are digits on every layout; letters by what they say.
 
-const LETTERS = { u: "undo", s: "later", v: "void", c: "compare", z: "zoom", g: "grid", p: "prompt" };
+const LETTERS = {
+  u: "undo", s: "later", v: "void", c: "compare", z: "zoom", g: "grid", p: "prompt",
+  a: "prefer-left", b: "prefer-right", t: "prefer-neither",
+};
 const OTHERS = { Backspace: "undo", Enter: "confirm", "?": "help" };
 const DIGIT = /^(?:Digit|Numpad)(\d)$/;
 

@@ -66,6 +66,18 @@ export class Sitting extends EventTarget {
     }, (view) => view.trials[0]?.id !== trial.id);
   }
 
+  prefer(pair, side, ms) {
+    const known = (view) => !view.playoff?.pairs.some((one) => one.id === pair.id);
+    this.#say("preferences", { id: pair.id, side, ms }, ({ playoff }) => {
+      playoff.pairs = playoff.pairs.filter((one) => one.id !== pair.id);
+      playoff.left -= 1;
+    }, known);
+  }
+
+  crown() {
+    this.#say("champions", {}, () => {}, (view) => view.playoff?.over);
+  }
+
   // What was undone, only the server knows
   undo() {
     this.#say("undo", {}, () => {}, () => true);

@@ -4,10 +4,6 @@ const SWIPE = 50; // pixels
 
 export class Stage extends EventTarget {
   zoom = false;
-  grid = false;
-  compare = false;
-  prompt = false;
-  blink = false;
   #stage;
   #picture;
   #down = null;
@@ -24,18 +20,17 @@ export class Stage extends EventTarget {
     new ResizeObserver(() => this.#fit()).observe(stage);
   }
 
-  show(trial, picture) {
-    const one = picture && !this.grid;
-    const beside = Boolean(one && this.compare && picture.best);
-    this.#part("own").hidden = !one;
-    this.#part("best").hidden = !beside;
-    this.#part("grid").hidden = !(picture && this.grid);
-    this.#stage.classList.toggle("zoomed", Boolean(one && this.zoom));
-    if (one) this.#fill("own", this.blink && picture.best ? picture.best : picture.id, picture);
-    if (beside) this.#fill("best", picture.best, picture);
-    if (picture && this.grid) this.#fillGrid(trial);
-    this.#part("prompt").hidden = !(picture && this.prompt);
-    this.#part("prompt").textContent = picture?.prompt ?? "";
+  // Up to two pictures {id, width, height, caption, alt} side by side, or a grid of as many as there are; and a prompt
+  show({ panes = [], grid = [], prompt = "" }) {
+    this.#stage.classList.toggle("zoomed", panes.length > 0 && this.zoom);
+    ["left", "right"].forEach((name, index) => {
+      this.#part(name).hidden = !panes[index];
+      if (panes[index]) this.#fill(this.#part(name), panes[index]);
+    });
+    this.#part("grid").hidden = !grid.length;
+    if (grid.length) this.#fillGrid(grid);
+    this.#part("prompt").hidden = !prompt;
+    this.#part("prompt").textContent = prompt;
     this.#fit();
   }
 
@@ -43,27 +38,26 @@ export class Stage extends EventTarget {
     return this.#stage.querySelector(`#${name}`);
   }
 
-  #fill(pane, id, { width, height, payload }) {
+  #fill(figure, { id, width, height, caption = "", alt }) {
     const preview = this.#picture(id, false);
     const whole = this.zoom ? this.#picture(id, true) : null;
     const image = whole?.complete ? whole : preview;
     if (whole && !whole.complete) whole.decode().then(() => this.dispatchEvent(new Event("change")), () => {});
-    image.dataset.width = width;
-    image.dataset.height = height;
-    image.alt = pane === "best" || this.blink ? "the best so far" : payload;
-    const figure = this.#part(pane);
-    const shown = figure.querySelector("img");
+    Object.assign(image.dataset, { width, height });
+    image.alt = alt;
+    const [shown, label] = [figure.querySelector("img"), figure.querySelector("figcaption")];
+    label.textContent = caption;
     if (shown === image) return;
     if (shown) shown.replaceWith(image);
     else figure.prepend(image);
   }
 
-  #fillGrid(trial) {
+  #fillGrid(pictures) {
     const grid = this.#part("grid");
-    const shown = trial.pictures.map((one) => one.id).join();
+    const shown = pictures.map((one) => one.id).join();
     if (grid.dataset.shown === shown) return;
     grid.dataset.shown = shown;
-    grid.replaceChildren(...trial.pictures.map((one, index) => {
+    grid.replaceChildren(...pictures.map((one, index) => {
       const button = document.createElement("button");
       button.type = "button";
       button.setAttribute("aria-label", `Look at picture ${index + 1}`);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_bad_statistics_are_refused(tmp_path: Path, change: dict[str, torch.Tens
         ({"runs": "x"}, "no valid 'runs'"),
     ],
 )
-def test_a_hostile_header_is_refused(tmp_path: Path, about: dict[str, object], said: str) -> None:
+def test_a_hostile_header_is_refused(tmp_path: Path, about: dict[str, Any], said: str) -> None:
     assert said in refused(measured(tmp_path / "a.safetensors", SHAPES, **about))
 
 

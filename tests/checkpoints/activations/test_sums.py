@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.sidecars import RUN, measured
 SHAPES = {"x.weight": (3, 2)}
 
 
-def one(folder: Path, name: str, value: float, counts: tuple[float, float] = (3.0, 1.0), **about: object) -> Path:
+def one(folder: Path, name: str, value: float, counts: tuple[float, float] = (3.0, 1.0), **about: Any) -> Path:
     change = {
         "x.weight|in_sq": torch.full((2, 2), value),
         "x.weight|n": torch.tensor(counts, dtype=torch.float64),

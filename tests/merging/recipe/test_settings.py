@@ -29,6 +29,12 @@ VALUES: dict[str, tuple[Any, dict[str, str], Any]] = {
     "channels": ("pad", {"channels": "pad"}, "pad"),
     "clip": ("soft", {"clip": "soft"}, "soft"),
     "ema": ("keep", {"ema": "keep"}, "keep"),
+    "saliency": (
+        {"a": "A.act", "b": "B.act", "by": "gradient"},
+        {"saliency.a": "A.act", "saliency": "B.act", "saliency.by": "gradient"},
+        {"a": {"path": "A.act", "sha256": ""}, "b": {"path": "B.act", "sha256": ""}, "by": "gradient"},
+    ),
+    "act": ({"alpha": "S.act"}, {"alpha": "act:S.act"}, {"alpha": {"path": "S.act", "sha256": ""}}),
 }
 
 

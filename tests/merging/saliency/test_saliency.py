@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,8 @@ def test_alpha_goes_to_the_model_that_responds_more_at_a_place(tmp_path: Path, m
     a, b = (tensors_of(seed, torch.float32)[FIRST] for seed in (1, 2))
     shares = torch.tensor([0.75, 0.5, 1 / (1 + torch.e**6), 0.5]).view(1, 4, 1, 1)  # 3 / (1 + 3), 1/2, log ratio -6
     assert torch.allclose(found[FIRST], a + shares * (b - a), atol=1e-6)
-    assert torch.equal(found[TEXT], torch.lerp(*(tensors_of(s, torch.float32)[TEXT] for s in (1, 2)), 0.5))
+    before, after = (tensors_of(seed, torch.float32)[TEXT] for seed in (1, 2))
+    assert torch.equal(found[TEXT], before.lerp(after, 0.5))
     twice = dict(merge(recipe(two(models), "0.5", 2.0, saliency=saliency), two(models)))
     assert torch.allclose(twice[FIRST][:, 0], (a + 0.9 * (b - a))[:, 0], atol=1e-6)  # 9 / (1 + 9)
 
@@ -76,7 +76,7 @@ def test_strength_0_and_the_ends_of_alpha_are_the_plain_merge(tmp_path: Path, mo
 @pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "ties", "salient_sum", "most_salient", "rotate"])
 def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, models: dict[str, Checkpoint], method: str) -> None:
     given = two(models) if method in ("weighted_sum", "rotate") else models
-    both = [{"saliency": settings_of(tmp_path)}, {"act": {"alpha": settings_of(tmp_path)["b"]}}]
+    both: list[dict[str, Any]] = [{"saliency": settings_of(tmp_path)}, {"act": {"alpha": settings_of(tmp_path)["b"]}}]
     for more in both:
         made = recipe(given, "0.4", 1.7, method, **more)
         expected = dict(merge(made, given))
@@ -148,9 +148,6 @@ def test_a_strength_is_idle_only_where_alpha_is(tmp_path: Path, models: dict[str
         found = idle_weights(least, given, most.weights)
         assert ("IN01.strength" in found) == idle
         assert ("IN01.alpha" in found) == idle
-
-
-Change = Callable[[Path, dict[str, Checkpoint]], None]
 
 
 @pytest.mark.parametrize(

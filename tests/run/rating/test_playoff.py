@@ -109,6 +109,7 @@ def test_after_its_end_nothing_is_said_any_more(folder: RunFolder) -> None:
         {"trials": "01"},
         {"trials": [[0], 1]},
         {"trials": [0, 1], "more": 1},
+        {"trials": [0, 1], "champion": 0, "strengths": [0.0, 0.0], "errors": [1.0, 1.0], "after": 3},
         [0, 1],
         7,
     ],

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
+from bayes_merger.imaging.activations import layers_of, recorded
 from bayes_merger.merging import LiveMerge, MergeRecipe, MergeSettings
 from bayes_merger.merging.export.diffusers_folder import save_folder
 from tests.folders import FAMILIES, write_file, write_folder, write_tokenizers
@@ -171,3 +173,19 @@ def test_in_half_precision_it_draws_too(family: Family, dtype: str) -> None:
         if key.startswith(("first_stage_model.", "vae."))
     }
     assert kept == {torch.float32 if (family.name, dtype) == ("sdxl", "fp16") else pipeline.dtype}
+
+
+def test_activations_are_named_and_as_wide_as_the_weights_of_the_file(family: Family) -> None:
+    about = About("0" * 64, family.name, 2, ({"id": "x"},))
+    with recorded(family.pipeline, about, guided=family.guided) as found:
+        family.pipeline.draw(family.payloads)
+    with open_checkpoint(family.a) as model:
+        shapes = model.shapes
+    network = {layer.key for layer in layers_of(family.pipeline) if layer.in_denoiser}
+    assert network <= set(found.sums)
+    assert set(found.sums) <= set(shapes)
+    for key, sums in found.sums.items():
+        assert sums["in_sq"].shape[1] == shapes[key][1], key
+        if family.guided and key in network:
+            assert sums["guided_out"].shape == (2, shapes[key][0]), key
+            assert found.counts[key]["guided_n"].sum() > 0

@@ -1,0 +1,175 @@
+"""``activations``: measured, shown, merged, killed and gone on with; and what a merge and a run make of them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bayes_merger.checkpoints.activations.sidecar import Sidecar
+from tests.user_folder import PAYLOAD, command, make_workplace, start
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_sd1_config: Path, tiny_a: Path, tiny_b: Path) -> Path:
+    folder = make_workplace(tmp_path_factory.mktemp("workplace"), tiny_sd1_config)
+    second = PAYLOAD.replace("tiny:", "second:").replace("ring", "cross")
+    (folder / "payloads" / "second.yaml").write_text(second, encoding="utf-8")
+    for name, model in (("A", tiny_a), ("B", tiny_b)):
+        said = measure(folder, model, f"{name}.act.safetensors", tiny_sd1_config)
+        assert said == ["tiny: 2 pictures", "second: 2 pictures"]
+    return folder
+
+
+def arguments(model: Path, out: str, config: Path, payloads: str = "tiny,second") -> list[str]:
+    drawn = [f"payloads=[{payloads}]", f"generator.config={config}", "generator.device=cpu"]
+    return ["activations", str(model), *drawn, "--out", out, "--bands", "2"]
+
+
+def measure(folder: Path, model: Path, out: str, config: Path, payloads: str = "tiny,second") -> list[str]:
+    result = command(folder, *arguments(model, out, config, payloads))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"wrote {out} (")
+    return result.stderr.splitlines()
+
+
+def refused(folder: Path, *words: str) -> str:
+    result = command(folder, *words)
+    assert result.returncode == 2, result.stdout + result.stderr
+    return result.stderr.splitlines()[-1]
+
+
+def test_the_same_settings_give_the_same_bytes_and_parts_merge_to_the_whole(
+    workplace: Path, tiny_a: Path, tiny_sd1_config: Path
+) -> None:
+    for out, payloads in (("one.sft", "tiny"), ("two.sft", "second"), ("again.sft", "tiny,second")):
+        measure(workplace, tiny_a, out, tiny_sd1_config, payloads)
+    whole = (workplace / "A.act.safetensors").read_bytes()
+    assert (workplace / "again.sft").read_bytes() == whole
+    result = command(workplace, "activations", "merge", "one.sft", "two.sft", "--out", "merged.sft")
+    assert result.stdout == "wrote merged.sft: 2 runs of 354 weights\n"
+    assert (workplace / "merged.sft").read_bytes() == whole
+    said = refused(workplace, "activations", "merge", "one.sft", "one.sft", "--out", "no.sft")
+    assert said == "error: one.sft: the run of tiny is in another of these files too, and would count twice"
+    assert not (workplace / "no.sft").exists()
+    assert "other.sft" not in {path.name for path in workplace.iterdir()}
+    assert not list(workplace.glob(".*.parts"))
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_same_command_goes_on(workplace: Path, tiny_a: Path, tiny_sd1_config: Path) -> None:
+    process = start(workplace, *arguments(tiny_a, "killed.sft", tiny_sd1_config))
+    assert process.stderr is not None
+    assert process.stderr.readline() == "tiny: 2 pictures\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (workplace / "killed.sft").exists()
+    assert "tiny: measured before" in measure(workplace, tiny_a, "killed.sft", tiny_sd1_config)
+    assert (workplace / "killed.sft").read_bytes() == (workplace / "A.act.safetensors").read_bytes()
+    assert not list(workplace.glob(".*.parts"))
+
+
+def test_what_is_measured_is_shown_as_a_table_and_a_picture(workplace: Path) -> None:
+    result = command(workplace, "activations", "show", "A.act.safetensors", "--png", "a.png")
+    first, header, *rows, last = result.stdout.splitlines()
+    assert first.startswith("A.act.safetensors: sd1 ")
+    assert first.endswith(", 354 weights, 4 pictures of 2 payloads, 2 bands")
+    assert header.split() == ["block", "tiny", "second", "spread"]
+    assert rows[0].split()[0] == "IN01"
+    assert last == "wrote a.png"
+    both = command(workplace, "activations", "show", "A.act.safetensors", "B.act.safetensors", "--png", "ab.png")
+    assert both.stdout.splitlines()[2].split() == ["block", "A", "B", "B", "/", "A"]
+    for name in ("a.png", "ab.png"):
+        assert (workplace / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_prompt_is_not_in_the_file_and_what_was_drawn_is(workplace: Path) -> None:
+    sidecar = Sidecar(workplace / "A.act.safetensors")
+    assert sidecar.about is not None
+    assert "ring" not in str(sidecar.about)
+    assert [(run["payload"], run["steps"], run["pictures"]) for run in sidecar.about.runs] == [
+        ("tiny", 2, 2),
+        ("second", 2, 2),
+    ]
+    sidecar.close()
+
+
+def test_a_merge_is_moved_and_its_own_recipe_makes_it_again(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
+    models = [f"model_a={tiny_a}", f"model_b={tiny_b}", "alpha=0.3", "dtype=fp32"]
+    moved = ["saliency.a=A.act.safetensors", "saliency=B.act.safetensors", "strength=1.5", "OUT05.strength=0"]
+    for out, more in (("plain.safetensors", []), ("moved.safetensors", moved)):
+        assert command(workplace, "merge", *models, *more, "--out", out).returncode == 0
+    plain, other = (load_file(workplace / name) for name in ("plain.safetensors", "moved.safetensors"))
+    block = "model.diffusion_model.output_blocks.{}.0.in_layers.2.weight"
+    assert torch.equal(plain[block.format(5)], other[block.format(5)])
+    assert not torch.equal(plain[block.format(6)], other[block.format(6)])
+    again = ["merge", "moved.safetensors", f"model_a={tiny_a}", f"model_b={tiny_b}", "--out", "again.safetensors"]
+    assert command(workplace, *again).returncode == 0
+    assert all(torch.equal(tensor, other[key]) for key, tensor in load_file(workplace / "again.safetensors").items())
+    wrong = refused(workplace, *again[:2], "saliency.a=B.act.safetensors", *again[2:-1], "no.safetensors")
+    assert "B.act.safetensors is not the recipe's file (SHA-256 " in wrong
+    acted = command(workplace, "plan", *models[:2], "alpha=act:B.act.safetensors")
+    assert "alpha is multiplied by the response of B.act.safetensors in " in acted.stdout + acted.stderr
+
+
+def test_a_recipe_in_steps_has_saliency_in_its_steps(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
+    recipe: dict[str, Any] = {
+        "models": {"a": str(tiny_a), "b": str(tiny_b)},
+        "steps": [
+            {"name": "mix", "method": "slerp", "a": "a", "b": "b", "alpha": 0.5},
+            {
+                "name": "gate", "a": "a", "b": "mix", "alpha": 0.7, "strength": "far",
+                "saliency": {"b": "B.act.safetensors"},
+            },
+        ],
+    }  # fmt: skip
+    (workplace / "steps.yaml").write_text(json.dumps(recipe))
+    made = command(workplace, "merge", "steps.yaml", "far=2", "--out", "steps.safetensors")
+    assert made.returncode == 0, made.stderr
+    assert "alpha is moved by the response of B.act.safetensors in " in made.stderr
+    again = command(
+        workplace, "merge", "steps.safetensors", f"model_a={tiny_a}", f"model_b={tiny_b}", "--out", "s2.sft"
+    )
+    assert again.returncode == 0, again.stderr
+    assert load_file(workplace / "s2.sft").keys() == load_file(workplace / "steps.safetensors").keys()
+
+
+def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_written(
+    workplace: Path, tiny_a: Path, tiny_b: Path
+) -> None:
+    files = ["saliency.a=A.act.safetensors", "saliency.b=B.act.safetensors"]
+    settings = [f"model_a={tiny_a}", f"model_b={tiny_b}", "name=moved", "init_points=2", "n_iters=1", "final.images=0"]
+    result = command(workplace, "run", "experiment=tiny", *settings, *files, "final.save=false")
+    assert result.returncode == 0, result.stderr
+    data = json.loads(command(workplace, "show", "moved", "--json").stdout)
+    strengths = [set(trial["weights"]["strength"].values()) for trial in data["trials_list"]]
+    assert all(len(numbers) == 1 for numbers in strengths)
+    assert len({number for numbers in strengths for number in numbers}) > 1
+    saved = command(workplace, "merge", "moved", "--out", "best.safetensors")
+    assert saved.returncode == 0, saved.stderr
+    (workplace / "B.act.safetensors").rename(workplace / "gone")
+    assert "B.act.safetensors: cannot be opened" in refused(workplace, "merge", "moved", "--out", "no.safetensors")
+    (workplace / "gone").rename(workplace / "B.act.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["payloads=[tiny]"], "the following arguments are required: --out"),
+        (["MODEL", "payloads=[tiny]", "--out", "x.sft", "--bands", "0"], "bands: 0 bands of timesteps"),
+        (["MODEL", "payloads=[tiny]", "--out", "A.act.safetensors"], "A.act.safetensors exists"),
+        (["MODEL", "payloads=[tiny]", "--out", "nowhere/x.sft"], "there is no folder nowhere"),
+        (["MODEL", "payloads=[tiny]", "payloads.tiny.prompt=<lora:x:1>", "--out", "x.sft"], "<lora:|names a LoRA"),
+        (["show", "nowhere.sft"], "nowhere.sft: cannot be opened"),
+        (["merge", "A.act.safetensors"], "the following arguments are required: --out"),
+    ],
+)
+def test_bad_input_is_one_line(workplace: Path, tiny_a: Path, words: list[str], said: str) -> None:
+    given = [str(tiny_a) if word == "MODEL" else word for word in words]
+    error = refused(workplace, "activations", *given)
+    assert any(part in error for part in said.split("|")), error

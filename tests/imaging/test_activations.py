@@ -1,0 +1,88 @@
+"""``imaging.activations``: sums over what a live pipeline's layers are fed and answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from bayes_merger.checkpoints.activations.names import About
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging import LivePipeline, Payload, resolve
+from bayes_merger.imaging.activations import layers_of, recorded
+
+ABOUT = About("0" * 64, "sd1", 2, ({"id": "x"},))
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+KEYS = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+TEXT = "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+PAYLOADS = resolve([Payload("ring", "a red ring", steps=2, width=64, height=64, cfg_scale=3, batch_size=2)], 0)
+
+
+def test_sums_are_those_that_plain_hooks_see(pipeline_a: LivePipeline) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    module = next(layer.module for layer in layers_of(pipeline_a) if layer.key == FIRST)
+    handle = module.register_forward_hook(lambda _, given, answer: seen.append((given[0].clone(), answer.clone())))
+    with recorded(pipeline_a, ABOUT, guided=True) as found:
+        pipeline_a.draw(PAYLOADS)
+    handle.remove()
+    assert len(seen) == 2  # calls of the denoiser: one in each half of the timesteps, the noisy one first
+    for band, (given, answer) in zip((1, 0), seen, strict=True):
+        assert torch.allclose(found.sums[FIRST]["in_sq"][band], given.double().square().sum((0, 2, 3)), rtol=1e-6)
+        assert torch.allclose(found.sums[FIRST]["in_abs"][band], given.double().abs().sum((0, 2, 3)), rtol=1e-6)
+        response = (answer[2:] - answer[:2]).double().square().sum((0, 2, 3))
+        assert torch.allclose(found.sums[FIRST]["guided_out"][band], response, rtol=1e-6)
+    assert found.counts[FIRST]["n"].tolist() == [256.0, 256.0]  # 2 pictures, 2 halves, 8 x 8 places
+    assert found.counts[FIRST]["guided_n"].tolist() == [128.0, 128.0]
+    assert torch.equal(found.sums[FIRST]["guided_in"], torch.zeros(2, 4).double())  # both halves see the same latents
+    assert float(found.sums[KEYS]["guided_in"].min()) > 0
+    assert "guided_in" not in found.sums[TEXT]  # text encoders read prompts one after another
+    assert found.sums[TEXT]["in_sq"].shape == (1, 8)
+    assert found.counts[TEXT]["n"].tolist() == [4 * 77.0]
+    assert set(found.by_run) == set(found.sums)
+
+
+def test_recording_changes_no_picture_and_leaves_no_hook(pipeline_a: LivePipeline) -> None:
+    before = [image.image.tobytes() for image in pipeline_a.draw(PAYLOADS)]
+    with recorded(pipeline_a, ABOUT, guided=True):
+        assert [image.image.tobytes() for image in pipeline_a.draw(PAYLOADS)] == before
+    modules = [m for part in pipeline_a.architecture.model.modules.values() for m in part.modules()]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def test_without_guidance_there_is_no_response(pipeline_a: LivePipeline) -> None:
+    plain = [replace(payload, cfg_scale=1.0) for payload in PAYLOADS]
+    with recorded(pipeline_a, ABOUT, guided=False) as found:
+        pipeline_a.draw(plain)
+    assert set(found.sums[FIRST]) == {"in_sq", "in_abs"}
+    assert found.counts[FIRST]["n"].tolist() == [128.0, 128.0]
+
+
+def test_a_denoiser_that_is_not_seen_at_work_is_refused(pipeline_a: LivePipeline) -> None:
+    with pytest.raises(ConfigError, match="were not seen at work"), recorded(pipeline_a, ABOUT, guided=True):
+        pass
+
+
+def test_gradients_are_those_of_random_probes(pipeline_a: LivePipeline) -> None:
+    network = pipeline_a.architecture.model.modules["unet"]
+    calls: list[tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]] = []
+    handle = network.register_forward_pre_hook(lambda _, given, named: calls.append((given, named)), with_kwargs=True)
+    pipeline_a.draw(PAYLOADS)
+    handle.remove()
+    with recorded(pipeline_a, ABOUT, guided=True, gradients=2) as found:
+        pipeline_a.draw(PAYLOADS)
+    weight: Any = next(layer.module.weight for layer in layers_of(pipeline_a) if layer.key == FIRST)
+    weight.requires_grad_(True)
+    for band, number in ((1, 0), (0, 1)):
+        given, named = calls[number]
+        with torch.enable_grad():
+            answer = network(*given, **named)[0]
+            probe = torch.randn(answer.shape, generator=torch.Generator().manual_seed(number))
+            gradient = torch.autograd.grad((answer * probe).sum(), weight)[0]
+        squares = gradient.double().square()
+        assert torch.allclose(found.sums[FIRST]["gradient_out"][band], squares.mean((1, 2, 3)), rtol=1e-4)
+        assert torch.allclose(found.sums[FIRST]["gradient_in"][band], squares.mean((0, 2, 3)), rtol=1e-4)
+    weight.requires_grad_(False)
+    assert found.counts[FIRST]["gradient_n"].tolist() == [1.0, 1.0]
+    assert all(parameter.grad is None for parameter in network.parameters())
