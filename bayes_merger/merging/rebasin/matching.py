@@ -7,7 +7,8 @@ descent: the order of one space at a time, which is a linear assignment, until n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,8 @@ def match_weights(
     a: Checkpoint,
     b: Checkpoint,
     spaces: Sequence[Space],
-    names_a: dict[str, str],
-    names_b: dict[str, str],
+    names_a: Mapping[str, str],
+    names_b: Mapping[str, str],
     progress: Callable[[int, int, int], None] | None = None,
 ) -> Permutation:
     """The order of B's neurons that is most like A's; the same files give the same order.
@@ -76,6 +77,23 @@ def match_weights(
     return permutation
 
 
+def likeness(
+    a: Checkpoint, b: Checkpoint, names_a: Mapping[str, str], names_b: Mapping[str, str], permutation: Permutation
+) -> float:
+    """The cosine of A's weights and B's in the new order, of all tensors that have neurons: 1 for equal models."""
+    product = one_squared = other_squared = 0.0
+    for key in sorted(permutation.keys):
+        pair = _pair(a, b, key, names_a, names_b, permutation)
+        if pair is not None:
+            one, other = (tensor.flatten() for tensor in pair)
+            product += float(one @ other)
+            one_squared += float(one @ one)
+            other_squared += float(other @ other)
+            a.release()
+            b.release()
+    return product / math.sqrt(one_squared * other_squared) if one_squared and other_squared else 0.0
+
+
 def _neighbours(spaces: Sequence[Space]) -> dict[str, set[str]]:
     """The spaces that share a tensor with each."""
     having: dict[str, set[str]] = {}
@@ -89,8 +107,8 @@ def _pair(
     a: Checkpoint,
     b: Checkpoint,
     key: str,
-    names_a: dict[str, str],
-    names_b: dict[str, str],
+    names_a: Mapping[str, str],
+    names_b: Mapping[str, str],
     permutation: Permutation,
 ) -> tuple[Tensor, Tensor] | None:
     """A tensor of A, and B's as it stands; none where A has no such tensor."""

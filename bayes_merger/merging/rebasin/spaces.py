@@ -71,16 +71,23 @@ class Layout:
     text_heads: Mapping[int, int]
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Layout:
-        """That of a model whose diffusers folder has these settings, as `config_trees.settings_for` gives them."""
-        unet = settings["unet/config.json"]
-        widths = unet["block_out_channels"]
-        heads = unet.get("num_attention_heads") or unet["attention_head_dim"]  # the latter is a misnomer
-        texts = [tree for name, tree in settings.items() if name.startswith("text_encoder") and "hidden_size" in tree]
+    def of(cls, networks: Mapping[str, Any]) -> Layout:
+        """That of a model with these networks, as `empty_networks` makes them.
+
+        Raises:
+            ValueError: layers of one width differ in their heads.
+        """
+        unet = networks["unet"].config
+        widths = unet.block_out_channels
+        given = unet.num_attention_heads or unet.attention_head_dim  # the latter is a misnomer
+        heads = list(zip(widths, given if isinstance(given, list | tuple) else [given] * len(widths), strict=True))
+        texts = [network.config for part, network in networks.items() if part.startswith("text_encoder")]
+        if dict(heads) != dict(heads[::-1]):
+            raise ValueError("layers of one width have different numbers of heads")
         return cls(
-            unet.get("norm_num_groups", 32),
-            dict(zip(widths, heads if isinstance(heads, list) else [heads] * len(widths), strict=True)),
-            {tree["hidden_size"]: tree["num_attention_heads"] for tree in texts},
+            unet.norm_num_groups,
+            dict(heads),
+            {text.hidden_size: text.num_attention_heads for text in texts},
         )
 
 

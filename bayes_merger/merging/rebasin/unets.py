@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from bayes_merger.checkpoints.naming import UNET
 from bayes_merger.merging.rebasin.spaces import Axis, Layout, Space, Tensors, attention, equal_cells
@@ -25,7 +26,7 @@ class _Stream:
     def space(self) -> Space:
         """As a space."""
         edges = [0, *sorted(self.edges), self.size]
-        cells = tuple(end - begin for begin, end in zip(edges, edges[1:], strict=False))
+        cells = tuple(end - begin for begin, end in pairwise(edges))
         return Space(self.name, cells, (tuple(self.axes),))
 
 
