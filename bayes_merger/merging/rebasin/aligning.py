@@ -14,7 +14,8 @@ from bayes_merger.checkpoints.naming import canonical_keys
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.rebasin.matching import likeness, match_weights
 from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
-from bayes_merger.merging.rebasin.spaces import Layout, spaces_of
+from bayes_merger.merging.rebasin.spaces import Layout
+from bayes_merger.merging.rebasin.topology import spaces_of
 
 KINDS = (SD1, SD2, SDXL, REFINER, SSD_1B, VEGA)
 """Kinds of models whose neurons are known."""

@@ -137,7 +137,7 @@ class _Walk:
         stream.axes += tensors.rows(f"{layer}.proj_out")
         size = tensors.width(f"{layer}.proj_in")
         inner = tensors.rows(f"{layer}.proj_in") + tensors.columns(f"{layer}.proj_out")
-        between = []
+        between: list[Space] = []
         for number in tensors.numbers(f"{layer}.transformer_blocks."):
             block = f"{layer}.transformer_blocks.{number}."
             inner += self._inner_axes(block)
