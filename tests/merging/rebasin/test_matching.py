@@ -14,10 +14,10 @@ from bayes_merger.merging.rebasin.matching import likeness, match_weights
 from bayes_merger.merging.rebasin.permutation import Permutation
 from bayes_merger.merging.rebasin.spaces import Axis, Space
 from tests.folders import write_file, write_folder
-from tests.merging.rebasin.models import FAMILIES, own_keys, permuted, randomly, spaces
+from tests.merging.rebasin.models import own_keys, permuted, randomly, spaces
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_every_neuron_of_a_scrambled_model_finds_its_place(tmp_path: Path, family: str) -> None:
     config = write_folder(tmp_path / "config", family)
     with open_checkpoint(write_file(tmp_path / "model.safetensors", family)) as model:
