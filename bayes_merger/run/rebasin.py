@@ -12,7 +12,7 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.rebasin.aligning import Alignment, Progress, align
-from bayes_merger.merging.rebasin.permutation import Permuted
+from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
 
 TOLERANCE = 1e-4
 """By which an answer of a network may differ, relative to its largest number: rounding alone gives some 1e-6."""
@@ -81,7 +81,7 @@ def verify(model: Checkpoint, permuted: Permuted, config: Path | None = None) ->
     from bayes_merger.imaging.responses import difference, responses
 
     live = load_model(
-        model,
+        Permuted(model, Permutation(()), {}),  # as it is, and out of memory as soon as it is read
         config=config,
         optional=tuple(PART_NAMES),
         device=torch.device("cpu"),

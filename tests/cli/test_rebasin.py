@@ -64,7 +64,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_a: Path) -> Path:
             "flux.safetensors: a Flux checkpoint; the neurons of Stable Diffusion 1, 2 and XL can be put in order",
         ),
         ("xl", "xl.safetensors is a Stable Diffusion XL checkpoint and a.safetensors is a Stable Diffusion 1.x"),
-        ("inpainting", "inpainting.safetensors is inpainting a Stable"),
+        ("inpainting", "inpainting.safetensors is a Stable Diffusion 1.x checkpoint for inpainting and a.safe"),
         ("part", "part.safetensors: a checkpoint with parts of its U-Net missing"),
         ("other", "give two models of one size"),
     ],

@@ -85,7 +85,7 @@ def check_alike(a: Checkpoint, b: Checkpoint) -> None:
         if model.kind not in KINDS:
             known = "Stable Diffusion 1, 2 and XL"
             raise CheckpointError(f"{model.path}: {model.kind.words}; the neurons of {known} can be put in order")
-    sorts = [f"{describe_input(model.shapes)} {model.kind.words}".strip() for model in (a, b)]
+    sorts = [" for ".join(filter(None, (model.kind.words, describe_input(model.shapes)))) for model in (a, b)]
     if sorts[0] != sorts[1]:
         raise CheckpointError(
             f"{b.path} is {sorts[1]} and {a.path.name} is {sorts[0]}: their neurons cannot be compared; "

@@ -124,5 +124,6 @@ class Permuted(ModelView):
         self._read_part = None  # a part of a tensor comes from all over it
 
     def _read_model(self, key: str) -> Tensor:
+        self._model.release()  # what moves is copied: the file need not be in memory beside it
         tensor = super()._read_model(key)
         return self._permutation.apply(self._keys[key], tensor) if key in self._keys else tensor

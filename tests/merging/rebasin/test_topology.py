@@ -39,7 +39,7 @@ def test_stable_diffusion_1_has_heads_of_three_widths_and_groups_of_32() -> None
     spaces = official("sd15")
     kinds = Counter((space.exchange, len(space.cells) == 1) for space in spaces.values())
     assert len(spaces) == 133
-    assert kinds == {(True, False): 66, (False, True): 46, (False, False): 21}
+    assert kinds == {(True, False): 66, (False, True): 47, (False, False): 20}
     attention = {s.cells for s in spaces.values() if s.name.endswith("attn1")}
     assert attention == {(40,) * 8, (80,) * 8, (160,) * 8}
     assert spaces["cond_stage_model.transformer.text_model.encoder.layers.11.self_attn"].cells == (64,) * 12
@@ -47,14 +47,23 @@ def test_stable_diffusion_1_has_heads_of_three_widths_and_groups_of_32() -> None
     assert spaces[f"{UNET}middle_block.1.transformer_blocks.0.ff.net.0.proj"].cells == (5120,)
 
 
-def test_groups_of_norms_that_read_streams_side_by_side_straddle_the_seam() -> None:
-    # 640 and 320 channels in 32 groups of 30: the second stream begins 20 channels before a group ends
-    first = official("sd15")[f"{UNET}input_blocks.0.0"].cells
-    assert sum(first) == 320
-    assert set(first) == {10}  # groups of 10 alone are finer than 20 + 30 + ...
-    wide = official("sd15")[f"{UNET}input_blocks.4.0.skip_connection"].cells
-    assert sum(wide) == 640
-    assert len(set(wide)) > 1
+def test_norms_that_read_streams_side_by_side_divide_both() -> None:
+    spaces = official("sd15")
+    cells = {
+        name: Counter(spaces[UNET + name].cells)
+        for name in (
+            "input_blocks.0.0",
+            "output_blocks.2.0.skip_connection",
+            "output_blocks.5.2.conv",
+            "output_blocks.7.0.skip_connection",
+        )
+    }
+    assert cells == {
+        "input_blocks.0.0": {10: 32},
+        "output_blocks.2.0.skip_connection": {1280: 1},  # no norm reads it, only the upsampler
+        "output_blocks.5.2.conv": {60: 21, 20: 1},  # 1280 beside 640 in groups of 60: the last is cut by the seam
+        "output_blocks.7.0.skip_connection": {10: 22, 20: 21},  # alone in groups of 20, beside 320 in groups of 30
+    }
 
 
 @pytest.mark.parametrize(("tree", "count"), [("sd2", 155), ("sdxl", 345)])
