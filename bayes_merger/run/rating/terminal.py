@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,35 @@ def compare_in_terminal(folder: RunFolder, scorer: Any) -> None:
                 raise Paused(f"paused; {GO_ON}")
 
 
+def sit_in_terminal(folder: RunFolder, scorer: Any, tell: Callable[[str], None] = print) -> None:
+    """Ask in this terminal about everything that waits, and what a run that draws now brings, until it ends.
+
+    Args:
+        folder: the study's.
+        scorer: a :class:`~bayes_merger.scoring.ManualScorer`, prepared.
+        tell: prints a line.
+
+    Raises:
+        Paused: the person stopped, or nobody is there.
+    """
+    waits = True
+    while waits:
+        rate_in_terminal(folder, scorer)
+        compare_in_terminal(folder, scorer)
+        with Sitting(folder, scorer.rater, scorer.ledger.path) as sitting:
+            state = sitting.state()
+        waits = state.running
+        if waits and not state.waiting:
+            tell(f"{state.done} of {state.total} trials are rated; waiting for the run to draw")
+        while waits and not state.waiting:
+            time.sleep(PACE)
+            with Sitting(folder, scorer.rater, scorer.ledger.path) as sitting:
+                state, playing = sitting.state(), sitting.play_off()
+            waits = state.running
+            if playing and not playing.over:
+                break
+
+
 def _show(sitting: Sitting, pair: Pair, scorer: Any) -> None:
     path = _place(sitting, pair.id)
     side_by_side(path, [Image.open(picture.path) for picture in (pair.left, pair.right)], columns=2)
@@ -85,6 +114,9 @@ def _place(sitting: Sitting, id: str) -> Path:
 
 
 KEPT = 20
+PACE = 1.0
+"""Seconds between two looks at a study whose run draws."""
+
 PAIR_KEYS = "a left, b right, t neither, u undo, d done, q pause"
 SIDES: Mapping[str, Side] = {"a": "left", "b": "right", "t": "neither"}
 

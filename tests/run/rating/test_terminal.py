@@ -7,7 +7,7 @@ import pytest
 from bayes_merger.config import ScoringConfig
 from bayes_merger.errors import Paused
 from bayes_merger.run.folder import RunFolder, load
-from bayes_merger.run.rating.terminal import compare_in_terminal, rate_in_terminal
+from bayes_merger.run.rating.terminal import compare_in_terminal, rate_in_terminal, sit_in_terminal
 from bayes_merger.run.record import chosen_trial, complete_trials
 from bayes_merger.scoring import ManualScorer, Viewer
 from tests.run.rating.rated import a_study, rate_all
@@ -91,3 +91,11 @@ def test_a_play_off(tmp_path: Path) -> None:
     assert person.questions == ["pair 2/2 " + person.questions[0].split()[-1]] * 2
     assert chosen_trial(load(folder)).number == 1
     assert load(folder).user_attrs["playoff"]["compared"] == 2
+
+
+def test_a_sitting_goes_on_to_the_play_off_and_ends_when_nothing_comes(tmp_path: Path) -> None:
+    folder, _ = a_study(tmp_path, waiting=2, init_points=2, n_iters=0, scoring=ScoringConfig(playoff=2))
+    person = Person(folder, "3", "4", "5", "6", "t", "d")
+    sit_in_terminal(folder, person.scorer)
+    assert values(folder) == [[3.5], [5.5]]
+    assert load(folder).user_attrs["playoff"]["compared"] == 1
