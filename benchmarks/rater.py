@@ -17,8 +17,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,14 @@ def simulate(pool: Pool, noise: float, seed: int, trials: int, *, assist: bool) 
     return Outcome(asked, quality, float(np.sqrt(np.mean(np.square(gaps)))) if gaps else float("nan"))
 
 
+def remembered(pool: Pool, cache: Path, noise: float, seed: int, trials: int, *, assist: bool) -> Outcome:
+    """The outcome of one simulated study, simulated once."""
+    path = cache / f"outcome-{len(pool.rows)}-{trials}-{noise}-{seed}-{assist}.json"
+    if not path.exists():
+        path.write_text(json.dumps(asdict(simulate(pool, noise, seed, trials, assist=assist))))
+    return Outcome(**json.loads(path.read_text()))
+
+
 def _next(rows: Array, order: Sequence[int], values: Array) -> int:
     """The untried merge of the greatest expected improvement on the best posterior mean."""
     model = fit(rows[list(order)], values)
@@ -172,7 +181,8 @@ def report(cache: Path, seeds: int, trials: int) -> str:
     ]
     for noise in (0.5, 1.0, 2.0):
         whole, helped = (
-            [simulate(pool, noise, seed, trials, assist=assist) for seed in range(seeds)] for assist in (False, True)
+            [remembered(pool, cache, noise, seed, trials, assist=assist) for seed in range(seeds)]
+            for assist in (False, True)
         )
         ratings = np.array([one.asked[-1] for one in helped])
         early = [one.quality[min(trials, -(-int(n) // pictures)) - 1] for one, n in zip(whole, ratings, strict=True)]
@@ -197,7 +207,7 @@ def main() -> None:
     parser.add_argument("what", choices=["draw", "report"])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--merges", type=int, default=120)
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--trials", type=int, default=40)
     options = parser.parse_args()
     if options.what == "draw":
