@@ -13,7 +13,7 @@ from PIL import Image
 from bayes_merger.config import FinalConfig, ScoringConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
 from bayes_merger.run import loop
 from bayes_merger.run.evaluator import Baseline
 from bayes_merger.run.folder import RunFolder, load
@@ -38,7 +38,7 @@ class Coloured(Judging):
     def load_weights(self, weights: Weights, baseline: Baseline | None = None) -> None:
         self.weights = weights
 
-    def draw(self, payloads: Sequence[Payload], on_drawn: object = None) -> tuple[DrawnImage, ...]:
+    def draw(self, payloads: Sequence[Payload], on_drawn: OnDrawn | None = None) -> tuple[DrawnImage, ...]:
         red = 255 - round(250 * abs(self.weights["alpha"]["BASE"] - 0.3))
         return tuple(
             DrawnImage(one.name, index, seed, "a ring", Image.new("RGB", (8, 8), (red, 60, 40 + seed % 60)))
