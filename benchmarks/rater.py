@@ -34,8 +34,8 @@ REPORT = """# What the model of the rater saves
 
 Written by `python benchmarks/rater.py report`: {seeds} simulated studies of {trials} trials a row, which choose among
 {merges} real merges of the demo, {pictures} pictures each; the best of them is worth {best:.2f}. The model sees the
-pictures through the demo's own tiny CLIP, which half of the demo's judges see through as well; a person's taste is
-further away. Quality is the simulated person's opinion, without noise, of the merge that is handed over, with the
+pictures through the demo's own tiny CLIP, which the demo's judges see through as well; a person's taste is further
+away. Quality is the simulated person's opinion, without noise, of the merge that is handed over, with the
 standard error over the studies; differences are paired.
 """
 
@@ -191,7 +191,7 @@ def report(cache: Path, seeds: int, trials: int) -> str:
         lines.append(
             f"| {noise} | {ratings.mean() / (trials * pictures):.0%} | {trials * pictures} | {ratings.mean():.0f} | "
             f"{_with_error(end)} | {_with_error(np.array([one.quality[-1] for one in helped]) - end, '+')} | "
-            f"{_with_error(np.array(early) - end, '+')} | {np.mean(errors) if errors else float('nan'):.2f} |"
+            f"{_with_error(np.array(early) - end, '+')} | {f'{np.mean(errors):.2f}' if errors else '–'} |"
         )
         print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"
