@@ -11,6 +11,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.rating import Rating
 from bayes_merger.scoring.scorer import TEN_POINTS, ImageToScore, Scale, check_importance
+from bayes_merger.scoring.weights import WeightFile
 
 if TYPE_CHECKING:
     from bayes_merger.scoring.models.towers import Tower
@@ -64,6 +65,11 @@ class RaterScorer:
         self.ledger: Ledger | None = None
         self._memory: Memory | None = None
         self._checked: tuple[int, Check | None] | None = None
+
+    @property
+    def files(self) -> tuple[WeightFile, ...]:
+        """The weights it needs."""
+        return (self.tower.file,)
 
     def prepare(self, folder: Path | None = None) -> None:
         """Checks the tower, and decides where embeddings are kept: beside the ledger, in the study's folder.
