@@ -11,12 +11,12 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.rating import Rating
 from bayes_merger.scoring.scorer import TEN_POINTS, ImageToScore, Scale, check_importance
-from bayes_merger.scoring.weights import WeightFile
 
 if TYPE_CHECKING:
     from bayes_merger.scoring.models.towers import Tower
     from bayes_merger.scoring.rater.memory import Key, Memory
     from bayes_merger.scoring.rater.model import Array, Check, RaterModel
+    from bayes_merger.scoring.weights import WeightFile
 
 ASSIST = "model of the rater"
 """The rater of the ratings that a model has given; nothing is learned from them."""
