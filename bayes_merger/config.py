@@ -29,6 +29,8 @@ class GeneratorConfig:
             searched number changes.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto``, ``fp32``, ``fp16``, ``bf16``: what the live model computes in.
+        attention: kernels of attention: ``auto``, ``flash``, ``efficient``, ``cudnn``, ``math``.
+        compile: the network is compiled, once per study.
         max_batch: most pictures drawn at once.
         prediction_type: ``epsilon`` or ``v_prediction``; ``None`` lets the checkpoint say.
     """
@@ -42,6 +44,8 @@ class GeneratorConfig:
     offload: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    attention: str = "auto"
+    compile: bool = False
     max_batch: int = 4
     prediction_type: str | None = None
 
@@ -78,6 +82,40 @@ class PruningConfig:
     test: str = "off"
     p: float = 0.05
     first: int = 4
+
+
+@dataclass
+class ScoringConfig:
+    """How scores become one number, see :mod:`bayes_merger.scoring.combination`; and how a person rates.
+
+    Attributes:
+        mean: of the scorers, in each picture: ``arithmetic``, ``geometric`` or ``harmonic``.
+        standardise: put every scorer on a scale that the start design fixes: 5 points are its mean there, a point is
+            its standard deviation.
+        payloads: scorer -> the payloads that it judges, or payload -> its share there; others judge all alike.
+        penalties: scorer -> the points that it takes off a picture to which it gives none; it is in no mean then.
+        assist: a model of the rater answers where it is surer than one rating; only other pictures are asked.
+        page: rate in a page of the browser while the run draws on; otherwise in the terminal, trial by trial.
+        ahead: draw nothing more while so many trials wait for ratings.
+        unit: ``picture``: each gets a score; ``trial``: all of a merge get one together.
+        shuffle: show the pictures of two merges mixed, so that one does not colour how the next is seen.
+        repeats: one in so many pictures is asked again, hidden among the others, to measure the rater's own noise; 0:
+            none.
+        playoff: at the end so many of the best merges are compared in pairs, and the champion is the best merge; 0: no
+            play-off.
+    """
+
+    mean: str = "arithmetic"
+    standardise: bool = False
+    payloads: dict[str, Any] = field(default_factory=dict)
+    penalties: dict[str, float] = field(default_factory=dict)
+    assist: bool = False
+    page: bool = False
+    ahead: int = 3
+    unit: str = "picture"
+    shuffle: bool = False
+    repeats: int = 20
+    playoff: int = 5
 
 
 @dataclass
@@ -126,6 +164,7 @@ class RunConfig:
     space: dict[str, Any] = field(default_factory=dict)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     pruning: PruningConfig = field(default_factory=PruningConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     final: FinalConfig = field(default_factory=FinalConfig)
     optimiser: dict[str, Any] = field(default_factory=dict)
     payloads: dict[str, Any] = field(default_factory=dict)
@@ -136,7 +175,8 @@ CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "
               "model_b", "model_c", "models", "recipe.models", "runs", "final", "generator.device",
               "generator.max_batch", "generator.config", "generator.text_encoder_3",
               "generator.offload", "generator.address", "generator.models_folder", "generator.timeout",
-              "preview")  # fmt: skip
+              "preview", "scoring.page", "scoring.ahead", "scoring.shuffle", "scoring.repeats",
+              "scoring.playoff")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 

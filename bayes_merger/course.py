@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
+
 import optuna
 
 from bayes_merger.errors import BayesMergerError, Interrupted, Paused, StorageError, trouble
-from bayes_merger.report.best import write_best
+from bayes_merger.report.best import FreshBest, write_best
 from bayes_merger.report.summary import summary
 from bayes_merger.report.tables import (
     best_lines,
@@ -19,6 +22,7 @@ from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import FINAL
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import ProgressReporter, StopSignal
+from bayes_merger.run.rating.desk import Seating, no_seat, played_off
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.study.stopping import STOPPED
@@ -27,8 +31,21 @@ from bayes_merger.search.study.study import finished
 from bayes_merger.search.study.workers import with_retries
 
 
-def carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
+def carry_on(
+    setup: RunSetup,
+    study: optuna.study.Study,
+    folder: RunFolder,
+    progress: ProgressReporter,
+    seating: Seating = no_seat,
+) -> None:
     """The search, the final round and the best merge; whatever ends it early, what is known is written.
+
+    Args:
+        setup: the run.
+        study: as stored.
+        folder: where it lies.
+        progress: shows what goes on.
+        seating: opens the place where a person rates, if one of the scorers is a person and that is not the terminal.
 
     Raises:
         BayesMergerError: what ended it, with how to go on.
@@ -36,7 +53,9 @@ def carry_on(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, prog
     again = f"go on with  bayes-merger resume {folder.typed}"
     try:
         with StopSignal(progress) as stop:
-            _to_the_end(setup, study, folder, progress, stop)
+            page = setup.rater and setup.config.scoring.page
+            with seating(folder, progress) if page else nullcontext():
+                _to_the_end(setup, study, folder, progress, stop)
     except (Paused, Interrupted) as error:
         raise type(error)(f"{error}; {again}") from error
     except KeyboardInterrupt:
@@ -73,9 +92,14 @@ def _to_the_end(
     from bayes_merger.run.loop import search
     from bayes_merger.run.workers import search_together
 
+    progress = FreshBest(progress, partial(write_best, study, folder))
+
     def conclude() -> None:  # each step of it is stored, or can be done again
+        if setup.rater and (played := played_off(setup, study, folder, progress, stop)):
+            progress.note(str(played))
         if not final_of(study):
-            study.set_user_attr(FINAL, decide(setup, study, evaluator, progress, stop).to_json())
+            fixed = setup.with_standards(study.user_attrs)
+            study.set_user_attr(FINAL, decide(fixed, study, evaluator, progress, stop, folder).to_json())
         keep_pictures(setup, study, evaluator, folder, progress)
         export_best(setup, study, folder, progress)
 
@@ -86,7 +110,7 @@ def _to_the_end(
             study.set_user_attr(STOPPED, None)
         if unfinished and setup.config.workers > 1:
             search_together(setup, study, folder, progress, stop)
-        with evaluator_of(setup, progress, stop) as evaluator:
+        with evaluator_of(setup, study, progress, stop) as evaluator:
             if unfinished and setup.config.workers == 1:
                 search(setup, study, evaluator, folder, progress, stop)
             with_retries(study, conclude)
@@ -113,7 +137,8 @@ def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, p
         progress.note(table_text(candidates_table(final, posterior_of(study))))
     if final and final.rows:
         progress.note(table_text(closing_table(final, pictures_compared(study, final))))
-    for line in best_lines(data):
+    about_rater = [setup.assistant.report()] if setup.assistant else []
+    for line in (*best_lines(data), *filter(None, about_rater)):
         progress.note(line)
     if setup.config.final.save:
         progress.note(f"model    {folder.model}")

@@ -97,7 +97,7 @@ def read_document(path: Path, *, text_of: Collection[str] = (), largest: int = L
     if path.suffix.lower() != ".json":
         return parse_document(text, text_of=text_of)
     try:
-        return _json(text)
+        return parse_json(text)
     except ValueError as error:
         raise ConfigError(f"is not JSON ({one_line(error)})") from None
 
@@ -110,7 +110,7 @@ def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:
     """
     if text.lstrip()[:1] in ("{", "["):
         try:
-            return _json(text)
+            return parse_json(text)
         except json.JSONDecodeError:
             pass  # YAML in brackets
     if len(text) > LARGEST_YAML:
@@ -128,7 +128,14 @@ def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:
         raise ConfigError(f"not valid YAML ({printable(one_line(error))})") from None
 
 
-def _json(text: str) -> Any:
+def parse_json(text: str) -> Any:
+    """JSON as plain data.
+
+    Raises:
+        ValueError: it is not JSON.
+        ConfigError: it is beyond the limits of this module, or gives a key twice.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:

@@ -6,7 +6,8 @@
     ├── UserError               bad input: names the thing, the value and the way out (2)
     │   ├── ConfigError         a setting, a rule, a payload, a scorer
     │   ├── CheckpointError     a model file, or models that do not fit together
-    │   └── StorageError        a disk or a database that cannot be read or written now
+    │   ├── StorageError        a disk or a database that cannot be read or written now
+    │   └── Closed              a trial that was rated elsewhere in the meantime; nothing is lost
     ├── TrialFailed             one trial could not be judged; the study records FAIL and this text (1)
     ├── Superseded              one trial's score is not needed: another worker was faster; the run goes on (1)
     ├── Paused                  the person went away; everything is kept, ``resume`` goes on (3)
@@ -58,6 +59,10 @@ class CheckpointError(UserError):
 
 class StorageError(UserError):
     """A disk or a database that cannot be read or written now: nothing that was stored is lost."""
+
+
+class Closed(UserError):
+    """A trial that somebody, or another page of the same person, has closed in the meantime: nothing is lost."""
 
 
 class TrialFailed(BayesMergerError):

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -34,29 +35,36 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS, RECIPE, VERSIONS
+from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, MOST, PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.budget import budget_line, settled, with_budget
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
+from bayes_merger.run.rating.desk import Seating, no_seat
 from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
 from bayes_merger.run.sweep import sweep
 from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
-from bayes_merger.scoring.scorer import Scorer, check_scorer
 from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
 from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished, listed
 from bayes_merger.search.study.workers import at_work
 
 
-def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporting = plain_reporting) -> RunFolder:
+def begin(
+    settings: Mapping[str, Any],
+    *,
+    named: bool = True,
+    reporting: Reporting = plain_reporting,
+    seating: Seating = no_seat,
+) -> RunFolder:
     """Start a new study and run it to its end.
 
     Args:
         settings: of the run, from :func:`bayes_merger.compose.compose_run`.
         named: the user chose the study's name; otherwise a number is added to a name that is in use.
         reporting: opens the progress reporter, given the log file.
+        seating: opens the place where a person rates while the study runs.
 
     Returns:
         The study's folder.
@@ -83,7 +91,7 @@ def begin(settings: Mapping[str, Any], *, named: bool = True, reporting: Reporti
             progress.note(f"{line}; {SEARCH_ALL}")
         for line in filter(None, (*about_anchors, budget_line(setup))):
             progress.note(line)
-        carry_on(setup, _new_study(setup, settings, folder, progress, design), folder, progress)
+        carry_on(setup, new_study(setup, settings, folder, progress, design), folder, progress, seating)
     return folder
 
 
@@ -94,6 +102,7 @@ def resume(
     runs: str | Path = "runs",
     address: str = "",
     reporting: Reporting = plain_reporting,
+    seating: Seating = no_seat,
 ) -> RunFolder:
     """Go on with a study, as if it had never been interrupted; or with more trials or time.
 
@@ -103,6 +112,7 @@ def resume(
         runs: the folder of all studies.
         address: of the database that has it, if it is not in its folder.
         reporting: opens the progress reporter, given the log file.
+        seating: opens the place where a person rates while the study runs.
 
     Raises:
         ConfigError: no such study, or settings that would make its scores incomparable.
@@ -113,18 +123,20 @@ def resume(
     from bayes_merger.run import loop
 
     folder = find_study(Path(runs), name, address)
-    stored = _of_a_run(load(folder))
+    stored = of_a_run(load(folder))
     check_changeable(name, stored[CONFIG], overrides)
     settings, setup = _stored(folder, stored, overrides)
     with folder.locked(), reporting(folder.log) as progress:
         progress.step("hashing the models")
         folder.point()
-        mark = fingerprint(setup, settings["scorers"])
+        mark = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
         study = loop.open_study(setup, folder, mark, {}, waiting=progress.note)
         if any(override.partition("=")[0] in ENDS for override in overrides):
             study.set_user_attr(PATIENT_FROM, finished(study))
         if any(compose.in_full(override).startswith(("final.images", "final.rescore")) for override in overrides):
             study.set_user_attr(FINAL, None)  # what it has drawn is remembered
+        if any(compose.in_full(override).startswith("generator.") for override in overrides):
+            study.set_user_attr(MOST, None)  # another device, or a person who knows better
         if overrides:
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
@@ -138,7 +150,7 @@ def resume(
             progress.note(line)
         if others := left_out(study):
             progress.note(others)
-        carry_on(setup, study, folder, progress)
+        carry_on(setup, study, folder, progress, seating)
     return folder
 
 
@@ -149,6 +161,7 @@ def fork(
     *,
     runs: str | Path = "runs",
     reporting: Reporting = plain_reporting,
+    seating: Seating = no_seat,
 ) -> RunFolder:
     """Start a new study that takes over the trials of another one which still compare.
 
@@ -158,6 +171,7 @@ def fork(
         overrides: settings that change, like ``optimiser=gp``.
         runs: the folder of all studies.
         reporting: opens the progress reporter, given the log file.
+        seating: opens the place where a person rates while the study runs.
 
     Raises:
         ConfigError: no such study, a setting that makes no sense, or scores that would not be comparable.
@@ -169,7 +183,7 @@ def fork(
 
     old = find_study(Path(runs), name)
     study = load(old)
-    settings = compose.changed(_of_a_run(study)[CONFIG], [f"name={check_name(new)}", *overrides])
+    settings = compose.changed(of_a_run(study)[CONFIG], [f"name={check_name(new)}", *overrides])
     kept = [key for key in ("storage", "images_budget") if not any(o.startswith(f"{key}=") for o in overrides)]
     settings |= dict.fromkeys(kept)  # the old study's place, and what it had to spend
     settings, address = _take_address(settings)
@@ -182,8 +196,8 @@ def fork(
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     setup = make_setup(compose.validate(settings), settings, folder, payloads)
     check_space(setup, folder)
-    _check_compares(name, new, study, fingerprint(setup, settings["scorers"]))
-    setup = without_idle(setup)
+    _check_compares(name, new, study, fingerprint(setup, settings["scorers"], study.user_attrs[FINGERPRINT]))
+    setup = without_idle(setup).with_standards(study.user_attrs)
     heritage = inheritance(study, setup.space)
     if not heritage.trials:
         why = next(iter(heritage.left_out.values()), "it has no finished trial")
@@ -192,13 +206,16 @@ def fork(
     rows = rows_still_needed(start_design(setup)[0], heritage.trials, wanted)
     settings = {**settled(settings, setup), "init_points": wanted, "images_budget": None}
     setup = replace(setup, config=compose.validate(settings))
-    taken = [_with_pictures(trial, old, folder) for trial in heritage.trials]
+    taken = [with_pictures(trial, old, folder) for trial in heritage.trials]
     with folder.locked(), reporting(folder.log) as progress:
         progress.note(f"study {new} in {folder.path}: {_taken_over(name, len(taken), heritage.left_out)}")
         upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
         for line in filter(None, (about_idle(setup.space), upgraded)):
             progress.note(line)
-        carry_on(setup, _new_study(setup, settings, folder, progress, rows, taken), folder, progress)
+        forked = new_study(setup, settings, folder, progress, rows, taken)
+        if fits := study.user_attrs.get(MOST):
+            forked.set_user_attr(MOST, fits)
+        carry_on(setup, forked, folder, progress, seating)
     return folder
 
 
@@ -236,7 +253,7 @@ def work(
         if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(runs), name, address)
-    stored = _of_a_run(load(folder, whole=False))
+    stored = of_a_run(load(folder, whole=False))
     try:
         settings, setup = _stored(folder, stored, overrides)
     except CheckpointError as error:
@@ -248,7 +265,8 @@ def work(
         for line in about_versions:
             progress.note(line)
         progress.step("hashing the models")
-        study = loop.join_study(setup, folder, fingerprint(setup, settings["scorers"]), waiting=progress.note)
+        marks = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
+        study = loop.join_study(setup, folder, marks, waiting=progress.note)
         folder.point()
         total = setup.config.init_points + setup.config.n_iters
         if says_stop and (warning := loop.crowded(at_work(study) + 1, total)):
@@ -256,14 +274,31 @@ def work(
         try:
             with (
                 StopSignal(progress if says_stop else None) as stop,
-                evaluator_of(setup, progress, stop) as evaluator,
+                evaluator_of(setup, study, progress, stop) as evaluator,
             ):
                 name = worker or socket.gethostname()
-                loop.search(setup, study, evaluator, folder, progress, stop, name=name, taking=True)
+                with _standing_by(setup, folder, marks, progress) if says_stop else nullcontext():
+                    loop.search(setup, study, evaluator, folder, progress, stop, name=name, taking=True)
         finally:
             setup.close()
             put_to_rest(backend(study))
     return folder
+
+
+@contextmanager
+def _standing_by(
+    setup: RunSetup, folder: RunFolder, marks: Mapping[str, Any], progress: ProgressReporter
+) -> Iterator[None]:
+    """Be the study's proposer beside this block whenever no other process is, with a study and a sampler of its own."""
+    from bayes_merger.run import loop
+    from bayes_merger.run.workers import STANDBY, proposing
+
+    study = loop.join_study(setup, folder, marks)
+    try:
+        with proposing(setup, study, progress, STANDBY):
+            yield
+    finally:
+        put_to_rest(backend(study))
 
 
 def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -309,21 +344,13 @@ def make_setup(
         ConfigError: a setting that makes no sense.
         CheckpointError: a model file that cannot be used.
     """
-    scorers = {name: _make_scorer(name, scorer) for name, scorer in settings["scorers"].items()}
-    if not scorers:
-        raise ConfigError("scorers: none chosen; give at least one, like  scorers=[laion]")
+    scorers = compose.build_scorers(settings["scorers"])
     sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
     setup = check_setup(config, scorers, sampler, folder.path, payloads=payloads)
     return with_budget(setup, new=payloads is None)
 
 
-def _make_scorer(name: str, settings: Any) -> Scorer:
-    if not isinstance(settings, dict):
-        raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {settings!r}")
-    return check_scorer(f"scorers.{name}", compose.build(f"scorers.{name}", {"name": name, **settings}))
-
-
-def _of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:
+def of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:
     """What a study remembers of its run.
 
     Raises:
@@ -344,6 +371,7 @@ def _stored(folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[st
     settings = _with_one_budget(compose.changed(stored[CONFIG], overrides), overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
     setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads), stored)
+    setup = setup.with_standards(stored)
     return settled(settings, setup), setup
 
 
@@ -377,7 +405,7 @@ def _take_address(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return {**settings, "storage": redacted(address) or None}, address
 
 
-def _new_study(
+def new_study(
     setup: RunSetup,
     settings: Mapping[str, Any],
     folder: RunFolder,
@@ -385,6 +413,7 @@ def _new_study(
     design: Sequence[Mapping[str, float]],
     taken: Sequence[optuna.trial.FrozenTrial] = (),
 ) -> optuna.study.Study:
+    """The study of a run that begins, with its start design waiting and the trials that it takes over."""
     from bayes_merger.run import loop
 
     progress.step("hashing the models")
@@ -416,7 +445,7 @@ def _taken_over(name: str, taken: int, left_out: Mapping[int, str]) -> str:
     return text
 
 
-def _with_pictures(trial: Any, old: RunFolder, new: RunFolder) -> Any:
+def with_pictures(trial: Any, old: RunFolder, new: RunFolder) -> Any:
     """The trial with its pictures where they are, as seen from the new folder."""
     attributes = dict(trial.user_attrs)
     kept = old.pictures(attributes.get(IMAGES, []))

@@ -33,7 +33,7 @@ from bayes_merger.run.evaluator import PipelineEvaluator, conclude
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.idle import without_idle
 from bayes_merger.run.progress import StopSignal
-from bayes_merger.scoring.scorer import Score, picture_points
+from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.optimisers.base import observations_of
 from bayes_merger.search.predicted import predicted_point
 from bayes_merger.search.samplers import make_sampler
@@ -129,25 +129,15 @@ class Demo:
 
     def points(self, result: dict[str, Any]) -> list[float]:
         """Of each picture that was judged; their mean is the merge's value."""
-        return list(
-            picture_points(
-                [Score(**score) for score in result["scores"]], self.setup.importance, self.setup.scales
-            ).values()
-        )
+        return list(self._picture_points(result["scores"]).values())
 
     def _picture_points(self, scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
-        found = [Score(**score) for score in scores]
-        return picture_points(found, self.setup.importance, self.setup.scales)
+        return self.setup.combination.picture_points([Score(**score) for score in scores])
 
     def kept(self, study: optuna.study.Study, after: int) -> dict[str, Any]:
         """What would be handed over after so many trials: values by `observed` and by `posterior` mean."""
         trials = study.get_trials(deepcopy=False)[:after]
-        pictures = [
-            picture_points(
-                [Score(**score) for score in trial.user_attrs["scores"]], self.setup.importance, self.setup.scales
-            )
-            for trial in trials
-        ]
+        pictures = [self._picture_points(trial.user_attrs["scores"]) for trial in trials]
         known = study_posterior(trials, [trial.values[0] for trial in trials], pictures)
         assert known.best is not None
         assert known.best_observed is not None

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import random
-import resource
+import re
 import signal
 import sys
 import tempfile
@@ -120,7 +120,8 @@ class Log:
 
     def write(self, file: Path) -> None:
         self.cpu += time.process_time()
-        self.megabytes = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+        private = re.search(r"Private_Dirty: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
+        self.megabytes = int(private[1]) / 1e3 if private else float("nan")
         file.write_text(json.dumps(asdict(self) | {"take": self.take, "tell": self.tell}))
 
 
@@ -388,8 +389,8 @@ def report(rows: Sequence[Row], deaths: Sequence[dict[str, Any]], load: str) -> 
 Written by `benchmarks/workers.py`, which says what was done. {os.cpu_count()} CPU cores for the workers, the
 proposer and the server together, shared with other programs ({load}): wall times (trials/s, take, tell) say little
 beyond this machine; CPU seconds and statements do. All of a row's processes are counted, the proposer's too, and
-divided by its trials. "Joining" is a worker's CPU time from its start to its first claim, "memory" its resident memory
-at the end, with everything that it shares with the others.
+divided by its trials. "Joining" is a worker's CPU time from its start to its first claim, "memory" is what it has of
+its own at the end, beside what it shares with the process that it was forked from.
 
 {table(rows)}
 

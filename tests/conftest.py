@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from tests.checkpoint_files import make_tiny_sd1, tiny_config
 from tests.postgres import server
+
+
+def pytest_configure() -> None:
+    """Spare every process of the tests what another one has done already."""
+    gc.set_threshold(20_000, 20, 20)  # an eighth of all time went into looking for garbage
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is compiled is compiled for all
+    sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +181,16 @@ def write_folder(
         dtype: of all parts.
         saving: for ``save_pretrained``: ``variant``, ``max_shard_size``, ``safe_serialization``.
     """
+    return shutil.copytree(_folder(family, seed, dtype, **saving).name, folder, dirs_exist_ok=True)
+
+
+@functools.cache
+def _folder(family: str, seed: int, dtype: torch.dtype, **saving: Any) -> tempfile.TemporaryDirectory[str]:
+    """Made once per process, and gone with it."""
     from transformers.utils import logging
 
+    made = tempfile.TemporaryDirectory()
+    folder = Path(made.name)
     logging.disable_progress_bar()
     index: dict[str, Any] = {"_class_name": _PIPELINES[family], "scheduler": ["diffusers", _SCHEDULERS[family][0]]}
     for part, module in make_modules(family, seed).items():
@@ -193,7 +203,7 @@ def write_folder(
     settings = {"_class_name": _SCHEDULERS[family][0], **_SCHEDULERS[family][1]}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
     (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
+    return made
 
 
 _PIPELINES = {

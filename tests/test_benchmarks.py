@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.imaging import load_pipeline
 from bayes_merger.merging import merge
 from tests.folders import make_modules, single_file
 from tests.merging.tiny_models import even, opened, recipe_of
@@ -86,6 +91,23 @@ def test_a_candidate_asks_nothing_of_a_device_that_it_would_have_to_wait_for(
     assert set(engines.calls_of_candidate(0.3)) == {"aten.lerp.Scalar_out"}
 
 
+def test_the_rows_of_a_trial_on_a_gpu_are_measured_on_any_device(
+    monkeypatch: pytest.MonkeyPatch, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = import_module("imaging_gpu")
+    (tmp_path / "b.safetensors").symlink_to(tiny_b)
+    with open_checkpoint(tiny_a) as model:
+        load = partial(load_pipeline, model, config=tiny_sd1_config, device="cpu")
+        rows = list(module.of_trial(load, tmp_path, model, "cpu", True))
+    assert [row.partition(" | ")[0].partition(",")[0] for row in rows] == [
+        "a merge of everything",
+        "the prompts",
+        "writing a picture",
+    ]
+    assert all(re.search(r"\| \d+ ms", row) for row in rows)
+
+
 @pytest.mark.gpu
 def test_a_candidate_on_a_gpu_reads_nothing_but_what_lies_there(engines: ModuleType, tmp_path: Path) -> None:
     models = opened(tmp_path)
@@ -95,3 +117,22 @@ def test_a_candidate_on_a_gpu_reads_nothing_but_what_lies_there(engines: ModuleT
     expected = dict(merge(recipe_of(models, even("0.25")), models))
     for key, out in engines.KEPT["live"].items():
         torch.testing.assert_close(out.cpu(), expected[key], rtol=2e-3, atol=1e-6)
+
+
+def test_two_ways_to_score_are_compared_in_turn_on_pictures_nobody_has_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    scoring = import_module("scoring")
+    seen: list[tuple[int, bytes]] = []
+
+    class Judge:
+        def score(self, images: Any) -> list[float]:
+            seen.extend((len(images), image.image.tobytes()) for image in images)
+            return [0.0] * len(images)
+
+    judge = Judge()
+    found = scoring.compared("x", lambda images: scoring.through_png(judge, images), judge.score, "cpu", 2, 16, 3)
+    assert (found.what, found.pictures) == ("x", 2)
+    assert [size for size, _ in seen] == 3 * [1, 1, 2, 2]
+    assert len({pixels for _, pixels in seen}) == 12

@@ -42,16 +42,14 @@ def run(arguments: list[str], folder: Path, package: Path = ROOT) -> subprocess.
 
 
 def bayes_merger_says(words: list[str], folder: Path) -> str:
-    """What a command prints. A search is made in this process, where all that it needs is imported already."""
-    if words[0] not in ("run", "show"):  # a merge method of one's own would stay with the process
-        return run([sys.executable, "-m", "bayes_merger", *words], folder).stdout
+    """What a command prints; it runs in this process, where all that it needs is imported already."""
     result = command(folder, *words)
     assert result.returncode == 0, result.stdout + result.stderr
     return str(result.stdout)
 
 
 def follow(title: str, folder: Path) -> list[str]:
-    """Carry a recipe out in a working folder; what each of its commands printed."""
+    """Carry a recipe out in a working folder, but for its tests; what each of its commands printed."""
     printed = []
     for language, name, text in recipe(title):
         if language == "console":
@@ -59,15 +57,14 @@ def follow(title: str, folder: Path) -> list[str]:
                 words = shlex.split(line)
                 assert words[0] == "bayes-merger"
                 printed.append(bayes_merger_says(words[1:], folder))
-            continue
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        if path.name.startswith("test_"):
-            contract = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path.name], folder)
-            assert " passed" in contract.stdout
-            printed.append(contract.stdout)
+        else:
+            write(folder / name, text)
     return printed
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
@@ -81,11 +78,10 @@ def workplace(tmp_path: Path) -> Path:
 
 
 def test_a_merge_method_of_one_s_own(workplace: Path) -> None:
-    planned, _, contract = follow("Add a merge method", workplace)
+    planned, _ = follow("Add a merge method", workplace)
     assert "halfway" in planned
     assert "unmeasured" in planned
     assert (workplace / "halfway.safetensors").is_file()
-    assert "failed" not in contract
     key = "model.diffusion_model.output_blocks.5.0.in_layers.2.weight"
     a, b = (load_file(demo.model_path(name))[key].float() for name in ("a", "b"))
     step = b - a
@@ -96,13 +92,13 @@ def test_a_merge_method_of_one_s_own(workplace: Path) -> None:
 
 
 def test_a_scorer_of_one_s_own(workplace: Path) -> None:
-    searched, _ = follow("Add a scorer", workplace)
+    (searched,) = follow("Add a scorer", workplace)
     assert "3/3" in searched
     assert "(brightness " in searched
 
 
 def test_an_optimiser_of_one_s_own(workplace: Path) -> None:
-    searched, _ = follow("Add an optimiser", workplace)
+    (searched,) = follow("Add an optimiser", workplace)
     assert "3/3" in searched
     (workplace / "conf" / "optimiser" / "mine.yaml").write_text("_target_: centre.Centre\n")
     given = ["experiment=demo", "optimiser=mine", "name=around", "init_points=2", "n_iters=1", "final.images=0"]
@@ -114,6 +110,17 @@ def test_a_payload_of_one_s_own(workplace: Path) -> None:
     (searched,) = follow("Add a payload", workplace)
     assert "3/3" in searched
     assert len(list((workplace / "runs" / "fox" / "images" / "0000").glob("fox-*.png"))) == 2
+
+
+def test_their_contracts_hold(tmp_path: Path) -> None:
+    for title in ("Add a merge method", "Add a scorer", "Add an optimiser"):
+        for language, name, text in recipe(title):
+            if language != "console":
+                write(tmp_path / name, text)
+    tests = sorted(path.name for path in tmp_path.glob("test_*.py"))
+    assert tests == ["test_brightness.py", "test_centre.py", "test_halfway.py"]
+    contract = run([sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *tests], tmp_path)
+    assert all(f"{name}::" in contract.stdout for name in tests), contract.stdout
 
 
 def test_an_architecture(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ FLOORS = [
     {"demo"},
     {"compose", "merges", "course"},
     {"session", "api"},
+    {"rescoring"},
     {"testing"},
+    {"web"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,8 +1,8 @@
-"""The command line: ``run``, ``resume``, ``fork``, ``worker``, ``show``, ``merge``, ``plan``, ``recipe``,
-``payload``, ``activations``."""
+"""The command line: each command is a function of its name in a module of this room."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import logging
@@ -30,16 +30,32 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       a new study that takes over what compares from another one, without drawing it again
   bayes-merger worker NAME [--storage postgresql://...]
       help a study that runs already, from this machine or another
+  bayes-merger rate NAME
+      the page on which you rate what waits for you, by keyboard or on a phone
   bayes-merger show [NAME] [--json]
       all studies; or one: its trials, the best, the weights
+  bayes-merger report NAME
+      the same with pictures, as one page to look at and to send around
+  bayes-merger compare NAME 3 17
+      two merges side by side: pictures of the same seeds, what differs, and whether one is better
+  bayes-merger history NAME [--blink]
+      each new best, in words or as one moving picture
+  bayes-merger export NAME FORM
+      the best merge for other programs: recipe, weight strings, CSV, ComfyUI, sd-mecha, Optuna
   bayes-merger merge NAME --out best.safetensors
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
   bayes-merger plan NAME [--keys] [--diff recipe.json]
       say what a merge would do to every tensor, and why
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
+  bayes-merger rescore NAME scorers=[clip]
+      judge a study's pictures again with other scorers, importances or means: a new study, without drawing
+  bayes-merger score FOLDER --scorers laion,clip
+      judge any pictures: a table, or CSV or JSON
   bayes-merger payload draw MODEL payloads=[mine]
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
+  bayes-merger scorers
+      who can judge, and whether the weights are here; scorers fetch NAME gets them, scorers check NAME tries
   bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors
       measure which weights a model's pictures come from, for merges that take this into account
 
@@ -53,11 +69,19 @@ COMMANDS = {
     "resume": "run",
     "fork": "fork",
     "worker": "worker",
+    "rate": "rate",
     "show": "show",
+    "report": "report",
+    "compare": "compare",
+    "history": "history",
+    "export": "export",
     "merge": "merge",
     "plan": "plan",
     "recipe": "recipe",
     "payload": "payload",
+    "score": "score",
+    "rescore": "rescore",
+    "scorers": "scorers",
     "activations": "activations",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
@@ -135,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """The command as a process of its own."""
+    gc.set_threshold(20_000)  # a tenth of the time to import torch and diffusers went into looking for garbage there
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: a further Ctrl-C would print a traceback
     sys.exit(code)

@@ -53,6 +53,12 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """One setting's value (empty if it is not there) and the other overrides."""
+    values = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == setting]
+    return values[-1] if values else "", [o for o in overrides if o.partition("=")[0] != setting]
+
+
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which merge is meant."""
     parser.add_argument("source", nargs="+", metavar="NAME | RECIPE | key=value", help="what to merge")

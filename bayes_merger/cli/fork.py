@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bayes_merger.cli.arguments import as_settings
-from bayes_merger.cli.run import name_of, split_off
+from bayes_merger.cli.arguments import as_settings, split_off
+from bayes_merger.cli.run import name_of
+from bayes_merger.cli.seat import seated
 from bayes_merger.cli.terminal import watching
 
 HELP = """\
@@ -36,4 +37,6 @@ def fork(arguments: Sequence[str]) -> None:
     new, overrides = name_of(rest, f"fork: the new study has no name; give it like  bayes-merger fork {name} NEW")
     from bayes_merger import session
 
-    session.fork(name, new, overrides, runs=split_off("runs", overrides)[0] or "runs", reporting=watching)
+    seating, overrides = seated(overrides)
+    runs = split_off("runs", overrides)[0] or "runs"
+    session.fork(name, new, overrides, runs=runs, reporting=watching, seating=seating)

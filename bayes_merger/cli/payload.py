@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from bayes_merger.cli.arguments import Parser
-from bayes_merger.cli.run import split_off
+from bayes_merger.cli.arguments import Parser, split_off
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.paths import user_path
 

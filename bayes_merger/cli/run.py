@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bayes_merger import compose
-from bayes_merger.cli.arguments import as_settings
+from bayes_merger.cli.arguments import as_settings, split_off
+from bayes_merger.cli.seat import seated
 from bayes_merger.cli.terminal import watching
 from bayes_merger.config import CHANGEABLE
 from bayes_merger.errors import ConfigError, UserError
@@ -20,6 +21,8 @@ bayes-merger run [SETTING=VALUE ...]
   bayes-merger run ... optimiser=tpe n_iters=100 space.frozen.OUT11=0.5 payloads.portrait.steps=30
   bayes-merger run --multirun ... optimiser=structured,bayes seed=0,1,2      a study each, one after another; the same
                                     command goes on after Ctrl-C or a kill (range(0,3) and choice(a,b) are understood)
+  bayes-merger run ... scorers=[manual]      you rate, in a page of the browser, while the run draws on; from a phone:
+                                    web.host=0.0.0.0; at another port: web.port=9000
   bayes-merger run ... --cfg        print the settings and stop
 
 Your own payloads/NAME.yaml, scorers/NAME.yaml and conf/ in the working folder are found before ours.
@@ -43,6 +46,7 @@ def run(arguments: Sequence[str]) -> None:
 
         multirun([argument for argument in arguments if argument not in ("-m", "--multirun")])
         return
+    seating, arguments = seated(arguments)
     overrides = [argument for argument in arguments if argument not in ("--cfg", "--cfg=job")]
     if len(overrides) < len(arguments):
         print(compose.settings_text(overrides), end="")
@@ -51,7 +55,8 @@ def run(arguments: Sequence[str]) -> None:
     settings = compose.compose_run(overrides)
     from bayes_merger import session
 
-    session.begin(settings, named=any(override.startswith("name=") for override in overrides), reporting=watching)
+    named = any(override.startswith("name=") for override in overrides)
+    session.begin(settings, named=named, reporting=watching, seating=seating)
 
 
 def _print_searched(overrides: Sequence[str]) -> None:
@@ -84,8 +89,10 @@ def resume(arguments: Sequence[str]) -> None:
               f"settings that may change: {', '.join(CHANGEABLE)}")  # fmt: skip
         return
     name, overrides = name_of(as_settings(arguments), "resume: takes the study, like  bayes-merger resume NAME")
+    seating, overrides = seated(overrides)
     address, overrides = split_off("storage", overrides)
-    session.resume(name, overrides, runs=split_off("runs", overrides)[0] or "runs", address=address, reporting=watching)
+    runs = split_off("runs", overrides)[0] or "runs"
+    session.resume(name, overrides, runs=runs, address=address, reporting=watching, seating=seating)
 
 
 def name_of(arguments: Sequence[str], way_out: str) -> tuple[str, list[str]]:
@@ -100,9 +107,3 @@ def name_of(arguments: Sequence[str], way_out: str) -> tuple[str, list[str]]:
     rest = list(arguments)
     rest.remove(names[0])
     return names[0], rest
-
-
-def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """One setting's value (empty if it is not there) and the other overrides."""
-    values = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == setting]
-    return values[-1] if values else "", [o for o in overrides if o.partition("=")[0] != setting]

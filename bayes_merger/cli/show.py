@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -14,9 +16,20 @@ from rich.console import Console
 from rich.table import Table
 
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import ConfigError, UserError, printable
-from bayes_merger.merging.plan.planning import method_weights
+from bayes_merger.errors import ConfigError, printable
 from bayes_merger.report import summary as report
+from bayes_merger.report.convergence import convergence_of
+from bayes_merger.report.importance import CAVEAT, importances
+from bayes_merger.report.overview import overview
+from bayes_merger.report.sheet import as_csv, filtered, sorted_by
+from bayes_merger.report.study_tables import (
+    ago,
+    overview_table,
+    size_text,
+    trials_table,
+    weights_table,
+)
+from bayes_merger.report.svg import sparkline
 from bayes_merger.report.tables import (
     best_lines,
     candidates_table,
@@ -25,12 +38,18 @@ from bayes_merger.report.tables import (
     verdict_line,
     with_error,
 )
-from bayes_merger.report.timing import timing, timing_table
+from bayes_merger.report.timing import PARTS, timing, timing_table
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
-from bayes_merger.run.record import chosen_trial, final_of, posterior_of, recipe_of
-from bayes_merger.search.study.history import PREDICTED
+from bayes_merger.run.predicted import last_prediction
+from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of, recipe_of
+from bayes_merger.search.study.loading import fingerprint_hash
+from bayes_merger.search.surrogates.posterior import StudyPosterior
+
+PREDICTED_UP_TO = 400
+"""Trials of a study whose untried best is looked for in passing, unless its search ended by drawing one; of more it
+takes longer than all else."""
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -40,61 +59,103 @@ def show(arguments: Sequence[str]) -> None:
         ConfigError: no such study.
     """
     parser = Parser(prog="bayes-merger show", description="All studies; or one: its trials, the best, the weights.")
-    parser.add_argument("name", nargs="?", help="the study")
+    parser.add_argument("name", nargs="?", help="the study, or how its name begins; - is the newest")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--storage", default="", help="the database that has the study, if its folder is not here")
+    parser.add_argument("--trials", action="store_true", help="all trials as a table")
+    parser.add_argument("--sort", metavar="COLUMN", help="its order: trial, points, mean, seconds, or a scorer's name")
+    parser.add_argument("--filter", metavar="WORD", help="only trials with it in their state, phase or reason")
     parser.add_argument("--timing", action="store_true", help="where the time of a trial goes")
-    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON, for programs")
+    form.add_argument("--csv", action="store_true", help="the trials with their weights, for a spreadsheet")
     options = parser.parse_args(arguments)
-    if options.name is None and options.timing:
-        raise ConfigError("--timing: of which study? give its name, like  bayes-merger show NAME --timing")
     if options.name is None:
+        for option in ("timing", "trials", "sort", "filter", "csv"):
+            if getattr(options, option):
+                raise ConfigError(f"--{option}: of which study? give its name, like  bayes-merger show NAME --{option}")
         _show_all(Path(options.runs), options.json)
-    elif options.timing:
-        _show_timing(find_study(Path(options.runs), options.name, options.storage), options.json)
+        return
+    folder = find_study(Path(options.runs), options.name, options.storage)
+    if options.timing:
+        _show_timing(folder, options.json)
+    elif options.csv or options.trials or options.sort or options.filter:
+        _show_trials(folder, options)
     else:
-        _show_one(find_study(Path(options.runs), options.name, options.storage), options.json)
+        _show_one(folder, options.json)
 
 
 def _show_all(runs: Path, as_json: bool) -> None:
-    rows, found = [], studies(runs)
-    for folder in found:
-        try:
-            rows.append(report.summary(load(folder)))
-        except UserError as error:
-            print(printable(f"{folder.name}: {error}", longest=400), file=sys.stderr)
+    found = [overview(folder) for folder in studies(runs)]
+    for one in found:
+        if one.wrong:
+            print(f"{printable(one.name)}: {one.wrong}", file=sys.stderr)
     if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        if not found:
-            print(f"no studies in {runs}; start one with  bayes-merger run ...")
-        return
-    table = Table("study", "state", "trials", "best", "method", "optimiser")
-    for row in rows:
-        best = row["best"]
-        finished, budget = row["trials"]["finished"], row["trials"]["budget"]
-        trials = f"{finished}/{budget}" if budget is not None else str(finished)
-        value = f"{best['value']:.3f}" if best else ""
-        table.add_row(row["name"], row["state"], trials, value, row["method"], row["optimiser"])
-    Console().print(table)
+        print(json.dumps([one.to_json() for one in found], indent=2))
+    elif not found:
+        print(f"no studies in {runs}; start one with  bayes-merger run ...")
+    else:
+        _wide(overview_table(found, datetime.now()))
+
+
+def _wide(table: Table) -> None:
+    """Print a table as wide as it must be: what a person types is never cut."""
+    console = Console()
+    needed = console.measure(table).minimum
+    Console(width=max(console.width, needed)).print(table)
+
+
+def _show_trials(folder: RunFolder, options: Namespace) -> None:
+    trials = filtered(report.trials_data(load(folder)), options.filter or "")
+    if options.sort:
+        trials = sorted_by(trials, options.sort)
+    if options.csv:
+        print(as_csv(trials), end="")
+    elif options.json:
+        print(json.dumps(trials, indent=2))
+    elif trials:
+        _wide(trials_table(trials))
+    else:
+        print("no such trial")
 
 
 def _show_one(folder: RunFolder, as_json: bool) -> None:
     study = load(folder)
-    data = report.summary(study)
+    known = posterior_of(study)
+    data, trials = report.summary(study, known), report.trials_data(study, known)
     if as_json:
-        data |= {"prediction": report.prediction_data(study), "trials_list": report.trials_data(study)}
+        data |= {"prediction": report.prediction_data(study), "trials_list": trials}
         print(json.dumps(data, indent=2))
         return
+    _print_state(folder, study, data)
+    _print_unscored(trials)
+    if not data["best"]:
+        print("no finished trial yet")
+        return
+    _print_course(study, known, trials)
     console = Console()
+    console.print(trials_table([row for row in sorted_by(trials, "points") if row["state"] == "complete"], 10))
+    if "front" in data:
+        console.print(front_table(data["front"], data["best"]["trial"]))
+    _print_final(console, study, known)
+    print()
+    for line in best_lines(data):
+        print(line)
+    recipe = recipe_of(study, chosen_trial(study, known))
+    console.print(weights_table(recipe.weights, data["idle"]))
+    print(report.weights_text(recipe, folder.name).rstrip())
+    _print_ways_on(folder, study, len(trials))
+
+
+def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str, Any]) -> None:
+    """What the study is, of what, and how far."""
     counts = data["trials"]
     of = f" of {counts['budget']}" if counts["budget"] is not None else ""
     more = "".join(
         f", {counts[key]} {words}" for key, words in (("pruned", "given up early"), ("failed", "failed")) if counts[key]
     )
-    print(f"{data['name']}: {data['state']}, {counts['finished']}{of} trials{more}, "
-          f"{data['method']}, {data['optimiser']}")  # fmt: skip
+    state = "running" if folder.is_running else data["state"]
+    print(f"{data['name']}: {state}, {counts['finished']}{of} trials{more}, {data['method']}, {data['optimiser']}")
     if data["final"]:
         print(f"  {verdict_line(data)}")
     if data["stopped"]:
@@ -105,26 +166,42 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
         print(f"  model {printable(name.upper())}  {printable(model['path'], longest=400)}  {model['sha256'][:10]}")
     if line := about_idle(space_of(study)):
         print(f"  {printable(line, longest=400)}")
-    trials = report.trials_data(study)
-    _print_unscored(trials)
-    if not data["best"]:
-        print("no finished trial yet")
-        return
-    console.print(_best_table(trials))
-    if "front" in data:
-        console.print(front_table(data["front"], data["best"]["trial"]))
-    _print_final(console, study)
-    recipe = recipe_of(study, chosen_trial(study))
-    print()
-    for line in best_lines(data):
-        print(line)
-    console.print(weights_table(recipe.weights, data["idle"]))
-    print(report.weights_text(recipe, folder.name).rstrip())
-    print(f"\nwrite it to a file:  bayes-merger merge {folder.typed} --out {quote(folder.name)}.safetensors")
-    if found := report.prediction_data(study):
+    found = overview(folder)
+    when = f"last trial {ago(found.last, datetime.now())}, " if found.last else ""
+    print(f"  {when}{size_text(found.size)}, scores compare with fingerprint {fingerprint_hash(study)}")
+
+
+def _print_course(study: optuna.study.Study, known: StudyPosterior, trials: Sequence[Mapping[str, Any]]) -> None:
+    """How the search went, where its time goes, and what seems to matter, a line each."""
+    course = convergence_of(study, known)
+    values = [value for _, value in course.points]
+    print(f"  points  {sparkline(values)}  {min(values):.2f} to {max(values):.2f}")
+    if course.parents:
+        print("  " + ", ".join(f"{name} {value:.2f}" for name, value in course.parents.items()))
+    if course.noise:
+        print(f"  noise of one trial's points {course.noise:.3f}")
+    if parts := timing(trials):
+        whole = sum(parts.values())
+        shares = [f"{PARTS.get(part, part)} {seconds / whole:.0%}" for part, seconds in parts.items()
+                  if seconds >= whole / 20]  # fmt: skip
+        print(f"  a trial takes {whole:.1f} s: {', '.join(shares)}")
+    sure = [one for one in importances(complete_trials(study), values) if one.beyond_luck]
+    if sure:
+        named = ", ".join(f"{one.name} {one.share:.0%}" for one in sure[:6])
+        print(f"  what seems to matter: {named}\n    {CAVEAT}")
+
+
+def _print_ways_on(folder: RunFolder, study: optuna.study.Study, trials: int) -> None:
+    """What to do with it: the file, the page, and what was not tried."""
+    typed, name = folder.typed, quote(folder.name)
+    print(f"\nwrite it to a file:  bayes-merger merge {typed} --out {name}.safetensors")
+    print(f"with pictures:       bayes-merger report {typed}")
+    drawn = last_prediction(study) is not None
+    found = None if drawn or trials > PREDICTED_UP_TO else report.prediction_data(study)
+    if found:
         expected = with_error(found["mean"], found["sd"])
-        print(f"the model expects {expected} points of a merge that was not tried:  bayes-merger merge {folder.typed} "
-              f"--predicted --out {quote(folder.name)}-predicted.safetensors")  # fmt: skip
+        print(f"the model expects {expected} points of a merge that was not tried:  bayes-merger merge {typed} "
+              f"--predicted --out {name}-predicted.safetensors")  # fmt: skip
 
 
 def _show_timing(folder: RunFolder, as_json: bool) -> None:
@@ -138,62 +215,22 @@ def _show_timing(folder: RunFolder, as_json: bool) -> None:
 
 
 def _print_unscored(rows: Sequence[Mapping[str, Any]]) -> None:
-    for row in rows:
-        if row["state"] == "fail" and row.get("reason") != "interrupted":
-            print(f"  trial {row['trial']} failed: {_reason(row)}")
+    failed = [row for row in rows if row["state"] == "fail" and row.get("reason") != "interrupted"]
     pruned = [row for row in rows if row["state"] == "pruned"]
-    for row in pruned[:10]:
-        print(f"  trial {row['trial']} given up: {_reason(row)}")
-    if len(pruned) > 10:
-        print(f"  and {len(pruned) - 10} more given up: show --json has them")
+    for found, words in ((failed, "failed"), (pruned, "given up")):
+        for row in found[:10]:
+            print(f"  trial {row['trial']} {words}: {_reason(row)}")
+        if len(found) > 10:
+            print(f"  and {len(found) - 10} more {words}: show --trials has them")
 
 
 def _reason(row: Mapping[str, Any]) -> str:
     return printable(row.get("reason", "no reason stored"), longest=400)
 
 
-def _best_table(trials: Sequence[Mapping[str, Any]], count: int = 10) -> Table:
-    rows = sorted((row for row in trials if row["state"] == "complete"), key=lambda row: -row["value"])
-    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
-    believed = ["posterior mean"] if "mean" in rows[0] else []
-    title = f"the best {min(count, len(rows))} trials"
-    table = Table("trial", "points", *believed, *names, title=title, title_justify="left")
-    for row in rows[:count]:
-        scores = [f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in names]
-        mean = [with_error(row["mean"], row["sd"])] if believed else []
-        number = f"{row['trial']}{' (predicted)' if row['phase'] == PREDICTED else ''}"
-        table.add_row(number, f"{row['value']:.3f}", *mean, *scores)
-    return table
-
-
-def _print_final(console: Console, study: optuna.study.Study) -> None:
+def _print_final(console: Console, study: optuna.study.Study, known: StudyPosterior) -> None:
     final = final_of(study)
     if final and final.rescored:
-        console.print(candidates_table(final, posterior_of(study)))
+        console.print(candidates_table(final, known))
     if final and final.rows:
         console.print(closing_table(final, pictures_compared(study, final)))
-
-
-def weights_table(weights: Mapping[str, Mapping[str, float]], idle: Collection[str] = ()) -> Table:
-    """Block weights as a small table: IN, M and OUT side by side; adjustments are not weights of blocks.
-
-    Args:
-        weights: weight name -> block -> number.
-        idle: those that change nothing, as in ``IN00.alpha``; their number does not matter and is not shown.
-    """
-    weights = method_weights(weights)
-    blocks = list(dict.fromkeys(name for values in weights.values() for name in values))
-    left = [name for name in blocks if name.startswith("IN")]
-    right = [name for name in blocks if name.startswith("OUT")]
-    middle = [name for name in blocks if name not in (*left, *right)]
-    table = Table(*["block", *weights] * 3, title="weights", title_justify="left")
-    for row in range(max(len(left), len(middle), len(right))):
-        cells = []
-        for column in (left, middle, right):
-            name = column[row] if row < len(column) else ""
-            cells.append(name)
-            for weight, values in weights.items():
-                number = f"{values[name]:.3f}" if name in values else ""
-                cells.append("idle" if f"{name}.{weight}" in idle else number)
-        table.add_row(*cells)
-    return table

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bayes_merger.compose.building import build
 from bayes_merger.compose.composing import changed, compose_run, followers, settings_help, settings_text, validate
+from bayes_merger.compose.scorers import build_scorers
 from bayes_merger.compose.sources import GROUPS, choices, demo_path
 from bayes_merger.compose.typed import PATHS, in_full, swept_values
 
@@ -17,6 +18,7 @@ __all__ = [
     "GROUPS",
     "PATHS",
     "build",
+    "build_scorers",
     "changed",
     "choices",
     "compose_run",

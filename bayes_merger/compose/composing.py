@@ -19,7 +19,7 @@ from bayes_merger.compose.building import check_trusted
 from bayes_merger.compose.explaining import explained
 from bayes_merger.compose.payloads import split_payloads
 from bayes_merger.compose.sources import GROUPS, NAMED_FILES, choices, register, shown
-from bayes_merger.compose.typed import FILES, FURTHER, OPEN, check_typed, in_full, quoted
+from bayes_merger.compose.typed import FILES, FURTHER, check_typed, in_full, is_open, quoted
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest, printable
@@ -167,7 +167,7 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
         OmegaConf.set_struct(config, True)
         for override in (override for override in others if override not in chosen):
             parsed = OverridesParser.create().parse_override(quoted(override, words))
-            force = parsed.key_or_group.partition(".")[0] in OPEN
+            force = is_open(f"{parsed.key_or_group}.")
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True, force_add=force)
         plain = words.show(OmegaConf.to_container(config, resolve=True))
     check_trusted(plain, typed={in_full(override).partition("=")[0] for override in others})

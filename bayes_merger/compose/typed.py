@@ -23,8 +23,17 @@ _TEXTS = ("elements", "anchors", "adjust")
 FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "c"} | {"saliency": "saliency.b"}
 """What is typed for short -> the settings that are meant."""
 FILES = ("recipe", "blocks")  # given as the name of a YAML file, kept as what is in it
-OPEN = ("models", "space", "options", "recipe", "saliency", "act")
+OPEN = ("models", "space", "options", "recipe", "saliency", "act", "scoring.payloads", "scoring.penalties")
 """Their own rooms know which names they may hold, and say so better than Hydra."""
+
+
+def is_open(key: str) -> bool:
+    """Whether a setting lies in one of those that may hold any name, or is one that every scorer has."""
+    return key.startswith(tuple(f"{table}." for table in OPEN)) or bool(_OF_SCORERS.match(key))
+
+
+_OF_SCORERS = re.compile(r"scorers\.[^.]+\.(importance|scale)\.?$")
+
 
 _DEMO_FILE = re.compile(r"\$\{demo:\w+\}")
 
@@ -67,7 +76,7 @@ def quoted(override: str, words: Verbatim) -> str:
         return override
     if key in GROUPS:
         return f"{key}={_choice(value)}"
-    bare, forced = key, f"++{key}" if key == "models" or (key.partition(".")[0] in OPEN and "." in key) else key
+    bare, forced = key, f"++{key}" if key == "models" or is_open(key) else key
     if bare in _TEXTS and not value.startswith(("[", "{")):
         return f"{forced}=[{_mark(value, words)}]"
     if (bare in (*PATHS, "name") or bare.startswith(_PATH_TABLES)) and value != "null":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
+from bayes_merger.imaging.pipelines.building import load_pipeline
 from bayes_merger.imaging.pipelines.keymap import single_file_views, to_single_file
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline
 from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, check_sampler
 from bayes_merger.imaging.prompts.prompt import check_prompt, plain_prompt
 

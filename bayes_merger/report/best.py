@@ -6,24 +6,36 @@ So it can be made again at any time and after any crash.
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 
 from bayes_merger.atomic import write_atomically, write_json
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.report.contact_sheet import Picture, sheet
+from bayes_merger.report.contents import points_of, side_by_side
 from bayes_merger.report.figures import write_plot
 from bayes_merger.report.plots import convergence_figure, front_figure, unet_figure
 from bayes_merger.report.summary import summary, weights_text
+from bayes_merger.report.thumbnails import write_image
 from bayes_merger.run.attributes import IMAGES
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.idle import space_of
+from bayes_merger.run.progress import ProgressReporter, TrialReport
 from bayes_merger.run.record import (
     chosen_trial,
     front_of,
     objectives_of,
     recipe_of,
 )
+
+COMPARED = 24
+"""At most so many pictures are in ``compare.png``."""
+
+PAUSE = 60.0
+"""Seconds between two times that ``best/`` is written while the search goes on."""
 
 
 def write_best(study: optuna.study.Study, folder: RunFolder) -> MergeRecipe:
@@ -40,9 +52,52 @@ def write_best(study: optuna.study.Study, folder: RunFolder) -> MergeRecipe:
     write_plot(
         unet_figure(recipe, f"{folder.name}: trial {trial.number}", space_of(study).idle), folder.best / "unet.png"
     )
+    write_comparison(study, folder)
     if objectives_of(study):
         write_front(study, folder)
     return recipe
+
+
+def write_comparison(study: optuna.study.Study, folder: RunFolder) -> None:
+    """Write ``best/compare.png``: the same prompts and seeds by the models, their even mix and the best merge."""
+    rows = side_by_side(study, folder, COMPARED)
+    columns: dict[str, dict[Picture, Path]] = {}
+    for number, row in enumerate(rows):
+        for name, shot in row.shots.items():
+            if shot.path:
+                columns.setdefault(name, {})[row.payload, number] = shot.path
+    if not columns:
+        return
+    titles = {name: f"{name}  {points:.2f}" for name, points in points_of(study).items()}
+    captions = {(row.payload, number): f"{row.payload}: {row.prompt}"[:120] for number, row in enumerate(rows)}
+    write_image(sheet({titles.get(name, name): own for name, own in columns.items()}, captions),
+                folder.best / "compare.png")  # fmt: skip
+
+
+class FreshBest:
+    """A progress reporter that also keeps ``best/`` fresh: it is written anew after a new best, at most once a minute.
+
+    Args:
+        progress: told everything as before.
+        write: writes it.
+        clock: seconds of a clock that only goes forward.
+    """
+
+    def __init__(
+        self, progress: ProgressReporter, write: Callable[[], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._progress, self._write, self._clock = progress, write, clock
+        self._next, self._stale = 0.0, False
+        self.step, self.budget, self.note = progress.step, progress.budget, progress.note
+        self.members, self.quiet = progress.members, progress.quiet
+
+    def trial(self, report: TrialReport) -> None:
+        """Pass it on; write if this trial, or one that had to wait, was a new best."""
+        self._progress.trial(report)
+        self._stale = self._stale or report.improved
+        if self._stale and self._clock() >= self._next:
+            self._write()
+            self._stale, self._next = False, self._clock() + PAUSE
 
 
 def write_front(study: optuna.study.Study, folder: RunFolder) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.report.colours import colour, ink
+from bayes_merger.report.contents import bare
+from bayes_merger.report.convergence import convergence_of
 from bayes_merger.report.figures import new_figure
-from bayes_merger.run.record import (
-    chosen_trial,
-    complete_trials,
-    final_of,
-    front_of,
-    objectives_of,
-    posterior_of,
-    value_of,
-)
-from bayes_merger.search.study.history import PHASE
+from bayes_merger.run.record import chosen_trial, complete_trials, final_of, front_of, objectives_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,30 +25,31 @@ BLUE, ORANGE, GREY = "#2166ac", "#e08214", "#8a8a8a"  # colour-blind safe
 
 
 def convergence_figure(study: optuna.study.Study) -> Figure:
-    """Every trial's points, the best so far, and what all trials together say the best so far was worth."""
+    """Every trial's points, the best so far, what all trials together say it was worth, and its models' points."""
+    found = convergence_of(study)
+    last = max(found.points[-1][0], 1)
     figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
-    trials = complete_trials(study)
-    known = posterior_of(study)
-    init = sum(trial.user_attrs.get(PHASE) == "design" for trial in trials)
-    numbers = list(range(1, len(trials) + 1))
-    values = [value_of(trial) for trial in trials]
-    axes.axvspan(0.5, init + 0.5, color="#f0f0f0", label="start design")
+    if found.design >= 0:
+        axes.axvspan(-0.5, found.design + 0.5, color="#f0f0f0", label="start design")
+    numbers, values = zip(*found.points, strict=True)
     axes.scatter(numbers, values, s=18, color=GREY, label="trial", zorder=2)
-    best = [max(values[:count]) for count in numbers]
-    axes.step(numbers, best, where="post", color=BLUE, linewidth=2, label="best observed", zorder=3)
-    if known.fitted:
-        means = [belief.mean for belief in known.each]
-        believed = [max(means[:count]) for count in numbers]
-        axes.step(numbers, believed, where="post", color=ORANGE, linewidth=1.5, linestyle="--",
-                  label="best posterior mean", zorder=3)  # fmt: skip
-    winner = chosen_trial(study, known)
-    position = [trial.number for trial in trials].index(winner.number) + 1
-    axes.scatter([position], [value_of(winner)], s=110, color=ORANGE, edgecolor="white", marker="*",
-                 label="chosen", zorder=4)  # fmt: skip
-    axes.set_xlabel("trial with a score")
+    lines = ((found.best, BLUE, "-", "best observed"), (found.believed, ORANGE, "--", "best posterior mean"))
+    for points, tone, style, name in lines:
+        if points:
+            numbers, values = zip(*(*points, (last, points[-1][1])), strict=True)
+            axes.step(numbers, values, where="post", color=tone, linestyle=style, linewidth=2, label=name, zorder=3)
+    for name, value in found.parents.items():
+        axes.axhline(value, color=GREY, linestyle=":", linewidth=1, zorder=1)
+        axes.annotate(f" {name}", (1.0, value), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GREY)
+    for number, value in found.points:
+        if number == found.chosen:
+            axes.scatter(
+                [number], [value], s=110, color=ORANGE, edgecolor="white", marker="*", label="chosen", zorder=4
+            )
+    axes.set_xlabel("trial")
     axes.set_ylabel("points" if len(study.directions) == 1 else "weighted sum of points")
-    axes.set_xlim(0.5, max(len(trials), 2) + 0.5)
+    axes.set_xlim(-0.5, last + 0.5)
     axes.set_title(study.study_name)
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     _bare(axes)
@@ -117,17 +114,22 @@ def unet_figure(recipe: MergeRecipe, title: str, idle: Collection[str] = ()) -> 
     for number, (weight, blocks) in enumerate(weights.items()):
         axes = figure.add_subplot(1, len(weights), number + 1)
         _draw_unet(axes, blocks, low, high, {name for name in blocks if f"{name}.{weight}" in idle})
-        axes.set_title(f"{weight}: 0 is A, 1 is B" if recipe.method == "weighted_sum" else weight, fontsize=9)
+        axes.set_title(_ends(recipe, weight), fontsize=9)
     figure.suptitle(title, fontsize=11)
     if idle:
         figure.supxlabel("hatched: the models are equal there", fontsize=8)
     return figure
 
 
-def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float, idle: Collection[str]) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
+def _ends(recipe: MergeRecipe, weight: str) -> str:
+    """What a weight's numbers mean: of a weighted sum the models by name."""
+    if recipe.method != "weighted_sum" or not {"a", "b"} <= recipe.models.keys():
+        return weight
+    a, b = (textwrap.shorten(Path(bare(recipe.models[role].path)).stem, 28, placeholder="...") for role in ("a", "b"))
+    return f"{weight}\n0 is A, {a}\n1 is B, {b}"
 
-    colours = LinearSegmentedColormap.from_list("ab", [BLUE, "#f7f7f7", ORANGE])
+
+def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float, idle: Collection[str]) -> None:
     left = [name for name in blocks if name.startswith("IN")]
     right = [name for name in blocks if name.startswith("OUT")][::-1]
     middle = [name for name in blocks if name not in (*left, *right, "BASE")]
@@ -137,13 +139,13 @@ def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float,
     places |= {name: (0.5, bottom + row) for row, name in enumerate(middle)}
     for name, (x, y) in places.items():
         share = (blocks[name] - low) / (high - low)
-        looks: dict[str, Any] = {"color": colours(share)}
-        text, ink = f"{name}  {blocks[name]:.2f}", "white" if share < 0.2 else "black"
+        looks: dict[str, Any] = {"color": colour(share)}
+        text, letters = f"{name}  {blocks[name]:.2f}", ink(share)
         if name in idle:
             looks = {"facecolor": "white", "edgecolor": "#c0c0c0", "linewidth": 0, "hatch": "////"}
-            text, ink = name, GREY
+            text, letters = name, GREY
         axes.barh(y, 0.9 if name in ("BASE", *middle) else 0.82, left=x - 0.41, height=0.86, **looks)
-        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=letters)
     axes.invert_yaxis()
     axes.set_xlim(-0.5, 1.5)
     axes.set_axis_off()

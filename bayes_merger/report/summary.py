@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -15,6 +16,7 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.verdict import verdict_of
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, TIMES, WEIGHTS
+from bayes_merger.run.holdout import trends
 from bayes_merger.run.idle import space_of
 from bayes_merger.run.predicted import prediction_of
 from bayes_merger.run.record import (
@@ -43,7 +45,7 @@ def weights_text(recipe: MergeRecipe, name: str) -> str:
     for weight, blocks in weights.items():
         text = weights_to_string(blocks, architecture)
         lines += [f"{weight} ({architecture.blocks[0]}, {architecture.blocks[1]} ... {architecture.blocks[-1]}):", text]
-        lines += ["as a line of supermerger's mbwpresets.tsv:", f"{name}-{weight}\t{text}", ""]
+        lines += ["as a line of supermerger's mbwpresets.txt:", f"{name}-{weight}\t{text}", ""]
     beyond = [
         f"{block}.{weight} = {number:.4g}"
         for weight, blocks in weights.items()
@@ -61,13 +63,18 @@ def weights_text(recipe: MergeRecipe, name: str) -> str:
     return "\n".join(lines)
 
 
-def summary(study: optuna.study.Study) -> dict[str, Any]:
-    """One study as data: trials, best, weights, the closing table."""
+def summary(study: optuna.study.Study, known: StudyPosterior | None = None) -> dict[str, Any]:
+    """One study as data: trials, best, weights, the closing table.
+
+    Args:
+        study: the study.
+        known: its beliefs, where the caller has them already.
+    """
     trials = study.get_trials(deepcopy=False)
     done = complete_trials(study)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
     final = final_of(study)
-    known = posterior_of(study)
+    known = known or posterior_of(study, done)
     config = study.user_attrs.get(CONFIG, {})
     best = chosen_trial(study, known) if done else None
     data = {
@@ -81,13 +88,13 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
                 for trial in trials
             ),
             "pruned": pruned,
-            "budget": _budget(study),
+            "budget": budget_of(study),
         },
         "state": state_of(study),
         "stopped": study.user_attrs.get(STOPPED),
         "left_out": left_out(study) or None,
-        "method": _method(config),
-        "optimiser": (config.get("optimiser") or {}).get("_target_", "").rsplit(".", 1)[-1],
+        "method": method_of(config),
+        "optimiser": optimiser_of(config),
         "models": study.user_attrs.get(RECIPE, {}).get("models", {}),
         "idle": list(space_of(study).idle),
         "best": _trial_data(best) | _belief_data(known, best.number) if best else None,
@@ -96,13 +103,14 @@ def summary(study: optuna.study.Study) -> dict[str, Any]:
         "noise": known.noise,
         "final": final.to_json() if final else None,
         "verdict": vars(found) if (found := verdict_of(study)) else None,
+        "holdouts": [asdict(trend) | {"text": str(trend)} for trend in trends(study)],
     }
     if names := objectives_of(study):
         data |= {"objectives": names, "front": front_data(study, names)}
     return data
 
 
-def _budget(study: optuna.study.Study) -> int | None:
+def budget_of(study: optuna.study.Study) -> int | None:
     """How many trials the study is to have; ``None`` where a program asks for as many as it likes."""
     if not study.user_attrs.get(PAYLOADS):
         return None
@@ -110,10 +118,15 @@ def _budget(study: optuna.study.Study) -> int | None:
     return int(config.get("init_points", 0)) + int(config.get("n_iters", 0))
 
 
-def _method(config: Mapping[str, Any]) -> str | None:
+def method_of(config: Mapping[str, Any]) -> str | None:
     """The merge method, or those of a recipe's steps one after the other."""
     steps = (config.get("recipe") or {}).get("steps") or []
     return ", then ".join(step.get("method", "weighted_sum") for step in steps) or config.get("method")
+
+
+def optimiser_of(config: Mapping[str, Any]) -> str:
+    """The optimiser by its name."""
+    return str((config.get("optimiser") or {}).get("_target_", "")).rsplit(".", 1)[-1]
 
 
 def front_data(study: optuna.study.Study, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -162,12 +175,18 @@ def _belief_data(known: StudyPosterior, number: int) -> dict[str, Any]:
     return next(({"mean": b.mean, "sd": b.sd} for b in known.each if known.fitted and b.trial == number), {})
 
 
-def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
-    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason."""
+def trials_data(study: optuna.study.Study, known: StudyPosterior | None = None) -> list[dict[str, Any]]:
+    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason.
+
+    Args:
+        study: the study.
+        known: its beliefs, where the caller has them already.
+    """
     rows = []
-    known = posterior_of(study)
+    known = known or posterior_of(study)
+    beliefs = {one.trial: {"mean": one.mean, "sd": one.sd} for one in known.each if known.fitted}
     for trial in study.get_trials(deepcopy=False):
-        row = {"state": trial.state.name.lower(), **_trial_data(trial), **_belief_data(known, trial.number)}
+        row = {"state": trial.state.name.lower(), **_trial_data(trial), **beliefs.get(trial.number, {})}
         row["phase"] = trial.user_attrs.get(PHASE, "search")
         if "seconds" in trial.user_attrs:
             row["seconds"] = trial.user_attrs[SECONDS]

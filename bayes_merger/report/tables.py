@@ -117,7 +117,7 @@ def best_lines(data: Mapping[str, Any]) -> list[str]:
     if final and final["rows"]:
         row = final["rows"][0]
         about.append(f"{with_error(row['mean'], row['error'])} on fresh seeds")
-    lines = [f"best: trial {best['trial']}, {', '.join(about)}"]
+    lines = [f"best: trial {best['trial']}, {', '.join(about)}", *(one["text"] for one in data["holdouts"])]
     if "front" in data:
         return [
             *lines,

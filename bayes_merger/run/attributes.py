@@ -19,11 +19,23 @@ PAYLOADS = "payloads"
 SCORERS = "judges"
 """Of a study: scorer -> [importance, scale]."""
 
+STANDARDS = "standards"
+"""Of a study whose scores are standardised: scorer -> the raw values of 0 and 10 points, from its start design."""
+
 VERSIONS = "versions"
 """Of a study: the versions of the libraries that draw and score, and the kind of device."""
 
+MOST = "max_batch"
+"""Of a study that ran out of memory: the most pictures that have fitted since, which are drawn at once from then on."""
+
 FINAL = "final"
 """Of a study: the final round, once it is over."""
+
+FINAL_IMAGES = "final_images"
+"""Of a study: row of the closing table -> where its pictures lie, relative to the run's folder."""
+
+PLAYOFF = "playoff"
+"""Of a study by hand: the play-off of its best merges, and its champion."""
 
 DRAWN = "drawn:"
 """Of a study, before a hash: what one merge got on fresh seeds."""

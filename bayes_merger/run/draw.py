@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL.PngImagePlugin import PngInfo
@@ -16,8 +17,9 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
+from bayes_merger.imaging.pipelines.building import load_pipeline
 from bayes_merger.imaging.pipelines.device import OFFLOAD
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline
 from bayes_merger.paths import user_path
 from bayes_merger.run.prompt_files import PromptLoras, find_files
 from bayes_merger.run.setup import check_payloads, path_of, resolve_payloads
@@ -67,6 +69,8 @@ def drawer_of(config: RunConfig, on_step: Callable[[int, int], None] | None = No
             offload=generator.offload or OFFLOAD,
             device=generator.device,
             dtype=generator.dtype,
+            attention=generator.attention,
+            compiled=generator.compile,
             max_batch=generator.max_batch,
             prediction_type=generator.prediction_type,
         )
@@ -75,7 +79,7 @@ def drawer_of(config: RunConfig, on_step: Callable[[int, int], None] | None = No
         loras = PromptLoras(files.loras, model, pipeline.destinations, pipeline.text_encoder_changed)
 
         def draw(some: Sequence[Payload]) -> tuple[DrawnImage, ...]:
-            return loras.draw(some, lambda chosen: pipeline.draw(chosen, on_step=on_step))
+            return loras.draw(some, partial(pipeline.draw, on_step=on_step))
 
         try:
             yield Drawer(model, tuple(payloads), pipeline, draw)

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import optuna
+
+from bayes_merger.run.attributes import MOST
 from bayes_merger.run.evaluator import Evaluator, PipelineEvaluator
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.web_ui import WEB_UI
 from bayes_merger.run.web_ui_evaluator import web_ui_evaluator
+from bayes_merger.search.study.workers import with_retries
 
 
 @contextmanager
-def evaluator_of(setup: RunSetup, progress: ProgressReporter, stop: StopSignal) -> Iterator[Evaluator]:
+def evaluator_of(
+    setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter, stop: StopSignal
+) -> Iterator[Evaluator]:
     """What draws and judges the run's merges, ready.
 
     Raises:
@@ -24,4 +30,11 @@ def evaluator_of(setup: RunSetup, progress: ProgressReporter, stop: StopSignal) 
         with web_ui_evaluator(setup, progress, stop) as evaluator:
             yield evaluator
     else:
-        yield PipelineEvaluator.load(setup, progress, stop)
+        most = setup.config.generator.max_batch
+        if fits := study.user_attrs.get(MOST):
+            most = min(most, fits)
+
+        def keep(most: int) -> None:
+            with_retries(study, lambda: study.set_user_attr(MOST, most))
+
+        yield PipelineEvaluator.load(setup, progress, stop, most, keep)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -11,8 +12,9 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged
 from bayes_merger.checkpoints.kinds import LORA
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.pipelines.building import load_pipeline
 from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, load_pipeline
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, OnDrawn
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.multi_step import LiveSteps
 from bayes_merger.merging.method import MODEL_NAMES
@@ -23,9 +25,10 @@ from bayes_merger.run.models import merge_settings
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.prompt_files import PromptLoras
-from bayes_merger.run.pruning import Incumbent, batches, clearly_worse, estimate, is_on, whole
+from bayes_merger.run.pruning import Batch, Incumbent, batches, clearly_worse, estimate, is_on, whole
+from bayes_merger.run.saving import Saving
 from bayes_merger.run.setup import RunSetup
-from bayes_merger.scoring.scorer import Score, combine
+from bayes_merger.scoring.scorer import Score
 from bayes_merger.timing import timed
 
 
@@ -118,6 +121,21 @@ class Pruned:
     paths: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class Unrated:
+    """A merge that a person has still to rate.
+
+    Attributes:
+        scores: raw scores of all other scorers, and those that a model of the person has given in their place.
+        images: the pictures, in the order drawn.
+        paths: where they were saved.
+    """
+
+    scores: tuple[Score, ...]
+    images: tuple[DrawnImage, ...]
+    paths: tuple[Path, ...]
+
+
 class Evaluator(Protocol):
     """Draws and scores one merge after another: a live pipeline, or a fake such as ``bayes_merger.testing`` has."""
 
@@ -128,8 +146,12 @@ class Evaluator(Protocol):
             TrialFailed: there is no such merge, since a tensor overflows.
         """
 
-    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+    def draw(self, payloads: Sequence[Payload], on_drawn: OnDrawn | None = None) -> tuple[DrawnImage, ...]:
         """The payloads' pictures from the current merge.
+
+        Args:
+            payloads: what is drawn.
+            on_drawn: may be given each picture, some at a time, before the next ones are drawn.
 
         Raises:
             TrialFailed: a picture is black or NaN.
@@ -153,7 +175,7 @@ def evaluate(
     weights: Weights,
     folder: Path,
     incumbent: Incumbent | None = None,
-) -> Evaluation | Pruned:
+) -> Evaluation | Pruned | Unrated:
     """Draw, save and score the merge that the evaluator holds.
 
     With pruning, pictures are drawn a batch at a time, as long as the merge may still be as good as the incumbent.
@@ -175,23 +197,33 @@ def evaluate(
     images: list[DrawnImage] = []
     paths: list[Path] = []
     scores: list[Score] = []
-    for batch in order:
-        with timed("draw"):
-            drawn = batch.named(evaluator.draw(batch.payloads))
-        with timed("save"):
-            saved = evaluator.save(folder, drawn, setup.payloads)
-        with timed("score"):
-            scores += evaluator.score(weights, drawn, saved)
-        images += drawn
-        paths += saved
-        if incumbent is None or batch is order[-1]:
-            continue
-        if reason := clearly_worse(scores, incumbent, setup.importance, setup.scales, config.pruning):
-            behind = estimate(scores, incumbent, setup.importance, setup.scales)
-            return Pruned(reason, behind, tuple(scores), tuple(paths))
+    with Saving(partial(evaluator.save, folder, payloads=setup.payloads)) as saving:
+        for batch in order:
+            with timed("draw"):
+                drawn = batch.named(evaluator.draw(batch.payloads, partial(_begin, saving, batch)))
+            with timed("save"):
+                saved = saving.paths(drawn)
+            with timed("score"):
+                scores += evaluator.score(weights, drawn, saved)
+            images += drawn
+            paths += saved
+            if incumbent is None or batch is order[-1]:
+                continue
+            if reason := clearly_worse(scores, incumbent, setup.combination, config.pruning):
+                behind = estimate(scores, incumbent, setup.combination)
+                return Pruned(reason, behind, tuple(scores), tuple(paths))
     names = [payload.name for payload in setup.payloads]
     usual = sorted(range(len(images)), key=lambda i: (names.index(images[i].payload), images[i].index))
-    return conclude(setup, scores, [images[i] for i in usual], [paths[i] for i in usual])
+    images, paths = [images[i] for i in usual], [paths[i] for i in usual]
+    if setup.rater and sum(score.scorer == setup.rater for score in scores) < sum(
+        setup.judges(setup.rater, image.payload) for image in images
+    ):
+        return Unrated(tuple(scores), tuple(images), tuple(paths))
+    return conclude(setup, scores, images, paths)
+
+
+def _begin(saving: Saving, batch: Batch, images: Sequence[DrawnImage]) -> None:
+    saving.begin(batch.named(images))
 
 
 def conclude(
@@ -202,9 +234,8 @@ def conclude(
     Raises:
         TrialFailed: a score is missing.
     """
-    value = combine(scores, setup.importance, setup.scales)
-    scales = {name: scale for name, (_, scale) in setup.scales.items()}
-    values = objective_values(scores, setup.importance, scales, setup.config.objectives)
+    value = setup.combination.value(scores)
+    values = objective_values(scores, setup.combination, setup.config.objectives)
     return Evaluation(value, tuple(scores), tuple(images), tuple(paths), values)
 
 
@@ -225,16 +256,39 @@ def _searches_texts(setup: RunSetup) -> bool:
 class PipelineEvaluator(Judging):
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
-    def __init__(self, setup: RunSetup, pipeline: LivePipeline, progress: ProgressReporter, stop: StopSignal) -> None:
+    def __init__(
+        self,
+        setup: RunSetup,
+        pipeline: LivePipeline,
+        progress: ProgressReporter,
+        stop: StopSignal,
+        keep_most: Callable[[int], None],
+    ) -> None:
         super().__init__(setup, progress, stop)
+        self._keep_most = keep_most
         self._pipeline = pipeline
         self._merges: dict[str, LiveMerge | LiveSteps] = {}
         self._current: tuple[str, Weights] | None = None
         self._loras = PromptLoras(setup.files.loras, setup.base, pipeline.destinations, pipeline.text_encoder_changed)
 
     @classmethod
-    def load(cls, setup: RunSetup, progress: ProgressReporter, stop: StopSignal) -> PipelineEvaluator:
-        """Load model A as the live pipeline and make the judges ready."""
+    def load(
+        cls,
+        setup: RunSetup,
+        progress: ProgressReporter,
+        stop: StopSignal,
+        most: int | None = None,
+        keep_most: Callable[[int], None] = lambda most: None,
+    ) -> PipelineEvaluator:
+        """Load model A as the live pipeline and make the judges ready.
+
+        Args:
+            setup: the run.
+            progress: shows what goes on.
+            stop: how the person ends it.
+            most: pictures drawn at once; `None`: as many as is set.
+            keep_most: told how many fit, once the memory has not held so many.
+        """
         generator = setup.config.generator
         progress.step("loading the pipeline")
         pipeline = load_pipeline(
@@ -245,12 +299,14 @@ class PipelineEvaluator(Judging):
             offload=generator.offload or (OFFLOAD if not _searches_texts(setup) else None),
             device=generator.device,
             dtype=generator.dtype,
-            max_batch=generator.max_batch,
+            attention=generator.attention,
+            compiled=generator.compile,
+            max_batch=most or generator.max_batch,
             prediction_type=generator.prediction_type,
         )
         pipeline.learn(setup.files.embeddings)
         pipeline.check(setup.payloads)
-        return cls(setup, pipeline, progress, stop)
+        return cls(setup, pipeline, progress, stop, keep_most)
 
     def load_weights(self, weights: Weights, baseline: Baseline | None = None) -> None:
         """Turn the live pipeline into the merge with these weights, or into what it is compared with.
@@ -288,7 +344,7 @@ class PipelineEvaluator(Judging):
         unet = architecture.blocks[1:] if architecture.whole is None else ()
         return {name: {k: v for k, v in blocks.items() if k not in unet} for name, blocks in weights.items()}
 
-    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+    def draw(self, payloads: Sequence[Payload], on_drawn: OnDrawn | None = None) -> tuple[DrawnImage, ...]:
         """The payloads' pictures from the current merge.
 
         Raises:
@@ -300,7 +356,7 @@ class PipelineEvaluator(Judging):
 
         most = self._pipeline.max_batch
         try:
-            drawn = self._loras.draw(payloads, lambda some: self._pipeline.draw(some, on_step=on_step))
+            drawn = self._loras.draw(payloads, partial(self._pipeline.draw, on_step=on_step), on_drawn)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -309,5 +365,6 @@ class PipelineEvaluator(Judging):
                 f"generator.offload={OFFLOAD}"
             ) from error
         if self._pipeline.max_batch < most:
+            self._keep_most(self._pipeline.max_batch)
             self._progress.note(f"out of memory: from now on {self._pipeline.max_batch} pictures are drawn at once")
         return drawn

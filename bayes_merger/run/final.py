@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import optuna
 
 from bayes_merger.errors import ConfigError, TrialFailed, one_line
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.run.attributes import DRAWN, IMAGES, WEIGHTS
+from bayes_merger.run.attributes import DRAWN, FINAL_IMAGES, IMAGES, WEIGHTS
 from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, baselines, conclude
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.fresh import fresh, fresh_images
@@ -39,7 +39,7 @@ from bayes_merger.run.record import (
     value_of,
 )
 from bayes_merger.run.setup import RunSetup
-from bayes_merger.scoring.scorer import Scale, Score, picture_points
+from bayes_merger.scoring.scorer import Score
 
 
 def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
@@ -81,9 +81,22 @@ def pictures_per_trial(setup: RunSetup) -> int:
 
 
 def decide(
-    setup: RunSetup, study: optuna.study.Study, evaluator: Evaluator, progress: ProgressReporter, stop: StopSignal
+    setup: RunSetup,
+    study: optuna.study.Study,
+    evaluator: Evaluator,
+    progress: ProgressReporter,
+    stop: StopSignal,
+    folder: RunFolder | None = None,
 ) -> Final:
     """Choose the winner and compare it with the models that it came from.
+
+    Args:
+        setup: the run.
+        study: with the search's trials.
+        evaluator: draws and judges.
+        progress: told what is drawn.
+        stop: asked between two merges.
+        folder: keeps the pictures of the comparison; None: nobody does.
 
     Raises:
         Interrupted: somebody asked to stop.
@@ -98,9 +111,9 @@ def decide(
         progress.step(f"drawing trial {number} on fresh seeds")
         evaluation = _drawn(setup, study, evaluator, weights[number], None, first, progress)
         if evaluation:
-            rescored.append(_rescored(setup, first, number, evaluation))
+            rescored.append(_rescored(setup, number, evaluation))
     winner = max(rescored, key=lambda one: one.mean).trial if rescored else chosen_trial(study).number
-    rows = closing_table(setup, study, evaluator, weights[winner], progress, stop)
+    rows = closing_table(setup, study, evaluator, weights[winner], progress, stop, folder)
     return Final(winner, len(setup.payloads) * images_per_payload(setup), tuple(rescored), rows)
 
 
@@ -167,54 +180,51 @@ def closing_table(
     winner: Weights,
     progress: ProgressReporter,
     stop: StopSignal,
+    folder: RunFolder | None = None,
 ) -> tuple[ComparisonRow, ...]:
     """The winner and what it is compared with, on fresh seeds that nothing was chosen by."""
     fresh = fresh_payloads(setup, 1)
     rows: list[ComparisonRow] = []
+    kept: dict[str, list[str]] = {}
     reference: list[float] = []
     for baseline in (None, *baselines(setup)):
         stop.check()
         name = baseline.name if baseline else WINNER
         progress.step(f"drawing {name} on fresh seeds")
         drawn = baseline.weights if baseline else winner
-        evaluation = _drawn(setup, study, evaluator, drawn, baseline, fresh, progress)
+        evaluation = _drawn(setup, study, evaluator, drawn, baseline, fresh, progress, folder)
+        kept[name] = (study.user_attrs.get(_key(drawn, baseline, fresh)) or {}).get("images", [])
         if evaluation is None and baseline is None:
             return ()
         if evaluation is None:
             continue
-        points = points_per_image(setup, fresh, evaluation.scores)
+        points = points_per_image(setup, evaluation.scores)
         reference = reference or points
         gaps = [best - own for best, own in zip(reference, points, strict=True)]
         rows.append(ComparisonRow(name, evaluation.value, _error(points), sum(gaps) / len(gaps), _error(gaps)))
+    study.set_user_attr(FINAL_IMAGES, kept)
     return tuple(rows)
 
 
-def points_per_image(
-    setup: RunSetup, payloads: Sequence[Payload], scores: Sequence[Score], objective: str | None = None
-) -> list[float]:
+def points_per_image(setup: RunSetup, scores: Sequence[Score], objective: str | None = None) -> list[float]:
     """Points of each picture, times its payload's share (so that their mean is the value).
 
     Args:
         parts: the run.
-        payloads: what was drawn.
         scores: raw, of all pictures.
         objective: one scorer by name; None: all of them combined.
     """
-    importance = {payload.name: payload.importance for payload in payloads}
-    judges: Mapping[str, tuple[float, Scale]] = {
-        name: (scorer.importance if objective is None else 1.0, scorer.scale)
-        for name, scorer in setup.scorers.items()
-        if objective in (None, name)
-    }
-    return list(picture_points([score for score in scores if score.scorer in judges], importance, judges).values())
+    combination = setup.combination if objective is None else setup.combination.alone(objective)
+    known = [one for one in scores if one.scorer in combination.judges and one.payload in combination.payloads]
+    return list(combination.picture_points(known).values())
 
 
-def _rescored(setup: RunSetup, payloads: Sequence[Payload], number: int, evaluation: Evaluation) -> Rescored:
-    objectives = [points_per_image(setup, payloads, evaluation.scores, name) for name in setup.config.objectives]
+def _rescored(setup: RunSetup, number: int, evaluation: Evaluation) -> Rescored:
+    objectives = [points_per_image(setup, evaluation.scores, name) for name in setup.config.objectives]
     return Rescored(
         number,
         evaluation.value,
-        _error(points_per_image(setup, payloads, evaluation.scores)),
+        _error(points_per_image(setup, evaluation.scores)),
         evaluation.values,
         tuple(_error(own) for own in objectives),
     )
@@ -228,10 +238,10 @@ def _drawn(
     baseline: Baseline | None,
     payloads: Sequence[Payload],
     progress: ProgressReporter,
+    folder: RunFolder | None = None,
 ) -> Evaluation | None:
     """What a merge gets on these payloads: remembered, or drawn and remembered; None if it cannot be judged."""
-    what = [weights, baseline.key if baseline else None, [payload.to_json() for payload in payloads]]
-    key = DRAWN + hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    key = _key(weights, baseline, payloads)
     if known := study.user_attrs.get(key):
         with suppress(KeyError, TypeError, TrialFailed, ConfigError):  # what no run has written is drawn again
             return conclude(setup, [Score(**score) for score in known["scores"]])
@@ -242,9 +252,18 @@ def _drawn(
     except TrialFailed as error:
         progress.note(f"{baseline.name if baseline else 'a merge'} is left out of the final round: {one_line(error)}")
         return None
-    scores_data = [vars(score) for score in found.scores]
-    study.set_user_attr(key, {"value": found.value, "values": list(found.values), "scores": scores_data})
+    data = {"value": found.value, "values": list(found.values), "scores": [vars(score) for score in found.scores]}
+    if folder:
+        paths = evaluator.save(folder.final / key.removeprefix(DRAWN), images, payloads)
+        data["images"] = [path.relative_to(folder.path).as_posix() for path in paths]
+    study.set_user_attr(key, data)
     return found
+
+
+def _key(weights: Weights, baseline: Baseline | None, payloads: Sequence[Payload]) -> str:
+    """Under which a study remembers what a merge got on these payloads."""
+    what = [weights, baseline.key if baseline else None, [payload.to_json() for payload in payloads]]
+    return DRAWN + hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _error(values: Sequence[float]) -> float | None:

@@ -18,13 +18,16 @@ from filelock import FileLock, Timeout
 
 from bayes_merger.atomic import write_atomically
 from bayes_merger.config import RunConfig
-from bayes_merger.errors import ConfigError, StorageError, nearest, trouble
+from bayes_merger.errors import ConfigError, StorageError, and_more, nearest, trouble
 
 if TYPE_CHECKING:
     import optuna
 
 STORAGE = "BAYES_MERGER_STORAGE"
 """Environment variable: the address of a database, for those who would not have its password in a command line."""
+
+LOCK = ".lock"
+"""The file in a study's folder that the process that runs it has locked."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,12 @@ class RunFolder:
     @property
     def called(self) -> str:
         """The study's name in its storage: its folder's, unless that was renamed since."""
-        from bayes_merger.search.study.storage import redacted
-
         address, name = self._pointed
-        return name if name and (not self.address or redacted(self.address) == address) else self.name
+        if name and self.address:
+            from bayes_merger.search.study.storage import redacted
+
+            return name if redacted(self.address) == address else self.name
+        return name or self.name
 
     @property
     def _pointed(self) -> tuple[str, str]:
@@ -126,6 +131,11 @@ class RunFolder:
         """The best merge as one checkpoint file."""
         return self.path / "best.safetensors"
 
+    @property
+    def final(self) -> Path:
+        """The pictures of the final round's comparison."""
+        return self.path / "final"
+
     def images(self, trial: int) -> Path:
         """The pictures of one trial."""
         return self.path / "images" / f"{trial:04d}"
@@ -172,6 +182,28 @@ class RunFolder:
         except OSError as error:
             raise StorageError(f"study '{self.name}': {trouble(error) or error}") from error
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a process holds the study; nothing is changed."""
+        if not (self.path / LOCK).is_file():
+            return False
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            return False  # a disk that may not be written
+
+    @property
+    def size(self) -> int:
+        """Bytes of everything in the folder."""
+        found = 0
+        for place, _, names in os.walk(self.path):
+            with suppress(OSError):
+                found += sum(Path(place, name).lstat().st_size for name in names)
+        return found
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the study alone; the system lets go of it when the process dies.
@@ -180,7 +212,7 @@ class RunFolder:
             ConfigError: another process works on it.
             StorageError: the folder may not be written.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / LOCK, timeout=0)
         self.make()
         try:
             lock.acquire()
@@ -205,7 +237,7 @@ def check_name(name: str) -> str:
     Raises:
         ConfigError: it has characters that a folder name cannot have.
     """
-    if name != slug(name):
+    if name.replace("@", "-") != slug(name):  # NAME@2 is what a study is called whose pictures were judged again
         raise ConfigError(f"name: '{name}' cannot be a folder; try name={slug(name)}")
     return name
 
@@ -229,7 +261,7 @@ def _touched(folder: RunFolder) -> float:
 
 
 def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
-    """The study called ``name``.
+    """The study called ``name``, or the only one whose name begins so; ``-`` is the one touched last.
 
     Args:
         runs: the folder of all studies.
@@ -237,8 +269,9 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
         address: of the database that has it; empty: what its folder says, or without one the environment.
 
     Raises:
-        ConfigError: it does not exist.
+        ConfigError: it does not exist, or several names begin so.
     """
+    name = _meant(runs, name)
     folder = RunFolder(runs / name, address)
     if not folder.exists():
         folder = RunFolder(runs / name, os.environ.get(STORAGE, ""))
@@ -247,6 +280,17 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
         hint = nearest(name, names) if names else f"there are no studies in {runs}"
         raise ConfigError(f"no study '{name}'; {hint}")
     return folder
+
+
+def _meant(runs: Path, name: str) -> str:
+    """The name that was abbreviated, or what was given."""
+    if RunFolder(runs / name).exists() or not name:
+        return name
+    known = [study.name for study in studies(runs)]
+    found = known[:1] if name == "-" else [one for one in known if one.startswith(name)]
+    if len(found) > 1:
+        raise ConfigError(f"'{name}': {len(found)} studies begin so ({and_more(found)}); give more of the name")
+    return found[0] if found else name
 
 
 def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
@@ -262,17 +306,15 @@ def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
         ConfigError: there is no such study, or what it holds is not what a run writes.
         StorageError: it cannot be read.
     """
+    from bayes_merger.run.standards import seen_standardised
     from bayes_merger.run.stored import check_stored
-    from bayes_merger.search.study.study import load_study, open_storage
+    from bayes_merger.search.study.loading import load_study, storage_to_read
 
     study = load_study(
-        open_storage(folder.where, reading=True),
-        folder.called,
-        alone=not folder.address,
-        shown=folder.name,
-        whole=whole,
+        storage_to_read(folder.where), folder.called, alone=not folder.address, shown=folder.name, whole=whole
     )
     check_stored(study)
+    seen_standardised(study)
     return study
 
 

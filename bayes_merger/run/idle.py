@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
 
 from bayes_merger.checkpoints.blocks import blocks_to_string
-from bayes_merger.merging.engine.idle import idle_weights
-from bayes_merger.run.setup import RunSetup, check_sampler
 from bayes_merger.search.space.guide import keeps_idle
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import DESIGN
+
+if TYPE_CHECKING:
+    from bayes_merger.run.setup import RunSetup
 
 SEARCH_ALL = "space.idle=keep searches them all the same"
 
@@ -25,6 +26,8 @@ def without_idle(setup: RunSetup) -> RunSetup:
         ConfigError: no weight changes anything, or the optimiser cannot search what is left.
         CheckpointError: a model file that cannot be read.
     """
+    from bayes_merger.merging.engine.idle import idle_weights
+
     space = setup.space
     if keeps_idle(setup.config.space):
         return setup
@@ -43,6 +46,8 @@ def with_stored_idle(setup: RunSetup, stored: Mapping[str, Any]) -> RunSetup:
 
 
 def _frozen(setup: RunSetup, names: Container[str]) -> RunSetup:
+    from bayes_merger.run.setup import check_sampler
+
     space = setup.space.without_idle(names)
     if space.idle:
         check_sampler(setup.sampler, space, setup.config)

@@ -13,7 +13,8 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.imaging.prompts.prompt import plain_prompt
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup, candidate_id
-from bayes_merger.scoring.scorer import ImageToScore, Score, score_images
+from bayes_merger.scoring.scorer import ImageToScore, Score
+from bayes_merger.scoring.scores import score_images
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -33,8 +34,25 @@ class Judging:
             TrialFailed: a scorer gave NaN, or a person voided the trial.
             Paused: the person who scores went away.
         """
+        judged = self._judged(weights, images, paths)
+        scores: list[Score] = []
+        for name in self._setup.scorers:
+            # what a person is to rate waits for them, but for what a model of them is sure of
+            scores += self._answered(name, judged) if name == self._setup.rater else self._ask(name, judged)
+        return scores
+
+    def ask_person(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
+        """The scores of the person among the scorers, who is asked now; none if there is none.
+
+        Raises:
+            TrialFailed: the person voided the trial.
+            Paused: the person went away.
+        """
+        return self._ask(self._setup.rater, self._judged(weights, images, paths)) if self._setup.rater else []
+
+    def _judged(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[ImageToScore]:
         candidate = candidate_id(weights)
-        judged = [
+        return [
             ImageToScore(
                 payload=image.payload,
                 index=image.index,
@@ -46,15 +64,27 @@ class Judging:
             )
             for number, image in enumerate(images)
         ]
-        scores: list[Score] = []
-        for name, scorer in self._setup.scorers.items():
-            self._progress.step(f"scoring ({name})")
-            if scorer.interactive:
-                with self._progress.quiet(), self._stop.at_once():
-                    scores += score_images(scorer, judged)
-            else:
-                scores += score_images(scorer, judged)
-        return scores
+
+    def _ask(self, name: str, images: Sequence[ImageToScore]) -> list[Score]:
+        """The scores of one scorer, of the payloads that it judges."""
+        scorer = self._setup.scorers[name]
+        own = [image for image in images if self._setup.judges(name, image.payload)]
+        self._progress.step(f"scoring ({name})")
+        if not scorer.interactive:
+            return score_images(scorer, own)
+        with self._progress.quiet(), self._stop.at_once():
+            return score_images(scorer, own)
+
+    def _answered(self, rater: str, images: Sequence[ImageToScore]) -> list[Score]:
+        """The scores that a model of the rater gives in their place, of the pictures of which it is sure."""
+        assistant = self._setup.assistant if self._setup.config.scoring.assist else None
+        own = [image for image in images if self._setup.judges(rater, image.payload)]
+        answers = assistant.answers(own) if assistant and own else {}
+        return [
+            Score(rater, image.payload, image.index, image.seed, answers[image.payload, image.index])
+            for image in images
+            if (image.payload, image.index) in answers
+        ]
 
     def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:
         """Write pictures as PNG, with the drawing parameters in the text field that web UIs read."""

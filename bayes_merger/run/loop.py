@@ -6,9 +6,8 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,16 +15,19 @@ import optuna
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed, one_line
 from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, TIMES, WEIGHTS
-from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, evaluate
+from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, Unrated, evaluate
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.holdout import Watch
 from bayes_merger.run.outlook import seconds_left
-from bayes_merger.run.pictures import describe, write_grid
+from bayes_merger.run.pictures import describe, forget, write_grid
 from bayes_merger.run.predicted import last_suggestion, queue_prediction, waits
 from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.pruning import incumbent_for
+from bayes_merger.run.rating.desk import Desk
 from bayes_merger.run.record import mean_scores, posterior_of
 from bayes_merger.run.setup import RunSetup
+from bayes_merger.run.standards import fix_standards, seen_standardised
 from bayes_merger.run.standing import best_so_far, standing
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study import study as studies
@@ -65,7 +67,7 @@ def open_study(
     Raises:
         ConfigError: what is given now would make scores incomparable with the study's.
     """
-    return studies.open_study(
+    study = studies.open_study(
         studies.open_storage(folder.where, create=bool(stored), waiting=waiting),
         folder.called,
         make_sampler(setup.sampler, setup.space.distributions(), setup.config.seed),
@@ -78,6 +80,8 @@ def open_study(
         alone=not folder.address,
         shown=folder.name,
     )
+    seen_standardised(study)
+    return study
 
 
 def join_study(
@@ -101,6 +105,7 @@ def join_study(
         whole=False,
     )
     studies.check_fingerprint(study, fingerprint)
+    seen_standardised(study)
     return study
 
 
@@ -134,23 +139,29 @@ def search(
         BayesMergerError: trials fail one after the other.
     """
     total = setup.config.init_points + setup.config.n_iters
-    failed, pause = 0, SHORTEST
-    with Worker(study, setup.space, name=name, last=last_of(setup, study, progress)) as worker:
+    failed, pause, watch = 0, SHORTEST, Watch(progress.note)
+    desk = Desk(setup, study, folder, progress, stop) if setup.rater else None
+    last, ahead = last_of(setup, study, progress), desk.ahead if desk else None
+    with Worker(study, setup.space, name=name, last=last, ahead=ahead) as worker:
         progress.budget(worker.finished(), total)
         while worker.done < total:
             stop.check()
             folder.check()
+            if desk:
+                desk.report(total, watch)
             over = ended(setup, study, progress, watching=not taking or worker.has_proposed)
             started = time.monotonic()
             progress.step("choosing the next merge")
             if over:
                 if setup.config.final.predicted:
                     worker.with_retries(partial(queue_prediction, study, progress.note))
-                if not (total := waits(study)):
+                if not (total := waits(study) or (desk.outstanding() if desk else 0)):
                     return
             with Stopwatch().running():
                 with timed("choose"):
                     trial = worker.claim(total)
+                if trial is None and desk and desk.asks():
+                    continue
                 if trial is None:
                     progress.step("waiting for the other workers")
                     time.sleep(pause)
@@ -158,15 +169,25 @@ def search(
                     continue
                 pause = SHORTEST
                 whole = not taking or worker.has_proposed
+                setup = setup.with_standards(study.user_attrs)
                 try:
-                    report = run_trial(setup, study, worker, trial, evaluator, folder, total, started, whole=whole)
+                    report = run_trial(
+                        setup, study, worker, trial, evaluator, folder, total, started, desk, whole=whole
+                    )
                 except Superseded as late:
                     progress.note(str(late))
                     continue
+            if report is None:
+                continue
             progress.trial(report)
+            fix_standards(study, progress.note)
+            if whole:
+                watch.look(study, report.done)
             failed = failed + 1 if report.reason and not report.pruned else 0
             if failed >= FAILURES_IN_A_ROW:
                 raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {report.reason}")
+        if desk:
+            desk.report(total, watch)
 
 
 def last_of(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter) -> LastSuggestion:
@@ -211,21 +232,27 @@ def run_trial(
     folder: RunFolder,
     total: int,
     started: float,
+    desk: Desk | None = None,
     *,
     whole: bool = True,
-) -> TrialReport:
-    """Judge one candidate and tell the study.
+) -> TrialReport | None:
+    """Judge one candidate and tell the study; None if it waits for a person's ratings now.
 
     Raises:
         Superseded: the trial was given up, and another worker was faster.
         Paused: the person who scores went away.
     """
     before = best_so_far(study, whole=whole)
-    found: Evaluation | Pruned | None = None
+    found: Evaluation | Pruned | Unrated | None = None
     reason: str | None = None
     attributes: dict[str, Any] = {}
     try:
         found, attributes = draw_trial(setup, study, trial, evaluator, folder, before)
+        if isinstance(found, Unrated):
+            assert desk is not None
+            times = {SECONDS: round(time.monotonic() - started, 3), TIMES: seconds_so_far()}
+            worker.set_aside(trial, times | attributes | desk.questions(trial, found))
+            return None
         before = worker.with_retries(lambda: best_so_far(study, whole=whole))  # others have not been idle
         attributes |= {SECONDS: round(time.monotonic() - started, 3), TIMES: seconds_so_far()}
         if isinstance(found, Pruned):
@@ -238,7 +265,7 @@ def run_trial(
         log_cause(folder, trial.number, error)
         outcome = worker.fail(trial, reason)
     except Superseded:
-        _forget(folder.path / name for name in attributes.get(IMAGES, ()))
+        forget(folder.path / name for name in attributes.get(IMAGES, ()))
         raise
     evaluation = found if isinstance(found, Evaluation) and not reason else None
     known = standing(study, whole=whole)
@@ -275,7 +302,7 @@ def draw_trial(
     evaluator: Evaluator,
     folder: RunFolder,
     best: float | None,
-) -> tuple[Evaluation | Pruned, dict[str, Any]]:
+) -> tuple[Evaluation | Pruned | Unrated, dict[str, Any]]:
     """Merge, draw and score one candidate.
 
     Returns:
@@ -293,25 +320,19 @@ def draw_trial(
     attributes: dict[str, Any] = {SCORES: [vars(score) for score in found.scores]}
     if isinstance(found, Evaluation) and found.values:
         attributes[POINTS] = found.value
-    if setup.config.preview and isinstance(found, Evaluation):
+    if setup.config.preview and not isinstance(found, Pruned):
         write_grid(folder.preview, found.images)
     value = found.value if isinstance(found, Evaluation) else -math.inf
     # A member of the front need not have the best sum.
-    if setup.config.images == "best" and best is not None and value <= best and not setup.config.objectives:
-        _forget(found.paths)
+    worse = best is not None and value <= best and not setup.config.objectives and not isinstance(found, Unrated)
+    if setup.config.images == "best" and worse:
+        forget(found.paths)
     else:
         with timed("save"):
             points = found.value if isinstance(found, Evaluation) else None
             describe(found.paths, trial.number, setup.recipe(weights), points)
         attributes[IMAGES] = [path.relative_to(folder.path).as_posix() for path in found.paths]
     return found, attributes
-
-
-def _forget(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
-        if path.parent.is_dir() and not any(path.parent.iterdir()):
-            path.parent.rmdir()
 
 
 def write_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine
+from bayes_merger.scoring.combination import Combination
+from bayes_merger.scoring.scorer import Score, Scorer
 
 
 def check_objectives(config: RunConfig, scorers: Mapping[str, Scorer]) -> None:
@@ -33,24 +34,21 @@ def check_objectives(config: RunConfig, scorers: Mapping[str, Scorer]) -> None:
         raise ConfigError("patience: looks at one number, and there are several objectives; leave it out")
 
 
-def objective_values(
-    scores: Sequence[Score],
-    payload_importance: Mapping[str, float],
-    scales: Mapping[str, Scale],
-    objectives: Sequence[str],
-) -> tuple[float, ...]:
+def objective_values(scores: Sequence[Score], combination: Combination, objectives: Sequence[str]) -> tuple[float, ...]:
     """The points of each objective, its pictures weighted by the payloads' importance.
 
     Args:
         scores: raw scores of all scorers.
-        payload_importance: as for ``combine``.
-        scales: scorer -> the raw values of 0 and 10 points.
+        combination: of all scorers.
         objectives: names of scorers.
 
     Raises:
-        TrialFailed: as ``combine``.
+        TrialFailed: a score is missing, or is no number.
     """
-    return tuple(
-        combine([score for score in scores if score.scorer == name], payload_importance, {name: (1.0, scales[name])})
-        for name in objectives
-    )
+    return tuple(points_alone(scores, combination, name) for name in objectives)
+
+
+def points_alone(scores: Sequence[Score], combination: Combination, name: str) -> float:
+    """The points of a merge by one scorer alone, whether or not it counts."""
+    alone = combination.alone(name)
+    return alone.value([one for one in scores if one.scorer == name and one.payload in alone.payloads])

@@ -22,9 +22,14 @@ _SIGNATURE = 8  # bytes that a PNG begins with
 
 def write_grid(path: Path, images: Sequence[DrawnImage]) -> None:
     """Replace a file by pictures side by side, row by row; whoever reads it sees the old one or the new one."""
-    columns = math.ceil(math.sqrt(len(images)))
+    side_by_side(path, [image.image for image in images])
+
+
+def side_by_side(path: Path, images: Sequence[Image.Image], columns: int = 0) -> None:
+    """The same of plain pictures, in so many columns; 0: about as many as rows."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
     tile = min(_TILE, _LARGEST // columns)
-    small = [image.image.copy() for image in images]
+    small = [image.copy() for image in images]
     for picture in small:
         picture.thumbnail((tile, tile))
     width, height = max(one.width for one in small), max(one.height for one in small)
@@ -58,6 +63,27 @@ def add_texts(path: Path, texts: Mapping[str, str]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(data[:at] + chunks + data[at:])
     temporary.replace(path)
+
+
+def without_texts(data: bytes) -> bytes:
+    """A PNG without the texts in it; what is no PNG gets back as it is."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    kept, at = [data[:_SIGNATURE]], _SIGNATURE
+    while at + 12 <= len(data):
+        end = at + struct.unpack_from(">I", data, at)[0] + 12
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"eXIf"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def forget(paths: Iterable[Path]) -> None:
+    """Delete pictures, and the folder that is empty then."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

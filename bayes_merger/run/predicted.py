@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
@@ -23,9 +24,9 @@ from bayes_merger.search.space.cube import to_values
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.entry import SPENT
 from bayes_merger.search.study.history import DESIGN, PHASE, PREDICTED, WORKER, history_of, is_interrupted
-from bayes_merger.search.study.lock import proposer_lock
-from bayes_merger.search.study.queue import LastSuggestion, waiting_trial
-from bayes_merger.search.study.transaction import transaction
+
+if TYPE_CHECKING:
+    from bayes_merger.search.study.queue import LastSuggestion
 
 ALIKE = 0.01
 """Merges of which no parameter differs by more of its range draw all but the same pictures."""
@@ -90,6 +91,7 @@ def last_suggestion(study: optuna.study.Study, note: Callable[[str], None]) -> L
         study: shared with other workers.
         note: told what is expected.
     """
+    from bayes_merger.search.study.queue import waiting_trial  # SQLAlchemy, which those who look do not need
 
     def suggested(total: int | None) -> FrozenTrial | None:
         found = prediction_of(study) if _is_due(study.get_trials(deepcopy=False), total) else None
@@ -104,6 +106,9 @@ def last_suggestion(study: optuna.study.Study, note: Callable[[str], None]) -> L
 
 def queue_prediction(study: optuna.study.Study, note: Callable[[str], None]) -> None:
     """Queue the prediction after a stopping rule has ended the search; the last worker that draws sees to it."""
+    from bayes_merger.search.study.lock import proposer_lock
+    from bayes_merger.search.study.transaction import transaction
+
     with proposer_lock(study) as check_lock:
         if check_lock and (last := last_suggestion(study, note)(None)):
             check_lock()

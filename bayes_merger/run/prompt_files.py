@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.documents import files_below
 from bayes_merger.errors import CheckpointError, ConfigError, nearest, printable
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
 from bayes_merger.imaging.prompts.inversions import embeddings_in, read_embedding
 from bayes_merger.imaging.prompts.networks import NetworkTag, network_tags
 from bayes_merger.merging.models.lora import LoraModel
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SUFFIXES = (".safetensors", ".sft", ".pt", ".ckpt")
-Draw = Callable[[Sequence[Payload]], Sequence[DrawnImage]]
+Draw = Callable[[Sequence[Payload], OnDrawn | None], Sequence[DrawnImage]]
+"""Draws some payloads' pictures; those that it gives on as they are drawn are all of them."""
 
 
 @dataclass(frozen=True)
@@ -133,21 +135,27 @@ class PromptLoras:
         networks = {own for own, canonical in canonical_keys(model.shapes.keys()).items() if canonical.startswith(UNET)}
         self._text_keys = frozenset(model.shapes.keys() - networks)
 
-    def draw(self, payloads: Sequence[Payload], draw: Draw) -> tuple[DrawnImage, ...]:
+    def draw(self, payloads: Sequence[Payload], draw: Draw, on_drawn: OnDrawn | None = None) -> tuple[DrawnImage, ...]:
         """The payloads' pictures in their order, each with the LoRAs of its prompt."""
-        groups: dict[tuple[NetworkTag, ...], list[tuple[int, int]]] = {}
-        for number, payload in enumerate(payloads):
+        groups: dict[tuple[NetworkTag, ...], dict[str, list[int]]] = {}
+        for payload in payloads:
             for index, prompt in enumerate(payload.prompts):
-                groups.setdefault(network_tags(prompt), []).append((number, index))
+                groups.setdefault(network_tags(prompt), {}).setdefault(payload.name, []).append(index)
         if set(groups) <= {()}:
-            return tuple(draw(payloads))
-        drawn: dict[tuple[int, int], DrawnImage] = {}
-        for tags, pictures in groups.items():
+            return tuple(draw(payloads, on_drawn))
+        drawn: dict[tuple[str, int], DrawnImage] = {}
+
+        def keep(places: Mapping[str, Sequence[int]], images: Sequence[DrawnImage]) -> None:
+            own = [replace(image, index=places[image.payload][image.index]) for image in images]
+            drawn.update({(image.payload, image.index): image for image in own})
+            if on_drawn is not None:
+                on_drawn(own)
+
+        for tags, places in groups.items():
+            some = [payload.picked(places[payload.name]) for payload in payloads if payload.name in places]
             with self._applied(tags):
-                images = draw([payloads[number].picked(places) for number, places in _places(pictures).items()])
-            for (number, index), image in zip(sorted(pictures), images, strict=True):
-                drawn[number, index] = replace(image, index=index)
-        return tuple(drawn[picture] for picture in sorted(drawn))
+                draw(some, partial(keep, places))
+        return tuple(drawn[payload.name, index] for payload in payloads for index in range(len(payload.prompts)))
 
     @contextmanager
     def _applied(self, tags: Sequence[NetworkTag]) -> Iterator[None]:
@@ -177,10 +185,3 @@ class PromptLoras:
             before.setdefault(key, live.detach().to("cpu", copy=True))
             own = live.float().cpu()
             live.copy_(own + strength * (lora.tensor(key) - own))
-
-
-def _places(pictures: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
-    places: dict[int, list[int]] = {}
-    for number, index in sorted(pictures):
-        places.setdefault(number, []).append(index)
-    return places

@@ -26,7 +26,9 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.attributes import SCORES
 from bayes_merger.run.beliefs import running_posterior
-from bayes_merger.scoring.scorer import Scale, Score, Scorer, combine, picture_points
+from bayes_merger.run.standards import awaits_standards
+from bayes_merger.scoring.combination import Combination
+from bayes_merger.scoring.scorer import Score, Scorer, sees_trial
 from bayes_merger.search.study.history import PHASE, PREDICTED
 
 PICTURES = 8
@@ -81,6 +83,8 @@ def check_pruning(config: RunConfig, payloads: Sequence[Payload], scorers: Mappi
     for name, scorer in scorers.items():
         if scorer.interactive:
             raise ConfigError(f"pruning.test: scorer {name} is a person, who sees all pictures; leave pruning.test=off")
+        if sees_trial(scorer):
+            raise ConfigError(f"pruning.test: scorer {name} judges whole trials; leave pruning.test=off")
     if config.objectives:
         raise ConfigError("pruning.test: compares one number, and there are several objectives; leave pruning.test=off")
     earlier = batches(payloads, config.generator.max_batch, config.seed)[:-1]
@@ -139,8 +143,7 @@ class Incumbent:
 def clearly_worse(
     scores: Sequence[Score],
     incumbent: Incumbent,
-    payload_importance: Mapping[str, float],
-    scorers: Mapping[str, tuple[float, Scale]],
+    combination: Combination,
     settings: PruningConfig,
 ) -> str | None:
     """The reason to give a merge up, or None to go on.
@@ -148,15 +151,14 @@ def clearly_worse(
     Args:
         scores: its raw scores so far.
         incumbent: whom it is compared with, on the pictures that both have.
-        payload_importance: as for ``combine``.
-        scorers: as for ``combine``.
+        combination: how scores become points.
         settings: how clear it must be.
     """
     from scipy.stats import wilcoxon
 
-    own = picture_points(scores, payload_importance, scorers)
+    own = combination.picture_points(scores)
     seen = [score for score in incumbent.scores if (score.payload, score.index) in own]
-    other = picture_points(seen, payload_importance, scorers)
+    other = combination.picture_points(seen)
     gaps = [value - other[image] for image, value in own.items() if image in other]
     if len(gaps) < settings.first or len(gaps) < len(own):
         return None
@@ -174,22 +176,20 @@ def clearly_worse(
 def estimate(
     scores: Sequence[Score],
     incumbent: Incumbent,
-    payload_importance: Mapping[str, float],
-    scorers: Mapping[str, tuple[float, Scale]],
+    combination: Combination,
 ) -> float:
     """A merge's points, were all its pictures drawn: the incumbent's, and the mean difference on the pictures of both.
 
     Args:
         scores: its raw scores so far.
         incumbent: who has all pictures.
-        payload_importance: as for ``combine``.
-        scorers: as for ``combine``.
+        combination: how scores become points.
     """
     own = {(score.payload, score.index) for score in scores}
     both = [score for score in incumbent.scores if (score.payload, score.index) in own]
-    ahead, behind = (picture_points(some, payload_importance, scorers).values() for some in (both, scores))
+    ahead, behind = (combination.picture_points(some).values() for some in (both, scores))
     gap = sum(behind) / len(behind) - sum(ahead) / len(ahead)
-    return combine(incumbent.scores, payload_importance, scorers) + gap
+    return combination.value(incumbent.scores) + gap
 
 
 def incumbent_for(
@@ -197,6 +197,8 @@ def incumbent_for(
 ) -> Incumbent | None:
     """Whom a trial is compared with: the best posterior mean so far; None if it is to be drawn whole."""
     if not is_on(settings) or trial.user_attrs.get(PHASE) in ("design", PREDICTED):
+        return None
+    if awaits_standards(study):
         return None
     best = running_posterior(study).best
     if best is None:

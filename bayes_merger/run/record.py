@@ -18,11 +18,13 @@ import optuna
 from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.errors import BayesMergerError, ConfigError, and_more
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.run.attributes import CONFIG, FINAL, PAYLOADS, POINTS, RECIPE, SCORERS, SCORES, WEIGHTS
+from bayes_merger.run.attributes import CONFIG, FINAL, POINTS, RECIPE, SCORES, WEIGHTS
+from bayes_merger.run.champion import play_off_of
+from bayes_merger.run.points import combination_of
 from bayes_merger.run.stored import is_a, is_table
-from bayes_merger.scoring.scorer import Scale, Score, picture_points
+from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.study.checked import CheckedStudy
-from bayes_merger.search.study.history import origin
+from bayes_merger.search.study.history import origin, rater_variance
 from bayes_merger.search.surrogates.grid_gp import every
 from bayes_merger.search.surrogates.posterior import StudyPosterior, study_posterior
 
@@ -159,12 +161,6 @@ def front_of(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
     return sorted(study.best_trials, key=lambda trial: ([-value for value in trial.values], trial.number))
 
 
-def judges_of(study: optuna.study.Study) -> dict[str, tuple[float, Scale]]:
-    """Scorer -> importance and scale, as the study remembers them."""
-    stored = study.user_attrs.get(SCORERS) or {}
-    return {name: (float(importance), (float(low), float(high))) for name, (importance, (low, high)) in stored.items()}
-
-
 def posterior_of(study: optuna.study.Study, trials: Sequence[optuna.trial.FrozenTrial] | None = None) -> StudyPosterior:
     """What all scores together say of each trial; see :mod:`bayes_merger.search.surrogates.posterior`.
 
@@ -173,17 +169,16 @@ def posterior_of(study: optuna.study.Study, trials: Sequence[optuna.trial.Frozen
         trials: finished ones of it; None: all.
     """
     trials = complete_trials(study) if trials is None else trials
-    judges = judges_of(study)
-    importance = {payload["name"]: payload["importance"] for payload in study.user_attrs.get(PAYLOADS) or ()}
+    known = combination_of(study)
     pictures = []
-    for trial in trials[every(len(trials), PICTURED)] if judges and importance else ():
+    for trial in trials[every(len(trials), PICTURED)] if known.judges and known.payloads else ():
         try:
             scores = [Score(**score) for score in trial.user_attrs.get(SCORES) or ()]
-            pictures.append(picture_points(scores, importance, judges))
+            pictures.append(known.picture_points(scores))
         except BayesMergerError:
             continue  # of other scorers or payloads than the study's
     pictures = [points for points in pictures if points]  # a trial that others have put there may have none
-    return study_posterior(trials, [value_of(trial) for trial in trials], pictures)
+    return study_posterior(trials, [value_of(trial) for trial in trials], pictures, rater_variance(trials))
 
 
 def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
@@ -195,7 +190,7 @@ def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None) -> optuna.trial.FrozenTrial:
-    """The trial to export: the final round's winner, else the best posterior mean.
+    """The trial to export: a play-off's champion, else the final round's winner, else the best posterior mean.
 
     Of several objectives it is the one of the Pareto front with the best weighted sum.
 
@@ -209,8 +204,11 @@ def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None)
     trials = complete_trials(study)
     if not trials:
         raise ConfigError(f"study '{study.study_name}' has no finished trial yet")
-    if final := final_of(study):
-        return next(trial for trial in trials if trial.number == final.winner)
+    numbers = {trial.number for trial in trials}
+    played, final = play_off_of(study, numbers), final_of(study)
+    taken = played.champion if played and played.champion is not None else final.winner if final else None
+    if taken is not None:
+        return next(trial for trial in trials if trial.number == taken)
     if len(study.directions) > 1:
         return max(front_of(study), key=lambda trial: (value_of(trial), -trial.number))
     best = (known or posterior_of(study)).best
@@ -231,13 +229,18 @@ def trial_of(study: optuna.study.Study, number: int | None) -> optuna.trial.Froz
     raise ConfigError(f"study '{study.study_name}' has no finished trial {number}")
 
 
-def final_of(study: optuna.study.Study) -> Final | None:
-    """The stored final round, if the run came to its end; one that is not what a run writes is to be drawn again."""
+def final_of(study: optuna.study.Study, numbers: Container[int] | None = None) -> Final | None:
+    """The stored final round, if the run came to its end; one that is not what a run writes is to be drawn again.
+
+    Args:
+        study: the study.
+        numbers: of the trials that have a score, where the caller has them already.
+    """
     try:
         final = Final.from_json(study.user_attrs[FINAL])
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    numbers = {trial.number for trial in complete_trials(study)}
+    numbers = {trial.number for trial in complete_trials(study)} if numbers is None else numbers
     return final if _is_sound(final, numbers, len(study.directions)) else None
 
 

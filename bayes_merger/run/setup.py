@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,8 @@ from bayes_merger.imaging.payload.fields import overlaid
 from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import check_offload, check_place
+from bayes_merger.imaging.pipelines.speed import check_speed
+from bayes_merger.imaging.pipelines.t5 import t5_hash
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
 from bayes_merger.merging.models.lora import is_lora
@@ -32,15 +34,18 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import StepFile
 from bayes_merger.merging.saliency.settings import hashed as hashed_file
 from bayes_merger.paths import user_path
-from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS
+from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STANDARDS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.fresh import fresh
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
+from bayes_merger.run.points import FEWEST, combination, comparable, standardised
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.run.web_ui import PROGRAMS, WEB_UI, check_web_ui
+from bayes_merger.scoring.combination import Combination
+from bayes_merger.scoring.rater.scorer import RaterScorer
 from bayes_merger.scoring.scorer import Scale, Scorer
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.space.space import SearchSpace
@@ -63,6 +68,7 @@ class RunSetup:
             the weights of all steps.
         files: the LoRAs and embeddings that the prompts name.
         web_ui: of a web UI that draws, its settings that change what it draws.
+        standards: the scales that the study has fixed for its scorers, if it has.
     """
 
     config: RunConfig
@@ -75,6 +81,7 @@ class RunSetup:
     steps: StepFile | None = None
     files: PromptFiles = NO_FILES
     web_ui: Mapping[str, Any] | None = None
+    standards: Mapping[str, Scale] = field(default_factory=dict)
 
     @property
     def base(self) -> Checkpoint:
@@ -88,14 +95,34 @@ class RunSetup:
         return divided(self.base.architecture, settings.blocks)
 
     @property
-    def importance(self) -> dict[str, float]:
-        """How much each payload counts."""
-        return {payload.name: payload.importance for payload in self.payloads}
+    def rater(self) -> str | None:
+        """The scorer that is a person whose ratings come later, through the ledger; None if there is none."""
+        return next((name for name, scorer in self.scorers.items() if getattr(scorer, "deferred", False)), None)
 
     @property
-    def scales(self) -> dict[str, tuple[float, Scale]]:
-        """Importance and scale of each scorer."""
-        return {name: (scorer.importance, scorer.scale) for name, scorer in self.scorers.items()}
+    def assistant(self) -> RaterScorer | None:
+        """The model of the person who rates; None if there is none."""
+        return next((scorer for scorer in self.scorers.values() if isinstance(scorer, RaterScorer)), None)
+
+    @property
+    def combination(self) -> Combination:
+        """How scores become points."""
+        scorers = {name: (scorer.importance, scorer.scale) for name, scorer in self.scorers.items()}
+        payloads = {payload.name: payload.importance for payload in self.payloads}
+        return standardised(combination(self.config.scoring, scorers, payloads), self.standards)
+
+    def judges(self, scorer: str, payload: str) -> bool:
+        """Whether a scorer judges the pictures of a payload."""
+        shares = self.config.scoring.payloads.get(scorer)
+        return shares is None or (payload in shares and (isinstance(shares, list) or shares[payload] != 0))
+
+    def with_standards(self, stored: Mapping[str, Any]) -> RunSetup:
+        """The same with the scales that a study has fixed since, if it has.
+
+        Args:
+            stored: the study's attributes.
+        """
+        return replace(self, standards=stored.get(STANDARDS) or {}) if self.config.scoring.standardise else self
 
     def constant_steps(self) -> frozenset[str]:
         """The steps of the recipe of which no number is searched."""
@@ -134,6 +161,7 @@ class RunSetup:
             RECIPE: {key: value for key, value in self.recipe({}).to_json().items() if key != "weights"},
             PAYLOADS: [payload.to_json() for payload in self.payloads],
             SCORERS: {name: [scorer.importance, list(scorer.scale)] for name, scorer in self.scorers.items()},
+            **({STANDARDS: {name: list(scale) for name, scale in self.standards.items()}} if self.standards else {}),
         }
 
     def close(self) -> None:
@@ -172,13 +200,17 @@ def check_setup(
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
+    setup.combination.check()
     check_pruning(config, payloads, scorers)
+    check_rating(config, scorers)
     check_objectives(config, scorers)
     check_sampler(sampler, space, config)
     if config.workers > 1:
         check_no_person(scorers, "give  workers=1")
     for scorer in scorers.values():
         scorer.prepare(folder)
+    if setup.rater and setup.assistant:
+        setup.assistant.ledger = getattr(scorers[setup.rater], "ledger", None)
     return setup
 
 
@@ -194,6 +226,7 @@ def _check_generator(
     check_offload(generator.offload)
     if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(generator.device, generator.dtype)
+    check_speed(generator.attention, generator.compile, generator.device, generator.dtype, drawn(model).half)
     return files, None
 
 
@@ -229,6 +262,26 @@ def check_sampler(sampler: Callable[..., Any], space: SearchSpace, config: RunCo
     made.check_objectives(max(len(config.objectives), 1))
 
 
+def check_rating(config: RunConfig, scorers: Mapping[str, Scorer]) -> None:
+    """Whether the settings of rating by hand make sense.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    people = [name for name, scorer in scorers.items() if getattr(scorer, "deferred", False)]
+    if len(people) > 1:
+        raise ConfigError(f"scorers: {' and '.join(people)} are both you; choose one, and rate under another name")
+    if config.scoring.unit not in ("picture", "trial"):
+        raise ConfigError(f"scoring.unit: '{config.scoring.unit}' is not one of picture, trial")
+    if config.scoring.assist and not (people and any(isinstance(one, RaterScorer) for one in scorers.values())):
+        raise ConfigError("scoring.assist: needs a person and a model of them; give  scorers=[manual,rater]")
+    if config.scoring.assist and config.scoring.unit != "picture":
+        raise ConfigError("scoring.assist: answers picture by picture; give  scoring.unit=picture")
+    for name, low in (("ahead", 1), ("repeats", 0), ("playoff", 0)):
+        if (value := getattr(config.scoring, name)) < low:
+            raise ConfigError(f"scoring.{name}: {value} is too small; give {low} or more")
+
+
 def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
     """Whether several workers can judge: a person has one conversation at a time.
 
@@ -251,6 +304,8 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(f"images_budget: {config.images_budget} is too small; give a number of pictures, such as 400")
     if config.patience is not None and config.patience < 1:
         raise ConfigError(f"patience: {config.patience} is too small; give 1 or more, or null for none")
+    if config.scoring.standardise and config.init_points < FEWEST:
+        raise ConfigError(f"scoring.standardise: needs a start design of {FEWEST} trials; give  init_points={FEWEST}")
     read_time(config.time_limit)
     if config.dtype in SMALL_DTYPES:
         raise ConfigError(
@@ -317,14 +372,15 @@ def path_of(given: str | None) -> Path | None:
     return user_path(given) if given else None
 
 
-def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(setup: RunSetup, scorers: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What makes scores comparable: two runs with the same one may share trials.
 
     Args:
         parts: the run.
         scorers: their settings, as data.
+        known: that of a study that exists; what older ones do not say cannot be compared and is left out.
     """
-    judging = json.loads(json.dumps(scorers))
+    judging, t5 = json.loads(json.dumps(scorers)), path_of(setup.config.generator.text_encoder_3)
     objectives = {"objectives": list(setup.config.objectives)} if setup.config.objectives else {}
     recipe = {"recipe": {k: v for k, v in setup.config.recipe.items() if k != "models"}} if setup.config.recipe else {}
     methods = own_sources([step.method for step in setup.steps.steps] if setup.steps else [setup.method.name])
@@ -333,6 +389,7 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         **({"method_sources": methods} if methods else {}),
         **recipe,
         **objectives,
+        **({"scoring": scoring} if (scoring := comparable(setup.config.scoring)) else {}),
         "models": {name: checkpoint.sha256() for name, checkpoint in setup.checkpoints.items()},
         "method": setup.method.name,
         "dtype": setup.config.dtype,
@@ -343,6 +400,7 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any]) -> dict[str, Any]:
         "prediction_type": setup.config.generator.prediction_type,
         **({"web_ui": dict(setup.web_ui)} if setup.web_ui is not None else {}),
         **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
+        **({"text_encoder_3": t5_hash(t5)} if t5 and (known is None or "text_encoder_3" in known) else {}),
         **({"activations": activations} if (activations := _activations(setup)) else {}),
     }
 

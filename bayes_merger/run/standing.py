@@ -7,8 +7,9 @@ from typing import Any
 
 import optuna
 
-from bayes_merger.run.attributes import BELIEVED
+from bayes_merger.run.attributes import BELIEVED, CONFIG
 from bayes_merger.run.beliefs import running_posterior
+from bayes_merger.run.points import scoring_of
 from bayes_merger.run.record import best_value, front_of
 from bayes_merger.run.stored import is_table
 from bayes_merger.search.study.tables import greatest_score
@@ -31,7 +32,12 @@ class Standing:
 
 def best_so_far(study: optuna.study.Study, *, whole: bool) -> float | None:
     """The greatest score, None before the first; see :func:`standing`."""
-    return best_value(study) if whole or len(study.directions) > 1 else greatest_score(study)
+    return best_value(study) if whole or not _as_told(study) else greatest_score(study)
+
+
+def _as_told(study: optuna.study.Study) -> bool:
+    """Whether the greatest score that was told is the best."""
+    return len(study.directions) == 1 and not scoring_of(study.user_attrs.get(CONFIG) or {}).standardise
 
 
 def standing(study: optuna.study.Study, *, whole: bool) -> Standing:
@@ -39,10 +45,10 @@ def standing(study: optuna.study.Study, *, whole: bool) -> Standing:
 
     Args:
         study: shared with others.
-        whole: read all trials; otherwise the posterior mean is what another process has stored. Several objectives are
-            always read whole.
+        whole: read all trials; otherwise the posterior mean is what another process has stored. Several objectives and
+            standardised scores are always read whole.
     """
-    if whole or len(study.directions) > 1:
+    if whole or not _as_told(study):
         known = running_posterior(study)
         mean = known.best.mean if known.best and known.fitted else None
         return Standing(best_value(study), mean, len(front_of(study)) if len(study.directions) > 1 else 0)

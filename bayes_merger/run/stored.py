@@ -14,11 +14,12 @@ from optuna.study import Study
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, VERSIONS
+from bayes_merger.run.attributes import CONFIG, MOST, PAYLOADS, RECIPE, SCORERS, STANDARDS, VERSIONS
+from bayes_merger.run.points import combination_of
 from bayes_merger.run.versions import are_versions
 from bayes_merger.scoring.scorer import check_importance, check_scale
+from bayes_merger.search.study.history import FINGERPRINT
 from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
-from bayes_merger.search.study.study import FINGERPRINT
 
 
 def check_stored(study: Study) -> None:
@@ -32,6 +33,8 @@ def check_stored(study: Study) -> None:
         try:
             if attributes.get(key) is not None or key == RECIPE:
                 check(attributes[key])
+            if key == SCORERS:  # what it goes by has been checked before
+                combination_of(study)
         except Exception as error:  # it may be anything, and so may what it does to whoever looks at it
             told = f"there is no {error}" if isinstance(error, KeyError) else one_line(error)
             raise ConfigError(
@@ -67,6 +70,9 @@ def _check_config(value: Any) -> None:
         _require(isinstance(value.get(key) or {}, Mapping), key)
     _require(_is_text((value.get("optimiser") or {}).get("_target_", "")), "optimiser")
     _require(_is_text(value.get("method") or ""), "method")
+    scoring = value.get("scoring") or {}
+    _require(isinstance(scoring, Mapping) and is_a(scoring.get("playoff", 0), int), "scoring")
+    _require(scoring.get("unit", "picture") in ("picture", "trial"), "scoring.unit")
     steps = (value.get("recipe") or {}).get("steps") or []
     _require(isinstance(steps, list) and all(map(_has_method, steps)), "recipe.steps")
 
@@ -86,6 +92,11 @@ def _check_payloads(value: Any) -> None:
         check_importance("payload", Payload.from_json(one).importance)
 
 
+def _check_standards(value: Any) -> None:
+    for name, scale in value.items():
+        check_scale(name, scale)
+
+
 def _check_scorers(value: Any) -> None:
     for name, (importance, scale) in value.items():
         check_importance(name, importance)
@@ -100,9 +111,11 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     CONFIG: _check_config,
     RECIPE: _check_recipe,
     PAYLOADS: _check_payloads,
+    STANDARDS: _check_standards,
     SCORERS: _check_scorers,
     FINGERPRINT: lambda value: _require(isinstance(value, Mapping), "no table"),
     PATIENT_FROM: lambda value: _require(is_a(value, int), "no number"),
+    MOST: lambda value: _require(is_a(value, int) and value > 0, "no number of pictures"),
     STOPPED: lambda value: _require(_is_text(value), "no text"),
     VERSIONS: lambda value: _require(are_versions(value), "no versions"),
 }

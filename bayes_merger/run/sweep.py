@@ -9,8 +9,8 @@ from optuna.study import Study
 
 from bayes_merger.run.attributes import IMAGES
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.search.study.checked import stored_trials
 from bayes_merger.search.study.history import is_interrupted
-from bayes_merger.search.study.storage import stored_trials
 
 
 def sweep(folder: RunFolder, study: Study) -> list[Path]:

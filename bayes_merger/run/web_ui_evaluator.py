@@ -11,7 +11,7 @@ from bayes_merger.checkpoints.writing import NotFinite
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.passed_on import requests
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
 from bayes_merger.imaging.web_ui import WebUI
 from bayes_merger.merging.export.single_file import save_merge
 from bayes_merger.merging.models.opening import references
@@ -74,7 +74,7 @@ class WebUIEvaluator(Judging):
             **vars(settings), models=references(models, hashed=False), weights=numbers, architecture=whole
         ), models
 
-    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+    def draw(self, payloads: Sequence[Payload], on_drawn: OnDrawn | None = None) -> tuple[DrawnImage, ...]:
         """The payloads' pictures from the current merge.
 
         Raises:
@@ -92,6 +92,8 @@ class WebUIEvaluator(Judging):
                 DrawnImage(payload.name, index, payload.seeds[index], payload.prompts[index], one.image, one.parameters)
                 for index, one in zip(request.indices, drawn, strict=True)
             ]
+            if on_drawn is not None:
+                on_drawn(images[-len(drawn) :])
         return tuple(images)
 
     @contextmanager

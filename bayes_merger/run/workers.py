@@ -29,15 +29,20 @@ from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted
 from bayes_merger.merging.engine.live import SHARING
 from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.folder import STORAGE, RunFolder
+from bayes_merger.run.holdout import Watch
 from bayes_merger.run.loop import crowded, ended, last_of
 from bayes_merger.run.outlook import seconds_left
 from bayes_merger.run.progress import ProgressReporter, Step, StopSignal, TrialReport
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.study.proposer import Proposer
+from bayes_merger.search.study.storage import PAUSE
 from bayes_merger.search.study.study import finished
 
 PATIENCE = 60.0
 """Seconds that workers have to requeue their trials when asked to stop at once."""
+
+STANDBY = 10.0
+"""Seconds between two attempts of a worker started by hand to be the proposer; hundreds of them ask one server."""
 
 
 class PipeReporter:
@@ -199,23 +204,32 @@ def search_together(
 
 
 @contextmanager
-def proposing(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter) -> Iterator[None]:
+def proposing(
+    setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter, patience: float = PAUSE
+) -> Iterator[None]:
     """Make the suggestions for workers, and look whether the search should end, in a thread beside this block.
+
+    Args:
+        setup: of the run.
+        study: used by nobody else in this process.
+        progress: shows why the search ended.
+        patience: seconds between two attempts to take the place of a proposer that may have died.
 
     Raises:
         BayesMergerError: the optimiser failed.
     """
-    over = threading.Event()
+    over, watch = threading.Event(), Watch(progress.note)
 
     def look() -> None:
         running_posterior(study)  # stored for the workers' reports
+        watch.look(study, finished(study))
         if ended(setup, study, progress):
             over.set()
 
     total = setup.config.init_points + setup.config.n_iters
     proposer = Proposer(study, setup.space, total, look, last_of(setup, study, progress))
     with ThreadPoolExecutor(1, thread_name_prefix="proposer") as threads:
-        served = threads.submit(proposer.serve, over)
+        served = threads.submit(proposer.serve, over, patience)
         try:
             yield
         finally:

@@ -1,8 +1,6 @@
-"""The scorer protocol, and how many scores are combined into one number.
+"""The scorer protocol: pictures in, one raw number for each out; :mod:`bayes_merger.scoring.combination` combines them.
 
-A scorer sees pictures and gives one raw number for each; raw numbers are stored before anything is averaged, so the
-scores of a study can be weighted differently later. Only :func:`combine` turns them into points, on one scale for all
-scorers: 0 is bad, 10 is perfect. Your own scorer may be ``scorers/brightness.py`` in the working folder::
+Your own scorer may be ``scorers/brightness.py`` in the working folder::
 
     from PIL import ImageStat
     from bayes_merger.scoring import ScorerBase
@@ -15,19 +13,21 @@ and ``scorers/brightness.yaml``, chosen by ``scorers=[brightness]``::
 
     brightness:
       _target_: brightness.Brightness
+
+Where a picture alone does not tell, such as how much those of different seeds differ, a scorer has ``score_trial``
+instead of ``score``: it sees all pictures of a trial at once and gives one number for them.
 """
 
 from __future__ import annotations
 
 import math
-import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, cast, runtime_checkable
 
-from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, nearest, one_line
+from bayes_merger.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,9 +36,6 @@ Scale = tuple[float, float]
 """The raw values that mean 0 and 10 points."""
 
 TEN_POINTS: Scale = (0.0, 10.0)
-
-LARGEST = 1e100
-"""No raw score is greater than this: sums and squares of points are numbers still."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +111,27 @@ class Scorer(Protocol):
         """
 
 
+class TrialScorer(Scorer, Protocol):
+    """A scorer that sees all pictures of a trial at once; its `score` is never asked and need not be there."""
+
+    def score_trial(self, images: Sequence[ImageToScore]) -> float:
+        """One raw number for the whole trial, which counts for each of its pictures.
+
+        Args:
+            images: of all payloads that it judges, never none.
+
+        Raises:
+            TrialFailed: the trial cannot be scored.
+        """
+
+
+def sees_trial(scorer: object) -> TypeGuard[TrialScorer]:
+    """Whether a scorer wants the whole trial at once."""
+    return hasattr(scorer, "score_trial")
+
+
 class ScorerBase:
-    """Defaults for a scorer, which then needs only `score`; inheriting it is not required.
+    """Defaults for a scorer, which then needs only `score` or `score_trial`; inheriting it is not required.
 
     Args:
         name: what its scores are stored under.
@@ -148,13 +164,14 @@ def check_scorer(setting: str, scorer: object) -> Scorer:
     if not hasattr(scorer, "interactive"):  # older scorers do not have it and ask nobody
         with suppress(AttributeError):
             scorer.interactive = False  # type: ignore[attr-defined]
-    if not isinstance(scorer, Scorer):
-        lacking = [f"`{name}`" for name in _MEMBERS if not hasattr(scorer, name)]
+    asked = "score_trial" if hasattr(scorer, "score_trial") else "score"
+    if lacking := [f"`{name}`" for name in (*_MEMBERS, asked) if not hasattr(scorer, name)]:
         raise ConfigError(
             f"{setting}: {kind} has no {', '.join(lacking)}; inherit bayes_merger.scoring.ScorerBase for defaults, or "
             "see bayes_merger/scoring/scorer.py"
         )
-    for name in ("prepare", "score"):
+    scorer = cast("Scorer", scorer)  # or a TrialScorer, which is as good: `score_images` alone asks either
+    for name in ("prepare", asked):
         if not callable(getattr(scorer, name)):
             raise ConfigError(f"{setting}: `{name}` of {kind} must be a method, not {getattr(scorer, name)!r}")
     if not isinstance(scorer.interactive, bool):
@@ -166,7 +183,7 @@ def check_scorer(setting: str, scorer: object) -> Scorer:
     return scorer
 
 
-_MEMBERS = ("name", "scale", "importance", "interactive", "prepare", "score")
+_MEMBERS = ("name", "scale", "importance", "interactive", "prepare")
 
 
 def check_importance(what: str, importance: object) -> float:
@@ -199,169 +216,3 @@ def check_scale(what: str, scale: Sequence[float]) -> Scale:
     if low == high or not (math.isfinite(low) and math.isfinite(high)):
         raise ConfigError(f"{what}: scale [{low}, {high}] has two equal ends; give the raw values of 0 and 10 points")
     return low, high
-
-
-def points(raw: float, scale: Scale) -> float:
-    """`10 (raw - low) / (high - low)`: a raw value in points; not clipped, so 11 points are possible.
-
-    >>> points(0.3, (0.0, 0.4))
-    7.5
-    """
-    low, high = scale
-    return 10 * (raw - low) / (high - low)
-
-
-def score_images(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:
-    """The raw scores that one scorer gives to `images`, one each, in their order.
-
-    Raises:
-        TrialFailed: the scorer raised an error, gave NaN, infinity, a number without measure, something other than
-            numbers, or not one for each image.
-        BayesMergerError: what the scorer raised of this package's own, such as ``Paused``.
-    """
-    if not images:
-        return []
-    try:
-        values = _numbers(scorer, scorer.score(images))
-    except BayesMergerError:
-        raise
-    except (Exception, SystemExit) as error:  # a scorer may be anybody's, and one picture is no reason to end a run
-        said = one_line(error, longest=300) or type(error).__name__
-        raise TrialFailed(f"scorer {scorer.name} raised {type(error).__name__}: {said}") from error
-    if len(values) != len(images):
-        raise TrialFailed(f"scorer {scorer.name} gave {len(values)} scores for {len(images)} images")
-    scores = [
-        Score(scorer.name, image.payload, image.index, image.seed, value)
-        for image, value in zip(images, values, strict=True)
-    ]
-    for score in scores:
-        _check_finite(score)
-    return scores
-
-
-def _numbers(scorer: Scorer, values: Sequence[float]) -> list[float]:
-    """A scorer's result as plain numbers; arrays and tensors are accepted like lists."""
-    try:
-        if any(isinstance(value, str | bytes) for value in values):
-            raise TypeError
-        return [float(value) for value in values]
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        given = reprlib.repr(values)
-        raise TrialFailed(f"scorer {scorer.name} gave {given} instead of one number for each image") from error
-
-
-def combine(
-    scores: Iterable[Score],
-    payload_importance: Mapping[str, float],
-    scorers: Mapping[str, tuple[float, Scale]],
-) -> float:
-    """One number for a trial: `sum_s i_s sum_k i_k points(raw_sk) / (sum_s i_s sum_k i_k)`.
-
-    Every image `k` counts with its payload's importance, every scorer `s` with its own. Anything of importance 0 is
-    ignored: a scorer of importance 0 may run (and fail) without influencing the search.
-
-    Args:
-        scores: raw scores, one per scorer and image.
-        payload_importance: payload -> how much each of its images counts, 0 or more.
-        scorers: scorer -> (importance, scale).
-
-    Returns:
-        Points; 0 to 10 wherever the raw scores stay on their scale.
-
-    Raises:
-        TrialFailed: a score is NaN or infinite, missing, or duplicated.
-        ConfigError: nothing counts, or a score is of an unknown payload or scorer.
-    """
-    weights = _counting("payload", payload_importance)
-    counting = _counting("scorer", {name: importance for name, (importance, _) in scorers.items()})
-    given = _by_scorer(scores, payload_importance, scorers)
-    images = sorted({image for found in given.values() for image in found if image[0] in weights})
-    _check_complete(given, images, weights, counting)
-    total = math.fsum(
-        counting[name] * weights[image[0]] * points(given[name][image], scorers[name][1])
-        for name in counting
-        for image in images
-    )
-    return total / math.fsum(counting[name] * weights[image[0]] for name in counting for image in images)
-
-
-def picture_points(
-    scores: Iterable[Score],
-    payload_importance: Mapping[str, float],
-    scorers: Mapping[str, tuple[float, Scale]],
-) -> dict[tuple[str, int], float]:
-    """Points of each picture, such that their plain mean is what :func:`combine` gives for all of them.
-
-    Args:
-        scores: raw scores; a picture that one of the scorers that count has not scored is left out, and so is one whose
-            payload does not count.
-        payload_importance: as for :func:`combine`.
-        scorers: as for :func:`combine`.
-
-    Returns:
-        (payload, index) -> points times the payload's share, in the order of the scores.
-
-    Raises:
-        TrialFailed: as :func:`combine`.
-        ConfigError: as :func:`combine`.
-    """
-    weights = _counting("payload", payload_importance)
-    counting = _counting("scorer", {name: importance for name, (importance, _) in scorers.items()})
-    given = _by_scorer(scores, payload_importance, scorers)
-    first = given[next(iter(counting))]
-    images = [image for image in first if image[0] in weights and all(image in given[name] for name in counting)]
-    share = len(images) / (math.fsum(weights[name] for name, _ in images) * math.fsum(counting.values()) or 1.0)
-    return {
-        image: share
-        * weights[image[0]]
-        * math.fsum(counting[name] * points(given[name][image], scorers[name][1]) for name in counting)
-        for image in images
-    }
-
-
-def _counting(kind: str, importance: Mapping[str, float]) -> dict[str, float]:
-    checked = {name: check_importance(f"{kind} {name}", value) for name, value in importance.items()}
-    counting = {name: value for name, value in checked.items() if value > 0}
-    if not counting:
-        what = f"none of {sorted(checked)} has" if checked else "there is none, so nothing has"
-        raise ConfigError(f"{kind}s: {what} importance above 0; at least one {kind} must count")
-    return counting
-
-
-def _by_scorer(
-    scores: Iterable[Score], payloads: Mapping[str, float], scorers: Mapping[str, tuple[float, Scale]]
-) -> dict[str, dict[tuple[str, int], float]]:
-    given: dict[str, dict[tuple[str, int], float]] = {name: {} for name in scorers}
-    for score in scores:
-        if score.scorer not in scorers:
-            raise ConfigError(f"score of unknown scorer {score.scorer!r}: {nearest(score.scorer, scorers)}")
-        if score.payload not in payloads:
-            raise ConfigError(f"score of unknown payload {score.payload!r}: {nearest(score.payload, payloads)}")
-        if scorers[score.scorer][0] > 0 and payloads[score.payload] > 0:
-            _check_finite(score)
-        image = (score.payload, score.index)
-        if image in given[score.scorer]:
-            raise TrialFailed(f"scorer {score.scorer} scored image {score.index} of {score.payload} twice")
-        given[score.scorer][image] = score.value
-    return given
-
-
-def _check_complete(
-    given: Mapping[str, Mapping[tuple[str, int], float]],
-    images: Sequence[tuple[str, int]],
-    payloads: Iterable[str],
-    counting: Iterable[str],
-) -> None:
-    drawn = {payload for payload, _ in images}
-    for payload in payloads:
-        if payload not in drawn:
-            raise TrialFailed(f"payload {payload} has no score at all")
-    for name in counting:
-        for payload, index in images:
-            if (payload, index) not in given[name]:
-                raise TrialFailed(f"scorer {name} gave no score for image {index} of {payload}")
-
-
-def _check_finite(score: Score) -> None:
-    if not abs(score.value) <= LARGEST:  # NaN is not
-        raise TrialFailed(f"scorer {score.scorer} gave {score.value} for image {score.index} of {score.payload}")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
 from bayes_merger.run.evaluator import Baseline, Weights
 from bayes_merger.scoring.scorer import Score
 
@@ -55,7 +55,7 @@ class FakeEvaluator:
         self._weights, self.baseline = weights, baseline
         self.loaded.append(weights)
 
-    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+    def draw(self, payloads: Sequence[Payload], on_drawn: OnDrawn | None = None) -> tuple[DrawnImage, ...]:
         """A grey picture of 8 x 8 for each seed.
 
         Raises:
@@ -71,6 +71,8 @@ class FakeEvaluator:
                     raise KeyboardInterrupt
                 self.drawn.append((self._weights, payload.name, seed))
                 images.append(DrawnImage(payload.name, index, seed, prompt, Image.new("RGB", (8, 8), "grey")))
+                if on_drawn is not None:
+                    on_drawn(images[-1:])
         return tuple(images)
 
     def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:

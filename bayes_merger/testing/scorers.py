@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bayes_merger.scoring.scorer import ImageToScore, Scorer, check_scorer, score_images
+from bayes_merger.scoring.scorer import ImageToScore, Scorer, check_scorer, sees_trial
+from bayes_merger.scoring.scores import score_images
 
 
 def picture(index: int, size: tuple[int, int] = (40, 56), prompt: str = "a red cat") -> ImageToScore:
@@ -60,6 +61,8 @@ class ScorerContract:
         self, scorer: Scorer, tmp_path: Path
     ) -> None:
         """Pruning and workers show the same pictures in other batches."""
+        if sees_trial(scorer):
+            pytest.skip("judges whole trials")
         scorer.prepare(tmp_path)
         pictures = [picture(index) for index in range(3)]
         together = [score.value for score in score_images(scorer, pictures)]
@@ -68,6 +71,16 @@ class ScorerContract:
         allowed = self.tolerance * abs(scorer.scale[1] - scorer.scale[0])
         assert together == pytest.approx(alone, abs=allowed)
         assert together == pytest.approx(backwards[::-1], abs=allowed)
+
+    def test_a_trial_is_judged_alike_in_any_order(self, scorer: Scorer, tmp_path: Path) -> None:
+        """Of a scorer that sees whole trials: pictures come in the order in which they were drawn."""
+        if not sees_trial(scorer):
+            pytest.skip("judges picture by picture")
+        scorer.prepare(tmp_path)
+        pictures = [picture(index) for index in range(3)]
+        allowed = self.tolerance * abs(scorer.scale[1] - scorer.scale[0])
+        assert scorer.score_trial(pictures) == pytest.approx(scorer.score_trial(pictures[::-1]), abs=allowed)
+        score_images(scorer, pictures[:1])  # a payload may have a single picture
 
     def test_it_leaves_the_pictures_as_they_are(self, scorer: Scorer, tmp_path: Path) -> None:
         """The next scorer sees the same ones."""

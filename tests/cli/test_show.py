@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from bayes_merger.cli import main
-from bayes_merger.cli.show import show, weights_table
+from bayes_merger.cli.show import show
 from bayes_merger.config import FinalConfig, PruningConfig
+from bayes_merger.report.study_tables import weights_table
 from bayes_merger.report.tables import best_lines, with_error
 from bayes_merger.run.final import decide
 from bayes_merger.run.progress import StopSignal, TrialReport, trial_line
@@ -54,11 +55,12 @@ def test_a_number_is_shown_with_its_error() -> None:
 
 def test_the_best_by_belief_and_the_best_by_score_are_both_named() -> None:
     best = {"trial": 3, "value": 7.0, "mean": 6.9, "sd": 0.1}
-    data = {
+    data: dict[str, Any] = {
         "best": best,
         "final": None,
         "best_posterior_mean": best,
         "best_observed": {"trial": 9, "value": 8.0, "mean": 6.5, "sd": 0.2},
+        "holdouts": [],
     }
     assert best_lines(data) == [
         "best: trial 3, 7.000 points when drawn, posterior mean 6.900 ± 0.100",

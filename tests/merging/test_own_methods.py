@@ -40,18 +40,20 @@ def models() -> list[str]:
     return [f"model_{name}={write_model(Path(f'{name}.safetensors'), seed)}" for seed, name in enumerate("ab")]
 
 
-def test_merge_plan_and_help_know_it_and_say_where_it_comes_from(here: Path) -> None:
+def test_merge_plan_and_help_know_it_and_say_where_it_comes_from(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(GENTLE)
-    program = [sys.executable, "-m", "bayes_merger"]
     given = [*models(), "method=gentle_sum"]
-    done = subprocess.run([*program, "merge", *given, "--out", "ab.safetensors"], capture_output=True, text=True)
-    assert done.returncode == 0
+    merge = [sys.executable, "-m", "bayes_merger", "merge", *given, "--out", "ab.safetensors"]
+    done = subprocess.run(merge, capture_output=True, text=True, check=True)
     assert done.stderr == "note: the merge method 'gentle_sum' comes from merge_methods/mine.py\n"
     assert Path("ab.safetensors").exists()
-    done = subprocess.run([*program, "plan", *given], capture_output=True, text=True)
-    assert "about 1 s on one core (unmeasured)" in done.stdout
-    done = subprocess.run([*program, "merge", "--help"], capture_output=True, text=True)
-    assert "gentle_sum                 models a, b; alpha" in done.stdout
+    assert main(["plan", *given]) == 0
+    assert "about 1 s on one core (unmeasured)" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["merge", "--help"])
+    assert "gentle_sum                 models a, b; alpha" in capsys.readouterr().out
     assert not list(Path("merge_methods").glob("__pycache__"))
 
 

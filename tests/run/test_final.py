@@ -75,7 +75,7 @@ def test_there_are_enough_fresh_pictures_to_tell_unless_others_are_wanted(
 def test_the_mean_of_a_picture_s_points_is_the_value() -> None:
     parts = setup_of()
     scores = evaluation({"a": [4.0], "b": [8.0]})
-    points = points_per_image(parts, parts.payloads, scores)
+    points = points_per_image(parts, scores)
     assert points == [2.0, 12.0]  # b counts three times as much: shares 1/2 and 3/2
     assert sum(points) / 2 == conclude(parts, scores).value == 7.0
 

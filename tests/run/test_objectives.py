@@ -25,6 +25,7 @@ from bayes_merger.run.record import (
     value_of,
 )
 from bayes_merger.run.setup import RunSetup
+from bayes_merger.scoring.combination import Combination, Judge
 from bayes_merger.scoring.scorer import Score
 from tests.run.fake_run import evaluator_of, make_setup, open_study, searched
 
@@ -61,9 +62,16 @@ def test_each_objective_is_its_scorer_s_mean_over_the_payloads() -> None:
         Score("y", "a", 0, 0, 0.1),
         Score("y", "b", 0, 0, 0.3),
     ]
-    values = objective_values(scores, {"a": 1.0, "b": 3.0}, {"x": (0.0, 10.0), "y": (0.0, 0.5)}, ["y", "x"])
-    assert values == (5.0, 5.0)
-    assert objective_values(scores, {"a": 1.0, "b": 3.0}, {"x": (0.0, 10.0), "y": (0.0, 0.5)}, []) == ()
+    both = Combination({"a": 1.0, "b": 3.0}, {"x": Judge(), "y": Judge(0.0, (0.0, 0.5))})
+    assert objective_values(scores, both, ["y", "x"]) == (5.0, 5.0)
+    assert objective_values(scores, both, []) == ()
+
+
+def test_an_objective_is_judged_on_the_payloads_of_its_scorer_alone() -> None:
+    scores = [Score("x", "a", 0, 0, 2.0), Score("x", "b", 0, 0, 6.0), Score("y", "a", 0, 0, 9.0)]
+    scores.append(Score("y", "b", 0, 0, 3.0))
+    parted = Combination({"a": 1.0, "b": 3.0}, {"x": Judge(), "y": Judge(payloads={"b": 0.5})})
+    assert objective_values(scores, parted, ["x", "y"]) == (5.0, 3.0)
 
 
 def test_a_front_is_found_and_its_members_beat_each_other_nowhere(tmp_path: Path) -> None:

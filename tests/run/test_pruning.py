@@ -14,13 +14,14 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.pruning import Incumbent, batches, check_pruning, clearly_worse, estimate
 from bayes_merger.run.record import best_value, complete_trials, posterior_of
+from bayes_merger.scoring.combination import Combination, Judge
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.study.history import origin
 from bayes_merger.search.study.study import finished
 from tests.run.fake_run import evaluator_of, make_setup, noisy, searched
 
 ON = PruningConfig(test="wilcoxon", p=0.1, first=4)
-JUDGES = {"one": (1.0, (0.0, 10.0))}
+POINTS = Combination({"a": 1.0}, {"one": Judge()})
 
 
 def scores(values: list[float], payload: str = "a", scorer: str = "one") -> list[Score]:
@@ -30,7 +31,7 @@ def scores(values: list[float], payload: str = "a", scorer: str = "one") -> list
 def test_the_comparison_is_picture_by_picture() -> None:
     """Seeds differ by whole points, and the merge is worse by a tenth on each: seen at once."""
     rival = Incumbent(7, tuple(scores([1.0, 3.0, 5.0, 9.0, 2.0, 2.0, 4.0, 8.0])))
-    reason = clearly_worse(scores([0.9, 2.8, 4.7, 8.6]), rival, {"a": 1.0}, JUDGES, ON)
+    reason = clearly_worse(scores([0.9, 2.8, 4.7, 8.6]), rival, POINTS, ON)
     assert reason == "clearly worse than trial 7 after 4 of 8 pictures (-0.250 points, p = 0.062)"
 
 
@@ -45,25 +46,25 @@ def test_the_comparison_is_picture_by_picture() -> None:
 )
 def test_what_is_not_clear_goes_on(values: list[float], why: str) -> None:
     rival = Incumbent(7, tuple(scores([1.0, 3.0, 5.0, 9.0, 2.0, 2.0, 4.0, 8.0])))
-    assert clearly_worse(scores(values), rival, {"a": 1.0}, JUDGES, ON) is None, why
+    assert clearly_worse(scores(values), rival, POINTS, ON) is None, why
 
 
 def test_importances_count_in_the_comparison() -> None:
-    payloads, judges = {"a": 1.0, "b": 0.0}, {"one": (1.0, (0.0, 10.0)), "two": (0.0, (0.0, 1.0))}
+    points = Combination({"a": 1.0, "b": 0.0}, {"one": Judge(), "two": Judge(0.0, (0.0, 1.0))})
     rival = Incumbent(0, (*scores([5.0] * 4), *scores([5.0] * 4, "b"), *scores([1.0] * 4, "a", "two")))
     worse_where_it_does_not_count = [*scores([5.0] * 4), *scores([0.0] * 4, "b"), *scores([0.0] * 4, "a", "two")]
-    assert clearly_worse(worse_where_it_does_not_count, rival, payloads, judges, ON) is None
+    assert clearly_worse(worse_where_it_does_not_count, rival, points, ON) is None
 
 
 def test_the_estimate_is_the_rival_s_points_and_the_mean_difference() -> None:
     """Four easy pictures of eight: their mean alone, 8, would flatter a merge that is two points worse than 6."""
     rival = Incumbent(0, tuple(scores([10.0, 10.0, 10.0, 10.0, 2.0, 2.0, 2.0, 2.0])))
-    assert estimate(scores([8.0, 7.0, 9.0, 8.0]), rival, {"a": 1.0}, JUDGES) == pytest.approx(4.0)
+    assert estimate(scores([8.0, 7.0, 9.0, 8.0]), rival, POINTS) == pytest.approx(4.0)
 
 
 def test_pictures_that_the_rival_lacks_cannot_be_compared() -> None:
     rival = Incumbent(0, tuple(scores([5.0] * 3)))
-    assert clearly_worse(scores([1.0] * 6), rival, {"a": 1.0}, JUDGES, ON) is None
+    assert clearly_worse(scores([1.0] * 6), rival, POINTS, ON) is None
 
 
 def test_batches_hold_every_picture_once_in_an_order_of_the_study_s_own() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.web_ui import ModelsFolder
+from tests.merging.tiny_models import write_model
 from tests.user_folder import command, make_workplace, start
 from tests.web_ui import State, web_ui
 
@@ -29,9 +30,11 @@ def server(tmp_path: Path) -> Iterator[State]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny_sd1_config: Path, tiny_a: Path, tiny_b: Path, server: State) -> Path:
-    """A working folder whose own settings name the web UI."""
-    folder = make_workplace(tmp_path / "work", tiny_sd1_config)
+def place(tmp_path: Path, server: State) -> Path:
+    """A working folder whose own settings name the web UI; its models are a few tensors, which nobody here draws."""
+    folder = make_workplace(tmp_path / "work", tmp_path)
+    for seed, name in enumerate("ab"):
+        write_model(folder / f"{name}.safetensors", seed)
     (folder / "payloads/both.yaml").write_text(
         "both: {prompt: a AND b, steps: 2, width: 64, height: 64, batch_size: 2}\n"
     )
@@ -39,7 +42,7 @@ def place(tmp_path: Path, tiny_sd1_config: Path, tiny_a: Path, tiny_b: Path, ser
         "# @package _global_\n"
         "defaults:\n"
         "  - override /payloads: [both]\n  - override /scorers: [redness]\n  - override /generator: webui\n"
-        f"model_a: {tiny_a}\nmodel_b: {tiny_b}\ninit_points: 3\nn_iters: 2\n"
+        "model_a: a.safetensors\nmodel_b: b.safetensors\ninit_points: 3\nn_iters: 2\n"
         f"generator: {{address: '{server.address}', models_folder: {server.folder}}}\n"
         "payloads: {both: {sampler_name: Restart}}\n"
         "final: {rescore: 1, images: 1, save: false}\n"

@@ -52,6 +52,8 @@ def work(job: dict[str, Any], number: int, files: list[Path]) -> None:
 
 
 def serve() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        open_storage(Path(folder, "warm.db")).engine.dispose()  # imports what every child needs, once
     for line in sys.stdin:
         job = json.loads(line)
         with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from bayes_merger.errors import ConfigError, printable
 from bayes_merger.imaging.payload.hires import Hires
 from bayes_merger.imaging.payload.values import FIELDS, SEEDS, check_name, checked
 from bayes_merger.imaging.pipelines.schedulers import AUTOMATIC
+from bayes_merger.imaging.prompts.networks import network_tags
 from bayes_merger.imaging.prompts.prompt import check_prompt
 from bayes_merger.imaging.prompts.wildcards import Wildcards
 
@@ -220,6 +221,15 @@ def _resolved(payload: Payload, seed: int, wildcards: Wildcards) -> Payload:
             hires=payload.hires and replace(payload.hires, **own),
         )
         resolved.check()
+        _check_networks(resolved)
     except ConfigError as error:
         raise ConfigError(f"payload {payload.name}: {error}") from error
     return resolved
+
+
+def _check_networks(payload: Payload) -> None:
+    """Refuse a second pass with other LoRAs: a picture is drawn by one model, as is all that shares its batch."""
+    for first, second in zip(payload.prompts, payload.second_prompts()[0], strict=False):
+        if set(network_tags(first)) != set(network_tags(second)):
+            raise ConfigError("hr_prompt: names other LoRAs than the prompt, and both passes are drawn by one model; "
+                              "name the same ones in both")  # fmt: skip

@@ -6,21 +6,17 @@ explicit schedulers, embeddings, and one CPU noise generator per picture (so res
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import UPSCALERS
-from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told, drawn
+from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told
 from bayes_merger.imaging.pipelines.batches import Order, Progress, batches_of, check_finite
-from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of, free_memory, is_out_of_memory
+from bayes_merger.imaging.pipelines.device import free_memory, is_out_of_memory
 from bayes_merger.imaging.pipelines.passes import (
     Pass,
     cropped,
@@ -29,6 +25,7 @@ from bayes_merger.imaging.pipelines.passes import (
     noise_of,
     passes,
 )
+from bayes_merger.imaging.pipelines.speed import attending
 from bayes_merger.imaging.pipelines.vae import decoded_latents, encoded_pictures, pictures_of
 from bayes_merger.imaging.prompts.inversions import for_encoders, read_embedding
 from bayes_merger.timing import timed
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from bayes_merger.checkpoints.checkpoint import Checkpoint
-    from bayes_merger.imaging.pipelines.layout import Dtypes
 
 _CACHED = 64  # batches of embeddings cached; a study has only a few
 
@@ -65,6 +60,10 @@ class DrawnImage:
     parameters: str = ""
 
 
+OnDrawn = Callable[[Sequence[DrawnImage]], None]
+"""Given pictures, some at a time, before the next ones are drawn."""
+
+
 class LivePipeline:
     """A loaded pipeline whose parameters may be overwritten in place between drawings.
 
@@ -79,9 +78,15 @@ class LivePipeline:
     """
 
     def __init__(
-        self, architecture: DrawnArchitecture, pipe: Any, *, max_batch: int, leaving: Collection[str] = ()
+        self,
+        architecture: DrawnArchitecture,
+        pipe: Any,
+        *,
+        max_batch: int,
+        attention: str = "auto",
+        leaving: Collection[str] = (),
     ) -> None:
-        """Use `load_pipeline`; text encoders that are ``leaving`` wait in the CPU's memory for prompts to embed."""
+        """Use `imaging.load_pipeline`; text encoders that are ``leaving`` wait in the CPU's memory for prompts."""
         network = architecture.model.modules[architecture.network]
         self.pipe = pipe
         self.architecture = architecture
@@ -90,6 +95,7 @@ class LivePipeline:
         self.prediction_type = architecture.model.prediction_type
         self.zero_snr = architecture.model.zero_snr
         self.max_batch = max_batch
+        self._attention = attention
         self._leaving = leaving if self.device.type == "cuda" else ()
         self._conditionings: dict[tuple[Any, ...], Conditioning] = {}
 
@@ -151,12 +157,19 @@ class LivePipeline:
         for one in drawn:
             self.architecture.length(one.words.texts)
         if not self.architecture.changing and any(one.words.calls > 1 for one in drawn):
-            raise ConfigError("prompt: [a:b:0.5] and [a|b] are not drawn for this kind of model; write it out")
+            raise ConfigError(
+                "prompt: [a:b:0.5] and [a|b] are not drawn for this kind of model, whose view of the whole prompt "
+                "cannot change on the way; write it out"
+            )
         if payload.hires and (not self.architecture.second_pipeline or self.zero_snr):
             raise ConfigError("enable_hr: a second pass is not drawn for this kind of model; set it to false")
 
     def draw(
-        self, payloads: Sequence[Payload], *, on_step: Callable[[int, int], None] | None = None
+        self,
+        payloads: Sequence[Payload],
+        on_drawn: OnDrawn | None = None,
+        *,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> list[DrawnImage]:
         """The pictures of some payloads, in their order.
 
@@ -165,6 +178,7 @@ class LivePipeline:
 
         Args:
             payloads: resolved, see `payload.resolve`.
+            on_drawn: given each batch's pictures before the next batch is drawn.
             on_step: called as `on_step(done, total)`, counting sampler steps of batches.
 
         Raises:
@@ -186,6 +200,8 @@ class LivePipeline:
             progress = None if on_step is None else Progress(on_step, done, batch[0].payload.steps, total)
             for order, image in zip(batch, self._draw_in_memory(batch, conditionings, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
+            if on_drawn is not None:
+                on_drawn([drawn[id(order)] for order in batch])
             done += steps
         return [drawn[id(order)] for order in orders]
 
@@ -255,7 +271,7 @@ class LivePipeline:
             return self.architecture.on_the_way(sides) if sides else {}
 
         pipe.scheduler = self.architecture.scheduler(batch[0].payload)
-        with noise_of(batch) as generators:
+        with noise_of(batch) as generators, attending(self._attention):
             latents: Tensor = pipe(
                 **told.arguments(),
                 **arguments,
@@ -279,11 +295,7 @@ class LivePipeline:
         )
 
     def _second_pass(self, batch: Sequence[Order], told: Told, latents: Tensor, progress: Progress | None) -> Tensor:
-        """Latents of the second pass, of those of the first.
-
-        diffusers draws `int(steps * strength)` steps of a schedule; half a step more makes them those that were asked
-        for.
-        """
+        """Latents of the second pass, of those of the first."""
         import diffusers
 
         hires = batch[0].payload.hires
@@ -304,7 +316,7 @@ class LivePipeline:
             image=latents,
             guidance_scale=hires.cfg_scale,
             num_inference_steps=hires.schedule_steps,
-            strength=min(1.0, (hires.steps + 0.5) / hires.schedule_steps),
+            **self.architecture.second_options(hires),
         )
 
     def _draw_batch(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
@@ -312,6 +324,7 @@ class LivePipeline:
         latents = self._first_pass(batch, told[0], progress)
         if payload.hires is not None:
             check_finite(batch, latents, "the latents of the first pass are")
+            latents = self.architecture.unpacked(latents, payload)
             latents = self._second_pass(batch, told[1], latents, progress)
             payload = payload.enlarged()
         check_finite(batch, latents, "the latents are")
@@ -322,91 +335,3 @@ class LivePipeline:
             if all(len(set(band.getextrema())) == 1 for band in image.split()):
                 raise TrialFailed(f"{order}: one flat colour {image.getpixel((0, 0))}")
         return images
-
-
-def load_pipeline(
-    model: Path | str | Checkpoint,
-    *,
-    config: Path | str | None = None,
-    vae: Checkpoint | None = None,
-    text_encoder_3: Path | str | None = None,
-    offload: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    max_batch: int = 4,
-    prediction_type: str | None = None,
-) -> LivePipeline:
-    """Load a checkpoint as a live pipeline; reads local files only.
-
-    Args:
-        model: `.safetensors`, `.ckpt`, a diffusers folder, ...; or a model that is open.
-        config: a diffusers folder, whose settings (`unet/config.json` ...) are those of a model of unusual size, and
-            whose weights stand in for parts that the model lacks.
-        vae: the VAE of the merges, where the model has none.
-        text_encoder_3: file or folder of a T5, for SD3 and Flux models without one.
-        offload: `"text_encoders"`: they are on the GPU only while prompts are embedded.
-        device: `"auto"` (CUDA, else Apple's MPS, else CPU) or a torch device.
-        dtype: `"auto"` (fp32 on the CPU; elsewhere fp16, for Flux bf16), `"fp32"`, `"fp16"` or `"bf16"`.
-        max_batch: most pictures drawn at once; needs memory, and a study keeps to one value.
-        prediction_type: `"epsilon"`, `"v_prediction"`; `None` or `"auto"` uses the file's markers.
-
-    Raises:
-        CheckpointError: the file cannot be read or does not fit the config.
-        ConfigError: an invalid setting.
-    """
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub on import, below
-    if max_batch < 1:
-        raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
-    check_offload(offload)
-    place = device_of(device)
-    with ExitStack() as opened, warnings.catch_warnings():
-        base = opened.enter_context(open_checkpoint(model)) if isinstance(model, str | Path) else model
-        kind = drawn(base)
-        warnings.simplefilter("ignore", FutureWarning)
-        _quieten()
-        import diffusers
-
-        from bayes_merger.imaging.pipelines.loading import load_model
-
-        tree, t5 = Path(config) if config else None, Path(text_encoder_3) if text_encoder_3 else None
-        if t5 is not None and not kind.t5:
-            raise ConfigError(f"generator.text_encoder_3: {base.architecture.title} has no T5; leave it out")
-        live = load_model(
-            base,
-            config=tree,
-            vae=vae,
-            t5=None if t5 is None else (kind.t5, t5),
-            optional=kind.optional,
-            device=place,
-            dtype_of=_dtypes(kind, dtype_of(dtype, place, kind.half)),
-            prediction_type=prediction_type,
-        )
-        tokenizers = kind.tokenizers_of(live, tree, t5)
-        architecture = kind(live, tokenizers)
-        named = {part.replace("text_encoder", "tokenizer"): tokenizers.get(part) for part in kind.encoders}
-        parts = {part: live.modules.get(part) for part in (kind.network, "vae", *kind.encoders)}
-        pipe = getattr(diffusers, kind.pipeline)(**parts, **named, **kind.components, scheduler=None)
-    pipe.set_progress_bar_config(disable=True)
-    leaving = [part for part in kind.encoders if part in live.modules and (offload or part not in live.merged_parts)]
-    return LivePipeline(architecture, pipe, max_batch=max_batch, leaving=leaving)
-
-
-def _dtypes(kind: type[DrawnArchitecture], dtype: torch.dtype) -> Dtypes:
-    """The dtype of every tensor: that of the model, and fp32 for the few that overflow in fp16."""
-    import torch
-
-    def of(part: str, name: str) -> torch.dtype:
-        overflows = (kind.vae_in_fp32 and part == "vae") or (part == kind.t5 and name.endswith(".wo.weight"))
-        return torch.float32 if dtype == torch.float16 and overflows else dtype
-
-    return of
-
-
-def _quieten() -> None:
-    """Silence diffusers: no progress bars, no warnings about settings that we set on purpose."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    for logging in (diffusers.utils.logging, transformers.utils.logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()

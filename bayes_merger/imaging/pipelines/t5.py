@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, ModelView
 from bayes_merger.checkpoints.diffusers_folder import open_folder, open_part
+from bayes_merger.checkpoints.hashes import sha256_of
 from bayes_merger.checkpoints.naming import INDEX
 from bayes_merger.checkpoints.single_file import open_file
 from bayes_merger.documents import read_document
@@ -18,6 +20,7 @@ from bayes_merger.errors import CheckpointError, ConfigError
 PREFIX = "text_encoders.t5xxl.transformer."
 """What single files put before its tensors."""
 
+_PARTS = ("text_encoder_3", "text_encoder_2")
 _TOKENIZERS = ("", "tokenizer_3", "tokenizer_2", "tokenizer")
 _LARGEST = 64 << 20  # bytes of a vocabulary; T5's is a few
 
@@ -34,6 +37,25 @@ def open_t5(path: Path) -> Iterator[Checkpoint]:
     """
     with ExitStack() as opened:
         yield _joined(path, opened)
+
+
+def t5_hash(path: Path) -> str:
+    """What a T5 is: the SHA-256 of its file, or of those of its files, in the order of their names.
+
+    Args:
+        path: as for `open_t5`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    with open_t5(path):
+        pass
+    if path.is_file():
+        return sha256_of(path)
+    part = next((path / name for name in _PARTS if (path / name).is_dir()), path)
+    with open_part(part) as tensors:
+        hashes = [sha256_of(file) for file in sorted({file.path for file in tensors.values()})]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def _joined(path: Path, opened: ExitStack) -> Checkpoint:

@@ -27,7 +27,7 @@ def encoded_pictures(pipe: Any, pictures: Sequence[Image]) -> Tensor:
     pixels = pipe.image_processor.preprocess(list(pictures)).to(vae.device, vae.dtype)
     with torch.no_grad():
         latents: Tensor = vae.encode(pixels).latent_dist.mode()
-    return latents * float(vae.config.scaling_factor)
+    return (latents - (vae.config.shift_factor or 0.0)) * float(vae.config.scaling_factor)
 
 
 @timed("decode")

@@ -40,9 +40,9 @@ def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """`state` with open_clip's names; anything that is not a transformers CLIP is returned unchanged.
 
     Args:
-        state: key -> tensor of a whole CLIP.
+        state: key -> tensor of a CLIP, or of its half for pictures or for texts.
     """
-    if "vision_model.embeddings.class_embedding" not in state:
+    if not any(key.startswith(("vision_model.", "text_model.")) for key in state):
         return dict(state)
     renamed: dict[str, Tensor] = {}
     for key, tensor in state.items():

@@ -7,54 +7,24 @@ Several processes may write to one ledger.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from filelock import FileLock
 
 from bayes_merger.atomic import sync_folder
 from bayes_merger.errors import ConfigError, UserError
 from bayes_merger.paths import user_path
+from bayes_merger.scoring.people.rating import Kind, Rating, parsed
 
 log = logging.getLogger(__name__)
-
-Kind = Literal["score", "void", "undo"]
-
-
-@dataclass(frozen=True)
-class Rating:
-    """One rating of one picture, or the undoing of one.
-
-    Attributes:
-        id: of this line.
-        kind: `score`, or `void` for a picture that cannot be judged (broken, not bad), or `undo`.
-        candidate: opaque id of the merge.
-        payload: name of the payload.
-        index: which picture of it.
-        score: 0 to 10 for a score, else None.
-        seed: of the picture, None where unknown.
-        undoes: id of the line an `undo` takes back.
-        ms: time until the answer, in milliseconds.
-        rater: the person who rated.
-        time: when, UTC, ISO 8601.
-    """
-
-    id: str
-    kind: Kind
-    candidate: str
-    payload: str
-    index: int
-    score: float | None = None
-    seed: int | None = None
-    undoes: str | None = None
-    ms: int | None = None
-    rater: str = ""
-    time: str = ""
 
 
 class Ledger:
@@ -87,22 +57,26 @@ class Ledger:
             ConfigError: the score is out of range.
             UserError: it cannot be written.
         """
-        if not (math.isfinite(score) and 0 <= score <= 10):
-            raise ConfigError(f"rating {score} is not between 0 and 10")
-        return self._append("score", candidate, payload, index, score=float(score), seed=seed, ms=ms, rater=rater)
+        return self.append("score", candidate, payload, index, score=score, seed=seed, ms=ms, rater=rater)
 
     def void(self, candidate: str, payload: str, index: int, *, seed: int | None = None, rater: str = "") -> Rating:
         """Notes that a picture cannot be judged at all; it has no rating then and will be asked for again."""
-        return self._append("void", candidate, payload, index, seed=seed, rater=rater)
+        return self.append("void", candidate, payload, index, seed=seed, rater=rater)
 
-    def undo(self, candidate: str | None = None) -> Rating | None:
+    def undo(
+        self, candidate: str | None = None, *, only: Callable[[Rating], bool] = lambda rating: True
+    ) -> Rating | None:
         """Undoes the latest rating that is still valid (of `candidate`), and returns it; None if there is none.
 
         A rating that it had replaced is valid again.
+
+        Args:
+            candidate: opaque id of a merge; None: whatever was last.
+            only: whether a rating may be undone.
         """
         for rating in reversed(self.ratings()):
-            if candidate in (None, rating.candidate):
-                self._append("undo", rating.candidate, rating.payload, rating.index, undoes=rating.id)
+            if candidate in (None, rating.candidate) and only(rating):
+                self.append("undo", rating.candidate, rating.payload, rating.index, undoes=rating.id)
                 return rating
         return None
 
@@ -116,8 +90,10 @@ class Ledger:
             seed: where given, a rating of another seed is of another picture and does not count.
         """
         for rating in reversed(self.ratings()):
-            if (rating.candidate, rating.payload, rating.index) == (candidate, payload, index) and (
-                seed is None or rating.seed is None or rating.seed == seed
+            if (
+                rating.kind in ("score", "void")
+                and (rating.candidate, rating.payload, rating.index) == (candidate, payload, index)
+                and (seed is None or rating.seed is None or rating.seed == seed)
             ):
                 return rating.score
         return None
@@ -127,13 +103,36 @@ class Ledger:
         self._read_on()
         return list(self._given.values())
 
-    def _append(self, kind: Kind, candidate: str, payload: str, index: int, **rest: Any) -> Rating:
+    @property
+    def size(self) -> int:
+        """Its length in bytes, which only grows; 0 before the first rating."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else who asks for this writes in the meantime: for looking before writing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f"{self.path.name}.lock"), poll_interval=0.005):
+            yield
+
+    def append(self, kind: Kind, candidate: str, payload: str = "", index: int = 0, **rest: Any) -> Rating:
+        """Writes a line and returns once it is on the disk; the arguments are those of :class:`Rating`.
+
+        Raises:
+            ConfigError: a score that is not between 0 and 10.
+            UserError: it cannot be written.
+        """
+        if (score := rest.get("score")) is not None:
+            if not (math.isfinite(score) and 0 <= score <= 10):
+                raise ConfigError(f"rating {score} is not between 0 and 10")
+            rest["score"] = float(score)
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         rating = Rating(secrets.token_hex(6), kind, candidate, payload, index, time=now, **rest)
-        entry = {key: value for key, value in vars(rating).items() if value not in (None, "")}
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
-            self._write(line)
+            self._write(rating.line())
         except OSError as error:
             raise UserError(f"{self.path}: the rating could not be saved ({error}); nothing else is lost") from error
         return rating
@@ -156,10 +155,7 @@ class Ledger:
             sync_folder(self.path.parent)
 
     def _read_on(self) -> None:
-        try:
-            size = self.path.stat().st_size
-        except FileNotFoundError:
-            size = 0
+        size = self.size
         if size < self._offset:  # the file was replaced
             self._offset, self._lines, self._given = 0, 0, {}
         if size == self._offset:
@@ -172,15 +168,15 @@ class Ledger:
             self._lines += 1
             self._take(line)
         self._offset += len(tail) - len(rest)
-        if rest and (last := _parsed(rest)) is not None:  # only its line end is missing: still a complete rating
+        if rest and (last := parsed(rest)) is not None:  # only its line end is missing: still a complete rating
             self._apply(last)
 
     def _take(self, line: bytes) -> None:
         if not line.strip():
             return
-        rating = _parsed(line)
+        rating = parsed(line)
         if rating is None:
-            log.warning("%s: line %d was cut off by a crash and is skipped", self.path, self._lines)
+            log.warning("%s: line %d is no rating, or was cut off by a crash, and is skipped", self.path, self._lines)
         else:
             self._apply(rating)
 
@@ -189,16 +185,6 @@ class Ledger:
             self._given.pop(rating.undoes or "", None)
         else:
             self._given.setdefault(rating.id, rating)
-
-
-def _parsed(line: bytes) -> Rating | None:
-    """The rating in a line; None if the line is incomplete. Fields of a later version are left out."""
-    try:
-        entry = json.loads(line)
-        known = {key: entry[key] for key in Rating.__dataclass_fields__ if key in entry}
-        return Rating(**known)
-    except (ValueError, TypeError):
-        return None
 
 
 def _ends_torn(file: int) -> bool:

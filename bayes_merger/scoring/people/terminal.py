@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bayes_merger.errors import ConfigError, Paused, TrialFailed
+from bayes_merger.scoring.people.dialogue import GO_ON, Dialogue, Sheet
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.viewer import Viewer
 from bayes_merger.scoring.scorer import TEN_POINTS, ImageToScore, Scale, check_importance
 
-KEYS = "0-10, u undo, s later, v void, p prompt, o open, q pause"
-GO_ON = "every rating so far is kept"
-NUMBER = re.compile(r"\d{1,2}([.,]\d+)?")
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class ManualScorer:
-    """Asks the person at the terminal for 0 to 10 points per picture; ratings in the ledger are not asked again.
+    """Asks a person for 0 to 10 points per picture; ratings in the ledger are not asked again.
 
-    `q`, Ctrl-C and the end of input pause the run; a killed process loses nothing, since every rating is on the
-    disk before the next question. The person sees neither parameters nor trial number.
+    In a run, pictures wait for the person while it draws on, see :mod:`bayes_merger.run.rating`. On its own, ``score``
+    asks at the terminal at once: `q`, Ctrl-C and the end of input pause, and a killed process loses nothing, since
+    every rating is on the disk before the next question. The person sees neither parameters nor trial number.
 
     Args:
         ledger: where ratings are kept; None for `ratings.jsonl` in the study's folder (see `prepare`).
@@ -31,7 +30,7 @@ class ManualScorer:
         viewer: command that shows a picture, like `feh -F {}`; None for the system's viewer, or half-block characters
             in a terminal without a display.
         importance: how much it counts beside other scorers.
-        confirm: ask for Enter after the last picture, so that it can be undone too.
+        confirm: in the terminal, ask for Enter after the last picture, so that it can be undone too.
         rater: who rates, for the ledger.
         ask: puts a question and returns the answer; EOFError if nobody is there.
         tell: prints a line.
@@ -40,6 +39,7 @@ class ManualScorer:
 
     scale: Scale = TEN_POINTS
     interactive = True  # it needs the terminal exclusively: no live progress bars, and it handles Ctrl-C itself
+    deferred = True  # in a run its scores come later, through the ledger
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class ManualScorer:
         self.name = name
         self.importance = check_importance(f"scorer {name}", importance)
         self.ledger = Ledger(ledger) if isinstance(ledger, str | Path) else ledger
+        self.rater = rater
         self._confirm = confirm
-        self._rater = rater
         self._ask = ask or _ask
         self._tell = tell
         self._viewer = shown or Viewer(viewer, tell=tell)
@@ -89,139 +89,90 @@ class ManualScorer:
         """
         if self.ledger is None:
             raise ConfigError(f"scorer {self.name} was not prepared: it does not know where to save ratings")
+        sheet = _Pictures(self.ledger, images, self.rater)
+        self.converse(sheet)
+        return [sheet.settled(number) for number in range(len(images))]
+
+    def converse(self, sheet: Sheet) -> None:
+        """Ask at the terminal until all pictures of a sheet have a score.
+
+        Raises:
+            Paused: the person stopped, or nobody is there.
+            TrialFailed: the person called a picture void.
+        """
+        Dialogue(sheet, self.question, self._tell, self._viewer).rate(confirm=self._confirm)
+
+    def question(self, text: str) -> str:
+        """The answer to a question, in small letters.
+
+        Raises:
+            Paused: the person stopped, or nobody is there.
+        """
         try:
-            return _RatingSession(self.ledger, images, self._ask, self._tell, self._viewer, self._rater).rate(
-                self._confirm
-            )
+            return self._ask(text).strip().lower()
         except (EOFError, KeyboardInterrupt) as error:
             self._tell("")  # so that the next text starts on a new line
             why = "interrupted" if isinstance(error, KeyboardInterrupt) else "nobody is there to rate"
             raise Paused(f"{why}; {GO_ON}") from None
 
+    def show(self, path: Path, image: Image) -> None:
+        """Show a picture, the file at `path`."""
+        self._viewer.show(path, image)
 
-class _RatingSession:
-    """The dialogue about one trial's pictures. The ledger alone decides which pictures are rated."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        images: Sequence[ImageToScore],
-        ask: Callable[[str], str],
-        tell: Callable[[str], None],
-        viewer: Viewer,
-        rater: str,
-    ) -> None:
-        self.ledger = ledger
-        self.images = images
-        self.ask = ask
-        self.tell = tell
-        self.viewer = viewer
-        self.rater = rater
-        self.waiting = deque(n for n in range(len(images)) if self.rating(n) is None)
+class _Pictures:
+    """A sheet of pictures that were just drawn."""
 
-    def rate(self, confirm: bool) -> list[float]:
-        asked = bool(self.waiting)
-        while True:
-            while self.waiting:
-                self.show(self.waiting[0])
-                self.rate_one(self.waiting[0])
-            if not (confirm and asked) or self.confirmed():
-                return [self.settled(number) for number in range(len(self.images))]
+    def __init__(self, ledger: Ledger, images: Sequence[ImageToScore], rater: str) -> None:
+        self._ledger = ledger
+        self._images = images
+        self._rater = rater
 
-    def rate_one(self, number: int) -> None:
-        """Asks about one picture until another one is first in line."""
-        image, since = self.images[number], time.monotonic()
-        place = f"image {number + 1}/{len(self.images)} {image.payload}"
-        while self.waiting and self.waiting[0] == number:
-            answer = self.ask(f"{place}  [{KEYS}] > ").strip().lower()
-            score = points_in(answer)
-            if score is not None:
-                ms = round(1000 * (time.monotonic() - since))
-                self.ledger.record(*_key(image), score, seed=image.seed, ms=ms, rater=self.rater)
-                self.waiting.popleft()
-            else:
-                self.obey(answer, number)
+    def __len__(self) -> int:
+        return len(self._images)
 
-    def obey(self, answer: str, number: int) -> None:
-        if answer == "u":
-            self.undo()
-        elif answer == "s":
-            if len(self.waiting) == 1:
-                self.tell("  this is the last one; q pauses")
-            self.waiting.rotate(-1)
-        elif answer == "v":
-            image = self.images[number]
-            self.ledger.void(*_key(image), seed=image.seed, rater=self.rater)
-            raise TrialFailed(f"image {image.index} of {image.payload} was marked void by hand")
-        elif answer == "p":
-            self.tell(f"  {self.images[number].prompt}")
-        elif answer == "o":
-            self.show(number)
-        elif answer == "q":
-            raise Paused(f"paused; {GO_ON}")
-        else:
-            self.tell(
-                f"  {answer!r} is neither a number from 0 to 10 nor one of u s v p o q" if answer else f"  {KEYS}"
-            )
+    def payload(self, number: int) -> str:
+        return self._images[number].payload
 
-    def undo(self) -> None:
-        """Undoes the latest rating of these pictures, also one of an earlier session, and asks for it next."""
-        rating = self.ledger.undo(self.images[0].candidate)
+    def prompt(self, number: int) -> str:
+        return self._images[number].prompt
+
+    def picture(self, number: int) -> tuple[Path, Image]:
+        image = self._images[number]
+        if image.path is not None:
+            return image.path, image.image
+        path = self._ledger.path.parent / "to_rate" / f"{image.candidate}-{image.payload}-{image.index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.image.save(path)
+        return path, image.image
+
+    def score(self, number: int) -> float | None:
+        image = self._images[number]
+        return self._ledger.rating(image.candidate, image.payload, image.index, seed=image.seed)
+
+    def rate(self, number: int, score: float, ms: int) -> None:
+        image = self._images[number]
+        self._ledger.record(
+            image.candidate, image.payload, image.index, score, seed=image.seed, ms=ms, rater=self._rater
+        )
+
+    def undo(self) -> int | None:
+        rating = self._ledger.undo(self._images[0].candidate)
         if rating is None:
-            self.tell("  nothing to undo in this trial")
-            return
-        for number, image in enumerate(self.images):
-            if (image.payload, image.index) == (rating.payload, rating.index) and self.rating(number) is None:
-                if number in self.waiting:
-                    self.waiting.remove(number)
-                self.waiting.appendleft(number)
+            return None
+        about = [(image.payload, image.index) for image in self._images]
+        return about.index((rating.payload, rating.index)) if (rating.payload, rating.index) in about else None
 
-    def confirmed(self) -> bool:
-        while answer := self.ask(f"all {len(self.images)} rated  [Enter go on, u undo, q pause] > ").strip().lower():
-            if answer == "u":
-                self.undo()
-                return False
-            if answer == "q":
-                raise Paused(f"paused; {GO_ON}")
-        return True
-
-    def show(self, number: int) -> None:
-        image = self.images[number]
-        path = image.path
-        if path is None:
-            path = self.ledger.path.parent / "to_rate" / f"{image.candidate}-{image.payload}-{image.index}.png"
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                image.image.save(path)
-            except OSError as error:
-                self.tell(f"  (the picture could not be written for the viewer: {error})")
-        self.viewer.show(path, image.image)
-
-    def rating(self, number: int) -> float | None:
-        image = self.images[number]
-        return self.ledger.rating(*_key(image), seed=image.seed)
+    def void(self, number: int) -> None:
+        image = self._images[number]
+        self._ledger.void(image.candidate, image.payload, image.index, seed=image.seed, rater=self._rater)
+        raise TrialFailed(f"image {image.index} of {image.payload} was marked void by hand")
 
     def settled(self, number: int) -> float:
-        score = self.rating(number)
+        score = self.score(number)
         if score is None:  # another process took it back between our question and now
-            raise TrialFailed(f"the rating of image {self.images[number].index} was taken back elsewhere")
+            raise TrialFailed(f"the rating of image {self._images[number].index} was taken back elsewhere")
         return score
-
-
-def points_in(answer: str) -> float | None:
-    """The points a person typed, 0 to 10; None for anything else.
-
-    >>> [points_in(text) for text in ("7", "7.5", "7,5", "11", "-1", "nan")]
-    [7.0, 7.5, 7.5, None, None, None]
-    """
-    if not NUMBER.fullmatch(answer):
-        return None
-    score = float(answer.replace(",", "."))
-    return score if score <= 10 else None
-
-
-def _key(image: ImageToScore) -> tuple[str, str, int]:
-    return image.candidate, image.payload, image.index
 
 
 def _ask(question: str) -> str:

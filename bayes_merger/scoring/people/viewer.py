@@ -52,7 +52,7 @@ class Viewer:
         self._tell(f"  {path}")
         if self._command:
             self._open(_filled(self._command, path))
-        elif self._has_display():
+        elif has_display(self._platform, self._environ):
             self._open([*_system_opener(self._platform), str(path)])
         elif self._is_terminal and self._environ.get("TERM", "dumb") != "dumb" and "NO_COLOR" not in self._environ:
             self._tell(half_blocks(image, *self._room(), truecolour=self._truecolour()))
@@ -73,17 +73,19 @@ class Viewer:
         quiet = subprocess.DEVNULL
         self._running.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
 
-    def _has_display(self) -> bool:
-        if self._platform in ("darwin", "win32"):
-            return "SSH_CONNECTION" not in self._environ
-        return bool(self._environ.get("DISPLAY") or self._environ.get("WAYLAND_DISPLAY"))
-
     def _truecolour(self) -> bool:
         return self._environ.get("COLORTERM", "") in ("truecolor", "24bit")
 
     def _room(self) -> tuple[int, int]:
         size = shutil.get_terminal_size()
         return min(size.columns, WIDEST), max(size.lines - 6, 8)  # room for path, prompt and a message
+
+
+def has_display(platform: str, environment: Mapping[str, str]) -> bool:
+    """Whether windows can be opened where this process runs."""
+    if platform in ("darwin", "win32"):
+        return "SSH_CONNECTION" not in environment
+    return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
 
 
 def half_blocks(image: Image, columns: int, lines: int, *, truecolour: bool = True) -> str:

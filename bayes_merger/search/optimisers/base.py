@@ -36,7 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.cube import Array, derived_seed, generator, to_point, to_values
-from bayes_merger.search.study.history import PICTURES, History, history_before, is_suggested
+from bayes_merger.search.study.history import PICTURES, History, history_before, is_suggested, rater_variance
 
 Space = Mapping[str, BaseDistribution]
 
@@ -55,6 +55,7 @@ class Observations:
         objectives: shape ``(trials, objectives)``, like ``scores``, which is its first column; None if there is one.
         names: of the parameters, one per dimension.
         pictures: one per point, the raw scores of its pictures as a run stores them; empty where there are none.
+        rater: variance of a score that comes from the person who gave it; None where nobody did.
     """
 
     slot: int
@@ -65,6 +66,7 @@ class Observations:
     objectives: Array | None = None
     names: tuple[str, ...] = ()
     pictures: tuple[Sequence[Mapping[str, Any]], ...] = ()
+    rater: float | None = None
 
     @property
     def dimensions(self) -> int:
@@ -277,8 +279,20 @@ def one_thread() -> Iterator[None]:
 
 def observations_of(history: History, space: Space, study: Study) -> Observations:
     """The history in the cube of this space; trials without one of its parameters are left out."""
+    key = tuple(space.items())
+    before = history.before.memo.get(key) if history.before else None
+    if key not in history.memo:
+        if before is None:
+            history.memo[key] = _observed(history, history.trials, space, study)
+        else:  # several suggestions after one look: only the latest of them is new
+            history.memo[key] = _joined(before, _observed(history, history.trials[-1:], space, study))
+    found: Observations = history.memo[key]
+    return found
+
+
+def _observed(history: History, trials: Sequence[FrozenTrial], space: Space, study: Study) -> Observations:
     signs = np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
-    known, points = _places(history.trials, space)
+    known, points = _places(trials, space)
     unknown = [np.nan] * len(signs)  # a pruned trial's score is of fewer pictures
     told = [t.values if t.state == TrialState.COMPLETE and t.values else unknown for t in known]
     values = signs * np.array(told, dtype=float).reshape(len(known), len(signs))
@@ -292,6 +306,19 @@ def observations_of(history: History, space: Space, study: Study) -> Observation
         objectives=values if len(signs) > 1 else None,
         names=tuple(space),
         pictures=tuple(t.user_attrs.get(PICTURES) or () for t in known),
+        rater=rater_variance(known),
+    )
+
+
+def _joined(before: Observations, latest: Observations) -> Observations:
+    several = before.objectives is not None and latest.objectives is not None
+    return replace(
+        latest,
+        points=np.concatenate([before.points, latest.points]),
+        scores=np.concatenate([before.scores, latest.scores]),
+        searched=np.concatenate([before.searched, latest.searched]),
+        objectives=np.concatenate([before.objectives, latest.objectives]) if several else None,
+        pictures=before.pictures + latest.pictures,
     )
 
 

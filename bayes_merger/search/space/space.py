@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import ConfigError, nearest
@@ -112,9 +113,19 @@ class SearchSpace:
             ConfigError: if a value is missing, unknown, or outside its range.
         """
         self.check(values)
+        assembled = {weight: dict(row) for weight, row in self._least.items()}
+        for parameter, places in zip(self.parameters, self._places, strict=True):
+            number = float(values[parameter.name])
+            for weight, block in places:
+                assembled[weight][block] = number
+        return assembled
+
+    @cached_property
+    def _least(self) -> dict[str, dict[str, float]]:
+        """The weights at the least value of every parameter; thousands of trials are made of it."""
         numbers = dict(self.fixed)
         for parameter in self.parameters:
-            numbers |= dict.fromkeys(parameter.drives, float(values[parameter.name]))
+            numbers |= dict.fromkeys(parameter.drives, parameter.low)
         assembled = {
             weight: {block: numbers[parameter_name(block, weight)] for block in self.blocks} for weight in self.weights
         }
@@ -124,6 +135,12 @@ class SearchSpace:
                 block, number
             )  # an extra parameter, or not a weight of the method
         return assembled
+
+    @cached_property
+    def _places(self) -> list[list[tuple[str, str]]]:
+        """Of each parameter, weight and block of all that it drives."""
+        driven = [[name.rpartition(".") for name in parameter.drives] for parameter in self.parameters]
+        return [[(weight, block) for block, _, weight in names] for names in driven]
 
     def values_of(self, weights: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The parameter values that :meth:`assemble` turns into these weights.
@@ -154,16 +171,22 @@ class SearchSpace:
         Raises:
             ConfigError: naming the first that is wrong.
         """
-        names = {parameter.name for parameter in self.parameters}
+        names = self._names
         for name in values:
             if name not in names:
                 raise ConfigError(f"{name} is not searched here; {nearest(name, names)}")
         for parameter in self.parameters:
             if parameter.name not in values:
                 raise ConfigError(f"{parameter.name} has no value; give one for each of the {len(names)} parameters")
-            value = read_number(values[parameter.name], parameter.name)
+            value = values[parameter.name]
+            if type(value) is not float or value != value:
+                value = read_number(value, parameter.name)
             if not parameter.low <= value <= parameter.high:
                 raise ConfigError(f"{parameter.name} = {value:g} is outside {parameter.low:g} ... {parameter.high:g}")
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(parameter.name for parameter in self.parameters)
 
     def anchors(self) -> list[dict[str, float]]:
         """Pure A, pure B and the even mix, each clipped to the ranges; rows that become equal are listed once."""
@@ -204,6 +227,10 @@ class SearchSpace:
 
     def distributions(self) -> dict[str, FloatDistribution]:
         """The space as Optuna knows it, in the order of the parameters."""
+        return dict(self._distributions)
+
+    @cached_property
+    def _distributions(self) -> dict[str, FloatDistribution]:
         from optuna.distributions import FloatDistribution
 
         return {p.name: FloatDistribution(p.low, p.high) for p in self.parameters}

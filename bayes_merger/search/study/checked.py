@@ -8,7 +8,7 @@ missing, a trial without all weights has them from its values, and one that cann
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import optuna
@@ -19,9 +19,11 @@ from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import DESIGN, WEIGHTS
 from bayes_merger.search.study.sound import is_moment, is_number, is_sound
-from bayes_merger.search.study.storage import stored_trials
 
 SCORED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+Revalue = Callable[[FrozenTrial], None]
+"""Gives a finished trial the value that is to be seen."""
 
 
 class CheckedStudy(Study):
@@ -32,10 +34,23 @@ class CheckedStudy(Study):
         self.study_name = shown or study_name
         self._checked: dict[int, FrozenTrial | str] = {}
         self._space: SearchSpace | None = None
+        self._revaluing: Callable[[Study], Revalue | None] = lambda study: None
+        self._revalue: Revalue | None = None
+
+    def revalued_by(self, revaluing: Callable[[Study], Revalue | None]) -> None:
+        """Show other values than were told.
+
+        Args:
+            revaluing: from the study to what gives its trials their values; None as long as they are those told. It is
+                asked until it has an answer, which holds for good.
+        """
+        self._revaluing = revaluing
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
+        if self._revalue is None and (found := self._revaluing(self)):
+            self._revalue, self._checked = found, {}
         seen = [self._seen(trial) for trial in stored_trials(self) if states is None or trial.state in states]
         sound = [trial for trial in seen if isinstance(trial, FrozenTrial)]
         return copy.deepcopy(sound) if deepcopy else sound
@@ -59,9 +74,16 @@ class CheckedStudy(Study):
         if trial.number in self._checked:
             return self._checked[trial.number]
         found = checked(trial, self._space, len(self.directions))
+        if self._revalue and isinstance(found, FrozenTrial) and found.state == TrialState.COMPLETE:
+            self._revalue(found)
         if trial.state.is_finished():  # nothing about it changes any more
             self._checked[trial.number] = found
         return found
+
+
+def stored_trials(study: Study) -> list[FrozenTrial]:
+    """All trials of a study as they are in the database, those that others have put there included."""
+    return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
 def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTrial | str:
@@ -88,7 +110,7 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
         weights = space.assemble(values)
     except ConfigError as error:
         return one_line(error)
-    seen.params, seen.distributions = values, dict(space.distributions())
+    seen.params, seen.distributions = values, {**space.distributions()}
     if not _are_weights(seen.user_attrs.get(WEIGHTS), weights):
         seen.user_attrs[WEIGHTS] = weights
     return seen

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
-from bayes_merger.search.study.history import DEATHS, ORIGIN, PHASE, PREDICTED, RETRY_OF, ROW, WORKER
+from bayes_merger.search.study.history import AWAITING, DEATHS, ORIGIN, PHASE, PREDICTED, RETRY_OF, ROW, WORKER
 from bayes_merger.search.study.sound import is_sound
 
 SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -17,7 +17,7 @@ SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 """What the queue is about."""
 
-KNOWN = (DEATHS, ORIGIN, PHASE, RETRY_OF, ROW, WORKER)
+KNOWN = (AWAITING, DEATHS, ORIGIN, PHASE, RETRY_OF, ROW, WORKER)
 """The attributes of a trial that the queue goes by."""
 
 TRIES = 3
@@ -58,6 +58,11 @@ class Entry:
         return self.attributes.get(PHASE) == PREDICTED
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether it is drawn and waits for a person's ratings: no worker has it, so none can die over it."""
+        return AWAITING in self.attributes
+
+    @property
     def is_dangerous(self) -> bool:
         """Whether one more death is its last."""
         return self.deaths >= TRIES - 1
@@ -89,6 +94,9 @@ class Transaction(Protocol):
 
     def start(self, entry: Entry, attributes: Mapping[str, Any]) -> bool:
         """A waiting trial runs from now on, with these attributes and a first sign of life; False: it did not wait."""
+
+    def note(self, trial: int, attributes: Mapping[str, Any]) -> bool:
+        """A running trial, by its id in the database, has these attributes as well; False: it runs no more."""
 
     def finish(
         self, trial: int, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]

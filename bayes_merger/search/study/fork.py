@@ -11,10 +11,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.history import FORKED_FROM, ORIGIN, PHASE, RETRY_OF, ROW, WEIGHTS, WORKER
+from bayes_merger.search.study.history import AWAITING, FORKED_FROM, ORIGIN, PHASE, RETRY_OF, ROW, WEIGHTS, WORKER
 from bayes_merger.search.study.stopping import SECONDS
 
-OWN = (ORIGIN, PHASE, RETRY_OF, ROW, WORKER, SECONDS)
+OWN = (AWAITING, ORIGIN, PHASE, RETRY_OF, ROW, WORKER, SECONDS)
 """Attributes of a trial that belong to its study and not to its merge, such as the time it took."""
 
 

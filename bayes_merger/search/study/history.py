@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from optuna.study import Study
@@ -41,6 +42,9 @@ REASON = "reason"
 INTERRUPTED = "interrupted"
 """The reason of a trial whose process died; another trial with the same origin stands for it."""
 
+FINGERPRINT = "fingerprint"
+"""User attribute of a study: what must not change while its scores are compared."""
+
 DESIGN = "design"
 """User attribute of a study: the start design and its space."""
 
@@ -59,6 +63,12 @@ RETRY_OF = "retry_of"
 DEATHS = "deaths"
 """User attribute of a second attempt: how many processes have ended while they drew these values."""
 
+AWAITING = "awaiting"
+"""User attribute of a running trial: what a person has to judge before it has a score. Nobody draws it any more."""
+
+VARIANCE = "score_variance"
+"""User attribute: of a score that a person gave, the variance that comes from the person, as far as it is known."""
+
 FORKED_FROM = "forked_from"
 """User attribute: the study and the number of the trial that this one was taken over from."""
 
@@ -71,11 +81,15 @@ class History:
         slot: how many trials there were, every attempt at the same values counted once.
         drawn: how many of them the sampler suggested.
         trials: finished, failed, running and waiting ones, but no interrupted ones, in the order of their origins.
+        before: the history that this one has a last trial more than, if it was made of one.
+        memo: what was computed from this history, by whoever computed it.
     """
 
     slot: int
     drawn: int
     trials: tuple[FrozenTrial, ...]
+    before: History | None = field(default=None, compare=False, repr=False)
+    memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 def origin(trial: FrozenTrial) -> int:
@@ -107,12 +121,17 @@ def history_of(study: Study) -> History:
 
 
 def _history(others: Sequence[FrozenTrial]) -> History:
-    kept = [t for t in others if not is_interrupted(t)]
-    return History(
-        slot=len({origin(t) for t in others}),
-        drawn=len({origin(t) for t in others if is_suggested(t)}),
-        trials=tuple(as_seen(t) for t in sorted(kept, key=lambda t: (origin(t), t.number))),
-    )
+    kept: list[tuple[int, int, FrozenTrial]] = []
+    origins, suggested = set(), set()
+    for trial in others:  # there may be ten thousand: one look at each
+        first = origin(trial)
+        origins.add(first)
+        if is_suggested(trial):
+            suggested.add(first)
+        if not is_interrupted(trial):
+            kept.append((first, trial.number, trial))
+    kept.sort(key=itemgetter(0, 1))
+    return History(len(origins), len(suggested), tuple(as_seen(trial) for _, _, trial in kept))
 
 
 class StudyAhead(Study):
@@ -132,7 +151,7 @@ class StudyAhead(Study):
     def expect(self, suggested: FrozenTrial) -> None:
         """From now on this suggestion is seen as one that is being drawn."""
         before = self.history
-        self.history = History(before.slot + 1, before.drawn + 1, (*before.trials, as_seen(suggested)))
+        self.history = History(before.slot + 1, before.drawn + 1, (*before.trials, as_seen(suggested)), before)
 
 
 def as_seen(trial: FrozenTrial) -> FrozenTrial:
@@ -151,6 +170,12 @@ def as_seen(trial: FrozenTrial) -> FrozenTrial:
     seen.state = TrialState.COMPLETE
     seen.values = [estimate]
     return seen
+
+
+def rater_variance(trials: Sequence[FrozenTrial]) -> float | None:
+    """Variance of a score that comes from the person who gave it: the newest, which knows the rater best."""
+    found = [trial.user_attrs[VARIANCE] for trial in trials if VARIANCE in trial.user_attrs]
+    return float(found[-1]) if found else None
 
 
 def finite(trial: FrozenTrial | Trial, value: float | Sequence[float]) -> list[float]:

@@ -1,8 +1,9 @@
 """One process per study that suggests, for any number that only draw.
 
 Whoever suggests needs all of the history, and seconds for a fit; whoever draws needs neither. The proposer keeps a few
-suggestions waiting: enough that a worker finds one, few enough that they know the latest scores. When it dies, the
-first worker that finds nothing to draw makes its own suggestion, so nobody waits for it.
+suggestions waiting: enough that a worker finds one, few enough that they know the latest scores. It is the parent of
+``workers=N``, or one of those started by hand. When it dies, the first worker that finds nothing to draw makes its own
+suggestion, so nobody waits for it, and another one becomes the proposer.
 """
 
 from __future__ import annotations
@@ -57,8 +58,13 @@ class Proposer:
         self._taken = 0
         self._workers: set[str] = set()
 
-    def serve(self, over: threading.Event) -> None:
-        """Propose until the event is set or the budget used up; wait while another process does."""
+    def serve(self, over: threading.Event, patience: float = PAUSE) -> None:
+        """Propose until the event is set or the budget used up; wait while another process does.
+
+        Args:
+            over: ends it.
+            patience: seconds between two attempts to take the place of another process, which may have died.
+        """
         while not over.is_set() and self._spent < self.total:
             try:
                 with proposer_lock(self.study) as check_lock:
@@ -68,7 +74,7 @@ class Proposer:
                             over.wait(PACE)
             except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
                 pass  # the server is away: the lock is gone with the connection, and asked for again
-            over.wait(PAUSE)
+            over.wait(patience)
 
     def look(self, check_lock: Callable[[], None] = lambda: None) -> bool:
         """Look at the queue once, and add to it if it is short; whether anything was added."""

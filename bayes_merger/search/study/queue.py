@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.checked import stored_trials
 from bayes_merger.search.study.entry import TRIES, Entry, Transaction
 from bayes_merger.search.study.history import (
     DEATHS,
@@ -24,7 +25,6 @@ from bayes_merger.search.study.history import (
     StudyAhead,
     origin,
 )
-from bayes_merger.search.study.storage import stored_trials
 from bayes_merger.search.study.transaction import transaction
 
 LastSuggestion = Callable[[int | None], FrozenTrial | None]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bayes_merger.search.study.history import (
+    AWAITING,
     DEATHS,
     ESTIMATE,
     FORKED_FROM,
@@ -17,6 +18,7 @@ from bayes_merger.search.study.history import (
     REASON,
     RETRY_OF,
     ROW,
+    VARIANCE,
     WORKER,
 )
 from bayes_merger.search.study.stopping import SECONDS
@@ -60,10 +62,18 @@ def _are_durations(value: Any) -> bool:
 
 
 def _are_pictures(value: Any) -> bool:
-    forms = {"scorer": _is_text, "payload": _is_text, "index": _is_count, "seed": _is_whole, "value": is_number}
-    return isinstance(value, list) and all(
-        isinstance(one, dict) and one.keys() == forms.keys() and all(forms[key](one[key]) for key in forms)
-        for one in value
+    return isinstance(value, list) and all(map(_is_picture, value))
+
+
+def _is_picture(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"scorer", "payload", "index", "seed", "value"}
+        and isinstance(value["scorer"], str)
+        and isinstance(value["payload"], str)
+        and _is_count(value["index"])
+        and _is_whole(value["seed"])
+        and is_number(value["value"])
     )
 
 
@@ -84,6 +94,22 @@ def _is_worker(value: Any) -> bool:
     )
 
 
+def _is_awaited(value: Any) -> bool:
+    """What a person is asked for; its ids and names become parts of the ledger's lines, its files are looked up."""
+    forms = {"candidate": _is_text, "payload": _is_text, "index": _is_count, "seed": _is_whole, "image": _is_text}
+    return (
+        isinstance(value, dict)
+        and _is_text(value.get("scorer"))
+        and _is_text(value.get("candidate"))
+        and _is_count(value.get("place"))
+        and all(isinstance(value.get(key), list) for key in ("pictures", "repeats"))
+        and all(
+            isinstance(one, dict) and one.keys() == forms.keys() and all(forms[key](one[key]) for key in forms)
+            for one in [*value["pictures"], *value["repeats"]]
+        )
+    )
+
+
 _SOUND: Mapping[str, Callable[[Any], bool]] = {
     PHASE: _is_text,
     ROW: _is_count,
@@ -93,6 +119,8 @@ _SOUND: Mapping[str, Callable[[Any], bool]] = {
     WORKER: _is_worker,
     REASON: _is_text,
     ESTIMATE: is_number,
+    AWAITING: _is_awaited,
+    VARIANCE: lambda value: is_number(value) and value >= 0,
     "times": _are_durations,
     SECONDS: _is_duration,
     PICTURES: _are_pictures,

@@ -17,7 +17,6 @@ import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial
 
 from bayes_merger.errors import ConfigError, StorageError, trouble
 from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, when_unlocked
@@ -170,11 +169,6 @@ def rest(study: Study) -> None:
     storage = backend(study)
     if database_file(storage) is None:
         storage.engine.dispose()
-
-
-def stored_trials(study: Study) -> list[FrozenTrial]:
-    """All trials of a study as they are in the database, those that others have put there included."""
-    return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
 def database_file(storage: RDBStorage) -> Path | None:

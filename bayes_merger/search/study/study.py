@@ -11,9 +11,7 @@ Three habits make that true:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -21,11 +19,12 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bayes_merger.errors import BayesMergerError, ConfigError, StorageError, nearest, one_line, trouble
+from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.design import design
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.checked import CheckedStudy
-from bayes_merger.search.study.history import DESIGN, REASON, finite, is_interrupted
+from bayes_merger.search.study.history import DESIGN, FINGERPRINT, REASON, finite, is_interrupted
+from bayes_merger.search.study.loading import is_initialised, load_study, name_in, readable
 from bayes_merger.search.study.lock import study_lock
 from bayes_merger.search.study.queue import ask, queue_design
 from bayes_merger.search.study.storage import open_storage
@@ -33,6 +32,7 @@ from bayes_merger.search.study.transaction import transaction
 from bayes_merger.search.study.workers import recover
 
 __all__ = [
+    "FINGERPRINT",
     "ask",
     "check_fingerprint",
     "create_study",
@@ -49,8 +49,6 @@ __all__ = [
     "recover",
     "tell",
 ]
-
-FINGERPRINT = "fingerprint"
 
 
 def create_study(
@@ -85,7 +83,7 @@ def create_study(
         space.check(row)
     study = _empty_study(storage, name, sampler, objectives)
     with study_lock(study):
-        if _is_initialised(study):
+        if is_initialised(study):
             raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
         with transaction(study, locked=True) as queue:
             queue.add(taken)
@@ -98,87 +96,6 @@ def create_study(
     with transaction(study) as queue:
         queue_design(queue, born)
     return study
-
-
-def load_study(
-    storage: optuna.storages.BaseStorage,
-    name: str,
-    sampler: BaseSampler | None = None,
-    *,
-    alone: bool = False,
-    shown: str = "",
-    whole: bool = True,
-) -> CheckedStudy:
-    """A study that exists; nothing in it is changed. Without a sampler it is only good for reading.
-
-    Args:
-        storage: from :func:`open_storage`.
-        name: of the study.
-        sampler: what suggests.
-        alone: whether the only study of a storage is meant, whatever its name.
-        shown: what people call it, if not by its name.
-        whole: read all trials now, so that one that cannot be read is found.
-
-    Raises:
-        ConfigError: if there is none of that name, its creation was never completed, or it holds what no run writes.
-        StorageError: if it cannot be read.
-    """
-    with _readable(name):
-        name, known = name_in(storage, name, alone)
-        if name not in known:
-            raise ConfigError(f"no study {name!r} here; {nearest(name, known) if known else 'there is none'}")
-        study = CheckedStudy(name, storage, sampler or optuna.samplers.RandomSampler(0), shown)
-        if not _is_initialised(study):
-            raise ConfigError(
-                f"study {name!r} was interrupted while being created and holds nothing, or is another program's; start "
-                "its run again"
-            )
-        _check_design(study.user_attrs[DESIGN])
-        if whole:
-            study.left_out()
-    return study
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Whatever goes wrong while a database is read is one line: it is not ours alone, and may hold anything.
-
-    Raises:
-        ConfigError: it holds what no run writes.
-        StorageError: it cannot be read.
-    """
-    try:
-        yield
-    except BayesMergerError:
-        raise
-    except Exception as error:
-        if said := trouble(error):
-            raise StorageError(f"study {name!r}: {said}") from error
-        raise ConfigError(
-            f"study {name!r}: what its database holds cannot be read ({one_line(error)}); put a copy in its place"
-        ) from error
-
-
-def name_in(storage: optuna.storages.BaseStorage, name: str, alone: bool) -> tuple[str, list[str]]:
-    """The name of a study in its storage, where the only one may have another name; and all names there."""
-    known = optuna.get_all_study_names(storage)
-    return (known[0] if alone and name not in known and len(known) == 1 else name), known
-
-
-def _check_design(stored: Any) -> None:
-    """Whether a study's start design and its space are what :func:`create_study` wrote.
-
-    Raises:
-        ConfigError: a row that does not fit the space.
-        Exception: anything else that is odd about them.
-    """
-    space = SearchSpace.from_json(stored["space"])
-    space.distributions()
-    for row in [{parameter.name: parameter.low for parameter in space.parameters}, *stored["rows"]]:
-        weights = space.assemble(row)
-    for row in weights.values():
-        if not all(math.isfinite(number) for number in row.values()):
-            raise ValueError("a frozen number is not finite")
 
 
 def open_study(
@@ -202,9 +119,9 @@ def open_study(
     Raises:
         ConfigError: if its fingerprint differs; the text lists the differences.
     """
-    with _readable(name):
+    with readable(name):
         name, known = name_in(storage, name, alone)
-    exists = name in known and _is_initialised(CheckedStudy(name, storage, sampler))
+    exists = name in known and is_initialised(CheckedStudy(name, storage, sampler))
     if not exists:
         return create_study(
             storage,
@@ -310,11 +227,7 @@ def _empty_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseS
         return CheckedStudy(name, storage, sampler)
 
     study = make()
-    if not _is_initialised(study) and study.get_trials(deepcopy=False):
+    if not is_initialised(study) and study.get_trials(deepcopy=False):
         optuna.delete_study(study_name=name, storage=storage)
         study = make()
     return study
-
-
-def _is_initialised(study: Study) -> bool:
-    return DESIGN in study.user_attrs

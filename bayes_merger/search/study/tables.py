@@ -214,6 +214,13 @@ class TableTransaction:
         )
         return True
 
+    def note(self, trial: int, attributes: Mapping[str, Any]) -> bool:
+        """A running trial has these attributes as well."""
+        if not self._update(trial, (TrialState.RUNNING,), {"state": TrialState.RUNNING}):
+            return False
+        self._attach(trial, attributes)
+        return True
+
     def finish(
         self, trial: int, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
     ) -> bool:

@@ -71,6 +71,15 @@ class OptunaTransaction:
         except UpdateFinishedTrialError:
             return False  # taken and finished since we looked
 
+    def note(self, trial: int, attributes: Mapping[str, Any]) -> bool:
+        """A running trial has these attributes as well, written in their order."""
+        try:
+            for key, value in attributes.items():
+                self._storage.set_trial_user_attr(trial, key, value)
+        except UpdateFinishedTrialError:
+            return False
+        return self._storage.get_trial(trial).state == TrialState.RUNNING
+
     def finish(
         self, trial: int, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
     ) -> bool:

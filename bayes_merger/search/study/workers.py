@@ -55,7 +55,8 @@ def recover(study: Study) -> list[int]:
     with transaction(study) as queue:
         queue_design(queue, design)
         running = [entry for entry in queue.entries() if entry.state == TrialState.RUNNING]
-        dead, strangers = dead_entries(study, running), [e for e in running if WORKER not in e.attributes]
+        dead = dead_entries(study, running)
+        strangers = [entry for entry in running if WORKER not in entry.attributes and not entry.is_awaited]
         queue_again(queue, dead, died=True)
         queue_again(queue, strangers)
     _sweep(study)
@@ -63,8 +64,9 @@ def recover(study: Study) -> list[int]:
 
 
 def dead_entries(study: Study, entries: Iterable[Entry]) -> list[Entry]:
-    """The running trials whose worker is dead."""
-    return [entry for entry in filter(is_drawn, entries) if _is_dead(study, entry.attributes[WORKER], entry.silent)]
+    """The running trials whose worker is dead; one that awaits ratings needs none."""
+    drawn = [entry for entry in entries if is_drawn(entry) and not entry.is_awaited]
+    return [entry for entry in drawn if _is_dead(study, entry.attributes[WORKER], entry.silent)]
 
 
 def healed(study: Study, queue: Transaction, alive: str = "") -> list[Entry]:
@@ -94,11 +96,14 @@ def strangers(study: Study) -> int:
 def at_work(study: Study) -> int:
     """How many workers are drawing now."""
     with transaction(study) as queue:
-        return len({_worker_of(entry) for entry in queue.entries() if is_drawn(entry)})
+        return len({_worker_of(entry) for entry in queue.entries() if is_drawn(entry) and not entry.is_awaited})
 
 
 def is_drawn(entry: Entry) -> bool:
-    """Whether a worker draws it. What other programs have running is none of the budget's: it may never be finished."""
+    """Whether a worker draws it, or has drawn it for a person to rate.
+
+    What other programs have running is none of the budget's: it may never be finished.
+    """
     return entry.state == TrialState.RUNNING and WORKER in entry.attributes
 
 
@@ -178,8 +183,10 @@ class Worker:
         name: the worker's name, for users.
         beat: seconds between two heartbeats.
         last: makes the last suggestion, where that is not the sampler's.
+        ahead: claim nothing while so many trials are drawn and have no score yet; None: as many as there are.
 
     Attributes:
+        awaited: how many trials a person had to rate when it last looked.
         done: how many trials of the budget were finished when it last looked.
         has_proposed: whether it has made a suggestion itself, as nobody else did, and so has read all trials.
     """
@@ -192,6 +199,7 @@ class Worker:
         name: str = "",
         beat: float = BEAT,
         last: LastSuggestion = lambda total: None,
+        ahead: int | None = None,
     ) -> None:
         self.study = study
         self.space = space
@@ -199,8 +207,10 @@ class Worker:
         self.name = name
         self._beat = beat
         self._last = last
+        self._ahead = ahead
         self._lock = FileLock(_lock_of(study, self.id), timeout=0)
         self.done = 0
+        self.awaited = 0
         self.has_proposed = False
         self._current: FrozenTrial | None = None
         self._begun = False
@@ -244,7 +254,9 @@ class Worker:
             with transaction(self.study) as queue:
                 entries = self._healed(queue)
                 self.done = spent(self.study, queue)
-                if sum(map(is_drawn, entries)) + self.done >= total:
+                self.awaited = sum(entry.is_awaited for entry in entries)
+                unscored = sum(map(is_drawn, entries))
+                if unscored + self.done >= total or (self._ahead is not None and unscored >= self._ahead):
                     return None
                 taken = take(queue, entries, self.space, self._about, first=not self._begun)
             if taken is not None:
@@ -267,7 +279,7 @@ class Worker:
     def _healed(self, queue: Transaction) -> list[Entry]:
         """The queue's entries, once those of dead workers wait again; and those that a broken connection took."""
         entries = healed(self.study, queue, self.id)
-        left = [e for e in entries if e.state == TrialState.RUNNING and _worker_of(e) == self.id]
+        left = [e for e in entries if e.state == TrialState.RUNNING and _worker_of(e) == self.id and not e.is_awaited]
         queue_again(queue, left)
         return queue.entries() if left else entries
 
@@ -338,6 +350,26 @@ class Worker:
             Superseded: if it was given up as dead in the meantime.
         """
         return self._settle(trial, TrialState.PRUNED, None, {**(attributes or {}), REASON: reason})
+
+    def set_aside(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
+        """The trial is drawn and goes on without a worker, until a person has rated it.
+
+        Args:
+            trial: ours.
+            attributes: what was learned so far, and under ``AWAITING`` what is to be rated, last.
+
+        Raises:
+            Superseded: if it was given up as dead in the meantime.
+        """
+
+        def note() -> bool:
+            with transaction(self.study) as queue:
+                return queue.note(trial._trial_id, attributes)
+
+        kept = self.with_retries(note)
+        self._current = None
+        if not kept:
+            raise Superseded(f"trial {trial.number} was given up, and is drawn by another worker")
 
     def requeue(self, trial: FrozenTrial, *, died: bool = False) -> None:
         """Leave the trial to another worker: its values wait again, ahead of all others.

@@ -17,7 +17,7 @@ from bayes_merger.search.space.block_order import basis, correlation
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates import block_gp, trend_gp
 from bayes_merger.search.surrogates.block_gp import BlockGP, Prior
-from bayes_merger.search.surrogates.noise import Pictures, noise_variance_of_scores
+from bayes_merger.search.surrogates.noise import Pictures, at_least, noise_variance_of_scores
 from bayes_merger.search.surrogates.process import Process
 from bayes_merger.search.surrogates.trend_gp import TrendGP
 
@@ -56,17 +56,21 @@ class Evidence:
         return self.points[told], self.scores[told]
 
 
-def evidence_of(points: Array, scores: Array, pictures: Sequence[Pictures] = ()) -> Evidence:
+def evidence_of(
+    points: Array, scores: Array, pictures: Sequence[Pictures] = (), rater: float | None = None
+) -> Evidence:
     """The scores, standardised, and their noise.
 
     Args:
         points: shape ``(N, D)``.
         scores: shape ``(N,)``, at least one finite; NaN where a trial has none.
         pictures: of each trial, its raw scores as a run stores them.
+        rater: variance of a score that comes from the person who gave it; None where nobody did.
     """
     told = np.isfinite(scores)
     centre, unit = _scale(scores[told])
     variance = noise_variance_of_scores([p for p, one in zip(pictures, told, strict=False) if one], scores[told])
+    variance = at_least(variance, rater)
     noise = None if variance is None or not unit else float(np.clip((math.sqrt(variance) / unit) ** 2, 1e-4, 2.0))
     return Evidence(points, np.where(told, (scores - centre) / (unit or 1.0), np.nan), noise, centre, unit)
 

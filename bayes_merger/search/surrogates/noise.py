@@ -60,6 +60,11 @@ def noise_variance_of_scores(pictures: Sequence[Pictures], scores: Array) -> flo
     return None
 
 
+def at_least(variance: float | None, known: float | None) -> float | None:
+    """The greater of what the pictures and what the rater tell, as far as they do."""
+    return max((one for one in (variance, known) if one is not None), default=None)
+
+
 def _weights(table: Array, kinds: Sequence[Any], scores: Array) -> Array | None:
     """The weight of each raw score, if scores are weighted sums of the kinds' means; None if not, or undetermined."""
     order = list(dict.fromkeys(kinds))

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.grid_gp import posterior
-from bayes_merger.search.surrogates.noise import Image, noise_variance
+from bayes_merger.search.surrogates.noise import Image, at_least, noise_variance
 
 MIN_TRIALS = 8
 """With fewer trials no process is fitted, and each mean is the observed score."""
@@ -82,7 +82,10 @@ class StudyPosterior:
 
 
 def study_posterior(
-    trials: Sequence[FrozenTrial], scores: Sequence[float], pictures: Sequence[Mapping[Image, float]] = ()
+    trials: Sequence[FrozenTrial],
+    scores: Sequence[float],
+    pictures: Sequence[Mapping[Image, float]] = (),
+    rater: float | None = None,
 ) -> StudyPosterior:
     """The posterior of each trial, given the scores of all.
 
@@ -90,9 +93,10 @@ def study_posterior(
         trials: those that have a score.
         scores: their scores, finite; greater is better.
         pictures: for each trial the points of its pictures; without them the noise is fitted as well.
+        rater: variance of a score that comes from the person who gave it; None where nobody did.
     """
     values = np.array(scores, dtype=float)
-    variance = noise_variance(pictures) if pictures else None
+    variance = at_least(noise_variance(pictures) if pictures else None, rater)
     points = _points(trials)
     spread = float(values.std()) if len(values) else 0.0
     if points is None or len(trials) < MIN_TRIALS or not spread > 1e-9 * (1.0 + float(np.abs(values).max())):

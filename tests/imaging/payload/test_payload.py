@@ -102,6 +102,20 @@ def test_a_second_pass_has_words_of_its_own(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("second", ["b", "b <lora:fur:0.5>", "b <lora:ink:1>", "b <lora:fur:1> <lora:ink:1>"])
+def test_a_second_pass_with_other_loras_is_refused(second: str) -> None:
+    fields = {"prompt": "a <lora:fur:1>", "enable_hr": True, "hr_prompt": second}
+    with pytest.raises(ConfigError, match="payload x: hr_prompt: names other LoRAs than the prompt"):
+        resolve([payload_from_mapping("x", fields)], 0)
+
+
+@pytest.mark.parametrize("second", ["", "<lora:fur:1> b", "b <lora:fur:1> <lora:ink:0>"])
+def test_a_second_pass_with_the_same_loras_is_drawn(second: str) -> None:
+    fields = {"prompt": "a <lora:fur:1>", "enable_hr": True, "hr_prompt": second}
+    (payload,) = resolve([payload_from_mapping("x", fields)], 0)
+    assert payload.second_prompts()[0] == (second or "a <lora:fur:1>",)
+
+
 def test_what_studies_did_not_have_at_first_is_only_kept_where_it_is_used() -> None:
     (payload,) = resolve([Payload("p", "a")], 0)
     new = {"rng", "emphasis", "subseed", "subseed_strength", "eta_noise_seed_delta", "hires", "subseeds"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
+from bayes_merger.imaging.pipelines.t5 import t5_hash
 from tests.folders import write_file, write_folder, write_tokenizers
 
 RING = Payload("ring", "a (red:1.2) ring", steps=1, width=32, height=32, sampler_name="Euler", cfg_scale=3, seed=5)
@@ -52,6 +54,21 @@ def t5_file(folder: Path, out: Path) -> Path:
     tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].clone()
     save_file(tensors, out)
     return out
+
+
+def test_a_t5_is_known_by_its_content_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
+    part = folder / "text_encoder_2"
+    alone = hashlib.sha256((part / "model.safetensors").read_bytes()).hexdigest()
+    copied = shutil.copytree(part, tmp_path / "elsewhere")
+    assert [t5_hash(place) for place in (folder, part, copied)] == [alone] * 3
+    file = t5_file(folder, tmp_path / "t5xxl.safetensors")
+    assert t5_hash(file) == hashlib.sha256(file.read_bytes()).hexdigest() != alone
+    tensors = load_file(copied / "model.safetensors")
+    tensors["shared.weight"][0, 0] += 1
+    save_file(tensors, copied / "model.safetensors", {"format": "pt"})
+    assert t5_hash(copied) != alone
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        t5_hash(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("kind", ["file", "part", "folder"])

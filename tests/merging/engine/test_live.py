@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,32 +14,37 @@ from tests.live_models import equal, live, parameter, plain, shifted, strided, t
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, uneven, write_model
 from tests.merging.variants import SAMPLED, Variant, title
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
 
 @pytest.mark.parametrize("variant", SAMPLED, ids=title)
 def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, variant: Variant) -> None:
     method, given, options = variant[0], variant[1], dict(variant[2])
     models = opened(tmp_path, len(given))
-    for vae in ("a", "merge"):
-        recipe = replace(recipe_of(models, uneven(method), method, vae=vae), options=options)
-        expected = dict(merge(recipe, models))
-        for make in (plain, transposed, strided, shifted, parameter):
-            for dtype in (torch.float32, torch.float16, torch.bfloat16):
-                destinations = live(make, dtype)
-                LiveMerge(models, MergeSettings(method, vae=vae, options=options or {})).apply(
-                    uneven(method), destinations
-                )
-                assert equal(destinations, expected)
+    recipe = replace(recipe_of(models, uneven(method), method), options=options)
+    expected = {vae: dict(merge(replace(recipe, vae=vae), models)) for vae in ("a", "merge")}
+    every = itertools.product((plain, transposed, strided, shifted, parameter), DTYPES)
+    for (make, dtype), vae in zip(every, itertools.cycle(expected), strict=False):  # all pairs of the three
+        destinations = live(make, dtype)
+        LiveMerge(models, MergeSettings(method, vae=vae, options=options)).apply(uneven(method), destinations)
+        assert equal(destinations, expected[vae])
 
 
-@pytest.mark.parametrize("recipe", ["fp16", "bf16", "fp32"])
-@pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("method", ["weighted_sum", "tensor_sum", "similarity_add_difference"])
+@pytest.mark.parametrize(
+    ("method", "source", "recipe"),  # all pairs of the three
+    [
+        (method, DTYPES[i], ("fp32", "fp16", "bf16")[(n + i) % 3])
+        for n, method in enumerate(("weighted_sum", "tensor_sum", "similarity_add_difference"))
+        for i in range(3)
+    ],
+    ids=str,
+)
 def test_the_recipes_rounding_is_seen_in_wider_parameters(
-    tmp_path: Path, method: str, recipe: str, source: torch.dtype
+    tmp_path: Path, method: str, source: torch.dtype, recipe: str
 ) -> None:
     models = opened(tmp_path, len(method_spec(method).models), source)
     expected = dict(merge(recipe_of(models, uneven(method), method, recipe), models))
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    for dtype in DTYPES:
         for make in (plain, transposed):
             destinations = live(make, dtype)
             LiveMerge(models, MergeSettings(method, recipe)).apply(uneven(method), destinations)
@@ -52,7 +58,7 @@ def test_a_candidate_has_no_memory_of_those_before_it(tmp_path: Path, method: st
     LiveMerge(models, MergeSettings(method)).apply(uneven(method), fresh)
     merging = LiveMerge(models, MergeSettings(method))
     defaults = {name: dict.fromkeys(uneven(method)[name], w.default) for name, w in method_spec(method).weights.items()}
-    for _ in range(3):
+    for _ in range(2):
         merging.apply(defaults, used)
         merging.apply(uneven(method), used)
     assert equal(used, fresh)

@@ -27,8 +27,9 @@ def renamed(path: Path, out: Path, network: str, vae: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize("network", ["", "diffusion_model.", START])
-@pytest.mark.parametrize("vae", ["vae.", "first_stage_model."])
+@pytest.mark.parametrize(
+    ("network", "vae"), [("", "first_stage_model."), ("diffusion_model.", "vae."), (START, "first_stage_model.")]
+)
 def test_prefixes_make_no_difference(network: str, vae: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_file(tmp_path / "a.safetensors", "flux", 0)
@@ -85,7 +86,8 @@ NAMES: dict[str, tuple[str, str]] = {  # what is renamed, and how other programs
 }
 FAMILIES = {
     "the norms of Flux": ("flux",), "SD-Turbo's text encoder": ("sd2",), "swapped text encoders": ("sdxl",),
-    "text encoders alone": ("flux", "sd3"),
+    "text encoders alone": ("flux", "sd3"), "net.": ("sd1", "flux"), "model.": ("sd2", "sdxl"),
+    "model.model.": ("sdxl", "flux"), "nothing": ("sd1", "sd2", "sdxl", "flux"), "ComfyUI's network alone": ("sd1", "sd2"),
 }  # fmt: skip
 SWAPPED = {
     "conditioner.embedders.0.": "conditioner.embedders.1.",
@@ -99,9 +101,7 @@ def other_name(key: str, old: str, new: str) -> str:
     return key.replace(old, new)
 
 
-@pytest.mark.parametrize(
-    ("how", "family"), [(how, family) for how in NAMES for family in FAMILIES.get(how, ("sd1", "sd2", "sdxl", "flux"))]
-)
+@pytest.mark.parametrize(("how", "family"), [(how, family) for how in NAMES for family in FAMILIES[how]])
 def test_other_names_for_the_same_tensors_make_no_difference(
     how: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.scoring import AestheticScorer, ClipScorer, ClipTower, Scorer, score_images
-from bayes_merger.scoring.models import clip
+from bayes_merger.scoring.models import embedding
+from bayes_merger.scoring.models.preprocessing import Preprocessing
+from bayes_merger.scoring.models.towers import Tower
 from tests.scoring.conftest import TINY_CLIP
 from tests.scoring.pictures import judged, noise
 
@@ -66,8 +68,9 @@ def test_a_batch_says_what_single_pictures_say(tiny_clip: tuple[Path, Path], lin
     assert len(set(singly)) == 11
 
 
-def forget(tower: ClipTower) -> None:
-    tower.load()._known.clear()
+def forget(tower: Tower) -> None:
+    for embedder in tower._held.values():
+        embedder._known.clear()
 
 
 def test_the_same_pictures_get_the_same_scores_to_the_last_bit(tower: ClipTower, linear_head: Path) -> None:
@@ -98,23 +101,24 @@ def test_texts_are_embedded_as_by_open_clip(tower: ClipTower, tiny_clip: tuple[P
 
     texts = ["a red cat", "", "long " * 200]
     tokens = open_clip.SimpleTokenizer()(texts)
+    config, weights = tiny_clip
+    open_clip.add_model_config(config)
     with torch.no_grad():
-        expected = tower.load().model.encode_text(tokens, normalize=True)
+        model = open_clip.create_model(config.stem, pretrained=str(weights)).eval()
+        expected = model.encode_text(tokens, normalize=True)
     torch.testing.assert_close(tower.embed_texts(texts), expected, atol=1e-6, rtol=0)
 
 
 def test_a_picture_two_scorers_ask_for_is_embedded_once(tower: ClipTower, linear_head: Path) -> None:
-    loaded = tower.load()
     passes: list[int] = []
-    encode = loaded.model.encode_image
+    embedder = tower._embedder("images")
+    run = embedder._run
 
-    class Counting(torch.nn.Module):
-        def encode_image(self, pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
-            passes.append(len(pixels))
-            encoded: torch.Tensor = encode(pixels, normalize=normalize)
-            return encoded
+    def counting(pixels: torch.Tensor) -> torch.Tensor:
+        passes.append(len(pixels))
+        return run(pixels)
 
-    loaded.model = Counting()
+    embedder._run = counting
     images = [judged(n) for n in (21, 22, 23, 24, 25, 21)]
     AestheticScorer("x", linear_head, tower).score(images)
     AestheticScorer("y", linear_head, tower).score(images)
@@ -125,11 +129,11 @@ def test_scorers_built_apart_share_one_tower_and_let_it_go_together(tiny_clip: t
     config, weights = tiny_clip
     one = ClipTower(None, weights, config=config, device="cpu", setting="scorers.laion.tower")
     two = ClipTower(None, str(weights), config=str(config), device="cpu", setting="scorers.clip.tower", batch_size=1)
-    assert one.load() is two.load()
-    before = len(clip._SHARED)
+    assert one._embedder("images") is two._embedder("images")
+    before = len(embedding._SHARED)
     del one, two
     gc.collect()
-    assert len(clip._SHARED) == before - 1
+    assert len(embedding._SHARED) == before - 1
 
 
 def test_two_pictures_that_differ_in_their_palette_only_are_two(tower: ClipTower) -> None:
@@ -145,7 +149,8 @@ def test_loading_a_tower_moves_nobodys_random_numbers(tower: ClipTower) -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    tower.load()
+    tower.embed_images([noise(1)])
+    tower.embed_texts(["a red cat"])
     assert torch.rand(1) == expected
 
 
@@ -171,7 +176,7 @@ def test_prepare_does_not_load(tiny_clip: tuple[Path, Path], linear_head: Path) 
     config, weights = tiny_clip
     tower = ClipTower(None, weights, config=config, device="cpu")
     AestheticScorer("x", linear_head, tower).prepare()
-    assert tower._loaded is None
+    assert tower._held == {}
 
 
 @pytest.mark.parametrize(
@@ -233,12 +238,12 @@ def test_weights_of_another_size_are_named_when_they_are_loaded(tiny_clip: tuple
     del tensors["visual.conv1.weight"]
     save_file(tensors, tmp_path / "holes.safetensors")
     with pytest.raises(ConfigError, match=r"holes\.safetensors does not fit the model: .*visual\.conv1\.weight"):
-        ClipTower(None, tmp_path / "holes.safetensors", config=tiny_clip[0], device="cpu").load()
+        ClipTower(None, tmp_path / "holes.safetensors", config=tiny_clip[0], device="cpu").embed_images([noise(1)])
 
 
 def test_an_unknown_device_is_the_configurations_fault(tiny_clip: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match="use auto, cpu or cuda"):
-        ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="gpu0").load()
+        ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="gpu0").embed_images([noise(1)])
 
 
 def test_a_pickled_state_dict_in_half_precision_is_taken(
@@ -258,11 +263,13 @@ def test_the_config_of_a_downloaded_folder_brings_its_own_preprocessing(
     (tmp_path / "open_clip_config.json").write_text(json.dumps(whole))
     tower = ClipTower(None, tiny_clip[1], config=tmp_path / "open_clip_config.json", device="cpu")
     tower.prepare()
-    white = tower.load().preprocess(Image.new("RGB", (40, 40), "white"))
+    white = tower._preprocessing(tower._read_architecture())([Image.new("RGB", (40, 40), "white")])
     assert white.unique().tolist() == [1.0]
 
 
 def test_weights_named_by_transformers_give_the_same_embeddings(tmp_path: Path) -> None:
+    import open_clip
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers import CLIPConfig, CLIPModel
@@ -279,8 +286,8 @@ def test_weights_named_by_transformers_give_the_same_embeddings(tmp_path: Path) 
     tower = ClipTower(None, tmp_path / "model.safetensors", config=tmp_path / "tiny.json", device="cpu")
     tower.prepare()
 
-    pixels = torch.stack([tower.load().preprocess(noise(n)) for n in range(3)])
-    tokens = tower.load().tokenize(["a red cat", "two dogs"])
+    pixels = Preprocessing(32)([noise(n) for n in range(3)])
+    tokens = open_clip.SimpleTokenizer()(["a red cat", "two dogs"])
     with torch.no_grad():
         images = theirs.visual_projection(theirs.vision_model(pixel_values=pixels).pooler_output)
         texts = theirs.text_projection(theirs.text_model(input_ids=tokens).pooler_output)

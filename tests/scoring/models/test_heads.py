@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.scoring.models.heads import Head, head_layout, load_head, read_layout
+from bayes_merger.scoring.models.heads import CITY, LINEAR, RELU, WAIFU, Head, head_layout, load_head, read_layout
+from bayes_merger.scoring.weights import WeightFile
 
 SIZES = (16, 12, 10, 8, 4, 1)
 
@@ -45,7 +46,7 @@ def embeddings(count: int = 32, width: int = 16) -> torch.Tensor:
 def test_a_stack_without_activations_collapses_to_one_layer_and_says_the_same(tmp_path: Path) -> None:
     tensors = stack((0, 2, 4, 6, 7))
     save_file(tensors, tmp_path / "head.safetensors")
-    head = load_head(tmp_path / "head.safetensors", "head")
+    head = load_head(WeightFile(str(tmp_path / "head.safetensors"), "head"))
     assert len(head.layers) == 1
     with torch.no_grad():
         expected = layered(tensors, relu=False)(embeddings()).squeeze(-1)
@@ -55,8 +56,8 @@ def test_a_stack_without_activations_collapses_to_one_layer_and_says_the_same(tm
 def test_the_relu_variant_keeps_its_layers_and_says_the_same(tmp_path: Path) -> None:
     tensors = stack((0, 3, 6, 9, 11))
     torch.save(tensors, tmp_path / "ava+logos-l14-reluMSE.pth")
-    head = load_head(tmp_path / "ava+logos-l14-reluMSE.pth", "head")
-    assert head.relu
+    head = load_head(WeightFile(str(tmp_path / "ava+logos-l14-reluMSE.pth"), "head"))
+    assert head.kind == RELU
     assert len(head.layers) == 5
     with torch.no_grad():
         expected = layered(tensors, relu=True)(embeddings()).squeeze(-1)
@@ -66,14 +67,14 @@ def test_the_relu_variant_keeps_its_layers_and_says_the_same(tmp_path: Path) -> 
 @pytest.mark.parametrize("prefix", ["", "linear.", "m.", "module.linear."])
 def test_one_linear_layer_under_any_name(tmp_path: Path, prefix: str) -> None:
     torch.save({f"{prefix}weight": torch.ones(1, 16), f"{prefix}bias": torch.tensor([2.0])}, tmp_path / "head.pth")
-    assert read_layout(tmp_path / "head.pth", "head").width == 16
-    head = load_head(tmp_path / "head.pth", "head")
+    assert read_layout(WeightFile(str(tmp_path / "head.pth"), "head")).width == 16
+    head = load_head(WeightFile(str(tmp_path / "head.pth"), "head"))
     assert head(torch.full((3, 16), 0.25)).tolist() == [6.0, 6.0, 6.0]
 
 
 def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path: Path) -> None:
     torch.save({"state_dict": {"module.weight": torch.ones(1, 4), "module.bias": torch.zeros(1)}}, tmp_path / "h.pth")
-    assert load_head(tmp_path / "h.pth", "head")(torch.ones(1, 4)).tolist() == [4.0]
+    assert load_head(WeightFile(str(tmp_path / "h.pth"), "head"))(torch.ones(1, 4)).tolist() == [4.0]
 
 
 def test_layers_are_put_in_the_order_of_their_numbers() -> None:
@@ -85,16 +86,63 @@ def test_layers_are_put_in_the_order_of_their_numbers() -> None:
 def test_waifu_has_relu_and_sigmoid() -> None:
     generator = torch.Generator().manual_seed(3)
     parts = [torch.randn(*shape, generator=generator) for shape in ((8, 16), (8,), (4, 8), (4,), (1, 4), (1,))]
-    head = Head(tuple(zip(parts[::2], parts[1::2], strict=True)), relu=True, sigmoid=True)
+    head = Head(tuple(zip(parts[::2], parts[1::2], strict=True)), WAIFU)
     x = embeddings()
     hidden = torch.relu(torch.relu(x @ parts[0].T + parts[1]) @ parts[2].T + parts[3])
     torch.testing.assert_close(head.collapsed()(x), torch.sigmoid(hidden @ parts[4].T + parts[5]).squeeze(-1))
+
+
+def test_the_head_of_v25_is_linear_and_may_be_in_bfloat16(tmp_path: Path) -> None:
+    tensors = {key: tensor.bfloat16() for key, tensor in stack((0, 2, 4, 6, 8), "scoring_head.").items()}
+    torch.save(tensors, tmp_path / "head.pth")
+    head = load_head(WeightFile(str(tmp_path / "head.pth"), "head"))
+    assert (head.kind, len(head.layers)) == (LINEAR, 1)
+    with torch.no_grad():
+        expected = layered({key: tensor.float() for key, tensor in tensors.items()}, relu=False)(embeddings())
+    torch.testing.assert_close(head(embeddings()), expected.squeeze(-1), atol=1e-5, rtol=0)
+
+
+class Residual(torch.nn.Module):
+    """A step of CityAesthetics."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        steps: list[torch.nn.Module] = [torch.nn.Linear(width, width)]
+        for _ in range(2):
+            steps += [torch.nn.LeakyReLU(0.1), torch.nn.Linear(width, width)]
+        self.long = torch.nn.Sequential(*steps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.long(x) + x)
+
+
+def city(width: int, hidden: int) -> torch.nn.ModuleDict:
+    """CityAesthetics as a network of its own."""
+    torch.manual_seed(4)
+    one, two, three = torch.nn.Linear(hidden, 12), torch.nn.Linear(12, 8), torch.nn.Linear(8, 4)
+    down = torch.nn.Sequential(one, two, torch.nn.Dropout(0.1), torch.nn.LeakyReLU(), three, torch.nn.Linear(4, 1))
+    up = torch.nn.Sequential(torch.nn.Linear(width, hidden), Residual(hidden))
+    return torch.nn.ModuleDict({"up": up, "down": down}).eval()
+
+
+def test_cityaesthetics_says_what_its_network_says(tmp_path: Path) -> None:
+    network = city(16, 24)
+    save_file(network.state_dict(), tmp_path / "city.safetensors")
+    file = WeightFile(str(tmp_path / "city.safetensors"), "head")
+    assert read_layout(file).width == 16
+    head = load_head(file)
+    assert (head.kind, head.normalised) == (CITY, False)
+    x = 5 * embeddings()
+    with torch.no_grad():
+        expected = (torch.tanh(network["down"](network["up"](x))) + 1) / 2
+    torch.testing.assert_close(head(x), expected.squeeze(-1), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
     "tensors",
     [
         stack((0, 2, 4, 6, 8)),  # a numbering that might hide activations
+        stack((0, 2, 4, 6, 7), "scoring_head."),
         stack((0, 2, 4, 6, 7)) | {"scale": torch.ones(1)},
         {"conv.weight": torch.ones(1, 3, 4, 4), "conv.bias": torch.ones(1)},
         {"weight": torch.ones(2, 16), "bias": torch.ones(2)},
@@ -110,7 +158,7 @@ def test_waifu_has_relu_and_sigmoid() -> None:
 def test_what_is_no_known_head_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(ConfigError, match=r"scorers\.x\.head: .*x\.safetensors"):
-        read_layout(tmp_path / "x.safetensors", "scorers.x.head")
+        read_layout(WeightFile(str(tmp_path / "x.safetensors"), "scorers.x.head"))
 
 
 def test_layers_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None:
@@ -118,13 +166,13 @@ def test_layers_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> Non
     tensors["layers.4.weight"] = torch.ones(8, 11)
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(ConfigError, match=r"layers\.4"):
-        read_layout(tmp_path / "x.safetensors", "head")
+        read_layout(WeightFile(str(tmp_path / "x.safetensors"), "head"))
 
 
 def test_a_head_with_nan_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.full((1, 4), torch.nan), "bias": torch.zeros(1)}, tmp_path / "h.pth")
     with pytest.raises(ConfigError, match="NaN"):
-        load_head(tmp_path / "h.pth", "head")
+        load_head(WeightFile(str(tmp_path / "h.pth"), "head"))
 
 
 class Evil:
@@ -135,7 +183,7 @@ class Evil:
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"weight": Evil()}, tmp_path / "h.pth")
     with pytest.raises(ConfigError, match="carries foreign objects"):
-        load_head(tmp_path / "h.pth", "head")
+        load_head(WeightFile(str(tmp_path / "h.pth"), "head"))
     assert "code was run" not in capsys.readouterr().out
 
 
@@ -143,20 +191,18 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytes
 def test_a_damaged_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "h.pth").write_bytes(content)
     with pytest.raises(ConfigError, match=r"h\.pth"):
-        read_layout(tmp_path / "h.pth", "head")
+        read_layout(WeightFile(str(tmp_path / "h.pth"), "head"))
 
 
 def test_the_real_laion_head_collapses_without_a_trace(facts: Path) -> None:
     path = facts / "heads" / "laion-sac-logos-ava-v2.safetensors"
-    layout = read_layout(path, "head")
-    assert (layout.width, layout.relu) == (768, False)
-    from safetensors.torch import load_file
-
+    layout = read_layout(WeightFile(str(path), "head"))
+    assert (layout.width, layout.kind) == (768, LINEAR)
     tensors = load_file(path)
     ordered = {
         f"layers.{n}.{part}": tensors[f"layers.{n}.{part}"] for n in (0, 2, 4, 6, 7) for part in ("weight", "bias")
     }
-    head = load_head(path, "head")
+    head = load_head(WeightFile(str(path), "head"))
     x = embeddings(200, 768)
     with torch.no_grad():
         expected = layered(ordered, relu=False)(x).squeeze(-1)
@@ -166,11 +212,21 @@ def test_the_real_laion_head_collapses_without_a_trace(facts: Path) -> None:
     assert bias.item() == pytest.approx(5.24, abs=0.005)
 
 
-def test_the_other_real_heads_are_known(facts: Path) -> None:
-    v1 = read_layout(facts / "heads" / "sa_0_4_vit_l_14_linear.safetensors", "head")
-    assert (v1.width, len(v1.layers)) == (768, 1)
-    waifu = load_head(facts / "heads" / "aes-B32-v0.safetensors", "head")
-    values = waifu(embeddings(50, 512))
-    assert waifu.relu
-    assert waifu.sigmoid
-    assert ((values > 0) & (values < 1)).all()
+def test_the_real_linear_head_is_w_e_plus_b(facts: Path) -> None:
+    path = facts / "heads" / "sa_0_4_vit_l_14_linear.safetensors"
+    head = load_head(WeightFile(str(path), "head"))
+    weight, bias = load_file(path)["weight"], load_file(path)["bias"]
+    x = embeddings(50, 768)
+    torch.testing.assert_close(head(x), (x.double() @ weight.double().T + bias).squeeze(-1).float(), atol=1e-5, rtol=0)
+
+
+def test_the_real_head_of_waifu_diffusion_is_three_layers_and_a_sigmoid(facts: Path) -> None:
+    path = facts / "heads" / "aes-B32-v0.safetensors"
+    head, x = load_head(WeightFile(str(path), "head")), embeddings(50, 512)
+    assert head.kind == WAIFU
+    expected = x.double()
+    for number in (1, 2, 3):
+        tensors = {part: load_file(path)[f"fc{number}.{part}"].double() for part in ("weight", "bias")}
+        expected = expected @ tensors["weight"].T + tensors["bias"]
+        expected = torch.sigmoid(expected) if number == 3 else torch.relu(expected)
+    torch.testing.assert_close(head(x), expected.squeeze(-1).float(), atol=1e-5, rtol=0)

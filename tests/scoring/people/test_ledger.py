@@ -129,7 +129,7 @@ def test_a_torn_line_is_named_once(path: Path, caplog: pytest.LogCaptureFixture)
     ledger.record("c1", "portrait", 1, 8)
     ledger.ratings()
     ledger.ratings()
-    assert caplog.text.count("line 2 was cut off") == 1
+    assert caplog.text.count("line 2 is no rating") == 1
 
 
 def test_lines_of_a_later_version_are_read_as_far_as_they_are_known(path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from bayes_merger.errors import ConfigError, Paused, TrialFailed
 from bayes_merger.scoring import Ledger, ManualScorer, Scorer, Viewer, score_images
-from bayes_merger.scoring.people.terminal import points_in
+from bayes_merger.scoring.people.dialogue import points_in
 from tests.scoring.pictures import judged
 
 THREE = [judged(0), judged(1), judged(2, payload="city", prompt="a city at night")]

@@ -125,7 +125,7 @@ def test_the_seed_of_the_study_is_the_sampler_s(name: str, tmp_path: Path, space
     assert other != first
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_it_is_what_plain_optuna_does_with_the_same_seed(name: str, tmp_path: Path, space: SearchSpace) -> None:
     study = optuna.create_study(direction="maximize", sampler=SAMPLERS[name](seed=3))
     for row in DESIGN:
@@ -202,6 +202,7 @@ class TestContractOfTPE(SamplerContract):
     several_objectives = True
 
 
+@pytest.mark.slow
 class TestContractOfGP(SamplerContract):
     factory = partial(GPSampler, n_startup_trials=3)
     several_objectives = True
@@ -216,6 +217,7 @@ class TestContractOfNSGA(SamplerContract):
     several_objectives = True
 
 
+@pytest.mark.slow
 class TestContractOfQMC(SamplerContract):
     factory = partial(QMCSampler, scramble=True)
     several_objectives = True

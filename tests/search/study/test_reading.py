@@ -67,7 +67,7 @@ def test_the_archive_of_a_killed_run_is_read_with_what_was_not_yet_in_its_file(r
 
 
 def test_a_study_that_is_read_cannot_be_written(resting: Path) -> None:
-    with pytest.raises(Exception, match="invalid data in the commit"):
+    with pytest.raises(Exception, match="readonly database"):
         load(RunFolder(resting)).set_user_attr("a", 1)
 
 

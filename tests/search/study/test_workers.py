@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -34,9 +35,9 @@ Hands = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def where(request: pytest.FixtureRequest, tmp_path: Path, tables: Path) -> str:
     if request.param == "sqlite":
-        return str(tmp_path / "study.db")
+        return str(shutil.copy(tables, tmp_path / "study.db"))
     address: str = request.getfixturevalue("postgres")
     return address
 

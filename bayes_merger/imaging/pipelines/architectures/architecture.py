@@ -11,6 +11,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.config_trees import clip_pads
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.payload.hires import Hires
 from bayes_merger.imaging.pipelines.loading import LoadedModel
 from bayes_merger.imaging.pipelines.schedulers import build_scheduler
 
@@ -202,6 +203,11 @@ class DrawnArchitecture:
     def options(self, payload: Payload) -> dict[str, Any]:
         """Further arguments of diffusers' pipeline."""
         return {"guidance_scale": payload.cfg_scale}
+
+    def second_options(self, hires: Hires) -> dict[str, Any]:
+        """Further arguments of the pipeline of the second pass: of which steps it has the last ones."""
+        # diffusers draws `int(steps * strength)` of them; half a step more makes it those that were asked for
+        return {"strength": min(1.0, (hires.steps + 0.5) / hires.schedule_steps)}
 
     def unpacked(self, latents: Tensor, payload: Payload) -> Tensor:
         """Latents `(n, channels, height / 8, width / 8)` of those that the pipeline gives."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.payload.hires import Hires
 from bayes_merger.imaging.pipelines.architectures.architecture import Conditioning, DrawnArchitecture
-from bayes_merger.imaging.pipelines.flow import build_flow_scheduler, check_flow_sampler
+from bayes_merger.imaging.pipelines.flow import build_flow_scheduler, check_flow_sampler, second_pass
 from bayes_merger.imaging.pipelines.loading import LoadedModel
+from bayes_merger.imaging.pipelines.schedulers import calls_per_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +35,7 @@ class Flux(DrawnArchitecture):
     """
 
     pipeline: ClassVar[str] = "FluxPipeline"
+    second_pipeline: ClassVar[str] = "FluxImg2ImgPipeline"
     network: ClassVar[str] = "transformer"
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     t5: ClassVar[str] = "text_encoder_2"
@@ -54,7 +57,7 @@ class Flux(DrawnArchitecture):
     def defaults(cls, model: Checkpoint) -> dict[str, Any]:
         """The payload's fields that depend on the model."""
         own = {"cfg_scale": 1.0, "steps": 4} if _is_distilled(model.shapes) else {"cfg_scale": 3.5, "steps": 20}
-        return {**super().defaults(model), "sampler_name": "Euler", **own}
+        return {**super().defaults(model), "sampler_name": "Euler", "scheduler": "Simple", **own}
 
     @classmethod
     def check(cls, payload: Payload, keys: Collection[str]) -> None:
@@ -69,6 +72,11 @@ class Flux(DrawnArchitecture):
     def scheduler(self, payload: Payload) -> Any:
         """A fresh scheduler of diffusers for one batch."""
         return build_flow_scheduler(payload.sampler_name, payload.scheduler, self.model.settings)
+
+    def second_options(self, hires: Hires) -> dict[str, Any]:
+        """Further arguments of the pipeline of the second pass."""
+        calls = calls_per_step(hires.sampler_name)  # each of them is a step to this pipeline, but for the last
+        return second_pass(hires, calls * (hires.schedule_steps - 1) + 1)
 
     @property
     def clips(self) -> Sequence[PromptEncoder]:

@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.payload.hires import Hires
 from bayes_merger.imaging.pipelines.architectures.architecture import Conditioning, DrawnArchitecture
 from bayes_merger.imaging.pipelines.architectures.sdxl import ClipPair
-from bayes_merger.imaging.pipelines.flow import build_flow_scheduler, check_flow_sampler
+from bayes_merger.imaging.pipelines.flow import build_flow_scheduler, check_flow_sampler, second_pass
 from bayes_merger.imaging.pipelines.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ class StableDiffusion3(DrawnArchitecture):
     """SDXL's two text encoders, and behind them T5's words; where T5 is missing there are zeros, as in diffusers."""
 
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
+    second_pipeline: ClassVar[str] = "StableDiffusion3Img2ImgPipeline"
     network: ClassVar[str] = "transformer"
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3")
     optional: ClassVar[tuple[str, ...]] = ("text_encoder_3",)
@@ -40,7 +43,13 @@ class StableDiffusion3(DrawnArchitecture):
     @classmethod
     def defaults(cls, model: Checkpoint) -> dict[str, Any]:
         """The payload's fields that depend on the model."""
-        return {**super().defaults(model), "sampler_name": "Euler", "cfg_scale": 4.5, "steps": 28}
+        return {
+            **super().defaults(model),
+            "sampler_name": "Euler",
+            "scheduler": "Simple",
+            "cfg_scale": 4.5,
+            "steps": 28,
+        }
 
     @classmethod
     def check(cls, payload: Payload, keys: Collection[str]) -> None:
@@ -50,7 +59,16 @@ class StableDiffusion3(DrawnArchitecture):
 
     def scheduler(self, payload: Payload) -> Any:
         """A fresh scheduler of diffusers for one batch."""
+        network, vae = self.model.modules["transformer"].config, self.model.modules["vae"].config
+        largest = network.pos_embed_max_size * network.patch_size * 2 ** (len(vae.block_out_channels) - 1)
+        for name in ("width", "height"):
+            if getattr(payload, name) > largest:
+                raise ConfigError(f"{name}: {getattr(payload, name)} is more than the {largest} that this model knows")
         return build_flow_scheduler(payload.sampler_name, payload.scheduler, self.model.settings)
+
+    def second_options(self, hires: Hires) -> dict[str, Any]:
+        """Further arguments of the pipeline of the second pass."""
+        return second_pass(hires, hires.schedule_steps)
 
     @property
     def clips(self) -> Sequence[PromptEncoder]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +71,102 @@ def test_sdxl_draws_second_passes(sdxl: LivePipeline) -> None:
     assert image.image.tobytes() != other.image.tobytes()
 
 
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> LivePipeline:
+    return loaded("sd3", tmp_path_factory.mktemp("sd3") / "a")
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> LivePipeline:
+    return loaded("flux", tmp_path_factory.mktemp("flux") / "a")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "prompt"), [("sd3", "a [b:c:1]"), ("flux", "a ring")])
-def test_what_others_do_not_draw_is_refused_at_the_start(family: str, prompt: str, tmp_path: Path) -> None:
-    pipeline = loaded(family, tmp_path / "a")
-    with pytest.raises(ConfigError, match="enable_hr: a second pass is not drawn for this kind of model"):
-        pipeline.check([payload(prompt=prompt, enable_hr=True)])
-    if family == "sd3":
-        changing = payload(prompt="a [ring:large red dog:1]", negative_prompt="blue")
-        (image,) = pipeline.draw([changing])
-        said = ["a ring"] * 2 + ["a large red dog"]
-        assert image.image.tobytes() == drawn_by_diffusers(pipeline, said, "pooled_prompt_embeds")
-    else:
-        with pytest.raises(ConfigError, match=r"\[a:b:0.5\] and \[a\|b\] are not drawn"):
-            pipeline.check([payload(prompt="a [b:c:1]")])
+def test_sd3_is_told_both_of_its_views_of_a_changing_prompt(sd3: LivePipeline) -> None:
+    changing = payload(prompt="a [ring:large red dog:1]", negative_prompt="blue")
+    (image,) = sd3.draw([changing])
+    said = ["a ring"] * 2 + ["a large red dog"]
+    assert image.image.tobytes() == drawn_by_diffusers(sd3, said, "pooled_prompt_embeds")
+
+
+@pytest.mark.slow
+def test_flux_refuses_a_prompt_that_changes_on_the_way(flux: LivePipeline) -> None:
+    with pytest.raises(ConfigError, match=r"\[a:b:0.5\] and \[a\|b\] are not drawn .* cannot change on the way"):
+        flux.check([payload(prompt="a [b:c:1]")])
+
+
+def second_pass_by_hand(pipeline: LivePipeline, latents: torch.Tensor, seed: int, first: int) -> torch.Tensor:
+    """Euler on the last sigmas of a schedule, from latents with as much noise as the first of these says."""
+    pipe = pipeline.pipe
+    wanted, unwanted, whole, not_whole = pipe.encode_prompt("a ring", None, None, negative_prompt="blue")
+    scheduler = pipeline.architecture.scheduler(payload())
+    scheduler.set_timesteps(4)
+    sigmas = scheduler.sigmas[first:].tolist()
+    draw = torch.Generator("cpu").manual_seed(seed)
+    x = (1 - sigmas[0]) * latents + sigmas[0] * torch.randn(latents.shape, generator=draw)
+
+    def velocity(x: torch.Tensor, sigma: float, told: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        time = torch.tensor([1000 * sigma])
+        with torch.no_grad():
+            found: torch.Tensor = pipe.transformer(
+                hidden_states=x, timestep=time, encoder_hidden_states=told, pooled_projections=pooled
+            ).sample
+        return found
+
+    for now, then in pairwise(sigmas):
+        away = velocity(x, now, unwanted, not_whole)
+        x = x + (then - now) * (away + 3 * (velocity(x, now, wanted, whole) - away))
+    return x
+
+
+@pytest.mark.slow
+def test_sd3_s_second_pass_is_the_end_of_the_flow_of_what_was_enlarged(sd3: LivePipeline) -> None:
+    second = payload(
+        enable_hr=True, hr_scale=2, hr_second_pass_steps=2, denoising_strength=0.5, hr_upscaler="Latent",
+        negative_prompt="blue", width=32, height=16,
+    )  # fmt: skip
+    sd3.check([second])
+    with pytest.raises(ConfigError, match="payload p: width: 96 is more than the 64 that this model knows"):
+        sd3.check([payload(enable_hr=True, hr_scale=3, width=32, height=16)])
+    kept: list[torch.Tensor] = []
+    handle = sd3.pipe.transformer.register_forward_pre_hook(
+        lambda module, inputs, named: kept.append(named["hidden_states"]), with_kwargs=True
+    )
+    (image,) = sd3.draw([second])
+    handle.remove()
+    assert image.image.size == (64, 32)
+    assert [tuple(one.shape) for one in kept] == [(2, 16, 4, 8)] * 4 + [(2, 16, 8, 16)] * 2
+    sd3.pipe.scheduler = sd3.architecture.scheduler(payload())
+    latents = sd3.pipe(
+        prompt="a ring", negative_prompt="blue", width=32, height=16, num_inference_steps=4, guidance_scale=3.0,
+        generator=[torch.Generator("cpu").manual_seed(5)], output_type="latent",
+    ).images  # fmt: skip
+    larger = torch.nn.functional.interpolate(latents, size=(8, 16), mode="bilinear")
+    final = second_pass_by_hand(sd3, larger, seed=5, first=2)
+    vae = sd3.pipe.vae
+    with torch.no_grad():
+        decoded = vae.decode(final / vae.config.scaling_factor + vae.config.shift_factor).sample
+    pixels = ((decoded[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1) * 255).round().int()
+    assert (torch.tensor(list(image.image.tobytes())).view(32, 64, 3) - pixels).abs().max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
+@pytest.mark.parametrize(("sampler", "calls"), [("Euler", 4 + 2), ("Heun", 7 + 3), ("DPM++ 2M", 4 + 2)])
+def test_flux_draws_second_passes(upscaler: str, sampler: str, calls: int, flux: LivePipeline) -> None:
+    second = payload(
+        enable_hr=True, hr_scale=2, hr_second_pass_steps=2, denoising_strength=0.5, hr_upscaler=upscaler,
+        sampler_name=sampler, scheduler="Simple",
+    )  # fmt: skip
+    flux.check([second])
+    kept: list[int] = []
+    handle = flux.pipe.transformer.register_forward_pre_hook(
+        lambda module, inputs, named: kept.append(named["hidden_states"].shape[1]), with_kwargs=True
+    )
+    (image,) = flux.draw([second])
+    handle.remove()
+    assert image.image.size == (128, 64)
+    assert len(kept) == calls
+    assert set(kept) == {32, 128}  # tokens of 8 x 8 pixels: the VAE is a level short
+    (other,) = flux.draw([replace(second, seeds=(6,))])
+    assert image.image.tobytes() != other.image.tobytes()

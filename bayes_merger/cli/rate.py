@@ -1,0 +1,101 @@
+"""``rate``: the scoring page of a study."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bayes_merger.cli.arguments import Parser
+from bayes_merger.errors import Paused
+
+if TYPE_CHECKING:
+    from bayes_merger.run.folder import RunFolder
+    from bayes_merger.run.rating.sitting import Sitting
+
+ABOUT = """\
+Opens the page on which you rate the pictures of a study, by keyboard or by finger. Nobody can open it without the link
+that is printed here. Every rating is on the disk before its picture is counted: close the page, end this command, lose
+the power, and go on with the same command.
+
+  bayes-merger rate NAME
+  bayes-merger rate NAME --terminal          without a browser, a number and Enter for each picture
+  bayes-merger rate NAME --host 0.0.0.0      also from a phone in the same network; whoever has the link can rate
+"""
+
+
+def rate(arguments: Sequence[str]) -> None:
+    """Serve the scoring page until Ctrl-C.
+
+    Raises:
+        ConfigError: no such study, or no place to listen at.
+        Paused: the person went away.
+    """
+    options = _parser().parse_args(arguments)
+    from bayes_merger.run.folder import find_study
+    from bayes_merger.run.rating.sitting import Sitting
+    from bayes_merger.run.workers import leave_with_parent
+
+    folder = find_study(Path(options.runs), options.study, options.storage)
+    if options.terminal:
+        _ask(folder, options.rater)
+        return
+    if options.child:
+        leave_with_parent()
+    with Sitting(folder, rater=options.rater) as sitting, suppress(KeyboardInterrupt):
+        _serve(sitting, options)
+    raise Paused(f"every rating is kept; go on with  bayes-merger rate {folder.typed}")
+
+
+def _ask(folder: RunFolder, rater: str) -> None:
+    """The same questions in the terminal, until nothing waits and no run brings more."""
+    from bayes_merger.run.rating.terminal import sit_in_terminal
+    from bayes_merger.scoring.people.terminal import ManualScorer
+
+    if "SSH_CONNECTION" in os.environ:
+        print(f"pictures are seen better on the page; for its link and the ssh line:  bayes-merger rate {folder.typed}")
+    scorer = ManualScorer(rater=rater, confirm=True)
+    scorer.prepare(folder.path)
+    try:
+        sit_in_terminal(folder, scorer)
+    except Paused as paused:
+        raise Paused(f"{paused}; go on with  bayes-merger rate {folder.typed} --terminal") from None
+    print("nothing waits for you")
+
+
+def _serve(sitting: Sitting, options: argparse.Namespace) -> None:
+    from bayes_merger.web.app import build_app
+    from bayes_merger.web.guard import kept_token, local_names
+    from bayes_merger.web.pages.rating import RatingPages, only
+    from bayes_merger.web.serving import link, links, listen, open_browser, serve
+
+    token, path = kept_token(), f"/rate/{sitting.folder.name}"
+    names = {*local_names(options.host), *options.name}
+    app = build_app(RatingPages(only(sitting)).routes(), token, home=path, names=names)
+    with listen(options.host, options.port) as listening:
+        for line in [] if options.child else links(listening, path, token):
+            print(line, flush=True)
+        if options.browser:
+            open_browser(link(listening, path, app.ticket()))
+        serve(app, listening)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="bayes-merger rate", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", metavar="NAME", help="the study")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen: this machine alone, or 0.0.0.0")
+    parser.add_argument("--port", type=int, help="the first free one from 8300 on by default")
+    parser.add_argument(
+        "--name", action="append", default=[], help="a further name under which others know this machine"
+    )
+    parser.add_argument("--rater", default=getpass.getuser(), help="who rates; the login name by default")
+    parser.add_argument("--no-browser", action="store_false", dest="browser", help="only print the link")
+    parser.add_argument("--terminal", action="store_true", help="ask here instead of on a page")
+    parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
+    parser.add_argument("--storage", default="", help="the database that has the study, if it is not in its folder")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)  # of a run, which prints the links
+    return parser

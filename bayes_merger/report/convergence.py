@@ -1,0 +1,85 @@
+"""The course of a search as plain data: every trial's points, the best so far, the noise, the parents' lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from bayes_merger.run.attributes import CONFIG, WEIGHTS
+from bayes_merger.run.idle import space_of
+from bayes_merger.run.record import chosen_trial, complete_trials, posterior_of, value_of
+from bayes_merger.search.study.history import PHASE
+from bayes_merger.search.surrogates.posterior import StudyPosterior
+
+ANCHORS = {0.0: "model A", 1.0: "model B", 0.5: "even mix"}
+"""Alpha of a weighted sum -> what its merge is."""
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """The course of a search.
+
+    Attributes:
+        points: trial number and points of each that has a score, in order of their numbers.
+        best: trial number and points of each that was better than all before it.
+        believed: trial number and posterior mean, the same way; empty where no process was fitted.
+        design: the last trial of the start design; -1 where there is none.
+        noise: standard deviation of the noise of one trial's points; 0 where it is unknown.
+        parents: ``model A``, ``model B``, ``even mix`` -> points, of those that were tried.
+        chosen: the number of the trial that is taken home; None before the first score.
+    """
+
+    points: tuple[tuple[int, float], ...]
+    best: tuple[tuple[int, float], ...]
+    believed: tuple[tuple[int, float], ...]
+    design: int
+    noise: float
+    parents: dict[str, float]
+    chosen: int | None
+
+
+def convergence_of(study: optuna.study.Study, known: StudyPosterior | None = None) -> Convergence:
+    """The course of a study's search.
+
+    Args:
+        study: the study.
+        known: its beliefs, where the caller has them already.
+    """
+    trials = complete_trials(study)
+    known = known or posterior_of(study, trials)
+    points = sorted((trial.number, value_of(trial)) for trial in trials)
+    means = sorted((one.trial, one.mean) for one in known.each) if known.fitted else []
+    return Convergence(
+        tuple(points),
+        _rises(points),
+        _rises(means),
+        max((trial.number for trial in trials if trial.user_attrs.get(PHASE) == "design"), default=-1),
+        known.noise,
+        {name: value_of(trial) for name, trial in anchors_of(study).items()},
+        chosen_trial(study, known).number if trials else None,
+    )
+
+
+def anchors_of(study: optuna.study.Study) -> dict[str, FrozenTrial]:
+    """Of a weighted sum, the first trials that are pure A, pure B and the even mix; idle weights do not matter."""
+    if study.user_attrs.get(CONFIG, {}).get("method") != "weighted_sum":
+        return {}
+    idle = set(space_of(study).idle)
+    found: dict[str, FrozenTrial] = {}
+    for trial in complete_trials(study):
+        alpha = trial.user_attrs[WEIGHTS].get("alpha", {})
+        numbers = {number for block, number in alpha.items() if f"{block}.alpha" not in idle}
+        name = ANCHORS.get(numbers.pop()) if len(numbers) == 1 else None
+        if name is not None:
+            found.setdefault(name, trial)
+    return {name: found[name] for name in ANCHORS.values() if name in found}
+
+
+def _rises(points: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    found: list[tuple[int, float]] = []
+    for number, value in points:
+        if not found or value > found[-1][1]:
+            found.append((number, value))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""What a browser sees: one application, its guard, its pages and its look."""

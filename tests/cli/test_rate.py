@@ -1,0 +1,73 @@
+"""The command ``rate``, and the page beside a run."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from bayes_merger.cli import main
+from bayes_merger.cli.seat import seated
+from bayes_merger.errors import ConfigError
+from bayes_merger.testing.progress import RecordingReporter
+from tests.command_line import refused
+from tests.web.studies import a_study
+
+
+def test_what_cannot_be_rated_is_told_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "there are no studies" in refused(capsys, "rate", "nothing", "--runs", str(tmp_path))
+    assert "--port" in refused(capsys, "rate", "x", "--port", "high")
+    a_study(tmp_path)
+    assert "did you mean study?" in refused(capsys, "rate", "studi", f"runs={tmp_path}")
+    line = refused(capsys, "rate", "study", "--runs", str(tmp_path), "--host", "192.0.2.77", "--no-browser")
+    assert "web.host: cannot listen at 192.0.2.77" in line
+
+
+def test_in_the_terminal_whoever_goes_away_is_told_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_study(tmp_path)
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("7\nq\n"))
+    assert main(["rate", "study", "--terminal", "--runs", str(tmp_path)]) == 3
+    said = capsys.readouterr()
+    assert "bayes-merger rate study" in said.out
+    assert (
+        f"paused; every rating so far is kept; go on with  bayes-merger rate study runs={tmp_path} --terminal"
+        in said.err
+    )
+
+
+def test_the_settings_of_the_page_are_not_the_studys() -> None:
+    _, rest = seated(["model_a=A", "web.host=0.0.0.0", "n_iters=3", "web.port=9000"])
+    assert rest == ["model_a=A", "n_iters=3"]
+    with pytest.raises(ConfigError, match=r"web\.port: 'high' is no port"):
+        seated(["web.port=high"])
+
+
+def answers(link: str) -> bool:
+    try:
+        with urllib.request.urlopen(link, timeout=10) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def test_the_page_of_a_run_lives_as_long_as_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 51000 192.0.2.9 22")  # so no browser opens
+    folder, _ = a_study(tmp_path)
+    seating, _ = seated([])
+    notes = RecordingReporter()
+    with seating(folder, notes):
+        assert any("ssh -L" in line for line in notes.lines)
+        link = next(line for line in notes.lines if "token=" in line).removeprefix("rate: ")
+        while not answers(link):
+            assert not any("has ended" in line for line in notes.lines), notes.lines
+            time.sleep(0.1)
+    assert not answers(link)
+    assert not any("has ended" in line for line in notes.lines)
