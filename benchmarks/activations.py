@@ -30,7 +30,8 @@ from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.imaging import Payload, load_pipeline, resolve
-from bayes_merger.imaging.activations import recorded
+from bayes_merger.imaging.activations import Recording, recorded
+from bayes_merger.imaging.layers import Layer
 from bayes_merger.merging import SD1, LiveMerge, MergeRecipe, MergeSettings, ModelRef, open_checkpoint
 from bayes_merger.merging.export.single_file import save_merge
 
