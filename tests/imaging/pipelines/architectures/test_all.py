@@ -12,7 +12,8 @@ import torch
 from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
-from bayes_merger.imaging.activations import layers_of, recorded
+from bayes_merger.imaging.activations import recorded
+from bayes_merger.imaging.layers import layers_of
 from bayes_merger.merging import LiveMerge, MergeRecipe, MergeSettings
 from bayes_merger.merging.export.diffusers_folder import save_folder
 from tests.folders import FAMILIES, write_file, write_folder, write_tokenizers
