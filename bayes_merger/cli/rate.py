@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import Paused
 
 if TYPE_CHECKING:
+    from bayes_merger.run.folder import RunFolder
     from bayes_merger.run.rating.sitting import Sitting
 
 ABOUT = """\
@@ -21,6 +23,7 @@ that is printed here. Every rating is on the disk before its picture is counted:
 the power, and go on with the same command.
 
   bayes-merger rate NAME
+  bayes-merger rate NAME --terminal          without a browser, a number and Enter for each picture
   bayes-merger rate NAME --host 0.0.0.0      also from a phone in the same network; whoever has the link can rate
 """
 
@@ -38,11 +41,30 @@ def rate(arguments: Sequence[str]) -> None:
     from bayes_merger.run.workers import leave_with_parent
 
     folder = find_study(Path(options.runs), options.study, options.storage)
+    if options.terminal:
+        _ask(folder, options.rater)
+        return
     if options.child:
         leave_with_parent()
     with Sitting(folder, rater=options.rater) as sitting, suppress(KeyboardInterrupt):
         _serve(sitting, options)
     raise Paused(f"every rating is kept; go on with  bayes-merger rate {folder.typed}")
+
+
+def _ask(folder: RunFolder, rater: str) -> None:
+    """The same questions in the terminal, until nothing waits and no run brings more."""
+    from bayes_merger.run.rating.terminal import sit_in_terminal
+    from bayes_merger.scoring.people.terminal import ManualScorer
+
+    if "SSH_CONNECTION" in os.environ:
+        print(f"pictures are seen better on the page; for its link and the ssh line:  bayes-merger rate {folder.typed}")
+    scorer = ManualScorer(rater=rater, confirm=True)
+    scorer.prepare(folder.path)
+    try:
+        sit_in_terminal(folder, scorer)
+    except Paused as paused:
+        raise Paused(f"{paused}; go on with  bayes-merger rate {folder.typed} --terminal") from None
+    print("nothing waits for you")
 
 
 def _serve(sitting: Sitting, options: argparse.Namespace) -> None:
@@ -72,6 +94,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--rater", default=getpass.getuser(), help="who rates; the login name by default")
     parser.add_argument("--no-browser", action="store_false", dest="browser", help="only print the link")
+    parser.add_argument("--terminal", action="store_true", help="ask here instead of on a page")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--storage", default="", help="the database that has the study, if it is not in its folder")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)  # of a run, which prints the links

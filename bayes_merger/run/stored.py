@@ -70,6 +70,9 @@ def _check_config(value: Any) -> None:
         _require(isinstance(value.get(key) or {}, Mapping), key)
     _require(_is_text((value.get("optimiser") or {}).get("_target_", "")), "optimiser")
     _require(_is_text(value.get("method") or ""), "method")
+    scoring = value.get("scoring") or {}
+    _require(isinstance(scoring, Mapping) and is_a(scoring.get("playoff", 0), int), "scoring")
+    _require(scoring.get("unit", "picture") in ("picture", "trial"), "scoring.unit")
     steps = (value.get("recipe") or {}).get("steps") or []
     _require(isinstance(steps, list) and all(map(_has_method, steps)), "recipe.steps")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bayes_merger.cli import main
 from bayes_merger.cli.seat import seated
 from bayes_merger.errors import ConfigError
 from bayes_merger.testing.progress import RecordingReporter
@@ -23,6 +26,21 @@ def test_what_cannot_be_rated_is_told_in_one_line(capsys: pytest.CaptureFixture[
     assert "did you mean study?" in refused(capsys, "rate", "studi", f"runs={tmp_path}")
     line = refused(capsys, "rate", "study", "--runs", str(tmp_path), "--host", "192.0.2.77", "--no-browser")
     assert "web.host: cannot listen at 192.0.2.77" in line
+
+
+def test_in_the_terminal_whoever_goes_away_is_told_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_study(tmp_path)
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("7\nq\n"))
+    assert main(["rate", "study", "--terminal", "--runs", str(tmp_path)]) == 3
+    said = capsys.readouterr()
+    assert "bayes-merger rate study" in said.out
+    assert (
+        f"paused; every rating so far is kept; go on with  bayes-merger rate study runs={tmp_path} --terminal"
+        in said.err
+    )
 
 
 def test_the_settings_of_the_page_are_not_the_studys() -> None:
@@ -40,11 +58,13 @@ def answers(link: str) -> bool:
         return False
 
 
-def test_the_page_of_a_run_lives_as_long_as_the_run(tmp_path: Path) -> None:
+def test_the_page_of_a_run_lives_as_long_as_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 51000 192.0.2.9 22")  # so no browser opens
     folder, _ = a_study(tmp_path)
     seating, _ = seated([])
     notes = RecordingReporter()
     with seating(folder, notes):
+        assert any("ssh -L" in line for line in notes.lines)
         link = next(line for line in notes.lines if "token=" in line).removeprefix("rate: ")
         while not answers(link):
             assert not any("has ended" in line for line in notes.lines), notes.lines

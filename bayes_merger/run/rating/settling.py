@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from bayes_merger.errors import TrialFailed, one_line
+from bayes_merger.errors import ConfigError, TrialFailed, one_line
 from bayes_merger.run.attributes import CONFIG, POINTS, SCORES
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.points import combination_of, scoring_of
@@ -80,7 +80,7 @@ def _outcome(
     try:
         value = known.value(scores)
         values = objective_values(scores, known, objectives)
-    except TrialFailed as error:
+    except (TrialFailed, ConfigError) as error:
         return TrialState.FAIL, None, about | {REASON: one_line(error, longest=400)}
     together = scoring_of(study.user_attrs.get(CONFIG) or {}).unit == "trial"
     about[VARIANCE] = score_variance(known, scores, one.scorer, rater_noise(answers), together=together)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import statistics
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,13 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, PLAYOFF
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.points import scoring_of
-from bayes_merger.run.rating.album import Album, Picture, Shown, opaque
-from bayes_merger.run.rating.awaiting import Answers, Awaiting, Question, awaited, awaiting_of, closing
+from bayes_merger.run.rating.album import Album, Shown, opaque
+from bayes_merger.run.rating.album import Picture as Picture
+from bayes_merger.run.rating.awaiting import Answers, Awaiting, Question, closing
 from bayes_merger.run.rating.noise import rater_noise
 from bayes_merger.run.rating.playoff import Bracket, PlayingOff, Side, begin_play_off
+from bayes_merger.run.rating.queue import Queue, score_of
+from bayes_merger.run.rating.queue import Trial as Trial
 from bayes_merger.run.rating.settling import settle
 from bayes_merger.run.record import complete_trials, value_of
 from bayes_merger.run.standards import seen_standardised
@@ -45,34 +48,11 @@ from bayes_merger.search.study.stopping import STOPPED
 from bayes_merger.search.study.storage import backend, open_storage, put_to_rest
 from bayes_merger.search.study.study import finished, load_study
 
+MIXED = 2
+"""How many trials are shown mixed; fewer than may wait, so that the run draws on meanwhile."""
+
 RECENT = 50
 """Ratings that the usual time of one is taken from."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What is rated and confirmed together: the pictures of one merge, or of several, mixed (``scoring.shuffle``).
-
-    Attributes:
-        id: opaque.
-        pictures: in the order in which they are shown.
-        unit: ``picture``: each is rated; ``trial``: all of them get one score.
-        score: the one score, with the unit ``trial``.
-        later: whether it was put off.
-    """
-
-    id: str
-    pictures: tuple[Picture, ...]
-    unit: str
-    score: float | None
-    later: bool
-
-    @property
-    def unrated(self) -> int:
-        """How many scores are missing before it can be confirmed."""
-        if self.unit == "trial":
-            return int(self.score is None)
-        return sum(picture.score is None for picture in self.pictures)
 
 
 @dataclass(frozen=True)
@@ -128,18 +108,14 @@ class Sitting:
             storage, folder.called, alone=not folder.address, shown=folder.name, whole=False
         )
         check_stored(self.study)
-        settings = self.study.user_attrs.get(CONFIG) or {}
         seen_standardised(self.study)
-        scoring = scoring_of(settings)
+        scoring = scoring_of(self.study.user_attrs.get(CONFIG) or {})
         self.unit = scoring.unit
-        self._together = 2 if scoring.shuffle and self.unit == "picture" else 1
-        self._budget = int(settings.get("init_points", 0)) + int(settings.get("n_iters", 0))
         payloads = [Payload.from_json(payload) for payload in self.study.user_attrs.get(PAYLOADS) or ()]
         self._pictures = sum(len(payload.seeds) for payload in payloads)
         self._album = Album(folder, {payload.name: payload.prompts for payload in payloads})
         self._playing = PlayingOff(self.study, folder, self.ledger, self._album)
-        self._contestants = scoring.playoff
-        self._groups: dict[str, tuple[Awaiting, ...]] = {}
+        self._queue = Queue(self.study, self._album, scoring.unit, MIXED if scoring.shuffle else 1)
         self._lock = threading.RLock()
         settle(self.study, self.ledger)  # what a process that died has left
 
@@ -156,11 +132,7 @@ class Sitting:
     def trials(self) -> list[Trial]:
         """What waits to be rated, oldest first; what was put off comes last."""
         with self._lock:
-            ratings = self.ledger.ratings()
-            answers, put_off = Answers(ratings), _put_off(ratings)
-            groups = self._waiting(ratings)
-            groups.sort(key=lambda group: max(put_off.get(one.number, -1) for one in group))
-            return [self._trial(group, answers, any(one.number in put_off for one in group)) for group in groups]
+            return self._queue.trials(self.ledger.ratings())
 
     def rate(self, what: str, score: float, ms: int | None = None) -> None:
         """Give a picture a score of 0 to 10, or with the unit ``trial`` a whole trial; a later score replaces it.
@@ -176,10 +148,10 @@ class Sitting:
         """
         with self._writing():
             if self.unit == "trial":
-                for one in self._members(what):
+                for one in self._queue.members(what):
                     self._say("score", one, ms=ms, score=score)
                 return
-            shown = self._question(what)
+            shown = self._queue.question(what)
             kind: Kind = "repeat" if shown.repeated else "score"
             self._say(kind, shown.one, shown.question, ms=ms, score=score)
 
@@ -194,9 +166,8 @@ class Sitting:
             nothing to take back.
         """
         with self._writing():
-            groups = self._waiting(self.ledger.ratings())
-            members = [self._members(trial)] if trial else groups
-            numbers = {one.number for group in members for one in group}
+            groups = [trial] if trial else [one.id for one in self.trials()]
+            numbers = {one.number for group in groups for one in self._queue.members(group)}
             bracket = None if trial else self._playing.bracket()
             playing = bracket is not None and not bracket.over
 
@@ -207,14 +178,7 @@ class Sitting:
             found = self.ledger.undo(only=is_open)
             if found is None:
                 return None
-            if found.kind == "prefer":
-                return self._playing.pair_of(found)
-            for group in groups:
-                if any(one.number == found.trial for one in group):
-                    shown = self._trial(group, Answers(()), later=False)
-                    about = [p.id for p in shown.pictures if _is_about(found, self._album[p.id])]
-                    return about[0] if about else shown.id
-            return None
+            return self._playing.pair_of(found) if found.kind == "prefer" else self._queue.about(found)
 
     def score_of(self, picture: str) -> float | None:
         """What a picture was given so far, 0 to 10.
@@ -222,7 +186,8 @@ class Sitting:
         Raises:
             ConfigError: no such picture.
         """
-        return _score(Answers(self.ledger.ratings()), self._question(picture))
+        with self._lock:
+            return score_of(self._queue.question(picture), Answers(self.ledger.ratings()))
 
     def later(self, trial: str) -> None:
         """Put a trial off: it comes after all others that wait.
@@ -231,7 +196,7 @@ class Sitting:
             Closed: it was closed in the meantime.
         """
         with self._writing():
-            for one in self._members(trial):
+            for one in self._queue.members(trial):
                 self._say("later", one)
 
     def void(self, what: str) -> None:
@@ -244,7 +209,7 @@ class Sitting:
             Closed: it was closed in the meantime.
         """
         with self._writing():
-            found = (self._question(what).one,) if what in self._album else self._members(what)
+            found = (self._queue.question(what).one,) if what in self._album else self._queue.members(what)
             for one in found:
                 self._say("void", one)
         settle(self.study, self.ledger)
@@ -257,8 +222,8 @@ class Sitting:
             Closed: it was closed in the meantime.
         """
         with self._writing():
-            found = self._members(trial)
-            missing = self._trial(found, Answers(self.ledger.ratings()), later=False).unrated
+            found = self._queue.members(trial)
+            missing = self._queue.trial(found, Answers(self.ledger.ratings())).unrated
             if missing:
                 raise ConfigError(f"{missing} of this trial's pictures have no score yet; rate them, then confirm")
             for one in found:
@@ -269,10 +234,11 @@ class Sitting:
         """How far the study is."""
         trials = self.trials()
         with self._lock:
-            done = finished(self.study)
-            waiting = sum(len(self._groups[trial.id]) for trial in trials)
-            stopped = bool(self.study.user_attrs.get(STOPPED))
-            total = done + waiting if stopped else max(self._budget, done + waiting)
+            stored, done = self.study.user_attrs, finished(self.study)
+            settings = stored.get(CONFIG) or {}
+            budget = int(settings.get("init_points", 0)) + int(settings.get("n_iters", 0))
+            waiting = sum(len(self._queue.members(trial.id)) for trial in trials)
+            total = done + waiting if stored.get(STOPPED) else max(budget, done + waiting)
             ratings = self.ledger.ratings()
             took = [r.ms / 1000 for r in ratings if r.ms is not None and r.kind in ("score", "repeat")]
             usual = statistics.median(took[-RECENT:]) if took else None
@@ -280,7 +246,7 @@ class Sitting:
             each = 1 if self.unit == "trial" else self._pictures
             left = None if usual is None else usual * (missing + each * max(total - done - waiting, 0))
             first = trials[0] if trials else None
-            seen = opaque(self.ledger.size, done, self.study.user_attrs.get(PLAYOFF), *(trial.id for trial in trials))
+            seen = opaque(self.ledger.size, done, stored.get(PLAYOFF), *(trial.id for trial in trials))
             return State(
                 version=seen,
                 done=done,
@@ -305,7 +271,7 @@ class Sitting:
             ConfigError: no such picture.
         """
         with self._lock:
-            question = self._question(picture).question
+            question = self._queue.question(picture).question
             for trial in sorted(complete_trials(self.study), key=lambda trial: -value_of(trial)):
                 name = f"{question.payload}-{question.index}.png"
                 for image in trial.user_attrs.get(IMAGES, ()):
@@ -322,7 +288,7 @@ class Sitting:
             ConfigError: no such picture.
         """
         with self._lock:
-            self._question(picture)
+            self._find(picture)
             return self._album.path(picture)
 
     def bytes_of(self, picture: str) -> bytes:
@@ -332,16 +298,17 @@ class Sitting:
             ConfigError: no such picture.
         """
         with self._lock:
-            self._question(picture)
+            self._find(picture)
             return self._album.contents(picture)
 
     def play_off(self) -> Bracket | None:
         """The pairs of the play-off; None before the search is over, or if there is none."""
         with self._lock:
             found = self._playing.bracket()
-            if found is None and self._contestants and not self.trials():
+            count = scoring_of(self.study.user_attrs.get(CONFIG) or {}).playoff
+            if found is None and count and not self.trials():
                 state = self.state()
-                if state.over and not state.running and begin_play_off(self.study, self.folder, self._contestants):
+                if state.over and not state.running and begin_play_off(self.study, self.folder, count):
                     return self._playing.bracket()
             return found
 
@@ -369,6 +336,16 @@ class Sitting:
         with self._writing():
             self._playing.end()
 
+    def _find(self, picture: str) -> None:
+        """Whether a picture was shown, also in a play-off of a process before this one.
+
+        Raises:
+            ConfigError: it was not.
+        """
+        if picture not in self._album:
+            self._playing.bracket()
+        self._queue.question(picture)
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Nobody closes a trial between our look and our line."""
@@ -382,68 +359,3 @@ class Sitting:
         about = (question.payload, question.index) if question else ("", 0)
         seed = question.seed if question else None
         self.ledger.append(kind, candidate, *about, seed=seed, rater=self.rater, trial=one.number, **rest)
-
-    def _waiting(self, ratings: Sequence[Rating]) -> list[tuple[Awaiting, ...]]:
-        """The trials that wait, those that are shown together in one group."""
-        closed = closing(ratings)
-        groups: dict[int, list[Awaiting]] = {}
-        for one in awaited(self.study):
-            if one.number not in closed and all(map(self._album.has, one.pictures)):
-                groups.setdefault(one.place // self._together if self._together > 1 else one.number, []).append(one)
-        return [tuple(group) for group in groups.values()]
-
-    def _trial(self, group: tuple[Awaiting, ...], answers: Answers, later: bool) -> Trial:
-        found = opaque("trial", *(str(one.number) + one.candidate for one in group))
-        self._groups[found] = group
-        asked = [
-            Shown(one, question, repeated)
-            for one in group
-            for repeated, questions in ((False, one.pictures), (True, one.repeats))
-            for question in questions
-            if self._album.has(question) and not (repeated and self.unit == "trial")
-        ]
-        pictures = [self._album.show(shown, _score(answers, shown)) for shown in asked]
-        if len(group) > 1:
-            pictures.sort(key=lambda picture: picture.id)
-        elif len(asked) > len(group[0].pictures):  # a repeat hides among the others
-            order = sorted(picture.id for picture in pictures[len(group[0].pictures) :])
-            place = int(opaque(*order), 16) % len(pictures)
-            pictures = [*pictures[:-1][:place], pictures[-1], *pictures[:-1][place:]]
-        score = answers.whole(group[0].candidate) if self.unit == "trial" else None
-        return Trial(found, tuple(pictures), self.unit, score, later)
-
-    def _question(self, picture: str) -> Shown:
-        self._check_known(self._album, picture)
-        return self._album[picture]
-
-    def _members(self, trial: str) -> tuple[Awaiting, ...]:
-        if self.unit == "trial" and trial in self._album:
-            return (self._question(trial).one,)
-        self._check_known(self._groups, trial)
-        return self._groups[trial]
-
-    def _check_known(self, table: Album | dict[str, tuple[Awaiting, ...]], id: str) -> None:
-        """Whether an id stands for something, also one of before this process."""
-        if id not in table:
-            self.trials()
-            self._playing.bracket()
-        if id not in table:  # of a trial that is closed by now
-            for trial in self.study.get_trials(deepcopy=False):
-                if (one := awaiting_of(trial)) and all(map(self._album.has, one.pictures)):
-                    self._trial((one,), Answers(()), later=False)
-        if id not in table:
-            raise ConfigError("no such picture or trial waits; it may have been closed, so look again")
-
-
-def _score(answers: Answers, shown: Shown) -> float | None:
-    return answers.score(shown.question, shown.one.number if shown.repeated else None)
-
-
-def _put_off(ratings: Sequence[Rating]) -> dict[int, int]:
-    """Trial -> where in the ledger it was last put off."""
-    return {r.trial: place for place, r in enumerate(ratings) if r.kind == "later" and r.trial is not None}
-
-
-def _is_about(line: Rating, shown: Shown) -> bool:
-    own = (shown.question.candidate, shown.question.payload, shown.question.index, shown.one.number, shown.repeated)
-    return (line.candidate, line.payload, line.index, line.trial, line.kind == "repeat") == own

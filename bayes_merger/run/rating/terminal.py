@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,57 @@ def compare_in_terminal(folder: RunFolder, scorer: Any) -> None:
                 raise Paused(f"paused; {GO_ON}")
 
 
+def sit_in_terminal(folder: RunFolder, scorer: Any, tell: Callable[[str], None] = print) -> None:
+    """Ask in this terminal about everything that waits, and what a run that draws now brings, until it ends.
+
+    Args:
+        folder: the study's.
+        scorer: a :class:`~bayes_merger.scoring.ManualScorer`, prepared.
+        tell: prints a line.
+
+    Raises:
+        Paused: the person stopped, or nobody is there.
+    """
+    waits = True
+    while waits:
+        rate_in_terminal(folder, scorer)
+        compare_in_terminal(folder, scorer)
+        with Sitting(folder, scorer.rater, scorer.ledger.path) as sitting:
+            state = sitting.state()
+        waits = state.running
+        if waits and not state.waiting:
+            tell(f"{state.done} of {state.total} trials are rated; waiting for the run to draw")
+        while waits and not state.waiting:
+            time.sleep(PACE)
+            with Sitting(folder, scorer.rater, scorer.ledger.path) as sitting:
+                state, playing = sitting.state(), sitting.play_off()
+            waits = state.running
+            if playing and not playing.over:
+                break
+
+
 def _show(sitting: Sitting, pair: Pair, scorer: Any) -> None:
-    path = sitting.folder.path / "to_rate.png"
+    path = _place(sitting, pair.id)
     side_by_side(path, [Image.open(picture.path) for picture in (pair.left, pair.right)], columns=2)
     with Image.open(path) as image:
         scorer.show(path, image)
 
+
+def _place(sitting: Sitting, id: str) -> Path:
+    """Where a picture lies for the viewer, under a name that tells nothing; the last few stay, since viewers read late.
+
+    The pictures themselves lie in a folder that is called by the trial's number.
+    """
+    folder = sitting.folder.path / "to_rate"
+    folder.mkdir(exist_ok=True)
+    for old in sorted(folder.glob("*.png"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return folder / f"{id}.png"
+
+
+KEPT = 20
+PACE = 1.0
+"""Seconds between two looks at a study whose run draws."""
 
 PAIR_KEYS = "a left, b right, t neither, u undo, d done, q pause"
 SIDES: Mapping[str, Side] = {"a": "left", "b": "right", "t": "neither"}
@@ -94,10 +139,12 @@ class _Sheet:
         return self._pictures[number].prompt
 
     def picture(self, number: int) -> tuple[Path, Image.Image]:
-        path = self._pictures[number].path
         if len(self._pictures) < len(self._trial.pictures):
-            path = self._sitting.folder.path / "to_rate.png"
+            path = _place(self._sitting, self._trial.id)
             side_by_side(path, [Image.open(picture.path) for picture in self._trial.pictures])
+        else:
+            path = _place(self._sitting, self._pictures[number].id)
+            path.write_bytes(self._sitting.bytes_of(self._pictures[number].id))
         return path, Image.open(path)
 
     def score(self, number: int) -> float | None:

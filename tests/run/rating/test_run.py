@@ -14,6 +14,7 @@ from bayes_merger.errors import Paused, UserError
 from bayes_merger.run import loop
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.progress import StopSignal
+from bayes_merger.run.rating.awaiting import awaited
 from bayes_merger.run.rating.sitting import Sitting, Trial
 from bayes_merger.run.record import complete_trials
 from bayes_merger.run.setup import RunSetup
@@ -125,7 +126,7 @@ def test_a_rating_that_was_confirmed_by_a_process_that_died_then_counts_once(tmp
 
     def die(sitting: Sitting, trials: list[Trial]) -> None:
         """Between the ledger and the study."""
-        one = sitting._groups[trials[0].id][0]
+        (one,) = awaited(sitting.study)
         for question in one.pictures:
             sitting.ledger.append("score", one.candidate, question.payload, question.index, score=4)
         sitting.ledger.append("confirm", one.candidate, trial=one.number)
