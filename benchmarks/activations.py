@@ -3,7 +3,7 @@
     python benchmarks/activations.py
 
 One thread; what is compared takes turns, and the figures are ratios of medians of CPU seconds, so that other work on
-the machine matters little. Drawing is that of the demo's model A; merged are two blocks of Stable Diffusion 1.5 at
+the machine matters little. Drawing is that of the demo's model A; merged are four blocks of Stable Diffusion 1.5 at
 their own size, all others a few numbers wide. The table is printed and written to
 ``benchmarks/results/activations.md``.
 """
@@ -35,8 +35,8 @@ from bayes_merger.merging import SD1, LiveMerge, MergeRecipe, MergeSettings, Mod
 from bayes_merger.merging.export.single_file import save_merge
 
 RESULTS = Path(__file__).parent / "results" / "activations.md"
-BLOCKS = ("input_blocks.5.", "output_blocks.8.")
-ROUNDS = 5
+BLOCKS = ("input_blocks.7.", "input_blocks.8.", "output_blocks.6.", "output_blocks.8.")
+ROUNDS = 3
 _WIDTH = 8
 
 

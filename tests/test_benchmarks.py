@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.imaging import load_pipeline
 from bayes_merger.merging import merge
 from tests.folders import make_modules, single_file
 from tests.merging.tiny_models import even, opened, recipe_of
@@ -85,6 +89,23 @@ def test_a_candidate_asks_nothing_of_a_device_that_it_would_have_to_wait_for(
     opened(tmp_path)
     engines.load_on("meta", str(tmp_path))  # where there are no numbers, reading one is an error
     assert set(engines.calls_of_candidate(0.3)) == {"aten.lerp.Scalar_out"}
+
+
+def test_the_rows_of_a_trial_on_a_gpu_are_measured_on_any_device(
+    monkeypatch: pytest.MonkeyPatch, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = import_module("imaging_gpu")
+    (tmp_path / "b.safetensors").symlink_to(tiny_b)
+    with open_checkpoint(tiny_a) as model:
+        load = partial(load_pipeline, model, config=tiny_sd1_config, device="cpu")
+        rows = list(module.of_trial(load, tmp_path, model, "cpu", True))
+    assert [row.partition(" | ")[0].partition(",")[0] for row in rows] == [
+        "a merge of everything",
+        "the prompts",
+        "writing a picture",
+    ]
+    assert all(re.search(r"\| \d+ ms", row) for row in rows)
 
 
 @pytest.mark.gpu

@@ -36,18 +36,20 @@ def seated(overrides: Sequence[str]) -> tuple[Seating, list[str]]:
 def _page_of_a_run(folder: RunFolder, progress: ProgressReporter, host: str, port: int | None) -> Iterator[None]:
     """The page in a process of its own, so that drawing does not make it slow; it ends with the run."""
     from bayes_merger.run.folder import STORAGE
-    from bayes_merger.web.guard import kept_token
+    from bayes_merger.web.guard import HANDED, kept_token
     from bayes_merger.web.serving import links, listen
 
+    token = kept_token()
     with listen(host, port) as listening:
         port = listening.getsockname()[1]
-        for line in links(listening, f"/rate/{folder.name}", kept_token()):
+        for line in links(listening, f"/rate/{folder.name}", token):
             progress.note(f"rate: {line}")
     command = [sys.executable, "-m", "bayes_merger", "rate", folder.name, "--runs", str(folder.path.parent)]
     where = str(folder.where)
+    secrets = {HANDED: token} | ({STORAGE: where} if "://" in where else {})  # not for the eyes of `ps`
     child = subprocess.Popen(
         [*command, "--host", host, "--port", str(port), "--child"],
-        env={**os.environ, **({STORAGE: where} if "://" in where else {})},  # its password is not for the eyes of `ps`
+        env={**os.environ, **secrets},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

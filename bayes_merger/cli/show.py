@@ -42,12 +42,14 @@ from bayes_merger.report.timing import PARTS, timing, timing_table
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
+from bayes_merger.run.predicted import last_prediction
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of, recipe_of
 from bayes_merger.search.study.loading import fingerprint_hash
 from bayes_merger.search.surrogates.posterior import StudyPosterior
 
 PREDICTED_UP_TO = 400
-"""Trials of a study whose untried best is looked for in passing; of more it takes longer than all else."""
+"""Trials of a study whose untried best is looked for in passing, unless its search ended by drawing one; of more it
+takes longer than all else."""
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -135,7 +137,7 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     console.print(trials_table([row for row in sorted_by(trials, "points") if row["state"] == "complete"], 10))
     if "front" in data:
         console.print(front_table(data["front"], data["best"]["trial"]))
-    _print_final(console, study)
+    _print_final(console, study, known)
     print()
     for line in best_lines(data):
         print(line)
@@ -194,7 +196,8 @@ def _print_ways_on(folder: RunFolder, study: optuna.study.Study, trials: int) ->
     typed, name = folder.typed, quote(folder.name)
     print(f"\nwrite it to a file:  bayes-merger merge {typed} --out {name}.safetensors")
     print(f"with pictures:       bayes-merger report {typed}")
-    found = report.prediction_data(study) if trials <= PREDICTED_UP_TO else None
+    drawn = last_prediction(study) is not None
+    found = None if drawn or trials > PREDICTED_UP_TO else report.prediction_data(study)
     if found:
         expected = with_error(found["mean"], found["sd"])
         print(f"the model expects {expected} points of a merge that was not tried:  bayes-merger merge {typed} "
@@ -225,9 +228,9 @@ def _reason(row: Mapping[str, Any]) -> str:
     return printable(row.get("reason", "no reason stored"), longest=400)
 
 
-def _print_final(console: Console, study: optuna.study.Study) -> None:
+def _print_final(console: Console, study: optuna.study.Study, known: StudyPosterior) -> None:
     final = final_of(study)
     if final and final.rescored:
-        console.print(candidates_table(final, posterior_of(study)))
+        console.print(candidates_table(final, known))
     if final and final.rows:
         console.print(closing_table(final, pictures_compared(study, final)))

@@ -30,7 +30,8 @@ ENOUGH = 30
 """With fewer trials nothing is said."""
 
 BINS = 40
-LOTS = 60
+LOTS = 19
+"""Groups drawn by lot; luck exceeds all of them once in twenty times."""
 
 CAVEAT = "a rough hint (PED-ANOVA): one number at a time, blind to what works only together"
 
@@ -42,7 +43,7 @@ class Importance:
     Attributes:
         name: of the parameter.
         share: of all parameters' importance, 0 to 1.
-        beyond_luck: whether 19 of 20 groups of trials drawn by lot show less, of whichever parameter shows most.
+        beyond_luck: whether 19 groups of trials drawn by lot show less, of whichever parameter shows most.
     """
 
     name: str
@@ -66,7 +67,7 @@ def importances(trials: Sequence[FrozenTrial], scores: Sequence[float]) -> tuple
     found = _differences(bins, order[:count])
     draw = np.random.default_rng(0)
     luck = [_differences(bins, draw.permutation(len(trials))[:count]).max() for _ in range(LOTS)]
-    bound, whole = float(np.quantile(luck, 0.95)), float(found.sum()) or 1.0
+    bound, whole = max(luck), float(found.sum()) or 1.0
     ranked = sorted(zip(names, found.tolist(), strict=True), key=lambda one: (-one[1], one[0]))
     return tuple(Importance(name, value / whole, value > bound) for name, value in ranked)
 

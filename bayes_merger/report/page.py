@@ -25,7 +25,7 @@ from bayes_merger.report.tables import verdict_line, with_error
 from bayes_merger.report.thumbnails import data_uri
 from bayes_merger.report.timing import PARTS
 
-SIDE_BY_SIDE, SMALL = (320, 24_000), (192, 9_000)
+SIDE_BY_SIDE, SMALL = (320, 18_000), (192, 8_000)
 """Pixels a side and bytes of a picture beside its parents, and of one in the gallery."""
 
 LISTED = 500
@@ -88,7 +88,9 @@ def _verdict(data: Mapping[str, Any]) -> str:
         line = _text(verdict_line(data))
         said = f"{line[0].upper()}{line[1:]}."
         pictures = data["final"]["images"]
-        small = f"<small>measured on {pictures} fresh pictures of each</small>" if data["verdict"] else ""
+        told = [f"measured on {pictures} fresh pictures of each"] * bool(data["verdict"])
+        told += [_text(one["text"]) for one in data["holdouts"]]
+        small = "".join(f"<small>{line}</small>" for line in told)
         return f'<p class="verdict{kind}">{said}{small}</p>'
     trials = data["trials"]
     why = f"<small>{_text(data['stopped'])}</small>" if data["stopped"] else ""
@@ -196,7 +198,16 @@ def _course(found: Contents) -> str:
     plot = f'<div class="plot-scroll">{convergence_svg(found.course, unit)}</div>'
     band = " The band is one standard deviation of one trial's luck." if found.course.noise else ""
     about = f"Each dot is a merge that was drawn and judged.{band}"
-    return _section("How the search went", plot + _timing(found.timing), about)
+    return _section("How the search went", plot + _front(found.summary) + _timing(found.timing), about)
+
+
+def _front(data: Mapping[str, Any]) -> str:
+    """Of several objectives, the merges that no other beats in all of them."""
+    if "front" not in data:
+        return ""
+    rows = [(row["trial"], *(f"{value:.3f}" for value in row["values"].values()), f"{row['weighted_sum']:.3f}")
+            for row in data["front"]]  # fmt: skip
+    return f"<h3>the Pareto front</h3>{_table(('trial', *data['objectives'], 'weighted sum'), rows)}"
 
 
 def _timing(means: Mapping[str, float]) -> str:
@@ -215,7 +226,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]], text: Sequence
         return "".join(f"<{tag}{kind}>{_text(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class=table><table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _gallery(found: Contents) -> str:

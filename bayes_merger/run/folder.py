@@ -73,10 +73,12 @@ class RunFolder:
     @property
     def called(self) -> str:
         """The study's name in its storage: its folder's, unless that was renamed since."""
-        from bayes_merger.search.study.storage import redacted
-
         address, name = self._pointed
-        return name if name and (not self.address or redacted(self.address) == address) else self.name
+        if name and self.address:
+            from bayes_merger.search.study.storage import redacted
+
+            return name if redacted(self.address) == address else self.name
+        return name or self.name
 
     @property
     def _pointed(self) -> tuple[str, str]:

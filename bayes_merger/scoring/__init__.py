@@ -5,6 +5,7 @@ from bayes_merger.scoring.formulas import DuplicateScorer, FormulaScorer
 from bayes_merger.scoring.models.aesthetic import AestheticScorer, ClassifierScorer
 from bayes_merger.scoring.models.agreement import ClipScorer
 from bayes_merger.scoring.models.clip import ClipTower
+from bayes_merger.scoring.models.imagereward import ImageRewardScorer
 from bayes_merger.scoring.models.vision import VisionTower
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.rating import Rating
@@ -33,6 +34,7 @@ __all__ = [
     "Combination",
     "DuplicateScorer",
     "FormulaScorer",
+    "ImageRewardScorer",
     "ImageToScore",
     "Judge",
     "Ledger",

@@ -83,14 +83,16 @@ class Combination:
     judges: Mapping[str, Judge]
     mean: str = "arithmetic"
 
+    def __post_init__(self) -> None:
+        if self.mean not in MEANS:
+            raise ConfigError(f"scoring.mean: '{self.mean}' is not one of {', '.join(MEANS)}")
+
     def check(self) -> None:
         """Whether every picture that counts has a judge that counts.
 
         Raises:
             ConfigError: naming what does not count.
         """
-        if self.mean not in MEANS:
-            raise ConfigError(f"scoring.mean: '{self.mean}' is not one of {', '.join(MEANS)}")
         if self.judges and all(judge.penalty for judge in self.judges.values()):
             raise ConfigError("scoring.penalties: every scorer only takes points off; one that gives some must stay")
         for payload in self._counting_payloads:

@@ -28,7 +28,7 @@ from bayes_merger.run.attributes import (
 )
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.search.space.space import SearchSpace, build_space
-from bayes_merger.search.study.history import PHASE, REASON, ROW
+from bayes_merger.search.study.history import PHASE, PREDICTED, REASON, ROW
 from bayes_merger.search.study.stopping import SECONDS
 from bayes_merger.search.study.study import create_study, open_storage
 
@@ -72,7 +72,7 @@ def make_study(
     unresolved = [Payload(name, text, batch_size=pictures, width=size, height=size) for name, text in prompts.items()]
     given = resolve(unresolved, seed)
     space = build_space(ARCHITECTURES[architecture].blocks, {"alpha": (0.0, 1.0)}).without_idle(idle)
-    done = [_trial(number, space, given, luck) for number in range(trials)]
+    done = [_trial(number, final and number == trials - 1, space, given, luck) for number in range(trials)]
     study = create_study(
         open_storage(folder.where),
         folder.name,
@@ -91,7 +91,9 @@ def make_study(
     return folder
 
 
-def _trial(number: int, space: SearchSpace, payloads: Sequence[Payload], luck: random.Random) -> FrozenTrial:
+def _trial(
+    number: int, last: bool, space: SearchSpace, payloads: Sequence[Payload], luck: random.Random
+) -> FrozenTrial:
     anchor = {0: 0.0, 1: 1.0, 2: 0.5}.get(number)
     ideal = {p.name: (7 * place % 11) / 10 for place, p in enumerate(space.parameters)}
     spread = 0.6 / (1.0 + number / 10)
@@ -105,7 +107,7 @@ def _trial(number: int, space: SearchSpace, payloads: Sequence[Payload], luck: r
         for payload in payloads for index, drawn_with in enumerate(payload.seeds)
     ]  # fmt: skip
     attributes = {
-        PHASE: "design" if number < 12 else "search",
+        PHASE: "design" if number < 12 else PREDICTED if last else "search",
         WEIGHTS: weights,
         SCORES: scores,
         IMAGES: [f"images/{number:04d}/{one['payload']}-{one['index']}.png" for one in scores],

@@ -31,6 +31,9 @@ from bayes_merger.web.templates import page
 COOKIE = "bayes_merger"
 TOKEN = re.compile(r"[0-9a-f]{40}")
 
+HANDED = "BAYES_MERGER_TOKEN"
+"""Environment variable: the token that a process is to take."""
+
 HEADERS = {
     "content-security-policy": (
         "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -47,8 +50,11 @@ HEADERS = {
 def kept_token() -> str:
     """This person's token, made at the first call; it stays the same, so that an open page survives its server.
 
-    It lies in the cache folder, for its owner alone, and not in a study's, which people hand on.
+    It lies in the cache folder, for its owner alone, and not in a study's, which people hand on. A run hands it to the
+    process of its page in an environment variable.
     """
+    if TOKEN.fullmatch(given := os.environ.get(HANDED, "")):
+        return given
     path = cache_folder() / "web-token"
     with suppress(OSError, ValueError):
         found = path.read_text(encoding="ascii")

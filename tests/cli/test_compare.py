@@ -163,3 +163,26 @@ def test_a_study_that_cannot_be_read_is_a_row(tmp_path: Path, capsys: pytest.Cap
     assert "unreadable" in shown.out
     assert "3/3" in shown.out
     assert shown.err.startswith("broken: ")
+
+
+def test_a_study_that_is_running_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_study(tmp_path / "s", 6, budget=12, final=False)
+    with folder.locked():
+        assert folder.is_running
+        assert "running" in said(capsys, "show", "--runs", str(tmp_path))
+    assert not folder.is_running
+    assert "unfinished" in said(capsys, "show", "--runs", str(tmp_path))
+    assert not make_study(tmp_path / "other", 1, final=False).is_running
+    assert not (tmp_path / "other" / ".lock").exists()  # nothing is left behind by looking
+
+
+def test_a_name_may_be_abbreviated_where_only_one_begins_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("dream-a", "dream-b", "dream"):
+        make_study(tmp_path / name, 4)
+    where = ("--runs", str(tmp_path))
+    assert said(capsys, "show", "dream-a", *where).startswith("dream-a: ")
+    assert said(capsys, "show", "dream", *where).startswith("dream: ")  # the whole name of one
+    assert said(capsys, "show", "-", *where).startswith("dream: ")  # the newest
+    assert "'drea': 3 studies begin so" in refused(capsys, "show", "drea", *where)
+    assert "no study 'other'" in refused(capsys, "show", "other", *where)
+    assert "no study '../dream'" in refused(capsys, "show", "../dream", *where)

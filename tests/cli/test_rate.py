@@ -53,11 +53,13 @@ def answers(link: str) -> bool:
         return False
 
 
-def test_the_page_of_a_run_lives_as_long_as_the_run(tmp_path: Path) -> None:
+def test_the_page_of_a_run_lives_as_long_as_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 51000 192.0.2.9 22")  # so no browser opens
     folder, _ = a_study(tmp_path)
     seating, _ = seated([])
     notes = RecordingReporter()
     with seating(folder, notes):
+        assert any("ssh -L" in line for line in notes.lines)
         link = next(line for line in notes.lines if "token=" in line).removeprefix("rate: ")
         while not answers(link):
             assert not any("has ended" in line for line in notes.lines), notes.lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,16 @@ def test_what_cannot_be_is_one_line(
     assert out == ""
     assert words in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_the_readme_s_own_scorer_works_as_it_stands_there(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```\w+ (scorers/\S+)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [name for name, _ in blocks] == ["scorers/variety.py", "scorers/variety.yaml"]
+    assert sum(bool(line.strip()) for _, text in blocks for line in text.splitlines()) <= 10
+    for name, text in blocks:
+        Path(name).write_text(text)
+    assert main(["score", "pictures", "--scorers", "variety", "--json"]) == 0
+    assert {row["variety"] for row in json.loads(capfd.readouterr().out)} == {46 / 25.5}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from bayes_merger.report.contents import contents_of
 from bayes_merger.report.page import page
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.testing.studies import make_study
+from tests.run.fake_run import make_setup, searched
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -134,3 +137,25 @@ def test_the_command_writes_it_beside_the_study_or_where_it_is_told(
     make_study(tmp_path / "minor", 0)
     assert main(["report", "mi", "--runs", str(tmp_path)]) == 2
     assert "'mi': 2 studies begin so (minor, mine)" in capsys.readouterr().err
+
+
+def test_of_several_objectives_the_front_is_shown(tmp_path: Path) -> None:
+    both = {"first": lambda alpha, seed: 9.0 - alpha, "second": lambda alpha, seed: 3.0 + alpha}
+    searched(make_setup(scorers=both, objectives=["first", "second"], n_iters=2), tmp_path / "s")
+    found = shown(RunFolder(tmp_path / "s"))
+    assert "the Pareto front" in found.text
+    assert "weighted sum of points" in found.text
+
+
+def test_a_study_of_newer_tables_is_read_or_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_study(tmp_path / "s", 6)
+    with closing(sqlite3.connect(folder.database)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'v9.9.9.a'")
+        database.execute("UPDATE version_info SET schema_version = 99")
+    capsys.readouterr()
+    assert main(["report", "s", "--runs", str(tmp_path)]) in (1, 2)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert main(["show", "--runs", str(tmp_path)]) == 0
+    assert "unreadable" in capsys.readouterr().out

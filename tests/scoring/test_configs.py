@@ -18,7 +18,9 @@ from bayes_merger.scoring import (
     ClipScorer,
     DuplicateScorer,
     FormulaScorer,
+    ImageRewardScorer,
     ManualScorer,
+    RaterScorer,
     Scorer,
 )
 from bayes_merger.scoring.models.clip import PUBLISHED
@@ -38,11 +40,13 @@ KINDS = {
     "duplicates": DuplicateScorer,
     "hpsv2": ClipScorer,
     "hpsv2_1": ClipScorer,
+    "imagereward": ImageRewardScorer,
     "laion": AestheticScorer,
     "laion_v1": AestheticScorer,
     "manual": ManualScorer,
     "noise": FormulaScorer,
     "pickscore": ClipScorer,
+    "rater": RaterScorer,
     "sharpness": FormulaScorer,
     "wd_aesthetic": AestheticScorer,
 }
@@ -64,13 +68,17 @@ def test_a_scorer_is_built_from_its_file_without_loading_anything(name: str) -> 
     assert isinstance(scorer, KINDS[name])
     assert isinstance(scorer, Scorer)
     assert scorer.name == name
-    assert scorer.importance == (0.0 if name == "duplicates" else 1.0)
+    assert scorer.importance == (0.0 if name in ("duplicates", "rater") else 1.0)
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_a_file_begins_with_the_command_that_uses_it(name: str) -> None:
     first = (FOLDER / f"{name}.yaml").read_text().partition("\n")[0]
-    assert first in (f"# bayes-merger run scorers={name}", f"# bayes-merger run scorers=[laion,{name}]")
+    assert first in (
+        f"# bayes-merger run scorers={name}",
+        f"# bayes-merger run scorers=[laion,{name}]",
+        f"# bayes-merger run scorers=[manual,{name}]",
+    )
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))

@@ -13,11 +13,17 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
+def chromium() -> str | None:
+    """Where it lies; None if it is not installed."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, driven by Playwright."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
+    program = chromium()
+    if program is None:
         reason = "THE PAGES ARE NOT TESTED IN A BROWSER: there is no Chromium here (apt-get install chromium)"
         warnings.warn(reason, stacklevel=1)
         pytest.skip(reason)
@@ -25,6 +31,6 @@ def browser() -> Iterator[Browser]:
 
     with sync_playwright() as driver:
         # Chromium's own sandbox does not work as root or in many containers; it only sees pages of ours
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()

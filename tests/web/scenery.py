@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from bayes_merger.run.folder import RunFolder
 SIZES = ((1, 1), (3, 2), (2, 3))
 
 
+@lru_cache(maxsize=64)
 def landscape(seed: int, hue: float, width: int, height: int) -> Image.Image:
     """The seed says where the hills and the sun are, the hue (0 to 1) what colour the evening is."""
     place = np.random.default_rng(seed)
@@ -36,12 +37,12 @@ def _evening(hue: float) -> tuple[tuple[float, float, float], ...]:
     return (hue + 0.58, 0.62, 0.62), (hue + 0.07, 0.5, 0.98), (hue + 0.68, 0.6, 0.16)
 
 
-def paint(folder: RunFolder, side: int = 96, *, square: bool = False) -> None:
+def paint(folder: RunFolder, side: int = 96, *, square: bool = False, trials: str = "*") -> None:
     """Put landscapes in the place of a study's grey pictures; they name the merge, as a run's do."""
-    for path in sorted(folder.path.glob("images/*/*.png")):
+    for path in sorted(folder.path.glob(f"images/{trials}/*.png")):
         trial, payload = int(path.parent.name), sum(path.stem.encode())
         wide, high = (1, 1) if square else SIZES[payload % 3]
-        picture = landscape(payload, 0.13 * trial, side * wide // max(wide, high), side * high // max(wide, high))
+        picture = landscape(payload, 0.13 * (trial % 8), side * wide // max(wide, high), side * high // max(wide, high))
         texts = PngInfo()
         texts.add_text("parameters", f"a ring, trial {trial}, alpha 0.3")
-        picture.save(Path(path), pnginfo=texts)
+        picture.save(path, pnginfo=texts, compress_level=1)

@@ -45,18 +45,9 @@ class RateCommand:
 
     def start(self) -> str:
         """The link that it prints."""
+        command = [sys.executable, "-m", "bayes_merger", "rate", self._folder.name, "--no-browser"]
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "bayes_merger",
-                "rate",
-                self._folder.name,
-                "--port",
-                str(self._port),
-                "--no-browser",
-            ],
-            cwd=self._folder.path.parent.parent,
+            [*command, "--runs", str(self._folder.path.parent), "--port", str(self._port)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,

@@ -63,6 +63,10 @@ class Sidecar:
         """The shape of a plain file's tensor."""
         return self._file.shapes[key]
 
+    def channels(self, key: str, statistic: str) -> int:
+        """How many channels a weight's statistic has."""
+        return self._file.shapes[f"{key}{MARK}{statistic}"][1]
+
     def plain(self, key: str) -> Tensor:
         """A plain file's tensor in fp32, which broadcasts to the weight called `key`."""
         return self._file.tensor(key).float()
@@ -77,9 +81,8 @@ class Sidecar:
 
     def mean(self, key: str, statistic: str) -> Tensor:
         """A weight's statistic over all bands, `(channels,)` in fp64."""
-        counts = self.counts(key, COUNT_OF[statistic])
-        mean: Tensor = (self.banded(key, statistic) * counts[:, None]).sum(0) / counts.sum()
-        return mean
+        counts, banded = self.counts(key, COUNT_OF[statistic]), self.banded(key, statistic)
+        return banded[0] if len(counts) == 1 else counts @ banded / counts.sum()
 
     def by_run(self, key: str) -> Tensor:
         """Mean squares of a weight's input and of its response in every run, `(runs, 2)` in fp64."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.parameters import Prepared, Weight
-from bayes_merger.merging.saliency.weights import TensorWeight, Weights, weights_at
+from bayes_merger.merging.saliency.weights import Buffer, TensorWeight, Weights, weights_at
 
 _CPU_PIECE = 2**16  # numbers; half a dozen fp32 pieces stay in a core's cache
 _GPU_PIECE = 2**26  # launches cost more than cache misses there
@@ -46,6 +46,7 @@ def combine(
     scratch: Scratch,
     key: str = "",
     cache: Callable[[Make], Prepared] | None = None,
+    begin: int = 0,
 ) -> None:
     """Write the merge of ``sources`` into ``out``.
 
@@ -58,12 +59,13 @@ def combine(
         scratch: reused memory.
         key: name of the tensor, for methods that need it.
         cache: calls the function it is given, or returns what an earlier call made from the same inputs.
+        begin: of the tensor's numbers, the first that is given, where only a part of them is.
     """
     if out.numel() == 0:
         return
     if not out.is_contiguous():
         whole = scratch.flat("whole", out.numel(), dtype, out.device).view(out.shape)
-        combine(spec, sources, weights, whole, dtype, scratch, key, cache)
+        combine(spec, sources, weights, whole, dtype, scratch, key, cache, begin)
         out.copy_(whole)
         return
     varying = any(isinstance(weight, TensorWeight) for weight in weights.values())
@@ -76,16 +78,20 @@ def combine(
         make = _first_stage(spec, sources, weights, scratch, key)
         extra["prepared"] = cache(make) if cache else make()
     if spec.elementwise:
-        _combine_pieces(spec, sources, weights, out, dtype, scratch, extra)
+        _combine_pieces(spec, sources, weights, out.view(-1), dtype, scratch, extra, begin)
         return
     given = {
         name: weight.view(out.shape) if isinstance(weight, Tensor) else weight
-        for name, weight in weights_at(weights, out.shape, 0, out.numel(), out.device).items()
+        for name, weight in weights_at(weights, 0, out.numel(), _buffer_on(out.device, scratch)).items()
     }
     if spec.selects and len({source.dtype for source in sources}) == 1:
         _round_into(out, spec.function(*sources, **given, **extra), dtype, scratch)
     else:
         _round_into(out, spec.function(*_read(spec, sources, scratch), **given, **extra), dtype, scratch)
+
+
+def _buffer_on(device: torch.device, scratch: Scratch) -> Buffer:
+    return lambda name, count: scratch.flat(f"weight {name}", count, torch.float32, device)
 
 
 def _number(weight: float | TensorWeight) -> float:
@@ -119,9 +125,9 @@ def _combine_pieces(
     dtype: torch.dtype,
     scratch: Scratch,
     extra: dict[str, object],
+    offset: int,
 ) -> None:
-    count, shape = out.numel(), out.shape
-    out = out.view(-1)
+    count, buffer = out.numel(), _buffer_on(out.device, scratch)
     size = _CPU_PIECE if out.device.type == "cpu" else _GPU_PIECE
     rows = [source.view(-1) for source in sources]
     prepared = extra.pop("prepared", None)
@@ -130,7 +136,7 @@ def _combine_pieces(
         pieces = [row[begin:end] for row in rows]
         if isinstance(prepared, tuple):
             extra["prepared"] = tuple(_slice_of(part, begin, end, count) for part in prepared)
-        given = weights_at(weights, shape, begin, end, out.device)
+        given = weights_at(weights, offset + begin, offset + end, buffer)
         if spec.fused:
             _lerp_piece(pieces, given["alpha"], out[begin:end], dtype, scratch)
         else:

@@ -81,7 +81,7 @@ class KeyMerger:
         adjusts = item.key in ADJUSTED and self._weights.get(ADJUST)
         if item.action != "merge" or adjusts or name in SMALL_DTYPES.values():
             yield self.tensor(item).reshape(-1)
-        elif spec.elementwise and spec.prepare is None and not item.common and not self._planned.varies(item):
+        elif spec.elementwise and spec.prepare is None and not item.common:
             yield from self._chunks(item, torch_dtypes()[name])
         else:
             buffer = self._buffer("made", math.prod(item.shape), torch_dtypes()[name])
@@ -115,7 +115,7 @@ class KeyMerger:
                 for number, (model, row) in enumerate(zip(models, rows, strict=True))
             ]
             out = self._buffer("made", size, dtype)
-            combine(spec, parts, weights, out, dtype, self._scratch)
+            combine(spec, parts, weights, out, dtype, self._scratch, begin=begin)
             yield out
             self._count_read(size)
 

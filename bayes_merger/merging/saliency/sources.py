@@ -12,7 +12,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError, printable
 from bayes_merger.merging.method import MethodSpec, Numbers, method_spec
 from bayes_merger.merging.saliency.settings import CHOICES, FILES, MOVED, STRENGTH, Reference
-from bayes_merger.merging.saliency.weights import TensorWeight
+from bayes_merger.merging.saliency.weights import TensorWeight, as_matrix, moved
 from bayes_merger.paths import user_path
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ class TensorWeights:
         for name, files in self._sources_of(key).items():
             number = numbers[name]
             if name in self.acts:
-                made[name] = TensorWeight(number, self._factors(key, name, files, shape), False, *self.bounds[name])
+                factors = self._factors(key, name, files, shape)
+                made[name] = TensorWeight(number, factors, False, math.prod(shape[1:]), *self.bounds[name])
             elif strength and 0 < number < 1:
                 logs = self._factors(key, name, files, shape)
-                made[name] = TensorWeight(number, tuple(_power(part, strength) for part in logs), True)
+                made[name] = moved(number, tuple(_power(part, -strength) for part in logs), math.prod(shape[1:]))
         return made
 
     def _sources_of(self, key: str) -> dict[str, tuple[Sidecar, ...]]:
@@ -100,11 +101,9 @@ class TensorWeights:
         parts = [_saliency(file, owner, shape, self.by) for file in files]
         made: list[Tensor] = []
         for pair in zip(*parts, strict=True):
-            if weight in self.acts:
-                made.append(_scaled(pair[0], files[0]))
-            else:
-                made.append(_log_ratio(pair, self.centred))
-        if sum(part.numel() for part in made) * 16 <= math.prod(shape) or not shape[1:]:
+            factor = _scaled(pair[0], files[0]) if weight in self.acts else _log_ratio(pair, self.centred)
+            made.append(as_matrix(factor, shape))
+        if sum(part.numel() for part in made) < math.prod(shape) or not shape[1:]:
             self._logs[kept] = tuple(made)
         return tuple(made)
 
@@ -246,7 +245,7 @@ def _check_shape(file: Sidecar, key: str, shape: tuple[int, ...], by: str) -> No
             raise CheckpointError(f"{file.path}: '{printable(key)}' is {list(own)}, which does not fit {list(shape)}")
     elif _found(file, key, by):
         rows, columns = _STATISTICS[by]
-        found = [len(file.mean(key, statistic)) for statistic in (rows, columns) if statistic]
+        found = [file.channels(key, statistic) for statistic in (rows, columns) if statistic]
         wanted = [size for size, statistic in zip(shape, (rows, columns), strict=False) if statistic]
         if len(shape) < 2 or found != wanted:
             raise CheckpointError(f"{file.path}: '{printable(key)}' has {found} channels, the weight {list(shape)}")

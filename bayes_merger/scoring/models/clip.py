@@ -144,7 +144,7 @@ def _image_embedder(
     settings: Mapping[str, Any], preprocessing: Preprocessing, file: WeightFile, device: str
 ) -> Embedder:
     visual: Any = _half(settings, file, pictures=True).visual
-    return Embedder(visual, visual, preprocessing, device)
+    return Embedder(visual, visual, preprocessing.arguments, device)
 
 
 def _text_embedder(settings: Mapping[str, Any], file: WeightFile, device: str) -> Embedder:
@@ -152,7 +152,7 @@ def _text_embedder(settings: Mapping[str, Any], file: WeightFile, device: str) -
 
     model: Any = _half(settings, file, pictures=False)
     tokenize = open_clip.SimpleTokenizer(context_length=settings["text_cfg"].get("context_length", 77))
-    return Embedder(model, model.encode_text, lambda texts, device: tokenize(list(texts)).to(device), device)
+    return Embedder(model, model.encode_text, lambda texts, device: (tokenize(list(texts)).to(device),), device)
 
 
 def _half(settings: Mapping[str, Any], file: WeightFile, *, pictures: bool) -> Module:

@@ -30,15 +30,15 @@ class Embedder:
     Args:
         model: on the CPU.
         run: of the model, takes what `prepare` makes, gives N x width.
-        prepare: a batch of inputs and a device to the model's input.
+        prepare: a batch of inputs and a device to the model's arguments.
         device: where it computes.
     """
 
     def __init__(
         self,
         model: Module,
-        run: Callable[[Tensor], Tensor],
-        prepare: Callable[[Sequence[Any], str], Tensor],
+        run: Callable[..., Tensor],
+        prepare: Callable[[Sequence[Any], str], tuple[Tensor, ...]],
         device: str,
     ) -> None:
         import torch
@@ -81,9 +81,11 @@ class Embedder:
         while len(vectors) < len(inputs):
             batch = inputs[len(vectors) : len(vectors) + batch_size]
             try:
-                prepared = self._prepare(batch, str(self._device))
-                given = prepared.to(self._dtype) if prepared.is_floating_point() else prepared
-                vectors += self._run(given).float().cpu()
+                given = (
+                    part.to(self._dtype) if part.is_floating_point() else part
+                    for part in self._prepare(batch, str(self._device))
+                )
+                vectors += self._run(*given).float().cpu()
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise

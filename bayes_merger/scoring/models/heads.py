@@ -141,10 +141,19 @@ def load_head(file: WeightFile) -> Head:
     Raises:
         ConfigError: absent, damaged, not a head, or not finite.
     """
-    tensors, layout = file.read(), read_layout(file)
+    return head_of(file.read(), f"{file.setting}: {file.path}")
+
+
+def head_of(tensors: Mapping[str, Tensor], where: str) -> Head:
+    """The head that these tensors are, collapsed where that is exact.
+
+    Raises:
+        ConfigError: not a head, or not finite.
+    """
+    layout = head_layout({key: tuple(tensor.shape) for key, tensor in tensors.items()}, where)
     layers = tuple((tensors[_key(n, "weight")].float(), tensors[_key(n, "bias")].float()) for n in layout.layers)
     if not all(bool(tensor.isfinite().all()) for layer in layers for tensor in layer):
-        raise ConfigError(f"{file.setting}: {file.path} holds NaN or infinity; fetch it again")
+        raise ConfigError(f"{where} holds NaN or infinity; fetch it again")
     return Head(layers, layout.kind).collapsed()
 
 

@@ -59,6 +59,10 @@ class Preprocessing:
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
         return (torch.stack(squares).float() / 255 - mean) / std
 
+    def arguments(self, images: Sequence[Image], device: str) -> tuple[Tensor]:
+        """The same, as the arguments of a model that sees pictures only."""
+        return (self(images, device),)
+
     def _square(self, image: Image, device: str) -> Tensor:
         """Bytes, 3 x size x size: the CPU's by Pillow, which is four times as fast there."""
         import torch

@@ -15,6 +15,7 @@ from bayes_merger.scoring.models.towers import Tower
 from bayes_merger.scoring.weights import WeightFile
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
 # Architecture -> classes of its settings and of its model, what of the result is the vector, and the settings' name of
@@ -97,33 +98,56 @@ class VisionTower(Tower):
 
         def make() -> Embedder:
             model: Any = _loaded(self.architecture, self.settings, self.file, self.setting)
-            return Embedder(model, lambda pixels: getattr(model(pixels), vector), preprocessing, device)
+            return Embedder(model, lambda pixels: getattr(model(pixels), vector), preprocessing.arguments, device)
 
         return make
 
 
 def _loaded(architecture: str, settings: Mapping[str, Any], file: WeightFile, setting: str) -> Module:
-    import transformers
-
     config_class, model_class, _, _ = KINDS[architecture]
     state = file.read(lambda key: not key.startswith(("text_model.", "logit_")))
+    return with_weights(model_class, config_class, settings, state, f"{setting}: {file.path}")
+
+
+def with_weights(
+    model: str, config: str, settings: Mapping[str, Any], state: Mapping[str, Tensor], where: str, **options: Any
+) -> Module:
+    """A model of transformers with these weights, in float32.
+
+    Args:
+        model: name of its class.
+        config: name of its settings' class.
+        settings: with the names of transformers.
+        state: key -> tensor; more than it needs is no mistake.
+        where: setting and path, for messages.
+        **options: further arguments of its class.
+
+    Raises:
+        ConfigError: the settings make no sense, or a weight is missing or has another shape.
+    """
+    import transformers
+
     try:
-        config = getattr(transformers, config_class)(**settings)
         with _silence():
-            model, report = getattr(transformers, model_class).from_pretrained(
-                None, config=config, state_dict=state, dtype="float32", output_loading_info=True
+            loaded, report = getattr(transformers, model).from_pretrained(
+                None,
+                config=getattr(transformers, config)(**settings),
+                state_dict=dict(state),
+                dtype="float32",
+                output_loading_info=True,
+                **options,
             )
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{setting}: {file.path} as {architecture}: {one_line(error)}") from error
+        raise ConfigError(f"{where} as {model}: {one_line(error)}") from error
     absent = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
     if absent:
-        raise ConfigError(f"{file.setting}: {file.path} does not fit the model: {', '.join(absent[:4])}")
-    return model  # type: ignore[no-any-return]
+        raise ConfigError(f"{where} does not fit the model: {', '.join(absent[:4])}")
+    return loaded  # type: ignore[no-any-return]
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No bar and no report while a model is loaded: what does not fit is an error of ours."""
+    """No bar, report or advice of transformers: what does not fit is an error of ours."""
     from transformers.utils import logging
 
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bayes_merger.scoring.models.towers import Tower
     from bayes_merger.scoring.rater.memory import Key, Memory
     from bayes_merger.scoring.rater.model import Array, Check, RaterModel
+    from bayes_merger.scoring.weights import WeightFile
 
 ASSIST = "model of the rater"
 """The rater of the ratings that a model has given; nothing is learned from them."""
@@ -64,6 +65,11 @@ class RaterScorer:
         self.ledger: Ledger | None = None
         self._memory: Memory | None = None
         self._checked: tuple[int, Check | None] | None = None
+
+    @property
+    def files(self) -> tuple[WeightFile, ...]:
+        """The weights it needs."""
+        return (self.tower.file,)
 
     def prepare(self, folder: Path | None = None) -> None:
         """Checks the tower, and decides where embeddings are kept: beside the ledger, in the study's folder.

@@ -22,7 +22,7 @@ from bayes_merger.web.templates import page
 AHEAD = 3
 """Trials that a page is told of; more would only be loaded too early."""
 
-PAIRS = 4
+PAIRS = 8
 """Pairs of a play-off that it is told of."""
 
 KEPT = {"cache-control": "private, max-age=86400, immutable"}

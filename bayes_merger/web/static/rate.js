@@ -71,12 +71,17 @@ function rate(score) {
 
 function confirm() {
   if (!sitting.up) return;
-  if (playing()) return pair ? say(`${view.playoff.left} pairs are left`) : sitting.crown();
+  if (playing()) return view.playoff.left ? askEnough() : sitting.crown();
   if (!trial) return;
   if (!missing()) return sitting.confirm(trial);
   if (trial.unit === "trial") return say("This merge has no score yet");
   look(unrated(place()));
   say(`${missing()} of ${trial.pictures.length} pictures have no score yet`);
+}
+
+function askEnough() {
+  at("enough").querySelector("p").textContent = `${view.playoff.left} of ${view.playoff.total} pairs are left. The champion would be computed from the others.`;
+  at("enough").showModal();
 }
 
 function prefer(side) {
@@ -114,6 +119,10 @@ const actions = {
   broken: () => {
     at("void").close();
     if (trial && sitting.up) sitting.void(trial);
+  },
+  crown: () => {
+    at("enough").close();
+    if (playing() && sitting.up) sitting.crown();
   },
   compare: () => toggle("compare"),
   blink: () => blink(!on.blink),
@@ -229,8 +238,9 @@ function drawProgress() {
   at("place").textContent = trial ? `Picture ${place() + 1} of ${trial.pictures.length}` : pair ? "Which is better?" : "";
   at("progress").max = (playing() ? playoff.total : total) || 1;
   at("progress").value = playing() ? playoff.total - playoff.left : done;
-  const parts = playing() ? [`${playoff.left} of ${playoff.total} pairs left`] : [`${done} of ${total} merges`, `${waiting} waiting`];
+  const parts = playing() ? [`${playoff.left} of ${playoff.total} pairs left`] : [`${done} of ${total} merges`];
   if (left && !playing()) parts.push(countdown(left));
+  if (!playing()) parts.push(`${waiting} waiting`);
   if (sd) parts.push(`you repeat yourself within ${sd.toFixed(1)}`);
   at("rest").textContent = parts.join(" · ");
   document.title = `${waiting ? `(${waiting}) ` : ""}Rate ${page.dataset.study}`;
@@ -238,10 +248,12 @@ function drawProgress() {
 
 function notice() {
   const name = page.dataset.typed;
-  if (!sitting.up) return ["The server does not answer", "What you rated is kept here, and sent when it is back. Does  bayes-merger  still run?"];
+  const over = view.over && !trial && !playing();
+  if (!sitting.up && !over) return ["The server does not answer", "What you rated is kept here, and sent when it is back. Does  bayes-merger  still run?"];
   if (trial || pair) return ["", ""];
+  if (playing() && view.playoff.left) return ["", ""]; // the next pairs are on their way
   if (playing()) return ["All compared", "Enter: the champion becomes the best merge. Until then U takes back."];
-  if (view.over) return [view.playoff?.over ? "There is a champion" : "All rated", `Thank you. The best merge:  bayes-merger show ${name}`];
+  if (over) return [view.playoff?.over ? "There is a champion" : "All rated", `Thank you. The best merge:  bayes-merger show ${name}`];
   if (view.running) return ["Nothing waits", "The next merge is being drawn. It appears here by itself."];
   return ["Nothing waits, and nothing is being drawn", `Go on with  bayes-merger resume ${name}`];
 }

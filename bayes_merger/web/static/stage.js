@@ -54,6 +54,8 @@ export class Stage extends EventTarget {
 
   #fillGrid(pictures) {
     const grid = this.#part("grid");
+    const { width, height } = this.#stage.getBoundingClientRect();
+    grid.style.setProperty("--columns", Math.max(1, Math.round(Math.sqrt((pictures.length * width) / height))));
     const shown = pictures.map((one) => one.id).join();
     if (grid.dataset.shown === shown) return;
     grid.dataset.shown = shown;

@@ -14,7 +14,7 @@ from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError
 from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, plan
 from bayes_merger.merging.engine.idle import idle_weights
 from bayes_merger.merging.saliency.settings import read_saliency
-from bayes_merger.merging.saliency.weights import TensorWeight
+from bayes_merger.merging.saliency.weights import as_matrix, moved, weights_at
 from tests.live_models import equal, live, parameter, plain, transposed
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, even, opened, recipe_of, tensors_of
 from tests.sidecars import RUN, measured
@@ -92,14 +92,20 @@ def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, models: dict
 
 def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
     generator = torch.Generator().manual_seed(0)
-    factors = (torch.rand(1, 70, 1, 1, generator=generator), torch.rand(90, 1, 1, 1, generator=generator))
-    weight = TensorWeight(0.3, factors, odds=True)
     shape = (90, 70, 3, 3)
-    whole = weight.part(shape, 0, 56700, "cpu").view(shape)
-    odds = 0.3 / 0.7 * (factors[0] * factors[1]).expand(shape)
+    columns, rows = torch.rand(1, 70, 1, 1, generator=generator), torch.rand(90, 1, 1, 1, generator=generator)
+    weight = moved(0.3, tuple(as_matrix(1 / factor, shape) for factor in (rows, columns)), 630)
+
+    def part(begin: int, end: int) -> torch.Tensor:
+        made = weights_at({"alpha": weight}, begin, end, lambda _, count: torch.empty(count))["alpha"]
+        assert isinstance(made, torch.Tensor)
+        return made.clone()
+
+    whole = part(0, 56700).view(shape)
+    odds = 0.3 / 0.7 * (rows * columns).expand(shape)
     assert torch.allclose(whole, odds / (1 + odds))
-    pieces = [weight.part(shape, begin, min(begin + 1001, 56700), "cpu") for begin in range(0, 56700, 1001)]
-    assert torch.equal(torch.cat(pieces), whole.reshape(-1))
+    pieces = [part(begin, min(begin + 1001, 56700)) for begin in range(0, 56700, 1001)]
+    assert torch.equal(torch.cat(pieces).view(shape), whole)
     low, high = weight.ends()
     assert low == pytest.approx(float(whole.min()))
     assert high == pytest.approx(float(whole.max()))

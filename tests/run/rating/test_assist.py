@@ -13,13 +13,14 @@ from PIL import Image
 from bayes_merger.config import FinalConfig, ScoringConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
 from bayes_merger.run import loop
 from bayes_merger.run.evaluator import Baseline
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.judging import Judging, Weights
 from bayes_merger.run.progress import StopSignal
-from bayes_merger.run.rating.sitting import Picture, Sitting, Trial
+from bayes_merger.run.rating.album import Picture
+from bayes_merger.run.rating.sitting import Sitting, Trial
 from bayes_merger.run.record import complete_trials
 from bayes_merger.run.setup import RunSetup, check_rating
 from bayes_merger.scoring import ManualScorer, RaterScorer
@@ -37,7 +38,7 @@ class Coloured(Judging):
     def load_weights(self, weights: Weights, baseline: Baseline | None = None) -> None:
         self.weights = weights
 
-    def draw(self, payloads: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+    def draw(self, payloads: Sequence[Payload], on_drawn: OnDrawn | None = None) -> tuple[DrawnImage, ...]:
         red = 255 - round(250 * abs(self.weights["alpha"]["BASE"] - 0.3))
         return tuple(
             DrawnImage(one.name, index, seed, "a ring", Image.new("RGB", (8, 8), (red, 60, 40 + seed % 60)))

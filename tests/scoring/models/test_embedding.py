@@ -25,8 +25,8 @@ class Doubling:
 
 
 def embedder(run: Doubling) -> Embedder:
-    def prepare(inputs: Sequence[float], device: str) -> torch.Tensor:
-        return torch.tensor(inputs, device=device)
+    def prepare(inputs: Sequence[float], device: str) -> tuple[torch.Tensor]:
+        return (torch.tensor(inputs, device=device),)
 
     return Embedder(torch.nn.Linear(2, 2), run, prepare, "cpu")
 

@@ -141,7 +141,7 @@ def test_a_tower_that_cannot_work_is_found_at_start_up(
     [
         ({**SIGLIP, "num_hidden_layers": 3}, r"does not fit the model: .*layers\.2"),
         ({**SIGLIP, "hidden_size": 64}, "model.safetensors"),
-        ({**SIGLIP, "num_attention_heads": 5}, "as siglip"),
+        ({**SIGLIP, "num_attention_heads": 5}, "as SiglipVisionModel"),
     ],
 )
 def test_weights_of_another_model_are_named_when_they_are_loaded(

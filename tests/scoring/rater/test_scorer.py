@@ -28,7 +28,8 @@ class ColourTower:
     def prepare(self) -> None: ...
 
     def embed_images(self, images: Sequence[Image.Image]) -> Any:
-        colours = np.array([[*image.resize((1, 1), 4).getpixel((0, 0)), 128] for image in images], dtype=float)  # type: ignore[misc]
+        means: Any = [image.resize((1, 1), 4).getpixel((0, 0)) for image in images]
+        colours = np.array([[*mean, 128] for mean in means], dtype=np.float64)
         return colours / np.linalg.norm(colours, axis=1, keepdims=True)
 
 
