@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 
 from bayes_merger.atomic import write_atomically, write_json
+from bayes_merger.errors import trouble
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.contact_sheet import Picture, sheet
 from bayes_merger.report.contents import points_of, side_by_side
@@ -96,7 +97,10 @@ class FreshBest:
         self._progress.trial(report)
         self._stale = self._stale or report.improved
         if self._stale and self._clock() >= self._next:
-            self._write()
+            try:
+                self._write()
+            except OSError as error:  # what is for the eye is no reason to end a run
+                self._progress.note(f"best/ could not be written anew: {trouble(error) or error}")
             self._stale, self._next = False, self._clock() + PAUSE
 
 

@@ -132,7 +132,7 @@ def test_the_table_of_trials_is_sorted_and_filtered(runs: Path, capsys: pytest.C
         capsys, "show", "one", "--sort", "pionts", "--runs", str(runs)
     )
     text = said(capsys, "show", "one", "--trials", "--runs", str(runs))
-    assert "the picture is black" in text
+    assert "black" in text  # why one failed
 
 
 def test_all_studies_in_a_table(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

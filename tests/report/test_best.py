@@ -51,6 +51,15 @@ def test_it_is_written_after_a_new_best_and_at_most_once_a_minute() -> None:
     assert len(told.reports) == 7
 
 
+def test_a_folder_that_cannot_be_written_does_not_end_a_run() -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    told = RecordingReporter()
+    FreshBest(told, fail).trial(report(1, True))
+    assert told.lines == ["best/ could not be written anew: the disk is full; make room"]
+
+
 def test_the_pictures_of_the_comparison_are_kept_and_shown(tmp_path: Path) -> None:
     setup, folder = make_setup(final=FinalConfig(rescore=2, images=2), n_iters=4), RunFolder(tmp_path / "s")
     study, notes = searched(setup, folder.path)
