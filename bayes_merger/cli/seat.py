@@ -43,7 +43,7 @@ def _page_of_a_run(folder: RunFolder, progress: ProgressReporter, host: str, por
     with listen(host, port) as listening:
         port = listening.getsockname()[1]
         for line in links(listening, f"/rate/{folder.name}", token):
-            progress.note(f"rate: {line}")
+            print(f"rate: {line}", flush=True)  # not into the log, which people hand on: the link is the key
     command = [sys.executable, "-m", "bayes_merger", "rate", folder.name, "--runs", str(folder.path.parent)]
     where = str(folder.where)
     secrets = {HANDED: token} | ({STORAGE: where} if "://" in where else {})  # not for the eyes of `ps`
