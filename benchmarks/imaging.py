@@ -228,8 +228,8 @@ def main() -> None:
         for line in PARTS[name](given.rounds, given.before):
             print(line, flush=True)
             lines.append(f"| {line} |\n")
-    if not given.only:
-        RESULTS.write_text(HEAD + "".join(lines) + NEVER, encoding="utf-8")
+        if not given.only:
+            RESULTS.write_text(HEAD + "".join(lines) + NEVER, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -133,11 +133,12 @@ def measure_folder(folder: Path, device: str, *, quick: bool) -> None:
             return load_pipeline(model, config=config, device=device, **settings)
 
         print(f"{model.architecture.title} on {torch.cuda.get_device_name() if device == 'cuda' else device}")
-        for part in (
+        parts: tuple[Callable[[], Iterator[str]], ...] = (
             lambda: of_trial(load, folder, model, device, quick),
             lambda: of_batches(load, model, device, quick),
             lambda: of_compiling(load, model, device, quick),
-        ):
+        )
+        for part in parts:
             if time.perf_counter() - began > LIMIT:
                 print("the rest was not begun: the time is over")
                 return

@@ -17,8 +17,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ REPORT = """# What the model of the rater saves
 
 Written by `python benchmarks/rater.py report`: {seeds} simulated studies of {trials} trials a row, which choose among
 {merges} real merges of the demo, {pictures} pictures each; the best of them is worth {best:.2f}. The model sees the
-pictures through the demo's own tiny CLIP, which half of the demo's judges see through as well; a person's taste is
-further away. Quality is the simulated person's opinion, without noise, of the merge that is handed over, with the
+pictures through the demo's own tiny CLIP, which the demo's judges see through as well; a person's taste is further
+away. Quality is the simulated person's opinion, without noise, of the merge that is handed over, with the
 standard error over the studies; differences are paired.
 """
 
@@ -137,6 +138,14 @@ def simulate(pool: Pool, noise: float, seed: int, trials: int, *, assist: bool) 
     return Outcome(asked, quality, float(np.sqrt(np.mean(np.square(gaps)))) if gaps else float("nan"))
 
 
+def remembered(pool: Pool, cache: Path, noise: float, seed: int, trials: int, *, assist: bool) -> Outcome:
+    """The outcome of one simulated study, simulated once."""
+    path = cache / f"outcome-{len(pool.rows)}-{trials}-{noise}-{seed}-{assist}.json"
+    if not path.exists():
+        path.write_text(json.dumps(asdict(simulate(pool, noise, seed, trials, assist=assist))))
+    return Outcome(**json.loads(path.read_text()))
+
+
 def _next(rows: Array, order: Sequence[int], values: Array) -> int:
     """The untried merge of the greatest expected improvement on the best posterior mean."""
     model = fit(rows[list(order)], values)
@@ -172,7 +181,8 @@ def report(cache: Path, seeds: int, trials: int) -> str:
     ]
     for noise in (0.5, 1.0, 2.0):
         whole, helped = (
-            [simulate(pool, noise, seed, trials, assist=assist) for seed in range(seeds)] for assist in (False, True)
+            [remembered(pool, cache, noise, seed, trials, assist=assist) for seed in range(seeds)]
+            for assist in (False, True)
         )
         ratings = np.array([one.asked[-1] for one in helped])
         early = [one.quality[min(trials, -(-int(n) // pictures)) - 1] for one, n in zip(whole, ratings, strict=True)]
@@ -181,7 +191,7 @@ def report(cache: Path, seeds: int, trials: int) -> str:
         lines.append(
             f"| {noise} | {ratings.mean() / (trials * pictures):.0%} | {trials * pictures} | {ratings.mean():.0f} | "
             f"{_with_error(end)} | {_with_error(np.array([one.quality[-1] for one in helped]) - end, '+')} | "
-            f"{_with_error(np.array(early) - end, '+')} | {np.mean(errors) if errors else float('nan'):.2f} |"
+            f"{_with_error(np.array(early) - end, '+')} | {f'{np.mean(errors):.2f}' if errors else '–'} |"
         )
         print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"
@@ -197,7 +207,7 @@ def main() -> None:
     parser.add_argument("what", choices=["draw", "report"])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--merges", type=int, default=120)
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--trials", type=int, default=40)
     options = parser.parse_args()
     if options.what == "draw":

@@ -35,13 +35,16 @@ PICTURES = 5
 AHEAD = 3  # merges that wait, as in a run
 WATCH = """
 window.times = [];
+let keys = 0;
 addEventListener("keydown", () => {
+  const key = ++keys;
   const before = document.querySelector("#left img");
   const since = performance.now();
   const look = () => {
+    if (key !== keys) return; // the last picture of a merge has no next one
     const now = document.querySelector("#left img");
     if (now && now !== before && now.complete) requestAnimationFrame(() => times.push(performance.now() - since));
-    else if (performance.now() - since < 5000) requestAnimationFrame(look);
+    else requestAnimationFrame(look);
   };
   requestAnimationFrame(look);
 }, true);

@@ -197,7 +197,8 @@ def test_a_study_is_taken_by_one_process_only(workplace: Path, finished: Path) -
 
 def test_a_rater_who_is_not_there_pauses_the_run(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     models = (f"model_a={tiny_a}", f"model_b={tiny_b}")
-    result = command(workplace, "run", "experiment=tiny", *models, "name=rated", "scorers=[manual]")
+    settings = ("name=rated", "scorers=[manual]", "scoring.page=false")
+    result = command(workplace, "run", "experiment=tiny", *models, *settings)
     assert result.returncode == 3  # standard input is at its end
     assert "bayes-merger resume rated" in result.stderr
     assert shown(workplace, "rated")["trials"]["finished"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -189,7 +190,8 @@ def _fetch(arguments: Sequence[str]) -> None:
             with _bar(file) as progress:
                 path = file.find(progress)
             print(f"{name}: {path} {'was here' if was_here else 'is here now'} ({path.stat().st_size / 1e6:.1f} MB)")
-        scorer.prepare()
+        with tempfile.TemporaryDirectory() as folder:  # what it keeps of a study
+            scorer.prepare(Path(folder))
 
 
 @contextmanager
@@ -232,12 +234,13 @@ def _check(arguments: Sequence[str]) -> None:
         if scorer.interactive:
             print(f"{name}: asks you, nothing to check")
             continue
-        scorer.prepare()
-        begin = time.perf_counter()
-        first = score_images(scorer, [_judged(image, given.prompt)])[0].value
-        loaded = time.perf_counter()
-        score_images(scorer, [_judged(image.rotate(180), given.prompt)])
-        again = time.perf_counter() - loaded
+        with tempfile.TemporaryDirectory() as folder:  # what it keeps of a study
+            scorer.prepare(Path(folder))
+            begin = time.perf_counter()
+            first = score_images(scorer, [_judged(image, given.prompt)])[0].value
+            loaded = time.perf_counter()
+            score_images(scorer, [_judged(image.rotate(180), given.prompt)])
+            again = time.perf_counter() - loaded
         low, high = scorer.scale
         points = 10 * (first - low) / (high - low)
         took = max(loaded - begin - again, 0.0)

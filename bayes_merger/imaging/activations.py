@@ -12,16 +12,15 @@ https://arxiv.org/abs/2306.11695, are the roots of `in_sq`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.gradients import SeenCalls
-from bayes_merger.imaging.pipelines.keymap import Home, homes, state_of
+from bayes_merger.imaging.layers import Layer, layers_of
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
 
 if TYPE_CHECKING:
@@ -29,67 +28,31 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A module whose weight is a tensor of the checkpoint, or some rows of one.
+class Recording:
+    """The sums of one drawing, and what is known of the present call of the denoiser.
 
-    Attributes:
-        key: of the weight, as the checkpoint names it.
-        module: a `Linear` or `Conv2d`.
-        in_denoiser: whether it sees timesteps and guidance; text encoders do not.
-        begin: its first row.
-        rows: of the whole tensor.
-        swapped: whether the checkpoint has the halves of its rows the other way round.
+    Args:
+        into: where the sums go.
+        guided: whether each batch has both halves of guidance.
+        time_unit: the timestep of pure noise.
     """
-
-    key: str
-    module: Module
-    in_denoiser: bool
-    begin: int
-    rows: int
-    swapped: bool
-
-
-def layers_of(pipeline: LivePipeline) -> list[Layer]:
-    """The layers of a pipeline's denoiser and text encoders, as checkpoints name their weights."""
-    modules = pipeline.architecture.model.modules
-    drawn = (pipeline.architecture.network, *pipeline.architecture.encoders)
-    found = homes({part: state_of(module) for part, module in modules.items()})
-    return [
-        layer
-        for key, home in found.items()
-        if home.part in drawn and not home.counterpart.transposed
-        for layer in _layers_at(key, home, modules[home.part], home.part == pipeline.architecture.network)
-    ]
-
-
-def _layers_at(key: str, home: Home, part: Module, in_denoiser: bool) -> Iterator[Layer]:
-    import torch
-
-    begin, rows = 0, home.shape[0] if home.shape else 0
-    for name, tensor in zip(home.names, home.tensors, strict=True):
-        owner, _, parameter = name.rpartition(".")
-        module = part.get_submodule(owner)
-        if parameter == "weight" and isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            yield Layer(key, module, in_denoiser, begin, rows, home.counterpart.swapped)
-        begin += tensor.shape[0] if tensor.dim() else 0
-
-
-class _Recording:
-    """The sums of one drawing, and what is known of the present call of the denoiser."""
 
     def __init__(self, into: Activations, guided: bool, time_unit: float) -> None:
         self._into, self._guided, self._time_unit = into, guided, time_unit
         self._band = 0
         self.denoiser_seen = False
         self._last: tuple[Tensor, int, dict[str, Tensor]] | None = None  # q, k and v are fed the same tensor
+        self._rows: dict[tuple[str, str, int, int], Tensor] = {}
+        self._counts: dict[tuple[str, str], list[float]] = {}
 
     def see_time(self, _: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """A forward pre-hook of the denoiser."""
         time = positional[1] if len(positional) > 1 else named["timestep"]
         share = float(time.flatten()[0] if hasattr(time, "flatten") else time) / self._time_unit
         self._band = min(max(int(share * self._into.about.bands), 0), self._into.about.bands - 1)
 
     def see_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> None:
+        """Add what a layer is fed and answers."""
         import torch
 
         self.denoiser_seen = self.denoiser_seen or layer.in_denoiser
@@ -99,62 +62,75 @@ class _Recording:
                 self._last = (given, given._version, self._of_input(given, channels, layer.in_denoiser))
             for statistic, sums in self._last[2].items():
                 self.add(layer, statistic, sums)
-            self._count(layer, "n", given, given.shape[channels])
+            self.count(layer, "n", given.numel() / given.shape[channels])
         if self._guided and layer.in_denoiser:
-            self.add(layer, "guided_out", _squares(_response(answer), channels))
+            self.add(layer, "guided_out", _summed(_response(answer).square_(), channels))
             if layer.begin == 0:
-                self._count(layer, "guided_n", given, 2 * given.shape[channels])
+                self.count(layer, "guided_n", given.numel() / given.shape[channels] / 2)
 
     def _of_input(self, given: Tensor, channels: int, in_denoiser: bool) -> dict[str, Tensor]:
-        import torch
-
-        others = [dim for dim in range(given.dim()) if dim != channels]
-        sizes = torch.linalg.vector_norm(given, 1, others, dtype=torch.float32).double()
-        found = {"in_sq": _squares(given, channels), "in_abs": sizes}
-        return found | ({"guided_in": _squares(_response(given), channels)} if self._guided and in_denoiser else {})
-
-    def _row(self, layer: Layer, table: dict[str, Tensor], name: str, *shape: int) -> Tensor:
-        import torch
-
-        if name not in table:
-            bands = self._into.about.bands if layer.in_denoiser else 1
-            table[name] = torch.zeros(bands, *shape, dtype=torch.float64)
-        return table[name][self._band if layer.in_denoiser else 0]
+        wide = given.float()
+        found = {"in_sq": _summed(wide.square(), channels), "in_abs": _summed(wide.abs(), channels)}
+        if self._guided and in_denoiser:
+            found["guided_in"] = _summed(_response(given).square_(), channels)
+        return found
 
     def add(self, layer: Layer, statistic: str, sums: Tensor) -> None:
-        table = self._into.sums.setdefault(layer.key, {})
-        if not statistic.endswith("_out"):
-            self._row(layer, table, statistic, len(sums)).add_(sums.cpu())
-            return
-        if layer.swapped:
-            import torch
+        """Add to a statistic of a layer in the present band."""
+        band, begin = self._band if layer.in_denoiser else 0, layer.begin if statistic.endswith("_out") else 0
+        row = self._rows.get((layer.key, statistic, begin, band))
+        if row is None:
+            row = self._new_row(layer, statistic, sums, band, begin)
+            self._rows[layer.key, statistic, begin, band] = row
+        row.add_(sums)
 
-            sums = torch.cat(sums.chunk(2)[::-1])
-        row = self._row(layer, table, statistic, layer.rows)
-        row[layer.begin : layer.begin + len(sums)].add_(sums.cpu())
+    def _new_row(self, layer: Layer, statistic: str, sums: Tensor, band: int, begin: int) -> Tensor:
+        """Where the sums of one module in one band are added up, on its device: in fp64 if that has it."""
+        import torch
+
+        table = self._into.sums.setdefault(layer.key, {})
+        if statistic not in table:
+            width = layer.rows if statistic.endswith("_out") else len(sums)
+            dtype = torch.float32 if sums.device.type == "mps" else torch.float64
+            table[statistic] = torch.zeros(self._bands_of(layer), width, dtype=dtype, device=sums.device)
+        return table[statistic][band, begin : begin + len(sums)]
+
+    def _bands_of(self, layer: Layer) -> int:
+        return self._into.about.bands if layer.in_denoiser else 1
+
+    def count(self, layer: Layer, name: str, places: float) -> None:
+        """Add to a count of a layer in the present band."""
+        counts = self._counts.setdefault((layer.key, name), [0.0] * self._bands_of(layer))
+        counts[self._band if layer.in_denoiser else 0] += places
 
     def see_gradient(self, layer: Layer, statistic: str, squares: Tensor) -> None:
+        """Add the squared gradients of one probe."""
         self.add(layer, statistic, squares)
         if statistic == "gradient_in":
-            self._row(layer, self._into.counts[layer.key], "gradient_n").add_(1)
+            self.count(layer, "gradient_n", 1)
 
-    def _count(self, layer: Layer, count: str, given: Tensor, per_place: int) -> None:
-        self._row(layer, self._into.counts.setdefault(layer.key, {}), count).add_(given.numel() / per_place)
+    def finish(self, layers: Sequence[Layer]) -> None:
+        """Bring all that was added up to the CPU, and in the order of the checkpoint's rows."""
+        import torch
+
+        for (key, name), counts in self._counts.items():
+            self._into.counts.setdefault(key, {})[name] = torch.tensor(counts, dtype=torch.float64)
+        swapped = {layer.key for layer in layers if layer.swapped}
+        for key, table in self._into.sums.items():
+            for statistic, sums in table.items():
+                halves = sums.chunk(2, 1)[::-1] if key in swapped and statistic.endswith("_out") else (sums,)
+                table[statistic] = torch.cat(halves, 1).cpu().double()
 
 
 def _response(both: Tensor) -> Tensor:
-    """Conditional less unconditional, the second half of a batch less the first."""
+    """Conditional less unconditional, the second half of a batch less the first, in fp32."""
     half = both.shape[0] // 2
-    return both[half:] - both[:half]
+    return (both[half:] - both[:half]).float()
 
 
-def _squares(tensor: Tensor, channels: int) -> Tensor:
-    """The sum of squares of each channel, in fp64; squares are taken in fp32, which half precision would overflow."""
-    import torch
-
-    others = [dim for dim in range(tensor.dim()) if dim != channels]
-    squares: Tensor = torch.linalg.vector_norm(tensor, 2, others, dtype=torch.float32).double().square_()
-    return squares
+def _summed(numbers: Tensor, channels: int) -> Tensor:
+    """The sum of each channel; torch's norms cost five times as much as squares and sums."""
+    return numbers.sum([dim for dim in range(numbers.dim()) if dim != channels])
 
 
 @contextmanager
@@ -171,7 +147,7 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
         ConfigError: no layer was seen at work, because something was offloaded or compiled.
     """
     found = Activations(about)
-    recording = _Recording(found, guided, pipeline.architecture.time_unit)
+    recording = Recording(found, guided, pipeline.architecture.time_unit)
     network = pipeline.architecture.model.modules[pipeline.architecture.network]
     calls, layers = SeenCalls(gradients), layers_of(pipeline)
     handles = [network.register_forward_pre_hook(see, with_kwargs=True) for see in (recording.see_time, calls.see)]
@@ -187,10 +163,11 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
         raise ConfigError("activations: the denoiser's layers were not seen at work; do not offload or compile it")
     own = [layer for layer in layers if layer.in_denoiser]
     calls.probe(network, own, recording.see_time, recording.see_gradient)
+    recording.finish(layers)
     _summarise(found)
 
 
-def _hook(recording: _Recording, layer: Layer) -> Any:
+def _hook(recording: Recording, layer: Layer) -> Any:
     def see(_: Module, given: tuple[Any, ...], answer: Any) -> None:
         recording.see_layer(layer, given[0], answer)
 

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bayes_merger.imaging.layers import Layer
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from bayes_merger.imaging.activations import Layer
-
-Add = Callable[["Layer", str, "Tensor"], None]
+Add = Callable[[Layer, str, "Tensor"], None]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _hook(layer: Layer, add: Add) -> Callable[[Any], None]:
         squares = squares.mean(2) if squares.dim() > 2 else squares
         weight.grad = None
         if layer.begin == 0:
-            add(layer, "gradient_in", squares.mean(0).double())
-        add(layer, "gradient_out", squares.mean(1).double())
+            add(layer, "gradient_in", squares.mean(0))
+        add(layer, "gradient_out", squares.mean(1))
 
     return see

@@ -160,12 +160,8 @@ def search(
             with Stopwatch().running():
                 with timed("choose"):
                     trial = worker.claim(total)
-                if trial is None and desk and desk.asks():
-                    continue
                 if trial is None:
-                    progress.step("waiting for the other workers")
-                    time.sleep(pause)
-                    pause = min(2 * pause, LONGEST)
+                    pause = _waited(desk, progress, pause)
                     continue
                 pause = SHORTEST
                 whole = not taking or worker.has_proposed
@@ -188,6 +184,15 @@ def search(
                 raise BayesMergerError(f"{failed} trials failed in a row, the last one because: {report.reason}")
         if desk:
             desk.report(total, watch)
+
+
+def _waited(desk: Desk | None, progress: ProgressReporter, pause: float) -> float:
+    """Wait while there is nothing to draw, or ask the person; returns how long to wait the next time."""
+    if desk and desk.asks():
+        return SHORTEST
+    progress.step("waiting for the other workers")
+    time.sleep(pause)
+    return min(2 * pause, LONGEST)
 
 
 def last_of(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter) -> LastSuggestion:

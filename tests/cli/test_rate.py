@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import os
+import subprocess
 import sys
 import time
 import urllib.error
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from bayes_merger.cli import main
 from bayes_merger.cli.seat import seated
 from bayes_merger.errors import ConfigError
 from bayes_merger.testing.progress import RecordingReporter
@@ -28,19 +28,14 @@ def test_what_cannot_be_rated_is_told_in_one_line(capsys: pytest.CaptureFixture[
     assert "web.host: cannot listen at 192.0.2.77" in line
 
 
-def test_in_the_terminal_whoever_goes_away_is_told_how_to_go_on(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_the_terminal_whoever_goes_away_is_told_how_to_go_on(tmp_path: Path) -> None:
     a_study(tmp_path)
-    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("7\nq\n"))
-    assert main(["rate", "study", "--terminal", "--runs", str(tmp_path)]) == 3
-    said = capsys.readouterr()
-    assert "bayes-merger rate study" in said.out
-    assert (
-        f"paused; every rating so far is kept; go on with  bayes-merger rate study runs={tmp_path} --terminal"
-        in said.err
-    )
+    command = [sys.executable, "-m", "bayes_merger", "rate", "study", "--terminal", "--runs", str(tmp_path)]
+    environment = {**os.environ, "SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}
+    said = subprocess.run(command, input="7\nq\n", text=True, capture_output=True, env=environment, check=False)
+    assert said.returncode == 3
+    assert "for its link and the ssh line:  bayes-merger rate study" in said.stdout
+    assert f"every rating so far is kept; go on with  bayes-merger rate study runs={tmp_path} --terminal" in said.stderr
 
 
 def test_the_settings_of_the_page_are_not_the_studys() -> None:
@@ -58,16 +53,21 @@ def answers(link: str) -> bool:
         return False
 
 
-def test_the_page_of_a_run_lives_as_long_as_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_of_a_run_lives_as_long_as_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 51000 192.0.2.9 22")  # so no browser opens
     folder, _ = a_study(tmp_path)
     seating, _ = seated([])
     notes = RecordingReporter()
     with seating(folder, notes):
-        assert any("ssh -L" in line for line in notes.lines)
-        link = next(line for line in notes.lines if "token=" in line).removeprefix("rate: ")
-        while not answers(link):
-            assert not any("has ended" in line for line in notes.lines), notes.lines
+        said = ""
+        while said.count("\n") < 2:
+            assert notes.lines == []
             time.sleep(0.1)
-    assert not answers(link)
-    assert not any("has ended" in line for line in notes.lines)
+            said += capsys.readouterr().out
+        link, tunnel = said.splitlines()
+        assert "ssh -L" in tunnel
+        assert answers(link.removeprefix("rate: "))  # as soon as it is told
+    assert not answers(link.removeprefix("rate: "))
+    assert notes.lines == []  # the log is handed on with the study, and the link is the key

@@ -131,6 +131,8 @@ def test_a_check_scores_ones_own_picture(here: Path, capsys: pytest.CaptureFixtu
     assert first.startswith("laion: 6.5 (6.5 points); ")
     assert first.endswith(" s a picture")
     assert second.startswith("contrast: ")
+    rater = [word.replace("laion", "rater") for word in TOWER]
+    assert said(capsys, "check", "rater", "duplicates", *rater).splitlines()[0].startswith("rater: 5 (5.0 points); ")
     assert said(capsys, "check", "manual") == "manual: asks you, nothing to check\n"
 
 

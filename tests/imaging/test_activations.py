@@ -11,7 +11,8 @@ import torch
 from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging import LivePipeline, Payload, resolve
-from bayes_merger.imaging.activations import layers_of, recorded
+from bayes_merger.imaging.activations import recorded
+from bayes_merger.imaging.layers import layers_of
 
 ABOUT = About("0" * 64, "sd1", 2, ({"id": "x"},))
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"

@@ -52,7 +52,8 @@ def by_diffusers(pipeline: LivePipeline, prompt: str) -> bytes:
 def test_a_lora_of_all_three_networks_is_drawn_as_if_it_were_in_the_model(
     pipeline: LivePipeline, folder: Path, tmp_path: Path
 ) -> None:
-    draw, other, tensors = torch.Generator().manual_seed(3), load_pipeline(folder, config=folder, device="cpu"), {}
+    draw, other = torch.Generator().manual_seed(3), load_pipeline(folder, config=folder, device="cpu")
+    tensors: dict[str, torch.Tensor] = {}
     for layer, (part, name) in LAYERS.items():
         weight = getattr(other.pipe, part).get_submodule(name).weight
         up, down = (torch.randn(shape, generator=draw) for shape in ((len(weight), 2), (2, weight.shape[1])))

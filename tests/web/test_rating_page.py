@@ -331,3 +331,16 @@ def test_the_best_are_compared_in_pairs_and_the_champion_is_the_best(browser: Br
     stored = load(folder).user_attrs[PLAYOFF]
     assert stored["champion"] in (0, 1, 2)
     assert stored["compared"] == 6
+
+
+def test_one_score_for_a_whole_merge(browser: Browser, tmp_path: Path) -> None:
+    folder, _ = rated.a_study(tmp_path, payloads=4, every=0, scoring=ScoringConfig(unit="trial"))
+    with served(folder) as link:
+        page = opened(browser, link)
+        page.wait_for_selector("#grid img")
+        assert page.locator("#grid img").count() == 4
+        press(page, "Enter")
+        assert page.inner_text("#message") == "This merge has no score yet"
+        press(page, "Shift+Digit6", "Enter")
+        settled(page)
+    assert values(folder) == [[6.5]]

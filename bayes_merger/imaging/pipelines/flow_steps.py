@@ -17,6 +17,9 @@ from torch import Tensor
 class FlowSteps(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
     """One picture's way; a subclass says where the next step leads."""
 
+    sigmas: Tensor
+    timesteps: Tensor
+
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> tuple[Tensor]:
         """What comes after a call of the network."""
         if self.step_index is None:
@@ -45,8 +48,9 @@ class FlowHeun(FlowSteps):
     ) -> None:
         """Every sigma but the first and the last twice: the end of a step, and the beginning of the next."""
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
-        self.timesteps = torch.cat([self.timesteps[:1], self.timesteps[1:].repeat_interleave(2)])
-        self.sigmas = torch.cat([self.sigmas[:1], self.sigmas[1:-1].repeat_interleave(2), self.sigmas[-1:]])
+        times, once = self.timesteps, self.sigmas
+        self.timesteps = torch.cat([times[:1], times[1:].repeat_interleave(2)])
+        self.sigmas = torch.cat([once[:1], once[1:-1].repeat_interleave(2), once[-1:]])
 
     def _next(self, at: int, x: Tensor, v: Tensor) -> Tensor:
         if at % 2 == 0:

@@ -129,7 +129,7 @@ def check_deaths(
         assert trace(storage) == expected, f"killed at {moment} {deadly}"
 
 
-@pytest.mark.parametrize(("moment", "step"), [("before", 17), ("after", 23), ("statement", 89)])
+@pytest.mark.parametrize(("moment", "step"), [("before", 29), ("after", 31), ("statement", 151)])
 def test_a_death_at_any_transaction_of_a_run_and_in_it_changes_nothing(
     mortal: Runner, folder: Path, moment: str, step: int
 ) -> None:

@@ -103,7 +103,7 @@ def second_pass_by_hand(pipeline: LivePipeline, latents: torch.Tensor, seed: int
     scheduler.set_timesteps(4)
     sigmas = scheduler.sigmas[first:].tolist()
     draw = torch.Generator("cpu").manual_seed(seed)
-    x = (1 - sigmas[0]) * latents + sigmas[0] * torch.randn(latents.shape, generator=draw)
+    x: torch.Tensor = (1 - sigmas[0]) * latents + sigmas[0] * torch.randn(latents.shape, generator=draw)
 
     def velocity(x: torch.Tensor, sigma: float, told: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         time = torch.tensor([1000 * sigma])
@@ -115,7 +115,7 @@ def second_pass_by_hand(pipeline: LivePipeline, latents: torch.Tensor, seed: int
 
     for now, then in pairwise(sigmas):
         away = velocity(x, now, unwanted, not_whole)
-        x = x + (then - now) * (away + 3 * (velocity(x, now, wanted, whole) - away))
+        x += (then - now) * (away + 3 * (velocity(x, now, wanted, whole) - away))
     return x
 
 
