@@ -11,7 +11,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.merging.rebasin.aligning import Alignment, Progress, align
+from bayes_merger.merging.rebasin.aligning import Alignment, Progress, align, check_alike
 from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
 
 TOLERANCE = 1e-4
@@ -51,6 +51,10 @@ def rebasin(
     if not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}; make it first")
     with open_checkpoint(target) as a, open_checkpoint(model) as b:
+        check_alike(a, b)
+        for one in (a, b):
+            one.scan()
+            one.release()
         found = align(a, b, config, progress)
         if found.permutation.moved():
             a.release()

@@ -13,6 +13,8 @@ from tests.command_line import refused
 from tests.folders import write_file
 from tests.merging.rebasin.models import scrambled
 
+MIDDLE = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+
 
 def test_it_says_how_much_moved_and_that_nothing_is_to_be_gained(
     tmp_path: Path, tiny_a: Path, tiny_sd1_config: Path, capsys: pytest.CaptureFixture[str]
@@ -49,6 +51,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_a: Path) -> Path:
     first = "model.diffusion_model.input_blocks.0.0.weight"
     save_file(tensors | {first: torch.ones(8, 9, 3, 3).half()}, folder / "inpainting.safetensors")
     save_file({key: t for key, t in tensors.items() if "middle_block" not in key}, folder / "part.safetensors")
+    save_file(tensors | {MIDDLE: torch.full_like(tensors[MIDDLE], torch.nan)}, folder / "nan.safetensors")
+    save_file(tensors | {MIDDLE: tensors[MIDDLE].float().sign() * 3e38}, folder / "large.safetensors")
     (folder / "text.safetensors").write_text("no model")
     return folder
 
@@ -66,6 +70,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_a: Path) -> Path:
         ("xl", "xl.safetensors is a Stable Diffusion XL checkpoint and a.safetensors is a Stable Diffusion 1.x"),
         ("inpainting", "inpainting.safetensors is a Stable Diffusion 1.x checkpoint for inpainting and a.safe"),
         ("part", "part.safetensors: a checkpoint with parts of its U-Net missing"),
+        ("nan", f"tensor '{MIDDLE}' holds NaN"),
+        ("large", ": the weights are too large to be compared; one of these models is broken"),
         ("other", "give two models of one size"),
     ],
 )

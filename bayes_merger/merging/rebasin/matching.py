@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.rebasin.permutation import Permutation
 from bayes_merger.merging.rebasin.spaces import Axis, Space
 
@@ -53,6 +54,9 @@ def match_weights(
         names_a: key as spaces have it -> A's own; of the tensors that are compared.
         names_b: the same of B.
         progress: called as `progress(round, done, spaces)`, where rounds count from 1.
+
+    Raises:
+        CheckpointError: weights so large that their products are infinite.
     """
     permutation = Permutation(spaces)
     waiting = {space.name for space in spaces}
@@ -154,6 +158,10 @@ def _likeness(space: Space, track: Sequence[Axis], pair: Callable[[str], tuple[T
         else:
             for part, cell in zip(sums, cells, strict=True):
                 part += one[cell] @ other[cell].T
+    if not all(part.isfinite().all() for part in sums):
+        raise CheckpointError(
+            f"{space.name}: the weights are too large to be compared; one of these models is broken, use another"
+        )
     if not space.exchange:
         return {(number, number): part.double().numpy() for number, part in enumerate(sums)}
     return {
