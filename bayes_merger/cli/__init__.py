@@ -58,6 +58,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       who can judge, and whether the weights are here; scorers fetch NAME gets them, scorers check NAME tries
   bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors
       measure which weights a model's pictures come from, for merges that take this into account
+  bayes-merger rebasin A B --out B_aligned.safetensors
+      B with its neurons in A's order: it draws what it drew, and merges better with A where both were trained apart
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -83,6 +85,7 @@ COMMANDS = {
     "rescore": "rescore",
     "scorers": "scorers",
     "activations": "activations",
+    "rebasin": "rebasin",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
