@@ -57,6 +57,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
   bayes-merger scorers
       who can judge, and whether the weights are here; scorers fetch NAME gets them, scorers check NAME tries
+  bayes-merger models [FOLDER]
+      the models of a web UI's folder: name, kind, size, hash; with models_dir=FOLDER they are found by name
   bayes-merger activations MODEL payloads=mine --out A.act.safetensors
       measure which weights a model's pictures come from, for merges that take this into account
 
@@ -83,6 +85,7 @@ COMMANDS = {
     "score": "score",
     "rescore": "rescore",
     "scorers": "scorers",
+    "models": "models",
     "activations": "activations",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
