@@ -37,6 +37,8 @@ def listen(host: str, port: int | None = None) -> socket.socket:
     Raises:
         ConfigError: the port is in use, or the host is none of this machine's.
     """
+    if port is not None and not 0 <= port < 65536:
+        raise ConfigError(f"web.port: {port} is no port; give one from 1024 to 65535, like  --port 9000")
     for number in range(PORT, PORT + TRIED) if port is None else (port,):
         try:
             family = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0][0]

@@ -52,3 +52,9 @@ def test_an_address_of_another_machine_is_refused(host: str) -> None:
 def test_a_machine_is_known_by_its_name_only_where_others_reach_it() -> None:
     assert local_names("127.0.0.1") == {"localhost"}
     assert socket.gethostname().lower() in local_names("0.0.0.0")
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 10**30])
+def test_what_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(ConfigError, match=r"web\.port: .* is no port"):
+        listen("127.0.0.1", port)

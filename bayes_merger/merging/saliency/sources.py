@@ -157,6 +157,8 @@ def _power(log: Tensor, strength: float) -> Tensor:
     """`exp(strength log)`, within what fp32 can hold as a product of two."""
     import torch
 
+    if log.numel() <= _PIECE:
+        return log.double().mul_(strength).clamp_(-40, 40).exp_().float()
     flat = log.reshape(-1)
     parts = [part.double().mul_(strength).clamp_(-40, 40).exp_().float() for part in torch.split(flat, _PIECE)]
     return torch.cat(parts).reshape(log.shape)

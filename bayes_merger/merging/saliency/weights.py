@@ -59,14 +59,19 @@ class TensorWeight:
 
         first = begin // self.width
         table = made.view(-1, self.width)
-        rows = [(f if len(f) == 1 else f[first : first + len(table)]).to(made.device) for f in self.factors]
+        count = len(table)
+        rows = [f if f.shape[0] == 1 else f[first : first + count] for f in self.factors]
+        if made.device.type != "cpu":
+            rows = [row.to(made.device) for row in rows]
         product = rows[0] * self.number
         for factor in rows[1:-1]:
             product = product * factor
-        if len(rows) > 1 and torch.broadcast_shapes(product.shape, rows[-1].shape) == table.shape:
+        if len(rows) == 1:
+            table.copy_(product)
+        elif tuple(map(max, product.shape, rows[-1].shape)) == (count, self.width):
             torch.mul(product, rows[-1], out=table)
         else:
-            table.copy_(product if len(rows) == 1 else product * rows[-1])
+            table.copy_(product * rows[-1])
         if self.odds:
             made.add_(1).reciprocal_()
         elif math.isfinite(self.least) or math.isfinite(self.most):
