@@ -47,6 +47,10 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
   bayes-merger plan NAME [--keys] [--diff recipe.json]
       say what a merge would do to every tensor, and why
+  bayes-merger diff A.safetensors B.safetensors [C.safetensors] [--png heat.png]
+      how models differ, block by block, and who is whose fine-tune
+  bayes-merger effect model_a=A.safetensors model_b=B.safetensors payloads=[portrait] [--of elements:OUT05]
+      what each block, element or rule does to the pictures, alone: which weights are worth searching
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
   bayes-merger rescore NAME scorers=clip
@@ -82,6 +86,8 @@ COMMANDS = {
     "export": "export",
     "merge": "merge",
     "plan": "plan",
+    "diff": "diff",
+    "effect": "effect",
     "recipe": "recipe",
     "payload": "payload",
     "score": "score",
