@@ -47,6 +47,10 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
   bayes-merger plan NAME [--keys] [--diff recipe.json]
       say what a merge would do to every tensor, and why
+  bayes-merger diff A.safetensors B.safetensors [C.safetensors] [--png heat.png]
+      how models differ, block by block, and who is whose fine-tune
+  bayes-merger effect model_a=A.safetensors model_b=B.safetensors payloads=[portrait] [--of elements:OUT05]
+      what each block, element or rule does to the pictures, alone: which weights are worth searching
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
   bayes-merger rescore NAME scorers=clip
@@ -61,6 +65,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       the models of a web UI's folder: name, kind, size, hash; with models_dir=FOLDER they are found by name
   bayes-merger activations MODEL payloads=mine --out A.act.safetensors
       measure which weights a model's pictures come from, for merges that take this into account
+  bayes-merger rebasin A B --out B_aligned.safetensors
+      B with its neurons in A's order: it draws what it drew, and merges better with A where both were trained apart
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -80,6 +86,8 @@ COMMANDS = {
     "export": "export",
     "merge": "merge",
     "plan": "plan",
+    "diff": "diff",
+    "effect": "effect",
     "recipe": "recipe",
     "payload": "payload",
     "score": "score",
@@ -87,6 +95,7 @@ COMMANDS = {
     "scorers": "scorers",
     "models": "models",
     "activations": "activations",
+    "rebasin": "rebasin",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 

@@ -77,7 +77,7 @@ def _serve(sitting: Sitting, options: argparse.Namespace) -> None:
     names = {*local_names(options.host), *options.name}
     app = build_app(RatingPages(only(sitting)).routes(), token, home=path, names=names)
     with listen(options.host, options.port) as listening:
-        for line in [] if options.child else links(listening, path, token):
+        for line in ["here"] if options.child else links(listening, path, token):
             print(line, flush=True)
         if options.browser:
             open_browser(link(listening, path, app.ticket()))
