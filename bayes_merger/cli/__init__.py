@@ -49,7 +49,7 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       say what a merge would do to every tensor, and why
   bayes-merger diff A.safetensors B.safetensors [C.safetensors] [--png heat.png]
       how models differ, block by block, and who is whose fine-tune
-  bayes-merger effect model_a=A.safetensors model_b=B.safetensors payloads=[portrait] [--of elements:OUT05]
+  bayes-merger effect model_a=A.safetensors model_b=B.safetensors payloads=portrait [--of elements:OUT05]
       what each block, element or rule does to the pictures, alone: which weights are worth searching
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
