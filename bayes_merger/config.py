@@ -129,6 +129,7 @@ class RunConfig:
     model_b: str = MISSING
     model_c: str | None = None
     models: dict[str, Any] = field(default_factory=dict)
+    models_dir: str | None = None
     method: str = "weighted_sum"
     dtype: str = "auto"
     vae: str = "a"
@@ -172,7 +173,7 @@ class RunConfig:
 
 
 CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "workers", "images", "model_a",
-              "model_b", "model_c", "models", "recipe.models", "runs", "final", "generator.device",
+              "model_b", "model_c", "models", "models_dir", "recipe.models", "runs", "final", "generator.device",
               "generator.max_batch", "generator.config", "generator.text_encoder_3",
               "generator.offload", "generator.address", "generator.models_folder", "generator.timeout",
               "preview", "scoring.page", "scoring.ahead", "scoring.shuffle", "scoring.repeats",
@@ -180,8 +181,8 @@ CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "
 """The settings that may change when a study goes on."""
 
 
-LOCAL = ("model_a", "model_b", "model_c", "models", "recipe.models", "generator.device", "generator.max_batch",
-         "generator.config", "generator.text_encoder_3", "generator.offload", "generator.address",
+LOCAL = ("model_a", "model_b", "model_c", "models", "models_dir", "recipe.models", "generator.device",
+         "generator.max_batch", "generator.config", "generator.text_encoder_3", "generator.offload", "generator.address",
          "generator.models_folder", "generator.timeout", "wildcards", "loras",
          "embeddings")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""

@@ -62,7 +62,7 @@ def rescore(
     Args:
         name: of the study.
         new: the new one's name; by default ``NAME@2``, or the next number that is free.
-        overrides: settings that change, like ``scorers=[clip]`` or ``scoring.mean=geometric``.
+        overrides: settings that change, like ``scorers=clip`` or ``scoring.mean=geometric``.
         runs: the folder of all studies.
         reporting: opens the progress reporter, given the log file.
 

@@ -6,7 +6,7 @@ Settings come in as plain data, composed by :mod:`bayes_merger.compose`; progres
     from bayes_merger import session
     from bayes_merger.compose import compose_run
 
-    folder = session.begin(compose_run(["model_a=A.safetensors", "model_b=B.safetensors", "payloads=[portrait]"]))
+    folder = session.begin(compose_run(["model_a=A.safetensors", "model_b=B.safetensors", "payloads=portrait"]))
     session.resume(folder.name, ["n_iters=100"])
 """
 

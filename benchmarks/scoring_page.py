@@ -41,9 +41,10 @@ addEventListener("keydown", () => {
   const before = document.querySelector("#left img");
   const since = performance.now();
   const look = () => {
+    if (key !== keys) return; // the last picture of a merge has no next one
     const now = document.querySelector("#left img");
     if (now && now !== before && now.complete) requestAnimationFrame(() => times.push(performance.now() - since));
-    else if (key === keys) requestAnimationFrame(look); // until the next key: the last picture has no next one
+    else requestAnimationFrame(look);
   };
   requestAnimationFrame(look);
 }, true);

@@ -97,6 +97,12 @@ class Architecture:
         """``key`` without the prefix that names its block: ``1.proj_in.weight``."""
         return key[_located(self, key)[1] :]
 
+    def part(self, key: str) -> str:
+        """The part of a block that ``key`` is in: ``attn1``, ``ff``, ``in_layers``, ..."""
+        words = [word for word in self.element(key).split(".")[:-1] if not word.isdigit()]
+        inside = [word for word in words if word != "transformer_blocks"]
+        return (inside or words or ["conv"])[0]
+
     def knows(self, key: str) -> bool:
         """Whether models of this architecture have such a tensor in their network, where ``key`` has its place."""
         return not self.layers or re.fullmatch(self.layers, self.element(key)) is not None

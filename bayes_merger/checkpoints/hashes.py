@@ -47,6 +47,16 @@ def sha256_of(path: Path, settled: float = SETTLED) -> str:
     return found
 
 
+def known_sha256(path: Path) -> str:
+    """The SHA-256 of a file if it is remembered, else nothing.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    found = path.stat()
+    return _remembered(_note(found), _state(found))
+
+
 def _state(found: os.stat_result) -> str:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 

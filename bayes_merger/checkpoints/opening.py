@@ -60,7 +60,8 @@ def _check_exists(path: Path) -> None:
         raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path{hub}")
     inside = _models_in(path.parent)
     close = difflib.get_close_matches(path.name, inside, n=3, cutoff=0.5)
-    raise CheckpointError(f"{path}: there is no such file{_listed(close or inside)}")
+    by_name = "" if path.suffix or path.name != str(path) else "; bayes-merger models lists those that have names"
+    raise CheckpointError(f"{path}: there is no such file{_listed(close or inside)}{by_name}")
 
 
 def _models_in(folder: Path) -> list[str]:

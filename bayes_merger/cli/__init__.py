@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from bayes_merger import __version__
+from bayes_merger.cli.arguments import without_quotes
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted, Paused, StorageError, nearest, trouble
 
 HELP = """\
@@ -22,7 +23,7 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
 
   bayes-merger run experiment=demo
       a real run on the small models that come with the package (minutes on a CPU)
-  bayes-merger run model_a=A.safetensors model_b=B.safetensors payloads=[portrait,street] scorers=[laion]
+  bayes-merger run model_a=A.safetensors model_b=B.safetensors payloads=portrait,street scorers=laion
       search the best merge of two checkpoints; run --help lists the settings
   bayes-merger resume NAME [n_iters=100]
       go on where a study stopped: after Ctrl-C, kill -9, a power cut, or with more trials
@@ -48,18 +49,26 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       write the best merge of a study, a recipe's or your own to a file; merge --help tells how
   bayes-merger plan NAME [--keys] [--diff recipe.json]
       say what a merge would do to every tensor, and why
+  bayes-merger diff A.safetensors B.safetensors [C.safetensors] [--png heat.png]
+      how models differ, block by block, and who is whose fine-tune
+  bayes-merger effect model_a=A.safetensors model_b=B.safetensors payloads=[portrait] [--of elements:OUT05]
+      what each block, element or rule does to the pictures, alone: which weights are worth searching
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
-  bayes-merger rescore NAME scorers=[clip]
+  bayes-merger rescore NAME scorers=clip
       judge a study's pictures again with other scorers, importances or means: a new study, without drawing
   bayes-merger score FOLDER --scorers laion,clip
       judge any pictures: a table, or CSV or JSON
-  bayes-merger payload draw MODEL payloads=[mine]
+  bayes-merger payload draw MODEL payloads=mine
       draw with one model, without a search; payload import PICTURE ... makes payloads of a web UI's pictures
   bayes-merger scorers
       who can judge, and whether the weights are here; scorers fetch NAME gets them, scorers check NAME tries
-  bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors
+  bayes-merger models [FOLDER]
+      the models of a web UI's folder: name, kind, size, hash; with models_dir=FOLDER they are found by name
+  bayes-merger activations MODEL payloads=mine --out A.act.safetensors
       measure which weights a model's pictures come from, for merges that take this into account
+  bayes-merger rebasin A B --out B_aligned.safetensors
+      B with its neurons in A's order: it draws what it drew, and merges better with A where both were trained apart
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -80,12 +89,16 @@ COMMANDS = {
     "export": "export",
     "merge": "merge",
     "plan": "plan",
+    "diff": "diff",
+    "effect": "effect",
     "recipe": "recipe",
     "payload": "payload",
     "score": "score",
     "rescore": "rescore",
     "scorers": "scorers",
+    "models": "models",
     "activations": "activations",
+    "rebasin": "rebasin",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
@@ -134,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    name, *rest = arguments
+    name, *rest = map(without_quotes, arguments)
     try:
         if name not in COMMANDS:
             raise ConfigError(f"no command '{name}'; {nearest(name, COMMANDS)}")

@@ -10,7 +10,7 @@ from bayes_merger.errors import ConfigError, printable
 from bayes_merger.paths import user_path
 
 HELP = """\
-bayes-merger activations MODEL payloads=[mine] --out A.act.safetensors [--bands 4] [--gradients [8]] [...]
+bayes-merger activations MODEL payloads=mine --out A.act.safetensors [--bands 4] [--gradients [8]] [...]
     draw the payloads with one model and sum up what its layers are fed, channel by channel; after a kill the same
     command goes on; --gradients adds, for as many probes of each payload, how much the denoiser depends on each weight
 bayes-merger activations show FILE ... [--png heat.png]
@@ -51,9 +51,7 @@ def _measure(arguments: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_intermixed_args(list(arguments))
     if "=" in options.model:
-        raise ConfigError(
-            "activations: takes the model first, like  bayes-merger activations MODEL payloads=[mine] ..."
-        )
+        raise ConfigError("activations: takes the model first, like  bayes-merger activations MODEL payloads=mine ...")
     from bayes_merger.cli.payload import settings_of_one
 
     config = settings_of_one(options.settings, options.model)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -13,12 +15,21 @@ PLACES = ("runs", "storage")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours: one line."""
+    """argparse whose errors are ours: one line.
+
+    Attributes:
+        takes_settings: beside options, of which those that look like none are settings with needless dashes.
+    """
+
+    takes_settings = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, with places as options."""
         known = [place for place in PLACES if f"--{place}" in self._option_string_actions]
         words = [f"--{word}" if word.partition("=")[0] in known and "=" in word else word for word in args]
+        if self.takes_settings:
+            options = [name.lstrip("-") for name in self._option_string_actions]
+            words = [word if _is_option(word, options) else without_dashes(word) for word in words]
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -30,11 +41,36 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see  {self.prog} --help")
 
 
-def as_settings(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which places are settings.
+def without_dashes(argument: str) -> str:
+    """A setting that was written as an option; anything else is left as it is.
 
-    >>> as_settings(["x", "--runs", "elsewhere", "--storage=study.db"])
-    ['x', 'runs=elsewhere', 'storage=study.db']
+    >>> without_dashes("--model-a=my-model.safetensors"), without_dashes("--debug")
+    ('model_a=my-model.safetensors', '--debug')
+    """
+    found = re.fullmatch(r"--?([A-Za-z_][\w-]*)((?:\.[^=]*)?=.*)", argument, re.DOTALL)
+    return found[1].replace("-", "_") + found[2] if found and found[1] not in ("cfg", "config-name") else argument
+
+
+def _is_option(word: str, options: Sequence[str]) -> bool:
+    name = word.lstrip("-").partition("=")[0]
+    return any(option.startswith(name) for option in options) or bool(difflib.get_close_matches(name, options, n=1))
+
+
+def without_quotes(argument: str) -> str:
+    """A setting without the single quotes around it that cmd.exe hands on.
+
+    >>> without_quotes("'space.ranges.IN00=[0.2,0.8]'")
+    'space.ranges.IN00=[0.2,0.8]'
+    """
+    found = re.fullmatch(r"'([A-Za-z_][\w.-]*=.*)'", argument, re.DOTALL)
+    return found[1] if found else argument
+
+
+def as_settings(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which places are settings, and settings have no dashes.
+
+    >>> as_settings(["x", "--runs", "elsewhere", "--storage=study.db", "--n_iters=3"])
+    ['x', 'runs=elsewhere', 'storage=study.db', 'n_iters=3']
     """
     found: list[str] = []
     waiting = ""
@@ -47,7 +83,7 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
             waiting = "" if equals else name
             found += [f"{name}={value}"] if equals else []
         else:
-            found.append(argument)
+            found.append(without_dashes(argument))
     if waiting:
         raise ConfigError(f"--{waiting}: needs a value, like  {waiting}=...")
     return found
@@ -59,8 +95,9 @@ def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     return values[-1] if values else "", [o for o in overrides if o.partition("=")[0] != setting]
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
+def add_source(parser: Parser) -> None:
     """The arguments that say which merge is meant."""
+    parser.takes_settings = True
     parser.add_argument("source", nargs="+", metavar="NAME | RECIPE | key=value", help="what to merge")
     add_which(parser)
     parser.add_argument("--dtype", help="dtype of the file: auto, fp16, bf16, fp32, fp8_e4m3fn or fp8_e5m2")

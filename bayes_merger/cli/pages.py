@@ -22,14 +22,14 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-browser", action="store_false", dest="browser", help="only print the link")
 
 
-def serve_pages(routes: Sequence[BaseRoute], path: str, options: argparse.Namespace, *, silent: bool = False) -> None:
+def serve_pages(routes: Sequence[BaseRoute], path: str, options: argparse.Namespace, *, child: bool = False) -> None:
     """Serve until Ctrl-C.
 
     Args:
         routes: of the pages and their data.
         path: of the page that is opened first.
         options: as :func:`add_server` has them.
-        silent: print no link.
+        child: only say that the pages are there, to a parent that prints the links.
 
     Raises:
         ConfigError: no place to listen at.
@@ -41,7 +41,7 @@ def serve_pages(routes: Sequence[BaseRoute], path: str, options: argparse.Namesp
     token = kept_token()
     app = build_app(routes, token, home=path, names={*local_names(options.host), *options.name})
     with listen(options.host, options.port) as listening:
-        for line in [] if silent else links(listening, path, token):
+        for line in ["here"] if child else links(listening, path, token):
             print(line, flush=True)
         if options.browser:
             open_browser(link(listening, path, app.ticket()))

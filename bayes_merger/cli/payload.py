@@ -16,9 +16,9 @@ HELP = """\
 bayes-merger payload import PICTURE|JSON|TEXT ... > payloads/mine.yaml
     what web UIs have written into their pictures (PNG, JPEG, WebP of A1111, Forge, ComfyUI, Civitai), a request of
     A1111's API or a graph of ComfyUI as JSON, a text of prompts; what cannot be drawn is left out, and said
-bayes-merger payload check payloads=[mine] [wildcards=FOLDER] [styles=styles.csv]
+bayes-merger payload check payloads=mine [wildcards=FOLDER] [styles=styles.csv]
     what these payloads draw, or what is wrong with them
-bayes-merger payload draw MODEL payloads=[mine] [out=FOLDER] [loras=FOLDER] [embeddings=FOLDER] [generator.device=cpu]
+bayes-merger payload draw MODEL payloads=mine [out=FOLDER] [loras=FOLDER] [embeddings=FOLDER] [generator.device=cpu]
     draw them with one model, without a search; no file is replaced
 """
 
@@ -63,7 +63,7 @@ def settings_of_one(arguments: Sequence[str], model: str) -> Any:
 
     for argument in arguments:
         if "=" not in argument:
-            raise ConfigError(f"'{printable(argument)}' is no setting; write it like  payloads=[mine]")
+            raise ConfigError(f"'{printable(argument)}' is no setting; write it like  payloads=mine")
     return compose.validate(compose.compose_run([*arguments, f"model_a={model}", f"model_b={model}"]))
 
 
@@ -80,7 +80,7 @@ def _check(arguments: Sequence[str]) -> None:
 
 def _draw(arguments: Sequence[str]) -> None:
     if not arguments or "=" in arguments[0]:
-        raise ConfigError("payload draw: takes the model, like  bayes-merger payload draw MODEL payloads=[mine]")
+        raise ConfigError("payload draw: takes the model, like  bayes-merger payload draw MODEL payloads=mine")
     out, overrides = split_off("out", arguments[1:])
     config = settings_of_one(overrides, arguments[0])
     from bayes_merger.run.draw import draw_with

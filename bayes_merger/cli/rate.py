@@ -70,7 +70,7 @@ def _ask(folder: RunFolder, rater: str) -> None:
 def _serve(sitting: Sitting, options: argparse.Namespace) -> None:
     from bayes_merger.web.pages.rating import RatingPages, only
 
-    serve_pages(RatingPages(only(sitting)).routes(), f"/rate/{sitting.folder.name}", options, silent=options.child)
+    serve_pages(RatingPages(only(sitting)).routes(), f"/rate/{sitting.folder.name}", options, child=options.child)
 
 
 def _parser() -> Parser:

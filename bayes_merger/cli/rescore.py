@@ -12,8 +12,8 @@ from bayes_merger.errors import ConfigError
 HELP = """\
 bayes-merger rescore NAME [NEW] [SETTING=VALUE ...]
 
-  bayes-merger rescore A-B scorers=[clip]
-  bayes-merger rescore A-B scorers=[laion,clip] scorers.clip.importance=2 scoring.mean=geometric
+  bayes-merger rescore A-B scorers=clip
+  bayes-merger rescore A-B scorers=laion,clip scorers.clip.importance=2 scoring.mean=geometric
   bayes-merger rescore A-B corrected                  with the ratings by hand as they are now
 
 Starts the study NEW (NAME@2, where you do not say) with NAME's trials, their pictures judged as you say, and its best
@@ -32,7 +32,7 @@ def rescore(arguments: Sequence[str]) -> None:
     if not arguments or any(argument in ("-h", "--help") for argument in arguments):
         print(HELP, end="")
         return
-    way_out = "rescore: takes the study and what changes, like  bayes-merger rescore NAME scorers=[clip]"
+    way_out = "rescore: takes the study and what changes, like  bayes-merger rescore NAME scorers=clip"
     name, rest = name_of(as_settings(arguments), way_out)
     names = [word for word in rest if "=" not in word]
     if len(names) > 1:

@@ -15,13 +15,13 @@ RUN_HELP = """\
 bayes-merger run [SETTING=VALUE ...]
 
   bayes-merger run experiment=demo
-  bayes-merger run model_a=A.safetensors model_b=B.safetensors payloads=[portrait,street] scorers=[laion]
+  bayes-merger run model_a=A.safetensors model_b=B.safetensors payloads=portrait,street scorers=laion
   bayes-merger run ... method=n_average model_c=C.safetensors model_d=D.safetensors      and model_e=, model_f=, ...
-  bayes-merger run recipe=steps.yaml payloads=[portrait] scorers=[laion]      several steps: see merge --help
+  bayes-merger run recipe=steps.yaml payloads=portrait scorers=laion      several steps: see merge --help
   bayes-merger run ... optimiser=tpe n_iters=100 space.frozen.OUT11=0.5 payloads.portrait.steps=30
   bayes-merger run --multirun ... optimiser=structured,bayes seed=0,1,2      a study each, one after another; the same
                                     command goes on after Ctrl-C or a kill (range(0,3) and choice(a,b) are understood)
-  bayes-merger run ... scorers=[manual]      you rate, in a page of the browser, while the run draws on; from a phone:
+  bayes-merger run ... scorers=manual      you rate, in a page of the browser, while the run draws on; from a phone:
                                     web.host=0.0.0.0; at another port: web.port=9000
   bayes-merger run ... --cfg        print the settings and stop
 

@@ -6,13 +6,14 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from bayes_merger.atomic import write_atomically
 from bayes_merger.cli.arguments import Parser
@@ -133,9 +134,11 @@ def _cell(value: Any) -> Any:
 
 
 def _table(rows: Sequence[Judged], names: Sequence[str]) -> Table:
-    table = Table("points", *names, "picture", "prompt")
+    table = Table("points", *names, Column("picture", overflow="fold"), "prompt")
+    above = os.path.commonpath([row.path.parent for row in rows])  # what all names begin with is not worth saying
     for row in rows:
         numbers = [row.points, *(row.scores.get(name) for name in names)]
         cells = ["" if number is None else f"{number:.3f}" for number in numbers]
-        table.add_row(*cells, escape(printable(str(row.path))), escape(printable(row.prompt, longest=60)))
+        name = printable(os.path.relpath(row.path, above))
+        table.add_row(*cells, escape(name), escape(printable(row.prompt, longest=60)))
     return table

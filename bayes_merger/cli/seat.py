@@ -42,8 +42,7 @@ def _page_of_a_run(folder: RunFolder, progress: ProgressReporter, host: str, por
     token = kept_token()
     with listen(host, port) as listening:
         port = listening.getsockname()[1]
-        for line in links(listening, f"/rate/{folder.name}", token):
-            print(f"rate: {line}", flush=True)  # not into the log, which people hand on: the link is the key
+        told = links(listening, f"/rate/{folder.name}", token)
     command = [sys.executable, "-m", "bayes_merger", "rate", folder.name, "--runs", str(folder.path.parent)]
     where = str(folder.where)
     secrets = {HANDED: token} | ({STORAGE: where} if "://" in where else {})  # not for the eyes of `ps`
@@ -51,7 +50,7 @@ def _page_of_a_run(folder: RunFolder, progress: ProgressReporter, host: str, por
         [*command, "--host", host, "--port", str(port), "--child"],
         env={**os.environ, **secrets},
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -60,7 +59,10 @@ def _page_of_a_run(folder: RunFolder, progress: ProgressReporter, host: str, por
     ending = threading.Event()
 
     def watch() -> None:
+        assert child.stdout is not None
         assert child.stderr is not None
+        for line in told if child.stdout.readline() else ():  # it is there now
+            print(f"rate: {line}", flush=True)  # not into the log, which people hand on: the link is the key
         said = child.stderr.read()
         child.wait()
         if not ending.is_set():

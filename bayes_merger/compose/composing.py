@@ -23,6 +23,7 @@ from bayes_merger.compose.typed import FILES, FURTHER, check_typed, in_full, is_
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.merging.models.named import with_paths
 from bayes_merger.paths import user_path
 
 
@@ -54,6 +55,7 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"'{missing[0]}' has no value: give it like  {missing[0]}=...")
         plain = words.show(OmegaConf.to_container(config, resolve=True))
     files = given.pop(NAMED_FILES, {})
+    plain = with_paths(plain, plain["models_dir"])
     return _by_name(plain | {"payloads": typed.applied(list(files), given)})
 
 
@@ -154,6 +156,7 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     if not isinstance(values, Mapping) or not isinstance(values.get("payloads", {}), Mapping):
         raise ConfigError("the settings of the study are damaged")
     check_typed(overrides)
+    overrides = _by_path(overrides, values.get("models_dir"))
     typed, others = split_payloads(overrides)
     chosen = [override for override in others if override.partition("=")[0] in GROUPS]
     words = Verbatim()
@@ -173,6 +176,13 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     check_trusted(plain, typed={in_full(override).partition("=")[0] for override in others})
     given = values.get("payloads", {}) if typed.chosen is None else {}
     return _by_name(plain | {"payloads": typed.applied((), given)})
+
+
+def _by_path(overrides: Sequence[str], models_dir: str | None) -> list[str]:
+    """Overrides with paths in the place of models' names: what a study has is left as it is."""
+    typed = dict(in_full(override).split("=", 1) for override in overrides if "=" in override)
+    paths = with_paths(typed, typed.get("models_dir", models_dir))
+    return [*(f"{key}={path}" for key, path in paths.items()), *(each for each in overrides if "=" not in each)]
 
 
 def _known_settings(overrides: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from bayes_merger.compose.foreign import way_out
 from bayes_merger.compose.sources import choices, shown
 from bayes_merger.compose.typed import FURTHER
 from bayes_merger.compose.verbatim import Verbatim
@@ -47,7 +48,7 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
     text = str(error)
     if isinstance(error, OverrideParseException):
         key = str(error.override).lstrip("+").partition("=")[0]
-        return f"'{key}' is no setting's name; {nearest(key, known(overrides))}"
+        return f"'{key}' is no setting's name; {way_out(key, known(overrides))}"
     if found := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+)'", text):
         group, choice = found.groups()
         return f"{group}: no '{choice}'; {nearest(choice, choices(group))}"
@@ -56,12 +57,12 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
         full = next((o.partition("=")[0] for o in overrides if o.partition("=")[0].split(".")[-1] == key), key)
         if full in FURTHER:
             return f"{full}: in a YAML file it is written  models: {{{full[-1]}: FILE}}"
-        return f"unknown setting '{full}'; {nearest(full, known(overrides))}"
+        return f"unknown setting '{full}'; {way_out(full, known(overrides))}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found.group(1)}: several values; run a study with each by  --multirun, or write a list as [a,b]"
+        return f"{found.group(1)}: several values; run a study with each by  --multirun"
     if found := re.search(r"Could not override '([^']+)'", text):
         full = found.group(1)
-        return f"unknown setting '{full}'; {nearest(full, known(overrides))}"
+        return f"unknown setting '{full}'; {way_out(full, known(overrides))}"
     if found := re.search(r"Error merging override (.+)", text):
         reason = str(error.__cause__ or "").partition("\n")[0]
         return f"{found.group(1).lstrip('+')}: {reason}"

@@ -36,7 +36,7 @@ class TypedPayloads:
     """What the command line says of payloads.
 
     Attributes:
-        chosen: files, of ``payloads=[a,b]``; None where nothing is said.
+        chosen: files, of ``payloads=a,b``; None where nothing is said.
         fields: ``NAME.field`` and its value as typed, of ``payloads.NAME.field=value``; None takes it away.
     """
 
@@ -72,11 +72,7 @@ class TypedPayloads:
 
 
 def split_payloads(overrides: Sequence[str]) -> tuple[TypedPayloads, list[str]]:
-    """What is said of payloads, and the other settings.
-
-    Raises:
-        ConfigError: several values where one is wanted.
-    """
+    """What is said of payloads, and the other settings."""
     chosen: tuple[str, ...] | None = None
     fields: list[tuple[str, str | None]] = []
     others = []
@@ -97,9 +93,6 @@ def _names(value: str) -> tuple[str, ...]:
     inner = value.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
-    elif "," in inner:
-        way_out = "run a study with each by  --multirun, or write a list as [a,b]"
-        raise ConfigError(f"{GROUP}={printable(value)}: several values; {way_out}")
     names = (name.strip().strip("'\"") for name in inner.split(","))
     return tuple(name for name in names if name and inner != "null")
 

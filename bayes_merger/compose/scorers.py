@@ -20,7 +20,7 @@ def build_scorers(settings: Mapping[str, Any]) -> dict[str, Scorer]:
         ConfigError: there is none, or one that cannot be built or is none.
     """
     if not settings:
-        raise ConfigError("scorers: none chosen; give at least one, like  scorers=[laion]")
+        raise ConfigError("scorers: none chosen; give at least one, like  scorers=laion")
     chosen = [name for name, given in settings.items() if not isinstance(given, dict) or "_target_" in given]
     for name in settings:
         if name not in chosen:  # its importance was given, and nothing else

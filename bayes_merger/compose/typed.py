@@ -15,13 +15,14 @@ from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merging.method import MODEL_NAMES
 
 PATHS = (
-    "model_a", "model_b", "model_c", "vae", "runs", "wildcards", "styles", "loras", "embeddings", "generator.config",
-    "generator.text_encoder_3", "generator.address", "generator.models_folder", "storage",
+    "model_a", "model_b", "model_c", "models_dir", "vae", "runs", "wildcards", "styles", "loras", "embeddings",
+    "generator.config", "generator.text_encoder_3", "generator.address", "generator.models_folder", "storage",
 )  # fmt: skip
 _PATH_TABLES = ("models.", "recipe.models.", "saliency.a", "saliency.b", "act.")
 _TEXTS = ("elements", "anchors", "adjust")
 FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "c"} | {"saliency": "saliency.b"}
 """What is typed for short -> the settings that are meant."""
+LISTS = ("payloads", "scorers", "objectives")
 FILES = ("recipe", "blocks")  # given as the name of a YAML file, kept as what is in it
 OPEN = ("models", "space", "options", "recipe", "saliency", "act", "scoring.payloads", "scoring.penalties")
 """Their own rooms know which names they may hold, and say so better than Hydra."""
@@ -39,8 +40,14 @@ _DEMO_FILE = re.compile(r"\$\{demo:\w+\}")
 
 
 def in_full(override: str) -> str:
-    """An override by the name that its setting has in the configuration: ``model_d=FILE`` is ``models.d=FILE``."""
+    """An override by the name that its setting has in the configuration: ``model_d=FILE`` is ``models.d=FILE``.
+
+    A list may be typed without brackets, which some shells read as a pattern: ``scorers=a,b`` is ``scorers=[a,b]``.
+    """
     key, equals, value = override.partition("=")
+    is_bare = value not in ("", "null") and not value.startswith(("[", "{", "choice(", "range("))
+    if is_bare and (key in LISTS or key.startswith("scoring.payloads.")):
+        value = f"[{value}]"
     return f"{FURTHER.get(key, key)}{equals}{value}"
 
 
@@ -52,13 +59,17 @@ def check_typed(overrides: Sequence[str]) -> None:
     """
     if {"n_iters", "images_budget"} <= {override.partition("=")[0] for override in overrides}:
         raise ConfigError("images_budget: says how many trials there are, as n_iters does; give one of the two")
-    for override in overrides:
+    for override, before in zip(overrides, ("", *overrides), strict=False):
         key, equals, _ = override.partition("=")
         shown = printable(key)
+        if key.startswith("'"):
+            raise ConfigError(f"argument {printable(override)}: in this shell only double quotes hold words together")
         if key.startswith("-"):
             raise ConfigError(f"no option '{shown}' here; settings are given like  name=value  (--help lists them)")
         if not equals and not key.startswith("~"):
-            raise ConfigError(f"argument '{shown}': settings are given like  name=value")
+            is_torn = before.partition("=")[0] in LISTS  # PowerShell hands on the parts of a list one by one
+            hint = f"; a list may need quotes, like  '{printable(before)},{shown}'" if is_torn else ""
+            raise ConfigError(f"argument '{shown}': settings are given like  name=value{hint}")
         if key.startswith("+"):
             raise ConfigError(f"{shown}: a setting is given without +, like  {printable(key.lstrip('+'))}=...")
         if "@" in key:

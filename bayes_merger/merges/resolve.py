@@ -14,6 +14,7 @@ from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
 from bayes_merger.merges.from_settings import adjustments, number_of, recipe_by_hand, take_vae
 from bayes_merger.merging.models.lora import is_lora
+from bayes_merger.merging.models.named import with_paths
 from bayes_merger.merging.models.opening import closed_on_error, open_each, steps_recipe
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.recipe.postprocess import ADJUST
@@ -56,6 +57,7 @@ def recipe_and_models(
     pairs = [word for word in source if _SETTING.match(word)]
     names = [word for word in source if word not in pairs]
     given = dict(pair.split("=", 1) for pair in pairs)
+    given = with_paths(given, given.pop("models_dir", None))
     if "recipe" in given:
         names.append(given.pop("recipe"))
     if len(names) > 1:

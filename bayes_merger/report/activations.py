@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.architectures import ARCHITECTURES
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.errors import CheckpointError, ConfigError, printable
-from bayes_merger.report.figures import new_figure, write_plot
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from bayes_merger.report.figures import draw_cells, new_figure, write_plot
 
 Cells = Mapping[tuple[str, str], float]
 """Row and column -> the mean of log2 over its weights."""
@@ -43,7 +39,7 @@ def summary(files: Sequence[Sidecar]) -> str:
         }
         ratio = f"{columns[-1]} / {columns[0]}"
         extra = (ratio, lambda row: _ratio(cells.get((row, columns[0])), cells.get((row, columns[-1]))))
-    rows = [row for row in _blocks(architecture) if any((row, column) in cells for column in columns)]
+    rows = [row for row in architecture.blocks if any((row, column) in cells for column in columns)]
     lines = [["block", *columns, extra[0]]]
     lines += [[row, *(_shown(cells.get((row, c))) for c in columns), extra[1](row)] for row in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
@@ -59,7 +55,7 @@ def heat_map(files: Sequence[Sidecar], path: Path) -> None:
         ConfigError: the picture cannot be written there.
     """
     architecture = architecture_of(files)
-    maps = [_cells(file, architecture, lambda key: element_of(architecture, key)) for file in files]
+    maps = [_cells(file, architecture, architecture.part) for file in files]
     titles = [_label(file) for file in files]
     if len(files) > 1:
         both = maps[0].keys() & maps[-1].keys()
@@ -72,7 +68,9 @@ def heat_map(files: Sequence[Sidecar], path: Path) -> None:
     for number, (cells, title) in enumerate(zip(maps, titles, strict=True)):
         axes = figure.add_subplot(1, len(maps), number + 1)
         between = number == len(files)
-        _draw(axes, _centred(cells) if between and len(files) == 1 else cells, title, _blocks(architecture), between)
+        shown = _centred(cells) if between and len(files) == 1 else cells
+        label = "log2 of a ratio" if between else "log2 of the RMS response"
+        draw_cells(axes, shown, title, architecture.blocks, label, centred=between)
     try:
         write_plot(figure, path)
     except OSError as error:
@@ -107,13 +105,6 @@ def _architecture(file: Sidecar) -> Architecture:
     if not known(best):
         raise CheckpointError(f"{file.path}: its tensors have no names that a checkpoint has; name them as weights")
     return best
-
-
-def element_of(architecture: Architecture, key: str) -> str:
-    """The part of a block that a weight is in: `attn1`, `ff`, `in_layers`, ..."""
-    words = [word for word in architecture.element(key).split(".")[:-1] if not word.isdigit()]
-    inside = [word for word in words if word != "transformer_blocks"]
-    return (inside or words or ["conv"])[0]
 
 
 def _cells(file: Sidecar, architecture: Architecture, column: Callable[[str], str]) -> Cells:
@@ -160,10 +151,6 @@ def _centred(cells: Cells) -> Cells:
     return {(row, column): v - sum(means[row]) / len(means[row]) for (row, column), v in cells.items()}
 
 
-def _blocks(architecture: Architecture) -> list[str]:
-    return list(architecture.blocks)
-
-
 def _label(file: Sidecar) -> str:
     return printable(file.path.name.removesuffix(".safetensors").removesuffix(".act"), longest=20)
 
@@ -192,16 +179,3 @@ def _spread(values: Sequence[float]) -> float:
     numbers = [2**value for value in values]
     mean = sum(numbers) / max(len(numbers), 1)
     return math.sqrt(sum((n - mean) ** 2 for n in numbers) / len(numbers)) / mean if mean else 0.0
-
-
-def _draw(axes: Axes, cells: Cells, title: str, order: Sequence[str], difference: bool) -> None:
-    rows = [row for row in order if any(own == row for own, _ in cells)]
-    columns = list(dict.fromkeys(column for _, column in sorted(cells)))
-    table = [[cells.get((row, column), math.nan) for column in columns] for row in rows]
-    most = max((abs(v) for v in cells.values()), default=1.0) or 1.0
-    ends = {"vmin": -most, "vmax": most, "cmap": "PuOr_r"} if difference else {"cmap": "viridis"}
-    image = axes.imshow(table, aspect="auto", **ends)
-    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(rows)), rows, fontsize=7)
-    axes.set_title(title, fontsize=9)
-    axes.figure.colorbar(image, ax=axes, label="log2 of a ratio" if difference else "log2 of the RMS response")

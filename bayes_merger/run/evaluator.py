@@ -41,17 +41,20 @@ class Baseline:
         weights: of every block.
         method: of models A and B, with these weights.
         model: instead, a model as it is.
+        elements: instead of the run's rules, which such a merge does not have.
     """
 
     name: str
     weights: Weights
     method: str = "weighted_sum"
     model: str = ""
+    elements: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """What its pictures are remembered under, in studies that exist."""
-        return f"alone: {self.model}" if self.model else self.method
+        key = f"alone: {self.model}" if self.model else self.method
+        return f"{key}: {', '.join(self.elements)}" if self.elements else key
 
 
 def baselines(setup: RunSetup) -> list[Baseline]:
@@ -82,7 +85,9 @@ def compared(setup: RunSetup, baseline: Baseline) -> tuple[dict[str, Checkpoint]
     config, own = setup.config, merge_settings(setup.config)
     vae = config.vae if config.vae in ("b", "merge") else "a"
     models = {role: setup.checkpoints[baseline.model or role] for role in ("a", "b")}
-    return models, MergeSettings(baseline.method, own.dtype, vae, blocks=own.blocks, channels=own.channels)
+    return models, MergeSettings(
+        baseline.method, own.dtype, vae, elements=baseline.elements, blocks=own.blocks, channels=own.channels
+    )
 
 
 @dataclass(frozen=True)

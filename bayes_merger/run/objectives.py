@@ -27,7 +27,7 @@ def check_objectives(config: RunConfig, scorers: Mapping[str, Scorer]) -> None:
         if name not in scorers:
             raise ConfigError(f"objectives: no scorer '{name}' is chosen; {nearest(name, scorers)}")
     if len(names) < 2:
-        raise ConfigError(f"objectives: {names[0]} alone is one; give several, or none and scorers=[{names[0]}]")
+        raise ConfigError(f"objectives: {names[0]} alone is one; give several, or none and scorers={names[0]}")
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"objectives: {doubled[0]} is there twice; name each scorer once")
     if config.patience is not None:

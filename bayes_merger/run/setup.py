@@ -274,7 +274,7 @@ def check_rating(config: RunConfig, scorers: Mapping[str, Scorer]) -> None:
     if config.scoring.unit not in ("picture", "trial"):
         raise ConfigError(f"scoring.unit: '{config.scoring.unit}' is not one of picture, trial")
     if config.scoring.assist and not (people and any(isinstance(one, RaterScorer) for one in scorers.values())):
-        raise ConfigError("scoring.assist: needs a person and a model of them; give  scorers=[manual,rater]")
+        raise ConfigError("scoring.assist: needs a person and a model of them; give  scorers=manual,rater")
     if config.scoring.assist and config.scoring.unit != "picture":
         raise ConfigError("scoring.assist: answers picture by picture; give  scoring.unit=picture")
     for name, low in (("ahead", 1), ("repeats", 0), ("playoff", 0)):
@@ -352,7 +352,7 @@ def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyTyp
         ConfigError: no payload, or one that makes no sense.
     """
     if not config.payloads:
-        raise ConfigError("payloads: none chosen; give at least one, like  payloads=[portrait]")
+        raise ConfigError("payloads: none chosen; give at least one, like  payloads=portrait")
     read = payload_for_web_ui if config.generator.program == WEB_UI else payload_from_mapping
     payloads = [
         read(name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles))

@@ -9,7 +9,7 @@ Your own scorer may be ``scorers/brightness.py`` in the working folder::
         def score(self, images):
             return [ImageStat.Stat(image.image.convert("L")).mean[0] / 25.5 for image in images]
 
-and ``scorers/brightness.yaml``, chosen by ``scorers=[brightness]``::
+and ``scorers/brightness.yaml``, chosen by ``scorers=brightness``::
 
     brightness:
       _target_: brightness.Brightness

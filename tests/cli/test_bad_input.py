@@ -128,7 +128,7 @@ CASES = {
 
 
 def listing(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*"))
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)  # Python's own
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -61,10 +61,13 @@ def test_the_page_of_a_run_lives_as_long_as_the_run(
     seating, _ = seated([])
     notes = RecordingReporter()
     with seating(folder, notes):
-        link, tunnel = capsys.readouterr().out.splitlines()
-        assert "ssh -L" in tunnel
-        while not answers(link.removeprefix("rate: ")):
+        said = ""
+        while said.count("\n") < 2:
             assert notes.lines == []
             time.sleep(0.1)
+            said += capsys.readouterr().out
+        link, tunnel = said.splitlines()
+        assert "ssh -L" in tunnel
+        assert answers(link.removeprefix("rate: "))  # as soon as it is told
     assert not answers(link.removeprefix("rate: "))
     assert notes.lines == []  # the log is handed on with the study, and the link is the key

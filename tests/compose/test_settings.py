@@ -81,8 +81,49 @@ def test_fields_are_set_by_any_name(folder: Path) -> None:
     assert list(payloads("payloads=p")) == ["p"]
     with pytest.raises(ConfigError, match=r"payloads\.pp: no payload is called so; did you mean p"):
         payloads(chosen, "payloads.pp.steps=3")
-    with pytest.raises(ConfigError, match=r"payloads=p,noob.v1: several values; .*\[a,b\]"):
-        payloads("payloads=p,noob.v1")
+
+
+@pytest.mark.parametrize("chosen", ["payloads=p,noob.v1", "payloads=[p,noob.v1]", "payloads=p, 'noob.v1'"])
+def test_a_list_needs_no_brackets(chosen: str, folder: Path) -> None:
+    assert list(payloads(chosen)) == ["p", "noob.v1"]
+    settings = composed("scorers=laion,clip", "objectives=laion,clip", "scoring.payloads.clip=p,noob.v1")
+    assert list(settings["scorers"]) == ["laion", "clip"]  # type: ignore[call-overload]
+    assert settings["objectives"] == ["laion", "clip"]
+    assert settings["scoring"]["payloads"] == {"clip": ["p", "noob.v1"]}  # type: ignore[index]
+    assert composed("scoring.payloads.clip=p")["scoring"]["payloads"] == {"clip": ["p"]}  # type: ignore[index]
+    changed = compose.changed(settings, ["scorers=clip,laion"])
+    assert list(changed["scorers"]) == ["clip", "laion"]
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("device=cuda", "generator.device=cuda"),
+        ("batch_size=2", "payloads.NAME.batch_size"),
+        ("merge_mode=weighted_sum", "method=weighted_sum"),
+        ("scorer_method=chad", "scorers=laion,clip"),
+        ("url=http://127.0.0.1:7860", "draws by itself"),
+        ("prompt=a cat", "payloads.NAME.prompt"),
+        ("cfg_scale=7", "payloads.NAME.cfg_scale"),
+        ("alpha=0.3", "space.frozen.IN00=0.5"),
+        ("base_alpha=0.3", "space.frozen.IN00=0.5"),
+        ("IN00.alpha=0.3", "space.frozen.IN00=0.5"),
+        ("rescore=3", "did you mean final.rescore"),
+        ("max_batch=1", "did you mean generator.max_batch"),
+    ],
+)
+def test_names_of_other_programs_are_answered(override: str, meant: str, folder: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed(override)
+    assert override.partition("=")[0] in str(caught.value)
+    assert meant in str(caught.value)
+
+
+def test_what_a_shell_has_torn_apart_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="a list may need quotes, like  'payloads=p,street'"):
+        composed("payloads=p", "street")
+    with pytest.raises(ConfigError, match="only double quotes hold words together"):
+        composed("'payloads.p.prompt=a", "ring'")
 
 
 def test_an_experiment_chooses_and_sets_payloads(folder: Path) -> None:

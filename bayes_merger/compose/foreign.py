@@ -1,0 +1,63 @@
+"""Settings by the names that other programs give them, and by their last names: what each is called here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from bayes_merger.errors import nearest
+from bayes_merger.imaging.payload.fields import is_field
+
+CALLED = {
+    # sd-webui-bayesian-merger
+    "batch_size": "payloads.NAME.batch_size=2",
+    "best_precision": "dtype=fp16",
+    "device": "generator.device=cuda",
+    "guided_optimisation": "space=guide",
+    "latin_hypercube_sampling": "design=lhs",
+    "merge_mode": "method=weighted_sum",
+    "optimisation_guide": "space=guide",
+    "run_name": "name=NAME",
+    "save_best": "final.save=true",
+    "save_imgs": "images=all",
+    "scorer_method": "scorers=laion,clip",
+    "url": "generator=webui generator.address=http://127.0.0.1:7860, or nothing: this program draws by itself",
+    "wildcards_dir": "wildcards=FOLDER",
+    # supermerger, mergers of block weights, diffusers
+    "base_model": "model_a=FILE",
+    "mode": "method=weighted_sum",
+    "num_inference_steps": "payloads.NAME.steps=30",
+    "guidance_scale": "payloads.NAME.cfg_scale=7",
+    "num_images": "payloads.NAME.batch_size=2",
+    "output": "name=NAME; bayes-merger merge NAME --out FILE writes what was found",
+    "out": "name=NAME; bayes-merger merge NAME --out FILE writes what was found",
+    "precision": "dtype=fp16",
+    "trials": "n_iters=70",
+    "n_trials": "n_iters=70",
+}
+"""Foreign name -> what to write instead."""
+
+_WEIGHT = re.compile(r"alpha|beta|(base|block_\d+)_\w+|(BASE|TE|M00|(IN|OUT)\d\d)(-\w+)?(\.\w+)?")
+
+
+def way_out(name: str, known: Iterable[str]) -> str:
+    """What somebody meant who typed a setting that does not exist.
+
+    Args:
+        name: as typed.
+        known: the full names of all settings.
+    """
+    known = list(known)
+    bare = name.lower().replace("-", "_")
+    if bare in CALLED:
+        return f"here it is  {CALLED[bare]}"
+    if _WEIGHT.fullmatch(name):
+        return (
+            "a run searches the weights; space.frozen.IN00=0.5 fixes one, anchors=GRAD_V tries yours first, and "
+            "bayes-merger merge takes them as they are"
+        )
+    if full := [one for one in known if one.rpartition(".")[2] == bare and one != name]:
+        return f"did you mean {' or '.join(full)}?"
+    if is_field(bare):
+        return f"a payload has it: payloads.NAME.{bare}=..., or in its file payloads/NAME.yaml"
+    return nearest(name, known)

@@ -1,0 +1,38 @@
+"""The settings of a merge that name models, with paths in the place of names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bayes_merger.checkpoints.shelves import find_model, shelves
+from bayes_merger.errors import ConfigError
+from bayes_merger.merging.method import MODEL_NAMES
+
+_NO_FILES = (*MODEL_NAMES, "merge")  # what vae= may say beside a file
+
+
+def with_paths(given: Mapping[str, Any], models_dir: str | None) -> dict[str, Any]:
+    """Settings in which ``model_a`` to ``model_z``, those of ``models`` and ``vae`` are paths; what has no file stays.
+
+    Args:
+        given: setting to value; others are left alone.
+        models_dir: where models are looked for, see :func:`bayes_merger.checkpoints.shelves.shelves`.
+
+    Raises:
+        ConfigError: several models have a name, or there is no such folder.
+    """
+    folders = shelves(models_dir)
+
+    def found(key: str, value: Any) -> Any:
+        if key == "models" and isinstance(value, Mapping):
+            return {name: found(f"models.{name}", path) for name, path in value.items()}
+        is_model = key.partition("_")[2] in MODEL_NAMES if key.startswith("model_") else key.startswith("models.")
+        if not isinstance(value, str) or not (is_model or (key == "vae" and value not in _NO_FILES)):
+            return value
+        try:
+            return find_model(value, folders)
+        except ConfigError as error:
+            raise ConfigError(str(error), subject=key) from None
+
+    return {key: found(key, value) for key, value in given.items()}

@@ -1,0 +1,108 @@
+"""Two models, and the second in the order of the first's neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.config_trees import settings_for
+from bayes_merger.checkpoints.empty_networks import empty_networks
+from bayes_merger.checkpoints.kinds import LORA, REFINER, SD1, SD2, SDXL, SSD_1B, VEGA, describe_input
+from bayes_merger.checkpoints.naming import canonical_keys
+from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.merging.rebasin.matching import likeness, match_weights
+from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
+from bayes_merger.merging.rebasin.spaces import Layout
+from bayes_merger.merging.rebasin.topology import spaces_of
+
+KINDS = (SD1, SD2, SDXL, REFINER, SSD_1B, VEGA)
+"""Kinds of models whose neurons are known."""
+
+Progress = Callable[[int, int, int], None]
+"""Called as `progress(round, done, spaces)`."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What was found.
+
+    Attributes:
+        permutation: of B's neurons.
+        model: B in that order, under its own keys; it is closed with B.
+        before: the cosine of the weights of A and B, of all tensors that have neurons.
+        after: the same in the new order.
+    """
+
+    permutation: Permutation
+    model: Permuted
+    before: float
+    after: float
+
+
+def align(a: Checkpoint, b: Checkpoint, config: Path | None = None, progress: Progress | None = None) -> Alignment:
+    """Put the neurons of B in the order in which its weights are most like A's.
+
+    Args:
+        a: the model to be like.
+        b: the model to permute.
+        config: a diffusers folder, whose settings are those of models of unusual size.
+        progress: told how far the matching is.
+
+    Raises:
+        CheckpointError: a model that has no known neurons, or two whose neurons cannot be compared.
+        ConfigError: the settings do not fit the models.
+    """
+    check_alike(a, b)
+    names_a, names_b = _own_keys(a), _own_keys(b)
+    shapes = {key: b.shapes[own] for key, own in names_b.items()}
+    settings = settings_for(config, b.architecture.name, shapes, b.metadata)
+    try:
+        spaces = spaces_of(shapes, Layout.of(empty_networks(settings)))
+    except ValueError as error:
+        raise ConfigError(
+            f"{b.path}: {error}; give the diffusers folder with the settings of this model as its config"
+        ) from error
+    permutation = match_weights(a, b, spaces, names_a, names_b, progress)
+    return Alignment(
+        permutation,
+        Permuted(b, permutation, {key: names_b[key] for key in permutation.keys}),
+        likeness(a, b, names_a, names_b, Permutation(spaces)),
+        likeness(a, b, names_a, names_b, permutation),
+    )
+
+
+def check_alike(a: Checkpoint, b: Checkpoint) -> None:
+    """Refuse models whose neurons cannot be compared.
+
+    Raises:
+        CheckpointError: they cannot.
+    """
+    for model in (a, b):
+        if model.kind is LORA:
+            raise CheckpointError(f"{model.path}: a LoRA, which has no neurons of its own; give a whole checkpoint")
+        if model.kind not in KINDS:
+            known = "Stable Diffusion 1, 2 and XL"
+            raise CheckpointError(f"{model.path}: {model.kind.words}; the neurons of {known} can be put in order")
+    sorts = [" for ".join(filter(None, (model.kind.words, describe_input(model.shapes)))) for model in (a, b)]
+    if sorts[0] != sorts[1]:
+        raise CheckpointError(
+            f"{b.path} is {sorts[1]} and {a.path.name} is {sorts[0]}: their neurons cannot be compared; "
+            "give two models of one kind"
+        )
+    own_a, own_b = _own_keys(a), _own_keys(b)
+    for key, own in own_b.items():
+        if key in own_a and a.shapes[own_a[key]] != b.shapes[own] and not key.startswith(_VAE):
+            raise CheckpointError(
+                f"{b.path}: '{own}' is {list(b.shapes[own])}, in {a.path.name} it is {list(a.shapes[own_a[key]])}; "
+                "give two models of one size"
+            )
+
+
+_VAE = "first_stage_model."
+
+
+def _own_keys(model: Checkpoint) -> dict[str, str]:
+    """Canonical key -> the model's own."""
+    return {canonical: key for key, canonical in canonical_keys(model.shapes.keys()).items()}

@@ -1,0 +1,130 @@
+"""What parts of a model do to pictures, for people and programs: a table, CSV, JSON, a heat map, moving pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from bayes_merger.errors import printable
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.report.figures import draw_cells, new_figure, write_plot
+from bayes_merger.report.tables import with_error
+from bayes_merger.report.thumbnails import write_image
+from bayes_merger.run.effect import Effect
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SHOWN = 4
+"""Pictures of an entry, side by side, in its moving picture."""
+
+PAUSE = 1000
+"""Milliseconds that each of its frames is shown."""
+
+
+def table(effects: Sequence[Effect]) -> Table:
+    """The entries that were drawn, those that change most first."""
+    drawn = sorted((e for e in effects if e.measures), key=lambda e: -e.measures["changed"].mean)
+    names = list(drawn[0].measures) if drawn else ["changed"]
+    found = Table("entry", "|B - A|", *(f"{name} %" if name == "changed" else name for name in names))
+    for effect in drawn:
+        cells = [with_error(effect.measures[n].mean, effect.measures[n].error) for n in names]
+        found.add_row(Text(printable(effect.entry.name)), f"{effect.entry.relative:.2%}", *cells)
+    return found
+
+
+def as_csv(effects: Sequence[Effect]) -> str:
+    """One line for each entry, in their order; what was not drawn has no measures."""
+    lines = as_data(effects)
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def as_data(effects: Sequence[Effect]) -> list[dict[str, Any]]:
+    """Each entry as a flat table: every measure by its name, and its standard error where there is one."""
+    found: list[dict[str, Any]] = []
+    for effect in effects:
+        entry = effect.entry
+        line: dict[str, Any] = {
+            "entry": entry.name, "rule": entry.rule, "ratio": entry.ratio, "block": entry.block, "part": entry.part,
+            "status": effect.status, "relative_norm": entry.relative if math.isfinite(entry.relative) else None,
+        }  # fmt: skip
+        for name, measure in effect.measures.items():
+            line |= {name: measure.mean, f"{name}_error": measure.error}
+        found.append(line)
+    return found
+
+
+def heat_map(effects: Sequence[Effect], path: Path) -> None:
+    """Percent of changed values: blocks by their parts, or where whole entries were measured, entries by payloads.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    parts = any(effect.entry.part for effect in effects)
+    cells: dict[tuple[str, str], float] = {}
+    for effect in effects:
+        entry, measure = effect.entry, effect.measures.get("changed")
+        if measure and parts:
+            cells[entry.block or entry.name, entry.part or "(all)"] = measure.mean
+        elif measure:
+            for payload in effect.payloads:
+                own = zip(effect.payloads, measure.values, strict=True)
+                cells[entry.name, payload] = statistics.fmean(value for name, value in own if name == payload)
+    order = list(dict.fromkeys(row for row, _ in cells))
+    figure = new_figure(3 + 0.35 * len({column for _, column in cells}), 1.8 + 0.22 * len(order))
+    draw_cells(figure.add_subplot(), cells, "what B changes in A's pictures", order, "changed values, %")
+    write_plot(figure, path)
+
+
+def animate(effect: Effect, before: Sequence[DrawnImage], after: Sequence[DrawnImage], path: Path) -> None:
+    """Before, after and their difference (white: none), one after the other.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    from PIL import ImageChops, ImageOps
+
+    pairs = list(zip(before, after, strict=True))
+    shown = [pairs[i * len(pairs) // min(SHOWN, len(pairs))] for i in range(min(SHOWN, len(pairs)))]
+    ones, twos = ([pair[side].image.convert("RGB") for pair in shown] for side in (0, 1))
+    apart = [ImageOps.invert(ImageChops.difference(*pair)) for pair in zip(ones, twos, strict=True)]
+    measure = effect.measures["changed"]
+    changes = f"{measure.mean:.2f}% of values changed"
+    name = printable(effect.entry.name, longest=40)
+    captions = ("model A", f"with {name} of B", f"{name}: {changes}")
+    frames = [_row(images, caption) for images, caption in zip((ones, twos, apart), captions, strict=True)]
+    write_image(frames[0], path, frames[1:], PAUSE)
+
+
+def _row(images: Sequence[Image.Image], caption: str) -> Image.Image:
+    from PIL import Image, ImageDraw, ImageFont
+
+    side = max(192, min(384, max(max(image.size) for image in images)))
+    edge, foot = 6, 28
+    found = Image.new("RGB", (max(len(images) * (side + edge) + edge, 420), side + edge + foot), "white")
+    for number, image in enumerate(images):
+        share = side / max(image.size)
+        size = (round(image.width * share), round(image.height * share))
+        found.paste(image.resize(size, Image.Resampling.NEAREST if share > 1 else Image.Resampling.LANCZOS),
+                    (edge + number * (side + edge), edge))  # fmt: skip
+    ImageDraw.Draw(found).text((edge, side + edge + 5), caption, fill="black", font=ImageFont.load_default(15))
+    return found
+
+
+def file_name(number: int, effect: Effect) -> str:
+    """A name for its pictures that any file system takes."""
+    return f"{number:03d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', effect.entry.name)[:60]}"

@@ -1,0 +1,73 @@
+"""Models by name, in folders as web UIs have them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bayes_merger.checkpoints.shelves import VARIABLE, find_model, models_on, shelves
+from bayes_merger.errors import ConfigError
+
+
+@pytest.fixture
+def web_ui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    root = tmp_path / "ui"
+    for name in (
+        "models/Stable-diffusion/dreamshaper_8.safetensors",
+        "models/Stable-diffusion/anime/mix.v1.2.safetensors",
+        "models/Lora/style.safetensors",
+        "models/checkpoints/style.safetensors",
+        "models/7f1c/Pony.ckpt",
+        "models/VAE/readme.txt",
+        "venv/dreamshaper_8.safetensors",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("dreamshaper_8", "Stable-diffusion/dreamshaper_8.safetensors"),
+        ("dreamshaper_8.safetensors", "Stable-diffusion/dreamshaper_8.safetensors"),
+        ("DreamShaper_8", "Stable-diffusion/dreamshaper_8.safetensors"),
+        ("mix.v1.2", "Stable-diffusion/anime/mix.v1.2.safetensors"),
+        ("Lora/style", "Lora/style.safetensors"),
+        ("pony", "7f1c/Pony.ckpt"),
+    ],
+)
+def test_a_model_is_found_by_its_name(name: str, file: str, web_ui: Path) -> None:
+    assert find_model(name, shelves(str(web_ui))) == str(web_ui / "models" / file)
+
+
+@pytest.mark.parametrize("name", ["", "dreamshaper", "readme", "../dreamshaper_8", "/dreamshaper_8", "*", "x\0y"])
+def test_what_has_no_file_stays_as_it_was_typed(name: str, web_ui: Path) -> None:
+    assert find_model(name, shelves(str(web_ui))) == name
+
+
+def test_a_file_that_is_here_comes_first(web_ui: Path) -> None:
+    Path("dreamshaper_8").write_bytes(b"")
+    assert find_model("dreamshaper_8", shelves(str(web_ui))) == "dreamshaper_8"
+
+
+def test_two_models_of_one_name_are_named(web_ui: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'style': several models are called so: .*Lora.* write the folder too"):
+        find_model("style", shelves(str(web_ui)))
+
+
+def test_folders_come_from_the_setting_or_the_environment(web_ui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lora = web_ui / "models" / "Lora"
+    assert shelves() == []
+    monkeypatch.setenv(VARIABLE, f"{lora}{os.pathsep}{web_ui}")
+    assert shelves() == [lora, web_ui / "models"]
+    assert shelves(str(lora)) == [lora]
+    assert models_on(shelves()).count(lora / "style.safetensors") == 1
+    monkeypatch.setenv(VARIABLE, str(web_ui / "none"))
+    with pytest.raises(ConfigError, match=f"{VARIABLE}: .*none: there is no such folder"):
+        shelves()

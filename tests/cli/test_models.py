@@ -1,0 +1,70 @@
+"""``models``, and commands that are given models by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from bayes_merger import compose
+from bayes_merger.checkpoints.hashes import sha256_of
+from bayes_merger.checkpoints.shelves import VARIABLE
+from bayes_merger.cli import main
+from tests.command_line import refused
+from tests.merging.tiny_models import write_model
+
+
+@pytest.fixture
+def web_ui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("BAYES_MERGER_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    folder = tmp_path / "ui" / "models" / "Stable-diffusion"
+    folder.mkdir(parents=True)
+    for seed, name in ((1, "dreamshaper_8"), (2, "revAnimated")):
+        write_model(folder / f"{name}.safetensors", seed)
+    (folder / "broken.safetensors").write_text("<!DOCTYPE html>")
+    return tmp_path / "ui"
+
+
+def test_models_are_listed_with_kind_size_and_hash(web_ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", str(web_ui), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    file = web_ui / "models" / "Stable-diffusion" / "dreamshaper_8.safetensors"
+    assert (first["name"], second["name"]) == ("dreamshaper_8", "revAnimated")
+    assert (first["kind"], first["bytes"], first["sha256"]) == ("sd1", file.stat().st_size, "")
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    sha256_of(file, settled=-1)
+    assert main(["models", f"models_dir={web_ui}"]) == 0
+    out = capsys.readouterr().out
+    assert sha256[:10] in out
+    assert sha256[:11] not in out
+    assert "1 more that cannot be merged: --all" in out
+    assert main(["models", str(web_ui), "--all", "--hash", "--json"]) == 0
+    kinds = {one["name"]: one["kind"] for one in json.loads(capsys.readouterr().out)}
+    assert kinds == {"broken": "damaged", "dreamshaper_8": "sd1", "revAnimated": "sd1"}
+
+
+def test_without_a_folder_the_way_out_is_said(web_ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert VARIABLE in refused(capsys, "models")
+    assert "no such folder" in refused(capsys, "models", "nowhere")
+
+
+def test_merge_and_run_find_models_by_name(
+    web_ui: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["model_a=dreamshaper_8", "model_b=revanimated"]
+    assert "bayes-merger models" in refused(capsys, "merge", *words, "alpha=0.3", "--out=x.safetensors")
+    assert main(["merge", *words, "alpha=0.3", f"models_dir={web_ui}", "--out=x.safetensors"]) == 0
+    monkeypatch.setenv(VARIABLE, str(web_ui))
+    folder = web_ui / "models" / "Stable-diffusion"
+    settings = compose.compose_run([*words, "method=n_average", "model_d=dreamshaper_8"])
+    assert settings["model_a"] == settings["models"]["d"] == str(folder / "dreamshaper_8.safetensors")
+    assert settings["model_b"] == str(folder / "revAnimated.safetensors")
+    assert settings["vae"] == "a"
+    moved = compose.changed({**settings, "model_b": "revAnimated"}, ["model_a=revAnimated", "n_iters=3"])
+    assert (moved["model_a"], moved["model_b"]) == (settings["model_b"], "revAnimated")
+    assert moved["n_iters"] == 3
