@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.app import build_app
+from bayes_merger.web.pages.rating import RatingPages
 from bayes_merger.web.pages.studies import StudyPages
 from bayes_merger.web.serving import listen, server_of
 from bayes_merger.web.shelf import Shelf
@@ -24,9 +25,9 @@ def routes(runs: Path) -> list[BaseRoute]:
     return [*StudyPages(shelf).routes(), *StudyData(shelf).routes()]
 
 
-def client(runs: Path) -> TestClient:
+def client(runs: Path, *more: RatingPages) -> TestClient:
     """A program that has the token."""
-    app = build_app(routes(runs), TOKEN, home="/studies")
+    app = build_app([*routes(runs), *(route for pages in more for route in pages.routes())], TOKEN, home="/studies")
     bearer = {"authorization": f"Bearer {TOKEN}"}
     return TestClient(app, "http://127.0.0.1:8300", raise_server_exceptions=False, headers=bearer)
 

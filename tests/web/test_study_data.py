@@ -21,8 +21,10 @@ from starlette.testclient import TestClient
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.answers import NotFound
+from bayes_merger.web.pages.rating import RatingPages, Sittings
 from bayes_merger.web.shelf import Shelf
 from tests.web.browsing import client
+from tests.web.studies import a_study
 
 API = "/api/v1/studies"
 
@@ -99,6 +101,15 @@ def test_a_run_is_seen_with_what_it_drew_last(ask: TestClient, runs: Path) -> No
     assert (report["running"], report["drawing"]) == (True, [])
     assert "running" in report["parts"]["head"]
     assert ask.get(f"{API}/s/pictures/{report['newest']}").status_code == 200
+
+
+def test_a_study_that_waits_for_a_person_leads_to_its_scoring_page(tmp_path: Path) -> None:
+    a_study(tmp_path, waiting=1)
+    with Sittings(Shelf(tmp_path).folder, "ann") as sittings, client(tmp_path, RatingPages(sittings.of)) as asking:
+        assert asking.get(f"{API}/study/report").json()["waiting"] == 1
+        assert asking.get("/rate/study").status_code == 200
+        assert len(asking.get(f"{API}/study/sitting").json()["trials"]) == 1
+        assert asking.get("/rate/other").status_code == 404
 
 
 def test_a_report_is_made_anew_no_more_often_than_the_machine_can_bear(made: Path, tmp_path: Path) -> None:
