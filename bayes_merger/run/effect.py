@@ -157,12 +157,12 @@ def _parts(block: str, rows: Mapping[str, Sums], architecture: Architecture) -> 
             parts.setdefault(architecture.part(key), set()).add(key)
     for part, keys in sorted(parts.items()):
         for text in ("", part, f".{part}.", f"{part}."):
-            if _covered(text, block, parts, architecture) == keys:
+            if _covered(text, parts, architecture) == keys:
                 yield _entry(f"{block}:{text}", 1.0, rows, architecture, block, part)
                 break
 
 
-def _covered(text: str, block: str, parts: Mapping[str, Iterable[str]], architecture: Architecture) -> set[str]:
+def _covered(text: str, parts: Mapping[str, Iterable[str]], architecture: Architecture) -> set[str]:
     return {key for keys in parts.values() for key in keys if text in architecture.element(key)}
 
 

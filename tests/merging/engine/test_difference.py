@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ A, B, C = (tensors_of(seed, torch.float32) for seed in (1, 2, 3))
 LAST = f"{UNET}out.2.weight"
 
 
-def compared(tmp_path: Path, **changes: dict[str, torch.Tensor | None]) -> Difference:
+def compared(tmp_path: Path, **changes: Mapping[str, torch.Tensor | None]) -> Difference:
     """Models whose tensors are model A's but for these."""
     paths = {
         name: str(write_model(tmp_path / f"{name}.safetensors", 1, torch.float32, change=change))
