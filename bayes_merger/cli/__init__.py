@@ -33,6 +33,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       help a study that runs already, from this machine or another
   bayes-merger rate NAME
       the page on which you rate what waits for you, by keyboard or on a phone
+  bayes-merger serve
+      all studies in the browser: each as a page that moves while its run goes on
   bayes-merger show [NAME] [--json]
       all studies; or one: its trials, the best, the weights
   bayes-merger report NAME
@@ -79,6 +81,7 @@ COMMANDS = {
     "fork": "fork",
     "worker": "worker",
     "rate": "rate",
+    "serve": "serve",
     "show": "show",
     "report": "report",
     "compare": "compare",
