@@ -182,8 +182,8 @@ CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "
 
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "models_dir", "recipe.models", "generator.device",
-         "generator.max_batch", "generator.config", "generator.text_encoder_3", "generator.offload", "generator.address",
-         "generator.models_folder", "generator.timeout", "wildcards", "loras",
+         "generator.max_batch", "generator.config", "generator.text_encoder_3", "generator.offload",
+         "generator.address", "generator.models_folder", "generator.timeout", "wildcards", "loras",
          "embeddings")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""
 

@@ -65,11 +65,12 @@ def find_model(name: str, folders: Sequence[Path]) -> str:
     if not folders or not wanted or ".." in wanted or user_path(name).is_absolute() or user_path(name).exists():
         return name
     models = models_on(folders)
-    for same in (lambda a, b: a == b, lambda a, b: a.lower() == b.lower()):
+    for folded in (str, str.lower):  # as it is written, else in any case
+        last = folded(wanted[-1])
         found = [
             path
             for path in models
-            if path.parts[-len(wanted) : -1] == wanted[:-1] and any(same(n, wanted[-1]) for n in (path.name, path.stem))
+            if path.parts[-len(wanted) : -1] == wanted[:-1] and last in (folded(path.name), folded(path.stem))
         ]
         if len(found) > 1:
             several = and_more([str(path) for path in found])

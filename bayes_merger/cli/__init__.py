@@ -33,6 +33,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       help a study that runs already, from this machine or another
   bayes-merger rate NAME
       the page on which you rate what waits for you, by keyboard or on a phone
+  bayes-merger serve
+      all studies in the browser: each as a page that moves while its run goes on
   bayes-merger show [NAME] [--json]
       all studies; or one: its trials, the best, the weights
   bayes-merger report NAME
@@ -49,7 +51,7 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       say what a merge would do to every tensor, and why
   bayes-merger diff A.safetensors B.safetensors [C.safetensors] [--png heat.png]
       how models differ, block by block, and who is whose fine-tune
-  bayes-merger effect model_a=A.safetensors model_b=B.safetensors payloads=[portrait] [--of elements:OUT05]
+  bayes-merger effect model_a=A.safetensors model_b=B.safetensors payloads=portrait [--of elements:OUT05]
       what each block, element or rule does to the pictures, alone: which weights are worth searching
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
@@ -79,6 +81,7 @@ COMMANDS = {
     "fork": "fork",
     "worker": "worker",
     "rate": "rate",
+    "serve": "serve",
     "show": "show",
     "report": "report",
     "compare": "compare",

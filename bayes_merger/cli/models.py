@@ -46,12 +46,14 @@ def models(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps(shown, indent=1, ensure_ascii=False))
         return
-    table = Table("name", "kind", "size", "hash", "in", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "kind", "size", "hash", "in"):
+        table.add_column(title, overflow="fold")  # a name that is cut cannot be typed
     for one in shown:
         where = Path(one["path"]).parent
         size = f"{one['bytes'] / 1e9:.2f} GB"
-        table.add_row(printable(one["name"]), one["kind"], size, one["sha256"][:SHOWN] or "", printable(str(where)))
-    Console(markup=False, highlight=False, width=None).print(table)
+        table.add_row(printable(one["name"]), one["kind"], size, one["sha256"][:SHOWN], printable(str(where)))
+    Console(markup=False, highlight=False).print(table)
     if len(shown) < len(found):
         print(f"{len(found) - len(shown)} more that cannot be merged: --all")
     if any(not one["sha256"] for one in shown):

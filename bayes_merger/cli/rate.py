@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayes_merger.cli.arguments import Parser
+from bayes_merger.cli.pages import add_server, serve_pages
 from bayes_merger.errors import Paused
 
 if TYPE_CHECKING:
@@ -68,32 +68,15 @@ def _ask(folder: RunFolder, rater: str) -> None:
 
 
 def _serve(sitting: Sitting, options: argparse.Namespace) -> None:
-    from bayes_merger.web.app import build_app
-    from bayes_merger.web.guard import kept_token, local_names
     from bayes_merger.web.pages.rating import RatingPages, only
-    from bayes_merger.web.serving import link, links, listen, open_browser, serve
 
-    token, path = kept_token(), f"/rate/{sitting.folder.name}"
-    names = {*local_names(options.host), *options.name}
-    app = build_app(RatingPages(only(sitting)).routes(), token, home=path, names=names)
-    with listen(options.host, options.port) as listening:
-        for line in ["here"] if options.child else links(listening, path, token):
-            print(line, flush=True)
-        if options.browser:
-            open_browser(link(listening, path, app.ticket()))
-        serve(app, listening)
+    serve_pages(RatingPages(only(sitting)).routes(), f"/rate/{sitting.folder.name}", options, child=options.child)
 
 
 def _parser() -> Parser:
     parser = Parser(prog="bayes-merger rate", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", metavar="NAME", help="the study")
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen: this machine alone, or 0.0.0.0")
-    parser.add_argument("--port", type=int, help="the first free one from 8300 on by default")
-    parser.add_argument(
-        "--name", action="append", default=[], help="a further name under which others know this machine"
-    )
-    parser.add_argument("--rater", default=getpass.getuser(), help="who rates; the login name by default")
-    parser.add_argument("--no-browser", action="store_false", dest="browser", help="only print the link")
+    add_server(parser)
     parser.add_argument("--terminal", action="store_true", help="ask here instead of on a page")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--storage", default="", help="the database that has the study, if it is not in its folder")

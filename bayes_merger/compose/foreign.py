@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -58,6 +59,6 @@ def way_out(name: str, known: Iterable[str]) -> str:
         )
     if full := [one for one in known if one.rpartition(".")[2] == bare and one != name]:
         return f"did you mean {' or '.join(full)}?"
-    if is_field(bare):
+    if is_field(bare) and not difflib.get_close_matches(bare, known, n=1, cutoff=0.85):  # n_iter is rather n_iters
         return f"a payload has it: payloads.NAME.{bare}=..., or in its file payloads/NAME.yaml"
     return nearest(name, known)

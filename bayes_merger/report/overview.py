@@ -30,7 +30,8 @@ class Overview:
         state: ``running``, ``done``, ``unfinished`` or ``unreadable``.
         finished: how many trials are done.
         budget: how many it is to have; None: as many as somebody asks for.
-        best: points of the winner; before the final round, of the best so far.
+        trial: the winner; before the final round, the best so far.
+        best: its points.
         verdict: on the winner; empty before the final round.
         last: when a trial last began or ended.
         size: bytes of its folder.
@@ -43,6 +44,7 @@ class Overview:
     state: str
     finished: int = 0
     budget: int | None = None
+    trial: int | None = None
     best: float | None = None
     verdict: str = ""
     last: datetime | None = None
@@ -53,9 +55,9 @@ class Overview:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        data = {key: value for key, value in vars(self).items() if key not in ("finished", "budget")}
+        data = {key: value for key, value in vars(self).items() if key not in ("finished", "budget", "trial")}
         data |= {"trials": {"finished": self.finished, "budget": self.budget}}
-        data["best"] = None if self.best is None else {"value": self.best}
+        data["best"] = None if self.best is None else {"trial": self.trial, "value": self.best}
         return data | {"last": self.last.isoformat(timespec="seconds") if self.last else None}
 
 
@@ -69,12 +71,14 @@ def overview(folder: RunFolder) -> Overview:
         return Overview(folder.name, UNREADABLE, wrong=printable(str(error), longest=400))
     found = verdict(final, pictures_compared(study, final)) if final else None
     config: Mapping[str, Any] = study.user_attrs.get(CONFIG) or {}
+    best = final.winner if final else max(seen.values, key=seen.values.__getitem__, default=None)
     return Overview(
         folder.name,
         "running" if folder.is_running else "done" if final else "unfinished",
         len(seen.values) + seen.pruned,
         budget_of(study),
-        seen.values[final.winner] if final else max(seen.values.values(), default=None),
+        best,
+        None if best is None else seen.values[best],
         found.text if found else "",
         seen.last,
         folder.size,

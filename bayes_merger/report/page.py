@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from bayes_merger import __version__
@@ -35,23 +36,44 @@ PASTE = {"A1111 and Forge": "models/Stable-diffusion", "ComfyUI": "models/checkp
 """The folder of a web UI that a merged file goes to."""
 
 
+Address = Callable[[Path, int, int], str]
+"""Where a page finds a picture of at most so many pixels a side and bytes; empty if there is none."""
+
+
 def page(found: Contents) -> str:
     """The report as HTML."""
     script, style = _static("report.js"), _static("report.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    parts = (_head(found), _side_by_side(found), _weights(found), _course(found), _gallery(found), _trials(found),
-             _take_home(found), _settings(found))  # fmt: skip
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
         f"<title>{_text(found.name)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
+        + "\n".join(part for part in sections(found).values() if part)
         + f"\n<footer>made by bayes_merger {__version__} from the study itself</footer>\n</main>\n"
         f"<script>{script}</script>\n</body>\n</html>\n"
     )
+
+
+def sections(found: Contents, address: Address = data_uri) -> dict[str, str]:
+    """The parts of a report as HTML, by name in the order of a page; empty where a study has nothing to show.
+
+    Args:
+        found: what is shown.
+        address: of its pictures; by default they lie in the text itself.
+    """
+    return {
+        "head": _head(found),
+        "side-by-side": _side_by_side(found, address),
+        "weights": _weights(found),
+        "course": _course(found),
+        "gallery": _gallery(found, address),
+        "trials": _trials(found),
+        "take-home": _take_home(found),
+        "settings": _settings(found),
+    }
 
 
 @lru_cache
@@ -123,26 +145,25 @@ def _facts(found: Contents) -> str:
     return f'<dl class="facts">{rows}</dl>'
 
 
-def _side_by_side(found: Contents) -> str:
+def _side_by_side(found: Contents, address: Address) -> str:
     if not found.rows:
         return ""
     words = "hold, or hold Space, to see model A in place of the best"
     blink = f'<button id="blink" class="screen" type="button">{words}</button>'
     several = any("model A" in row.shots for row in found.rows)
-    rows = "".join(map(_row, found.rows))
+    rows = "".join(_row(row, address) for row in found.rows)
     return _section("Same prompt, same seed", (blink if several else "") + rows)
 
 
-def _row(row: Row) -> str:
-    figures = "".join(_figure(shot, name, SIDE_BY_SIDE, name == BEST) for name, shot in row.shots.items())
+def _row(row: Row, address: Address) -> str:
+    figures = "".join(_figure(shot, name, address, SIDE_BY_SIDE, name == BEST) for name, shot in row.shots.items())
     seed = "a fresh seed" if row.seed is None else f"seed {row.seed}"
     about = f'<span class="soft">{_text(row.prompt, 300)}, {seed}</span>'
-    columns = f'style="grid-template-columns: repeat({len(row.shots)}, minmax(0, 1fr))"'
-    return f'<p class="prompt"><b>{_text(row.payload)}</b> {about}</p><div class="shots" {columns}>{figures}</div>'
+    return f'<p class="prompt"><b>{_text(row.payload)}</b> {about}</p><div class="shots">{figures}</div>'
 
 
-def _figure(shot: Shot, name: str, size: tuple[int, int], best: bool = False) -> str:
-    uri = data_uri(shot.path, *size) if shot.path else ""
+def _figure(shot: Shot, name: str, address: Address, size: tuple[int, int], best: bool = False) -> str:
+    uri = address(shot.path, *size) if shot.path else ""
     points = f" {shot.points:.2f}" if shot.points is not None else ""
     alt = f"{_text(shot.payload)} by {_text(name)}"
     picture = f'<img src="{uri}" alt="{alt}" loading="lazy">' if uri else '<div class="gone">the picture is gone</div>'
@@ -229,11 +250,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]], text: Sequence
     return f"<div class=table><table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _gallery(found: Contents) -> str:
+def _gallery(found: Contents, address: Address) -> str:
     parts = []
     for payload in dict.fromkeys(shot.payload for shot in found.gallery):
         own = [shot for shot in found.gallery if shot.payload == payload]
-        figures = "".join(_figure(shot, f"trial {shot.trial}", SMALL) for shot in own)
+        figures = "".join(_figure(shot, f"trial {shot.trial}", address, SMALL) for shot in own)
         parts.append(f'<h3>{_text(payload)}</h3><div class="gallery">{figures}</div>')
     return _section("The best pictures", "".join(parts)) if parts else ""
 
@@ -247,7 +268,8 @@ def _trials(found: Contents) -> str:
     head = ["trial", "points", *["posterior mean"] * believed, *scorers, "phase", "state", "why"]
     chosen = (found.summary["best"] or {}).get("trial")
     rows = "".join(_trial(row, scorers, believed, row["trial"] == chosen) for row in ranked[:LISTED])
-    titles = "".join(f"<th{' class=text' * (name in ('phase', 'state', 'why'))}>{_text(name)}</th>" for name in head)
+    words = ("phase", "state", "why")
+    titles = "".join(f"<th tabindex=0{' class=text' * (name in words)}>{_text(name)}</th>" for name in head)
     more = len(found.trials) - LISTED
     about = f"The best {LISTED} of {len(found.trials)}; show --csv has all. " if more > 0 else ""
     about += '<span class="screen">Click a column to sort by it.</span>'

@@ -180,7 +180,7 @@ def network_svg(
     low, high = min(0.0, *weights.values()), max(1.0, *weights.values())
     wide, tall, gap = CELL
     width, height = columns * (wide + gap) + gap, rows * (tall + gap) + gap
-    parts = [f'<svg class="network" viewBox="0 0 {width:g} {height:g}" style="max-width:{1.5 * width:g}px" role="img" '
+    parts = [f'<svg class="network" viewBox="0 0 {width:g} {height:g}" width="{1.5 * width:g}" role="img" '
              f'aria-label="{escape(label)}">'
              '<defs><pattern id="idle" width="6" height="6" patternUnits="userSpaceOnUse" '
              'patternTransform="rotate(45)"><path class="hatch" d="M0 0V6"/></pattern></defs>']  # fmt: skip
@@ -199,7 +199,7 @@ def network_svg(
             parts.append(f'<rect class="matters" {box} stroke-width="{frame:.1f}"/>')
         number = f'<tspan x="{x + wide - 8:g}" text-anchor="end">{weights[name]:.2f}</tspan>'
         text = f'<tspan x="{x + 8:g}">{escape(name)}</tspan>{number}'
-        parts.append(f'<text class="cell" y="{y + 17.5:g}" style="fill:{ink(share)}">{text}</text>')
+        parts.append(f'<text class="cell" y="{y + 17.5:g}" fill="{ink(share)}">{text}</text>')
     return "".join([*parts, "</svg>"])
 
 

@@ -1,10 +1,12 @@
-"""The style sheet, the scripts and the icon: read once, at the start, so that no address leads to the disk."""
+"""The style sheets, the scripts and the icon: read once, at the start, so that no address leads to the disk."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import PurePath
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,7 +17,7 @@ MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of ``static/``.
+    """One file of ``static/``, the pages' own or the report's.
 
     Attributes:
         data: what is in it.
@@ -28,16 +30,20 @@ class Asset:
     mark: str
 
 
-def _read(folder: Path) -> dict[str, Asset]:
+def _read(folder: Traversable) -> dict[str, Asset]:
     found = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in MEDIA_TYPES:
-            data = path.read_bytes()
-            found[path.name] = Asset(data, MEDIA_TYPES[path.suffix], hashlib.sha256(data).hexdigest()[:12])
+    for file in folder.iterdir():
+        if (suffix := PurePath(file.name).suffix) in MEDIA_TYPES:
+            data = file.read_bytes()
+            found[file.name] = Asset(data, MEDIA_TYPES[suffix], hashlib.sha256(data).hexdigest()[:12])
     return found
 
 
-ASSETS = _read(Path(__file__).parent / "static")
+ASSETS = {
+    name: asset
+    for room in ("bayes_merger.report", "bayes_merger.web")
+    for name, asset in _read(resources.files(room) / "static").items()
+}
 
 
 def address(name: str) -> str:

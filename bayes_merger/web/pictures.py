@@ -21,20 +21,25 @@ PIXELS = 64 << 20
 """Pixels of a picture."""
 
 
+KEPT = {"cache-control": "private, max-age=86400, immutable"}
+"""Headers of a picture: its address stands for it alone."""
+
+
 class BrokenPicture(NotFound):
     """A file that shows nothing."""
 
 
 class Previews:
-    """WebP pictures of at most :data:`SIDE` pixels, the latest ones kept.
+    """WebP pictures, the latest ones kept.
 
     Args:
-        kept: how many; one has some 100 KB.
+        kept: how many; one of :data:`SIDE` has some 100 KB.
+        side: pixels of the longer side, at most.
     """
 
-    def __init__(self, kept: int = 128) -> None:
-        self._kept = kept
-        self._made: OrderedDict[Path, bytes] = OrderedDict()
+    def __init__(self, kept: int = 128, side: int = SIDE) -> None:
+        self._kept, self._side = kept, side
+        self._made: OrderedDict[tuple[Path, int], bytes] = OrderedDict()
 
     def of(self, path: Path) -> bytes:
         """The preview of a picture.
@@ -42,28 +47,37 @@ class Previews:
         Raises:
             BrokenPicture: the file is gone, or no picture of a size that is drawn.
         """
-        made = self._made.pop(path, None) or _preview(path)
-        self._made[path] = made
+        try:
+            key = path, path.stat().st_mtime_ns  # the picture of what was drawn last is written over
+        except OSError as error:
+            raise BrokenPicture(f"this picture cannot be read ({error.strerror})") from error
+        made = self._made.pop(key, None) or _preview(path, self._side)
+        self._made[key] = made
         while len(self._made) > self._kept:
             self._made.popitem(last=False)
         return made
 
 
-def _preview(path: Path) -> bytes:
+def _preview(path: Path, side: int) -> bytes:
     try:
-        with Image.open(io.BytesIO(_content(path)), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(whole(path)), formats=["PNG"]) as image:
             if image.width * image.height > PIXELS:
                 raise BrokenPicture("this picture is too large to be shown")
             small = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BrokenPicture(f"this picture cannot be shown ({type(error).__name__})") from error
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     written = io.BytesIO()
     small.save(written, "WEBP", quality=92, method=2)
     return written.getvalue()
 
 
-def _content(path: Path) -> bytes:
+def whole(path: Path) -> bytes:
+    """A picture's file as it is.
+
+    Raises:
+        BrokenPicture: it is gone, or too large.
+    """
     try:
         with open_regular(path) as file:
             data = file.read(LARGEST + 1)

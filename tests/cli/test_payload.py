@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,15 @@ def test_help_tells_all_three(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["payload"], ["payload", "--help"]):
         assert main(arguments) == 0
         assert "payload import" in capsys.readouterr().out
+
+
+def test_the_readme_s_own_payload_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml payloads/mine.yaml\n(.*?)```", readme, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("payloads").mkdir()
+    Path("payloads/mine.yaml").write_text(text, encoding="utf-8")
+    assert main(["payload", "check", "payloads=mine"]) == 0
+    assert "mine: 2 pictures of 512x512, 20 steps" in capsys.readouterr().out

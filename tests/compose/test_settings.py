@@ -109,6 +109,7 @@ def test_a_list_needs_no_brackets(chosen: str, folder: Path) -> None:
         ("base_alpha=0.3", "space.frozen.IN00=0.5"),
         ("IN00.alpha=0.3", "space.frozen.IN00=0.5"),
         ("rescore=3", "did you mean final.rescore"),
+        ("n_iter=1", "did you mean n_iters"),
         ("max_batch=1", "did you mean generator.max_batch"),
     ],
 )

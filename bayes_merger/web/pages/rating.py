@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast, get_args
 from urllib.parse import quote
 
@@ -12,11 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bayes_merger.errors import ConfigError, printable
+from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.rating.album import Picture
 from bayes_merger.run.rating.playoff import Bracket, Side
 from bayes_merger.run.rating.sitting import Sitting, Trial
 from bayes_merger.web.answers import NotFound, writing
-from bayes_merger.web.pictures import Previews
+from bayes_merger.web.pictures import KEPT, Previews
 from bayes_merger.web.templates import page
 
 AHEAD = 3
@@ -24,9 +27,6 @@ AHEAD = 3
 
 PAIRS = 8
 """Pairs of a play-off that it is told of."""
-
-KEPT = {"cache-control": "private, max-age=86400, immutable"}
-"""Of a picture: its id stands for it alone."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,35 @@ def only(sitting: Sitting) -> Callable[[str], Sitting]:
         return sitting
 
     return sitting_of
+
+
+class Sittings:
+    """One person's sittings at any studies, each begun when it is first asked for; a context manager.
+
+    Args:
+        folder_of: a study's folder by its name; :class:`NotFound` where there is none.
+        rater: who it is.
+    """
+
+    def __init__(self, folder_of: Callable[[str], RunFolder], rater: str) -> None:
+        self._folder_of, self._rater = folder_of, rater
+        self._open: dict[Path, Sitting] = {}
+        self._opening = threading.Lock()
+
+    def of(self, study: str) -> Sitting:
+        """The sitting at a study."""
+        folder = self._folder_of(study)
+        with self._opening:
+            if folder.path not in self._open:
+                self._open[folder.path] = Sitting(folder, self._rater)
+            return self._open[folder.path]
+
+    def __enter__(self) -> Sittings:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sitting in self._open.values():
+            sitting.close()
 
 
 class RatingPages:

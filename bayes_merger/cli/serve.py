@@ -1,0 +1,41 @@
+"""``serve``: all studies in the browser."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from bayes_merger.cli.arguments import Parser
+from bayes_merger.cli.pages import add_server, serve_pages
+
+ABOUT = """\
+Opens the study browser: all studies with their progress and best picture; each as a page with everything that its
+report has, which moves while its run goes on; and the scoring page of those that wait for you. It is a window: runs do
+not need it, and it changes nothing but what you rate. Nobody can open it without the link that is printed here.
+
+  bayes-merger serve
+  bayes-merger serve --host 0.0.0.0      also from a phone in the same network; whoever has the link can look and rate
+"""
+
+
+def serve(arguments: Sequence[str]) -> None:
+    """Serve until Ctrl-C.
+
+    Raises:
+        ConfigError: no place to listen at.
+    """
+    parser = Parser(prog="bayes-merger serve", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_server(parser)
+    parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
+    options = parser.parse_args(arguments)
+    from bayes_merger.web.api.studies import StudyData
+    from bayes_merger.web.pages.rating import RatingPages, Sittings
+    from bayes_merger.web.pages.studies import StudyPages
+    from bayes_merger.web.shelf import Shelf
+
+    shelf = Shelf(Path(options.runs))
+    with Sittings(shelf.folder, options.rater) as sittings, suppress(KeyboardInterrupt):
+        routes = [*StudyPages(shelf).routes(), *StudyData(shelf).routes(), *RatingPages(sittings.of).routes()]
+        serve_pages(routes, "/studies", options)

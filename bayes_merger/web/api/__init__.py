@@ -1,0 +1,1 @@
+"""Studies as data, for pages and programs."""

@@ -1,0 +1,37 @@
+"""The study browser: all studies, and the page of each, which moves with it. The pages ask for all the rest as data."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bayes_merger.web.shelf import Shelf, address
+from bayes_merger.web.templates import page
+
+
+class StudyPages:
+    """Two pages.
+
+    Args:
+        shelf: where the studies are.
+    """
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    def routes(self) -> list[Route]:
+        """What the application serves."""
+        return [Route("/studies", self.all), Route("/studies/{study}", self.one)]
+
+    def all(self, _: Request) -> Response:
+        """Each study as a card."""
+        return page("studies.html")
+
+    def one(self, request: Request) -> Response:
+        """A study with everything that its report has."""
+        folder = self._shelf.folder(request.path_params["study"])
+        rate = f"/rate/{quote(folder.name, safe='')}"
+        return page("study.html", study=folder.name, api=address(folder), rate=rate)

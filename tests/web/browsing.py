@@ -1,0 +1,46 @@
+"""The study browser over a folder of studies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from starlette.routing import BaseRoute
+from starlette.testclient import TestClient
+
+from bayes_merger.web.api.studies import StudyData
+from bayes_merger.web.app import build_app
+from bayes_merger.web.pages.rating import RatingPages
+from bayes_merger.web.pages.studies import StudyPages
+from bayes_merger.web.serving import listen, server_of
+from bayes_merger.web.shelf import Shelf
+from tests.web.serving import TOKEN
+
+
+def routes(runs: Path) -> list[BaseRoute]:
+    """Of its pages and their data."""
+    shelf = Shelf(runs)
+    return [*StudyPages(shelf).routes(), *StudyData(shelf).routes()]
+
+
+def client(runs: Path, *more: RatingPages) -> TestClient:
+    """A program that has the token."""
+    app = build_app([*routes(runs), *(route for pages in more for route in pages.routes())], TOKEN, home="/studies")
+    bearer = {"authorization": f"Bearer {TOKEN}"}
+    return TestClient(app, "http://127.0.0.1:8300", raise_server_exceptions=False, headers=bearer)
+
+
+@contextmanager
+def browsed(runs: Path) -> Iterator[str]:
+    """The address of a server, without a path."""
+    with listen("127.0.0.1", 0) as listening:
+        server = server_of(build_app(routes(runs), TOKEN, home="/studies"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()

@@ -1,0 +1,88 @@
+"""The study browser as people use it: nothing that a person has done to a page is undone when it moves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bayes_merger.run.folder import RunFolder
+from bayes_merger.testing.studies import make_study
+from tests.web.browsing import browsed
+from tests.web.serving import TOKEN
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+EVIL = "<img src=x onerror=\"document.title='evil'\"><script>document.title='evil'</script>"
+
+
+@pytest.fixture(scope="module")
+def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same study when its search is over."""
+    folder = make_study(tmp_path_factory.mktemp("later") / "s", 40, drawn=3, payloads={"p": EVIL})
+    return folder.path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A study of which 30 of 40 trials are done, and one that is broken."""
+    folder = make_study(tmp_path / "s", 30, budget=40, drawn=30, final=False, payloads={"p": EVIL})
+    shutil.copy(next(folder.images(3).glob("*.png")), folder.preview)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "study.db").write_bytes(b"no database" * 900)
+    return tmp_path
+
+
+@pytest.fixture
+def opened(browser: Browser, runs: Path) -> Iterator[Page]:
+    """All studies, on a phone; any complaint of the browser is a failure, except that a broken study is refused."""
+    tab = browser.new_page(viewport={"width": 390, "height": 844})
+    complaints: list[str] = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    with browsed(runs) as server:
+        tab.goto(f"{server}/?token={TOKEN}")
+        yield tab
+        tab.close()
+    assert [one for one in complaints if "422" not in one] == []
+
+
+def test_from_all_studies_to_one_and_back(opened: Page) -> None:
+    opened.wait_for_selector("#studies li")
+    states = dict(zip(*(opened.locator(one).all_text_contents() for one in ("h2 a", "h2 .state")), strict=True))
+    assert states == {"s": "unfinished", "broken": "unreadable"}
+    opened.click("h2 a:has-text('broken')")
+    opened.wait_for_selector("#message:has-text('not a study')")
+    assert opened.text_content("h1") == "broken"
+    opened.click("text=All studies")
+    opened.click("h2 a:has-text('s') >> nth=0")
+    opened.wait_for_selector("#trials")
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_page_moves_and_keeps_what_the_person_did(opened: Page, runs: Path, later: Path) -> None:
+    rows = "#trials tbody tr:not([hidden]) td:first-child"
+    folder = RunFolder(runs / "s")
+    with folder.locked():
+        opened.click("h2 a >> text=s >> nth=0")
+        opened.wait_for_selector("header .badge:has-text('running')")
+        assert opened.is_visible("#newest")
+        opened.click("#trials th:has-text('trial')")
+        opened.click("#trials th:has-text('trial')")
+        opened.fill("#filter", "search")
+        opened.click("summary:has-text('settings')")
+        before = opened.locator(rows).all_text_contents()
+        assert before == [str(number) for number in range(12, 30)]
+        for file in later.glob("study.db*"):
+            shutil.copy(file, folder.path)
+        opened.wait_for_selector("#trials td:first-child:text-is('39')", state="attached")
+    assert opened.locator(rows).all_text_contents() == [str(number) for number in range(12, 40)]
+    assert opened.evaluate("document.activeElement.textContent") == "settings"
+    assert opened.locator("details[open]").count() == 1
+    opened.wait_for_selector("header .badge:has-text('done')")
+    assert opened.is_hidden("#now")
+    assert opened.title() == "s"
