@@ -212,7 +212,7 @@ class RunFolder:
             ConfigError: another process works on it.
             StorageError: the folder may not be written.
         """
-        lock = FileLock(self.path / LOCK, timeout=0)
+        lock = FileLock(self.path / LOCK, timeout=0.5)  # who looks whether it runs holds it for an instant
         self.make()
         try:
             lock.acquire()
