@@ -30,13 +30,14 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS, POINTS, SCORES, WEIGHTS
 from bayes_merger.run.evaluator import conclude
+from bayes_merger.run.fingerprint import candidate_id, fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load
 from bayes_merger.run.idle import with_stored_idle
 from bayes_merger.run.judging import Judging
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.rating.awaiting import Answers, Question
 from bayes_merger.run.record import Final, chosen_trial, complete_trials
-from bayes_merger.run.setup import RunSetup, candidate_id, check_models, fingerprint
+from bayes_merger.run.setup import RunSetup, check_models
 from bayes_merger.run.standards import scores_of, standards
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.study.fork import OWN

@@ -18,18 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import optuna
 
 from bayes_merger import compose
-from bayes_merger.config import CHANGEABLE, LOCAL, RunConfig
+from bayes_merger.compose.changes import check_changeable
+from bayes_merger.config import LOCAL, RunConfig
 from bayes_merger.course import carry_on
 from bayes_merger.errors import (
     CheckpointError,
     ConfigError,
-    one_line,
 )
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
@@ -37,12 +36,13 @@ from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, MOST, PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.budget import budget_line, settled, with_budget
+from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.rating.desk import Seating, no_seat
 from bayes_merger.run.record import left_out
-from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space, fingerprint
+from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space
 from bayes_merger.run.sweep import sweep
 from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
 from bayes_merger.search.study.stopping import PATIENT_FROM
@@ -301,32 +301,8 @@ def _standing_by(
         put_to_rest(backend(study))
 
 
-def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Refuse changes on resume that would make a study's trials incomparable, or its course another one.
-
-    Raises:
-        ConfigError: naming the first of them, what it is and what it cannot become.
-    """
-    for override in overrides:
-        key, _, value = compose.in_full(override).partition("=")
-        if any(key == ok or key.startswith(f"{ok}.") for ok in CHANGEABLE):
-            continue
-        stored: Any = config
-        for part in key.split("."):
-            stored = stored.get(part) if isinstance(stored, Mapping) else None
-        forked = f"what compares is taken over by  bayes-merger fork {quote(name)} NEW {quote(override)}"
-        anew = "with another no score would compare: start anew with  bayes-merger run"
-        raise ConfigError(
-            f"{key}: {one_line(repr(stored))} cannot become {one_line(repr(value))} on resume; "
-            f"{forked if key.partition('.')[0] in FORKED else anew}  (these can change: {', '.join(CHANGEABLE)})"
-        )
-
-
 ENDS = ("n_iters", "images_budget", "time_limit", "patience")
 """The settings that say when a search has done enough."""
-
-FORKED = ("optimiser", "space", "seed", "init_points", "anchors", "design")
-"""The settings that may change in a fork besides those that may always; after others no score compares."""
 
 
 def make_setup(

@@ -68,7 +68,7 @@ def settings_of_one(arguments: Sequence[str], model: str) -> Any:
 
 
 def _check(arguments: Sequence[str]) -> None:
-    from bayes_merger.run.setup import named_payloads
+    from bayes_merger.run.payloads import named_payloads
 
     for one in named_payloads(settings_of_one(arguments, "none")):
         second = f", then {one.hires.width}x{one.hires.height} in {one.hires.steps}" if one.hires else ""

@@ -21,8 +21,8 @@ from bayes_merger.imaging.pipelines.building import load_pipeline
 from bayes_merger.imaging.pipelines.device import OFFLOAD
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline
 from bayes_merger.paths import user_path
+from bayes_merger.run.payloads import check_payloads, path_of, resolve_payloads
 from bayes_merger.run.prompt_files import PromptLoras, find_files
-from bayes_merger.run.setup import check_payloads, path_of, resolve_payloads
 from bayes_merger.run.web_ui import WEB_UI
 
 

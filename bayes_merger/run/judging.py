@@ -11,8 +11,9 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.imaging.prompts.prompt import plain_prompt
+from bayes_merger.run.fingerprint import candidate_id
 from bayes_merger.run.progress import ProgressReporter, StopSignal
-from bayes_merger.run.setup import RunSetup, candidate_id
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import ImageToScore, Score
 from bayes_merger.scoring.scores import score_images
 

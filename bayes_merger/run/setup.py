@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from bayes_merger.checkpoints.architectures import divided
@@ -17,15 +14,12 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
-from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
-from bayes_merger.imaging.payload.fields import overlaid
-from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
+from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import check_offload, check_place
 from bayes_merger.imaging.pipelines.speed import check_speed
-from bayes_merger.imaging.pipelines.t5 import t5_hash
 from bayes_merger.merging.engine.merge import plan
-from bayes_merger.merging.method import MethodSpec, method_spec, own_sources
+from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.opening import references, steps_recipe
 from bayes_merger.merging.models.vae import VAE_FILE
@@ -33,13 +27,12 @@ from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.step_file import StepFile
 from bayes_merger.merging.saliency.settings import hashed as hashed_file
-from bayes_merger.paths import user_path
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STANDARDS
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.fresh import fresh
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
-from bayes_merger.run.points import FEWEST, combination, comparable, standardised
+from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, resolve_payloads
+from bayes_merger.run.points import FEWEST, combination, standardised
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
@@ -222,7 +215,7 @@ def _check_generator(
     if generator.program == WEB_UI:
         return NO_FILES, check_web_ui(config, payloads)
     check_payloads(payloads, model)
-    files = find_files(_all_drawn(config, payloads), model, path_of(config.loras), path_of(config.embeddings))
+    files = find_files(all_drawn(config, payloads), model, path_of(config.loras), path_of(config.embeddings))
     check_offload(generator.offload)
     if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(generator.device, generator.dtype)
@@ -315,123 +308,6 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(f"generator.program: '{config.generator.program}' is not one of {', '.join(PROGRAMS)}")
     if config.images not in ("all", "best"):
         raise ConfigError(f"images: '{config.images}' is not one of all, best")
-
-
-def check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
-    """Check what is drawn, as far as that goes without loading the model.
-
-    Raises:
-        ConfigError: a payload that this kind of model cannot draw.
-    """
-    kind = drawn(model)
-    for payload in payloads:
-        try:
-            payload.check()  # those of a study that goes on may be anybody's
-            kind.check(payload, model.shapes)
-        except ConfigError as error:
-            raise ConfigError(f"payload {payload.name}: {error}") from error
-
-
-def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...]:
-    """The payloads of a new study, with their seeds and wildcards drawn once.
-
-    Args:
-        config: the settings.
-        model: that the merge starts from: what a payload does not say, such as its size, is what suits this model.
-
-    Raises:
-        ConfigError: no payload, or one that makes no sense.
-    """
-    return named_payloads(config, drawn(model).defaults(model))
-
-
-def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyType({})) -> tuple[Payload, ...]:
-    """The payloads of some settings, with what is usual where they do not say it, and all that is random drawn.
-
-    Raises:
-        ConfigError: no payload, or one that makes no sense.
-    """
-    if not config.payloads:
-        raise ConfigError("payloads: none chosen; give at least one, like  payloads=portrait")
-    read = payload_for_web_ui if config.generator.program == WEB_UI else payload_from_mapping
-    payloads = [
-        read(name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles))
-        for name, fields in config.payloads.items()
-    ]
-    return resolve(payloads, config.seed, path_of(config.wildcards))
-
-
-def _all_drawn(config: RunConfig, payloads: Sequence[Payload]) -> list[Payload]:
-    """The payloads, and those of the final round, whose words may name other files."""
-    naming = config.final.images != 0 and (config.loras or config.embeddings)
-    return [*payloads, *(one for part in (0, 1) for one in fresh(config, payloads, part))] if naming else [*payloads]
-
-
-def path_of(given: str | None) -> Path | None:
-    """A file or folder that a setting names, if it does."""
-    return user_path(given) if given else None
-
-
-def fingerprint(setup: RunSetup, scorers: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What makes scores comparable: two runs with the same one may share trials.
-
-    Args:
-        parts: the run.
-        scorers: their settings, as data.
-        known: that of a study that exists; what older ones do not say cannot be compared and is left out.
-    """
-    judging, t5 = json.loads(json.dumps(scorers)), path_of(setup.config.generator.text_encoder_3)
-    objectives = {"objectives": list(setup.config.objectives)} if setup.config.objectives else {}
-    recipe = {"recipe": {k: v for k, v in setup.config.recipe.items() if k != "models"}} if setup.config.recipe else {}
-    methods = own_sources([step.method for step in setup.steps.steps] if setup.steps else [setup.method.name])
-    return {
-        **_settings_used(setup.config),
-        **({"method_sources": methods} if methods else {}),
-        **recipe,
-        **objectives,
-        **({"scoring": scoring} if (scoring := comparable(setup.config.scoring)) else {}),
-        "models": {name: checkpoint.sha256() for name, checkpoint in setup.checkpoints.items()},
-        "method": setup.method.name,
-        "dtype": setup.config.dtype,
-        "vae": VAE_FILE if "vae" in setup.checkpoints else setup.config.vae,
-        "space": setup.space.to_json(),
-        "payloads": [payload.to_json() for payload in setup.payloads],
-        "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
-        "prediction_type": setup.config.generator.prediction_type,
-        **({"web_ui": dict(setup.web_ui)} if setup.web_ui is not None else {}),
-        **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
-        **({"text_encoder_3": t5_hash(t5)} if t5 and (known is None or "text_encoder_3" in known) else {}),
-        **({"activations": activations} if (activations := _activations(setup)) else {}),
-    }
-
-
-def _activations(setup: RunSetup) -> list[list[str]]:
-    """The hashes of the files of activations, each with what the user calls it."""
-    files = setup.recipe({}, hashed=False).activation_files
-    return [[name, hashed_file(name, file)["sha256"]] for name, file in files]
-
-
-def _settings_used(config: RunConfig) -> dict[str, Any]:
-    """The settings of the merge that are not the defaults, as they were written: what is not used changes nothing.
-
-    Files of activations count by their hashes, see `_activations`.
-    """
-    used = set(merge_settings(config).changed()) - {"compat", "act"} | ({"compat"} if config.elements else set())
-    said = {name: getattr(config, name) for name in used} | ({"adjust": config.adjust} if config.adjust else {})
-    return said | ({"saliency": _without(said["saliency"], ("a", "b"))} if "saliency" in said else {})
-
-
-def _without(tree: Any, keys: tuple[str, ...]) -> Any:
-    """``tree`` less the settings that change how a score is got but not what it is."""
-    if not isinstance(tree, dict):
-        return tree
-    return {key: _without(value, keys) for key, value in tree.items() if key not in keys}
-
-
-def candidate_id(weights: Mapping[str, Mapping[str, float]]) -> str:
-    """A short name of a merge within its study, the same for the same weights."""
-    text = json.dumps(weights, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_space(setup: RunSetup, folder: RunFolder, free: int | None = None) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from bayes_merger.cli import main
 from bayes_merger.cli.arguments import as_settings
+from bayes_merger.compose.changes import check_changeable
 from bayes_merger.errors import ConfigError
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.session import check_changeable
 from tests.run.fake_run import make_setup, searched
 
 

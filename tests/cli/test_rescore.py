@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bayes_merger.cli import main
+from bayes_merger.run.fingerprint import candidate_id
 from bayes_merger.run.folder import RunFolder, load
-from bayes_merger.run.setup import candidate_id
 from bayes_merger.scoring.people.ledger import Ledger
 from tests.user_folder import make_workplace
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.config import GeneratorConfig
-from bayes_merger.run.setup import fingerprint
+from bayes_merger.run.fingerprint import fingerprint
 from tests.run.fake_run import make_setup
 
 

@@ -15,10 +15,11 @@ import pytest
 from bayes_merger.checkpoints.architectures import SD1
 from bayes_merger.errors import BayesMergerError, Interrupted
 from bayes_merger.run import loop
+from bayes_merger.run.fingerprint import candidate_id
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import best_value, complete_trials
-from bayes_merger.run.setup import RunSetup, candidate_id
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.testing.progress import RecordingReporter
 from tests.run.fake_run import evaluator_of, make_setup, open_study
 

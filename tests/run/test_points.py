@@ -9,10 +9,10 @@ import pytest
 
 from bayes_merger.config import ScoringConfig
 from bayes_merger.errors import ConfigError
+from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.points import combination, combination_of, comparable
 from bayes_merger.run.record import complete_trials, value_of
-from bayes_merger.run.setup import fingerprint
 from bayes_merger.scoring.combination import Combination, Judge
 from tests.run.fake_run import make_setup, noisy, searched
 

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.run.attributes import IMAGES, SCORES, WEIGHTS
 from bayes_merger.run.champion import PlayOff, play_off_of
+from bayes_merger.run.fingerprint import candidate_id
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.holdout import Watch
 from bayes_merger.run.pictures import add_texts, forget
@@ -24,7 +25,7 @@ from bayes_merger.run.rating.playoff import begin_play_off
 from bayes_merger.run.rating.settling import settle
 from bayes_merger.run.rating.terminal import compare_in_terminal, rate_in_terminal
 from bayes_merger.run.record import complete_trials, mean_scores, value_of
-from bayes_merger.run.setup import RunSetup, candidate_id
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.standing import standing
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.search.study.history import AWAITING, REASON

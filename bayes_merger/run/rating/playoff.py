@@ -14,12 +14,12 @@ from optuna.trial import FrozenTrial
 from bayes_merger.errors import Closed, ConfigError
 from bayes_merger.run.attributes import IMAGES, PAYLOADS, PLAYOFF, WEIGHTS
 from bayes_merger.run.champion import PlayOff, play_off_of
+from bayes_merger.run.fingerprint import candidate_id
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.rating.album import Album, Picture, Shown, opaque
 from bayes_merger.run.rating.awaiting import Awaiting, Question
 from bayes_merger.run.rating.strengths import bradley_terry
 from bayes_merger.run.record import complete_trials, posterior_of
-from bayes_merger.run.setup import candidate_id
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.people.rating import Rating
 

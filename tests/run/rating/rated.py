@@ -10,11 +10,12 @@ import optuna
 
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import IMAGES, SCORES, WEIGHTS
+from bayes_merger.run.fingerprint import candidate_id
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.rating.asking import asked_about
 from bayes_merger.run.rating.awaiting import Question
 from bayes_merger.run.rating.sitting import Sitting
-from bayes_merger.run.setup import RunSetup, candidate_id
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.study.history import AWAITING
 from bayes_merger.search.study.workers import Worker
 from bayes_merger.testing.evaluator import FakeEvaluator

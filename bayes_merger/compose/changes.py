@@ -1,0 +1,35 @@
+"""Which settings of a study may change when it goes on or is forked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from shlex import quote
+from typing import Any
+
+from bayes_merger.compose.typed import in_full
+from bayes_merger.config import CHANGEABLE
+from bayes_merger.errors import ConfigError, one_line
+
+FORKED = ("optimiser", "space", "seed", "init_points", "anchors", "design")
+"""The settings that may change in a fork besides those that may always; after others no score compares."""
+
+
+def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse changes on resume that would make a study's trials incomparable, or its course another one.
+
+    Raises:
+        ConfigError: naming the first of them, what it is and what it cannot become.
+    """
+    for override in overrides:
+        key, _, value = in_full(override).partition("=")
+        if any(key == ok or key.startswith(f"{ok}.") for ok in CHANGEABLE):
+            continue
+        stored: Any = config
+        for part in key.split("."):
+            stored = stored.get(part) if isinstance(stored, Mapping) else None
+        forked = f"what compares is taken over by  bayes-merger fork {quote(name)} NEW {quote(override)}"
+        anew = "with another no score would compare: start anew with  bayes-merger run"
+        raise ConfigError(
+            f"{key}: {one_line(repr(stored))} cannot become {one_line(repr(value))} on resume; "
+            f"{forked if key.partition('.')[0] in FORKED else anew}  (these can change: {', '.join(CHANGEABLE)})"
+        )

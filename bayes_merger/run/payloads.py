@@ -1,0 +1,74 @@
+"""What a run draws: its payloads, resolved once, and whether its models can draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.config import RunConfig
+from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
+from bayes_merger.imaging.payload.fields import overlaid
+from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
+from bayes_merger.imaging.pipelines.architectures import drawn
+from bayes_merger.paths import user_path
+from bayes_merger.run.fresh import fresh
+from bayes_merger.run.web_ui import WEB_UI
+
+
+def check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
+    """Check what is drawn, as far as that goes without loading the model.
+
+    Raises:
+        ConfigError: a payload that this kind of model cannot draw.
+    """
+    kind = drawn(model)
+    for payload in payloads:
+        try:
+            payload.check()  # those of a study that goes on may be anybody's
+            kind.check(payload, model.shapes)
+        except ConfigError as error:
+            raise ConfigError(f"payload {payload.name}: {error}") from error
+
+
+def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...]:
+    """The payloads of a new study, with their seeds and wildcards drawn once.
+
+    Args:
+        config: the settings.
+        model: that the merge starts from: what a payload does not say, such as its size, is what suits this model.
+
+    Raises:
+        ConfigError: no payload, or one that makes no sense.
+    """
+    return named_payloads(config, drawn(model).defaults(model))
+
+
+def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyType({})) -> tuple[Payload, ...]:
+    """The payloads of some settings, with what is usual where they do not say it, and all that is random drawn.
+
+    Raises:
+        ConfigError: no payload, or one that makes no sense.
+    """
+    if not config.payloads:
+        raise ConfigError("payloads: none chosen; give at least one, like  payloads=portrait")
+    read = payload_for_web_ui if config.generator.program == WEB_UI else payload_from_mapping
+    payloads = [
+        read(name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles))
+        for name, fields in config.payloads.items()
+    ]
+    return resolve(payloads, config.seed, path_of(config.wildcards))
+
+
+def all_drawn(config: RunConfig, payloads: Sequence[Payload]) -> list[Payload]:
+    """The payloads, and those of the final round, whose words may name other files."""
+    naming = config.final.images != 0 and (config.loras or config.embeddings)
+    return [*payloads, *(one for part in (0, 1) for one in fresh(config, payloads, part))] if naming else [*payloads]
+
+
+def path_of(given: str | None) -> Path | None:
+    """A file or folder that a setting names, if it does."""
+    return user_path(given) if given else None
