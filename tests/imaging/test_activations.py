@@ -46,10 +46,16 @@ def test_sums_are_those_that_plain_hooks_see(pipeline_a: LivePipeline) -> None:
 
 def test_recording_changes_no_picture_and_leaves_no_hook(pipeline_a: LivePipeline) -> None:
     before = [image.image.tobytes() for image in pipeline_a.draw(PAYLOADS)]
+    hooks = hooks_of(pipeline_a)
     with recorded(pipeline_a, ABOUT, guided=True):
+        assert hooks_of(pipeline_a) > hooks
         assert [image.image.tobytes() for image in pipeline_a.draw(PAYLOADS)] == before
-    modules = [m for part in pipeline_a.architecture.model.modules.values() for m in part.modules()]
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    assert hooks_of(pipeline_a) == hooks
+
+
+def hooks_of(pipeline: LivePipeline) -> int:
+    modules = [m for part in pipeline.architecture.model.modules.values() for m in part.modules()]
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
 
 
 def test_without_guidance_there_is_no_response(pipeline_a: LivePipeline) -> None:

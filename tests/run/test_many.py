@@ -93,7 +93,7 @@ def test_a_study_goes_on_when_a_further_model_has_moved(workplace: Path, capfd: 
         (["resume", "four", "method=ties"], "start anew with  bayes-merger run"),
         (["worker", "four", "model_d=c.safetensors"], "models.d: '"),
         (["worker", "four", "model_d=nothing.safetensors"], "model_d: nothing.safetensors"),
-        (["worker", "four", "n_iters=9"], "models, recipe.models"),
+        (["worker", "four", "n_iters=9"], "models_dir, recipe.models"),
         (["fork", "four", "new", "model_d=c.safetensors"], "models.d: '"),
         (["fork", "four", "new", "method=slerp"], "model_d: method 'slerp' takes no model D"),
     ],

@@ -76,8 +76,8 @@ def test_a_file_begins_with_the_command_that_uses_it(name: str) -> None:
     first = (FOLDER / f"{name}.yaml").read_text().partition("\n")[0]
     assert first in (
         f"# bayes-merger run scorers={name}",
-        f"# bayes-merger run scorers=[laion,{name}]",
-        f"# bayes-merger run scorers=[manual,{name}]",
+        f"# bayes-merger run scorers=laion,{name}",
+        f"# bayes-merger run scorers=manual,{name}",
     )
 
 
