@@ -254,8 +254,8 @@ def measure(address: str, who: str, finished: int, workers: int, seconds: float)
 
     helper = 0 if who == "optuna" else start(lambda log: propose(address, name, ENDLESS, log), folder / "proposer")
     children = [start(partial(act, number=number), folder / f"{number}") for number in range(workers)]
-    while len(list(ready.iterdir())) < workers:
-        time.sleep(0.1)
+    while len(list(ready.iterdir())) < workers or (helper and not count(address, name, "WAITING")):
+        time.sleep(0.1)  # the proposer reads the history once: that is "joining" too
     before, at, began = server_cpu(postmaster), count(address, name), time.monotonic()
     go.touch()
     time.sleep(seconds)
@@ -282,13 +282,13 @@ def measure(address: str, who: str, finished: int, workers: int, seconds: float)
     )  # fmt: skip
 
 
-def count(address: str, name: str) -> int:
-    """Finished trials of a study."""
+def count(address: str, name: str, state: str = "COMPLETE") -> int:
+    """Finished trials of a study, or those in another state."""
     storage = open_storage(address, create=False)
     with storage.engine.connect() as connection:
         found = connection.exec_driver_sql(
-            "SELECT count(*) FROM trials JOIN studies USING (study_id) WHERE study_name = %s AND state = 'COMPLETE'",
-            (name,),
+            "SELECT count(*) FROM trials JOIN studies USING (study_id) WHERE study_name = %s AND state = %s",
+            (name, state),
         ).scalar_one()
     storage.engine.dispose()
     return int(found)
