@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ def rate(arguments: Sequence[str]) -> None:
 
     folder = find_study(Path(options.runs), options.study, options.storage)
     if options.terminal:
-        _ask(folder, options.rater)
+        _ask(folder, options)
         return
     if options.child:
         leave_with_parent()
@@ -51,17 +51,18 @@ def rate(arguments: Sequence[str]) -> None:
     raise Paused(f"every rating is kept; go on with  bayes-merger rate {folder.typed}")
 
 
-def _ask(folder: RunFolder, rater: str) -> None:
+def _ask(folder: RunFolder, options: argparse.Namespace) -> None:
     """The same questions in the terminal, until nothing waits and no run brings more."""
+    from bayes_merger.cli.seat import page_beside
     from bayes_merger.run.rating.terminal import sit_in_terminal
     from bayes_merger.scoring.people.terminal import ManualScorer
 
-    if "SSH_CONNECTION" in os.environ:
-        print(f"pictures are seen better on the page; for its link and the ssh line:  bayes-merger rate {folder.typed}")
-    scorer = ManualScorer(rater=rater, confirm=True)
+    scorer = ManualScorer(rater=options.rater, confirm=True)
     scorer.prepare(folder.path)
     try:
-        sit_in_terminal(folder, scorer)
+        # Pictures are seen better on the page, on the same ledger: its link and, over ssh, the way to it are told.
+        with page_beside(folder, print, options.host, options.port) if sys.stdin.isatty() else nullcontext():
+            sit_in_terminal(folder, scorer)
     except Paused as paused:
         raise Paused(f"{paused}; go on with  bayes-merger rate {folder.typed} --terminal") from None
     print("nothing waits for you")

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,14 +27,21 @@ def seated(overrides: Sequence[str]) -> tuple[Seating, list[str]]:
         raise ConfigError(f"web.port: '{port}' is no port; give a number like  web.port=8300")
 
     def seating(folder: RunFolder, progress: ProgressReporter) -> AbstractContextManager[None]:
-        return _page_of_a_run(folder, progress, host or "127.0.0.1", int(port) if port else None)
+        return page_beside(folder, progress.note, host or "127.0.0.1", int(port) if port else None)
 
     return seating, rest
 
 
 @contextmanager
-def _page_of_a_run(folder: RunFolder, progress: ProgressReporter, host: str, port: int | None) -> Iterator[None]:
-    """The page in a process of its own, so that drawing does not make it slow; it ends with the run."""
+def page_beside(folder: RunFolder, note: Callable[[str], object], host: str, port: int | None) -> Iterator[None]:
+    """The page in a process of its own, so that nothing makes it slow; it ends with the block.
+
+    Args:
+        folder: the study's.
+        note: told when the page has ended before the block.
+        host: where the page listens.
+        port: likewise; None: a usual one that is free.
+    """
     from bayes_merger.run.folder import STORAGE
     from bayes_merger.web.guard import HANDED, kept_token
     from bayes_merger.web.serving import links, listen
@@ -67,7 +74,7 @@ def _page_of_a_run(folder: RunFolder, progress: ProgressReporter, host: str, por
         child.wait()
         if not ending.is_set():
             why = said.strip().rpartition("\n")[2].removeprefix("error: ") or f"exit code {child.returncode}"
-            progress.note(f"the page has ended ({why}); rate with  bayes-merger rate {folder.typed}")
+            note(f"the page has ended ({why}); rate with  bayes-merger rate {folder.typed}")
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -28,14 +29,27 @@ def test_what_cannot_be_rated_is_told_in_one_line(capsys: pytest.CaptureFixture[
     assert "web.host: cannot listen at 192.0.2.77" in line
 
 
-def test_in_the_terminal_whoever_goes_away_is_told_how_to_go_on(tmp_path: Path) -> None:
+def test_in_the_terminal_the_page_is_told_and_whoever_goes_away_is_told_how_to_go_on(tmp_path: Path) -> None:
     a_study(tmp_path)
     command = [sys.executable, "-m", "bayes_merger", "rate", "study", "--terminal", "--runs", str(tmp_path)]
     environment = {**os.environ, "SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}
-    said = subprocess.run(command, input="7\nq\n", text=True, capture_output=True, env=environment, check=False)
-    assert said.returncode == 3
-    assert "for its link and the ssh line:  bayes-merger rate study" in said.stdout
-    assert f"every rating so far is kept; go on with  bayes-merger rate study runs={tmp_path} --terminal" in said.stderr
+    person, terminal = pty.openpty()
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as asked:
+        assert asked.stdout is not None
+        assert asked.stderr is not None
+        said = ""
+        while "ssh -L" not in said and (line := asked.stdout.readline()):
+            said += line
+        os.write(person, b"7\nq\n")
+        errors = asked.stderr.read()
+    os.close(person)
+    os.close(terminal)
+    assert "http://127.0.0.1:" in said
+    assert "@192.0.2.2" in said
+    assert asked.returncode == 3
+    assert f"every rating so far is kept; go on with  bayes-merger rate study runs={tmp_path} --terminal" in errors
 
 
 def test_the_settings_of_the_page_are_not_the_studys() -> None:
