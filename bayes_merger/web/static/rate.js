@@ -112,18 +112,20 @@ function toggle(what) {
   draw();
 }
 
+// Closes a dialog that is open. Its button may keep the focus until the next frame, and would get the next Enter
+function answered(name) {
+  const open = at(name).open;
+  at(name).close();
+  document.activeElement?.blur();
+  return open;
+}
+
 const actions = {
   undo: () => sitting.up && sitting.undo(),
   later,
   void: () => trial && sitting.up && at("void").showModal(),
-  broken: () => {
-    at("void").close();
-    if (trial && sitting.up) sitting.void(trial);
-  },
-  crown: () => {
-    at("enough").close();
-    if (playing() && sitting.up) sitting.crown();
-  },
+  broken: () => answered("void") && trial && sitting.up && sitting.void(trial),
+  crown: () => answered("enough") && playing() && sitting.up && sitting.crown(),
   compare: () => toggle("compare"),
   blink: () => blink(!on.blink),
   zoom: () => toggle("zoom"),
