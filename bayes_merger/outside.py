@@ -11,12 +11,13 @@ from contextlib import contextmanager
 import optuna
 
 from bayes_merger.compose.building import build, check_trusted
+from bayes_merger.errors import ConfigError
 from bayes_merger.run import lending
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.idle import space_of
 from bayes_merger.run.lending import DAY, Loan, Told
-from bayes_merger.run.outside import check_told
+from bayes_merger.run.outside import check_told, is_outside
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study.loading import load_study
 from bayes_merger.search.study.storage import backend, open_storage, put_to_rest
@@ -34,6 +35,17 @@ def tell(folder: RunFolder, trial: int, score: float | None, reason: str = "") -
         return lending.take_back(study, trial, score, reason)
 
 
+def begun_outside(folder: RunFolder) -> optuna.study.Study | None:
+    """A study that a run has begun with ``generator=outside``, opened to be written to; None where there is none."""
+    if not folder.exists():
+        return None
+    try:
+        known = load(folder, whole=False)
+    except ConfigError:  # nothing, or one that was killed while it was made
+        return None
+    return _to_write(folder, known) if is_outside(known.user_attrs[CONFIG]) else None
+
+
 @contextmanager
 def opened(folder: RunFolder) -> Iterator[optuna.study.Study]:
     """A study that draws no merges itself, with its own optimiser, to be written to.
@@ -43,15 +55,19 @@ def opened(folder: RunFolder) -> Iterator[optuna.study.Study]:
     """
     known = load(folder, whole=False)
     check_told(known)
-    config = known.user_attrs[CONFIG]
-    check_trusted(config, ())
-    factory = build("optimiser", config["optimiser"], _partial_=True)
-    sampler = make_sampler(factory, space_of(known).distributions(), int(config.get("seed") or 0))
-    study = load_study(
-        open_storage(folder.where, create=False), folder.called, sampler, alone=not folder.address, shown=folder.name,
-        whole=False,
-    )  # fmt: skip
+    study = _to_write(folder, known)
     try:
         yield study
     finally:
         put_to_rest(backend(study))
+
+
+def _to_write(folder: RunFolder, known: optuna.study.Study) -> optuna.study.Study:
+    config = known.user_attrs[CONFIG]
+    check_trusted(config, ())
+    factory = build("optimiser", config["optimiser"], _partial_=True)
+    sampler = make_sampler(factory, space_of(known).distributions(), int(config.get("seed") or 0))
+    return load_study(
+        open_storage(folder.where, create=False), folder.called, sampler, alone=not folder.address, shown=folder.name,
+        whole=False,
+    )  # fmt: skip

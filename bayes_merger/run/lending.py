@@ -17,9 +17,10 @@ from bayes_merger.run.attributes import FINAL, RECIPE, WEIGHTS
 from bayes_merger.run.idle import space_of
 from bayes_merger.run.outside import budget_of
 from bayes_merger.run.predicted import last_suggestion
-from bayes_merger.run.record import Final, chosen_trial, complete_trials, final_of, recipe_of
+from bayes_merger.run.record import Final, chosen_trial, complete_trials, final_of, recipe_of, value_of
 from bayes_merger.search.study.history import WORKER
 from bayes_merger.search.study.lending import Lender
+from bayes_merger.search.study.queue import LastSuggestion
 
 DAY = 24.0
 """Hours after which a merge of which nothing was told is lent again."""
@@ -83,19 +84,23 @@ def lend(study: optuna.study.Study, borrower: str = "", hours: float = DAY) -> L
     if not 0 < hours <= 8760:
         raise ConfigError(f"hours: {hours:g} is not between 0 and 8760, a year; give a number like  24")
     budget = budget_of(study)
-    last = last_suggestion(study, lambda note: None) if budget is not None else _no_suggestion
-    lender = Lender(study, space_of(study), borrower, 3600 * hours, last)
+    lender = Lender(study, space_of(study), borrower, 3600 * hours, last_of(study))
     trial = lender.lend(sys.maxsize if budget is None else budget)
     over = budget is not None and lender.done >= budget
     if trial is None:
         return Loan(None, {}, None, None, lender.done, budget, over)
-    recipe = recipe_of(study, trial) if study.user_attrs[RECIPE].get("models") else None
-    until = float(trial.user_attrs[WORKER]["until"])
+    until, recipe = float(trial.user_attrs[WORKER]["until"]), recipe_if_known(study, trial)
     return Loan(trial.number, trial.user_attrs[WEIGHTS], recipe, until, lender.done, budget, over)
 
 
-def _no_suggestion(total: int | None) -> None:
-    """The sampler's are all there are."""
+def recipe_if_known(study: optuna.study.Study, trial: optuna.trial.FrozenTrial) -> MergeRecipe | None:
+    """The recipe of a trial's merge; None where the study knows no models."""
+    return recipe_of(study, trial) if study.user_attrs[RECIPE].get("models") else None
+
+
+def last_of(study: optuna.study.Study) -> LastSuggestion:
+    """What makes the last suggestion: of a budget, the merge of which most is expected."""
+    return last_suggestion(study, lambda note: None) if budget_of(study) is not None else lambda total: None
 
 
 def take_back(study: optuna.study.Study, number: int, score: float | None, reason: str = "") -> Told:
@@ -106,9 +111,21 @@ def take_back(study: optuna.study.Study, number: int, score: float | None, reaso
         Closed: it was told otherwise already, or nobody asked for it.
     """
     outcome = Lender(study, space_of(study)).take_back(number, score, reason)
+    budget, over = budget_of(study), conclude(study, outcome.done)
+    best = max(complete_trials(study), key=value_of, default=None)
+    known = (best.number, value_of(best)) if best else (None, None)
+    return Told(outcome.number, outcome.done, budget, over, *known)
+
+
+def conclude(study: optuna.study.Study, done: int) -> bool:
+    """Whether the budget is used up; the study is over then, and its best merge is chosen.
+
+    Args:
+        study: whose trial was told.
+        done: how many are finished.
+    """
     budget = budget_of(study)
-    over = budget is not None and outcome.done >= budget
+    over = budget is not None and done >= budget
     if over and complete_trials(study) and not final_of(study):
         study.set_user_attr(FINAL, Final(chosen_trial(study).number, 0, (), ()).to_json())
-    best = max(complete_trials(study), key=lambda trial: trial.value or 0.0, default=None)
-    return Told(outcome.number, outcome.done, budget, over, best and best.number, best and best.value)
+    return over

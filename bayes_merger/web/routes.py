@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
+from bayes_merger.web.api.lending import Lending
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.api.trials import TrialData
 from bayes_merger.web.pages.rating import RatingPages, Sittings
@@ -18,5 +19,5 @@ def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
         shelf: where the studies are.
         sittings: of the person who rates.
     """
-    rooms = [StudyPages(shelf), StudyData(shelf), TrialData(shelf), RatingPages(sittings.of)]
+    rooms = [StudyPages(shelf), StudyData(shelf), TrialData(shelf), Lending(shelf), RatingPages(sittings.of)]
     return [route for room in rooms for route in room.routes()]

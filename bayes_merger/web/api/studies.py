@@ -44,7 +44,7 @@ class StudyData:
         return [
             Operation(api, self.all, shapes.Studies, SINCE),
             Operation(api + "/{study}", self.summary, shapes.Summary, SINCE),
-            Operation(api + "/{study}/trials", self.trials, list[shapes.Trial], SINCE | PAGE),
+            Operation(api + "/{study}/trials", self.trials, list[shapes.Trial], {**SINCE, **PAGE}),
             Operation(api + "/{study}/ratings", self.ratings, list[shapes.Said], SINCE),
             Operation(api + "/{study}/report", self.report, shapes.Report, SINCE),
             Operation(api + "/{study}/exports/{form}", self.export, "text/plain"),
