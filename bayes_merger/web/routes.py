@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from starlette.routing import BaseRoute
 
 from bayes_merger.web.api.lending import Lending
@@ -12,6 +15,13 @@ from bayes_merger.web.pages.studies import StudyPages
 from bayes_merger.web.shelf import Shelf
 
 
+class Room(Protocol):
+    """What has routes."""
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """What the application serves."""
+
+
 def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
     """Every page and every operation.
 
@@ -19,5 +29,11 @@ def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
         shelf: where the studies are.
         sittings: of the person who rates.
     """
-    rooms = [StudyPages(shelf), StudyData(shelf), TrialData(shelf), Lending(shelf), RatingPages(sittings.of)]
+    rooms: list[Room] = [
+        StudyPages(shelf),
+        StudyData(shelf),
+        TrialData(shelf),
+        Lending(shelf),
+        RatingPages(sittings.of),
+    ]
     return [route for room in rooms for route in room.routes()]

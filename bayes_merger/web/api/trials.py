@@ -21,7 +21,7 @@ from bayes_merger.run.predicted import predicted_recipe
 from bayes_merger.run.record import begun_trial, chosen_trial, recipe_of
 from bayes_merger.web.answers import NotFound, as_json
 from bayes_merger.web.api import shapes
-from bayes_merger.web.api.operations import Operation
+from bayes_merger.web.api.operations import PICTURE, TEXT, Operation
 from bayes_merger.web.api.studies import SIZE, row_of
 from bayes_merger.web.pictures import Sizes
 from bayes_merger.web.shelf import Shelf, address, picture_id
@@ -48,9 +48,9 @@ class TrialData:
             Operation(api, self.one, shapes.Trial),
             Operation(api + "/recipe", self.recipe, dict[str, Any]),
             Operation(api + "/weights", self.weights, shapes.Numbers),
-            Operation(api + "/exports/{form}", self.export, "text/plain"),
+            Operation(api + "/exports/{form}", self.export, TEXT),
             Operation(api + "/pictures", self.pictures, list[shapes.Shown]),
-            Operation(api + "/pictures/{id}", self.picture, "image/webp", SIZE),
+            Operation(api + "/pictures/{id}", self.picture, PICTURE, SIZE),
         ]
 
     def one(self, request: Request) -> Response:
