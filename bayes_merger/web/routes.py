@@ -29,11 +29,6 @@ def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
         shelf: where the studies are.
         sittings: of the person who rates.
     """
-    rooms: list[Room] = [
-        StudyPages(shelf),
-        StudyData(shelf),
-        TrialData(shelf),
-        Lending(shelf),
-        RatingPages(sittings.of),
-    ]
+    data: list[Room] = [StudyData(shelf), TrialData(shelf), Lending(shelf)]
+    rooms = [StudyPages(shelf), *data, RatingPages(sittings.of)]
     return [route for room in rooms for route in room.routes()]

@@ -44,7 +44,7 @@ def test_no_request_that_the_document_allows_is_a_fault(api: Any, known: bool) -
     for operation in operations:
 
         @settings(
-            max_examples=8, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
+            max_examples=5, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(
