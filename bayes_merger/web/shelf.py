@@ -165,10 +165,15 @@ def address(folder: RunFolder) -> str:
     return f"/api/v1/studies/{quote(folder.name, safe='')}"
 
 
-def _shown(pictures: dict[str, Path], path: Path) -> str:
-    """The id of a picture, which changes with its file."""
+def picture_id(path: Path) -> str:
+    """What a picture is called, which changes with its file."""
     changed = 0
     with suppress(OSError):
         changed = path.stat().st_mtime_ns
-    pictures[id := opaque(path, changed)] = path
+    return opaque(path, changed)
+
+
+def _shown(pictures: dict[str, Path], path: Path) -> str:
+    """The id of a picture, remembered."""
+    pictures[id := picture_id(path)] = path
     return id

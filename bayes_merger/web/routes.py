@@ -1,0 +1,22 @@
+"""All that ``bayes-merger serve`` serves: the pages, and the API that they and programs use."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute
+
+from bayes_merger.web.api.studies import StudyData
+from bayes_merger.web.api.trials import TrialData
+from bayes_merger.web.pages.rating import RatingPages, Sittings
+from bayes_merger.web.pages.studies import StudyPages
+from bayes_merger.web.shelf import Shelf
+
+
+def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
+    """Every page and every operation.
+
+    Args:
+        shelf: where the studies are.
+        sittings: of the person who rates.
+    """
+    rooms = [StudyPages(shelf), StudyData(shelf), TrialData(shelf), RatingPages(sittings.of)]
+    return [route for room in rooms for route in room.routes()]
