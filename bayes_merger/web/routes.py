@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
+from bayes_merger.web.api.events import Events
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.api.trials import TrialData
 from bayes_merger.web.pages.rating import RatingPages, Sittings
@@ -18,5 +19,6 @@ def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
         shelf: where the studies are.
         sittings: of the person who rates.
     """
-    rooms = [StudyPages(shelf), StudyData(shelf), TrialData(shelf), RatingPages(sittings.of)]
+    data = StudyData(shelf)
+    rooms = [StudyPages(shelf), data, Events(shelf, data.line), TrialData(shelf), RatingPages(sittings.of)]
     return [route for room in rooms for route in room.routes()]
