@@ -22,6 +22,8 @@ from bayes_merger.report.tables import (
 )
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import FINAL
+from bayes_merger.run.budget import with_more_trials
+from bayes_merger.run.control import WishFile
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.outside import OUTSIDE
 from bayes_merger.run.progress import ProgressReporter, StopSignal
@@ -58,7 +60,7 @@ def carry_on(
         return
     again = f"go on with  bayes-merger resume {folder.typed}"
     try:
-        with StopSignal(progress) as stop:
+        with StopSignal(progress, WishFile(folder, progress)) as stop:
             page = setup.rater and setup.config.scoring.page
             with seating(folder, progress) if page else nullcontext():
                 _to_the_end(setup, study, folder, progress, stop)
@@ -125,17 +127,26 @@ def _to_the_end(
         keep_pictures(setup, study, evaluator, folder, progress)
         export_best(setup, study, folder, progress)
 
+    def unfinished() -> bool:
+        nonlocal setup
+        setup = with_more_trials(setup, study)
+        return finished(study) < setup.config.init_points + setup.config.n_iters
+
     try:
-        unfinished = finished(study) < setup.config.init_points + setup.config.n_iters
-        if unfinished:
-            study.set_user_attr(FINAL, None)
-            study.set_user_attr(STOPPED, None)
-        if unfinished and setup.config.workers > 1:
-            search_together(setup, study, folder, progress, stop)
-        with evaluator_of(setup, study, progress, stop) as evaluator:
-            if unfinished and setup.config.workers == 1:
-                search(setup, study, evaluator, folder, progress, stop)
-            with_retries(study, conclude)
+        searching = unfinished()
+        while True:
+            if searching:
+                study.set_user_attr(FINAL, None)
+                study.set_user_attr(STOPPED, None)
+            if searching and setup.config.workers > 1:
+                search_together(setup, study, folder, progress, stop)
+            with evaluator_of(setup, study, progress, stop) as evaluator:
+                if searching and setup.config.workers == 1:
+                    search(setup, study, evaluator, folder, progress, stop)
+                with_retries(study, conclude)
+            searching = unfinished() and not study.user_attrs.get(STOPPED)  # given more during the final round
+            if not searching:
+                return
     except (Paused, Interrupted):
         if complete_trials(study):
             write_best(study, folder)

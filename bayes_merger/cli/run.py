@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from bayes_merger import compose
 from bayes_merger.cli.arguments import as_settings, split_off
@@ -10,6 +11,9 @@ from bayes_merger.cli.seat import seated
 from bayes_merger.cli.terminal import watching
 from bayes_merger.config import CHANGEABLE
 from bayes_merger.errors import ConfigError, UserError
+from bayes_merger.run import steering
+from bayes_merger.run.control import PAUSE, run_state, wish_of
+from bayes_merger.run.folder import RunFolder, find_study
 
 RUN_HELP = """\
 bayes-merger run [SETTING=VALUE ...]
@@ -91,8 +95,31 @@ def resume(arguments: Sequence[str]) -> None:
     name, overrides = name_of(as_settings(arguments), "resume: takes the study, like  bayes-merger resume NAME")
     seating, overrides = seated(overrides)
     address, overrides = split_off("storage", overrides)
-    runs = split_off("runs", overrides)[0] or "runs"
+    runs, changes = split_off("runs", overrides)
+    runs = runs or "runs"
+    if _steered(find_study(Path(runs), name, address), changes):
+        return
     session.resume(name, overrides, runs=runs, address=address, reporting=watching, seating=seating)
+
+
+def _steered(folder: RunFolder, overrides: Sequence[str]) -> bool:
+    """Whether a run of it goes on already, and was let go on or given more trials.
+
+    Raises:
+        ConfigError: it has as many trials already.
+    """
+    wanted = [override.removeprefix("n_iters=") for override in overrides]
+    more = len(wanted) == 1 and wanted[0].isdecimal()
+    paused = wish_of(folder) == PAUSE
+    if not run_state(folder) or not (more or (paused and not overrides)):
+        return False
+    if more:
+        total = steering.give_trials(folder, int(wanted[0]))
+        print(f"study {folder.name} goes on, to {total} trials in all")
+    if paused:
+        steering.go_on(folder)
+        print(f"study {folder.name} is no longer paused")
+    return True
 
 
 def name_of(arguments: Sequence[str], way_out: str) -> tuple[str, list[str]]:

@@ -98,15 +98,16 @@ def versioned(request: Request, version: str, data: Callable[[], Any]) -> Respon
 
 def as_json(data: Any, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Plain data; what JSON has no number for is null, since a stored study may hold anything."""
-    return JSONResponse(_finite(data), headers=headers)
+    return JSONResponse(finite(data), headers=headers)
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
+    """Plain data in which what JSON has no number for is null."""
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, dict):
-        return {str(key): _finite(value) for key, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
+        return {str(key): finite(value) for key, value in data.items()}
+    return [finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def parsed(kind: type[T], data: object) -> T:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from starlette.routing import BaseRoute
 
+from bayes_merger.web.api.events import Events
 from bayes_merger.web.api.lending import Lending
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.api.trials import TrialData
@@ -29,6 +30,7 @@ def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
         shelf: where the studies are.
         sittings: of the person who rates.
     """
-    data: list[Room] = [StudyData(shelf), TrialData(shelf), Lending(shelf)]
-    rooms = [StudyPages(shelf), *data, RatingPages(sittings.of)]
+    data = StudyData(shelf)
+    rooms: list[Room] = [StudyPages(shelf), data, Events(shelf, data.line), TrialData(shelf), Lending(shelf)]
+    rooms.append(RatingPages(sittings.of))
     return [route for room in rooms for route in room.routes()]

@@ -8,6 +8,10 @@ Weights = dict[str, dict[str, float]]
 """Weight -> block -> number."""
 
 
+State = Literal["running", "pausing", "paused", "stopping", "done", "unfinished", "unreadable"]
+"""Of a study and its run."""
+
+
 class Budget(TypedDict):
     """How many trials are finished, and how many there will be; null: as many as somebody asks for."""
 
@@ -26,7 +30,7 @@ class Line(TypedDict):
     """A study in a line."""
 
     name: str
-    state: Literal["running", "done", "unfinished", "unreadable"]
+    state: State
     trials: Budget
     best: Points | None
     verdict: str
@@ -110,7 +114,7 @@ class Summary(TypedDict):
 
     name: str
     trials: Counts
-    state: Literal["running", "done", "unfinished"]
+    state: State
     stopped: str | None
     left_out: str | None
     method: str | None
@@ -137,6 +141,7 @@ class Report(TypedDict):
     waiting: int
     newest: str
     parts: dict[str, str]
+    rows: dict[str, str]
     trials: Counts
 
 

@@ -56,7 +56,7 @@ class StudyData:
         """All studies, the one touched last first."""
         folders = self._shelf.folders()
         version = opaque(*map(self._shelf.version, folders))
-        return versioned(request, version, lambda: {"version": version, "studies": list(map(self._line, folders))})
+        return versioned(request, version, lambda: {"version": version, "studies": list(map(self.line, folders))})
 
     def summary(self, request: Request) -> Response:
         """One study: trials, best, weights, the verdict, the closing table.
@@ -86,9 +86,9 @@ class StudyData:
         )
 
     def report(self, request: Request) -> Response:
-        """Its report in parts, as HTML."""
+        """Its report in parts, as HTML; the rows of the table of trials are apart."""
         seen = self._seen(request)
-        names = ("version", "running", "drawing", "waiting", "newest", "parts")
+        names = ("version", "running", "drawing", "waiting", "newest", "parts", "rows")
         counts = {"trials": seen.summary["trials"]}
         return versioned(request, seen.version, lambda: {name: getattr(seen, name) for name in names} | counts)
 
@@ -113,7 +113,8 @@ class StudyData:
             raise NotFound("there is no such picture, or it is not shown any more")
         return self._previews.answer(path, request.query_params.get("size", "small"))
 
-    def _line(self, folder: RunFolder) -> dict[str, Any]:
+    def line(self, folder: RunFolder) -> dict[str, Any]:
+        """One of all studies."""
         found = self._shelf.overview(folder).to_json()
         picture = f"{address(folder)}/thumbnail?version={self._shelf.version(folder)}"
         return found | {"thumbnail": picture if self._shelf.thumbnail(folder) else None}
