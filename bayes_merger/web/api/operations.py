@@ -99,7 +99,8 @@ class Operation(Route):
 
 def _content(kind: Any, known: dict[str, Schema]) -> dict[str, Any]:
     """Media type -> schema."""
-    if isinstance(kind, tuple):
+    if isinstance(kind, str | tuple):
+        kind = (kind,) if isinstance(kind, str) else kind
         return {media: {"schema": {"type": "string"}} for media in kind}
     return {"application/json": {"schema": schema_of(kind, known)}}
 

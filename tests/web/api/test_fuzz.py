@@ -42,6 +42,8 @@ def test_no_request_that_the_document_allows_is_a_fault(api: Any, known: bool) -
     operations = [found.ok() for found in api.get_all_operations()]
     assert len(operations) > 20
     for operation in operations:
+        if "text/event-stream" in str(operation.definition.raw):
+            continue  # it does not end
 
         @settings(
             max_examples=5, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
