@@ -11,6 +11,7 @@ from bayes_merger.web.api.events import Events
 from bayes_merger.web.api.lending import Lending
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.api.trials import TrialData
+from bayes_merger.web.inspector import Inspector
 from bayes_merger.web.pages.rating import RatingPages, Sittings
 from bayes_merger.web.pages.studies import StudyPages
 from bayes_merger.web.shelf import Shelf
@@ -32,5 +33,5 @@ def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
     """
     data = StudyData(shelf)
     rooms: list[Room] = [StudyPages(shelf), data, Events(shelf, data.line), TrialData(shelf), Lending(shelf)]
-    rooms.append(RatingPages(sittings.of))
+    rooms += [RatingPages(sittings.of), Inspector(shelf)]
     return [route for room in rooms for route in room.routes()]
