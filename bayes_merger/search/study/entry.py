@@ -58,6 +58,24 @@ class Entry:
         return self.attributes.get(PHASE) == PREDICTED
 
     @property
+    def worker(self) -> str | None:
+        """The id of the worker that took it."""
+        return str(self.attributes[WORKER]["id"]) if WORKER in self.attributes else None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether a worker draws it, or has drawn it for a person to rate.
+
+        What other programs have running is none of the budget's: it may never be finished.
+        """
+        return self.state == TrialState.RUNNING and WORKER in self.attributes
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a worker draws it now."""
+        return self.is_drawn and not self.is_awaited
+
+    @property
     def is_awaited(self) -> bool:
         """Whether it is drawn and waits for a person's ratings: no worker has it, so none can die over it."""
         return AWAITING in self.attributes

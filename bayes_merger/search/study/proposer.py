@@ -17,13 +17,13 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.alive import healed
 from bayes_merger.search.study.entry import Entry
 from bayes_merger.search.study.history import WORKER
 from bayes_merger.search.study.lock import proposer_lock
-from bayes_merger.search.study.queue import LastSuggestion, suggestions
+from bayes_merger.search.study.queue import LastSuggestion, spent, suggestions
 from bayes_merger.search.study.storage import PAUSE
 from bayes_merger.search.study.transaction import transaction
-from bayes_merger.search.study.workers import healed, is_drawn, spent
 
 PACE = 0.2
 """Seconds between two looks at the queue."""
@@ -96,7 +96,7 @@ class Proposer:
 
     def _lacking(self, entries: list[Entry], done: int) -> int:
         """How many suggestions to add: twice as many as last time if none was left, one less if none was taken."""
-        drawn = [entry for entry in entries if is_drawn(entry)]
+        drawn = [entry for entry in entries if entry.is_drawn]
         waiting = sum(e.state == TrialState.WAITING and not e.is_dangerous for e in entries)
         taken, self._taken = done + len(drawn) - self._taken, done + len(drawn)
         self._workers |= {entry.attributes[WORKER]["id"] for entry in drawn}

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.design import design
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.alive import recover
 from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.history import DESIGN, FINGERPRINT, REASON, finite, is_interrupted
 from bayes_merger.search.study.loading import is_initialised, load_study, name_in, readable
@@ -29,7 +30,6 @@ from bayes_merger.search.study.lock import study_lock
 from bayes_merger.search.study.queue import ask, queue_design
 from bayes_merger.search.study.storage import open_storage
 from bayes_merger.search.study.transaction import transaction
-from bayes_merger.search.study.workers import recover
 
 __all__ = [
     "FINGERPRINT",

@@ -1,22 +1,13 @@
-"""Several workers on one study: which worker has which trial, which are alive, and how many trials are left.
-
-A worker holds an operating system lock for as long as it lives. A process that sees the lock, on the same machine,
-knows at once and for certain whether the worker is dead; a worker elsewhere is considered dead after ten minutes
-without a heartbeat (:data:`~bayes_merger.search.study.storage.GRACE`), however long its trial takes. Its trial then
-waits again, ahead of all others.
-"""
+"""A process as one of any number of workers on one study: it takes trials, draws them and tells what they got."""
 
 from __future__ import annotations
 
-import getpass
-import glob
 import os
 import secrets
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,108 +21,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import BayesMergerError, Superseded, trouble
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.checked import CheckedStudy
+from bayes_merger.search.study.alive import healed, lock_of
+from bayes_merger.search.study.checked import strangers
 from bayes_merger.search.study.entry import Entry, Transaction
-from bayes_merger.search.study.history import DESIGN, REASON, WEIGHTS, WORKER, finite, origin
-from bayes_merger.search.study.lock import beside, is_free, proposer_lock
-from bayes_merger.search.study.queue import LastSuggestion, completed, queue_again, queue_design, suggestions, take
+from bayes_merger.search.study.history import REASON, WEIGHTS, WORKER, finite, origin
+from bayes_merger.search.study.lock import proposer_lock
+from bayes_merger.search.study.queue import LastSuggestion, completed, queue_again, spent, suggestions, take
 from bayes_merger.search.study.storage import BEAT, GRACE, PAUSE, backend, database_file, rest
 from bayes_merger.search.study.tables import glance
 from bayes_merger.search.study.transaction import transaction
 
 T = TypeVar("T")
-
-
-def recover(study: Study) -> list[int]:
-    """Repair a study whose processes died; living workers are left alone.
-
-    Trials that dead workers left running are failed as interrupted, and their values wait again, ahead of all others;
-    so are trials without a known worker. Rows of the start design that were never written are written.
-
-    Returns:
-        The numbers of the interrupted trials.
-    """
-    design = study.user_attrs[DESIGN]
-    with transaction(study) as queue:
-        queue_design(queue, design)
-        running = [entry for entry in queue.entries() if entry.state == TrialState.RUNNING]
-        dead = dead_entries(study, running)
-        strangers = [entry for entry in running if WORKER not in entry.attributes and not entry.is_awaited]
-        queue_again(queue, dead, died=True)
-        queue_again(queue, strangers)
-    _sweep(study)
-    return sorted(entry.number for entry in dead + strangers)
-
-
-def dead_entries(study: Study, entries: Iterable[Entry]) -> list[Entry]:
-    """The running trials whose worker is dead; one that awaits ratings needs none."""
-    drawn = [entry for entry in entries if is_drawn(entry) and not entry.is_awaited]
-    return [entry for entry in drawn if _is_dead(study, entry.attributes[WORKER], entry.silent)]
-
-
-def healed(study: Study, queue: Transaction, alive: str = "") -> list[Entry]:
-    """The queue's entries, once those of dead workers wait again.
-
-    Args:
-        study: whose queue it is.
-        queue: its transaction.
-        alive: the worker that asks.
-    """
-    entries = queue.entries()
-    dead = dead_entries(study, (entry for entry in entries if _worker_of(entry) != alive))
-    queue_again(queue, dead, died=True)
-    return queue.entries() if dead else entries
-
-
-def spent(study: Study, queue: Transaction) -> int:
-    """How many trials of the budget are finished, as far as it is known without those of other programs."""
-    return queue.spent() - strangers(study)
-
-
-def strangers(study: Study) -> int:
-    """How many finished trials are other programs', as far as they were read."""
-    return study.strangers if isinstance(study, CheckedStudy) else 0
-
-
-def at_work(study: Study) -> int:
-    """How many workers are drawing now."""
-    with transaction(study) as queue:
-        return len({_worker_of(entry) for entry in queue.entries() if is_drawn(entry) and not entry.is_awaited})
-
-
-def is_drawn(entry: Entry) -> bool:
-    """Whether a worker draws it, or has drawn it for a person to rate.
-
-    What other programs have running is none of the budget's: it may never be finished.
-    """
-    return entry.state == TrialState.RUNNING and WORKER in entry.attributes
-
-
-def _worker_of(entry: Entry) -> str | None:
-    return str(entry.attributes[WORKER]["id"]) if WORKER in entry.attributes else None
-
-
-def _is_dead(study: Study, worker: Mapping[str, Any], silent: bool) -> bool:
-    lock = _lock_of(study, worker["id"])
-    if database_file(backend(study)):
-        return is_free(lock)  # all workers that share a file are on one machine
-    seen = worker["host"] == socket.gethostname() and lock.exists()
-    return is_free(lock) if seen else silent
-
-
-def _lock_of(study: Study, worker: str) -> Path:
-    file = database_file(backend(study))
-    if file:
-        return beside(file, f"worker-{worker}")
-    return Path(tempfile.gettempdir(), f"bayes-merger-{getpass.getuser()}", worker)
-
-
-def _sweep(study: Study) -> None:
-    """Remove the locks that dead workers left beside the study's file."""
-    if file := database_file(backend(study)):
-        for lock in file.parent.glob(beside(Path(glob.escape(file.name)), "worker-*").name):
-            if is_free(lock):
-                lock.unlink(missing_ok=True)
 
 
 def with_retries(study: Study, action: Callable[[], T]) -> T:
@@ -208,7 +108,7 @@ class Worker:
         self._beat = beat
         self._last = last
         self._ahead = ahead
-        self._lock = FileLock(_lock_of(study, self.id), timeout=0)
+        self._lock = FileLock(lock_of(study, self.id), timeout=0)
         self.done = 0
         self.awaited = 0
         self.has_proposed = False
@@ -255,7 +155,7 @@ class Worker:
                 entries = self._healed(queue)
                 self.done = spent(self.study, queue)
                 self.awaited = sum(entry.is_awaited for entry in entries)
-                unscored = sum(map(is_drawn, entries))
+                unscored = sum(entry.is_drawn for entry in entries)
                 if unscored + self.done >= total or (self._ahead is not None and unscored >= self._ahead):
                     return None
                 taken = take(queue, entries, self.space, self._about, first=not self._begun)
@@ -279,7 +179,7 @@ class Worker:
     def _healed(self, queue: Transaction) -> list[Entry]:
         """The queue's entries, once those of dead workers wait again; and those that a broken connection took."""
         entries = healed(self.study, queue, self.id)
-        left = [e for e in entries if e.state == TrialState.RUNNING and _worker_of(e) == self.id and not e.is_awaited]
+        left = [e for e in entries if e.state == TrialState.RUNNING and e.worker == self.id and not e.is_awaited]
         queue_again(queue, left)
         return queue.entries() if left else entries
 

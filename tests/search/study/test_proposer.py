@@ -17,13 +17,14 @@ from optuna.trial import TrialState
 
 from bayes_merger.search import build_space, samplers
 from bayes_merger.search.space.design import design
+from bayes_merger.search.study.alive import at_work
 from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.lock import proposer_lock
 from bayes_merger.search.study.proposer import Proposer
 from bayes_merger.search.study.queue import suggestions
 from bayes_merger.search.study.storage import open_storage
 from bayes_merger.search.study.study import create_study, finished, load_study
-from bayes_merger.search.study.workers import Worker, at_work
+from bayes_merger.search.study.workers import Worker
 
 SPACE = build_space(("BASE", "IN00", "M00"), {"alpha": (0.0, 1.0)})
 
