@@ -291,7 +291,8 @@ def _standing_by(
 ) -> Iterator[None]:
     """Be the study's proposer beside this block whenever no other process is, with a study and a sampler of its own."""
     from bayes_merger.run import loop
-    from bayes_merger.run.workers import STANDBY, proposing
+    from bayes_merger.run.workers import proposing
+    from bayes_merger.search.study.proposer import STANDBY
 
     study = loop.join_study(setup, folder, marks)
     try:

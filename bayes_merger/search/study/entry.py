@@ -17,6 +17,9 @@ SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 """What the queue is about."""
 
+LATELY = 60
+"""Seconds after its last sign of life that a worker without a trial is expected to take one."""
+
 KNOWN = (AWAITING, DEATHS, ORIGIN, PHASE, RETRY_OF, ROW, WORKER)
 """The attributes of a trial that the queue goes by."""
 
@@ -97,6 +100,9 @@ class Transaction(Protocol):
     def entries(self) -> list[Entry]:
         """The trials that wait or run, oldest first. Ask before :meth:`spent`: a trial that ends in between is then
         counted twice, never not at all."""
+
+    def workers(self) -> set[str]:
+        """The ids of those that began a trial or gave a sign of life within the last minute."""
 
     def spent(self) -> int:
         """How many trials have a score or were cut short, whoever wrote them."""

@@ -83,6 +83,7 @@ class Worker:
         name: the worker's name, for users.
         beat: seconds between two heartbeats.
         last: makes the last suggestion, where that is not the sampler's.
+        patience: seconds that it finds nothing before it makes a suggestion itself, though others stand by to do so.
         ahead: claim nothing while so many trials are drawn and have no score yet; None: as many as there are.
 
     Attributes:
@@ -99,7 +100,9 @@ class Worker:
         name: str = "",
         beat: float = BEAT,
         last: LastSuggestion = lambda total: None,
+        patience: float = 0.0,
         ahead: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study = study
         self.space = space
@@ -107,14 +110,16 @@ class Worker:
         self.name = name
         self._beat = beat
         self._last = last
+        self._patience = patience
         self._ahead = ahead
+        self._clock = clock
         self._lock = FileLock(lock_of(study, self.id), timeout=0)
         self.done = 0
         self.awaited = 0
         self.has_proposed = False
         self._current: FrozenTrial | None = None
         self._begun = False
-        self._in_vain = False
+        self._in_vain: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
 
@@ -144,11 +149,13 @@ class Worker:
         self._current = self.with_retries(lambda: self._claim(total))
         if self._current is not None:
             rest(self.study)
-        self._in_vain = self._current is None
+            self._in_vain = None
+        elif self._in_vain is None:
+            self._in_vain = self._clock()
         return self._current
 
     def _claim(self, total: int) -> FrozenTrial | None:
-        if self._in_vain and self._has_to_wait(total):
+        if self._in_vain is not None and self._has_to_wait(total):
             return None
         while True:
             with transaction(self.study) as queue:
@@ -162,7 +169,7 @@ class Worker:
             if taken is not None:
                 self._begun = True
                 return self._whole(taken)
-            if not self._propose(total):
+            if self._is_patient() or not self._propose(total):
                 return None
 
     def _has_to_wait(self, total: int) -> bool:
@@ -171,10 +178,15 @@ class Worker:
         if seen is None or seen[0]:
             return False
         self.done = seen[1] - strangers(self.study)
-        if self.done >= total:
+        if self.done >= total or self._is_patient():
             return True
         with proposer_lock(self.study) as check_lock:
             return check_lock is None
+
+    def _is_patient(self) -> bool:
+        """Whether it still leaves suggestions to others; not once it has made one and so knows the history."""
+        waited = 0.0 if self._in_vain is None else self._clock() - self._in_vain
+        return waited < self._patience and not self.has_proposed
 
     def _healed(self, queue: Transaction) -> list[Entry]:
         """The queue's entries, once those of dead workers wait again; and those that a broken connection took."""
