@@ -2,8 +2,8 @@
 
 Whoever suggests needs all of the history, and seconds for a fit; whoever draws needs neither. The proposer keeps one
 suggestion waiting for each worker that has nothing to draw, and always one: so a worker finds one, and none is older
-than it need be. It is the parent of ``workers=N``, or one of those started by hand, of which each stands by to take its place
-when it dies. Until then workers wait: each that suggested for itself would read the whole history first.
+than it need be. It is the parent of ``workers=N``, or one of those started by hand: each of these stands by to take its
+place when it dies. Until then workers wait: each that suggested for itself would read the whole history first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.alive import healed
+from bayes_merger.search.study.alive import dead_entries, healed
 from bayes_merger.search.study.entry import Entry
 from bayes_merger.search.study.lock import proposer_lock
 from bayes_merger.search.study.queue import LastSuggestion, spent, suggestions
@@ -80,14 +80,11 @@ class Proposer:
 
     def look(self, check_lock: Callable[[], None] = lambda: None) -> bool:
         """Look at the queue once, and add to it if it is short; whether anything was added."""
-        with transaction(self.study) as queue:
-            entries = healed(self.study, queue)
-            done = spent(self.study, queue)
-            idle = queue.workers() - {entry.worker for entry in entries if entry.is_held}
+        entries, done, idle = self._seen()
         if done != self._spent:
             self._spent = done
             self._told()
-        lacking = self._lacking(entries, done, len(idle))
+        lacking = self._lacking(entries, done, idle)
         if lacking <= 0:
             return False
         last = self._last(self.total) if lacking == 1 else None
@@ -96,6 +93,18 @@ class Proposer:
         with transaction(self.study) as queue:
             queue.add(suggested)
         return True
+
+    def _seen(self) -> tuple[list[Entry], int, int]:
+        """The queue's entries, how many trials are spent, how many workers are idle; trials of dead ones wait again.
+
+        Read out of turn: where workers stand in line, the proposer would get as few turns as each of them.
+        """
+        with transaction(self.study, in_line=False) as queue:
+            entries, done, workers = queue.entries(), spent(self.study, queue), queue.workers()
+        if dead_entries(self.study, entries):
+            with transaction(self.study) as queue:
+                entries = healed(self.study, queue)
+        return entries, done, len(workers - {entry.worker for entry in entries if entry.is_held})
 
     def _lacking(self, entries: list[Entry], done: int, idle: int) -> int:
         """How many suggestions to add, so that each idle worker finds one, and whoever has drawn its trial next."""

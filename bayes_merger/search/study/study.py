@@ -85,7 +85,7 @@ def create_study(
     with study_lock(study):
         if is_initialised(study):
             raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
-        with transaction(study, locked=True) as queue:
+        with transaction(study, in_line=False) as queue:
             queue.add(taken)
         for key, value in (attributes or {}).items():
             study.set_user_attr(key, value)
