@@ -45,10 +45,10 @@ from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space
 from bayes_merger.run.sweep import sweep
 from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
+from bayes_merger.search.study.alive import at_work
 from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
 from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished, listed
-from bayes_merger.search.study.workers import at_work
 
 
 def begin(
@@ -291,7 +291,8 @@ def _standing_by(
 ) -> Iterator[None]:
     """Be the study's proposer beside this block whenever no other process is, with a study and a sampler of its own."""
     from bayes_merger.run import loop
-    from bayes_merger.run.workers import STANDBY, proposing
+    from bayes_merger.run.workers import proposing
+    from bayes_merger.search.study.proposer import STANDBY
 
     study = loop.join_study(setup, folder, marks)
     try:
