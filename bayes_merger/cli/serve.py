@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,13 +30,17 @@ def serve(arguments: Sequence[str]) -> None:
     parser = Parser(prog="bayes-merger serve", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_server(parser)
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
+    parser.add_argument("--openapi", action="store_true", help="print the API's OpenAPI document and stop")
     options = parser.parse_args(arguments)
-    from bayes_merger.web.api.studies import StudyData
-    from bayes_merger.web.pages.rating import RatingPages, Sittings
-    from bayes_merger.web.pages.studies import StudyPages
+    from bayes_merger.web.api.operations import document
+    from bayes_merger.web.pages.rating import Sittings
+    from bayes_merger.web.routes import all_routes
     from bayes_merger.web.shelf import Shelf
 
     shelf = Shelf(Path(options.runs))
     with Sittings(shelf.folder, options.rater) as sittings, suppress(KeyboardInterrupt):
-        routes = [*StudyPages(shelf).routes(), *StudyData(shelf).routes(), *RatingPages(sittings.of).routes()]
+        routes = all_routes(shelf, sittings)
+        if options.openapi:
+            print(json.dumps(document(routes), indent=1))
+            return
         serve_pages(routes, "/studies", options)

@@ -40,6 +40,7 @@ from bayes_merger.report.tables import (
 )
 from bayes_merger.report.timing import PARTS, timing, timing_table
 from bayes_merger.report.verdict import pictures_compared
+from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
 from bayes_merger.run.predicted import last_prediction
@@ -154,7 +155,7 @@ def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str
     more = "".join(
         f", {counts[key]} {words}" for key, words in (("pruned", "given up early"), ("failed", "failed")) if counts[key]
     )
-    state = "running" if folder.is_running else data["state"]
+    state = run_state(folder) or data["state"]
     print(f"{data['name']}: {state}, {counts['finished']}{of} trials{more}, {data['method']}, {data['optimiser']}")
     if data["final"]:
         print(f"  {verdict_line(data)}")

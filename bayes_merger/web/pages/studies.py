@@ -33,5 +33,6 @@ class StudyPages:
     def one(self, request: Request) -> Response:
         """A study with everything that its report has."""
         folder = self._shelf.folder(request.path_params["study"])
-        rate = f"/rate/{quote(folder.name, safe='')}"
-        return page("study.html", study=folder.name, api=address(folder), rate=rate)
+        name = quote(folder.name, safe="")
+        here, rate = f"/studies/{name}", f"/rate/{name}"
+        return page("study.html", study=folder.name, api=address(folder), here=here, rate=rate)
