@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.routing import BaseRoute
 
 from bayes_merger.web.api.events import Events
+from bayes_merger.web.api.runs import RunData
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.api.trials import TrialData
 from bayes_merger.web.pages.rating import RatingPages, Sittings
@@ -12,13 +13,14 @@ from bayes_merger.web.pages.studies import StudyPages
 from bayes_merger.web.shelf import Shelf
 
 
-def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
+def all_routes(shelf: Shelf, sittings: Sittings, runs: RunData) -> list[BaseRoute]:
     """Every page and every operation.
 
     Args:
         shelf: where the studies are.
         sittings: of the person who rates.
+        runs: that are started and steered.
     """
     data = StudyData(shelf)
-    rooms = [StudyPages(shelf), data, Events(shelf, data.line), TrialData(shelf), RatingPages(sittings.of)]
+    rooms = [StudyPages(shelf), data, Events(shelf, data.line), runs, TrialData(shelf), RatingPages(sittings.of)]
     return [route for room in rooms for route in room.routes()]

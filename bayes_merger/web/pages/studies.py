@@ -13,7 +13,7 @@ from bayes_merger.web.templates import page
 
 
 class StudyPages:
-    """Two pages.
+    """All studies, one, and the form that starts one.
 
     Args:
         shelf: where the studies are.
@@ -24,11 +24,15 @@ class StudyPages:
 
     def routes(self) -> list[Route]:
         """What the application serves."""
-        return [Route("/studies", self.all), Route("/studies/{study}", self.one)]
+        return [Route("/studies", self.all), Route("/new", self.new), Route("/studies/{study}", self.one)]
 
     def all(self, _: Request) -> Response:
         """Each study as a card."""
         return page("studies.html")
+
+    def new(self, _: Request) -> Response:
+        """The form that starts a run."""
+        return page("new.html")
 
     def one(self, request: Request) -> Response:
         """A study with everything that its report has."""
