@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.routing import BaseRoute
 
 from bayes_merger.web.api.events import Events
+from bayes_merger.web.api.looking import LookingData
 from bayes_merger.web.api.runs import RunData
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.api.trials import TrialData
@@ -22,5 +23,6 @@ def all_routes(shelf: Shelf, sittings: Sittings, runs: RunData) -> list[BaseRout
         runs: that are started and steered.
     """
     data = StudyData(shelf)
-    rooms = [StudyPages(shelf), data, Events(shelf, data.line), runs, TrialData(shelf), RatingPages(sittings.of)]
+    rooms = [StudyPages(shelf), data, Events(shelf, data.line), runs, TrialData(shelf), LookingData(shelf),
+             RatingPages(sittings.of)]  # fmt: skip
     return [route for room in rooms for route in room.routes()]
