@@ -40,6 +40,7 @@ from bayes_merger.run.control import WishFile, reporting_status
 from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
+from bayes_merger.run.outside import is_outside
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.rating.desk import Seating, no_seat
 from bayes_merger.run.record import left_out
@@ -321,9 +322,10 @@ def make_setup(
         ConfigError: a setting that makes no sense.
         CheckpointError: a model file that cannot be used.
     """
-    scorers = compose.build_scorers(settings["scorers"])
+    outside = is_outside(settings)
+    scorers = {} if outside else compose.build_scorers(settings["scorers"])
     sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
-    setup = check_setup(config, scorers, sampler, folder.path, payloads=payloads)
+    setup = check_setup(config, scorers, sampler, folder.path, payloads=() if outside else payloads)
     return with_budget(setup, new=payloads is None)
 
 

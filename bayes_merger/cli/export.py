@@ -12,7 +12,7 @@ from bayes_merger.paths import user_path
 from bayes_merger.report.exports import MERGES, STUDIES
 from bayes_merger.run.folder import find_study, load
 from bayes_merger.run.predicted import predicted_recipe
-from bayes_merger.run.record import recipe_of, trial_of
+from bayes_merger.run.record import begun_trial, recipe_of
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ def export(arguments: Sequence[str]) -> None:
     if options.form in STUDIES:
         text = STUDIES[options.form][1](study, folder)
     else:
-        trial = None if options.predicted else trial_of(study, options.trial)
+        trial = None if options.predicted else begun_trial(study, options.trial)
         recipe = predicted_recipe(study) if trial is None else recipe_of(study, trial)
         text = MERGES[options.form][1](recipe, folder.name)
     if not options.out:

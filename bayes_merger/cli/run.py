@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bayes_merger import compose
 from bayes_merger.cli.arguments import as_settings, split_off
+from bayes_merger.cli.notifying import notified
 from bayes_merger.cli.seat import seated
-from bayes_merger.cli.terminal import watching
 from bayes_merger.config import CHANGEABLE
 from bayes_merger.errors import ConfigError, UserError
 from bayes_merger.run import steering
@@ -27,6 +27,9 @@ bayes-merger run [SETTING=VALUE ...]
                                     command goes on after Ctrl-C or a kill (range(0,3) and choice(a,b) are understood)
   bayes-merger run ... scorers=manual      you rate, in a page of the browser, while the run draws on; from a phone:
                                     web.host=0.0.0.0; at another port: web.port=9000
+  bayes-merger run ... notify.webhook=https://...      tells that address by POST: done, failed, waiting for you, a new
+                                    best; or in the environment variable BAYES_MERGER_WEBHOOK
+  bayes-merger run ... generator=outside name=mine      you draw and judge: a program asks for merges (docs/api.md)
   bayes-merger run ... --cfg        print the settings and stop
 
 Your own payloads/NAME.yaml, scorers/NAME.yaml and conf/ in the working folder are found before ours.
@@ -45,10 +48,11 @@ def run(arguments: Sequence[str]) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(RUN_HELP + compose.settings_help(), end="")
         return
+    reporting, arguments = notified(arguments)
     if any(argument in ("-m", "--multirun") for argument in arguments):
         from bayes_merger.cli.multirun import multirun
 
-        multirun([argument for argument in arguments if argument not in ("-m", "--multirun")])
+        multirun([argument for argument in arguments if argument not in ("-m", "--multirun")], reporting)
         return
     seating, arguments = seated(arguments)
     overrides = [argument for argument in arguments if argument not in ("--cfg", "--cfg=job")]
@@ -60,7 +64,7 @@ def run(arguments: Sequence[str]) -> None:
     from bayes_merger import session
 
     named = any(override.startswith("name=") for override in overrides)
-    session.begin(settings, named=named, reporting=watching, seating=seating)
+    session.begin(settings, named=named, reporting=reporting, seating=seating)
 
 
 def _print_searched(overrides: Sequence[str]) -> None:
@@ -94,12 +98,13 @@ def resume(arguments: Sequence[str]) -> None:
         return
     name, overrides = name_of(as_settings(arguments), "resume: takes the study, like  bayes-merger resume NAME")
     seating, overrides = seated(overrides)
+    reporting, overrides = notified(overrides)
     address, overrides = split_off("storage", overrides)
     runs, changes = split_off("runs", overrides)
     runs = runs or "runs"
     if _steered(find_study(Path(runs), name, address), changes):
         return
-    session.resume(name, overrides, runs=runs, address=address, reporting=watching, seating=seating)
+    session.resume(name, overrides, runs=runs, address=address, reporting=reporting, seating=seating)
 
 
 def _steered(folder: RunFolder, overrides: Sequence[str]) -> bool:

@@ -11,11 +11,12 @@ from typing import Any
 from optuna.study import Study
 
 from bayes_merger.errors import UserError, printable
-from bayes_merger.report.summary import budget_of, method_of, optimiser_of
+from bayes_merger.report.summary import method_of, optimiser_of
 from bayes_merger.report.verdict import pictures_compared, verdict
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, load
+from bayes_merger.run.outside import budget_of
 from bayes_merger.run.record import complete_trials, final_of, value_of
 from bayes_merger.search.study.rows import Glance, RowStorage
 

@@ -53,6 +53,9 @@ class TrialReport:
     left: float | None = None
 
 
+FOR_YOU = "waiting for your "
+"""How a step begins that waits for a person."""
+
 Step = Callable[[str, int, int], None]
 """Told the current step of one worker: what, how much of it is done, of how much."""
 

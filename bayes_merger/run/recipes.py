@@ -13,7 +13,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.paths import user_path
 from bayes_merger.run.folder import find_study, load
 from bayes_merger.run.predicted import predicted_recipe
-from bayes_merger.run.record import recipe_of, trial_of
+from bayes_merger.run.record import begun_trial, recipe_of
 
 EMBEDDED = "bayes_merger.recipe"
 """The field of a merged file's metadata that its recipe is in."""
@@ -37,7 +37,7 @@ def named_recipe(name: str, runs: Path, trial: int | None = None, *, predicted: 
     if name.endswith(".json"):
         return _read_recipe(user_path(name))
     study = load(find_study(runs, name))
-    return predicted_recipe(study) if predicted else recipe_of(study, trial_of(study, trial))
+    return predicted_recipe(study) if predicted else recipe_of(study, begun_trial(study, trial))
 
 
 def is_model(name: str) -> bool:

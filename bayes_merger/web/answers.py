@@ -131,6 +131,8 @@ def parsed(kind: type[T], data: object) -> T:
 
 
 def _value(name: str, wanted: Any, value: object) -> object:
+    if typing.get_origin(wanted) is typing.Annotated:
+        wanted = wanted.__origin__
     if isinstance(wanted, types.UnionType):  # X | None
         if value is None:
             return None

@@ -112,6 +112,8 @@ def _worker_of(entry: Entry) -> str | None:
 
 
 def _is_dead(study: Study, worker: Mapping[str, Any], silent: bool) -> bool:
+    if (until := worker.get("until")) is not None:  # no process: see bayes_merger.search.study.lending
+        return time.time() >= float(until)
     lock = _lock_of(study, worker["id"])
     if database_file(backend(study)):
         return is_free(lock)  # all workers that share a file are on one machine

@@ -18,7 +18,9 @@ from bayes_merger.web.guard import COOKIE
 
 ADDRESS = "/api/openapi.json"
 
-JSON = "application/json"
+PICTURE = ("image/webp", "image/png")
+TEXT = ("text/plain",)
+"""Answers that are no JSON."""
 
 PARTS: Mapping[str, Schema] = {
     "study": {"type": "string", "description": "The study's name."},
@@ -50,7 +52,7 @@ class Operation(Route):
     Args:
         path: its address.
         endpoint: answers.
-        answer: the type of the JSON it answers; or what else it answers: ``image/webp``.
+        answer: the type of the JSON it answers; or its media types, such as :data:`PICTURE`.
         query: its parameters -> their schemas, with a ``description``.
         method: if neither GET nor POST.
         about: what it does, where the endpoint has no docstring.
@@ -76,11 +78,11 @@ class Operation(Route):
         """Its entry in the document; see :func:`schema_of` for ``known``."""
         summary, _, rest = self.about.partition("\n\n")
         parts = re.findall(r"{(\w+)", self.path)
-        answers: dict[str, Any] = {"200": _holding("Done.", *_content(self.answer, known))}
+        answers: dict[str, Any] = {"200": {"description": "Done.", "content": _content(self.answer, known)}}
         if "version" in self.query:
             answers["204"] = {"description": "Nothing has changed since that version."}
             answers["304"] = {"description": "Nothing has changed since that ETag."}
-        answers["default"] = _holding("It was not done, and why.", JSON, schema_of(Failure, known))
+        answers["default"] = {"description": "It was not done, and why.", "content": _content(Failure, known)}
         found: dict[str, Any] = {
             "operationId": f"{self.method.lower()}{re.sub(r'[^a-z]+', '-', self.path_format.removeprefix('/api/v1'))}",
             "summary": " ".join(summary.split()),
@@ -91,18 +93,16 @@ class Operation(Route):
         if rest:
             found["description"] = " ".join(rest.split())
         if self.body:
-            content = {JSON: {"schema": schema_of(self.body, known)}}
-            found["requestBody"] = {"required": True, "content": content}
+            found["requestBody"] = {"required": True, "content": _content(self.body, known)}
         return found
 
 
-def _content(answer: Any, known: dict[str, Schema]) -> tuple[str, Schema]:
-    """The media type and the schema of an answer."""
-    return (answer, {"type": "string"}) if isinstance(answer, str) else (JSON, schema_of(answer, known))
-
-
-def _holding(about: str, media: str, schema: Schema) -> dict[str, Any]:
-    return {"description": about, "content": {media: {"schema": schema}}}
+def _content(kind: Any, known: dict[str, Schema]) -> dict[str, Any]:
+    """Media type -> schema."""
+    if isinstance(kind, str | tuple):
+        kind = (kind,) if isinstance(kind, str) else kind
+        return {media: {"schema": {"type": "string"}} for media in kind}
+    return {"application/json": {"schema": schema_of(kind, known)}}
 
 
 def _parameter(name: str, place: str, schema: Schema) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def schema_of(kind: Any, known: dict[str, Schema]) -> Schema:
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return schema_of(inner[0], known) | inner[1]
+        return {**schema_of(inner[0], known), **inner[1]}
     if origin is Literal:
         return {"enum": list(inner)}
     if origin in (typing.Union, types.UnionType):

@@ -169,6 +169,29 @@ class Numbers(TypedDict):
     formats: list[Pasted]
 
 
+class Lent(TypedDict):
+    """A merge to draw; `trial` is null when there is none now: over, or others have the last ones."""
+
+    trial: int | None
+    weights: Weights
+    recipe: dict[str, Any] | None
+    command: str | None
+    until: float | None
+    done: int
+    budget: int | None
+    over: bool
+
+
+class Told(TypedDict):
+    """What has become of a trial: the number it stands under, and how far the study is."""
+
+    trial: int
+    done: int
+    budget: int | None
+    over: bool
+    best: Points | None
+
+
 class Said(TypedDict):
     """A rating that is valid: of which picture, by whom, when; `prefer` compares it with another one's."""
 

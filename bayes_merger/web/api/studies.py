@@ -15,7 +15,7 @@ from bayes_merger.run.rating.album import opaque
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.web.answers import NotFound, versioned
 from bayes_merger.web.api import shapes
-from bayes_merger.web.api.operations import SINCE, Operation
+from bayes_merger.web.api.operations import PICTURE, SINCE, TEXT, Operation
 from bayes_merger.web.pictures import Sizes
 from bayes_merger.web.shelf import Seen, Shelf, address
 
@@ -44,12 +44,12 @@ class StudyData:
         return [
             Operation(api, self.all, shapes.Studies, SINCE),
             Operation(api + "/{study}", self.summary, shapes.Summary, SINCE),
-            Operation(api + "/{study}/trials", self.trials, list[shapes.Trial], SINCE | PAGE),
+            Operation(api + "/{study}/trials", self.trials, list[shapes.Trial], {**SINCE, **PAGE}),
             Operation(api + "/{study}/ratings", self.ratings, list[shapes.Said], SINCE),
             Operation(api + "/{study}/report", self.report, shapes.Report, SINCE),
-            Operation(api + "/{study}/exports/{form}", self.export, "text/plain"),
-            Operation(api + "/{study}/thumbnail", self.thumbnail, "image/webp"),
-            Operation(api + "/{study}/pictures/{id}", self.picture, "image/webp", SIZE),
+            Operation(api + "/{study}/exports/{form}", self.export, TEXT),
+            Operation(api + "/{study}/thumbnail", self.thumbnail, PICTURE),
+            Operation(api + "/{study}/pictures/{id}", self.picture, PICTURE, SIZE),
         ]
 
     def all(self, request: Request) -> Response:
@@ -73,7 +73,7 @@ class StudyData:
         return versioned(request, seen.version, lambda: [row_of(row) for row in found])
 
     def ratings(self, request: Request) -> Response:
-        """What people have said of its pictures and still holds, oldest first.
+        """What people have said of its pictures and was not taken back, oldest first; the last of a picture counts.
 
         A merge is an opaque id here, so that whoever rates on does not learn which one it is.
         """

@@ -11,17 +11,17 @@ from optuna.trial import FrozenTrial
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.errors import nearest, printable
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.exports import MERGES
 from bayes_merger.report.formats import formats
-from bayes_merger.run.attributes import IMAGES, SCORES, WEIGHTS
+from bayes_merger.run.attributes import IMAGES, SCORES
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.predicted import predicted_recipe
-from bayes_merger.run.record import chosen_trial, recipe_of
+from bayes_merger.run.record import begun_trial, chosen_trial, recipe_of
 from bayes_merger.web.answers import NotFound, as_json
 from bayes_merger.web.api import shapes
-from bayes_merger.web.api.operations import Operation
+from bayes_merger.web.api.operations import PICTURE, TEXT, Operation
 from bayes_merger.web.api.studies import SIZE, row_of
 from bayes_merger.web.pictures import Sizes
 from bayes_merger.web.shelf import Shelf, address, picture_id
@@ -48,9 +48,9 @@ class TrialData:
             Operation(api, self.one, shapes.Trial),
             Operation(api + "/recipe", self.recipe, dict[str, Any]),
             Operation(api + "/weights", self.weights, shapes.Numbers),
-            Operation(api + "/exports/{form}", self.export, "text/plain"),
+            Operation(api + "/exports/{form}", self.export, TEXT),
             Operation(api + "/pictures", self.pictures, list[shapes.Shown]),
-            Operation(api + "/pictures/{id}", self.picture, "image/webp", SIZE),
+            Operation(api + "/pictures/{id}", self.picture, PICTURE, SIZE),
         ]
 
     def one(self, request: Request) -> Response:
@@ -102,11 +102,8 @@ class TrialData:
         folder, wanted = self._folder(request), request.path_params["trial"]
         if wanted == PREDICTED:
             return predicted_recipe(load(folder))
-        study = load(folder)
-        trial = _trial(folder, wanted)
-        if WEIGHTS not in trial.user_attrs:
-            raise ConfigError(f"trial {trial.number} waits, and has no merge yet; ask for one that has begun")
-        return recipe_of(study, trial)
+        study, trial = load(folder), _trial(folder, wanted)
+        return recipe_of(study, begun_trial(study, trial.number))
 
 
 def _trial(folder: RunFolder, wanted: str) -> FrozenTrial:

@@ -20,7 +20,7 @@ from bayes_merger.run.rating.playoff import Bracket, Side
 from bayes_merger.run.rating.sitting import Sitting, Trial
 from bayes_merger.web.answers import NotFound, versioned, writing
 from bayes_merger.web.api import shapes
-from bayes_merger.web.api.operations import SINCE, Operation
+from bayes_merger.web.api.operations import PICTURE, SINCE, Operation
 from bayes_merger.web.pictures import KEPT, Previews
 from bayes_merger.web.templates import page
 
@@ -119,7 +119,7 @@ class RatingPages:
         return [
             Route("/rate/{study}", self.show),
             Operation(api, self.state, shapes.Sitting, SINCE),
-            Operation(api + "/pictures/{id}", self.picture, "image/webp", WHOLE),
+            Operation(api + "/pictures/{id}", self.picture, PICTURE, WHOLE),
             *(
                 Operation(f"{api}/{name}", self._saying(kind, act), shapes.Sitting, about=f"{about}.\n\n{kind.__doc__}")
                 for name, kind, act, about in SAYINGS
