@@ -90,8 +90,8 @@ def free_memory(device: torch.device) -> None:
 def keep_freed_memory() -> None:
     """Keep the memory of one layer's output for the next layers', where they are computed on the CPU.
 
-    By default glibc gives large blocks back to the system as soon as they are free, and the system clears each page when
-    it is used anew: an eighth of the time of a trial. What a process keeps is no more than it has once needed. See
+    By default glibc gives large blocks back to the system as soon as they are free, and the system clears every page
+    that is used anew: an eighth of the time of a trial. What a process keeps is no more than it has once needed. See
     https://man7.org/linux/man-pages/man3/mallopt.3.html; other systems' allocators keep it anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
