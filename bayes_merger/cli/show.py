@@ -38,7 +38,7 @@ from bayes_merger.report.tables import (
     verdict_line,
     with_error,
 )
-from bayes_merger.report.timing import PARTS, timing, timing_table
+from bayes_merger.report.timing import PARTS, beside, timing, timing_table
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
@@ -208,7 +208,7 @@ def _print_ways_on(folder: RunFolder, study: optuna.study.Study, trials: int) ->
 def _show_timing(folder: RunFolder, as_json: bool) -> None:
     trials = report.trials_data(load(folder))
     if as_json:
-        print(json.dumps(timing(trials), indent=2))
+        print(json.dumps(timing(trials) | beside(trials), indent=2))
     elif table := timing_table(trials):
         Console().print(table)
     else:
