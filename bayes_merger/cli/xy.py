@@ -110,18 +110,20 @@ def _config(words: Sequence[str], axes: Sequence[Axis]) -> RunConfig:
     from bayes_merger.run.xy.axes import PAYLOAD
 
     given = {word.partition("=")[0] for word in words}
-    first = [
-        f"{axis.kind}={axis.values[0]}" for axis in axes if axis.kind.startswith("model_") and axis.kind not in given
-    ]
-    for axis in axes:
-        if axis.kind == PAYLOAD:
-            if "payloads" in given:
-                raise ConfigError(f"payloads: {axis.place} says which; leave out  payloads=")
-            first.append(f"payloads={','.join(axis.values)}")
-    return compose.validate(compose.compose_run([*words, *first]))
+    models = [f"{axis.kind}={axis.values[0]}" for axis in axes if axis.kind.startswith("model_")]
+    words = [*words, *(word for word in models if word.partition("=")[0] not in given)]
+    config = compose.validate(compose.compose_run(words))
+    names = [name for axis in axes if axis.kind == PAYLOAD for name in axis.values]
+    if "payloads" in given or set(names) <= set(config.payloads):
+        return config
+    return compose.validate(compose.compose_run([*words, f"payloads={','.join(names)}"]))
 
 
 def _write(grid: Grid, pictures: Pictures, out: Path) -> None:
+    from bayes_merger.report.grid_sheet import write_sheets
+
     for reason in dict.fromkeys(pictures.failed.values()):
         count = sum(pictures.failed.get(pictures.key(cell)) == reason for cell in grid.cells.values())
-        print(f"not drawn, {count} cells: {reason}", file=sys.stderr)
+        print(f"not drawn, {count} of {len(grid.cells)} cells: {reason}", file=sys.stderr)
+    names = [path.name for path in write_sheets(grid, pictures, out)]
+    print(f"wrote {out}: {', '.join([*names, 'pictures/'])}")

@@ -74,6 +74,22 @@ class Axis:
             value = Path(value).name.rsplit(".", 1)[0]
         return printable(", ".join(line.strip(" ,") for line in value.split("\n") if line.strip()), longest=100)
 
+    def title(self, place: int) -> str:
+        """The same with the name of its kind, where a value does not say it by itself."""
+        telling = (
+            *_RULES,
+            *ALONE,
+            PAYLOAD,
+            REPLACE,
+            "prompt",
+            "negative_prompt",
+            "sampler_name",
+            "scheduler",
+            "method",
+        )
+        is_told = self.kind in telling or self.kind.startswith("model_")
+        return self.label(place) if is_told else f"{self.kind} {self.label(place)}"
+
 
 Chosen = Sequence[tuple[Axis, str]]
 """The value that a cell has on each axis."""

@@ -122,10 +122,10 @@ class Grid:
         counts = {axis.place: len(axis.values) for axis in self.axes}
         return counts.get("z", 1), counts.get("y", 1), counts["x"]
 
-    def labels(self, place: str) -> list[str]:
-        """Those of ``x``, ``y`` or ``z``; one that is empty where there is no such axis."""
+    def titles(self, place: str) -> list[str]:
+        """Those of ``x``, ``y`` or ``z`` for people; one that is empty where there is no such axis."""
         axis = next((axis for axis in self.axes if axis.place == place), None)
-        return [axis.label(number) for number in range(len(axis.values))] if axis else [""]
+        return [axis.title(number) for number in range(len(axis.values))] if axis else [""]
 
     @property
     def every(self) -> list[Cell]:
