@@ -120,10 +120,12 @@ def _config(words: Sequence[str], axes: Sequence[Axis]) -> RunConfig:
 
 
 def _write(grid: Grid, pictures: Pictures, out: Path) -> None:
+    from bayes_merger.report.grid_page import write_page
     from bayes_merger.report.grid_sheet import write_sheets
 
     for reason in dict.fromkeys(pictures.failed.values()):
         count = sum(pictures.failed.get(pictures.key(cell)) == reason for cell in grid.cells.values())
         print(f"not drawn, {count} of {len(grid.cells)} cells: {reason}", file=sys.stderr)
     names = [path.name for path in write_sheets(grid, pictures, out)]
-    print(f"wrote {out}: {', '.join([*names, 'pictures/'])}")
+    write_page(grid, pictures, out / "grid.html")
+    print(f"wrote {out}: {', '.join([*names, 'grid.html', 'pictures/'])}")

@@ -74,7 +74,7 @@ def sheet_of(grid: Grid, pictures: Pictures, page: int, title: str = "") -> Imag
     width, height = _cell_size([image for image in images.values() if image], side)
     font = _font(max(15, min(width, 2 * height) // 11))
     heads = [_wrapped(text, font, width - _GAP) for text in grid.titles("x")]
-    names = [_wrapped(text, font, max(width, 12 * font.size)) for text in grid.titles("y")]
+    names = [_wrapped(text, font, max(width, 12 * int(font.size))) for text in grid.titles("y")]
     line = int(1.25 * font.size)
     left = max((int(font.getlength(part)) for name in names for part in name), default=0) + 3 * _GAP
     top = line * (max(map(len, heads)) + bool(title)) + 2 * _GAP

@@ -7,6 +7,7 @@ https://github.com/hako-mikan/sd-webui-supermerger): what is merged, or what is 
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ OTHER_NAMES = {
 """What supermerger and AUTOMATIC1111 call some kinds of axes."""
 
 _RATIO = "pinpoint"  # the name of the one ratio that an axis of `ALONE` has
-_RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)\s*(?:\(([+-]?[\d.]+)\)|\[(\d+)\])")
+_NUMBER = r"([+-]?\d{1,12}(?:\.\d{1,12})?)"
+_RANGE = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*(?:\({_NUMBER}\)|\[(\d{{1,6}})\])", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _range(text: str) -> Iterator[str]:
         step = (high - low) / max(count - 1, 1)
     else:
         step = float(found[3])
-        count = int((high - low) / step + 1e-9) + 1 if step else 0
+        count = math.floor((high - low) / step + 1e-9) + 1 if step else 0
     if not 1 <= count <= 10_000:
         raise ConfigError(f"'{text}' is no range of numbers; write FIRST-LAST (+STEP) or FIRST-LAST [COUNT]")
     yield from (f"{low + step * number:.10g}" for number in range(count))

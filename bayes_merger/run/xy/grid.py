@@ -139,7 +139,10 @@ def in_order(merges: Iterable[Merge]) -> list[Merge]:
     Those of the same loaded files stay together, and of these the same methods; from a merge the next is the one with
     the fewest numbers in tensors that change, of equals the first.
     """
-    distinct = list({merge.key: merge for merge in merges}.values())
+    named: dict[str, Merge] = {}
+    for merge in merges:
+        named.setdefault(merge.key, merge)
+    distinct = list(named.values())
     loaded = list(dict.fromkeys(merge.loaded for merge in distinct))
     kinds = list(dict.fromkeys(merge.kind for merge in distinct))
     found: list[Merge] = []
