@@ -122,6 +122,11 @@ class RunFolder:
         return self.path / "preview.png"
 
     @property
+    def output(self) -> Path:
+        """What runs that were started from a page have printed."""
+        return self.path / "output.txt"
+
+    @property
     def wish(self) -> Path:
         """What a run is asked to do; see :mod:`bayes_merger.run.control`."""
         return self.path / "wish.json"

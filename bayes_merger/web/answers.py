@@ -137,6 +137,10 @@ def _value(name: str, wanted: Any, value: object) -> object:
         if value is None:
             return None
         wanted = wanted.__args__[0]
+    if typing.get_origin(wanted) is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"field '{name}' must be a list, not {one_line(repr(value), longest=40)}")
+        return [_value(name, typing.get_args(wanted)[0], one) for one in value]
     if wanted is float and type(value) is int and abs(value) < 1e300:
         value = float(value)
     if type(value) is not wanted or (wanted is float and not math.isfinite(value)):  # type: ignore[arg-type]

@@ -9,6 +9,8 @@ from starlette.routing import BaseRoute
 
 from bayes_merger.web.api.events import Events
 from bayes_merger.web.api.lending import Lending
+from bayes_merger.web.api.looking import LookingData
+from bayes_merger.web.api.runs import RunData
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.api.trials import TrialData
 from bayes_merger.web.inspector import Inspector
@@ -24,14 +26,15 @@ class Room(Protocol):
         """What the application serves."""
 
 
-def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
+def all_routes(shelf: Shelf, sittings: Sittings, runs: RunData) -> list[BaseRoute]:
     """Every page and every operation.
 
     Args:
         shelf: where the studies are.
         sittings: of the person who rates.
+        runs: that are started and steered.
     """
     data = StudyData(shelf)
     rooms: list[Room] = [StudyPages(shelf), data, Events(shelf, data.line), TrialData(shelf), Lending(shelf)]
-    rooms += [RatingPages(sittings.of), Inspector(shelf)]
+    rooms += [LookingData(shelf), runs, RatingPages(sittings.of), Inspector(shelf)]
     return [route for room in rooms for route in room.routes()]

@@ -40,6 +40,6 @@ function show({ studies }) {
 }
 
 follow("/api/v1/events", { studies: show }, (wrong) => {
-  const none = list.childElementCount ? "" : "There are no studies yet; start one with  bayes-merger run ...";
+  const none = list.childElementCount ? "" : "There are no studies yet. Start one with  New run, or in a terminal with  bayes-merger run ...";
   message.textContent = wrong || none;
 });

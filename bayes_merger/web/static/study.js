@@ -46,7 +46,7 @@ function report({ parts: changed, rows, drawing, waiting }) {
   find("name").hidden = true; // the report's head has it
   for (const [name, html] of Object.entries(changed)) exchange(name, html);
   receive(rows);
-  find("drawing").textContent = drawing.length ? `trial ${drawing.join(", ")}` : "";
+  find("drawing").textContent = drawing.length ? `trial ${drawing.join(", ")} ·` : "";
   find("rate").hidden = !waiting;
   find("rate").textContent = waiting === 1 ? "1 merge waits for you" : `${waiting} merges wait for you`;
 }

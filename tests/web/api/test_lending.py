@@ -25,17 +25,13 @@ from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.record import complete_trials, final_of
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.operations import ADDRESS
-from bayes_merger.web.app import build_app
-from bayes_merger.web.pages.rating import Sittings
-from bayes_merger.web.routes import all_routes
 from bayes_merger.web.serving import listen, server_of
-from bayes_merger.web.shelf import Shelf
 from tests.web.api.checking import wrong
 from tests.web.api.outside import MODELS, begun, copied, taste
+from tests.web.api.whole import HERE, whole_app, whole_client
 from tests.web.serving import ROOT, TOKEN
 
 API = "/api/v1/studies"
-HERE = "http://127.0.0.1:8300"
 DOC = ROOT / "docs" / "api.md"
 
 
@@ -49,19 +45,9 @@ def folder(fresh: RunFolder, tmp_path: Path) -> RunFolder:
     return copied(fresh, tmp_path)
 
 
-def app_of(runs: Path) -> Any:
-    shelf = Shelf(runs)
-    return build_app(all_routes(shelf, Sittings(shelf.folder, "ann")), TOKEN, home="/studies")
-
-
-def client_of(runs: Path) -> TestClient:
-    bearer = {"authorization": f"Bearer {TOKEN}"}
-    return TestClient(app_of(runs), HERE, raise_server_exceptions=False, headers=bearer)
-
-
 @pytest.fixture
 def client(folder: RunFolder) -> Iterator[TestClient]:
-    with client_of(folder.path.parent) as asking:
+    with whole_client(folder.path.parent) as asking:
         yield asking
 
 
@@ -197,7 +183,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 
 def test_a_study_that_draws_its_own_merges_lends_none(tmp_path: Path) -> None:
     make_study(tmp_path / "mine", 4, final=False)
-    with client_of(tmp_path) as client:
+    with whole_client(tmp_path) as client:
         answer = client.post(f"{API}/mine/ask", json={})
     assert answer.status_code == 422
     assert answer.json()["error"].endswith("begin one to ask and tell with  bayes-merger run ... generator=outside")
@@ -217,7 +203,7 @@ def test_only_who_has_the_token_asks_and_no_other_site(client: TestClient) -> No
 @contextmanager
 def served(runs: Path) -> Iterator[str]:
     with listen("127.0.0.1", 0) as listening:
-        server = server_of(app_of(runs))
+        server = server_of(whole_app(runs))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -268,7 +254,7 @@ def test_from_python_it_is_opened_by_its_name_alone(folder: RunFolder) -> None:
             study.tell(suggestion, taste(suggestion.weights))
         with pytest.raises(ConfigError, match="all 4 trials are told; for more  bayes-merger resume mine n_iters=MORE"):
             study.ask()
-    assert client_of(runs).get(API).json()["studies"][0]["state"] == "done"
+    assert whole_client(runs).get(API).json()["studies"][0]["state"] == "done"
     with pytest.raises(ConfigError, match="seed: study 'mine' was begun by a run and has its own; leave it out"):
         bayes_merger.open_study("mine", runs=runs, seed=3)
 
@@ -276,7 +262,7 @@ def test_from_python_it_is_opened_by_its_name_alone(folder: RunFolder) -> None:
 def test_a_study_of_python_lends_too_without_a_recipe(tmp_path: Path) -> None:
     with bayes_merger.open_study("mine", runs=tmp_path, frozen={"IN00-OUT10": 0.5}, init_points=3):
         pass
-    with client_of(tmp_path) as client:
+    with whole_client(tmp_path) as client:
         lent = ask(client)
         assert (lent["recipe"], lent["command"], lent["budget"], lent["over"]) == (None, None, None, False)
         assert tell(client, trial=lent["trial"], score=-2.0)["best"] == {"trial": 0, "value": -2.0}
