@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,24 @@ def test_a_study_that_draws_its_own_merges_lends_none(tmp_path: Path) -> None:
         answer = client.post(f"{API}/mine/ask", json={})
     assert answer.status_code == 422
     assert answer.json()["error"].endswith("begin one to ask and tell with  bayes-merger run ... generator=outside")
+
+
+def test_a_study_that_names_code_runs_none(client: TestClient, folder: RunFolder, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(folder.database)) as database, database:
+        (text,) = database.execute("SELECT value_json FROM study_user_attributes WHERE key = 'config'").fetchone()
+        settings = json.loads(text) | {
+            "optimiser": {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "hacked")}
+        }
+        database.execute(
+            "UPDATE study_user_attributes SET value_json = ? WHERE key = 'config'", (json.dumps(settings),)
+        )
+    for what, body in (("ask", {}), ("tell", {"trial": 0, "score": 1})):
+        answer = client.post(f"{API}/mine/{what}", json=body)
+        assert answer.status_code == 422
+        assert "is built from, which a study may only name if a file of yours does" in answer.json()["error"]
+    with pytest.raises(ConfigError, match="is built from"):
+        bayes_merger.open_study("mine", runs=tmp_path)
+    assert not (tmp_path / "hacked").exists()
 
 
 def test_only_who_has_the_token_asks_and_no_other_site(client: TestClient) -> None:
