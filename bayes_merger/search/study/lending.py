@@ -61,14 +61,14 @@ class Lender(Worker):
                 for entry in entries:
                     if entry.state == TrialState.RUNNING and entry.attributes.get(WORKER, {}).get("id") == self.id:
                         taken: FrozenTrial | None = queue.trial(entry)
-                        queue.note(entry.id, self._lent())
+                        queue.note(entry.id, longer := self._lent())
+                        taken.user_attrs |= longer
                         break
                 else:
                     if sum(entry.is_drawn for entry in entries) + self.done >= total:
                         return None
                     taken = take(queue, entries, self.space, self._about)
             if taken is not None:
-                taken.user_attrs |= self._lent()
                 return self._whole(taken)
             if not self._propose(total):
                 return None

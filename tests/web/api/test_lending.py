@@ -75,6 +75,9 @@ def test_what_is_lent_and_what_becomes_of_it_is_as_the_document_says(client: Tes
     assert lent["weights"]["alpha"] == dict.fromkeys(lent["weights"]["alpha"], 0.0)  # pure A comes first
     assert lent["recipe"]["weights"] == lent["weights"]
     assert lent["command"].startswith("bayes-merger merge mine runs=")
+    row = client.get(f"{API}/mine/trials/0").json()
+    assert wrong(row, schemas["Trial"], document) == []
+    assert (row["state"], row["until"]) == ("running", lent["until"])
     told = tell(client, trial=0, score=5.5)
     assert wrong(told, schemas["Told"], document) == []
     assert told == {"trial": 0, "done": 1, "budget": 4, "over": False, "best": {"trial": 0, "value": 5.5}}
@@ -261,6 +264,13 @@ def test_a_server_that_is_killed_loses_nothing(folder: RunFolder, tmp_path: Path
     with served(tmp_path) as address:
         assert post(address, "ask", worker="one")["weights"] == lent["weights"]
         assert post(address, "tell", trial=lent["trial"], score=3.5)["done"] == 1
+
+
+def test_the_python_of_the_docs_runs_as_it_stands(fresh: RunFolder, tmp_path: Path, monkeypatch: Any) -> None:
+    folder = copied(fresh, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    exec(re.findall(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), flags=re.DOTALL)[1], {})
+    assert [trial.value for trial in complete_trials(load(folder))] == [5.2]
 
 
 def test_from_python_it_is_opened_by_its_name_alone(folder: RunFolder) -> None:
