@@ -147,7 +147,7 @@ def test_two_types_of_one_name_are_not_taken_for_each_other() -> None:
     known: dict[str, Any] = {}
     schema_of(Tree, known)
     schema_of(list[Tree], known)
-    other = dataclass(type("Tree", (), {"__annotations__": {"height": "float"}}))
+    other: Any = dataclass(type("Tree", (), {"__annotations__": {"height": "float"}}))
     with pytest.raises(ValueError, match="two types are called Tree"):
         schema_of(other, known)
 
