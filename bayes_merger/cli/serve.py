@@ -43,7 +43,7 @@ def serve(arguments: Sequence[str]) -> None:
 
     shelf = Shelf(Path(options.runs))
     with Sittings(shelf.folder, options.rater) as sittings, suppress(KeyboardInterrupt):
-        routes = all_routes(shelf, sittings, RunData(shelf, Path(options.runs), options.models))
+        routes = all_routes(shelf, sittings, RunData(shelf, options.models))
         if options.openapi:
             print(json.dumps(document(routes), indent=1))
             return

@@ -8,12 +8,9 @@ from typing import Protocol
 from starlette.routing import BaseRoute
 
 from bayes_merger.web.api.events import Events
-<<<<<<< HEAD
+from bayes_merger.web.api.lending import Lending
 from bayes_merger.web.api.looking import LookingData
 from bayes_merger.web.api.runs import RunData
-=======
-from bayes_merger.web.api.lending import Lending
->>>>>>> h-SB
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.api.trials import TrialData
 from bayes_merger.web.pages.rating import RatingPages, Sittings
@@ -21,9 +18,6 @@ from bayes_merger.web.pages.studies import StudyPages
 from bayes_merger.web.shelf import Shelf
 
 
-<<<<<<< HEAD
-def all_routes(shelf: Shelf, sittings: Sittings, runs: RunData) -> list[BaseRoute]:
-=======
 class Room(Protocol):
     """What has routes."""
 
@@ -31,8 +25,7 @@ class Room(Protocol):
         """What the application serves."""
 
 
-def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
->>>>>>> h-SB
+def all_routes(shelf: Shelf, sittings: Sittings, runs: RunData) -> list[BaseRoute]:
     """Every page and every operation.
 
     Args:
@@ -41,11 +34,6 @@ def all_routes(shelf: Shelf, sittings: Sittings) -> list[BaseRoute]:
         runs: that are started and steered.
     """
     data = StudyData(shelf)
-<<<<<<< HEAD
-    rooms = [StudyPages(shelf), data, Events(shelf, data.line), runs, TrialData(shelf), LookingData(shelf),
-             RatingPages(sittings.of)]  # fmt: skip
-=======
     rooms: list[Room] = [StudyPages(shelf), data, Events(shelf, data.line), TrialData(shelf), Lending(shelf)]
-    rooms.append(RatingPages(sittings.of))
->>>>>>> h-SB
+    rooms += [LookingData(shelf), runs, RatingPages(sittings.of)]
     return [route for room in rooms for route in room.routes()]

@@ -74,14 +74,14 @@ class Shelf:
     """
 
     def __init__(self, runs: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._runs, self._clock = runs, clock
+        self.runs, self._clock = runs, clock
         self._overviews: dict[str, tuple[str, Overview]] = {}
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._reading: dict[str, threading.Lock] = {}
 
     def folders(self) -> list[RunFolder]:
         """Of all studies, the one touched last first."""
-        return studies(self._runs)
+        return studies(self.runs)
 
     def folder(self, name: str) -> RunFolder:
         """Of one study.
@@ -92,7 +92,7 @@ class Shelf:
         for folder in self.folders():
             if folder.name == name:
                 return folder
-        raise NotFound(f"there is no study '{printable(name)}' in {self._runs}")
+        raise NotFound(f"there is no study '{printable(name)}' in {self.runs}")
 
     def version(self, folder: RunFolder) -> str:
         """Another one whenever a study may have changed."""

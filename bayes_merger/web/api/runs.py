@@ -112,13 +112,12 @@ class RunData:
 
     Args:
         shelf: where the studies are.
-        runs: the folder of all studies.
         models: the folder of models that the person has named; None: what the configuration says.
+        children: starts the processes.
     """
 
-    def __init__(self, shelf: Shelf, runs: Path, models: str | None = None) -> None:
-        self._shelf, self._runs, self._models = shelf, runs, models
-        self._children = Children()
+    def __init__(self, shelf: Shelf, models: str | None = None, children: Children | None = None) -> None:
+        self._shelf, self._models, self._children = shelf, models, children or Children()
         self._composing = threading.Lock()  # Hydra has one state for the whole process
 
     def routes(self) -> list[Operation]:
@@ -193,7 +192,7 @@ class RunData:
         total = self._with_more(folder, body.trials) if body.trials else None
         if not running:
             changes = [] if total is None else [f"n_iters={total}"]
-            self._children.start(folder, ["resume", folder.name, f"runs={self._runs}", *changes, "web.page=off"])
+            self._children.start(folder, ["resume", folder.name, f"runs={self._shelf.runs}", *changes, "web.page=off"])
             return {"said": "It starts again; that takes a while."}
         if total is not None:
             steering.give_trials(folder, total)
@@ -212,12 +211,12 @@ class RunData:
         """Of a study that is there, or is being started."""
         name = request.path_params["study"]
         if self._children.knows(name):
-            return RunFolder(self._runs / name)
+            return RunFolder(self._shelf.runs / name)
         return self._shelf.folder(name)
 
     def _places(self) -> list[str]:
         """The settings that are the server's own."""
-        runs = [] if self._runs == Path("runs") else [f"runs={self._runs}"]
+        runs = [] if self._shelf.runs == Path("runs") else [f"runs={self._shelf.runs}"]
         return runs + ([f"models_dir={self._models}"] if self._models else [])
 
     def _found(self) -> dict[str, Path]:

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.operations import ADDRESS
 from bayes_merger.web.app import build_app
-from bayes_merger.web.pages.rating import Sittings
-from bayes_merger.web.routes import all_routes
-from bayes_merger.web.shelf import Shelf
 from tests.web.api.outside import begun
 from tests.web.serving import TOKEN
+from tests.web.starting import everything
 from tests.web.studies import a_study
 
 schemathesis = pytest.importorskip("schemathesis", reason="THE API IS NOT FUZZED: pip install schemathesis")
@@ -32,8 +30,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Any:
     make_study(runs / "s", 6, drawn=2)
     a_study(runs, waiting=2, payloads=1)
     begun(runs)
-    shelf = Shelf(runs)
-    app = build_app(all_routes(shelf, Sittings(shelf.folder, "ann")), TOKEN, home="/studies")
+    app = build_app(everything(runs), TOKEN, home="/studies")
     return schemathesis.openapi.from_asgi(ADDRESS, app, headers=HEADERS)
 
 

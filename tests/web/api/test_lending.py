@@ -26,13 +26,11 @@ from bayes_merger.run.record import complete_trials, final_of
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.operations import ADDRESS
 from bayes_merger.web.app import build_app
-from bayes_merger.web.pages.rating import Sittings
-from bayes_merger.web.routes import all_routes
 from bayes_merger.web.serving import listen, server_of
-from bayes_merger.web.shelf import Shelf
 from tests.web.api.checking import wrong
 from tests.web.api.outside import MODELS, begun, copied, taste
 from tests.web.serving import ROOT, TOKEN
+from tests.web.starting import everything
 
 API = "/api/v1/studies"
 HERE = "http://127.0.0.1:8300"
@@ -50,8 +48,7 @@ def folder(fresh: RunFolder, tmp_path: Path) -> RunFolder:
 
 
 def app_of(runs: Path) -> Any:
-    shelf = Shelf(runs)
-    return build_app(all_routes(shelf, Sittings(shelf.folder, "ann")), TOKEN, home="/studies")
+    return build_app(everything(runs), TOKEN, home="/studies")
 
 
 def client_of(runs: Path) -> TestClient:

@@ -17,19 +17,16 @@ from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.operations import ADDRESS, Operation, document
 from bayes_merger.web.api.schemas import schema_of
 from bayes_merger.web.app import build_app
-from bayes_merger.web.pages.rating import Sittings
-from bayes_merger.web.routes import all_routes
-from bayes_merger.web.shelf import Shelf
 from tests.web.api.checking import wrong
 from tests.web.serving import ROOT, TOKEN
+from tests.web.starting import everything
 from tests.web.studies import a_study
 
 API = "/api/v1/studies"
 
 
 def routes_of(runs: Path) -> list[Any]:
-    shelf = Shelf(runs)
-    return all_routes(shelf, Sittings(shelf.folder, "ann"))
+    return everything(runs)
 
 
 @pytest.fixture(scope="module")
