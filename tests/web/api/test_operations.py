@@ -17,8 +17,9 @@ from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.operations import ADDRESS, Operation, document
 from bayes_merger.web.api.schemas import schema_of
 from tests.web.api.checking import wrong
-from tests.web.api.whole import whole_client, whole_routes
+from tests.web.api.whole import whole_client
 from tests.web.serving import ROOT
+from tests.web.starting import everything
 from tests.web.studies import a_study
 
 API = "/api/v1/studies"
@@ -49,7 +50,7 @@ def described(ask: TestClient) -> dict[str, Any]:
 
 
 def test_every_route_of_the_api_is_in_the_document(runs: Path, described: dict[str, Any]) -> None:
-    routes = [route for route in whole_routes(runs) if str(getattr(route, "path", "")).startswith("/api/v1")]
+    routes = [route for route in everything(runs) if str(getattr(route, "path", "")).startswith("/api/v1")]
     assert all(isinstance(route, Operation) for route in routes)
     described_here = {(one.path, one.method.lower()) for one in routes if isinstance(one, Operation)}
     assert described_here | {(ADDRESS, "get")} == {
