@@ -95,6 +95,7 @@ COMMANDS = {
     "plan": "plan",
     "diff": "diff",
     "effect": "effect",
+    "xy": "xy",
     "recipe": "recipe",
     "payload": "payload",
     "score": "score",

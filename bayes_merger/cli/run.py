@@ -14,6 +14,7 @@ from bayes_merger.errors import ConfigError, UserError
 from bayes_merger.run import steering
 from bayes_merger.run.control import PAUSE, run_state, wish_of
 from bayes_merger.run.folder import RunFolder, find_study
+from bayes_merger.search.space.from_effect import about_effect, read_from_effect
 
 RUN_HELP = """\
 bayes-merger run [SETTING=VALUE ...]
@@ -69,17 +70,23 @@ def run(arguments: Sequence[str]) -> None:
 
 def _print_searched(overrides: Sequence[str]) -> None:
     """What the settings make the run search, as a comment; that depends on the models, which may not be there yet."""
+    from bayes_merger.run.effect.narrowing import looked_up
     from bayes_merger.run.setup import open_and_divide
 
     try:
-        checkpoints, _, space, _ = open_and_divide(compose.validate(compose.compose_run(overrides)))
+        config = compose.validate(compose.compose_run(overrides))
+        checkpoints, _, space, _ = open_and_divide(config)
+        config = looked_up(config, checkpoints, space)
     except UserError as error:
         print(f"# searched: not known yet ({error})")
         return
     for checkpoint in checkpoints.values():
         checkpoint.close()
-    names = [parameter.name for parameter in space.parameters]
+    found = read_from_effect(config.space)
+    names = [p.name for p in space.parameters if not (found and found.frozen and p.name in found.frozen)]
     print(f"# searched: {len(names)} numbers: {', '.join(names)}")
+    if line := about_effect(config.space, space.blocks):
+        print(f"# {line}")
 
 
 def resume(arguments: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ Address = Callable[[Path, int, int], str]
 
 def page(found: Contents) -> str:
     """The report as HTML."""
-    script, style = _static("report.js"), _static("report.css")
+    script, style = static("report.js"), static("report.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return (
@@ -78,7 +78,8 @@ def sections(found: Contents, address: Address = data_uri, *, listed: int = LIST
 
 
 @lru_cache
-def _static(name: str) -> str:
+def static(name: str) -> str:
+    """A file of the pages' look or behaviour."""
     return resources.files("bayes_merger.report").joinpath("static", name).read_text(encoding="utf-8")
 
 

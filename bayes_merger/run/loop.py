@@ -34,6 +34,7 @@ from bayes_merger.run.standing import best_so_far, standing
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study import study as studies
 from bayes_merger.search.study.history import ESTIMATE
+from bayes_merger.search.study.proposer import TAKEOVER
 from bayes_merger.search.study.queue import LastSuggestion
 from bayes_merger.search.study.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.study.workers import Worker
@@ -144,7 +145,8 @@ def search(
     failed, pause, watch = 0, SHORTEST, Watch(progress.note)
     desk = Desk(setup, study, folder, progress, stop) if setup.rater else None
     last, ahead = last_of(setup, study, progress), desk.ahead if desk else None
-    with Worker(study, setup.space, name=name, last=last, ahead=ahead) as worker:
+    patience = TAKEOVER if taking else 0.0
+    with Worker(study, setup.space, name=name, last=last, patience=patience, ahead=ahead) as worker:
         progress.budget(worker.finished(), total)
         while worker.done < total:
             stop.check()

@@ -42,9 +42,6 @@ from bayes_merger.search.study.study import finished
 PATIENCE = 60.0
 """Seconds that workers have to requeue their trials when asked to stop at once."""
 
-STANDBY = 10.0
-"""Seconds between two attempts of a worker started by hand to be the proposer; hundreds of them ask one server."""
-
 
 class PipeReporter:
     """A worker's progress reporter: sends everything to its parent.

@@ -18,11 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import Closed, ConfigError, Superseded, printable
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.alive import healed
 from bayes_merger.search.study.history import REASON, WORKER, is_interrupted, origin
-from bayes_merger.search.study.queue import LastSuggestion, take
+from bayes_merger.search.study.queue import LastSuggestion, spent, take
 from bayes_merger.search.study.sound import is_number
 from bayes_merger.search.study.transaction import transaction
-from bayes_merger.search.study.workers import Outcome, Worker, healed, is_drawn, spent
+from bayes_merger.search.study.workers import Outcome, Worker
 
 
 class Lender(Worker):
@@ -63,7 +64,7 @@ class Lender(Worker):
                         queue.note(entry.id, self._lent())
                         break
                 else:
-                    if sum(map(is_drawn, entries)) + self.done >= total:
+                    if sum(entry.is_drawn for entry in entries) + self.done >= total:
                         return None
                     taken = take(queue, entries, self.space, self._about)
             if taken is not None:
