@@ -235,8 +235,8 @@ def open_study(
     Raises:
         ConfigError: something that makes no sense, or the study exists and differs.
     """
+    from bayes_merger.asking import begun_outside
     from bayes_merger.merging.method import method_spec
-    from bayes_merger.outside import begun_outside
     from bayes_merger.run.folder import RunFolder, check_name
     from bayes_merger.run.idle import space_of
     from bayes_merger.search import samplers

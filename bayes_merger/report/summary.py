@@ -33,7 +33,7 @@ from bayes_merger.run.record import (
     value_of,
 )
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.history import DESIGN, PHASE, REASON
+from bayes_merger.search.study.history import DESIGN, PHASE, REASON, WORKER
 from bayes_merger.search.study.stopping import SECONDS, STOPPED
 from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
 
@@ -188,5 +188,7 @@ def trials_data(study: optuna.study.Study, known: StudyPosterior | None = None) 
             row |= {"times": times, "pictures": len({(one["payload"], one["index"]) for one in scores})}
         if reason := trial.user_attrs.get(REASON):
             row["reason"] = reason
+        if trial.state == optuna.trial.TrialState.RUNNING and (until := trial.user_attrs.get(WORKER, {}).get("until")):
+            row["until"] = until
         rows.append(row)
     return rows

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from starlette.requests import Request
 
-from bayes_merger import outside
+from bayes_merger import asking
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.lending import DAY
@@ -66,7 +66,7 @@ class Lending:
             raise ConfigError("field 'worker' has more than 200 letters; give a shorter name")
         folder = self._shelf.folder(request.path_params["study"])
         with self._one_by_one[folder.name]:  # else one of two who ask at the same time would be told to come back
-            loan = outside.ask(folder, body.worker, body.hours)
+            loan = asking.ask(folder, body.worker, body.hours)
         recipe = loan.recipe.to_json() if loan.recipe else None
         command = _command(folder, loan.trial) if loan.trial is not None and loan.recipe else None
         return vars(loan) | {"recipe": recipe, "command": command}
@@ -76,7 +76,7 @@ class Lending:
         if (body.score is None) == (body.failed is None):
             raise ConfigError("give either 'score', a number, or 'failed', the reason why there is none")
         folder = self._shelf.folder(request.path_params["study"])
-        told = outside.tell(folder, body.trial, body.score, one_line(body.failed or "", longest=400))
+        told = asking.tell(folder, body.trial, body.score, one_line(body.failed or "", longest=400))
         best = None if told.value is None else {"trial": told.best, "value": told.value}
         return {name: getattr(told, name) for name in ("trial", "done", "budget", "over")} | {"best": best}
 
