@@ -53,7 +53,7 @@ class Asking:
         """
         with self._one_by_one[folder.path]:  # else one of two who ask at the same time would be told to come back
             mark = _mark(folder)
-            if self._known.get(folder.path, (None,))[0] != mark:
+            if mark is None or self._known.get(folder.path, (None,))[0] != mark:
                 known = load(folder, whole=False)
                 check_told(known)
                 self._known[folder.path] = mark, _to_write(folder, known)
@@ -65,11 +65,15 @@ class Asking:
 
 
 def _mark(folder: RunFolder) -> object:
-    """Another one when another study lies in the place of the one that was there."""
-    if folder.database.is_file():
-        found = folder.database.stat()
-        return found.st_dev, found.st_ino
-    return str(folder.where), folder.called
+    """Another one when another study lies in the place of the one that was there; None where that cannot be told.
+
+    Numbers of files are given anew at once, so a file's own is not enough: what a run writes when it begins is as well.
+    """
+    try:
+        begun, stored = folder.settings.stat(), folder.database.stat()
+    except OSError:
+        return None
+    return begun.st_mtime_ns, stored.st_dev, stored.st_ino
 
 
 def begun_outside(folder: RunFolder) -> optuna.study.Study | None:

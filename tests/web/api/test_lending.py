@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -164,6 +165,14 @@ def test_a_whole_study_ends_with_its_budget_goes_on_and_is_taken_home(
     final = final_of(study)
     assert final
     assert (final.winner, final.images) == (told["best"]["trial"], 0)
+
+
+def test_a_study_in_the_place_of_another_is_not_taken_for_it(client: TestClient, folder: RunFolder) -> None:
+    for _ in range(3):
+        tell(client, trial=ask(client)["trial"], score=1.0)
+    shutil.rmtree(folder.path)
+    begun(folder.path.parent)
+    assert (ask(client)["trial"], ask(client)["done"]) == (0, 0)
 
 
 def test_whoever_asks_next_ends_a_study_whose_last_teller_was_killed(client: TestClient, folder: RunFolder) -> None:
