@@ -95,7 +95,10 @@ def test_what_is_alone_takes_the_other_axis_for_its_ratio() -> None:
         words_of({}, alone, ("seed", "1"))
 
 
-PAYLOADS: dict[str, dict[str, Any]] = {"cat": {"prompt": "a cat", "cfg": 4}, "hat": {"prompt": "a cat in a hat", "negative_prompt": "cat"}}
+PAYLOADS: dict[str, dict[str, Any]] = {
+    "cat": {"prompt": "a cat", "cfg": 4},
+    "hat": {"prompt": "a cat in a hat", "negative_prompt": "cat"},
+}
 
 
 def drawn(*chosen: tuple[str, int]) -> dict[str, Any]:
