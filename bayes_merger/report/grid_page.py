@@ -122,8 +122,11 @@ def _table(grid: Grid, pictures: Pictures, page: int, title: str, places: dict[t
         for column, head in enumerate(grid.titles("x")):
             place = (page, row, column)
             label = ", ".join(filter(None, (_text(title), _text(name), _text(head))))
+            points = pictures.points.get(pictures.key(grid.cells[place]))
+            label += "" if points is None else f": {points:.2f} points"
             if place in places:
                 image = '<img alt="" loading="lazy" decoding="async">'
+                image += "" if points is None else f"<span>{points:.2f}</span>"
                 cells += (
                     f'<td><button type="button" data-cell="{places[place]}" aria-label="{label}">{image}</button></td>'
                 )

@@ -103,11 +103,18 @@ def test_a_grid_that_was_stopped_goes_on_and_may_grow(workplace: Path, models: l
     assert len(list((copied / "pictures").iterdir())) == 3 * 6
 
 
-def test_a_merge_that_overflows_is_a_cell_with_its_reason(workplace: Path, models: list[str]) -> None:
-    result = command(workplace, "xy", *models, "dtype=fp16", "x=OUT11.alpha=0,1e9", "--out", "over")
+def test_a_merge_that_overflows_is_a_cell_with_its_reason_and_others_have_their_points(
+    workplace: Path, models: list[str]
+) -> None:
+    words = [*models, "scorers=redness", "dtype=fp16", "x=OUT11.alpha=0,1e9"]
+    result = command(workplace, "xy", *words, "--out", "over")
     assert result.returncode == 0, result.stderr
     assert re.match(r"not drawn, 1 of 2 cells: merge: '.*' holds infinity", result.stderr)
-    assert "holds infinity" in (workplace / "over" / "grid.html").read_text()
+    page = (workplace / "over" / "grid.html").read_text()
+    assert "holds infinity" in page
+    points = re.findall(r'aria-label="OUT11.alpha 0: ([\d.]+) points"', page)
+    scored = command(workplace, "score", "over/pictures", "--scorers", "redness", "--json")
+    assert [f"{sum(row['points'] for row in json.loads(scored.stdout)) / 2:.2f}"] == points
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ class Form:
         """Those of each tensor that is merged, ``(tensors, weights)``."""
         import numpy as np
 
-        return np.array([tuple(numbers_of(item, weights).values()) for item in self._items])[self._group]
+        of_groups = np.array([tuple(numbers_of(item, weights).values()) for item in self._items])
+        return np.take(of_groups, self._group, 0)
 
 
 @dataclass(frozen=True, eq=False)
