@@ -19,6 +19,7 @@ from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, PlanItem, lis
 from bayes_merger.merging.recipe.elements import ElementRule
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTED
 from bayes_merger.merging.recipe.settings import DROP_EMA, MergeSettings
+from bayes_merger.merging.saliency.weights import Weights, within_0_and_1
 
 if TYPE_CHECKING:
     import torch
@@ -273,22 +274,21 @@ class LiveMerge:
         key = span.keys[0]
         if self._changing:
             content = (content, self._versions(key))
-        before = [
-            self._contents.pop(each, None) for each in span.keys
-        ]  # forgotten first, in case of a failure half-way
+        # forgotten first, in case of a failure half-way
+        before = [self._contents.pop(each, None) for each in span.keys]
         if any(one != content for one in before):
-            self._combine(spec, span, numbers, destinations[key])
-            if self._computed or not spec.stays_between(numbers):
+            weights = self._structure.weights_of(self._merged[key], numbers)
+            self._combine(spec, span, numbers, weights, destinations[key])
+            if self._computed or not (spec.between and all(map(within_0_and_1, weights.values()))):
                 self._check_numbers(span, destinations)
         self._contents.update(dict.fromkeys(span.keys, content))
 
-    def _combine(self, spec: MethodSpec, span: ContiguousSpan, numbers: Numbers, out: Tensor) -> None:
+    def _combine(self, spec: MethodSpec, span: ContiguousSpan, numbers: Numbers, weights: Weights, out: Tensor) -> None:
         from bayes_merger.merging.engine.combine import combine, combine_channels
         from bayes_merger.merging.engine.contiguous import whole
 
         dtype, key = torch_dtypes()[self._dtype], span.keys[0]
         item, cache = self._merged[key], self._caches[out.device]
-        weights = self._structure.weights_of(item, numbers)
         sources, cached = cache.sources(item), None
         if spec.prepare is not None:
             cache_key = (tuple(numbers[name] for name in spec.prepared_by), self._versions(key))
