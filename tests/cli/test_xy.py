@@ -88,6 +88,21 @@ def test_a_cell_is_the_merge_of_its_recipe_written_and_drawn_bit_for_bit(
                 assert one.tobytes() == two.tobytes()
 
 
+def test_another_model_a_is_a_pipeline_of_its_own(
+    workplace: Path, models: list[str], tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
+) -> None:
+    axes = [f"x=model_a={tiny_a},{tiny_b}", "y=alpha=GRAD_V|0", "z=replace=ring,disc"]
+    result = command(workplace, "xy", models[0], models[2], *axes, "payloads.tiny.batch_size=1", "--out", "two")
+    assert result.returncode == 0, result.stderr
+    settings = [f"generator.config={tiny_sd1_config}", "payloads=[tiny]", "payloads.tiny.batch_size=1"]
+    alone = command(workplace, "payload", "draw", str(tiny_b), *settings, "generator.device=cpu", "out=b")
+    assert alone.returncode == 0, alone.stderr
+    drawn = [Image.open(path).tobytes() for path in (workplace / "two" / "pictures").glob("*/*.png")]
+    # by two prompts: A, its merge with B; B, its merge with itself
+    assert len(drawn) == 2 * 4
+    assert Image.open(workplace / "b" / "tiny-0.png").tobytes() in drawn
+
+
 def test_a_grid_that_was_stopped_goes_on_and_may_grow(workplace: Path, models: list[str], drawn: Path) -> None:
     copied = workplace / "stopped"
     shutil.copytree(drawn, copied)
