@@ -95,6 +95,9 @@ def _draw(words: Sequence[str], out: Path, *, sure: bool) -> None:
     try:
         grid = cells.grid(axes)
         out.mkdir(parents=True, exist_ok=True)
+        merges = len({cell.merge.key for cell in grid.cells.values()})
+        rest = "; what they do not merge stays model A, alpha=NUMBER changes that" if cells.leaves_a(axes) else ""
+        print(f"{len(grid.cells):,} cells, {merges:,} distinct merges{rest}", flush=True)
         columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task("drawing")

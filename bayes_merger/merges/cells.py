@@ -52,6 +52,7 @@ class Cells:
         self._open: dict[tuple[Any, ...], Models] = {}
         self._forms: dict[tuple[Any, ...], Form] = {}
         self._merges: dict[str, Merge] = {}
+        self._unmerged: dict[tuple[str, ...], Merge] = {}
         self._payloads: dict[tuple[Any, ...], tuple[Payload, ...]] = {}
 
     def grid(self, axes: Sequence[Axis]) -> Grid:
@@ -74,8 +75,15 @@ class Cells:
                 values = ", ".join(f"{axis.place}={axis.label(at[axis.place])}" for axis in axes)
                 raise ConfigError(f"{error} (in the cell {values})") from error
             cells[place[0], place[1], place[2]] = Cell(merge, payloads)
-            unmerged[place[0], place[1], place[2]] = Cell(self._unmerged(merge), payloads)
+            if merge.loaded not in self._unmerged:
+                self._unmerged[merge.loaded] = self._model_a(merge)
+            unmerged[place[0], place[1], place[2]] = Cell(self._unmerged[merge.loaded], payloads)
         return Grid(tuple(axes), cells, unmerged)
+
+    def leaves_a(self, axes: Sequence[Axis]) -> bool:
+        """Whether what these axes do not merge stays model A because nobody has given alpha."""
+        words = merge_words(self._given, [(axis, axis.values[0]) for axis in axes])
+        return "alpha" not in self._given and words.get("alpha") == "0" and all(axis.kind != "alpha" for axis in axes)
 
     def close(self) -> None:
         """Let go of the model files."""
@@ -112,7 +120,7 @@ class Cells:
             self._merges[known] = Merge(recipe, models, form.numbers(recipe.weights), form.sizes, form.texts)
         return self._merges[known]
 
-    def _unmerged(self, merge: Merge) -> Merge:
+    def _model_a(self, merge: Merge) -> Merge:
         models = dict(merge.checkpoints)
         models = {name: models.get(name, models["a"]) for name in ("a", "b", *(["vae"] if "vae" in models else []))}
         recipe = unmerged_recipe(merge.recipe)
