@@ -354,4 +354,4 @@ def draw_trial(
 
 def write_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:
     """A copy of the run's settings for the eye; the study has its own."""
-    write_json(folder.path / "config.json", config)
+    write_json(folder.settings, config)

@@ -35,7 +35,7 @@ def test_what_makes_a_run_may_be_asked_for(setting: str) -> None:
         "runs=elsewhere", "storage=postgresql://x", "recipe=steps.yaml", "recipe.steps=[]", "blocks=b.yaml",
         "wildcards=w", "loras=l", "styles=s.csv", "embeddings=e", "models_dir=m", "saliency.a=x", "act.alpha=x",
         "generator.config=c", "generator.address=http://x", "generator.models_folder=m", "out=x", "web.host=0.0.0.0",
-        "hydra.run.dir=x", "hydra/launcher=x",
+        "notify.webhook=http://x", "hydra.run.dir=x", "hydra/launcher=x",
         # what is not there
         "model_a=/etc/passwd", "model_a=../x", "model_z=x", "models={d: x}", "models.d=x", "vae=/x", "vae=x.pt",
         "payloads=../../secret", "payloads=[portrait,/x]", "scorers=/x", "optimiser=x", "experiment=../x", "space=x",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,13 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.samplers import RandomSampler
 from starlette.testclient import TestClient
 
 import bayes_merger
 from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
 from bayes_merger.run.folder import RunFolder, load
+from bayes_merger.run.idle import space_of
 from bayes_merger.run.record import complete_trials, final_of
+from bayes_merger.search.study.storage import open_storage
+from bayes_merger.search.study.study import load_study
+from bayes_merger.search.study.workers import Worker
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.operations import ADDRESS
 from bayes_merger.web.serving import listen, server_of
@@ -159,6 +165,26 @@ def test_a_whole_study_ends_with_its_budget_goes_on_and_is_taken_home(
     final = final_of(study)
     assert final
     assert (final.winner, final.images) == (told["best"]["trial"], 0)
+
+
+def test_a_study_in_the_place_of_another_is_not_taken_for_it(client: TestClient, folder: RunFolder) -> None:
+    for _ in range(3):
+        tell(client, trial=ask(client)["trial"], score=1.0)
+    shutil.rmtree(folder.path)
+    begun(folder.path.parent)
+    assert (ask(client)["trial"], ask(client)["done"]) == (0, 0)
+
+
+def test_whoever_asks_next_ends_a_study_whose_last_teller_was_killed(client: TestClient, folder: RunFolder) -> None:
+    study = load_study(open_storage(folder.where), "mine", RandomSampler())
+    with Worker(study, space_of(study)) as worker:
+        for _ in range(4):
+            trial = worker.claim(4)
+            assert trial
+            worker.tell(trial, 1.0)
+    assert client.get(API).json()["studies"][0]["state"] == "unfinished"
+    assert ask(client)["over"]
+    assert client.get(API).json()["studies"][0]["state"] == "done"
 
 
 @pytest.mark.parametrize(
