@@ -82,6 +82,36 @@ class Serve:
 
 
 @pytest.mark.slow
+def test_a_run_from_the_form_is_rated_on_the_same_server(browser: Browser, tmp_path: Path) -> None:
+    server, folder = Serve(tmp_path), RunFolder(tmp_path / "runs" / "eye")
+    page = browser.new_page()
+    page.set_default_timeout(240_000)
+    page.goto(server.start())
+    page.click("text=New run")
+    page.wait_for_selector("#others label", state="attached")
+    page.select_option("[data-setting=experiment]", "demo")
+    page.fill("[data-setting=init_points]", "2")
+    page.fill("[data-setting=n_iters]", "0")
+    page.fill("[data-setting=name]", "eye")
+    page.check("[data-several=scorers] [value=manual]")
+    page.fill("#line", "scoring.playoff=0 scoring.repeats=0 final.images=0")
+    page.wait_for_selector("#start:enabled")
+    page.click("#start")
+    page.click("#rate:not([hidden])")
+    for _ in range(2):
+        page.wait_for_selector("#left img")
+        while "" in page.locator("#strip b").all_text_contents():
+            page.keyboard.press("7")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#page[data-unsaved='0']")
+    page.goto(f"http://127.0.0.1:{server.port}/studies/eye")
+    page.wait_for_selector("#state:text-is('done')")
+    server.kill()
+    assert [trial.values for trial in complete_trials(load(folder))] == [[7.0]] * 2
+    assert "token=" not in folder.output.read_text() + folder.log.read_text()
+
+
+@pytest.mark.slow
 def test_a_demo_run_is_started_paused_and_watched_and_outlives_its_server(browser: Browser, tmp_path: Path) -> None:
     server, folder = Serve(tmp_path), RunFolder(tmp_path / "runs" / "mine")
     page = browser.new_page()

@@ -157,7 +157,8 @@ class RunData:
         folder = new_folder(config, named=named)
         if not body.check:
             shown = [] if any(one.startswith("preview=") for one in asked) else ["preview=true"]
-            command = ["run", *overrides, *shown, f"name={folder.name}", "web.page=off"]
+            name = [] if named else [f"name={folder.name}"]
+            command = ["run", *overrides, *shown, *name, "web.page=off"]
             self._children.start(folder, command)
         return {
             "command": shlex.join(["bayes-merger", "run", *overrides]),
