@@ -41,9 +41,9 @@ class BarReporter(PlainReporter):
         """Show the current step on the second line."""
         self._progress.update(self._step, description=text, completed=done, total=total or None)
 
-    def budget(self, done: int, total: int) -> None:
+    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
         """Set the first line."""
-        self._progress.update(self._study, completed=done, total=total)
+        self._progress.update(self._study, description=of, completed=done, total=total, info=about)
 
     def trial(self, report: TrialReport) -> None:
         """Print the trial above the bars and move the first one on."""

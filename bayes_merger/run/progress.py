@@ -63,8 +63,8 @@ class ProgressReporter(Protocol):
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """The current step of the current trial; ``total`` 0 when its length is unknown."""
 
-    def budget(self, done: int, total: int) -> None:
-        """How many trials are finished and how many there will be."""
+    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
+        """How far the study is, in trials; or another part of the run, and what is to be said about it."""
 
     def trial(self, report: TrialReport) -> None:
         """A trial is finished."""
@@ -124,7 +124,7 @@ class PlainReporter:
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """Say nothing: a pipe wants a line per trial."""
 
-    def budget(self, done: int, total: int) -> None:
+    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
         """Say nothing: every trial's line has it."""
 
     def trial(self, report: TrialReport) -> None:

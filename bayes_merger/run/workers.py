@@ -65,7 +65,7 @@ class PipeReporter:
             self._last = (text, now)
             self._send(step=[text, done, total])
 
-    def budget(self, done: int, total: int) -> None:
+    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
         """Every trial's report has it."""
 
     def trial(self, report: TrialReport) -> None:
