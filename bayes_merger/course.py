@@ -90,6 +90,7 @@ def _to_the_end(
     from bayes_merger.run.drawing import evaluator_of
     from bayes_merger.run.final import decide, keep_pictures
     from bayes_merger.run.loop import search
+    from bayes_merger.run.opening import opening_lines
     from bayes_merger.run.workers import search_together
 
     progress = FreshBest(progress, partial(write_best, study, folder))
@@ -104,8 +105,11 @@ def _to_the_end(
         export_best(setup, study, folder, progress)
 
     try:
-        unfinished = finished(study) < setup.config.init_points + setup.config.n_iters
+        done = finished(study)
+        unfinished = done < setup.config.init_points + setup.config.n_iters
         if unfinished:
+            for line in opening_lines(setup, study, folder, done):
+                progress.note(line)
             study.set_user_attr(FINAL, None)
             study.set_user_attr(STOPPED, None)
         if unfinished and setup.config.workers > 1:
