@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bayes_merger import compose
 from bayes_merger.errors import ConfigError
-from bayes_merger.scoring.scorer import ImageToScore, Scorer, ScorerBase, check_scorer
+from bayes_merger.scoring.scorer import FunctionScorer, Scorer, check_scorer
 
 NO_MODELS = ("model_a=none", "model_b=none")
 """For settings of which no model counts."""
@@ -48,18 +48,6 @@ def settings_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     return composed | {"payloads": {name: dict(fields) for name, fields in payloads.items()}}
 
 
-class _Function(ScorerBase):
-    """A function of a picture as a scorer."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__(getattr(function, "__name__", "function"))
-        self._function = function
-
-    def score(self, images: Sequence[ImageToScore]) -> list[float]:
-        """What the function says of each picture."""
-        return [self._function(image.image) for image in images]
-
-
 def scorers_of(given: Any) -> dict[str, Scorer]:
     """Those who judge, by name.
 
@@ -72,7 +60,7 @@ def scorers_of(given: Any) -> dict[str, Scorer]:
     """
     chosen = list(given) if isinstance(given, list | tuple) else [given]
     names = [one for one in chosen if isinstance(one, str)]
-    own = [_Function(one) if callable(one) and not hasattr(one, "score") else one for one in chosen if one not in names]
+    own = [_as_scorer(one) for one in chosen if not isinstance(one, str)]
     if not chosen:
         raise ConfigError("scorers: none chosen; give at least one, like  scorers='laion'")
     found: dict[str, Scorer] = {}
@@ -80,3 +68,9 @@ def scorers_of(given: Any) -> dict[str, Scorer]:
         composed = compose.compose_run([*NO_MODELS, "payloads=[]", f"scorers={','.join(names)}"])
         found = compose.build_scorers(composed["scorers"])
     return found | {(name := getattr(one, "name", "")): check_scorer(f"scorers.{name}", one) for one in own}
+
+
+def _as_scorer(given: Any) -> Any:
+    if callable(given) and not hasattr(given, "score"):
+        return FunctionScorer(given, getattr(given, "__name__", "function"))
+    return given

@@ -144,10 +144,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if debug:
         logging.basicConfig(format="%(message)s")
         logging.getLogger("bayes_merger").setLevel(logging.DEBUG)
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version"):
         print(__version__)
         return 0
     name, *rest = map(without_quotes, arguments)

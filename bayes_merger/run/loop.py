@@ -19,6 +19,7 @@ from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, Unrated, e
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.holdout import Watch
+from bayes_merger.run.idle import anchor_of
 from bayes_merger.run.outlook import seconds_left
 from bayes_merger.run.pictures import describe, forget, write_grid
 from bayes_merger.run.predicted import last_suggestion, queue_prediction, waits
@@ -31,7 +32,7 @@ from bayes_merger.run.standards import fix_standards, seen_standardised
 from bayes_merger.run.standing import best_so_far, standing
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study import study as studies
-from bayes_merger.search.study.history import ESTIMATE
+from bayes_merger.search.study.history import ESTIMATE, PHASE, PREDICTED
 from bayes_merger.search.study.queue import LastSuggestion
 from bayes_merger.search.study.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.study.workers import Worker
@@ -290,7 +291,15 @@ def run_trial(
         front=known.front,
         pictures=len(found.paths) if found else 0,
         left=seconds_left(setup, study, outcome.done) if whole else None,
+        merge=_called(setup, trial),
     )
+
+
+def _called(setup: RunSetup, trial: optuna.trial.FrozenTrial) -> str:
+    """What a trial's merge is, where that has a name."""
+    if trial.user_attrs.get(PHASE) == PREDICTED:
+        return "the predicted best"
+    return anchor_of(setup.config.method, trial.user_attrs[WEIGHTS], setup.space.idle) if setup.steps is None else ""
 
 
 def log_cause(folder: RunFolder, trial: int, error: BaseException) -> None:

@@ -34,6 +34,7 @@ class TrialReport:
         front: how many trials are on the Pareto front; 0 for one objective.
         pictures: how many were drawn.
         left: seconds until the whole run is expected to be over; ``None`` before anything is known.
+        merge: what it is, where that has a name: ``model A``, ``even mix``, ``the predicted best``.
     """
 
     number: int
@@ -51,6 +52,7 @@ class TrialReport:
     front: int = 0
     pictures: int = 0
     left: float | None = None
+    merge: str = ""
 
 
 Step = Callable[[str, int, int], None]
@@ -88,7 +90,7 @@ Reporting = Callable[[Path], AbstractContextManager[ProgressReporter]]
 def trial_line(report: TrialReport) -> str:
     """One trial in one line."""
     head = f"trial {report.number:>3}  {report.done}/{report.total}"
-    head += f"  {report.worker}" if report.worker else ""
+    head += "".join(f"  {told}" for told in (report.worker, report.merge) if told)
     if report.pruned:
         return f"{head}  given up: {report.reason}  {_time(report)}"
     if report.value is None:

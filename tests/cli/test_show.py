@@ -39,6 +39,7 @@ def report(**changes: Any) -> TrialReport:
 def test_a_trial_s_line_has_the_best_score_and_the_best_posterior_mean() -> None:
     assert trial_line(report()).endswith("6.500 points (laion 6.500)  2.0 s  best 7.250, posterior mean 6.875")
     assert trial_line(report(mean=None)).endswith("best 7.250")
+    assert "  worker 2  model A  6.500 points" in trial_line(report(merge="model A", worker="worker 2"))
     assert trial_line(report(improved=True)).endswith("* best, posterior mean 6.875")
     assert trial_line(report(front=4)).endswith("front 4")
 
