@@ -20,7 +20,7 @@ FLOORS = [
     {"testing"},
     {"demo"},
     {"compose", "merges", "course"},
-    {"session"},
+    {"session", "outside"},
     {"api"},
     {"rescoring"},
     {"testing"},

@@ -18,6 +18,8 @@ from bayes_merger.search.space.space import SearchSpace, build_space
 if TYPE_CHECKING:
     import optuna
 
+    from bayes_merger.merging.recipe.recipe import MergeRecipe
+
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -27,11 +29,13 @@ class Suggestion:
         number: of the trial.
         weights: weight name -> block -> number, for every block: ``{"alpha": {"BASE": 0.3, "IN00": 0.1, ...}}``.
         score: its score; None while it runs.
+        recipe: the whole merge; None where the study knows no models.
     """
 
     number: int
     weights: Mapping[str, Mapping[str, float]]
     score: float | None = None
+    recipe: MergeRecipe | None = field(default=None, repr=False)
     _trial: Any = field(default=None, repr=False, compare=False)
 
 
@@ -47,11 +51,12 @@ class AskTellStudy:
     """
 
     def __init__(self, study: optuna.study.Study, space: SearchSpace) -> None:
+        from bayes_merger.run.lending import last_of
         from bayes_merger.search.study.workers import Worker
 
         self.study = study
         self.space = space
-        self._worker = Worker(study, space)
+        self._worker = Worker(study, space, last=last_of(study))
 
     def __enter__(self) -> AskTellStudy:
         self._worker.__enter__()
@@ -64,10 +69,19 @@ class AskTellStudy:
 
     def ask(self) -> Suggestion:
         """The next merge to score: the start design first, then what the optimiser chooses."""
-        trial = self._worker.claim(sys.maxsize)
+        from bayes_merger.run.lending import recipe_if_known
+        from bayes_merger.run.outside import budget_of
+
+        budget = budget_of(self.study)
+        trial = self._worker.claim(sys.maxsize if budget is None else budget)
         if trial is None:
-            raise ConfigError(f"study '{self.study.study_name}': nothing to draw now; try again")
-        return Suggestion(trial.number, trial.user_attrs[WEIGHTS], _trial=trial)
+            more = f"bayes-merger resume {self.study.study_name} n_iters=MORE"
+            over = budget is not None and self._worker.done >= budget
+            told = f"all {budget} trials are told; for more  {more}" if over else "nothing to draw now; try again"
+            raise ConfigError(f"study '{self.study.study_name}': {told}")
+        return Suggestion(
+            trial.number, trial.user_attrs[WEIGHTS], recipe=recipe_if_known(self.study, trial), _trial=trial
+        )
 
     def tell(self, suggestion: Suggestion, score: float) -> None:
         """What a merge got; greater is better.
@@ -75,7 +89,9 @@ class AskTellStudy:
         Raises:
             TrialFailed: the score is not a finite number; nothing is stored.
         """
-        self._worker.tell(suggestion._trial, score)
+        from bayes_merger.run.lending import conclude
+
+        conclude(self.study, self._worker.tell(suggestion._trial, score).done)
 
     def fail(self, suggestion: Suggestion, reason: str) -> None:
         """The merge cannot be scored, for this reason; the optimiser goes elsewhere."""
@@ -178,6 +194,9 @@ def open_study(
 ) -> AskTellStudy:
     """A study to ask and tell: a new one, or one that exists with all its scores.
 
+    One that ``bayes-merger run ... generator=outside`` has begun has its models, space, optimiser and budget of its
+    own: it is opened by its name alone.
+
     For example::
 
         with open_study("mine", frozen={"IN00-IN03": 0.5}) as study:
@@ -200,12 +219,18 @@ def open_study(
     Raises:
         ConfigError: something that makes no sense, or the study exists and differs.
     """
+    from bayes_merger.outside import begun_outside
+    from bayes_merger.run.idle import space_of
     from bayes_merger.search.space.design import design
     from bayes_merger.search.study import study as studies
 
+    folder = RunFolder(Path(runs) / check_name(name), storage)
+    if begun := begun_outside(folder):
+        _check_bare(name, {"architecture": architecture, "method": method, "optimiser": optimiser, "seed": seed,
+                           "init_points": init_points, "space": space, **rules})  # fmt: skip
+        return AskTellStudy(begun, space_of(begun))
     space = space or search_space(architecture, method, **rules)
     chosen = sampler(space, optimiser, seed=seed)
-    folder = RunFolder(Path(runs) / check_name(name), storage)
     folder.make()
     folder.point()
     study = studies.open_study(
@@ -218,6 +243,18 @@ def open_study(
         attributes=_attributes(method, architecture, _factory(optimiser), seed, init_points),
     )
     return AskTellStudy(study, space)
+
+
+def _check_bare(name: str, given: Mapping[str, Any]) -> None:
+    """Whether nothing was given of what a study that a run has begun has of its own.
+
+    Raises:
+        ConfigError: something was.
+    """
+    usual = open_study.__kwdefaults__ or {}
+    for setting, value in given.items():
+        if value is not None and value != usual.get(setting):
+            raise ConfigError(f"{setting}: study '{name}' was begun by a run and has its own; leave it out")
 
 
 def _attributes(
