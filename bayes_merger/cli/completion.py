@@ -65,8 +65,8 @@ Prints what makes TAB complete commands, names of studies and models, settings a
   fish   bayes-merger completion fish > ~/.config/fish/completions/bayes-merger.fish
 """
 
-STUDIES = ("resume", "fork", "worker", "rate", "show", "report", "compare", "history", "export", "merge", "plan",
-           "recipe", "rescore")  # fmt: skip
+STUDIES = ("resume", "pause", "stop", "fork", "worker", "rate", "show", "report", "compare", "history", "export",
+           "merge", "plan", "recipe", "rescore")  # fmt: skip
 """The commands that take a study."""
 
 VERBS = {
@@ -170,7 +170,7 @@ def _given(name: str, words: Sequence[str]) -> str:
 
 def _settings(command: str) -> list[str]:
     """The settings that a command takes."""
-    if command in ("run", "fork", "effect"):
+    if command in ("run", "fork", "effect", "xy"):
         return sorted(_leaves(RunConfig))
     if command in ("resume", "worker"):
         return list(CHANGEABLE if command == "resume" else LOCAL)

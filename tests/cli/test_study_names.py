@@ -16,6 +16,8 @@ from bayes_merger.testing.studies import make_study
 TAKING = {
     "resume": "resume {} n_iters=9",
     "fork": "fork {} other optimiser=tpe",
+    "pause": "pause {}",
+    "stop": "stop {}",
     "worker": "worker {}",
     "rate": "rate {} --terminal",
     "show": "show {}",
@@ -38,6 +40,7 @@ OTHERS = {
     "serve",
     "diff",
     "effect",
+    "xy",
     "payload",
     "score",
     "scorers",
