@@ -83,7 +83,7 @@ def carry_on(
 def _hand_out(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
     """Leave the merges to those who ask for them; what is known of the best is written."""
     try:
-        done, total = finished(study), setup.config.init_points + setup.config.n_iters
+        done, total = finished(study), setup.trials
         if done < total:
             study.set_user_attr(FINAL, None)
             where = "" if folder.path.parent == Path("runs") else f" --runs {quote(str(folder.path.parent))}"
@@ -131,7 +131,7 @@ def _to_the_end(
     def unfinished() -> bool:
         nonlocal setup
         setup = with_more_trials(setup, study)
-        return finished(study) < setup.config.init_points + setup.config.n_iters
+        return finished(study) < setup.trials
 
     try:
         searching = unfinished()

@@ -150,7 +150,7 @@ def resume(
         if line := remember_versions(study, versions_here(setup.config.generator.device)):
             progress.note(line)
         sweep(folder, study)
-        done, total = finished(study), setup.config.init_points + setup.config.n_iters
+        done, total = finished(study), setup.trials
         progress.note(f"study {folder.name}: {done} of {total} trials finished, going on")
         if overrides and (line := budget_line(setup)):
             progress.note(line)
@@ -276,7 +276,7 @@ def work(
         marks = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
         study = loop.join_study(setup, folder, marks, waiting=progress.note)
         folder.point()
-        total = setup.config.init_points + setup.config.n_iters
+        total = setup.trials
         if says_stop and (warning := loop.crowded(at_work(study) + 1, total)):
             progress.note(warning)
         try:

@@ -64,11 +64,7 @@ def _place(setup: RunSetup) -> str:
 
 def _amount(setup: RunSetup, done: int) -> str:
     """``26 trials of 4 pictures and a final round of 36, 140 in all``."""
-    trials, each, last = (
-        setup.config.init_points + setup.config.n_iters - done,
-        pictures_per_trial(setup),
-        final_pictures(setup),
-    )
+    trials, each, last = setup.trials - done, pictures_per_trial(setup), final_pictures(setup)
     more = " more" if done else ""
     final = f" and a final round of {last}, {trials * each + last} in all" if last else f", {trials * each} in all"
     return f"{trials}{more} trial{'s' * (trials != 1)} of {each} picture{'s' * (each != 1)}{final}"

@@ -38,7 +38,7 @@ def seconds_of(study: optuna.study.Study) -> list[float]:
 def seconds_for(setup: RunSetup, study: optuna.study.Study, each: float, done: int) -> float:
     """Seconds until the run is over if a trial takes ``each``; see :func:`seconds_left`."""
     config = setup.config
-    left = max(config.init_points + config.n_iters - done, 0)
+    left = max(setup.trials - done, 0)
     expected = each * (left / config.workers + final_round_trials(setup))
     limit = read_time(config.time_limit)
     return float(expected if limit is None else min(expected, max(limit - worked(study), 0.0)))
