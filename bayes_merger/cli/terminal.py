@@ -61,7 +61,9 @@ class BarReporter(PlainReporter):
         best += f"  {ends(report.left)}" if report.left else ""
         self.budget(report.done, report.total)
         self._progress.update(self._study, info=best.lstrip())
-        self.note(trial_line(report))
+        line = trial_line(report)
+        self._write(line)
+        self._console.print(line, highlight=False, markup=False)  # too long, it is broken between words
 
     def note(self, text: str) -> None:
         """Print one line above the bars and log it."""
