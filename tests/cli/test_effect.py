@@ -193,8 +193,8 @@ def test_activations_say_which_of_too_many_are_drawn(
     width = shapes[key][1]
     only_first = torch.zeros(2, width)
     only_first[:, 0] = 4.0
-    about = {"model": sha256, "change": {f"{key}|in_sq": only_first}}
-    sidecars.measured(workplace / "a.act.safetensors", {key: shapes[key]}, **about)
+    fed = {f"{key}|in_sq": only_first}
+    sidecars.measured(workplace / "a.act.safetensors", {key: shapes[key]}, model=sha256, change=fed)
     words = ["--of", "OUT11:in_layers.2.weight", "--of", "OUT11:out_layers.3.weight", "--most", "1"]
     result = command(workplace, "effect", *models, *words, "--activations", "a.act.safetensors", "--out", "fed")
     assert result.returncode == 0, result.stderr
@@ -210,3 +210,34 @@ def test_activations_say_which_of_too_many_are_drawn(
     other = command(workplace, "effect", *swapped, "--activations", "a.act.safetensors", "--out", "never")
     assert other.returncode == 2
     assert "a.act.safetensors was measured on another model" in other.stderr
+
+
+def test_a_study_keeps_what_a_table_has_frozen_without_the_table(
+    workplace: Path, models: list[str], tiny_a: Path, tiny_b: Path
+) -> None:
+    hashes = []
+    for path in (tiny_a, tiny_b):
+        with open_checkpoint(path) as model:
+            hashes.append(model.sha256())
+    rows = [f"{block},{block}:,1,{block},,drawn,{size},0.1,weighted_sum,{','.join(hashes)}"
+            for block, size in (("OUT11", 5), ("M00", 5), ("IN00", 0.25))]  # fmt: skip
+    head = "entry,rule,ratio,block,part,status,changed,changed_error,method,model_a,model_b"
+    table = workplace / "table.csv"
+    table.write_text("\n".join([head, *rows]), encoding="utf-8")
+    short = ["init_points=3", "n_iters=1", "final.images=0", "final.save=false"]
+    planned = command(workplace, "run", *models, "space.from_effect=table.csv", "--cfg")
+    said = "frozen because of table.csv: IN00 at 0.5, with 2.4% of the effect (changed)"
+    assert planned.stdout.endswith(f"OUT10.alpha, OUT11.alpha\n# {said}\n")
+    assert "# searched: 25 numbers: BASE.alpha, IN01.alpha," in planned.stdout
+    begun = command(workplace, "run", *models, *short, "name=narrow", "space.from_effect=table.csv")
+    assert begun.returncode == 0, begun.stderr
+    assert said in begun.stdout.splitlines()
+    table.unlink()
+    for words in (["resume", "narrow", "n_iters=2"], ["fork", "narrow", "narrower", "optimiser=random"]):
+        result = command(workplace, *words)
+        assert result.returncode == 0, result.stderr
+    for name in ("narrow", "narrower"):
+        assert f"  {said}\n" in command(workplace, "show", name).stdout
+        assert f"note: {said}\n" in command(workplace, "plan", name).stdout
+        shown = json.loads(command(workplace, "show", name, "--json").stdout)
+        assert all(trial["weights"]["alpha"]["IN00"] == 0.5 for trial in shown["trials_list"])

@@ -96,7 +96,7 @@ def _least(space: SearchSpace, known: BlockEffects, wanted: FromEffect) -> tuple
     total, left = sum(sizes.values()), 0.0
     frozen: dict[str, float] = {}
     for parameter, size in sorted(sizes.items(), key=lambda each: each[1]):
-        if left + size > (1 - wanted.keep) * total or not total:
+        if not total or (total - left - size) / total < wanted.keep - 1e-9:
             break
         left += size
         at = (parameter.low + parameter.high) / 2 if wanted.at is None else wanted.at

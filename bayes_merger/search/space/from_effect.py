@@ -81,11 +81,11 @@ def about_effect(space: object, order: Sequence[str]) -> str:
     found = read_from_effect(space) if isinstance(space, Mapping) else None
     if found is None or found.frozen is None:
         return ""
-    of = f"of the effect ({printable(found.by)}) in {printable(found.file)}"
+    table = printable(found.file)
     if not found.frozen:
-        return f"every measured weight is searched: none is left out of {found.keep:.0%} {of}"
+        return f"nothing is frozen because of {table}: {found.keep:.0%} of the effect are in all weights"
     values: dict[float, list[str]] = {}
     for name, value in found.frozen.items():
         values.setdefault(value, []).append(name.rpartition(".")[0])
     each = "; ".join(f"{blocks_to_string(blocks, order)} at {value:g}" for value, blocks in values.items())
-    return f"{len(found.frozen)} weights are frozen, which have {found.share:.1%} {of}: {each}"
+    return f"frozen because of {table}: {each}, with {found.share:.1%} of the effect ({printable(found.by)})"
