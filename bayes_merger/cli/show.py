@@ -38,9 +38,10 @@ from bayes_merger.report.tables import (
     verdict_line,
     with_error,
 )
-from bayes_merger.report.timing import PARTS, timing, timing_table
+from bayes_merger.report.timing import PARTS, beside, timing, timing_table
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import CONFIG
+from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
 from bayes_merger.run.predicted import last_prediction
@@ -156,7 +157,7 @@ def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str
     more = "".join(
         f", {counts[key]} {words}" for key, words in (("pruned", "given up early"), ("failed", "failed")) if counts[key]
     )
-    state = "running" if folder.is_running else data["state"]
+    state = run_state(folder) or data["state"]
     print(f"{data['name']}: {state}, {counts['finished']}{of} trials{more}, {data['method']}, {data['optimiser']}")
     if data["final"]:
         print(f"  {verdict_line(data)}")
@@ -210,7 +211,7 @@ def _print_ways_on(folder: RunFolder, study: optuna.study.Study, trials: int) ->
 def _show_timing(folder: RunFolder, as_json: bool) -> None:
     trials = report.trials_data(load(folder))
     if as_json:
-        print(json.dumps(timing(trials), indent=2))
+        print(json.dumps(timing(trials) | beside(trials), indent=2))
     elif table := timing_table(trials):
         Console().print(table)
     else:

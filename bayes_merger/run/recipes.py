@@ -15,7 +15,7 @@ from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.folder import find_study, load
 from bayes_merger.run.idle import space_of
 from bayes_merger.run.predicted import predicted_recipe
-from bayes_merger.run.record import recipe_of, trial_of
+from bayes_merger.run.record import begun_trial, recipe_of
 from bayes_merger.search.space.from_effect import about_effect
 
 EMBEDDED = "bayes_merger.recipe"
@@ -40,7 +40,7 @@ def named_recipe(name: str, runs: Path, trial: int | None = None, *, predicted: 
     if name.endswith(".json"):
         return _read_recipe(user_path(name))
     study = load(find_study(runs, name))
-    return predicted_recipe(study) if predicted else recipe_of(study, trial_of(study, trial))
+    return predicted_recipe(study) if predicted else recipe_of(study, begun_trial(study, trial))
 
 
 def about_space(name: str, runs: Path) -> str:
