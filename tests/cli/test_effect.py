@@ -71,6 +71,11 @@ def test_each_drawn_entry_moves_between_before_after_and_difference(measured: Pa
         assert getattr(picture, "n_frames", 1) == 3
     with Image.open(measured / "heat.png") as picture:
         assert picture.format == "PNG"
+    with Image.open(measured / "checker.png") as sheet:  # model A and four entries beside each other
+        assert sheet.size == (5 * (128 + 6) + 6, 2 * 128 + 16 + 6 + 6)
+        shown = sheet.crop((6, 6, 134, 134)).tobytes()
+        pictures = [Image.open(measured / "pictures" / "model A" / f"tiny-{index}.png") for index in (0, 1)]
+        assert shown in [p.convert("RGB").resize((128, 128), Image.Resampling.NEAREST).tobytes() for p in pictures]
 
 
 def test_a_picture_is_that_of_a_merge_made_alone_bit_for_bit(
