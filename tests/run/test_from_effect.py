@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -29,8 +29,9 @@ SIZES = {"IN01": 4.0, "IN02": 3.0, "OUT07": 2.0, "OUT10": 0.6, "OUT03": 0.4}
 
 @pytest.fixture(scope="module")
 def hashes() -> dict[str, str]:
-    found = {}
-    for name in "ab":
+    found: dict[str, str] = {}
+    names: tuple[Literal["a", "b"], ...] = ("a", "b")
+    for name in names:
         with open_checkpoint(model_path(name)) as model:
             found[name] = model.sha256()
     return found
