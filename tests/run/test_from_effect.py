@@ -22,7 +22,7 @@ from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.idle import without_idle
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.spaces import make_space
-from bayes_merger.search.space.from_effect import about_effect, read_from_effect
+from bayes_merger.search.space.from_effect import about_effect, as_asked, read_from_effect
 
 SIZES = {"IN01": 4.0, "IN02": 3.0, "OUT07": 2.0, "OUT10": 0.6, "OUT03": 0.4}
 
@@ -240,9 +240,15 @@ def test_what_was_stored_is_read_as_it_was(table: Path) -> None:
     with set_up(f"space.from_effect={table}") as setup:
         rule = narrowed(setup).config.space["from_effect"]
     assert rule == {
-        "file": "effect.csv", "by": "distance", "keep": 0.9, "frozen": {"OUT03.alpha": 0.5, "OUT10.alpha": 0.5},
-        "share": pytest.approx(0.1),
+        "file": str(table), "by": "", "keep": 0.9, "frozen": {"OUT03.alpha": 0.5, "OUT10.alpha": 0.5},
+        "share": pytest.approx(0.1), "measure": "distance",
     }  # fmt: skip
     found = read_from_effect({"from_effect": json.loads(json.dumps(rule))})
     assert found is not None
     assert found.to_json() == rule
+    assert (
+        as_asked({"from_effect": rule})
+        == as_asked({"from_effect": str(table)})
+        != as_asked({"from_effect": "other.csv"})
+    )
+    assert as_asked({"groups": "auto"}) == {"groups": "auto"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
@@ -69,7 +68,7 @@ def looked_up(config: RunConfig, checkpoints: Mapping[str, Checkpoint], space: S
     except ConfigError as error:
         raise ConfigError(f"{_WHERE}: {printable(wanted.file)} {error}") from None
     frozen, share = _least(space, known, wanted)
-    found = replace(wanted, file=Path(wanted.file).name, by=known.by, frozen=frozen, share=share)
+    found = replace(wanted, frozen=frozen, share=share, measure=known.by)
     return replace(config, space={**config.space, FROM_EFFECT: found.to_json()})
 
 
