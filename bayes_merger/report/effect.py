@@ -60,7 +60,8 @@ def heat_map(effects: Sequence[Effect], path: Path) -> None:
     for effect in effects:
         entry, measure = effect.entry, effect.measures.get("changed")
         if measure and parts:
-            cells[entry.block or entry.name, entry.part or "(all)"] = measure.mean
+            row = entry.block if entry.block and entry.ratio == 1 else entry.name
+            cells[row, entry.part or "(all)"] = measure.mean
         elif measure:
             for payload in effect.payloads:
                 own = zip(effect.payloads, measure.values, strict=True)

@@ -103,7 +103,7 @@ def test_models_that_are_equal_have_nothing_to_draw(workplace: Path, tiny_a: Pat
     same = ["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_a}"]
     result = command(workplace, "effect", *same, "--of", "OUT11:", "--out", "none")
     assert result.returncode == 2
-    assert result.stderr == "error: effect: the models are equal in all of OUT11:\n"
+    assert result.stderr == "error: effect: the models are equal in all of OUT11\n"
     assert not (workplace / "none").exists()
 
 
@@ -113,7 +113,7 @@ def test_models_that_are_equal_have_nothing_to_draw(workplace: Path, tiny_a: Pat
         (["--of", "OUT11:nothing_like_it"], "no tensor has 'nothing_like_it' in its name"),
         (["--of", "OUT99:"], "'OUT99' is not a block of sd1"),
         (["--of", "OUT11:ff:much"], "ratio 'much' is not a number"),
-        (["--of", "OUT11:", "--of", "OUT11:"], "--of: OUT11: is asked for twice; leave one out"),
+        (["--of", "OUT11:", "--of", "OUT11:"], "--of: OUT11 is asked for twice; leave one out"),
         (["--of", "blocks", "--most", "0"], "--most: 0 is too small; give 1 or more"),
         (["--out", "payloads"], "--out: payloads is there already; give another name, or go on with  --resume"),
     ],
