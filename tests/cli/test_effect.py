@@ -28,21 +28,12 @@ def models(tiny_a: Path, tiny_b: Path) -> list[str]:
     return ["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}"]
 
 
+WANTED = ["--of", "OUT11:", "--of", "elements:OUT11", "--of", "OUT11:out_layers:0.5", "--of", "IN00:", "--most", "4"]
+
+
 @pytest.fixture(scope="module")
 def measured(workplace: Path, models: list[str]) -> Path:
-    wanted = [
-        "--of",
-        "OUT11:",
-        "--of",
-        "elements:OUT11",
-        "--of",
-        "OUT11:out_layers:0.5",
-        "--of",
-        "IN00:",
-        "--most",
-        "4",
-    ]
-    result = command(workplace, "effect", *models, *wanted, "--out", "looked")
+    result = command(workplace, "effect", *models, *WANTED, "--out", "looked")
     assert result.returncode == 0, result.stderr
     assert any(line.startswith("not drawn, less is to be expected there") for line in result.stdout.splitlines())
     return workplace / "looked"
@@ -146,43 +137,37 @@ def test_what_is_no_part_of_b_in_a_is_refused(workplace: Path, models: list[str]
     assert not (workplace / "never").exists()
 
 
-OF = ["--of", "elements:OUT11", "--of", "OUT11:in_layers:0.25"]
-
-
-def test_after_a_kill_what_was_drawn_is_not_drawn_again(workplace: Path, models: list[str]) -> None:
-    whole = command(workplace, "effect", *models, *OF, "--out", "whole")
-    assert whole.returncode == 0, whole.stderr
-    process = start(workplace, "effect", *models, *OF, "--out", "killed")
-    measured = workplace / "killed" / "measured"
-    while process.poll() is None and not (measured.is_dir() and any(measured.glob("*.json"))):
+def test_after_a_kill_what_was_drawn_is_not_drawn_again(workplace: Path, models: list[str], measured: Path) -> None:
+    process = start(workplace, "effect", *models, *WANTED, "--out", "killed")
+    kept = workplace / "killed" / "measured"
+    while process.poll() is None and not (kept.is_dir() and any(kept.glob("*.json"))):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    left = {path.name: path.stat().st_mtime_ns for path in measured.glob("*.json")}
+    left = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.json")}
     assert not (workplace / "killed" / "effect.csv").exists()
-    result = command(workplace, "effect", *models, *OF, "--out", "killed", "--resume")
+    result = command(workplace, "effect", *models, *WANTED, "--out", "killed", "--resume")
     assert result.returncode == 0, result.stderr
-    assert f"{len(left)} of " in result.stderr
-    assert {name: (measured / name).stat().st_mtime_ns for name in left} == left
+    assert f"{len(left)} of 4 entries were drawn before" in result.stderr
+    assert {name: (kept / name).stat().st_mtime_ns for name in left} == left
     for name in ("effect.csv", "effect.json"):
-        assert (workplace / "killed" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
+        assert (workplace / "killed" / name).read_bytes() == (measured / name).read_bytes()
 
 
 def test_what_is_finished_is_written_again_without_drawing_and_may_grow(workplace: Path, models: list[str]) -> None:
-    first = command(workplace, "effect", *models, "--of", "OUT11:", "--out", "grown", "--resume")
+    two, out = ["--of", "OUT11:", "--of", "M00:"], ["--out", "grown", "--resume"]
+    first = command(workplace, "effect", *models, *two, *out)
     assert first.returncode == 0, first.stderr
     table = (workplace / "grown" / "effect.csv").read_bytes()
     (workplace / "grown" / "effect.csv").unlink()
-    again = command(workplace, "effect", *models, "--of", "OUT11:", "--out", "grown", "--resume")
+    again = command(workplace, "effect", *models, *two, *out)
     assert (again.returncode, again.stderr) == (0, "")
     assert (workplace / "grown" / "effect.csv").read_bytes() == table
-    more = command(workplace, "effect", *models, "--of", "OUT11:", "--of", "M00:", "--out", "grown", "--resume")
-    assert more.stderr == "1 of 2 entries were drawn before\n"
     broken = next((workplace / "grown" / "measured").iterdir())
     broken.write_text('{"payloads": ["tiny"], "measures": {"changed": [NaN]}}', encoding="utf-8")
-    redrawn = command(workplace, "effect", *models, "--of", "OUT11:", "--of", "M00:", "--out", "grown", "--resume")
-    assert redrawn.stderr == "1 of 2 entries were drawn before\n"
-    other = command(workplace, "effect", *models, "seed=7", "--of", "OUT11:", "--out", "grown", "--resume")
+    more = command(workplace, "effect", *models, *two, "--of", "IN00:", *out)
+    assert more.stderr == "1 of 3 entries were drawn before\n"
+    other = command(workplace, "effect", *models, "seed=7", *two, *out)
     assert other.returncode == 2
     assert other.stderr.startswith("error: --resume: grown was measured otherwise: payloads.0.seed: ")
     assert len(other.stderr.splitlines()) == 1
