@@ -59,18 +59,22 @@ def read_from_effect(guide: Mapping[str, Any]) -> FromEffect | None:
         raise ConfigError(f"{where}: unknown setting {odd[0]!r}; {nearest(str(odd[0]), known)}")
     numbers = {name: read_number(table[name], f"{where}.{name}") for name in ("keep", "at", "share")
                if table.get(name) is not None}  # fmt: skip
-    if not 0 < numbers.get("keep", 1) <= 1:
-        raise ConfigError(f"{where}.keep: {numbers['keep']:g} is no share of the effect; give one over 0, at most 1")
+    keep = numbers.get("keep", FromEffect.keep)
+    if not 0 < keep <= 1:
+        raise ConfigError(f"{where}.keep: {keep:g} is no share of the effect; give one over 0, at most 1")
     frozen = table.get("frozen")
     if frozen is not None and not isinstance(frozen, Mapping):
         raise ConfigError(f"{where}.frozen: {one_line(repr(frozen))} is no table of names and values")
     if frozen:
         frozen = {str(name): read_number(at, f"{where}.frozen: {name}") for name, at in frozen.items()}
-    names = {name: table.get(name) or "" for name in ("by", "measure")}
-    for name, measure in names.items():
-        if not isinstance(measure, str):
-            raise ConfigError(f"{where}.{name}: {one_line(repr(measure))} is not the name of a measure")
-    return FromEffect(table["file"], frozen=frozen, **names, **numbers)
+    by, measure = (_text(table.get(name) or "", f"{where}.{name}") for name in ("by", "measure"))
+    return FromEffect(table["file"], by, keep, numbers.get("at"), frozen, numbers.get("share", 0.0), measure)
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: {one_line(repr(value))} is not the name of a measure")
+    return value
 
 
 def as_asked(guide: Mapping[str, Any]) -> dict[str, Any]:
