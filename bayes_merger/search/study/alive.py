@@ -11,6 +11,7 @@ import getpass
 import glob
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def at_work(study: Study) -> int:
 
 
 def _is_dead(study: Study, worker: Mapping[str, Any], silent: bool) -> bool:
+    if (until := worker.get("until")) is not None:  # no process: see bayes_merger.search.study.lending
+        return time.time() >= float(until)
     lock = lock_of(study, worker["id"])
     if database_file(backend(study)):
         return is_free(lock)  # all workers that share a file are on one machine

@@ -84,6 +84,11 @@ class Entry:
         return AWAITING in self.attributes
 
     @property
+    def is_lent(self) -> bool:
+        """Whether somebody elsewhere draws it, who has it until a certain time and of whose life nothing is known."""
+        return "until" in self.attributes.get(WORKER, {})
+
+    @property
     def is_dangerous(self) -> bool:
         """Whether one more death is its last."""
         return self.deaths >= TRIES - 1

@@ -126,7 +126,7 @@ def queue_again(queue: Transaction, entries: Iterable[Entry], *, died: bool = Fa
     again = {entry.attributes.get(RETRY_OF) for entry in queue.entries()} if entries else set()
     for entry in entries:
         # In this order: if a process dies in between, a trial is left running and the next process repairs it.
-        deaths = entry.deaths + died
+        deaths = entry.deaths + (died and not entry.is_lent)
         if entry.number not in again and deaths < TRIES:
             queue.add([retry(queue.trial(entry), deaths)])
         ended = f"the process ended while it was drawn, {deaths} times (killed, out of memory or a crash)"
