@@ -23,7 +23,7 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline
 from bayes_merger.paths import user_path
 from bayes_merger.run.payloads import check_payloads, path_of, resolve_payloads
 from bayes_merger.run.prompt_files import PromptLoras, find_files
-from bayes_merger.run.web_ui import WEB_UI
+from bayes_merger.run.web_ui import DIFFUSERS
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ def drawer_of(config: RunConfig, on_step: Callable[[int, int], None] | None = No
         CheckpointError: a file that cannot be used.
     """
     generator = config.generator
-    if generator.program == WEB_UI:
-        raise ConfigError("generator.program: a web UI draws payloads by itself; leave out  generator=webui  here")
+    if generator.program != DIFFUSERS:
+        raise ConfigError(
+            f"generator.program: a web UI draws payloads by itself; leave out  generator={generator.program}  here"
+        )
     with open_checkpoint(user_path(config.model_a)) as model:
         payloads = resolve_payloads(config, model)
         check_payloads(payloads, model)

@@ -11,7 +11,7 @@ from bayes_merger.run.attributes import MOST
 from bayes_merger.run.evaluator import Evaluator, PipelineEvaluator
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup
-from bayes_merger.run.web_ui import WEB_UI
+from bayes_merger.run.web_ui import DIFFUSERS
 from bayes_merger.run.web_ui_evaluator import web_ui_evaluator
 from bayes_merger.search.study.workers import with_retries
 
@@ -26,7 +26,7 @@ def evaluator_of(
         ConfigError: it cannot draw what the run is to draw.
         CheckpointError: a model that cannot be loaded.
     """
-    if setup.config.generator.program == WEB_UI:
+    if setup.config.generator.program != DIFFUSERS:
         with web_ui_evaluator(setup, progress, stop) as evaluator:
             yield evaluator
     else:
