@@ -18,7 +18,8 @@ class GeneratorConfig:
     """How pictures are drawn.
 
     Attributes:
-        program: ``diffusers`` draws in this process, or ``webui`` or ``comfyui``, the user's own.
+        program: ``diffusers`` draws in this process; ``webui`` or ``comfyui``: the user's own; ``outside``: whoever
+            asks and tells.
         address: of the web UI.
         workflow: file of the graph that ComfyUI draws with; ``None`` is a plain one.
         models_folder: that the web UI reads models from, as seen from here.

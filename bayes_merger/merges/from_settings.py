@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,19 @@ _BY_HAND = (*(name for name in SETTINGS if name not in ("options", "dtype")), AD
 _ACT = "act:"  # before the file that multiplies a weight
 
 
-def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
+Open = Callable[[Mapping[str, str]], dict[str, Checkpoint]]
+"""Opens models by name, as `open_each` does."""
+
+
+def recipe_by_hand(
+    given: Mapping[str, Any], dtype: str | None, opened: Open = open_each
+) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
     """The merge that settings describe, and its opened models.
 
     Args:
-        given: setting to text.
+        given: setting to text; or, of a setting that is no number, to what a run's configuration has for it.
         dtype: of the result.
+        opened: opens the models, or knows them as they are open.
 
     Raises:
         ConfigError: settings that make no sense.
@@ -56,9 +63,9 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
             raise ConfigError(f"model_{name}: method '{method}' needs it; give  model_{name}=FILE")
     options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
     bound = spec.bind(models, options)
-    checkpoints = open_each(models)
+    checkpoints = opened(models)
     with closed_on_error(checkpoints):
-        blocks = _read_blocks(Path(given["blocks"])) if given.get("blocks") else None
+        blocks = _read_blocks(Path(given["blocks"])) if isinstance(given.get("blocks"), str) else given.get("blocks")
         settings = read_settings({**given, **tables, "dtype": dtype or "auto", "options": options, "blocks": blocks})
         settings = replace(settings, vae=take_vae(settings.vae, checkpoints))
         whole = checkpoints["a"].architecture
@@ -75,7 +82,7 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
     return recipe, checkpoints
 
 
-def with_tables(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings that are no files of activations, and those that are, as `read_settings` takes them.
 
     ``alpha=act:FILE`` is short for ``alpha=1 act.alpha=FILE``, ``saliency=FILE`` for ``saliency.b=FILE``.
@@ -88,7 +95,7 @@ def with_tables(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any
             tables["saliency"]["b"] = text
         elif dot and name in tables:
             tables[name][part] = text
-        elif text.startswith(_ACT):
+        elif isinstance(text, str) and text.startswith(_ACT):
             tables["act"][key] = text.removeprefix(_ACT)
             others[key] = "1"
         else:
@@ -108,7 +115,8 @@ def take_vae(vae: str, checkpoints: dict[str, Checkpoint]) -> str:
     """
     if vae in (*checkpoints, "merge") or not re.search(r"[./\\]", vae):
         return vae
-    checkpoints["vae"] = open_model("vae", vae)
+    if "vae" not in checkpoints:
+        checkpoints["vae"] = open_model("vae", vae)
     return VAE_FILE
 
 

@@ -238,10 +238,6 @@ class MethodSpec:
         if wrong := self.pole(weights):
             raise ConfigError(f"weights{place}: {self.name} {wrong}")
 
-    def stays_between(self, weights: Numbers) -> bool:
-        """Whether the result is certain to lie between the models, so that it cannot overflow."""
-        return self.between and all(0 <= value <= 1 for value in weights.values())
-
 
 def _with_options(prepare: Callable[..., Prepared] | None, options: Options) -> Callable[..., Prepared] | None:
     if prepare is None:

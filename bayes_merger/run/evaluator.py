@@ -378,6 +378,7 @@ class PipelineEvaluator(Judging):
 
         def on_step(done: int, total: int) -> None:
             self._progress.step("drawing", done, total)
+            self._stop.hold()
 
         most = self._pipeline.max_batch
         try:

@@ -126,15 +126,20 @@ class Judging:
 
     def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:
         """Write pictures as PNG, with the drawing parameters in the text field that web UIs read."""
-        folder.mkdir(parents=True, exist_ok=True)
-        by_name = {payload.name: payload for payload in payloads}
-        paths = []
-        for image in images:
-            path = folder / f"{image.payload}-{image.index}.png"
-            info = PngInfo()
-            info.add_text("parameters", image.parameters or infotext(by_name[image.payload], image.index))
-            temporary = path.with_suffix(".tmp")
-            image.image.save(temporary, format="PNG", pnginfo=info)
-            temporary.replace(path)
-            paths.append(path)
-        return tuple(paths)
+        return save_pictures(folder, images, payloads)
+
+
+def save_pictures(folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:
+    """Write pictures as PNG, with the drawing parameters in the text field that web UIs read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by_name = {payload.name: payload for payload in payloads}
+    paths = []
+    for image in images:
+        path = folder / f"{image.payload}-{image.index}.png"
+        info = PngInfo()
+        info.add_text("parameters", image.parameters or infotext(by_name[image.payload], image.index))
+        temporary = path.with_suffix(".tmp")
+        image.image.save(temporary, format="PNG", pnginfo=info)
+        temporary.replace(path)
+        paths.append(path)
+    return tuple(paths)

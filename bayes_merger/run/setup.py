@@ -31,12 +31,13 @@ from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STAND
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
+from bayes_merger.run.outside import OUTSIDE, check_outside
 from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, resolve_payloads
 from bayes_merger.run.points import FEWEST, combination, standardised
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.spaces import make_space, make_steps_space
-from bayes_merger.run.web_ui import DIFFUSERS, PROGRAMS, check_web_ui
+from bayes_merger.run.web_ui import PROGRAMS, WEB_UIS, check_web_ui
 from bayes_merger.scoring.combination import Combination
 from bayes_merger.scoring.rater.scorer import RaterScorer
 from bayes_merger.scoring.scorer import Scale, Scorer
@@ -193,7 +194,8 @@ def check_setup(
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
-    setup.combination.check()
+    if config.generator.program != OUTSIDE:
+        setup.combination.check()
     check_pruning(config, payloads, scorers)
     check_rating(config, scorers)
     check_objectives(config, scorers)
@@ -212,7 +214,10 @@ def _check_generator(
 ) -> tuple[PromptFiles, Mapping[str, Any] | None]:
     """The files that prompts name, or what makes a web UI's pictures comparable, where one draws."""
     generator = config.generator
-    if generator.program != DIFFUSERS:
+    if generator.program == OUTSIDE:
+        check_outside(config)
+        return NO_FILES, None
+    if generator.program in WEB_UIS:
         return NO_FILES, check_web_ui(config, payloads)
     check_payloads(payloads, model)
     files = find_files(all_drawn(config, payloads), model, path_of(config.loras), path_of(config.embeddings))

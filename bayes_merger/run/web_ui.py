@@ -22,9 +22,16 @@ from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.payload.workflow import Workflow, payload_for_comfyui
 from bayes_merger.imaging.web_ui import WebUI
 from bayes_merger.paths import user_path
+from bayes_merger.run.outside import OUTSIDE
 
-DIFFUSERS, WEB_UI, COMFYUI = "diffusers", "webui", "comfyui"
-PROGRAMS = {DIFFUSERS: payload_from_mapping, WEB_UI: payload_for_web_ui, COMFYUI: payload_for_comfyui}
+WEB_UI, COMFYUI = "webui", "comfyui"
+WEB_UIS = (WEB_UI, COMFYUI)
+PROGRAMS = {
+    "diffusers": payload_from_mapping,
+    WEB_UI: payload_for_web_ui,
+    COMFYUI: payload_for_comfyui,
+    OUTSIDE: payload_from_mapping,
+}
 """Who draws, ``generator.program``, and how it reads the fields of a payload."""
 
 _PREFIX = "bayes-merger-"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError, printable
 from bayes_merger.merging.method import MethodSpec, Numbers, method_spec
 from bayes_merger.merging.saliency.settings import CHOICES, FILES, MOVED, STRENGTH, Reference
-from bayes_merger.merging.saliency.weights import TensorWeight, as_matrix, moved
+from bayes_merger.merging.saliency.weights import MovedWeight, ScaledWeight, TensorWeight, as_matrix
 from bayes_merger.paths import user_path
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ _STATISTICS: Mapping[str, tuple[str, str]] = {
 
 _MOST = 6.0  # of a log ratio; one of two that is 0 says no more
 _PIECE = 2**14  # numbers whose powers one thread takes: at their ends torch's have other last bits
+
+
+_Powers: TypeAlias = "tuple[Tensor, Tensor]"
 
 
 @dataclass
@@ -50,7 +53,9 @@ class TensorWeights:
     passed: bool
     bounds: Mapping[str, tuple[float, float]]
     names: Mapping[str, str]
+    _sources: dict[str, Mapping[str, tuple[Sidecar, ...]]] = field(default_factory=dict)
     _logs: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    _last_powers: dict[str, tuple[float, _Powers]] = field(default_factory=dict)
 
     def covers(self, key: str) -> bool:
         """Whether a tensor has weights that are no numbers."""
@@ -64,22 +69,24 @@ class TensorWeights:
             shape: of what is merged.
             numbers: of its block.
         """
-        strength = numbers.get(STRENGTH, 0.0)
+        strength, width = numbers.get(STRENGTH, 0.0), math.prod(shape[1:])
         made: dict[str, float | TensorWeight] = {
             name: number for name, number in numbers.items() if name != STRENGTH or self.passed or not self.saliency
         }
         for name, files in self._sources_of(key).items():
             number = numbers[name]
             if name in self.acts:
-                factors = self._factors(key, name, files, shape)
-                made[name] = TensorWeight(number, factors, False, math.prod(shape[1:]), *self.bounds[name])
+                made[name] = ScaledWeight(width, number, self._factors(key, name, files, shape), *self.bounds[name])
             elif strength and 0 < number < 1:
-                logs = self._factors(key, name, files, shape)
-                made[name] = moved(number, tuple(_power(part, -strength) for part in logs), math.prod(shape[1:]))
+                odds, against = self._powers(key, files, shape, strength)
+                made[name] = MovedWeight(width, odds * (number / (1 - number)), against)
         return made
 
-    def _sources_of(self, key: str) -> dict[str, tuple[Sidecar, ...]]:
+    def _sources_of(self, key: str) -> Mapping[str, tuple[Sidecar, ...]]:
         """The files that have something to say of a tensor, by the weight that they change."""
+        known = self._sources.get(key)
+        if known is not None:
+            return known
         owner = self._owner(key)
         found: dict[str, tuple[Sidecar, ...]] = {
             name: (file,) for name, file in self.acts.items() if _found(file, owner, self.by)
@@ -87,6 +94,7 @@ class TensorWeights:
         files = tuple(self.saliency.values())
         if files and all(_found(file, owner, self.by) for file in files):
             found[MOVED] = files
+        self._sources[key] = found
         return found
 
     def _owner(self, key: str) -> str:
@@ -103,9 +111,27 @@ class TensorWeights:
         for pair in zip(*parts, strict=True):
             factor = _scaled(pair[0], files[0]) if weight in self.acts else _log_ratio(pair, self.centred)
             made.append(as_matrix(factor, shape))
-        if sum(part.numel() for part in made) < math.prod(shape) or not shape[1:]:
+        if _small(made, shape):
             self._logs[kept] = tuple(made)
         return tuple(made)
+
+    def _powers(self, key: str, files: tuple[Sidecar, ...], shape: tuple[int, ...], strength: float) -> _Powers:
+        """`r` and `c` of a tensor, see `weights`; those of the last strength are kept where they are small."""
+        import torch
+
+        kept = self._last_powers.get(key)
+        if kept is not None and kept[0] == strength:
+            return kept[1]
+        *rows, last = self._factors(key, MOVED, files, shape)
+        made = _power(rows[0], strength) if rows else torch.ones(1, 1), _power(last, -strength)
+        if _small(made, shape):
+            self._last_powers[key] = strength, made
+        return made
+
+
+def _small(factors: Iterable[Tensor], shape: tuple[int, ...]) -> bool:
+    """Whether they are vectors, for a tensor that is more than one."""
+    return sum(factor.numel() for factor in factors) < math.prod(shape) or not shape[1:]
 
 
 def _found(file: Sidecar, key: str, by: str) -> str:

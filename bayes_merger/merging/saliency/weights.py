@@ -4,16 +4,18 @@ The number of the block is `w`. What multiplies it at a place is the product of 
 column (or one for the place itself):
 
     act:        w_ij = w f_ij, limited to where the method is defined
-    saliency:   w_ij = w p_ij / (w p_ij + 1 - w) = 1 / (1 + (1 - w) / w / p_ij),   p_ij = (s_b / s_a)_ij^strength
+    saliency:   w_ij = w p_ij / (w p_ij + 1 - w),   p_ij = (s_b / s_a)_ij^strength = r_i / c_j
+                     = q_i / (q_i + c_j),           q_i = w / (1 - w) r_i
 
 The second moves the log odds: `logit w_ij = logit w + strength log (s_b / s_a)_ij`. A weight of 0 or 1 stays so,
 strength 0 changes nothing, and at strength 1 and w = 1/2 it is the share `s_b / (s_a + s_b)`. Only products, sums and
-reciprocals are taken of whole tensors, which are the same bits on any number of threads and in any pieces.
+quotients are taken of whole tensors, which are the same bits on any number of threads and in any pieces.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,24 +30,14 @@ Buffer = Callable[[str, int], "Tensor"]
 
 
 @dataclass(frozen=True)
-class TensorWeight:
-    """A weight of one tensor.
+class TensorWeight(ABC):
+    """A weight of one tensor, seen as a matrix. Its factors are matrices in fp32 of as many rows or one.
 
     Attributes:
-        number: of the block, or of odds `(1 - w) / w`.
-        factors: in fp32, each a matrix with the tensor's rows or one, and its `width` or one column.
-        odds: whether they multiply the odds against the weight instead of the weight itself.
         width: numbers in a row of the tensor: all that feed one output.
-        least: the smallest weight for which the method is defined.
-        most: the largest one.
     """
 
-    number: float
-    factors: tuple[Tensor, ...]
-    odds: bool
     width: int
-    least: float = -math.inf
-    most: float = math.inf
 
     def part(self, begin: int, end: int, made: Tensor) -> Tensor:
         """The weights of some numbers of a tensor, in the order of memory.
@@ -55,41 +47,80 @@ class TensorWeight:
             end: one past the last.
             made: what is written into, a vector of as many numbers as are in the rows that they lie in.
         """
+        first = begin // self.width
+        self._fill(first, made.view(-1, self.width))
+        return made[begin - first * self.width : end - first * self.width]
+
+    @abstractmethod
+    def _fill(self, first: int, table: Tensor) -> None:
+        """Write the weights of so many rows."""
+
+    @abstractmethod
+    def ends(self) -> tuple[float, float]:
+        """Bounds of the weights of the whole tensor."""
+
+
+@dataclass(frozen=True)
+class MovedWeight(TensorWeight):
+    """A weight in (0, 1) whose odds are moved.
+
+    Attributes:
+        odds: for the weight: `q`, a column.
+        against: `c`, a row, or a matrix as wide as the tensor.
+    """
+
+    odds: Tensor
+    against: Tensor
+
+    def _fill(self, first: int, table: Tensor) -> None:
         import torch
 
-        first = begin // self.width
-        table = made.view(-1, self.width)
-        count = len(table)
-        rows = [f if f.shape[0] == 1 else f[first : first + count] for f in self.factors]
-        if made.device.type != "cpu":
-            rows = [row.to(made.device) for row in rows]
-        product = rows[0] * self.number
-        for factor in rows[1:-1]:
-            product = product * factor
-        if len(rows) == 1:
-            table.copy_(product)
-        elif tuple(map(max, product.shape, rows[-1].shape)) == (count, self.width):
-            torch.mul(product, rows[-1], out=table)
-        else:
-            table.copy_(product * rows[-1])
-        if self.odds:
-            made.add_(1).reciprocal_()
-        elif math.isfinite(self.least) or math.isfinite(self.most):
-            made.clamp_(self.least, self.most)
-        return made[begin - first * self.width : end - first * self.width]
+        odds, against = (_rows(factor, first, table) for factor in (self.odds, self.against))
+        torch.add(odds, against.expand(table.shape), out=table)
+        torch.div(odds, table, out=table)
 
     def ends(self) -> tuple[float, float]:
         """Bounds of the weights of the whole tensor."""
-        low = self.number * math.prod(float(factor.min()) for factor in self.factors)
-        high = self.number * math.prod(float(factor.max()) for factor in self.factors)
-        if self.odds:
-            return 1 / (1 + high), 1 / (1 + low)
-        return min(max(low, self.least), self.most), min(max(high, self.least), self.most)
+        low, high = (float(odds) for odds in self.odds.aminmax())
+        least, most = (float(odds) for odds in self.against.aminmax())
+        return low / (low + most), high / (high + least)
 
 
-def moved(number: float, inverses: tuple[Tensor, ...], width: int) -> TensorWeight:
-    """A weight in (0, 1) whose odds are divided by these factors."""
-    return TensorWeight((1 - number) / number, inverses, True, width)
+@dataclass(frozen=True)
+class ScaledWeight(TensorWeight):
+    """A weight that is multiplied.
+
+    Attributes:
+        number: of the block.
+        factors: what multiplies it, at most two: a column comes first.
+        least: the smallest weight for which the method is defined.
+        most: the largest one.
+    """
+
+    number: float
+    factors: tuple[Tensor, ...]
+    least: float = -math.inf
+    most: float = math.inf
+
+    def _fill(self, first: int, table: Tensor) -> None:
+        import torch
+
+        *rows, last = (_rows(factor, first, table) for factor in self.factors)
+        torch.mul(last.expand(table.shape), rows[0] * self.number if rows else self.number, out=table)
+        if math.isfinite(self.least) or math.isfinite(self.most):
+            table.clamp_(self.least, self.most)
+
+    def ends(self) -> tuple[float, float]:
+        """Bounds of the weights of the whole tensor."""
+        lows, highs = zip(*(factor.aminmax() for factor in self.factors), strict=True)
+        found = sorted(self.number * math.prod(map(float, ends)) for ends in (lows, highs))
+        return max(found[0], self.least), min(found[1], self.most)
+
+
+def _rows(factor: Tensor, first: int, table: Tensor) -> Tensor:
+    """The rows of a factor that are those of a table, where that is."""
+    rows = factor if factor.shape[0] == 1 else factor[first : first + len(table)]
+    return rows if rows.device == table.device else rows.to(table.device)
 
 
 def as_matrix(factor: Tensor, shape: Sequence[int]) -> Tensor:
@@ -115,3 +146,11 @@ def _at(name: str, weight: float | TensorWeight, begin: int, end: int, buffer: B
         return weight
     rows = -(-end // weight.width) - begin // weight.width
     return weight.part(begin, end, buffer(name, rows * weight.width))
+
+
+def within_0_and_1(weight: float | TensorWeight) -> bool:
+    """Whether a weight is certain to lie there for every number of a tensor."""
+    if isinstance(weight, MovedWeight):
+        return True
+    low, high = weight.ends() if isinstance(weight, TensorWeight) else (weight, weight)
+    return low >= 0 and high <= 1

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError
-from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, plan
+from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError, TrialFailed
+from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint, plan
 from bayes_merger.merging.engine.idle import idle_weights
 from bayes_merger.merging.saliency.settings import read_saliency
-from bayes_merger.merging.saliency.weights import as_matrix, moved, weights_at
+from bayes_merger.merging.saliency.weights import MovedWeight, as_matrix, weights_at
 from tests.live_models import equal, live, parameter, plain, transposed
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, even, opened, recipe_of, tensors_of
 from tests.sidecars import RUN, measured
@@ -90,11 +90,45 @@ def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, models: dict
             assert equal(destinations, expected)
 
 
+def test_models_of_half_precision_are_merged_with_weights_of_half_precision(tmp_path: Path) -> None:
+    halves = opened(tmp_path, 2, torch.float16)
+    for seed, name in enumerate("ab"):
+        measured(tmp_path / f"{name}.act.safetensors", WIDE, seed, model=halves[name].sha256())
+    wide = recipe(halves, "0.4", 1.7, saliency=settings_of(tmp_path))
+    made, exact = replace(wide, dtype="fp16"), dict(merge(wide, halves))
+    expected = dict(merge(made, halves))
+    for dtype in (torch.float16, torch.float32):
+        destinations = live(plain, dtype)
+        merging = LiveMerge(halves, MergeSettings(dtype="fp16", saliency=made.saliency))
+        merging.apply(recipe(halves, "0.9", 0.5, saliency=made.saliency).weights, destinations)
+        merging.apply(made.weights, destinations)
+        assert equal(destinations, {key: tensor.to(dtype) for key, tensor in expected.items()})
+    a, b = (tensors_of(seed, torch.float16) for seed in (1, 2))
+    for key in WIDE:  # the weight is rounded to fp16, and the result
+        far = (b[key].float() - a[key].float()).abs() + exact[key].abs()
+        assert bool(((expected[key].float() - exact[key]).abs() <= far / 2**11 + 2**-24).all())
+
+
+def test_a_weight_that_a_saliency_lifts_above_1_may_overflow(tmp_path: Path) -> None:
+    halves = {name: models_of_one(tmp_path / f"{name}.safetensors", sign) for name, sign in (("a", -1), ("b", 1))}
+    save_file({FIRST: torch.full((1, 4, 1, 1), 4.0)}, tmp_path / "gate.safetensors")
+    made = replace(
+        recipe(halves, "0.9", act={"alpha": {"path": str(tmp_path / "gate.safetensors"), "sha256": ""}}), dtype="fp16"
+    )
+    with pytest.raises(TrialFailed, match=f"merge: '{FIRST}' holds"):
+        LiveMerge(halves, MergeSettings(dtype="fp16", act=made.act)).apply(made.weights, live(plain, torch.float16))
+
+
+def models_of_one(path: Path, sign: int) -> Checkpoint:
+    save_file({key: torch.full(shape, sign * 6e4).half() for key, shape in SHAPES.items()}, path)
+    return open_checkpoint(path)
+
+
 def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (90, 70, 3, 3)
     columns, rows = torch.rand(1, 70, 1, 1, generator=generator), torch.rand(90, 1, 1, 1, generator=generator)
-    weight = moved(0.3, tuple(as_matrix(1 / factor, shape) for factor in (rows, columns)), 630)
+    weight = MovedWeight(630, as_matrix(0.3 / 0.7 * rows, shape), as_matrix(1 / columns, shape))
 
     def part(begin: int, end: int) -> torch.Tensor:
         made = weights_at({"alpha": weight}, begin, end, lambda _, count: torch.empty(count))["alpha"]
