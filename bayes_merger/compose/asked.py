@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 
 from bayes_merger.compose.building import TRUSTED
 from bayes_merger.compose.payloads import is_text
-from bayes_merger.compose.sources import GROUPS, choices
 from bayes_merger.compose.typed import FILES, PATHS, in_full
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
 from bayes_merger.merging.method import MODEL_NAMES
+from bayes_merger.run.choices import GROUPS, choices
 
 MODELS = (*(f"model_{name}" for name in MODEL_NAMES), "models")
 
