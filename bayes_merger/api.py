@@ -46,9 +46,11 @@ def merge(*source: str, trial: int | None = None, runs: str | Path = "runs", **s
     """
     from bayes_merger.merges.resolve import recipe_and_models
     from bayes_merger.merging.engine.merge import merge as merged
+    from bayes_merger.run.rebasin import verify_all
 
     recipe, models = recipe_and_models(_words(source, settings), trial=trial, runs=runs)
     try:
+        verify_all(models.values())
         return dict(merged(recipe, models))
     finally:
         for model in models.values():
@@ -86,9 +88,11 @@ def save_merge(
     """
     from bayes_merger.merges.resolve import recipe_and_models
     from bayes_merger.merging.export.single_file import save_merge as save
+    from bayes_merger.run.rebasin import verify_all
 
     recipe, models = recipe_and_models(_words(source, settings), trial=trial, runs=runs)
     try:
+        verify_all(models.values())
         save(recipe, models, out, replace=overwrite)
     finally:
         for model in models.values():

@@ -68,19 +68,22 @@ class Demo:
         optimiser: a name of ``conf/optimiser``.
         seed: of the run.
         cache: folder of what was drawn.
+        more: settings of the run besides.
+        fresh: fresh pictures per payload.
     """
 
-    def __init__(self, optimiser: str, seed: int, cache: Path) -> None:
+    def __init__(self, optimiser: str, seed: int, cache: Path, more: Sequence[str] = (), fresh: int = FRESH) -> None:
         name, *options = optimiser.split(":")
         chosen = [f"optimiser={name}", *(f"optimiser.{option}" for option in options)]
-        settings = compose.compose_run(["experiment=demo", f"seed={seed}", "n_iters=80", *chosen])
+        settings = compose.compose_run(["experiment=demo", f"seed={seed}", "n_iters=80", *chosen, *more])
         self.setup = without_idle(make_setup(compose.validate(settings), settings, RunFolder(cache / "unused")))
         self.space = self.setup.space
-        fresh = [
-            replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=FRESH)
+        again = [
+            replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=fresh)
             for payload in self.setup.payloads
         ]
-        self.payloads = {"run": self.setup.payloads, "fresh": resolve(fresh, 7919 * 97 + seed, None)}
+        self.fresh = fresh
+        self.payloads = {"run": self.setup.payloads, "fresh": resolve(again, 7919 * 97 + seed, None)}
         self._evaluator: PipelineEvaluator | None = None
         self._cache = cache / f"seed-{seed}"
         self._cache.mkdir(parents=True, exist_ok=True)
@@ -88,7 +91,7 @@ class Demo:
 
     def judged(self, values: Mapping[str, float], which: str = "run") -> dict[str, Any]:
         """Value and raw scores of a merge, on the run's pictures or on fresh ones."""
-        text = json.dumps([which, *([FRESH] if which == "fresh" else []), values], sort_keys=True)
+        text = json.dumps([which, *([self.fresh] if which == "fresh" else []), values], sort_keys=True)
         path = self._cache / f"{which}-{np.random.SeedSequence(list(text.encode())).generate_state(2, np.uint64)[0]:x}"
         if not path.is_file():
             if self._evaluator is None:

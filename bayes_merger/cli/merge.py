@@ -18,6 +18,7 @@ from bayes_merger.merging.plan.explain import notes_on
 from bayes_merger.merging.plan.routing import listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.paths import user_path
+from bayes_merger.run.rebasin import verify_all
 
 DESCRIPTION = """\
 Write one merge to a checkpoint file that other UIs load, or to a diffusers folder. Models are .safetensors or .ckpt
@@ -112,6 +113,7 @@ def merge(arguments: Sequence[str]) -> None:
     if not options.quiet:
         for note in notes_on(plan(recipe, checkpoints), checkpoints):
             print(f"note: {printable(note, longest=400)}", file=sys.stderr)
+    verify_all(checkpoints.values())
     if options.as_lora is not None:
         _save_lora(recipe, checkpoints, out, options.as_lora, options.overwrite)
     elif folder:
