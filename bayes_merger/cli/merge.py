@@ -53,6 +53,7 @@ applied, so alpha is its strength; 17 numbers (SDXL: 12) are LoRA block weights.
 tensors, its header or adapter_config.json beside it.
 saliency.a=A.act.safetensors saliency.b=B.act.safetensors move alpha inside tensors towards the model that matters more
 there, by as much as strength= says; alpha=act:FILE multiplies a weight number by number (activations --help).
+rebasin.b=a takes B with its neurons in the order of A's (rebasin --help).
 Models in brackets below may be left out; a list that ends in dots goes on, with model_e=, model_f= up to model_z=.
 bayes-merger plan takes the same and says what would happen.
 

@@ -38,6 +38,7 @@ class AlignedModel(ModelView):
     def __init__(self, model: Checkpoint, like: Checkpoint, alike: Alike) -> None:
         super().__init__(model)
         self.original, self._alike = model, alike
+        self.reordered = True
         self.is_new = "layout" not in alike
         self.config = user_path(alike["config"]) if alike.get("config") else None
         self._layout = layout_of(model, self.config) if self.is_new else _read_layout(model, alike["layout"])

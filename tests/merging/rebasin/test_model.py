@@ -15,8 +15,10 @@ from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeS
 from bayes_merger.merging.models.opening import open_each, references, with_orders
 from bayes_merger.merging.rebasin.model import AlignedModel
 from bayes_merger.merging.rebasin.settings import read_rebasin
+from bayes_merger.merging.saliency.settings import read_saliency
 from tests.folders import write_file
 from tests.merging.rebasin.models import scrambled
+from tests.sidecars import measured
 
 WEIGHTS = {"alpha": dict.fromkeys(SD1.blocks, 0.3)}
 
@@ -88,6 +90,17 @@ def test_a_recipe_has_the_layout_and_the_order_and_finds_it_without_the_folder(
         CheckpointError, match=r"into another order here than the recipe's \([0-9a-f]{10}, not ffffffffff"
     ):
         other["b"].tensor(next(iter(other["b"].shapes)))
+
+
+def test_activations_of_the_model_in_its_own_order_are_refused(
+    tmp_path: Path, files: Mapping[str, str], models: dict[str, Checkpoint]
+) -> None:
+    key = "model.diffusion_model.middle_block.1.proj_in.weight"
+    measured(tmp_path / "b.act.safetensors", {key: models["b"].shapes[key]}, model=models["b"].sha256())
+    saliency = read_saliency("saliency", str(tmp_path / "b.act.safetensors"))
+    made = replace(recipe(models, settings(files)), saliency=saliency, weights=WEIGHTS | {"strength": WEIGHTS["alpha"]})
+    with pytest.raises(CheckpointError, match=r"belongs to lost\.safetensors as it is, and rebasin puts its neurons"):
+        plan(made, models)
 
 
 @pytest.mark.parametrize(
