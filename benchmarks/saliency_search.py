@@ -48,7 +48,7 @@ PLAIN = "search, plain"
 OPTIMISER = "structured"
 FRESH = 16
 LESSONS = {"a": (train.shape_words, 6), "b": (train.colour_words, 7)}
-EXPERIMENT = ("experiment=demo", "model_b=null")
+EXPERIMENT = ("experiment=demo",)
 
 
 def no_words(told: Scene, rng: np.random.Generator) -> str:
@@ -111,6 +111,7 @@ def arm(name: str, seed: int, cache: Path) -> Demo:
     """A search of one kind."""
     pair = cache / "pair"
     more = [f"model_{letter}={pair / letter}.safetensors" for letter in LESSONS]
+    more += [f"payloads.{payload}.batch_size=1" for payload in compose.compose_run(EXPERIMENT)["payloads"]]
     if name != "plain":
         more += [f"saliency.{letter}={pair / letter}.{KINDS[name]}.safetensors" for letter in LESSONS]
         more.append(f"space.frozen.strength={STRENGTH}")
