@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import optuna
     from torch import Tensor
 
+    from bayes_merger.merging.recipe.recipe import MergeRecipe
+
 __all__ = ["AskTellStudy", "Suggestion", "merge", "open_checkpoint", "open_study", "save_merge"]
 
 
@@ -117,11 +119,13 @@ class Suggestion:
         number: of the trial.
         weights: weight name -> block -> number, for every block: ``{"alpha": {"BASE": 0.3, "IN00": 0.1, ...}}``.
         score: its score; None while it runs.
+        recipe: the whole merge; None where the study knows no models.
     """
 
     number: int
     weights: Mapping[str, Mapping[str, float]]
     score: float | None = None
+    recipe: MergeRecipe | None = field(default=None, repr=False)
     _trial: Any = field(default=None, repr=False, compare=False)
 
 
@@ -133,11 +137,12 @@ class AskTellStudy:
     """
 
     def __init__(self, study: optuna.study.Study, space: Any) -> None:
+        from bayes_merger.run.lending import last_of
         from bayes_merger.search.study.workers import Worker
 
         self.study = study
         self._space = space
-        self._worker = Worker(study, space)
+        self._worker = Worker(study, space, last=last_of(study))
 
     def __enter__(self) -> AskTellStudy:
         self._worker.__enter__()
@@ -150,10 +155,19 @@ class AskTellStudy:
 
     def ask(self) -> Suggestion:
         """The next merge to score: the start design first, then what the optimiser chooses."""
-        trial = self._worker.claim(sys.maxsize)
+        from bayes_merger.run.lending import recipe_if_known
+        from bayes_merger.run.outside import budget_of
+
+        budget = budget_of(self.study)
+        trial = self._worker.claim(sys.maxsize if budget is None else budget)
         if trial is None:
-            raise ConfigError(f"study '{self.study.study_name}': nothing to draw now; try again")
-        return Suggestion(trial.number, trial.user_attrs[WEIGHTS], _trial=trial)
+            more = f"bayes-merger resume {self.study.study_name} n_iters=MORE"
+            over = budget is not None and self._worker.done >= budget
+            told = f"all {budget} trials are told; for more  {more}" if over else "nothing to draw now; try again"
+            raise ConfigError(f"study '{self.study.study_name}': {told}")
+        return Suggestion(
+            trial.number, trial.user_attrs[WEIGHTS], recipe=recipe_if_known(self.study, trial), _trial=trial
+        )
 
     def tell(self, suggestion: Suggestion, score: float) -> None:
         """What a merge got; greater is better.
@@ -161,7 +175,9 @@ class AskTellStudy:
         Raises:
             TrialFailed: the score is not a finite number; nothing is stored.
         """
-        self._worker.tell(suggestion._trial, score)
+        from bayes_merger.run.lending import conclude
+
+        conclude(self.study, self._worker.tell(suggestion._trial, score).done)
 
     def fail(self, suggestion: Suggestion, reason: str) -> None:
         """The merge cannot be scored, for this reason; the optimiser goes elsewhere."""
@@ -196,6 +212,9 @@ def open_study(
 ) -> AskTellStudy:
     """A study to ask and tell: a new one, or one that exists with all its scores.
 
+    One that ``bayes-merger run ... generator=outside`` has begun has its models, space, optimiser and budget of its
+    own: it is opened by its name alone.
+
     For example::
 
         with open_study("mine", frozen={"IN00-IN03": 0.5}) as study:
@@ -221,7 +240,9 @@ def open_study(
         ConfigError: something that makes no sense, or the study exists and differs.
     """
     from bayes_merger.merging.method import method_spec
+    from bayes_merger.outside import begun_outside
     from bayes_merger.run.folder import RunFolder, check_name
+    from bayes_merger.run.idle import space_of
     from bayes_merger.search import samplers
     from bayes_merger.search.space.design import design
     from bayes_merger.search.space.space import build_space
@@ -233,6 +254,13 @@ def open_study(
     space = build_space(blocks, bounds, frozen=frozen, ranges=ranges, groups=groups)
     factory = _factory(optimiser)
     folder = RunFolder(Path(runs) / check_name(name), storage)
+    if begun := begun_outside(folder):
+        own = {"architecture": architecture, "method": method, "frozen": frozen, "ranges": ranges, "groups": groups,
+               "optimiser": optimiser, "seed": seed, "init_points": init_points}  # fmt: skip
+        for setting, value in own.items():
+            if value != (open_study.__kwdefaults__ or {})[setting]:
+                raise ConfigError(f"{setting}: study '{name}' was begun by a run and has its own; leave it out")
+        return AskTellStudy(begun, space_of(begun))
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.point()
     study = studies.open_study(

@@ -18,7 +18,7 @@ class GeneratorConfig:
     """How pictures are drawn.
 
     Attributes:
-        program: ``diffusers`` draws in this process, or ``webui``, the user's own.
+        program: ``diffusers`` draws in this process; ``webui``: the user's own; ``outside``: whoever asks and tells.
         address: of the web UI.
         models_folder: that the web UI reads models from, as seen from here.
         timeout: seconds that one answer of the web UI may take.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from shlex import quote
 
 import optuna
 
@@ -20,7 +22,10 @@ from bayes_merger.report.tables import (
 )
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import FINAL
+from bayes_merger.run.budget import with_more_trials
+from bayes_merger.run.control import WishFile
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.outside import OUTSIDE
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.rating.desk import Seating, no_seat, played_off
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
@@ -50,9 +55,12 @@ def carry_on(
     Raises:
         BayesMergerError: what ended it, with how to go on.
     """
+    if setup.config.generator.program == OUTSIDE:
+        _hand_out(setup, study, folder, progress)
+        return
     again = f"go on with  bayes-merger resume {folder.typed}"
     try:
-        with StopSignal(progress) as stop:
+        with StopSignal(progress, WishFile(folder, progress)) as stop:
             page = setup.rater and setup.config.scoring.page
             with seating(folder, progress) if page else nullcontext():
                 _to_the_end(setup, study, folder, progress, stop)
@@ -67,6 +75,22 @@ def carry_on(
         if said := trouble(error):
             raise StorageError(f"{said}; then {again}") from error
         raise
+    finally:
+        setup.close()
+        put_to_rest(backend(study))
+
+
+def _hand_out(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
+    """Leave the merges to those who ask for them; what is known of the best is written."""
+    try:
+        done, total = finished(study), setup.config.init_points + setup.config.n_iters
+        if done < total:
+            study.set_user_attr(FINAL, None)
+            where = "" if folder.path.parent == Path("runs") else f" --runs {quote(str(folder.path.parent))}"
+            progress.note(f"{total - done} merges wait for whoever asks:  bayes-merger serve{where}  and docs/api.md")
+        if complete_trials(study):
+            write_best(study, folder)
+            progress.note(f"recipe and weights of the best so far are in {folder.best}")
     finally:
         setup.close()
         put_to_rest(backend(study))
@@ -103,17 +127,26 @@ def _to_the_end(
         keep_pictures(setup, study, evaluator, folder, progress)
         export_best(setup, study, folder, progress)
 
+    def unfinished() -> bool:
+        nonlocal setup
+        setup = with_more_trials(setup, study)
+        return finished(study) < setup.config.init_points + setup.config.n_iters
+
     try:
-        unfinished = finished(study) < setup.config.init_points + setup.config.n_iters
-        if unfinished:
-            study.set_user_attr(FINAL, None)
-            study.set_user_attr(STOPPED, None)
-        if unfinished and setup.config.workers > 1:
-            search_together(setup, study, folder, progress, stop)
-        with evaluator_of(setup, study, progress, stop) as evaluator:
-            if unfinished and setup.config.workers == 1:
-                search(setup, study, evaluator, folder, progress, stop)
-            with_retries(study, conclude)
+        searching = unfinished()
+        while True:
+            if searching:
+                study.set_user_attr(FINAL, None)
+                study.set_user_attr(STOPPED, None)
+            if searching and setup.config.workers > 1:
+                search_together(setup, study, folder, progress, stop)
+            with evaluator_of(setup, study, progress, stop) as evaluator:
+                if searching and setup.config.workers == 1:
+                    search(setup, study, evaluator, folder, progress, stop)
+                with_retries(study, conclude)
+            searching = unfinished() and not study.user_attrs.get(STOPPED)  # given more during the final round
+            if not searching:
+                return
     except (Paused, Interrupted):
         if complete_trials(study):
             write_best(study, folder)

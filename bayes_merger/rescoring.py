@@ -29,6 +29,7 @@ from bayes_merger.errors import ConfigError, Interrupted, Paused, TrialFailed, a
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS, POINTS, SCORES, WEIGHTS
+from bayes_merger.run.control import WishFile, reporting_status
 from bayes_merger.run.evaluator import conclude
 from bayes_merger.run.fingerprint import candidate_id, fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load
@@ -82,9 +83,9 @@ def rescore(
     setup = make_setup(compose.validate(settings), settings, folder, payloads)
     setup = with_stored_idle(setup, study.user_attrs)
     check_models(setup)
-    with folder.locked(), reporting(folder.log) as progress:
+    with folder.locked(), reporting_status(folder, reporting) as progress:
         try:
-            with StopSignal(progress) as stop:
+            with StopSignal(progress, WishFile(folder, progress)) as stop:
                 again = _Again(study, old, folder, setup, fingerprint(setup, settings["scorers"]))
                 scores = dict(again.scores(progress, stop))
             _conclude(again, settings, scores, progress)

@@ -36,19 +36,23 @@ from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, MOST, PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.budget import budget_line, settled, with_budget
+from bayes_merger.run.control import WishFile, reporting_status
+from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
+from bayes_merger.run.outside import is_outside
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.rating.desk import Seating, no_seat
 from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space
 from bayes_merger.run.sweep import sweep
 from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
+from bayes_merger.search.space.from_effect import about_effect
+from bayes_merger.search.study.alive import at_work
 from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
 from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished, listed
-from bayes_merger.search.study.workers import at_work
 
 
 def begin(
@@ -78,18 +82,20 @@ def begin(
     settings, address = _take_address(settings)
     config = compose.validate(settings)
     folder = new_folder(config, address, named=named)
-    setup = make_setup(config, settings, folder)
+    setup = narrowed(make_setup(config, settings, folder))
+    settings = {**settings, "space": dict(setup.config.space)}
     start_design(setup)  # whatever is wrong with it is said before the models are read
     check_space(setup, folder)
     check_models(setup)
     setup = without_idle(setup)
     design, about_anchors = start_design(setup)
     settings = {**settled(settings, setup), "name": folder.name}
-    with folder.locked(), reporting(folder.log) as progress:
+    with folder.locked(), reporting_status(folder, reporting) as progress:
         progress.note(f"study {folder.name} in {folder.path}")
         if line := about_idle(setup.space):
             progress.note(f"{line}; {SEARCH_ALL}")
-        for line in filter(None, (*about_anchors, budget_line(setup))):
+        about_frozen = about_effect(setup.config.space, setup.space.blocks)
+        for line in filter(None, (about_frozen, *about_anchors, budget_line(setup))):
             progress.note(line)
         carry_on(setup, new_study(setup, settings, folder, progress, design), folder, progress, seating)
     return folder
@@ -126,7 +132,7 @@ def resume(
     stored = of_a_run(load(folder))
     check_changeable(name, stored[CONFIG], overrides)
     settings, setup = _stored(folder, stored, overrides)
-    with folder.locked(), reporting(folder.log) as progress:
+    with folder.locked(), reporting_status(folder, reporting) as progress:
         progress.step("hashing the models")
         folder.point()
         mark = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
@@ -194,7 +200,8 @@ def fork(
         )
     redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards", "styles") for o in overrides)
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
-    setup = make_setup(compose.validate(settings), settings, folder, payloads)
+    setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads))
+    settings |= {"space": dict(setup.config.space)}
     check_space(setup, folder)
     _check_compares(name, new, study, fingerprint(setup, settings["scorers"], study.user_attrs[FINGERPRINT]))
     setup = without_idle(setup).with_standards(study.user_attrs)
@@ -207,10 +214,11 @@ def fork(
     settings = {**settled(settings, setup), "init_points": wanted, "images_budget": None}
     setup = replace(setup, config=compose.validate(settings))
     taken = [with_pictures(trial, old, folder) for trial in heritage.trials]
-    with folder.locked(), reporting(folder.log) as progress:
+    with folder.locked(), reporting_status(folder, reporting) as progress:
         progress.note(f"study {new} in {folder.path}: {_taken_over(name, len(taken), heritage.left_out)}")
         upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
-        for line in filter(None, (about_idle(setup.space), upgraded)):
+        about_frozen = about_effect(setup.config.space, setup.space.blocks)
+        for line in filter(None, (about_idle(setup.space), about_frozen, upgraded)):
             progress.note(line)
         forked = new_study(setup, settings, folder, progress, rows, taken)
         if fits := study.user_attrs.get(MOST):
@@ -273,7 +281,7 @@ def work(
             progress.note(warning)
         try:
             with (
-                StopSignal(progress if says_stop else None) as stop,
+                StopSignal(progress if says_stop else None, WishFile(folder, progress)) as stop,
                 evaluator_of(setup, study, progress, stop) as evaluator,
             ):
                 name = worker or socket.gethostname()
@@ -291,7 +299,8 @@ def _standing_by(
 ) -> Iterator[None]:
     """Be the study's proposer beside this block whenever no other process is, with a study and a sampler of its own."""
     from bayes_merger.run import loop
-    from bayes_merger.run.workers import STANDBY, proposing
+    from bayes_merger.run.workers import proposing
+    from bayes_merger.search.study.proposer import STANDBY
 
     study = loop.join_study(setup, folder, marks)
     try:
@@ -320,9 +329,10 @@ def make_setup(
         ConfigError: a setting that makes no sense.
         CheckpointError: a model file that cannot be used.
     """
-    scorers = compose.build_scorers(settings["scorers"])
+    outside = is_outside(settings)
+    scorers = {} if outside else compose.build_scorers(settings["scorers"])
     sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
-    setup = check_setup(config, scorers, sampler, folder.path, payloads=payloads)
+    setup = check_setup(config, scorers, sampler, folder.path, payloads=() if outside else payloads)
     return with_budget(setup, new=payloads is None)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+BESIDE = "beside "
+"""Before the names of parts that went on while others did: the others alone add up to the whole."""
 
 _current: ContextVar[Stopwatch | None] = ContextVar("stopwatch", default=None)
 
@@ -15,10 +18,12 @@ class Stopwatch:
 
     Attributes:
         seconds: part -> seconds so far.
+        beside: what other threads did meanwhile -> seconds; none of it makes the whole longer.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
+        self.beside: dict[str, float] = {}
         self._clock = clock
         self._parts: list[str] = []
         self._since = 0.0
@@ -62,7 +67,17 @@ def timed(part: str) -> Iterator[None]:
             yield
 
 
+def went_on_beside(seconds: Mapping[str, float]) -> None:
+    """Count what another thread has done meanwhile, where somebody measures."""
+    if watch := _current.get():
+        for part, more in seconds.items():
+            watch.beside[part] = watch.beside.get(part, 0.0) + more
+
+
 def seconds_so_far() -> dict[str, float]:
     """Part -> seconds, rounded to milliseconds; empty where nobody measures."""
     watch = _current.get()
-    return {} if watch is None else {part: round(seconds, 3) for part, seconds in watch.seconds.items()}
+    if watch is None:
+        return {}
+    beside = {f"{BESIDE}{part}": seconds for part, seconds in watch.beside.items()}
+    return {part: round(seconds, 3) for part, seconds in {**watch.seconds, **beside}.items()}

@@ -85,6 +85,7 @@ def measure_parts(folder: Path, count: int) -> dict[str, Any]:
     from bayes_merger.run.progress import StopSignal
     from bayes_merger.search.study.stopping import SECONDS
     from bayes_merger.testing.progress import RecordingReporter
+    from bayes_merger.timing import BESIDE
 
     plain, setup, evaluator = demo(folder / "study", "init_points=2", f"n_iters={count}")
     place, notes = RunFolder(folder / "study"), RecordingReporter()
@@ -92,7 +93,7 @@ def measure_parts(folder: Path, count: int) -> dict[str, Any]:
     study = loop.open_study(setup, place, {}, setup.stored(plain))
     loop.search(setup, study, evaluator, place, notes, StopSignal(notes))
     kept = [one.user_attrs for one in study.get_trials()[1:]]  # the first one warms up
-    parts = {part for one in kept for part in one[TIMES]}
+    parts = {part for one in kept for part in one[TIMES] if not part.startswith(BESIDE)}
     mean = {part: sum(one[TIMES].get(part, 0.0) for one in kept) / len(kept) for part in parts}
     return {"trial": sum(one[SECONDS] for one in kept) / len(kept), "parts": mean}
 

@@ -29,6 +29,7 @@ import optuna
 
 from bayes_merger import compose
 from bayes_merger.imaging.payload import resolve
+from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.evaluator import PipelineEvaluator, conclude
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.idle import without_idle
@@ -68,22 +69,25 @@ class Demo:
         optimiser: a name of ``conf/optimiser``.
         seed: of the run.
         cache: folder of what was drawn.
-        more: settings of the run besides.
-        fresh: fresh pictures per payload.
+        more: further settings, its budget among them.
+        fresh: pictures of each payload that judge what is handed over.
     """
 
-    def __init__(self, optimiser: str, seed: int, cache: Path, more: Sequence[str] = (), fresh: int = FRESH) -> None:
+    def __init__(
+        self, optimiser: str, seed: int, cache: Path, more: Sequence[str] = ("n_iters=80",), fresh: int = FRESH
+    ) -> None:
         name, *options = optimiser.split(":")
         chosen = [f"optimiser={name}", *(f"optimiser.{option}" for option in options)]
-        settings = compose.compose_run(["experiment=demo", f"seed={seed}", "n_iters=80", *chosen, *more])
-        self.setup = without_idle(make_setup(compose.validate(settings), settings, RunFolder(cache / "unused")))
+        settings = compose.compose_run(["experiment=demo", f"seed={seed}", *chosen, *more])
+        setup = make_setup(compose.validate(settings), settings, RunFolder(cache / "unused"))
+        self.setup = without_idle(narrowed(setup))
+        self._fresh = fresh
         self.space = self.setup.space
-        again = [
+        fresh = [
             replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=fresh)
             for payload in self.setup.payloads
         ]
-        self.fresh = fresh
-        self.payloads = {"run": self.setup.payloads, "fresh": resolve(again, 7919 * 97 + seed, None)}
+        self.payloads = {"run": self.setup.payloads, "fresh": resolve(fresh, 7919 * 97 + seed, None)}
         self._evaluator: PipelineEvaluator | None = None
         self._cache = cache / f"seed-{seed}"
         self._cache.mkdir(parents=True, exist_ok=True)
@@ -91,7 +95,7 @@ class Demo:
 
     def judged(self, values: Mapping[str, float], which: str = "run") -> dict[str, Any]:
         """Value and raw scores of a merge, on the run's pictures or on fresh ones."""
-        text = json.dumps([which, *([self.fresh] if which == "fresh" else []), values], sort_keys=True)
+        text = json.dumps([which, *([self._fresh] if which == "fresh" else []), values], sort_keys=True)
         path = self._cache / f"{which}-{np.random.SeedSequence(list(text.encode())).generate_state(2, np.uint64)[0]:x}"
         if not path.is_file():
             if self._evaluator is None:

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bayes_merger.run.loop import LONGEST, SHORTEST
 from bayes_merger.search import build_space, samplers
-from bayes_merger.search.study.proposer import Proposer
+from bayes_merger.search.study.proposer import TAKEOVER, Proposer
 from bayes_merger.search.study.storage import backend, open_storage
 from bayes_merger.search.study.study import create_study, load_study
 from bayes_merger.search.study.transaction import transaction
@@ -99,6 +99,7 @@ class Log:
     cpu: float = 0.0
     statements: int = 0
     megabytes: float = 0.0
+    vain: int = 0
 
     def __post_init__(self) -> None:
         self.take: list[float] = []
@@ -139,11 +140,12 @@ def work(
     log.count(backend(study))
     begin()
     pause = SHORTEST
-    with Worker(study, SPACE) as worker:
+    with Worker(study, SPACE, patience=TAKEOVER) as worker:
         while not over():
             started = time.perf_counter()
             trial = worker.claim(total)
             if trial is None:
+                log.vain += 1
                 if worker.done >= total:
                     break
                 time.sleep(pause)
@@ -227,6 +229,8 @@ class Row:
     workers: int
     rate: float
     client: float
+    proposer: float
+    vain: float
     server: float
     statements: float
     take: list[float]
@@ -256,8 +260,11 @@ def measure(address: str, who: str, finished: int, workers: int, seconds: float)
     children = [start(partial(act, number=number), folder / f"{number}") for number in range(workers)]
     while len(list(ready.iterdir())) < workers or (helper and not count(address, name, "WAITING")):
         time.sleep(0.1)  # the proposer reads the history once: that is "joining" too
-    before, at, began = server_cpu(postmaster), count(address, name), time.monotonic()
+    before = server_cpu(postmaster)
     go.touch()
+    while count(address, name) < finished + 2 * workers:
+        time.sleep(0.1)  # until all work; trials without drawing begin slower than others end
+    at, began = count(address, name), time.monotonic()
     time.sleep(seconds)
     rate = (count(address, name) - at) / (time.monotonic() - began)
     folder.with_suffix(".over").touch()
@@ -273,6 +280,8 @@ def measure(address: str, who: str, finished: int, workers: int, seconds: float)
     return Row(
         who, finished, workers, rate,
         client=sum(log["cpu"] for log in logs) / done,
+        proposer=sum(log["cpu"] for log in logs if not log["tell"]) / done,
+        vain=sum(log["vain"] for log in logs) / done,
         server=(server_cpu(postmaster) - before) / done,
         statements=sum(log["statements"] for log in logs) / done,
         take=[took for log in logs for took in log["take"]],

@@ -112,24 +112,24 @@ def stopping() -> Iterator[list[subprocess.Popen[str]]]:
 def test_of_two_workers_one_is_killed_and_the_other_goes_on(
     workplace: Path, stopping: list[subprocess.Popen[str]]
 ) -> None:
-    process = start(workplace, *RUN, "name=two", "workers=2", "n_iters=6")
+    process = start(workplace, *RUN, "name=two", "workers=2", "n_iters=26")
     stopping.append(process)
-    until(process, "  3/10  ")
+    until(process, "  1/30  ")
     os.kill(children(process.pid)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert out.count("died (killed by SIGKILL)") == 1
     assert "1 of 2 workers go on" in out
-    check_whole(workplace, "two", 10)
+    check_whole(workplace, "two", 30)
 
 
 @pytest.mark.slow
 def test_the_launcher_is_killed_and_its_workers_leave_with_it(
     workplace: Path, stopping: list[subprocess.Popen[str]]
 ) -> None:
-    process = start(workplace, *RUN, "name=orphans", "workers=2", "n_iters=6")
+    process = start(workplace, *RUN, "name=orphans", "workers=2", "n_iters=26")
     stopping.append(process)
-    until(process, "  3/10  ")
+    until(process, "  1/30  ")
     workers = children(process.pid)
     assert len(workers) == 2
     process.kill()
@@ -137,16 +137,16 @@ def test_the_launcher_is_killed_and_its_workers_leave_with_it(
     wait_until(lambda: have_ended(workers))
     result = command(workplace, "resume", "orphans")
     assert result.returncode == 0, result.stderr
-    check_whole(workplace, "orphans", 10)
+    check_whole(workplace, "orphans", 30)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_is_passed_on_to_the_workers(workplace: Path, stopping: list[subprocess.Popen[str]], times: int) -> None:
     name = f"stopped{times}"
-    process = start(workplace, *RUN, f"name={name}", "workers=2", "n_iters=16")
+    process = start(workplace, *RUN, f"name={name}", "workers=2", "n_iters=26")
     stopping.append(process)
-    until(process, "  3/20  ")
+    until(process, "  1/30  ")
     workers = children(process.pid)
     process.send_signal(signal.SIGINT)
     if times == 2:
@@ -166,9 +166,9 @@ def test_ctrl_c_is_passed_on_to_the_workers(workplace: Path, stopping: list[subp
 
 @pytest.mark.slow
 def test_when_all_workers_die_the_run_says_so(workplace: Path, stopping: list[subprocess.Popen[str]]) -> None:
-    process = start(workplace, *RUN, "name=alldead", "workers=2", "n_iters=16")
+    process = start(workplace, *RUN, "name=alldead", "workers=2", "n_iters=26")
     stopping.append(process)
-    until(process, "  2/20  ")
+    until(process, "  1/30  ")
     for number in children(process.pid):
         os.kill(number, signal.SIGKILL)
     _, err = process.communicate(timeout=120)

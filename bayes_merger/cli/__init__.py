@@ -27,6 +27,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       search the best merge of two checkpoints; run --help lists the settings
   bayes-merger resume NAME [n_iters=100]
       go on where a study stopped: after Ctrl-C, kill -9, a power cut, or with more trials
+  bayes-merger pause NAME, bayes-merger stop NAME [--now]
+      hold a run that goes on elsewhere, which resume lets go on; or end it after its trial
   bayes-merger fork NAME NEW [optimiser=gp] [space.frozen.IN00=0.5]
       a new study that takes over what compares from another one, without drawing it again
   bayes-merger worker NAME [--storage postgresql://...]
@@ -78,6 +80,8 @@ Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 1
 COMMANDS = {
     "run": "run",
     "resume": "run",
+    "pause": "steer",
+    "stop": "steer",
     "fork": "fork",
     "worker": "worker",
     "rate": "rate",
@@ -91,6 +95,7 @@ COMMANDS = {
     "plan": "plan",
     "diff": "diff",
     "effect": "effect",
+    "xy": "xy",
     "recipe": "recipe",
     "payload": "payload",
     "score": "score",

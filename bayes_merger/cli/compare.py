@@ -14,9 +14,8 @@ from rich.text import Text
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.paths import user_path
-from bayes_merger.report.comparison import Comparison, PairedTest, Side, comparison
+from bayes_merger.report.comparison import Comparison, Side, comparison, sentence
 from bayes_merger.report.contact_sheet import sheet
-from bayes_merger.report.tables import with_error
 from bayes_merger.report.thumbnails import write_image
 from bayes_merger.run.folder import find_study, load
 from bayes_merger.run.record import trial_of
@@ -116,14 +115,6 @@ def _print_weights(console: Console, found: Comparison, most: int = 12) -> None:
     console.print(table)
     if len(found.weights) > most:
         print(f"and {len(found.weights) - most} more: --json has them")
-
-
-def sentence(test: PairedTest, second: str) -> str:
-    """What the pairs say, in words."""
-    lead = f"{second} leads by {with_error(test.lead, test.error, '+')} over {test.pairs} pictures"
-    if test.p is None:
-        return f"{lead}: too few to tell it from luck" if test.error else f"{lead}, the same on each"
-    return f"{lead}: {'more than luck' if test.p < 0.05 else 'no more than luck'} (paired t test, p = {test.p:.2g})"
 
 
 def write_sheet(found: Comparison, path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bayes_merger.cli.arguments import as_settings, split_off
+from bayes_merger.cli.notifying import notified
 from bayes_merger.cli.run import name_of
 from bayes_merger.cli.seat import seated
-from bayes_merger.cli.terminal import watching
 
 HELP = """\
 bayes-merger fork NAME NEW [SETTING=VALUE ...]
@@ -38,5 +38,6 @@ def fork(arguments: Sequence[str]) -> None:
     from bayes_merger import session
 
     seating, overrides = seated(overrides)
+    reporting, overrides = notified(overrides)
     runs = split_off("runs", overrides)[0] or "runs"
-    session.fork(name, new, overrides, runs=runs, reporting=watching, seating=seating)
+    session.fork(name, new, overrides, runs=runs, reporting=reporting, seating=seating)

@@ -22,6 +22,7 @@ from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.budget import FOLLOWING
 from bayes_merger.run.folder import RunFolder, check_name, is_begun, load, slug, stem_of
+from bayes_merger.run.progress import Reporting
 from bayes_merger.search.study.storage import is_address
 
 SHARED = ("name", "runs", "storage")
@@ -60,8 +61,12 @@ class Planned:
         return data["state"] == "done" and (bool(data["stopped"]) or data["trials"]["finished"] >= budget)
 
 
-def multirun(overrides: Sequence[str]) -> None:
+def multirun(overrides: Sequence[str], reporting: Reporting = watching) -> None:
     """Run one study per combination of the swept values; what was begun earlier goes on, what is done is left alone.
+
+    Args:
+        overrides: as typed.
+        reporting: opens each study's progress reporter.
 
     Raises:
         ConfigError: a setting that makes no sense in one of them; found before the first one starts.
@@ -84,7 +89,7 @@ def multirun(overrides: Sequence[str]) -> None:
             continue
         print(f"[{number}/{len(studies)}] {name}", flush=True)
         try:
-            _run(study)
+            _run(study, reporting)
         except (Interrupted, Paused) as error:
             raise type(error)(f"{error}; the same command goes on with all {len(studies)} studies") from error
         except BayesMergerError as error:
@@ -208,12 +213,12 @@ def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, tree
 
 
-def _run(study: Planned) -> None:
+def _run(study: Planned, reporting: Reporting) -> None:
     if is_begun(study.folder):
         address, runs = study.folder.address, study.folder.path.parent
-        session.resume(study.folder.name, _changes(study), runs=runs, address=address, reporting=watching)
+        session.resume(study.folder.name, _changes(study), runs=runs, address=address, reporting=reporting)
     else:
-        session.begin(study.settings, reporting=watching)
+        session.begin(study.settings, reporting=reporting)
 
 
 def closing_table(studies: Sequence[Planned], failed: Mapping[str, str]) -> Table:

@@ -32,7 +32,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.recipe.step_file import beside
 from bayes_merger.run.idle import idle_text
-from bayes_merger.run.recipes import named_recipe
+from bayes_merger.run.recipes import about_space, named_recipe
 from bayes_merger.run.spaces import usual_numbers
 
 DESCRIPTION = """\
@@ -104,8 +104,9 @@ def plan(arguments: Sequence[str]) -> None:
             if step.name in unfolded.steps:
                 _print_table(unfolded.steps[step.name].recipe, unfolded.steps[step.name].planned, options.keys, own)
         _print_plan(unfolded.last, planned, checkpoints, options.keys, own)
-        if about_idle:
-            print(f"note: {_visible(about_idle)}")
+        studies = [about_space(word, Path(options.runs)) for word in options.source if "=" not in word]
+        for line in filter(None, (about_idle, *studies)):
+            print(f"note: {_visible(line)}")
 
 
 def _idle(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) -> tuple[set[str], str]:

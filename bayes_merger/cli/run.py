@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from bayes_merger import compose
 from bayes_merger.cli.arguments import as_settings, split_off
+from bayes_merger.cli.notifying import notified
 from bayes_merger.cli.seat import seated
-from bayes_merger.cli.terminal import watching
 from bayes_merger.config import CHANGEABLE
 from bayes_merger.errors import ConfigError, UserError
+from bayes_merger.run import steering
+from bayes_merger.run.control import PAUSE, run_state, wish_of
+from bayes_merger.run.folder import RunFolder, find_study
+from bayes_merger.search.space.from_effect import about_effect, read_from_effect
 
 RUN_HELP = """\
 bayes-merger run [SETTING=VALUE ...]
@@ -23,6 +28,9 @@ bayes-merger run [SETTING=VALUE ...]
                                     command goes on after Ctrl-C or a kill (range(0,3) and choice(a,b) are understood)
   bayes-merger run ... scorers=manual      you rate, in a page of the browser, while the run draws on; from a phone:
                                     web.host=0.0.0.0; at another port: web.port=9000
+  bayes-merger run ... notify.webhook=https://...      tells that address by POST: done, failed, waiting for you, a new
+                                    best; or in the environment variable BAYES_MERGER_WEBHOOK
+  bayes-merger run ... generator=outside name=mine      you draw and judge: a program asks for merges (docs/api.md)
   bayes-merger run ... --cfg        print the settings and stop
 
 Your own payloads/NAME.yaml, scorers/NAME.yaml and conf/ in the working folder are found before ours.
@@ -41,10 +49,11 @@ def run(arguments: Sequence[str]) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(RUN_HELP + compose.settings_help(), end="")
         return
+    reporting, arguments = notified(arguments)
     if any(argument in ("-m", "--multirun") for argument in arguments):
         from bayes_merger.cli.multirun import multirun
 
-        multirun([argument for argument in arguments if argument not in ("-m", "--multirun")])
+        multirun([argument for argument in arguments if argument not in ("-m", "--multirun")], reporting)
         return
     seating, arguments = seated(arguments)
     overrides = [argument for argument in arguments if argument not in ("--cfg", "--cfg=job")]
@@ -56,22 +65,28 @@ def run(arguments: Sequence[str]) -> None:
     from bayes_merger import session
 
     named = any(override.startswith("name=") for override in overrides)
-    session.begin(settings, named=named, reporting=watching, seating=seating)
+    session.begin(settings, named=named, reporting=reporting, seating=seating)
 
 
 def _print_searched(overrides: Sequence[str]) -> None:
     """What the settings make the run search, as a comment; that depends on the models, which may not be there yet."""
+    from bayes_merger.run.effect.narrowing import looked_up
     from bayes_merger.run.setup import open_and_divide
 
     try:
-        checkpoints, _, space, _ = open_and_divide(compose.validate(compose.compose_run(overrides)))
+        config = compose.validate(compose.compose_run(overrides))
+        checkpoints, _, space, _ = open_and_divide(config)
+        config = looked_up(config, checkpoints, space)
     except UserError as error:
         print(f"# searched: not known yet ({error})")
         return
     for checkpoint in checkpoints.values():
         checkpoint.close()
-    names = [parameter.name for parameter in space.parameters]
+    found = read_from_effect(config.space)
+    names = [p.name for p in space.parameters if not (found and found.frozen and p.name in found.frozen)]
     print(f"# searched: {len(names)} numbers: {', '.join(names)}")
+    if line := about_effect(config.space, space.blocks):
+        print(f"# {line}")
 
 
 def resume(arguments: Sequence[str]) -> None:
@@ -90,9 +105,33 @@ def resume(arguments: Sequence[str]) -> None:
         return
     name, overrides = name_of(as_settings(arguments), "resume: takes the study, like  bayes-merger resume NAME")
     seating, overrides = seated(overrides)
+    reporting, overrides = notified(overrides)
     address, overrides = split_off("storage", overrides)
-    runs = split_off("runs", overrides)[0] or "runs"
-    session.resume(name, overrides, runs=runs, address=address, reporting=watching, seating=seating)
+    runs, changes = split_off("runs", overrides)
+    runs = runs or "runs"
+    if _steered(find_study(Path(runs), name, address), changes):
+        return
+    session.resume(name, overrides, runs=runs, address=address, reporting=reporting, seating=seating)
+
+
+def _steered(folder: RunFolder, overrides: Sequence[str]) -> bool:
+    """Whether a run of it goes on already, and was let go on or given more trials.
+
+    Raises:
+        ConfigError: it has as many trials already.
+    """
+    wanted = [override.removeprefix("n_iters=") for override in overrides]
+    more = len(wanted) == 1 and wanted[0].isdecimal()
+    paused = wish_of(folder) == PAUSE
+    if not run_state(folder) or not (more or (paused and not overrides)):
+        return False
+    if more:
+        total = steering.give_trials(folder, int(wanted[0]))
+        print(f"study {folder.name} goes on, to {total} trials in all")
+    if paused:
+        steering.go_on(folder)
+        print(f"study {folder.name} is no longer paused")
+    return True
 
 
 def name_of(arguments: Sequence[str], way_out: str) -> tuple[str, list[str]]:

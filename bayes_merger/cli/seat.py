@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bayes_merger.cli.arguments import split_off
 from bayes_merger.errors import ConfigError
+from bayes_merger.run.rating.desk import no_seat
 
 if TYPE_CHECKING:
     from bayes_merger.run.folder import RunFolder
@@ -23,8 +24,12 @@ def seated(overrides: Sequence[str]) -> tuple[Seating, list[str]]:
     """The page of a run, and the settings without those of the page: they are the machine's and not the study's."""
     host, rest = split_off("web.host", overrides)
     port, rest = split_off("web.port", rest)
+    page, rest = split_off("web.page", rest)
     if port and not port.isdecimal():
         raise ConfigError(f"web.port: '{port}' is no port; give a number like  web.port=8300")
+
+    if page == "off":  # who started the run has the page
+        return no_seat, rest
 
     def seating(folder: RunFolder, progress: ProgressReporter) -> AbstractContextManager[None]:
         return page_beside(folder, progress.note, host or "127.0.0.1", int(port) if port else None)

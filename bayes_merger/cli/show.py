@@ -38,12 +38,15 @@ from bayes_merger.report.tables import (
     verdict_line,
     with_error,
 )
-from bayes_merger.report.timing import PARTS, timing, timing_table
+from bayes_merger.report.timing import PARTS, beside, timing, timing_table
 from bayes_merger.report.verdict import pictures_compared
+from bayes_merger.run.attributes import CONFIG
+from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
 from bayes_merger.run.predicted import last_prediction
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of, recipe_of
+from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.loading import fingerprint_hash
 from bayes_merger.search.surrogates.posterior import StudyPosterior
 
@@ -154,7 +157,7 @@ def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str
     more = "".join(
         f", {counts[key]} {words}" for key, words in (("pruned", "given up early"), ("failed", "failed")) if counts[key]
     )
-    state = "running" if folder.is_running else data["state"]
+    state = run_state(folder) or data["state"]
     print(f"{data['name']}: {state}, {counts['finished']}{of} trials{more}, {data['method']}, {data['optimiser']}")
     if data["final"]:
         print(f"  {verdict_line(data)}")
@@ -164,7 +167,8 @@ def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str
         print(f"  {data['left_out']}")
     for name, model in data["models"].items():
         print(f"  model {printable(name.upper())}  {printable(model['path'], longest=400)}  {model['sha256'][:10]}")
-    if line := about_idle(space_of(study)):
+    space, config = space_of(study), study.user_attrs.get(CONFIG) or {}
+    for line in filter(None, (about_idle(space), about_effect(config.get("space"), space.blocks))):
         print(f"  {printable(line, longest=400)}")
     found = overview(folder)
     when = f"last trial {ago(found.last, datetime.now())}, " if found.last else ""
@@ -207,7 +211,7 @@ def _print_ways_on(folder: RunFolder, study: optuna.study.Study, trials: int) ->
 def _show_timing(folder: RunFolder, as_json: bool) -> None:
     trials = report.trials_data(load(folder))
     if as_json:
-        print(json.dumps(timing(trials), indent=2))
+        print(json.dumps(timing(trials) | beside(trials), indent=2))
     elif table := timing_table(trials):
         Console().print(table)
     else:

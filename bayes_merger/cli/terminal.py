@@ -1,4 +1,4 @@
-"""What a run looks like on the screen: two live bars on a terminal, plain lines in a pipe, both kept in the log."""
+"""What a run looks like on the screen: two live bars, title and bell of a terminal; plain lines in a pipe; a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from bayes_merger.run.progress import PlainReporter, ProgressReporter, Step, TrialReport, ends, trial_line
+from bayes_merger.errors import Interrupted
+from bayes_merger.run.progress import FOR_YOU, PlainReporter, ProgressReporter, Step, TrialReport, ends, trial_line
 
 
 class BarReporter(PlainReporter):
@@ -29,28 +30,37 @@ class BarReporter(PlainReporter):
         )
         self._study = self._progress.add_task("study", total=None, info="")
         self._step = self._progress.add_task("starting", total=None, info="")
+        self._name, self._waiting = log.parent.name, False
 
     def __enter__(self) -> BarReporter:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._progress.stop()
+        self._console.set_window_title(self._name)
+        if kind is None or not issubclass(kind, Interrupted | KeyboardInterrupt):  # who pressed Ctrl-C is looking
+            self._console.bell()
 
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
-        """Show the current step on the second line."""
+        """Show the current step on the second line; ring when a person begins to be waited for."""
+        if (waits := text.startswith(FOR_YOU)) and not self._waiting:
+            self._console.bell()
+        self._waiting = waits
         self._progress.update(self._step, description=text, completed=done, total=total or None)
 
     def budget(self, done: int, total: int) -> None:
-        """Set the first line."""
+        """Set the first line, and the window's title."""
         self._progress.update(self._study, completed=done, total=total)
+        self._console.set_window_title(f"{done}/{total} {self._name}")
 
     def trial(self, report: TrialReport) -> None:
         """Print the trial above the bars and move the first one on."""
         best = f"best {report.best:.3f}" if report.best is not None else ""
         best += f" ({report.mean:.3f})" if report.mean is not None else ""
         best += f"  {ends(report.left)}" if report.left else ""
-        self._progress.update(self._study, completed=report.done, total=report.total, info=best.lstrip())
+        self.budget(report.done, report.total)
+        self._progress.update(self._study, info=best.lstrip())
         self.note(trial_line(report))
 
     def note(self, text: str) -> None:

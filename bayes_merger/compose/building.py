@@ -22,7 +22,7 @@ from bayes_merger.config import data_root
 from bayes_merger.documents import files_below, read_document
 from bayes_merger.errors import ConfigError, one_line, printable
 
-_TRUSTED = {
+TRUSTED = {
     "_target_": "is built from",
     "viewer": "is a command",
     "ledger": "is a file to write",
@@ -107,7 +107,7 @@ def check_trusted(settings: Mapping[str, Any], typed: Collection[str]) -> None:
             file = f"{'' if group == 'scorers' else 'conf/'}{group}/{printable(name)}.yaml"
             shown = printable(str(value), longest=80)
             raise ConfigError(
-                f"{printable(place)}: '{shown}' {_TRUSTED[key]}, which a study may only name if a file of yours does; "
+                f"{printable(place)}: '{shown}' {TRUSTED[key]}, which a study may only name if a file of yours does; "
                 f"if you trust it, put a {file} with  {key}: {shown}  into the working folder"
             )
 
@@ -123,7 +123,7 @@ def _named(data: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
     if isinstance(data, Mapping):
         for key, value in data.items():
             inner = f"{place}.{key}".lstrip(".")
-            if key in _TRUSTED and not isinstance(value, Mapping | list):
+            if key in TRUSTED and not isinstance(value, Mapping | list):
                 yield inner, key, value
             yield from _named(value, inner)
     elif isinstance(data, list):
@@ -133,7 +133,7 @@ def _named(data: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
 
 def _of_own_files() -> dict[str, list[Any]]:
     """Setting -> the values that our files and the user's own give it."""
-    found: dict[str, list[Any]] = {key: [] for key in _TRUSTED}
+    found: dict[str, list[Any]] = {key: [] for key in TRUSTED}
     for folder in (data_root(), Path.cwd()):
         for path in (path for part in ("conf", "scorers") for path in files_below(folder / part, (".yaml",))):
             try:

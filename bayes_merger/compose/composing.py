@@ -25,6 +25,7 @@ from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.merging.models.named import with_paths
 from bayes_merger.paths import user_path
+from bayes_merger.run.outside import is_outside, without_drawing
 
 
 def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
@@ -56,6 +57,8 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
         plain = words.show(OmegaConf.to_container(config, resolve=True))
     files = given.pop(NAMED_FILES, {})
     plain = with_paths(plain, plain["models_dir"])
+    if is_outside(plain):
+        return _by_name(without_drawing(plain, overrides))
     return _by_name(plain | {"payloads": typed.applied(list(files), given)})
 
 

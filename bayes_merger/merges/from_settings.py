@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
-from bayes_merger.merging.models.opening import closed_on_error, open_each, open_model, references
+from bayes_merger.merging.models.opening import closed_on_error, in_order, open_each, open_model, references
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.rebasin.settings import read_rebasin
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
@@ -33,12 +33,19 @@ _ACT = "act:"  # before the file that multiplies a weight
 _TABLES = {"saliency": "b=FILE", "act": "alpha=FILE", "rebasin": "b=a"}  # settings that are tables, with an example
 
 
-def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
+Open = Callable[[Mapping[str, str]], dict[str, Checkpoint]]
+"""Opens models by name, as `open_each` does."""
+
+
+def recipe_by_hand(
+    given: Mapping[str, Any], dtype: str | None, opened: Open = open_each
+) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
     """The merge that settings describe, and its opened models.
 
     Args:
-        given: setting to text.
+        given: setting to text; or, of a setting that is no number, to what a run's configuration has for it.
         dtype: of the result.
+        opened: opens the models, or knows them as they are open.
 
     Raises:
         ConfigError: settings that make no sense.
@@ -58,9 +65,10 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
             raise ConfigError(f"model_{name}: method '{method}' needs it; give  model_{name}=FILE")
     options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
     bound = spec.bind(models, options)
-    checkpoints = open_each(models, rebasin=read_rebasin("rebasin", tables["rebasin"]))
+    checkpoints = opened(models)
     with closed_on_error(checkpoints):
-        blocks = _read_blocks(Path(given["blocks"])) if given.get("blocks") else None
+        checkpoints = in_order(checkpoints, read_rebasin("rebasin", tables["rebasin"]))
+        blocks = _read_blocks(Path(given["blocks"])) if isinstance(given.get("blocks"), str) else given.get("blocks")
         settings = read_settings({**given, **tables, "dtype": dtype or "auto", "options": options, "blocks": blocks})
         settings = replace(settings, vae=take_vae(settings.vae, checkpoints))
         whole = checkpoints["a"].architecture
@@ -77,8 +85,8 @@ def recipe_by_hand(given: Mapping[str, str], dtype: str | None) -> tuple[MergeRe
     return recipe, checkpoints
 
 
-def with_tables(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """The settings that are texts, and those that are tables, as `read_settings` takes them.
+def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that are no tables, and those that are, as `read_settings` takes them.
 
     ``alpha=act:FILE`` is short for ``alpha=1 act.alpha=FILE``, ``saliency=FILE`` for ``saliency.b=FILE``.
     """
@@ -96,7 +104,7 @@ def with_tables(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any
                 tables[name][model] = {**tables[name].get(model, {}), about: text}
             else:
                 tables[name][part] = {"to": text} if name == "rebasin" else text
-        elif text.startswith(_ACT):
+        elif isinstance(text, str) and text.startswith(_ACT):
             tables["act"][key] = text.removeprefix(_ACT)
             others[key] = "1"
         else:
@@ -116,7 +124,8 @@ def take_vae(vae: str, checkpoints: dict[str, Checkpoint]) -> str:
     """
     if vae in (*checkpoints, "merge") or not re.search(r"[./\\]", vae):
         return vae
-    checkpoints["vae"] = open_model("vae", vae)
+    if "vae" not in checkpoints:
+        checkpoints["vae"] = open_model("vae", vae)
     return VAE_FILE
 
 

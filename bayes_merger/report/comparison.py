@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from bayes_merger.report.contents import Shot, Shots
+from bayes_merger.report.tables import with_error
 from bayes_merger.run.attributes import PAYLOADS, SCORERS, WEIGHTS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.record import ENOUGH
@@ -153,6 +154,14 @@ def paired_test(leads: Sequence[float]) -> PairedTest:
     from scipy.special import stdtr
 
     return PairedTest(count, mean, error, 2.0 * float(stdtr(count - 1, -abs(mean) / error)))
+
+
+def sentence(test: PairedTest, second: str) -> str:
+    """What the pairs say, in words."""
+    lead = f"{second} leads by {with_error(test.lead, test.error, '+')} over {test.pairs} pictures"
+    if test.p is None:
+        return f"{lead}: too few to tell it from luck" if test.error else f"{lead}, the same on each"
+    return f"{lead}: {'more than luck' if test.p < 0.05 else 'no more than luck'} (paired t test, p = {test.p:.2g})"
 
 
 def _differences(

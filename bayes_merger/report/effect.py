@@ -1,15 +1,12 @@
-"""What parts of a model do to pictures, for people and programs: a table, CSV, JSON, a heat map, moving pictures."""
+"""What parts of a model do to pictures, for people and programs: a table, a heat map, moving pictures."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +16,9 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.report.figures import draw_cells, new_figure, write_plot
 from bayes_merger.report.tables import with_error
 from bayes_merger.report.thumbnails import write_image
-from bayes_merger.run.effect import Effect
+from bayes_merger.run.effect.entries import Entry
+from bayes_merger.run.effect.kept import key_of
+from bayes_merger.run.effect.measuring import Effect
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,36 +34,12 @@ def table(effects: Sequence[Effect]) -> Table:
     """The entries that were drawn, those that change most first."""
     drawn = sorted((e for e in effects if e.measures), key=lambda e: -e.measures["changed"].mean)
     names = list(drawn[0].measures) if drawn else ["changed"]
-    found = Table("entry", "|B - A|", *(f"{name} %" if name == "changed" else name for name in names))
+    found = Table()
+    for name in ("entry", "|B - A|", *(f"{name} %" if name == "changed" else name for name in names)):
+        found.add_column(Text(printable(name)), no_wrap=True)
     for effect in drawn:
         cells = [with_error(effect.measures[n].mean, effect.measures[n].error) for n in names]
         found.add_row(Text(printable(effect.entry.name)), f"{effect.entry.relative:.2%}", *cells)
-    return found
-
-
-def as_csv(effects: Sequence[Effect]) -> str:
-    """One line for each entry, in their order; what was not drawn has no measures."""
-    lines = as_data(effects)
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-def as_data(effects: Sequence[Effect]) -> list[dict[str, Any]]:
-    """Each entry as a flat table: every measure by its name, and its standard error where there is one."""
-    found: list[dict[str, Any]] = []
-    for effect in effects:
-        entry = effect.entry
-        line: dict[str, Any] = {
-            "entry": entry.name, "rule": entry.rule, "ratio": entry.ratio, "block": entry.block, "part": entry.part,
-            "status": effect.status, "relative_norm": entry.relative if math.isfinite(entry.relative) else None,
-        }  # fmt: skip
-        for name, measure in effect.measures.items():
-            line |= {name: measure.mean, f"{name}_error": measure.error}
-        found.append(line)
     return found
 
 
@@ -125,6 +100,6 @@ def _row(images: Sequence[Image.Image], caption: str) -> Image.Image:
     return found
 
 
-def file_name(number: int, effect: Effect) -> str:
-    """A name for its pictures that any file system takes."""
-    return f"{number:03d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', effect.entry.name)[:60]}"
+def file_name(entry: Entry) -> str:
+    """A name for an entry's pictures that any file system takes, and no other entry has."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', entry.name).strip('_')[:60]}-{key_of(entry)[:6]}"

@@ -11,10 +11,12 @@ from typing import Any
 from optuna.study import Study
 
 from bayes_merger.errors import UserError, printable
-from bayes_merger.report.summary import budget_of, method_of, optimiser_of
+from bayes_merger.report.summary import method_of, optimiser_of
 from bayes_merger.report.verdict import pictures_compared, verdict
 from bayes_merger.run.attributes import CONFIG
+from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, load
+from bayes_merger.run.outside import budget_of
 from bayes_merger.run.record import complete_trials, final_of, value_of
 from bayes_merger.search.study.rows import Glance, RowStorage
 
@@ -27,7 +29,7 @@ class Overview:
 
     Attributes:
         name: of the study.
-        state: ``running``, ``done``, ``unfinished`` or ``unreadable``.
+        state: ``running``, ``pausing``, ``paused``, ``stopping``, ``done``, ``unfinished`` or ``unreadable``.
         finished: how many trials are done.
         budget: how many it is to have; None: as many as somebody asks for.
         trial: the winner; before the final round, the best so far.
@@ -74,7 +76,7 @@ def overview(folder: RunFolder) -> Overview:
     best = final.winner if final else max(seen.values, key=seen.values.__getitem__, default=None)
     return Overview(
         folder.name,
-        "running" if folder.is_running else "done" if final else "unfinished",
+        run_state(folder) or ("done" if final else "unfinished"),
         len(seen.values) + seen.pruned,
         budget_of(study),
         best,

@@ -42,7 +42,7 @@ Address = Callable[[Path, int, int], str]
 
 def page(found: Contents) -> str:
     """The report as HTML."""
-    script, style = _static("report.js"), _static("report.css")
+    script, style = static("report.js"), static("report.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return (
@@ -57,12 +57,13 @@ def page(found: Contents) -> str:
     )
 
 
-def sections(found: Contents, address: Address = data_uri) -> dict[str, str]:
+def sections(found: Contents, address: Address = data_uri, *, listed: int = LISTED) -> dict[str, str]:
     """The parts of a report as HTML, by name in the order of a page; empty where a study has nothing to show.
 
     Args:
         found: what is shown.
         address: of its pictures; by default they lie in the text itself.
+        listed: at most so many trials are in the table; what shows :func:`trial_rows` beside it wants none.
     """
     return {
         "head": _head(found),
@@ -70,14 +71,15 @@ def sections(found: Contents, address: Address = data_uri) -> dict[str, str]:
         "weights": _weights(found),
         "course": _course(found),
         "gallery": _gallery(found, address),
-        "trials": _trials(found),
+        "trials": _trials(found, listed),
         "take-home": _take_home(found),
         "settings": _settings(found),
     }
 
 
 @lru_cache
-def _static(name: str) -> str:
+def static(name: str) -> str:
+    """A file of the pages' look or behaviour."""
     return resources.files("bayes_merger.report").joinpath("static", name).read_text(encoding="utf-8")
 
 
@@ -259,23 +261,34 @@ def _gallery(found: Contents, address: Address) -> str:
     return _section("The best pictures", "".join(parts)) if parts else ""
 
 
-def _trials(found: Contents) -> str:
+def _trials(found: Contents, listed: int) -> str:
     if not found.trials:
         return _section("Trials", "<p>None has finished yet.</p>")
-    scorers = list(dict.fromkeys(name for row in found.trials for name in row["scores"]))
-    ranked = sorted(found.trials, key=lambda row: (row["value"] is None, -(row["value"] or 0.0), row["trial"]))
-    believed = any("mean" in row for row in found.trials)
+    scorers, believed = _columns(found)
     head = ["trial", "points", *["posterior mean"] * believed, *scorers, "phase", "state", "why"]
-    chosen = (found.summary["best"] or {}).get("trial")
-    rows = "".join(_trial(row, scorers, believed, row["trial"] == chosen) for row in ranked[:LISTED])
-    words = ("phase", "state", "why")
-    titles = "".join(f"<th tabindex=0{' class=text' * (name in words)}>{_text(name)}</th>" for name in head)
-    more = len(found.trials) - LISTED
-    about = f"The best {LISTED} of {len(found.trials)}; show --csv has all. " if more > 0 else ""
+    rows = "".join(trial_rows(found, listed).values())
+    sides = dict.fromkeys(("phase", "state", "why"), " class=text") | {"points": " aria-sort=descending"}
+    titles = "".join(f"<th tabindex=0{sides.get(name, '')}>{_text(name)}</th>" for name in head)
+    more = len(found.trials) - listed
+    about = f"The best {listed} of {len(found.trials)}; show --csv has all. " if listed and more > 0 else ""
     about += '<span class="screen">Click a column to sort by it.</span>'
     search = '<input type="search" id="filter" class="screen" placeholder="filter trials" aria-label="filter trials">'
     table = f"<table class=sortable id=trials><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
     return _section("Trials", f'{search}<div class="table">{table}</div>', about)
+
+
+def trial_rows(found: Contents, most: int | None = None) -> dict[int, str]:
+    """The table's rows by trial, the best first."""
+    scorers, believed = _columns(found)
+    chosen = (found.summary["best"] or {}).get("trial")
+    ranked = sorted(found.trials, key=lambda row: (row["value"] is None, -(row["value"] or 0.0), row["trial"]))
+    return {row["trial"]: _trial(row, scorers, believed, row["trial"] == chosen) for row in ranked[:most]}
+
+
+def _columns(found: Contents) -> tuple[list[str], bool]:
+    """The scorers, and whether something is believed of a trial."""
+    scorers = list(dict.fromkeys(name for row in found.trials for name in row["scores"]))
+    return scorers, any("mean" in row for row in found.trials)
 
 
 def _trial(row: Mapping[str, Any], scorers: Sequence[str], believed: bool, chosen: bool) -> str:

@@ -15,9 +15,10 @@ from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.verdict import verdict_of
-from bayes_merger.run.attributes import CONFIG, IMAGES, PAYLOADS, RECIPE, SCORES, TIMES, WEIGHTS
+from bayes_merger.run.attributes import CONFIG, IMAGES, RECIPE, SCORES, TIMES, WEIGHTS
 from bayes_merger.run.holdout import trends
 from bayes_merger.run.idle import space_of
+from bayes_merger.run.outside import budget_of
 from bayes_merger.run.predicted import prediction_of
 from bayes_merger.run.record import (
     chosen_trial,
@@ -108,14 +109,6 @@ def summary(study: optuna.study.Study, known: StudyPosterior | None = None) -> d
     if names := objectives_of(study):
         data |= {"objectives": names, "front": front_data(study, names)}
     return data
-
-
-def budget_of(study: optuna.study.Study) -> int | None:
-    """How many trials the study is to have; ``None`` where a program asks for as many as it likes."""
-    if not study.user_attrs.get(PAYLOADS):
-        return None
-    config = study.user_attrs.get(CONFIG, {})
-    return int(config.get("init_points", 0)) + int(config.get("n_iters", 0))
 
 
 def method_of(config: Mapping[str, Any]) -> str | None:

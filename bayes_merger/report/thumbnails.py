@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bayes_merger.atomic import write_atomically
 from bayes_merger.errors import ConfigError, StorageError, trouble
@@ -48,17 +48,23 @@ def data_uri(path: Path, side: int, largest: int) -> str:
         largest: bytes; a picture that needs more loses quality, then size.
     """
     image = opened(path, side)
-    while image is not None:
+    return "" if image is None else uri_of(image, largest)
+
+
+def uri_of(image: Image.Image, largest: int) -> str:
+    """A picture as a WebP inside of an address; one that needs more bytes loses quality, then size."""
+    while True:
         for quality in QUALITIES:
             written = io.BytesIO()
             image.save(written, "WEBP", quality=quality, method=2)
             if written.tell() <= largest or max(image.size) <= 32:
                 return "data:image/webp;base64," + base64.b64encode(written.getvalue()).decode()
-        image.thumbnail((max(image.size) // 2, max(image.size) // 2))
-    return ""
+        image = image.resize((max(image.width // 2, 1), max(image.height // 2, 1)))
 
 
-def write_image(image: Image.Image, path: Path, frames: Sequence[Image.Image] = (), pause: int = 700) -> None:
+def write_image(
+    image: Image.Image, path: Path, frames: Sequence[Image.Image] = (), pause: int = 700, parameters: str = ""
+) -> None:
     """A picture as a file, whole or not at all; its suffix says the form.
 
     Args:
@@ -66,6 +72,7 @@ def write_image(image: Image.Image, path: Path, frames: Sequence[Image.Image] = 
         path: of the file.
         frames: those that follow, where it moves.
         pause: milliseconds that each is shown.
+        parameters: the text in it that web UIs read; empty: none.
 
     Raises:
         StorageError: it cannot be written.
@@ -76,8 +83,23 @@ def write_image(image: Image.Image, path: Path, frames: Sequence[Image.Image] = 
         raise ConfigError(f"{path}: not a form for this; end the name in .{' or .'.join(MOVING if frames else STILL)}")
     moving = {"save_all": True, "append_images": list(frames), "duration": pause, "loop": 0} if frames else {}
     written = io.BytesIO()
-    image.save(written, "jpeg" if form == "jpg" else form, **moving)
+    texts = _texts(form, parameters) if parameters else {}
+    image.save(written, "jpeg" if form == "jpg" else form, **moving, **texts)
     try:
         write_atomically(path, written.getvalue())
     except OSError as error:
         raise StorageError(trouble(error) or f"{path}: {error}") from error
+
+
+def _texts(form: str, parameters: str) -> dict[str, Any]:
+    """What saving takes to put a text where web UIs read it: a PNG's own, or EXIF's comment of the user."""
+    from PIL import ExifTags, Image
+    from PIL.PngImagePlugin import PngInfo
+
+    if form == "png":
+        info = PngInfo()
+        info.add_text("parameters", parameters)
+        return {"pnginfo": info}
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + parameters.encode("utf-16-be")
+    return {"exif": exif}

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from bayes_merger.timing import BESIDE
+
 PARTS = {
     "choose": "choosing the weights",
     "merge": "merging",
@@ -27,13 +29,31 @@ def timing(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     Args:
         trials: as :func:`~bayes_merger.report.summary.trials_data` gives them.
     """
-    rows = [row for row in trials if row["state"] == "complete" and "times" in row and "seconds" in row]
+    rows = _measured(trials)
     if not rows:
         return {}
-    names = [*PARTS, *sorted({part for row in rows for part in row["times"]} - PARTS.keys())]
-    means = {name: sum(row["times"].get(name, 0.0) for row in rows) / len(rows) for name in names}
+    found = {part for row in rows for part in row["times"] if not part.startswith(BESIDE)}
+    means = _means(rows, [*PARTS, *sorted(found - PARTS.keys())])
     whole = sum(row["seconds"] for row in rows) / len(rows)
     return {**means, OTHER: max(whole - sum(means.values()), 0.0)}
+
+
+def beside(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean seconds of what went on while other parts did, which is no part of the whole.
+
+    Args:
+        trials: as :func:`~bayes_merger.report.summary.trials_data` gives them.
+    """
+    rows = _measured(trials)
+    return _means(rows, [BESIDE + part for part in PARTS if any(row["times"].get(BESIDE + part) for row in rows)])
+
+
+def _measured(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in trials if row["state"] == "complete" and "times" in row and "seconds" in row]
+
+
+def _means(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    return {name: sum(row["times"].get(name, 0.0) for row in rows) / len(rows) for name in names}
 
 
 def timing_table(trials: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -41,14 +61,15 @@ def timing_table(trials: Sequence[Mapping[str, Any]]) -> Table | None:
     means = timing(trials)
     if not means:
         return None
-    rows = [row for row in trials if row["state"] == "complete" and "times" in row and "seconds" in row]
+    rows = _measured(trials)
     pictures = sum(row["pictures"] for row in rows) / len(rows)
     whole = sum(means.values()) or 1.0
     table = Table(title=f"where the time goes (mean of {len(rows)} trials)", title_justify="left")
     table.add_column("part")
     for column in ("seconds", "share", "per picture"):
         table.add_column(column, justify="right")
-    for name, seconds in {**means, "a trial": sum(means.values())}.items():
+    threads = {f"{PARTS[name.removeprefix(BESIDE)]}, in another thread": one for name, one in beside(trials).items()}
+    for name, seconds in {**means, "a trial": sum(means.values()), **threads}.items():
         each = f"{seconds / pictures:.3f}" if pictures else ""
         table.add_row(PARTS.get(name, name), f"{seconds:.3f}", f"{seconds / whole:.0%}", each)
     return table

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import optuna
+
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.final import final_merges, final_pictures, images_per_payload, pictures_per_trial
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.record import ENOUGH
@@ -61,6 +64,14 @@ def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:
             f"start design has {config.init_points}; give {needed} or more, or lower init_points"
         )
     return replace(setup, config=replace(setup.config, n_iters=trials - config.init_points))
+
+
+def with_more_trials(setup: RunSetup, study: optuna.study.Study) -> RunSetup:
+    """The run with the trials that somebody has given its study while it goes on; itself if nobody has."""
+    given = (study.user_attrs.get(CONFIG) or {}).get("n_iters")
+    if type(given) is not int or given <= setup.config.n_iters:
+        return setup
+    return replace(setup, config=replace(setup.config, n_iters=given))
 
 
 def settled(settings: Mapping[str, Any], setup: RunSetup) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from bayes_merger.imaging.pipelines.device import OFFLOAD
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline
 from bayes_merger.paths import user_path
 from bayes_merger.run.payloads import check_payloads, path_of, resolve_payloads
-from bayes_merger.run.prompt_files import PromptLoras, find_files
+from bayes_merger.run.prompt_files import PromptFiles, PromptLoras, find_files
 from bayes_merger.run.web_ui import WEB_UI
 
 
@@ -55,37 +55,76 @@ def drawer_of(config: RunConfig, on_step: Callable[[int, int], None] | None = No
         ConfigError: a payload or a setting that makes no sense.
         CheckpointError: a file that cannot be used.
     """
-    generator = config.generator
-    if generator.program == WEB_UI:
-        raise ConfigError("generator.program: a web UI draws payloads by itself; leave out  generator=webui  here")
+    check_here(config)
     with open_checkpoint(user_path(config.model_a)) as model:
         payloads = resolve_payloads(config, model)
         check_payloads(payloads, model)
         files = find_files(payloads, model, path_of(config.loras), path_of(config.embeddings))
-        pipeline = load_pipeline(
-            model,
-            config=generator.config or (model.path if model.path.is_dir() else None),
-            text_encoder_3=generator.text_encoder_3,
-            offload=generator.offload or OFFLOAD,
-            device=generator.device,
-            dtype=generator.dtype,
-            attention=generator.attention,
-            compiled=generator.compile,
-            max_batch=generator.max_batch,
-            prediction_type=generator.prediction_type,
-        )
-        pipeline.learn(files.embeddings)
-        pipeline.check(payloads)
-        loras = PromptLoras(files.loras, model, pipeline.destinations, pipeline.text_encoder_changed)
+        with loaded(config, model, payloads, files, on_step) as drawer:
+            yield drawer
 
-        def draw(some: Sequence[Payload]) -> tuple[DrawnImage, ...]:
-            return loras.draw(some, partial(pipeline.draw, on_step=on_step))
 
-        try:
-            yield Drawer(model, tuple(payloads), pipeline, draw)
-        finally:
-            for lora in files.loras.values():
-                lora.close()
+def check_here(config: RunConfig) -> None:
+    """Whether pictures are drawn here.
+
+    Raises:
+        ConfigError: a web UI draws them.
+    """
+    if config.generator.program == WEB_UI:
+        raise ConfigError("generator.program: a web UI draws payloads by itself; leave out  generator=webui  here")
+
+
+@contextmanager
+def loaded(
+    config: RunConfig,
+    model: Checkpoint,
+    payloads: Sequence[Payload],
+    files: PromptFiles,
+    on_step: Callable[[int, int], None] | None = None,
+    vae: Checkpoint | None = None,
+    offload: str | None = OFFLOAD,
+) -> Iterator[Drawer]:
+    """What draws payloads with an opened model.
+
+    Args:
+        config: the settings of a run, of which the generator counts.
+        model: what is loaded.
+        payloads: resolved and checked.
+        files: what their prompts name; they are closed at the end.
+        on_step: as for `drawer_of`.
+        vae: of another file, that the model is loaded with.
+        offload: what leaves the GPU between drawings, unless the settings say it.
+
+    Raises:
+        ConfigError: a payload or a setting that makes no sense.
+        CheckpointError: a file that cannot be used.
+    """
+    generator = config.generator
+    pipeline = load_pipeline(
+        model,
+        config=generator.config or (model.path if model.path.is_dir() else None),
+        vae=vae,
+        text_encoder_3=generator.text_encoder_3,
+        offload=generator.offload or offload,
+        device=generator.device,
+        dtype=generator.dtype,
+        attention=generator.attention,
+        compiled=generator.compile,
+        max_batch=generator.max_batch,
+        prediction_type=generator.prediction_type,
+    )
+    pipeline.learn(files.embeddings)
+    pipeline.check(payloads)
+    loras = PromptLoras(files.loras, model, pipeline.destinations, pipeline.text_encoder_changed)
+
+    def draw(some: Sequence[Payload]) -> tuple[DrawnImage, ...]:
+        return loras.draw(some, partial(pipeline.draw, on_step=on_step))
+
+    try:
+        yield Drawer(model, tuple(payloads), pipeline, draw)
+    finally:
+        for lora in files.loras.values():
+            lora.close()
 
 
 def draw_with(

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 import optuna
 
+from bayes_merger.errors import ConfigError
 from bayes_merger.run.attributes import MOST
 from bayes_merger.run.evaluator import Evaluator, PipelineEvaluator
+from bayes_merger.run.outside import OUTSIDE
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.web_ui import WEB_UI
@@ -26,6 +28,8 @@ def evaluator_of(
         ConfigError: it cannot draw what the run is to draw.
         CheckpointError: a model that cannot be loaded.
     """
+    if setup.config.generator.program == OUTSIDE:
+        raise ConfigError("generator.program: this study's merges are drawn outside; ask for them, see docs/api.md")
     if setup.config.generator.program == WEB_UI:
         with web_ui_evaluator(setup, progress, stop) as evaluator:
             yield evaluator

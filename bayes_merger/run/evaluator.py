@@ -165,8 +165,23 @@ class Evaluator(Protocol):
     def save(self, folder: Path, images: Sequence[DrawnImage], payloads: Sequence[Payload]) -> tuple[Path, ...]:
         """Write pictures into a folder, and say where they are, in their order."""
 
-    def score(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
+    def score_each(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
+        """The raw scores of the scorers that are asked in another thread, while the next pictures are drawn; or none.
+
+        Raises:
+            TrialFailed: a scorer gave NaN.
+        """
+
+    def score(
+        self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path], known: Sequence[Score] = ()
+    ) -> list[Score]:
         """The raw scores of some pictures of one merge: one of each scorer and picture.
+
+        Args:
+            weights: the merge's.
+            images: its pictures.
+            paths: where they were saved; empty: they were not.
+            known: what `score_each` gave for them; these scorers are not asked again.
 
         Raises:
             TrialFailed: a scorer gave NaN, or a person voided the trial.
@@ -202,14 +217,15 @@ def evaluate(
     images: list[DrawnImage] = []
     paths: list[Path] = []
     scores: list[Score] = []
-    with Saving(partial(evaluator.save, folder, payloads=setup.payloads)) as saving:
+    save = partial(evaluator.save, folder, payloads=setup.payloads)
+    with Saving(save, partial(evaluator.score_each, weights)) as saving:
         for batch in order:
             with timed("draw"):
                 drawn = batch.named(evaluator.draw(batch.payloads, partial(_begin, saving, batch)))
             with timed("save"):
                 saved = saving.paths(drawn)
             with timed("score"):
-                scores += evaluator.score(weights, drawn, saved)
+                scores += evaluator.score(weights, drawn, saved, saving.scores())
             images += drawn
             paths += saved
             if incumbent is None or batch is order[-1]:
@@ -349,6 +365,10 @@ class PipelineEvaluator(Judging):
         unet = architecture.blocks[1:] if architecture.whole is None else ()
         return {name: {k: v for k, v in blocks.items() if k not in unet} for name, blocks in weights.items()}
 
+    def score_each(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
+        """None on the CPU, where drawing and judging would compete for the same cores."""
+        return [] if self._pipeline.device.type == "cpu" else super().score_each(weights, images, paths)
+
     def draw(self, payloads: Sequence[Payload], on_drawn: OnDrawn | None = None) -> tuple[DrawnImage, ...]:
         """The payloads' pictures from the current merge.
 
@@ -358,6 +378,7 @@ class PipelineEvaluator(Judging):
 
         def on_step(done: int, total: int) -> None:
             self._progress.step("drawing", done, total)
+            self._stop.hold()
 
         most = self._pipeline.max_batch
         try:

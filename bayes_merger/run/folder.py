@@ -122,6 +122,21 @@ class RunFolder:
         return self.path / "preview.png"
 
     @property
+    def output(self) -> Path:
+        """What runs that were started from a page have printed."""
+        return self.path / "output.txt"
+
+    @property
+    def wish(self) -> Path:
+        """What a run is asked to do; see :mod:`bayes_merger.run.control`."""
+        return self.path / "wish.json"
+
+    @property
+    def status(self) -> Path:
+        """What a run does."""
+        return self.path / "status.json"
+
+    @property
     def best(self) -> Path:
         """What the user takes home: recipe, weight strings, pictures, plots."""
         return self.path / "best"
@@ -221,9 +236,17 @@ class RunFolder:
         except (OSError, NotImplementedError) as error:
             raise StorageError(f"study '{self.name}': {trouble(error) or error}") from error
         try:
+            self._forget_former_run()
             yield
         finally:
+            self._forget_former_run()
             lock.release()
+
+    def _forget_former_run(self) -> None:
+        """Remove what only a process that runs the study has said, or is asked for."""
+        for path in (self.wish, self.status):
+            with suppress(OSError):
+                path.unlink()
 
 
 def slug(text: str) -> str:

@@ -15,6 +15,8 @@ import optuna
 from bayes_merger.atomic import write_json
 from bayes_merger.errors import BayesMergerError, Superseded, TrialFailed, one_line
 from bayes_merger.run.attributes import IMAGES, POINTS, SCORES, TIMES, WEIGHTS
+from bayes_merger.run.budget import with_more_trials
+from bayes_merger.run.control import PAUSE
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Pruned, Unrated, evaluate
 from bayes_merger.run.final import final_round_trials
 from bayes_merger.run.folder import RunFolder
@@ -32,6 +34,7 @@ from bayes_merger.run.standing import best_so_far, standing
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study import study as studies
 from bayes_merger.search.study.history import ESTIMATE
+from bayes_merger.search.study.proposer import TAKEOVER
 from bayes_merger.search.study.queue import LastSuggestion
 from bayes_merger.search.study.stopping import SECONDS, STOPPED, Rules, read_time, reason_to_stop
 from bayes_merger.search.study.workers import Worker
@@ -142,11 +145,14 @@ def search(
     failed, pause, watch = 0, SHORTEST, Watch(progress.note)
     desk = Desk(setup, study, folder, progress, stop) if setup.rater else None
     last, ahead = last_of(setup, study, progress), desk.ahead if desk else None
-    with Worker(study, setup.space, name=name, last=last, ahead=ahead) as worker:
+    patience = TAKEOVER if taking else 0.0
+    with Worker(study, setup.space, name=name, last=last, patience=patience, ahead=ahead) as worker:
         progress.budget(worker.finished(), total)
         while worker.done < total:
             stop.check()
             folder.check()
+            setup = with_more_trials(setup, study)
+            total = setup.config.init_points + setup.config.n_iters
             if desk:
                 desk.report(total, watch)
             over = ended(setup, study, progress, watching=not taking or worker.has_proposed)
@@ -255,11 +261,10 @@ def run_trial(
         found, attributes = draw_trial(setup, study, trial, evaluator, folder, before)
         if isinstance(found, Unrated):
             assert desk is not None
-            times = {SECONDS: round(time.monotonic() - started, 3), TIMES: seconds_so_far()}
-            worker.set_aside(trial, times | attributes | desk.questions(trial, found))
+            worker.set_aside(trial, _took(started) | attributes | desk.questions(trial, found))
             return None
         before = worker.with_retries(lambda: best_so_far(study, whole=whole))  # others have not been idle
-        attributes |= {SECONDS: round(time.monotonic() - started, 3), TIMES: seconds_so_far()}
+        attributes |= _took(started)
         if isinstance(found, Pruned):
             reason, attributes[ESTIMATE] = found.reason, found.estimate
             outcome = worker.prune(trial, reason, attributes)
@@ -283,7 +288,7 @@ def run_trial(
         improved=evaluation is not None and (before is None or evaluation.value > before),
         scores=mean_scores([vars(score) for score in evaluation.scores]) if evaluation else {},
         reason=reason,
-        seconds=time.monotonic() - started,
+        seconds=_took(started)[SECONDS],
         worker=worker.name,
         pruned=isinstance(found, Pruned),
         mean=known.mean,
@@ -291,6 +296,13 @@ def run_trial(
         pictures=len(found.paths) if found else 0,
         left=seconds_left(setup, study, outcome.done) if whole else None,
     )
+
+
+def _took(started: float) -> dict[str, Any]:
+    """What is remembered of a trial's time; the run's pauses are none of it."""
+    times = seconds_so_far()
+    paused = times.pop(PAUSE, 0.0)
+    return {SECONDS: round(time.monotonic() - started - paused, 3), TIMES: times}
 
 
 def log_cause(folder: RunFolder, trial: int, error: BaseException) -> None:

@@ -27,8 +27,15 @@ def write_grid(path: Path, images: Sequence[DrawnImage]) -> None:
 
 def side_by_side(path: Path, images: Sequence[Image.Image], columns: int = 0) -> None:
     """The same of plain pictures, in so many columns; 0: about as many as rows."""
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    tile = min(_TILE, _LARGEST // columns)
+    columns = columns or _columns(images)
+    data = io.BytesIO()
+    tiled(images, columns, min(_TILE, _LARGEST // columns)).save(data, format="PNG")
+    write_atomically(path, data.getvalue())
+
+
+def tiled(images: Sequence[Image.Image], columns: int = 0, tile: int = _TILE) -> Image.Image:
+    """Pictures side by side, row by row, each at most ``tile`` pixels either way; 0 columns: about as many as rows."""
+    columns = columns or _columns(images)
     small = [image.copy() for image in images]
     for picture in small:
         picture.thumbnail((tile, tile))
@@ -36,9 +43,11 @@ def side_by_side(path: Path, images: Sequence[Image.Image], columns: int = 0) ->
     sheet = Image.new("RGB", (columns * width, math.ceil(len(small) / columns) * height))
     for number, picture in enumerate(small):
         sheet.paste(picture, (number % columns * width, number // columns * height))
-    data = io.BytesIO()
-    sheet.save(data, format="PNG")
-    write_atomically(path, data.getvalue())
+    return sheet
+
+
+def _columns(images: Sequence[Image.Image]) -> int:
+    return math.ceil(math.sqrt(len(images)))
 
 
 def describe(paths: Iterable[Path], trial: int, recipe: MergeRecipe, points: float | None = None) -> None:

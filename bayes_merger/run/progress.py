@@ -53,6 +53,9 @@ class TrialReport:
     left: float | None = None
 
 
+FOR_YOU = "waiting for your "
+"""How a step begins that waits for a person."""
+
 Step = Callable[[str, int, int], None]
 """Told the current step of one worker: what, how much of it is done, of how much."""
 
@@ -158,18 +161,35 @@ def plain_reporting(log: Path) -> Iterator[ProgressReporter]:
     yield PlainReporter(log)
 
 
+class Control(Protocol):
+    """What other processes ask a run for, such as :class:`bayes_merger.run.control.WishFile` has it."""
+
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether the run is to end."""
+
+    def hold(self, leaving: Callable[[], bool]) -> None:
+        """Wait here while the run is to pause, unless something else ends the wait.
+
+        Raises:
+            Interrupted: it is to stop at once.
+        """
+
+
 class StopSignal:
-    """The first Ctrl-C (or SIGTERM) finishes the current trial, the second stops at once.
+    """The first Ctrl-C (or SIGTERM) finishes the current trial, the second stops at once; so does who steers the run.
 
     A context manager; while a person is being asked, ``at_once`` gives Ctrl-C its usual meaning.
 
     Args:
         progress: told when a stop is requested; ``None`` where another process reports it.
+        control: what other processes ask for; None where nobody can.
     """
 
-    def __init__(self, progress: ProgressReporter | None) -> None:
-        self.asked = False
+    def __init__(self, progress: ProgressReporter | None, control: Control | None = None) -> None:
+        self._pressed = False
         self._progress = progress
+        self._control = control
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -182,12 +202,26 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self._pressed:
             raise Interrupted("stopped at once; the unfinished trial is drawn again on resume")
-        self.asked = True
+        self._pressed = True
         if self._progress is None:
             return
         self._progress.note("stopping after this trial; Ctrl-C again stops at once")
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has asked to stop."""
+        return self._pressed or (self._control is not None and self._control.is_to_stop)
+
+    def hold(self) -> None:
+        """Wait here while the run is to pause; cheap enough for every step of a sampler.
+
+        Raises:
+            Interrupted: it is to stop at once.
+        """
+        if self._control is not None:
+            self._control.hold(lambda: self._pressed)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -199,10 +233,11 @@ class StopSignal:
             signal.signal(signal.SIGINT, handler)
 
     def check(self) -> None:
-        """Stop here when asked to.
+        """Wait here while the run is to pause, and stop when asked to.
 
         Raises:
-            Interrupted: somebody pressed Ctrl-C.
+            Interrupted: somebody pressed Ctrl-C, or asked from outside.
         """
+        self.hold()
         if self.asked:
             raise Interrupted("stopped; every finished trial is kept")

@@ -11,9 +11,12 @@ from bayes_merger.documents import read_text
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.paths import user_path
+from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.folder import find_study, load
+from bayes_merger.run.idle import space_of
 from bayes_merger.run.predicted import predicted_recipe
-from bayes_merger.run.record import recipe_of, trial_of
+from bayes_merger.run.record import begun_trial, recipe_of
+from bayes_merger.search.space.from_effect import about_effect
 
 EMBEDDED = "bayes_merger.recipe"
 """The field of a merged file's metadata that its recipe is in."""
@@ -37,7 +40,20 @@ def named_recipe(name: str, runs: Path, trial: int | None = None, *, predicted: 
     if name.endswith(".json"):
         return _read_recipe(user_path(name))
     study = load(find_study(runs, name))
-    return predicted_recipe(study) if predicted else recipe_of(study, trial_of(study, trial))
+    return predicted_recipe(study) if predicted else recipe_of(study, begun_trial(study, trial))
+
+
+def about_space(name: str, runs: Path) -> str:
+    """What is said of the weights that the study of this name leaves alone; empty for files.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    if is_model(name) or name.endswith((".json", ".yaml", ".yml")):
+        return ""
+    study = load(find_study(runs, name), whole=False)
+    config = study.user_attrs.get(CONFIG) or {}
+    return about_effect(config.get("space"), space_of(study).blocks)
 
 
 def is_model(name: str) -> bool:

@@ -229,6 +229,20 @@ def trial_of(study: optuna.study.Study, number: int | None) -> optuna.trial.Froz
     raise ConfigError(f"study '{study.study_name}' has no finished trial {number}")
 
 
+def begun_trial(study: optuna.study.Study, number: int | None) -> optuna.trial.FrozenTrial:
+    """A trial whose merge is known, by its number, whether or not it has a score; or the one to export.
+
+    Raises:
+        ConfigError: there is no such trial, or it waits.
+    """
+    if number is None:
+        return chosen_trial(study)
+    for trial in study.get_trials(deepcopy=False):
+        if trial.number == number and WEIGHTS in trial.user_attrs:
+            return trial
+    raise ConfigError(f"study '{study.study_name}' has no trial {number} that has begun")
+
+
 def final_of(study: optuna.study.Study, numbers: Container[int] | None = None) -> Final | None:
     """The stored final round, if the run came to its end; one that is not what a run writes is to be drawn again.
 

@@ -31,6 +31,7 @@ from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STAND
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
+from bayes_merger.run.outside import OUTSIDE, check_outside
 from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, resolve_payloads
 from bayes_merger.run.points import FEWEST, combination, standardised
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
@@ -194,7 +195,8 @@ def check_setup(
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
-    setup.combination.check()
+    if config.generator.program != OUTSIDE:
+        setup.combination.check()
     check_pruning(config, payloads, scorers)
     check_rating(config, scorers)
     check_objectives(config, scorers)
@@ -213,6 +215,9 @@ def _check_generator(
 ) -> tuple[PromptFiles, Mapping[str, Any] | None]:
     """The files that prompts name, or what makes a web UI's pictures comparable, where one draws."""
     generator = config.generator
+    if generator.program == OUTSIDE:
+        check_outside(config)
+        return NO_FILES, None
     if generator.program == WEB_UI:
         return NO_FILES, check_web_ui(config, payloads)
     check_payloads(payloads, model)

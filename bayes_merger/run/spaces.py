@@ -16,6 +16,7 @@ from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENT_RANGE, read_adjust
 from bayes_merger.merging.recipe.step_file import StepFile, free_numbers
 from bayes_merger.merging.saliency.settings import STRENGTH
+from bayes_merger.search.space.from_effect import FROM_EFFECT
 from bayes_merger.search.space.guide import space_from_guide
 from bayes_merger.search.space.space import Parameter, SearchSpace
 
@@ -56,7 +57,7 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
     Raises:
         ConfigError: a rule that makes no sense.
     """
-    ruled = json.dumps(config.space)
+    ruled = json.dumps({kind: rules for kind, rules in config.space.items() if kind != FROM_EFFECT})
     slots = [slot for slot in architecture.slots if re.search(rf"\b{slot}\b", ruled, re.IGNORECASE)]
     named = named_ratios(parse_rules(config.elements, architecture, tuple(spec.weights)))
     ratios = [

@@ -19,9 +19,10 @@ from bayes_merger.errors import BayesMergerError, ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.web_ui import WebUI
 from bayes_merger.paths import user_path
+from bayes_merger.run.outside import OUTSIDE
 
 WEB_UI = "webui"
-PROGRAMS = ("diffusers", WEB_UI)
+PROGRAMS = ("diffusers", WEB_UI, OUTSIDE)
 """Who draws: ``generator.program``."""
 
 _PREFIX = "bayes-merger-"

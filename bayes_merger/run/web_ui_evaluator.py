@@ -85,6 +85,7 @@ class WebUIEvaluator(Judging):
         total = sum(len(request.indices) for request in asked)
         images: list[DrawnImage] = []
         for request in asked:
+            self._stop.hold()
             with self._watched(len(images), total):
                 drawn = self._web_ui.draw(request, self._file, self._title)
             payload = request.payload

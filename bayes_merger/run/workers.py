@@ -28,6 +28,7 @@ import optuna
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted
 from bayes_merger.merging.engine.live import SHARING
 from bayes_merger.run.beliefs import running_posterior
+from bayes_merger.run.budget import with_more_trials
 from bayes_merger.run.folder import STORAGE, RunFolder
 from bayes_merger.run.holdout import Watch
 from bayes_merger.run.loop import crowded, ended, last_of
@@ -40,9 +41,6 @@ from bayes_merger.search.study.study import finished
 
 PATIENCE = 60.0
 """Seconds that workers have to requeue their trials when asked to stop at once."""
-
-STANDBY = 10.0
-"""Seconds between two attempts of a worker started by hand to be the proposer; hundreds of them ask one server."""
 
 
 class PipeReporter:
@@ -221,6 +219,8 @@ def proposing(
     over, watch = threading.Event(), Watch(progress.note)
 
     def look() -> None:
+        config = with_more_trials(setup, study).config
+        proposer.total = config.init_points + config.n_iters
         running_posterior(study)  # stored for the workers' reports
         watch.look(study, finished(study))
         if ended(setup, study, progress):

@@ -85,7 +85,13 @@ class FakeEvaluator:
             paths.append(path)
         return tuple(paths)
 
-    def score(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
+    def score_each(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
+        """None: formulas do not take long."""
+        return []
+
+    def score(
+        self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path], known: Sequence[Score] = ()
+    ) -> list[Score]:
         """What the formulas give, scorer by scorer."""
         return [
             Score(name, image.payload, image.index, image.seed, formula(weights, image.payload, image.seed))

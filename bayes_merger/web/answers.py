@@ -8,7 +8,7 @@ import logging
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -85,6 +85,31 @@ _HTTP = {404: "there is nothing at this address", 405: "this address is not aske
 _STATUS: dict[type[Exception], int] = {Closed: 409, NotFound: 404, StorageError: 503, BayesMergerError: 422}
 
 
+def versioned(request: Request, version: str, data: Callable[[], Any]) -> Response:
+    """Data of a version; nothing (204 or 304) to whoever says in ``?version=`` or If-None-Match that they know it."""
+    tag = f'"{version}"'
+    headers = {"etag": tag, "cache-control": "private, no-cache"}
+    if request.query_params.get("version") == version:
+        return Response(status_code=204, headers=headers)
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return as_json(data(), headers)
+
+
+def as_json(data: Any, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Plain data; what JSON has no number for is null, since a stored study may hold anything."""
+    return JSONResponse(finite(data), headers=headers)
+
+
+def finite(data: Any) -> Any:
+    """Plain data in which what JSON has no number for is null."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {str(key): finite(value) for key, value in data.items()}
+    return [finite(value) for value in data] if isinstance(data, list | tuple) else data
+
+
 def parsed(kind: type[T], data: object) -> T:
     """Plain data as a dataclass whose fields are text, numbers and truth values, or lists of them.
 
@@ -106,10 +131,16 @@ def parsed(kind: type[T], data: object) -> T:
 
 
 def _value(name: str, wanted: Any, value: object) -> object:
+    if typing.get_origin(wanted) is typing.Annotated:
+        wanted = wanted.__origin__
     if isinstance(wanted, types.UnionType):  # X | None
         if value is None:
             return None
         wanted = wanted.__args__[0]
+    if typing.get_origin(wanted) is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"field '{name}' must be a list, not {one_line(repr(value), longest=40)}")
+        return [_value(name, typing.get_args(wanted)[0], one) for one in value]
     if wanted is float and type(value) is int and abs(value) < 1e300:
         value = float(value)
     if type(value) is not wanted or (wanted is float and not math.isfinite(value)):  # type: ignore[arg-type]

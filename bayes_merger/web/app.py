@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.web.answers import LARGEST_BODY, on_error
+from bayes_merger.web.api.operations import describing
 from bayes_merger.web.assets import asset
 from bayes_merger.web.guard import Guard
 
@@ -29,7 +30,7 @@ def build_app(routes: Sequence[BaseRoute], token: str, *, home: str, names: Coll
         return RedirectResponse(home, 307)
 
     app = Starlette(
-        routes=[Route("/", to_home), Route("/assets/{name}", asset), *routes],
+        routes=[Route("/", to_home), Route("/assets/{name}", asset), describing(routes), *routes],
         exception_handlers={HTTPException: on_error, BayesMergerError: on_error, Exception: on_error},
         max_body_size=LARGEST_BODY,
     )

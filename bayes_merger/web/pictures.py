@@ -7,12 +7,16 @@ from collections import OrderedDict
 from pathlib import Path
 
 from PIL import Image
+from starlette.responses import Response
 
 from bayes_merger.paths import open_regular
 from bayes_merger.web.answers import NotFound
 
 SIDE = 768
 """Pixels of a preview's longer side, at most."""
+
+THUMBNAIL = 320
+"""Pixels of a small one's."""
 
 LARGEST = 64 << 20
 """Bytes of a picture's file; those of a drawn picture have a few millions."""
@@ -56,6 +60,25 @@ class Previews:
         while len(self._made) > self._kept:
             self._made.popitem(last=False)
         return made
+
+
+class Sizes:
+    """Pictures in three sizes: ``small``, ``large`` and ``whole``."""
+
+    def __init__(self) -> None:
+        self._previews = {"small": Previews(512, THUMBNAIL), "large": Previews()}
+
+    def answer(self, path: Path, size: str) -> Response:
+        """A picture: WebP, or the file itself.
+
+        Raises:
+            NotFound: no such size, or the picture is gone.
+        """
+        if size == "whole":
+            return Response(whole(path), media_type="image/png", headers=KEPT)
+        if size not in self._previews:
+            raise NotFound("size: must be small, large or whole")
+        return Response(self._previews[size].of(path), media_type="image/webp", headers=KEPT)
 
 
 def _preview(path: Path, side: int) -> bytes:

@@ -17,7 +17,8 @@ import optuna
 from bayes_merger.errors import printable
 from bayes_merger.report.contents import contents_of
 from bayes_merger.report.overview import Overview, overview
-from bayes_merger.report.page import sections
+from bayes_merger.report.page import sections, trial_rows
+from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, load, studies
 from bayes_merger.run.rating.album import opaque
 from bayes_merger.search.study.history import AWAITING
@@ -45,7 +46,8 @@ class Seen:
         newest: id of the picture of what was drawn last; empty without one.
         summary: as :func:`~bayes_merger.report.summary.summary` gives it.
         trials: as :func:`~bayes_merger.report.summary.trials_data` gives them.
-        parts: of the report, as HTML.
+        parts: of the report, as HTML; the table of trials is empty.
+        rows: of that table, trial -> HTML.
         pictures: id -> file of every picture that these parts show.
         until: second of the clock up to which it stands in for what has happened since.
     """
@@ -58,6 +60,7 @@ class Seen:
     summary: Mapping[str, Any]
     trials: Sequence[Mapping[str, Any]]
     parts: Mapping[str, str]
+    rows: Mapping[int, str]
     pictures: Mapping[str, Path]
     until: float
 
@@ -71,14 +74,14 @@ class Shelf:
     """
 
     def __init__(self, runs: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._runs, self._clock = runs, clock
+        self.runs, self._clock = runs, clock
         self._overviews: dict[str, tuple[str, Overview]] = {}
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._reading: dict[str, threading.Lock] = {}
 
     def folders(self) -> list[RunFolder]:
         """Of all studies, the one touched last first."""
-        return studies(self._runs)
+        return studies(self.runs)
 
     def folder(self, name: str) -> RunFolder:
         """Of one study.
@@ -89,11 +92,11 @@ class Shelf:
         for folder in self.folders():
             if folder.name == name:
                 return folder
-        raise NotFound(f"there is no study '{printable(name)}' in {self._runs}")
+        raise NotFound(f"there is no study '{printable(name)}' in {self.runs}")
 
     def version(self, folder: RunFolder) -> str:
         """Another one whenever a study may have changed."""
-        marks: list[object] = [folder.name, folder.is_running]
+        marks: list[object] = [folder.name, run_state(folder)]
         for path in (folder.database, Path(f"{folder.database}-wal"), folder.pointer, folder.preview):
             with suppress(OSError):
                 found = path.stat()
@@ -139,22 +142,23 @@ class Shelf:
 
 
 def _look(folder: RunFolder, version: str) -> Seen:
-    study, running = load(folder), folder.is_running
+    study, running = load(folder), run_state(folder)
     found = contents_of(study, folder)
     if running:
-        found = replace(found, summary={**found.summary, "state": "running"})
+        found = replace(found, summary={**found.summary, "state": running})
     open_trials = [one for one in study.get_trials(deepcopy=False) if one.state == optuna.trial.TrialState.RUNNING]
     pictures: dict[str, Path] = {}
     newest = [_shown(pictures, path) for path in folder.pictures([folder.preview.name])]
     return Seen(
         version,
-        running,
+        bool(running),
         [one.number for one in open_trials if AWAITING not in one.user_attrs] if running else [],
         sum(AWAITING in one.user_attrs for one in open_trials),
         newest[0] if newest else "",
         found.summary,
         found.trials,
-        sections(found, lambda path, *_: f"{address(folder)}/pictures/{_shown(pictures, path)}"),
+        sections(found, lambda path, *_: f"{address(folder)}/pictures/{_shown(pictures, path)}", listed=0),
+        trial_rows(found),
         pictures,
         0.0,
     )
@@ -165,10 +169,15 @@ def address(folder: RunFolder) -> str:
     return f"/api/v1/studies/{quote(folder.name, safe='')}"
 
 
-def _shown(pictures: dict[str, Path], path: Path) -> str:
-    """The id of a picture, which changes with its file."""
+def picture_id(path: Path) -> str:
+    """What a picture is called, which changes with its file."""
     changed = 0
     with suppress(OSError):
         changed = path.stat().st_mtime_ns
-    pictures[id := opaque(path, changed)] = path
+    return opaque(path, changed)
+
+
+def _shown(pictures: dict[str, Path], path: Path) -> str:
+    """The id of a picture, remembered."""
+    pictures[id := picture_id(path)] = path
     return id

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from tests.user_folder import command, make_workplace
+from bayes_merger.checkpoints.opening import open_checkpoint
+from tests import sidecars
+from tests.user_folder import command, make_workplace, start
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def measured(workplace: Path, models: list[str]) -> Path:
     ]
     result = command(workplace, "effect", *models, *wanted, "--out", "looked")
     assert result.returncode == 0, result.stderr
-    assert any(line.startswith("not drawn, the models differ less there") for line in result.stdout.splitlines())
+    assert any(line.startswith("not drawn, less is to be expected there") for line in result.stdout.splitlines())
     return workplace / "looked"
 
 
@@ -72,7 +78,8 @@ def test_a_picture_is_that_of_a_merge_made_alone_bit_for_bit(
 ) -> None:
     result = command(workplace, "effect", *models, "--of", "OUT11:in_layers:0.25", "--of", "M00:", "--out", "two")
     assert result.returncode == 0, result.stderr
-    for name, rule in (("000-OUT11_in_layers_0_25", "OUT11:in_layers:0.25"), ("001-M00_", "M00::1")):
+    for begin, rule in (("OUT11_in_layers_0_25-", "OUT11:in_layers:0.25"), ("M00-", "M00::1")):
+        (name,) = [folder.name for folder in (workplace / "two" / "pictures").glob(f"{begin}*")]
         made = f"{name}.safetensors"
         merged = command(workplace, "merge", *models[1:], "alpha=0", f"elements={rule}", "--out", made)
         assert merged.returncode == 0, merged.stderr
@@ -103,7 +110,7 @@ def test_models_that_are_equal_have_nothing_to_draw(workplace: Path, tiny_a: Pat
         (["--of", "OUT11:ff:much"], "ratio 'much' is not a number"),
         (["--of", "OUT11:", "--of", "OUT11:"], "--of: OUT11: is asked for twice; leave one out"),
         (["--of", "blocks", "--most", "0"], "--most: 0 is too small; give 1 or more"),
-        (["--out", "payloads"], "--out: payloads is there already; give another name"),
+        (["--out", "payloads"], "--out: payloads is there already; give another name, or go on with  --resume"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -114,3 +121,92 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (workplace / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["method=slerp"], "error: method: effect takes numbers of B as they are; leave method out\n"),
+        (["elements=OUT11:ff:1"], "error: elements: effect takes numbers of B as they are; leave elements out\n"),
+        (
+            ["--resume", "--out", "payloads"],
+            "error: --resume: payloads holds no effect to go on with (about.json: no such file); give another --out\n",
+        ),
+    ],
+)
+def test_what_is_no_part_of_b_in_a_is_refused(workplace: Path, models: list[str], words: list[str], said: str) -> None:
+    out = [] if "--out" in words else ["--out", "never"]
+    result = command(workplace, "effect", *models, *words, *out)
+    assert (result.returncode, result.stderr) == (2, said)
+    assert not (workplace / "never").exists()
+
+
+OF = ["--of", "elements:OUT11", "--of", "OUT11:in_layers:0.25"]
+
+
+def test_after_a_kill_what_was_drawn_is_not_drawn_again(workplace: Path, models: list[str]) -> None:
+    whole = command(workplace, "effect", *models, *OF, "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    process = start(workplace, "effect", *models, *OF, "--out", "killed")
+    measured = workplace / "killed" / "measured"
+    while process.poll() is None and not (measured.is_dir() and any(measured.glob("*.json"))):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    left = {path.name: path.stat().st_mtime_ns for path in measured.glob("*.json")}
+    assert not (workplace / "killed" / "effect.csv").exists()
+    result = command(workplace, "effect", *models, *OF, "--out", "killed", "--resume")
+    assert result.returncode == 0, result.stderr
+    assert f"{len(left)} of " in result.stderr
+    assert {name: (measured / name).stat().st_mtime_ns for name in left} == left
+    for name in ("effect.csv", "effect.json"):
+        assert (workplace / "killed" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
+
+
+def test_what_is_finished_is_written_again_without_drawing_and_may_grow(workplace: Path, models: list[str]) -> None:
+    first = command(workplace, "effect", *models, "--of", "OUT11:", "--out", "grown", "--resume")
+    assert first.returncode == 0, first.stderr
+    table = (workplace / "grown" / "effect.csv").read_bytes()
+    (workplace / "grown" / "effect.csv").unlink()
+    again = command(workplace, "effect", *models, "--of", "OUT11:", "--out", "grown", "--resume")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (workplace / "grown" / "effect.csv").read_bytes() == table
+    more = command(workplace, "effect", *models, "--of", "OUT11:", "--of", "M00:", "--out", "grown", "--resume")
+    assert more.stderr == "1 of 2 entries were drawn before\n"
+    broken = next((workplace / "grown" / "measured").iterdir())
+    broken.write_text('{"payloads": ["tiny"], "measures": {"changed": [NaN]}}', encoding="utf-8")
+    redrawn = command(workplace, "effect", *models, "--of", "OUT11:", "--of", "M00:", "--out", "grown", "--resume")
+    assert redrawn.stderr == "1 of 2 entries were drawn before\n"
+    other = command(workplace, "effect", *models, "seed=7", "--of", "OUT11:", "--out", "grown", "--resume")
+    assert other.returncode == 2
+    assert other.stderr.startswith("error: --resume: grown was measured otherwise: payloads.0.seed: ")
+    assert len(other.stderr.splitlines()) == 1
+
+
+def test_activations_say_which_of_too_many_are_drawn(
+    workplace: Path, models: list[str], tiny_a: Path, tiny_b: Path
+) -> None:
+    """One input channel of one layer alone is fed anything: the layer's difference there is all that counts."""
+    with open_checkpoint(tiny_a) as a:
+        sha256, shapes = a.sha256(), dict(a.shapes)
+    key = "model.diffusion_model.output_blocks.11.0.in_layers.2.weight"
+    width = shapes[key][1]
+    only_first = torch.zeros(2, width)
+    only_first[:, 0] = 4.0
+    about = {"model": sha256, "change": {f"{key}|in_sq": only_first}}
+    sidecars.measured(workplace / "a.act.safetensors", {key: shapes[key]}, **about)
+    words = ["--of", "OUT11:in_layers.2.weight", "--of", "OUT11:out_layers.3.weight", "--most", "1"]
+    result = command(workplace, "effect", *models, *words, "--activations", "a.act.safetensors", "--out", "fed")
+    assert result.returncode == 0, result.stderr
+    lines = json.loads((workplace / "fed" / "effect.json").read_text(encoding="utf-8"))
+    one, two = load_file(tiny_a)[key].double(), load_file(tiny_b)[key].double()
+    expected = float((two - one)[:, 0].norm() / one[:, 0].norm())
+    assert lines[0]["promise"] == pytest.approx(expected, rel=1e-5)
+    assert lines[0]["promise"] != pytest.approx(lines[0]["relative_norm"], rel=1e-3)
+    assert lines[1]["promise"] == lines[1]["relative_norm"]
+    drawn = [line["promise"] for line in lines if line["status"] == "drawn"]
+    assert drawn == [max(line["promise"] for line in lines)]
+    swapped = ["experiment=tiny", f"model_a={tiny_b}", f"model_b={tiny_a}"]
+    other = command(workplace, "effect", *swapped, "--activations", "a.act.safetensors", "--out", "never")
+    assert other.returncode == 2
+    assert "a.act.safetensors was measured on another model" in other.stderr

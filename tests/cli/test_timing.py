@@ -10,7 +10,7 @@ import pytest
 
 from bayes_merger.cli.show import show
 from bayes_merger.errors import ConfigError
-from bayes_merger.report.timing import timing
+from bayes_merger.report.timing import beside, timing, timing_table
 from tests.run.fake_run import make_setup, searched
 
 
@@ -27,6 +27,21 @@ def test_parts_are_means_and_the_rest_is_named() -> None:
     assert timing([{"state": "fail"}]) == {}
 
 
+def test_what_another_thread_did_meanwhile_is_said_and_not_added() -> None:
+    times = {"draw": 3.0, "beside score": 2.0}
+    rows = [{"state": "complete", "seconds": 4.0, "pictures": 2, "times": times} for _ in range(2)]
+    assert sum(timing(rows).values()) == 4.0
+    assert beside(rows) == {"beside score": 2.0}
+    table = timing_table(rows)
+    assert table is not None
+    assert [list(column.cells)[-1] for column in table.columns] == [
+        "scoring, in another thread",
+        "2.000",
+        "50%",
+        "1.000",
+    ]
+
+
 def test_a_study_says_where_its_time_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study, _ = searched(make_setup(init_points=2, n_iters=0), tmp_path / "s")
     show(["s", "--timing", "--runs", str(tmp_path)])
@@ -37,7 +52,9 @@ def test_a_study_says_where_its_time_went(tmp_path: Path, capsys: pytest.Capture
     show(["s", "--timing", "--json", "--runs", str(tmp_path)])
     parts = json.loads(capsys.readouterr().out)
     took = [trial.user_attrs["seconds"] for trial in study.get_trials()]
-    assert sum(parts.values()) == pytest.approx(sum(took) / 2, abs=0.01)
+    assert sum(one for part, one in parts.items() if not part.startswith("beside ")) == pytest.approx(
+        sum(took) / 2, abs=0.01
+    )
 
 
 def test_an_older_study_has_none_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ class ShuffledEvaluator:
         self._seen: list[list[Score]] = []
         self._random = random.Random(seed)
         self.load_weights, self.draw, self.save = evaluator.load_weights, evaluator.draw, evaluator.save
+        self.score_each = evaluator.score_each
 
     def score(self, *arguments: Any) -> list[Score]:
         self._seen.append(self._evaluator.score(*arguments))

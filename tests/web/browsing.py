@@ -10,7 +10,9 @@ from pathlib import Path
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 
+from bayes_merger.web.api.events import Events
 from bayes_merger.web.api.studies import StudyData
+from bayes_merger.web.api.trials import TrialData
 from bayes_merger.web.app import build_app
 from bayes_merger.web.pages.rating import RatingPages
 from bayes_merger.web.pages.studies import StudyPages
@@ -22,7 +24,9 @@ from tests.web.serving import TOKEN
 def routes(runs: Path) -> list[BaseRoute]:
     """Of its pages and their data."""
     shelf = Shelf(runs)
-    return [*StudyPages(shelf).routes(), *StudyData(shelf).routes()]
+    data = StudyData(shelf)
+    rooms = [StudyPages(shelf), data, Events(shelf, data.line), TrialData(shelf)]
+    return [route for room in rooms for route in room.routes()]
 
 
 def client(runs: Path, *more: RatingPages) -> TestClient:

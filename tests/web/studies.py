@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -25,3 +27,9 @@ def _made(waiting: int, payloads: int) -> tuple[RunFolder, RunSetup]:
     place = tempfile.mkdtemp(prefix="bayes-merger-rated-")
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     return rated.a_study(Path(place), waiting=waiting, payloads=payloads, every=0)
+
+
+def put_together(folder: RunFolder) -> None:
+    """All of a study in its one file, so that another can take its place."""
+    with closing(sqlite3.connect(folder.database)) as database:
+        assert database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0

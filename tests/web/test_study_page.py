@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from bayes_merger.run.folder import RunFolder
 from bayes_merger.testing.studies import make_study
 from tests.web.browsing import browsed
 from tests.web.serving import TOKEN
+from tests.web.studies import put_together
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -28,12 +27,6 @@ def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_study(tmp_path_factory.mktemp("later") / "s", 40, drawn=3, payloads={"p": EVIL})
     put_together(folder)
     return folder.path
-
-
-def put_together(folder: RunFolder) -> None:
-    """All of a study in its one file, so that another can take its place."""
-    with closing(sqlite3.connect(folder.database)) as database:
-        assert database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
 
 
 @pytest.fixture
@@ -95,5 +88,6 @@ def test_a_page_moves_and_keeps_what_the_person_did(opened: Page, runs: Path, la
     assert opened.evaluate("document.activeElement.textContent") == "settings"
     assert opened.locator("details[open]").count() == 1
     opened.wait_for_selector("header .badge:has-text('done')")
-    assert opened.is_hidden("#now")
+    opened.wait_for_selector("#state:text-is('done')")
+    assert opened.is_hidden("#newest")
     assert opened.title() == "s"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.pipelines.architectures import DrawnArchitecture, drawn
-from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of
+from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of, keep_freed_memory
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
 from bayes_merger.imaging.pipelines.speed import check_speed, compile_network
 
@@ -61,6 +61,8 @@ def load_pipeline(
         raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
     check_offload(offload)
     place = device_of(device)
+    if place.type == "cpu":
+        keep_freed_memory()
     with ExitStack() as opened, warnings.catch_warnings():
         base = opened.enter_context(open_checkpoint(model)) if isinstance(model, str | Path) else model
         kind = drawn(base)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["Home", "homes", "modules_of", "single_file_views", "state_of", "to_single_file"]
+__all__ = ["Home", "LiveViews", "homes", "modules_of", "single_file_views", "state_of", "to_single_file"]
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def _whole(home: Home) -> Tensor:
 def single_file_views(pipe: Any, copies: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Single-file key -> a view, in the single file's shape, on the live parameter: write there to swap weights.
 
-    Made afresh on every call (milliseconds): a cached view would silently go stale as soon as a caller uses `.half()`
-    or `.to()` on a module.
+    A view that is kept silently goes stale as soon as a caller uses `.half()` or `.to()` on a module: see `LiveViews`.
 
     Args:
         pipe: a diffusers pipeline, or the modules of one.
@@ -111,6 +110,43 @@ def single_file_views(pipe: Any, copies: Mapping[str, Tensor] | None = None) -> 
     found = homes({part: state_of(module) for part, module in modules.items()})
     given = copies or {}
     return {key: given[key] if key in given else _view(key, home) for key, home in found.items()}
+
+
+class LiveViews:
+    """`single_file_views` of the same modules again and again, made anew only where a module has changed since."""
+
+    def __init__(self, modules: Mapping[str, Module], copies: Mapping[str, Tensor]) -> None:
+        """The arguments are those of `single_file_views`."""
+        self._modules = modules
+        self._copies = copies
+        self._places: list[tuple[Any, ...]] = []
+        self._views: dict[str, Tensor] = {}
+
+    def now(self) -> dict[str, Tensor]:
+        """Key of the naming table -> view.
+
+        Raises:
+            ConfigError: what is written would be lost.
+        """
+        places = [place for module in self._modules.values() for place in _places(module)]
+        if places != self._places:
+            self._views = single_file_views(self._modules, self._copies)
+            self._places = places
+        return self._views
+
+
+def _places(module: Module) -> list[tuple[Any, ...]]:
+    """What the views on a module depend on: its parts, and where and how their tensors lie in memory."""
+    found: list[tuple[Any, ...]] = []
+    waiting = [module]
+    while waiting:
+        layer = waiting.pop()
+        found.append((id(layer), getattr(layer, "fused_projections", False)))
+        for tensor in (*layer._parameters.values(), *layer._buffers.values()):
+            if tensor is not None:
+                found.append((tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()))
+        waiting += filter(None, layer._modules.values())
+    return found
 
 
 def _view(key: str, home: Home) -> Tensor:

@@ -20,7 +20,7 @@ from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.checkpoints.naming import INDEX, canonical_keys
 from bayes_merger.checkpoints.prediction import ZERO_SNR, edm_mark, prediction_metadata
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.imaging.pipelines.keymap import Home, homes, single_file_views, state_of
+from bayes_merger.imaging.pipelines.keymap import Home, LiveViews, homes, state_of
 from bayes_merger.imaging.pipelines.layout import Dtypes, LiveMemory
 from bayes_merger.imaging.pipelines.schedulers import PREDICTIONS
 from bayes_merger.imaging.pipelines.t5 import open_t5, t5_config
@@ -50,6 +50,7 @@ class LoadedModel:
         modules: diffusers' name of a part to its module.
         settings: the JSON files of a diffusers folder of such a model.
         memory: of the modules.
+        views: on them.
         merged: key of the naming table to the model's own key and shape, of all that a merge writes.
         merged_parts: the parts that these are of.
         prediction_type: `"epsilon"` or `"v_prediction"`; for a transformer it says nothing.
@@ -61,6 +62,7 @@ class LoadedModel:
     modules: Mapping[str, Any]
     settings: Settings
     memory: LiveMemory
+    views: LiveViews
     merged: Mapping[str, tuple[str, tuple[int, ...]]]
     merged_parts: Collection[str]
     prediction_type: str
@@ -73,7 +75,7 @@ class LoadedModel:
         Raises:
             ConfigError: what is written would be lost.
         """
-        views = single_file_views(self.modules, self.memory.copies)
+        views = self.views.now()
         return {own: views[key].view(shape) for key, (own, shape) in self.merged.items()}
 
 
@@ -136,7 +138,8 @@ def load_model(
         places = _places(expected, name, sources)
         check_shapes(base.path, places, expected, str(config or "the official config"))
         memory = LiveMemory(modules, device, dtype_of)
-        live = single_file_views(modules, memory.copies)
+        views = LiveViews(modules, memory.copies)
+        live = views.now()
         for key, (source, own) in places.items():
             live[key].copy_(source.model.tensor(own).view(live[key].shape))
         memory.settle()
@@ -147,7 +150,7 @@ def load_model(
         or bool(base.prediction)
         or (config is not None and (config / SCHEDULER).is_file())
     )
-    return LoadedModel(name, modules, settings, memory, merged, parts, prediction, said, zero_snr)
+    return LoadedModel(name, modules, settings, memory, views, merged, parts, prediction, said, zero_snr)
 
 
 def _sources(

@@ -102,7 +102,7 @@ class LivePipeline:
     def destinations(self) -> dict[str, Tensor]:
         """Single-file key -> where a merge writes its tensor, in the shape that it has in the loaded file.
 
-        Call it anew for every merge (milliseconds). What is written counts from the next drawing on. After writing to
+        Call it anew for every merge (cheap). What is written counts from the next drawing on. After writing to
         a text encoder, call `text_encoder_changed`.
 
         Raises:

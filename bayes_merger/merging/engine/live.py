@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.blocks import BlockWeights, Place
@@ -76,17 +75,12 @@ class LiveMerge:
         self._scratch = Scratch()
         self._checkpoints = checkpoints
         self._vae = settings.vae
-        spec = settings.spec.bind(checkpoints, settings.options)
-        self._structure = structure = plan_structure(spec, checkpoints, replace(settings, ema=DROP_EMA))
+        self._settings = replace(settings, ema=DROP_EMA)
+        self._bound = settings.spec.bind(checkpoints, settings.options)
+        self._structure = structure = plan_structure(self._bound, checkpoints, self._settings)
         self._spec = structure.method
         self._dtype = DTYPES[structure.dtype]
-        # Only what a network computes with: ids, flags and unknown tensors are not parameters.
-        items = [item for item in structure.written if item.place.role in ("block", "vae")]
-        self._merged = {item.key: item for item in items if item.action == "merge"}
-        self._kept = {item.key: item for item in items if item.action != "merge"}
-        self._groups: dict[_Group, list[PlanItem]] = {}
-        for item in self._merged.values():
-            self._groups.setdefault((item.place, item.rules), []).append(item)
+        self._group()
         architecture = structure.architecture.whole or structure.architecture
         self._needed = [
             k for k, s in (self._merged | self._kept).items()
@@ -101,12 +95,39 @@ class LiveMerge:
         self._caches: dict[torch.device, DeviceCache] = {}  # the models' tensors and prepared results
         self._places: dict[str, _Address] = {}  # the address of each live tensor at the last candidate,
         self._storages: list[StorageWeakRef] = []  # and the storages: once freed, others may get their addresses
-        self._contents: dict[str, Hashable] = {}  # the content of each span, by its first key
+        self._contents: dict[str, Hashable] = {}  # the content of each tensor
         self._copied = False  # whether the tensors that are not merged have been copied
-        self._spans: dict[_Group, list[ContiguousSpan]] = {}  # of the live tensors of each group
         self._changing = [name for name, model in checkpoints.items() if not model.constant]
         self._computed = any(getattr(model, "computed", False) for model in checkpoints.values())
         self._statistics: tuple[Hashable, Statistics] | None = None  # versions of the models, and their statistics
+
+    def _group(self) -> None:
+        # Only what a network computes with: ids, flags and unknown tensors are not parameters.
+        items = [item for item in self._structure.written if item.place.role in ("block", "vae")]
+        self._merged = {item.key: item for item in items if item.action == "merge"}
+        self._kept = {item.key: item for item in items if item.action != "merge"}
+        self._groups: dict[_Group, list[PlanItem]] = {}
+        for item in self._merged.values():
+            self._groups.setdefault((item.place, item.rules), []).append(item)
+        self._spans: dict[_Group, list[ContiguousSpan]] = {}  # of the live tensors of each group
+
+    def regroup(self, elements: Sequence[str]) -> None:
+        """Go on under other elemental rules: the models stay in memory, and what has its numbers is not written again.
+
+        Args:
+            elements: the rules, as in the settings.
+
+        Raises:
+            ConfigError: rules that make no sense.
+        """
+        if tuple(elements) == self._settings.elements:
+            return
+        settings = replace(self._settings, elements=tuple(elements))
+        self._structure = plan_structure(self._bound, self._checkpoints, settings)
+        self._settings = settings
+        self._group()
+        if self._changing:  # a span's version is that of its first tensor
+            self._forget()
 
     def apply(self, weights: BlockWeights, destinations: Mapping[str, Tensor], *, everything: bool = False) -> None:
         """Turn the live model into the merge with these weights.
@@ -153,11 +174,8 @@ class LiveMerge:
         merger = KeyMerger(replace(self._structure, method=spec), weights, self._checkpoints)
         touched = ADJUSTED & destinations.keys()
         self._copied = False
-        for first in [
-            *touched,
-            *(span.keys[0] for span in chain(*self._spans.values()) if touched.intersection(span.keys)),
-        ]:
-            self._contents.pop(first, None)
+        for key in touched:
+            self._contents.pop(key, None)
         for key in sorted(touched):
             item = self._merged.get(key) or self._kept[key]
             out = destinations[key]
@@ -256,12 +274,14 @@ class LiveMerge:
         key = span.keys[0]
         if self._changing:
             content = (content, self._versions(key))
-        if self._contents.pop(key, None) != content:  # forgotten first, in case of a failure half-way
+        # forgotten first, in case of a failure half-way
+        before = [self._contents.pop(each, None) for each in span.keys]
+        if any(one != content for one in before):
             weights = self._structure.weights_of(self._merged[key], numbers)
             self._combine(spec, span, numbers, weights, destinations[key])
             if self._computed or not (spec.between and all(map(within_0_and_1, weights.values()))):
                 self._check_numbers(span, destinations)
-        self._contents[key] = content
+        self._contents.update(dict.fromkeys(span.keys, content))
 
     def _combine(self, spec: MethodSpec, span: ContiguousSpan, numbers: Numbers, weights: Weights, out: Tensor) -> None:
         from bayes_merger.merging.engine.combine import combine, combine_channels

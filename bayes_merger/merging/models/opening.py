@@ -45,17 +45,28 @@ def open_each(
         ConfigError: a setting of ``rebasin`` that does not fit the models.
         CheckpointError: as ``open_model``; models whose neurons cannot be compared.
     """
-    check_rebasin(rebasin, paths)
     opened: dict[str, Checkpoint] = {}
     with closed_on_error(opened):
         for name in sorted(paths):
             opened[name] = open_model(name, paths[name], None if alone or name == "vae" else opened.get("a"))
-        for name, alike in rebasin.items():
-            try:
-                opened[name] = AlignedModel(opened[name], opened[alike["to"]], alike)
-            except (CheckpointError, ConfigError) as error:
-                raise type(error)(str(error), subject=f"rebasin.{name}") from error
-    return opened
+        return in_order(opened, rebasin)
+
+
+def in_order(opened: Mapping[str, Checkpoint], rebasin: Mapping[str, Alike]) -> dict[str, Checkpoint]:
+    """Opened models, those of ``rebasin`` with their neurons in another's order.
+
+    Raises:
+        ConfigError: a setting of ``rebasin`` that does not fit the models.
+        CheckpointError: models whose neurons cannot be compared.
+    """
+    check_rebasin(rebasin, opened)
+    found = dict(opened)
+    for name, alike in rebasin.items():
+        try:
+            found[name] = AlignedModel(opened[name], opened[alike["to"]], alike)
+        except (CheckpointError, ConfigError) as error:
+            raise type(error)(str(error), subject=f"rebasin.{name}") from error
+    return found
 
 
 def with_orders(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) -> MergeRecipe:

@@ -45,20 +45,21 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("keyup", (event) => { if (blinks(event)) { release(); } });
 
+function valueIn(row, column) {
+  const cell = row.cells[column], text = cell.dataset.value ?? cell.textContent;
+  return text === "" ? null : Number.isNaN(Number(text)) ? text : Number(text);
+}
+function compare(a, b, down) {  // nothing comes last, either way
+  if (a === null || b === null) { return (a === null) - (b === null); }
+  const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+  return down ? -order : order;
+}
 function sort(head, down) {
   const table = head.closest("table"), body = table.tBodies[0];
-  const value = (row) => {
-    const cell = row.cells[head.cellIndex], text = cell.dataset.value ?? cell.textContent;
-    return text === "" ? null : Number.isNaN(Number(text)) ? text : Number(text);
-  };
   for (const other of table.tHead.rows[0].cells) { other.removeAttribute("aria-sort"); }
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const rows = [...body.rows].map((row) => [value(row), row]);
-  rows.sort(([a], [b]) => {
-    if (a === null || b === null) { return (a === null) - (b === null); }
-    const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
-    return down ? -order : order;
-  });
+  const rows = [...body.rows].map((row) => [valueIn(row, head.cellIndex), row]);
+  rows.sort(([a], [b]) => compare(a, b, down));
   body.append(...rows.map(([, row]) => row));
 }
 const headOf = (event) => event.target.closest("table.sortable th");

@@ -17,7 +17,7 @@ from bayes_merger.run.fingerprint import candidate_id
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.holdout import Watch
 from bayes_merger.run.pictures import add_texts, forget
-from bayes_merger.run.progress import ProgressReporter, StopSignal, TrialReport
+from bayes_merger.run.progress import FOR_YOU, ProgressReporter, StopSignal, TrialReport
 from bayes_merger.run.rating.asking import asked_about
 from bayes_merger.run.rating.awaiting import Answers, Question, awaited
 from bayes_merger.run.rating.noise import ENOUGH, RaterNoise, rater_noise
@@ -138,7 +138,7 @@ class Desk:
         if not waiting:
             return False
         if self._config.scoring.page:
-            self._progress.step(f"waiting for your ratings of {waiting} trial{'s' if waiting > 1 else ''}")
+            self._progress.step(f"{FOR_YOU}ratings of {waiting} trial{'s' if waiting > 1 else ''}")
             time.sleep(PACE)
         else:
             with self._progress.quiet(), self._stop.at_once():
@@ -203,7 +203,7 @@ def played_off(
     while known is not None and known.champion is None:
         stop.check()
         if scoring.page:
-            progress.step("waiting for the play-off")
+            progress.step(f"{FOR_YOU}comparisons")
             time.sleep(PACE)
         else:
             with progress.quiet(), stop.at_once():

@@ -124,6 +124,11 @@ class Embedder:
             torch.cuda.empty_cache()
 
 
+def all_stay() -> bool:
+    """Whether every model that has been needed so far stays on its GPU, so that it may also work while one draws."""
+    return all(embedder._is_there for embedder in list(_SHARED.values()))
+
+
 def stays(available: int, drawing: int, towers: int) -> bool:
     """Whether models of so many bytes may stay on a GPU while pictures are drawn.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.search.space.from_effect import FROM_EFFECT, read_from_effect
 from bayes_merger.search.space.rules import Range
 from bayes_merger.search.space.space import Parameter, SearchSpace, build_space
 
@@ -45,14 +46,18 @@ def space_from_guide(
     """
     keeps_idle(guide)
     rules: dict[str, Any] = {}
+    effect = read_from_effect(guide)
     for key, value in guide.items():
-        if key == IDLE:
+        if key in (IDLE, FROM_EFFECT):
             continue
         if key not in _GUIDE:
-            raise ConfigError(f"space: unknown rule {key!r}; {nearest(str(key), (*_GUIDE, IDLE))}")
+            raise ConfigError(f"space: unknown rule {key!r}; {nearest(str(key), (*_GUIDE, IDLE, FROM_EFFECT))}")
         if value is None:
             continue  # a key left empty in YAML
         if rules.get(_GUIDE[key]):
             raise ConfigError(f"space: {key} and {_GUIDE[key]} are the same rules under two names; keep one")
         rules[_GUIDE[key]] = value
+    own = rules.setdefault("frozen", {})
+    if effect and effect.frozen and isinstance(own, Mapping):
+        rules["frozen"] = {**own, **effect.frozen}
     return build_space(blocks, weights, extra_parameters=extra_parameters, given=given, **rules)

@@ -81,6 +81,11 @@ class CheckedStudy(Study):
         return found
 
 
+def strangers(study: Study) -> int:
+    """How many finished trials are other programs', as far as they were read."""
+    return study.strangers if isinstance(study, CheckedStudy) else 0
+
+
 def stored_trials(study: Study) -> list[FrozenTrial]:
     """All trials of a study as they are in the database, those that others have put there included."""
     return study._storage.get_all_trials(study._study_id, deepcopy=False)

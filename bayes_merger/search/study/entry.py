@@ -17,6 +17,9 @@ SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 """What the queue is about."""
 
+LATELY = 60
+"""Seconds after its last sign of life that a worker without a trial is expected to take one."""
+
 KNOWN = (AWAITING, DEATHS, ORIGIN, PHASE, RETRY_OF, ROW, WORKER)
 """The attributes of a trial that the queue goes by."""
 
@@ -58,9 +61,32 @@ class Entry:
         return self.attributes.get(PHASE) == PREDICTED
 
     @property
+    def worker(self) -> str | None:
+        """The id of the worker that took it."""
+        return str(self.attributes[WORKER]["id"]) if WORKER in self.attributes else None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether a worker draws it, or has drawn it for a person to rate.
+
+        What other programs have running is none of the budget's: it may never be finished.
+        """
+        return self.state == TrialState.RUNNING and WORKER in self.attributes
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a worker draws it now."""
+        return self.is_drawn and not self.is_awaited
+
+    @property
     def is_awaited(self) -> bool:
         """Whether it is drawn and waits for a person's ratings: no worker has it, so none can die over it."""
         return AWAITING in self.attributes
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether somebody elsewhere draws it, who has it until a certain time and of whose life nothing is known."""
+        return "until" in self.attributes.get(WORKER, {})
 
     @property
     def is_dangerous(self) -> bool:
@@ -79,6 +105,9 @@ class Transaction(Protocol):
     def entries(self) -> list[Entry]:
         """The trials that wait or run, oldest first. Ask before :meth:`spent`: a trial that ends in between is then
         counted twice, never not at all."""
+
+    def workers(self) -> set[str]:
+        """The ids of those that began a trial or gave a sign of life within the last minute."""
 
     def spent(self) -> int:
         """How many trials have a score or were cut short, whoever wrote them."""

@@ -1,9 +1,9 @@
 """One process per study that suggests, for any number that only draw.
 
-Whoever suggests needs all of the history, and seconds for a fit; whoever draws needs neither. The proposer keeps a few
-suggestions waiting: enough that a worker finds one, few enough that they know the latest scores. It is the parent of
-``workers=N``, or one of those started by hand. When it dies, the first worker that finds nothing to draw makes its own
-suggestion, so nobody waits for it, and another one becomes the proposer.
+Whoever suggests needs all of the history, and seconds for a fit; whoever draws needs neither. The proposer keeps one
+suggestion waiting for each worker that has nothing to draw, and always one: so a worker finds one, and none is older
+than it need be. It is the parent of ``workers=N``, or one of those started by hand: each of these stands by to take its
+place when it dies. Until then workers wait: each that suggested for itself would read the whole history first.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.alive import dead_entries, healed
 from bayes_merger.search.study.entry import Entry
-from bayes_merger.search.study.history import WORKER
 from bayes_merger.search.study.lock import proposer_lock
-from bayes_merger.search.study.queue import LastSuggestion, suggestions
+from bayes_merger.search.study.queue import LastSuggestion, spent, suggestions
 from bayes_merger.search.study.storage import PAUSE
 from bayes_merger.search.study.transaction import transaction
-from bayes_merger.search.study.workers import healed, is_drawn, spent
 
 PACE = 0.2
 """Seconds between two looks at the queue."""
+
+STANDBY = 10.0
+"""Seconds between two attempts of a worker started by hand to be the proposer; hundreds of them ask one server."""
+
+TAKEOVER = 3 * STANDBY
+"""Seconds without a suggestion after which a worker makes its own, as nobody who stood by has become the proposer."""
 
 
 class Proposer:
@@ -53,10 +58,7 @@ class Proposer:
         self.total = total
         self._told = told
         self._last = last
-        self._ahead = 1
         self._spent = -1
-        self._taken = 0
-        self._workers: set[str] = set()
 
     def serve(self, over: threading.Event, patience: float = PAUSE) -> None:
         """Propose until the event is set or the budget used up; wait while another process does.
@@ -78,13 +80,11 @@ class Proposer:
 
     def look(self, check_lock: Callable[[], None] = lambda: None) -> bool:
         """Look at the queue once, and add to it if it is short; whether anything was added."""
-        with transaction(self.study) as queue:
-            entries = healed(self.study, queue)
-            done = spent(self.study, queue)
+        entries, done, idle = self._seen()
         if done != self._spent:
             self._spent = done
             self._told()
-        lacking = self._lacking(entries, done)
+        lacking = self._lacking(entries, done, idle)
         if lacking <= 0:
             return False
         last = self._last(self.total) if lacking == 1 else None
@@ -94,17 +94,22 @@ class Proposer:
             queue.add(suggested)
         return True
 
-    def _lacking(self, entries: list[Entry], done: int) -> int:
-        """How many suggestions to add: twice as many as last time if none was left, one less if none was taken."""
-        drawn = [entry for entry in entries if is_drawn(entry)]
-        waiting = sum(e.state == TrialState.WAITING and not e.is_dangerous for e in entries)
-        taken, self._taken = done + len(drawn) - self._taken, done + len(drawn)
-        self._workers |= {entry.attributes[WORKER]["id"] for entry in drawn}
-        if not waiting:
-            self._ahead = min(2 * self._ahead, max(len(self._workers), 2 * taken, 1))
-        elif waiting >= self._ahead:
-            self._ahead = max(1, self._ahead - 1)
-        free = self.total - done - len(drawn) - waiting
+    def _seen(self) -> tuple[list[Entry], int, int]:
+        """The queue's entries, how many trials are spent, how many workers are idle; trials of dead ones wait again.
+
+        Read out of turn: where workers stand in line, the proposer would get as few turns as each of them.
+        """
+        with transaction(self.study, in_line=False) as queue:
+            entries, done, workers = queue.entries(), spent(self.study, queue), queue.workers()
+        if dead_entries(self.study, entries):
+            with transaction(self.study) as queue:
+                entries = healed(self.study, queue)
+        return entries, done, len(workers - {entry.worker for entry in entries if entry.is_held})
+
+    def _lacking(self, entries: list[Entry], done: int, idle: int) -> int:
+        """How many suggestions to add, so that each idle worker finds one, and whoever has drawn its trial next."""
+        waiting = sum(entry.state == TrialState.WAITING and not entry.is_dangerous for entry in entries)
+        free = self.total - done - waiting - sum(entry.is_drawn for entry in entries)
         if free == 1:  # the last suggestion knows as much as it can
             return 0 if waiting else 1
-        return min(self._ahead - waiting, free - 1)
+        return min(max(idle, 1) - waiting, free - 1)

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.checked import stored_trials
+from bayes_merger.search.study.checked import stored_trials, strangers
 from bayes_merger.search.study.entry import TRIES, Entry, Transaction
 from bayes_merger.search.study.history import (
     DEATHS,
@@ -109,6 +109,11 @@ def completed(study: Study, space: SearchSpace, trial: FrozenTrial) -> FrozenTri
     return trial
 
 
+def spent(study: Study, queue: Transaction) -> int:
+    """How many trials of the budget are finished, as far as it is known without those of other programs."""
+    return queue.spent() - strangers(study)
+
+
 def queue_again(queue: Transaction, entries: Iterable[Entry], *, died: bool = False) -> None:
     """Fail running trials without a living worker as interrupted; their values wait again, ahead of all others.
 
@@ -121,7 +126,7 @@ def queue_again(queue: Transaction, entries: Iterable[Entry], *, died: bool = Fa
     again = {entry.attributes.get(RETRY_OF) for entry in queue.entries()} if entries else set()
     for entry in entries:
         # In this order: if a process dies in between, a trial is left running and the next process repairs it.
-        deaths = entry.deaths + died
+        deaths = entry.deaths + (died and not entry.is_lent)
         if entry.number not in again and deaths < TRIES:
             queue.add([retry(queue.trial(entry), deaths)])
         ended = f"the process ended while it was drawn, {deaths} times (killed, out of memory or a crash)"

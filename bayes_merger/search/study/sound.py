@@ -91,6 +91,7 @@ def _is_worker(value: Any) -> bool:
         isinstance(value, dict)
         and _is_text(value.get("host"))
         and bool(re.fullmatch(r"[0-9a-f]{1,64}", str(value.get("id"))))
+        and is_number(value.get("until", 0))
     )
 
 

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.design import design
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.alive import recover
 from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.history import DESIGN, FINGERPRINT, REASON, finite, is_interrupted
 from bayes_merger.search.study.loading import is_initialised, load_study, name_in, readable
@@ -29,7 +30,6 @@ from bayes_merger.search.study.lock import study_lock
 from bayes_merger.search.study.queue import ask, queue_design
 from bayes_merger.search.study.storage import open_storage
 from bayes_merger.search.study.transaction import transaction
-from bayes_merger.search.study.workers import recover
 
 __all__ = [
     "FINGERPRINT",
@@ -85,7 +85,7 @@ def create_study(
     with study_lock(study):
         if is_initialised(study):
             raise ConfigError(f"study {name!r} exists already: resume it, or choose another name")
-        with transaction(study, locked=True) as queue:
+        with transaction(study, in_line=False) as queue:
             queue.add(taken)
         for key, value in (attributes or {}).items():
             study.set_user_attr(key, value)

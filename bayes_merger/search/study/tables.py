@@ -32,8 +32,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import and_, cast, func, literal, null, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
-from bayes_merger.search.study.entry import KNOWN, OPEN, SPENT, Entry, sound
-from bayes_merger.search.study.history import ROW
+from bayes_merger.search.study.entry import KNOWN, LATELY, OPEN, SPENT, Entry, sound
+from bayes_merger.search.study.history import ROW, WORKER
 from bayes_merger.search.study.sound import LARGEST, is_sound
 from bayes_merger.search.study.storage import GRACE, backend
 
@@ -122,6 +122,19 @@ class TableTransaction:
             Entry(trial, number, state, sound(attributes), silent)
             for (trial, number, state, silent), attributes in sorted(about.items(), key=lambda one: one[0][0])
         ]
+
+    def workers(self) -> set[str]:
+        """The ids of those that began a trial or gave a sign of life within the last minute; by the server's clock."""
+        now = self._connection.execute(select(func.now())).scalar_one().replace(tzinfo=None)
+        found = self._connection.execute(
+            select(ATTRIBUTES.value_json)
+            .distinct()
+            .join_from(TrialUserAttributeModel.__table__, TrialModel.__table__)
+            .join(TrialHeartbeatModel.__table__, HEARTBEATS.trial_id == TRIALS.trial_id)
+            .where(TRIALS.study_id == self._study, ATTRIBUTES.key == WORKER)
+            .where(HEARTBEATS.heartbeat > now - timedelta(seconds=LATELY))
+        )
+        return {worker["id"] for (text,) in found if is_sound(WORKER, worker := json.loads(text))}
 
     def spent(self) -> int:
         """How many trials have a score or were cut short."""

@@ -7,6 +7,7 @@ them; they come in an order in which the process may die between any two.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -14,8 +15,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bayes_merger.search.study.entry import OPEN, SPENT, Entry, sound
-from bayes_merger.search.study.history import ROW
+from bayes_merger.search.study.entry import LATELY, OPEN, SPENT, Entry, sound
+from bayes_merger.search.study.history import ROW, WORKER
 from bayes_merger.search.study.sound import is_sound
 from bayes_merger.search.study.storage import database_file
 
@@ -41,6 +42,13 @@ class OptunaTransaction:
             Entry(t._trial_id, t.number, t.state, sound(t.user_attrs), t._trial_id in silent)
             for t in self._storage.get_all_trials(self._study, deepcopy=False, states=OPEN)
         ]
+
+    def workers(self) -> set[str]:
+        """The ids of those that have a trial or ended one within the last minute; by the workers' clocks."""
+        since = datetime.now() - timedelta(seconds=LATELY)
+        trials = self._storage.get_all_trials(self._study, deepcopy=False)
+        lately = [t for t in trials if t.state == TrialState.RUNNING or (t.datetime_complete or datetime.min) > since]
+        return {t.user_attrs[WORKER]["id"] for t in lately if is_sound(WORKER, t.user_attrs.get(WORKER))}
 
     def spent(self) -> int:
         """How many trials have a score or were cut short."""

@@ -16,7 +16,7 @@ from bayes_merger.search.study.through_optuna import OptunaTransaction
 
 
 @contextmanager
-def transaction(study: Study, *, locked: bool = False) -> Iterator[Transaction]:
+def transaction(study: Study, *, in_line: bool = True) -> Iterator[Transaction]:
     """A study's queue, for as long as nobody else changes it.
 
     Nothing slow belongs into this block, and nothing that reads the study in another way: it would wait for this one.
@@ -25,7 +25,8 @@ def transaction(study: Study, *, locked: bool = False) -> Iterator[Transaction]:
 
     Args:
         study: shared with any number of others.
-        locked: whether this process holds the study's lock already.
+        in_line: wait for this process's turn; False where it holds the study's lock already, or changes nothing and
+            needs no more than what each statement sees for itself.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database cannot be reached or written; nothing has changed, or all has.
@@ -37,9 +38,9 @@ def transaction(study: Study, *, locked: bool = False) -> Iterator[Transaction]:
     elif are_known(storage):
         line = place_in_line(study)
         with storage.engine.begin() as connection:
-            if not locked:
+            if in_line:
                 line(connection)
             yield TableTransaction(connection, study._study_id)
     else:
-        with nullcontext() if locked else study_lock(study):
+        with study_lock(study) if in_line else nullcontext():
             yield OptunaTransaction(study, storage)

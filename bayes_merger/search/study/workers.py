@@ -1,22 +1,13 @@
-"""Several workers on one study: which worker has which trial, which are alive, and how many trials are left.
-
-A worker holds an operating system lock for as long as it lives. A process that sees the lock, on the same machine,
-knows at once and for certain whether the worker is dead; a worker elsewhere is considered dead after ten minutes
-without a heartbeat (:data:`~bayes_merger.search.study.storage.GRACE`), however long its trial takes. Its trial then
-waits again, ahead of all others.
-"""
+"""A process as one of any number of workers on one study: it takes trials, draws them and tells what they got."""
 
 from __future__ import annotations
 
-import getpass
-import glob
 import os
 import secrets
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,108 +21,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.errors import BayesMergerError, Superseded, trouble
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.checked import CheckedStudy
+from bayes_merger.search.study.alive import healed, lock_of
+from bayes_merger.search.study.checked import strangers
 from bayes_merger.search.study.entry import Entry, Transaction
-from bayes_merger.search.study.history import DESIGN, REASON, WEIGHTS, WORKER, finite, origin
-from bayes_merger.search.study.lock import beside, is_free, proposer_lock
-from bayes_merger.search.study.queue import LastSuggestion, completed, queue_again, queue_design, suggestions, take
+from bayes_merger.search.study.history import REASON, WEIGHTS, WORKER, finite, origin
+from bayes_merger.search.study.lock import proposer_lock
+from bayes_merger.search.study.queue import LastSuggestion, completed, queue_again, spent, suggestions, take
 from bayes_merger.search.study.storage import BEAT, GRACE, PAUSE, backend, database_file, rest
 from bayes_merger.search.study.tables import glance
 from bayes_merger.search.study.transaction import transaction
 
 T = TypeVar("T")
-
-
-def recover(study: Study) -> list[int]:
-    """Repair a study whose processes died; living workers are left alone.
-
-    Trials that dead workers left running are failed as interrupted, and their values wait again, ahead of all others;
-    so are trials without a known worker. Rows of the start design that were never written are written.
-
-    Returns:
-        The numbers of the interrupted trials.
-    """
-    design = study.user_attrs[DESIGN]
-    with transaction(study) as queue:
-        queue_design(queue, design)
-        running = [entry for entry in queue.entries() if entry.state == TrialState.RUNNING]
-        dead = dead_entries(study, running)
-        strangers = [entry for entry in running if WORKER not in entry.attributes and not entry.is_awaited]
-        queue_again(queue, dead, died=True)
-        queue_again(queue, strangers)
-    _sweep(study)
-    return sorted(entry.number for entry in dead + strangers)
-
-
-def dead_entries(study: Study, entries: Iterable[Entry]) -> list[Entry]:
-    """The running trials whose worker is dead; one that awaits ratings needs none."""
-    drawn = [entry for entry in entries if is_drawn(entry) and not entry.is_awaited]
-    return [entry for entry in drawn if _is_dead(study, entry.attributes[WORKER], entry.silent)]
-
-
-def healed(study: Study, queue: Transaction, alive: str = "") -> list[Entry]:
-    """The queue's entries, once those of dead workers wait again.
-
-    Args:
-        study: whose queue it is.
-        queue: its transaction.
-        alive: the worker that asks.
-    """
-    entries = queue.entries()
-    dead = dead_entries(study, (entry for entry in entries if _worker_of(entry) != alive))
-    queue_again(queue, dead, died=True)
-    return queue.entries() if dead else entries
-
-
-def spent(study: Study, queue: Transaction) -> int:
-    """How many trials of the budget are finished, as far as it is known without those of other programs."""
-    return queue.spent() - strangers(study)
-
-
-def strangers(study: Study) -> int:
-    """How many finished trials are other programs', as far as they were read."""
-    return study.strangers if isinstance(study, CheckedStudy) else 0
-
-
-def at_work(study: Study) -> int:
-    """How many workers are drawing now."""
-    with transaction(study) as queue:
-        return len({_worker_of(entry) for entry in queue.entries() if is_drawn(entry) and not entry.is_awaited})
-
-
-def is_drawn(entry: Entry) -> bool:
-    """Whether a worker draws it, or has drawn it for a person to rate.
-
-    What other programs have running is none of the budget's: it may never be finished.
-    """
-    return entry.state == TrialState.RUNNING and WORKER in entry.attributes
-
-
-def _worker_of(entry: Entry) -> str | None:
-    return str(entry.attributes[WORKER]["id"]) if WORKER in entry.attributes else None
-
-
-def _is_dead(study: Study, worker: Mapping[str, Any], silent: bool) -> bool:
-    lock = _lock_of(study, worker["id"])
-    if database_file(backend(study)):
-        return is_free(lock)  # all workers that share a file are on one machine
-    seen = worker["host"] == socket.gethostname() and lock.exists()
-    return is_free(lock) if seen else silent
-
-
-def _lock_of(study: Study, worker: str) -> Path:
-    file = database_file(backend(study))
-    if file:
-        return beside(file, f"worker-{worker}")
-    return Path(tempfile.gettempdir(), f"bayes-merger-{getpass.getuser()}", worker)
-
-
-def _sweep(study: Study) -> None:
-    """Remove the locks that dead workers left beside the study's file."""
-    if file := database_file(backend(study)):
-        for lock in file.parent.glob(beside(Path(glob.escape(file.name)), "worker-*").name):
-            if is_free(lock):
-                lock.unlink(missing_ok=True)
 
 
 def with_retries(study: Study, action: Callable[[], T]) -> T:
@@ -183,6 +83,7 @@ class Worker:
         name: the worker's name, for users.
         beat: seconds between two heartbeats.
         last: makes the last suggestion, where that is not the sampler's.
+        patience: seconds that it finds nothing before it makes a suggestion itself, though others stand by to do so.
         ahead: claim nothing while so many trials are drawn and have no score yet; None: as many as there are.
 
     Attributes:
@@ -199,7 +100,9 @@ class Worker:
         name: str = "",
         beat: float = BEAT,
         last: LastSuggestion = lambda total: None,
+        patience: float = 0.0,
         ahead: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study = study
         self.space = space
@@ -207,14 +110,16 @@ class Worker:
         self.name = name
         self._beat = beat
         self._last = last
+        self._patience = patience
         self._ahead = ahead
-        self._lock = FileLock(_lock_of(study, self.id), timeout=0)
+        self._clock = clock
+        self._lock = FileLock(lock_of(study, self.id), timeout=0)
         self.done = 0
         self.awaited = 0
         self.has_proposed = False
         self._current: FrozenTrial | None = None
         self._begun = False
-        self._in_vain = False
+        self._in_vain: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
 
@@ -244,25 +149,27 @@ class Worker:
         self._current = self.with_retries(lambda: self._claim(total))
         if self._current is not None:
             rest(self.study)
-        self._in_vain = self._current is None
+            self._in_vain = None
+        elif self._in_vain is None:
+            self._in_vain = self._clock()
         return self._current
 
     def _claim(self, total: int) -> FrozenTrial | None:
-        if self._in_vain and self._has_to_wait(total):
+        if self._in_vain is not None and self._has_to_wait(total):
             return None
         while True:
             with transaction(self.study) as queue:
                 entries = self._healed(queue)
                 self.done = spent(self.study, queue)
                 self.awaited = sum(entry.is_awaited for entry in entries)
-                unscored = sum(map(is_drawn, entries))
+                unscored = sum(entry.is_drawn for entry in entries)
                 if unscored + self.done >= total or (self._ahead is not None and unscored >= self._ahead):
                     return None
                 taken = take(queue, entries, self.space, self._about, first=not self._begun)
             if taken is not None:
                 self._begun = True
                 return self._whole(taken)
-            if not self._propose(total):
+            if self._is_patient() or not self._propose(total):
                 return None
 
     def _has_to_wait(self, total: int) -> bool:
@@ -271,15 +178,20 @@ class Worker:
         if seen is None or seen[0]:
             return False
         self.done = seen[1] - strangers(self.study)
-        if self.done >= total:
+        if self.done >= total or self._is_patient():
             return True
         with proposer_lock(self.study) as check_lock:
             return check_lock is None
 
+    def _is_patient(self) -> bool:
+        """Whether it still leaves suggestions to others; not once it has made one and so knows the history."""
+        waited = 0.0 if self._in_vain is None else self._clock() - self._in_vain
+        return waited < self._patience and not self.has_proposed
+
     def _healed(self, queue: Transaction) -> list[Entry]:
         """The queue's entries, once those of dead workers wait again; and those that a broken connection took."""
         entries = healed(self.study, queue, self.id)
-        left = [e for e in entries if e.state == TrialState.RUNNING and _worker_of(e) == self.id and not e.is_awaited]
+        left = [e for e in entries if e.state == TrialState.RUNNING and e.worker == self.id and not e.is_awaited]
         queue_again(queue, left)
         return queue.entries() if left else entries
 

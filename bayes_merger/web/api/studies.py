@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import PlainTextResponse, Response
 
-from bayes_merger.run.folder import RunFolder
+from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.report.exports import STUDIES
+from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.rating.album import opaque
-from bayes_merger.web.answers import NotFound
-from bayes_merger.web.pictures import KEPT, Previews, whole
+from bayes_merger.scoring.people.ledger import Ledger
+from bayes_merger.web.answers import NotFound, versioned
+from bayes_merger.web.api import shapes
+from bayes_merger.web.api.operations import PICTURE, SINCE, TEXT, Operation
+from bayes_merger.web.pictures import Sizes
 from bayes_merger.web.shelf import Seen, Shelf, address
 
-THUMBNAIL = 320
-"""Pixels of a small picture's longer side."""
+SIZE = {"size": {"enum": ["small", "large", "whole"], "description": "`whole` is every pixel of it, as PNG."}}
+
+PAGE = {
+    "after": {"type": "integer", "minimum": 0, "description": "Only trials of a greater number."},
+    "limit": {"type": "integer", "minimum": 0, "description": "At most so many; all without it."},
+}
 
 
 class StudyData:
@@ -29,67 +36,85 @@ class StudyData:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self._previews = {"small": Previews(512, THUMBNAIL), "large": Previews()}
+        self._previews = Sizes()
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[Operation]:
         """What the application serves."""
         api = "/api/v1/studies"
         return [
-            Route(api, self.all),
-            Route(api + "/{study}", self.summary),
-            Route(api + "/{study}/trials", self.trials),
-            Route(api + "/{study}/report", self.report),
-            Route(api + "/{study}/thumbnail", self.thumbnail),
-            Route(api + "/{study}/pictures/{id}", self.picture),
+            Operation(api, self.all, shapes.Studies, SINCE),
+            Operation(api + "/{study}", self.summary, shapes.Summary, SINCE),
+            Operation(api + "/{study}/trials", self.trials, list[shapes.Trial], {**SINCE, **PAGE}),
+            Operation(api + "/{study}/ratings", self.ratings, list[shapes.Said], SINCE),
+            Operation(api + "/{study}/report", self.report, shapes.Report, SINCE),
+            Operation(api + "/{study}/exports/{form}", self.export, TEXT),
+            Operation(api + "/{study}/thumbnail", self.thumbnail, PICTURE),
+            Operation(api + "/{study}/pictures/{id}", self.picture, PICTURE, SIZE),
         ]
 
     def all(self, request: Request) -> Response:
-        """All studies, the one touched last first; 204 if that is the version which is known already."""
+        """All studies, the one touched last first."""
         folders = self._shelf.folders()
         version = opaque(*map(self._shelf.version, folders))
-        if request.query_params.get("version") == version:
-            return Response(status_code=204)
-        return _json({"version": version, "studies": list(map(self._line, folders))})
+        return versioned(request, version, lambda: {"version": version, "studies": list(map(self.line, folders))})
 
     def summary(self, request: Request) -> Response:
-        """One study: trials, best, weights, the verdict, the closing table; the same as ``show NAME --json``."""
-        return _json(self._seen(request).summary)
+        """One study: trials, best, weights, the verdict, the closing table.
+
+        The same as ``bayes-merger show NAME --json``.
+        """
+        seen = self._seen(request)
+        return versioned(request, seen.version, lambda: seen.summary)
 
     def trials(self, request: Request) -> Response:
-        """Its trials, with weights, scores and what the model believes of them."""
-        return _json(self._seen(request).trials)
+        """Its trials, oldest first, with weights, scores and what the model believes of them."""
+        seen, after, limit = self._seen(request), number_of(request, "after"), number_of(request, "limit")
+        found = [row for row in seen.trials if after is None or row["trial"] > after][:limit]
+        return versioned(request, seen.version, lambda: [row_of(row) for row in found])
+
+    def ratings(self, request: Request) -> Response:
+        """What people have said of its pictures and was not taken back, oldest first; the last of a picture counts.
+
+        A merge is an opaque id here, so that whoever rates on does not learn which one it is.
+        """
+        ledger = Ledger(self._folder(request).ratings)
+        names = shapes.Said.__annotations__
+        return versioned(
+            request,
+            opaque(ledger.path, ledger.size),
+            lambda: [{name: getattr(one, name) for name in names} for one in ledger.ratings()],
+        )
 
     def report(self, request: Request) -> Response:
-        """Its report in parts, as HTML; 204 if that is the version which is known already."""
+        """Its report in parts, as HTML; the rows of the table of trials are apart."""
         seen = self._seen(request)
-        if request.query_params.get("version") == seen.version:
-            return Response(status_code=204)
-        names = ("version", "running", "drawing", "waiting", "newest", "parts")
+        names = ("version", "running", "drawing", "waiting", "newest", "parts", "rows")
         counts = {"trials": seen.summary["trials"]}
-        return _json({name: getattr(seen, name) for name in names} | counts)
+        return versioned(request, seen.version, lambda: {name: getattr(seen, name) for name in names} | counts)
+
+    def export(self, request: Request) -> Response:
+        """Its trials in a form that other programs take: ``csv``, or ``optuna``, how Optuna opens it."""
+        folder, form = self._folder(request), request.path_params["form"]
+        if form not in STUDIES:
+            raise NotFound(f"no form '{printable(form)}' of a study; {nearest(form, STUDIES)}")
+        return PlainTextResponse(STUDIES[form][1](load(folder), folder))
 
     def thumbnail(self, request: Request) -> Response:
         """A small picture of its best merge."""
         path = self._shelf.thumbnail(self._folder(request))
         if path is None:
             raise NotFound("this study has no picture")
-        return self._shown(path, "small")
+        return self._previews.answer(path, "small")
 
     def picture(self, request: Request) -> Response:
         """A picture that its report shows; ``?size=`` ``small``, ``large`` or ``whole``, which is every pixel of it."""
         path = self._seen(request).pictures.get(request.path_params["id"])
         if path is None:
             raise NotFound("there is no such picture, or it is not shown any more")
-        return self._shown(path, request.query_params.get("size", "small"))
+        return self._previews.answer(path, request.query_params.get("size", "small"))
 
-    def _shown(self, path: Path, size: str) -> Response:
-        if size == "whole":
-            return Response(whole(path), media_type="image/png", headers=KEPT)
-        if size not in self._previews:
-            raise NotFound("size: must be small, large or whole")
-        return Response(self._previews[size].of(path), media_type="image/webp", headers=KEPT)
-
-    def _line(self, folder: RunFolder) -> dict[str, Any]:
+    def line(self, folder: RunFolder) -> dict[str, Any]:
+        """One of all studies."""
         found = self._shelf.overview(folder).to_json()
         picture = f"{address(folder)}/thumbnail?version={self._shelf.version(folder)}"
         return found | {"thumbnail": picture if self._shelf.thumbnail(folder) else None}
@@ -101,14 +126,20 @@ class StudyData:
         return self._shelf.seen(self._folder(request))
 
 
-def _json(data: Any) -> JSONResponse:
-    return JSONResponse(_finite(data))
+def number_of(request: Request, name: str) -> int | None:
+    """A whole number that is asked with, 0 or more; None without one.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    given = request.query_params.get(name)
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) < 10):
+        raise ConfigError(f"{name}: '{printable(given, longest=40)}' is no whole number; give one like  ?{name}=20")
+    return int(given)
 
 
-def _finite(data: Any) -> Any:
-    """Plain data in which what JSON has no number for is null: a stored study may hold anything."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, dict):
-        return {str(key): _finite(value) for key, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
+def row_of(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial as it is answered: where its pictures lie is nobody's business."""
+    return {key: value for key, value in trial.items() if key != "images"}

@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from bayes_merger.errors import ConfigError, printable
@@ -18,7 +18,9 @@ from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.rating.album import Picture
 from bayes_merger.run.rating.playoff import Bracket, Side
 from bayes_merger.run.rating.sitting import Sitting, Trial
-from bayes_merger.web.answers import NotFound, writing
+from bayes_merger.web.answers import NotFound, versioned, writing
+from bayes_merger.web.api import shapes
+from bayes_merger.web.api.operations import PICTURE, SINCE, Operation
 from bayes_merger.web.pictures import KEPT, Previews
 from bayes_merger.web.templates import page
 
@@ -116,9 +118,12 @@ class RatingPages:
         api = "/api/v1/studies/{study}/sitting"
         return [
             Route("/rate/{study}", self.show),
-            Route(api, self.state),
-            Route(api + "/pictures/{id}", self.picture),
-            *(Route(f"{api}/{name}", self._saying(kind, act), methods=["POST"]) for name, kind, act in SAYINGS),
+            Operation(api, self.state, shapes.Sitting, SINCE),
+            Operation(api + "/pictures/{id}", self.picture, PICTURE, WHOLE),
+            *(
+                Operation(f"{api}/{name}", self._saying(kind, act), shapes.Sitting, about=f"{about}.\n\n{kind.__doc__}")
+                for name, kind, act, about in SAYINGS
+            ),
         ]
 
     def show(self, request: Request) -> Response:
@@ -130,9 +135,7 @@ class RatingPages:
     def state(self, request: Request) -> Response:
         """What there is to rate and how far the study is; 204 if that is the version which is known already."""
         found = self._described(self._sitting(request))
-        if request.query_params.get("version") == found["version"]:
-            return Response(status_code=204)
-        return JSONResponse(found)
+        return versioned(request, found["version"], lambda: found)
 
     def picture(self, request: Request) -> Response:
         """A picture: a preview, or with ``?size=whole`` every pixel of it."""
@@ -208,13 +211,15 @@ def _picture(one: Picture) -> dict[str, Any]:
     return {name: getattr(one, name) for name in ("id", "payload", "prompt", "width", "height", "score")}
 
 
-SAYINGS: list[tuple[str, type[Any], Callable[[Sitting, Any], dict[str, Any] | None]]] = [
-    ("ratings", Rate, lambda sitting, said: sitting.rate(said.id, said.score, said.ms)),
-    ("undo", Nothing, lambda sitting, said: {"undone": sitting.undo()}),
-    ("delays", About, lambda sitting, said: sitting.later(said.id)),
-    ("voids", About, lambda sitting, said: sitting.void(said.id)),
-    ("confirmations", About, lambda sitting, said: sitting.confirm(said.id)),
-    ("preferences", Prefer, _prefer),
-    ("champions", Nothing, lambda sitting, said: sitting.end_play_off()),
+SAYINGS: list[tuple[str, type[Any], Callable[[Sitting, Any], dict[str, Any] | None], str]] = [
+    ("ratings", Rate, lambda sitting, said: sitting.rate(said.id, said.score, said.ms), "Rate a picture"),
+    ("undo", Nothing, lambda sitting, said: {"undone": sitting.undo()}, "Take back what was said last"),
+    ("delays", About, lambda sitting, said: sitting.later(said.id), "Put a trial off"),
+    ("voids", About, lambda sitting, said: sitting.void(said.id), "Say that a trial's pictures are broken"),
+    ("confirmations", About, lambda sitting, said: sitting.confirm(said.id), "Close a trial whose pictures are rated"),
+    ("preferences", Prefer, _prefer, "Say which picture of a play-off's pair is better"),
+    ("champions", Nothing, lambda sitting, said: sitting.end_play_off(), "End the play-off with the champion so far"),
 ]
-"""Address, body and deed of everything that a person can say; the answer is the state after it."""
+"""Address, body, deed and meaning of everything that a person can say; the answer is the state after it."""
+
+WHOLE = {"size": {"enum": ["whole"], "description": "`whole`: every pixel of it, as PNG; else a preview."}}

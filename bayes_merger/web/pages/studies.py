@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from bayes_merger.web.templates import page
 
 
 class StudyPages:
-    """Two pages.
+    """All studies, those of one, and the form that starts one.
 
     Args:
         shelf: where the studies are.
@@ -24,14 +25,30 @@ class StudyPages:
 
     def routes(self) -> list[Route]:
         """What the application serves."""
-        return [Route("/studies", self.all), Route("/studies/{study}", self.one)]
+        one = "/studies/{study}"
+        return [
+            Route("/studies", self.all),
+            Route("/new", self.new),
+            *(Route(f"{one}{what}", self._of(template)) for what, template in OF_A_STUDY.items()),
+        ]
 
     def all(self, _: Request) -> Response:
         """Each study as a card."""
         return page("studies.html")
 
-    def one(self, request: Request) -> Response:
-        """A study with everything that its report has."""
-        folder = self._shelf.folder(request.path_params["study"])
-        rate = f"/rate/{quote(folder.name, safe='')}"
-        return page("study.html", study=folder.name, api=address(folder), rate=rate)
+    def new(self, _: Request) -> Response:
+        """The form that starts a run."""
+        return page("new.html")
+
+    def _of(self, template: str) -> Callable[[Request], Response]:
+        def answer(request: Request) -> Response:
+            folder = self._shelf.folder(request.path_params["study"])
+            name = quote(folder.name, safe="")
+            here, rate = f"/studies/{name}", f"/rate/{name}"
+            return page(template, study=folder.name, api=address(folder), here=here, rate=rate)
+
+        return answer
+
+
+OF_A_STUDY = {"": "study.html", "/gallery": "gallery.html", "/compare": "compare.html"}
+"""The pages of a study: everything that its report has, all its pictures, two merges side by side."""

@@ -1,5 +1,5 @@
 // All studies, a card each.
-import { follow } from "./polling.js";
+import { follow } from "./following.js";
 
 const list = document.getElementById("studies");
 const message = document.getElementById("message");
@@ -39,7 +39,7 @@ function show({ studies }) {
   list.replaceChildren(...studies.map(card));
 }
 
-follow("/api/v1/studies", show, (wrong) => {
-  const none = list.childElementCount ? "" : "There are no studies yet; start one with  bayes-merger run ...";
+follow("/api/v1/events", { studies: show }, (wrong) => {
+  const none = list.childElementCount ? "" : "There are no studies yet. Start one with  New run, or in a terminal with  bayes-merger run ...";
   message.textContent = wrong || none;
 });

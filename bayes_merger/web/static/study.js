@@ -1,5 +1,7 @@
 // One study: the parts of its report, exchanged where they have changed, so that the rest stays as the person left it.
-import { follow } from "./polling.js";
+import { follow } from "./following.js";
+import { moveIn, receive } from "./rows.js";
+import { steer } from "./steering.js";
 
 const page = document.getElementById("page");
 const { api, study } = page.dataset;
@@ -13,6 +15,7 @@ function exchange(name, html) {
   const restore = known ? kept(place) : () => {};
   place.innerHTML = html;
   parts.set(name, { html, place });
+  if (name === "trials") moveIn();
   restore();
 }
 
@@ -39,17 +42,41 @@ function kept(place) {
   };
 }
 
-function show(data) {
+function report({ parts: changed, rows, drawing, waiting }) {
   find("name").hidden = true; // the report's head has it
-  for (const [name, html] of Object.entries(data.parts)) exchange(name, html);
-  const { finished, budget } = data.trials;
-  document.title = data.running ? `${finished}${budget ? ` of ${budget}` : ""} · ${study}` : study;
-  find("now").hidden = !data.running;
-  find("drawing").textContent = data.drawing.length ? `drawing trial ${data.drawing.join(", ")}` : "";
-  find("newest").hidden = !data.newest;
-  if (data.newest) find("newest").src = `${api}/pictures/${data.newest}?size=large`;
-  find("rate").hidden = !data.waiting;
-  find("rate").textContent = data.waiting === 1 ? "1 merge waits for you" : `${data.waiting} merges wait for you`;
+  for (const [name, html] of Object.entries(changed)) exchange(name, html);
+  receive(rows);
+  find("drawing").textContent = drawing.length ? `trial ${drawing.join(", ")} ·` : "";
+  find("rate").hidden = !waiting;
+  find("rate").textContent = waiting === 1 ? "1 merge waits for you" : `${waiting} merges wait for you`;
 }
 
-follow(`${api}/report`, show, (wrong) => { find("message").textContent = wrong; });
+function now({ state, steps, finished, budget, preview }) {
+  const runs = !["done", "unfinished", "unreadable"].includes(state);
+  document.title = runs ? `${finished}${budget ? ` of ${budget}` : ""} · ${study}` : study;
+  find("now").hidden = state === "unreadable";
+  find("now").dataset.state = state;
+  find("state").textContent = state;
+  find("budget").hidden = !budget;
+  find("budget").max = budget || 1;
+  find("budget").value = finished;
+  find("finished").textContent = budget ? `${finished} of ${budget} trials` : `${finished} trials`;
+  find("steps").replaceChildren(...steps.map(step));
+  find("newest").hidden = !preview || !runs;
+  const address = `${api}/preview?version=${preview}`;
+  if (preview && find("newest").getAttribute("src") !== address) find("newest").src = address;
+  for (const button of document.querySelectorAll("#steering [data-when]")) {
+    button.hidden = !button.dataset.when.split(" ").includes(state);
+  }
+}
+
+function step({ worker, text, done, total }) {
+  const line = document.createElement("li");
+  line.append([worker, text].filter(Boolean).join(": "));
+  if (total) line.append(Object.assign(document.createElement("progress"), { max: total, value: done, ariaLabel: text }));
+  return line;
+}
+
+const say = (text) => { find("message").textContent = text; };
+follow(`${api}/events`, { report, now }, say);
+steer(api, (text) => { find("steered").textContent = text; });

@@ -9,7 +9,14 @@ import torch
 from bayes_merger.checkpoints.config_trees import read_tree
 from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.errors import CheckpointError
-from bayes_merger.imaging.pipelines.keymap import homes, single_file_views, state_of, to_single_file
+from bayes_merger.imaging.pipelines.keymap import (
+    LiveViews,
+    homes,
+    modules_of,
+    single_file_views,
+    state_of,
+    to_single_file,
+)
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
 from tests.checkpoint_files import SD15, tiny_modules
 
@@ -131,3 +138,19 @@ def test_models_of_official_size_have_a_place_for_every_tensor(
     assert sum(math.prod(home.shape) for home in found.values()) == numbers
     assert sum(bool(home.counterpart.stack) for home in found.values()) == stacked
     assert sum(home.counterpart.swapped for home in found.values()) == swapped
+
+
+def test_views_are_kept_until_a_module_changes(own_pipeline: LivePipeline) -> None:
+    views = LiveViews(modules_of(own_pipeline.pipe), {})
+    key = "model.diffusion_model.out.2.bias"
+    first = views.now()
+    assert views.now() is first
+    first[key].fill_(2.0)
+    assert own_pipeline.pipe.unet.conv_out.bias.detach().eq(2.0).all()
+    own_pipeline.pipe.unet.conv_out.bias.data = own_pipeline.pipe.unet.conv_out.bias.detach().clone()  # it has moved
+    moved = views.now()
+    assert moved is not first
+    moved[key].fill_(3.0)
+    assert own_pipeline.pipe.unet.conv_out.bias.detach().eq(3.0).all()
+    own_pipeline.pipe.unet.half()
+    assert views.now()[key].dtype == torch.float16

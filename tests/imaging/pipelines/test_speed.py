@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
+from bayes_merger.imaging.pipelines.device import keep_freed_memory
 from bayes_merger.imaging.pipelines.speed import check_speed, compile_network
 
 RINGS = resolve([Payload("ring", "a red ring", steps=2, width=64, height=64, seed=7, batch_size=2)], 0)
@@ -93,3 +95,13 @@ def test_pictures_are_drawn_with_the_kernels_of_attention_that_were_asked_for(
     gpus = LivePipeline(pipeline_a.architecture, pipeline_a.pipe, max_batch=4, attention="efficient")
     with pytest.raises(RuntimeError, match="No viable backend"):  # past the check at start-up
         gpus.draw(RINGS)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what is freed")
+def test_memory_that_is_freed_is_not_cleared_again() -> None:
+    resource = pytest.importorskip("resource")
+    keep_freed_memory()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(16 << 20)  # 16,384 pages
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 3 * 16_384

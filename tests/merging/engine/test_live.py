@@ -103,6 +103,24 @@ def test_what_no_weight_changes_is_written_once_unless_it_moved_or_all_is_asked_
     assert torch.equal(moved[VAE], a)
 
 
+def test_under_other_rules_only_what_has_other_numbers_is_written(tmp_path: Path) -> None:
+    models = opened(tmp_path)
+    destinations = live(plain, torch.float32)
+    merging = LiveMerge(models, MergeSettings(elements=("IN00::0.9",)))
+    merging.apply(even(), destinations)
+    destinations[TEXT].zero_()
+    for rules in (("IN00::0.2",), (), ("IN00:weight:0.9", "IN00::0.4")):
+        merging.regroup(rules)
+        merging.apply(even(), destinations)
+        expected = dict(merge(replace(recipe_of(models, even()), elements=rules), models))
+        assert equal({FIRST: destinations[FIRST]}, {FIRST: expected[FIRST]})
+        assert not destinations[TEXT].any()  # has the numbers that it had
+    with pytest.raises(ConfigError, match="'IN99' is not a block"):
+        merging.regroup(["IN99::1"])
+    merging.apply(even(), destinations, everything=True)
+    assert equal(destinations, expected)
+
+
 def test_the_models_are_never_written_to(tmp_path: Path) -> None:
     models = opened(tmp_path, 3)
     for method in sorted(METHODS):

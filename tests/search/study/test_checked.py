@@ -12,10 +12,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from bayes_merger.run.record import chosen_trial, complete_trials, left_out, posterior_of
 from bayes_merger.search import samplers
 from bayes_merger.search.space.space import build_space
+from bayes_merger.search.study.alive import recover
 from bayes_merger.search.study.checked import CheckedStudy, checked
 from bayes_merger.search.study.fork import inheritance
 from bayes_merger.search.study.study import ask, create_study, finished, load_study, open_storage, tell
-from bayes_merger.search.study.workers import Worker, recover
+from bayes_merger.search.study.workers import Worker
 
 SPACE = build_space(("BASE", "IN00"), {"alpha": (0.0, 1.0)})
 WHOLE = {"BASE.alpha": 0.25, "IN00.alpha": 0.5}

@@ -1,4 +1,4 @@
-"""One process suggests, the others take: as many as the budget has, and nobody waits for a proposer that died."""
+"""One process suggests, the others take: as many as the budget has, and of those who stand by one takes its place."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.search import build_space, samplers
 from bayes_merger.search.space.design import design
+from bayes_merger.search.study.alive import at_work
 from bayes_merger.search.study.checked import CheckedStudy
 from bayes_merger.search.study.lock import proposer_lock
 from bayes_merger.search.study.proposer import Proposer
 from bayes_merger.search.study.queue import suggestions
-from bayes_merger.search.study.storage import open_storage
+from bayes_merger.search.study.storage import backend, open_storage
 from bayes_merger.search.study.study import create_study, finished, load_study
-from bayes_merger.search.study.workers import Worker, at_work
+from bayes_merger.search.study.through_optuna import OptunaTransaction
+from bayes_merger.search.study.transaction import transaction
+from bayes_merger.search.study.workers import Worker
 
 SPACE = build_space(("BASE", "IN00", "M00"), {"alpha": (0.0, 1.0)})
 
@@ -69,22 +73,129 @@ def test_one_suggestion_waits_and_the_budget_is_exact(where: str) -> None:
     assert told == [0, 1, 2, 3]
 
 
-def test_more_wait_where_none_is_left_each_time(where: str) -> None:
+def waiting(study: Study) -> int:
+    return states(study).count("WAITING")
+
+
+def claimed(worker: Worker, total: int = 100) -> FrozenTrial:
+    trial = worker.claim(total)
+    assert trial is not None
+    return trial
+
+
+def test_one_suggestion_waits_for_each_worker_that_draws_nothing_and_always_one(where: str) -> None:
     study = new_study(where, rows=6)
     proposer = Proposer(study, SPACE, 100)
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(again(study, where), SPACE)) for _ in range(6)]
-        for worker in workers:
-            assert worker.claim(100) is not None
-        assert proposer.look()
-        assert states(study).count("WAITING") == 2
-        assert not proposer.look()  # none was taken
+        trials = [claimed(worker) for worker in workers]
         assert at_work(study) == 6
+        assert [proposer.look(), waiting(study), proposer.look()] == [True, 1, False]  # all six draw
+        for worker, trial in zip(workers[:4], trials[:4], strict=True):
+            worker.tell(trial, 1.0)
+        assert [proposer.look(), waiting(study), proposer.look()] == [True, 4, False]
+        for worker in workers[:4]:
+            claimed(worker)
+        assert [waiting(study), proposer.look(), waiting(study)] == [0, True, 1]
+
+
+def test_however_long_workers_slept_between_two_looks_as_much_waits_for_them(where: str) -> None:
+    study = new_study(where, rows=4)
+    proposer = Proposer(study, SPACE, 100)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(again(study, where), SPACE)) for _ in range(4)]
+        for worker in workers:
+            worker.tell(claimed(worker), 1.0)
+        for _ in range(20):
+            proposer.look()
+        assert waiting(study) == 4
+        for _ in range(5):  # the others sleep on
+            workers[0].tell(claimed(workers[0]), 1.0)
+            proposer.look()
+        assert waiting(study) == 4
+
+
+def test_nothing_waits_for_those_who_gave_no_sign_of_life_for_a_minute(where: str) -> None:
+    study = new_study(where, rows=4)
+    proposer = Proposer(study, SPACE, 100)
+    for _ in range(4):
+        with Worker(again(study, where), SPACE) as worker:
+            worker.tell(claimed(worker), 1.0)
+    with backend(study).engine.begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = '2001-01-01 00:00:00'"))
+    assert [proposer.look(), waiting(study), proposer.look()] == [True, 1, False]
+
+
+def test_through_optuna_s_own_api_as_much_waits(tmp_path: Path) -> None:
+    study = new_study(str(tmp_path / "s.db"), rows=3)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(again(study, str(tmp_path / "s.db")), SPACE)) for _ in range(3)]
+        trials = [claimed(worker) for worker in workers]
+        for worker, trial in zip(workers[:2], trials[:2], strict=True):
+            worker.tell(trial, 1.0)
+        ids = {worker.id for worker in workers}
+        with transaction(study) as queue:
+            assert queue.workers() == ids
+        assert OptunaTransaction(study, backend(study)).workers() == ids
+
+
+def test_who_stands_by_reads_the_trials_and_the_others_wait_for_it(where: str) -> None:
+    study, clock = new_study(where, rows=3), Clock()
+    stranger(study)
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(again(study, where), SPACE, patience=30.0, clock=clock)) for _ in range(3)
+        ]
+        for worker in workers:
+            worker.tell(claimed(worker), 1.0)
+        for clock.now in (1001.0, 1015.0, 1029.0):  # the proposer has died
+            assert [worker.claim(100) for worker in workers] == [None, None, None]
+        Proposer(study, SPACE, 100).look()
+        for worker in workers:
+            claimed(worker)
+        assert study.strangers == 1
+        assert [have_read(worker) for worker in workers] == [False, False, False]
+
+
+def test_where_nobody_stands_by_the_first_whose_patience_ends_reads_and_suggests(where: str) -> None:
+    study, clock = new_study(where), Clock()
+    stranger(study)
+    with ExitStack() as stack:
+        first, second = [
+            stack.enter_context(Worker(again(study, where), SPACE, patience=30.0, clock=clock)) for _ in range(2)
+        ]
+        assert first.claim(100) is None
+        clock.now = 1020.0
+        assert second.claim(100) is None
+        clock.now = 1030.0
+        trial = claimed(first)
+        assert second.claim(100) is None
+        assert [have_read(first), have_read(second)] == [True, False]
+        first.tell(trial, 1.0)
+        claimed(first)  # it knows the history now: no more waiting
+
+
+class Clock:
+    """Says what it is told."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def stranger(study: Study) -> None:
+    """A trial that is not what a run writes: who has read the trials knows that there is one."""
+    study.add_trial(optuna.create_trial(value=float("inf")))
+
+
+def have_read(worker: Worker) -> bool:
+    return isinstance(worker.study, CheckedStudy) and worker.study.strangers == 1
 
 
 def test_who_only_takes_reads_no_trials(where: str) -> None:
     study = new_study(where, rows=1)
-    study.add_trial(optuna.create_trial(value=float("inf")))  # not what a run writes
+    stranger(study)
     taker = again(study, where)
     with Worker(taker, SPACE) as worker:
         trial = worker.claim(9)

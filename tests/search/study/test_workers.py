@@ -21,12 +21,13 @@ from optuna.trial import FrozenTrial, TrialState
 from bayes_merger.errors import Superseded, TrialFailed
 from bayes_merger.search import samplers
 from bayes_merger.search.space.design import design
+from bayes_merger.search.study.alive import dead_entries, recover
 from bayes_merger.search.study.lock import proposer_lock
 from bayes_merger.search.study.queue import queue_again
 from bayes_merger.search.study.storage import backend, open_storage
 from bayes_merger.search.study.study import create_study, finished, load_study, open_study
 from bayes_merger.search.study.transaction import transaction
-from bayes_merger.search.study.workers import Worker, dead_entries, recover
+from bayes_merger.search.study.workers import Worker
 from tests.search.worker_processes import SPACE, score
 
 ROOT = Path(__file__).parents[3]

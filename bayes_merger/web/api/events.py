@@ -1,0 +1,184 @@
+"""Server-sent events: a page is told what has changed and does not have to ask.
+
+Each connection remembers what it has told, so nothing is told twice; whoever connects again is told everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from bayes_merger.errors import UserError
+from bayes_merger.run.control import run_state, steps_of
+from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.rating.album import opaque
+from bayes_merger.web.answers import NotFound, finite
+from bayes_merger.web.api.operations import Operation
+from bayes_merger.web.pictures import Sizes
+from bayes_merger.web.shelf import Seen, Shelf, picture_id
+
+PACE = 0.5
+"""Seconds between two looks at what goes on."""
+
+SILENCE = 15.0
+"""Seconds after which a connection that has nothing to tell shows that it lives."""
+
+STREAM = "text/event-stream"
+
+Line = Callable[[RunFolder], dict[str, Any]]
+
+
+class Events:
+    """What goes on, as it happens.
+
+    Args:
+        shelf: where the studies are.
+        line: a study as one line of all studies.
+        pace: seconds between two looks.
+    """
+
+    def __init__(self, shelf: Shelf, line: Line, pace: float = PACE) -> None:
+        self._shelf, self._line, self._pace = shelf, line, pace
+        self._previews = Sizes()
+
+    def routes(self) -> list[Operation]:
+        """What the application serves."""
+        study = "/api/v1/studies/{study}"
+        return [
+            Operation("/api/v1/events", self.all, STREAM),
+            Operation(study + "/events", self.one, STREAM),
+            Operation(study + "/preview", self.preview, "image/webp"),
+        ]
+
+    async def all(self, _: Request) -> Response:
+        """All studies, whenever one changes, as server-sent events.
+
+        `studies` has them as `GET /studies` does; `wrong` says in `error` why they cannot be read.
+        """
+        return _stream(self.of_all())
+
+    async def one(self, request: Request) -> Response:
+        """What goes on in a study, as server-sent events.
+
+        `now` has the run's `state`, the `steps` of its workers, the trials that it has `finished` of its `budget`, and
+        the id of its `preview`. `report` has the `parts` of its report that have changed, as HTML, and of the table of
+        trials the `rows` that have; with it go `drawing`, the numbers of the trials that are drawn, and `waiting`, how
+        many wait for a person. `wrong` says in `error` why it cannot be read.
+        """
+        folder = await run_in_threadpool(self._shelf.folder, request.path_params["study"])
+        return _stream(self.of(folder))
+
+    def preview(self, request: Request) -> Response:
+        """The pictures of the trial that was drawn last, as one."""
+        folder = self._shelf.folder(request.path_params["study"])
+        if not (found := folder.pictures([folder.preview.name])):
+            raise NotFound("this study has no picture of what was drawn last; preview=true keeps one")
+        return self._previews.answer(found[0], "large")
+
+    async def of_all(self) -> AsyncIterator[str]:
+        """The events of all studies, for ever."""
+        known, told = "", _Told()
+        while True:
+            try:
+                known, lines = await run_in_threadpool(self._lines, known)
+                yield told.event("studies", lines)
+            except UserError as error:
+                yield told.event("wrong", {"error": str(error)})
+            yield told.silence(self._pace)
+            await asyncio.sleep(self._pace)
+
+    async def of(self, folder: RunFolder) -> AsyncIterator[str]:
+        """The events of one study, for ever."""
+        told, report = _Told(), _Report()
+        reading: asyncio.Task[Seen] | None = None
+        while True:
+            try:
+                yield told.event("now", await run_in_threadpool(self._now, folder))
+                reading = reading or asyncio.create_task(run_in_threadpool(self._shelf.seen, folder))
+                if reading.done():  # it may take seconds, in which the step goes on
+                    done, reading = reading, None
+                    yield told.event("report", report.changes(done.result()))
+            except UserError as error:
+                yield told.event("wrong", {"error": str(error)})
+            yield told.silence(self._pace)
+            await asyncio.sleep(self._pace)
+
+    def _lines(self, known: str) -> tuple[str, dict[str, Any]]:
+        """The version of all studies and, if it is another one than is known, a line of each."""
+        folders = self._shelf.folders()
+        version = opaque(*map(self._shelf.version, folders))
+        return version, {} if version == known else {"studies": list(map(self._line, folders))}
+
+    def _now(self, folder: RunFolder) -> dict[str, Any]:
+        seen = self._shelf.overview(folder)
+        found = folder.pictures([folder.preview.name])
+        return {
+            "state": run_state(folder) or seen.state,
+            "steps": steps_of(folder),
+            "finished": seen.finished,
+            "budget": seen.budget,
+            "preview": picture_id(found[0]) if found else "",
+        }
+
+
+class _Told:
+    """What a connection has told."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+        self._silent = 0.0
+
+    def event(self, name: str, data: Mapping[str, Any]) -> str:
+        """An event as text; empty if nothing has changed since the last one of its name."""
+        text = json.dumps(finite(data))
+        if text in ("{}", self._known.get(name)):
+            return ""
+        self._known[name] = text if len(text) < 65_536 else ""
+        if name != "wrong":
+            self._known.pop("wrong", None)
+        self._silent = 0.0
+        return f"event: {name}\ndata: {text}\n\n"
+
+    def silence(self, seconds: float) -> str:
+        """A comment when nothing was told for long."""
+        self._silent += seconds
+        if self._silent < SILENCE:
+            return ""
+        self._silent = 0.0
+        return ":\n\n"
+
+
+class _Report:
+    """What of a report has been told."""
+
+    def __init__(self) -> None:
+        self._version = ""
+        self._known: dict[object, int] = {}
+
+    def changes(self, seen: Seen) -> dict[str, Any]:
+        """What has changed since the last look; nothing of a version that is known."""
+        if seen.version == self._version:
+            return {}
+        self._version = seen.version
+        parts = {name: html for name, html in seen.parts.items() if self._is_new(name, html)}
+        rows = {str(trial): html for trial, html in seen.rows.items() if self._is_new(trial, html)}
+        return {"parts": parts, "rows": rows, "drawing": seen.drawing, "waiting": seen.waiting}
+
+    def _is_new(self, name: object, html: str) -> bool:
+        before, self._known[name] = self._known.get(name), hash(html)
+        return before != self._known[name]
+
+
+def _stream(events: AsyncIterator[str]) -> Response:
+    async def told() -> AsyncIterator[str]:
+        async for event in events:
+            if event:
+                yield event
+
+    return StreamingResponse(told(), media_type=STREAM)

@@ -1,0 +1,131 @@
+// The form that starts a run: made from the settings' own schema, checked by what composes them for the terminal.
+import { post } from "./posting.js";
+
+const find = (id) => document.getElementById(id);
+const form = find("run");
+const CHECK = 400, LOOK = 700; // milliseconds
+let defaults = {}, checks = 0, timer = 0;
+
+function option(value, text = value) {
+  return Object.assign(document.createElement("option"), { value, textContent: text });
+}
+
+function fill({ models, methods, settings }) {
+  const known = Object.fromEntries(settings.map((one) => [one.name, one]));
+  defaults = Object.fromEntries(settings.map((one) => [one.name, one.default]));
+  find("models").append(...models.map(({ name, bytes, place }) => option(name, `${place}, ${(bytes / 1e9).toFixed(2)} GB`)));
+  find("found").textContent = models.length
+    ? `${models.length} models have names here.`
+    : "No models are found by name: start this server with  --models FOLDER, the folder of your web UI.";
+  const choose = (name, values) => form.querySelector(`[data-setting="${name}"]`).append(...values);
+  choose("experiment", [option("", "none"), ...known.experiment.choices.map((one) => option(one))]);
+  choose("method", methods.map((one) => option(one)));
+  choose("optimiser", [option("", "structured, the default"), ...known.optimiser.choices.map((one) => option(one))]);
+  for (const place of form.querySelectorAll("[data-several]")) {
+    place.append(...known[place.dataset.several].choices.map((name) => box(name)));
+  }
+  const shown = new Set([...form.querySelectorAll("[data-setting]")].map((one) => one.dataset.setting));
+  for (const one of settings) {
+    if (!shown.has(one.name) && !["payloads", "scorers", "models"].includes(one.name)) find("others").append(other(one));
+  }
+  for (const field of form.querySelectorAll("[data-setting]")) {
+    if (!field.dataset.setting.startsWith("model_")) field.value = defaults[field.dataset.setting] ?? "";
+  }
+}
+
+function box(name) {
+  const label = document.createElement("label");
+  label.append(Object.assign(document.createElement("input"), { type: "checkbox", value: name }), ` ${name}`);
+  return label;
+}
+
+function other({ name, kind, default: given, about, choices }) {
+  const label = document.createElement("label");
+  const values = choices.length ? ["", ...choices] : kind === "yes or no" ? ["true", "false"] : null;
+  const field = document.createElement(values ? "select" : "input");
+  if (values) field.append(...values.map((one) => option(one, one || "the default")));
+  else if (kind !== "text") Object.assign(field, { type: "number", step: kind === "number" ? "any" : 1 });
+  field.dataset.setting = name;
+  field.value = given;
+  const words = Object.assign(document.createElement("small"), { className: "quiet", textContent: about });
+  label.append(Object.assign(document.createElement("b"), { textContent: name }), field, words);
+  return label;
+}
+
+// Only what differs from the defaults, as it would be typed
+function chosen() {
+  const settings = [...form.querySelectorAll("[data-setting]")]
+    .map((field) => [field.dataset.setting, field.value.trim()])
+    .filter(([name, value]) => value && (value !== defaults[name] || name.startsWith("model_")));
+  for (const place of form.querySelectorAll("[data-several]")) {
+    const names = [...place.querySelectorAll(":checked")].map((one) => one.value);
+    if (names.length) settings.push([place.dataset.several, names.join(",")]);
+  }
+  return { settings: settings.map((one) => one.join("=")), line: find("line").value };
+}
+
+async function check() {
+  const own = ++checks;
+  try {
+    const { command, study, trials } = await post("/api/v1/studies", { ...chosen(), check: true });
+    if (own !== checks) return;
+    find("command").textContent = command;
+    tell(`Study ${study}: ${trials} trials.`, true);
+  } catch (error) {
+    if (own === checks) tell(error.message, false);
+  }
+}
+
+function tell(text, fine) {
+  find("message").textContent = text;
+  find("message").classList.toggle("wrong", !fine);
+  find("start").disabled = !fine;
+}
+
+async function start(event) {
+  event.preventDefault();
+  clearTimeout(timer);
+  ++checks;
+  find("start").disabled = true;
+  try {
+    const { study, command } = await post("/api/v1/studies", chosen());
+    find("command").textContent = command;
+    await begun(encodeURIComponent(study));
+  } catch (error) {
+    tell(error.message, false);
+  }
+}
+
+// Models are read before a study is made; what is wrong with them is said as in the terminal
+async function begun(study) {
+  tell("Starting: the models are read ...", false);
+  find("message").classList.remove("wrong");
+  for (;;) {
+    const answer = await fetch(`/api/v1/studies/${study}/output`);
+    const { begun, starting, failed, text, error } = await answer.json();
+    find("printed").hidden = !text;
+    find("printed").textContent = text ?? "";
+    if (failed || error) throw new Error(failed || error);
+    if (begun || (!starting && answer.ok)) break;
+    await new Promise((wake) => { setTimeout(wake, LOOK); });
+  }
+  location.href = `/studies/${study}`;
+}
+
+form.addEventListener("input", () => {
+  clearTimeout(timer);
+  find("start").disabled = true;
+  timer = setTimeout(check, CHECK);
+});
+form.addEventListener("submit", start);
+find("copy").addEventListener("click", async () => {
+  await navigator.clipboard?.writeText(find("command").textContent);
+  find("copy").textContent = "Copied";
+  setTimeout(() => { find("copy").textContent = "Copy"; }, 1200);
+});
+const answer = await fetch("/api/v1/choices");
+const data = await answer.json();
+if (answer.ok) {
+  fill(data);
+  check();
+} else tell(data.error, false);
