@@ -83,7 +83,17 @@ def test_models_that_cannot_be_aligned_are_one_line(
     out = files / "out.safetensors"
     arguments = [str(tiny_a), str(files / f"{name}.safetensors"), "--out", str(out), "--config", str(tiny_sd1_config)]
     assert said in refused(capsys, "rebasin", *arguments)
+    if name != "nan":  # which a merge finds as it writes
+        models = [f"model_a={tiny_a}", f"model_b={files / name}.safetensors"]
+        given = ["rebasin.b.to=a", f"rebasin.b.config={tiny_sd1_config}"]
+        assert said in refused(capsys, "merge", *models, *given, "--out", str(out))
     assert not out.exists()
+
+
+def test_a_merge_takes_no_rebasin_that_is_no_table(tiny_a: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [f"model_a={tiny_a}", f"model_b={tiny_a}"]
+    said = refused(capsys, "merge", *models, "rebasin=a", "--out", "x.safetensors")
+    assert "rebasin is a table; give  rebasin.b=a" in said
 
 
 def test_a_config_of_another_size_and_places_that_do_not_exist(
