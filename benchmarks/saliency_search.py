@@ -38,13 +38,13 @@ from bayes_merger.run.activations import measure
 RESULTS = Path(__file__).parent / "results" / "saliency_search.md"
 REPORT = """# Searches with saliency and without
 
-Written by `python benchmarks/saliency_search.py report`: what a search hands over by its posterior mean, in points of
-fresh pictures, and how far that is above the plain search with the same seed.
+Written by `python benchmarks/saliency_search.py report`: points of the merges of the start design, which has the same
+block weights in all searches; of what a search hands over by its posterior mean, on fresh pictures; and of what the
+plain search hands over, with saliency added. Beside them stands how far they are above the same without saliency.
 """
 STRENGTH = 1.5
 KINDS = {"plain": "", "gates": "act", "shuffled": "shuffled"}
 """Of searches, and what the files of their saliency are called."""
-PLAIN = "search, plain"
 OPTIMISER = "structured"
 FRESH = 16
 LESSONS = {"a": (train.shape_words, 6), "b": (train.colour_words, 7)}
@@ -125,27 +125,29 @@ def search(seed: int, trials: int, cache: Path) -> None:
     path = cache / "results" / f"{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     arms = {name: arm(name, seed, cache) for name in KINDS}
-    found: dict[str, list[float]] = {}
+    studies = {name: own.study(trials) for name, own in arms.items()}
+    first = [trial.params for trial in studies["plain"].trials if trial.user_attrs.get("phase") == "design"]
+    found = {f"start design, {name}": [own.judged(row)["value"] for row in first] for name, own in arms.items()}
+    path.write_text(json.dumps(found))
+    kept = {name: own.kept(studies[name], trials)["posterior"] for name, own in arms.items()}
     for name, own in arms.items():
-        kept = own.kept(own.study(trials), trials)["posterior"]
-        found[f"search, {name}"] = own.points(own.judged(kept, "fresh"))
-        if name == "plain":
-            for other in arms:
-                found[f"its merge, {other}"] = arms[other].points(arms[other].judged(kept, "fresh"))
+        found[f"search, {name}"] = own.points(own.judged(kept[name], "fresh"))
+        found[f"the plain search's merge, {name}"] = own.points(own.judged(kept["plain"], "fresh"))
     path.write_text(json.dumps(found))
     print(seed, {name: round(float(np.mean(points)), 3) for name, points in found.items()}, flush=True)
 
 
 def table(cache: Path) -> list[str]:
-    """Mean points of each seed, and how far they are above the plain search, with the standard error over the seeds."""
+    """Mean points of each seed, and how far above those without saliency they are, with the error over the seeds."""
     results = {int(path.stem): json.loads(path.read_text()) for path in sorted((cache / "results").glob("*.json"))}
     lines = [
-        f"| what | points of seeds {', '.join(map(str, results))} | above the plain search |",
+        f"| what | points of seeds {', '.join(map(str, results))} | above plain |",
         "| --- | --- | --- |",
     ]
     for name in next(iter(results.values()), {}):
+        plain = f"{name.partition(',')[0]}, plain"
         means = [float(np.mean(found[name])) for found in results.values()]
-        above = [mean - float(np.mean(found[PLAIN])) for mean, found in zip(means, results.values(), strict=True)]
+        above = [mean - float(np.mean(found[plain])) for mean, found in zip(means, results.values(), strict=True)]
         error = np.std(above, ddof=1) / np.sqrt(len(above)) if len(above) > 1 else float("nan")
         lines.append(f"| {name} | {', '.join(f'{m:.2f}' for m in means)} | {np.mean(above):+.2f} ± {error:.2f} |")
     return lines
