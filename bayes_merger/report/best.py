@@ -31,6 +31,7 @@ from bayes_merger.run.record import (
     objectives_of,
     recipe_of,
 )
+from bayes_merger.search.study.checked import reads_once
 
 COMPARED = 24
 """At most so many pictures are in ``compare.png``."""
@@ -39,6 +40,7 @@ PAUSE = 60.0
 """Seconds between two times that ``best/`` is written while the search goes on."""
 
 
+@reads_once
 def write_best(study: optuna.study.Study, folder: RunFolder) -> MergeRecipe:
     """Write ``best/``: recipe, weight strings, pictures, plots and summary; returns the recipe."""
     trial = chosen_trial(study)

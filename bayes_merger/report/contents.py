@@ -30,6 +30,7 @@ from bayes_merger.run.record import (
     value_of,
 )
 from bayes_merger.scoring.scorer import Score
+from bayes_merger.search.study.checked import reads_once
 
 BEST = "best"
 """The column of the best merge beside those of its parents."""
@@ -118,6 +119,7 @@ class Contents:
     versions: Mapping[str, str]
 
 
+@reads_once
 def contents_of(study: optuna.study.Study, folder: RunFolder, pictures: int = 40) -> Contents:
     """What a report on a study shows.
 

@@ -33,6 +33,7 @@ from bayes_merger.run.record import (
     value_of,
 )
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.checked import reads_once
 from bayes_merger.search.study.history import DESIGN, PHASE, REASON
 from bayes_merger.search.study.stopping import SECONDS, STOPPED
 from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
@@ -64,6 +65,7 @@ def weights_text(recipe: MergeRecipe, name: str) -> str:
     return "\n".join(lines)
 
 
+@reads_once
 def summary(study: optuna.study.Study, known: StudyPosterior | None = None) -> dict[str, Any]:
     """One study as data: trials, best, weights, the closing table.
 
@@ -168,6 +170,7 @@ def _belief_data(known: StudyPosterior, number: int) -> dict[str, Any]:
     return next(({"mean": b.mean, "sd": b.sd} for b in known.each if known.fitted and b.trial == number), {})
 
 
+@reads_once
 def trials_data(study: optuna.study.Study, known: StudyPosterior | None = None) -> list[dict[str, Any]]:
     """Every trial as data, with its posterior mean; failed ones and those cut short with their reason.
 

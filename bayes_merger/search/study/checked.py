@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Container, Mapping
-from typing import Any
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import optuna
 from optuna.study import Study
@@ -20,10 +23,46 @@ from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import DESIGN, WEIGHTS
 from bayes_merger.search.study.sound import is_moment, is_number, is_sound
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 SCORED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 Revalue = Callable[[FrozenTrial], None]
 """Gives a finished trial the value that is to be seen."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one study held when it was read."""
+
+    study: Study
+    attributes: dict[str, Any]
+    trials: list[FrozenTrial]
+
+
+_READING: ContextVar[_Reading | None] = ContextVar("reading", default=None)
+
+
+def reads_once(look: Callable[Concatenate[Study, P], T]) -> Callable[Concatenate[Study, P], T]:
+    """A function that only looks at a study, again and again: for it the study stays as it was at the beginning."""
+
+    @wraps(look)
+    def looking(study: Study, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if not isinstance(study, CheckedStudy) or _reading_of(study):
+            return look(study, *args, **kwargs)
+        token = _READING.set(_Reading(study, study.user_attrs, stored_trials(study)))
+        try:
+            return look(study, *args, **kwargs)
+        finally:
+            _READING.reset(token)
+
+    return looking
+
+
+def _reading_of(study: Study) -> _Reading | None:
+    reading = _READING.get()
+    return reading if reading and reading.study is study else None
 
 
 class CheckedStudy(Study):
@@ -45,6 +84,12 @@ class CheckedStudy(Study):
                 asked until it has an answer, which holds for good.
         """
         self._revaluing = revaluing
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """The study's attributes; not to be changed in place."""
+        reading = _reading_of(self)
+        return dict(reading.attributes) if reading else super().user_attrs
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
@@ -88,6 +133,8 @@ def strangers(study: Study) -> int:
 
 def stored_trials(study: Study) -> list[FrozenTrial]:
     """All trials of a study as they are in the database, those that others have put there included."""
+    if reading := _reading_of(study):
+        return reading.trials
     return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 

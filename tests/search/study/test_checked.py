@@ -13,7 +13,7 @@ from bayes_merger.run.record import chosen_trial, complete_trials, left_out, pos
 from bayes_merger.search import samplers
 from bayes_merger.search.space.space import build_space
 from bayes_merger.search.study.alive import recover
-from bayes_merger.search.study.checked import CheckedStudy, checked
+from bayes_merger.search.study.checked import CheckedStudy, checked, reads_once
 from bayes_merger.search.study.fork import inheritance
 from bayes_merger.search.study.study import ask, create_study, finished, load_study, open_storage, tell
 from bayes_merger.search.study.workers import Worker
@@ -110,6 +110,7 @@ def test_a_trial_that_another_program_has_running_is_not_waited_for(study: Check
     assert finished(study) == 2
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "attributes",
     [
@@ -144,3 +145,17 @@ def test_values_of_another_kind_are_numbers_or_nothing() -> None:
     assert isinstance(whole, optuna.trial.FrozenTrial)
     assert whole.user_attrs["weights"] == {"alpha": {"BASE": 1.0, "IN00": 0.0}}
     assert isinstance(checked(strange(WHOLE | {"IN00.alpha": "x"}), SPACE, 1), str)
+
+
+def test_who_only_looks_sees_the_study_as_it_was(study: CheckedStudy) -> None:
+    @reads_once
+    def look(study: optuna.study.Study) -> tuple[Any, int, Any, int]:
+        before = study.user_attrs.get("note"), len(study.get_trials(deepcopy=False))
+        study.set_user_attr("note", "later")
+        plain(study).add_trial(strange())
+        return *before, study.user_attrs.get("note"), len(study.get_trials(deepcopy=False))
+
+    note, count, note_after, count_after = look(study)
+    assert (note, count) == (note_after, count_after) == (None, count)
+    assert study.user_attrs["note"] == "later"
+    assert len(study.get_trials(deepcopy=False)) == count + 1
