@@ -144,6 +144,7 @@ class RunConfig:
     clip: str | None = None
     saliency: dict[str, Any] = field(default_factory=dict)
     act: dict[str, Any] = field(default_factory=dict)
+    rebasin: dict[str, Any] = field(default_factory=dict)
     adjust: Any = None
     recipe: dict[str, Any] = field(default_factory=dict)
     name: str | None = None

@@ -32,10 +32,12 @@ class Checkpoint:
         constant: whether every tensor stays the same for as long as this is open, so that it may be kept in memory.
             ``False`` where searched weights change some of them; those are never kept.
         computed: whether tensors are computed when they are read, so that they have not been checked to be finite.
+        reordered: whether its neurons stand in another order than in its file.
     """
 
     constant: bool = True
     computed: bool = False
+    reordered: bool = False
 
     def __init__(
         self,
@@ -225,7 +227,7 @@ class ModelView(Checkpoint):
             model.release,
             self._read_part_of_model if model.has_parts else None,
         )
-        self.constant, self.computed = model.constant, model.computed
+        self.constant, self.computed, self.reordered = model.constant, model.computed, model.reordered
 
     @property
     def files(self) -> tuple[Path, ...]:

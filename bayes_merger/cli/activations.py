@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.paths import user_path
@@ -60,10 +61,6 @@ def _measure(arguments: Sequence[str]) -> None:
     def note(text: str) -> None:
         print(printable(text, longest=400), file=sys.stderr)
 
-    def on_step(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rdrawing: {done} of {total} steps ", end="" if done < total else "\r", file=sys.stderr, flush=True)
-
     out = measure(
         config,
         user_path(options.out),
@@ -71,7 +68,7 @@ def _measure(arguments: Sequence[str]) -> None:
         bands=options.bands,
         gradients=options.gradients,
         overwrite=options.overwrite,
-        on_step=on_step,
+        on_step=steps.drawing,
     )
     print(f"wrote {printable(str(out))} ({out.stat().st_size / 1e6:.1f} MB)")
 

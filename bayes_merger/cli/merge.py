@@ -19,6 +19,7 @@ from bayes_merger.merging.plan.explain import notes_on
 from bayes_merger.merging.plan.routing import listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.paths import user_path
+from bayes_merger.run.rebasin import verify_all
 
 DESCRIPTION = """\
 Write one merge to a checkpoint file that other UIs load, or to a diffusers folder. Models are .safetensors or .ckpt
@@ -53,6 +54,7 @@ applied, so alpha is its strength; 17 numbers (SDXL: 12) are LoRA block weights.
 tensors, its header or adapter_config.json beside it.
 saliency.a=A.act.safetensors saliency.b=B.act.safetensors move alpha inside tensors towards the model that matters more
 there, by as much as strength= says; alpha=act:FILE multiplies a weight number by number (activations --help).
+rebasin.b=a takes B with its neurons in the order of A's (rebasin --help).
 Models in brackets below may be left out; a list that ends in dots goes on, with model_e=, model_f= up to model_z=.
 bayes-merger plan takes the same and says what would happen.
 
@@ -113,6 +115,7 @@ def merge(arguments: Sequence[str]) -> None:
     if not options.quiet:
         for note in notes_on(plan(recipe, checkpoints), checkpoints):
             print(f"note: {printable(note, longest=400)}", file=sys.stderr)
+    verify_all(checkpoints.values())
     if options.as_lora is not None:
         _save_lora(recipe, checkpoints, out, options.as_lora, options.overwrite)
     elif folder:

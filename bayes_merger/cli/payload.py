@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser, split_off
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.paths import user_path
@@ -88,9 +89,5 @@ def _draw(arguments: Sequence[str]) -> None:
     def note(text: str) -> None:
         print(text, file=sys.stderr)
 
-    def on_step(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rdrawing: {done} of {total} steps ", end="" if done < total else "\r", file=sys.stderr, flush=True)
-
-    for path in draw_with(config, user_path(out or "drawn"), note, on_step):
+    for path in draw_with(config, user_path(out or "drawn"), note, steps.drawing):
         print(path)

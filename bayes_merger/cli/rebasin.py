@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
+from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import printable
 from bayes_merger.paths import user_path
@@ -58,13 +58,8 @@ def rebasin(arguments: Sequence[str]) -> None:
 
 
 def _matching(number: int, done: int, total: int) -> None:
-    _show(f"matching: round {number}, {done} of {total} layers", last=False)
+    steps.show(f"matching: round {number}, {done} of {total} layers", last=False)
 
 
 def _writing(done: int, total: int) -> None:
-    _show(f"writing: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", last=done >= total)
-
-
-def _show(text: str, *, last: bool) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{text:<50}", end="\r" if last else "", file=sys.stderr, flush=True)
+    steps.show(f"writing: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", last=done >= total)

@@ -88,8 +88,10 @@ def recipe_text(found: MergeRecipe) -> str:
         lines += _step_text(alone(found, step), f"{step.name}: ", [f"{r}={n}" for r, n in step.models.items()])
     if not found.steps:
         lines += _step_text(found, "", [])
-    whole = {name: value for name, value in found.changed().items() if name not in (*OF_A_STEP, "dtype")}
+    whole = {name: value for name, value in found.changed().items() if name not in (*OF_A_STEP, "dtype", "rebasin")}
     lines += [f"{name}: {_printable(value)}" for name, value in whole.items()]
+    for name, alike in found.rebasin.items():
+        lines.append(f"rebasin: {_printable(name)} in the order of {_printable(alike['to'])}, by {alike['by']}")
     lines += [f"note: {_printable(found.note)}"] if found.note else []
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ FURTHER = {f"model_{name}": f"models.{name}" for name in MODEL_NAMES if name > "
 """What is typed for short -> the settings that are meant."""
 LISTS = ("payloads", "scorers", "objectives")
 FILES = ("recipe", "blocks")  # given as the name of a YAML file, kept as what is in it
-OPEN = ("models", "space", "options", "recipe", "saliency", "act", "scoring.payloads", "scoring.penalties")
+OPEN = ("models", "space", "options", "recipe", "saliency", "act", "rebasin", "scoring.payloads", "scoring.penalties")
 """Their own rooms know which names they may hold, and say so better than Hydra."""
 
 

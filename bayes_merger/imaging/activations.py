@@ -41,12 +41,15 @@ class Recording:
         self._into, self._guided, self._time_unit = into, guided, time_unit
         self._band = 0
         self.denoiser_seen = False
+        self._memory: Tensor | None = None
         self._last: tuple[Tensor, int, dict[str, Tensor]] | None = None  # q, k and v are fed the same tensor
         self._rows: dict[tuple[str, str, int, int], Tensor] = {}
+        self._pending: tuple[list[Tensor], list[Tensor]] = [], []  # rows, and what is added to each
         self._counts: dict[tuple[str, str], list[float]] = {}
 
     def see_time(self, _: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         """A forward pre-hook of the denoiser."""
+        self._add_pending()
         time = positional[1] if len(positional) > 1 else named["timestep"]
         share = float(time.flatten()[0] if hasattr(time, "flatten") else time) / self._time_unit
         self._band = min(max(int(share * self._into.about.bands), 0), self._into.about.bands - 1)
@@ -64,16 +67,36 @@ class Recording:
                 self.add(layer, statistic, sums)
             self.count(layer, "n", given.numel() / given.shape[channels])
         if self._guided and layer.in_denoiser:
-            self.add(layer, "guided_out", _summed(_response(answer).square_(), channels))
+            self.add(layer, "guided_out", _summed(self._response(answer).square_(), channels))
             if layer.begin == 0:
                 self.count(layer, "guided_n", given.numel() / given.shape[channels] / 2)
 
     def _of_input(self, given: Tensor, channels: int, in_denoiser: bool) -> dict[str, Tensor]:
-        wide = given.float()
-        found = {"in_sq": _summed(wide.square(), channels), "in_abs": _summed(wide.abs(), channels)}
+        import torch
+
+        room = self._room(given)
+        found = {
+            "in_sq": _summed(torch.square(given.float(), out=room), channels),
+            "in_abs": _summed(torch.abs(given, out=room), channels),
+        }
         if self._guided and in_denoiser:
-            found["guided_in"] = _summed(_response(given).square_(), channels)
+            found["guided_in"] = _summed(self._response(given).square_(), channels)
         return found
+
+    def _response(self, both: Tensor) -> Tensor:
+        """Conditional less unconditional, the second half of a batch less the first, in fp32."""
+        import torch
+
+        half = both.shape[0] // 2
+        return torch.sub(both[half:], both[:half], out=self._room(both[half:]))
+
+    def _room(self, like: Tensor) -> Tensor:
+        """Memory for as many numbers in fp32, which is used again: allocating it would take longer than a sum."""
+        import torch
+
+        if self._memory is None or self._memory.numel() < like.numel() or self._memory.device != like.device:
+            self._memory = torch.empty(like.numel(), dtype=torch.float32, device=like.device)
+        return self._memory[: like.numel()].view(like.shape)
 
     def add(self, layer: Layer, statistic: str, sums: Tensor) -> None:
         """Add to a statistic of a layer in the present band."""
@@ -82,7 +105,16 @@ class Recording:
         if row is None:
             row = self._new_row(layer, statistic, sums, band, begin)
             self._rows[layer.key, statistic, begin, band] = row
-        row.add_(sums)
+        self._pending[0].append(row)
+        self._pending[1].append(sums)
+
+    def _add_pending(self) -> None:
+        """Add what the last call gave, all at once: one by one, small layers would take longer to watch than to run."""
+        import torch
+
+        if self._pending[0]:
+            torch._foreach_add_(*self._pending)
+        self._pending = [], []
 
     def _new_row(self, layer: Layer, statistic: str, sums: Tensor, band: int, begin: int) -> Tensor:
         """Where the sums of one module in one band are added up, on its device: in fp64 if that has it."""
@@ -113,6 +145,7 @@ class Recording:
         """Bring all that was added up to the CPU, and in the order of the checkpoint's rows."""
         import torch
 
+        self._add_pending()
         for (key, name), counts in self._counts.items():
             self._into.counts.setdefault(key, {})[name] = torch.tensor(counts, dtype=torch.float64)
         swapped = {layer.key for layer in layers if layer.swapped}
@@ -120,12 +153,6 @@ class Recording:
             for statistic, sums in table.items():
                 halves = sums.chunk(2, 1)[::-1] if key in swapped and statistic.endswith("_out") else (sums,)
                 table[statistic] = torch.cat(halves, 1).cpu().double()
-
-
-def _response(both: Tensor) -> Tensor:
-    """Conditional less unconditional, the second half of a batch less the first, in fp32."""
-    half = both.shape[0] // 2
-    return (both[half:] - both[:half]).float()
 
 
 def _summed(numbers: Tensor, channels: int) -> Tensor:

@@ -16,8 +16,9 @@ from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
-from bayes_merger.merging.models.opening import closed_on_error, open_each, open_model, references
+from bayes_merger.merging.models.opening import closed_on_error, in_order, open_each, open_model, references
 from bayes_merger.merging.models.vae import VAE_FILE
+from bayes_merger.merging.rebasin.settings import read_rebasin
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import read_weights
@@ -29,6 +30,7 @@ from bayes_merger.search.space.names import names_of
 
 _BY_HAND = (*(name for name in SETTINGS if name not in ("options", "dtype")), ADJUST)
 _ACT = "act:"  # before the file that multiplies a weight
+_TABLES = {"saliency": "b=FILE", "act": "alpha=FILE", "rebasin": "b=a"}  # settings that are tables, with an example
 
 
 Open = Callable[[Mapping[str, str]], dict[str, Checkpoint]]
@@ -65,6 +67,7 @@ def recipe_by_hand(
     bound = spec.bind(models, options)
     checkpoints = opened(models)
     with closed_on_error(checkpoints):
+        checkpoints = in_order(checkpoints, read_rebasin("rebasin", tables["rebasin"]))
         blocks = _read_blocks(Path(given["blocks"])) if isinstance(given.get("blocks"), str) else given.get("blocks")
         settings = read_settings({**given, **tables, "dtype": dtype or "auto", "options": options, "blocks": blocks})
         settings = replace(settings, vae=take_vae(settings.vae, checkpoints))
@@ -83,18 +86,24 @@ def recipe_by_hand(
 
 
 def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings that are no files of activations, and those that are, as `read_settings` takes them.
+    """The settings that are no tables, and those that are, as `read_settings` takes them.
 
     ``alpha=act:FILE`` is short for ``alpha=1 act.alpha=FILE``, ``saliency=FILE`` for ``saliency.b=FILE``.
     """
-    tables: dict[str, dict[str, Any]] = {"saliency": {}, "act": {}}
+    tables: dict[str, dict[str, Any]] = {name: {} for name in _TABLES}
     others: dict[str, str] = {}
     for key, text in given.items():
         name, dot, part = key.partition(".")
         if key == "saliency":
             tables["saliency"]["b"] = text
-        elif dot and name in tables:
-            tables[name][part] = text
+        elif name in tables:
+            if not dot:
+                raise ConfigError(f"{name} is a table; give  {name}.{_TABLES[name]}")
+            model, inner, about = part.partition(".")
+            if inner and name == "rebasin":
+                tables[name][model] = {**tables[name].get(model, {}), about: text}
+            else:
+                tables[name][part] = {"to": text} if name == "rebasin" else text
         elif isinstance(text, str) and text.startswith(_ACT):
             tables["act"][key] = text.removeprefix(_ACT)
             others[key] = "1"

@@ -111,7 +111,8 @@ def _open_recipe_models(
 ) -> dict[str, Checkpoint]:
     paths = {name: given.get(f"model_{name}") or beside(model.path, folder) for name, model in recipe.models.items()}
     try:
-        checkpoints = open_each(paths, alone=bool(recipe.steps))
+        rebasin = {name: alike if verify else {**alike, "sha256": ""} for name, alike in recipe.rebasin.items()}
+        checkpoints = open_each(paths, alone=bool(recipe.steps), rebasin=rebasin)
     except CheckpointError as error:
         moved = error.subject.removeprefix("model_") or "a"
         hint = f"; if it has moved, give it with  model_{moved}=FILE" if f"model_{moved}" not in given else ""
@@ -139,7 +140,7 @@ def _recipe_in_steps(
 ) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
     file = read_steps(recipe_data(path))
     models = {name: given.get(f"model_{name}", model) for name, model in file.models.items()}
-    checkpoints = open_each(models, alone=True)
+    checkpoints = open_each(models, alone=True, rebasin=file.settings.rebasin)
     with closed_on_error(checkpoints):
         recipe = _with_numbers(path, file, checkpoints, given, dtype)
     return recipe, checkpoints

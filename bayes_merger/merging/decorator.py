@@ -20,8 +20,8 @@ Choices = Mapping[str, tuple[str, ...]]
 
 _PASSED = ("key", "prepared", "statistics")  # keywords that are neither weights nor options
 _SETTINGS = (
-    "act", "adjust", "base", "blocks", "channels", "clip", "compat", "dtype", "elements", "ema", "method", "saliency",
-    "vae",
+    "act", "adjust", "base", "blocks", "channels", "clip", "compat", "dtype", "elements", "ema", "method", "rebasin",
+    "saliency", "vae",
 )  # fmt: skip
 _UNMEASURED = Cost(100, 12, measured=False)  # slower than most of ours, and more copies
 _UNMEASURED_IN_PIECES = Cost(50, measured=False)

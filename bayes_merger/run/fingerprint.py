@@ -10,6 +10,7 @@ from typing import Any
 from bayes_merger.config import RunConfig
 from bayes_merger.imaging.pipelines.t5 import t5_hash
 from bayes_merger.merging.method import own_sources
+from bayes_merger.merging.models.opening import with_orders
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.saliency.settings import hashed as hashed_file
 from bayes_merger.run.models import merge_settings
@@ -48,6 +49,7 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any], known: Mapping[str,
         **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
         **({"text_encoder_3": t5_hash(t5)} if t5 and (known is None or "text_encoder_3" in known) else {}),
         **({"activations": activations} if (activations := _activations(setup)) else {}),
+        **({"rebasin": orders} if (orders := _orders(setup)) else {}),
     }
 
 
@@ -57,12 +59,18 @@ def _activations(setup: RunSetup) -> list[list[str]]:
     return [[name, hashed_file(name, file)["sha256"]] for name, file in files]
 
 
+def _orders(setup: RunSetup) -> Mapping[str, Any]:
+    """The orders that neurons of models are put in."""
+    return with_orders(setup.recipe({}, hashed=False), setup.checkpoints).rebasin
+
+
 def _settings_used(config: RunConfig) -> dict[str, Any]:
     """The settings of the merge that are not the defaults, as they were written: what is not used changes nothing.
 
-    Files of activations count by their hashes, see `_activations`.
+    Files of activations count by their hashes, see `_activations`, and orders of neurons by theirs.
     """
-    used = set(merge_settings(config).changed()) - {"compat", "act"} | ({"compat"} if config.elements else set())
+    apart = {"compat", "act", "rebasin"}
+    used = set(merge_settings(config).changed()) - apart | ({"compat"} if config.elements else set())
     said = {name: getattr(config, name) for name in used} | ({"adjust": config.adjust} if config.adjust else {})
     return said | ({"saliency": _without(said["saliency"], ("a", "b"))} if "saliency" in said else {})
 

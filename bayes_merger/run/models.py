@@ -12,6 +12,7 @@ from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec
 from bayes_merger.merging.models.opening import open_each, open_model
 from bayes_merger.merging.models.vae import VaeFile
+from bayes_merger.merging.rebasin.settings import Alike
 from bayes_merger.merging.recipe.settings import MergeSettings, read_settings
 from bayes_merger.merging.recipe.step_file import StepFile, read_steps
 
@@ -48,9 +49,15 @@ def open_steps(file: StepFile, config: RunConfig) -> dict[str, Checkpoint]:
     Raises:
         CheckpointError: a file that cannot be used.
     """
-    opened = open_each(file.models, alone=True)
+    opened = open_each(file.models, alone=True, rebasin=_rebasin(file.settings, config))
     _check_drawn(file.base, {name: model for name, model in opened.items() if model.kind is not LORA} or opened)
     return opened | _vae_of(config, opened[file.base])
+
+
+def _rebasin(settings: MergeSettings, config: RunConfig) -> dict[str, Alike]:
+    """The models whose neurons are put in another's order; of unusual size they are like what draws."""
+    folder = {"config": config.generator.config} if config.generator.config else {}
+    return {name: {**folder, **alike} for name, alike in settings.rebasin.items()}
 
 
 def _is_no_file(vae: str) -> bool:
@@ -86,7 +93,7 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
         if name not in spec.optional and name not in given:
             raise ConfigError(f"model_{name}: method '{config.method}' needs it; give  model_{name}=FILE")
     spec.check_further(given)
-    opened = open_each(given)
+    opened = open_each(given, rebasin=_rebasin(merge_settings(config), config))
     _check_drawn("a", opened)
     return opened | _vae_of(config, opened["a"])
 

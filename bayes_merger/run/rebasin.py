@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.rebasin.aligning import Alignment, Progress, align, check_alike
+from bayes_merger.merging.rebasin.model import AlignedModel
 from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
 
 TOLERANCE = 1e-4
@@ -101,6 +102,17 @@ def verify(model: Checkpoint, permuted: Permuted, config: Path | None = None) ->
             f"number where {TOLERANCE:.0e} may be rounding; nothing was written"
         )
     return found
+
+
+def verify_all(models: Iterable[Checkpoint]) -> None:
+    """Verify those models of a merge whose neurons are put in an order that no recipe has yet, where they move.
+
+    Raises:
+        CheckpointError: one answers something else.
+    """
+    for model in models:
+        if isinstance(model, AlignedModel) and model.is_new and model.permuted.permutation.moved():
+            verify(model.original, model.permuted, model.config)
 
 
 def _metadata(a: Checkpoint, b: Checkpoint, found: Alignment) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ from bayes_merger.imaging.pipelines.speed import check_speed
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
-from bayes_merger.merging.models.opening import references, steps_recipe
+from bayes_merger.merging.models.opening import references, steps_recipe, with_orders
 from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe
@@ -36,6 +36,7 @@ from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, resolv
 from bayes_merger.run.points import FEWEST, combination, standardised
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
+from bayes_merger.run.rebasin import verify_all
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.run.web_ui import PROGRAMS, WEB_UIS, check_web_ui
 from bayes_merger.scoring.combination import Combination
@@ -141,13 +142,13 @@ class RunSetup:
             found = steps_recipe(self.steps, self.checkpoints, dtype=self.config.dtype, hashed=hashed)
             vae = VAE_FILE if "vae" in self.checkpoints else found.vae
             found = replace(found, weights=numbers, clip=self.config.clip or found.clip, vae=vae)
-            return found.with_files(hashed_file) if hashed else found
+            return with_orders(found, self.checkpoints).with_files(hashed_file) if hashed else found
         settings = merge_settings(self.config)
         if "vae" in self.checkpoints:
             settings = replace(settings, vae=VAE_FILE)
         models, name = references(self.checkpoints, hashed), self.base.architecture.name
         recipe = MergeRecipe(**vars(settings), models=models, weights=numbers, architecture=name)
-        return recipe.with_files(hashed_file) if hashed else recipe
+        return with_orders(recipe, self.checkpoints).with_files(hashed_file) if hashed else recipe
 
     def stored(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What a study remembers, so that it can be resumed and its merges rebuilt from it alone.
@@ -350,7 +351,7 @@ def check_models(setup: RunSetup) -> None:
 
     Raises:
         ConfigError: they are all the same.
-        CheckpointError: one holds NaN or infinity.
+        CheckpointError: one holds NaN or infinity, or computes something else with its neurons in another order.
     """
     hash_all(setup.checkpoints.values())
     if len({checkpoint.sha256() for checkpoint in setup.checkpoints.values()}) == 1:
@@ -358,3 +359,4 @@ def check_models(setup: RunSetup) -> None:
         raise ConfigError(f"{names}: are the same model, so every merge of them is; give two different files")
     for checkpoint in setup.checkpoints.values():
         checkpoint.scan()
+    verify_all(setup.checkpoints.values())

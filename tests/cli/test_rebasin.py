@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from bayes_merger.cli import main
 from tests.command_line import refused
 from tests.folders import write_file
 from tests.merging.rebasin.models import scrambled
+from tests.user_folder import command, make_workplace
 
 MIDDLE = "model.diffusion_model.middle_block.0.in_layers.2.weight"
 
@@ -81,7 +83,17 @@ def test_models_that_cannot_be_aligned_are_one_line(
     out = files / "out.safetensors"
     arguments = [str(tiny_a), str(files / f"{name}.safetensors"), "--out", str(out), "--config", str(tiny_sd1_config)]
     assert said in refused(capsys, "rebasin", *arguments)
+    if name != "nan":  # which a merge finds as it writes
+        models = [f"model_a={tiny_a}", f"model_b={files / name}.safetensors"]
+        given = ["rebasin.b.to=a", f"rebasin.b.config={tiny_sd1_config}"]
+        assert said in refused(capsys, "merge", *models, *given, "--out", str(out))
     assert not out.exists()
+
+
+def test_a_merge_takes_no_rebasin_that_is_no_table(tiny_a: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [f"model_a={tiny_a}", f"model_b={tiny_a}"]
+    said = refused(capsys, "merge", *models, "rebasin=a", "--out", "x.safetensors")
+    assert "rebasin is a table; give  rebasin.b=a" in said
 
 
 def test_a_config_of_another_size_and_places_that_do_not_exist(
@@ -94,3 +106,23 @@ def test_a_config_of_another_size_and_places_that_do_not_exist(
     (tmp_path / "config").mkdir()
     config = ["--config", str(tmp_path / "config")]
     assert "config" in refused(capsys, *models, "--out", str(tmp_path / "x.safetensors"), *config)
+
+
+def test_a_run_searches_with_b_in_the_order_of_a_and_its_merges_are_made_again(
+    tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
+) -> None:
+    folder = make_workplace(tmp_path, tiny_sd1_config)
+    scrambled(tiny_b, tiny_sd1_config, folder / "lost.safetensors")
+    few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={tiny_a}"]
+    for name, model in (("lost", "lost.safetensors"), ("known", str(tiny_b))):
+        result = command(folder, "run", "experiment=tiny", f"name={name}", f"model_b={model}", "rebasin.b=a", *few)
+        assert result.returncode == 0, result.stderr
+    # B and the scrambled B are one model in A's order, so that all pictures are the same
+    scores = [[trial["value"] for trial in json.loads(command(folder, "show", name, "--json").stdout)["trials_list"]]
+              for name in ("lost", "known")]  # fmt: skip
+    assert scores[0] == scores[1]
+    gone_on = command(folder, "resume", "lost", "n_iters=1")
+    assert gone_on.returncode == 0, gone_on.stderr
+    assert command(folder, "merge", "lost", "--out", "again.safetensors").returncode == 0
+    assert (folder / "again.safetensors").read_bytes() == (folder / "runs" / "lost" / "best.safetensors").read_bytes()
+    assert "rebasin: b in the order of a, by weights" in command(folder, "recipe", "again.safetensors").stdout

@@ -10,6 +10,7 @@ from typing import Any
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.checkpoints.prediction import prediction_metadata
+from bayes_merger.merging.models.opening import with_orders
 from bayes_merger.merging.plan.routing import Checkpoints, MergePlan
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.saliency.settings import hashed, unfoldered
@@ -22,7 +23,8 @@ def merge_metadata(recipe: MergeRecipe, planned: MergePlan, checkpoints: Checkpo
     """
     hash_all(checkpoints.values())
     names = {name: checkpoint.path.name for name, checkpoint in checkpoints.items()}
-    own = recipe.with_files(lambda name, file: unfoldered(name, hashed(name, file))).to_json() | {
+    passed_on = with_orders(recipe, checkpoints).with_files(lambda name, file: unfoldered(name, hashed(name, file)))
+    own = passed_on.to_json() | {
         "models": {name: {"path": names[name], "sha256": c.sha256()} for name, c in checkpoints.items()},
         "dtype": planned.dtype,
     }

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.config_trees import settings_for
 from bayes_merger.checkpoints.empty_networks import empty_networks
-from bayes_merger.checkpoints.kinds import LORA, REFINER, SD1, SD2, SDXL, SSD_1B, VEGA, describe_input
+from bayes_merger.checkpoints.kinds import REFINER, SD1, SD2, SDXL, SSD_1B, VEGA, describe_input
 from bayes_merger.checkpoints.naming import canonical_keys
 from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.rebasin.matching import likeness, match_weights
 from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
-from bayes_merger.merging.rebasin.spaces import Layout
+from bayes_merger.merging.rebasin.spaces import Layout, Space
 from bayes_merger.merging.rebasin.topology import spaces_of
 
 KINDS = (SD1, SD2, SDXL, REFINER, SSD_1B, VEGA)
@@ -54,23 +56,94 @@ def align(a: Checkpoint, b: Checkpoint, config: Path | None = None, progress: Pr
         CheckpointError: a model that has no known neurons, or two whose neurons cannot be compared.
         ConfigError: the settings do not fit the models.
     """
-    check_alike(a, b)
-    names_a, names_b = _own_keys(a), _own_keys(b)
-    shapes = {key: b.shapes[own] for key, own in names_b.items()}
-    settings = settings_for(config, b.architecture.name, shapes, b.metadata)
-    try:
-        spaces = spaces_of(shapes, Layout.of(empty_networks(settings)))
-    except ValueError as error:
-        raise ConfigError(
-            f"{b.path}: {error}; give the diffusers folder with the settings of this model as its config"
-        ) from error
-    permutation = match_weights(a, b, spaces, names_a, names_b, progress)
+    pair = Pair.of(a, b, layout_of(b, config))
+    permutation = pair.match(progress)
     return Alignment(
         permutation,
-        Permuted(b, permutation, {key: names_b[key] for key in permutation.keys}),
-        likeness(a, b, names_a, names_b, Permutation(spaces)),
-        likeness(a, b, names_a, names_b, permutation),
+        pair.permuted(permutation),
+        likeness(a, b, pair.names_a, pair.names_b, Permutation(pair.spaces)),
+        likeness(a, b, pair.names_a, pair.names_b, permutation),
     )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models whose neurons can be compared.
+
+    Attributes:
+        a: the model to be like.
+        b: the model to permute.
+        spaces: of both.
+        names_a: canonical key to A's own.
+        names_b: canonical key to B's own.
+    """
+
+    a: Checkpoint
+    b: Checkpoint
+    spaces: tuple[Space, ...]
+    names_a: Mapping[str, str]
+    names_b: Mapping[str, str]
+
+    @classmethod
+    def of(cls, a: Checkpoint, b: Checkpoint, layout: Layout) -> Pair:
+        """Two models, from the headers of their files.
+
+        Raises:
+            CheckpointError: a model that has no known neurons, or two whose neurons cannot be compared.
+            ConfigError: the layout does not fit the models.
+        """
+        check_alike(a, b)
+        with _unusual(b):
+            spaces = spaces_of(_shapes(b), layout)
+        return cls(a, b, spaces, _own_keys(a), _own_keys(b))
+
+    def match(self, progress: Progress | None = None) -> Permutation:
+        """The order of B's neurons in which its weights are most like A's."""
+        return match_weights(self.a, self.b, self.spaces, self.names_a, self.names_b, progress)
+
+    def permuted(self, permutation: Permutation) -> Permuted:
+        """B in an order, under its own keys; it is closed with B."""
+        return Permuted(self.b, permutation, {key: self.names_b[key] for key in permutation.keys})
+
+
+def layout_of(model: Checkpoint, config: Path | None = None) -> Layout:
+    """What the shapes of a model do not say: that of its architecture, or of its own diffusers folder.
+
+    Raises:
+        CheckpointError: a model that has no known neurons.
+        ConfigError: the settings do not fit the model.
+    """
+    check_known(model)
+    settings = settings_for(config, model.architecture.name, _shapes(model), model.metadata)
+    with _unusual(model):
+        return Layout.of(empty_networks(settings))
+
+
+@contextmanager
+def _unusual(model: Checkpoint) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(
+            f"{model.path}: {error}; give the diffusers folder with the settings of this model as its config"
+        ) from error
+
+
+def _shapes(model: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {key: model.shapes[own] for key, own in _own_keys(model).items()}
+
+
+def check_known(model: Checkpoint) -> None:
+    """Refuse a model whose neurons are unknown.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if is_lora(model):
+        raise CheckpointError(f"{model.path}: a LoRA, which has no neurons of its own; give a whole checkpoint")
+    if model.kind not in KINDS:
+        known = "Stable Diffusion 1, 2 and XL"
+        raise CheckpointError(f"{model.path}: {model.kind.words}; the neurons of {known} can be put in order")
 
 
 def check_alike(a: Checkpoint, b: Checkpoint) -> None:
@@ -80,11 +153,7 @@ def check_alike(a: Checkpoint, b: Checkpoint) -> None:
         CheckpointError: they cannot.
     """
     for model in (a, b):
-        if model.kind is LORA:
-            raise CheckpointError(f"{model.path}: a LoRA, which has no neurons of its own; give a whole checkpoint")
-        if model.kind not in KINDS:
-            known = "Stable Diffusion 1, 2 and XL"
-            raise CheckpointError(f"{model.path}: {model.kind.words}; the neurons of {known} can be put in order")
+        check_known(model)
     sorts = [" for ".join(filter(None, (model.kind.words, describe_input(model.shapes)))) for model in (a, b)]
     if sorts[0] != sorts[1]:
         raise CheckpointError(

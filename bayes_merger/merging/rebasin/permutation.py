@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -68,6 +69,16 @@ class Permutation:
             self.spaces, {name: [order.argsort() for order in orders] for name, orders in self.orders.items()}
         )
 
+    @property
+    def sha256(self) -> str:
+        """Of the orders, in hex."""
+        found = hashlib.sha256()
+        for name, orders in sorted(self.orders.items()):
+            found.update(name.encode())
+            for order in orders:
+                found.update(order.numpy().astype("<i8").tobytes())
+        return found.hexdigest()
+
     def moved(self) -> int:
         """How many neurons are not where they were, those of an attention counted in both tracks."""
         import torch
@@ -118,7 +129,7 @@ class Permuted(ModelView):
 
     def __init__(self, model: Checkpoint, permutation: Permutation, names: Mapping[str, str]) -> None:
         super().__init__(model)
-        self._permutation = permutation
+        self.permutation = permutation
         self._keys = {own: key for key, own in names.items()}
         self._keys |= {ema_key(own): key for key, own in names.items() if ema_key(own) in model.shapes}
         self._read_part = None  # a part of a tensor comes from all over it
@@ -126,4 +137,4 @@ class Permuted(ModelView):
     def _read_model(self, key: str) -> Tensor:
         self._model.release()  # what moves is copied: the file need not be in memory beside it
         tensor = super()._read_model(key)
-        return self._permutation.apply(self._keys[key], tensor) if key in self._keys else tensor
+        return self.permutation.apply(self._keys[key], tensor) if key in self._keys else tensor

@@ -90,6 +90,31 @@ class Layout:
             {text.hidden_size: text.num_attention_heads for text in texts},
         )
 
+    def data(self) -> dict[str, Any]:
+        """As plain data, which `read` reads."""
+        tables = {"heads": self.heads, "text_heads": self.text_heads}
+        return {"groups": self.groups} | {
+            name: {str(width): count for width, count in table.items()} for name, table in tables.items()
+        }
+
+    @classmethod
+    def read(cls, data: Any) -> Layout:
+        """What `data` described.
+
+        Raises:
+            ValueError: it has another form.
+        """
+        if not isinstance(data, Mapping) or set(data) != {"groups", "heads", "text_heads"}:
+            raise ValueError("its layout is not a table of groups, heads and text_heads")
+        heads, text_heads = data["heads"], data["text_heads"]
+        tables = [table for table in (heads, text_heads) if isinstance(table, Mapping)]
+        counts = [data["groups"], *(count for table in tables for count in table.values())]
+        if len(tables) < 2 or not all(type(count) is int and count > 0 for count in counts):
+            raise ValueError("its layout has no whole numbers of groups and heads")
+        if not all(isinstance(width, str) and width.isascii() and width.isdecimal() for t in tables for width in t):
+            raise ValueError("its layout has a width that is no whole number")
+        return cls(data["groups"], *({int(width): count for width, count in table.items()} for table in tables))
+
 
 class Tensors:
     """The tensors of a network by the layers that have them."""

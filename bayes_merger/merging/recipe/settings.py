@@ -13,6 +13,7 @@ from typing import Any
 from bayes_merger.checkpoints.architectures import OwnBlocks, own_blocks
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.method import MethodSpec, Options, method_spec
+from bayes_merger.merging.rebasin.settings import Alike, read_rebasin
 from bayes_merger.merging.recipe.elements import COMPAT
 from bayes_merger.merging.recipe.postprocess import CLIPS
 from bayes_merger.merging.saliency.settings import Reference, read_act, read_saliency, strengthened
@@ -67,6 +68,7 @@ class MergeSettings:
         clip: ``hard`` or ``soft`` to keep the result between A and B, see ``postprocess.py``.
         saliency: files of activations that move alpha inside tensors, see ``saliency/settings.py``.
         act: weight to the file of activations that multiplies it.
+        rebasin: model to the one whose order its neurons are put in, see ``rebasin/settings.py``.
         ema: ``keep`` to merge the EMA weights that model A's file has beside its weights, in the same way.
     """
 
@@ -82,6 +84,7 @@ class MergeSettings:
     ema: str = field(default=DROP_EMA, metadata=_read_by(_text, DROP_EMA, KEEP_EMA))
     saliency: Mapping[str, Any] = field(default_factory=dict, metadata=_read_by(read_saliency))
     act: Mapping[str, Reference] = field(default_factory=dict, metadata=_read_by(read_act))
+    rebasin: Mapping[str, Alike] = field(default_factory=dict, metadata=_read_by(read_rebasin))
 
     @property
     def spec(self) -> MethodSpec:
@@ -141,5 +144,5 @@ def read_settings(data: Mapping[str, Any]) -> MergeSettings:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return dict(value)
+        return {name: _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, tuple) else value

@@ -280,6 +280,12 @@ def _check_shape(file: Sidecar, key: str, shape: tuple[int, ...], by: str) -> No
 
 
 def _check_model(name: str, file: Sidecar, model: Checkpoint | None) -> None:
+    if model is not None and model.reordered:
+        raise CheckpointError(
+            f"{file.path}: belongs to {model.path.name} as it is, and rebasin puts its neurons in another order; write "
+            "that model once with  bayes-merger rebasin  and measure it",
+            subject=name,
+        )
     if file.about is None or model is None or model.computed:
         return
     if file.about.model != model.sha256():
