@@ -27,6 +27,23 @@ def pytest_configure() -> None:
     sys.dont_write_bytecode = False
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of what is marked ``sampled(n)``, n cases spread over all stay in the default run and the others are slow."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for own in cases.values():
+        marker = own[0].get_closest_marker("sampled")
+        assert marker is not None
+        (count,) = marker.args
+        kept = {round(place * (len(own) - 1) / max(1, count - 1)) for place in range(count)}
+        for place, item in enumerate(own):
+            if place not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is remembered of models is not kept in the user's own folder."""

@@ -34,6 +34,7 @@ def test_every_payload_can_be_drawn(name: str) -> None:
         assert payload_from_mapping(own, mapping).prompt
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", compose.choices("scorers"))
 def test_every_scorer_can_be_built(name: str) -> None:
     scorers = composed(f"scorers=[{name}]")["scorers"]
@@ -77,6 +78,7 @@ def test_the_first_line_of_a_choice_says_how_it_is_chosen() -> None:
                 assert lines[0].startswith("# bayes-merger run "), path
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("given", "value"),
     [

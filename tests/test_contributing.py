@@ -112,6 +112,7 @@ def test_a_payload_of_one_s_own(workplace: Path) -> None:
     assert len(list((workplace / "runs" / "fox" / "images" / "0000").glob("fox-*.png"))) == 2
 
 
+@pytest.mark.slow
 def test_their_contracts_hold(tmp_path: Path) -> None:
     for title in ("Add a merge method", "Add a scorer", "Add an optimiser"):
         for language, name, text in recipe(title):

@@ -136,6 +136,7 @@ def test_ctrl_c_stops_after_the_trial_and_says_how_to_go_on(workplace: Path, tin
     assert (workplace / "runs" / "stopped" / "best" / "recipe.json").is_file()
 
 
+@pytest.mark.slow
 def test_more_trials_are_added_on_resume(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     arguments = ("run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=more", "final.images=0")
     assert command(workplace, *arguments, "init_points=2", "n_iters=0").returncode == 0
@@ -204,6 +205,7 @@ def test_a_rater_who_is_not_there_pauses_the_run(workplace: Path, tiny_a: Path, 
     assert shown(workplace, "rated")["trials"]["finished"] == 0
 
 
+@pytest.mark.slow
 def test_names_with_blanks_brackets_and_equals_signs_work(
     workplace: Path, tiny_a: Path, tiny_b: Path, tmp_path: Path
 ) -> None:

@@ -55,6 +55,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       how models differ, block by block, and who is whose fine-tune
   bayes-merger effect model_a=A.safetensors model_b=B.safetensors payloads=portrait [--of elements:OUT05]
       what each block, element or rule does to the pictures, alone: which weights are worth searching
+  bayes-merger xy model_a=A.safetensors model_b=B.safetensors payloads=portrait x="OUT05.alpha=0,0.5,1" y="seed=1,2"
+      a grid of pictures: weights, rules, models, methods, seeds, prompts along its sides; xy --help lists the axes
   bayes-merger recipe FILE [--json]
       show the recipe inside a merged file; merge FILE --out ... makes it again
   bayes-merger rescore NAME scorers=clip

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bayes_merger.run.xy.axes import Axis
     from bayes_merger.run.xy.drawing import Pictures
     from bayes_merger.run.xy.grid import Grid
+    from bayes_merger.scoring.scorer import Scorer
 
 MOST = 2000
 """Cells of a grid that is drawn without being asked for twice."""
@@ -79,7 +80,7 @@ def _draw(words: Sequence[str], out: Path, *, sure: bool) -> None:
     from bayes_merger.merges.cells import Cells, is_number
     from bayes_merger.run.draw import check_here
     from bayes_merger.run.xy.axes import PLACES, read_axes
-    from bayes_merger.run.xy.drawing import draw_grid
+    from bayes_merger.run.xy.drawing import draw_grid, judge
 
     split = [word.partition("=") for word in words]
     axes = read_axes([(name, text) for name, equals, text in split if name in PLACES and equals])
@@ -89,16 +90,22 @@ def _draw(words: Sequence[str], out: Path, *, sure: bool) -> None:
     numbers = dict(word.split("=", 1) for word in others if is_number(word) and "=" in word)
     config = _config([word for word in others if word.partition("=")[0] not in numbers], axes)
     check_here(config)
+    scorers = _scorers(config) if any(word.startswith("scorers=") for word in others) else {}
     cells = Cells(config, numbers)
     try:
         grid = cells.grid(axes)
         out.mkdir(parents=True, exist_ok=True)
+        merges = len({cell.merge.key for cell in grid.cells.values()})
+        rest = "; what they do not merge stays model A, alpha=NUMBER changes that" if cells.leaves_a(axes) else ""
+        print(f"{len(grid.cells):,} cells, {merges:,} distinct merges{rest}", flush=True)
         columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task("drawing")
             pictures = draw_grid(
                 grid, config, out / "pictures", lambda done, total: bar.update(task, completed=done, total=total)
             )
+        for line in judge(grid, pictures, scorers) if scorers else ():
+            print(f"note: not judged: {line}", file=sys.stderr)
         _write(grid, pictures, out)
     finally:
         cells.close()
@@ -117,6 +124,18 @@ def _config(words: Sequence[str], axes: Sequence[Axis]) -> RunConfig:
     if "payloads" in given or set(names) <= set(config.payloads):
         return config
     return compose.validate(compose.compose_run([*words, f"payloads={','.join(names)}"]))
+
+
+def _scorers(config: RunConfig) -> dict[str, Scorer]:
+    """Who gives each cell points, ready."""
+    from bayes_merger import compose
+
+    scorers = compose.build_scorers(config.scorers)
+    for name, scorer in scorers.items():
+        if scorer.interactive:
+            raise ConfigError(f"scorers: {name} asks a person; leave it out")
+        scorer.prepare()
+    return scorers
 
 
 def _write(grid: Grid, pictures: Pictures, out: Path) -> None:

@@ -17,14 +17,13 @@ from bayes_merger.merges.from_settings import recipe_by_hand
 from bayes_merger.merging.models.named import with_paths
 from bayes_merger.merging.models.opening import open_each, references
 from bayes_merger.merging.plan.planning import check_weights, plan_recipe
-from bayes_merger.merging.plan.routing import MergePlan
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.saliency.settings import hashed
 from bayes_merger.run.payloads import check_payloads, resolve_payloads
 from bayes_merger.run.xy.axes import Axis, Chosen, drawn_payloads, merge_words
-from bayes_merger.run.xy.grid import Cell, Grid, Merge, made, unmerged_recipe
+from bayes_merger.run.xy.grid import Cell, Form, Grid, Merge, unmerged_recipe
 
 _TABLES = ("options", "saliency", "act")
 Models = dict[str, Checkpoint]
@@ -51,8 +50,9 @@ class Cells:
         self._config = config
         self._given = {**_settings(config), **numbers}
         self._open: dict[tuple[Any, ...], Models] = {}
-        self._structures: dict[tuple[Any, ...], MergePlan] = {}
+        self._forms: dict[tuple[Any, ...], Form] = {}
         self._merges: dict[str, Merge] = {}
+        self._unmerged: dict[tuple[str, ...], Merge] = {}
         self._payloads: dict[tuple[Any, ...], tuple[Payload, ...]] = {}
 
     def grid(self, axes: Sequence[Axis]) -> Grid:
@@ -75,8 +75,15 @@ class Cells:
                 values = ", ".join(f"{axis.place}={axis.label(at[axis.place])}" for axis in axes)
                 raise ConfigError(f"{error} (in the cell {values})") from error
             cells[place[0], place[1], place[2]] = Cell(merge, payloads)
-            unmerged[place[0], place[1], place[2]] = Cell(self._unmerged(merge), payloads)
+            if merge.loaded not in self._unmerged:
+                self._unmerged[merge.loaded] = self._model_a(merge)
+            unmerged[place[0], place[1], place[2]] = Cell(self._unmerged[merge.loaded], payloads)
         return Grid(tuple(axes), cells, unmerged)
+
+    def leaves_a(self, axes: Sequence[Axis]) -> bool:
+        """Whether what these axes do not merge stays model A because nobody has given alpha."""
+        words = merge_words(self._given, [(axis, axis.values[0]) for axis in axes])
+        return "alpha" not in self._given and words.get("alpha") == "0" and all(axis.kind != "alpha" for axis in axes)
 
     def close(self) -> None:
         """Let go of the model files."""
@@ -103,17 +110,17 @@ class Cells:
     def _made(self, recipe: MergeRecipe, models: Mapping[str, Checkpoint], key: tuple[Any, ...]) -> Merge:
         known = repr((key, recipe))
         if known not in self._merges:
-            form = (key, repr(recipe.with_weights({})))
-            if form not in self._structures:
-                self._structures[form] = plan_recipe(recipe, models, checked=False)
-            structure = self._structures[form]
-            check_weights(recipe.weights, structure, recipe.vae)
-            hash_all(models.values())
+            kind = (key, repr(recipe.with_weights({})))
+            if kind not in self._forms:
+                self._forms[kind] = Form(plan_recipe(recipe, models, checked=False))
+                hash_all(models.values())
+            form = self._forms[kind]
+            check_weights(recipe.weights, form.structure, recipe.vae)
             recipe = replace(recipe, models=references(models, hashed=True)).with_files(hashed)
-            self._merges[known] = made(recipe, models, structure)
+            self._merges[known] = Merge(recipe, models, form.numbers(recipe.weights), form.sizes, form.texts)
         return self._merges[known]
 
-    def _unmerged(self, merge: Merge) -> Merge:
+    def _model_a(self, merge: Merge) -> Merge:
         models = dict(merge.checkpoints)
         models = {name: models.get(name, models["a"]) for name in ("a", "b", *(["vae"] if "vae" in models else []))}
         recipe = unmerged_recipe(merge.recipe)

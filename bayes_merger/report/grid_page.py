@@ -85,7 +85,12 @@ def _data(grid: Grid, pictures: Pictures) -> tuple[dict[str, Any], dict[tuple[in
     largest = min(BYTES, MOST_BYTES // len(keys))
     drawn = [key for key in keys if pictures.paths(cells[key])]
     numbers = {key: number for number, key in enumerate(drawn)}
-    images = (cell_image(pictures, cells[key], SIDE) for key in drawn)
+    addresses: list[str] = []
+    ratio = 0.0  # the least height that all cells have room in
+    for key in drawn:
+        image = cell_image(pictures, cells[key], SIDE)
+        addresses.append(uri_of(image, largest) if image else "")
+        ratio = max(ratio, image.height / image.width if image else 0.0)
     merges = _numbered(cell.merge.key for cell in grid.cells.values())
     recipes = {cell.merge.key: cell.merge.recipe for cell in grid.cells.values()}
     texts = {
@@ -103,7 +108,8 @@ def _data(grid: Grid, pictures: Pictures) -> tuple[dict[str, Any], dict[tuple[in
                 "recipe": merges[cell.merge.key], "words": words[id(cell.payloads)],
             })  # fmt: skip
     return {
-        "pictures": [uri_of(image, largest) if image else "" for image in images],
+        "pictures": addresses,
+        "ratio": ratio or 1.0,
         "recipes": [json.dumps(recipes[key].to_json()) for key in merges],
         "words": [texts[key] for key in words],
         "cells": found,
@@ -122,8 +128,11 @@ def _table(grid: Grid, pictures: Pictures, page: int, title: str, places: dict[t
         for column, head in enumerate(grid.titles("x")):
             place = (page, row, column)
             label = ", ".join(filter(None, (_text(title), _text(name), _text(head))))
+            points = pictures.points.get(pictures.key(grid.cells[place]))
+            label += "" if points is None else f": {points:.2f} points"
             if place in places:
                 image = '<img alt="" loading="lazy" decoding="async">'
+                image += "" if points is None else f"<span>{points:.2f}</span>"
                 cells += (
                     f'<td><button type="button" data-cell="{places[place]}" aria-label="{label}">{image}</button></td>'
                 )

@@ -97,6 +97,9 @@ def sheet_of(grid: Grid, pictures: Pictures, page: int, title: str = "") -> Imag
                    (corner[0] + width // 2, corner[1] + _GAP), small, "ma")  # fmt: skip
         else:
             _paste(sheet, image, corner, (width, height))
+            points = pictures.points.get(pictures.key(grid.cells[page, row, column]))
+            if points is not None:
+                _tag(draw, f"{points:.2f}", (corner[0], corner[1] + height), _font(max(11, font.size * 3 // 4)))
     return sheet
 
 
@@ -122,6 +125,12 @@ def _write(
 ) -> None:
     for number, text in enumerate(lines):
         draw.text((at[0], at[1] + number * int(1.25 * font.size)), text, _INK, font, anchor)
+
+
+def _tag(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], font: ImageFont.FreeTypeFont) -> None:
+    """A number in the lower left corner of a cell."""
+    draw.rectangle(draw.textbbox((corner[0] + 2, corner[1] - 2), text, font, "ld"), "white")
+    draw.text((corner[0] + 2, corner[1] - 2), text, _INK, font, "ld")
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

@@ -44,6 +44,7 @@ def refused(folder: Path, *words: str) -> str:
     return result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_bytes_and_parts_merge_to_the_whole(
     workplace: Path, tiny_a: Path, tiny_sd1_config: Path
 ) -> None:

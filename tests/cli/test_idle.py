@@ -69,6 +69,7 @@ def test_a_study_goes_on_in_the_space_it_began_with(workplace: Path, capfd: pyte
     assert "fork made NEW space.idle=keep" in refused(capfd, "resume", "made", "space.idle=keep")
 
 
+@pytest.mark.slow
 def test_forks_with_and_without_them_take_everything_over(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["fork", "made", "whole", "space.idle=keep", "n_iters=1"]) == 0
     assert "4 of 4 trials of made taken over" in capfd.readouterr().out

@@ -33,7 +33,8 @@ def drawn(workplace: Path, models: list[str]) -> Path:
     result = command(workplace, "xy", *models, *AXES, "--out", "grid")
     assert result.returncode == 0, result.stderr
     written = "grid-1.png, grid-1.webp, grid-2.png, grid-2.webp, grid.html, pictures/"
-    assert result.stdout == f"wrote grid: {written}\n"
+    told = "12 cells, 6 distinct merges; what they do not merge stays model A, alpha=NUMBER changes that"
+    assert result.stdout == f"{told}\nwrote grid: {written}\n"
     return workplace / "grid"
 
 
@@ -88,6 +89,21 @@ def test_a_cell_is_the_merge_of_its_recipe_written_and_drawn_bit_for_bit(
                 assert one.tobytes() == two.tobytes()
 
 
+def test_another_model_a_is_a_pipeline_of_its_own(
+    workplace: Path, models: list[str], tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
+) -> None:
+    axes = [f"x=model_a={tiny_a},{tiny_b}", "y=alpha=GRAD_V|0", "z=replace=ring,disc"]
+    result = command(workplace, "xy", models[0], models[2], *axes, "payloads.tiny.batch_size=1", "--out", "two")
+    assert result.returncode == 0, result.stderr
+    settings = [f"generator.config={tiny_sd1_config}", "payloads=[tiny]", "payloads.tiny.batch_size=1"]
+    alone = command(workplace, "payload", "draw", str(tiny_b), *settings, "generator.device=cpu", "out=b")
+    assert alone.returncode == 0, alone.stderr
+    drawn = [Image.open(path).tobytes() for path in (workplace / "two" / "pictures").glob("*/*.png")]
+    # by two prompts: A, its merge with B; B, its merge with itself
+    assert len(drawn) == 2 * 4
+    assert Image.open(workplace / "b" / "tiny-0.png").tobytes() in drawn
+
+
 def test_a_grid_that_was_stopped_goes_on_and_may_grow(workplace: Path, models: list[str], drawn: Path) -> None:
     copied = workplace / "stopped"
     shutil.copytree(drawn, copied)
@@ -103,11 +119,18 @@ def test_a_grid_that_was_stopped_goes_on_and_may_grow(workplace: Path, models: l
     assert len(list((copied / "pictures").iterdir())) == 3 * 6
 
 
-def test_a_merge_that_overflows_is_a_cell_with_its_reason(workplace: Path, models: list[str]) -> None:
-    result = command(workplace, "xy", *models, "dtype=fp16", "x=OUT11.alpha=0,1e9", "--out", "over")
+def test_a_merge_that_overflows_is_a_cell_with_its_reason_and_others_have_their_points(
+    workplace: Path, models: list[str]
+) -> None:
+    words = [*models, "scorers=redness", "dtype=fp16", "x=OUT11.alpha=0,1e9"]
+    result = command(workplace, "xy", *words, "--out", "over")
     assert result.returncode == 0, result.stderr
     assert re.match(r"not drawn, 1 of 2 cells: merge: '.*' holds infinity", result.stderr)
-    assert "holds infinity" in (workplace / "over" / "grid.html").read_text()
+    page = (workplace / "over" / "grid.html").read_text()
+    assert "holds infinity" in page
+    points = re.findall(r'aria-label="OUT11.alpha 0: ([\d.]+) points"', page)
+    scored = command(workplace, "score", "over/pictures", "--scorers", "redness", "--json")
+    assert [f"{sum(row['points'] for row in json.loads(scored.stdout)) / 2:.2f}"] == points
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ PROMPTS = [
 ]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_prompt_is_text_to_the_letter(prompt: str, folder: Path) -> None:
     assert payloads("payloads=[p]", f"payloads.p.prompt={prompt}")["p"]["prompt"] == prompt

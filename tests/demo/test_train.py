@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from bayes_merger.demo import train
 
 
+@pytest.mark.slow
 def test_a_quick_run_makes_every_file(tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 

@@ -40,6 +40,7 @@ class Meddler(Redness):
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["replaced", "overwritten", "cut short", "deleted"])
 def test_it_ends_the_run_with_one_line_and_resume_goes_on_when_it_is_put_back(
     how: str, tmp_path: Path, tiny_sd1_config: Path, tiny_a: Path, tiny_b: Path, monkeypatch: pytest.MonkeyPatch

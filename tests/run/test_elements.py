@@ -75,6 +75,7 @@ def test_a_mistake_is_one_line(
     assert not (workplace / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_searches_a_name_and_its_trials_are_rebuilt_from_the_study_alone(
     workplace: Path, tiny_a: Path, tiny_b: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_every_model_is_shown_and_has_a_row_in_the_closing_table(
         assert f"│ {name} " in shown
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_when_a_further_model_has_moved(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (workplace / "moved").mkdir(exist_ok=True)
     shutil.copy(FOURTH, workplace / "moved" / "renamed=2.safetensors")
@@ -83,6 +84,7 @@ def test_a_study_goes_on_when_a_further_model_has_moved(workplace: Path, capfd: 
     assert "nothing left to draw" in capfd.readouterr().out
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -22,6 +22,7 @@ def workplace(tmp_path: Path, tiny_sd1_config: Path, monkeypatch: pytest.MonkeyP
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_and_the_merges_rebuilt_from_it_have_the_methods_options(
     workplace: Path, tiny_a: Path, tiny_b: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_run_and_whoever_reads_its_study_combine_alike(tmp_path: Path) -> None
         assert value_of(trial) == pytest.approx(sum(each) / 4)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "odd",
     [7, "x", {"mean": []}, {"mean": "x"}, {"payloads": 7}, {"payloads": {"one": 7}}, {"payloads": {"who": ["p0"]}},
@@ -84,6 +85,7 @@ def test_what_no_run_has_written_is_named(odd: Any, tmp_path: Path) -> None:
         load(RunFolder(tmp_path / "study"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("odd", [7, [], "x", {"one": 5}, {"one": [1, 1]}, {"one": ["a", "b"]}])
 def test_scales_that_no_run_has_fixed_are_named(odd: Any, tmp_path: Path) -> None:
     study, _ = searched(make_setup(scoring=ScoringConfig(standardise=True)), tmp_path / "study")

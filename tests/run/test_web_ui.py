@@ -87,6 +87,7 @@ def test_the_file_that_is_drawn_is_the_merge_that_is_saved(place: Path, server: 
         assert picture.info["parameters"].endswith(f"Model hash: {digest[:10]}")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_trials_and_leaves_nothing(place: Path, server: State) -> None:
     assert command(place, "run", "experiment=web", "name=whole", "final.images=0", "n_iters=1").returncode == 0
     server.delay = 0.3
@@ -115,6 +116,7 @@ def test_out_of_memory_there_fails_the_trial_and_not_the_run(place: Path, server
     assert left(server) == ["someone-s.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_web_ui_that_breaks_ends_the_run_which_goes_on_later(place: Path, server: State) -> None:
     server.trouble = [None, (403, {"detail": "Forbidden"})]
     result = command(place, "run", "experiment=web", "name=broken", "final.images=0", "n_iters=0")

@@ -104,6 +104,7 @@ def test_a_single_parameter_is_never_tried_twice_at_one_place(name: str) -> None
     assert len({t.params["a"] for t in study.trials}) == 12
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ALL)
 def test_a_hundred_and_twenty_parameters_are_no_trouble(name: str) -> None:
     if name == "bayes_classic":

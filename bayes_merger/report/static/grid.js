@@ -4,6 +4,7 @@ const box = document.querySelector("dialog"), large = box.querySelector("img");
 const cells = [...document.querySelectorAll("td button")];
 let open = 0, timer = 0;
 
+document.documentElement.style.setProperty("--ratio", data.ratio);
 const cell = () => data.cells[cells[open].dataset.cell];
 for (const button of cells) {
   const image = button.querySelector("img"), own = data.cells[button.dataset.cell];

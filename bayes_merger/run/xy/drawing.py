@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from bayes_merger.atomic import folder_atomically, sweep_folders
 from bayes_merger.checkpoints.checkpoint import check_all_unchanged
@@ -16,12 +17,14 @@ from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.run.draw import Drawer, loaded
+from bayes_merger.run.existing import judge_pictures
 from bayes_merger.run.judging import save_pictures
 from bayes_merger.run.payloads import path_of
 from bayes_merger.run.pictures import add_texts
 from bayes_merger.run.prompt_files import PromptFiles, find_files
 from bayes_merger.run.versions import versions_here
 from bayes_merger.run.xy.grid import Cell, Grid, Merge, in_order
+from bayes_merger.scoring.scorer import Scorer
 
 _SETTINGS = ("dtype", "attention", "compile", "max_batch", "prediction_type", "config", "text_encoder_3")
 """Of the generator: those that may change a picture."""
@@ -34,11 +37,13 @@ class Pictures:
     Attributes:
         folder: of all of them.
         failed: key of a cell that could not be drawn -> why.
+        points: key of a cell that scorers have judged -> the mean of its pictures' points.
     """
 
     folder: Path
     keys: dict[tuple[str, int], str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    points: dict[str, float] = field(default_factory=dict)
 
     def key(self, cell: Cell) -> str:
         """Under which a cell's pictures are kept: equal cells have the same."""
@@ -49,6 +54,27 @@ class Pictures:
         folder = self.folder / self.key(cell)
         names = (f"{one.name}-{index}.png" for one in cell.payloads for index in range(one.batch_size))
         return [folder / name for name in names] if folder.is_dir() else []
+
+
+def judge(grid: Grid, pictures: Pictures, scorers: Mapping[str, Scorer]) -> list[str]:
+    """Give the cells points.
+
+    Args:
+        grid: whose pictures are drawn.
+        pictures: where they are.
+        scorers: who judges, by name; none that asks a person.
+
+    Returns:
+        Why some were not judged, a line each.
+    """
+    paths = {pictures.key(cell): pictures.paths(cell) for cell in grid.cells.values()}
+    judged = {one.path: one for one in judge_pictures([path for some in paths.values() for path in some], scorers)}
+    for key, some in paths.items():
+        points = [judged[path].points for path in some]
+        known = [one for one in points if one is not None]
+        if known and len(known) == len(points):
+            pictures.points[key] = fmean(known)
+    return list(dict.fromkeys(one.wrong for one in judged.values() if one.wrong))
 
 
 Told = Callable[[int, int], None]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.vae import VAE_FILE
@@ -27,6 +29,37 @@ Place = tuple[int, int, int]
 _OF_NUMBERS = ("weights", "elements", "compat", "note")  # of a recipe: what only says which tensor has which numbers
 
 
+class Form:
+    """What merges under the same rules have in common: which of their tensors have numbers together.
+
+    Args:
+        structure: their plan, as far as it does not depend on weights.
+
+    Attributes:
+        sizes: numbers in each tensor that is merged.
+        texts: the places of those that a text encoder may have.
+    """
+
+    def __init__(self, structure: MergePlan) -> None:
+        import numpy as np
+
+        items = [item for item in structure.items if item.action == "merge" and item.place.role in ("block", "vae")]
+        groups: dict[object, int] = {}
+        self._group = np.array([groups.setdefault((item.place, item.rules), len(groups)) for item in items])
+        self._items = [items[int(place)] for place in np.unique(self._group, return_index=True)[1]]  # one of each group
+        network = structure.architecture.blocks[1:] if structure.architecture.whole is None else ()
+        self.structure = structure
+        self.sizes = np.array([float(math.prod(item.shape)) for item in items])
+        self.texts = np.array([item.place.block not in network for item in items])
+
+    def numbers(self, weights: BlockWeights) -> np.ndarray:
+        """Those of each tensor that is merged, ``(tensors, weights)``."""
+        import numpy as np
+
+        of_groups = np.array([tuple(numbers_of(item, weights).values()) for item in self._items])
+        return np.take(of_groups, self._group, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Merge:
     """A merge of a grid.
@@ -34,7 +67,7 @@ class Merge:
     Attributes:
         recipe: all that is needed to make it again.
         checkpoints: its opened models.
-        numbers: those of each tensor that is merged, ``(tensors, weights)``; NaN where a method has fewer.
+        numbers: those of each tensor that is merged, ``(tensors, weights)``.
         sizes: numbers in each of these tensors.
         texts: the places of those that a text encoder may have.
     """
@@ -68,25 +101,6 @@ class Merge:
     def loaded(self) -> tuple[str, ...]:
         """The files that its pipeline is loaded from."""
         return tuple(str(self.checkpoints[name].path) for name in ("a", "vae") if name in self.checkpoints)
-
-
-def made(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], structure: MergePlan) -> Merge:
-    """A merge with the numbers of its tensors.
-
-    Args:
-        recipe: checked.
-        checkpoints: its models.
-        structure: its plan, as far as it does not depend on weights.
-    """
-    import numpy as np
-
-    items = [item for item in structure.items if item.action == "merge" and item.place.role in ("block", "vae")]
-    known = {(item.place, item.rules): numbers_of(item, recipe.weights) for item in items}
-    numbers = np.array([tuple(known[item.place, item.rules].values()) for item in items])
-    sizes = np.array([float(np.prod(item.shape)) for item in items])
-    network = structure.architecture.blocks[1:] if structure.architecture.whole is None else ()
-    texts = np.array([item.place.block not in network for item in items])
-    return Merge(recipe, checkpoints, numbers, sizes, texts)
 
 
 @dataclass(frozen=True)

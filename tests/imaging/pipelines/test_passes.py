@@ -87,6 +87,7 @@ def test_the_pictures_by_hand_are_the_pipelines(pipeline_a: LivePipeline) -> Non
     assert not near(picture(pipeline_a, "a red dog, big"), by_hand)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [

@@ -118,6 +118,7 @@ def test_batches_are_as_large_as_allowed_and_steps_are_counted(
     assert np.abs(alone - together).max() <= 2  # other batches, other rounding
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("name", "scheduler"),
     [

@@ -236,6 +236,7 @@ def partly_equal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoi
     return {name: open_checkpoint(folder / f"{name}.safetensors") for name in own}
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("variant", SAMPLED, ids=title)
 def test_no_method_s_result_depends_on_a_weight_that_is_called_idle(
     partly_equal: dict[str, Checkpoint], variant: Variant

@@ -29,6 +29,7 @@ def changed(weights: Weights, method: str, random: random.Random) -> Weights:
     return new
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("variant", SAMPLED, ids=title)
 def test_a_sequence_of_candidates_is_a_sequence_of_full_merges(tmp_path: Path, variant: Variant) -> None:
     method, given, options = variant[0], variant[1], dict(variant[2])
@@ -126,6 +127,7 @@ class Computed(Checkpoint):
 MANY = [name for name in sorted(METHODS) if method_spec(name).many]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("method", "count", "changes"),
     [

@@ -17,6 +17,7 @@ from tests.merging.variants import SAMPLED, Variant, title
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("variant", SAMPLED, ids=title)
 def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, variant: Variant) -> None:
     method, given, options = variant[0], variant[1], dict(variant[2])
@@ -51,6 +52,7 @@ def test_the_recipes_rounding_is_seen_in_wider_parameters(
             assert equal(destinations, expected)
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_candidate_has_no_memory_of_those_before_it(tmp_path: Path, method: str) -> None:
     models = opened(tmp_path, len(method_spec(method).models))

@@ -28,6 +28,7 @@ from tests.merging.tiny_models import (
 NAMES = sorted(METHODS)
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("method", NAMES)
 def test_every_tensor_is_merged_with_the_weights_of_its_block(tmp_path: Path, method: str) -> None:
     spec = method_spec(method)

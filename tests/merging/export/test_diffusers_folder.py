@@ -77,6 +77,7 @@ def assert_holds(folder: Path, file: Path, but: Any = ()) -> None:
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_diffusers_loads_the_merge_that_a_file_holds(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

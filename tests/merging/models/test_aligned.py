@@ -101,6 +101,7 @@ def other_name(key: str, old: str, new: str) -> str:
     return key.replace(old, new)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("how", "family"), [(how, family) for how in NAMES for family in FAMILIES[how]])
 def test_other_names_for_the_same_tensors_make_no_difference(
     how: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

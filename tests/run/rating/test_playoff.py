@@ -100,6 +100,7 @@ def test_after_its_end_nothing_is_said_any_more(folder: RunFolder) -> None:
     assert chosen_trial(load(folder)).number == 3
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "stored",
     [

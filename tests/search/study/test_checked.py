@@ -110,6 +110,7 @@ def test_a_trial_that_another_program_has_running_is_not_waited_for(study: Check
     assert finished(study) == 2
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "attributes",
     [

@@ -127,6 +127,7 @@ def work(study: Study) -> list[tuple[str, Any]]:
     return [(t.state.name, t.user_attrs) for t in study.get_trials()]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rows", [3, 6])
 def test_a_worker_leaves_what_it_would_have_left_through_optuna(where: str, rows: int) -> None:
     study, other = new_study(where, rows=rows), new_study(where, OtherVersion, rows=rows)

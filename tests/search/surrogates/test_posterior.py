@@ -162,6 +162,7 @@ def search_like(rng: np.random.Generator, noise: float) -> tuple[Array, Array, A
     return np.array(points), truth(np.array(points)) / spread, np.array(seen)
 
 
+@pytest.mark.slow
 def test_the_best_posterior_mean_is_on_average_a_better_choice_than_the_best_score() -> None:
     """Regret against the best of the trials, in standard deviations of a random point's score; 200 searches."""
     noise = 0.3

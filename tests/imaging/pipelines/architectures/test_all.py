@@ -46,6 +46,9 @@ class Family:
         self.pipeline.text_encoder_changed()
 
 
+pytestmark = pytest.mark.sampled(3)
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     place = tmp_path_factory.mktemp(request.param)
