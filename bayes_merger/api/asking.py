@@ -219,7 +219,7 @@ def open_study(
     Raises:
         ConfigError: something that makes no sense, or the study exists and differs.
     """
-    from bayes_merger.outside import begun_outside
+    from bayes_merger.asking import begun_outside
     from bayes_merger.run.idle import space_of
     from bayes_merger.search.space.design import design
     from bayes_merger.search.study import study as studies

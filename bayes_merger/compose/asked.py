@@ -22,7 +22,7 @@ MODELS = (*(f"model_{name}" for name in MODEL_NAMES), "models")
 
 _TERMINAL = "start this run from a terminal"
 
-_PLACES = {*PATHS, *FILES, "saliency", "act", "recipe", "web", "hydra", "out"} - {*MODELS, "vae"}
+_PLACES = {*PATHS, *FILES, "saliency", "act", "recipe", "web", "notify", "hydra", "out"} - {*MODELS, "vae"}
 """Settings that are files, folders, addresses, or Hydra's own."""
 
 _OF_SCORERS = ("importance", "scale")

@@ -238,4 +238,4 @@ def ended(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter
 
 def write_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:
     """A copy of the run's settings for the eye; the study has its own."""
-    write_json(folder.path / "config.json", config)
+    write_json(folder.settings, config)
