@@ -62,7 +62,7 @@ def find_model(name: str, folders: Sequence[Path]) -> str:
         ConfigError: several have it.
     """
     wanted = Path(name).parts
-    if not folders or not wanted or ".." in wanted or user_path(name).is_absolute() or user_path(name).exists():
+    if not folders or not wanted or ".." in wanted or user_path(name).is_absolute() or _is_there(user_path(name)):
         return name
     models = models_on(folders)
     for folded in (str, str.lower):  # as it is written, else in any case
@@ -78,3 +78,10 @@ def find_model(name: str, folders: Sequence[Path]) -> str:
         if found:
             return str(found[0])
     return name
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or no name at all
+        return False

@@ -71,3 +71,8 @@ def test_folders_come_from_the_setting_or_the_environment(web_ui: Path, monkeypa
     monkeypatch.setenv(VARIABLE, str(web_ui / "none"))
     with pytest.raises(ConfigError, match=f"{VARIABLE}: .*none: there is no such folder"):
         shelves()
+
+
+@pytest.mark.parametrize("name", ["x" * 50_000, "a\0b"])
+def test_what_cannot_be_a_file_s_name_is_left_as_it_is(name: str, web_ui: Path) -> None:
+    assert find_model(name, shelves(str(web_ui))) == name
