@@ -1,7 +1,7 @@
 """Find the best merge of Stable Diffusion checkpoints instead of guessing it.
 
-From Python: ``open_checkpoint``, ``merge``, ``save_merge`` and ``open_study``; see :mod:`bayes_merger.api`. They are
-imported when they are first used, so that importing the package costs nothing.
+``import bayes_merger as bm``: what is public is listed here and shown in docs/python.md. Each name is imported when it
+is first used, so that importing the package costs nothing.
 """
 
 import importlib
@@ -9,12 +9,31 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "merge", "open_checkpoint", "open_study", "save_merge"]
+_PUBLIC = {
+    "MergeRecipe": "merging.recipe.recipe",
+    "SearchSpace": "search.space.space",
+    "begin": "api.running",
+    "draw": "api.pictures",
+    "load_study": "api.asking",
+    "merge": "api.merges",
+    "open_checkpoint": "checkpoints.opening",
+    "open_evaluator": "api.pictures",
+    "open_study": "api.asking",
+    "recipe": "api.merges",
+    "resume": "api.running",
+    "sampler": "api.asking",
+    "save_merge": "api.merges",
+    "score": "api.pictures",
+    "search_space": "api.asking",
+}
+"""Name -> the module it comes from."""
+
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("bayes_merger.api"), name)
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"bayes_merger.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module 'bayes_merger' has no attribute {name!r}")
 
 

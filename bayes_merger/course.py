@@ -83,7 +83,7 @@ def carry_on(
 def _hand_out(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
     """Leave the merges to those who ask for them; what is known of the best is written."""
     try:
-        done, total = finished(study), setup.config.init_points + setup.config.n_iters
+        done, total = finished(study), setup.trials
         if done < total:
             study.set_user_attr(FINAL, None)
             where = "" if folder.path.parent == Path("runs") else f" --runs {quote(str(folder.path.parent))}"
@@ -114,6 +114,7 @@ def _to_the_end(
     from bayes_merger.run.drawing import evaluator_of
     from bayes_merger.run.final import decide, keep_pictures
     from bayes_merger.run.loop import search
+    from bayes_merger.run.opening import opening_lines
     from bayes_merger.run.workers import search_together
 
     progress = FreshBest(progress, partial(write_best, study, folder))
@@ -130,12 +131,14 @@ def _to_the_end(
     def unfinished() -> bool:
         nonlocal setup
         setup = with_more_trials(setup, study)
-        return finished(study) < setup.config.init_points + setup.config.n_iters
+        return finished(study) < setup.trials
 
     try:
         searching = unfinished()
         while True:
             if searching:
+                for line in opening_lines(setup, study, folder, finished(study)):
+                    progress.note(line)
                 study.set_user_attr(FINAL, None)
                 study.set_user_attr(STOPPED, None)
             if searching and setup.config.workers > 1:

@@ -33,6 +33,7 @@ from bayes_merger.run.control import WishFile, reporting_status
 from bayes_merger.run.evaluator import conclude
 from bayes_merger.run.fingerprint import candidate_id, fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load
+from bayes_merger.run.heritage import with_pictures
 from bayes_merger.run.idle import with_stored_idle
 from bayes_merger.run.judging import Judging
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
@@ -45,7 +46,7 @@ from bayes_merger.search.study.fork import OWN
 from bayes_merger.search.study.history import FORKED_FROM, PHASE
 from bayes_merger.search.study.storage import backend, put_to_rest
 from bayes_merger.search.study.study import FINGERPRINT
-from bayes_merger.session import make_setup, new_study, of_a_run, with_pictures
+from bayes_merger.session import make_setup, new_study, of_a_run
 
 SETTINGS = ("scorers", "scoring", "objectives", *CHANGEABLE)
 """What may change; anything else would need other pictures."""

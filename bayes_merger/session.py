@@ -12,7 +12,6 @@ Settings come in as plain data, composed by :mod:`bayes_merger.compose`; progres
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,12 +33,13 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, MOST, PAYLOADS, RECIPE, VERSIONS
+from bayes_merger.run.attributes import CONFIG, FINAL, MOST, PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.budget import budget_line, settled, with_budget
 from bayes_merger.run.control import WishFile, reporting_status
 from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
+from bayes_merger.run.heritage import check_compares, heritage_of, taken_over, with_pictures
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
 from bayes_merger.run.outside import is_outside
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
@@ -52,7 +52,7 @@ from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.alive import at_work
 from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
-from bayes_merger.search.study.study import FINGERPRINT, fingerprint_difference, finished, listed
+from bayes_merger.search.study.study import FINGERPRINT, finished
 
 
 def begin(
@@ -150,7 +150,7 @@ def resume(
         if line := remember_versions(study, versions_here(setup.config.generator.device)):
             progress.note(line)
         sweep(folder, study)
-        done, total = finished(study), setup.config.init_points + setup.config.n_iters
+        done, total = finished(study), setup.trials
         progress.note(f"study {folder.name}: {done} of {total} trials finished, going on")
         if overrides and (line := budget_line(setup)):
             progress.note(line)
@@ -185,37 +185,26 @@ def fork(
         Interrupted: the user asked to stop.
         Paused: the person who scores went away.
     """
-    from bayes_merger.search.study.fork import inheritance, rows_still_needed
+    from bayes_merger.search.study.fork import rows_still_needed
 
     old = find_study(Path(runs), name)
     study = load(old)
-    settings = compose.changed(of_a_run(study)[CONFIG], [f"name={check_name(new)}", *overrides])
-    kept = [key for key in ("storage", "images_budget") if not any(o.startswith(f"{key}=") for o in overrides)]
-    settings |= dict.fromkeys(kept)  # the old study's place, and what it had to spend
-    settings, address = _take_address(settings)
-    folder = RunFolder(Path(runs) / new, address)
-    if is_begun(folder):
-        raise ConfigError(
-            f"study '{new}' exists: choose another name, or go on with  bayes-merger resume {folder.typed}"
-        )
+    settings, folder = _place_of_fork(of_a_run(study)[CONFIG], new, overrides, Path(runs))
     redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards", "styles") for o in overrides)
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads))
     settings |= {"space": dict(setup.config.space)}
     check_space(setup, folder)
-    _check_compares(name, new, study, fingerprint(setup, settings["scorers"], study.user_attrs[FINGERPRINT]))
+    check_compares(name, new, study, fingerprint(setup, settings["scorers"], study.user_attrs[FINGERPRINT]))
     setup = without_idle(setup).with_standards(study.user_attrs)
-    heritage = inheritance(study, setup.space)
-    if not heritage.trials:
-        why = next(iter(heritage.left_out.values()), "it has no finished trial")
-        raise ConfigError(f"fork: no trial of '{name}' can be taken over: {why}; start anew with  bayes-merger run")
+    heritage = heritage_of(study, setup.space, name)
     wanted = max(setup.config.init_points, len(heritage.trials))
     rows = rows_still_needed(start_design(setup)[0], heritage.trials, wanted)
     settings = {**settled(settings, setup), "init_points": wanted, "images_budget": None}
     setup = replace(setup, config=compose.validate(settings))
     taken = [with_pictures(trial, old, folder) for trial in heritage.trials]
     with folder.locked(), reporting_status(folder, reporting) as progress:
-        progress.note(f"study {new} in {folder.path}: {_taken_over(name, len(taken), heritage.left_out)}")
+        progress.note(f"study {new} in {folder.path}: {taken_over(name, heritage)}")
         upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
         about_frozen = about_effect(setup.config.space, setup.space.blocks)
         for line in filter(None, (about_idle(setup.space), about_frozen, upgraded)):
@@ -225,6 +214,26 @@ def fork(
             forked.set_user_attr(MOST, fits)
         carry_on(setup, forked, folder, progress, seating)
     return folder
+
+
+def _place_of_fork(
+    stored: Mapping[str, Any], new: str, overrides: Sequence[str], runs: Path
+) -> tuple[dict[str, Any], RunFolder]:
+    """The settings of a fork, and where it lies.
+
+    Raises:
+        ConfigError: a setting that makes no sense, or a study lies there already.
+    """
+    settings = compose.changed(stored, [f"name={check_name(new)}", *overrides])
+    kept = [key for key in ("storage", "images_budget") if not any(o.startswith(f"{key}=") for o in overrides)]
+    settings |= dict.fromkeys(kept)  # the old study's place, and what it had to spend
+    settings, address = _take_address(settings)
+    folder = RunFolder(runs / new, address)
+    if is_begun(folder):
+        raise ConfigError(
+            f"study '{new}' exists: choose another name, or go on with  bayes-merger resume {folder.typed}"
+        )
+    return settings, folder
 
 
 def work(
@@ -256,17 +265,9 @@ def work(
     from bayes_merger.run import loop
     from bayes_merger.run.drawing import evaluator_of
 
-    for override in overrides:
-        key = compose.in_full(override).partition("=")[0]
-        if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
-            raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     folder = find_study(Path(runs), name, address)
     stored = of_a_run(load(folder, whole=False))
-    try:
-        settings, setup = _stored(folder, stored, overrides)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; say where it is on this machine like  model_a=FILE") from error
-    check_no_person(setup.scorers, "rate in  bayes-merger run  or  resume")
+    settings, setup = _stored_for_worker(folder, stored, overrides)
     about_versions = check_versions(stored.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
     folder.make()
     with reporting(folder.log) as progress:
@@ -276,7 +277,7 @@ def work(
         marks = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
         study = loop.join_study(setup, folder, marks, waiting=progress.note)
         folder.point()
-        total = setup.config.init_points + setup.config.n_iters
+        total = setup.trials
         if says_stop and (warning := loop.crowded(at_work(study) + 1, total)):
             progress.note(warning)
         try:
@@ -291,6 +292,27 @@ def work(
             setup.close()
             put_to_rest(backend(study))
     return folder
+
+
+def _stored_for_worker(
+    folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], RunSetup]:
+    """The settings and the setup of a study on this machine, for one of several workers.
+
+    Raises:
+        ConfigError: a setting that is the study's, or a scorer that asks a person.
+        CheckpointError: a model file that is not there.
+    """
+    for override in overrides:
+        key = compose.in_full(override).partition("=")[0]
+        if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
+            raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
+    try:
+        settings, setup = _stored(folder, stored, overrides)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; say where it is on this machine like  model_a=FILE") from error
+    check_no_person(setup.scorers, "rate in  bayes-merger run  or  resume")
+    return settings, setup
 
 
 @contextmanager
@@ -408,33 +430,3 @@ def new_study(
     mark = fingerprint(setup, settings["scorers"])
     stored = {**setup.stored(settings), VERSIONS: versions_here(setup.config.generator.device)}
     return loop.open_study(setup, folder, mark, stored, design, taken, waiting=progress.note)
-
-
-def _check_compares(name: str, new: str, study: optuna.study.Study, mark: Mapping[str, Any]) -> None:
-    """Whether the scores of a study compare with those of its fork, whose space may differ."""
-
-    def less_space(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in fingerprint.items() if key != "space"}
-
-    difference = fingerprint_difference(less_space(study.user_attrs[FINGERPRINT]), less_space(mark))
-    if difference:
-        raise ConfigError(
-            f"fork: the scores of '{name}' would not be comparable with those of '{new}': {listed(difference)}. "
-            "Undo the change, or start anew with  bayes-merger run"
-        )
-
-
-def _taken_over(name: str, taken: int, left_out: Mapping[int, str]) -> str:
-    text = f"{taken} of {taken + len(left_out)} trials of {name} taken over"
-    if left_out:
-        text += f"; left out: {next(iter(left_out.values()))}" + (", and so on" if len(left_out) > 1 else "")
-    return text
-
-
-def with_pictures(trial: Any, old: RunFolder, new: RunFolder) -> Any:
-    """The trial with its pictures where they are, as seen from the new folder."""
-    attributes = dict(trial.user_attrs)
-    kept = old.pictures(attributes.get(IMAGES, []))
-    attributes[IMAGES] = [Path(os.path.relpath(path, new.path.resolve())).as_posix() for path in kept]
-    trial.user_attrs = attributes
-    return trial

@@ -83,11 +83,11 @@ class Demo:
         self.setup = without_idle(narrowed(setup))
         self._fresh = fresh
         self.space = self.setup.space
-        again = [
+        unseen = [
             replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=fresh)
             for payload in self.setup.payloads
         ]
-        self.payloads = {"run": self.setup.payloads, "fresh": resolve(again, 7919 * 97 + seed, None)}
+        self.payloads = {"run": self.setup.payloads, "fresh": resolve(unseen, 7919 * 97 + seed, None)}
         self._evaluator: PipelineEvaluator | None = None
         self._cache = cache / f"seed-{seed}"
         self._cache.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,16 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from PIL import Image
 
 import bayes_merger
 from bayes_merger import demo
-from bayes_merger.api import AskTellStudy
+from bayes_merger.api.asking import AskTellStudy
 from bayes_merger.cli import main
 from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
+from bayes_merger.run.recipes import embedded_recipe
 
+FOX = '{"prompt": "a fox in the snow", "steps": 20, "batch_size": 2}'
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
@@ -34,28 +37,49 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_python_of_the_readme_runs_as_it_stands(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 1
-    exec(blocks[0], {"__name__": "__main__"})
-    assert capsys.readouterr().out.startswith("Stable Diffusion 1.x 959\nSuggestion(number=")
-    assert (models / "mix.safetensors").stat().st_size > 10_000_000
-
-
 def test_importing_the_package_loads_nothing() -> None:
     code = "import sys, bayes_merger; print(sorted(m for m in sys.modules if m.startswith('bayes_merger')), 'torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert result.stdout == "['bayes_merger'] False\n"
 
 
-def test_the_names_of_the_front_door() -> None:
-    assert dir(bayes_merger) == ["__version__", "merge", "open_checkpoint", "open_study", "save_merge"]
+def test_what_is_public_is_on_the_page_and_nothing_else(models: Path) -> None:
+    page = (README.parent / "docs" / "python.md").read_text(encoding="utf-8")
+    table = page.partition("| --- | --- |\n")[2].partition("\n\n")[0]
+    listed = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert {"__version__", *listed} == set(dir(bayes_merger))
     for name in dir(bayes_merger):
         assert getattr(bayes_merger, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'marge'"):
         _ = bayes_merger.marge  # type: ignore[attr-defined]
     stub = (Path(bayes_merger.__file__).with_suffix(".pyi")).read_text()
     assert set(re.findall(r" as (\w+)", stub)) | {"__version__"} == set(dir(bayes_merger))
+
+
+def test_the_page_on_python_runs_as_it_stands(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (README.parent / "docs" / "python.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
+    small = {"prompt": "a red ring", "steps": 1, "width": 64, "height": 64}
+    for usual, own in (('{"device": "auto"}', {"config": str(demo.config_dir())}), (FOX, small)):
+        assert script.count(usual) == 1
+        script = script.replace(usual, repr(own))
+    exec(script, {"__name__": "__main__"})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["959 tensors", "Stable Diffusion 1.x 959"]
+    assert "13 numbers are searched" in lines
+    assert "study fox: 3 of 4 trials finished, going on" in lines
+    with bayes_merger.open_study("mine", space=_space_of("mine"), init_points=4) as study:
+        assert len(study.trials) == 5
+        assert study.best is not None
+        assert embedded_recipe(Path("best.safetensors")).weights == study.best.weights
+    assert lines[-2] == f"{bayes_merger.load_study('fo').best_value} 4"
+    mine = embedded_recipe(Path("mine.safetensors"))
+    assert (mine.method, mine.weights["alpha"]["BASE"], mine.weights["alpha"]["IN00"]) == ("slerp", 0.0, 0.4)
+
+
+def _space_of(name: str) -> bayes_merger.SearchSpace:
+    """What a study searches, as it remembers it."""
+    return bayes_merger.SearchSpace.from_json(bayes_merger.load_study(name).user_attrs["fingerprint"]["space"])
 
 
 def test_a_state_dict_is_what_the_file_holds(models: Path) -> None:
@@ -171,3 +195,59 @@ def test_another_space_is_another_study(models: Path) -> None:
     words = r"cannot continue, because its scores would not be comparable: space\.fixed: .*; and \d+ more\. Undo"
     with pytest.raises(ConfigError, match=words):
         bayes_merger.open_study("mine", init_points=4)
+
+
+def test_a_score_of_anything(tmp_path: Path) -> None:
+    """Pictures of Pillow, files, folders; names, functions, objects: and what is none of them."""
+    for name, colour in (("black", (0, 0, 0)), ("white", (255, 255, 255))):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.png")
+
+    def brightness(image: Image.Image) -> float:
+        return float(image.resize((1, 1)).convert("L").getpixel((0, 0)))  # type: ignore[arg-type]
+
+    assert bayes_merger.score(str(tmp_path), brightness) == [{"brightness": 0.0}, {"brightness": 255.0}]
+    mixed: list[Any] = [tmp_path / "white.png", Image.new("L", (8, 8), 7)]
+    found = bayes_merger.score(mixed, [brightness, "contrast"])
+    assert found == [{"contrast": 0.0, "brightness": 255.0}, {"contrast": 0.0, "brightness": 7.0}]
+    with pytest.raises(ConfigError, match="scorers: none chosen"):
+        bayes_merger.score(mixed, [])
+    with pytest.raises(ConfigError, match="scorers\\.: int has no `name`"):
+        bayes_merger.score(mixed, 3)
+    with pytest.raises(ConfigError, match="did you mean contrast"):
+        bayes_merger.score(mixed, "contrst")
+    with pytest.raises(ConfigError, match=r"none\.png: there is no such picture"):
+        bayes_merger.score([tmp_path / "none.png"], brightness)
+    (tmp_path / "words.png").write_text("no picture")
+    with pytest.raises(ConfigError, match=r"words\.png: is no picture"):
+        bayes_merger.score([tmp_path / "words.png"], brightness)
+    with pytest.raises(TrialFailed, match="scorer <lambda> raised KeyError"):
+        bayes_merger.score(mixed, lambda image: image.info["x"])
+
+
+def test_a_plain_optuna_study_finds_what_is_best() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = bayes_merger.search_space(
+        "sdxl", groups=[["IN00-IN08"]], frozen={"BASE": 0.5, "M00": 0.5, "OUT00-OUT08": 0}
+    )
+    assert [parameter.name for parameter in space.parameters] == ["IN00.alpha"]
+    study = optuna.create_study(direction="maximize", sampler=bayes_merger.sampler(space, "tpe", seed=3))
+    for _ in range(25):
+        trial = study.ask({**space.distributions()})
+        study.tell(trial, -abs(space.assemble(trial.params)["alpha"]["IN07"] - 0.3))
+    assert abs(study.best_params["IN00.alpha"] - 0.3) < 0.1
+
+
+def test_a_recipe_is_merged_as_it_is(models: Path) -> None:
+    recipe = bayes_merger.recipe(model_a="A.safetensors", model_b="B.safetensors", alpha=0.25)
+    a, b = (
+        bayes_merger.merge(recipe.with_weights({"alpha": dict.fromkeys(recipe.weights["alpha"], x)}))
+        for x in (0.0, 1.0)
+    )
+    key = "model.diffusion_model.output_blocks.5.0.in_layers.2.weight"
+    expected = (0.75 * a[key].float() + 0.25 * b[key].float()).half()
+    assert torch.equal(bayes_merger.merge(recipe)[key], expected)
+    with pytest.raises(ConfigError, match="a recipe's own settings stay"):
+        bayes_merger.merge(recipe, alpha=0.3)
+    (models / "A.safetensors").rename(models / "moved.safetensors")
+    moved = bayes_merger.merge(recipe, model_a="moved.safetensors")
+    assert torch.equal(moved[key], expected)

@@ -20,7 +20,7 @@ FLOORS = [
     {"testing"},
     {"demo"},
     {"compose", "merges", "course"},
-    {"session", "outside"},
+    {"session", "asking"},
     {"api"},
     {"rescoring"},
     {"testing"},

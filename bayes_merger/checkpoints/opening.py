@@ -56,8 +56,9 @@ def _check_exists(path: Path) -> None:
             raise CheckpointError(f"{path}: not a regular file; give a .safetensors file")
         return
     if not path.parent.is_dir():
-        hub = "" if path.suffix or len(path.parts) != 2 else "; models are not downloaded, give a file or folder here"
-        raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path{hub}")
+        if path.parts[0] in ("http:", "https:") or (not path.suffix and len(path.parts) == 2):
+            raise CheckpointError(f"{path}: models are not downloaded; give a file or folder that is here")
+        raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path")
     inside = _models_in(path.parent)
     close = difflib.get_close_matches(path.name, inside, n=3, cutoff=0.5)
     by_name = "" if path.suffix or path.name != str(path) else "; bayes-merger models lists those that have names"

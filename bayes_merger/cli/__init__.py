@@ -73,6 +73,8 @@ bayes-merger finds the best merge of Stable Diffusion checkpoints instead of gue
       measure which weights a model's pictures come from, for merges that take this into account
   bayes-merger rebasin A B --out B_aligned.safetensors
       B with its neurons in A's order: it draws what it drew, and merges better with A where both were trained apart
+  bayes-merger completion bash
+      the script that makes TAB complete commands, studies, models and settings; also zsh and fish
 
 Options of all commands: --help, --debug (full tracebacks), --version.
 Exit codes: 0 done, 1 failure, 2 bad input, 3 paused waiting for your ratings, 130 interrupted.
@@ -106,6 +108,7 @@ COMMANDS = {
     "models": "models",
     "activations": "activations",
     "rebasin": "rebasin",
+    "completion": "completion",
 }
 """Command -> the module that has a function of its name; imported when it is called, so that all start quickly."""
 
@@ -148,10 +151,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if debug:
         logging.basicConfig(format="%(message)s")
         logging.getLogger("bayes_merger").setLevel(logging.DEBUG)
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version"):
         print(__version__)
         return 0
     name, *rest = map(without_quotes, arguments)

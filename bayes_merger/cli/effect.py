@@ -155,11 +155,11 @@ class _Drawing:
 
     def keep(self, effect: Effect, before: Sequence[DrawnImage], after: Sequence[DrawnImage]) -> None:
         """Write the pictures of an entry, then what they say."""
-        from bayes_merger.report.effect import animate, file_name
+        from bayes_merger.report.effect import MODEL_A, animate, file_name
 
         assert self._evaluator is not None
         name, pictures = file_name(effect.entry), self._out / "pictures"
-        self._evaluator.save(pictures / "model A", before, self._setup.payloads)
+        self._evaluator.save(pictures / MODEL_A, before, self._setup.payloads)
         self._evaluator.save(pictures / name, after, self._setup.payloads)
         (self._out / "moving").mkdir(exist_ok=True)
         animate(effect, before, after, self._out / "moving" / f"{name}.webp")
@@ -171,7 +171,7 @@ class _Drawing:
 
 
 def _write(effects: Sequence[Effect], setup: RunSetup, out: Path) -> None:
-    from bayes_merger.report.effect import heat_map, table
+    from bayes_merger.report.effect import checker, heat_map, table
     from bayes_merger.run.effect.measuring import IDENTICAL, LEFT_OUT
     from bayes_merger.run.effect.table import as_csv, as_data
 
@@ -179,10 +179,12 @@ def _write(effects: Sequence[Effect], setup: RunSetup, out: Path) -> None:
     write_atomically(out / "effect.csv", as_csv(lines))
     write_atomically(out / "effect.json", json.dumps(lines, indent=2) + "\n")
     heat_map(effects, out / "heat.png")
-    shown, console = table(effects), Console()
-    Console(width=max(console.width, console.measure(shown).minimum)).print(shown)
+    checker(effects, out / "pictures", out / "checker.png")
+    shown = table(effects)
+    needed = Console(width=500).measure(shown).maximum  # what a person types is never cut
+    Console(width=max(Console().width, needed)).print(shown)
     whys = {IDENTICAL: "the models are equal there", LEFT_OUT: "less is to be expected there"}
     for status, why in whys.items():
         if names := [one.entry.name for one in effects if one.status == status]:
             print(f"not drawn, {why}: {printable(and_more(names, listed=12), longest=400)}")
-    print(f"wrote {out}: effect.csv, effect.json, heat.png, moving/, pictures/")
+    print(f"wrote {out}: effect.csv, effect.json, heat.png, checker.png, moving/, pictures/")

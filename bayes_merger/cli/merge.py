@@ -14,6 +14,7 @@ from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merges.resolve import recipe_and_models
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import method_spec
+from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.explain import notes_on
 from bayes_merger.merging.plan.routing import listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
@@ -154,7 +155,17 @@ def _save(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint], out: Path,
 
     with _progress(f"merging into {out.name}") as progress:
         save_merge(recipe, checkpoints, out, replace=overwrite, progress=progress)
-    print(f"wrote {printable(str(out))} ({out.stat().st_size / 1e6:.1f} MB)")
+    print(
+        f"wrote {printable(str(out))} ({out.stat().st_size / 1e6:.1f} MB): {printable(_in_words(recipe), longest=300)}"
+    )
+
+
+def _in_words(recipe: MergeRecipe) -> str:
+    """``weighted_sum of A and B, alpha 0.5``: a weight that differs between blocks is told by its ends."""
+    models = [Path(model.path).stem for name, model in recipe.models.items() if name != VAE_FILE]
+    ends = {name: (min(row.values()), max(row.values())) for name, row in recipe.weights.items() if row}
+    told = [f"{name} {low:g}" + (f" to {high:g}" if high > low else "") for name, (low, high) in ends.items()]
+    return f"{recipe.method} of {' and '.join(models)}, {', '.join(told)}"
 
 
 def _save_folder(

@@ -21,8 +21,10 @@ from bayes_merger.report.tables import with_error
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.budget import FOLLOWING
+from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.folder import RunFolder, check_name, is_begun, load, slug, stem_of
 from bayes_merger.run.progress import Reporting
+from bayes_merger.search.space.from_effect import as_asked
 from bayes_merger.search.study.storage import is_address
 
 SHARED = ("name", "runs", "storage")
@@ -177,7 +179,7 @@ def _check(study: Planned) -> None:
             return
         setup = session.make_setup(compose.validate(study.settings), study.settings, study.folder)
         try:
-            start_design(setup)
+            start_design(narrowed(setup))
         finally:
             setup.close()
     except BayesMergerError as error:
@@ -190,7 +192,8 @@ def _changes(study: Planned) -> list[str]:
     Raises:
         ConfigError: it is another study.
     """
-    stored, wanted = (dict(_leaves(s)) for s in (load(study.folder).user_attrs[CONFIG], study.settings))
+    both = (load(study.folder).user_attrs[CONFIG], study.settings)
+    stored, wanted = (dict(_leaves({**settings, "space": as_asked(settings.get("space") or {})})) for settings in both)
     followers = compose.followers(study.overrides)
     follow = FOLLOWING if wanted.get("images_budget") else ()
     keys = sorted((stored.keys() | wanted.keys()).difference(follow))

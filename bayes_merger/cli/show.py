@@ -98,7 +98,10 @@ def _show_all(runs: Path, as_json: bool) -> None:
     elif not found:
         print(f"no studies in {runs}; start one with  bayes-merger run ...")
     else:
-        _wide(overview_table(found, datetime.now()))
+        now, console = datetime.now(), Console()
+        whole = overview_table(found, now)
+        narrow = console.measure(whole).maximum >= console.width
+        _wide(overview_table(found, now, brief=True) if narrow else whole)
 
 
 def _wide(table: Table) -> None:

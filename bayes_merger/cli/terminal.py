@@ -49,9 +49,9 @@ class BarReporter(PlainReporter):
         self._waiting = waits
         self._progress.update(self._step, description=text, completed=done, total=total or None)
 
-    def budget(self, done: int, total: int) -> None:
+    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
         """Set the first line, and the window's title."""
-        self._progress.update(self._study, completed=done, total=total)
+        self._progress.update(self._study, description=of, completed=done, total=total, info=about)
         self._console.set_window_title(f"{done}/{total} {self._name}")
 
     def trial(self, report: TrialReport) -> None:
@@ -61,7 +61,9 @@ class BarReporter(PlainReporter):
         best += f"  {ends(report.left)}" if report.left else ""
         self.budget(report.done, report.total)
         self._progress.update(self._study, info=best.lstrip())
-        self.note(trial_line(report))
+        line = trial_line(report)
+        self._write(line)
+        self._console.print(line, highlight=False, markup=False)  # too long, it is broken between words
 
     def note(self, text: str) -> None:
         """Print one line above the bars and log it."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 from bayes_merger.compose.building import build
 from bayes_merger.compose.composing import changed, compose_run, followers, settings_help, settings_text, validate
 from bayes_merger.compose.scorers import build_scorers
-from bayes_merger.compose.sources import GROUPS, choices, demo_path
+from bayes_merger.compose.sources import demo_path
 from bayes_merger.compose.typed import PATHS, in_full, swept_values
+from bayes_merger.run.choices import GROUPS, choices
 
 __all__ = [
     "GROUPS",

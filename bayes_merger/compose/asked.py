@@ -13,16 +13,16 @@ from collections.abc import Collection, Sequence
 
 from bayes_merger.compose.building import TRUSTED
 from bayes_merger.compose.payloads import is_text
-from bayes_merger.compose.sources import GROUPS, choices
 from bayes_merger.compose.typed import FILES, PATHS, in_full
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
 from bayes_merger.merging.method import MODEL_NAMES
+from bayes_merger.run.choices import GROUPS, choices
 
 MODELS = (*(f"model_{name}" for name in MODEL_NAMES), "models")
 
 _TERMINAL = "start this run from a terminal"
 
-_PLACES = {*PATHS, *FILES, "saliency", "act", "recipe", "web", "hydra", "out"} - {*MODELS, "vae"}
+_PLACES = {*PATHS, *FILES, "saliency", "act", "recipe", "web", "notify", "hydra", "out"} - {*MODELS, "vae"}
 """Settings that are files, folders, addresses, or Hydra's own."""
 
 _OF_SCORERS = ("importance", "scale")

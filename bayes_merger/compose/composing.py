@@ -18,13 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 from bayes_merger.compose.building import check_trusted
 from bayes_merger.compose.explaining import explained
 from bayes_merger.compose.payloads import split_payloads
-from bayes_merger.compose.sources import GROUPS, NAMED_FILES, choices, register, shown
+from bayes_merger.compose.sources import NAMED_FILES, register, shown
 from bayes_merger.compose.typed import FILES, FURTHER, check_typed, in_full, is_open, quoted
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.merging.models.named import with_paths
 from bayes_merger.paths import user_path
+from bayes_merger.run.choices import GROUPS, choices
 from bayes_merger.run.outside import is_outside, without_drawing
 
 

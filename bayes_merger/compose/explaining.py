@@ -11,11 +11,12 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from bayes_merger.compose.foreign import way_out
-from bayes_merger.compose.sources import choices, shown
+from bayes_merger.compose.sources import shown
 from bayes_merger.compose.typed import FURTHER
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
+from bayes_merger.run.choices import choices
 
 LONGEST = 300
 """Characters of a library's words that are passed on."""

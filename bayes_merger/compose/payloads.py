@@ -7,28 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bayes_merger.config import data_root
 from bayes_merger.documents import parse_document
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.fields import TEXT_FIELDS, overlaid, own_name
-from bayes_merger.imaging.payload.files import Places, read_payloads
-
-GROUP = "payloads"
-
-
-def places() -> Places:
-    """The folders of payload files: the user's own, and ours."""
-    own = [Path.cwd() / GROUP, Path.cwd() / "conf" / GROUP]
-    ours = data_root() / GROUP
-    return [own, [ours]] if ours not in own else [own]
+from bayes_merger.imaging.payload.files import read_payloads
+from bayes_merger.run.choices import PAYLOADS, payload_places
 
 
 def is_text(key: str) -> bool:
     """Whether a setting is text of a payload, such as its prompt."""
-    return key.startswith(f"{GROUP}.") and key.rpartition(".")[2] in TEXT_FIELDS
+    return key.startswith(f"{PAYLOADS}.") and key.rpartition(".")[2] in TEXT_FIELDS
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,7 @@ class TypedPayloads:
         Raises:
             ConfigError: a file that is not there or makes no sense, or a field of a payload that is not chosen.
         """
-        payloads: dict[str, Any] = read_payloads(files if self.chosen is None else self.chosen, places())
+        payloads: dict[str, Any] = read_payloads(files if self.chosen is None else self.chosen, payload_places())
         for name, fields in given.items():
             payloads[name] = overlaid(payloads.get(name, {}), fields) if isinstance(fields, Mapping) else fields
         known = tuple(payloads)
@@ -78,12 +68,12 @@ def split_payloads(overrides: Sequence[str]) -> tuple[TypedPayloads, list[str]]:
     others = []
     for override in overrides:
         key, equals, value = override.partition("=")
-        if key == GROUP:
+        if key == PAYLOADS:
             chosen = _names(value)
-        elif key.startswith(f"{GROUP}."):
-            fields.append((key.removeprefix(f"{GROUP}."), value))
-        elif key.startswith(f"~{GROUP}.") and not equals:
-            fields.append((key.removeprefix(f"~{GROUP}."), None))
+        elif key.startswith(f"{PAYLOADS}."):
+            fields.append((key.removeprefix(f"{PAYLOADS}."), value))
+        elif key.startswith(f"~{PAYLOADS}.") and not equals:
+            fields.append((key.removeprefix(f"~{PAYLOADS}."), None))
         else:
             others.append(override)
     return TypedPayloads(chosen, tuple(fields)), others

@@ -12,8 +12,8 @@ from typing import Any
 
 from bayes_merger.compose.asked import is_for_pages
 from bayes_merger.compose.composing import compose_run
-from bayes_merger.compose.sources import GROUPS, choices
 from bayes_merger.config import RunConfig, data_root
+from bayes_merger.run.choices import GROUPS, choices
 
 KINDS: Mapping[object, str] = {bool: "yes or no", int: "whole number", float: "number"}
 

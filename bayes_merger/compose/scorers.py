@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from bayes_merger.compose.building import build
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.scoring.scorer import Scorer, check_scorer
+from bayes_merger.scoring.scorer import FunctionScorer, Scorer, check_scorer
 
 
 def build_scorers(settings: Mapping[str, Any]) -> dict[str, Scorer]:
@@ -31,4 +32,24 @@ def build_scorers(settings: Mapping[str, Any]) -> dict[str, Scorer]:
 def _scorer(name: str, given: Any) -> Scorer:
     if not isinstance(given, dict):
         raise ConfigError(f"scorers.{name}: needs a mapping with a _target_, not {given!r}")
-    return check_scorer(f"scorers.{name}", build(f"scorers.{name}", {"name": name, **given}))
+    setting = f"scorers.{name}"
+    target = build(setting, {key: given[key] for key in ("_target_",) if key in given}, _partial_=True).func
+    if _takes_name(target):
+        return check_scorer(setting, build(setting, {"name": name, **given}))
+    if not inspect.isfunction(target):
+        raise ConfigError(
+            f"{setting}: {target.__name__} takes no name=, which every scorer is given; inherit "
+            "bayes_merger.scoring.ScorerBase, or name a function of a picture"
+        )
+    about = {key: given[key] for key in ("importance", "scale") if key in given}
+    judge = build(setting, {key: value for key, value in given.items() if key not in about}, _partial_=True)
+    return check_scorer(setting, FunctionScorer(judge, name, **about))
+
+
+def _takes_name(target: Any) -> bool:
+    """Whether what builds a scorer takes its name; a function that does not is a scorer itself."""
+    try:
+        known = inspect.signature(target).parameters
+    except ValueError:  # written in C
+        return True
+    return "name" in known or any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())

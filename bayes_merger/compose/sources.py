@@ -24,13 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bayes_merger import demo
-from bayes_merger.compose.payloads import GROUP as PAYLOADS
-from bayes_merger.compose.payloads import places
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
 from bayes_merger.imaging.payload.files import known_payloads
+from bayes_merger.run.choices import GROUPS, PAYLOADS, payload_places
 
-GROUPS = (PAYLOADS, "scorers", "optimiser", "space", "generator", "experiment")
 NAMED_FILES = "_files_"
 """In the place of a payload: the files that were chosen. Beside scorers: name -> the files that hold it."""
 
@@ -59,7 +57,7 @@ class PayloadSource(ConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """What there is to choose."""
-        return known_payloads(places()) if config_path == PAYLOADS else [PAYLOADS]
+        return known_payloads(payload_places()) if config_path == PAYLOADS else [PAYLOADS]
 
     def load_config(self, config_path: str) -> ConfigResult:
         """The name."""
@@ -225,13 +223,3 @@ def register() -> None:
 def demo_path(what: str) -> str:
     """Where an embedded demo file lies: ``a``, ``b``, ``c``, ``config``, ``clip``, ``clip_config``, ``head``."""
     return str(demo.paths()[what])
-
-
-def choices(group: str) -> list[str]:
-    """What a config group offers, the user's own files included."""
-    if group == PAYLOADS:
-        return known_payloads(places())
-    folders = [data_root() / "conf", Path.cwd() / "conf"]
-    if group == "scorers":
-        folders += [data_root(), Path.cwd()]
-    return sorted({path.name.removesuffix(".yaml") for folder in folders for path in (folder / group).glob("*.yaml")})

@@ -9,10 +9,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from bayes_merger.compose.payloads import is_text
-from bayes_merger.compose.sources import GROUPS
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merging.method import MODEL_NAMES
+from bayes_merger.run.choices import GROUPS
 
 PATHS = (
     "model_a", "model_b", "model_c", "models_dir", "vae", "runs", "wildcards", "styles", "loras", "embeddings",

@@ -73,28 +73,43 @@ def recipe_and_models(
     if names[0].endswith(_YAML):
         return _recipe_in_steps(user_path(names[0]), given, dtype)
     recipe = named_recipe(names[0], Path(runs), trial, predicted=predicted)
+    if dtype:
+        recipe = replace(recipe, dtype=dtype)
+    return with_models(recipe, given, Path(names[0]).parent, verify=verify)
+
+
+def with_models(
+    recipe: MergeRecipe, given: Mapping[str, str], folder: Path = Path(), *, verify: bool = True
+) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
+    """A finished recipe and its opened models.
+
+    Args:
+        recipe: the merge.
+        given: setting to text, for files that have moved.
+        folder: where the recipe lies, and maybe its files.
+        verify: whether a file must be the one that the recipe was made with.
+
+    Raises:
+        ConfigError: a setting that is no file of the recipe.
+        CheckpointError: a model file that cannot be used or is not the one the recipe means.
+    """
     known = [*(f"model_{name}" for name in recipe.models), *(name for name, _ in recipe.activation_files)]
     for key in given:
         if key not in known:
             raise ConfigError(f"{key}: a recipe's own settings stay; only {', '.join(known)} (moved files) can change")
-    if dtype:
-        recipe = replace(recipe, dtype=dtype)
-    folder = Path(names[0]).parent
     recipe = recipe.with_files(
         lambda name, file: {
             "path": given.get(name) or beside(file["path"], folder),
             "sha256": file["sha256"] if verify else "",
         }
     )
-    return recipe, _open_recipe_models(recipe, given, Path(names[0]), verify)
+    return recipe, _open_recipe_models(recipe, given, folder, verify)
 
 
 def _open_recipe_models(
-    recipe: MergeRecipe, given: Mapping[str, str], source: Path, verify: bool
+    recipe: MergeRecipe, given: Mapping[str, str], folder: Path, verify: bool
 ) -> dict[str, Checkpoint]:
-    paths = {
-        name: given.get(f"model_{name}") or beside(model.path, source.parent) for name, model in recipe.models.items()
-    }
+    paths = {name: given.get(f"model_{name}") or beside(model.path, folder) for name, model in recipe.models.items()}
     try:
         rebasin = {name: alike if verify else {**alike, "sha256": ""} for name, alike in recipe.rebasin.items()}
         checkpoints = open_each(paths, alone=bool(recipe.steps), rebasin=rebasin)

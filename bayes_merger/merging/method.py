@@ -302,6 +302,12 @@ def _specs() -> dict[str, MethodSpec]:
     return _SPECS
 
 
+def known_methods() -> list[str]:
+    """The package's methods by name; nothing of the working folder is run."""
+    _load_package()
+    return sorted(name for name, spec in _SPECS.items() if not spec.source)
+
+
 def _forget() -> None:
     """Remove the methods of the previous working folder."""
     for name in [spec.name for spec in _SPECS.values() if spec.source and spec.source.parent in _loaded]:

@@ -8,13 +8,10 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from bayes_merger.run.attributes import CONFIG, WEIGHTS
-from bayes_merger.run.idle import space_of
+from bayes_merger.run.idle import ANCHORS, anchor_of, space_of
 from bayes_merger.run.record import chosen_trial, complete_trials, posterior_of, value_of
 from bayes_merger.search.study.history import PHASE
 from bayes_merger.search.surrogates.posterior import StudyPosterior
-
-ANCHORS = {0.0: "model A", 1.0: "model B", 0.5: "even mix"}
-"""Alpha of a weighted sum -> what its merge is."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +61,10 @@ def convergence_of(study: optuna.study.Study, known: StudyPosterior | None = Non
 
 def anchors_of(study: optuna.study.Study) -> dict[str, FrozenTrial]:
     """Of a weighted sum, the first trials that are pure A, pure B and the even mix; idle weights do not matter."""
-    if study.user_attrs.get(CONFIG, {}).get("method") != "weighted_sum":
-        return {}
-    idle = set(space_of(study).idle)
+    method, idle = study.user_attrs.get(CONFIG, {}).get("method", ""), set(space_of(study).idle)
     found: dict[str, FrozenTrial] = {}
     for trial in complete_trials(study):
-        alpha = trial.user_attrs[WEIGHTS].get("alpha", {})
-        numbers = {number for block, number in alpha.items() if f"{block}.alpha" not in idle}
-        name = ANCHORS.get(numbers.pop()) if len(numbers) == 1 else None
-        if name is not None:
+        if name := anchor_of(method, trial.user_attrs[WEIGHTS], idle):
             found.setdefault(name, trial)
     return {name: found[name] for name in ANCHORS.values() if name in found}
 

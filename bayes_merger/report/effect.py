@@ -15,7 +15,7 @@ from bayes_merger.errors import printable
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.report.figures import draw_cells, new_figure, write_plot
 from bayes_merger.report.tables import with_error
-from bayes_merger.report.thumbnails import write_image
+from bayes_merger.report.thumbnails import opened, write_image
 from bayes_merger.run.effect.entries import Entry
 from bayes_merger.run.effect.kept import key_of
 from bayes_merger.run.effect.measuring import Effect
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 SHOWN = 4
 """Pictures of an entry, side by side, in its moving picture."""
+
+CELL, ACROSS, CHECKED = 128, 8, 64
+"""Pixels of a picture on the sheet of all entries, pictures beside each other, and entries on it."""
+
+MODEL_A = "model A"
+"""The folder of the unmerged pictures."""
 
 PAUSE = 1000
 """Milliseconds that each of its frames is shown."""
@@ -54,13 +60,14 @@ def heat_map(effects: Sequence[Effect], path: Path) -> None:
     for effect in effects:
         entry, measure = effect.entry, effect.measures.get("changed")
         if measure and parts:
-            cells[entry.block or entry.name, entry.part or "(all)"] = measure.mean
+            row = entry.block if entry.block and entry.ratio == 1 else entry.name
+            cells[row, entry.part or "(all)"] = measure.mean
         elif measure:
             for payload in effect.payloads:
                 own = zip(effect.payloads, measure.values, strict=True)
                 cells[entry.name, payload] = statistics.fmean(value for name, value in own if name == payload)
     order = list(dict.fromkeys(row for row, _ in cells))
-    figure = new_figure(3 + 0.35 * len({column for _, column in cells}), 1.8 + 0.22 * len(order))
+    figure = new_figure(3 + 0.35 * len({column for _, column in cells}), max(2.6, 1.8 + 0.22 * len(order)))
     draw_cells(figure.add_subplot(), cells, "what B changes in A's pictures", order, "changed values, %")
     write_plot(figure, path)
 
@@ -83,6 +90,50 @@ def animate(effect: Effect, before: Sequence[DrawnImage], after: Sequence[DrawnI
     captions = ("model A", f"with {name} of B", f"{name}: {changes}")
     frames = [_row(images, caption) for images, caption in zip((ones, twos, apart), captions, strict=True)]
     write_image(frames[0], path, frames[1:], PAUSE)
+
+
+def checker(effects: Sequence[Effect], pictures: Path, path: Path) -> None:
+    """One picture of each entry that was drawn, those that change most first, over its difference to model A's.
+
+    Args:
+        effects: of the entries.
+        pictures: the folder of their pictures.
+        path: of the sheet; it has no more than ``CHECKED`` entries.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    from PIL import Image
+
+    drawn = sorted((e for e in effects if e.measures), key=lambda e: -e.measures["changed"].mean)[:CHECKED]
+    payloads = drawn[0].payloads
+    livelier = max(range(len(payloads)), key=lambda i: sum(e.measures["changed"].values[i] for e in drawn))
+    name = f"{payloads[livelier]}-{payloads[:livelier].count(payloads[livelier])}.png"
+    before = opened(pictures / MODEL_A / name, CELL)
+    cells = [_cell(before, None, MODEL_A)]
+    for effect in drawn:
+        caption = f"{effect.measures['changed'].mean:.1f}% {printable(effect.entry.name)}"
+        cells.append(_cell(opened(pictures / file_name(effect.entry) / name, CELL), before, caption))
+    edge, across = 6, min(ACROSS, len(cells))
+    wide, high = (length + edge for length in cells[0].size)
+    found = Image.new("RGB", (across * wide + edge, -(-len(cells) // across) * high + edge), "white")
+    for number, cell in enumerate(cells):
+        found.paste(cell, (edge + number % across * wide, edge + number // across * high))
+    write_image(found, path)
+
+
+def _cell(image: Image.Image | None, before: Image.Image | None, caption: str) -> Image.Image:
+    """A picture, what it is, and how it differs from that before (white: not at all)."""
+    from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+
+    foot = 16
+    found = Image.new("RGB", (CELL, 2 * CELL + foot), "white")
+    apart = ImageOps.invert(ImageChops.difference(before, image)) if before and image else None
+    for part, top in ((image, 0), (apart, CELL + foot)):
+        if part is not None:
+            found.paste(ImageOps.contain(part, (CELL, CELL), Image.Resampling.NEAREST), (0, top))
+    ImageDraw.Draw(found).text((0, CELL + 1), caption, fill="black", font=ImageFont.load_default(10))
+    return found
 
 
 def _row(images: Sequence[Image.Image], caption: str) -> Image.Image:

@@ -293,7 +293,10 @@ def _columns(found: Contents) -> tuple[list[str], bool]:
 
 def _trial(row: Mapping[str, Any], scorers: Sequence[str], believed: bool, chosen: bool) -> str:
     def number(value: float | None, error: float | None = None) -> str:
-        return "<td></td>" if value is None else f'<td data-value="{value:.6g}">{with_error(value, error)}</td>'
+        if value is None:
+            return "<td></td>"
+        exact = f"{value:.6g}" if error is None else f"{value:.3f}"  # as shown: a live page tells what has changed
+        return f'<td data-value="{exact}">{with_error(value, error)}</td>'
 
     kind = " class=chosen" if chosen else " class=unscored" if row["value"] is None else ""
     cells = [f"<td>{row['trial']}</td>", number(row["value"])]

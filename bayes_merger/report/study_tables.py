@@ -16,15 +16,21 @@ from bayes_merger.report.tables import with_error
 from bayes_merger.search.study.history import PREDICTED
 
 
-def overview_table(found: Sequence[Overview], now: datetime) -> Table:
-    """All studies; their names are whole, since people type them."""
+def overview_table(found: Sequence[Overview], now: datetime, *, brief: bool = False) -> Table:
+    """All studies; their names are whole, since people type them.
+
+    Args:
+        found: the studies.
+        now: what they are told to be older than.
+        brief: without what tells least, for a narrow terminal.
+    """
     table = Table()
     table.add_column("study", no_wrap=True, min_width=max((len(one.name) for one in found), default=0))
-    for column in ("state", "trials", "best"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("last trial", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=24)
+    for column, width in (("state", 6), ("trials", 6), ("best", 6), ("last trial", 10)):
+        table.add_column(column, no_wrap=True, min_width=width)
+    if not brief:
+        table.add_column("size", justify="right", no_wrap=True)
+        table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=24)
     for one in found:
         of = f"/{one.budget}" if one.budget is not None else ""
         trials = "" if one.state == UNREADABLE else f"{one.finished}{of}"
@@ -32,7 +38,7 @@ def overview_table(found: Sequence[Overview], now: datetime) -> Table:
         when = ago(one.last, now) if one.last else ""
         size = size_text(one.size) if one.size else ""
         cells = (printable(one.name, longest=255), one.state, trials, best, when, size, printable(one.method))
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, cells[: len(table.columns)]))
     return table
 
 

@@ -34,7 +34,7 @@ from bayes_merger.run.record import (
 )
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.checked import reads_once
-from bayes_merger.search.study.history import DESIGN, PHASE, REASON
+from bayes_merger.search.study.history import DESIGN, PHASE, REASON, WORKER
 from bayes_merger.search.study.stopping import SECONDS, STOPPED
 from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
 
@@ -178,18 +178,21 @@ def trials_data(study: optuna.study.Study, known: StudyPosterior | None = None) 
         study: the study.
         known: its beliefs, where the caller has them already.
     """
-    rows = []
     known = known or posterior_of(study)
     beliefs = {one.trial: {"mean": one.mean, "sd": one.sd} for one in known.each if known.fitted}
-    for trial in study.get_trials(deepcopy=False):
-        row = {"state": trial.state.name.lower(), **_trial_data(trial), **beliefs.get(trial.number, {})}
-        row["phase"] = trial.user_attrs.get(PHASE, "search")
-        if "seconds" in trial.user_attrs:
-            row["seconds"] = trial.user_attrs[SECONDS]
-        if times := trial.user_attrs.get(TIMES):
-            scores = trial.user_attrs.get(SCORES, [])
-            row |= {"times": times, "pictures": len({(one["payload"], one["index"]) for one in scores})}
-        if reason := trial.user_attrs.get(REASON):
-            row["reason"] = reason
-        rows.append(row)
-    return rows
+    return [trial_data(trial) | beliefs.get(trial.number, {}) for trial in study.get_trials(deepcopy=False)]
+
+
+def trial_data(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """A trial as data, without what the others say of it."""
+    row = {"state": trial.state.name.lower(), **_trial_data(trial), "phase": trial.user_attrs.get(PHASE, "search")}
+    if "seconds" in trial.user_attrs:
+        row["seconds"] = trial.user_attrs[SECONDS]
+    if times := trial.user_attrs.get(TIMES):
+        scores = trial.user_attrs.get(SCORES, [])
+        row |= {"times": times, "pictures": len({(one["payload"], one["index"]) for one in scores})}
+    if reason := trial.user_attrs.get(REASON):
+        row["reason"] = reason
+    if trial.state == optuna.trial.TrialState.RUNNING and (until := trial.user_attrs.get(WORKER, {}).get("until")):
+        row["until"] = until
+    return row

@@ -86,7 +86,7 @@ def budget_line(setup: RunSetup) -> str:
     """The split in a line; empty without a budget."""
     if setup.config.images_budget is None:
         return ""
-    trials, each = setup.config.init_points + setup.config.n_iters, pictures_per_trial(setup)
+    trials, each = setup.trials, pictures_per_trial(setup)
     rest = f", {last} for the final round" if (last := final_pictures(setup)) else ""
     return (
         f"images_budget: {trials * each} pictures for {trials} trials{rest}; a trial has {each}, one per prompt "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import optuna
@@ -28,17 +28,35 @@ def evaluator_of(
         ConfigError: it cannot draw what the run is to draw.
         CheckpointError: a model that cannot be loaded.
     """
+    most = setup.config.generator.max_batch
+    if fits := study.user_attrs.get(MOST):
+        most = min(most, fits)
+
+    def keep(most: int) -> None:
+        with_retries(study, lambda: study.set_user_attr(MOST, most))
+
+    with loaded_evaluator(setup, progress, stop, most, keep) as evaluator:
+        yield evaluator
+
+
+@contextmanager
+def loaded_evaluator(
+    setup: RunSetup,
+    progress: ProgressReporter,
+    stop: StopSignal,
+    most: int | None = None,
+    keep: Callable[[int], None] = lambda most: None,
+) -> Iterator[Evaluator]:
+    """The same without a study; the arguments are those of :meth:`PipelineEvaluator.load`.
+
+    Raises:
+        ConfigError: it cannot draw what the run is to draw.
+        CheckpointError: a model that cannot be loaded.
+    """
     if setup.config.generator.program == OUTSIDE:
         raise ConfigError("generator.program: this study's merges are drawn outside; ask for them, see docs/api.md")
     if setup.config.generator.program == WEB_UI:
         with web_ui_evaluator(setup, progress, stop) as evaluator:
             yield evaluator
     else:
-        most = setup.config.generator.max_batch
-        if fits := study.user_attrs.get(MOST):
-            most = min(most, fits)
-
-        def keep(most: int) -> None:
-            with_retries(study, lambda: study.set_user_attr(MOST, most))
-
         yield PipelineEvaluator.load(setup, progress, stop, most, keep)

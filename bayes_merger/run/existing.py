@@ -89,7 +89,7 @@ def judge_pictures(
         if scorer.interactive:
             raise ConfigError(f"--scorers: {name} asks a person, who rates in a study; leave it out")
         scorer.prepare()
-    judged = [Judged(path, _prompt_of(path) or prompt) for path in paths]
+    judged = [Judged(path, prompt_of(path) or prompt) for path in paths]
     known = combination(ScoringConfig(), {name: (s.importance, s.scale) for name, s in scorers.items()}, {_ALL: 1.0})
     size = len(judged) if any(map(sees_trial, scorers.values())) else AT_ONCE
     for start in range(0, len(judged), size):
@@ -105,7 +105,9 @@ def _judge(some: Sequence[Judged], first: int, scorers: Mapping[str, Scorer]) ->
     images = {}
     for number, one in enumerate(some):
         try:
-            images[number] = ImageToScore(_ALL, first + number, 0, one.prompt, _read(one.path), one.path, str(one.path))
+            images[number] = ImageToScore(
+                _ALL, first + number, 0, one.prompt, read_picture(one.path), one.path, str(one.path)
+            )
         except ConfigError as error:
             one.wrong = str(error)
     for name, scorer in scorers.items():
@@ -122,7 +124,12 @@ def _judge(some: Sequence[Judged], first: int, scorers: Mapping[str, Scorer]) ->
             some[score.index - first].scores[name] = score.value
 
 
-def _read(path: Path) -> Image.Image:
+def read_picture(path: Path) -> Image.Image:
+    """A picture's pixels, RGB.
+
+    Raises:
+        ConfigError: why it cannot be read; the text does not name it.
+    """
     try:
         with open_regular(path) as file, Image.open(file) as picture:
             if picture.width * picture.height > MOST_PIXELS:
@@ -134,7 +141,8 @@ def _read(path: Path) -> Image.Image:
         raise ConfigError(f"cannot be read ({one_line(error, longest=100)})") from None
 
 
-def _prompt_of(path: Path) -> str:
+def prompt_of(path: Path) -> str:
+    """The prompt that a web UI has written into a picture, in plain words; empty if there is none."""
     try:
         return plain_prompt(str(import_file(path)[0].fields.get("prompt", "")))
     except ConfigError:

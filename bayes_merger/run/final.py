@@ -10,18 +10,16 @@ What is drawn is stored at once: a round that was killed goes on with the next p
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 
 import optuna
 
-from bayes_merger.errors import ConfigError, TrialFailed, one_line
+from bayes_merger.errors import TrialFailed, one_line
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.run.attributes import DRAWN, FINAL_IMAGES, IMAGES, WEIGHTS
-from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, baselines, conclude
+from bayes_merger.run.attributes import FINAL_IMAGES, IMAGES, WEIGHTS
+from bayes_merger.run.evaluator import Evaluation, Evaluator, Weights, baselines
+from bayes_merger.run.final_drawing import FinalDrawing
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.fresh import fresh, fresh_images
 from bayes_merger.run.pictures import describe
@@ -103,17 +101,15 @@ def decide(
     """
     if not has_final(setup):
         return Final(chosen_trial(study).number, 0, (), ())
-    rescored: list[Rescored] = []
-    first = fresh_payloads(setup, 0)
+    fresh, chosen = fresh_payloads(setup, 0), candidates(study, setup.config.final.rescore)
+    drawing = FinalDrawing(setup, study, evaluator, progress, stop, len(chosen) + 1 + len(baselines(setup)))
+    each = sum(len(payload.seeds) for payload in fresh)
+    progress.note(f"final round: {drawing.total} merges, {each} picture{'s' * (each != 1)} each, on fresh seeds")
     weights = {trial.number: trial.user_attrs[WEIGHTS] for trial in complete_trials(study)}
-    for number in candidates(study, setup.config.final.rescore):
-        stop.check()
-        progress.step(f"drawing trial {number} on fresh seeds")
-        evaluation = _drawn(setup, study, evaluator, weights[number], None, first, progress)
-        if evaluation:
-            rescored.append(_rescored(setup, number, evaluation))
+    drawn = {number: drawing.evaluation(f"trial {number}", weights[number], fresh) for number in chosen}
+    rescored = [_rescored(setup, number, evaluation) for number, evaluation in drawn.items() if evaluation]
     winner = max(rescored, key=lambda one: one.mean).trial if rescored else chosen_trial(study).number
-    rows = closing_table(setup, study, evaluator, weights[winner], progress, stop, folder)
+    rows = closing_table(drawing, weights[winner], folder)
     return Final(winner, len(setup.payloads) * images_per_payload(setup), tuple(rescored), rows)
 
 
@@ -173,27 +169,17 @@ def spread_over_front(values: Sequence[Sequence[float]], sums: Sequence[float], 
     return sorted(chosen)
 
 
-def closing_table(
-    setup: RunSetup,
-    study: optuna.study.Study,
-    evaluator: Evaluator,
-    winner: Weights,
-    progress: ProgressReporter,
-    stop: StopSignal,
-    folder: RunFolder | None = None,
-) -> tuple[ComparisonRow, ...]:
+def closing_table(drawing: FinalDrawing, winner: Weights, folder: RunFolder | None = None) -> tuple[ComparisonRow, ...]:
     """The winner and what it is compared with, on fresh seeds that nothing was chosen by."""
+    setup = drawing.setup
     fresh = fresh_payloads(setup, 1)
     rows: list[ComparisonRow] = []
     kept: dict[str, list[str]] = {}
     reference: list[float] = []
     for baseline in (None, *baselines(setup)):
-        stop.check()
-        name = baseline.name if baseline else WINNER
-        progress.step(f"drawing {name} on fresh seeds")
-        drawn = baseline.weights if baseline else winner
-        evaluation = _drawn(setup, study, evaluator, drawn, baseline, fresh, progress, folder)
-        kept[name] = (study.user_attrs.get(_key(drawn, baseline, fresh)) or {}).get("images", [])
+        name, weights = (baseline.name, baseline.weights) if baseline else (WINNER, winner)
+        evaluation = drawing.evaluation(name, weights, fresh, baseline, folder)
+        kept[name] = drawing.pictures(weights, fresh, baseline)
         if evaluation is None and baseline is None:
             return ()
         if evaluation is None:
@@ -202,7 +188,7 @@ def closing_table(
         reference = reference or points
         gaps = [best - own for best, own in zip(reference, points, strict=True)]
         rows.append(ComparisonRow(name, evaluation.value, _error(points), sum(gaps) / len(gaps), _error(gaps)))
-    study.set_user_attr(FINAL_IMAGES, kept)
+    drawing.study.set_user_attr(FINAL_IMAGES, kept)
     return tuple(rows)
 
 
@@ -228,42 +214,6 @@ def _rescored(setup: RunSetup, number: int, evaluation: Evaluation) -> Rescored:
         evaluation.values,
         tuple(_error(own) for own in objectives),
     )
-
-
-def _drawn(
-    setup: RunSetup,
-    study: optuna.study.Study,
-    evaluator: Evaluator,
-    weights: Weights,
-    baseline: Baseline | None,
-    payloads: Sequence[Payload],
-    progress: ProgressReporter,
-    folder: RunFolder | None = None,
-) -> Evaluation | None:
-    """What a merge gets on these payloads: remembered, or drawn and remembered; None if it cannot be judged."""
-    key = _key(weights, baseline, payloads)
-    if known := study.user_attrs.get(key):
-        with suppress(KeyError, TypeError, TrialFailed, ConfigError):  # what no run has written is drawn again
-            return conclude(setup, [Score(**score) for score in known["scores"]])
-    try:
-        evaluator.load_weights(weights, baseline)
-        images = evaluator.draw(payloads)
-        found = conclude(setup, evaluator.score(weights, images, ()), images)
-    except TrialFailed as error:
-        progress.note(f"{baseline.name if baseline else 'a merge'} is left out of the final round: {one_line(error)}")
-        return None
-    data = {"value": found.value, "values": list(found.values), "scores": [vars(score) for score in found.scores]}
-    if folder:
-        paths = evaluator.save(folder.final / key.removeprefix(DRAWN), images, payloads)
-        data["images"] = [path.relative_to(folder.path).as_posix() for path in paths]
-    study.set_user_attr(key, data)
-    return found
-
-
-def _key(weights: Weights, baseline: Baseline | None, payloads: Sequence[Payload]) -> str:
-    """Under which a study remembers what a merge got on these payloads."""
-    what = [weights, baseline.key if baseline else None, [payload.to_json() for payload in payloads]]
-    return DRAWN + hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _error(values: Sequence[float]) -> float | None:

@@ -117,6 +117,11 @@ class RunFolder:
         return self.path / "log.txt"
 
     @property
+    def settings(self) -> Path:
+        """The settings of its run, for the eye."""
+        return self.path / "config.json"
+
+    @property
     def preview(self) -> Path:
         """The newest trial's pictures as one."""
         return self.path / "preview.png"

@@ -59,6 +59,22 @@ def space_of(study: Study) -> SearchSpace:
     return SearchSpace.from_json(study.user_attrs[DESIGN]["space"])
 
 
+ANCHORS = {0.0: "model A", 1.0: "model B", 0.5: "even mix"}
+"""Alpha of a weighted sum -> what its merge is."""
+
+
+def anchor_of(method: str, weights: Mapping[str, Mapping[str, float]], idle: Collection[str]) -> str:
+    """``model A``, ``model B`` or ``even mix``, if the merge is that; idle weights do not matter.
+
+    Args:
+        method: of the merge.
+        weights: weight name -> block -> number.
+        idle: ``BLOCK.weight`` of those that change nothing.
+    """
+    numbers = {number for block, number in weights.get("alpha", {}).items() if f"{block}.alpha" not in idle}
+    return ANCHORS.get(numbers.pop(), "") if method == "weighted_sum" and len(numbers) == 1 else ""
+
+
 def about_idle(space: SearchSpace) -> str:
     """What is said of the weights that are not searched because they change nothing; empty where there are none."""
     count = len(space.idle) + sum(len(parameter.drives) for parameter in space.parameters)

@@ -86,7 +86,7 @@ def lend(study: optuna.study.Study, borrower: str = "", hours: float = DAY) -> L
     budget = budget_of(study)
     lender = Lender(study, space_of(study), borrower, 3600 * hours, last_of(study))
     trial = lender.lend(sys.maxsize if budget is None else budget)
-    over = budget is not None and lender.done >= budget
+    over = conclude(study, lender.done)  # whoever told the last one may have been killed before that
     if trial is None:
         return Loan(None, {}, None, None, lender.done, budget, over)
     until, recipe = float(trial.user_attrs[WORKER]["until"]), recipe_if_known(study, trial)

@@ -25,12 +25,20 @@ def seconds_left(setup: RunSetup, study: optuna.study.Study, done: int) -> float
         study: as stored.
         done: how many trials are finished.
     """
+    took = seconds_of(study)
+    return seconds_for(setup, study, statistics.median(took[-_RECENT:]), done) if took else None
+
+
+def seconds_of(study: optuna.study.Study) -> list[float]:
+    """How long each trial with a score took."""
     trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    took = [trial.user_attrs[SECONDS] for trial in trials if SECONDS in trial.user_attrs]
-    if not took:
-        return None
+    return [trial.user_attrs[SECONDS] for trial in trials if isinstance(trial.user_attrs.get(SECONDS), int | float)]
+
+
+def seconds_for(setup: RunSetup, study: optuna.study.Study, each: float, done: int) -> float:
+    """Seconds until the run is over if a trial takes ``each``; see :func:`seconds_left`."""
     config = setup.config
-    left = max(config.init_points + config.n_iters - done, 0)
-    expected = statistics.median(took[-_RECENT:]) * (left / config.workers + final_round_trials(setup))
+    left = max(setup.trials - done, 0)
+    expected = each * (left / config.workers + final_round_trials(setup))
     limit = read_time(config.time_limit)
     return float(expected if limit is None else min(expected, max(limit - worked(study), 0.0)))

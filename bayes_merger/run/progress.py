@@ -34,6 +34,7 @@ class TrialReport:
         front: how many trials are on the Pareto front; 0 for one objective.
         pictures: how many were drawn.
         left: seconds until the whole run is expected to be over; ``None`` before anything is known.
+        merge: what it is, where that has a name: ``model A``, ``even mix``, ``the predicted best``.
     """
 
     number: int
@@ -51,6 +52,7 @@ class TrialReport:
     front: int = 0
     pictures: int = 0
     left: float | None = None
+    merge: str = ""
 
 
 FOR_YOU = "waiting for your "
@@ -66,8 +68,8 @@ class ProgressReporter(Protocol):
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """The current step of the current trial; ``total`` 0 when its length is unknown."""
 
-    def budget(self, done: int, total: int) -> None:
-        """How many trials are finished and how many there will be."""
+    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
+        """How far the study is, in trials; or another part of the run, and what is to be said about it."""
 
     def trial(self, report: TrialReport) -> None:
         """A trial is finished."""
@@ -91,7 +93,7 @@ Reporting = Callable[[Path], AbstractContextManager[ProgressReporter]]
 def trial_line(report: TrialReport) -> str:
     """One trial in one line."""
     head = f"trial {report.number:>3}  {report.done}/{report.total}"
-    head += f"  {report.worker}" if report.worker else ""
+    head += "".join(f"  {told}" for told in (report.worker, report.merge) if told)
     if report.pruned:
         return f"{head}  given up: {report.reason}  {_time(report)}"
     if report.value is None:
@@ -127,7 +129,7 @@ class PlainReporter:
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """Say nothing: a pipe wants a line per trial."""
 
-    def budget(self, done: int, total: int) -> None:
+    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
         """Say nothing: every trial's line has it."""
 
     def trial(self, report: TrialReport) -> None:

@@ -90,6 +90,11 @@ class RunSetup:
         return divided(self.base.architecture, settings.blocks)
 
     @property
+    def trials(self) -> int:
+        """How many trials the run has."""
+        return self.config.init_points + self.config.n_iters
+
+    @property
     def rater(self) -> str | None:
         """The scorer that is a person whose ratings come later, through the ledger; None if there is none."""
         return next((name for name, scorer in self.scorers.items() if getattr(scorer, "deferred", False)), None)

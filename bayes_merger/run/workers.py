@@ -63,7 +63,7 @@ class PipeReporter:
             self._last = (text, now)
             self._send(step=[text, done, total])
 
-    def budget(self, done: int, total: int) -> None:
+    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
         """Every trial's report has it."""
 
     def trial(self, report: TrialReport) -> None:
@@ -173,7 +173,7 @@ def search_together(
         BayesMergerError: all workers died.
     """
     names = [f"worker {number + 1}" for number in range(setup.config.workers)]
-    total = setup.config.init_points + setup.config.n_iters
+    total = setup.trials
     progress.budget(finished(study), total)
     if warning := crowded(len(names), total):
         progress.note(warning)
@@ -219,14 +219,13 @@ def proposing(
     over, watch = threading.Event(), Watch(progress.note)
 
     def look() -> None:
-        config = with_more_trials(setup, study).config
-        proposer.total = config.init_points + config.n_iters
+        proposer.total = with_more_trials(setup, study).trials
         running_posterior(study)  # stored for the workers' reports
         watch.look(study, finished(study))
         if ended(setup, study, progress):
             over.set()
 
-    total = setup.config.init_points + setup.config.n_iters
+    total = setup.trials
     proposer = Proposer(study, setup.space, total, look, last_of(setup, study, progress))
     with ThreadPoolExecutor(1, thread_name_prefix="proposer") as threads:
         served = threads.submit(proposer.serve, over, patience)

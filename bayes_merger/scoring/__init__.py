@@ -13,6 +13,7 @@ from bayes_merger.scoring.people.terminal import ManualScorer
 from bayes_merger.scoring.people.viewer import Viewer
 from bayes_merger.scoring.rater.scorer import RaterScorer
 from bayes_merger.scoring.scorer import (
+    FunctionScorer,
     ImageToScore,
     Scale,
     Score,
@@ -34,6 +35,7 @@ __all__ = [
     "Combination",
     "DuplicateScorer",
     "FormulaScorer",
+    "FunctionScorer",
     "ImageRewardScorer",
     "ImageToScore",
     "Judge",

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -60,6 +61,7 @@ def download(
             return _sha256(path)
         if progress is nothing:  # seen where logs are not shown: a download can take an hour
             log.warning("%s: fetching %s, once", setting, address)
+            progress = _told(setting)
         _copy(address, part, mark, setting, progress)
         found = _sha256(part)
         if expected is None or found == expected:
@@ -74,6 +76,26 @@ def download(
             f"get the right {file_name(address)} and give {setting}=/path/to/it"
         )
     return found
+
+
+def _told(setting: str) -> Progress:
+    """Progress in the log: a line where it begins, which has the size, and one for each tenth."""
+    began = time.monotonic()
+    last, before = -1, 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last, before
+        before = before or done
+        tenth = 10 * done // total if total else done >> 27
+        if tenth == last:
+            return
+        last = tenth
+        size = f" of {total / 1e6:,.0f}" if total else ""
+        speed = (done - before) / max(time.monotonic() - began, 1e-3)
+        left = f", {speed / 1e6:.1f} MB/s, {(total - done) / speed / 60:.0f} min left" if speed and total > done else ""
+        log.warning("%s: %s%s MB%s", setting, f"{done / 1e6:,.0f}", size, left)
+
+    return tell
 
 
 def file_name(address: str) -> str:

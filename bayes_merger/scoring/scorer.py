@@ -9,7 +9,12 @@ Your own scorer may be ``scorers/brightness.py`` in the working folder::
         def score(self, images):
             return [ImageStat.Stat(image.image.convert("L")).mean[0] / 25.5 for image in images]
 
-and ``scorers/brightness.yaml``, chosen by ``scorers=brightness``::
+or no more than a function of a picture, which gives 0 to 10::
+
+    def brightness(picture):
+        return ImageStat.Stat(picture.convert("L")).mean[0] / 25.5
+
+and ``scorers/brightness.yaml`` (``brightness.brightness`` for the function), chosen by ``scorers=brightness``::
 
     brightness:
       _target_: brightness.Brightness
@@ -21,7 +26,7 @@ instead of ``score``: it sees all pictures of a trial at once and gives one numb
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +153,31 @@ class ScorerBase:
 
     def prepare(self, folder: Path | None = None) -> None:
         """Nothing to check."""
+
+
+class FunctionScorer(ScorerBase):
+    """A plain function of a picture as a scorer.
+
+    Args:
+        function: takes a picture of Pillow's, gives its raw score.
+        name: as in `ScorerBase`.
+        importance: likewise.
+        scale: likewise.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Image], float],
+        name: str,
+        importance: float = 1.0,
+        scale: Sequence[float] = TEN_POINTS,
+    ) -> None:
+        super().__init__(name, importance, scale)
+        self._function = function
+
+    def score(self, images: Sequence[ImageToScore]) -> list[float]:
+        """What the function says of each picture."""
+        return [self._function(image.image) for image in images]
 
 
 def check_scorer(setting: str, scorer: object) -> Scorer:

@@ -14,17 +14,20 @@ class RecordingReporter:
     Attributes:
         reports: of every finished trial.
         lines: every note.
+        stages: every part of the run and how far it was: its name, done, total, and what was said about it.
     """
 
     def __init__(self) -> None:
         self.reports: list[TrialReport] = []
         self.lines: list[str] = []
+        self.stages: list[tuple[str, int, int, str]] = []
 
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """Say nothing."""
 
-    def budget(self, done: int, total: int) -> None:
-        """Say nothing."""
+    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
+        """Remember it."""
+        self.stages.append((of, done, total, about))
 
     def trial(self, report: TrialReport) -> None:
         """Remember it."""

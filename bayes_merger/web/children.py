@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from bayes_merger.errors import ConfigError, one_line
+from bayes_merger.errors import ConfigError, Interrupted, Paused, one_line
 from bayes_merger.run.folder import STORAGE, RunFolder
 
 LONGEST = 64 << 10
@@ -70,12 +70,12 @@ class Children:
         return child is not None and child.poll() is None
 
     def failure(self, folder: RunFolder) -> str:
-        """Why the last process that was started for it has ended early, in a line; empty if it has not."""
+        """Why the last process that was started for it has failed, in a line; empty if it has not."""
         return self._failed.get(folder.name, "")
 
     def _wait(self, folder: RunFolder, child: subprocess.Popen[bytes]) -> None:
         code = child.wait()
-        if code:
+        if code not in (0, Interrupted.exit_code, Paused.exit_code):
             last = printed(folder).strip().rpartition("\n")[2].removeprefix("error: ")
             self._failed[folder.name] = one_line(last, longest=1000) or f"exit code {code}"
         if code and not folder.exists():  # nothing was begun, so nothing stays

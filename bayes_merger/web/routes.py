@@ -13,6 +13,7 @@ from bayes_merger.web.api.looking import LookingData
 from bayes_merger.web.api.runs import RunData
 from bayes_merger.web.api.studies import StudyData
 from bayes_merger.web.api.trials import TrialData
+from bayes_merger.web.inspector import Inspector
 from bayes_merger.web.pages.rating import RatingPages, Sittings
 from bayes_merger.web.pages.studies import StudyPages
 from bayes_merger.web.shelf import Shelf
@@ -35,5 +36,5 @@ def all_routes(shelf: Shelf, sittings: Sittings, runs: RunData) -> list[BaseRout
     """
     data = StudyData(shelf)
     rooms: list[Room] = [StudyPages(shelf), data, Events(shelf, data.line), TrialData(shelf), Lending(shelf)]
-    rooms += [LookingData(shelf), runs, RatingPages(sittings.of)]
+    rooms += [LookingData(shelf), runs, RatingPages(sittings.of), Inspector(shelf)]
     return [route for room in rooms for route in room.routes()]

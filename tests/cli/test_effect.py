@@ -28,21 +28,12 @@ def models(tiny_a: Path, tiny_b: Path) -> list[str]:
     return ["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}"]
 
 
+WANTED = ["--of", "OUT11:", "--of", "elements:OUT11", "--of", "OUT11:out_layers:0.5", "--of", "IN00:", "--most", "4"]
+
+
 @pytest.fixture(scope="module")
 def measured(workplace: Path, models: list[str]) -> Path:
-    wanted = [
-        "--of",
-        "OUT11:",
-        "--of",
-        "elements:OUT11",
-        "--of",
-        "OUT11:out_layers:0.5",
-        "--of",
-        "IN00:",
-        "--most",
-        "4",
-    ]
-    result = command(workplace, "effect", *models, *wanted, "--out", "looked")
+    result = command(workplace, "effect", *models, *WANTED, "--out", "looked")
     assert result.returncode == 0, result.stderr
     assert any(line.startswith("not drawn, less is to be expected there") for line in result.stdout.splitlines())
     return workplace / "looked"
@@ -71,6 +62,11 @@ def test_each_drawn_entry_moves_between_before_after_and_difference(measured: Pa
         assert getattr(picture, "n_frames", 1) == 3
     with Image.open(measured / "heat.png") as picture:
         assert picture.format == "PNG"
+    with Image.open(measured / "checker.png") as sheet:  # model A and four entries beside each other
+        assert sheet.size == (5 * (128 + 6) + 6, 2 * 128 + 16 + 6 + 6)
+        shown = sheet.crop((6, 6, 134, 134)).tobytes()
+        pictures = [Image.open(measured / "pictures" / "model A" / f"tiny-{index}.png") for index in (0, 1)]
+        assert shown in [p.convert("RGB").resize((128, 128), Image.Resampling.NEAREST).tobytes() for p in pictures]
 
 
 def test_a_picture_is_that_of_a_merge_made_alone_bit_for_bit(
@@ -98,7 +94,7 @@ def test_models_that_are_equal_have_nothing_to_draw(workplace: Path, tiny_a: Pat
     same = ["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_a}"]
     result = command(workplace, "effect", *same, "--of", "OUT11:", "--out", "none")
     assert result.returncode == 2
-    assert result.stderr == "error: effect: the models are equal in all of OUT11:\n"
+    assert result.stderr == "error: effect: the models are equal in all of OUT11\n"
     assert not (workplace / "none").exists()
 
 
@@ -108,7 +104,7 @@ def test_models_that_are_equal_have_nothing_to_draw(workplace: Path, tiny_a: Pat
         (["--of", "OUT11:nothing_like_it"], "no tensor has 'nothing_like_it' in its name"),
         (["--of", "OUT99:"], "'OUT99' is not a block of sd1"),
         (["--of", "OUT11:ff:much"], "ratio 'much' is not a number"),
-        (["--of", "OUT11:", "--of", "OUT11:"], "--of: OUT11: is asked for twice; leave one out"),
+        (["--of", "OUT11:", "--of", "OUT11:"], "--of: OUT11 is asked for twice; leave one out"),
         (["--of", "blocks", "--most", "0"], "--most: 0 is too small; give 1 or more"),
         (["--out", "payloads"], "--out: payloads is there already; give another name, or go on with  --resume"),
     ],
@@ -141,43 +137,37 @@ def test_what_is_no_part_of_b_in_a_is_refused(workplace: Path, models: list[str]
     assert not (workplace / "never").exists()
 
 
-OF = ["--of", "elements:OUT11", "--of", "OUT11:in_layers:0.25"]
-
-
-def test_after_a_kill_what_was_drawn_is_not_drawn_again(workplace: Path, models: list[str]) -> None:
-    whole = command(workplace, "effect", *models, *OF, "--out", "whole")
-    assert whole.returncode == 0, whole.stderr
-    process = start(workplace, "effect", *models, *OF, "--out", "killed")
-    measured = workplace / "killed" / "measured"
-    while process.poll() is None and not (measured.is_dir() and any(measured.glob("*.json"))):
+def test_after_a_kill_what_was_drawn_is_not_drawn_again(workplace: Path, models: list[str], measured: Path) -> None:
+    process = start(workplace, "effect", *models, *WANTED, "--out", "killed")
+    kept = workplace / "killed" / "measured"
+    while process.poll() is None and not (kept.is_dir() and any(kept.glob("*.json"))):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    left = {path.name: path.stat().st_mtime_ns for path in measured.glob("*.json")}
+    left = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.json")}
     assert not (workplace / "killed" / "effect.csv").exists()
-    result = command(workplace, "effect", *models, *OF, "--out", "killed", "--resume")
+    result = command(workplace, "effect", *models, *WANTED, "--out", "killed", "--resume")
     assert result.returncode == 0, result.stderr
-    assert f"{len(left)} of " in result.stderr
-    assert {name: (measured / name).stat().st_mtime_ns for name in left} == left
+    assert f"{len(left)} of 4 entries were drawn before" in result.stderr
+    assert {name: (kept / name).stat().st_mtime_ns for name in left} == left
     for name in ("effect.csv", "effect.json"):
-        assert (workplace / "killed" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
+        assert (workplace / "killed" / name).read_bytes() == (measured / name).read_bytes()
 
 
 def test_what_is_finished_is_written_again_without_drawing_and_may_grow(workplace: Path, models: list[str]) -> None:
-    first = command(workplace, "effect", *models, "--of", "OUT11:", "--out", "grown", "--resume")
+    two, out = ["--of", "OUT11:", "--of", "M00:"], ["--out", "grown", "--resume"]
+    first = command(workplace, "effect", *models, *two, *out)
     assert first.returncode == 0, first.stderr
     table = (workplace / "grown" / "effect.csv").read_bytes()
     (workplace / "grown" / "effect.csv").unlink()
-    again = command(workplace, "effect", *models, "--of", "OUT11:", "--out", "grown", "--resume")
+    again = command(workplace, "effect", *models, *two, *out)
     assert (again.returncode, again.stderr) == (0, "")
     assert (workplace / "grown" / "effect.csv").read_bytes() == table
-    more = command(workplace, "effect", *models, "--of", "OUT11:", "--of", "M00:", "--out", "grown", "--resume")
-    assert more.stderr == "1 of 2 entries were drawn before\n"
     broken = next((workplace / "grown" / "measured").iterdir())
     broken.write_text('{"payloads": ["tiny"], "measures": {"changed": [NaN]}}', encoding="utf-8")
-    redrawn = command(workplace, "effect", *models, "--of", "OUT11:", "--of", "M00:", "--out", "grown", "--resume")
-    assert redrawn.stderr == "1 of 2 entries were drawn before\n"
-    other = command(workplace, "effect", *models, "seed=7", "--of", "OUT11:", "--out", "grown", "--resume")
+    more = command(workplace, "effect", *models, *two, "--of", "IN00:", *out)
+    assert more.stderr == "1 of 3 entries were drawn before\n"
+    other = command(workplace, "effect", *models, "seed=7", *two, *out)
     assert other.returncode == 2
     assert other.stderr.startswith("error: --resume: grown was measured otherwise: payloads.0.seed: ")
     assert len(other.stderr.splitlines()) == 1
@@ -193,8 +183,8 @@ def test_activations_say_which_of_too_many_are_drawn(
     width = shapes[key][1]
     only_first = torch.zeros(2, width)
     only_first[:, 0] = 4.0
-    about = {"model": sha256, "change": {f"{key}|in_sq": only_first}}
-    sidecars.measured(workplace / "a.act.safetensors", {key: shapes[key]}, **about)
+    fed = {f"{key}|in_sq": only_first}
+    sidecars.measured(workplace / "a.act.safetensors", {key: shapes[key]}, model=sha256, change=fed)
     words = ["--of", "OUT11:in_layers.2.weight", "--of", "OUT11:out_layers.3.weight", "--most", "1"]
     result = command(workplace, "effect", *models, *words, "--activations", "a.act.safetensors", "--out", "fed")
     assert result.returncode == 0, result.stderr
@@ -210,3 +200,34 @@ def test_activations_say_which_of_too_many_are_drawn(
     other = command(workplace, "effect", *swapped, "--activations", "a.act.safetensors", "--out", "never")
     assert other.returncode == 2
     assert "a.act.safetensors was measured on another model" in other.stderr
+
+
+def test_a_study_keeps_what_a_table_has_frozen_without_the_table(
+    workplace: Path, models: list[str], tiny_a: Path, tiny_b: Path
+) -> None:
+    hashes = []
+    for path in (tiny_a, tiny_b):
+        with open_checkpoint(path) as model:
+            hashes.append(model.sha256())
+    rows = [f"{block},{block}:,1,{block},,drawn,{size},0.1,weighted_sum,{','.join(hashes)}"
+            for block, size in (("OUT11", 5), ("M00", 5), ("IN00", 0.25))]  # fmt: skip
+    head = "entry,rule,ratio,block,part,status,changed,changed_error,method,model_a,model_b"
+    table = workplace / "table.csv"
+    table.write_text("\n".join([head, *rows]), encoding="utf-8")
+    short = ["init_points=3", "n_iters=1", "final.images=0", "final.save=false"]
+    planned = command(workplace, "run", *models, "space.from_effect=table.csv", "--cfg")
+    said = "frozen because of table.csv: IN00 at 0.5, with 2.4% of the effect (changed)"
+    assert planned.stdout.endswith(f"OUT10.alpha, OUT11.alpha\n# {said}\n")
+    assert "# searched: 25 numbers: BASE.alpha, IN01.alpha," in planned.stdout
+    begun = command(workplace, "run", *models, *short, "name=narrow", "space.from_effect=table.csv")
+    assert begun.returncode == 0, begun.stderr
+    assert said in begun.stdout.splitlines()
+    table.unlink()
+    for words in (["resume", "narrow", "n_iters=2"], ["fork", "narrow", "narrower", "optimiser=random"]):
+        result = command(workplace, *words)
+        assert result.returncode == 0, result.stderr
+    for name in ("narrow", "narrower"):
+        assert f"  {said}\n" in command(workplace, "show", name).stdout
+        assert f"note: {said}\n" in command(workplace, "plan", name).stdout
+        shown = json.loads(command(workplace, "show", name, "--json").stdout)
+        assert all(trial["weights"]["alpha"]["IN00"] == 0.5 for trial in shown["trials_list"])

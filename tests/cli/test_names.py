@@ -111,3 +111,22 @@ def test_merge_says_what_is_not_merged_and_can_be_silent(pair: list[str], capsys
     ]
     assert main(["merge", *words, "-q"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_what_was_written_is_said(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", *pair[:2], "OUT03.alpha=0.9", "--out", "x.safetensors", "-q"]) == 0
+    assert capsys.readouterr().out.endswith(" MB): weighted_sum of a and b, alpha 0.5 to 0.9\n")
+
+
+@pytest.mark.parametrize("address", ["https://example.org/models/1", "http://example.org/a.safetensors", "user/model"])
+def test_a_model_of_elsewhere_is_not_fetched(address: str, pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    errors = refused(capsys, "merge", f"model_a={address}", pair[1], "--out", "x.safetensors")
+    assert errors.endswith("models are not downloaded; give a file or folder that is here\n")
+
+
+@pytest.mark.parametrize("words", [["help", "rate"], ["rate", "--help"]])
+def test_help_of_a_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:  # argparse's
+        main(words)
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: bayes-merger rate")

@@ -16,6 +16,7 @@ from bayes_merger.report.tables import best_lines, with_error
 from bayes_merger.run.final import decide
 from bayes_merger.run.progress import StopSignal, TrialReport, trial_line
 from bayes_merger.run.record import front_of
+from bayes_merger.testing.studies import make_study
 from tests.run.fake_run import evaluator_of, make_setup, noisy, searched
 
 
@@ -39,6 +40,7 @@ def report(**changes: Any) -> TrialReport:
 def test_a_trial_s_line_has_the_best_score_and_the_best_posterior_mean() -> None:
     assert trial_line(report()).endswith("6.500 points (laion 6.500)  2.0 s  best 7.250, posterior mean 6.875")
     assert trial_line(report(mean=None)).endswith("best 7.250")
+    assert "  worker 2  model A  6.500 points" in trial_line(report(merge="model A", worker="worker 2"))
     assert trial_line(report(improved=True)).endswith("* best, posterior mean 6.875")
     assert trial_line(report(front=4)).endswith("front 4")
 
@@ -153,3 +155,19 @@ def test_the_prediction_that_was_drawn_is_marked(tmp_path: Path, capsys: pytest.
     text, data = shown(tmp_path, capsys)
     assert data["trials_list"][-1]["phase"] == "predicted"
     assert "11 (predicted)" in text
+
+
+def test_a_narrow_terminal_shows_fewer_columns_and_cuts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(tmp_path / "dreamshaper_8-revAnimated_v122", 2)
+    shown = {}
+    for columns in ("80", "140"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["show", "--runs", str(tmp_path)]) == 0
+        shown[columns] = capsys.readouterr().out
+    assert "…" not in "".join(shown.values())
+    for word in ("dreamshaper_8-revAnimated_v122", "state", "trials", "last trial"):
+        assert word in shown["80"]
+    assert "method" not in shown["80"]
+    assert "weighted_sum" in shown["140"]

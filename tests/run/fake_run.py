@@ -89,7 +89,11 @@ def make_setup(
 class Model:
     """A model file that is never read."""
 
-    architecture, path = SD1, Path("model.safetensors")
+    architecture, path, shapes = (
+        SD1,
+        Path("model.safetensors"),
+        {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
+    )
 
     def sha256(self) -> str:
         return 64 * "0"

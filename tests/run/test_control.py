@@ -144,12 +144,12 @@ def test_each_worker_has_a_step_of_its_own(tmp_path: Path) -> None:
         progress = StatusReporter(RecordingReporter(), folder)
         with progress.members(["worker 1", "worker 2"]) as (one, other):
             one("drawing", 3, 20)
-            other("merging")
+            other("merging", 0, 0)
             assert [step["worker"] for step in steps_of(folder)] == ["worker 1", "worker 2"]
             ask(folder, PAUSE)
-            one("paused")
+            one("paused", 0, 0)
             assert run_state(folder) == "pausing"
-            other("paused")
+            other("paused", 0, 0)
             assert run_state(folder) == "paused"
 
 

@@ -23,6 +23,7 @@ from bayes_merger.run.final import (
     keep_pictures,
     points_per_image,
 )
+from bayes_merger.run.final_drawing import FinalDrawing
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import ComparisonRow, Final, Rescored, complete_trials, posterior_of
@@ -95,7 +96,7 @@ def table(values: dict[str, dict[str, list[float]]], setup: RunSetup) -> tuple[C
     )
     notes = RecordingReporter()
     winner = {"alpha": dict.fromkeys(SD1.blocks, 0.3)}
-    return closing_table(setup, new_study(), evaluator, winner, notes, StopSignal(notes))
+    return closing_table(FinalDrawing(setup, new_study(), evaluator, notes, StopSignal(notes)), winner)
 
 
 def test_a_lead_is_measured_on_the_same_pictures() -> None:
@@ -154,6 +155,13 @@ def test_the_best_few_by_posterior_mean_and_the_luckiest_are_drawn_again(tmp_pat
     assert final.images == 4
     assert all(one.error is not None and one.error > 0 for one in final.rescored)
     assert len(evaluator.drawn) == (3 + 4) * 2 * 2 == final_round_trials(parts) * 2
+    assert notes.lines[-1] == "final round: 7 merges, 4 pictures each, on fresh seeds"
+    stages = [stage for stage in notes.stages if stage[0] == "final round"]
+    assert [(done, total) for _, done, total, _ in stages] == [(number, 7) for number in range(7)]
+    assert [about.partition("  ")[0] for *_, about in stages] == [
+        *(f"trial {number}" for number in known.candidates(3)), "best merge", "model A", "model B", "even mix"
+    ]  # fmt: skip
+    assert [" ends about " in about for *_, about in stages] == [False] + [True] * 6
 
 
 def test_a_killed_final_round_draws_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_nobody_there_and_no_http_stop_nothing() -> None:
         with telling(nobody, "eye", address) as progress:
             progress.trial(report(1, 5.0, improved=True))
         other.listen()
-        thread = threading.Thread(target=lambda: [_chatter(other) for _ in range(2)])
+        thread = threading.Thread(target=_chatter, args=[other, 2])
         thread.start()
         no_http = RecordingReporter()
         with telling(no_http, "eye", address) as progress:
@@ -146,10 +146,11 @@ def test_nobody_there_and_no_http_stop_nothing() -> None:
         assert [line.partition(" was not told")[0] for line in reporter.lines] == ["notify.webhook: 127.0.0.1"]
 
 
-def _chatter(listening: socket.socket) -> None:
-    with listening.accept()[0] as talking:
-        talking.recv(65536)
-        talking.sendall(b"this is no HTTP at all\r\n\r\n")
+def _chatter(listening: socket.socket, times: int) -> None:
+    for _ in range(times):
+        with listening.accept()[0] as talking:
+            talking.recv(65536)
+            talking.sendall(b"this is no HTTP at all\r\n\r\n")
 
 
 @pytest.mark.parametrize("address", ["https://hooks.example/T0/B0/x?y=1", "http://127.0.0.1:8080", "http://[::1]/x"])

@@ -92,6 +92,20 @@ def test_a_file_is_fetched_once(hub: str) -> None:
     assert kept() == ["head.pth", "head.pth.json"]
 
 
+def test_a_download_that_nobody_watches_says_its_size_and_how_far_it_is(
+    hub: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Hub.content = bytes(25_000_000)
+    fetch(f"{hub}/head.pth", None)
+    _, begun, *lines = [record.message for record in caplog.records]
+    assert begun == f"scorers.laion.head: fetching {hub}/head.pth, once"
+    assert len(lines) == 11
+    assert lines[0].startswith("scorers.laion.head: 1 of 25 MB")
+    assert lines[5].startswith("scorers.laion.head: 13 of 25 MB, ")
+    assert lines[5].endswith(" MB/s, 0 min left")
+    assert lines[-1] == "scorers.laion.head: 25 of 25 MB"
+
+
 def test_a_redirect_is_followed(hub: str) -> None:
     assert fetch(f"{hub}/moved.pth").read_bytes() == CONTENT
 

@@ -90,7 +90,9 @@ def _entries(word: str, pair: _Pair) -> Iterator[Entry]:
         for name in [architecture.block(block)] if block else architecture.blocks:
             yield from _parts(name, pair)
     else:
-        yield _entry(*_split(word), pair)
+        rule, ratio = _split(word)
+        whole = rule.removesuffix(":")
+        yield _entry(rule, ratio, pair, whole if whole in architecture.blocks else "")
 
 
 def _split(word: str) -> tuple[str, float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
@@ -69,7 +68,7 @@ def looked_up(config: RunConfig, checkpoints: Mapping[str, Checkpoint], space: S
     except ConfigError as error:
         raise ConfigError(f"{_WHERE}: {printable(wanted.file)} {error}") from None
     frozen, share = _least(space, known, wanted)
-    found = replace(wanted, file=Path(wanted.file).name, by=known.by, frozen=frozen, share=share)
+    found = replace(wanted, frozen=frozen, share=share, measure=known.by)
     return replace(config, space={**config.space, FROM_EFFECT: found.to_json()})
 
 
@@ -96,7 +95,7 @@ def _least(space: SearchSpace, known: BlockEffects, wanted: FromEffect) -> tuple
     total, left = sum(sizes.values()), 0.0
     frozen: dict[str, float] = {}
     for parameter, size in sorted(sizes.items(), key=lambda each: each[1]):
-        if left + size > (1 - wanted.keep) * total or not total:
+        if not total or (total - left - size) / total < wanted.keep - 1e-9:
             break
         left += size
         at = (parameter.low + parameter.high) / 2 if wanted.at is None else wanted.at

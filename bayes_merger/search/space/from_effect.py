@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from bayes_merger.checkpoints.blocks import blocks_to_string
@@ -24,6 +25,7 @@ class FromEffect:
         at: where the others are frozen; None: each in the middle of its range.
         frozen: once a study has looked: those and their values; None: nobody has looked yet.
         share: then, of the effect, what the frozen ones have together.
+        measure: then, which one counted.
     """
 
     file: str
@@ -32,6 +34,7 @@ class FromEffect:
     at: float | None = None
     frozen: Mapping[str, float] | None = None
     share: float = 0.0
+    measure: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a study stores it."""
@@ -56,16 +59,28 @@ def read_from_effect(guide: Mapping[str, Any]) -> FromEffect | None:
         raise ConfigError(f"{where}: unknown setting {odd[0]!r}; {nearest(str(odd[0]), known)}")
     numbers = {name: read_number(table[name], f"{where}.{name}") for name in ("keep", "at", "share")
                if table.get(name) is not None}  # fmt: skip
-    if not 0 < numbers.get("keep", 1) <= 1:
-        raise ConfigError(f"{where}.keep: {numbers['keep']:g} is no share of the effect; give one over 0, at most 1")
+    keep = numbers.get("keep", FromEffect.keep)
+    if not 0 < keep <= 1:
+        raise ConfigError(f"{where}.keep: {keep:g} is no share of the effect; give one over 0, at most 1")
     frozen = table.get("frozen")
     if frozen is not None and not isinstance(frozen, Mapping):
         raise ConfigError(f"{where}.frozen: {one_line(repr(frozen))} is no table of names and values")
     if frozen:
         frozen = {str(name): read_number(at, f"{where}.frozen: {name}") for name, at in frozen.items()}
-    if not isinstance(by := table.get("by") or "", str):
-        raise ConfigError(f"{where}.by: {one_line(repr(by))} is not the name of a measure")
-    return FromEffect(table["file"], by, frozen=frozen, **numbers)
+    by, measure = (_text(table.get(name) or "", f"{where}.{name}") for name in ("by", "measure"))
+    return FromEffect(table["file"], by, keep, numbers.get("at"), frozen, numbers.get("share", 0.0), measure)
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: {one_line(repr(value))} is not the name of a measure")
+    return value
+
+
+def as_asked(guide: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a space without what a study has looked up, to compare them with those of a command."""
+    found = read_from_effect(guide)
+    return {**guide, **({FROM_EFFECT: replace(found, frozen=None, share=0.0, measure="").to_json()} if found else {})}
 
 
 def about_effect(space: object, order: Sequence[str]) -> str:
@@ -81,11 +96,11 @@ def about_effect(space: object, order: Sequence[str]) -> str:
     found = read_from_effect(space) if isinstance(space, Mapping) else None
     if found is None or found.frozen is None:
         return ""
-    of = f"of the effect ({printable(found.by)}) in {printable(found.file)}"
+    table = printable(Path(found.file).name)
     if not found.frozen:
-        return f"every measured weight is searched: none is left out of {found.keep:.0%} {of}"
+        return f"nothing is frozen because of {table}: {found.keep:.0%} of the effect are in all weights"
     values: dict[float, list[str]] = {}
     for name, value in found.frozen.items():
         values.setdefault(value, []).append(name.rpartition(".")[0])
     each = "; ".join(f"{blocks_to_string(blocks, order)} at {value:g}" for value, blocks in values.items())
-    return f"{len(found.frozen)} weights are frozen, which have {found.share:.1%} {of}: {each}"
+    return f"frozen because of {table}: {each}, with {found.share:.1%} of the effect ({printable(found.measure)})"

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bayes_merger.errors import Closed, ConfigError, Superseded, printable
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.alive import healed
+from bayes_merger.search.study.entry import Entry, Transaction
 from bayes_merger.search.study.history import REASON, WORKER, is_interrupted, origin
 from bayes_merger.search.study.queue import LastSuggestion, spent, take
 from bayes_merger.search.study.sound import is_number
@@ -58,20 +59,21 @@ class Lender(Worker):
             with transaction(self.study) as queue:
                 entries = healed(self.study, queue)
                 self.done = spent(self.study, queue)
-                for entry in entries:
-                    if entry.state == TrialState.RUNNING and entry.attributes.get(WORKER, {}).get("id") == self.id:
-                        taken: FrozenTrial | None = queue.trial(entry)
-                        queue.note(entry.id, self._lent())
-                        break
-                else:
-                    if sum(entry.is_drawn for entry in entries) + self.done >= total:
-                        return None
-                    taken = take(queue, entries, self.space, self._about)
+                own = next((one for one in entries if one.is_drawn and one.attributes[WORKER]["id"] == self.id), None)
+                if own is None and sum(entry.is_drawn for entry in entries) + self.done >= total:
+                    return None
+                taken = self._longer(queue, own) if own else take(queue, entries, self.space, self._about)
             if taken is not None:
-                taken.user_attrs |= self._lent()
                 return self._whole(taken)
             if not self._propose(total):
                 return None
+
+    def _longer(self, queue: Transaction, entry: Entry) -> FrozenTrial:
+        """A trial that this borrower has, for another such time."""
+        trial, lent = queue.trial(entry), self._lent()
+        queue.note(entry.id, lent)
+        trial.user_attrs |= lent
+        return trial
 
     def _about(self, trial: FrozenTrial) -> dict[str, Any]:
         return super()._about(trial) | self._lent()

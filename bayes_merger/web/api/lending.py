@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from starlette.requests import Request
 
-from bayes_merger import outside
+from bayes_merger.asking import Asking
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.lending import DAY
@@ -45,7 +43,7 @@ class Lending:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self._one_by_one: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._asking = Asking()
 
     def routes(self) -> list[Operation]:
         """What the application serves."""
@@ -65,8 +63,7 @@ class Lending:
         if len(body.worker) > 200:
             raise ConfigError("field 'worker' has more than 200 letters; give a shorter name")
         folder = self._shelf.folder(request.path_params["study"])
-        with self._one_by_one[folder.name]:  # else one of two who ask at the same time would be told to come back
-            loan = outside.ask(folder, body.worker, body.hours)
+        loan = self._asking.ask(folder, body.worker, body.hours)
         recipe = loan.recipe.to_json() if loan.recipe else None
         command = _command(folder, loan.trial) if loan.trial is not None and loan.recipe else None
         return vars(loan) | {"recipe": recipe, "command": command}
@@ -76,7 +73,7 @@ class Lending:
         if (body.score is None) == (body.failed is None):
             raise ConfigError("give either 'score', a number, or 'failed', the reason why there is none")
         folder = self._shelf.folder(request.path_params["study"])
-        told = outside.tell(folder, body.trial, body.score, one_line(body.failed or "", longest=400))
+        told = self._asking.tell(folder, body.trial, body.score, one_line(body.failed or "", longest=400))
         best = None if told.value is None else {"trial": told.best, "value": told.value}
         return {name: getattr(told, name) for name in ("trial", "done", "budget", "over")} | {"best": best}
 

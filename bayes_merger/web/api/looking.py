@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.record import complete_trials, trial_of
 from bayes_merger.web.answers import as_json
 from bayes_merger.web.api.operations import Operation
+from bayes_merger.web.api.schemas import Schema
 from bayes_merger.web.api.studies import number_of
 from bayes_merger.web.shelf import Shelf, address, picture_id
 
@@ -71,13 +73,13 @@ class Compared(TypedDict):
     weights: list[Changed]
 
 
-MERGES = {
+MERGES: Mapping[str, Schema] = {
     "first": {"type": "string", "description": "A trial's number, or `best`, which it is without."},
     "second": {"type": "string", "description": "The other trial, likewise."},
     "other": {"type": "string", "description": "The second one's study, if it is another."},
 }
 
-PLACE = {
+PLACE: Mapping[str, Schema] = {
     "payload": {"type": "string", "description": "Its name; the first one without."},
     "after": {"type": "integer", "minimum": 0, "description": f"Skip so many; {PAGE} are told at once."},
 }

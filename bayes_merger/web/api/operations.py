@@ -54,7 +54,6 @@ class Operation(Route):
         endpoint: answers.
         answer: the type of the JSON it answers; or its media types, such as :data:`PICTURE`.
         query: its parameters -> their schemas, with a ``description``.
-        method: if neither GET nor POST.
         about: what it does, where the endpoint has no docstring.
     """
 
@@ -65,11 +64,10 @@ class Operation(Route):
         answer: Any,
         query: Mapping[str, Schema] | None = None,
         *,
-        method: str | None = None,
         about: str = "",
     ) -> None:
         self.body = getattr(endpoint, "body", None)
-        self.method = method or ("POST" if self.body else "GET")
+        self.method = "POST" if self.body else "GET"
         super().__init__(path, endpoint, methods=[self.method])
         self.answer, self.query = answer, query or {}
         self.about = about or inspect.getdoc(endpoint) or ""

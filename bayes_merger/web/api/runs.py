@@ -17,10 +17,10 @@ from bayes_merger.compose.asked import check_asked, split_line
 from bayes_merger.compose.schema import fields, models_dir
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.method import METHODS
-from bayes_merger.report.summary import budget_of
 from bayes_merger.run import steering
 from bayes_merger.run.control import PAUSE, run_state, wish_of
 from bayes_merger.run.folder import RunFolder, load, new_folder
+from bayes_merger.run.outside import budget_of
 from bayes_merger.web.answers import as_json, writing
 from bayes_merger.web.api.operations import Operation
 from bayes_merger.web.children import Children, printed
@@ -157,7 +157,8 @@ class RunData:
         folder = new_folder(config, named=named)
         if not body.check:
             shown = [] if any(one.startswith("preview=") for one in asked) else ["preview=true"]
-            command = ["run", *overrides, *shown, f"name={folder.name}", "web.page=off"]
+            name = [] if named else [f"name={folder.name}"]
+            command = ["run", *overrides, *shown, *name, "web.page=off"]
             self._children.start(folder, command)
         return {
             "command": shlex.join(["bayes-merger", "run", *overrides]),

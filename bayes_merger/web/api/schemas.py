@@ -40,10 +40,14 @@ def schema_of(kind: Any, known: dict[str, Schema]) -> Schema:
         return {"type": "object", "additionalProperties": schema_of(inner[1], known)}
     if kind in PLAIN:
         return dict(PLAIN[kind])
-    if kind.__name__ not in known:
-        known[kind.__name__] = {}  # it may be part of itself
-        known[kind.__name__] = _of_fields(kind, known)
-    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+    name = kind.__name__
+    own = {"$ref": f"#/components/schemas/{name}"}
+    if known.get(name) is None:
+        known[name] = {}  # it may be part of itself
+        known[name] = _of_fields(kind, known)
+    elif known[name] and known[name] != _of_fields(kind, dict(known)):
+        raise ValueError(f"two types are called {name}")
+    return own
 
 
 def _of_fields(kind: Any, known: dict[str, Schema]) -> Schema:

@@ -192,7 +192,7 @@ class Told(TypedDict):
     best: Points | None
 
 
-class Said(TypedDict):
+class Rating(TypedDict):
     """A rating that is valid: of which picture, by whom, when; `prefer` compares it with another one's."""
 
     id: str

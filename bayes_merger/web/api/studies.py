@@ -45,7 +45,7 @@ class StudyData:
             Operation(api, self.all, shapes.Studies, SINCE),
             Operation(api + "/{study}", self.summary, shapes.Summary, SINCE),
             Operation(api + "/{study}/trials", self.trials, list[shapes.Trial], {**SINCE, **PAGE}),
-            Operation(api + "/{study}/ratings", self.ratings, list[shapes.Said], SINCE),
+            Operation(api + "/{study}/ratings", self.ratings, list[shapes.Rating], SINCE),
             Operation(api + "/{study}/report", self.report, shapes.Report, SINCE),
             Operation(api + "/{study}/exports/{form}", self.export, TEXT),
             Operation(api + "/{study}/thumbnail", self.thumbnail, PICTURE),
@@ -78,7 +78,7 @@ class StudyData:
         A merge is an opaque id here, so that whoever rates on does not learn which one it is.
         """
         ledger = Ledger(self._folder(request).ratings)
-        names = shapes.Said.__annotations__
+        names = shapes.Rating.__annotations__
         return versioned(
             request,
             opaque(ledger.path, ledger.size),

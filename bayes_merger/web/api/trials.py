@@ -15,6 +15,7 @@ from bayes_merger.errors import nearest, printable
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.exports import MERGES
 from bayes_merger.report.formats import formats
+from bayes_merger.report.summary import trial_data
 from bayes_merger.run.attributes import IMAGES, SCORES
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.predicted import predicted_recipe
@@ -54,14 +55,12 @@ class TrialData:
         ]
 
     def one(self, request: Request) -> Response:
-        """A trial with its weights, scores and what the model believes of it."""
-        seen, wanted = self._shelf.seen(self._folder(request)), request.path_params["trial"]
-        if wanted == BEST:
-            wanted = str((seen.summary["best"] or {}).get("trial"))
-        for row in seen.trials:
-            if str(row["trial"]) == wanted:
-                return as_json(row_of(row))
-        raise _missing(wanted)
+        """A trial as it is now, with its weights, its scores, and what the model believes of it, once it does."""
+        folder = self._folder(request)
+        row = trial_data(_trial(folder, request.path_params["trial"]))
+        beliefs = (one for one in self._shelf.seen(folder).trials if one["trial"] == row["trial"])
+        known = next(beliefs, {})
+        return as_json(row_of(row | {name: known[name] for name in ("mean", "sd") if name in known}))
 
     def recipe(self, request: Request) -> Response:
         """The recipe of its merge: everything needed to make the same bytes again, with ``bayes-merger merge``."""

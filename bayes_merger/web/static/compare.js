@@ -1,4 +1,5 @@
 // Two merges side by side: each pair of pictures in one frame, with a slider between them; all blink together.
+import { get } from "./asking.js";
 
 const main = document.querySelector("main");
 const { api, study } = main.dataset;
@@ -36,10 +37,14 @@ async function look() {
   const asked = new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()));
   history.replaceState(null, "", `?${asked}`);
   find("message").textContent = "Looking ...";
-  const answer = await fetch(`${api}/comparison?${asked}`).catch(() => null);
-  const found = await answer?.json();
-  find("message").textContent = answer?.ok ? "" : found?.error ?? "The server does not answer.";
-  if (!answer?.ok) return;
+  let found;
+  try {
+    found = await get(`${api}/comparison?${asked}`);
+    find("message").textContent = "";
+  } catch (error) {
+    find("message").textContent = error.message;
+    return;
+  }
   find("said").textContent = found.said;
   find("pairs").replaceChildren(...found.pairs.map(pair));
   find("blink").hidden = !found.pairs.length;
@@ -67,8 +72,5 @@ for (const field of form.querySelectorAll("input")) field.value = given.get(fiel
 form.first.value ||= "0";
 form.second.value ||= "best";
 look();
-const all = await fetch("/api/v1/studies");
-if (all.ok) {
-  const { studies } = await all.json();
-  find("studies").append(...studies.filter(({ name }) => name !== study).map(({ name }) => new Option(name)));
-}
+const { studies } = await get("/api/v1/studies");
+find("studies").append(...studies.filter(({ name }) => name !== study).map(({ name }) => new Option(name)));

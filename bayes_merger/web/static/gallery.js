@@ -1,4 +1,5 @@
 // All pictures of a payload, the best first; two that are chosen are compared.
+import { get } from "./asking.js";
 
 const { api, here } = document.querySelector("main").dataset;
 const find = (id) => document.getElementById(id);
@@ -19,10 +20,14 @@ function tile({ trial, address, points, payload }) {
 
 async function show(after) {
   const asked = new URLSearchParams({ payload: find("payload").value, after });
-  const answer = await fetch(`${api}/gallery?${asked}`).catch(() => null);
-  const found = await answer?.json();
-  find("message").textContent = answer?.ok ? "" : found?.error ?? "The server does not answer.";
-  if (!answer?.ok) return;
+  let found;
+  try {
+    found = await get(`${api}/gallery?${asked}`);
+    find("message").textContent = "";
+  } catch (error) {
+    find("message").textContent = error.message;
+    return;
+  }
   const { pictures, total, payloads } = found;
   if (!find("payload").options.length) find("payload").append(...payloads.map((name) => new Option(name)));
   if (!after) find("gallery").replaceChildren();

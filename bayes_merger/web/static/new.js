@@ -1,5 +1,5 @@
 // The form that starts a run: made from the settings' own schema, checked by what composes them for the terminal.
-import { post } from "./posting.js";
+import { get, post } from "./asking.js";
 
 const find = (id) => document.getElementById(id);
 const form = find("run");
@@ -101,12 +101,11 @@ async function begun(study) {
   tell("Starting: the models are read ...", false);
   find("message").classList.remove("wrong");
   for (;;) {
-    const answer = await fetch(`/api/v1/studies/${study}/output`);
-    const { begun, starting, failed, text, error } = await answer.json();
+    const { begun, starting, failed, text } = await get(`/api/v1/studies/${study}/output`);
     find("printed").hidden = !text;
-    find("printed").textContent = text ?? "";
-    if (failed || error) throw new Error(failed || error);
-    if (begun || (!starting && answer.ok)) break;
+    find("printed").textContent = text;
+    if (failed) throw new Error(failed);
+    if (begun || !starting) break;
     await new Promise((wake) => { setTimeout(wake, LOOK); });
   }
   location.href = `/studies/${study}`;
@@ -118,14 +117,9 @@ form.addEventListener("input", () => {
   timer = setTimeout(check, CHECK);
 });
 form.addEventListener("submit", start);
-find("copy").addEventListener("click", async () => {
-  await navigator.clipboard?.writeText(find("command").textContent);
-  find("copy").textContent = "Copied";
-  setTimeout(() => { find("copy").textContent = "Copy"; }, 1200);
-});
-const answer = await fetch("/api/v1/choices");
-const data = await answer.json();
-if (answer.ok) {
-  fill(data);
+try {
+  fill(await get("/api/v1/choices"));
   check();
-} else tell(data.error, false);
+} catch (error) {
+  tell(error.message, false);
+}

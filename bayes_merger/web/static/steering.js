@@ -1,12 +1,24 @@
 // Pause, go on, stop, more trials.
-import { post } from "./posting.js";
+import { get, post } from "./asking.js";
+
+const LOOK = 1000; // milliseconds
 
 export function steer(api, tell) {
   async function ask(deed, body) {
     try {
       tell((await post(`${api}/${deed}`, body)).said);
+      if (deed === "resume") await begun();
     } catch (error) {
       tell(error.message);
+    }
+  }
+  // A new process may find that it cannot go on
+  async function begun() {
+    for (let more = true; more;) {
+      const { starting, failed } = await get(`${api}/output`);
+      if (failed) throw new Error(failed);
+      more = starting && document.getElementById("now").dataset.state === "unfinished";
+      if (more) await new Promise((wake) => { setTimeout(wake, LOOK); });
     }
   }
   const place = document.getElementById("steering");

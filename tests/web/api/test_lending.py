@@ -5,37 +5,40 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.samplers import RandomSampler
 from starlette.testclient import TestClient
 
 import bayes_merger
 from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
 from bayes_merger.run.folder import RunFolder, load
+from bayes_merger.run.idle import space_of
 from bayes_merger.run.record import complete_trials, final_of
+from bayes_merger.search.study.storage import open_storage
+from bayes_merger.search.study.study import load_study
+from bayes_merger.search.study.workers import Worker
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.operations import ADDRESS
-from bayes_merger.web.app import build_app
-from bayes_merger.web.pages.rating import Sittings
-from bayes_merger.web.routes import all_routes
 from bayes_merger.web.serving import listen, server_of
-from bayes_merger.web.shelf import Shelf
 from tests.web.api.checking import wrong
 from tests.web.api.outside import MODELS, begun, copied, taste
+from tests.web.api.whole import HERE, whole_app, whole_client
 from tests.web.serving import ROOT, TOKEN
 
 API = "/api/v1/studies"
-HERE = "http://127.0.0.1:8300"
 DOC = ROOT / "docs" / "api.md"
 
 
@@ -49,19 +52,9 @@ def folder(fresh: RunFolder, tmp_path: Path) -> RunFolder:
     return copied(fresh, tmp_path)
 
 
-def app_of(runs: Path) -> Any:
-    shelf = Shelf(runs)
-    return build_app(all_routes(shelf, Sittings(shelf.folder, "ann")), TOKEN, home="/studies")
-
-
-def client_of(runs: Path) -> TestClient:
-    bearer = {"authorization": f"Bearer {TOKEN}"}
-    return TestClient(app_of(runs), HERE, raise_server_exceptions=False, headers=bearer)
-
-
 @pytest.fixture
 def client(folder: RunFolder) -> Iterator[TestClient]:
-    with client_of(folder.path.parent) as asking:
+    with whole_client(folder.path.parent) as asking:
         yield asking
 
 
@@ -88,6 +81,9 @@ def test_what_is_lent_and_what_becomes_of_it_is_as_the_document_says(client: Tes
     assert lent["weights"]["alpha"] == dict.fromkeys(lent["weights"]["alpha"], 0.0)  # pure A comes first
     assert lent["recipe"]["weights"] == lent["weights"]
     assert lent["command"].startswith("bayes-merger merge mine runs=")
+    row = client.get(f"{API}/mine/trials/0").json()
+    assert wrong(row, schemas["Trial"], document) == []
+    assert (row["state"], row["until"]) == ("running", lent["until"])
     told = tell(client, trial=0, score=5.5)
     assert wrong(told, schemas["Told"], document) == []
     assert told == {"trial": 0, "done": 1, "budget": 4, "over": False, "best": {"trial": 0, "value": 5.5}}
@@ -171,6 +167,26 @@ def test_a_whole_study_ends_with_its_budget_goes_on_and_is_taken_home(
     assert (final.winner, final.images) == (told["best"]["trial"], 0)
 
 
+def test_a_study_in_the_place_of_another_is_not_taken_for_it(client: TestClient, folder: RunFolder) -> None:
+    for _ in range(3):
+        tell(client, trial=ask(client)["trial"], score=1.0)
+    shutil.rmtree(folder.path)
+    begun(folder.path.parent)
+    assert (ask(client)["trial"], ask(client)["done"]) == (0, 0)
+
+
+def test_whoever_asks_next_ends_a_study_whose_last_teller_was_killed(client: TestClient, folder: RunFolder) -> None:
+    study = load_study(open_storage(folder.where), "mine", RandomSampler())
+    with Worker(study, space_of(study)) as worker:
+        for _ in range(4):
+            trial = worker.claim(4)
+            assert trial
+            worker.tell(trial, 1.0)
+    assert client.get(API).json()["studies"][0]["state"] == "unfinished"
+    assert ask(client)["over"]
+    assert client.get(API).json()["studies"][0]["state"] == "done"
+
+
 @pytest.mark.parametrize(
     ("what", "body", "status", "told"),
     [
@@ -197,10 +213,28 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 
 def test_a_study_that_draws_its_own_merges_lends_none(tmp_path: Path) -> None:
     make_study(tmp_path / "mine", 4, final=False)
-    with client_of(tmp_path) as client:
+    with whole_client(tmp_path) as client:
         answer = client.post(f"{API}/mine/ask", json={})
     assert answer.status_code == 422
     assert answer.json()["error"].endswith("begin one to ask and tell with  bayes-merger run ... generator=outside")
+
+
+def test_a_study_that_names_code_runs_none(client: TestClient, folder: RunFolder, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(folder.database)) as database, database:
+        (text,) = database.execute("SELECT value_json FROM study_user_attributes WHERE key = 'config'").fetchone()
+        settings = json.loads(text) | {
+            "optimiser": {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "hacked")}
+        }
+        database.execute(
+            "UPDATE study_user_attributes SET value_json = ? WHERE key = 'config'", (json.dumps(settings),)
+        )
+    for what, body in (("ask", {}), ("tell", {"trial": 0, "score": 1})):
+        answer = client.post(f"{API}/mine/{what}", json=body)
+        assert answer.status_code == 422
+        assert "is built from, which a study may only name if a file of yours does" in answer.json()["error"]
+    with pytest.raises(ConfigError, match="is built from"):
+        bayes_merger.open_study("mine", runs=tmp_path)
+    assert not (tmp_path / "hacked").exists()
 
 
 def test_only_who_has_the_token_asks_and_no_other_site(client: TestClient) -> None:
@@ -217,7 +251,7 @@ def test_only_who_has_the_token_asks_and_no_other_site(client: TestClient) -> No
 @contextmanager
 def served(runs: Path) -> Iterator[str]:
     with listen("127.0.0.1", 0) as listening:
-        server = server_of(app_of(runs))
+        server = server_of(whole_app(runs))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -258,6 +292,13 @@ def test_a_server_that_is_killed_loses_nothing(folder: RunFolder, tmp_path: Path
         assert post(address, "tell", trial=lent["trial"], score=3.5)["done"] == 1
 
 
+def test_the_python_of_the_docs_runs_as_it_stands(fresh: RunFolder, tmp_path: Path, monkeypatch: Any) -> None:
+    folder = copied(fresh, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    exec(re.findall(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), flags=re.DOTALL)[1], {})
+    assert [trial.value for trial in complete_trials(load(folder))] == [5.2]
+
+
 def test_from_python_it_is_opened_by_its_name_alone(folder: RunFolder) -> None:
     runs = folder.path.parent
     with bayes_merger.open_study("mine", runs=runs) as study:
@@ -268,7 +309,7 @@ def test_from_python_it_is_opened_by_its_name_alone(folder: RunFolder) -> None:
             study.tell(suggestion, taste(suggestion.weights))
         with pytest.raises(ConfigError, match="all 4 trials are told; for more  bayes-merger resume mine n_iters=MORE"):
             study.ask()
-    assert client_of(runs).get(API).json()["studies"][0]["state"] == "done"
+    assert whole_client(runs).get(API).json()["studies"][0]["state"] == "done"
     with pytest.raises(ConfigError, match="seed: study 'mine' was begun by a run and has its own; leave it out"):
         bayes_merger.open_study("mine", runs=runs, seed=3)
 
@@ -276,7 +317,7 @@ def test_from_python_it_is_opened_by_its_name_alone(folder: RunFolder) -> None:
 def test_a_study_of_python_lends_too_without_a_recipe(tmp_path: Path) -> None:
     with bayes_merger.open_study("mine", runs=tmp_path, frozen={"IN00-OUT10": 0.5}, init_points=3):
         pass
-    with client_of(tmp_path) as client:
+    with whole_client(tmp_path) as client:
         lent = ask(client)
         assert (lent["recipe"], lent["command"], lent["budget"], lent["over"]) == (None, None, None, False)
         assert tell(client, trial=lent["trial"], score=-2.0)["best"] == {"trial": 0, "value": -2.0}

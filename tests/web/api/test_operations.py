@@ -16,20 +16,13 @@ from starlette.testclient import TestClient
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.operations import ADDRESS, Operation, document
 from bayes_merger.web.api.schemas import schema_of
-from bayes_merger.web.app import build_app
-from bayes_merger.web.pages.rating import Sittings
-from bayes_merger.web.routes import all_routes
-from bayes_merger.web.shelf import Shelf
 from tests.web.api.checking import wrong
-from tests.web.serving import ROOT, TOKEN
+from tests.web.api.whole import whole_client
+from tests.web.serving import ROOT
+from tests.web.starting import everything
 from tests.web.studies import a_study
 
 API = "/api/v1/studies"
-
-
-def routes_of(runs: Path) -> list[Any]:
-    shelf = Shelf(runs)
-    return all_routes(shelf, Sittings(shelf.folder, "ann"))
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ask(runs: Path) -> Iterator[TestClient]:
-    app = build_app(routes_of(runs), TOKEN, home="/studies")
-    bearer = {"authorization": f"Bearer {TOKEN}"}
-    with TestClient(app, "http://127.0.0.1:8300", raise_server_exceptions=False, headers=bearer) as client:
+    with whole_client(runs) as client:
         yield client
 
 
@@ -59,9 +50,10 @@ def described(ask: TestClient) -> dict[str, Any]:
 
 
 def test_every_route_of_the_api_is_in_the_document(runs: Path, described: dict[str, Any]) -> None:
-    routes = [route for route in routes_of(runs) if route.path.startswith("/api")]
+    routes = [route for route in everything(runs) if str(getattr(route, "path", "")).startswith("/api/v1")]
     assert all(isinstance(route, Operation) for route in routes)
-    assert {(route.path, route.method.lower()) for route in routes} | {(ADDRESS, "get")} == {
+    described_here = {(one.path, one.method.lower()) for one in routes if isinstance(one, Operation)}
+    assert described_here | {(ADDRESS, "get")} == {
         (path, method) for path, found in described["paths"].items() for method in found
     }
     names = [found["operationId"] for path in described["paths"].values() for found in path.values()]
@@ -150,6 +142,15 @@ def test_a_type_becomes_its_schema() -> None:
     }
     assert known["Leaf"]["properties"] == {"size": {"type": "number"}, "colour": {"enum": ["green", "red"]}}
     assert known["Leaf"]["required"] == ["size"]
+
+
+def test_two_types_of_one_name_are_not_taken_for_each_other() -> None:
+    known: dict[str, Any] = {}
+    schema_of(Tree, known)
+    schema_of(list[Tree], known)
+    other: Any = dataclass(type("Tree", (), {"__annotations__": {"height": "float"}}))
+    with pytest.raises(ValueError, match="two types are called Tree"):
+        schema_of(other, known)
 
 
 def test_routes_that_do_not_describe_themselves_are_not_described() -> None:

@@ -1,7 +1,4 @@
-"""The front door for Python: ``bayes_merger.open_checkpoint``, ``merge``, ``save_merge`` and ``open_study``.
-
-These are the few functions of a notebook; everything they are made of can be used as well (see ARCHITECTURE.md).
-"""
+"""Studies from Python: ask for a merge and tell its score; or a space and a sampler for a study of Optuna's own."""
 
 from __future__ import annotations
 
@@ -13,102 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, WEIGHTS
+from bayes_merger.run.folder import RunFolder, check_name, find_study, load
+from bayes_merger.search.space.space import SearchSpace, build_space
 
 if TYPE_CHECKING:
     import optuna
-    from torch import Tensor
 
     from bayes_merger.merging.recipe.recipe import MergeRecipe
-
-__all__ = ["AskTellStudy", "Suggestion", "merge", "open_checkpoint", "open_study", "save_merge"]
-
-
-def merge(*source: str, trial: int | None = None, runs: str | Path = "runs", **settings: Any) -> dict[str, Tensor]:
-    """The merged model as a state dict: single-file key to tensor, on the CPU.
-
-    For example::
-
-        merge(model_a="A.safetensors", model_b="B.safetensors", alpha=0.3, **{"OUT03-OUT05.alpha": 0.6})
-        merge("A-B")                    # the best merge of a study
-        merge("A-B", trial=17)
-        merge("recipe.json")
-
-    Args:
-        source: the name of a study or of a recipe's file; none: the settings are the merge.
-        trial: of the study, instead of its best.
-        runs: the folder of all studies.
-        settings: those of ``bayes-merger merge``; a list of numbers is a weight string.
-
-    Raises:
-        ConfigError: settings that make no sense, or no such study.
-        CheckpointError: a model file that cannot be used.
-    """
-    from bayes_merger.merges.resolve import recipe_and_models
-    from bayes_merger.merging.engine.merge import merge as merged
-    from bayes_merger.run.rebasin import verify_all
-
-    recipe, models = recipe_and_models(_words(source, settings), trial=trial, runs=runs)
-    try:
-        verify_all(models.values())
-        return dict(merged(recipe, models))
-    finally:
-        for model in models.values():
-            model.close()  # tensors that are mapped from a file stay valid
-
-
-def save_merge(
-    out: str | Path,
-    *source: str,
-    trial: int | None = None,
-    runs: str | Path = "runs",
-    overwrite: bool = False,
-    **settings: Any,
-) -> Path:
-    """Write the merged model as a safetensors file that other programs load, its recipe inside.
-
-    For example::
-
-        save_merge("mix.safetensors", model_a="A.safetensors", model_b="B.safetensors", alpha=0.3)
-
-    Args:
-        out: the file to write.
-        source: as for :func:`merge`.
-        trial: as for :func:`merge`.
-        runs: as for :func:`merge`.
-        overwrite: whether a file that is already there may be replaced; a model of the merge never is.
-        settings: as for :func:`merge`.
-
-    Returns:
-        The file.
-
-    Raises:
-        ConfigError: as :func:`merge`.
-        CheckpointError: as :func:`merge`; or the file cannot be written.
-    """
-    from bayes_merger.merges.resolve import recipe_and_models
-    from bayes_merger.merging.export.single_file import save_merge as save
-    from bayes_merger.run.rebasin import verify_all
-
-    recipe, models = recipe_and_models(_words(source, settings), trial=trial, runs=runs)
-    try:
-        verify_all(models.values())
-        save(recipe, models, out, replace=overwrite)
-    finally:
-        for model in models.values():
-            model.close()
-    return Path(out)
-
-
-def _words(source: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-    """Settings as they would be typed."""
-
-    def text(value: Any) -> str:
-        return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-    return [*source, *(f"{key}={text(value)}" for key, value in settings.items())]
 
 
 @dataclass(frozen=True)
@@ -134,14 +44,18 @@ class AskTellStudy:
 
     It survives the process: opened again under its name, it suggests what would have come next. Several processes may
     have it open at once; no two get the same merge.
+
+    Attributes:
+        study: the same as a plain Optuna study, for Optuna's own plots and tools.
+        space: what is searched.
     """
 
-    def __init__(self, study: optuna.study.Study, space: Any) -> None:
+    def __init__(self, study: optuna.study.Study, space: SearchSpace) -> None:
         from bayes_merger.run.lending import last_of
         from bayes_merger.search.study.workers import Worker
 
         self.study = study
-        self._space = space
+        self.space = space
         self._worker = Worker(study, space, last=last_of(study))
 
     def __enter__(self) -> AskTellStudy:
@@ -196,6 +110,75 @@ class AskTellStudy:
         return max(self.trials, key=lambda trial: trial.score or 0.0, default=None)
 
 
+def search_space(
+    architecture: str = "sd1",
+    method: str = "weighted_sum",
+    *,
+    frozen: Mapping[str, Any] | None = None,
+    ranges: Mapping[str, Any] | None = None,
+    groups: Sequence[Sequence[str]] | None = None,
+) -> SearchSpace:
+    """The numbers of a merge that are searched.
+
+    ``space.distributions()`` is what Optuna's ``ask`` takes, and ``space.assemble(trial.params)`` makes the weights of
+    every block of it.
+
+    Args:
+        architecture: whose blocks there are: sd1, sd2, sdxl, sd3, sd3-large, flux.
+        method: whose weights there are.
+        frozen: name -> number, as in ``space.frozen``.
+        ranges: name -> ``[low, high]``, as in ``space.ranges``.
+        groups: lists of names that share one number, as in ``space.groups``.
+
+    Raises:
+        ConfigError: an architecture, a method or a name that does not exist.
+    """
+    from bayes_merger.checkpoints.architectures import ARCHITECTURES
+    from bayes_merger.merging.method import method_spec
+
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"architecture: '{architecture}' is unknown; {nearest(architecture, ARCHITECTURES)}")
+    bounds = {weight: (about.low, about.high) for weight, about in method_spec(method).weights.items()}
+    return build_space(ARCHITECTURES[architecture].blocks, bounds, frozen=frozen, ranges=ranges, groups=groups)
+
+
+def sampler(
+    space: SearchSpace, optimiser: str | Callable[..., Any] = "structured", *, seed: int = 0
+) -> optuna.samplers.BaseSampler:
+    """One of our optimisers for any study of Optuna's that maximises.
+
+    For example::
+
+        study = optuna.create_study(direction="maximize", sampler=sampler(space))
+
+    Args:
+        space: what is searched.
+        optimiser: one of ours by name, or an Optuna sampler's class, or a function as in
+            :func:`bayes_merger.search.samplers.make_sampler`.
+        seed: of the search.
+
+    Raises:
+        ConfigError: no optimiser has that name, or it cannot be made.
+    """
+    from bayes_merger.search import samplers
+
+    return samplers.make_sampler(_factory(optimiser), space.distributions(), seed)
+
+
+def load_study(name: str, runs: str | Path = "runs") -> optuna.study.Study:
+    """The study of a run as a plain Optuna study, to look at: nothing that is done to it reaches the disk.
+
+    Args:
+        name: of the study, or how it alone begins; ``-`` is the newest.
+        runs: the folder of all studies.
+
+    Raises:
+        ConfigError: there is none, or several names begin so.
+        StorageError: it cannot be read.
+    """
+    return load(find_study(Path(runs), name))
+
+
 def open_study(
     name: str,
     *,
@@ -203,12 +186,11 @@ def open_study(
     storage: str = "",
     architecture: str = "sd1",
     method: str = "weighted_sum",
-    frozen: Mapping[str, Any] | None = None,
-    ranges: Mapping[str, Any] | None = None,
-    groups: Sequence[Sequence[str]] | None = None,
     optimiser: str | Callable[..., Any] = "structured",
     seed: int = 0,
     init_points: int = 10,
+    space: SearchSpace | None = None,
+    **rules: Any,
 ) -> AskTellStudy:
     """A study to ask and tell: a new one, or one that exists with all its scores.
 
@@ -226,66 +208,53 @@ def open_study(
         name: of the study, also its folder's.
         runs: the folder of all studies.
         storage: the address of a database, like ``postgresql://me@db/merges``; by default a file in the folder.
-        architecture: whose blocks there are: sd1, sd2, sdxl, sd3, sd3-large, flux.
-        method: whose weights there are.
-        frozen: name -> number, as in ``space.frozen``.
-        ranges: name -> ``[low, high]``, as in ``space.ranges``.
-        groups: lists of names that share one number, as in ``space.groups``.
-        optimiser: one of ours by name, or an Optuna sampler's class, or a function as in
-            :func:`bayes_merger.search.samplers.make_sampler`.
+        architecture: as for :func:`search_space`.
+        method: as for :func:`search_space`.
+        optimiser: as for :func:`sampler`.
         seed: of the search.
         init_points: rows of the start design: pure A, pure B, the even mix, and points between.
+        space: what is searched; by default what :func:`search_space` makes of architecture, method and rules.
+        rules: ``frozen``, ``ranges`` and ``groups``, as for :func:`search_space`.
 
     Raises:
         ConfigError: something that makes no sense, or the study exists and differs.
     """
-    from bayes_merger.merging.method import method_spec
-    from bayes_merger.outside import begun_outside
-    from bayes_merger.run.folder import RunFolder, check_name
+    from bayes_merger.asking import begun_outside
     from bayes_merger.run.idle import space_of
-    from bayes_merger.search import samplers
     from bayes_merger.search.space.design import design
-    from bayes_merger.search.space.space import build_space
     from bayes_merger.search.study import study as studies
 
-    blocks = _blocks(architecture)
-    spec = method_spec(method)
-    bounds = {weight: (about.low, about.high) for weight, about in spec.weights.items()}
-    space = build_space(blocks, bounds, frozen=frozen, ranges=ranges, groups=groups)
-    factory = _factory(optimiser)
     folder = RunFolder(Path(runs) / check_name(name), storage)
     if begun := begun_outside(folder):
-        own = {"architecture": architecture, "method": method, "frozen": frozen, "ranges": ranges, "groups": groups,
-               "optimiser": optimiser, "seed": seed, "init_points": init_points}  # fmt: skip
-        for setting, value in own.items():
-            if value != (open_study.__kwdefaults__ or {})[setting]:
-                raise ConfigError(f"{setting}: study '{name}' was begun by a run and has its own; leave it out")
+        _check_bare(name, {"architecture": architecture, "method": method, "optimiser": optimiser, "seed": seed,
+                           "init_points": init_points, "space": space, **rules})  # fmt: skip
         return AskTellStudy(begun, space_of(begun))
-    folder.path.mkdir(parents=True, exist_ok=True)
+    space = space or search_space(architecture, method, **rules)
+    chosen = sampler(space, optimiser, seed=seed)
+    folder.make()
     folder.point()
     study = studies.open_study(
         studies.open_storage(folder.where),
         name,
-        samplers.make_sampler(factory, space.distributions(), seed),
+        chosen,
         space=space,
-        fingerprint={"method": spec.name, "space": space.to_json()},
+        fingerprint={"method": method, "space": space.to_json()},
         design=design(space, init_points, seed),
-        attributes=_attributes(spec.name, architecture, factory, seed, init_points),
+        attributes=_attributes(method, architecture, _factory(optimiser), seed, init_points),
     )
     return AskTellStudy(study, space)
 
 
-def _blocks(architecture: str) -> tuple[str, ...]:
-    """The blocks of an architecture.
+def _check_bare(name: str, given: Mapping[str, Any]) -> None:
+    """Whether nothing was given of what a study that a run has begun has of its own.
 
     Raises:
-        ConfigError: no architecture has that name.
+        ConfigError: something was.
     """
-    from bayes_merger.checkpoints.architectures import ARCHITECTURES
-
-    if architecture not in ARCHITECTURES:
-        raise ConfigError(f"architecture: '{architecture}' is unknown; {nearest(architecture, ARCHITECTURES)}")
-    return ARCHITECTURES[architecture].blocks
+    usual = open_study.__kwdefaults__ or {}
+    for setting, value in given.items():
+        if value is not None and value != usual.get(setting):
+            raise ConfigError(f"{setting}: study '{name}' was begun by a run and has its own; leave it out")
 
 
 def _attributes(

@@ -1,0 +1,113 @@
+"""What a run says before its first trial: where it draws, how much, and when it may be over."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import optuna
+
+from bayes_merger.errors import BayesMergerError
+from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.pipelines.architectures import drawn
+from bayes_merger.imaging.pipelines.device import DTYPES, device_of, dtype_of
+from bayes_merger.run.attributes import PAYLOADS, RECIPE, VERSIONS
+from bayes_merger.run.final import final_pictures, pictures_per_trial
+from bayes_merger.run.folder import RunFolder, load, studies
+from bayes_merger.run.outlook import seconds_for, seconds_left, seconds_of
+from bayes_merger.run.progress import ends
+from bayes_merger.run.setup import RunSetup
+from bayes_merger.run.web_ui import WEB_UI
+
+_LOOKED_AT = 10  # studies, the newest first, of which one may tell how long pictures take
+
+
+def opening_lines(
+    setup: RunSetup, study: optuna.study.Study, folder: RunFolder, done: int, found: Callable[[str], Any] = shutil.which
+) -> Iterator[str]:
+    """Device and dtype; trials, pictures and the expected end; and whether a card lies idle.
+
+    Args:
+        setup: the run.
+        study: as stored.
+        folder: where it lies, among others that may tell how long pictures take here.
+        done: how many trials are finished.
+        found: where a program is, None if it is not installed.
+    """
+    yield f"drawing {_place(setup)}: {_amount(setup, done)}{_end(setup, study, folder, done)}"
+    if _lies_idle(setup, found):
+        yield "there is an NVIDIA card, but this PyTorch has no CUDA: pytorch.org names the one for your system"
+
+
+def _lies_idle(setup: RunSetup, found: Callable[[str], Any]) -> bool:
+    """Whether the CPU draws beside an NVIDIA card that nobody has refused."""
+    generator = setup.config.generator
+    chosen = generator.program == WEB_UI or generator.device != "auto"
+    return not chosen and device_of("auto").type == "cpu" and bool(found("nvidia-smi"))
+
+
+def _place(setup: RunSetup) -> str:
+    """``on cuda (NVIDIA H200) in fp16``."""
+    generator = setup.config.generator
+    if generator.program == WEB_UI:
+        return f"by the web UI at {generator.address}"
+    import torch
+
+    device = device_of(generator.device)
+    dtype = str(dtype_of(generator.dtype, device, drawn(setup.base).half)).removeprefix("torch.")
+    short = next(name for name, full in DTYPES.items() if full == dtype)
+    card = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    return f"on {device}{card} in {short}"
+
+
+def _amount(setup: RunSetup, done: int) -> str:
+    """``26 trials of 4 pictures and a final round of 36, 140 in all``."""
+    trials, each, last = setup.trials - done, pictures_per_trial(setup), final_pictures(setup)
+    more = " more" if done else ""
+    final = f" and a final round of {last}, {trials * each + last} in all" if last else f", {trials * each} in all"
+    return f"{trials}{more} trial{'s' * (trials != 1)} of {each} picture{'s' * (each != 1)}{final}"
+
+
+def _end(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, done: int) -> str:
+    if left := seconds_left(setup, study, done):
+        return f"; {ends(left)}"
+    if not (known := _known(setup, study, folder)):
+        return "; the first trial will tell how long it takes"
+    name, each = known
+    left = seconds_for(setup, study, each * _effort(setup.payloads), done)
+    return f"; {ends(left)}, if pictures take as long as in {name}"
+
+
+def _known(setup: RunSetup, study: optuna.study.Study, folder: RunFolder) -> tuple[str, float] | None:
+    """A study drawn here with such models, the newest, and its seconds for a unit of effort."""
+    for other in studies(folder.path.parent)[:_LOOKED_AT]:
+        if other.name == folder.name or other.pointer.is_file():
+            continue
+        try:
+            former = load(other)
+            effort = _effort([Payload.from_json(payload) for payload in former.user_attrs.get(PAYLOADS) or ()])
+        except BayesMergerError:  # whoever opens it is told
+            continue
+        took = seconds_of(former)
+        if took and effort and _kind(former) == _kind(study):
+            return other.name, statistics.median(took) / effort
+    return None
+
+
+def _kind(study: optuna.study.Study) -> tuple[Any, ...]:
+    """What makes the time for a picture comparable."""
+    known: Any = study.user_attrs
+    return known[RECIPE]["architecture"], (known.get(VERSIONS) or {}).get("device")
+
+
+def _effort(payloads: Any) -> float:
+    """Steps of the sampler, each as large as its picture: ``sum of pictures * steps * width * height``."""
+    found = 0.0
+    for payload in payloads:
+        each = payload.steps * payload.width * payload.height
+        if payload.hires:
+            each += payload.hires.steps * payload.hires.width * payload.hires.height
+        found += each * max(len(payload.seeds), 1)
+    return found

@@ -1,0 +1,53 @@
+"""Scorers of one's own: classes and plain functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bayes_merger.compose import build_scorers
+from bayes_merger.errors import ConfigError
+from bayes_merger.scoring import FunctionScorer, ImageToScore
+
+OWN = """
+def redness(picture, times=1.0):
+    return times * picture.getpixel((0, 0))[0]
+
+class Bare:
+    def score(self, images):
+        return [0.0 for _ in images]
+
+def build(name, importance=1.0):
+    from bayes_merger.scoring import FormulaScorer
+    return FormulaScorer(name, "contrast", importance=importance)
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the working folder's ``scorers/``, with a name that no other test has."""
+    monkeypatch.chdir(tmp_path)
+    Path("scorers").mkdir()
+    Path("scorers/own_functions_and_classes.py").write_text(OWN)
+    return "own_functions_and_classes"
+
+
+def test_a_function_of_a_picture_is_a_scorer(module: str) -> None:
+    given = {"_target_": f"{module}.redness", "times": 0.5, "importance": 2, "scale": [0, 255]}
+    (scorer,) = build_scorers({"red": given}).values()
+    assert isinstance(scorer, FunctionScorer)
+    assert (scorer.name, scorer.importance, scorer.scale) == ("red", 2.0, (0.0, 255.0))
+    red = ImageToScore("p", 0, 1, "", Image.new("RGB", (2, 2), (200, 0, 0)), None, "x")
+    assert scorer.score([red, red]) == [100.0, 100.0]
+
+
+def test_a_function_that_takes_a_name_builds_one(module: str) -> None:
+    (scorer,) = build_scorers({"made": {"_target_": f"{module}.build", "importance": 3}}).values()
+    assert (type(scorer).__name__, scorer.name, scorer.importance) == ("FormulaScorer", "made", 3.0)
+
+
+def test_a_class_that_takes_no_name_is_told_what_it_is_given(module: str) -> None:
+    with pytest.raises(ConfigError, match=r"scorers\.x: Bare takes no name=, which every scorer is given; inherit"):
+        build_scorers({"x": {"_target_": f"{module}.Bare"}})

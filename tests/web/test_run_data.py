@@ -1,0 +1,132 @@
+"""Runs are started and steered: what is composed, what is refused, and what a process of its own leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from bayes_merger.run.control import PAUSE, wish_of
+from bayes_merger.run.folder import RunFolder
+from bayes_merger.testing.studies import make_study
+from bayes_merger.web.children import Children
+from tests.web.browsing import client
+from tests.web.starting import Recorded
+
+API = "/api/v1/studies"
+DEMO = ["experiment=demo", "n_iters=3"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of 6 of 12 trials."""
+    runs = tmp_path_factory.mktemp("runs")
+    make_study(runs / "s", 6, budget=12, final=False)
+    return runs
+
+
+@pytest.fixture
+def children() -> Recorded:
+    return Recorded()
+
+
+@pytest.fixture
+def ask(made: Path, children: Recorded) -> Iterator[TestClient]:
+    """A program that has the token."""
+    with client(made, children=children) as asking:
+        yield asking
+
+
+def test_settings_are_composed_as_for_the_terminal_and_the_command_line_is_told(
+    ask: TestClient, children: Recorded, made: Path
+) -> None:
+    body = {"settings": DEMO, "line": "final.images=0 'payloads.fox.prompt=a fox'", "check": True}
+    found = ask.post(API, json=body).json()
+    assert found["command"].startswith(f"bayes-merger run runs={made} experiment=demo n_iters=3 final.images=0 'payl")
+    assert (found["study"], found["trials"], children.commands) == ("demo", 13, [])
+    assert ask.post(API, json={**body, "check": False}).status_code == 200
+    (command,) = children.commands
+    assert command[-3:] == ["preview=true", "name=demo", "web.page=off"]
+    assert "payloads.fox.prompt=a fox" in command
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["n_iters=3"], "'model_a' has no value"),
+        ([*DEMO, "metod=slerp"], "unknown setting 'metod'; did you mean method?"),
+        ([*DEMO, "n_iters=many"], "n_iters"),
+        (["model_a=x", "model_b=y"], "model_a: no model 'x'; none was found: serve --models FOLDER"),
+        ([*DEMO, "runs=/elsewhere"], "runs: may not be given on a page"),
+        ([*DEMO, "name=s"], "study 's' exists"),
+        ([*DEMO, "name=-"], "name: '-' cannot be a folder"),
+    ],
+)
+def test_what_is_wrong_is_the_terminal_s_one_line(
+    ask: TestClient, children: Recorded, settings: list[str], said: str
+) -> None:
+    for check in (True, False):
+        answer = ask.post(API, json={"settings": settings, "check": check})
+        assert answer.status_code == 422
+        assert said in answer.json()["error"]
+    assert children.commands == []
+
+
+@pytest.mark.parametrize(
+    "body", [[], {"settings": "x"}, {"settings": [1]}, {"line": 3}, {"check": "yes"}, {"out": "x"}]
+)
+def test_a_body_that_is_none_starts_nothing(ask: TestClient, children: Recorded, body: object) -> None:
+    assert ask.post(API, json=body).status_code == 422
+    assert children.commands == []
+
+
+def test_nothing_is_started_or_steered_by_another_site_or_without_the_token(
+    ask: TestClient, children: Recorded
+) -> None:
+    addresses = [API, *(f"{API}/s/{deed}" for deed in ("pause", "stop", "resume"))]
+    for address in addresses:
+        assert ask.post(address, json={}, headers={"origin": "https://evil.example"}).status_code == 403
+        assert ask.post(address, content="{}", headers={"content-type": "text/plain"}).status_code == 403
+        assert ask.post(address, json={}, headers={"host": "evil.example"}).status_code == 421
+    ask.headers.pop("authorization")
+    assert {ask.post(address, json={}).status_code for address in addresses} == {401}
+    assert ask.get("/api/v1/choices").status_code == 401
+    assert children.commands == []
+
+
+def test_a_study_without_a_run_gets_a_new_one(ask: TestClient, children: Recorded, made: Path) -> None:
+    before = len(children.commands)
+    assert ask.post(f"{API}/s/pause", json={}).status_code == 422
+    assert ask.post(f"{API}/s/resume", json={}).json() == {"said": "It starts again; that takes a while."}
+    assert children.commands[before] == ["resume", "s", f"runs={made}", "web.page=off"]
+    assert ask.post(f"{API}/s/resume", json={"trials": -1}).status_code == 422
+    assert ask.post(f"{API}/other/resume", json={}).status_code == 404
+
+
+def test_a_run_that_goes_on_is_steered_where_it_is(ask: TestClient, children: Recorded, made: Path) -> None:
+    folder = RunFolder(made / "s")
+    with folder.locked():
+        assert ask.post(f"{API}/s/pause", json={}).status_code == 200
+        assert wish_of(folder) == PAUSE
+        assert ask.post(f"{API}/s/resume", json={"trials": 4}).json() == {"said": "It has 4 trials more."}
+        assert ask.get(f"{API}/s").json()["trials"]["budget"] == 16
+        assert ask.post(f"{API}/s/resume", json={}).status_code == 422
+        assert ask.post(f"{API}/s/stop", json={"now": True}).status_code == 200
+        assert ask.get(API).json()["studies"][0]["state"] == "stopping"
+    assert ask.get(API).json()["studies"][0]["state"] == "unfinished"
+    assert children.commands == []
+
+
+def test_what_cannot_begin_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    with client(tmp_path / "runs", children=Children()) as ask:
+        settings = [*DEMO, "space.frozen.NOPE=0.5"]
+        study = ask.post(API, json={"settings": settings}).json()["study"]
+        while (found := ask.get(f"{API}/{study}/output").json())["starting"] or not found["failed"]:
+            time.sleep(0.1)
+        assert "NOPE" in found["failed"]
+        assert not found["begun"]
+        assert ask.get(f"{API}/other/output").status_code == 404
+    assert not (tmp_path / "runs" / study).exists()
