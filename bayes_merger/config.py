@@ -18,8 +18,10 @@ class GeneratorConfig:
     """How pictures are drawn.
 
     Attributes:
-        program: ``diffusers`` draws in this process; ``webui``: the user's own; ``outside``: whoever asks and tells.
+        program: ``diffusers`` draws in this process; ``webui`` or ``comfyui``: the user's own; ``outside``: whoever
+            asks and tells.
         address: of the web UI.
+        workflow: file of the graph that ComfyUI draws with; ``None`` is a plain one.
         models_folder: that the web UI reads models from, as seen from here.
         timeout: seconds that one answer of the web UI may take.
         config: a diffusers folder: the settings of a model of unusual size, and the weights of parts that model A
@@ -37,6 +39,7 @@ class GeneratorConfig:
 
     program: str = "diffusers"
     address: str | None = None
+    workflow: str | None = None
     models_folder: str | None = None
     timeout: float = 600.0
     config: str | None = None
@@ -177,15 +180,15 @@ CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "
               "model_b", "model_c", "models", "models_dir", "recipe.models", "runs", "final", "generator.device",
               "generator.max_batch", "generator.config", "generator.text_encoder_3",
               "generator.offload", "generator.address", "generator.models_folder", "generator.timeout",
-              "preview", "scoring.page", "scoring.ahead", "scoring.shuffle", "scoring.repeats",
+              "generator.workflow", "preview", "scoring.page", "scoring.ahead", "scoring.shuffle", "scoring.repeats",
               "scoring.playoff")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 
 LOCAL = ("model_a", "model_b", "model_c", "models", "models_dir", "recipe.models", "generator.device",
          "generator.max_batch", "generator.config", "generator.text_encoder_3", "generator.offload",
-         "generator.address", "generator.models_folder", "generator.timeout", "wildcards", "loras",
-         "embeddings")  # fmt: skip
+         "generator.address", "generator.models_folder", "generator.timeout", "generator.workflow", "wildcards",
+         "loras", "embeddings")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""
 
 

@@ -37,6 +37,7 @@ def cpu(arguments: Sequence[str], folder: Path) -> float:
 def main(trials: int) -> None:
     """Print the table."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as what is installed is
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         floor = cpu(FLOOR, folder)

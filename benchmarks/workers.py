@@ -1,12 +1,13 @@
 """Many workers on one study: trials per second, statements, waiting, and what kill -9 costs; beside plain Optuna.
 
-    python benchmarks/workers.py            # benchmarks/results/workers.md; about a quarter of an hour
+    python benchmarks/workers.py            # benchmarks/results/workers.md; ten minutes on two quiet cores
     python benchmarks/workers.py --quick    # seconds, to see that it works
 
-Simulated workers: each is a process that takes and tells as a run's worker does, with a run's attributes, and draws
-nothing in between, so all that is measured is the study itself. The server is PostgreSQL as Debian sets it up, on the
-same machine. A proposer keeps suggestions (`random`, 26 weights) waiting, as `workers=N` does. Optuna's own processes
-use `ask` and `tell` of its RDBStorage with RandomSampler and the same attributes, in the same run.
+Simulated workers (``worker_crowd.py``): each is a process that takes and tells as a run's worker does, with a run's
+attributes, and draws nothing in between, so all that is measured is the study itself. The server is PostgreSQL as
+Debian sets it up, on the same machine. A proposer keeps suggestions (`random`, 26 weights) waiting, as `workers=N`
+does; where it is killed, one stands by that looks every two seconds. Optuna's own processes use `ask` and `tell` of its
+RDBStorage with RandomSampler and the same attributes, in the same run.
 """
 
 from __future__ import annotations
@@ -18,193 +19,29 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import random
-import re
 import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
-import sqlalchemy
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bayes_merger.run.loop import LONGEST, SHORTEST
-from bayes_merger.search import build_space, samplers
-from bayes_merger.search.study.proposer import TAKEOVER, Proposer
-from bayes_merger.search.study.storage import backend, open_storage
-from bayes_merger.search.study.study import create_study, load_study
-from bayes_merger.search.study.transaction import transaction
-from bayes_merger.search.study.workers import Worker
+from worker_crowd import Log, beforehand, plain, propose, start, work
+
+from bayes_merger.search.study.storage import open_storage
+from bayes_merger.search.study.study import load_study
 from tests.postgres import server
 
-BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
-SPACE = build_space(BLOCKS, {"alpha": (0.0, 1.0)})
-DISTRIBUTIONS = SPACE.distributions()
 RESULTS = Path(__file__).parent / "results" / "workers.md"
 ENDLESS = 10**6
-
-
-def about(value: float) -> dict[str, Any]:
-    """What a run stores with a score."""
-    pictures = [{"scorer": "s", "payload": "p", "index": i, "seed": i, "value": value} for i in range(8)]
-    return {"scores": pictures, "images": [f"images/0000/p-{i}.png" for i in range(8)], "seconds": 1.0}
-
-
-def score(values: dict[str, float]) -> float:
-    """Of a merge; another one for every merge."""
-    return -sum((value - 0.4) ** 2 for value in values.values())
-
-
-def new_study(address: str, name: str, finished: int) -> None:
-    """A study in which so many trials are finished."""
-    study = create_study(
-        open_storage(address), name, samplers.random(DISTRIBUTIONS, 1), space=SPACE, fingerprint={}, design=[]
-    )
-    rng = random.Random(1)
-    done = []
-    for _ in range(finished):
-        values = {key: rng.random() for key in DISTRIBUTIONS}
-        attributes = {"phase": "search", "weights": SPACE.assemble(values), **about(0.5)}
-        done.append(
-            create_trial(value=score(values), params=values, distributions=dict(DISTRIBUTIONS), user_attrs=attributes)
-        )
-    with transaction(study) as queue:
-        queue.add(done)
-
-
-def beforehand(address: str, name: str, finished: int) -> None:
-    """The same from a process of its own: what it remembers is no worker's."""
-    os.waitpid(start(lambda log: new_study(address, name, finished), Path(os.devnull)), 0)
-
-
-def opened(address: str, name: str) -> Any:
-    """The study as a worker has it."""
-    return load_study(open_storage(address, create=False), name, samplers.random(DISTRIBUTIONS, 1), whole=False)
-
-
-@dataclass
-class Log:
-    """What one process did."""
-
-    joining: float = 0.0
-    cpu: float = 0.0
-    statements: int = 0
-    megabytes: float = 0.0
-    vain: int = 0
-
-    def __post_init__(self) -> None:
-        self.take: list[float] = []
-        self.tell: list[float] = []
-
-    def count(self, storage: Any) -> None:
-        def sent(*_: Any) -> None:
-            self.statements += 1
-
-        sqlalchemy.event.listen(storage.engine, "before_cursor_execute", sent)
-
-    def begin(self, ready: Path, go: Path) -> None:
-        """Say that this process has joined, and begin to count once all have."""
-        self.joining = time.process_time()
-        ready.touch()
-        while not go.exists():
-            time.sleep(0.1)
-        self.statements, self.cpu = 0, -time.process_time()
-
-    def write(self, file: Path) -> None:
-        self.cpu += time.process_time()
-        private = re.search(r"Private_Dirty: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
-        self.megabytes = int(private[1]) / 1e3 if private else float("nan")
-        file.write_text(json.dumps(asdict(self) | {"take": self.take, "tell": self.tell}))
-
-
-def work(
-    address: str,
-    name: str,
-    total: int,
-    over: Callable[[], bool],
-    log: Log,
-    begin: Callable[[], None] = lambda: None,
-    told: Path | None = None,
-) -> None:
-    """A worker without drawing; what it told is noted once the answer is there."""
-    study = opened(address, name)
-    log.count(backend(study))
-    begin()
-    pause = SHORTEST
-    with Worker(study, SPACE, patience=TAKEOVER) as worker:
-        while not over():
-            started = time.perf_counter()
-            trial = worker.claim(total)
-            if trial is None:
-                log.vain += 1
-                if worker.done >= total:
-                    break
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST)
-                continue
-            pause = SHORTEST
-            log.take.append(time.perf_counter() - started)
-            started = time.perf_counter()
-            value = score(trial.params)
-            outcome = worker.tell(trial, value, about(value))
-            log.tell.append(time.perf_counter() - started)
-            if told:
-                with told.open("a") as file:
-                    file.write(f"{outcome.number} {value!r}\n")
-
-
-def propose(address: str, name: str, total: int, log: Log) -> None:
-    """The one who suggests; ends with SIGTERM."""
-    study = opened(address, name)
-    log.count(backend(study))
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
-    Proposer(study, SPACE, total).serve(over)
-
-
-def plain(address: str, name: str, over: Callable[[], bool], log: Log, begin: Callable[[], None]) -> None:
-    """A worker of Optuna's own."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(address.replace("postgresql://", "postgresql+psycopg://"))
-    log.count(storage)
-    study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler())
-    study.get_trials(deepcopy=False)  # Optuna reads them at its first suggestion
-    begin()
-    while not over():
-        started = time.perf_counter()
-        trial = study.ask(dict(DISTRIBUTIONS))
-        trial.set_user_attr("weights", SPACE.assemble(trial.params))
-        log.take.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        for key, value in about(0.5).items():
-            trial.set_user_attr(key, value)
-        study.tell(trial, score(trial.params))
-        log.tell.append(time.perf_counter() - started)
-
-
-def start(action: Callable[[Log], None], file: Path) -> int:
-    """A process of its own, forked from this one, which has imported everything; its number."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        base, log = time.process_time(), Log()
-        action(log)
-        log.joining -= base
-        log.write(file)
-        code = 0
-    finally:
-        os._exit(code)
 
 
 def server_cpu(postmaster: int) -> float:
@@ -262,8 +99,8 @@ def measure(address: str, who: str, finished: int, workers: int, seconds: float)
         time.sleep(0.1)  # the proposer reads the history once: that is "joining" too
     before = server_cpu(postmaster)
     go.touch()
-    while count(address, name) < finished + 2 * workers:
-        time.sleep(0.1)  # until all work; trials without drawing begin slower than others end
+    while count(address, name) < finished + 2 * workers:  # until all are known to the proposer
+        time.sleep(0.1)
     at, began = count(address, name), time.monotonic()
     time.sleep(seconds)
     rate = (count(address, name) - at) / (time.monotonic() - began)
@@ -361,15 +198,16 @@ def killed(address: str, finished: int, workers: int, extra: int, pause: float) 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| | finished | workers | trials/s | client CPU | server CPU | statements "
+        "| | finished | workers | trials/s | client CPU | of it the proposer's | server CPU | statements | in vain "
         "| take: median / 95 % | tell: median / 95 % | joining | memory |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         take, tell = (1000 * np.percentile(one or [0.0], [50, 95]) for one in (row.take, row.tell))
         lines.append(
             f"| {row.who} | {row.finished} | {row.workers} | {row.rate:.1f} | {1000 * row.client:.0f} ms "
-            f"| {1000 * row.server:.1f} ms | {row.statements:.1f} | {take[0]:.0f} / {take[1]:.0f} ms "
+            f"| {1000 * row.proposer:.0f} ms | {1000 * row.server:.1f} ms | {row.statements:.1f} | {row.vain:.1f} "
+            f"| {take[0]:.0f} / {take[1]:.0f} ms "
             f"| {tell[0]:.0f} / {tell[1]:.0f} ms | {row.joining:.2f} s | {row.memory:.0f} MB |"
         )
     return "\n".join(lines)
@@ -398,8 +236,9 @@ def report(rows: Sequence[Row], deaths: Sequence[dict[str, Any]], load: str) -> 
 Written by `benchmarks/workers.py`, which says what was done. {os.cpu_count()} CPU cores for the workers, the
 proposer and the server together, shared with other programs ({load}): wall times (trials/s, take, tell) say little
 beyond this machine; CPU seconds and statements do. All of a row's processes are counted, the proposer's too, and
-divided by its trials. "Joining" is a worker's CPU time from its start to its first claim, "memory" is what it has of
-its own at the end, beside what it shares with the process that it was forked from.
+divided by its trials. "In vain" is how often a worker looked and found nothing, per trial; "joining" is a worker's CPU
+time from its start to its first claim; "memory" is what it has of its own at the end, beside what it shares with the
+process that it was forked from.
 
 {table(rows)}
 
@@ -422,8 +261,8 @@ def main() -> None:
     """Measure everything and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="seconds: a few workers, few trials")
-    parser.add_argument("--workers", type=int, nargs="+", default=(1, 4, 16, 64))
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement, once all have joined")
+    parser.add_argument("--workers", type=int, nargs="+", default=(1, 16, 64))
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement, once all have joined")
     parser.add_argument(
         "--killed", type=int, nargs=2, default=(64, 600), help="workers, and trials, where some are killed"
     )
@@ -434,7 +273,11 @@ def main() -> None:
     )
     load = f"load average at the start {os.getloadavg()[0]:.1f}"
     rows: list[Row] = []
-    deaths = []
+    deaths: list[dict[str, Any]] = []
+
+    def write() -> None:
+        options.out.write_text(report(rows, deaths, load), encoding="utf-8")
+
     with server("") as address:
         for finished in sizes:
             for workers in crowds:
@@ -442,10 +285,11 @@ def main() -> None:
                 if workers in ((1, 16) if finished == 0 else (1,)):  # Optuna's workers read the whole history first
                     rows.append(measure(address, "optuna", finished, workers, seconds))
                 print(table(rows[-2:]), flush=True)
+                write()  # what is measured so far, should it be cut short
             crowd, extra = (4, 30) if options.quick else options.killed
-            deaths.append(killed(address, finished, crowd, extra, 240 / crowd))
+            deaths.append(killed(address, finished, crowd, extra, 5.0 if options.quick else 240 / crowd))
             print(deaths[-1], flush=True)
-    options.out.write_text(report(rows, deaths, load), encoding="utf-8")
+            write()
 
 
 if __name__ == "__main__":

@@ -206,9 +206,9 @@ def test_a_worker_on_another_machine_shares_a_study_in_postgresql(
     elsewhere = make_workplace(tmp_path / "elsewhere", tiny_sd1_config)
     for name in "ab":
         shutil.copy(workplace / f"{name}.safetensors", elsewhere / f"{name}1.safetensors")
-    process = start(workplace, *RUN, "name=shared", "n_iters=36", f"storage={postgres}")
+    process = start(workplace, *RUN, "name=shared", "n_iters=116", f"storage={postgres}")
     stopping.append(process)
-    until(process, "  1/40  ")
+    until(process, "  1/120  ")
     join = ("worker", "shared", "--storage", postgres)
     helper = start(elsewhere, *join, "model_a=a1.safetensors", "model_b=b1.safetensors")
     stopping.append(helper)
@@ -231,10 +231,10 @@ def test_a_worker_on_another_machine_shares_a_study_in_postgresql(
     os.environ["PGPASSWORD"] = PASSWORD
     try:
         data = shown(workplace, "shared")
-        assert len([row for row in data["trials_list"] if row["state"] == "complete"]) == 40
+        assert len([row for row in data["trials_list"] if row["state"] == "complete"]) == 120
         assert command(workplace, "merge", "shared", "--out", "shared.safetensors").returncode == 0
         assert command(elsewhere, "show", "shared").returncode == 0
-        again = command(workplace, "resume", "shared", "n_iters=37")
+        again = command(workplace, "resume", "shared", "n_iters=117")
         assert again.returncode == 0, again.stderr
     finally:
         del os.environ["PGPASSWORD"]

@@ -187,7 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """The command as a process of its own."""
-    gc.set_threshold(20_000)  # a tenth of the time to import torch and diffusers went into looking for garbage there
+    # A tenth of the time to import torch and diffusers, or to read a study, would go into looking for garbage.
+    gc.set_threshold(100_000)
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: a further Ctrl-C would print a traceback
     sys.exit(code)

@@ -28,6 +28,7 @@ TRUSTED = {
     "ledger": "is a file to write",
     "address": "is asked to draw",
     "models_folder": "is a folder to write into",
+    "workflow": "is what ComfyUI is told to do",
 }
 """Settings that reach beyond a study -> what their value is."""
 

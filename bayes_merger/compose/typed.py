@@ -16,7 +16,8 @@ from bayes_merger.run.choices import GROUPS
 
 PATHS = (
     "model_a", "model_b", "model_c", "models_dir", "vae", "runs", "wildcards", "styles", "loras", "embeddings",
-    "generator.config", "generator.text_encoder_3", "generator.address", "generator.models_folder", "storage",
+    "generator.config", "generator.text_encoder_3", "generator.address", "generator.models_folder",
+    "generator.workflow", "storage",
 )  # fmt: skip
 _PATH_TABLES = ("models.", "recipe.models.", "saliency.a", "saliency.b", "act.")
 _TEXTS = ("elements", "anchors", "adjust")

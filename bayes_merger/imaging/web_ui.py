@@ -1,43 +1,25 @@
 """A1111's or Forge's web UI as the program that draws, over its HTTP API.
 
 The API is that of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/api/api.py, started with
-`--api`. Nothing but the address that the user gave is asked: no redirect is followed, no proxy used, and what comes
-back is of limited size and time.
+`--api`.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import http.client
-import io
 import json
-import math
-import os
 import re
-import time
-import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, nearest, one_line, printable
 from bayes_merger.imaging.payload.passed_on import Request
 from bayes_merger.imaging.payload.payload import Payload
+from bayes_merger.imaging.server import DrawnThere, Server, Unreachable, opened, reason_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-CREDENTIALS = "BAYES_MERGER_WEBUI_AUTH"
-"""Environment variable: `USER:PASSWORD` of the web UI's `--api-auth`; it is never stored or shown."""
-
-PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds before each further attempt to reach a web UI that does not answer: it may be starting again."""
-
-_LARGEST = 256 << 20  # bytes of an answer
-_MOST_PIXELS = 8192 * 8192
-_CONNECTING = 10.0  # seconds
-_CHUNK = 1 << 16
 
 OPTIONS = (
     "CLIP_stop_at_last_layers", "always_discard_next_to_last_sigma", "beta_dist_alpha", "beta_dist_beta",
@@ -55,74 +37,13 @@ OPTIONS = (
 """The web UI's settings that change what it draws."""
 
 
-class _Unreachable(Exception):
-    """Nobody answers, or the answer breaks off."""
+class WebUI(Server):
+    """A running web UI of A1111's kind."""
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What the web UI said.
-
-    Attributes:
-        status: of HTTP.
-        data: the JSON; None where it is none.
-    """
-
-    status: int
-    data: Any
-
-
-@dataclass(frozen=True)
-class DrawnThere:
-    """A picture and the web UI's own text about it."""
-
-    image: Image
-    parameters: str
-
-
-class WebUI:
-    """A running web UI.
-
-    Args:
-        address: such as `http://127.0.0.1:7860`.
-        timeout: seconds that one answer may take.
-        pauses: seconds before each further attempt.
-        waiting: told, once, when it does not answer and is waited for.
-
-    Raises:
-        ConfigError: that is no such address.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        timeout: float,
-        *,
-        pauses: Sequence[float] = PAUSES,
-        waiting: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        try:
-            parts = urllib.parse.urlsplit(address)
-            self._host, self._port = parts.hostname or "", parts.port
-        except ValueError:
-            parts, self._host = urllib.parse.urlsplit(""), ""
-        if parts.username or parts.password:
-            raise ConfigError(
-                f"generator.address: holds a password, which would be stored; put USER:PASSWORD into {CREDENTIALS}"
-            )
-        if parts.scheme not in ("http", "https") or not self._host or parts.query or parts.fragment:
-            raise ConfigError(
-                f"generator.address: {printable(repr(address))} is no address of a web UI; give one like "
-                "http://127.0.0.1:7860"
-            )
-        if not 0 < timeout < math.inf:
-            raise ConfigError(f"generator.timeout: {timeout} is no time; give seconds, such as 600")
-        self.address = address
-        self._secure, self._path = parts.scheme == "https", parts.path.rstrip("/")
-        self._timeout, self._pauses, self._waiting = timeout, pauses, waiting
-        secret = os.environ.get(CREDENTIALS, "")
-        token = base64.b64encode(secret.encode()).decode()
-        self._headers = {"Accept": "application/json", **({"Authorization": f"Basic {token}"} if secret else {})}
+    called = "the web UI"
+    start = "start it with  --api"
+    missing = "start the web UI with  --api"
+    at_once = 1000
 
     def check(self, payloads: Sequence[Payload]) -> dict[str, Any]:
         """Whether it runs and knows the payloads' samplers.
@@ -150,7 +71,7 @@ class WebUI:
 
     def _names(self, path: str, keys: Sequence[str]) -> list[str]:
         """What the entries of a list are called, empty where the web UI is too old to have it."""
-        answer = self._answered("GET", path, None)
+        answer = self.answered("GET", path, None)
         entries = answer.data if answer.status == 200 and isinstance(answer.data, list) else []
         values = (entry.get(key) for entry in entries if isinstance(entry, Mapping) for key in keys)
         return [value for value in values if isinstance(value, str)]
@@ -192,12 +113,12 @@ class WebUI:
             TrialFailed: it could not draw them: out of memory, NaN, or another error of its own; or a flat colour.
             BayesMergerError: it does not answer, or drew with another model, seed or number of pictures.
         """
-        answer = self._answered("POST", "/sdapi/v1/txt2img", request.body(title))
+        answer = self.answered("POST", "/sdapi/v1/txt2img", request.body(title))
         if answer.status == 422:
-            raise BayesMergerError(f"{request}: the web UI does not take it: {_reason(answer)}")
+            raise BayesMergerError(f"{request}: the web UI does not take it: {reason_of(answer)}")
         if answer.status >= 500:
-            raise TrialFailed(f"{request}: the web UI cannot draw it: {_reason(answer)}")
-        data = self._good(answer, "/sdapi/v1/txt2img")
+            raise TrialFailed(f"{request}: the web UI cannot draw it: {reason_of(answer)}")
+        data = self.good(answer, "/sdapi/v1/txt2img")
         try:
             return _drawn(data, request, file.rpartition(".")[0])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -208,107 +129,10 @@ class WebUI:
     def steps(self) -> tuple[int, int]:
         """How many steps of what it draws now are done, and of how many; zeros where it does not say."""
         try:
-            state = self._once("GET", "/sdapi/v1/progress?skip_current_image=true", None, 5.0).data["state"]
+            state = self.once("GET", "/sdapi/v1/progress?skip_current_image=true", None, 5.0).data["state"]
             return int(state["sampling_step"]), int(state["sampling_steps"])
-        except (_Unreachable, KeyError, TypeError, ValueError):
+        except (Unreachable, KeyError, TypeError, ValueError):
             return 0, 0
-
-    def ask(self, path: str, body: Any = None, *, attempts: int = 0) -> Any:
-        """The JSON behind a path; with a body it is posted.
-
-        Raises:
-            BayesMergerError: no answer, or one that says no.
-        """
-        return self._good(self._answered("GET" if body is None else "POST", path, body, attempts), path)
-
-    def _good(self, answer: Answer, path: str) -> Any:
-        if answer.status == 200:
-            return answer.data
-        if answer.status == 401:
-            raise BayesMergerError(f"the web UI at {self.address} wants another USER:PASSWORD than {CREDENTIALS} holds")
-        if answer.status == 404 and path.startswith("/sdapi/"):
-            raise BayesMergerError(f"{self.address} has no {path}; start the web UI with  --api")
-        if 300 <= answer.status < 400:
-            raise BayesMergerError(
-                f"{self.address} sends elsewhere, which is not followed; give the web UI's own address"
-            )
-        raise BayesMergerError(f"the web UI at {self.address} answers {path} with {answer.status}: {_reason(answer)}")
-
-    def _answered(self, method: str, path: str, body: Any, attempts: int = 0) -> Answer:
-        """An answer, with patience: what is asked can be asked again."""
-        pauses = list(self._pauses[: attempts - 1] if attempts else self._pauses)
-        told = False
-        while True:
-            try:
-                return self._once(method, path, body, self._timeout)
-            except TimeoutError as error:
-                raise BayesMergerError(
-                    f"the web UI at {self.address} has not answered {path} for {self._timeout:g} s; is it stuck? "
-                    "generator.timeout=SECONDS waits longer"
-                ) from error
-            except _Unreachable as error:
-                if not pauses:
-                    raise BayesMergerError(
-                        f"no web UI answers at {self.address} ({error}); start it with  --api, or give "
-                        "generator.address"
-                    ) from error
-                if not told:
-                    self._waiting(f"the web UI at {self.address} does not answer ({error}); waiting for it")
-                told = True
-                time.sleep(pauses.pop(0))
-
-    def _once(self, method: str, path: str, body: Any, timeout: float) -> Answer:
-        """One request on a connection of its own.
-
-        Raises:
-            TimeoutError: it was taken and not answered in time.
-        """
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=min(timeout, _CONNECTING))
-        try:
-            try:
-                connection.connect()
-                connection.sock.settimeout(timeout)
-            except OSError as error:  # a time-out too: nobody is there
-                raise _Unreachable(one_line(error) or type(error).__name__) from error
-            data = None if body is None else json.dumps(body).encode()
-            headers = self._headers | ({"Content-Type": "application/json"} if data is not None else {})
-            try:
-                connection.request(method, self._path + path, data, headers)
-                response = connection.getresponse()
-                return Answer(response.status, _json(_bounded(response, time.monotonic() + timeout)))
-            except TimeoutError:
-                raise
-            except (OSError, http.client.HTTPException) as error:
-                raise _Unreachable(one_line(error) or type(error).__name__) from error
-        finally:
-            connection.close()
-
-
-def _bounded(response: http.client.HTTPResponse, until: float) -> bytes:
-    parts, size = [], 0
-    while part := response.read1(_CHUNK):
-        parts.append(part)
-        size += len(part)
-        if size > _LARGEST:
-            raise BayesMergerError(f"the web UI's answer has more than {_LARGEST >> 20} MiB; is that a web UI?")
-        if time.monotonic() > until:
-            raise TimeoutError
-    return b"".join(parts)
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _reason(answer: Answer) -> str:
-    """What went wrong there, in a line: of A1111's own error, or of FastAPI's."""
-    data = answer.data if isinstance(answer.data, Mapping) else {}
-    words = [data.get("error"), data.get("errors") or data.get("detail")]
-    return printable(one_line(": ".join(str(word) for word in words if word) or "no reason given"), longest=300)
 
 
 def _check_sampler(payload: Payload, samplers: Sequence[str], schedules: Sequence[str]) -> None:
@@ -335,20 +159,12 @@ def _drawn(data: Mapping[str, Any], request: Request, model: str) -> list[DrawnT
     pictures, texts = data["images"][first : first + len(wanted)], info["infotexts"][first : first + len(wanted)]
     if not len(pictures) == len(texts) == len(wanted):
         raise BayesMergerError(f"{request}: the web UI drew {len(pictures)} pictures, not {len(wanted)}")
-    return [DrawnThere(_opened(picture, request), str(text)) for picture, text in zip(pictures, texts, strict=True)]
+    return [DrawnThere(_decoded(picture, request), str(text)) for picture, text in zip(pictures, texts, strict=True)]
 
 
-def _opened(encoded: str, request: Request) -> Image:
-    from PIL import Image
-
+def _decoded(encoded: str, request: Request) -> Image:
     try:
         data = base64.b64decode(encoded.rpartition(",")[2], validate=True)
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels")
-            picture = image.convert("RGB")
-    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except binascii.Error as error:
         raise BayesMergerError(f"{request}: the web UI sent no picture ({one_line(error)})") from error
-    if all(len(set(band.getextrema())) == 1 for band in picture.split()):
-        raise TrialFailed(f"{request}: one flat colour {picture.getpixel((0, 0))}")
-    return picture
+    return opened(data, request)

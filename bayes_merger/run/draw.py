@@ -23,7 +23,7 @@ from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline
 from bayes_merger.paths import user_path
 from bayes_merger.run.payloads import check_payloads, path_of, resolve_payloads
 from bayes_merger.run.prompt_files import PromptFiles, PromptLoras, find_files
-from bayes_merger.run.web_ui import WEB_UI
+from bayes_merger.run.web_ui import WEB_UIS
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def check_here(config: RunConfig) -> None:
     Raises:
         ConfigError: a web UI draws them.
     """
-    if config.generator.program == WEB_UI:
-        raise ConfigError("generator.program: a web UI draws payloads by itself; leave out  generator=webui  here")
+    if (program := config.generator.program) in WEB_UIS:
+        raise ConfigError(f"generator.program: a web UI draws payloads by itself; leave out  generator={program}  here")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from bayes_merger.run.evaluator import Evaluator, PipelineEvaluator
 from bayes_merger.run.outside import OUTSIDE
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup
-from bayes_merger.run.web_ui import WEB_UI
+from bayes_merger.run.web_ui import WEB_UIS
 from bayes_merger.run.web_ui_evaluator import web_ui_evaluator
 from bayes_merger.search.study.workers import with_retries
 
@@ -55,7 +55,7 @@ def loaded_evaluator(
     """
     if setup.config.generator.program == OUTSIDE:
         raise ConfigError("generator.program: this study's merges are drawn outside; ask for them, see docs/api.md")
-    if setup.config.generator.program == WEB_UI:
+    if setup.config.generator.program in WEB_UIS:
         with web_ui_evaluator(setup, progress, stop) as evaluator:
             yield evaluator
     else:

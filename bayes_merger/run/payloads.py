@@ -12,11 +12,10 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.payload.fields import overlaid
-from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.paths import user_path
 from bayes_merger.run.fresh import fresh
-from bayes_merger.run.web_ui import WEB_UI
+from bayes_merger.run.web_ui import PROGRAMS
 
 
 def check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
@@ -55,7 +54,7 @@ def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyTyp
     """
     if not config.payloads:
         raise ConfigError("payloads: none chosen; give at least one, like  payloads=portrait")
-    read = payload_for_web_ui if config.generator.program == WEB_UI else payload_from_mapping
+    read = PROGRAMS.get(config.generator.program, payload_from_mapping)
     payloads = [
         read(name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles))
         for name, fields in config.payloads.items()

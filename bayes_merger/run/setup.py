@@ -38,7 +38,7 @@ from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.rebasin import verify_all
 from bayes_merger.run.spaces import make_space, make_steps_space
-from bayes_merger.run.web_ui import PROGRAMS, WEB_UI, check_web_ui
+from bayes_merger.run.web_ui import PROGRAMS, WEB_UIS, check_web_ui
 from bayes_merger.scoring.combination import Combination
 from bayes_merger.scoring.rater.scorer import RaterScorer
 from bayes_merger.scoring.scorer import Scale, Scorer
@@ -223,7 +223,7 @@ def _check_generator(
     if generator.program == OUTSIDE:
         check_outside(config)
         return NO_FILES, None
-    if generator.program == WEB_UI:
+    if generator.program in WEB_UIS:
         return NO_FILES, check_web_ui(config, payloads)
     check_payloads(payloads, model)
     files = find_files(all_drawn(config, payloads), model, path_of(config.loras), path_of(config.embeddings))

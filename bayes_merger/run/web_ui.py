@@ -1,4 +1,4 @@
-"""The user's own web UI: which one it is, whether it can draw a run's payloads, and its folder of models.
+"""The user's own web UI, or ComfyUI: which one it is, whether it can draw a run's payloads, and its folder of models.
 
 Every merge lies there as a file with a name of its own, since web UIs keep what they once loaded under a name. Beside
 the files lies a lock that the system takes away with the process: what has none was left by a process that was killed.
@@ -16,14 +16,23 @@ from filelock import FileLock, Timeout
 
 from bayes_merger.config import GeneratorConfig, RunConfig
 from bayes_merger.errors import BayesMergerError, ConfigError
-from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.comfyui import ComfyUI
+from bayes_merger.imaging.payload import Payload, payload_from_mapping
+from bayes_merger.imaging.payload.passed_on import payload_for_web_ui
+from bayes_merger.imaging.payload.workflow import Workflow, payload_for_comfyui
 from bayes_merger.imaging.web_ui import WebUI
 from bayes_merger.paths import user_path
 from bayes_merger.run.outside import OUTSIDE
 
-WEB_UI = "webui"
-PROGRAMS = ("diffusers", WEB_UI, OUTSIDE)
-"""Who draws: ``generator.program``."""
+WEB_UI, COMFYUI = "webui", "comfyui"
+WEB_UIS = (WEB_UI, COMFYUI)
+PROGRAMS = {
+    "diffusers": payload_from_mapping,
+    WEB_UI: payload_for_web_ui,
+    COMFYUI: payload_for_comfyui,
+    OUTSIDE: payload_from_mapping,
+}
+"""Who draws, ``generator.program``, and how it reads the fields of a payload."""
 
 _PREFIX = "bayes-merger-"
 _BUSY = 10.0  # seconds until somebody who looks at our lock has looked
@@ -79,7 +88,7 @@ class ModelsFolder:
                 lock.unlink(missing_ok=True)
 
 
-def open_web_ui(generator: GeneratorConfig, waiting: Callable[[str], None] = lambda text: None) -> WebUI:
+def open_web_ui(generator: GeneratorConfig, waiting: Callable[[str], None] = lambda text: None) -> WebUI | ComfyUI:
     """The web UI that some settings name.
 
     Args:
@@ -87,9 +96,13 @@ def open_web_ui(generator: GeneratorConfig, waiting: Callable[[str], None] = lam
         waiting: told when it does not answer and is waited for.
 
     Raises:
-        ConfigError: they name none.
+        ConfigError: they name none, or a workflow that cannot be drawn with.
     """
-    return WebUI(generator.address or "", generator.timeout, waiting=waiting)
+    address, seconds = generator.address or "", generator.timeout
+    if generator.program == WEB_UI:
+        return WebUI(address, seconds, waiting=waiting)
+    workflow = Workflow.read(user_path(generator.workflow)) if generator.workflow else Workflow()
+    return ComfyUI(address, seconds, workflow, waiting=waiting)
 
 
 def check_web_ui(config: RunConfig, payloads: Sequence[Payload]) -> dict[str, Any]:
@@ -105,6 +118,8 @@ def check_web_ui(config: RunConfig, payloads: Sequence[Payload]) -> dict[str, An
     for name in ("config", "text_encoder_3", "offload", "prediction_type"):
         if getattr(generator, name) is not None:
             raise ConfigError(f"generator.{name}: is for pictures that are drawn here; leave it out with a web UI")
+    if generator.workflow and generator.program != COMFYUI:
+        raise ConfigError("generator.workflow: is for ComfyUI; leave it out, or give  generator=comfyui")
     for name in ("device", "dtype"):
         if getattr(generator, name) != "auto":
             raise ConfigError(f"generator.{name}: is the web UI's own business; leave it out")
@@ -131,20 +146,20 @@ def models_folder(generator: GeneratorConfig) -> Path:
     if not generator.models_folder or not path.is_dir():
         raise ConfigError(
             f"generator.models_folder: there is no folder {path}; give the one that the web UI reads models from, like "
-            ".../models/Stable-diffusion"
+            ".../models/Stable-diffusion, or ComfyUI's .../models/checkpoints"
         )
     return path
 
 
-def _check_is_its_own(folder: Path, web_ui: WebUI) -> None:
+def _check_is_its_own(folder: Path, web_ui: WebUI | ComfyUI) -> None:
     """Whether the web UI lists what lies in its folder, as far as something does."""
     there = {path.name for ending in ("safetensors", "ckpt") for path in folder.glob(f"*.{ending}")}
     there = {name for name in there if not name.startswith(_PREFIX)}
     try:
         if there and not there & web_ui.files().keys():
             raise ConfigError(
-                f"generator.models_folder: the web UI at {web_ui.address} lists none of the models in {folder}; give "
-                "the folder that it reads models from"
+                f"generator.models_folder: {web_ui.called} at {web_ui.address} lists none of the models in {folder}; "
+                "give the folder that it reads models from"
             )
     except BayesMergerError as error:
         raise ConfigError(str(error)) from error

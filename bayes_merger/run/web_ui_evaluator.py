@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged
 from bayes_merger.checkpoints.writing import NotFinite
 from bayes_merger.errors import TrialFailed
+from bayes_merger.imaging.comfyui import ComfyUI
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.passed_on import requests
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
@@ -29,7 +30,12 @@ class WebUIEvaluator(Judging):
     """The user's web UI, which is given one merge after another as a file."""
 
     def __init__(
-        self, setup: RunSetup, web_ui: WebUI, folder: ModelsFolder, progress: ProgressReporter, stop: StopSignal
+        self,
+        setup: RunSetup,
+        web_ui: WebUI | ComfyUI,
+        folder: ModelsFolder,
+        progress: ProgressReporter,
+        stop: StopSignal,
     ) -> None:
         super().__init__(setup, progress, stop)
         self._web_ui = web_ui
@@ -81,7 +87,7 @@ class WebUIEvaluator(Judging):
             TrialFailed: the web UI cannot draw them, or a picture is of one flat colour.
             BayesMergerError: it does not answer.
         """
-        asked = list(requests(payloads, self._setup.config.generator.max_batch))
+        asked = list(requests(payloads, min(self._setup.config.generator.max_batch, self._web_ui.at_once)))
         total = sum(len(request.indices) for request in asked)
         images: list[DrawnImage] = []
         for request in asked:

@@ -108,7 +108,9 @@ class Scorer(Protocol):
         """
 
     def score(self, images: Sequence[ImageToScore]) -> list[float]:
-        """One raw number per picture, in their order.
+        """One raw number per picture, in their order; the pictures of a trial may come in several parts.
+
+        It may be asked in another thread than `prepare`, never in two at a time.
 
         Raises:
             TrialFailed: a picture cannot be scored.

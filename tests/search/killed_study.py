@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from optuna.storages import RDBStorage
 
 from bayes_merger.search import SearchSpace, build_space
+from bayes_merger.search.study.quick import QuickStorage
 from bayes_merger.search.study.study import design, finished, open_storage, open_study
 from bayes_merger.search.study.workers import Worker
 from tests.search.optimiser_configs import QUICK, sampler_of
 
 
-class OtherVersion(RDBStorage):
+class OtherVersion(QuickStorage):
     """A storage whose tables are not those that we know."""
 
     def get_current_version(self) -> str:
@@ -108,7 +108,7 @@ def serve() -> None:
         report = Path(job["storage"]).with_suffix(".report")
         child = os.fork()
         if not child:
-            storage = open_storage(job["storage"], kind=OtherVersion if job["slow"] else RDBStorage)
+            storage = open_storage(job["storage"], kind=OtherVersion if job["slow"] else QuickStorage)
             count(storage, job["deadly"], job["moment"], report)
             run(storage, job["optimiser"], job["trials"])
             os._exit(0)

@@ -15,9 +15,9 @@ from typing import Any
 
 from bayes_merger.errors import ConfigError, printable
 
-_SAMPLERS = {"KSampler": "seed", "KSamplerAdvanced": "noise_seed"}
+KSAMPLERS = {"KSampler": "seed", "KSamplerAdvanced": "noise_seed"}
 _UPSCALES = {"nearest-exact": "Latent (nearest-exact)", "bilinear": "Latent", "bicubic": "Latent (bicubic)"}
-_FOLLOWED = ("conditioning", "positive", "conditioning_1", "text", "string", "value", "string_a", "text_g", "prompt")
+FOLLOWED = ("conditioning", "positive", "conditioning_1", "text", "string", "value", "string_a", "text_g", "prompt")
 _PLAIN_NODES = ("CheckpointLoader", "LoraLoader", "CLIPSetLastLayer", "CLIPTextEncode", "Empty", "VAE", "SaveImage",
                 "PreviewImage", "KSampler", "LatentUpscale", "Note", "Primitive", "FluxGuidance", "ModelSampling",
                 "UNETLoader", "DualCLIPLoader", "CLIPLoader", "TripleCLIPLoader")  # fmt: skip
@@ -37,26 +37,42 @@ def read_graph(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ConfigError: no sampler is found that begins with an empty picture.
     """
-    graph = _Graph(
-        {
-            str(key): node
-            for key, node in data.items()
-            if isinstance(node, Mapping) and isinstance(node.get("inputs"), Mapping)
-        }
-    )
-    for number, node in graph.nodes.items():
-        if node.get("class_type") in _SAMPLERS and (size := graph.empty(node)):
-            return graph.payload(number, node, size), graph.others()
-    raise ConfigError("its graph has no KSampler that begins with an empty picture; write the payload by hand")
+    graph = graph_of(data)
+    first = graph.first_sampler()
+    if first is None:
+        raise ConfigError("its graph has no KSampler that begins with an empty picture; write the payload by hand")
+    return graph.payload(first), graph.others()
+
+
+def graph_of(data: Mapping[str, Any]) -> Graph:
+    """The nodes among some data."""
+    whole = {str(key): node for key, node in data.items() if isinstance(node, Mapping)}
+    kinds = {key: (node.get("class_type"), node.get("inputs")) for key, node in whole.items()}
+    return Graph({key: whole[key] for key, (kind, inputs) in kinds.items()
+                  if isinstance(kind, str) and isinstance(inputs, Mapping)})  # fmt: skip
 
 
 @dataclass
-class _Graph:
+class Graph:
+    """Nodes and the links between them.
+
+    Attributes:
+        nodes: number -> `class_type` and `inputs`.
+        used: the numbers of those that were read.
+    """
+
     nodes: Mapping[str, Mapping[str, Any]]
     used: set[str] = field(default_factory=set)
 
-    def payload(self, number: str, sampler: Mapping[str, Any], size: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = sampler["inputs"]
+    def first_sampler(self) -> str | None:
+        """The number of the sampler that begins with an empty picture."""
+        samplers = (number for number, node in self.nodes.items() if node.get("class_type") in KSAMPLERS)
+        return next((number for number in samplers if self.empty(number)), None)
+
+    def payload(self, number: str) -> dict[str, Any]:
+        """The fields of what a sampler draws."""
+        sampler, empty = self.nodes[number], self.empty(number)
+        inputs, size = sampler["inputs"], self.nodes[empty]["inputs"] if empty else {}
         fields = {
             "prompt": self.words(inputs.get("positive")) + self.loras(inputs.get("model")),
             "negative_prompt": self.words(inputs.get("negative")),
@@ -64,7 +80,7 @@ class _Graph:
             "cfg_scale": self.value(inputs, "cfg"),
             "sampler_name": self.value(inputs, "sampler_name"),
             "scheduler": self.value(inputs, "scheduler"),
-            "seed": self.value(inputs, _SAMPLERS[sampler["class_type"]]),
+            "seed": self.value(inputs, KSAMPLERS[sampler["class_type"]]),
             "width": self.value(size, "width"),
             "height": self.value(size, "height"),
             "batch_size": self.value(size, "batch_size"),
@@ -99,7 +115,7 @@ class _Graph:
 
     def words(self, link: Any) -> str:
         """The prompt that a conditioning is of, with the brackets that are text in ComfyUI."""
-        for number, node in self.upwards(link, _FOLLOWED):
+        for number, node in self.upwards(link, FOLLOWED):
             self.used.add(number)
             texts = (node["inputs"].get(name) for name in ("text", "text_g", "string", "value", "prompt", "t5xxl"))
             if words := next((text for text in texts if isinstance(text, str)), None):
@@ -121,23 +137,23 @@ class _Graph:
 
     def clip_skip(self, link: Any) -> int | None:
         """The layer of the text encoder, counted from 1 as elsewhere."""
-        for _, node in self.upwards(link, ("clip", *_FOLLOWED)):
+        for _, node in self.upwards(link, ("clip", *FOLLOWED)):
             layer = node["inputs"].get("stop_at_clip_layer")
             if isinstance(layer, int):
                 return -layer
         return None
 
-    def empty(self, sampler: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The inputs of the empty picture that a sampler begins with, if it does so at once."""
-        found = self.node(sampler["inputs"].get("latent_image"))
-        return found[1]["inputs"] if found and str(found[1].get("class_type")).startswith("Empty") else None
+    def empty(self, sampler: str) -> str | None:
+        """The number of the empty picture that a sampler begins with, if it does so at once."""
+        found = self.node(self.nodes[sampler]["inputs"].get("latent_image"))
+        return found[0] if found and str(found[1].get("class_type")).startswith("Empty") else None
 
     def second_pass(self, first: str) -> dict[str, Any]:
         """The fields of a second pass over the latents of a sampler, if there is one."""
         for node in self.nodes.values():
             path = list(self.upwards(node["inputs"].get("latent_image"), ("samples",)))
             numbers = [number for number, _ in path]
-            if node.get("class_type") not in _SAMPLERS or first not in numbers[1:]:
+            if node.get("class_type") not in KSAMPLERS or first not in numbers[1:]:
                 continue
             inputs, scale = node["inputs"], path[0][1]["inputs"]
             denoise = self.value(inputs, "denoise")

@@ -139,7 +139,7 @@ def read_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str, Any]:
-    values = read_fields(_that_count(mapping))
+    values = read_fields(fields_that_count(mapping))
     put_on(style_names(mapping), styles, values)
     check_prompt(values["prompt"])
     check_prompt(values.get("negative_prompt", ""), negative=True)
@@ -182,7 +182,7 @@ def _is_on(value: Any) -> bool:
     return bool(value)
 
 
-def _that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
+def fields_that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that a payload keeps; those that change nothing are left out.
 
     Raises:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import ConfigError
@@ -56,26 +57,21 @@ def load_pipeline(
         CheckpointError: the file cannot be read or does not fit the config.
         ConfigError: an invalid setting.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub on import, below
     if max_batch < 1:
         raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
     check_offload(offload)
     place = device_of(device)
     if place.type == "cpu":
         keep_freed_memory()
-    with ExitStack() as opened, warnings.catch_warnings():
+    tree, t5 = Path(config) if config else None, Path(text_encoder_3) if text_encoder_3 else None
+    with ExitStack() as opened, _quiet():
         base = opened.enter_context(open_checkpoint(model)) if isinstance(model, str | Path) else model
         kind = drawn(base)
         check_speed(attention, compiled, device, dtype, kind.half)
-        warnings.simplefilter("ignore", FutureWarning)
-        _quieten()
-        import diffusers
-
-        from bayes_merger.imaging.pipelines.loading import load_model
-
-        tree, t5 = Path(config) if config else None, Path(text_encoder_3) if text_encoder_3 else None
         if t5 is not None and not kind.t5:
             raise ConfigError(f"generator.text_encoder_3: {base.architecture.title} has no T5; leave it out")
+        from bayes_merger.imaging.pipelines.loading import load_model
+
         live = load_model(
             base,
             config=tree,
@@ -86,16 +82,27 @@ def load_pipeline(
             dtype_of=_dtypes(kind, dtype_of(dtype, place, kind.half)),
             prediction_type=prediction_type,
         )
-        tokenizers = kind.tokenizers_of(live, tree, t5)
-        architecture = kind(live, tokenizers)
-        named = {part.replace("text_encoder", "tokenizer"): tokenizers.get(part) for part in kind.encoders}
-        parts = {part: live.modules.get(part) for part in (kind.network, "vae", *kind.encoders)}
-        pipe = getattr(diffusers, kind.pipeline)(**parts, **named, **kind.components, scheduler=None)
-    pipe.set_progress_bar_config(disable=True)
+        architecture = kind(live, kind.tokenizers_of(live, tree, t5))
+        pipe = _diffusers_pipeline(architecture)
     leaving = [part for part in kind.encoders if part in live.modules and (offload or part not in live.merged_parts)]
     if compiled:
         compile_network(live.modules[kind.network])
     return LivePipeline(architecture, pipe, max_batch=max_batch, attention=attention, leaving=leaving)
+
+
+def _diffusers_pipeline(architecture: DrawnArchitecture) -> Any:
+    """diffusers' pipeline of live parts, which is given a scheduler for every batch."""
+    import diffusers
+
+    modules = architecture.model.modules
+    parts = {part: modules.get(part) for part in (architecture.network, "vae", *architecture.encoders)}
+    tokenizers = {
+        part.replace("text_encoder", "tokenizer"): architecture.tokenizers.get(part) for part in architecture.encoders
+    }
+    kind = getattr(diffusers, architecture.pipeline)
+    pipe = kind(**parts, **tokenizers, **architecture.components, scheduler=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def _dtypes(kind: type[DrawnArchitecture], dtype: torch.dtype) -> Dtypes:
@@ -109,11 +116,16 @@ def _dtypes(kind: type[DrawnArchitecture], dtype: torch.dtype) -> Dtypes:
     return of
 
 
-def _quieten() -> None:
-    """Silence diffusers: no progress bars, no warnings about settings that we set on purpose."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Import diffusers offline, and silence it: no progress bars, no warnings about settings that we set on purpose."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub on import
     import diffusers.utils.logging
     import transformers.utils.logging
 
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -152,15 +152,10 @@ class LivePipeline:
                     raise ConfigError(f"payload {payload.name}: {one.steps} steps: {error}") from error
 
     def _check_words(self, payload: Payload) -> None:
-        """Refuse words that are too long or that cannot change as they do, and a second pass that cannot be drawn."""
-        drawn = [one for index in range(len(payload.prompts)) for one in passes(payload, index)]
-        for one in drawn:
-            self.architecture.length(one.words.texts)
-        if not self.architecture.changing and any(one.words.calls > 1 for one in drawn):
-            raise ConfigError(
-                "prompt: [a:b:0.5] and [a|b] are not drawn for this kind of model, whose view of the whole prompt "
-                "cannot change on the way; write it out"
-            )
+        """Refuse words that are too long, and a second pass that cannot be drawn."""
+        for index in range(len(payload.prompts)):
+            for one in passes(payload, index):
+                self.architecture.length(one.words.texts)
         if payload.hires and (not self.architecture.second_pipeline or self.zero_snr):
             raise ConfigError("enable_hr: a second pass is not drawn for this kind of model; set it to false")
 
@@ -268,12 +263,13 @@ class LivePipeline:
                 progress.step(step + 1, pipe.num_timesteps)
             guided = self.architecture.guided and pipe.do_classifier_free_guidance
             sides = told.changed(step + 1, guided=guided)
-            return self.architecture.on_the_way(sides) if sides else {}
+            return self.architecture.on_the_way(sides, given) if sides else {}
 
+        given = told.arguments()
         pipe.scheduler = self.architecture.scheduler(batch[0].payload)
         with noise_of(batch) as generators, attending(self._attention):
             latents: Tensor = pipe(
-                **told.arguments(),
+                **given,
                 **arguments,
                 generator=generators,
                 output_type="latent",

@@ -215,6 +215,17 @@ def calls_per_step(name: str) -> int:
     return SAMPLERS[sampler].calls if sampler in SAMPLERS else 1
 
 
+def proper_names(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
+    """A1111's names of a sampler and its schedule, also of those not drawn here; unknown ones stay as they are."""
+    sampler, behind = _split(name)
+    if behind:
+        return sampler, behind
+    try:
+        return sampler, _proper(scheduler, (AUTOMATIC, *_SCHEDULES, *_OTHER_SCHEDULES))
+    except ConfigError:
+        return sampler, scheduler
+
+
 def same_sampler(one: str, other: str) -> bool:
     """Whether two names are spellings of one sampler and schedule."""
     return _split(one) == _split(other)

@@ -163,7 +163,8 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
     except ConfigError as error:
         return one_line(error)
     seen.params, seen.distributions = values, {**space.distributions()}
-    if not _are_weights(seen.user_attrs.get(WEIGHTS), weights):
+    stored = seen.user_attrs.get(WEIGHTS)
+    if stored == weights or not _are_weights(stored, weights):  # mostly equal: nothing to look at one by one
         seen.user_attrs[WEIGHTS] = weights
     return seen
 

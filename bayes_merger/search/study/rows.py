@@ -10,7 +10,7 @@ import json
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -155,18 +155,30 @@ class RowStorage(BaseStorage):
 
 def _trials(connection: sqlite3.Connection, study: int) -> list[FrozenTrial]:
     connection.execute("BEGIN")  # all tables as they are at one moment
+    return read_trials(lambda query: connection.execute(query), f"study_id = {study:d}")
 
-    def rows(columns: str, table: str, order: str = "trial_id") -> sqlite3.Cursor:
-        own = "trial_id IN (SELECT trial_id FROM trials WHERE study_id = ?)"
-        return connection.execute(f"SELECT trial_id, {columns} FROM {table} WHERE {own} ORDER BY {order}", (study,))
 
+def read_trials(ask: Callable[[str], Iterable[Sequence[Any]]], which: str) -> list[FrozenTrial]:
+    """Trials out of Optuna's tables, in order.
+
+    Args:
+        ask: from a query in SQL to its rows.
+        which: a condition on the columns of the table ``trials``.
+    """
+
+    def rows(columns: str, table: str, order: str = "trial_id") -> Iterable[Sequence[Any]]:
+        own = f"trial_id IN (SELECT trial_id FROM trials WHERE {which})"
+        return ask(f"SELECT trial_id, {columns} FROM {table} WHERE {own} ORDER BY {order}")
+
+    # First of all: what is finished here has all it will ever have, though others write meanwhile.
+    trials = list(rows("number, state, datetime_start, datetime_complete", "trials", "number"))
     numbers: Rows = defaultdict(dict)
     ranges: Rows = defaultdict(dict)
     for trial, name, value, text in rows("param_name, param_value, distribution_json", "trial_params", "param_id"):
         ranges[trial][name] = found = _distribution(text)
         numbers[trial][name] = found.to_external_repr(value)
-    own = _loaded(rows("key, value_json", "trial_user_attributes"))
-    system = _loaded(rows("key, value_json", "trial_system_attributes"))
+    own = _loaded(rows("key, value_json", "trial_user_attributes", "trial_user_attribute_id"))
+    system = _loaded(rows("key, value_json", "trial_system_attributes", "trial_system_attribute_id"))
     values: dict[int, list[float]] = defaultdict(list)
     for trial, value, kind in rows("value, value_type", "trial_values", "trial_id, objective"):
         values[trial].append(_number(value, kind))
@@ -179,9 +191,7 @@ def _trials(connection: sqlite3.Connection, study: int) -> list[FrozenTrial]:
             number, TrialState[state], None, _moment(started), _moment(ended), numbers[id], ranges[id], own[id],
             system[id], steps[id], id, values=values.get(id),
         )
-        for id, number, state, started, ended in rows(
-            "number, state, datetime_start, datetime_complete", "trials", "number"
-        )
+        for id, number, state, started, ended in trials
     ]  # fmt: skip
 
 
@@ -193,18 +203,19 @@ def _attributes(connection: sqlite3.Connection, query: str) -> Rows:
     return _loaded(connection.execute(query))
 
 
-def _loaded(rows: Sequence[Any] | sqlite3.Cursor) -> Rows:
+def _loaded(rows: Iterable[Sequence[Any]]) -> Rows:
     found: Rows = defaultdict(dict)
     for id, key, text in rows:
         found[id][key] = json.loads(text)
     return found
 
 
-def _moment(text: str | None) -> datetime | None:
+def _moment(stored: str | datetime | None) -> datetime | None:
     """Optuna's tables have UTC, its trials the local time, both without saying so."""
-    if text is None:
+    if stored is None:
         return None
-    return datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    return moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
 @lru_cache(maxsize=1024)

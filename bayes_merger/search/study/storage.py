@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 
 from bayes_merger.errors import ConfigError, StorageError, trouble
+from bayes_merger.search.study.quick import QuickStorage
 from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, when_unlocked
 
 log = logging.getLogger("bayes_merger")
@@ -67,7 +68,7 @@ def open_storage(
     create: bool = True,
     reading: bool = False,
     waiting: Callable[[str], None] | None = None,
-    kind: type[RDBStorage] = RDBStorage,
+    kind: type[RDBStorage] = QuickStorage,
 ) -> RDBStorage:
     """The storage in a file, or at an address that contains ``://``.
 

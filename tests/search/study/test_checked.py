@@ -149,11 +149,11 @@ def test_values_of_another_kind_are_numbers_or_nothing() -> None:
 
 def test_who_only_looks_sees_the_study_as_it_was(study: CheckedStudy) -> None:
     @reads_once
-    def look(study: optuna.study.Study) -> tuple[Any, int, Any, int]:
-        before = study.user_attrs.get("note"), len(study.get_trials(deepcopy=False))
-        study.set_user_attr("note", "later")
+    def look(seen: optuna.study.Study) -> tuple[Any, int, Any, int]:
+        before = seen.user_attrs.get("note"), len(seen.get_trials(deepcopy=False))
+        seen.set_user_attr("note", "later")
         plain(study).add_trial(strange())
-        return *before, study.user_attrs.get("note"), len(study.get_trials(deepcopy=False))
+        return *before, seen.user_attrs.get("note"), len(seen.get_trials(deepcopy=False))
 
     note, count, note_after, count_after = look(study)
     assert (note, count) == (note_after, count_after) == (None, count)

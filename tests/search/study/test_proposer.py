@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bayes_merger.search import build_space, samplers
 from bayes_merger.search.space.design import design
 from bayes_merger.search.study.alive import at_work
-from bayes_merger.search.study.checked import CheckedStudy
+from bayes_merger.search.study.checked import CheckedStudy, strangers
 from bayes_merger.search.study.lock import proposer_lock
 from bayes_merger.search.study.proposer import Proposer
 from bayes_merger.search.study.queue import suggestions
@@ -153,8 +153,7 @@ def test_who_stands_by_reads_the_trials_and_the_others_wait_for_it(where: str) -
         Proposer(study, SPACE, 100).look()
         for worker in workers:
             claimed(worker)
-        assert study.strangers == 1
-        assert [have_read(worker) for worker in workers] == [False, False, False]
+        assert [have_read(one) for one in (study, *(worker.study for worker in workers))] == [True, False, False, False]
 
 
 def test_where_nobody_stands_by_the_first_whose_patience_ends_reads_and_suggests(where: str) -> None:
@@ -170,7 +169,7 @@ def test_where_nobody_stands_by_the_first_whose_patience_ends_reads_and_suggests
         clock.now = 1030.0
         trial = claimed(first)
         assert second.claim(100) is None
-        assert [have_read(first), have_read(second)] == [True, False]
+        assert [have_read(first.study), have_read(second.study)] == [True, False]
         first.tell(trial, 1.0)
         claimed(first)  # it knows the history now: no more waiting
 
@@ -189,8 +188,8 @@ def stranger(study: Study) -> None:
     study.add_trial(optuna.create_trial(value=float("inf")))
 
 
-def have_read(worker: Worker) -> bool:
-    return isinstance(worker.study, CheckedStudy) and worker.study.strangers == 1
+def have_read(study: Study) -> bool:
+    return strangers(study) == 1
 
 
 def test_who_only_takes_reads_no_trials(where: str) -> None:

@@ -38,8 +38,8 @@ class Conditioning:
         return Conditioning(self.embeddings[part], None if self.pooled is None else self.pooled[part])
 
     def arguments(self, front: str = "") -> dict[str, Tensor]:
-        """For a call of diffusers' pipeline; with `negative_` in front for what is to be avoided."""
-        pooled = {} if self.pooled is None else {f"{front}pooled_prompt_embeds": self.pooled}
+        """For a call of diffusers' pipeline, which may write into it; `negative_` is in front of what to avoid."""
+        pooled = {} if self.pooled is None else {f"{front}pooled_prompt_embeds": self.pooled.clone()}
         return {f"{front}prompt_embeds": self.embeddings, **pooled}
 
 
@@ -86,7 +86,6 @@ class DrawnArchitecture:
         half: the dtype that `auto` stands for on a GPU.
         vae_in_fp32: whether the VAE overflows in fp16 and is kept in fp32.
         guided: whether negative prompts are drawn, at twice the cost.
-        changing: whether prompts may change on the way.
         second_pipeline: name of the class in diffusers that draws a second pass; empty where there is none.
         pooled_on_the_way: what diffusers' pipeline calls pooled embeddings on the way.
         time_unit: the timestep of pure noise, as the network is told it.
@@ -101,7 +100,6 @@ class DrawnArchitecture:
     half: ClassVar[str] = "fp16"
     vae_in_fp32: ClassVar[bool] = False
     guided: ClassVar[bool] = True
-    changing: ClassVar[bool] = True
     second_pipeline: ClassVar[str] = ""
     pooled_on_the_way: ClassVar[str] = ""
     time_unit: ClassVar[float] = 1000.0
@@ -187,11 +185,12 @@ class DrawnArchitecture:
         """What the denoiser is told of some prompts, each of them a picture's."""
         raise NotImplementedError
 
-    def on_the_way(self, sides: Sequence[Conditioning]) -> dict[str, Tensor]:
+    def on_the_way(self, sides: Sequence[Conditioning], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the denoiser is told from now on, as the pipeline takes it between two steps.
 
         Args:
             sides: of the negative prompts, if they are drawn, and of the prompts.
+            given: what the pipeline was called with.
         """
         import torch
 

@@ -42,7 +42,6 @@ class Flux(DrawnArchitecture):
     multiple: ClassVar[int] = 16
     half: ClassVar[str] = "bf16"  # it overflows in fp16
     guided: ClassVar[bool] = False
-    changing: ClassVar[bool] = False  # CLIP's view of the prompt cannot change on the way
     time_unit: ClassVar[float] = 1.0
 
     def __init__(self, model: LoadedModel, tokenizers: Mapping[str, Any]) -> None:
@@ -93,6 +92,13 @@ class Flux(DrawnArchitecture):
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         return Conditioning(self._t5.encode(texts, emphasis), self._clip.read(texts, length=1)[1])
+
+    def on_the_way(self, sides: Sequence[Conditioning], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the denoiser is told from now on: diffusers' pipeline takes T5's words, and keeps CLIP's tensor."""
+        (told,) = sides
+        assert told.pooled is not None
+        given["pooled_prompt_embeds"].copy_(told.pooled)
+        return {"prompt_embeds": told.embeddings}
 
     def unpacked(self, latents: Tensor, payload: Payload) -> Tensor:
         """Latents as the VAE takes them."""

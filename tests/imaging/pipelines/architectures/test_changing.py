@@ -90,9 +90,27 @@ def test_sd3_is_told_both_of_its_views_of_a_changing_prompt(sd3: LivePipeline) -
 
 
 @pytest.mark.slow
-def test_flux_refuses_a_prompt_that_changes_on_the_way(flux: LivePipeline) -> None:
-    with pytest.raises(ConfigError, match=r"\[a:b:0.5\] and \[a\|b\] are not drawn .* cannot change on the way"):
-        flux.check([payload(prompt="a [b:c:1]")])
+def test_flux_is_told_both_of_its_views_of_a_changing_prompt(flux: LivePipeline) -> None:
+    told: list[tuple[torch.Tensor, torch.Tensor]] = []
+    (before,) = flux.draw([payload()])
+    handle = flux.pipe.transformer.register_forward_pre_hook(
+        lambda module, inputs, named: told.append(
+            (named["encoder_hidden_states"].clone(), named["pooled_projections"].clone())
+        ),
+        with_kwargs=True,
+    )
+    changing = payload(prompt="a [ring:large red dog:1]")
+    flux.check([changing])
+    (image,) = flux.draw([changing])
+    handle.remove()
+    views = [flux.pipe.encode_prompt(text, None)[:2] for text in ("a ring", "a large red dog")]
+    expected = [views[0], views[0], views[1], views[1]]
+    assert len(told) == 4
+    for (words, whole), (expected_words, expected_whole) in zip(told, expected, strict=True):
+        assert torch.equal(words, expected_words)
+        assert torch.equal(whole, expected_whole)
+    (after,) = flux.draw([payload()])
+    assert before.image.tobytes() == after.image.tobytes() != image.image.tobytes()
 
 
 def second_pass_by_hand(pipeline: LivePipeline, latents: torch.Tensor, seed: int, first: int) -> torch.Tensor:

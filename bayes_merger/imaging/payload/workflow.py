@@ -1,0 +1,259 @@
+"""A payload as a graph that ComfyUI draws: the user's own workflow, or a plain one, with the payload's fields put in.
+
+A graph is what ComfyUI's `Save (API)` writes, and what it takes:
+https://github.com/comfyanonymous/ComfyUI/blob/master/script_examples/basic_api_example.py
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bayes_merger.errors import ConfigError, printable
+from bayes_merger.imaging.payload.comfyui import FOLLOWED, KSAMPLERS, Graph, graph_of, is_graph
+from bayes_merger.imaging.payload.fields import fields_that_count, put_on, read_fields, style_names
+from bayes_merger.imaging.payload.payload import Payload
+from bayes_merger.imaging.payload.values import check_name, shown
+from bayes_merger.imaging.pipelines.schedulers import AUTOMATIC, SAMPLERS, proper_names
+from bayes_merger.imaging.prompts.networks import without_tags
+
+PLAIN: Mapping[str, Any] = {
+    "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": ""}},
+    "prompt": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": ""}},
+    "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": ""}},
+    "size": {"class_type": "EmptyLatentImage", "inputs": {"width": 0, "height": 0, "batch_size": 1}},
+    "sampler": {
+        "class_type": "KSampler",
+        "inputs": {
+            "model": ["model", 0], "positive": ["prompt", 0], "negative": ["negative", 0], "latent_image": ["size", 0],
+            "seed": 0, "steps": 0, "cfg": 0.0, "sampler_name": "", "scheduler": "", "denoise": 1.0,
+        },
+    },
+    "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["model", 2]}},
+    "picture": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+}  # fmt: skip
+"""Where no workflow is given: text to picture, as in ComfyUI's own first example."""
+
+LOADERS = {"CheckpointLoaderSimple": "ckpt_name", "CheckpointLoader": "ckpt_name", "UNETLoader": "unet_name"}
+"""Nodes that load the model that is merged, and which input names its file."""
+
+_SAVERS = ("SaveImage", "PreviewImage")
+_TEXTS = ("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "string", "value", "prompt")
+_LARGEST = 8 << 20  # bytes of a workflow
+_OURS = {
+    "Euler": "euler", "Euler a": "euler_ancestral", "Heun": "heun", "LMS": "lms", "DPM2": "dpm_2",
+    "DPM2 a": "dpm_2_ancestral", "DPM++ 2S a": "dpmpp_2s_ancestral", "DPM++ SDE": "dpmpp_sde", "DPM++ 2M": "dpmpp_2m",
+    "DPM++ 2M SDE": "dpmpp_2m_sde", "DPM++ 2M SDE Heun": "dpmpp_2m_sde_heun", "DPM++ 3M SDE": "dpmpp_3m_sde",
+    "DPM fast": "dpm_fast", "DPM adaptive": "dpm_adaptive", "DDIM": "ddim", "DDPM": "ddpm", "UniPC": "uni_pc",
+    "LCM": "lcm", "HeunPP2": "heunpp2", "IPNDM": "ipndm", "IPNDM V": "ipndm_v", "DEIS": "deis",
+    "Res multistep": "res_multistep", "UniPC BH2": "uni_pc_bh2", "ER SDE": "er_sde", "Euler CFG++": "euler_cfg_pp",
+    "Euler a CFG++": "euler_ancestral_cfg_pp",
+}  # fmt: skip
+"""A1111's names of samplers -> ComfyUI's."""
+
+_SCHEDULES = {
+    "Uniform": "normal", "Karras": "karras", "Exponential": "exponential", "Simple": "simple",
+    "SGM Uniform": "sgm_uniform", "Beta": "beta", "DDIM": "ddim_uniform", "KL Optimal": "kl_optimal",
+    "Linear Quadratic": "linear_quadratic",
+}  # fmt: skip
+_AUTOMATIC = {"DDIM": "DDIM", "DPM++ 3M SDE": "Exponential", "DPM++ SDE": "Karras", "DPM++ 2S a": "Karras",
+              "DPM2 a": "Karras"}  # fmt: skip
+"""What A1111 takes by itself for samplers that are not drawn here; of those that are, `SAMPLERS` knows it."""
+
+_SQUARE = re.compile(r"(?<!\\)[\[\]]")
+_WORDS = re.compile(r"\b(BREAK|AND)\b")
+
+
+def payload_for_comfyui(name: str, mapping: Mapping[str, Any], styles: Path | None = None) -> Payload:
+    """A payload that ComfyUI draws, from the fields of a payload file.
+
+    Args:
+        name: what the payload is called.
+        mapping: field -> value; only `prompt` is required.
+        styles: the `styles.csv` that has the styles in it.
+
+    Raises:
+        ConfigError: an unknown field, a wrong type, a number out of range, or what ComfyUI's samplers do not do.
+    """
+    what = f"payload {printable(str(name), longest=60)}"
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{what}: expected fields such as `prompt: ...`, got {shown(mapping)}")
+    try:
+        check_name(name)
+        if mapping.get("enable_hr"):
+            raise ConfigError("enable_hr: ComfyUI has no such field; put the second pass into generator.workflow")
+        values = read_fields(fields_that_count(mapping))
+        for field, usual, why in _NOT_THERE:
+            if values.pop(field, usual) != usual:
+                raise ConfigError(f"{field}: {why}; remove it")
+        put_on(style_names(mapping), styles, values)
+        return Payload(name=name, **values, passed_on={})
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+_NOT_THERE: tuple[tuple[str, Any, str], ...] = (
+    ("rng", "cpu", "ComfyUI's noise is the CPU's"),
+    ("emphasis", "Original", "ComfyUI has its own way to weigh words"),
+    ("subseed_strength", 0.0, "ComfyUI's sampler has no variations"),
+    ("subseed", -1, "ComfyUI's sampler has no variations"),
+    ("eta_noise_seed_delta", 0, "ComfyUI's sampler has no such seed"),
+)
+"""Fields, their value at rest, and why they cannot have another one."""
+
+
+def check_words(field: str, words: str) -> None:
+    """Refuse what A1111 understands and ComfyUI would draw as if it were words.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if found := _WORDS.search(words):
+        raise ConfigError(f"{field}: {found[0]} is a word like others to ComfyUI; write the prompt without it")
+    if without_tags(words) != words:
+        raise ConfigError(f"{field}: <...:NAME:1> are words to ComfyUI; put a LoraLoader into generator.workflow")
+    if _SQUARE.search(words):
+        raise ConfigError(
+            f"{field}: square brackets are words to ComfyUI, no weights or changes on the way; write (a:0.9), or \\[ "
+            "for the bracket itself"
+        )
+
+
+def comfy_names(payload: Payload) -> tuple[str, str]:
+    """ComfyUI's names of a payload's sampler and schedule; those that A1111 does not have stay as they are."""
+    sampler, schedule = proper_names(payload.sampler_name, payload.scheduler)
+    if schedule == AUTOMATIC:
+        known = SAMPLERS.get(sampler)
+        schedule = _AUTOMATIC.get(sampler) or (next(iter(known.schedules)) if known else "Uniform")
+    return _OURS.get(sampler, sampler), _SCHEDULES.get(schedule, schedule)
+
+
+class Workflow:
+    """A graph, and the places in it that a payload's fields go to.
+
+    Attributes:
+        loader: the kind of the node that loads the model.
+        picture: the number of the node that gives the picture.
+        digest: of the graph.
+
+    Args:
+        graph: as ComfyUI's API takes it.
+
+    Raises:
+        ConfigError: one of these places is not found.
+    """
+
+    def __init__(self, graph: Mapping[str, Any] = PLAIN) -> None:
+        self._graph = graph
+        found = graph_of(graph)
+        sampler = found.first_sampler()
+        if sampler is None:
+            raise ConfigError("has no KSampler that begins with an empty picture")
+        self._sampler, size = sampler, found.empty(sampler)
+        assert size is not None
+        self._size = size
+        inputs = found.nodes[sampler]["inputs"]
+        loaders = [n for n, node in found.upwards(inputs.get("model"), ("model",)) if node["class_type"] in LOADERS]
+        if not loaders:
+            raise ConfigError(f"has no {' or '.join(LOADERS)} before its sampler")
+        self._model = loaders[-1]
+        self._wanted, self._unwanted = (_texts(found, inputs.get(side)) for side in ("positive", "negative"))
+        if self._wanted is None:
+            raise ConfigError("has no text before its sampler's `positive`")
+        savers = [number for number, node in found.nodes.items() if node["class_type"] in _SAVERS]
+        if len(savers) != 1:
+            raise ConfigError(f"has {len(savers)} nodes {' or '.join(_SAVERS)}; leave one, whose pictures are judged")
+        self.picture = savers[0]
+        self.loader: str = found.nodes[self._model]["class_type"]
+        self.digest = hashlib.sha256(json.dumps(graph, sort_keys=True).encode()).hexdigest()[:16]
+
+    @classmethod
+    def read(cls, path: Path) -> Workflow:
+        """The workflow in a file.
+
+        Raises:
+            ConfigError: it cannot be read, is no graph of the API, or has no place for a payload.
+        """
+        try:
+            if path.stat().st_size > _LARGEST:
+                raise ConfigError(f"has more than {_LARGEST >> 20} MiB")
+            data = json.loads(path.read_bytes())
+            if isinstance(data, Mapping) and "nodes" in data:
+                raise ConfigError("is the editor's format; save it by Workflow > Export (API)")
+            if not is_graph(data):
+                raise ConfigError("is no workflow; save one by Workflow > Export (API)")
+            return cls(data)
+        except (ConfigError, OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"generator.workflow: {path} {_why(error)}") from error
+
+    def check(self, payload: Payload) -> None:
+        """Whether a payload can be drawn by it.
+
+        Raises:
+            ConfigError: words that ComfyUI takes for others, or for which there is no place.
+        """
+        for field, words in (("prompt", payload.prompts), ("negative_prompt", payload.negative_prompts)):
+            for text in words:
+                check_words(field, text)
+        if self._unwanted in (None, self._wanted) and any(payload.negative_prompts):
+            raise ConfigError("negative_prompt: generator.workflow has no place for it; remove it")
+
+    def filled(self, payload: Payload, index: int, file: str) -> dict[str, Any]:
+        """The graph that draws one picture.
+
+        Args:
+            payload: resolved.
+            index: which of its pictures.
+            file: of the model, as ComfyUI lists it.
+        """
+        graph: dict[str, Any] = copy.deepcopy(dict(self._graph))
+        sampler, schedule = comfy_names(payload)
+        inputs = graph[self._sampler]["inputs"]
+        inputs |= {"steps": payload.steps, "cfg": payload.cfg_scale, "sampler_name": sampler, "scheduler": schedule,
+                   KSAMPLERS[graph[self._sampler]["class_type"]]: payload.seeds[index]}  # fmt: skip
+        graph[self._size]["inputs"] |= {"width": payload.width, "height": payload.height, "batch_size": 1}
+        graph[self._model]["inputs"][LOADERS[self.loader]] = file
+        sides = {self._unwanted: payload.negative_prompts[index], self._wanted: payload.prompts[index]}
+        for number, words in sides.items():
+            if number is not None:
+                _say(graph, number, words)
+                if payload.clip_skip > 1:
+                    _skip(graph, number, payload.clip_skip)
+        saved = graph[self.picture]  # a preview leaves nothing in ComfyUI's folder of pictures
+        graph[self.picture] = {"class_type": "PreviewImage", "inputs": {"images": saved["inputs"].get("images")}}
+        return graph
+
+
+def _texts(graph: Graph, link: Any) -> str | None:
+    """The node that holds the words of a conditioning."""
+    for number, node in graph.upwards(link, FOLLOWED):
+        if any(isinstance(node["inputs"].get(name), str) for name in _TEXTS):
+            return number
+    return None
+
+
+def _say(graph: dict[str, Any], number: str, words: str) -> None:
+    inputs = graph[number]["inputs"]
+    plain = words.replace("\\[", "[").replace("\\]", "]")
+    inputs |= {name: plain for name in _TEXTS if isinstance(inputs.get(name), str)}
+
+
+def _skip(graph: dict[str, Any], number: str, layers: int) -> None:
+    """End the text encoder of a text some layers earlier."""
+    inputs = graph[number]["inputs"]
+    if "clip" in inputs:
+        earlier = f"{number} clip"
+        last = {"clip": inputs["clip"], "stop_at_clip_layer": -layers}
+        graph[earlier] = {"class_type": "CLIPSetLastLayer", "inputs": last}
+        inputs["clip"] = [earlier, 0]
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
+    return f"cannot be read ({getattr(error, 'strerror', None) or 'it is no JSON'})"

@@ -1,0 +1,37 @@
+"""Optuna's storage of a database, which reads thousands of trials in a tenth of the time.
+
+Optuna makes an object of every row, and reads a parameter's range from JSON twice for every trial. Who goes on with a
+study, and who takes a dead proposer's place, reads all of its history while others wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from functools import cached_property
+
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from bayes_merger.search.study.rows import SCHEMA, read_trials
+
+
+class QuickStorage(RDBStorage):
+    """Optuna's storage, which reads several trials at once from those tables that we know, and others as always."""
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        if states is not None or not self._is_known:
+            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        ids = ", ".join(f"{id:d}" for id in (-1, *included_trial_ids))
+        newer = f"(trial_id > {trial_id_greater_than:d} OR trial_id IN ({ids}))"
+        with self.engine.connect() as connection:
+            return read_trials(connection.exec_driver_sql, f"study_id = {study_id:d} AND {newer}")
+
+    @cached_property
+    def _is_known(self) -> bool:
+        return self.get_current_version() == SCHEMA
