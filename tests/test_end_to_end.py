@@ -191,9 +191,11 @@ def test_merge_writes_the_same_file_from_study_recipe_and_hand(
 
 def test_a_study_is_taken_by_one_process_only(workplace: Path, finished: Path) -> None:
     with RunFolder(finished).locked():  # as a process holds it while it runs
-        result = command(workplace, "resume", "whole", "n_iters=4")
+        result = command(workplace, "resume", "whole", "final.images=4")
+        more = command(workplace, "resume", "whole", "n_iters=4")  # is for the one that runs
     assert result.returncode == 2
     assert "another bayes-merger" in result.stderr
+    assert more.stdout == "study whole goes on, to 8 trials in all\n"
 
 
 def test_a_rater_who_is_not_there_pauses_the_run(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:

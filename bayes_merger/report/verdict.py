@@ -80,7 +80,7 @@ def _words(shown: str, parent: ComparisonRow, ratio: float | None, pictures: int
         return False, f"not better than {shown} but draws the same"
     by = f"by {abs(lead):.2f}" + (f" ({abs(ratio):.1f} standard errors)" if ratio is not None else "")
     if pictures < ENOUGH:
-        return None, f"{'ahead of' if lead > 0 else 'behind'} {shown} {by} on no more than {pictures} pictures"
+        return None, f"{'ahead of' if lead > 0 else 'behind'} {shown} {by} on no more than {counted(pictures)}"
     if ratio is None or abs(ratio) > critical_ratio(pictures):
         return lead > 0, f"better than {shown} {by}" if lead > 0 else f"not better than {shown} but worse {by}"
     return False, f"not better than {shown} beyond luck, {'ahead' if lead > 0 else 'behind'} {by}"
@@ -109,3 +109,8 @@ def critical_ratio(pictures: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(pictures - 1, 1 - LEVEL / 2))
+
+
+def counted(pictures: int, kind: str = "") -> str:
+    """So many pictures, in words."""
+    return f"{pictures} {kind}picture{'' if pictures == 1 else 's'}"
