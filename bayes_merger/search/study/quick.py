@@ -1,4 +1,4 @@
-"""Optuna's storage of a database, which reads thousands of trials in a tenth of the time.
+"""Optuna's storage of a database, which reads thousands of trials in a fifth of the time.
 
 Optuna makes an object of every row, and reads a parameter's range from JSON twice for every trial. Who goes on with a
 study, and who takes a dead proposer's place, reads all of its history while others wait.
