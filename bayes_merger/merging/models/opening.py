@@ -103,7 +103,7 @@ def open_model(name: str, path: str, base: Checkpoint | None = None) -> Checkpoi
 
 
 def references(checkpoints: Mapping[str, Checkpoint], hashed: bool) -> dict[str, ModelRef]:
-    """The files of opened models, as recipes keep them: links by their own name, as download caches call files by hash."""
+    """The files of opened models, as recipes keep them: links by their own name; download caches call files by hash."""
     return {
         name: ModelRef(os.path.abspath(model.path), model.sha256() if hashed else "")  # noqa: PTH100  Path's follows links
         for name, model in checkpoints.items()
