@@ -71,6 +71,11 @@ class RunFolder:
         return given if given and redacted(given) == stored else stored
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether the study is in a database that other machines may use, and not in its folder."""
+        return not isinstance(self.where, Path)
+
+    @property
     def called(self) -> str:
         """The study's name in its storage: its folder's, unless that was renamed since."""
         address, name = self._pointed

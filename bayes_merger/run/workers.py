@@ -219,7 +219,7 @@ def proposing(
     over, watch = threading.Event(), Watch(progress.note)
 
     def look() -> None:
-        proposer.total = with_more_trials(setup, study).trials
+        proposer.total = with_more_trials(setup, study.user_attrs).trials
         running_posterior(study)  # stored for the workers' reports
         watch.look(study, finished(study))
         if ended(setup, study, progress):
@@ -288,6 +288,7 @@ def _follow(
     deadline = math.inf
     while working and time.monotonic() < deadline:
         try:
+            stop.tell()
             if stop.asked and not signalled:
                 signalled = True
                 _signal(workers)

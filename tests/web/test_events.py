@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bayes_merger.run import steering
-from bayes_merger.run.control import StatusReporter
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.status import StatusReporter
 from bayes_merger.testing.progress import RecordingReporter
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.events import Events

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from bayes_merger.errors import UserError
-from bayes_merger.run.control import run_state, steps_of
+from bayes_merger.run.control import run_state, stage_of, steps_of
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.rating.album import opaque
 from bayes_merger.web.answers import NotFound, finite
@@ -66,8 +66,8 @@ class Events:
     async def one(self, request: Request) -> Response:
         """What goes on in a study, as server-sent events.
 
-        `now` has the run's `state`, the `steps` of its workers, the trials that it has `finished` of its `budget`, and
-        the id of its `preview`. `report` has the `parts` of its report that have changed, as HTML, and of the table of
+        `now` has the run's `state`, the `steps` of its workers, after the search the `stage` that it is in (the final
+        round), the trials that it has `finished` of its `budget`, and the id of its `preview`. `report` has the `parts` of its report that have changed, as HTML, and of the table of
         trials the `rows` that have; with it go `drawing`, the numbers of the trials that are drawn, and `waiting`, how
         many wait for a person. `wrong` says in `error` why it cannot be read.
         """
@@ -121,6 +121,7 @@ class Events:
         return {
             "state": run_state(folder) or seen.state,
             "steps": steps_of(folder),
+            "stage": stage_of(folder),
             "finished": seen.finished,
             "budget": seen.budget,
             "preview": picture_id(found[0]) if found else "",

@@ -51,16 +51,21 @@ function report({ parts: changed, rows, drawing, waiting }) {
   find("rate").textContent = waiting === 1 ? "1 merge waits for you" : `${waiting} merges wait for you`;
 }
 
-function now({ state, steps, finished, budget, preview }) {
+function now({ state, steps, stage, finished, budget, preview }) {
   const runs = !["done", "unfinished", "unreadable"].includes(state);
   document.title = runs ? `${finished}${budget ? ` of ${budget}` : ""} · ${study}` : study;
   find("now").hidden = state === "unreadable";
+  const came = find("now").dataset.state !== state && !["pausing", "stopping"].includes(state);
+  if (came) find("steered").textContent = ""; // it said what would happen, and that has happened
   find("now").dataset.state = state;
   find("state").textContent = state;
-  find("budget").hidden = !budget;
-  find("budget").max = budget || 1;
-  find("budget").value = finished;
-  find("finished").textContent = budget ? `${finished} of ${budget} trials` : `${finished} trials`;
+  const trials = budget ? `${finished} of ${budget} trials` : `${finished} trials`;
+  const whole = stage?.total ?? budget;
+  find("budget").hidden = !whole;
+  find("budget").max = whole || 1;
+  find("budget").value = stage?.done ?? finished;
+  find("budget").ariaLabel = stage?.of ?? "Trials";
+  find("finished").textContent = stage ? `${trials} · ${stage.of}, ${stage.done + 1} of ${whole}: ${stage.about}` : trials;
   find("steps").replaceChildren(...steps.map(step));
   find("newest").hidden = !preview || !runs;
   const address = `${api}/preview?version=${preview}`;
