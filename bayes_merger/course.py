@@ -143,7 +143,7 @@ def _to_the_end(
                 study.set_user_attr(STOPPED, None)
             if searching and setup.config.workers > 1:
                 search_together(setup, study, folder, progress, stop)
-            with evaluator_of(setup, study, progress, stop) as evaluator:
+            with evaluator_of(setup, study, progress, stop, folder) as evaluator:
                 if searching and setup.config.workers == 1:
                     search(setup, study, evaluator, folder, progress, stop)
                 with_retries(study, conclude)

@@ -287,7 +287,7 @@ def work(
         try:
             with (
                 StopSignal(progress if says_stop else None, Wishes(folder, progress, study, says=says_stop)) as stop,
-                evaluator_of(setup, study, progress, stop) as evaluator,
+                evaluator_of(setup, study, progress, stop, folder) as evaluator,
             ):
                 name = worker or socket.gethostname()
                 with _standing_by(setup, folder, marks, progress) if says_stop else nullcontext():

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from bayes_merger.imaging.pipelines.sketches import Onlooker
+
 
 _CACHED = 64  # batches of embeddings cached; a study has only a few
 
@@ -165,6 +167,7 @@ class LivePipeline:
         on_drawn: OnDrawn | None = None,
         *,
         on_step: Callable[[int, int], None] | None = None,
+        onlooker: Onlooker | None = None,
     ) -> list[DrawnImage]:
         """The pictures of some payloads, in their order.
 
@@ -175,6 +178,7 @@ class LivePipeline:
             payloads: resolved, see `payload.resolve`.
             on_drawn: given each batch's pictures before the next batch is drawn.
             on_step: called as `on_step(done, total)`, counting sampler steps of batches.
+            onlooker: shown the latents between two steps, just before `on_step`.
 
         Raises:
             TrialFailed: a picture holds NaN or is of one flat colour (what a broken merge draws).
@@ -192,7 +196,7 @@ class LivePipeline:
         done = 0
         for batch, conditionings in zip(batches, told, strict=True):
             steps = batch[0].payload.all_steps
-            progress = None if on_step is None else Progress(on_step, done, batch[0].payload.steps, total)
+            progress = Progress(on_step or _unheard, done, batch[0].payload.steps, total, onlooker)
             for order, image in zip(batch, self._draw_in_memory(batch, conditionings, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
             if on_drawn is not None:
@@ -237,7 +241,7 @@ class LivePipeline:
             if self.architecture.model.modules[part].device.type != torch.device(device).type:
                 self.architecture.model.memory.move(part, device)
 
-    def _draw_in_memory(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
+    def _draw_in_memory(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress) -> list[Image]:
         """Draw a batch; in halves if the memory does not hold it, and those after it in no larger ones."""
         if len(batch) <= self.max_batch:
             try:
@@ -254,13 +258,13 @@ class LivePipeline:
         return images
 
     def _drawn_latents(
-        self, pipe: Any, batch: Sequence[Pass], told: Told, progress: Progress | None, **arguments: Any
+        self, pipe: Any, batch: Sequence[Pass], told: Told, progress: Progress, **arguments: Any
     ) -> Tensor:
         """The latents of one pass over some pictures."""
 
         def after_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
-            if progress is not None:
-                progress.step(step + 1, pipe.num_timesteps)
+            progress.show(lambda: self.architecture.unpacked(values["latents"], batch[0].payload))
+            progress.step(step + 1, pipe.num_timesteps)
             guided = self.architecture.guided and pipe.do_classifier_free_guidance
             sides = told.changed(step + 1, guided=guided)
             return self.architecture.on_the_way(sides, given) if sides else {}
@@ -277,7 +281,7 @@ class LivePipeline:
             ).images
         return latents
 
-    def _first_pass(self, batch: Sequence[Order], told: Told, progress: Progress | None) -> Tensor:
+    def _first_pass(self, batch: Sequence[Order], told: Told, progress: Progress) -> Tensor:
         payload = batch[0].payload
         return self._drawn_latents(
             self.pipe,
@@ -290,7 +294,7 @@ class LivePipeline:
             num_inference_steps=payload.steps,
         )
 
-    def _second_pass(self, batch: Sequence[Order], told: Told, latents: Tensor, progress: Progress | None) -> Tensor:
+    def _second_pass(self, batch: Sequence[Order], told: Told, latents: Tensor, progress: Progress) -> Tensor:
         """Latents of the second pass, of those of the first."""
         import diffusers
 
@@ -308,14 +312,14 @@ class LivePipeline:
             pipe,
             [order.passes[1] for order in batch],
             told,
-            None if progress is None else progress.after(batch[0].payload.steps, hires.steps),
+            progress.after(batch[0].payload.steps, hires.steps),
             image=latents,
             guidance_scale=hires.cfg_scale,
             num_inference_steps=hires.schedule_steps,
             **self.architecture.second_options(hires),
         )
 
-    def _draw_batch(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
+    def _draw_batch(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress) -> list[Image]:
         payload = batch[0].payload
         latents = self._first_pass(batch, told[0], progress)
         if payload.hires is not None:
@@ -324,10 +328,17 @@ class LivePipeline:
             latents = self._second_pass(batch, told[1], latents, progress)
             payload = payload.enlarged()
         check_finite(batch, latents, "the latents are")
-        decoded = decoded_latents(self.pipe, self.architecture.unpacked(latents, payload))
+        latents = self.architecture.unpacked(latents, payload)
+        decoded = decoded_latents(self.pipe, latents)
         check_finite(batch, decoded, "the VAE's output is")
         images = pictures_of(self.pipe, decoded)
         for order, image in zip(batch, images, strict=True):
             if all(len(set(band.getextrema())) == 1 for band in image.split()):
                 raise TrialFailed(f"{order}: one flat colour {image.getpixel((0, 0))}")
+        if progress.onlooker is not None:
+            progress.onlooker.on_decoded(latents, images)
         return images
+
+
+def _unheard(done: int, total: int) -> None:
+    """Nobody counts the steps."""

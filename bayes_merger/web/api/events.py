@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from bayes_merger.errors import UserError
 from bayes_merger.run.control import run_state, stage_of, steps_of
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.live_preview import previews, watch
 from bayes_merger.run.rating.album import opaque
 from bayes_merger.web.answers import NotFound, finite
 from bayes_merger.web.api.operations import Operation
@@ -30,6 +31,8 @@ SILENCE = 15.0
 """Seconds after which a connection that has nothing to tell shows that it lives."""
 
 STREAM = "text/event-stream"
+
+WHICH = {"id": {"type": "string", "description": "One of the `previews`; the first without it."}}
 
 Line = Callable[[RunFolder], dict[str, Any]]
 
@@ -53,7 +56,7 @@ class Events:
         return [
             Operation("/api/v1/events", self.all, STREAM),
             Operation(study + "/events", self.one, STREAM),
-            Operation(study + "/preview", self.preview, "image/webp"),
+            Operation(study + "/preview", self.preview, "image/webp", WHICH),
         ]
 
     async def all(self, _: Request) -> Response:
@@ -67,19 +70,21 @@ class Events:
         """What goes on in a study, as server-sent events.
 
         `now` has the run's `state`, the `steps` of its workers, after the search the `stage` that it is in (the final
-        round), the trials that it has `finished` of its `budget`, and the id of its `preview`. `report` has the `parts` of its report that have changed, as HTML, and of the table of
-        trials the `rows` that have; with it go `drawing`, the numbers of the trials that are drawn, and `waiting`, how
-        many wait for a person. `wrong` says in `error` why it cannot be read.
+        round), the trials that it has `finished` of its `budget`, and the ids of its `previews`. `report` has the
+        `parts` of its report that have changed, as HTML, and of the table of trials the `rows` that have; with it go
+        `drawing`, the numbers of the trials that are drawn, and `waiting`, how many wait for a person. `wrong` says in
+        `error` why it cannot be read.
         """
         folder = await run_in_threadpool(self._shelf.folder, request.path_params["study"])
         return _stream(self.of(folder))
 
     def preview(self, request: Request) -> Response:
-        """The pictures of the trial that was drawn last, as one."""
-        folder = self._shelf.folder(request.path_params["study"])
-        if not (found := folder.pictures([folder.preview.name])):
-            raise NotFound("this study has no picture of what was drawn last; preview=true keeps one")
-        return self._previews.answer(found[0], "large")
+        """The pictures that are drawn now, as one, or those of the trial that was drawn last."""
+        folder, wanted = self._shelf.folder(request.path_params["study"]), request.query_params.get("id")
+        for path in previews(folder):
+            if wanted in (None, picture_id(path)):
+                return self._previews.answer(path, "large")
+        raise NotFound("there is no such picture of what is drawn, or it is an older one")
 
     async def of_all(self) -> AsyncIterator[str]:
         """The events of all studies, for ever."""
@@ -116,15 +121,16 @@ class Events:
         return version, {} if version == known else {"studies": list(map(self._line, folders))}
 
     def _now(self, folder: RunFolder) -> dict[str, Any]:
-        seen = self._shelf.overview(folder)
-        found = folder.pictures([folder.preview.name])
+        seen, state = self._shelf.overview(folder), run_state(folder)
+        if state:
+            watch(folder)
         return {
-            "state": run_state(folder) or seen.state,
+            "state": state or seen.state,
             "steps": steps_of(folder),
             "stage": stage_of(folder),
             "finished": seen.finished,
             "budget": seen.budget,
-            "preview": picture_id(found[0]) if found else "",
+            "previews": list(map(picture_id, previews(folder))),
         }
 
 
