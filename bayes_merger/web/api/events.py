@@ -22,6 +22,7 @@ from bayes_merger.run.rating.album import opaque
 from bayes_merger.web.answers import NotFound, finite
 from bayes_merger.web.api.operations import Operation
 from bayes_merger.web.pictures import Sizes
+from bayes_merger.web.queue import Queue
 from bayes_merger.web.shelf import Seen, Shelf, picture_id
 
 PACE = 0.5
@@ -43,11 +44,12 @@ class Events:
     Args:
         shelf: where the studies are.
         line: a study as one line of all studies.
+        queue: of the runs that wait.
         pace: seconds between two looks.
     """
 
-    def __init__(self, shelf: Shelf, line: Line, pace: float = PACE) -> None:
-        self._shelf, self._line, self._pace = shelf, line, pace
+    def __init__(self, shelf: Shelf, line: Line, queue: Queue, pace: float = PACE) -> None:
+        self._shelf, self._line, self._queue, self._pace = shelf, line, queue, pace
         self._previews = Sizes()
 
     def routes(self) -> list[Operation]:
@@ -62,7 +64,8 @@ class Events:
     async def all(self, _: Request) -> Response:
         """All studies, whenever one changes, as server-sent events.
 
-        `studies` has them as `GET /studies` does; `wrong` says in `error` why they cannot be read.
+        `studies` has them as `GET /studies` does, and in `queue` the runs that wait, as `GET /queue` does; `wrong` says
+        in `error` why they cannot be read.
         """
         return _stream(self.of_all())
 
@@ -117,8 +120,9 @@ class Events:
     def _lines(self, known: str) -> tuple[str, dict[str, Any]]:
         """The version of all studies and, if it is another one than is known, a line of each."""
         folders = self._shelf.folders()
-        version = opaque(*map(self._shelf.version, folders))
-        return version, {} if version == known else {"studies": list(map(self._line, folders))}
+        waiting = self._queue.lines()
+        version = opaque(*map(self._shelf.version, folders), waiting)
+        return version, {} if version == known else {"studies": list(map(self._line, folders)), "queue": waiting}
 
     def _now(self, folder: RunFolder) -> dict[str, Any]:
         seen, state = self._shelf.overview(folder), run_state(folder)

@@ -36,9 +36,10 @@ class StudyPages:
         """Each study as a card."""
         return page("studies.html")
 
-    def new(self, _: Request) -> Response:
-        """The form that starts a run."""
-        return page("new.html")
+    def new(self, request: Request) -> Response:
+        """The form that starts a run; with `?fork=NAME` one that goes on from there."""
+        name = request.query_params.get("fork", "")
+        return page("new.html", fork=self._shelf.folder(name).name if name else "")
 
     def _of(self, template: str) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
