@@ -94,7 +94,7 @@ class Progress:
         return replace(self, before=self.before + done, steps=steps)
 
     def show(self, latents: Callable[[], Tensor]) -> None:
-        """Show latents to who wants to see them now."""
+        """Show latents to who wants to see something now."""
         if self.onlooker is not None and self.onlooker.is_looking:
             self.onlooker.on_latents(latents())
 

@@ -16,6 +16,7 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import UPSCALERS
 from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told
 from bayes_merger.imaging.pipelines.batches import Order, Progress, batches_of, check_finite
+from bayes_merger.imaging.pipelines.denoised import Tap
 from bayes_merger.imaging.pipelines.device import free_memory, is_out_of_memory
 from bayes_merger.imaging.pipelines.passes import (
     Pass,
@@ -178,7 +179,7 @@ class LivePipeline:
             payloads: resolved, see `payload.resolve`.
             on_drawn: given each batch's pictures before the next batch is drawn.
             on_step: called as `on_step(done, total)`, counting sampler steps of batches.
-            onlooker: shown the latents between two steps, just before `on_step`.
+            onlooker: shown between two steps, just before `on_step`, what the network believes the pictures to be.
 
         Raises:
             TrialFailed: a picture holds NaN or is of one flat colour (what a broken merge draws).
@@ -263,7 +264,8 @@ class LivePipeline:
         """The latents of one pass over some pictures."""
 
         def after_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
-            progress.show(lambda: self.architecture.unpacked(values["latents"], batch[0].payload))
+            if tap is not None:
+                progress.show(lambda: self.architecture.unpacked(tap.denoised(), batch[0].payload))
             progress.step(step + 1, pipe.num_timesteps)
             guided = self.architecture.guided and pipe.do_classifier_free_guidance
             sides = told.changed(step + 1, guided=guided)
@@ -271,6 +273,7 @@ class LivePipeline:
 
         given = told.arguments()
         pipe.scheduler = self.architecture.scheduler(batch[0].payload)
+        tap = Tap(pipe.scheduler) if progress.onlooker is not None else None
         with noise_of(batch) as generators, attending(self._attention):
             latents: Tensor = pipe(
                 **given,

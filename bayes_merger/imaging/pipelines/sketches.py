@@ -28,10 +28,10 @@ class Onlooker(Protocol):
 
     @property
     def is_looking(self) -> bool:
-        """Whether it would see the latents now; asked after each step, so it is cheap."""
+        """Whether it would be shown something now; asked after each step, so it is cheap."""
 
     def on_latents(self, latents: Tensor) -> None:
-        """Some pictures half done, shape `(n, channels, height / 8, width / 8)`; they are overwritten later."""
+        """What the network believes some pictures to be, shape `(n, channels, height / 8, width / 8)`."""
 
     def on_decoded(self, latents: Tensor, images: Sequence[Image.Image]) -> None:
         """The latents of finished pictures, and these pictures."""
@@ -45,7 +45,7 @@ class Sketches:
         x = (c / max(1, standard deviation of the picture's latents), 1)
         y = x W,    W = (X'X + ridge)^-1 X'Y
 
-    where the division makes noisy latents, which some samplers scale by their noise, as large as finished ones.
+    where the division keeps first guesses, which may be far too large, as large as finished pictures.
     """
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bayes_merger import compose
 from bayes_merger.checkpoints.shelves import models_on, shelves
-from bayes_merger.compose.asked import check_asked, split_line
+from bayes_merger.compose.asked import MODELS, check_asked, split_line
 from bayes_merger.compose.changes import check_forked, is_forked
 from bayes_merger.compose.schema import Field, fields, models_dir
 from bayes_merger.errors import ConfigError
@@ -91,7 +91,7 @@ class Starts:
             if not fork:
                 return fields(), self.models()
             own = fields(self._stored(fork))
-            return [one for one in own if is_forked(one.name) or one.name == "name"], {}
+            return [one for one in own if one.name == "name" or (is_forked(one.name) and one.name not in MODELS)], {}
 
     def models(self) -> dict[str, Path]:
         """The models that have a name."""

@@ -60,9 +60,7 @@ function show({ studies, queue }) {
   place.hidden = !queue.length;
   place.querySelector("ol").replaceChildren(...queue.map(waiting));
   list.replaceChildren(...studies.map(card));
+  if (!studies.length) message.textContent = "There are no studies yet. Start one with  New run, or in a terminal with  bayes-merger run ...";
 }
 
-follow("/api/v1/events", { studies: show }, (wrong) => {
-  const none = list.childElementCount ? "" : "There are no studies yet. Start one with  New run, or in a terminal with  bayes-merger run ...";
-  message.textContent = wrong || none;
-});
+follow("/api/v1/events", { studies: show }, (wrong) => { message.textContent = wrong; });

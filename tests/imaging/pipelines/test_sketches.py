@@ -11,6 +11,9 @@ import torch
 from PIL import Image
 
 from bayes_merger.imaging import LivePipeline, resolve
+from bayes_merger.imaging.pipelines.denoised import Tap
+from bayes_merger.imaging.pipelines.flow import build_flow_scheduler
+from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, build_scheduler
 from bayes_merger.imaging.pipelines.sketches import Sketches
 from tests.imaging.pipelines.test_passes import payload
 from tests.imaging.pipelines.test_pipeline import CAT, pixels
@@ -49,7 +52,7 @@ def test_a_sketch_is_as_large_as_the_picture_and_no_larger_than_asked(side: int,
     assert [one.size for one in sketches.of(latents_of(2), side)] == [size, size]
 
 
-def test_noise_that_a_sampler_has_scaled_up_does_not_drown_the_picture() -> None:
+def test_first_guesses_that_are_far_too_large_do_not_drown_the_picture() -> None:
     sketches = Sketches()
     sketches.learn(latents_of(1), decoded(latents_of(1)))
     (plain,), (large,) = sketches.of(latents_of(2, 1) / 0.9, 10), sketches.of(latents_of(2, 1) * 14, 10)
@@ -83,6 +86,37 @@ class Looking:
 
     def on_decoded(self, latents: torch.Tensor, images: Sequence[Image.Image]) -> None:
         self.decoded += [(tuple(one.shape), image.size) for one, image in zip(latents, images, strict=True)]
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_what_the_network_believes_is_known_at_every_step(sampler: str, prediction: str) -> None:
+    scheduler = build_scheduler(sampler, prediction_type=prediction)
+    tap = Tap(scheduler)
+    scheduler.set_timesteps(6)
+    picture, noise = latents_of(3), torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(4))
+    for timestep in scheduler.timesteps:
+        time, below = float(timestep), int(timestep)
+        alphas = scheduler.alphas_cumprod[[below, min(below + 1, 999)]].tolist()
+        alpha = alphas[0] + (time - below) * (alphas[1] - alphas[0])
+        seen = picture if scheduler.init_noise_sigma > 1 else picture * alpha**0.5
+        seen = seen + noise * ((1 - alpha) / alpha if scheduler.init_noise_sigma > 1 else 1 - alpha) ** 0.5
+        said = noise if prediction == "epsilon" else noise * alpha**0.5 - picture * (1 - alpha) ** 0.5
+        scheduler.scale_model_input(seen, timestep)
+        scheduler.step(said, timestep, seen)
+        assert torch.allclose(tap.denoised(), picture, atol=2e-3)
+
+
+def test_what_a_flow_believes_is_known_too() -> None:
+    scheduler = build_flow_scheduler("Euler", "Simple", {"scheduler/scheduler_config.json": {}})
+    tap = Tap(scheduler)
+    scheduler.set_timesteps(4)
+    picture, noise = latents_of(3), latents_of(4)
+    for time in scheduler.timesteps:
+        share = float(time) / 1000
+        scheduler.step(noise - picture, time, picture * (1 - share) + noise * share)
+        assert torch.allclose(tap.denoised(), picture, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M"])
