@@ -140,9 +140,11 @@ def search(
     with Worker(study, setup.space, name=name, last=last, patience=patience, ahead=ahead) as worker:
         progress.budget(worker.finished(), total)
         while worker.done < total:
+            stored = study.user_attrs
+            stop.look(stored)
             stop.check()
             folder.check()
-            setup = with_more_trials(setup, study)
+            setup = with_more_trials(setup, stored)
             total = setup.trials
             if desk:
                 desk.report(total, watch)
