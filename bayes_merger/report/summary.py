@@ -9,11 +9,10 @@ from typing import Any
 import optuna
 
 from bayes_merger.checkpoints.blocks import weights_to_string
-from bayes_merger.merging.engine.multi_step import alone
-from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.elements import parse_rules
-from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
+from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS, method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.steps import alone
 from bayes_merger.report.verdict import verdict_of
 from bayes_merger.run.attributes import CONFIG, IMAGES, RECIPE, SCORES, TIMES, WEIGHTS
 from bayes_merger.run.holdout import trends

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bayes_merger.documents import parse_json
 from bayes_merger.errors import ConfigError, Interrupted
+from bayes_merger.plain_json import parse_json
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import ProgressReporter, Reporting, Step, TrialReport
 from bayes_merger.timing import timed
