@@ -65,20 +65,14 @@ def weights_text(recipe: MergeRecipe, name: str) -> str:
 
 
 @reads_once
-def summary(study: optuna.study.Study, known: StudyPosterior | None = None) -> dict[str, Any]:
-    """One study as data: trials, best, weights, the closing table.
-
-    Args:
-        study: the study.
-        known: its beliefs, where the caller has them already.
-    """
+def summary(study: optuna.study.Study) -> dict[str, Any]:
+    """One study as data: trials, best, weights, the closing table."""
     trials = study.get_trials(deepcopy=False)
-    done = complete_trials(study)
+    done, known = complete_trials(study), posterior_of(study)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
     final = final_of(study)
-    known = known or posterior_of(study, done)
     config = study.user_attrs.get(CONFIG, {})
-    best = chosen_trial(study, known) if done else None
+    best = chosen_trial(study) if done else None
     data = {
         "name": study.study_name,
         "trials": {
@@ -170,14 +164,9 @@ def _belief_data(known: StudyPosterior, number: int) -> dict[str, Any]:
 
 
 @reads_once
-def trials_data(study: optuna.study.Study, known: StudyPosterior | None = None) -> list[dict[str, Any]]:
-    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason.
-
-    Args:
-        study: the study.
-        known: its beliefs, where the caller has them already.
-    """
-    known = known or posterior_of(study)
+def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
+    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason."""
+    known = posterior_of(study)
     beliefs = {one.trial: {"mean": one.mean, "sd": one.sd} for one in known.each if known.fitted}
     return [trial_data(trial) | beliefs.get(trial.number, {}) for trial in study.get_trials(deepcopy=False)]
 
