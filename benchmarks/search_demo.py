@@ -2,7 +2,7 @@
 
     python benchmarks/search_demo.py structured --trials 60 --seeds 0 1 2
     python benchmarks/search_demo.py bayes_classic --trials 100 --seeds 0 1 2
-    python benchmarks/search_demo.py structured@4a0c3b8 --trials 60 --seeds 0 1 2      # of an earlier version
+    python benchmarks/search_demo.py structured@4a0c3b8 --trials 60 --kept observed     # of an earlier version
     python benchmarks/search_demo.py report      # benchmarks/results/search_demo.md
 
 A seed decides the start design, the prompts' pictures and the sampler; all methods of a version share its design. They
@@ -192,6 +192,8 @@ def main() -> None:
     parser.add_argument("method", help="a name of conf/optimiser, or report")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--moments", type=int, nargs="+", default=MOMENTS, help="after how many trials it is judged")
+    parser.add_argument("--kept", nargs="+", choices=HOW, default=HOW, help="what is judged")
     parser.add_argument("--cache", type=lambda text: Path(text).resolve(), default=ROOT / "runs" / "search-demo")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -205,10 +207,11 @@ def main() -> None:
         path = options.cache / "results" / f"{options.method}-{seed}.json"
         path.parent.mkdir(exist_ok=True)
         known = json.loads(path.read_text()) if path.is_file() else {}
-        for moment in MOMENTS:
+        for moment in options.moments:
             if moment <= options.trials:
-                for how, values in demo.kept(study, moment).items():
-                    known[f"{how} {moment}"] = demo.points(demo.judged(values, "fresh"))
+                kept = demo.kept(study, moment)
+                for how in options.kept:
+                    known[f"{how} {moment}"] = demo.points(demo.judged(kept[how], "fresh"))
         path.write_text(json.dumps(known))
         print(options.method, seed, {name: round(float(np.mean(own)), 3) for name, own in known.items()}, flush=True)
 

@@ -136,6 +136,9 @@ class Transaction(Protocol):
     def start(self, entry: Entry, attributes: Mapping[str, Any]) -> bool:
         """A waiting trial runs from now on, with these attributes and a first sign of life; False: it did not wait."""
 
+    def beat(self, trial: int) -> None:
+        """A sign of life from whoever has a trial, by its id in the database."""
+
     def note(self, trial: int, attributes: Mapping[str, Any]) -> bool:
         """A running trial, by its id in the database, has these attributes as well; False: it runs no more."""
 

@@ -1,9 +1,10 @@
 """One process per study that suggests, for any number that only draw.
 
 Whoever suggests needs all of the history, and seconds for a fit; whoever draws needs neither. The proposer keeps one
-suggestion waiting for each worker that has nothing to draw, and always one: so a worker finds one, and none is older
-than it need be. It is the parent of ``workers=N``, or one of those started by hand: each of these stands by to take its
-place when it dies. Until then workers wait: each that suggested for itself would read the whole history first.
+suggestion waiting for each worker that has nothing to draw, and as many as are taken between two of its looks: so a
+worker finds one, and none is older than it need be. It is the parent of ``workers=N``, or one of those started by hand:
+each of these stands by to take its place when it dies. Until then workers wait: each that suggested for itself would
+read the whole history first.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Proposer:
         self._told = told
         self._last = last
         self._spent = -1
+        self._before = total, 0
 
     def serve(self, over: threading.Event, patience: float = PAUSE) -> None:
         """Propose until the event is set or the budget used up; wait while another process does.
@@ -73,7 +75,6 @@ class Proposer:
             try:
                 with proposer_lock(self.study) as check_lock:
                     while check_lock and not over.is_set() and self._spent < self.total:
-                        check_lock()
                         if not self.look(check_lock):
                             over.wait(PACE)
             except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
@@ -110,10 +111,14 @@ class Proposer:
             return replace(healed(self.study, queue), workers=seen.workers)
 
     def _lacking(self, seen: Look, done: int) -> int:
-        """How many suggestions to add, so that each idle worker finds one, and whoever has drawn its trial next."""
+        """How many suggestions to add, so that each idle worker finds one, and so do those who take their next trial
+        before the next look: as many as told one and took one since the last."""
         waiting = sum(entry.state == TrialState.WAITING and not entry.is_dangerous for entry in seen.entries)
         idle = len(seen.workers - {entry.worker for entry in seen.entries if entry.is_held})
-        free = self.total - done - waiting - sum(entry.is_drawn for entry in seen.entries)
+        drawn = sum(entry.is_drawn for entry in seen.entries)
+        hasty = min(done - self._before[0], done + drawn - sum(self._before))
+        self._before = done, drawn
+        free = self.total - done - waiting - drawn
         if free == 1:  # the last suggestion knows as much as it can
             return 0 if waiting else 1
-        return min(max(idle, 1) - waiting, free - 1)
+        return min(max(idle, hasty, 1) - waiting, free - 1)

@@ -223,6 +223,10 @@ class TableTransaction(Transaction):
         more = {TrialUserAttributeModel: _attributes(attributes), TrialHeartbeatModel: [{}]}
         return self._change(entry.id, (TrialState.WAITING,), started, more) is not None
 
+    def beat(self, trial: int) -> None:
+        """A sign of life from whoever has a trial."""
+        self._attach(TrialHeartbeatModel, [{"trial_id": trial}])
+
     def note(self, trial: int, attributes: Mapping[str, Any]) -> bool:
         """A running trial has these attributes as well."""
         running = TrialState.RUNNING

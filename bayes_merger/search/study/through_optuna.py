@@ -74,11 +74,15 @@ class OptunaTransaction(Transaction):
         try:
             for key, value in attributes.items():  # before it runs: no trial may run without a known worker
                 self._storage.set_trial_user_attr(entry.id, key, value)
-            if self._beats:
-                self._storage.record_heartbeat(entry.id)  # type: ignore[attr-defined]
+            self.beat(entry.id)
             return self._storage.set_trial_state_values(entry.id, TrialState.RUNNING)
         except UpdateFinishedTrialError:
             return False  # taken and finished since we looked
+
+    def beat(self, trial: int) -> None:
+        """A sign of life from whoever has a trial, where the storage has a place for it."""
+        if self._beats:
+            self._storage.record_heartbeat(trial)  # type: ignore[attr-defined]
 
     def note(self, trial: int, attributes: Mapping[str, Any]) -> bool:
         """A running trial has these attributes as well, written in their order."""

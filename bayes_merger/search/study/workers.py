@@ -336,7 +336,8 @@ class Worker:
         while not self._over.wait(self._beat):
             if (current := self._current) is not None:
                 try:
-                    backend(self.study).record_heartbeat(current._trial_id)
+                    with transaction(self.study, in_line=False) as queue:
+                        queue.beat(current._trial_id)
                     rest(self.study)
                 except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, KeyError):
                     continue  # the next heartbeat may succeed; the grace period is twenty of them
