@@ -130,7 +130,7 @@ def _to_the_end(
 
     def unfinished() -> bool:
         nonlocal setup
-        setup = with_more_trials(setup, study)
+        setup = with_more_trials(setup, study.user_attrs)
         return finished(study) < setup.trials
 
     try:
