@@ -220,10 +220,11 @@ def proposing(
     over, watch = threading.Event(), Watch(progress.note)
 
     def look() -> None:
-        proposer.total = with_more_trials(setup, study.user_attrs).trials
+        known = study.user_attrs
+        proposer.total = with_more_trials(setup, known).trials
         running_posterior(study)  # stored for the workers' reports
         watch.look(study, finished(study))
-        if ended(setup, study, progress):
+        if ended(setup, study, progress, known):
             over.set()
 
     total = setup.trials
