@@ -121,7 +121,7 @@ class WebUI(Server):
         return (step, steps) if isinstance(step, int) and isinstance(steps, int) else (0, 0)
 
     def _interrupted(self) -> bool:
-        """Whether somebody there ended the last drawing early, of which it hands out what there is as if it were whole."""
+        """Whether somebody there ended the last drawing early: half-drawn pictures are handed out like others."""
         state = self._state()
         return any(state.get(name) is True for name in ("interrupted", "skipped", "stopping_generation"))
 

@@ -236,7 +236,8 @@ class Workflow:
                 found = None if (number, name) == (self._model, LOADERS[self.loader]) else choices(about, name)
                 if found is not None and isinstance(value, str) and value not in found:
                     what = printable(repr(value), longest=100)
-                    raise ConfigError(f"has no {name} {what} for node {number} ({kind}); {nearest(value, found)}")
+                    others = nearest(value, found) if found else "there is no such file"
+                    raise ConfigError(f"has no {name} {what} for node {number} ({kind}); {others}")
 
     def check(self, payload: Payload) -> None:
         """Whether a payload can be drawn by it.
