@@ -14,7 +14,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.pipelines.architectures import DrawnArchitecture, drawn
 from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of, keep_freed_memory
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
-from bayes_merger.imaging.pipelines.speed import check_speed, compile_network
+from bayes_merger.imaging.pipelines.speed import check_speed, make_fast
 
 if TYPE_CHECKING:
     import torch
@@ -85,8 +85,7 @@ def load_pipeline(
         architecture = kind(live, kind.tokenizers_of(live, tree, t5))
         pipe = _diffusers_pipeline(architecture)
     leaving = [part for part in kind.encoders if part in live.modules and (offload or part not in live.merged_parts)]
-    if compiled:
-        compile_network(live.modules[kind.network])
+    make_fast(live.modules[kind.network], compiled=compiled)
     return LivePipeline(architecture, pipe, max_batch=max_batch, attention=attention, leaving=leaving)
 
 
