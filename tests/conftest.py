@@ -27,6 +27,12 @@ def pytest_configure() -> None:
     sys.dont_write_bytecode = False
 
 
+def pytest_collection_finish() -> None:
+    """What the imports have made is no garbage, and need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of what is marked ``sampled(n)``, n cases spread over all stay in the default run and the others are slow."""

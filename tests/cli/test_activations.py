@@ -65,7 +65,6 @@ def test_the_same_settings_give_the_same_bytes_and_parts_merge_to_the_whole(
 @pytest.mark.slow
 def test_after_a_kill_the_same_command_goes_on(workplace: Path, tiny_a: Path, tiny_sd1_config: Path) -> None:
     process = start(workplace, *arguments(tiny_a, "killed.sft", tiny_sd1_config))
-    assert process.stderr is not None
     assert process.stderr.readline() == "tiny: 2 pictures\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()

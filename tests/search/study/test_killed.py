@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from bayes_merger.search import samplers
 from bayes_merger.search.study.history import origin
 from bayes_merger.search.study.study import ask, failed, finished, load_study, open_storage, open_study, tell
+from tests.processes import Process
+from tests.search import killed_study
 from tests.search.killed_study import SPACE
 from tests.search.optimiser_configs import EXTRA, NAMES
 
@@ -52,16 +53,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def mortal(tables: Path) -> Iterator[Runner]:
     """Runs a study in a process that may be killed; see tests/search/mortal.py."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.search.killed_study"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
+    server = Process(killed_study.serve, stdin=subprocess.PIPE)
     questions, answers = server.stdin, server.stdout
 
     def run(
@@ -77,7 +69,7 @@ def mortal(tables: Path) -> Iterator[Runner]:
 
     yield run
     questions.close()
-    server.wait(timeout=60)
+    server.wait()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
