@@ -98,6 +98,7 @@ def test_models_that_are_equal_have_nothing_to_draw(workplace: Path, tiny_a: Pat
     assert not (workplace / "none").exists()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

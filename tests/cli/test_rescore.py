@@ -171,6 +171,7 @@ def test_ratings_by_hand_come_from_the_ledger_as_they_are_now(workplace: Path) -
     assert trials("corrected")[0].value == 6.5
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

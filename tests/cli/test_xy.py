@@ -133,6 +133,7 @@ def test_a_merge_that_overflows_is_a_cell_with_its_reason_and_others_have_their_
     assert [f"{sum(row['points'] for row in json.loads(scored.stdout)) / 2:.2f}"] == points
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -29,6 +29,7 @@ def test_the_best_merge_beside_its_models(tmp_path: Path) -> None:
         assert picture.width == 4 * (192 + 8) + 8
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("architecture", ["sdxl", "sd3", "flux"])
 def test_without_pictures_there_is_no_comparison_and_all_else(tmp_path: Path, architecture: str) -> None:
     folder = make_study(tmp_path / "s", 8, architecture=architecture, idle=())

@@ -74,6 +74,7 @@ def test_another_workflow_does_not_compare(place: Path, server: State) -> None:
     assert "web_ui.workflow: " in result.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -67,6 +67,7 @@ def test_what_a_recipe_leaves_open_is_searched(workplace: Path) -> None:
     assert space.values_of(weights) == {p.name: p.low + 0.1 for p in space.parameters}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

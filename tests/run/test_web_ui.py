@@ -134,6 +134,7 @@ def test_other_settings_there_do_not_compare(place: Path, server: State) -> None
     assert "web_ui.emphasis: 'Original' is now 'No norm'" in result.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

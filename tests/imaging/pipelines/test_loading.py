@@ -44,6 +44,7 @@ def test_all_parameters_are_the_files_numbers(pipeline_a: LivePipeline, tiny_a: 
     assert all(torch.equal(destinations[key], tensor.float()) for key, tensor in file.items())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["safetensors", "ckpt"])
 def test_writing_into_the_model_never_touches_the_file(
     kind: str, tiny_a: Path, tiny_sd1_config: Path, tmp_path: Path

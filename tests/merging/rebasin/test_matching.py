@@ -17,6 +17,7 @@ from tests.folders import write_file, write_folder
 from tests.merging.rebasin.models import own_keys, permuted, randomly, spaces
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_every_neuron_of_a_scrambled_model_finds_its_place(tmp_path: Path, family: str) -> None:
     config = write_folder(tmp_path / "config", family)

@@ -187,6 +187,7 @@ def test_whoever_asks_next_ends_a_study_whose_last_teller_was_killed(client: Tes
     assert client.get(API).json()["studies"][0]["state"] == "done"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("what", "body", "status", "told"),
     [
@@ -321,6 +322,7 @@ def test_a_study_of_python_lends_too_without_a_recipe(tmp_path: Path) -> None:
         assert tell(client, trial=lent["trial"], score=-2.0)["best"] == {"trial": 0, "value": -2.0}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
