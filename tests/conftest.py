@@ -22,7 +22,7 @@ from tests.postgres import server
 
 def pytest_configure() -> None:
     """Spare every process of the tests what another one has done already."""
-    gc.set_threshold(20_000, 20, 20)  # an eighth of all time went into looking for garbage
+    gc.set_threshold(100_000, 20, 20)  # an eighth of all time went into looking for garbage
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is compiled is compiled for all
     sys.dont_write_bytecode = False
 
