@@ -6,6 +6,7 @@ Signals, pipes and exit codes are real. What is imported, and how the interprete
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing
 import os
 import subprocess
@@ -125,6 +126,11 @@ def program(*arguments: str) -> None:
     cli.program()
 
 
+def _written(number: int) -> io.TextIOWrapper:
+    file = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+    return io.TextIOWrapper(file, encoding="utf-8", line_buffering=number == 2)
+
+
 def _file(connection: Connection, mode: str) -> IO[str]:
     with connection:
         return os.fdopen(os.dup(connection.fileno()), mode, encoding="utf-8")
@@ -143,5 +149,6 @@ def _run(
     for number, pipe in enumerate(pipes):
         os.dup2(pipe.fileno(), number)
         pipe.close()
-    sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
+    sys.stdout, sys.stderr = (_written(number) for number in (1, 2))  # the server's may stand for files
     function(*arguments)
