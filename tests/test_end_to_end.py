@@ -150,6 +150,7 @@ def test_more_trials_are_added_on_resume(workplace: Path, tiny_a: Path, tiny_b: 
     assert data["verdict"]["standard_errors"] is None
 
 
+@pytest.mark.slow
 def test_a_budget_of_pictures_is_kept_and_raised(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     arguments = ("run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=pictures", "final.images=0")
     result = command(workplace, *arguments, "images_budget=5")

@@ -155,6 +155,7 @@ def test_after_a_kill_what_was_drawn_is_not_drawn_again(workplace: Path, models:
         assert (workplace / "killed" / name).read_bytes() == (measured / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_written_again_without_drawing_and_may_grow(workplace: Path, models: list[str]) -> None:
     two, out = ["--of", "OUT11:", "--of", "M00:"], ["--out", "grown", "--resume"]
     first = command(workplace, "effect", *models, *two, *out)
@@ -174,6 +175,7 @@ def test_what_is_finished_is_written_again_without_drawing_and_may_grow(workplac
     assert len(other.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_activations_say_which_of_too_many_are_drawn(
     workplace: Path, models: list[str], tiny_a: Path, tiny_b: Path
 ) -> None:

@@ -115,6 +115,7 @@ def search(folder: Path, name: str, a: Path, b: Path | str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_searches_with_b_in_the_order_of_a_and_its_best_merge_is_made_again(
     tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
 ) -> None:

@@ -32,6 +32,7 @@ def workplace(
     return tmp_path
 
 
+@pytest.mark.slow
 def test_folders_are_drawn_and_merged_as_files_are(workplace: Path) -> None:
     assert main(["run", *SETTINGS, "model_a=a.safetensors", "model_b=b.safetensors", "name=files"]) == 0
     assert main(FOLDERS) == 0

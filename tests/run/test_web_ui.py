@@ -126,6 +126,7 @@ def test_a_web_ui_that_breaks_ends_the_run_which_goes_on_later(place: Path, serv
     assert [value is not None for _, value in trials(place, "broken")] == [True, True, True]
 
 
+@pytest.mark.slow
 def test_other_settings_there_do_not_compare(place: Path, server: State) -> None:
     assert command(place, "run", "experiment=web", "name=first", "n_iters=0", "final.images=0").returncode == 0
     server.options["emphasis"] = "No norm"

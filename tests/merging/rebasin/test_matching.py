@@ -34,6 +34,7 @@ def test_every_neuron_of_a_scrambled_model_finds_its_place(tmp_path: Path, famil
         assert rounds[0] == (1, 1, len(found))
 
 
+@pytest.mark.slow
 def test_the_demos_specialists_stay_and_one_that_was_scrambled_comes_back() -> None:
     with open_checkpoint(model_path("a")) as a, open_checkpoint(model_path("b")) as b:
         found, names = spaces(a, config_dir()), own_keys(a)
