@@ -30,7 +30,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
     """Half again as many as there are cores: an eighth of a worker's time is spent waiting for clocks and browsers."""
-    return max(1, len(os.sched_getaffinity(0)) * 3 // 2)
+    return max(1, (os.cpu_count() or 1) * 3 // 2)
 
 
 def pytest_collection_finish() -> None:
