@@ -46,8 +46,8 @@ class Process:
         variables: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
     ) -> None:
-        ours: list[Connection] = []
-        theirs: list[Connection] = []
+        ours: list[Connection[Any, Any]] = []
+        theirs: list[Connection[Any, Any]] = []
         for reads in (False, True, True):
             reader, writer = _FORKED.Pipe(duplex=False)
             ours.append(reader if reads else writer)
@@ -59,6 +59,7 @@ class Process:
             target=_run,
             args=(theirs, str(folder or Path.cwd()), dict(environment() if variables is None else variables)),
             kwargs={"function": function, "arguments": arguments},
+            daemon=True,  # it does not outlive the tests
         )
         with contextlib.chdir(ROOT):  # where the server, which the first process starts, finds what it imports
             self._process.start()
@@ -77,7 +78,9 @@ class Process:
         """Of a process that has ended; minus the signal if one ended it."""
         return self._process.exitcode
 
-    poll = returncode.fget
+    def poll(self) -> int | None:
+        """The same."""
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """To a process that may have ended."""
@@ -131,13 +134,13 @@ def _written(number: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding="utf-8", line_buffering=number == 2)
 
 
-def _file(connection: Connection, mode: str) -> IO[str]:
+def _file(connection: Connection[Any, Any], mode: str) -> IO[str]:
     with connection:
         return os.fdopen(os.dup(connection.fileno()), mode, encoding="utf-8")
 
 
 def _run(
-    pipes: list[Connection],
+    pipes: list[Connection[Any, Any]],
     folder: str,
     variables: Mapping[str, str],
     function: Callable[..., object],

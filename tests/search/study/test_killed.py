@@ -121,7 +121,7 @@ def check_deaths(
         assert trace(storage) == expected, f"killed at {moment} {deadly}"
 
 
-@pytest.mark.parametrize(("moment", "step"), [("before", 29), ("after", 31), ("statement", 151)])
+@pytest.mark.parametrize(("moment", "step"), [("before", 47), ("after", 53), ("statement", 251)])
 def test_a_death_at_any_transaction_of_a_run_and_in_it_changes_nothing(
     mortal: Runner, folder: Path, moment: str, step: int
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_death_at_any_transaction_of_a_run_and_in_it_changes_nothing(
     assert sum(state == "FAIL" for state, *_ in trace(folder / "whole.db")) >= 1
 
 
-@pytest.mark.parametrize("step", [pytest.param(53, id="some"), pytest.param(1, id="each", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(89, id="some"), pytest.param(1, id="each", marks=pytest.mark.slow)])
 def test_nor_does_one_where_optuna_s_own_api_writes(mortal: Runner, folder: Path, step: int) -> None:
     check_deaths(mortal, folder, "after", step, slow=True)
 
