@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bayes_merger"
 
 # From the cellar up: a room may enter those of the floors below it, and its own.
 FLOORS = [
-    {"errors", "atomic", "paths", "timing"},
+    {"errors", "atomic", "paths", "processes", "timing"},
     {"documents"},
     {"checkpoints"},
     {"merging", "search", "imaging", "scoring", "config"},
