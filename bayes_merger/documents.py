@@ -12,7 +12,7 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import yaml
 
 from bayes_merger.errors import ConfigError, one_line, printable
 from bayes_merger.paths import open_regular
+from bayes_merger.plain_json import LONGEST_NUMBER, parse_json, with_whole_text
 
 LARGEST = 4 << 20
 """Bytes of a text file."""
@@ -30,9 +31,6 @@ LARGEST_YAML = 128 << 10
 
 MOST_NODES = 50_000
 """Values in a document, with every alias written out."""
-
-LONGEST_NUMBER = 30
-"""Digits of a whole number; what has more is text."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -137,7 +135,7 @@ def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:
 
 def _parse_yaml(text: str, text_of: Collection[str]) -> Any:
     try:
-        return _checked(_yaml(text, text_of))
+        return with_whole_text(_yaml(text, text_of))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = one_line(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
@@ -147,34 +145,6 @@ def _parse_yaml(text: str, text_of: Collection[str]) -> Any:
         raise ConfigError("is nested too deeply") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(f"not valid YAML ({printable(one_line(error))})") from None
-
-
-def parse_json(text: str) -> Any:
-    """JSON as plain data.
-
-    Raises:
-        ValueError: it is not JSON.
-        ConfigError: it is beyond the limits of this module, or gives a key twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise ConfigError(f"'{printable(key)}' is given twice; remove one")
-            found[key] = value
-        return found
-
-    try:
-        return _checked(
-            json.loads(
-                text,
-                object_pairs_hook=unique,
-                parse_int=lambda digits: int(digits) if len(digits) <= LONGEST_NUMBER else digits,
-            )
-        )
-    except RecursionError:
-        raise ConfigError("is nested too deeply") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -272,36 +242,6 @@ def _make_text(key: yaml.Node, value: yaml.Node) -> None:
 def _holds_quotes(mark: Any) -> bool:
     """Whether brackets begin with a quoted text, as lists of texts do and prompts do not."""
     return mark.buffer[mark.pointer + 1] in "\"'"
-
-
-def _checked(data: Any) -> Any:
-    """The data with its text in whole characters.
-
-    Raises:
-        ConfigError: it holds a half of a character, which no file and no picture can keep.
-    """
-    return _mapped(data, _whole)
-
-
-def _mapped(data: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(data, str):
-        return change(data)
-    if isinstance(data, dict):
-        return {_mapped(key, change): _mapped(value, change) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_mapped(item, change) for item in data]
-    return data
-
-
-def _whole(text: str) -> str:
-    if not any("\ud800" <= letter <= "\udfff" for letter in text):
-        return text
-    try:  # JSON writes characters beyond the first 65,536 as two halves
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"'{printable(text, longest=60)}' holds half of a character (a surrogate); remove it"
-        ) from None
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:

@@ -22,9 +22,9 @@ from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.opening import references, steps_recipe, with_orders
-from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.merging.recipe.step_file import StepFile
 from bayes_merger.merging.saliency.settings import hashed as hashed_file
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STANDARDS

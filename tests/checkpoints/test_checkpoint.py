@@ -300,7 +300,8 @@ def test_bad_files_are_refused_without_importing_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from bayes_merger.errors import CheckpointError
-from bayes_merger.merging import METHODS, method_spec, open_checkpoint, plan, MergeRecipe, save_merge, LiveMerge
+from bayes_merger.merging import METHODS, method_spec, open_checkpoint, MergeRecipe, save_merge, LiveMerge
+from bayes_merger.merging.engine.merge import plan
 folder = Path(sys.argv[1])
 for name in ("evil.ckpt", "bad.safetensors", "missing.ckpt"):
     try:
