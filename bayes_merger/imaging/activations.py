@@ -97,10 +97,11 @@ class Recording:
     def _of_input(self, given: Tensor, channels: int, guided: bool) -> _Sums:
         import torch
 
-        room = self._room(given)
+        sizes = torch.abs(given, out=self._room(given))
+        of_sizes = _summed(sizes, channels)
         found: _Sums = [
-            ("in_sq", _summed(torch.square(given.float(), out=room), channels), given.numel() / given.shape[channels]),
-            ("in_abs", _summed(torch.abs(given, out=room), channels), 0),
+            ("in_sq", _summed(sizes.square_(), channels), given.numel() / given.shape[channels]),
+            ("in_abs", of_sizes, 0),
         ]
         if guided:
             found.append(("guided_in", _summed(self._response(given), channels), 0))
