@@ -31,6 +31,7 @@ from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.budget import with_more_trials
 from bayes_merger.run.folder import STORAGE, RunFolder
 from bayes_merger.run.holdout import Watch
+from bayes_merger.run.live_preview import forget_preview
 from bayes_merger.run.loop import crowded, ended, last_of
 from bayes_merger.run.outlook import seconds_left
 from bayes_merger.run.progress import ProgressReporter, Step, StopSignal, TrialReport
@@ -219,10 +220,11 @@ def proposing(
     over, watch = threading.Event(), Watch(progress.note)
 
     def look() -> None:
-        proposer.total = with_more_trials(setup, study).trials
+        known = study.user_attrs
+        proposer.total = with_more_trials(setup, known).trials
         running_posterior(study)  # stored for the workers' reports
         watch.look(study, finished(study))
-        if ended(setup, study, progress):
+        if ended(setup, study, progress, known):
             over.set()
 
     total = setup.trials
@@ -288,6 +290,7 @@ def _follow(
     deadline = math.inf
     while working and time.monotonic() < deadline:
         try:
+            stop.tell()
             if stop.asked and not signalled:
                 signalled = True
                 _signal(workers)
@@ -334,6 +337,7 @@ def _report_exit(
     worker: WorkerProcess, left: int, count: int, progress: ProgressReporter, stop: StopSignal, folder: RunFolder
 ) -> None:
     worker.step("stopped", 0, 0)
+    forget_preview(folder, worker.process.pid)
     asked = (Interrupted.exit_code, -signal.SIGTERM) if stop.asked else ()
     if worker.process.returncode in (0, *asked):
         return

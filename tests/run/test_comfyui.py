@@ -43,7 +43,9 @@ def place(tmp_path: Path, server: State) -> Path:
         "payloads: {both: {sampler_name: DPM++ SDE}}\n"
         "final: {rescore: 1, images: 1, save: false}\n"
     )
-    (folder / "own.json").write_text(json.dumps({**PLAIN, "note": {"class_type": "Note", "inputs": {"text": "mine"}}}))
+    (folder / "own.json").write_text(
+        json.dumps({**PLAIN, "note": {"class_type": "CR Note", "inputs": {"text": "mine"}}})
+    )
     return folder
 
 

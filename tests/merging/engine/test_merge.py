@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from bayes_merger.errors import CheckpointError
-from bayes_merger.merging import METHODS, SD1, MergeRecipe, merge, method_spec, open_checkpoint, plan, save_merge
+from bayes_merger.merging import METHODS, SD1, MergeRecipe, merge, method_spec, open_checkpoint, save_merge
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.engine.statistics import with_model_statistics
 from tests.merging.tiny_models import (
     FIRST,

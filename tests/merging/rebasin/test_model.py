@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError
-from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, plan
+from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.models.opening import open_each, references, with_orders
 from bayes_merger.merging.rebasin.model import AlignedModel
 from bayes_merger.merging.rebasin.settings import read_rebasin

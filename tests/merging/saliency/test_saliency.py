@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError, TrialFailed
-from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint, plan
+from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint
 from bayes_merger.merging.engine.idle import idle_weights
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.saliency.settings import read_saliency
 from bayes_merger.merging.saliency.weights import MovedWeight, as_matrix, weights_at
 from tests.live_models import equal, live, parameter, plain, transposed
