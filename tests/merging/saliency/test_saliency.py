@@ -140,7 +140,7 @@ def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
     whole = part(0, 56700).view(shape)
     odds = 0.3 / 0.7 * (rows * columns).expand(shape)
     assert torch.allclose(whole, odds / (1 + odds))
-    pieces = [part(begin, min(begin + 1001, 56700)) for begin in range(0, 56700, 1001)]
+    pieces = [part(begin, min(begin + 7 * 630, 56700)) for begin in range(0, 56700, 7 * 630)]
     assert torch.equal(torch.cat(pieces).view(shape), whole)
     low, high = weight.ends()
     assert low == pytest.approx(float(whole.min()))
