@@ -125,7 +125,7 @@ def parsed(kind: type[T], data: object) -> T:
     types_of = typing.get_type_hints(kind)
     values = {name: _value(name, types_of[name], value) for name, value in data.items()}
     for name, field in fields.items():
-        if name not in data and field.default is dataclasses.MISSING:
+        if name not in data and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"field '{name}' is missing")
     return kind(**values)
 
