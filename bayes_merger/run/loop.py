@@ -174,9 +174,10 @@ class _Search:
         """Trial after trial, until the search is over."""
         total = self.setup.trials
         while self.worker.done < total:
+            known = self.study.user_attrs  # once for all: a server is asked as little as can be
+            self.stop.look(known)
             self.stop.check()
             self.folder.check()
-            known = self.study.user_attrs  # once for all: a server is asked as little as can be
             self.setup = with_more_trials(self.setup, known).with_standards(known)
             total = self.setup.trials
             if self.desk:
