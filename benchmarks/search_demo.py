@@ -247,9 +247,9 @@ def against_before(cache: Path) -> list[str]:
     runs = [json.loads((cache / "results" / f"structured-{seed}.json").read_text()) for seed in range(6)]
     lines = [
         "",
-        "Against the version before, 4a0c3b8, as it measured itself: the same prompts, judges and fresh pictures, but a",
-        "start design of 20 trials, and idle weights searched. All by the best observed score. The differences are paired",
-        "by seed, with the standard error; p is Wilcoxon's signed-rank test, two-sided, not corrected.",
+        "Against the version before, 4a0c3b8, as it measured itself: the same prompts, judges and fresh pictures, but",
+        "a start design of 20 trials, and idle weights searched. All by the best observed score. The differences are",
+        "paired by seed, with the standard error; p is Wilcoxon's signed-rank test, two-sided, not corrected.",
         "",
         "| structured now | the version before | now | before | difference | p |",
         "|---|---|---|---|---|---|",
