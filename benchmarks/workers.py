@@ -9,8 +9,8 @@ Debian sets it up, on the same machine. A proposer keeps suggestions (`random`, 
 does; where it is killed, one stands by that looks every two seconds. Optuna's own processes use `ask` and `tell` of its
 RDBStorage with RandomSampler and the same attributes, in the same run.
 
-Statements are those that SQLAlchemy hands to the driver, vain looks, heartbeats and the proposer's included; what begins
-and ends transactions and connections (BEGIN, COMMIT, the pool's ping) is not among them.
+Statements are those that SQLAlchemy hands to the driver, vain looks, heartbeats and the proposer's included; what
+begins and ends transactions and connections (BEGIN, COMMIT, the pool's ping) is not among them.
 """
 
 from __future__ import annotations
