@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bayes_merger.documents import parse_json
 from bayes_merger.errors import ConfigError
+from bayes_merger.plain_json import parse_json
 from bayes_merger.run.folder import RunFolder
 
 GO_ON, PAUSE, STOP, STOP_NOW = WISHES = ("go on", "pause", "stop", "stop now")

@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from bayes_merger.documents import parse_json
 from bayes_merger.errors import (
     BayesMergerError,
     Closed,
@@ -28,6 +27,7 @@ from bayes_merger.errors import (
     printable,
     trouble,
 )
+from bayes_merger.plain_json import parse_json
 from bayes_merger.web.templates import page
 
 log = logging.getLogger(__name__)
