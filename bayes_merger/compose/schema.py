@@ -50,16 +50,8 @@ def fields(values: Mapping[str, Any] | None = None) -> list[Field]:
     """
     defaults = compose_run(["model_a=a", "model_b=b"]) if values is None else values
     about = dict(_comments((data_root() / "conf" / "config.yaml").read_text(encoding="utf-8")))
-    found = [
-        Field(
-            group,
-            "text",
-            ",".join(defaults[group]) if group in _NAMED else "",
-            about.get(group, ""),
-            tuple(choices(group)),
-        )
-        for group in GROUPS
-    ]
+    chosen = {group: ",".join(defaults[group]) for group in _NAMED}
+    found = [Field(one, "text", chosen.get(one, ""), about.get(one, ""), tuple(choices(one))) for one in GROUPS]
     for name, kind, value in _leaves(RunConfig, defaults):
         if name in about and name not in GROUPS and is_for_pages(name):
             found.append(Field(name, kind, typed(value), about[name]))
