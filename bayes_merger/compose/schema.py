@@ -50,7 +50,7 @@ def fields(values: Mapping[str, Any] | None = None) -> list[Field]:
     """
     defaults = compose_run(["model_a=a", "model_b=b"]) if values is None else values
     about = dict(_comments((data_root() / "conf" / "config.yaml").read_text(encoding="utf-8")))
-    chosen = {group: ",".join(defaults[group]) for group in _NAMED}
+    chosen = {group: ",".join(defaults.get(group) or ()) for group in _NAMED}
     found = [Field(one, "text", chosen.get(one, ""), about.get(one, ""), tuple(choices(one))) for one in GROUPS]
     for name, kind, value in _leaves(RunConfig, defaults):
         if name in about and name not in GROUPS and is_for_pages(name):

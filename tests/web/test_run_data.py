@@ -86,7 +86,7 @@ def test_what_is_wrong_is_the_terminal_s_one_line(
         (["model_a=A", "model_b=B", "init_points=0"], "", "init_points: 0 is too small"),
         (["model_a=A", "model_b=B"], "steps=30", "payloads.NAME.steps"),
         (["model_a=A", "model_b=B"], "a cat", "'a': on a page they are given like  name=value"),
-        (["model_a=a.safetensors", "model_b=B"], "", "did you mean A?"),
+        (["model_a=C", "model_b=B"], "", "model_a: no model 'C'; known: A, B"),
         (["model_a=A", "model_b=B"], "--runs=/elsewhere", "runs: may not be given on a page"),
         (["model_a=A", "model_b=B"], "bayes-merger run --n_iters=3", ""),
     ],
