@@ -67,7 +67,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print JSON")
     shape.add_argument("--csv", action="store_true", help="print CSV")
-    return parser.parse_intermixed_args(arguments)
+    return parser.parse_args(arguments)
 
 
 def _is_setting(word: str) -> bool:
