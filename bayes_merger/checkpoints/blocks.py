@@ -163,8 +163,8 @@ def weights_from_string(
     ``scripts/lora_block_weight.py`` of https://github.com/hako-mikan/sd-webui-lora-block-weight).
 
     Args:
-        text: numbers separated by commas or blanks, perhaps in brackets or behind a preset's name: one for every block (``BASE`` first), one fewer when ``base``
-            is given, or a single one for all.
+        text: numbers separated by commas or blanks, perhaps in brackets or behind a preset's name: one for every block
+            (``BASE`` first), one fewer when ``base`` is given, or a single one for all.
         architecture: whose blocks they are.
         base: the number of ``BASE`` when the text leaves it out.
         of_lora: whether the model that they weigh is a LoRA.
