@@ -108,6 +108,7 @@ def test_a_file_holds_the_merge_and_says_what_it_is(tmp_path: Path) -> None:
     assert str(tmp_path) not in "".join(about.values())  # merged files are given away
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", ["bf16", "fp32", None])
 @pytest.mark.parametrize(
     "method", ["weighted_sum", "add_difference", "multiply_difference", "dropout", "slerp", "ties"]
