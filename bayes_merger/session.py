@@ -305,7 +305,7 @@ def _stored_for_worker(
     """
     for override in overrides:
         key = compose.in_full(override).partition("=")[0]
-        if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
+        if not any(compose.is_of(key, local) for local in LOCAL):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     try:
         settings, setup = _stored(folder, stored, overrides)

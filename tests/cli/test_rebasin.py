@@ -93,7 +93,7 @@ def test_models_that_cannot_be_aligned_are_one_line(
 def test_a_merge_takes_no_rebasin_that_is_no_table(tiny_a: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = [f"model_a={tiny_a}", f"model_b={tiny_a}"]
     said = refused(capsys, "merge", *models, "rebasin=a", "--out", "x.safetensors")
-    assert "rebasin is a table; give  rebasin.b=a" in said
+    assert "rebasin is 'a'; name a model, and the one whose order it takes, like  rebasin.b=a" in said
 
 
 def test_a_config_of_another_size_and_places_that_do_not_exist(
@@ -114,15 +114,20 @@ def test_a_run_searches_with_b_in_the_order_of_a_and_its_merges_are_made_again(
     folder = make_workplace(tmp_path, tiny_sd1_config)
     scrambled(tiny_b, tiny_sd1_config, folder / "lost.safetensors")
     few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={tiny_a}"]
-    for name, model in (("lost", "lost.safetensors"), ("known", str(tiny_b))):
-        result = command(folder, "run", "experiment=tiny", f"name={name}", f"model_b={model}", "rebasin.b=a", *few)
+    table = "model_b={rebasin: lost.safetensors, to: a}"
+    for name, model in (("lost", [table]), ("known", [f"model_b={tiny_b}", "rebasin.b=a"])):
+        result = command(folder, "run", "experiment=tiny", f"name={name}", *model, *few)
         assert result.returncode == 0, result.stderr
     # B and the scrambled B are one model in A's order, so that all pictures are the same
     scores = [[trial["value"] for trial in json.loads(command(folder, "show", name, "--json").stdout)["trials_list"]]
               for name in ("lost", "known")]  # fmt: skip
     assert scores[0] == scores[1]
-    gone_on = command(folder, "resume", "lost", "n_iters=1")
+    gone_on = command(folder, "resume", "lost", table, "n_iters=1")
     assert gone_on.returncode == 0, gone_on.stderr
     assert command(folder, "merge", "lost", "--out", "again.safetensors").returncode == 0
     assert (folder / "again.safetensors").read_bytes() == (folder / "runs" / "lost" / "best.safetensors").read_bytes()
+    changed = command(folder, "resume", "lost", "model_b={rebasin: lost.safetensors, to: c}")
+    assert "model_b: says to: c, and rebasin.b says to: a; leave one out" in changed.stderr
+    added = command(folder, "resume", "known", f"model_b={{rebasin: {tiny_b}, to: a, by: activations}}")
+    assert (added.returncode, added.stderr.count("\n")) == (2, 1)
     assert "rebasin: b in the order of a, by weights" in command(folder, "recipe", "again.safetensors").stdout
