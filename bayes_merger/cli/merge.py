@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser, add_source
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merges.resolve import recipe_and_models
@@ -19,7 +20,7 @@ from bayes_merger.merging.plan.explain import notes_on
 from bayes_merger.merging.plan.routing import listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.paths import user_path
-from bayes_merger.run.rebasin import verify_all
+from bayes_merger.run.rebasin import find_orders
 
 DESCRIPTION = """\
 Write one merge to a checkpoint file that other UIs load, or to a diffusers folder. Models are .safetensors or .ckpt
@@ -112,10 +113,12 @@ def merge(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--out: a LoRA is one file; write  --out {out.name}.safetensors")
     if out.exists() and not options.overwrite and not any(out.samefile(c.path) for c in checkpoints.values()):
         raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
+    planned = plan(recipe, checkpoints)
+    if find_orders(checkpoints.values(), progress=steps.matching):
+        planned = plan(recipe, checkpoints)
     if not options.quiet:
-        for note in notes_on(plan(recipe, checkpoints), checkpoints):
+        for note in notes_on(planned, checkpoints):
             print(f"note: {printable(note, longest=400)}", file=sys.stderr)
-    verify_all(checkpoints.values())
     if options.as_lora is not None:
         _save_lora(recipe, checkpoints, out, options.as_lora, options.overwrite)
     elif folder:

@@ -17,13 +17,16 @@ from bayes_merger.merges.from_settings import recipe_by_hand
 from bayes_merger.merging.models.named import with_paths
 from bayes_merger.merging.models.opening import open_each, references
 from bayes_merger.merging.plan.planning import check_weights, plan_recipe
+from bayes_merger.merging.rebasin.aligning import Progress
 from bayes_merger.merging.rebasin.settings import Alike
 from bayes_merger.merging.rebasin.written import tables_in
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.saliency.settings import hashed
+from bayes_merger.run.matching import match_drawing
 from bayes_merger.run.payloads import check_payloads, resolve_payloads
+from bayes_merger.run.rebasin import find_orders
 from bayes_merger.run.xy.axes import Axis, Chosen, drawn_payloads, merge_words
 from bayes_merger.run.xy.grid import Cell, Form, Grid, Merge, unmerged_recipe
 
@@ -86,6 +89,18 @@ class Cells:
         """Whether what these axes do not merge stays model A because nobody has given alpha."""
         words = merge_words(self._given, [(axis, axis.values[0]) for axis in axes])
         return "alpha" not in self._given and words.get("alpha") == "0" and all(axis.kind != "alpha" for axis in axes)
+
+    def find_orders(self, progress: Progress | None = None) -> list[str]:
+        """Find and verify the orders of models that take another's, and say what they do, a line each.
+
+        Args:
+            progress: told how far the matching by weights is.
+
+        Raises:
+            CheckpointError: one cannot be found, or a model would answer something else.
+        """
+        match = partial(match_drawing, config=self._config)
+        return [line for models in self._open.values() for line in find_orders(models.values(), match, progress)]
 
     def close(self) -> None:
         """Let go of the model files."""

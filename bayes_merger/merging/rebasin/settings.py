@@ -12,7 +12,8 @@ from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest
 
-BY = ("weights",)
+WEIGHTS, ACTIVATIONS = "weights", "activations"
+BY = (WEIGHTS, ACTIVATIONS)
 """What neurons are compared by."""
 
 _KNOWN = ("to", "by", "config", "layout", "sha256")
