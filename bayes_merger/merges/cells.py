@@ -25,6 +25,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.saliency.settings import hashed
 from bayes_merger.run.matching import match_drawing
+from bayes_merger.run.models import orders_in
 from bayes_merger.run.payloads import check_payloads, resolve_payloads
 from bayes_merger.run.rebasin import find_orders
 from bayes_merger.run.xy.axes import Axis, Chosen, drawn_payloads, merge_words
@@ -120,7 +121,7 @@ class Cells:
 
     def _opened(self, key: tuple[Any, ...], paths: Mapping[str, str], rebasin: Mapping[str, Alike]) -> Models:
         if key not in self._open:
-            self._open[key] = open_each(paths, rebasin=rebasin)
+            self._open[key] = open_each(paths, rebasin=orders_in(self._config, rebasin))
         return self._open[key]
 
     def _made(self, recipe: MergeRecipe, models: Mapping[str, Checkpoint], key: tuple[Any, ...]) -> Merge:

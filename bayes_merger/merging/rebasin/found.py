@@ -59,9 +59,10 @@ class Found:
                 f"{model}: its {total:,} neurons are in the order of those of {like} already (likeness of the weights "
                 f"{self.before:.4f}); nothing is to be gained"
             )
+        hint = ", which is less: fine-tunes of one base are best left as they are" if self.after < self.before else ""
         return (
             f"{model}: {moved:,} of its {total:,} neurons ({moved / total:.0%}) change places, into the order of those "
-            f"of {like}; likeness of the weights {self.before:.4f}, then {self.after:.4f}"
+            f"of {like}; likeness of the weights {self.before:.4f}, then {self.after:.4f}{hint}"
         )
 
 

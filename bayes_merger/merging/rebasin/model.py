@@ -104,6 +104,10 @@ class AlignedModel(ModelView):
         told = f"{name}: its neurons are put in the order of those of {like}"
         return (*self.original.notes, self._found.words(name, like) if self._found else told)
 
+    def scan(self) -> None:
+        """As the model's: no order is needed for that."""
+        self.original.scan()
+
     def said(self) -> dict[str, Any]:
         """How it is put in order, for a recipe: with the layout, and the hash of the order."""
         own = {key: value for key, value in self._alike.items() if key != "config"}
