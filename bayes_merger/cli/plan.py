@@ -33,7 +33,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.recipe.step_file import beside
 from bayes_merger.run.idle import idle_text
-from bayes_merger.run.rebasin import find_orders
+from bayes_merger.run.rebasin import planned_with_orders
 from bayes_merger.run.recipes import about_space, named_recipe
 from bayes_merger.run.spaces import usual_numbers
 
@@ -79,9 +79,7 @@ def plan(arguments: Sequence[str]) -> None:
         runs=options.runs,
         verify=False,
     )
-    planned = plan_of(recipe, checkpoints)
-    if find_orders(checkpoints.values(), progress=steps.matching, verifying=False):
-        planned = plan_of(recipe, checkpoints)
+    planned = planned_with_orders(recipe, checkpoints, steps.matching, verifying=False)
     unfolded = unfold(recipe, checkpoints)
     unfolded.set(recipe)
     idle, about_idle = (set[str](), "") if options.diff else _idle(recipe, checkpoints)

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from bayes_merger.run.rebasin import Match
 
 HELP = """\
-bayes-merger rebasin A B --out B_aligned.safetensors [--config FOLDER] [--overwrite]
+bayes-merger rebasin A B [--out B_aligned.safetensors] [--config FOLDER] [--overwrite]
     write B with its neurons in the order in which its weights are most like A's: it draws what it drew, and merges
     better with A where the two were trained apart; of fine-tunes of one base nothing moves, and nothing is written
+    without --out it is only said how many would move
     --config FOLDER    the diffusers folder with the settings of models of unusual size
-bayes-merger rebasin A B --by activations payloads=mine --out B_aligned.safetensors [...]
+bayes-merger rebasin A B --by activations payloads=mine [--out B_aligned.safetensors] [...]
     the same, but in the order in which B's neurons answer most like A's while both draw the payloads, with settings as
     for run; by weights is cheaper and surer
 
@@ -45,13 +46,13 @@ def rebasin(arguments: Sequence[str]) -> None:
     parser.add_argument("b")
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--by", choices=BY, default=WEIGHTS)
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out")
     parser.add_argument("--config")
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_intermixed_args(list(arguments))
     from bayes_merger.run.rebasin import rebasin as align
 
-    out = user_path(options.out)
+    out = user_path(options.out) if options.out else None
     found = align(
         user_path(options.a),
         user_path(options.b),
@@ -63,7 +64,8 @@ def rebasin(arguments: Sequence[str]) -> None:
         on_write=steps.writing,
     )
     print(printable(found.words("B", "A"), longest=400))
-    print(f"wrote {printable(str(out))}; it draws what B draws" if found.permutation.moved() else "nothing was written")
+    written = out is not None and found.permutation.moved()
+    print(f"wrote {printable(str(out))}; it draws what B draws" if written else "nothing was written")
 
 
 def _by_activations(options: Namespace) -> Match | None:

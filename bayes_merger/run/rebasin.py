@@ -11,12 +11,16 @@ from typing import Any
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
-from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.errors import CheckpointError
+from bayes_merger.merging.engine.merge import plan
+from bayes_merger.merging.plan.routing import MergePlan
 from bayes_merger.merging.rebasin.aligning import Pair, Progress, check_alike, layout_of
 from bayes_merger.merging.rebasin.found import Found, remember, verified
 from bayes_merger.merging.rebasin.model import AlignedModel
 from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
 from bayes_merger.merging.rebasin.settings import ACTIVATIONS, WEIGHTS, as_table
+from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.paths import check_out
 
 TOLERANCE = 1e-4
 """By which an answer of a network may differ, relative to its largest number: rounding alone gives some 1e-6."""
@@ -32,7 +36,7 @@ Match = Callable[[Pair], Permutation]
 def rebasin(
     target: Path,
     model: Path,
-    out: Path,
+    out: Path | None,
     *,
     config: Path | None = None,
     by_activations: Match | None = None,
@@ -45,7 +49,7 @@ def rebasin(
     Args:
         target: the model to be like, A.
         model: the model to permute, B.
-        out: the file, with B's keys, dtypes and texts.
+        out: the file, with B's keys, dtypes and texts; None: the order is only remembered.
         config: a diffusers folder, whose settings are those of models of unusual size.
         by_activations: finds the order by activations; by weights without it.
         overwrite: whether the file may be replaced.
@@ -56,42 +60,58 @@ def rebasin(
         ConfigError: a place or a config that cannot be used.
         CheckpointError: a model that cannot be used, or the permuted model would compute something else.
     """
-    check_out(out, overwrite=overwrite)
-    by = ACTIVATIONS if by_activations else WEIGHTS
+    if out is not None:
+        check_out(out, overwrite=overwrite)
     with open_checkpoint(target) as a, open_checkpoint(model) as b:
         check_alike(a, b)
         pair = Pair.of(a, b, layout_of(b, config))
         for one in (a, b):
             one.scan()
             one.release()
-        found = None if by_activations else pair.found(by, progress=progress)
-        if found is None:
-            assert by_activations is not None
-            found = remember(pair.judged(by_activations(pair)), pair.subject(by))
+        by = ACTIVATIONS if by_activations else WEIGHTS
+        found = _matched(pair, by_activations) if by_activations else pair.by_weights(progress=progress)
         found = _verified(pair, by, found, config)
-        if found.permutation.moved():
-            permuted = pair.permuted(found.permutation)
-            write_checkpoint(
-                out,
-                [TensorEntry(k, b.shapes[k], b.dtypes[k], partial(permuted.tensor, k)) for k in b.shapes],
-                lambda: _metadata(a, b, found, by),
-                inputs=(a, b),
-                replace=overwrite,
-                progress=on_write,
-            )
+        if out is not None and found.permutation.moved():
+            _write(pair, by, found, out, overwrite, on_write)
     return found
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse a place that a file cannot be written to.
+def _matched(pair: Pair, by_activations: Match) -> Found:
+    """An order by activations, which is remembered."""
+    return remember(pair.judged(by_activations(pair)), pair.subject(ACTIVATIONS))
+
+
+def _write(
+    pair: Pair, by: str, found: Found, out: Path, overwrite: bool, progress: Callable[[int, int], None] | None
+) -> None:
+    b, permuted = pair.b, pair.permuted(found.permutation)
+    write_checkpoint(
+        out,
+        [TensorEntry(k, b.shapes[k], b.dtypes[k], partial(permuted.tensor, k)) for k in b.shapes],
+        lambda: _metadata(pair, by, found),
+        inputs=(pair.a, b),
+        replace=overwrite,
+        progress=progress,
+    )
+
+
+def planned_with_orders(
+    recipe: MergeRecipe, models: Mapping[str, Checkpoint], progress: Progress | None = None, *, verifying: bool = True
+) -> MergePlan:
+    """The plan of a merge whose orders of neurons are found; what is wrong with the merge is said before.
+
+    Args:
+        recipe: the merge.
+        models: of it, opened.
+        progress: told how far the matching is.
+        verifying: whether the orders are verified.
 
     Raises:
-        ConfigError: it is taken, or there is no such folder.
+        ConfigError: as `plan`.
+        CheckpointError: as `plan` and `find_orders`.
     """
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out: there is no folder {out.parent}; make it first")
+    planned = plan(recipe, models)
+    return plan(recipe, models) if find_orders(models.values(), progress=progress, verifying=verifying) else planned
 
 
 def find_orders(
@@ -120,7 +140,7 @@ def find_orders(
         if not isinstance(model, AlignedModel):
             continue
         if by_activations and model.by == ACTIVATIONS and not model.is_found:
-            model.take(remember(model.pair.judged(by_activations(model.pair)), model.pair.subject(model.by)))
+            model.take(_matched(model.pair, by_activations))
         found = model.find(progress)
         if model.is_new and verifying:
             model.take(_verified(model.pair, model.by, found, model.config))
@@ -189,13 +209,13 @@ def verify(model: Checkpoint, permuted: Permuted, config: Path | None = None) ->
     return found
 
 
-def _metadata(a: Checkpoint, b: Checkpoint, found: Found, by: str) -> Mapping[str, str]:
+def _metadata(pair: Pair, by: str, found: Found) -> Mapping[str, str]:
     own = {
-        "model": {"name": b.path.name, "sha256": b.sha256()},
-        "to": {"name": a.path.name, "sha256": a.sha256()},
+        "model": {"name": pair.b.path.name, "sha256": pair.b.sha256()},
+        "to": {"name": pair.a.path.name, "sha256": pair.a.sha256()},
         "by": by,
         "moved": found.permutation.moved(),
         "neurons": found.permutation.total(),
     }
-    kept = {name: text for name, text in b.metadata.items() if name not in _STALE}
+    kept = {name: text for name, text in pair.b.metadata.items() if name not in _STALE}
     return kept | {"bayes_merger.rebasin": json.dumps(own, sort_keys=True, ensure_ascii=False)}

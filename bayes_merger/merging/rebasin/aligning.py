@@ -65,25 +65,30 @@ class Pair:
         """What an order of B's neurons is found for, as a hash."""
         return subject(self.a.sha256(), self.b.sha256(), self.layout.data(), by)
 
-    def found(self, by: str, wanted: str = "", progress: Progress | None = None) -> Found | None:
-        """The order of B's neurons that is most like A's: remembered, or by weights found; else none.
+    def recalled(self, by: str, wanted: str = "") -> Found | None:
+        """The order of B's neurons that is remembered, if one is.
 
         Args:
-            by: what they are compared by.
-            wanted: the hash of an order that others have found; another is not recalled.
+            by: what they were compared by.
+            wanted: the hash of an order, which is taken before others.
+        """
+        return recall(wanted, self.spaces) or recall(self.subject(by), self.spaces)
+
+    def by_weights(self, wanted: str = "", progress: Progress | None = None) -> Found:
+        """The order of B's neurons in which its weights are most like A's, remembered or found.
+
+        Args:
+            wanted: the hash of the order that others have found; no other is recalled.
             progress: told how far the matching is.
 
         Raises:
             CheckpointError: weights so large that their products are infinite.
         """
-        known = [recall(name, self.spaces) for name in (wanted, self.subject(by)) if name]
-        for found in filter(None, known):
-            if wanted in ("", found.permutation.sha256):
-                return found
-        if by != WEIGHTS:
-            return next(filter(None, known), None)
+        known = self.recalled(WEIGHTS, wanted)
+        if known and wanted in ("", known.permutation.sha256):
+            return known
         match = match_weights(self.a, self.b, self.spaces, self.names_a, self.names_b, progress)
-        return remember(self.judged(match), self.subject(by))
+        return remember(self.judged(match), self.subject(WEIGHTS))
 
     def judged(self, permutation: Permutation) -> Found:
         """An order of B's neurons, with how like the weights are before and after."""

@@ -113,9 +113,11 @@ def match_activations(
 
 def _unit(answers: Tensor) -> Tensor:
     """What each neuron answered, a row each, so that inner products are correlations; zero where it is constant."""
+    import torch
+
     rows = answers.float().T
     rows = rows - rows.mean(1, keepdim=True)
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.nn.functional.normalize(rows)
 
 
 def likeness(

@@ -52,9 +52,7 @@ class AlignedModel(ModelView):
     @property
     def is_found(self) -> bool:
         """Whether the order is known, here or since an earlier time."""
-        if self._found is None and self.by != WEIGHTS:
-            self._found = self.pair.found(self.by, self._alike["sha256"])
-        return self._found is not None
+        return (self._found or self.pair.recalled(self.by, self._alike["sha256"])) is not None
 
     def find(self, progress: Progress | None = None) -> Found:
         """The order.
@@ -65,7 +63,10 @@ class AlignedModel(ModelView):
         Raises:
             CheckpointError: it is not the one that a recipe has; or it is by activations, and was never found here.
         """
-        found = self._found or self.pair.found(self.by, self._alike["sha256"], progress)
+        found, wanted = self._found, self._alike["sha256"]
+        if found is None and self.by == WEIGHTS:
+            found = self.pair.by_weights(wanted, progress)
+        found = found or self.pair.recalled(self.by, wanted)
         if found is None:
             raise CheckpointError(
                 f"{self.path}: no order by activations is known for it and {self.pair.a.path.name}; find it once with  "

@@ -42,8 +42,8 @@ def test_an_order_is_recalled_by_its_hash_and_by_what_it_was_found_for(cache: Pa
     known = recall(ABOUT, SPACES)
     assert known is not None
     assert known.verified
-    assert ABOUT != subject("a" * 64, "b" * 64, {"groups": 2}, "activations")
-    assert ABOUT != subject("b" * 64, "a" * 64, {"groups": 2}, "weights")
+    assert subject("a" * 64, "b" * 64, {"groups": 2}, "activations") != ABOUT
+    assert subject("b" * 64, "a" * 64, {"groups": 2}, "weights") != ABOUT
     assert sorted(path.name for path in cache.iterdir()) == sorted(
         f"{name}.safetensors" for name in (ABOUT, kept.permutation.sha256)
     )
