@@ -23,13 +23,13 @@ from bayes_merger.report.tables import (
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import FINAL
 from bayes_merger.run.budget import with_more_trials
-from bayes_merger.run.control import WishFile
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.outside import OUTSIDE
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.rating.desk import Seating, no_seat, played_off
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
 from bayes_merger.run.setup import RunSetup
+from bayes_merger.run.wishes import Wishes
 from bayes_merger.search.study.stopping import STOPPED
 from bayes_merger.search.study.storage import backend, put_to_rest
 from bayes_merger.search.study.study import finished
@@ -60,7 +60,7 @@ def carry_on(
         return
     again = f"go on with  bayes-merger resume {folder.typed}"
     try:
-        with StopSignal(progress, WishFile(folder, progress)) as stop:
+        with StopSignal(progress, Wishes(folder, progress, study)) as stop:
             page = setup.rater and setup.config.scoring.page
             with seating(folder, progress) if page else nullcontext():
                 _to_the_end(setup, study, folder, progress, stop)
@@ -130,7 +130,7 @@ def _to_the_end(
 
     def unfinished() -> bool:
         nonlocal setup
-        setup = with_more_trials(setup, study)
+        setup = with_more_trials(setup, study.user_attrs)
         return finished(study) < setup.trials
 
     try:
@@ -143,7 +143,7 @@ def _to_the_end(
                 study.set_user_attr(STOPPED, None)
             if searching and setup.config.workers > 1:
                 search_together(setup, study, folder, progress, stop)
-            with evaluator_of(setup, study, progress, stop) as evaluator:
+            with evaluator_of(setup, study, progress, stop, folder) as evaluator:
                 if searching and setup.config.workers == 1:
                     search(setup, study, evaluator, folder, progress, stop)
                 with_retries(study, conclude)

@@ -2,7 +2,8 @@
 
 YAML is read as data of seven kinds (mappings, lists, text, numbers, true and false, null): no other tags, no dates, no
 numbers to the base of 60, no key twice, and aliases only as long as what they stand for stays small
-(https://en.wikipedia.org/wiki/Billion_laughs_attack).
+(https://en.wikipedia.org/wiki/Billion_laughs_attack). Prompts are full of what YAML takes for its own: where a value
+is known to be text, it is read to the letter. JSON may have comments.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import yaml
 
 from bayes_merger.errors import ConfigError, one_line, printable
 from bayes_merger.paths import open_regular
+from bayes_merger.plain_json import LONGEST_NUMBER, parse_json, with_whole_text
 
 LARGEST = 4 << 20
 """Bytes of a text file."""
@@ -29,9 +32,6 @@ LARGEST_YAML = 128 << 10
 MOST_NODES = 50_000
 """Values in a document, with every alias written out."""
 
-LONGEST_NUMBER = 30
-"""Digits of a whole number; what has more is text."""
-
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -39,6 +39,14 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_COMMENT = re.compile(r'("(?:\\.|[^"\\])*(?:"|\Z))|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
+"""What may stand in JSON that people have edited: a text, which stays, or a comment."""
+
+_ODD_LINE_ENDS = dict.fromkeys(map(ord, "\x85\u2028\u2029"), " ")
+"""Line ends to YAML 1.1 alone; they come with what is copied from web pages."""
+
+_MOST_TEXTS = 500  # lines of a file that are looked at again, one by one
+
 # In Western text, letters beyond ASCII stand alone or in pairs among others; in any other 8-bit encoding they do not.
 _NOT_WESTERN = re.compile(
     rb"[\xc0-\xff]{3}"
@@ -109,14 +117,25 @@ def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:
         ConfigError: it is neither, or beyond the limits of this module.
     """
     if text.lstrip()[:1] in ("{", "["):
-        try:
-            return parse_json(text)
-        except json.JSONDecodeError:
-            pass  # YAML in brackets
+        for written in (text, _COMMENT.sub(lambda found: found[1] or "", text)):
+            with suppress(json.JSONDecodeError):  # YAML in brackets
+                return parse_json(written)
     if len(text) > LARGEST_YAML:
         raise ConfigError(f"has more than {LARGEST_YAML >> 10} KiB of YAML, too much for a file of its kind")
+    text = text.translate(_ODD_LINE_ENDS)
     try:
-        return _checked(_yaml(text, text_of))
+        return _parse_yaml(text, text_of)
+    except ConfigError:
+        quoted = _quoted(text, text_of)
+        if quoted != text:
+            with suppress(ConfigError):  # what is wrong is elsewhere
+                return _parse_yaml(quoted, text_of)
+        raise
+
+
+def _parse_yaml(text: str, text_of: Collection[str]) -> Any:
+    try:
+        return with_whole_text(_yaml(text, text_of))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = one_line(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
@@ -128,38 +147,32 @@ def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:
         raise ConfigError(f"not valid YAML ({printable(one_line(error))})") from None
 
 
-def parse_json(text: str) -> Any:
-    """JSON as plain data.
-
-    Raises:
-        ValueError: it is not JSON.
-        ConfigError: it is beyond the limits of this module, or gives a key twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise ConfigError(f"'{printable(key)}' is given twice; remove one")
-            found[key] = value
-        return found
-
-    try:
-        return _checked(
-            json.loads(
-                text,
-                object_pairs_hook=unique,
-                parse_int=lambda digits: int(digits) if len(digits) <= LONGEST_NUMBER else digits,
-            )
-        )
-    except RecursionError:
-        raise ConfigError("is nested too deeply") from None
-
-
 class _Loader(yaml.SafeLoader):
     """Seven kinds of data, written as in YAML 1.2 but for the truth values, of which 1.1 has more."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  as in the base class
+
+
+def _quoted(text: str, text_of: Collection[str]) -> str:
+    """YAML with quotes around what is text and would be read as something else, in lines like ``prompt: {a|b}, c``."""
+    keys = "|".join(map(re.escape, sorted(text_of)))
+    line = re.compile(rf"^([ ]*(?:- )?(?:{keys})[ ]*:[ \t]+)(\S.*)$", re.MULTILINE)
+    if not keys or len(line.findall(text)) > _MOST_TEXTS:
+        return text
+    return line.sub(lambda found: found[1] + _as_text(found[2].rstrip()), text)
+
+
+def _as_text(value: str) -> str:
+    if re.fullmatch(r"[|>][-+1-9]*(?:\s+#.*)?", value):  # the text is in the lines below
+        return value
+    with suppress(yaml.YAMLError, RecursionError):
+        found = yaml.compose(f"text: {value}", _Loader)
+        read = found.value[0][1] if isinstance(found, yaml.MappingNode) else None
+        if isinstance(read, yaml.ScalarNode) and read.tag.startswith(_TAG):
+            return value
+    whole = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', value)  # with a backslash that means nothing to YAML, as in \(
+    letters = whole[1].replace('\\"', '"') if whole else value
+    return "'" + letters.replace("'", "''") + "'"
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -209,8 +222,8 @@ def _size(node: yaml.Node, known: dict[int, int], text_of: Collection[str]) -> i
                 raise ConfigError(f"{where}'{printable(str(key.value))}' is given twice; remove one")
             if isinstance(key, yaml.ScalarNode):
                 keys.add(key.value)
-                if key.value in text_of and isinstance(value, yaml.ScalarNode) and value.tag != _TAG + "null":
-                    value.tag = _TAG + "str"
+                if key.value in text_of:
+                    _make_text(key, value)
             size += _size(key, known, text_of) + _size(value, known, text_of)
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_size(item, known, text_of) for item in node.value)
@@ -218,34 +231,17 @@ def _size(node: yaml.Node, known: dict[int, int], text_of: Collection[str]) -> i
     return known[id(node)]
 
 
-def _checked(data: Any) -> Any:
-    """The data with its text in whole characters.
-
-    Raises:
-        ConfigError: it holds a half of a character, which no file and no picture can keep.
-    """
-    return _mapped(data, _whole)
-
-
-def _mapped(data: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(data, str):
-        return change(data)
-    if isinstance(data, dict):
-        return {_mapped(key, change): _mapped(value, change) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_mapped(item, change) for item in data]
-    return data
+def _make_text(key: yaml.Node, value: yaml.Node) -> None:
+    if isinstance(value, yaml.ScalarNode):
+        if value.tag in _KINDS and value.tag != _TAG + "null":
+            value.tag = _TAG + "str"
+    elif isinstance(value, yaml.CollectionNode) and value.flow_style and not _holds_quotes(value.start_mark):
+        raise ConfigError(f"line {key.start_mark.line + 1}: the {key.value} is no text; put it into quotes")
 
 
-def _whole(text: str) -> str:
-    if not any("\ud800" <= letter <= "\udfff" for letter in text):
-        return text
-    try:  # JSON writes characters beyond the first 65,536 as two halves
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"'{printable(text, longest=60)}' holds half of a character (a surrogate); remove it"
-        ) from None
+def _holds_quotes(mark: Any) -> bool:
+    """Whether brackets begin with a quoted text, as lists of texts do and prompts do not."""
+    return mark.buffer[mark.pointer + 1] in "\"'"
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:

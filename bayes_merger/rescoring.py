@@ -29,7 +29,6 @@ from bayes_merger.errors import ConfigError, Interrupted, Paused, TrialFailed, a
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.run.attributes import CONFIG, FINAL, IMAGES, PAYLOADS, POINTS, SCORES, WEIGHTS
-from bayes_merger.run.control import WishFile, reporting_status
 from bayes_merger.run.evaluator import conclude
 from bayes_merger.run.fingerprint import candidate_id, fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load
@@ -41,6 +40,8 @@ from bayes_merger.run.rating.awaiting import Answers, Question
 from bayes_merger.run.record import Final, chosen_trial, complete_trials
 from bayes_merger.run.setup import RunSetup, check_models
 from bayes_merger.run.standards import scores_of, standards
+from bayes_merger.run.status import reporting_status
+from bayes_merger.run.wishes import Wishes
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.search.study.fork import OWN
 from bayes_merger.search.study.history import FORKED_FROM, PHASE
@@ -86,7 +87,7 @@ def rescore(
     check_models(setup)
     with folder.locked(), reporting_status(folder, reporting) as progress:
         try:
-            with StopSignal(progress, WishFile(folder, progress)) as stop:
+            with StopSignal(progress, Wishes(folder, progress)) as stop:
                 again = _Again(study, old, folder, setup, fingerprint(setup, settings["scorers"]))
                 scores = dict(again.scores(progress, stop))
             _conclude(again, settings, scores, progress)

@@ -33,9 +33,9 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
-from bayes_merger.run.attributes import CONFIG, FINAL, MOST, PAYLOADS, RECIPE, VERSIONS
+from bayes_merger.run.attributes import CONFIG, FINAL, MOST, PAYLOADS, RECIPE, VERSIONS, WISH
 from bayes_merger.run.budget import budget_line, settled, with_budget
-from bayes_merger.run.control import WishFile, reporting_status
+from bayes_merger.run.control import GO_ON
 from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
@@ -47,8 +47,10 @@ from bayes_merger.run.rating.desk import Seating, no_seat
 from bayes_merger.run.rebasin import orders_kept
 from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space
+from bayes_merger.run.status import reporting_status
 from bayes_merger.run.sweep import sweep
 from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
+from bayes_merger.run.wishes import Wishes, store_wish
 from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.alive import at_work
 from bayes_merger.search.study.stopping import PATIENT_FROM
@@ -148,6 +150,8 @@ def resume(
         if overrides:
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
+        if WISH in study.user_attrs:
+            store_wish(study, GO_ON)
         _remember_places(study, setup)
         if line := remember_versions(study, versions_here(setup.config.generator.device)):
             progress.note(line)
@@ -284,8 +288,8 @@ def work(
             progress.note(warning)
         try:
             with (
-                StopSignal(progress if says_stop else None, WishFile(folder, progress)) as stop,
-                evaluator_of(setup, study, progress, stop) as evaluator,
+                StopSignal(progress if says_stop else None, Wishes(folder, progress, study, says=says_stop)) as stop,
+                evaluator_of(setup, study, progress, stop, folder) as evaluator,
             ):
                 name = worker or socket.gethostname()
                 with _standing_by(setup, folder, marks, progress) if says_stop else nullcontext():

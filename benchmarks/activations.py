@@ -1,11 +1,12 @@
-"""Measure what activations cost: while a model draws, in a merge that is written, and in a live one.
+"""Measure what activations cost: while a model draws, in a merge that is written, in a live one and in a candidate.
 
     python benchmarks/activations.py
 
 One thread; what is compared takes turns, and the figures are ratios of medians of CPU seconds, so that other work on
-the machine matters little. Drawing is that of the demo's model A; merged are four blocks of Stable Diffusion 1.5 at
-their own size, all others a few numbers wide. The table is printed and written to
-``benchmarks/results/activations.md``.
+the machine matters little; it matters some, since caches are shared, so that the machine's load is written down.
+Drawing is that of the demo's model A; merged are five blocks of Stable Diffusion 1.5 at their own size, all others a
+few numbers wide, so that what every tensor costs weighs more than in a whole model. The table is printed and written
+to ``benchmarks/results/activations.md``.
 """
 
 from __future__ import annotations
@@ -36,9 +37,20 @@ from bayes_merger.merging import SD1, LiveMerge, MergeRecipe, MergeSettings, Mod
 from bayes_merger.merging.export.single_file import save_merge
 
 RESULTS = Path(__file__).parent / "results" / "activations.md"
-BLOCKS = ("input_blocks.7.", "input_blocks.8.", "output_blocks.6.", "output_blocks.8.")
+BLOCKS = ("input_blocks.7.", "input_blocks.8.", "output_blocks.5.", "output_blocks.6.", "output_blocks.8.")
+REPORT = """# What activations cost
+
+Written by `python benchmarks/activations.py`: CPU seconds of one thread, with and without, as ratios of medians of
+{rounds} turns. The machine has {cores} cores; on average {before:.0f} programs wanted them when this began and
+{after:.0f} when it ended. Half of what saliency costs a merge is the weights, two passes in fp32 for numbers of two
+bytes; the plain merge of two fp16 models is one fused call, which does nothing but read and write.
+"""
 ROUNDS = 3
+DRAWN: dict[str, Any] = {"steps": 14, "width": 64, "height": 64, "sampler_name": "DDIM", "cfg_scale": 4}
 _WIDTH = 8
+
+Row = tuple[str, float, float]
+"""What is measured, the ratio, and the goal."""
 
 
 def ratios(work: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -54,11 +66,15 @@ def ratios(work: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, floa
     return {name: statistics.median(own) / first for name, own in times.items()}
 
 
-def drawing(rounds: int = ROUNDS) -> list[tuple[str, float, float]]:
+def eight_pictures() -> list[Payload]:
+    """What is drawn."""
+    return list(resolve([Payload("ring", "a large red ring on a blue background", batch_size=8, **DRAWN)], 0))
+
+
+def drawing(rounds: int = ROUNDS) -> list[Row]:
     """Eight pictures of the demo's model A, drawn plainly and with all statistics in four bands."""
     pipeline = load_pipeline(demo.model_path("a"), config=demo.config_dir(), device="cpu", max_batch=16)
-    settings: dict[str, Any] = {"steps": 14, "width": 64, "height": 64, "sampler_name": "DDIM", "cfg_scale": 4}
-    payloads = resolve([Payload("ring", "a large red ring on a blue background", batch_size=8, **settings)], 0)
+    payloads = eight_pictures()
     about = About("0" * 64, "sd1", 4, ({"id": "x"},))
 
     def measured() -> None:
@@ -69,7 +85,7 @@ def drawing(rounds: int = ROUNDS) -> list[tuple[str, float, float]]:
     return [("drawing the demo's small pictures while it is measured / drawing", found["measured"], 1.4)]
 
 
-def layer(rounds: int = ROUNDS) -> list[tuple[str, float, float]]:
+def layer(rounds: int = ROUNDS) -> list[Row]:
     """One convolution of Stable Diffusion 1.5's first blocks at 512x512, one picture with guidance."""
     module, given = torch.nn.Conv2d(320, 320, 3, padding=1), torch.randn(2, 320, 64, 64)
     about = About("0" * 64, "sd1", 4, ({"id": "x"},))
@@ -85,6 +101,42 @@ def layer(rounds: int = ROUNDS) -> list[tuple[str, float, float]]:
     return [("a convolution of full size while it is measured / without", found["measured"], 1.4)]
 
 
+def candidates(folder: Path, rounds: int = ROUNDS) -> list[Row]:
+    """A candidate of a search on the demo's models: merged into the live model and drawn, the files as they were."""
+    models = {"a": open_checkpoint(demo.model_path("a")), "b": open_checkpoint(demo.model_path("b"))}
+    for name, model in models.items():
+        random_activations(folder / f"{name}.act.safetensors", model, dict(model.shapes))
+    pipeline = load_pipeline(demo.model_path("a"), config=demo.config_dir(), device="cpu", max_batch=16)
+    payloads, merging = eight_pictures(), Merging(folder, models)
+
+    def drawn(kind: str) -> Callable[[], None]:
+        merged = merging.live(kind, merging.settings[kind], pipeline.destinations())
+
+        def candidate() -> None:
+            merged()
+            pipeline.text_encoder_changed()
+            pipeline.draw(payloads)
+
+        return candidate
+
+    found = ratios({kind: drawn(kind) for kind in ("scalar", "tensor")}, rounds)
+    return [("a candidate of the demo, merged and drawn, with saliency / without", found["tensor"], 1.1)]
+
+
+def random_activations(path: Path, model: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Responses of any size, for all matrices and convolutions."""
+    generator = torch.Generator().manual_seed(0)
+    found = Activations(About(model.sha256(), "sd1", 1, ({"id": "x"},)))
+    for key, shape in shapes.items():
+        if len(shape) > 1:
+            found.sums[key] = {
+                "guided_in": torch.rand(1, shape[1], generator=generator).double(),
+                "guided_out": torch.rand(1, shape[0], generator=generator).double(),
+            }
+            found.counts[key] = {"guided_n": torch.ones(1).double()}
+    found.save(path)
+
+
 def make_models(folder: Path) -> dict[str, Checkpoint]:
     """Two models of random weights, and the activations of each."""
     front = "model.diffusion_model."
@@ -98,63 +150,72 @@ def make_models(folder: Path) -> dict[str, Checkpoint]:
         tensors = {key: torch.randn(shape, generator=generator).half() for key, shape in chosen.items()}
         save_file(tensors, folder / f"{name}.safetensors")
         models[name] = open_checkpoint(folder / f"{name}.safetensors")
-        found = Activations(About(models[name].sha256(), "sd1", 1, ({"id": "x"},)))
-        for key, shape in chosen.items():
-            if len(shape) > 1:
-                found.sums[key] = {
-                    "guided_in": torch.rand(1, shape[1], generator=generator).double(),
-                    "guided_out": torch.rand(1, shape[0], generator=generator).double(),
-                }
-                found.counts[key] = {"guided_n": torch.ones(1).double()}
-        found.save(folder / f"{name}.act.safetensors")
+        random_activations(folder / f"{name}.act.safetensors", models[name], chosen)
     return models
 
 
-def merging(folder: Path, rounds: int = ROUNDS) -> list[tuple[str, float, float]]:
-    """The same merge with one number for every block, and with saliency, written and live."""
-    models = make_models(folder)
-    saliency = {name: {"path": str(folder / f"{name}.act.safetensors"), "sha256": ""} for name in "ab"}
-    settings = {"scalar": MergeSettings(), "tensor": MergeSettings(saliency=saliency)}
-    settings |= {name: replace(own, dtype="fp32") for name, own in (("wide scalar", settings["scalar"]),)}
+class Merging:
+    """Two models and their activations, in a folder, merged with one number for every block and with saliency."""
 
-    def weights(kind: str, alpha: float) -> dict[str, dict[str, float]]:
+    def __init__(self, folder: Path, models: dict[str, Checkpoint]) -> None:
+        saliency = {name: {"path": str(folder / f"{name}.act.safetensors"), "sha256": ""} for name in "ab"}
+        self.settings = {"scalar": MergeSettings(), "tensor": MergeSettings(saliency=saliency)}
+        self.models, self._folder = models, folder
+
+    def weights(self, kind: str, alpha: float) -> dict[str, dict[str, float]]:
+        """One alpha for all blocks."""
         own = {"alpha": dict.fromkeys(SD1.blocks, alpha)}
         return own | ({"strength": dict.fromkeys(SD1.blocks, 1.5)} if kind == "tensor" else {})
 
-    def written(kind: str) -> Callable[[], None]:
-        references = {name: ModelRef(str(model.path), model.sha256()) for name, model in models.items()}
-        recipe = MergeRecipe(**vars(settings[kind]), models=references, weights=weights(kind, 0.4), architecture="sd1")
-        return lambda: save_merge(recipe, models, folder / "out.safetensors", replace=True)
+    def written(self, kind: str) -> Callable[[], None]:
+        """What writes the merge."""
+        references = {name: ModelRef(str(model.path), model.sha256()) for name, model in self.models.items()}
+        settings, weights = vars(self.settings[kind]), self.weights(kind, 0.4)
+        recipe = MergeRecipe(**settings, models=references, weights=weights, architecture="sd1")
+        return lambda: save_merge(recipe, self.models, self._folder / "out.safetensors", replace=True)
 
-    def live(kind: str, dtype: torch.dtype) -> Callable[[], None]:
-        merged = [key for key in models["a"].shapes if SD1.place(key).role in ("block", "vae")]
-        destinations = {key: torch.empty(models["a"].shapes[key], dtype=dtype) for key in merged}
-        candidate = LiveMerge(models, settings[kind], memory=2**32)
+    def live(self, kind: str, settings: MergeSettings, destinations: Mapping[str, torch.Tensor]) -> Callable[[], None]:
+        """What writes another candidate each time."""
+        candidate = LiveMerge(self.models, settings, memory=2**32)
         alphas = iter([0.1 + 0.01 * number for number in range(80)])
-        return lambda: candidate.apply(weights(kind, next(alphas)), destinations)
+        return lambda: candidate.apply(self.weights(kind, next(alphas)), destinations)
 
-    half, wide = torch.float16, torch.float32
-    file = ratios({kind: written(kind) for kind in ("scalar", "tensor")}, rounds)
-    fused = ratios({kind: live(kind, half) for kind in ("scalar", "tensor")}, rounds)
-    pieces = ratios({"scalar": live("wide scalar", wide), "tensor": live("tensor", wide)}, rounds)
+
+def merging(folder: Path, rounds: int = ROUNDS) -> list[Row]:
+    """The same merge with one number for every block, and with saliency, written and live."""
+    own = Merging(folder, make_models(folder))
+    shapes_of = own.models["a"].shapes
+    merged = [key for key in shapes_of if SD1.place(key).role in ("block", "vae")]
+
+    def live(dtype: str, precision: torch.dtype) -> float:
+        room = {key: torch.empty(shapes_of[key], dtype=precision) for key in merged}
+        work = {kind: own.live(kind, replace(made, dtype=dtype), room) for kind, made in own.settings.items()}
+        return ratios(work, rounds)["tensor"]
+
     return [
-        ("a written merge with saliency / without", file["tensor"], 1.5),
-        ("a live candidate in fp32 with saliency / without", pieces["tensor"], 1.5),
-        ("a live candidate in fp16 with saliency / without, which is one fused call", fused["tensor"], 1.5),
+        (
+            "a written merge with saliency / without",
+            ratios({k: own.written(k) for k in own.settings}, rounds)["tensor"],
+            1.5,
+        ),
+        ("a live candidate in fp32 with saliency / without", live("fp32", torch.float32), 1.5),
+        ("a live candidate in fp16 with saliency / without, which is one fused call", live("fp16", torch.float16), 1.5),
     ]
 
 
 def main() -> None:
     """Measure all of it."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [*layer(), *drawing(), *merging(Path(folder))]
-    lines = ["| what | ratio | goal |", "| --- | --- | --- |"]
+    before, rows = os.getloadavg()[0], [*layer(), *drawing()]
+    for part in (candidates, merging):
+        with tempfile.TemporaryDirectory() as folder:
+            rows += part(Path(folder))
+    text = REPORT.format(rounds=ROUNDS, cores=os.cpu_count(), before=before, after=os.getloadavg()[0])
+    lines = [text, "| what | ratio | goal |", "| --- | --- | --- |"]
     lines += [f"| {what} | {found:.2f} | {goal:g}{'' if found <= goal else ', missed'} |" for what, found, goal in rows]
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text, encoding="utf-8")
+    RESULTS.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    print(RESULTS.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -178,8 +178,7 @@ def finish(cache: Path, setting: Setting, method: str, landscapes: Sequence[str]
     missing = [n for n in numbers if any(not path_of(cache, setting, method, x, n).is_file() for x in landscapes)]
     tree = cache / "trees" / commit
     if missing and commit and not CONF.is_relative_to(tree):
-        if not tree.is_dir():
-            subprocess.run(["git", "worktree", "add", "--detach", tree, commit], cwd=ROOT, check=True)
+        check_out(tree)
         what = [option for pair in asdict(setting).items() for option in (f"--{pair[0]}", str(pair[1]))]
         command = [sys.executable, __file__, "run", method, "--cache", cache, *what, "--landscapes", *landscapes]
         env = {**os.environ, "PYTHONPATH": str(tree)}
@@ -195,6 +194,12 @@ def finish(cache: Path, setting: Setting, method: str, landscapes: Sequence[str]
                 partial.write_text(json.dumps(run(name, problem, setting)))
                 partial.replace(path)
         print(method, setting.folder, number, flush=True)
+
+
+def check_out(tree: Path) -> None:
+    """An earlier version of the package, in a folder that is called like its commit."""
+    if not tree.is_dir():
+        subprocess.run(["git", "worktree", "add", "--detach", tree, tree.name], cwd=ROOT, check=True)
 
 
 def costs(method: str, counts: Sequence[int]) -> Iterator[tuple[int, float]]:

@@ -2,13 +2,15 @@
 
     python benchmarks/search_demo.py structured --trials 60 --seeds 0 1 2
     python benchmarks/search_demo.py bayes_classic --trials 100 --seeds 0 1 2
+    python benchmarks/search_demo.py structured@4a0c3b8 --trials 60 --kept observed     # of an earlier version
     python benchmarks/search_demo.py report      # benchmarks/results/search_demo.md
 
-A seed decides the start design, the prompts' pictures and the sampler; all methods share its design, and search only
-weights that change something. What a method hands over is judged by 32 fresh pictures per payload, on seeds that no
-trial has used: the trial with the best observed score, the one with the best posterior mean, and the predicted merge.
-Beside each mean stands how far it is above that of `bayes_classic` after 100 trials by its best observed score, on the
-same fresh pictures. What was drawn is kept in ``--cache``; a run goes on.
+A seed decides the start design, the prompts' pictures and the sampler; all methods of a version share its design. They
+search only weights that change something; those of an earlier version (``earlier.py``) search all. What a method hands
+over is judged by 32 fresh pictures per payload, on seeds that no trial has used: the trial with the best observed
+score, the one with the best posterior mean, and the predicted merge. Beside each mean stands how far it is above that
+of `bayes_classic` after 100 trials by its best observed score, on the same fresh pictures. What was drawn is kept in
+``--cache``; a run goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from search import check_out
 
 from bayes_merger import compose
 from bayes_merger.imaging.payload import resolve
@@ -66,7 +71,7 @@ class Demo:
     """The demo's merges of one seed, with what was drawn before remembered.
 
     Args:
-        optimiser: a name of ``conf/optimiser``.
+        optimiser: a name of ``conf/optimiser``; with ``@COMMIT`` that of an earlier version.
         seed: of the run.
         cache: folder of what was drawn.
         more: further settings, its budget among them.
@@ -76,9 +81,13 @@ class Demo:
     def __init__(
         self, optimiser: str, seed: int, cache: Path, more: Sequence[str] = ("n_iters=80",), fresh: int = FRESH
     ) -> None:
-        name, *options = optimiser.split(":")
+        name, _, commit = optimiser.partition("@")
+        self._earlier = [name, str(seed)] if commit else []
+        self._tree = cache / "trees" / commit
+        name, *options = name.split(":")
         chosen = [f"optimiser={name}", *(f"optimiser.{option}" for option in options)]
-        settings = compose.compose_run(["experiment=demo", f"seed={seed}", *chosen, *more])
+        known = ["space.idle=keep"] if commit else []
+        settings = compose.compose_run(["experiment=demo", f"seed={seed}", *chosen, *known, *more])
         setup = make_setup(compose.validate(settings), settings, RunFolder(cache / "unused"))
         self.setup = without_idle(narrowed(setup))
         self._fresh = fresh
@@ -112,11 +121,12 @@ class Demo:
 
     def study(self, trials: int) -> optuna.study.Study:
         """The study after so many trials."""
-        space = self.space.distributions()
-        study = optuna.create_study(
-            direction="maximize", sampler=make_sampler(self.setup.sampler, space, self.setup.config.seed)
-        )
         config = self.setup.config
+        sampler = make_sampler(self.setup.sampler, self.space.distributions(), config.seed)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        if self._earlier:
+            self._search_as_before(study, trials)
+            return study
         rows = design(self.space, config.init_points, config.seed, kind=config.design)
         for row in rows:
             study.enqueue_trial(row, user_attrs={"phase": "design"})
@@ -124,15 +134,31 @@ class Demo:
         for number in range(trials):
             if len(rows) <= number < len(known):
                 study.enqueue_trial(known[number])
-            trial = study.ask(dict(space))
-            result = self.judged(trial.params)
-            trial.set_user_attr("scores", result["scores"])
-            study.tell(trial, result["value"])
-            if number >= len(known):
-                known.append(dict(trial.params))
-                self._log.write_text(json.dumps(known))
-                print(f"seed {self.setup.config.seed} trial {number} {result['value']:.3f}", flush=True)
+            self._try(study)
+            self._log.write_text(json.dumps([*(trial.params for trial in study.trials), *known[number + 1 :]]))
         return study
+
+    def _search_as_before(self, study: optuna.study.Study, trials: int) -> None:
+        """Fill a study with what an earlier version suggests."""
+        check_out(self._tree)
+        command = [sys.executable, str(Path(__file__).with_name("earlier.py")), *self._earlier]
+        there = {"cwd": self._tree, "env": {**os.environ, "PYTHONPATH": str(self._tree)}}
+        with subprocess.Popen(command, **there, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdin
+            assert other.stdout
+            for _ in range(trials):
+                study.enqueue_trial(json.loads(other.stdout.readline()))
+                print(json.dumps(self._try(study)), file=other.stdin, flush=True)
+            other.kill()
+
+    def _try(self, study: optuna.study.Study) -> dict[str, Any]:
+        """One trial, drawn and judged unless it was before."""
+        trial = study.ask(dict(self.space.distributions()))
+        result = self.judged(trial.params)
+        trial.set_user_attr("scores", result["scores"])
+        study.tell(trial, result["value"])
+        print(f"seed {self.setup.config.seed} trial {trial.number} {result['value']:.3f}", flush=True)
+        return result
 
     def points(self, result: dict[str, Any]) -> list[float]:
         """Of each picture that was judged; their mean is the merge's value."""
@@ -166,7 +192,9 @@ def main() -> None:
     parser.add_argument("method", help="a name of conf/optimiser, or report")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "search-demo")
+    parser.add_argument("--moments", type=int, nargs="+", default=MOMENTS, help="after how many trials it is judged")
+    parser.add_argument("--kept", nargs="+", choices=HOW, default=HOW, help="what is judged")
+    parser.add_argument("--cache", type=lambda text: Path(text).resolve(), default=ROOT / "runs" / "search-demo")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if options.method == "report":
@@ -179,10 +207,11 @@ def main() -> None:
         path = options.cache / "results" / f"{options.method}-{seed}.json"
         path.parent.mkdir(exist_ok=True)
         known = json.loads(path.read_text()) if path.is_file() else {}
-        for moment in MOMENTS:
+        for moment in options.moments:
             if moment <= options.trials:
-                for how, values in demo.kept(study, moment).items():
-                    known[f"{how} {moment}"] = demo.points(demo.judged(values, "fresh"))
+                kept = demo.kept(study, moment)
+                for how in options.kept:
+                    known[f"{how} {moment}"] = demo.points(demo.judged(kept[how], "fresh"))
         path.write_text(json.dumps(known))
         print(options.method, seed, {name: round(float(np.mean(own)), 3) for name, own in known.items()}, flush=True)
 

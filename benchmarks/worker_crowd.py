@@ -116,9 +116,10 @@ def work(
     """A worker without drawing; what it told is noted once the answer is there."""
     study = opened(address, name)
     log.count(backend(study))
-    begin()
     pause = SHORTEST
     with Worker(study, SPACE, patience=TAKEOVER) as worker:
+        worker.finished()  # as a run's worker does, to say so
+        begin()
         while not over():
             started = time.perf_counter()
             trial = worker.claim(total)

@@ -70,6 +70,7 @@ class Row:
     vain: float
     server: float
     statements: float
+    proposer_statements: float
     take: list[float]
     tell: list[float]
     joining: float
@@ -121,6 +122,7 @@ def measure(address: str, who: str, finished: int, workers: int, seconds: float)
         vain=sum(log["vain"] for log in logs) / done,
         server=(server_cpu(postmaster) - before) / done,
         statements=sum(log["statements"] for log in logs) / done,
+        proposer_statements=sum(log["statements"] for log in logs if not log["tell"]) / done,
         take=[took for log in logs for took in log["take"]],
         tell=[took for log in logs for took in log["tell"]],
         joining=float(np.median([log["joining"] for log in own or logs])),
@@ -198,15 +200,17 @@ def killed(address: str, finished: int, workers: int, extra: int, pause: float) 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| | finished | workers | trials/s | client CPU | of it the proposer's | server CPU | statements | in vain "
+        "| | finished | workers | trials/s | client CPU | of it the proposer's | server CPU | statements "
+        "| of them the proposer's | in vain "
         "| take: median / 95 % | tell: median / 95 % | joining | memory |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         take, tell = (1000 * np.percentile(one or [0.0], [50, 95]) for one in (row.take, row.tell))
         lines.append(
             f"| {row.who} | {row.finished} | {row.workers} | {row.rate:.1f} | {1000 * row.client:.0f} ms "
-            f"| {1000 * row.proposer:.0f} ms | {1000 * row.server:.1f} ms | {row.statements:.1f} | {row.vain:.1f} "
+            f"| {1000 * row.proposer:.0f} ms | {1000 * row.server:.1f} ms | {row.statements:.1f} "
+            f"| {row.proposer_statements:.1f} | {row.vain:.1f} "
             f"| {take[0]:.0f} / {take[1]:.0f} ms "
             f"| {tell[0]:.0f} / {tell[1]:.0f} ms | {row.joining:.2f} s | {row.memory:.0f} MB |"
         )

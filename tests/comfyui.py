@@ -1,30 +1,34 @@
 """ComfyUI as the drawing program sees it: a real HTTP server with its API.
 
-It draws what a model would: noise that depends on the bytes of the model's file, the words, the seed and the size. The
-facts are those of its source: a graph is checked before it is queued and refused with 400 and `node_errors`, a queued
-one is in the history only once it is done, and one that failed is there with `status_str` `error`.
+It draws what a model would: noise that depends on the bytes of the model's file, the words, the seed and the size. What
+it says is what ComfyUI 0.8 said: a graph is checked before it is queued and refused with 400 and `node_errors`, a queued
+one is in the history only once it is done, one that failed is there with `status_str` `error`, and one that equals the
+last one is not drawn again: whoever did not name a client is told of no picture.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from PIL import Image
 
+from bayes_merger.imaging.payload.workflow import choices
+from tests.serving import Handler, serving
+
 SAMPLERS = ["euler", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "ddim"]
 SCHEDULERS = ["normal", "karras", "simple", "ddim_uniform"]
+SAVERS = ("PreviewImage", "SaveImage")
+NODES = ("KSampler", "KSamplerAdvanced", "CheckpointLoaderSimple", "UNETLoader", "CLIPTextEncode", "EmptyLatentImage",
+         "EmptyImage", "VAEDecode", "LoraLoader", "CLIPSetLastLayer", "CR Note", *SAVERS)  # fmt: skip
 
 
 @dataclass
@@ -42,6 +46,10 @@ class State:
         models: the model and its SHA-256, for every picture.
         history: what is done.
         queue: what is not.
+        others: what other people have queued before it.
+        interrupted: what somebody ended while it was drawn.
+        clients: who has queued what, None: nobody in particular.
+        last: the graph that was drawn last, and what it has `made`.
         pictures: file name -> PNG.
     """
 
@@ -55,6 +63,11 @@ class State:
     models: list[tuple[str, str]] = field(default_factory=list)
     history: dict[str, Any] = field(default_factory=dict)
     queue: dict[str, float] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    interrupted: list[str] = field(default_factory=list)
+    clients: dict[str, str | None] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
     address: str = ""
 
@@ -64,51 +77,74 @@ class State:
 
     def node(self, kind: str) -> dict[str, Any]:
         """What `/object_info` says of a node."""
-        choices = {
+        if kind not in NODES:
+            return {}
+        some = {
             "KSampler": {"sampler_name": SAMPLERS, "scheduler": SCHEDULERS},
             "CheckpointLoaderSimple": {"ckpt_name": self.listed()},
             "UNETLoader": {"unet_name": self.listed()},
-        }.get(kind)
-        if choices is None:
-            return {}
-        required = {name: ["COMBO", {"options": some}] if self.combo else [some] for name, some in choices.items()}
-        return {kind: {"input": {"required": required}, "name": kind}}
+            "LoraLoader": {"lora_name": ["style.safetensors"]},
+        }.get(kind, {})
+        required = {name: ["COMBO", {"options": of}] if self.combo else [of, {}] for name, of in some.items()}
+        about = {"input": {"required": required}, "input_order": {"required": list(required)}, "name": kind}
+        return {kind: {**about, "python_module": "nodes", "category": "loaders", "output_node": kind in SAVERS}}
 
-    def queued(self, graph: dict[str, Any]) -> tuple[int, Any]:
+    def queued(self, body: dict[str, Any]) -> tuple[int, Any]:
         """The answer to `/prompt`."""
+        graph = body["prompt"]
         self.asked.append(graph)
+        for number, node in graph.items():
+            if node["class_type"] not in NODES:
+                message = f"Cannot execute because node {node['class_type']} does not exist."
+                error = {"type": "invalid_prompt", "message": message, "details": f"Node ID '#{number}'"}
+                return 400, {"error": {**error, "extra_info": {}}, "node_errors": {}}
         wrong = {number: found for number, node in graph.items() if (found := self._wrong(graph, node))}
         if wrong:
             error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
-            return 400, {"error": error, "node_errors": wrong}
+            return 400, {"error": {**error, "details": "", "extra_info": {}}, "node_errors": wrong}
         number = f"00000000-0000-0000-0000-{len(self.asked):012}"
         if self.forgets:
             self.forgets -= 1
         else:
             self.queue[number] = time.monotonic() + self.delay
+        self.clients[number] = body.get("client_id")
         return 200, {"prompt_id": number, "number": len(self.asked), "node_errors": {}}
 
     def _wrong(self, graph: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any] | None:
-        known = self.node(node["class_type"]).get(node["class_type"], {}).get("input", {}).get("required", {})
-        errors = []
+        kind, errors = node["class_type"], []
         for name, value in node["inputs"].items():
-            choices = known[name][1]["options"] if name in known and self.combo else known.get(name, [None])[0]
-            if choices is not None and value not in choices:
-                errors.append({"message": "Value not in list", "details": f"{name}: '{value}'"})
+            known = choices(self.node(kind)[kind], name)
+            if known is not None and value not in known:
+                about = {"type": "value_not_in_list", "message": "Value not in list"}
+                errors.append({**about, "details": f"{name}: '{value}' not in {known}", "extra_info": {}})
             if isinstance(value, list) and value[0] not in graph:
-                errors.append({"message": "Linked node is not there", "details": name})
-        return {"errors": errors, "class_type": node["class_type"]} if errors else None
+                about = {"type": "exception_during_validation", "message": "Exception when validating node"}
+                errors.append({**about, "details": f"'{value[0]}'", "extra_info": {}})
+        return {"errors": errors, "dependent_outputs": ["picture"], "class_type": kind} if errors else None
+
+    def line(self) -> dict[str, Any]:
+        """The answer to `/queue`: one is drawn, the others wait."""
+        entries = [[place, number, {}, {}, []] for place, number in enumerate([*self.others, *self.queue])]
+        return {"queue_running": entries[:1], "queue_pending": entries[1:]}
 
     def work(self) -> None:
-        """Draw what is due."""
+        """Draw what is due; others' work is done a piece at every look."""
+        if self.others:
+            self.others.pop(0)
+            return
         for number in [number for number, due in self.queue.items() if due <= time.monotonic()]:
             del self.queue[number]
             graph = self.asked[int(number[-12:]) - 1]
             messages = self.fails.pop(0) if self.fails else None
-            outputs = {} if messages else self._drawn(graph, number)
+            if not messages and graph != self.last:
+                self.last, self.made = graph, self._drawn(graph, number)
+                outputs = self.made
+            else:
+                outputs = self.made if not messages and self.clients[number] else {}
             status = {"status_str": "error" if messages else "success", "completed": not messages,
-                      "messages": messages or []}  # fmt: skip
-            self.history[number] = {"prompt": [0, number, graph], "outputs": outputs, "status": status}
+                      "messages": messages or [["execution_start", {}], ["execution_success", {}]]}  # fmt: skip
+            entry = [0, number, graph, {"create_time": 0}, ["picture"]]
+            self.history[number] = {"prompt": entry, "outputs": outputs, "status": status, "meta": {}}
 
     def _drawn(self, graph: Mapping[str, Any], number: str) -> dict[str, Any]:
         nodes = {node["class_type"]: node["inputs"] for node in graph.values()}
@@ -135,54 +171,41 @@ def comfyui(folder: Path) -> Iterator[State]:
     """A server whose models lie in `folder`, running."""
     state = State(folder)
 
-    class Handler(BaseHTTPRequestHandler):
+    class ComfyUI(Handler):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             state.work()
             if parts.path.startswith("/object_info/"):
-                self._reply(200, state.node(parts.path.rpartition("/")[2]))
+                self.reply(200, state.node(unquote(parts.path.rpartition("/")[2])))
             elif parts.path.startswith("/history/"):
                 number = parts.path.rpartition("/")[2]
-                self._reply(200, {number: state.history[number]} if number in state.history else {})
+                self.reply(200, {number: state.history[number]} if number in state.history else {})
             elif parts.path == "/queue":
-                self._reply(200, {"queue_running": [[0, number] for number in state.queue], "queue_pending": []})
+                self.reply(200, state.line())
             elif parts.path == "/view":
                 query = parse_qs(parts.query)
                 found = state.pictures.get(query["filename"][0]) if query["type"] == ["temp"] else None
-                self._reply(200 if found else 404, found or b"")
+                self.reply(200 if found else 404, found or b"")
             else:
-                self._reply(404, b"404: Not Found")
+                self.reply(404, b"404: Not Found")
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = self.body()
             if self.path == "/prompt":
-                self._reply(*state.queued(body["prompt"]))
+                self.reply(*state.queued(body))
             elif self.path in ("/queue", "/history"):
                 for number in body["delete"]:
-                    (state.queue if self.path == "/queue" else state.history).pop(number, None)
-                self._reply(200, b"")
+                    if self.path == "/history":
+                        state.history.pop(number, None)
+                    elif number != next(iter(state.queue), None) or state.others:  # what is drawn stays
+                        state.queue.pop(number, None)
+                self.reply(200, b"")
+            elif self.path == "/interrupt":
+                state.interrupted.append(body["prompt_id"])
+                state.queue.pop(body["prompt_id"], None)
+                self.reply(200, b"")
             else:
-                self._reply(404, b"404: Not Found")
+                self.reply(404, b"404: Not Found")
 
-        def _reply(self, status: int, data: Any) -> None:
-            content = data if isinstance(data, bytes) else json.dumps(data).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            with suppress(BrokenPipeError):  # nobody waited for it
-                self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(ComfyUI) as state.address:
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

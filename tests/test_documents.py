@@ -79,6 +79,58 @@ def test_text_is_text_to_the_letter() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "{red|blue} ring, [dark:light:0.5]",
+        "{red|blue}",
+        "[dark]",
+        "masterpiece: 1.2, best",
+        "@artist, a cat",
+        "*stars* and stripes",
+        "100%: `all`",
+        "%a",
+        "- a ? b",
+        '"a" and "b"',
+        "'a' and it's b",
+        "!wow a cat",
+    ],
+)
+def test_what_yaml_takes_for_its_own_is_text_where_text_is_meant(text: str) -> None:
+    read = parse_document(f"one:\n  prompt: {text}\r\n  steps: 20\n", text_of=("prompt",))
+    assert read == {"one": {"prompt": text, "steps": 20}}
+
+
+def test_quotes_and_blocks_stay_what_they_are_beside_a_line_that_is_no_yaml() -> None:
+    text = """one: {a|b}, c
+two: 'it''s'
+three: |
+  a
+  b
+four: "a \\(b\\), \\"c\\""
+five: "tab\\t"
+"""
+    read = parse_document(text, text_of=("one", "two", "three", "four", "five"))
+    assert list(read.values()) == ["{a|b}, c", "it's", "a\nb\n", 'a \\(b\\), "c"', "tab\t"]
+    with pytest.raises(ConfigError, match="line 3: not valid YAML"):
+        parse_document("prompt: a\nsteps: [\n", text_of=("prompt",))
+
+
+def test_a_list_of_texts_is_no_text() -> None:
+    assert parse_document('prompt: ["a", "b"]', text_of=("prompt",)) == {"prompt": ["a", "b"]}
+
+
+def test_line_ends_of_web_pages_are_spaces() -> None:
+    assert parse_document("a: b\u2028c\x85d\nsteps: 2") == {"a": "b c d", "steps": 2}
+
+
+def test_json_may_have_comments() -> None:
+    text = """{"a": "http://x/*y*/", // one
+    /* two
+    */ "b": 2, "c": "\\"//"}"""
+    assert parse_document(text) == {"a": "http://x/*y*/", "b": 2, "c": '"//'}
+
+
+@pytest.mark.parametrize(
     ("data", "text"),
     [
         ("größer".encode(), "größer"),

@@ -2,7 +2,8 @@
 
 It draws what a model would: noise that depends on the bytes of the model's file, the words, the seed and the size. The
 facts are those of its source: a checkpoint that is not in the list is silently replaced by the loaded one, an unknown
-sampler is refused with 404, errors are 500 with `error` and `errors`, a grid comes first where `return_grid` is on.
+sampler is refused with 404, errors are 500 with `error` and `errors`, a grid comes first where `return_grid` is on, and
+what was interrupted is handed out as far as it was drawn.
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ import base64
 import hashlib
 import io
 import json
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,12 +24,16 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tests.serving import Handler, serving
+
 SAMPLERS = [
     {"name": "Euler", "aliases": ["k_euler"], "options": {}},
     {"name": "DPM++ 2M", "aliases": ["k_dpmpp_2m"], "options": {"scheduler": "karras"}},
     {"name": "Restart", "aliases": ["restart"], "options": {}},
 ]
 SCHEDULERS = [{"name": name.lower(), "label": name, "aliases": None} for name in ("Automatic", "Karras")]
+STILL = {"skipped": False, "interrupted": False, "stopping_generation": False, "job": "", "job_count": 0,
+         "job_timestamp": "0", "job_no": 0, "sampling_step": 1, "sampling_steps": 2}  # fmt: skip
 
 
 @dataclass
@@ -46,6 +49,7 @@ class State:
         grid: whether pictures come with a grid before them.
         delay: seconds that a drawing takes.
         answer: overrides of the answer to `txt2img`.
+        state: what `progress` says, where it is not as usual.
         asked: every body that was sent to `txt2img`.
         models: title and SHA-256 of the model of every drawing.
         listed: the files that the last refresh has found.
@@ -62,6 +66,7 @@ class State:
     delay: float = 0.0
     answer: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
     models: list[tuple[str, str]] = field(default_factory=list)
     listed: dict[str, Path] = field(default_factory=dict)
@@ -115,7 +120,7 @@ def web_ui(folder: Path) -> Iterator[State]:
     state = State(folder)
     state.refresh()
 
-    class Handler(BaseHTTPRequestHandler):
+    class WebUI(Handler):
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             models = [
@@ -127,18 +132,16 @@ def web_ui(folder: Path) -> Iterator[State]:
                 "/sdapi/v1/samplers": SAMPLERS,
                 "/sdapi/v1/schedulers": SCHEDULERS,
                 "/sdapi/v1/sd-models": models,
-                "/sdapi/v1/progress": {"progress": 0.5, "state": {"sampling_step": 1, "sampling_steps": 2}},
+                "/sdapi/v1/progress": {"progress": 0.5, "eta_relative": 1.0, "state": {**STILL, **state.state}},
             }.get(path))  # fmt: skip
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            path = urlsplit(self.path).path
+            body, path = self.body(), urlsplit(self.path).path
             if path == "/sdapi/v1/refresh-checkpoints":
                 state.refresh()
                 self._send({})
             elif path == "/sdapi/v1/txt2img" and self._welcome():
-                status, data = state.draw(body)
-                self._reply(status, data)
+                self.reply(*state.draw(body))
             else:
                 self._send(None)
 
@@ -148,33 +151,11 @@ def web_ui(folder: Path) -> Iterator[State]:
 
         def _send(self, data: Any) -> None:
             if data is None or not state.api:
-                self._reply(404, {"detail": "Not Found"})
+                self.reply(404, {"detail": "Not Found"})
             elif not self._welcome():
-                self._reply(401, {"detail": "Incorrect username or password"})
+                self.reply(401, {"detail": "Incorrect username or password"})
             else:
-                self._reply(200, data)
+                self.reply(200, data)
 
-        def _reply(self, status: int, data: Any) -> None:
-            content = data if isinstance(data, bytes) else json.dumps(data).encode()
-            self.send_response(status)
-            if 300 <= status < 400:
-                self.send_header("Location", "http://192.0.2.1/")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            with suppress(BrokenPipeError):  # nobody waited for it
-                self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(WebUI) as state.address:
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

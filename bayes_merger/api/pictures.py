@@ -18,7 +18,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.existing import find_pictures, prompt_of, read_picture
 from bayes_merger.run.progress import PlainReporter, StopSignal
 from bayes_merger.scoring.scorer import ImageToScore
-from bayes_merger.scoring.scores import score_images
+from bayes_merger.scoring.scores import prepare_scorers, score_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,8 +71,8 @@ def score(
     judges = scorers_of(scorers)
     images = [_to_score(number, one, prompt) for number, one in enumerate(_each(pictures))]
     found: list[dict[str, float]] = [{} for _ in images]
+    prepare_scorers(judges.values())
     for name, judge in judges.items():
-        judge.prepare()
         for one, said in zip(found, score_images(judge, images), strict=True):
             one[name] = said.value
     return found

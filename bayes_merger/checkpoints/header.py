@@ -23,6 +23,8 @@ ITEM_SIZES: Mapping[str, int] = {
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
+_QUANTISED = ("F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I4", "U4")
+
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself. A real header has well under one million."""
 
@@ -113,9 +115,14 @@ def _metadata(value: Any) -> dict[str, str]:
 
 def _entry(key: str, value: Any, start: int) -> Entry:
     shown = printable(key)
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
         raise CheckpointError(f"tensor '{shown}' is not described by dtype, shape and data_offsets; {_AGAIN}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if dtype in _QUANTISED:
+        raise CheckpointError(
+            f"tensor '{shown}' is quantised to {dtype}, which is not read; "
+            "give the file in fp16, bf16 or fp32 that it was made from"
+        )
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
         raise CheckpointError(
             f"tensor '{shown}' has dtype '{printable(str(dtype))}'; {nearest(str(dtype), ITEM_SIZES)}"

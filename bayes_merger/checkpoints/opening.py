@@ -10,22 +10,23 @@ from pathlib import Path
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.diffusers_folder import open_folder
-from bayes_merger.checkpoints.single_file import open_file
+from bayes_merger.checkpoints.shelves import find_model, shelves
+from bayes_merger.checkpoints.single_file import SUFFIXES, open_file
 from bayes_merger.errors import CheckpointError, and_more
-
-SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a model file or folder and validate its header.
 
     Args:
-        path: a ``.safetensors`` file, a ``.ckpt`` that holds nothing but tensors, or a diffusers folder.
+        path: a ``.safetensors`` file, a ``.ckpt`` that holds nothing but tensors, or a diffusers folder; or the name
+            of one in the folders of models that the environment names.
 
     Raises:
         CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint at all.
+        ConfigError: several models have the name.
     """
-    path = Path(path)
+    path = Path(find_model(str(path), shelves()))
     try:
         if path.is_dir() and any((path / name).exists() for name in ("model_index.json", "unet", "transformer")):
             return open_folder(path)
@@ -55,6 +56,8 @@ def _check_exists(path: Path) -> None:
         if not path.is_file():
             raise CheckpointError(f"{path}: not a regular file; give a .safetensors file")
         return
+    if path.is_symlink():
+        raise CheckpointError(f"{path}: a link to {path.readlink()}, which is not there; give the file itself")
     if not path.parent.is_dir():
         if path.parts[0] in ("http:", "https:") or (not path.suffix and len(path.parts) == 2):
             raise CheckpointError(f"{path}: models are not downloaded; give a file or folder that is here")

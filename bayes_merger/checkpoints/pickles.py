@@ -48,6 +48,32 @@ _ALLOWED = frozenset(
     }
 )
 
+INERT = frozenset({
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib.WindowsPath", "argparse.Namespace",
+    "__builtin__.set", "builtins.set",
+})  # fmt: skip
+"""What trainers leave beside the tensors, as in Stable Diffusion's own files. It is never imported: an :class:`Inert`
+stands for it. Most are those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/safe.py
+"""
+
+
+class Inert:
+    """An object of a pickle that nobody needs: made of anything, and nothing itself."""
+
+    def __new__(cls, *_: object) -> Inert:
+        """Whatever it is made of."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        """Forget it."""
+
+
 # What zipfile and pickletools raise on bytes that are not what they should be.
 _DAMAGE = (
     ValueError, EOFError, IndexError, OSError, OverflowError, MemoryError, NotImplementedError, RuntimeError,
@@ -68,7 +94,7 @@ def check_pickle(path: Path) -> None:
             found.add(name)
     except _DAMAGE as error:  # foreign objects found before the damage matter more
         damage = error
-    foreign = sorted(found - _ALLOWED)
+    foreign = sorted(found - _ALLOWED - INERT)
     if foreign:
         names = and_more([one_line(name) for name in foreign])
         raise CheckpointError(
@@ -95,6 +121,8 @@ def imports_of(path: Path) -> Iterator[str]:
 def _data_pickle(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         pickles = [entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] == "data.pkl"]
+        if not pickles and any(entry.filename.endswith(".safetensors") for entry in archive.infolist()):
+            raise CheckpointError("an archive; unpack it, and give the model in it")
         if len(pickles) != 1:
             raise ValueError(f"a zip file with {len(pickles)} data.pkl in it")
         if pickles[0].file_size > _LARGEST_PICKLE:

@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
-from bayes_merger.checkpoints.pickles import PICKLE_STARTS, ZIP_START, check_pickle
+from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, Inert, check_pickle
 from bayes_merger.checkpoints.quantised import as_meant
 from bayes_merger.errors import CheckpointError, one_line, printable
 from bayes_merger.paths import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+"""How model files are called."""
 
 # What the restricted unpickler raises on bytes that are not what they should be (seen by changing them one by one).
 _UNREADABLE = (
@@ -36,7 +39,9 @@ _UNREADABLE = (
 # What trainers put a model's tensors into, and what parallel training and compilation put before their names.
 _TABLES = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params",
            "string_to_param")  # fmt: skip
-_WRAPPED = ("module.", "_orig_mod.", "state_dict.")
+_WRAPPED = ("module.", "_orig_mod.", "state_dict.", "model.")
+
+_ARCHIVES = (b"Rar!", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd")
 
 # Names in files from the first months of Stable Diffusion, before transformers renamed them.
 _OLD_NAMES = {
@@ -97,15 +102,25 @@ def _not_a_checkpoint(start: bytes) -> str:
         return "a web page saved under this name; download the model again, logged in if the site asks for it"
     if start.startswith(b"GGUF"):
         return "a quantised model in GGUF, which is not read; give the file in fp16, bf16 or fp32 that it was made from"
-    if len(start) >= 9 and start[8:9] != b"{":
-        return "not a checkpoint; give a .safetensors or .ckpt file"
-    return ""
+    if len(start) < 9 or start[8:9] == b"{":  # the header's begin; its length before it may look like anything
+        return ""
+    if not start.strip(b"\0"):
+        return "nothing but zeros, an unfinished download; download it again"
+    if text.startswith(b"{"):
+        return (
+            "a message of a web site saved under this name; download the model again, logged in if the site asks for it"
+        )
+    if start.startswith(_ARCHIVES):
+        return "an archive; unpack it, and give the model in it"
+    return "not a checkpoint; give a .safetensors or .ckpt file"
 
 
 def _names(keys: Collection[str]) -> dict[str, str]:
     """Each key of a file -> what it is called here."""
     start = ""
     while wrapper := next((w for w in _WRAPPED if all(key.startswith(start + w) for key in keys)), ""):
+        if wrapper == "model." and not any(key.startswith(f"{start}model.model.") for key in keys):
+            break  # a U-Net alone, or another network
         start += wrapper
     names = {key: key.removeprefix(start) for key in keys}
     taken = set(names.values())
@@ -180,7 +195,7 @@ def _open_pickle(path: Path) -> Checkpoint:
     import torch
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(Inert, name) for name in INERT]):
             warnings.simplefilter("ignore")  # torch warns about odd bytes; the error is enough
             if path.suffix == ".safetensors":  # torch decides by the name and takes a path only when mapping
                 with path.open("rb") as file:

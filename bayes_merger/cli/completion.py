@@ -225,8 +225,8 @@ def _known_values(key: str, value: str, words: Sequence[str]) -> Iterable[str]:
 
 def _models(value: str, words: Sequence[str]) -> list[str]:
     """Models by name, and the files and folders of the place that is being typed."""
-    from bayes_merger.checkpoints.opening import SUFFIXES
     from bayes_merger.checkpoints.shelves import models_on, shelves
+    from bayes_merger.checkpoints.single_file import SUFFIXES
 
     place = Path(value.rpartition("/")[0] + "/").expanduser() if "/" in value else Path()
     head = value[: value.rfind("/") + 1]

@@ -20,6 +20,7 @@ from bayes_merger.report.thumbnails import opened, write_image
 from bayes_merger.run.attributes import PAYLOADS
 from bayes_merger.run.folder import RunFolder, find_study, load
 from bayes_merger.run.record import posterior_of, trial_of
+from bayes_merger.search.study.checked import reads_once
 
 SIDE = 512
 """Pixels of a moving picture."""
@@ -54,9 +55,9 @@ def history(arguments: Sequence[str]) -> None:
         _print(study)
 
 
+@reads_once
 def _print(study: optuna.study.Study) -> None:
-    known = posterior_of(study)
-    course = convergence_of(study, known)
+    known, course = posterior_of(study), convergence_of(study)
     if not course.best:
         print("no finished trial yet")
         return
@@ -67,6 +68,7 @@ def _print(study: optuna.study.Study) -> None:
     Console().print(table)
 
 
+@reads_once
 def shots_of(study: optuna.study.Study, folder: RunFolder, payload: str | None = None) -> list[tuple[str, Shot]]:
     """Model A and each new best with the picture that is shown of it, those whose file is there.
 

@@ -14,10 +14,10 @@ from bayes_merger.cli.arguments import Parser, add_source
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merges.resolve import recipe_and_models
 from bayes_merger.merging.method import method_spec
-from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.explain import notes_on
 from bayes_merger.merging.plan.routing import listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.paths import user_path
 from bayes_merger.run.rebasin import planned_with_orders
 

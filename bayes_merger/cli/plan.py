@@ -27,8 +27,8 @@ from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.models.opening import open_model
 from bayes_merger.merging.plan.costs import result_size, seconds, working_memory
 from bayes_merger.merging.plan.explain import difference, fate, finish_of, grouped, notes_on, plan_data
-from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.plan.routing import MergePlan
+from bayes_merger.merging.recipe.postprocess import method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.recipe.step_file import beside

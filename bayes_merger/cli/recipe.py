@@ -11,11 +11,11 @@ from typing import Any
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.cli.arguments import Parser, add_which
 from bayes_merger.errors import ConfigError, printable
-from bayes_merger.merging.engine.multi_step import alone
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import OF_A_STEP
+from bayes_merger.merging.recipe.steps import alone
 from bayes_merger.paths import user_path
 from bayes_merger.run.recipes import EMBEDDED, is_model, named_recipe
 

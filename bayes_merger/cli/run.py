@@ -12,7 +12,7 @@ from bayes_merger.cli.seat import seated
 from bayes_merger.config import CHANGEABLE
 from bayes_merger.errors import ConfigError, UserError
 from bayes_merger.run import steering
-from bayes_merger.run.control import PAUSE, run_state, wish_of
+from bayes_merger.run.control import PAUSE
 from bayes_merger.run.folder import RunFolder, find_study
 from bayes_merger.search.space.from_effect import about_effect, read_from_effect
 
@@ -122,8 +122,8 @@ def _steered(folder: RunFolder, overrides: Sequence[str]) -> bool:
     """
     wanted = [override.removeprefix("n_iters=") for override in overrides]
     more = len(wanted) == 1 and wanted[0].isdecimal()
-    paused = wish_of(folder) == PAUSE
-    if not run_state(folder) or not (more or (paused and not overrides)):
+    paused = steering.asked_of(folder) == PAUSE if steering.goes_on(folder) else None
+    if paused is None or not (more or (paused and not overrides)):
         return False
     if more:
         total = steering.give_trials(folder, int(wanted[0]))

@@ -42,9 +42,11 @@ def serve(arguments: Sequence[str]) -> None:
     from bayes_merger.web.shelf import Shelf
 
     shelf = Shelf(Path(options.runs))
+    runs = RunData(shelf, options.models)
     with Sittings(shelf.folder, options.rater) as sittings, suppress(KeyboardInterrupt):
-        routes = all_routes(shelf, sittings, RunData(shelf, options.models))
+        routes = all_routes(shelf, sittings, runs)
         if options.openapi:
             print(json.dumps(document(routes), indent=1))
             return
-        serve_pages(routes, "/studies", options)
+        with runs.queue.minded():
+            serve_pages(routes, "/studies", options)

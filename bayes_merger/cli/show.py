@@ -20,7 +20,7 @@ from bayes_merger.errors import ConfigError, printable
 from bayes_merger.report import summary as report
 from bayes_merger.report.convergence import convergence_of
 from bayes_merger.report.importance import CAVEAT, importances
-from bayes_merger.report.overview import overview
+from bayes_merger.report.overview import glance, overview
 from bayes_merger.report.sheet import as_csv, filtered, sorted_by
 from bayes_merger.report.study_tables import (
     ago,
@@ -47,8 +47,8 @@ from bayes_merger.run.idle import about_idle, space_of
 from bayes_merger.run.predicted import last_prediction
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of, recipe_of
 from bayes_merger.search.space.from_effect import about_effect
+from bayes_merger.search.study.checked import reads_once
 from bayes_merger.search.study.loading import fingerprint_hash
-from bayes_merger.search.surrogates.posterior import StudyPosterior
 
 PREDICTED_UP_TO = 400
 """Trials of a study whose untried best is looked for in passing, unless its search ended by drawing one; of more it
@@ -85,7 +85,7 @@ def show(arguments: Sequence[str]) -> None:
     elif options.csv or options.trials or options.sort or options.filter:
         _show_trials(folder, options)
     else:
-        _show_one(folder, options.json)
+        _show_one(load(folder), folder, options.json)
 
 
 def _show_all(runs: Path, as_json: bool) -> None:
@@ -125,10 +125,9 @@ def _show_trials(folder: RunFolder, options: Namespace) -> None:
         print("no such trial")
 
 
-def _show_one(folder: RunFolder, as_json: bool) -> None:
-    study = load(folder)
-    known = posterior_of(study)
-    data, trials = report.summary(study, known), report.trials_data(study, known)
+@reads_once
+def _show_one(study: optuna.study.Study, folder: RunFolder, as_json: bool) -> None:
+    data, trials = report.summary(study), report.trials_data(study)
     if as_json:
         data |= {"prediction": report.prediction_data(study), "trials_list": trials}
         print(json.dumps(data, indent=2))
@@ -138,16 +137,16 @@ def _show_one(folder: RunFolder, as_json: bool) -> None:
     if not data["best"]:
         print("no finished trial yet")
         return
-    _print_course(study, known, trials)
+    _print_course(study, trials)
     console = Console()
     console.print(trials_table([row for row in sorted_by(trials, "points") if row["state"] == "complete"], 10))
     if "front" in data:
         console.print(front_table(data["front"], data["best"]["trial"]))
-    _print_final(console, study, known)
+    _print_final(console, study)
     print()
     for line in best_lines(data):
         print(line)
-    recipe = recipe_of(study, chosen_trial(study, known))
+    recipe = recipe_of(study, chosen_trial(study))
     console.print(weights_table(recipe.weights, data["idle"]))
     print(report.weights_text(recipe, folder.name).rstrip())
     _print_ways_on(folder, study, len(trials))
@@ -173,14 +172,14 @@ def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str
     space, config = space_of(study), study.user_attrs.get(CONFIG) or {}
     for line in filter(None, (about_idle(space), about_effect(config.get("space"), space.blocks))):
         print(f"  {printable(line, longest=400)}")
-    found = overview(folder)
-    when = f"last trial {ago(found.last, datetime.now())}, " if found.last else ""
-    print(f"  {when}{size_text(found.size)}, scores compare with fingerprint {fingerprint_hash(study)}")
+    last = glance(study).last
+    when = f"last trial {ago(last, datetime.now())}, " if last else ""
+    print(f"  {when}{size_text(folder.size)}, scores compare with fingerprint {fingerprint_hash(study)}")
 
 
-def _print_course(study: optuna.study.Study, known: StudyPosterior, trials: Sequence[Mapping[str, Any]]) -> None:
+def _print_course(study: optuna.study.Study, trials: Sequence[Mapping[str, Any]]) -> None:
     """How the search went, where its time goes, and what seems to matter, a line each."""
-    course = convergence_of(study, known)
+    course = convergence_of(study)
     values = [value for _, value in course.points]
     print(f"  points  {sparkline(values)}  {min(values):.2f} to {max(values):.2f}")
     if course.parents:
@@ -235,9 +234,9 @@ def _reason(row: Mapping[str, Any]) -> str:
     return printable(row.get("reason", "no reason stored"), longest=400)
 
 
-def _print_final(console: Console, study: optuna.study.Study, known: StudyPosterior) -> None:
+def _print_final(console: Console, study: optuna.study.Study) -> None:
     final = final_of(study)
     if final and final.rescored:
-        console.print(candidates_table(final, known))
+        console.print(candidates_table(final, posterior_of(study)))
     if final and final.rows:
         console.print(closing_table(final, pictures_compared(study, final)))

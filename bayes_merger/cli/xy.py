@@ -132,12 +132,13 @@ def _config(words: Sequence[str], axes: Sequence[Axis]) -> RunConfig:
 def _scorers(config: RunConfig) -> dict[str, Scorer]:
     """Who gives each cell points, ready."""
     from bayes_merger import compose
+    from bayes_merger.scoring.scores import prepare_scorers
 
     scorers = compose.build_scorers(config.scorers)
     for name, scorer in scorers.items():
         if scorer.interactive:
             raise ConfigError(f"scorers: {name} asks a person; leave it out")
-        scorer.prepare()
+    prepare_scorers(scorers.values())
     return scorers
 
 

@@ -14,6 +14,25 @@ FORKED = ("optimiser", "space", "seed", "init_points", "anchors", "design")
 """The settings that may change in a fork besides those that may always; after others no score compares."""
 
 
+def is_forked(key: str) -> bool:
+    """Whether a setting may differ in a fork."""
+    return any(key == ok or key.startswith(f"{ok}.") for ok in (*CHANGEABLE, *FORKED))
+
+
+def check_forked(name: str, overrides: Sequence[str]) -> None:
+    """Refuse changes in a fork after which nothing of the study would compare.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    for key in (in_full(override).partition("=")[0] for override in overrides):
+        if not is_forked(key):
+            raise ConfigError(
+                f"{key}: with another one no score of study '{name}' would compare; start a new run "
+                f"(these can change in a fork: {', '.join((*FORKED, *CHANGEABLE))})"
+            )
+
+
 def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse changes on resume that would make a study's trials incomparable, or its course another one.
 

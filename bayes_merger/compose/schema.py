@@ -37,13 +37,16 @@ class Field:
     choices: tuple[str, ...] = ()
 
 
-def fields() -> list[Field]:
+def fields(values: Mapping[str, Any] | None = None) -> list[Field]:
     """Of all settings that a page may give, in the order of ``conf/config.yaml``.
+
+    Args:
+        values: their defaults, the settings of a study; None: those of a new run.
 
     Raises:
         ConfigError: a file of the user's that is wrong.
     """
-    defaults = compose_run(["model_a=a", "model_b=b"])
+    defaults = compose_run(["model_a=a", "model_b=b"]) if values is None else values
     about = dict(_comments((data_root() / "conf" / "config.yaml").read_text(encoding="utf-8")))
     found = [Field(group, "text", "", about.get(group, ""), tuple(choices(group))) for group in GROUPS]
     for name, kind, value in _leaves(RunConfig, defaults):

@@ -12,11 +12,12 @@ https://arxiv.org/abs/2306.11695, are the roots of `in_sq`.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bayes_merger.checkpoints.activations.names import About
+from bayes_merger.checkpoints.activations.names import COUNT_OF, About
 from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.gradients import SeenCalls
@@ -26,6 +27,19 @@ from bayes_merger.imaging.pipelines.pipeline import LivePipeline
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+
+class _Entry(NamedTuple):
+    """Of what a vector of sums is: a statistic of a layer, over so many places; 0 where another one counts them."""
+
+    key: str
+    statistic: str
+    begin: int
+    width: int
+    places: float
+
+
+_Sums = list[tuple[str, "Tensor", float]]  # statistics, their sums, and the places that they count
 
 
 class Recording:
@@ -41,11 +55,12 @@ class Recording:
         self._into, self._guided, self._time_unit = into, guided, time_unit
         self._band = 0
         self.denoiser_seen = False
-        self._memory: Tensor | None = None
-        self._last: tuple[Tensor, int, dict[str, Tensor]] | None = None  # q, k and v are fed the same tensor
-        self._rows: dict[tuple[str, str, int, int], Tensor] = {}
-        self._pending: tuple[list[Tensor], list[Tensor]] = [], []  # rows, and what is added to each
-        self._counts: dict[tuple[str, str], list[float]] = {}
+        self._rooms: dict[tuple[Any, ...], Tensor] = {}
+        self._memory: dict[Any, Tensor] = {}
+        self._last: tuple[Tensor, int, _Sums] | None = None  # q, k and v are fed the same tensor
+        self._known: dict[tuple[str, int], tuple[Any, int, _Sums]] = {}  # and some layers are in every call
+        self._pending: tuple[list[_Entry], list[Tensor]] = [], []  # of the present call
+        self._totals: dict[tuple[int, tuple[_Entry, ...]], tuple[Tensor, int]] = {}  # and how many calls they are of
 
     def see_time(self, _: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         """A forward pre-hook of the denoiser."""
@@ -55,104 +70,118 @@ class Recording:
         self._band = min(max(int(share * self._into.about.bands), 0), self._into.about.bands - 1)
 
     def see_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> None:
-        """Add what a layer is fed and answers."""
+        """Add what a layer is fed and answers; a layer that is fed the same again, like a prompt, answers the same."""
+        self.denoiser_seen = self.denoiser_seen or layer.in_denoiser
+        place, version = (layer.key, layer.begin), given._version
+        known = self._known.get(place)
+        if known is None or known[0]() is not given or known[1] != version:
+            known = self._known[place] = weakref.ref(given), version, self._of_layer(layer, given, answer)
+        for statistic, sums, places in known[2]:
+            self.add(layer, statistic, sums, places)
+
+    def _of_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> _Sums:
         import torch
 
-        self.denoiser_seen = self.denoiser_seen or layer.in_denoiser
         channels = 1 if isinstance(layer.module, torch.nn.Conv2d) else given.dim() - 1
+        guided = self._guided and layer.in_denoiser
+        found: _Sums = []
         if layer.begin == 0:  # what is stacked in one tensor is fed the same
             if self._last is None or self._last[0] is not given or self._last[1] != given._version:
-                self._last = (given, given._version, self._of_input(given, channels, layer.in_denoiser))
-            for statistic, sums in self._last[2].items():
-                self.add(layer, statistic, sums)
-            self.count(layer, "n", given.numel() / given.shape[channels])
-        if self._guided and layer.in_denoiser:
-            self.add(layer, "guided_out", _summed(self._response(answer).square_(), channels))
-            if layer.begin == 0:
-                self.count(layer, "guided_n", given.numel() / given.shape[channels] / 2)
+                self._last = given, given._version, self._of_input(given, channels, guided)
+            found += self._last[2]
+        if guided:
+            places = 0 if layer.begin else given.numel() / given.shape[channels] / 2
+            found.append(("guided_out", _summed(self._response(answer), channels), places))
+        return found
 
-    def _of_input(self, given: Tensor, channels: int, in_denoiser: bool) -> dict[str, Tensor]:
+    def _of_input(self, given: Tensor, channels: int, guided: bool) -> _Sums:
         import torch
 
-        room = self._room(given)
-        found = {
-            "in_sq": _summed(torch.square(given.float(), out=room), channels),
-            "in_abs": _summed(torch.abs(given, out=room), channels),
-        }
-        if self._guided and in_denoiser:
-            found["guided_in"] = _summed(self._response(given).square_(), channels)
+        sizes = torch.abs(given, out=self._room(given))
+        of_sizes = _summed(sizes, channels)
+        found: _Sums = [
+            ("in_sq", _summed(sizes.square_(), channels), given.numel() / given.shape[channels]),
+            ("in_abs", of_sizes, 0),
+        ]
+        if guided:
+            found.append(("guided_in", _summed(self._response(given), channels), 0))
         return found
 
     def _response(self, both: Tensor) -> Tensor:
-        """Conditional less unconditional, the second half of a batch less the first, in fp32."""
+        """The square of conditional less unconditional, the second half of a batch less the first, in fp32."""
         import torch
 
-        half = both.shape[0] // 2
-        return torch.sub(both[half:], both[:half], out=self._room(both[half:]))
+        without, prompted = both.chunk(2)
+        return torch.sub(prompted, without, out=self._room(prompted)).square_()
 
     def _room(self, like: Tensor) -> Tensor:
         """Memory for as many numbers in fp32, which is used again: allocating it would take longer than a sum."""
         import torch
 
-        if self._memory is None or self._memory.numel() < like.numel() or self._memory.device != like.device:
-            self._memory = torch.empty(like.numel(), dtype=torch.float32, device=like.device)
-        return self._memory[: like.numel()].view(like.shape)
+        name = (like.device, *like.shape)
+        if name not in self._rooms:
+            memory = self._memory.get(like.device)
+            if memory is None or memory.numel() < like.numel():
+                self._rooms = {other: room for other, room in self._rooms.items() if other[0] != like.device}
+                memory = self._memory[like.device] = torch.empty(like.numel(), device=like.device)
+            self._rooms[name] = memory[: like.numel()].view(like.shape)
+        return self._rooms[name]
 
-    def add(self, layer: Layer, statistic: str, sums: Tensor) -> None:
-        """Add to a statistic of a layer in the present band."""
-        band, begin = self._band if layer.in_denoiser else 0, layer.begin if statistic.endswith("_out") else 0
-        row = self._rows.get((layer.key, statistic, begin, band))
-        if row is None:
-            row = self._new_row(layer, statistic, sums, band, begin)
-            self._rows[layer.key, statistic, begin, band] = row
-        self._pending[0].append(row)
+    def add(self, layer: Layer, statistic: str, sums: Tensor, places: float = 0) -> None:
+        """Add to a statistic of a layer in the present band, and to the count of its places."""
+        begin = layer.begin if statistic.endswith("_out") else 0
+        self._pending[0].append(_Entry(layer.key, statistic, begin, len(sums), places))
         self._pending[1].append(sums)
 
     def _add_pending(self) -> None:
-        """Add what the last call gave, all at once: one by one, small layers would take longer to watch than to run."""
+        """Add what the last call gave, as one vector: one by one, small layers would take longer to watch than to run.
+
+        In fp64, where the device has it.
+        """
         import torch
 
-        if self._pending[0]:
-            torch._foreach_add_(*self._pending)
+        entries, sums = self._pending
         self._pending = [], []
-
-    def _new_row(self, layer: Layer, statistic: str, sums: Tensor, band: int, begin: int) -> Tensor:
-        """Where the sums of one module in one band are added up, on its device: in fp64 if that has it."""
-        import torch
-
-        table = self._into.sums.setdefault(layer.key, {})
-        if statistic not in table:
-            width = layer.rows if statistic.endswith("_out") else len(sums)
-            dtype = torch.float32 if sums.device.type == "mps" else torch.float64
-            table[statistic] = torch.zeros(self._bands_of(layer), width, dtype=dtype, device=sums.device)
-        return table[statistic][band, begin : begin + len(sums)]
-
-    def _bands_of(self, layer: Layer) -> int:
-        return self._into.about.bands if layer.in_denoiser else 1
-
-    def count(self, layer: Layer, name: str, places: float) -> None:
-        """Add to a count of a layer in the present band."""
-        counts = self._counts.setdefault((layer.key, name), [0.0] * self._bands_of(layer))
-        counts[self._band if layer.in_denoiser else 0] += places
+        if not sums:
+            return
+        name, made = (self._band, tuple(entries)), torch.cat([part.to(sums[0].device) for part in sums])
+        if name in self._totals:
+            total, calls = self._totals[name]
+            self._totals[name] = total.add_(made), calls + 1
+        else:
+            self._totals[name] = made if made.device.type == "mps" else made.double(), 1
 
     def see_gradient(self, layer: Layer, statistic: str, squares: Tensor) -> None:
         """Add the squared gradients of one probe."""
-        self.add(layer, statistic, squares)
-        if statistic == "gradient_in":
-            self.count(layer, "gradient_n", 1)
+        self.add(layer, statistic, squares, 1 if statistic == "gradient_in" else 0)
 
     def finish(self, layers: Sequence[Layer]) -> None:
-        """Bring all that was added up to the CPU, and in the order of the checkpoint's rows."""
+        """Put all that was added up where it goes, on the CPU and in the order of the checkpoint's rows."""
         import torch
 
         self._add_pending()
-        for (key, name), counts in self._counts.items():
-            self._into.counts.setdefault(key, {})[name] = torch.tensor(counts, dtype=torch.float64)
-        swapped = {layer.key for layer in layers if layer.swapped}
+        known = {layer.key: layer for layer in layers}
+        for (band, entries), (total, calls) in self._totals.items():
+            parts = total.cpu().double().split([entry.width for entry in entries])
+            for entry, part in zip(entries, parts, strict=True):
+                self._put(known[entry.key], band, entry, part, calls)
         for key, table in self._into.sums.items():
             for statistic, sums in table.items():
-                halves = sums.chunk(2, 1)[::-1] if key in swapped and statistic.endswith("_out") else (sums,)
-                table[statistic] = torch.cat(halves, 1).cpu().double()
+                if known[key].swapped and statistic.endswith("_out"):
+                    table[statistic] = torch.cat(sums.chunk(2, 1)[::-1], 1)
+
+    def _put(self, layer: Layer, band: int, entry: _Entry, part: Tensor, calls: int) -> None:
+        import torch
+
+        band, bands = (band, self._into.about.bands) if layer.in_denoiser else (0, 1)
+        table = self._into.sums.setdefault(layer.key, {})
+        if entry.statistic not in table:
+            width = layer.rows if entry.statistic.endswith("_out") else entry.width
+            table[entry.statistic] = torch.zeros(bands, width, dtype=torch.float64)
+        table[entry.statistic][band, entry.begin : entry.begin + entry.width] += part
+        if entry.places:
+            counts, name = self._into.counts.setdefault(layer.key, {}), COUNT_OF[entry.statistic]
+            counts.setdefault(name, torch.zeros(bands, dtype=torch.float64))[band] += entry.places * calls
 
 
 def _summed(numbers: Tensor, channels: int) -> Tensor:

@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, nearest, one_line, printable
 from bayes_merger.imaging.payload.passed_on import Request
 from bayes_merger.imaging.payload.payload import Payload
-from bayes_merger.imaging.payload.workflow import LOADERS, Workflow, comfy_names
+from bayes_merger.imaging.payload.workflow import LOADERS, Workflow, choices, comfy_names
 from bayes_merger.imaging.server import PAUSES, Answer, DrawnThere, Server, opened
 
 _LOOKING, _LONGEST = 0.1, 1.0  # seconds between two looks whether a picture is done
+_CLIENT = "bayes-merger"
 _ATTEMPTS = 3  # at a picture whose place in the queue is lost, as after ComfyUI was started again
 
 
@@ -40,6 +41,7 @@ class ComfyUI(Server):
     called = "ComfyUI"
     start = "start it"
     missing = "is that ComfyUI?"
+    reads = "the folder that its workflow's loader reads from, like .../models/checkpoints"
     at_once = 1
 
     def __init__(
@@ -53,64 +55,43 @@ class ComfyUI(Server):
     ) -> None:
         super().__init__(address, timeout, pauses=pauses, waiting=waiting)
         self._workflow = workflow
+        self._samplers: list[str] = []
+        self._schedules: list[str] = []
 
-    def check(self, payloads: Sequence[Payload]) -> dict[str, Any]:
-        """Whether it runs and can draw the payloads.
-
-        Returns:
-            What makes its pictures comparable: a digest of the workflow.
-
-        Raises:
-            ConfigError: it does not run, or a payload has a sampler or words that it draws otherwise.
-        """
+    def look(self) -> dict[str, Any]:
+        """A digest of the workflow, of which it has all nodes and the files that these load."""
+        self._samplers, self._schedules = (self._choices("KSampler", name) for name in ("sampler_name", "scheduler"))
+        known = {kind: self._about(kind) for kind in self._workflow.kinds}
         try:
-            samplers, schedules = (self._choices("KSampler", name) for name in ("sampler_name", "scheduler"))
-        except BayesMergerError as error:
-            raise ConfigError(f"generator.address: {error}") from error
-        for payload in payloads:
-            try:
-                self._workflow.check(payload)
-                for field, name, known in zip(
-                    ("sampler_name", "scheduler"), comfy_names(payload), (samplers, schedules), strict=True
-                ):
-                    if name not in known:
-                        raise ConfigError(f"{field}: ComfyUI has no {printable(repr(name))}; {nearest(name, known)}")
-            except ConfigError as error:
-                raise ConfigError(f"payload {payload.name}: {error}") from error
+            self._workflow.check_nodes(known)
+        except ConfigError as error:
+            raise ConfigError(f"generator.workflow: ComfyUI at {self.address} {error}") from error
         return {"workflow": self._workflow.digest}
 
+    def check_payload(self, payload: Payload) -> None:
+        """Whether it has the sampler and the schedule, and takes the words for what they are."""
+        self._workflow.check(payload)
+        for field, name, known in zip(
+            ("sampler_name", "scheduler"), comfy_names(payload), (self._samplers, self._schedules), strict=True
+        ):
+            if name not in known:
+                raise ConfigError(f"{field}: ComfyUI has no {printable(repr(name))}; {nearest(name, known)}")
+
     def _choices(self, node: str, name: str) -> list[str]:
-        """What an input of a node may be: a list, or since 2025 the `options` of a `COMBO`."""
-        data = self.ask(f"/object_info/{node}", attempts=1)
-        try:
-            kind, *more = data[node]["input"]["required"][name]
-            found = kind if isinstance(kind, list) else more[0]["options"]
-            return [choice for choice in found if isinstance(choice, str)]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise BayesMergerError(f"{self.address} has no {node} with a {name}; is that ComfyUI?") from error
+        """What an input of a node may be."""
+        if (found := choices(self._about(node), name)) is None:
+            raise BayesMergerError(f"{self.address} has no {node} with a {name}; is that ComfyUI?")
+        return found
+
+    def _about(self, node: str) -> Any:
+        """What it says of a node; None: it has none of that kind."""
+        data = self.ask(f"/object_info/{quote(node, safe='')}", attempts=1)
+        return data.get(node) if isinstance(data, Mapping) else None
 
     def files(self) -> dict[str, str]:
-        """The models that it knows: name of the file -> what ComfyUI calls it.
-
-        Raises:
-            BayesMergerError: it does not answer.
-        """
+        """The models that it knows: name of the file -> what ComfyUI calls it."""
         listed = self._choices(self._workflow.loader, LOADERS[self._workflow.loader])
         return {re.split(r"[\\/]", name)[-1]: name for name in listed}
-
-    def title_of(self, file: str) -> str:
-        """What ComfyUI calls a model whose file is new in its folder.
-
-        Raises:
-            BayesMergerError: it does not see the file, so that its folder is another one.
-        """
-        found = self.files().get(file)
-        if found is None:
-            raise BayesMergerError(
-                f"generator.models_folder: ComfyUI at {self.address} does not list {file}, which lies there; give the "
-                "folder that its workflow's loader reads from, like .../models/checkpoints"
-            )
-        return found
 
     def draw(self, request: Request, file: str, title: str) -> list[DrawnThere]:
         """The pictures of a request.
@@ -133,18 +114,25 @@ class ComfyUI(Server):
 
     def _picture(self, graph: Mapping[str, Any], request: Request) -> bytes:
         for _ in range(_ATTEMPTS):
-            number = self._queued(graph, request)
+            number, done = self._queued(graph, request), None
             try:
                 if (done := self._done(number, request)) is not None:
                     return self._view(_image_of(done, self._workflow.picture, request))
-            finally:  # nothing of ours stays there, nor is drawn for nobody
+            finally:
                 with suppress(BayesMergerError):
-                    for path in ("/queue", "/history"):
-                        self.answered("POST", path, {"delete": [number]}, 1)
+                    self._leave(number, finished=done is not None)
         raise BayesMergerError(f"{request}: ComfyUI at {self.address} has lost it {_ATTEMPTS} times")
 
+    def _leave(self, number: str, *, finished: bool) -> None:
+        """Let nothing of ours stay there, nor be drawn for nobody."""
+        for path in ("/queue", "/history"):
+            self.answered("POST", path, {"delete": [number]}, 1)
+        if not finished and self._place(number) == 0:  # an older one ends whatever it draws: it has to be ours
+            self.answered("POST", "/interrupt", {"prompt_id": number}, 1)
+
     def _queued(self, graph: Mapping[str, Any], request: Request) -> str:
-        answer = self.answered("POST", "/prompt", {"prompt": graph})
+        # without a client, a picture that it remembers from an equal graph would not be in the history
+        answer = self.answered("POST", "/prompt", {"prompt": graph, "client_id": _CLIENT})
         if answer.status == 400:
             raise BayesMergerError(f"{request}: ComfyUI does not take its workflow: {_refusal(answer)}")
         data = self.good(answer, "/prompt")
@@ -155,14 +143,20 @@ class ComfyUI(Server):
 
     def _done(self, number: str, request: Request) -> Mapping[str, Any] | None:
         """What the history says of a graph, once it says something; None: nobody there knows of it any more."""
-        until, pause, missed = time.monotonic() + self._timeout, _LOOKING, False
+        until, pause, missed, told = time.monotonic() + self._timeout, _LOOKING, False, False
         while True:
             history = self.ask(f"/history/{number}")
             if isinstance(history, Mapping) and isinstance(done := history.get(number), Mapping):
                 return done
             if missed:  # also after it was not in the queue, which it leaves before it is in the history
                 return None
-            missed = f'"{number}"' not in self.answered("GET", "/queue", None).content.decode("utf-8", "replace")
+            place = self._place(number)
+            missed = place is None
+            if place:  # others' work is before it, however long that takes
+                until = time.monotonic() + self._timeout
+                if not told:
+                    self._waiting(f"ComfyUI at {self.address} has other work to do first: {place} in its queue")
+                told = True
             if time.monotonic() > until:
                 raise BayesMergerError(
                     f"{request}: ComfyUI at {self.address} has not drawn it in {self._timeout:g} s; is it stuck? "
@@ -170,6 +164,17 @@ class ComfyUI(Server):
                 )
             time.sleep(_LONGEST if missed else pause)
             pause = min(1.5 * pause, _LONGEST)
+
+    def _place(self, number: str) -> int | None:
+        """How many are before a graph in the queue, 0 while it is drawn; None: it is not there."""
+        queue = self.ask("/queue")
+        try:
+            running, pending = ([entry[1] for entry in queue[f"queue_{part}"]] for part in ("running", "pending"))
+        except (IndexError, KeyError, TypeError) as error:
+            raise BayesMergerError(f"the answer of {self.address} is not ComfyUI's queue") from error
+        if number in running:
+            return 0
+        return len(running) + pending.index(number) if number in pending else None
 
     def _view(self, image: Mapping[str, Any]) -> bytes:
         path = "/view?" + urlencode({key: str(image.get(key, "")) for key in ("filename", "subfolder", "type")})
@@ -215,6 +220,7 @@ def _refusal(answer: Answer) -> str:
     error, nodes = data.get("error"), data.get("node_errors")
     words = [str(error.get("message")) if isinstance(error, Mapping) else str(error)]
     for node in nodes.values() if isinstance(nodes, Mapping) else ():
-        found = node.get("errors") if isinstance(node, Mapping) else None
-        words += [f"{one.get('message')} ({one.get('details')})" for one in found or () if isinstance(one, Mapping)]
+        if isinstance(node, Mapping):
+            found, kind = node.get("errors") or (), node.get("class_type")
+            words += [f"{kind}: {e.get('message')} ({e.get('details')})" for e in found if isinstance(e, Mapping)]
     return printable(one_line("; ".join(words)), longest=300)

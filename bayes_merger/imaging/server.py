@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, one_line, printable
+from bayes_merger.imaging.payload.payload import Payload
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +35,7 @@ _LARGEST = 256 << 20  # bytes of an answer
 _MOST_PIXELS = 8192 * 8192
 _CONNECTING = 10.0  # seconds
 _CHUNK = 1 << 16
+_NO_REASON = "no reason given; its own window may say more"
 
 
 class Unreachable(Exception):
@@ -77,6 +79,7 @@ class Server:
         called: what it is, for people.
         start: how it is made to answer.
         missing: what to do where it has no such API.
+        reads: its folder of models, for people.
         at_once: most pictures in one request.
 
     Args:
@@ -92,6 +95,7 @@ class Server:
     called: ClassVar[str]
     start: ClassVar[str]
     missing: ClassVar[str]
+    reads: ClassVar[str]
     at_once: ClassVar[int]
 
     def __init__(
@@ -125,6 +129,70 @@ class Server:
         token = base64.b64encode(secret.encode()).decode()
         self._headers = {"Accept": "application/json", **({"Authorization": f"Basic {token}"} if secret else {})}
 
+    def look(self) -> dict[str, Any]:
+        """What it is and has; what of that makes its pictures comparable.
+
+        Raises:
+            BayesMergerError: it does not answer, or is another program.
+        """
+        raise NotImplementedError
+
+    def check_payload(self, payload: Payload) -> None:
+        """Whether it can draw a payload, once it was looked at.
+
+        Raises:
+            ConfigError: a sampler that it does not have, or what it would draw otherwise.
+        """
+        raise NotImplementedError
+
+    def files(self) -> dict[str, str]:
+        """The models that it knows: name of the file -> what it calls the model.
+
+        Raises:
+            BayesMergerError: it does not answer.
+        """
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Make it read its folder of models again, where it does not do so by itself."""
+
+    def check(self, payloads: Sequence[Payload]) -> dict[str, Any]:
+        """Whether it runs and can draw the payloads.
+
+        Returns:
+            What makes its pictures comparable.
+
+        Raises:
+            ConfigError: it does not run, or cannot draw them.
+        """
+        try:
+            state = self.look()
+        except ConfigError:
+            raise
+        except BayesMergerError as error:
+            raise ConfigError(f"generator.address: {error}") from error
+        for payload in payloads:
+            try:
+                self.check_payload(payload)
+            except ConfigError as error:
+                raise ConfigError(f"payload {payload.name}: {error}") from error
+        return state
+
+    def title_of(self, file: str) -> str:
+        """What it calls a model whose file is new in its folder.
+
+        Raises:
+            BayesMergerError: it does not see the file, so that its folder is another one.
+        """
+        self.refresh()
+        found = self.files().get(file)
+        if found is None:
+            raise BayesMergerError(
+                f"generator.models_folder: {self.called} at {self.address} does not list {file}, which lies there; "
+                f"give {self.reads}"
+            )
+        return found
+
     def ask(self, path: str, body: Any = None, *, attempts: int = 0) -> Any:
         """The JSON behind a path; with a body it is posted.
 
@@ -144,13 +212,14 @@ class Server:
             return answer.data
         if answer.status == 401:
             raise BayesMergerError(f"{where} wants another USER:PASSWORD than {CREDENTIALS} holds")
-        if answer.status == 404:
+        reason = reason_of(answer)
+        if answer.status == 404 and (reason == _NO_REASON or "Not Found" in reason):
             raise BayesMergerError(f"{self.address} has no {path}; {self.missing}")
         if 300 <= answer.status < 400:
             raise BayesMergerError(
                 f"{self.address} sends elsewhere, which is not followed; give {self.called}'s own address"
             )
-        raise BayesMergerError(f"{where} answers {path} with {answer.status}: {reason_of(answer)}")
+        raise BayesMergerError(f"{where} answers {path} with {answer.status}: {reason}")
 
     def answered(self, method: str, path: str, body: Any, attempts: int = 0) -> Answer:
         """An answer, with patience: what is asked can be asked again."""
@@ -219,7 +288,7 @@ def reason_of(answer: Answer) -> str:
     """What went wrong there, in a line: of A1111's own error, or of FastAPI's."""
     data = answer.data if isinstance(answer.data, Mapping) else {}
     words = [data.get("error"), data.get("errors") or data.get("detail")]
-    return printable(one_line(": ".join(str(word) for word in words if word) or "no reason given"), longest=300)
+    return printable(one_line(": ".join(str(word) for word in words if word) or _NO_REASON), longest=300)
 
 
 def opened(data: bytes, request: object) -> Image:

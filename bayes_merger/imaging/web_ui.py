@@ -36,6 +36,8 @@ OPTIONS = (
 )  # fmt: skip
 """The web UI's settings that change what it draws."""
 
+_LOOKING = 5.0  # seconds that it may take to say how far it is
+
 
 class WebUI(Server):
     """A running web UI of A1111's kind."""
@@ -43,31 +45,30 @@ class WebUI(Server):
     called = "the web UI"
     start = "start it with  --api"
     missing = "start the web UI with  --api"
+    reads = "the folder that it reads models from, like .../models/Stable-diffusion"
     at_once = 1000
+    _samplers: Sequence[str] = ()
+    _schedules: Sequence[str] = ()
 
-    def check(self, payloads: Sequence[Payload]) -> dict[str, Any]:
-        """Whether it runs and knows the payloads' samplers.
-
-        Returns:
-            What makes its pictures comparable: its settings that change what is drawn.
-
-        Raises:
-            ConfigError: it does not run, its API is off, it wants a password, or a sampler is unknown to it.
-        """
-        try:
-            options = self.ask("/sdapi/v1/options", attempts=1)
-        except BayesMergerError as error:
-            raise ConfigError(f"generator.address: {error}") from error
-        samplers = self._names("/sdapi/v1/samplers", ("name",))
-        schedules = self._names("/sdapi/v1/schedulers", ("label", "name"))
-        for payload in payloads:
-            try:
-                _check_sampler(payload, samplers, schedules)
-            except ConfigError as error:
-                raise ConfigError(f"payload {payload.name}: {error}") from error
+    def look(self) -> dict[str, Any]:
+        """Its settings that change what is drawn."""
+        options = self.ask("/sdapi/v1/options", attempts=1)
         if not isinstance(options, Mapping):
-            raise ConfigError(f"generator.address: {self.address} is no web UI of A1111 or Forge")
+            raise BayesMergerError(f"{self.address} is no web UI of A1111 or Forge")
+        self._samplers = self._names("/sdapi/v1/samplers", ("name",))
+        self._schedules = self._names("/sdapi/v1/schedulers", ("label", "name"))
         return {name: options[name] for name in OPTIONS if name in options}
+
+    def check_payload(self, payload: Payload) -> None:
+        """Whether it has the sampler and the schedule: it draws unknown ones with its own, and does not say so."""
+        name, samplers, schedules = payload.sampler_name, self._samplers, self._schedules
+        if payload.scheduler != "Automatic" and payload.scheduler not in schedules:
+            raise ConfigError(
+                f"scheduler: the web UI has no {payload.scheduler!r}; {nearest(payload.scheduler, schedules)}"
+            )
+        ends = [f" {schedule}" for schedule in schedules if name.endswith(f" {schedule}")]
+        if name not in samplers and not any(name.removesuffix(end) in samplers for end in ends):
+            raise ConfigError(f"sampler_name: the web UI has no {name!r}; {nearest(name, samplers)}")
 
     def _names(self, path: str, keys: Sequence[str]) -> list[str]:
         """What the entries of a list are called, empty where the web UI is too old to have it."""
@@ -77,29 +78,14 @@ class WebUI(Server):
         return [value for value in values if isinstance(value, str)]
 
     def files(self) -> dict[str, str]:
-        """The models that it knows: name of the file -> title.
-
-        Raises:
-            BayesMergerError: it does not answer.
-        """
+        """The models that it knows: name of the file -> title."""
         listed = self.ask("/sdapi/v1/sd-models")
         models = [model for model in listed if isinstance(model, Mapping)] if isinstance(listed, list) else []
         return {re.split(r"[\\/]", str(model.get("filename")))[-1]: str(model.get("title")) for model in models}
 
-    def title_of(self, file: str) -> str:
-        """The title of a model whose file is new in its folder.
-
-        Raises:
-            BayesMergerError: it does not see the file, so that its folder is another one.
-        """
+    def refresh(self) -> None:
+        """Make it read its folder again."""
         self.ask("/sdapi/v1/refresh-checkpoints", {})
-        found = self.files().get(file)
-        if found is None:
-            raise BayesMergerError(
-                f"generator.models_folder: the web UI at {self.address} does not list {file}, which lies there; give "
-                "the folder that it reads models from, like .../models/Stable-diffusion"
-            )
-        return found
 
     def draw(self, request: Request, file: str, title: str) -> list[DrawnThere]:
         """The pictures of a request.
@@ -119,6 +105,8 @@ class WebUI(Server):
         if answer.status >= 500:
             raise TrialFailed(f"{request}: the web UI cannot draw it: {reason_of(answer)}")
         data = self.good(answer, "/sdapi/v1/txt2img")
+        if self._interrupted():
+            raise TrialFailed(f"{request}: the web UI cannot draw it: it was interrupted")
         try:
             return _drawn(data, request, file.rpartition(".")[0])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -128,23 +116,22 @@ class WebUI(Server):
 
     def steps(self) -> tuple[int, int]:
         """How many steps of what it draws now are done, and of how many; zeros where it does not say."""
+        state = self._state()
+        step, steps = state.get("sampling_step"), state.get("sampling_steps")
+        return (step, steps) if isinstance(step, int) and isinstance(steps, int) else (0, 0)
+
+    def _interrupted(self) -> bool:
+        """Whether somebody there ended the last drawing early: half-drawn pictures are handed out like others."""
+        state = self._state()
+        return any(state.get(name) is True for name in ("interrupted", "skipped", "stopping_generation"))
+
+    def _state(self) -> Mapping[str, Any]:
+        """Of what it draws now, or drew last; empty where it does not say."""
         try:
-            state = self.once("GET", "/sdapi/v1/progress?skip_current_image=true", None, 5.0).data["state"]
-            return int(state["sampling_step"]), int(state["sampling_steps"])
-        except (Unreachable, KeyError, TypeError, ValueError):
-            return 0, 0
-
-
-def _check_sampler(payload: Payload, samplers: Sequence[str], schedules: Sequence[str]) -> None:
-    """Web UIs draw an unknown sampler or schedule with their default one, and do not say so."""
-    if payload.scheduler != "Automatic" and payload.scheduler not in schedules:
-        raise ConfigError(
-            f"scheduler: the web UI has no {payload.scheduler!r}; {nearest(payload.scheduler, schedules)}"
-        )
-    name = payload.sampler_name
-    ends = [f" {schedule}" for schedule in schedules if name.endswith(f" {schedule}")]
-    if name not in samplers and not any(name.removesuffix(end) in samplers for end in ends):
-        raise ConfigError(f"sampler_name: the web UI has no {name!r}; {nearest(name, samplers)}")
+            state = self.once("GET", "/sdapi/v1/progress?skip_current_image=true", None, _LOOKING).data["state"]
+        except (Unreachable, TimeoutError, KeyError, TypeError):
+            return {}
+        return state if isinstance(state, Mapping) else {}
 
 
 def _drawn(data: Mapping[str, Any], request: Request, model: str) -> list[DrawnThere]:

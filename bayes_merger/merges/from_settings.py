@@ -17,14 +17,13 @@ from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.opening import closed_on_error, open_each, open_model, references
-from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.rebasin.settings import as_orders, as_table, read_rebasin
 from bayes_merger.merging.rebasin.written import files_and_orders, table_of
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.merging.recipe.settings import SETTINGS, read_settings
+from bayes_merger.merging.recipe.settings import SETTINGS, VAE_FILE, read_settings
 from bayes_merger.merging.saliency.settings import strengthened
 from bayes_merger.paths import user_path
 from bayes_merger.search.space.names import names_of

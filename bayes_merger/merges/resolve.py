@@ -17,12 +17,11 @@ from bayes_merger.merges.from_settings import adjustments, number_of, recipe_by_
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.named import with_paths
 from bayes_merger.merging.models.opening import closed_on_error, open_each, steps_recipe
-from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.rebasin.settings import read_rebasin
 from bayes_merger.merging.rebasin.written import files_and_orders, tables_in
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, read_settings
+from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, VAE_FILE, read_settings
 from bayes_merger.merging.recipe.step_file import FreeNumbers, StepFile, beside, free_numbers, read_steps, recipe_data
 from bayes_merger.paths import user_path
 from bayes_merger.run.recipes import named_recipe

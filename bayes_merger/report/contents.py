@@ -25,7 +25,6 @@ from bayes_merger.run.record import (
     chosen_trial,
     complete_trials,
     final_of,
-    posterior_of,
     recipe_of,
     value_of,
 )
@@ -129,21 +128,21 @@ def contents_of(study: optuna.study.Study, folder: RunFolder, pictures: int = 40
         pictures: at most so many are shown.
     """
     done = complete_trials(study)
-    known = posterior_of(study, done)
-    best = chosen_trial(study, known) if done else None
+    best = chosen_trial(study) if done else None
     recipe = recipe_of(study, best) if best else None
     shots = Shots(study, folder)
     rows = side_by_side(study, folder, pictures * 2 // 3) if best and pictures else []
     left = pictures - sum(len(row.shots) for row in rows)
+    trials = trials_data(study)
     config = study.user_attrs.get(CONFIG) or {}
     return Contents(
         name=folder.name,
         typed=folder.typed,
-        summary=summary(study, known),
-        trials=trials_data(study, known),
-        course=convergence_of(study, known),
+        summary=summary(study),
+        trials=trials,
+        course=convergence_of(study),
         importance=importances(done, [value_of(trial) for trial in done]),
-        timing=timing(trials_data(study, known)),
+        timing=timing(trials),
         weights=recipe.weights if recipe else {},
         formats=formats(recipe, folder.name) if recipe else (),
         recipe=json.dumps(_without_folders(recipe.to_json()), indent=2) if recipe else "",

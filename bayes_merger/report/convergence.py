@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial
 from bayes_merger.run.attributes import CONFIG, WEIGHTS
 from bayes_merger.run.idle import ANCHORS, anchor_of, space_of
 from bayes_merger.run.record import chosen_trial, complete_trials, posterior_of, value_of
+from bayes_merger.search.study.checked import answered_once, reads_once
 from bayes_merger.search.study.history import PHASE
-from bayes_merger.search.surrogates.posterior import StudyPosterior
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,10 @@ class Convergence:
     chosen: int | None
 
 
-def convergence_of(study: optuna.study.Study, known: StudyPosterior | None = None) -> Convergence:
-    """The course of a study's search.
-
-    Args:
-        study: the study.
-        known: its beliefs, where the caller has them already.
-    """
-    trials = complete_trials(study)
-    known = known or posterior_of(study, trials)
+@reads_once
+def convergence_of(study: optuna.study.Study) -> Convergence:
+    """The course of a study's search."""
+    trials, known = complete_trials(study), posterior_of(study)
     points = sorted((trial.number, value_of(trial)) for trial in trials)
     means = sorted((one.trial, one.mean) for one in known.each) if known.fitted else []
     return Convergence(
@@ -55,10 +50,11 @@ def convergence_of(study: optuna.study.Study, known: StudyPosterior | None = Non
         max((trial.number for trial in trials if trial.user_attrs.get(PHASE) == "design"), default=-1),
         known.noise,
         {name: value_of(trial) for name, trial in anchors_of(study).items()},
-        chosen_trial(study, known).number if trials else None,
+        chosen_trial(study).number if trials else None,
     )
 
 
+@answered_once
 def anchors_of(study: optuna.study.Study) -> dict[str, FrozenTrial]:
     """Of a weighted sum, the first trials that are pure A, pure B and the even mix; idle weights do not matter."""
     method, idle = study.user_attrs.get(CONFIG, {}).get("method", ""), set(space_of(study).idle)

@@ -14,7 +14,7 @@ from typing import Any
 
 from bayes_merger.checkpoints.blocks import Architecture, weights_to_string
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.plan.planning import method_weights
+from bayes_merger.merging.recipe.postprocess import method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 PRESETS = "mbwpresets.txt"

@@ -19,6 +19,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from bayes_merger.search.space.cube import Array
+from bayes_merger.search.surrogates.posterior import points_of
 
 Whole = np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
 """Bins, or places of trials."""
@@ -58,42 +59,33 @@ def importances(trials: Sequence[FrozenTrial], scores: Sequence[float]) -> tuple
         trials: those that have a score.
         scores: theirs; greater is better.
     """
-    if len(trials) < ENOUGH or max(scores) - min(scores) <= 0.0:
+    known = points_of(trials)
+    if known is None or len(trials) < ENOUGH or max(scores) - min(scores) <= 0.0:
         return ()
-    names = [name for name in trials[0].params if all(name in trial.params for trial in trials)]
-    bins = np.array([_bins(trials, name) for name in names])
-    count = max(5, round(BEST * len(trials)))
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    found = _differences(bins, order[:count])
+    names, points = known
+    bins = np.clip(points.T * BINS, 0, BINS - 1).astype(np.int64)
+    every, count = _densities(bins), max(5, round(BEST * len(trials)))
+
+    def differences(group: Whole) -> Array:
+        """The integral above, for each parameter."""
+        found: Array = (every * (_densities(bins[:, group]) / every - 1.0) ** 2).sum(axis=1)
+        return found
+
+    found = differences(np.argsort(-np.asarray(scores), kind="stable")[:count])
     draw = np.random.default_rng(0)
-    luck = [_differences(bins, draw.permutation(len(trials))[:count]).max() for _ in range(LOTS)]
-    bound, whole = max(luck), float(found.sum()) or 1.0
+    bound = max(differences(draw.permutation(len(trials))[:count]).max() for _ in range(LOTS))
+    whole = float(found.sum()) or 1.0
     ranked = sorted(zip(names, found.tolist(), strict=True), key=lambda one: (-one[1], one[0]))
     return tuple(Importance(name, value / whole, value > bound) for name, value in ranked)
 
 
-def _bins(trials: Sequence[FrozenTrial], name: str) -> Whole:
-    """The bin of each trial's value, over the parameter's range."""
-    low, high = (getattr(trials[-1].distributions[name], end) for end in ("low", "high"))
-    values = np.array([float(trial.params[name]) for trial in trials])
-    found: Whole = np.clip((values - low) / ((high - low) or 1.0) * BINS, 0, BINS - 1).astype(np.int64)
-    return found
-
-
-def _differences(bins: Whole, best: Whole) -> Array:
-    """The integral above, for each row of bins."""
-    return np.array([_difference(_density(row), _density(row[best])) for row in bins])
-
-
-def _difference(every: Array, best: Array) -> float:
-    return float((every * (best / every - 1.0) ** 2).sum())
-
-
-def _density(bins: Whole) -> Array:
-    """A density over the bins: counts smoothed over Scott's bandwidth, and one more trial spread over all."""
-    places = np.arange(BINS)
-    width = max(1.0, float(bins.std()) * len(bins) ** -0.2)
-    kernel = np.exp(-0.5 * ((places[:, None] - places[None, :]) / width) ** 2)
-    smooth = (kernel / kernel.sum(axis=0)) @ np.bincount(bins, minlength=BINS)
-    found: Array = (smooth + 1.0 / BINS) / (len(bins) + 1.0)
+def _densities(bins: Whole) -> Array:
+    """A density over the bins for each row: counts smoothed over Scott's bandwidth, and one more trial over all."""
+    rows, trials = bins.shape
+    counts = np.bincount((bins + BINS * np.arange(rows)[:, None]).ravel(), minlength=BINS * rows).reshape(rows, BINS)
+    width = np.maximum(1.0, bins.std(axis=1) * trials**-0.2)
+    apart = np.subtract.outer(np.arange(BINS), np.arange(BINS))
+    kernel = np.exp(-0.5 * (apart / width[:, None, None]) ** 2)  # (rows, BINS, BINS)
+    smooth = np.einsum("rij,rj->ri", kernel / kernel.sum(axis=1, keepdims=True), counts)
+    found: Array = (smooth + 1.0 / BINS) / (trials + 1.0)
     return found

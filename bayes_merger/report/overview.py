@@ -17,7 +17,7 @@ from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.outside import budget_of
-from bayes_merger.run.record import complete_trials, final_of, value_of
+from bayes_merger.run.record import complete_trials, final_about, value_of
 from bayes_merger.search.study.rows import Glance, RowStorage
 
 UNREADABLE = "unreadable"
@@ -67,8 +67,8 @@ def overview(folder: RunFolder) -> Overview:
     """A study in a line; one that cannot be read says why."""
     try:
         study = load(folder, whole=False)
-        seen = _glance(study)
-        final = final_of(study, seen.values)
+        seen = glance(study)
+        final = final_about(study, seen.values)
     except UserError as error:
         return Overview(folder.name, UNREADABLE, wrong=printable(str(error), longest=400))
     found = verdict(final, pictures_compared(study, final)) if final else None
@@ -89,8 +89,8 @@ def overview(folder: RunFolder) -> Overview:
     )
 
 
-def _glance(study: Study) -> Glance:
-    """Of one score per trial, as the file has them; else through the trials, whose points are a sum."""
+def glance(study: Study) -> Glance:
+    """A study at a glance: of one score as the file has them; of several through the trials, whose points are sums."""
     storage: Any = study._storage
     if isinstance(storage, RowStorage) and len(study.directions) == 1:
         return storage.glance(study._study_id)

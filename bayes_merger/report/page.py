@@ -18,7 +18,7 @@ from typing import Any
 
 from bayes_merger import __version__
 from bayes_merger.errors import printable
-from bayes_merger.merging.plan.planning import method_weights
+from bayes_merger.merging.recipe.postprocess import method_weights
 from bayes_merger.report.contents import BEST, Contents, Row, Shot, bare
 from bayes_merger.report.importance import CAVEAT
 from bayes_merger.report.svg import bars_svg, convergence_svg, network_svg

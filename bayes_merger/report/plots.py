@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from bayes_merger.merging.plan.planning import method_weights
+from bayes_merger.merging.recipe.postprocess import method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.colours import colour, ink
 from bayes_merger.report.contents import bare

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bayes_merger.errors import printable
-from bayes_merger.merging.plan.planning import method_weights
+from bayes_merger.merging.recipe.postprocess import method_weights
 from bayes_merger.report.overview import UNREADABLE, Overview
 from bayes_merger.report.tables import with_error
 from bayes_merger.search.study.history import PREDICTED

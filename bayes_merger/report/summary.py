@@ -9,11 +9,10 @@ from typing import Any
 import optuna
 
 from bayes_merger.checkpoints.blocks import weights_to_string
-from bayes_merger.merging.engine.multi_step import alone
-from bayes_merger.merging.plan.planning import method_weights
 from bayes_merger.merging.recipe.elements import parse_rules
-from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS
+from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS, method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.steps import alone
 from bayes_merger.report.verdict import verdict_of
 from bayes_merger.run.attributes import CONFIG, IMAGES, RECIPE, SCORES, TIMES, WEIGHTS
 from bayes_merger.run.holdout import trends
@@ -66,20 +65,14 @@ def weights_text(recipe: MergeRecipe, name: str) -> str:
 
 
 @reads_once
-def summary(study: optuna.study.Study, known: StudyPosterior | None = None) -> dict[str, Any]:
-    """One study as data: trials, best, weights, the closing table.
-
-    Args:
-        study: the study.
-        known: its beliefs, where the caller has them already.
-    """
+def summary(study: optuna.study.Study) -> dict[str, Any]:
+    """One study as data: trials, best, weights, the closing table."""
     trials = study.get_trials(deepcopy=False)
-    done = complete_trials(study)
+    done, known = complete_trials(study), posterior_of(study)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
     final = final_of(study)
-    known = known or posterior_of(study, done)
     config = study.user_attrs.get(CONFIG, {})
-    best = chosen_trial(study, known) if done else None
+    best = chosen_trial(study) if done else None
     data = {
         "name": study.study_name,
         "trials": {
@@ -171,14 +164,9 @@ def _belief_data(known: StudyPosterior, number: int) -> dict[str, Any]:
 
 
 @reads_once
-def trials_data(study: optuna.study.Study, known: StudyPosterior | None = None) -> list[dict[str, Any]]:
-    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason.
-
-    Args:
-        study: the study.
-        known: its beliefs, where the caller has them already.
-    """
-    known = known or posterior_of(study)
+def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
+    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason."""
+    known = posterior_of(study)
     beliefs = {one.trial: {"mean": one.mean, "sd": one.sd} for one in known.each if known.fitted}
     return [trial_data(trial) | beliefs.get(trial.number, {}) for trial in study.get_trials(deepcopy=False)]
 

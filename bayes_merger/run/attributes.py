@@ -37,6 +37,9 @@ FINAL_IMAGES = "final_images"
 PLAYOFF = "playoff"
 """Of a study by hand: the play-off of its best merges, and its champion."""
 
+WISH = "wish"
+"""Of a study in a database: what those who draw it are asked to do, on whatever machine, and the mark of that wish."""
+
 DRAWN = "drawn:"
 """Of a study, before a hash: what one merge got on fresh seeds."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 
 from bayes_merger.run.attributes import BELIEVED
-from bayes_merger.run.record import complete_trials, posterior_of
+from bayes_merger.run.record import complete_trials, posterior_from
 from bayes_merger.run.stored import is_table
 from bayes_merger.search.surrogates.posterior import StudyPosterior, TrialPosterior
 
@@ -25,7 +25,7 @@ def running_posterior(study: optuna.study.Study) -> StudyPosterior:
     numbers = {trial.number for trial in trials}
     if step > 1 and (known := _read(study.user_attrs.get(BELIEVED), count)) and known.each[0].trial in numbers:
         return known
-    found = posterior_of(study, trials[:count])
+    found = posterior_from(study, trials[:count])
     best = StudyPosterior(tuple(one for one in (found.best,) if one), found.noise, found.fitted)
     if step > 1 and best.best:
         study.set_user_attr(BELIEVED, {"trials": count, **vars(best.best), "noise": best.noise, "fitted": best.fitted})

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import optuna
-
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import CONFIG
@@ -66,9 +64,14 @@ def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:
     return replace(setup, config=replace(setup.config, n_iters=trials - config.init_points))
 
 
-def with_more_trials(setup: RunSetup, study: optuna.study.Study) -> RunSetup:
-    """The run with the trials that somebody has given its study while it goes on; itself if nobody has."""
-    given = (study.user_attrs.get(CONFIG) or {}).get("n_iters")
+def with_more_trials(setup: RunSetup, stored: Mapping[str, Any]) -> RunSetup:
+    """The run with the trials that somebody has given its study while it goes on; itself if nobody has.
+
+    Args:
+        setup: the run.
+        stored: the study's attributes.
+    """
+    given = (stored.get(CONFIG) or {}).get("n_iters")
     if type(given) is not int or given <= setup.config.n_iters:
         return setup
     return replace(setup, config=replace(setup.config, n_iters=given))

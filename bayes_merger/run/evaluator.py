@@ -21,6 +21,7 @@ from bayes_merger.merging.method import MODEL_NAMES
 from bayes_merger.merging.recipe.settings import MergeSettings
 from bayes_merger.run.judging import Judging
 from bayes_merger.run.judging import Weights as Weights
+from bayes_merger.run.live_preview import LivePreview
 from bayes_merger.run.models import merge_settings
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
@@ -284,8 +285,9 @@ class PipelineEvaluator(Judging):
         progress: ProgressReporter,
         stop: StopSignal,
         keep_most: Callable[[int], None],
+        preview: LivePreview | None = None,
     ) -> None:
-        super().__init__(setup, progress, stop)
+        super().__init__(setup, progress, stop, preview)
         self._keep_most = keep_most
         self._pipeline = pipeline
         self._merges: dict[str, LiveMerge | LiveSteps] = {}
@@ -300,6 +302,7 @@ class PipelineEvaluator(Judging):
         stop: StopSignal,
         most: int | None = None,
         keep_most: Callable[[int], None] = lambda most: None,
+        preview: LivePreview | None = None,
     ) -> PipelineEvaluator:
         """Load model A as the live pipeline and make the judges ready.
 
@@ -309,6 +312,7 @@ class PipelineEvaluator(Judging):
             stop: how the person ends it.
             most: pictures drawn at once; `None`: as many as is set.
             keep_most: told how many fit, once the memory has not held so many.
+            preview: shows what is drawn.
         """
         generator = setup.config.generator
         progress.step("loading the pipeline")
@@ -327,7 +331,7 @@ class PipelineEvaluator(Judging):
         )
         pipeline.learn(setup.files.embeddings)
         pipeline.check(setup.payloads)
-        return cls(setup, pipeline, progress, stop, keep_most)
+        return cls(setup, pipeline, progress, stop, keep_most, preview)
 
     def load_weights(self, weights: Weights, baseline: Baseline | None = None) -> None:
         """Turn the live pipeline into the merge with these weights, or into what it is compared with.
@@ -382,7 +386,8 @@ class PipelineEvaluator(Judging):
 
         most = self._pipeline.max_batch
         try:
-            drawn = self._loras.draw(payloads, partial(self._pipeline.draw, on_step=on_step), on_drawn)
+            draw = partial(self._pipeline.draw, on_step=on_step, onlooker=self._preview)
+            drawn = self._loras.draw(payloads, draw, self._shown(payloads, on_drawn))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

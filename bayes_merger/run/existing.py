@@ -17,7 +17,7 @@ from bayes_merger.paths import open_regular
 from bayes_merger.run.points import combination
 from bayes_merger.scoring.combination import Combination
 from bayes_merger.scoring.scorer import ImageToScore, Score, Scorer, sees_trial
-from bayes_merger.scoring.scores import score_images
+from bayes_merger.scoring.scores import prepare_scorers, score_images
 
 MOST_PIXELS = 1 << 26
 """Of a picture that is read: 8192 x 8192."""
@@ -88,7 +88,7 @@ def judge_pictures(
     for name, scorer in scorers.items():
         if scorer.interactive:
             raise ConfigError(f"--scorers: {name} asks a person, who rates in a study; leave it out")
-        scorer.prepare()
+    prepare_scorers(scorers.values())
     judged = [Judged(path, prompt_of(path) or prompt) for path in paths]
     known = combination(ScoringConfig(), {name: (s.importance, s.scale) for name, s in scorers.items()}, {_ALL: 1.0})
     size = len(judged) if any(map(sees_trial, scorers.values())) else AT_ONCE

@@ -11,7 +11,7 @@ from bayes_merger.config import RunConfig
 from bayes_merger.imaging.pipelines.t5 import t5_hash
 from bayes_merger.merging.method import own_sources
 from bayes_merger.merging.models.opening import with_orders
-from bayes_merger.merging.models.vae import VAE_FILE
+from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.merging.saliency.settings import hashed as hashed_file
 from bayes_merger.run.models import merge_settings
 from bayes_merger.run.payloads import path_of

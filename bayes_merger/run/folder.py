@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 STORAGE = "BAYES_MERGER_STORAGE"
 """Environment variable: the address of a database, for those who would not have its password in a command line."""
 
+DRAWINGS = "drawing-*.png"
+"""What each process draws now; see :mod:`bayes_merger.run.live_preview`."""
+
 LOCK = ".lock"
 """The file in a study's folder that the process that runs it has locked."""
 
@@ -69,6 +72,11 @@ class RunFolder:
 
         given = os.environ.get(STORAGE, "")
         return given if given and redacted(given) == stored else stored
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the study is in a database that other machines may use, and not in its folder."""
+        return not isinstance(self.where, Path)
 
     @property
     def called(self) -> str:
@@ -249,7 +257,7 @@ class RunFolder:
 
     def _forget_former_run(self) -> None:
         """Remove what only a process that runs the study has said, or is asked for."""
-        for path in (self.wish, self.status):
+        for path in (self.wish, self.status, *self.path.glob(DRAWINGS)):
             with suppress(OSError):
                 path.unlink()
 

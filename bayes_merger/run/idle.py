@@ -11,6 +11,7 @@ from optuna.study import Study
 from bayes_merger.checkpoints.blocks import blocks_to_string
 from bayes_merger.search.space.guide import keeps_idle
 from bayes_merger.search.space.space import SearchSpace
+from bayes_merger.search.study.checked import answered_once
 from bayes_merger.search.study.history import DESIGN
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _frozen(setup: RunSetup, names: Container[str]) -> RunSetup:
     return replace(setup, space=space)
 
 
+@answered_once
 def space_of(study: Study) -> SearchSpace:
     """What a study searches."""
     return SearchSpace.from_json(study.user_attrs[DESIGN]["space"])

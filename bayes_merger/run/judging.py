@@ -9,9 +9,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
-from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
 from bayes_merger.imaging.prompts.prompt import plain_prompt
 from bayes_merger.run.fingerprint import candidate_id
+from bayes_merger.run.live_preview import LivePreview
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.models.embedding import all_stay
@@ -24,11 +25,20 @@ Weights = Mapping[str, Mapping[str, float]]
 class Judging:
     """The half of an :class:`~bayes_merger.run.evaluator.Evaluator` that does not draw."""
 
-    def __init__(self, setup: RunSetup, progress: ProgressReporter, stop: StopSignal) -> None:
+    def __init__(
+        self, setup: RunSetup, progress: ProgressReporter, stop: StopSignal, preview: LivePreview | None = None
+    ) -> None:
         self._setup = setup
         self._progress = progress
         self._stop = stop
+        self._preview = preview
         self._has_judged = False
+
+    def _shown(self, payloads: Sequence[Payload], on_drawn: OnDrawn | None) -> OnDrawn | None:
+        """Who is given the pictures of a drawing that begins now: those who watch it too."""
+        if self._preview is None:
+            return on_drawn
+        return self._preview.following(sum(len(payload.seeds) for payload in payloads), on_drawn)
 
     def score_each(self, weights: Weights, images: Sequence[DrawnImage], paths: Sequence[Path]) -> list[Score]:
         """The raw scores of the scorers that are asked in another thread, while the next pictures are drawn; or none.

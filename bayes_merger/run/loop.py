@@ -23,6 +23,7 @@ from bayes_merger.run.rating.desk import Desk
 from bayes_merger.run.record import posterior_of
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.standards import fix_standards, seen_standardised
+from bayes_merger.run.standing import scores_are_final
 from bayes_merger.run.trial import TrialRun
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study import study as studies
@@ -133,52 +134,106 @@ def search(
         Paused: the person who scores went away.
         BayesMergerError: trials fail one after the other.
     """
-    total, failed, pause, watch = setup.trials, 0, SHORTEST, Watch(progress.note)
     desk = Desk(setup, study, folder, progress, stop) if setup.rater else None
-    last, ahead = last_of(setup, study, progress), desk.ahead if desk else None
-    patience = TAKEOVER if taking else 0.0
+    last, patience = last_of(setup, study, progress), TAKEOVER if taking else 0.0
+    ahead = desk.ahead if desk else None
     with Worker(study, setup.space, name=name, last=last, patience=patience, ahead=ahead) as worker:
-        progress.budget(worker.finished(), total)
-        while worker.done < total:
-            stop.check()
-            folder.check()
-            setup = with_more_trials(setup, study)
-            total = setup.trials
-            if desk:
-                desk.report(total, watch)
-            over = ended(setup, study, progress, watching=not taking or worker.has_proposed)
-            started = time.monotonic()
-            progress.step("choosing the next merge")
-            if over and not (total := _left_over(setup, study, worker, desk, progress)):
+        progress.budget(worker.finished(), setup.trials)
+        _Search(setup, study, evaluator, folder, progress, stop, worker, desk, taking).run()
+
+
+class _Search:
+    """What :func:`search` does, from one trial to the next; it has the same parameters."""
+
+    def __init__(
+        self,
+        setup: RunSetup,
+        study: optuna.study.Study,
+        evaluator: Evaluator,
+        folder: RunFolder,
+        progress: ProgressReporter,
+        stop: StopSignal,
+        worker: Worker,
+        desk: Desk | None,
+        taking: bool,
+    ) -> None:
+        self.setup = setup
+        self.study = study
+        self.evaluator = evaluator
+        self.folder = folder
+        self.progress = progress
+        self.stop = stop
+        self.worker = worker
+        self.desk = desk
+        self.taking = taking
+        self.watch = Watch(progress.note)
+        self.pause = SHORTEST
+        self.failed = 0
+
+    def run(self) -> None:
+        """Trial after trial, until the search is over."""
+        total = self.setup.trials
+        while self.worker.done < total:
+            known = self.study.user_attrs  # once for all: a server is asked as little as can be
+            self.stop.look(known)
+            self.stop.check()
+            self.folder.check()
+            self.setup = with_more_trials(self.setup, known).with_standards(known)
+            total = self.setup.trials
+            if self.desk:
+                self.desk.report(total, self.watch)
+            over = ended(self.setup, self.study, self.progress, known, watching=self._sees_all())
+            if over and not (total := self._left_over()):
                 return
-            with Stopwatch().running():
-                with timed("choose"):
-                    trial = worker.claim(total)
-                if trial is None:
-                    pause = _waited(desk, progress, pause)
-                    continue
-                pause, whole = SHORTEST, not taking or worker.has_proposed
-                setup = setup.with_standards(study.user_attrs)
-                run = TrialRun(setup, study, worker, evaluator, folder, progress, trial, desk, whole, started)
-                report = run.report(total)
-            if report is None:
-                continue
-            progress.trial(report)
-            fix_standards(study, progress.note)
-            if whole:
-                watch.look(study, report.done)
-            failed = _failures(failed, report)
-        if desk:
-            desk.report(total, watch)
+            if report := self._trial(total):
+                self._reported(report)
+        if self.desk:
+            self.desk.report(total, self.watch)
 
+    def _sees_all(self) -> bool:
+        """Whether this worker reads all trials, as nobody else looks after the search."""
+        return not self.taking or self.worker.has_proposed
 
-def _left_over(
-    setup: RunSetup, study: optuna.study.Study, worker: Worker, desk: Desk | None, progress: ProgressReporter
-) -> int:
-    """How many trials still wait of a search that is over; the predicted merge is made one of them."""
-    if setup.config.final.predicted:
-        worker.with_retries(partial(queue_prediction, study, progress.note))
-    return waits(study) or (desk.outstanding() if desk else 0)
+    def _trial(self, total: int) -> TrialReport | None:
+        """Draw the next merge; None if there is none now, or it has no outcome yet."""
+        started = time.monotonic()
+        self.progress.step("choosing the next merge")
+        with Stopwatch().running():
+            with timed("choose"):
+                trial = self.worker.claim(total)
+            if trial is None:
+                self._wait()
+                return None
+            self.pause = SHORTEST
+            whole = self._sees_all() or not scores_are_final(self.setup)
+            run = TrialRun(
+                self.setup, self.study, self.worker, self.evaluator, self.folder, self.progress, trial, self.desk,
+                whole, started,
+            )  # fmt: skip
+            return run.report(total)
+
+    def _reported(self, report: TrialReport) -> None:
+        self.progress.trial(report)
+        if self.setup.config.scoring.standardise:
+            fix_standards(self.study, self.progress.note)
+        if self._sees_all():
+            self.watch.look(self.study, report.done)
+        self.failed = _failures(self.failed, report)
+
+    def _left_over(self) -> int:
+        """How many trials still wait of a search that is over; the predicted merge is made one of them."""
+        if self.setup.config.final.predicted:
+            self.worker.with_retries(partial(queue_prediction, self.study, self.progress.note))
+        return waits(self.study) or (self.desk.outstanding() if self.desk else 0)
+
+    def _wait(self) -> None:
+        """Wait while there is nothing to draw, or ask the person."""
+        if self.desk and self.desk.asks():
+            self.pause = SHORTEST
+            return
+        self.progress.step("waiting for the other workers")
+        time.sleep(self.pause)
+        self.pause = min(2 * self.pause, LONGEST)
 
 
 def _failures(before: int, report: TrialReport) -> int:
@@ -192,15 +247,6 @@ def _failures(before: int, report: TrialReport) -> int:
     if before + 1 >= FAILURES_IN_A_ROW:
         raise BayesMergerError(f"{before + 1} trials failed in a row, the last one because: {report.reason}")
     return before + 1
-
-
-def _waited(desk: Desk | None, progress: ProgressReporter, pause: float) -> float:
-    """Wait while there is nothing to draw, or ask the person; returns how long to wait the next time."""
-    if desk and desk.asks():
-        return SHORTEST
-    progress.step("waiting for the other workers")
-    time.sleep(pause)
-    return min(2 * pause, LONGEST)
 
 
 def last_of(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter) -> LastSuggestion:
@@ -219,9 +265,24 @@ def crowded(workers: int, total: int) -> str | None:
     )
 
 
-def ended(setup: RunSetup, study: optuna.study.Study, progress: ProgressReporter, *, watching: bool = True) -> bool:
-    """Whether a stopping rule has ended the search; the first one watching to see it writes down why, for all."""
-    if study.user_attrs.get(STOPPED):
+def ended(
+    setup: RunSetup,
+    study: optuna.study.Study,
+    progress: ProgressReporter,
+    known: Mapping[str, Any],
+    *,
+    watching: bool = True,
+) -> bool:
+    """Whether a stopping rule has ended the search; the first one watching to see it writes down why, for all.
+
+    Args:
+        setup: the run.
+        study: its study.
+        progress: told why it ends.
+        known: the study's attributes.
+        watching: look whether a rule ends it now.
+    """
+    if known.get(STOPPED):
         return True
     if not watching:
         return False

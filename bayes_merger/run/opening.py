@@ -1,4 +1,4 @@
-"""What a run says before its first trial: where it draws, how much, and when it may be over."""
+"""What a run says before its first trial: where it draws, how much, when it may be over, and what memory it needs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from bayes_merger.imaging.pipelines.device import DTYPES, device_of, dtype_of
 from bayes_merger.run.attributes import PAYLOADS, RECIPE, VERSIONS
 from bayes_merger.run.final import final_pictures, pictures_per_trial
 from bayes_merger.run.folder import RunFolder, load, studies
+from bayes_merger.run.needs import judges_bytes, memory_words, model_bytes
 from bayes_merger.run.outlook import seconds_for, seconds_left, seconds_of
 from bayes_merger.run.progress import ends
 from bayes_merger.run.setup import RunSetup
-from bayes_merger.run.web_ui import WEB_UI
+from bayes_merger.run.web_ui import WEB_UIS
 
 _LOOKED_AT = 10  # studies, the newest first, of which one may tell how long pictures take
 
@@ -27,7 +28,7 @@ _LOOKED_AT = 10  # studies, the newest first, of which one may tell how long pic
 def opening_lines(
     setup: RunSetup, study: optuna.study.Study, folder: RunFolder, done: int, found: Callable[[str], Any] = shutil.which
 ) -> Iterator[str]:
-    """Device and dtype; trials, pictures and the expected end; and whether a card lies idle.
+    """Device and dtype; trials, pictures and the expected end; the memory; and whether a card lies idle.
 
     Args:
         setup: the run.
@@ -37,6 +38,8 @@ def opening_lines(
         found: where a program is, None if it is not installed.
     """
     yield f"drawing {_place(setup)}: {_amount(setup, done)}{_end(setup, study, folder, done)}"
+    if setup.config.generator.program not in WEB_UIS:
+        yield _memory(setup)
     if _lies_idle(setup, found):
         yield "there is an NVIDIA card, but this PyTorch has no CUDA: pytorch.org names the one for your system"
 
@@ -44,14 +47,14 @@ def opening_lines(
 def _lies_idle(setup: RunSetup, found: Callable[[str], Any]) -> bool:
     """Whether the CPU draws beside an NVIDIA card that nobody has refused."""
     generator = setup.config.generator
-    chosen = generator.program == WEB_UI or generator.device != "auto"
+    chosen = generator.program in WEB_UIS or generator.device != "auto"
     return not chosen and device_of("auto").type == "cpu" and bool(found("nvidia-smi"))
 
 
 def _place(setup: RunSetup) -> str:
     """``on cuda (NVIDIA H200) in fp16``."""
     generator = setup.config.generator
-    if generator.program == WEB_UI:
+    if generator.program in WEB_UIS:
         return f"by the web UI at {generator.address}"
     import torch
 
@@ -60,6 +63,21 @@ def _place(setup: RunSetup) -> str:
     short = next(name for name, full in DTYPES.items() if full == dtype)
     card = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return f"on {device}{card} in {short}"
+
+
+def _memory(setup: RunSetup) -> str:
+    from bayes_merger.merging.engine.memory import free_memory  # brings torch
+
+    generator = setup.config.generator
+    device = device_of(generator.device)
+    size = dtype_of(generator.dtype, device, drawn(setup.base).half).itemsize
+    return memory_words(
+        model_bytes(setup.base, size),
+        judges_bytes(setup.scorers.values()),
+        free_memory(device),
+        where=str(device),
+        workers=setup.config.workers,
+    )
 
 
 def _amount(setup: RunSetup, done: int) -> str:

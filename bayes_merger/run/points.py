@@ -12,6 +12,7 @@ from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, SCORERS, STANDARDS
 from bayes_merger.scoring.combination import Combination, Judge
 from bayes_merger.scoring.scorer import Scale, check_importance
+from bayes_merger.search.study.checked import answered_once
 
 FEWEST = 3
 """Trials of a start design that can fix scales: a standard deviation of fewer is none."""
@@ -60,6 +61,7 @@ def _shares(name: str, given: Any, payloads: Collection[str]) -> dict[str, float
     return {payload: check_importance(f"{setting}.{payload}", share) for payload, share in given.items()}
 
 
+@answered_once
 def combination_of(study: optuna.study.Study) -> Combination:
     """What a study's own attributes say, its standards included; of a study that no run made, a judge of nothing.
 

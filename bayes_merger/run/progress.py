@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,9 @@ class TrialReport:
     merge: str = ""
 
 
+STUDY = "study"
+"""What is counted in trials."""
+
 FOR_YOU = "waiting for your "
 """How a step begins that waits for a person."""
 
@@ -68,7 +72,7 @@ class ProgressReporter(Protocol):
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """The current step of the current trial; ``total`` 0 when its length is unknown."""
 
-    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
+    def budget(self, done: int, total: int, of: str = STUDY, about: str = "") -> None:
         """How far the study is, in trials; or another part of the run, and what is to be said about it."""
 
     def trial(self, report: TrialReport) -> None:
@@ -129,7 +133,7 @@ class PlainReporter:
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """Say nothing: a pipe wants a line per trial."""
 
-    def budget(self, done: int, total: int, of: str = "study", about: str = "") -> None:
+    def budget(self, done: int, total: int, of: str = STUDY, about: str = "") -> None:
         """Say nothing: every trial's line has it."""
 
     def trial(self, report: TrialReport) -> None:
@@ -164,7 +168,7 @@ def plain_reporting(log: Path) -> Iterator[ProgressReporter]:
 
 
 class Control(Protocol):
-    """What other processes ask a run for, such as :class:`bayes_merger.run.control.WishFile` has it."""
+    """What other processes ask a run for, such as :class:`bayes_merger.run.wishes.Wishes` has it."""
 
     @property
     def is_to_stop(self) -> bool:
@@ -176,6 +180,12 @@ class Control(Protocol):
         Raises:
             Interrupted: it is to stop at once.
         """
+
+    def look(self, attributes: Mapping[str, Any]) -> None:
+        """Heed what the study says, by its attributes."""
+
+    def tell(self) -> None:
+        """Say once that the run is paused, and once that it no longer is."""
 
 
 class StopSignal:
@@ -209,7 +219,9 @@ class StopSignal:
         self._pressed = True
         if self._progress is None:
             return
-        self._progress.note("stopping after this trial; Ctrl-C again stops at once")
+        told = "stopping after this trial; Ctrl-C again stops at once"
+        # On a thread: the signal may have come in the middle of a line, and no stream can be entered twice by one
+        threading.Thread(target=self._progress.note, args=(told,), name="stopping").start()
 
     @property
     def asked(self) -> bool:
@@ -224,6 +236,16 @@ class StopSignal:
         """
         if self._control is not None:
             self._control.hold(lambda: self._pressed)
+
+    def look(self, attributes: Mapping[str, Any]) -> None:
+        """Heed what the study says, by its attributes."""
+        if self._control is not None:
+            self._control.look(attributes)
+
+    def tell(self) -> None:
+        """Say whether the run is paused, for others who are held."""
+        if self._control is not None:
+            self._control.tell()
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from bayes_merger.run.champion import play_off_of
 from bayes_merger.run.points import combination_of
 from bayes_merger.run.stored import is_a, is_table
 from bayes_merger.scoring.scorer import Score
-from bayes_merger.search.study.checked import CheckedStudy
+from bayes_merger.search.study.checked import CheckedStudy, answered_once
 from bayes_merger.search.study.history import origin, rater_variance
 from bayes_merger.search.surrogates.grid_gp import every
 from bayes_merger.search.surrogates.posterior import StudyPosterior, study_posterior
@@ -130,7 +130,8 @@ class Final:
         )
 
 
-def complete_trials(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
+@answered_once
+def complete_trials(study: optuna.study.Study) -> Sequence[optuna.trial.FrozenTrial]:
     """The trials that have a value, in order; one that was interrupted and drawn anew stands where it first stood."""
     trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     return sorted(trials, key=lambda trial: (origin(trial), trial.number))
@@ -156,19 +157,20 @@ def objectives_of(study: optuna.study.Study) -> list[str]:
     return names if len(names) == count > 1 else [f"objective {i + 1}" for i in range(count)] if count > 1 else []
 
 
+@answered_once
 def front_of(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
     """The Pareto front: the trials that no other one beats in every objective; best in the first objective first."""
     return sorted(study.best_trials, key=lambda trial: ([-value for value in trial.values], trial.number))
 
 
-def posterior_of(study: optuna.study.Study, trials: Sequence[optuna.trial.FrozenTrial] | None = None) -> StudyPosterior:
-    """What all scores together say of each trial; see :mod:`bayes_merger.search.surrogates.posterior`.
+@answered_once
+def posterior_of(study: optuna.study.Study) -> StudyPosterior:
+    """What all scores together say of each trial; see :mod:`bayes_merger.search.surrogates.posterior`."""
+    return posterior_from(study, complete_trials(study))
 
-    Args:
-        study: the study.
-        trials: finished ones of it; None: all.
-    """
-    trials = complete_trials(study) if trials is None else trials
+
+def posterior_from(study: optuna.study.Study, trials: Sequence[optuna.trial.FrozenTrial]) -> StudyPosterior:
+    """What the scores of some trials of a study say of each of these."""
     known = combination_of(study)
     pictures = []
     for trial in trials[every(len(trials), PICTURED)] if known.judges and known.payloads else ():
@@ -189,14 +191,11 @@ def mean_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None) -> optuna.trial.FrozenTrial:
+@answered_once
+def chosen_trial(study: optuna.study.Study) -> optuna.trial.FrozenTrial:
     """The trial to export: a play-off's champion, else the final round's winner, else the best posterior mean.
 
     Of several objectives it is the one of the Pareto front with the best weighted sum.
-
-    Args:
-        study: the study.
-        known: its beliefs, where the caller has them already.
 
     Raises:
         ConfigError: no trial is finished.
@@ -211,7 +210,7 @@ def chosen_trial(study: optuna.study.Study, known: StudyPosterior | None = None)
         return next(trial for trial in trials if trial.number == taken)
     if len(study.directions) > 1:
         return max(front_of(study), key=lambda trial: (value_of(trial), -trial.number))
-    best = (known or posterior_of(study)).best
+    best = posterior_of(study).best
     return next(trial for trial in trials if best is None or trial.number == best.trial)
 
 
@@ -243,18 +242,18 @@ def begun_trial(study: optuna.study.Study, number: int | None) -> optuna.trial.F
     raise ConfigError(f"study '{study.study_name}' has no trial {number} that has begun")
 
 
-def final_of(study: optuna.study.Study, numbers: Container[int] | None = None) -> Final | None:
-    """The stored final round, if the run came to its end; one that is not what a run writes is to be drawn again.
+@answered_once
+def final_of(study: optuna.study.Study) -> Final | None:
+    """The stored final round, if the run came to its end; one that is not what a run writes is to be drawn again."""
+    return final_about(study, {trial.number for trial in complete_trials(study)})
 
-    Args:
-        study: the study.
-        numbers: of the trials that have a score, where the caller has them already.
-    """
+
+def final_about(study: optuna.study.Study, numbers: Container[int]) -> Final | None:
+    """The same, where it is known which trials have a score: these numbers."""
     try:
         final = Final.from_json(study.user_attrs[FINAL])
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    numbers = {trial.number for trial in complete_trials(study)} if numbers is None else numbers
     return final if _is_sound(final, numbers, len(study.directions)) else None
 
 

@@ -22,11 +22,11 @@ from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.opening import references, steps_recipe, with_orders
-from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
 from bayes_merger.merging.rebasin.aligning import Pair
 from bayes_merger.merging.rebasin.permutation import Permutation
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.merging.recipe.step_file import StepFile
 from bayes_merger.merging.saliency.settings import hashed as hashed_file
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STANDARDS
@@ -44,6 +44,7 @@ from bayes_merger.run.web_ui import PROGRAMS, WEB_UIS, check_web_ui
 from bayes_merger.scoring.combination import Combination
 from bayes_merger.scoring.rater.scorer import RaterScorer
 from bayes_merger.scoring.scorer import Scale, Scorer
+from bayes_merger.scoring.scores import prepare_scorers
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.stopping import read_time
@@ -210,8 +211,7 @@ def check_setup(
     check_sampler(sampler, space, config)
     if config.workers > 1:
         check_no_person(scorers, "give  workers=1")
-    for scorer in scorers.values():
-        scorer.prepare(folder)
+    prepare_scorers(scorers.values(), folder)
     if setup.rater and setup.assistant:
         setup.assistant.ledger = getattr(scorers[setup.rater], "ledger", None)
     return setup

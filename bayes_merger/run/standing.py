@@ -7,10 +7,10 @@ from typing import Any
 
 import optuna
 
-from bayes_merger.run.attributes import BELIEVED, CONFIG
+from bayes_merger.run.attributes import BELIEVED
 from bayes_merger.run.beliefs import running_posterior
-from bayes_merger.run.points import scoring_of
 from bayes_merger.run.record import best_value, front_of
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.stored import is_table
 from bayes_merger.search.study.tables import greatest_score
 
@@ -30,14 +30,14 @@ class Standing:
     front: int
 
 
+def scores_are_final(setup: RunSetup) -> bool:
+    """Whether the greatest score that was told is the best: there is one objective, and no scale is fixed later."""
+    return len(setup.config.objectives) < 2 and not setup.config.scoring.standardise
+
+
 def best_so_far(study: optuna.study.Study, *, whole: bool) -> float | None:
     """The greatest score, None before the first; see :func:`standing`."""
-    return best_value(study) if whole or not _as_told(study) else greatest_score(study)
-
-
-def _as_told(study: optuna.study.Study) -> bool:
-    """Whether the greatest score that was told is the best."""
-    return len(study.directions) == 1 and not scoring_of(study.user_attrs.get(CONFIG) or {}).standardise
+    return best_value(study) if whole else greatest_score(study)
 
 
 def standing(study: optuna.study.Study, *, whole: bool) -> Standing:
@@ -45,10 +45,10 @@ def standing(study: optuna.study.Study, *, whole: bool) -> Standing:
 
     Args:
         study: shared with others.
-        whole: read all trials; otherwise the posterior mean is what another process has stored. Several objectives and
-            standardised scores are always read whole.
+        whole: read all trials, as is needed unless :func:`scores_are_final`; otherwise the posterior mean is what
+            another process has stored.
     """
-    if whole or not _as_told(study):
+    if whole:
         known = running_posterior(study)
         mean = known.best.mean if known.best and known.fitted else None
         return Standing(best_value(study), mean, len(front_of(study)) if len(study.directions) > 1 else 0)

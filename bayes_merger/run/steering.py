@@ -1,4 +1,7 @@
-"""A run that goes on is paused, resumed, stopped and given more trials, by any process that may write its folder."""
+"""A run that goes on is paused, resumed, stopped and given more trials, by any process that may write its folder.
+
+So are the workers of a study in a database, on whatever machine: each looks between two trials.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.control import GO_ON, PAUSE, STOP, STOP_NOW, ask, wish_of
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.wishes import store_wish, stored_wish
 
 if TYPE_CHECKING:
     import optuna
@@ -23,9 +27,8 @@ def pause(folder: RunFolder) -> None:
     Raises:
         ConfigError: it does not go on now, or stops already.
     """
-    _check_running(folder)
     _check_not_stopping(folder)
-    ask(folder, PAUSE)
+    _ask(folder, PAUSE)
 
 
 def stop(folder: RunFolder, *, now: bool = False) -> None:
@@ -34,8 +37,8 @@ def stop(folder: RunFolder, *, now: bool = False) -> None:
     Raises:
         ConfigError: it does not go on now.
     """
-    _check_running(folder)
-    ask(folder, STOP_NOW if now or wish_of(folder) == STOP_NOW else STOP)
+    former = asked_of(folder)
+    _ask(folder, STOP_NOW if now or former == STOP_NOW else STOP)
 
 
 def go_on(folder: RunFolder) -> None:
@@ -44,11 +47,9 @@ def go_on(folder: RunFolder) -> None:
     Raises:
         ConfigError: it is not paused.
     """
-    _check_running(folder)
-    _check_not_stopping(folder)
-    if wish_of(folder) != PAUSE:
+    if _check_not_stopping(folder) != PAUSE:
         raise ConfigError(f"study '{folder.name}': is not paused")
-    ask(folder, GO_ON)
+    _ask(folder, GO_ON)
 
 
 def give_trials(folder: RunFolder, n_iters: int) -> int:
@@ -68,7 +69,6 @@ def give_trials(folder: RunFolder, n_iters: int) -> int:
     from bayes_merger.search.study.stopping import PATIENT_FROM, STOPPED
     from bayes_merger.search.study.study import finished
 
-    _check_running(folder)
     _check_not_stopping(folder)
     study = _open_to_write(folder)
     config = study.user_attrs[CONFIG]
@@ -93,15 +93,44 @@ def _open_to_write(folder: RunFolder) -> optuna.study.Study:
     return load_study(storage, folder.called, alone=not folder.address, shown=folder.name, whole=False)
 
 
-def _check_running(folder: RunFolder) -> None:
-    if not folder.is_running:
+def asked_of(folder: RunFolder) -> str:
+    """What those who draw a study are asked to do: here or, of a study in a database, anywhere.
+
+    Raises:
+        ConfigError: nobody draws it.
+        StorageError: its storage cannot be reached.
+    """
+    if not goes_on(folder):
         raise ConfigError(
             f"study '{folder.name}': no run of it goes on; start one with  bayes-merger resume {folder.typed}"
         )
+    return wish_of(folder) if folder.is_running else stored_wish(_open_to_write(folder).user_attrs)[0]
 
 
-def _check_not_stopping(folder: RunFolder) -> None:
-    if wish_of(folder) in (STOP, STOP_NOW):
+def goes_on(folder: RunFolder) -> bool:
+    """Whether anybody draws a study: a run here or, of a study in a database, workers anywhere.
+
+    Raises:
+        StorageError: its storage cannot be reached.
+    """
+    if folder.is_running or not folder.is_elsewhere:
+        return folder.is_running
+    from bayes_merger.search.study.alive import at_work
+
+    study = _open_to_write(folder)
+    return stored_wish(study.user_attrs)[0] == PAUSE or at_work(study) > 0  # who is held between two trials has none
+
+
+def _ask(folder: RunFolder, wish: str) -> None:
+    if folder.is_running:
+        ask(folder, wish)
+    if folder.is_elsewhere:
+        store_wish(_open_to_write(folder), wish)
+
+
+def _check_not_stopping(folder: RunFolder) -> str:
+    if (wish := asked_of(folder)) in (STOP, STOP_NOW):
         raise ConfigError(
             f"study '{folder.name}': its run is stopping; when it has ended,  bayes-merger resume {folder.typed}"
         )
+    return wish

@@ -19,6 +19,7 @@ from bayes_merger.merging.models.opening import references
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.run.evaluator import Baseline, compared
 from bayes_merger.run.judging import Judging, Weights
+from bayes_merger.run.live_preview import LivePreview
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.web_ui import ModelsFolder, models_folder, open_web_ui
@@ -36,8 +37,9 @@ class WebUIEvaluator(Judging):
         folder: ModelsFolder,
         progress: ProgressReporter,
         stop: StopSignal,
+        preview: LivePreview | None = None,
     ) -> None:
-        super().__init__(setup, progress, stop)
+        super().__init__(setup, progress, stop, preview)
         self._web_ui = web_ui
         self._folder = folder
         self._current: tuple[str, Weights] | None = None
@@ -90,6 +92,7 @@ class WebUIEvaluator(Judging):
         asked = list(requests(payloads, min(self._setup.config.generator.max_batch, self._web_ui.at_once)))
         total = sum(len(request.indices) for request in asked)
         images: list[DrawnImage] = []
+        given = self._shown(payloads, on_drawn)
         for request in asked:
             self._stop.hold()
             with self._watched(len(images), total):
@@ -99,8 +102,8 @@ class WebUIEvaluator(Judging):
                 DrawnImage(payload.name, index, payload.seeds[index], payload.prompts[index], one.image, one.parameters)
                 for index, one in zip(request.indices, drawn, strict=True)
             ]
-            if on_drawn is not None:
-                on_drawn(images[-len(drawn) :])
+            if given is not None:
+                given(images[-len(drawn) :])
         return tuple(images)
 
     @contextmanager
@@ -123,7 +126,9 @@ class WebUIEvaluator(Judging):
 
 
 @contextmanager
-def web_ui_evaluator(setup: RunSetup, progress: ProgressReporter, stop: StopSignal) -> Iterator[WebUIEvaluator]:
+def web_ui_evaluator(
+    setup: RunSetup, progress: ProgressReporter, stop: StopSignal, preview: LivePreview | None = None
+) -> Iterator[WebUIEvaluator]:
     """The user's web UI, ready to draw; afterwards nothing of ours lies in its folder.
 
     Raises:
@@ -131,4 +136,4 @@ def web_ui_evaluator(setup: RunSetup, progress: ProgressReporter, stop: StopSign
     """
     generator = setup.config.generator
     with ModelsFolder(models_folder(generator)) as folder:
-        yield WebUIEvaluator(setup, open_web_ui(generator, progress.note), folder, progress, stop)
+        yield WebUIEvaluator(setup, open_web_ui(generator, progress.note), folder, progress, stop, preview)

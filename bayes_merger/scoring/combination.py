@@ -96,7 +96,7 @@ class Combination:
         if self.judges and all(judge.penalty for judge in self.judges.values()):
             raise ConfigError("scoring.penalties: every scorer only takes points off; one that gives some must stay")
         for payload in self._counting_payloads:
-            if not self._shares(payload):
+            if not self._shares[payload]:
                 raise ConfigError(
                     f"scoring.payloads: no scorer counts for payload {payload}; name it at one of "
                     f"{', '.join(self._in_mean)}, or give it score_weight=0"
@@ -189,26 +189,29 @@ class Combination:
         """The importance of all judges in the mean together."""
         return math.fsum(judge.importance for judge in self._in_mean.values())
 
-    def _shares(self, payload: str) -> dict[str, float]:
-        """The judges of a payload, and how much each counts there."""
-        shares = {name: judge.share(payload) for name, judge in self._in_mean.items()}
-        return {name: share for name, share in shares.items() if share}
+    @cached_property
+    def _shares(self) -> dict[str, dict[str, float]]:
+        """The judges of each payload that counts, and how much each counts there."""
+        return {
+            payload: {name: share for name, judge in self._in_mean.items() if (share := judge.share(payload))}
+            for payload in self._counting_payloads
+        }
 
     def _balance(self, payload: str) -> float:
         """What makes all payloads count as if all judges judged them: 1 where they do."""
-        return self._whole / math.fsum(self._shares(payload).values())
+        return self._whole / math.fsum(self._shares[payload].values())
 
     def _sum_of(self, given: Mapping[str, Mapping[Image, float]], image: Image) -> float:
         """The weighted sum of a picture's points over all judges, scaled to the importance of all of them."""
         balance = self._balance(image[0])
         return math.fsum(
             share * balance * points(given[name][image], self.judges[name].scale)
-            for name, share in self._shares(image[0]).items()
+            for name, share in self._shares[image[0]].items()
         )
 
     def _mean_of(self, given: Mapping[str, Mapping[Image, float]], image: Image) -> float:
         """The geometric or harmonic mean of a picture's points over its judges."""
-        shares = self._shares(image[0])
+        shares = self._shares[image[0]]
         total = math.fsum(shares.values())
         each = {n: max(points(given[n][image], self.judges[n].scale), LEAST_POINTS) for n in shares}
         if self.mean == "geometric":
@@ -224,7 +227,7 @@ class Combination:
 
     def _needed(self, payload: str) -> list[str]:
         """The scorers without whose scores a picture of this payload has no points."""
-        return [*self._shares(payload), *(name for name, judge in self._penalties.items() if judge.judges(payload))]
+        return [*self._shares[payload], *(name for name, judge in self._penalties.items() if judge.judges(payload))]
 
     def _lacking(self, given: Mapping[str, Mapping[Image, float]], image: Image) -> list[str]:
         return [name for name in self._needed(image[0]) if image not in given[name]]

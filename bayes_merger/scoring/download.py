@@ -36,6 +36,10 @@ def nothing(done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
+class NotFetched(ConfigError):
+    """A file that cannot be had from where it is."""
+
+
 def download(
     address: str, path: Path, expected: str | None, pinned: bool, setting: str, progress: Progress = nothing
 ) -> str:
@@ -53,7 +57,8 @@ def download(
         Its SHA-256.
 
     Raises:
-        ConfigError: no network, no room, or another content.
+        NotFetched: no network, no room.
+        ConfigError: another content.
     """
     part, mark = (path.with_name(f"{path.name}.{end}") for end in ("part", "version"))
     with _explained(address, setting), FileLock(path.with_name(path.name + ".lock")):
@@ -128,7 +133,7 @@ def _explained(address: str, setting: str) -> Iterator[None]:
     else:
         return
     way_out = f"try again, or fetch it elsewhere and give {setting}=/path/to/{file_name(address)}"
-    raise ConfigError(f"{setting}: cannot fetch {address} ({why}); {way_out}")
+    raise NotFetched(f"{setting}: cannot fetch {address} ({why}); {way_out}")
 
 
 def _copy(address: str, part: Path, mark: Path, setting: str, progress: Progress) -> None:

@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from bayes_merger.errors import BayesMergerError, TrialFailed, one_line
+from bayes_merger.scoring.download import NotFetched
 from bayes_merger.scoring.scorer import ImageToScore, Score, Scorer, sees_trial
 
 LARGEST = 1e100
 """No raw score is greater than this: sums and squares of points are numbers still."""
+
+
+def prepare_scorers(scorers: Iterable[Scorer], folder: Path | None = None) -> None:
+    """Check that scorers can work, and fetch their weights where they are not here yet.
+
+    Args:
+        scorers: built but not loaded.
+        folder: the study's own, for those that keep something there.
+
+    Raises:
+        ConfigError: a scorer cannot work. Where a file cannot be fetched, all that are missing are named, for who has
+            to carry them here.
+    """
+    chosen = list(scorers)
+    try:
+        for scorer in chosen:
+            scorer.prepare(folder)
+    except NotFetched as error:
+        others = _missing(chosen, besides=str(error))
+        raise (NotFetched(f"{error}; missing too: {others}") if others else error) from None
+
+
+def _missing(scorers: Iterable[Scorer], besides: str) -> str:
+    """The files that are not here, with the settings that name one; but for those that a text has told already."""
+    settings: dict[str, list[str]] = {}
+    for file in (file for scorer in scorers for file in getattr(scorer, "files", ())):  # people's own need not say
+        if not file.is_here and file.source not in besides:
+            settings.setdefault(file.source, []).append(f"{file.setting}=")
+    return ", ".join(f"{source} ({' '.join(names)})" for source, names in settings.items())
 
 
 def score_images(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:

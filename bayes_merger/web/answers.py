@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from bayes_merger.documents import parse_json
 from bayes_merger.errors import (
     BayesMergerError,
     Closed,
@@ -28,6 +27,7 @@ from bayes_merger.errors import (
     printable,
     trouble,
 )
+from bayes_merger.plain_json import parse_json
 from bayes_merger.web.templates import page
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def parsed(kind: type[T], data: object) -> T:
     types_of = typing.get_type_hints(kind)
     values = {name: _value(name, types_of[name], value) for name, value in data.items()}
     for name, field in fields.items():
-        if name not in data and field.default is dataclasses.MISSING:
+        if name not in data and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"field '{name}' is missing")
     return kind(**values)
 

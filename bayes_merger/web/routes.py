@@ -35,6 +35,7 @@ def all_routes(shelf: Shelf, sittings: Sittings, runs: RunData) -> list[BaseRout
         runs: that are started and steered.
     """
     data = StudyData(shelf)
-    rooms: list[Room] = [StudyPages(shelf), data, Events(shelf, data.line), TrialData(shelf), Lending(shelf)]
-    rooms += [LookingData(shelf), runs, RatingPages(sittings.of), Inspector(shelf)]
+    events = Events(shelf, data.line, runs.queue)
+    rooms: list[Room] = [StudyPages(shelf), data, events, TrialData(shelf), Lending(shelf), LookingData(shelf), runs]
+    rooms += [RatingPages(sittings.of), Inspector(shelf)]
     return [route for room in rooms for route in room.routes()]

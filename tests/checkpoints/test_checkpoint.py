@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -299,7 +300,8 @@ def test_bad_files_are_refused_without_importing_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from bayes_merger.errors import CheckpointError
-from bayes_merger.merging import METHODS, method_spec, open_checkpoint, plan, MergeRecipe, save_merge, LiveMerge
+from bayes_merger.merging import METHODS, method_spec, open_checkpoint, MergeRecipe, save_merge, LiveMerge
+from bayes_merger.merging.engine.merge import plan
 folder = Path(sys.argv[1])
 for name in ("evil.ckpt", "bad.safetensors", "missing.ckpt"):
     try:
@@ -408,3 +410,76 @@ def test_a_tensor_of_a_rare_dtype_does_not_refuse_the_others(tmp_path: Path, dty
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.tensor("counter").dtype == dtype
         assert checkpoint.architecture is SD1
+
+
+class Callback:
+    """What a trainer has kept."""
+
+    folder: str
+
+
+def test_what_trainers_leave_in_a_pickle_is_not_imported_and_not_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "m.ckpt"
+    left = {"loss": np.float64(1.5), "random": np.arange(4), "folder": Path("logs"), "seen": {1, 2}}
+    torch.save({"state_dict": tensors_of(1), "epoch": 3, **left}, path)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.architecture is SD1
+    callback = Callback()
+    callback.folder = "logs"
+    torch.save({"state_dict": tensors_of(1), "callbacks": callback}, path, _use_new_zipfile_serialization=False)
+    name = b"lightning.pytorch.callbacks.model_checkpoint\nModelCheckpoint"
+    path.write_bytes(path.read_bytes().replace(b"tests.checkpoints.test_checkpoint\nCallback", name))
+    assert name.replace(b"\n", b".").decode() in set(imports_of(path))
+    with open_checkpoint(path) as checkpoint:
+        assert torch.equal(checkpoint.tensor(FIRST), tensors_of(1)[FIRST])
+    assert "lightning" not in sys.modules
+    path.write_bytes(
+        path.read_bytes().replace(b"callbacks.model_checkpoint\nModel", b"callbacks.model_checkpoint\nOther")
+    )
+    refused(path, "carries foreign objects .*OtherCheckpoint")
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b'{"error":"Unauthorized","message":"log in"}', "a message of a web site"),
+        (bytes(4096), "nothing but zeros, an unfinished download"),
+        (b"Rar!\x1a\x07\x00 and more", "an archive; unpack it"),
+        (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", "an archive; unpack it"),
+    ],
+)
+def test_what_downloads_leave_is_called_by_its_name(start: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(start)
+    refused(tmp_path / "m.safetensors", words)
+
+
+def test_an_archive_of_a_model_is_to_be_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.safetensors", "w") as archive:
+        archive.writestr("models/m.safetensors", b"x")
+    refused(tmp_path / "m.safetensors", "an archive; unpack it, and give the model in it")
+
+
+@pytest.mark.parametrize("length", [0x7B, 0x8B1F])
+def test_a_header_whose_length_looks_like_something_else_is_read(length: int, tmp_path: Path) -> None:
+    text = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"note":"x"}}'.ljust(length)
+    (tmp_path / "m.safetensors").write_bytes(length.to_bytes(8, "little") + text + bytes(4))
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        assert checkpoint.shapes == {"w": (1,)}
+
+
+def test_a_link_that_leads_nowhere_names_where(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").symlink_to("gone.safetensors")
+    refused(tmp_path / "m.safetensors", "a link to gone.safetensors, which is not there")
+
+
+def test_a_number_format_that_is_not_read_is_named(tmp_path: Path) -> None:
+    text = b'{"w":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}'
+    (tmp_path / "m.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(2))
+    refused(tmp_path / "m.safetensors", "quantised to F4, which is not read; give the file in fp16")
+
+
+def test_a_whole_model_behind_another_prefix_is_that_model(tmp_path: Path) -> None:
+    save_file({f"model.{key}": tensor for key, tensor in tensors_of(1).items()}, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        assert checkpoint.architecture is SD1
+        assert FIRST in checkpoint.shapes

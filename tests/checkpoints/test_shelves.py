@@ -76,3 +76,38 @@ def test_folders_come_from_the_setting_or_the_environment(web_ui: Path, monkeypa
 @pytest.mark.parametrize("name", ["x" * 50_000, "a\0b"])
 def test_what_cannot_be_a_file_s_name_is_left_as_it_is(name: str, web_ui: Path) -> None:
     assert find_model(name, shelves(str(web_ui))) == name
+
+
+def test_a_name_may_be_written_as_web_uis_show_it(web_ui: Path) -> None:
+    folders, models = shelves(str(web_ui)), web_ui / "models"
+    wanted = str(models / "Stable-diffusion" / "dreamshaper_8.safetensors")
+    assert find_model("dreamshaper_8.safetensors [879db523c3]", folders) == wanted
+    assert find_model("dreamshaper_8 [879db523c3]", folders) == wanted
+    for name in ("odd [0123456789].ckpt", "cafe\u0301 😀.safetensors"):  # as macOS writes an accent
+        (models / name).write_bytes(b"")
+    assert find_model("odd [0123456789]", folders) == str(models / "odd [0123456789].ckpt")
+    assert find_model("café 😀", folders) == str(models / "cafe\u0301 😀.safetensors")
+
+
+def test_links_to_folders_are_followed_once_and_hidden_folders_are_not_entered(web_ui: Path, tmp_path: Path) -> None:
+    models, disk = web_ui / "models", tmp_path / "disk"
+    for folder in (disk, models / ".cache"):
+        folder.mkdir()
+        (folder / "far.safetensors").write_bytes(b"")
+    (models / "far").symlink_to(disk)
+    (disk / "back").symlink_to(models)
+    assert [path for path in models_on(shelves(str(web_ui))) if path.stem == "far"] == [models / "far/far.safetensors"]
+
+
+def test_comfyui_s_other_folders_are_looked_into(web_ui: Path, tmp_path: Path) -> None:
+    comfy = tmp_path / "ComfyUI"
+    (comfy / "models" / "checkpoints").mkdir(parents=True)
+    (comfy / "extra_model_paths.yaml").write_text(
+        f"a111:\n  base_path: {web_ui}\n  checkpoints: models/Stable-diffusion\n  loras: |\n    models/Lora\n    gone\n"
+        "comfyui:\n  is_default: true\n"
+    )
+    assert shelves(str(comfy)) == [
+        comfy / "models", web_ui / "models" / "Stable-diffusion", web_ui / "models" / "Lora"]  # fmt: skip
+    (comfy / "extra_model_paths.yaml").write_text("a111: [\n")
+    with pytest.raises(ConfigError, match=r"extra_model_paths\.yaml: line 2: not valid YAML"):
+        shelves(str(comfy))

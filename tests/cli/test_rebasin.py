@@ -61,6 +61,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_a: Path) -> Path:
     return folder
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -110,29 +111,42 @@ def test_a_config_of_another_size_and_places_that_do_not_exist(
     assert "config" in refused(capsys, *models, "--out", str(tmp_path / "x.safetensors"), *config)
 
 
-def test_a_run_searches_with_b_in_the_order_of_a_and_its_merges_are_made_again(
+def search(folder: Path, name: str, a: Path, *b: str) -> None:
+    few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={a}"]
+    result = command(folder, "run", "experiment=tiny", f"name={name}", *few, *b)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_a_run_searches_with_b_in_the_order_of_a_and_its_best_merge_is_made_again(
+    tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
+) -> None:
+    folder = make_workplace(tmp_path, tiny_sd1_config)
+    search(folder, "lost", tiny_a, f"model_b={tiny_b}", "rebasin.b=a")
+    assert command(folder, "merge", "lost", "--out", "again.safetensors").returncode == 0
+    assert (folder / "again.safetensors").read_bytes() == (folder / "runs" / "lost" / "best.safetensors").read_bytes()
+    assert "rebasin: b in the order of a, by weights" in command(folder, "recipe", "again.safetensors").stdout
+
+
+@pytest.mark.slow
+def test_a_scrambled_b_gives_the_same_pictures_and_its_study_goes_on(
     tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
 ) -> None:
     folder = make_workplace(tmp_path, tiny_sd1_config)
     scrambled(tiny_b, tiny_sd1_config, folder / "lost.safetensors")
-    few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={tiny_a}"]
     table = "model_b={rebasin: lost.safetensors, to: a}"
-    for name, model in (("lost", [table]), ("known", [f"model_b={tiny_b}", "rebasin.b=a"])):
-        result = command(folder, "run", "experiment=tiny", f"name={name}", *model, *few)
-        assert result.returncode == 0, result.stderr
-    # B and the scrambled B are one model in A's order, so that all pictures are the same
+    search(folder, "lost", tiny_a, table)
+    search(folder, "known", tiny_a, f"model_b={tiny_b}", "rebasin.b=a")
+    # B and the scrambled B are one model in A's order
     scores = [[trial["value"] for trial in json.loads(command(folder, "show", name, "--json").stdout)["trials_list"]]
               for name in ("lost", "known")]  # fmt: skip
     assert scores[0] == scores[1]
     gone_on = command(folder, "resume", "lost", table, "n_iters=1")
     assert gone_on.returncode == 0, gone_on.stderr
-    assert command(folder, "merge", "lost", "--out", "again.safetensors").returncode == 0
-    assert (folder / "again.safetensors").read_bytes() == (folder / "runs" / "lost" / "best.safetensors").read_bytes()
     changed = command(folder, "resume", "lost", "model_b={rebasin: lost.safetensors, to: c}")
     assert "model_b: says to: c, and rebasin.b says to: a; leave one out" in changed.stderr
     added = command(folder, "resume", "known", f"model_b={{rebasin: {tiny_b}, to: a, by: activations}}")
     assert (added.returncode, added.stderr.count("\n")) == (2, 1)
-    assert "rebasin: b in the order of a, by weights" in command(folder, "recipe", "again.safetensors").stdout
 
 
 def test_by_activations_a_scrambled_model_comes_back_and_merges_recall_it(
@@ -168,6 +182,7 @@ def test_by_activations_a_scrambled_model_comes_back_and_merges_recall_it(
     )
 
 
+@pytest.mark.slow
 def test_a_run_finds_an_order_by_activations_and_a_grid_the_same(
     tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,8 +200,7 @@ def test_a_run_finds_an_order_by_activations_and_a_grid_the_same(
     assert "note: lost.safetensors: 3," in grid.stderr
     pictures = {Image.open(path).tobytes() for path in (folder / "grid" / "pictures").rglob("*.png")}
     assert len(pictures) == 2  # of one payload, for both cells: B is A in A's order
-    few = ["name=apart", "init_points=2", "n_iters=0", "final.images=0"]
-    assert command(folder, "run", *models(tiny_b), *drawing, *few).returncode == 0
+    search(folder, "apart", tiny_a, *models(tiny_b)[1:], *drawing[1:])
     assert "b.safetensors: 3," in (folder / "runs" / "apart" / "log.txt").read_text()
     stored = command(folder, "resume", "apart", "n_iters=1")
     assert stored.returncode == 0, stored.stderr

@@ -104,7 +104,10 @@ def test_a_flat_picture_fails_and_a_refused_graph_says_why(server: State) -> Non
     server.flat = True
     with pytest.raises(TrialFailed, match="one flat colour"):
         client(server).draw(request(), "model.safetensors", "model.safetensors")
-    with pytest.raises(BayesMergerError, match=r"does not take its workflow: .*Value not in list \(ckpt_name: 'gone'"):
+    with pytest.raises(
+        BayesMergerError,
+        match=r"not take its workflow: .*CheckpointLoaderSimple: Value not in list \(ckpt_name: 'gone'",
+    ):
         client(server).draw(request(), "gone", "gone")
 
 
@@ -122,6 +125,33 @@ def test_one_that_takes_too_long_is_left_and_draws_nothing_for_nobody(server: St
     with pytest.raises(BayesMergerError, match=r"has not drawn it in 0.2 s.*generator.timeout="):
         client(server, timeout=0.2).draw(request(), "model.safetensors", "model.safetensors")
     assert server.queue == {}
+    assert len(server.interrupted) == 1
+
+
+def test_others_who_are_before_us_take_as_long_as_they_take_and_are_not_interrupted(server: State) -> None:
+    told: list[str] = []
+    server.others = ["theirs"] * 6
+    one = ComfyUI(server.address, 0.3, Workflow(), pauses=(), waiting=told.append)
+    assert one.draw(request(), "model.safetensors", "model.safetensors")
+    assert told == [f"ComfyUI at {server.address} has other work to do first: 4 in its queue"]
+    assert server.interrupted == []
+
+
+def test_what_a_workflow_is_made_of_is_asked_for_before_anything_is_drawn(server: State) -> None:
+    def with_node(kind: str, **inputs: Any) -> ComfyUI:
+        return client(server, workflow={**PLAIN, "more": {"class_type": kind, "inputs": inputs}})
+
+    assert with_node("LoraLoader", lora_name="style.safetensors", strength_model=1.0).check([payload()])
+    with pytest.raises(
+        ConfigError, match=r"^generator.workflow: ComfyUI at .* has no node 'My/Node \(x\)'; install it"
+    ):
+        with_node("My/Node (x)").check([])
+    said = (
+        r"^generator.workflow: .* has no lora_name 'stile.safetensors' for node more \(LoraLoader\); did you mean style"
+    )
+    with pytest.raises(ConfigError, match=said):
+        with_node("LoraLoader", lora_name="stile.safetensors").check([])
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(

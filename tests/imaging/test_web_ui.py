@@ -161,6 +161,11 @@ def error(name: str, text: str) -> dict[str, Any]:
         ((500, b"<html>"), TrialFailed, "no reason given"),
         ((500, error("X", "\x1b[31m" + "y" * 5000)), TrialFailed, r"X: \?\[31my"),
         ((422, {"detail": [{"loc": ["body", "steps"]}]}), BayesMergerError, "does not take it: .*steps"),
+        (
+            (404, {**error("HTTPException", "404: Sampler not found"), "detail": "Sampler not found"}),
+            BayesMergerError,
+            "answers /sdapi/v1/txt2img with 404: HTTPException: 404: Sampler not found$",
+        ),
         ((302, {}), BayesMergerError, "sends elsewhere, which is not followed"),
         ((200, b"not json"), BayesMergerError, "answer is not that of txt2img"),
         ((200, b"[" * 100_000), BayesMergerError, "answer is not that of txt2img"),
@@ -174,7 +179,14 @@ def test_what_goes_wrong_there_is_told_in_a_line(server: State, trouble: Any, ki
         client(server).draw(request(), "model.safetensors", "model.safetensors")
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith("payload p, seed 7: ") or trouble[0] == 302
+    assert str(caught.value).startswith("payload p, seed 7: ") or trouble[0] in (302, 404)
+
+
+@pytest.mark.parametrize("flag", ["interrupted", "skipped", "stopping_generation"])
+def test_a_picture_that_somebody_there_has_ended_early_is_no_picture(server: State, flag: str) -> None:
+    server.state = {flag: True}
+    with pytest.raises(TrialFailed, match=r"^payload p, seed 7: the web UI cannot draw it: it was interrupted$"):
+        client(server).draw(request(), "model.safetensors", "model.safetensors")
 
 
 @pytest.mark.parametrize("picture", ["", "!", "aGVsbG8=", "http://192.0.2.1/x.png", "R0lGODlhAQABAAAAACw="])

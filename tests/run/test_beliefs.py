@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution
 
 from bayes_merger.run.attributes import BELIEVED
 from bayes_merger.run.beliefs import running_posterior
-from bayes_merger.run.record import complete_trials, posterior_of
+from bayes_merger.run.record import complete_trials, posterior_from, posterior_of
 
 SPACE: dict[str, optuna.distributions.BaseDistribution] = {f"x{i}": FloatDistribution(0.0, 1.0) for i in range(3)}
 
@@ -37,7 +37,7 @@ def test_up_to_two_hundred_trials_it_is_that_of_all() -> None:
 def test_of_many_it_is_that_of_the_last_full_hundredth_and_kept_for_the_other_workers() -> None:
     study = study_of(305)  # three hundredths of a trial each: 303
     found = running_posterior(study)
-    assert found.best == posterior_of(study, complete_trials(study)[:303]).best
+    assert found.best == posterior_from(study, complete_trials(study)[:303]).best
     assert study.user_attrs[BELIEVED]["trials"] == 303
     study.set_user_attr(BELIEVED, {**study.user_attrs[BELIEVED], "mean": 4.25})  # as another worker would have found
     assert running_posterior(study).best.mean == 4.25  # type: ignore[union-attr]

@@ -11,10 +11,12 @@ import pytest
 from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError, Interrupted
 from bayes_merger.run import loop, steering
-from bayes_merger.run.control import GO_ON, PAUSE, STOP_NOW, StatusReporter, WishFile, ask, run_state, steps_of
+from bayes_merger.run.control import GO_ON, PAUSE, STOP_NOW, ask, run_state, stage_of, steps_of
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import complete_trials
+from bayes_merger.run.status import StatusReporter
+from bayes_merger.run.wishes import Wishes
 from bayes_merger.testing.progress import RecordingReporter
 from tests.run.fake_run import evaluator_of, make_setup, open_study
 
@@ -49,7 +51,7 @@ def run(path: Path, trial: int, deed: Deed, later: Deed = lambda folder: None) -
         return ""
 
     ticks = count()
-    stop = StopSignal(progress, WishFile(folder, progress, lambda: next(ticks)))
+    stop = StopSignal(progress, Wishes(folder, progress, clock=lambda: next(ticks)))
     with folder.locked():
         try:
             loop.search(
@@ -121,7 +123,7 @@ def test_a_run_that_stops_cannot_be_paused_or_given_more(tmp_path: Path) -> None
         steering.stop(folder, now=True)
         steering.stop(folder)
         with pytest.raises(Interrupted, match="at once"):
-            StopSignal(None, WishFile(folder, RecordingReporter())).check()
+            StopSignal(None, Wishes(folder, RecordingReporter())).check()
 
 
 def test_what_a_killed_run_has_left_counts_for_nothing(tmp_path: Path) -> None:
@@ -153,6 +155,21 @@ def test_each_worker_has_a_step_of_its_own(tmp_path: Path) -> None:
             assert run_state(folder) == "paused"
 
 
+def test_the_final_round_is_told_and_the_search_has_no_stage(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "s")
+    with folder.locked():
+        progress = StatusReporter(RecordingReporter(), folder)
+        progress.budget(10, 10)
+        assert stage_of(folder) is None
+        progress.budget(2, 7, "final round", "trial 4 on fresh seeds")
+        assert stage_of(folder) == {"of": "final round", "about": "trial 4 on fresh seeds", "done": 2, "total": 7}
+        progress.budget(10, 20)
+        assert stage_of(folder) is None
+        folder.status.write_text('{"stage": {"of": ["x"], "done": -3, "total": 1e9}}')
+        assert stage_of(folder) == {"of": "['x']", "about": "", "done": 0, "total": 0}
+    assert stage_of(folder) is None
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"wish": 3, "steps": 3}', '{"steps": [3, {"done": "x"}]}', "\0", "9" * 9999]
 )
@@ -163,7 +180,7 @@ def test_rubbish_asks_for_nothing(tmp_path: Path, text: str) -> None:
         folder.status.write_text(text)
         assert run_state(folder) == "running"
         assert all(step["done"] == 0 for step in steps_of(folder))
-        assert WishFile(folder, RecordingReporter()).wish == GO_ON
+        assert Wishes(folder, RecordingReporter()).wish == GO_ON
 
 
 def test_the_command_line_steers_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

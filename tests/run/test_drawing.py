@@ -42,7 +42,7 @@ def drawn_at_once(setup: RunSetup, study: optuna.study.Study, holds: int) -> lis
         if sizes[-1] > holds:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with evaluator_of(setup, study, notes, StopSignal(notes)) as evaluator:
+    with evaluator_of(setup, study, notes, StopSignal(notes), RunFolder(Path("x"))) as evaluator:
         found: Any = evaluator
         found._pipeline.pipe.unet.register_forward_pre_hook(crowded)
         evaluator.load_weights({"alpha": dict.fromkeys(setup.architecture.blocks, 0.5)})

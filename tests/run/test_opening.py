@@ -27,7 +27,9 @@ def make(**settings: Any) -> RunSetup:
 
 
 def said(setup: RunSetup, study: optuna.study.Study, folder: Path, done: int = 0) -> list[str]:
-    return list(opening_lines(setup, study, RunFolder(folder), done, lambda name: None))
+    first, memory = opening_lines(setup, study, RunFolder(folder), done, lambda name: None)
+    assert memory.startswith("memory: ")
+    return [first]
 
 
 def drawn(setup: RunSetup, folder: Path, seconds: list[float], device: str = "cpu") -> optuna.study.Study:
@@ -85,8 +87,9 @@ def test_another_kind_of_drawing_tells_nothing(tmp_path: Path, other: str) -> No
     assert line.endswith("the first trial will tell how long it takes")
 
 
-def test_a_web_ui_draws_where_it_is(tmp_path: Path) -> None:
-    setup = make(generator=GeneratorConfig(program="webui", address="http://127.0.0.1:7860"))
+@pytest.mark.parametrize("program", ["webui", "comfyui"])
+def test_a_web_ui_draws_where_it_is(program: str, tmp_path: Path) -> None:
+    setup = make(generator=GeneratorConfig(program=program, address="http://127.0.0.1:7860"))
     lines = list(opening_lines(setup, drawn(setup, tmp_path / "s", []), RunFolder(tmp_path / "s"), 0, str))
     assert len(lines) == 1
     assert lines[0].startswith("drawing by the web UI at http://127.0.0.1:7860: 10 trials")
@@ -97,6 +100,6 @@ def test_a_card_that_lies_idle_is_named(tmp_path: Path) -> None:
     setup = make(generator=GeneratorConfig())
     study = drawn(setup, tmp_path / "s", [])
     folder = RunFolder(tmp_path / "s")
-    assert "no CUDA" in list(opening_lines(setup, study, folder, 0, str))[1]
+    assert "no CUDA" in list(opening_lines(setup, study, folder, 0, str))[2]
     refused = replace(setup, config=replace(setup.config, generator=CPU))
-    assert len(list(opening_lines(refused, study, folder, 0, str))) == 1
+    assert len(list(opening_lines(refused, study, folder, 0, str))) == 2

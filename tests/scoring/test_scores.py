@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bayes_merger.errors import Paused, TrialFailed
+from bayes_merger.errors import ConfigError, Paused, TrialFailed
 from bayes_merger.scoring import ImageToScore, Score, ScorerBase, check_scorer, score_images
+from bayes_merger.scoring.scores import prepare_scorers
+from bayes_merger.scoring.weights import WeightFile
 from tests.scoring.fixed import Fixed
 from tests.scoring.pictures import judged
 
@@ -104,3 +108,38 @@ def test_a_trials_score_that_is_no_number_fails_the_trial() -> None:
 
     with pytest.raises(TrialFailed, match=r"scorer many gave .* instead of one number"):
         score_images(check_scorer("scorers.many", Many("many")), [judged(0), judged(1)])
+
+
+class Weighty(ScorerBase):
+    """A scorer of some files."""
+
+    def __init__(self, name: str, *addresses: str) -> None:
+        super().__init__(name, 1.0, (0, 10))
+        self.files = tuple(WeightFile(address, f"scorers.{name}.{number}") for number, address in enumerate(addresses))
+
+    def prepare(self, folder: Path | None = None) -> None:
+        for file in self.files:
+            file.find()
+
+    def score(self, images: Sequence[ImageToScore]) -> list[float]:
+        return [5.0] * len(images)
+
+
+def test_where_a_file_cannot_be_fetched_all_that_are_missing_are_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAYES_MERGER_CACHE", str(tmp_path))
+    (tmp_path / "here.pth").write_bytes(b"weights")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        hub = f"http://127.0.0.1:{free.getsockname()[1]}"
+    first, second = Weighty("laion", f"{hub}/head", f"{hub}/tower"), Weighty("clip", f"{hub}/tower")
+    with pytest.raises(ConfigError) as caught:
+        prepare_scorers([Fixed(3), Weighty("own", str(tmp_path / "here.pth")), first, second])
+    said = str(caught.value)
+    assert said.startswith(f"scorers.laion.0: cannot fetch {hub}/head (")
+    assert said.endswith(
+        f"give scorers.laion.0=/path/to/head; missing too: {hub}/tower (scorers.laion.1= scorers.clip.0=)"
+    )
+    with pytest.raises(ConfigError, match=r"give scorers\.clip\.0=/path/to/tower$"):
+        prepare_scorers([second])

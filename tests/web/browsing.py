@@ -33,7 +33,7 @@ def routes(runs: Path, children: Children | None = None) -> list[BaseRoute]:
     rooms: list[Room] = [
         StudyPages(shelf),
         data,
-        Events(shelf, data.line),
+        Events(shelf, data.line, started.queue),
         TrialData(shelf),
         LookingData(shelf),
         started,

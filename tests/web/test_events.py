@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from bayes_merger.run import steering
-from bayes_merger.run.control import StatusReporter
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.status import StatusReporter
 from bayes_merger.testing.progress import RecordingReporter
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.events import Events
 from bayes_merger.web.api.studies import StudyData
+from bayes_merger.web.queue import Queue
 from bayes_merger.web.shelf import Shelf
 from tests.web.browsing import client
+from tests.web.starting import Recorded
 from tests.web.studies import put_together
 
 
@@ -41,7 +43,7 @@ def runs(tmp_path: Path, made: Path) -> Path:
 def events(runs: Path) -> Events:
     """Whose server looks without a pause."""
     shelf = Shelf(runs, lambda: 0.0)
-    return Events(shelf, StudyData(shelf).line, pace=0.01)
+    return Events(shelf, StudyData(shelf).line, Queue(shelf, Recorded()), pace=0.01)
 
 
 async def next_of(stream: AsyncIterator[str], name: str) -> dict[str, Any]:

@@ -49,10 +49,11 @@ def test_settings_are_composed_as_for_the_terminal_and_the_command_line_is_told(
     assert (found["study"], found["trials"], children.commands) == ("demo", 13, [])
     assert ask.post(API, json={**body, "check": False}).status_code == 200
     (command,) = children.commands
-    assert command[-3:] == ["preview=true", "name=demo", "web.page=off"]
+    assert command[-2:] == ["name=demo", "web.page=off"]
     assert "payloads.fox.prompt=a fox" in command
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -118,6 +118,8 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".txt" and (lines := _prompts(text)):
         return _numbered(path, [{"prompt": line} for line in lines])
     data = parse_document(text, text_of=TEXT_FIELDS)
+    if isinstance(data, list) and data and all(isinstance(one, dict) for one in data):
+        return _numbered(path, data)
     if not isinstance(data, dict) or not data:
         kind = {list: "a list", dict: "nothing", type(None): "nothing"}.get(type(data), "a text or number")
         raise ConfigError(f"holds {kind}, not the fields of a payload; begin with  prompt: what to draw")

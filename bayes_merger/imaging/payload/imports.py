@@ -14,7 +14,8 @@ from typing import Any
 from bayes_merger.documents import parse_document, read_text
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.imaging.payload.comfyui import is_graph, read_graph
-from bayes_merger.imaging.payload.fields import TEXT_FIELDS, is_field, payload_from_mapping
+from bayes_merger.imaging.payload.elsewhere import fields_of, unwrapped
+from bayes_merger.imaging.payload.fields import TEXT_FIELDS, payload_from_mapping
 from bayes_merger.imaging.payload.infotext import is_infotext, split_infotext
 from bayes_merger.imaging.payload.pictures import is_picture, texts_of
 from bayes_merger.imaging.payload.texts import split_texts
@@ -57,7 +58,7 @@ def import_file(path: Path) -> list[Imported]:
 
 def _of_picture(path: Path) -> Iterator[Imported]:
     texts = texts_of(path)
-    for keyword in ("parameters", "UserComment", "prompt", "Comment"):
+    for keyword in ("parameters", "usercomment", "prompt", "comment", "invokeai_metadata"):
         if keyword in texts and (found := list(_of_text(texts[keyword]))):
             yield from found
             return
@@ -86,14 +87,25 @@ def _of_text(text: str) -> Iterator[Imported]:
         data = parse_document(text, text_of=TEXT_FIELDS)
     except ConfigError:
         return
-    if isinstance(data, Mapping) and "prompt" in data and is_graph(data["prompt"]):
+    for one in data if isinstance(data, list) else [data]:
+        yield from _of_data(unwrapped(one))
+
+
+def _of_data(data: Any) -> Iterator[Imported]:
+    """The payload in a graph, a request, or another table about a picture."""
+    if isinstance(data, str) and is_infotext(data):
+        yield from _of_text(data)
+    if not isinstance(data, Mapping):
+        return
+    if is_graph(data.get("prompt")):
         data = data["prompt"]  # as it goes to ComfyUI's server
     if is_graph(data):
         fields, kinds = read_graph(data)
         yield Imported("", fields, [f"left out: what the node {kind} does" for kind in kinds])
-    elif isinstance(data, Mapping) and "prompt" in data:
-        known = {str(name): value for name, value in data.items() if is_field(str(name))}
-        yield Imported("", known, [f"left out: {printable(str(name))}" for name in data if str(name) not in known])
+        return
+    fields, others = fields_of(data)
+    if "prompt" in fields:
+        yield Imported("", fields, [f"left out: {printable(name)}" for name in others])
 
 
 def _make_drawable(one: Imported) -> None:

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.payload import Payload
 
 _NEGATIVE = "Negative prompt:"
-_PARAMETERS = re.compile(r"Steps: \d+, \w[^\n]*\Z")
-_NAME = re.compile(r"[,\s]*(\w[\w \-/]*):\s*")
-_VALUE = re.compile(r'("(?:\\.|[^\\"])*"|[^,]*)')
+_PARAMETERS = re.compile(r"^Steps: \d+(?:\.0+)?, \w.*$", re.MULTILINE)
+_TEMPLATE = re.compile(r"\s*^(?:Negative )?Template: .*\Z", re.MULTILINE | re.DOTALL)
+_NAME = re.compile(r"([^\s,:][^,:]{0,80}):\s*")
+_VALUE = re.compile(r'("(?:\\.|[^\\"])*"|\d+,\d+(?=\s*(?:,|\Z))|[^,]*)')  # some programs write 7,5
 
 _READ: Mapping[str, tuple[str, type]] = {
     "Steps": ("steps", int),
@@ -114,7 +115,23 @@ def _parameters(payload: Payload, index: int) -> Iterator[tuple[str, Any]]:
 
 def is_infotext(text: str) -> bool:
     """Whether a text ends with the parameters of a picture."""
-    return bool(_PARAMETERS.match(text.strip().rpartition("\n")[2]))
+    return bool(_PARAMETERS.match(_without_template(text).strip().rpartition("\n")[2]))
+
+
+def split_infotexts(text: str) -> list[str]:
+    """The texts of several pictures, each of which ends with the parameters of one; none where there are none.
+
+    >>> split_infotexts("a ring\\nSteps: 20, Seed: 1\\n\\na disc\\nSteps: 9, Seed: 2\\n")
+    ['a ring\\nSteps: 20, Seed: 1', 'a disc\\nSteps: 9, Seed: 2']
+    """
+    ends = [found.end() for found in _PARAMETERS.finditer(text)]
+    return [text[start:end].strip() for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _without_template(text: str) -> str:
+    """A text without what wildcard extensions put behind the parameters: the prompt before it was drawn."""
+    last = next(reversed(list(_PARAMETERS.finditer(text))), None)
+    return text[: last.end()] if last and _TEMPLATE.fullmatch(text, last.end()) else text
 
 
 def read_infotext(text: str) -> dict[str, Any]:
@@ -137,17 +154,17 @@ def split_infotext(text: str) -> tuple[dict[str, Any], dict[str, str]]:
     Raises:
         ConfigError: a parameter that cannot be read.
     """
-    words, _, parameters = text.strip().rpartition("\n")
+    words, _, parameters = _without_template(text).strip().rpartition("\n")
     prompt, _, negative = f"\n{words}".partition(f"\n{_NEGATIVE}")
     fields: dict[str, Any] = {"prompt": prompt.strip(), "negative_prompt": negative.strip(), "rng": "nv"}
     others: dict[str, str] = {}
     for name, value in _values(parameters):
         try:
             if name in _SIZES:
-                fields |= zip(_SIZES[name], (int(side) for side in value.split("x")), strict=True)
+                fields |= zip(_SIZES[name], map(_whole, re.split("[x×]", value)), strict=True)
             elif name in _READ:
                 field, kind = _READ[name]
-                fields[field] = kind(value)
+                fields[field] = _AS[kind](value)
             elif not name.startswith(_OF_THE_MODEL):
                 others[name] = value
         except (ValueError, OverflowError):
@@ -157,10 +174,21 @@ def split_infotext(text: str) -> tuple[dict[str, Any], dict[str, str]]:
     return fields, others
 
 
+def _decimal(value: str) -> float:
+    return float(value.replace(",", "."))
+
+
+def _whole(value: str) -> int:
+    return int(re.sub(r"\.0*\Z", "", value))
+
+
+_AS: Mapping[type, Callable[[str], Any]] = {str: str, int: _whole, float: _decimal}
+
+
 def _values(parameters: str) -> Iterator[tuple[str, str]]:
     """The parameters of the last line and their values, which are JSON where they hold a comma."""
     at = 0
-    while name := _NAME.match(parameters, at):
+    while name := _NAME.search(parameters, at):  # what lies before it, between commas, has no name
         at = name.end()
         if parameters[at : at + 1] in ("[", "{"):  # Civitai's, in no quotes
             try:

@@ -15,11 +15,12 @@ from bayes_merger.documents import LARGEST
 from bayes_merger.errors import ConfigError
 from bayes_merger.paths import open_regular
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
 _LARGEST_FILE = 128 << 20  # bytes
 _MOST_TEXTS = 100
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF_HEADER = b"Exif\0\0"
+_CODES = (b"ASCII", b"UNICODE", b"JIS", b"")
 _MAKE, _MODEL, _EXIF, _USER_COMMENT = 0x010F, 0x0110, 0x8769, 0x9286
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1}  # EXIF's type -> bytes of a value
 
@@ -30,7 +31,7 @@ def is_picture(path: Path) -> bool:
 
 
 def texts_of(path: Path) -> dict[str, str]:
-    """The texts in a picture: of a PNG by their keywords; of others `parameters`, or what ComfyUI calls them.
+    """The texts in a picture: of a PNG by their keywords, in small letters; of others `parameters`, or ComfyUI's names.
 
     Raises:
         ConfigError: it cannot be read, is no such picture, or is damaged. The text does not name the file.
@@ -70,13 +71,20 @@ def _of_png(data: bytes) -> Iterator[tuple[str, str]]:
             yield from _of_exif(chunk).items()
             continue
         keyword, _, rest = chunk.partition(b"\0")
-        encoding = "latin-1"
         if kind == b"zTXt":
             rest = _inflated(rest[1:])
         elif kind == b"iTXt":
             text = rest[2:].split(b"\0", 2)[-1]  # behind the language, and the keyword in it
-            rest, encoding = _inflated(text) if rest[:1] == b"\1" else text, "utf-8"
-        yield keyword.decode("latin-1"), _bounded(rest).decode(encoding, "replace")
+            rest = _inflated(text) if rest[:1] == b"\1" else text
+        yield keyword.decode("latin-1").lower(), _text(_bounded(rest))
+
+
+def _text(data: bytes) -> str:
+    """Text in UTF-8, which many programs write where the standard wants Latin-1; else in that."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _inflated(packed: bytes) -> bytes:
@@ -143,9 +151,18 @@ def _tags(exif: bytes, order: str, at: int) -> Iterator[tuple[int, bytes]]:
 
 def _comment(comment: bytes, order: str) -> str:
     """A text behind its code; its 16 bit letters are in the order of the file or in the other one."""
-    code, text = comment[:8].rstrip(b"\0"), comment[8:]
-    if code != b"UNICODE":
-        return (text if code == b"ASCII" else comment).decode("utf-8", "replace").strip("\0")
+    code, text = comment[:8].rstrip(b"\0"), comment[8:].rstrip(b"\0")
+    if code not in _CODES:
+        return _text(comment).strip("\0")
     low, high = text[::2].count(0), text[1::2].count(0)
+    if code != b"UNICODE" or (not low + high and _is_utf8(text)):  # some write UTF-8 behind any code
+        return _text(text)
     little = high > low if high != low else order == "<"
-    return text.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\0")
+    return comment[8:].decode("utf-16-le" if little else "utf-16-be", "replace").strip("\0\ufeff")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        return bool(data.decode())
+    except UnicodeDecodeError:
+        return False

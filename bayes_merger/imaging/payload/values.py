@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from bayes_merger.errors import ConfigError, printable
 SEEDS = 2**32  # as in web UIs
 LONGEST_PROMPT = 20_000
 """Characters; the text encoder reads 75 tokens at a time."""
+
+_NUMBER = re.compile(r"[-+]?\d{1,20}(?:\.\d{0,20})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,15 @@ def checked(field: str, value: Any, given: str = "") -> Any:
     if about.kind is str:
         text = _checked_text(given, value)
         return _word(given, text, about.words) if about.words else text
+    if isinstance(value, str) and _NUMBER.fullmatch(value):  # programs write numbers into JSON as text
+        value = float(value) if "." in value else int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{given}: expected a number, got {shown(value)}")
+        comma = "; decimals are behind a point" if re.fullmatch(r"\d+,\d+", str(value)) else ""
+        raise ConfigError(f"{given}: expected a number, got {shown(value)}{comma}")
     if about.kind is int and value != int(value):
         raise ConfigError(f"{given}: expected a whole number, got {value!r}")
     if not about.low <= value <= about.high:
-        raise ConfigError(f"{given}: {value} is not between {about.low:g} and {about.high:g}")
+        raise ConfigError(f"{given}: {value} is not between {about.low:.10g} and {about.high:.10g}")
     if about.multiple and value % about.multiple:
         near = max(about.multiple, round(value / about.multiple) * about.multiple)
         raise ConfigError(f"{given}: {value} is not a multiple of {about.multiple}; use {near}")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bayes_merger.errors import ConfigError, printable
+from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.comfyui import FOLLOWED, KSAMPLERS, Graph, graph_of, is_graph
 from bayes_merger.imaging.payload.fields import fields_that_count, put_on, read_fields, style_names
 from bayes_merger.imaging.payload.payload import Payload
@@ -44,6 +44,7 @@ LOADERS = {"CheckpointLoaderSimple": "ckpt_name", "CheckpointLoader": "ckpt_name
 
 _SAVERS = ("SaveImage", "PreviewImage")
 _TEXTS = ("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "string", "value", "prompt")
+_COMFYUI_S_OWN = ("nodes", "comfy_extras.")  # its modules with nodes
 _LARGEST = 8 << 20  # bytes of a workflow
 _OURS = {
     "Euler": "euler", "Euler a": "euler_ancestral", "Heun": "heun", "LMS": "lms", "DPM2": "dpm_2",
@@ -133,6 +134,25 @@ def comfy_names(payload: Payload) -> tuple[str, str]:
     return _OURS.get(sampler, sampler), _SCHEDULES.get(schedule, schedule)
 
 
+def choices(about: Any, name: str) -> list[str] | None:
+    """What an input of a node may be: a list, or since 2025 the `options` of a `COMBO`.
+
+    Args:
+        about: what `/object_info` says of the node.
+        name: of the input.
+
+    Returns:
+        None: it may be anything, or there is no such input.
+    """
+    try:
+        inputs = about["input"]
+        kind, *more = {**inputs.get("optional", {}), **inputs["required"]}[name]
+        found = kind if isinstance(kind, list) else more[0]["options"]
+        return [choice for choice in found if isinstance(choice, str)]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
+
+
 class Workflow:
     """A graph, and the places in it that a payload's fields go to.
 
@@ -190,6 +210,34 @@ class Workflow:
             return cls(data)
         except (ConfigError, OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"generator.workflow: {path} {_why(error)}") from error
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of its nodes."""
+        return sorted({str(node["class_type"]) for node in graph_of(self._graph).nodes.values()})
+
+    def check_nodes(self, known: Mapping[str, Any]) -> None:
+        """Whether a ComfyUI has what it is made of: before the first merge is, since ComfyUI says it only afterwards.
+
+        Args:
+            known: kind of a node -> what `/object_info` says of it; None where there is no such node.
+
+        Raises:
+            ConfigError: naming the node, or the file that one of ComfyUI's own loaders is to load.
+        """
+        for number, node in graph_of(self._graph).nodes.items():
+            kind = node["class_type"]
+            about = known[kind]
+            if not isinstance(about, Mapping):
+                raise ConfigError(f"has no node {printable(repr(kind))}; install it there, or leave it out")
+            if "Loader" not in kind or not str(about.get("python_module")).startswith(_COMFYUI_S_OWN):
+                continue  # nodes of others may take more than they list
+            for name, value in node["inputs"].items():
+                found = None if (number, name) == (self._model, LOADERS[self.loader]) else choices(about, name)
+                if found is not None and isinstance(value, str) and value not in found:
+                    what = printable(repr(value), longest=100)
+                    others = nearest(value, found) if found else "there is no such file"
+                    raise ConfigError(f"has no {name} {what} for node {number} ({kind}); {others}")
 
     def check(self, payload: Payload) -> None:
         """Whether a payload can be drawn by it.

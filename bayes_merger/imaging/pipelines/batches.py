@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import TrialFailed
@@ -13,6 +13,8 @@ from bayes_merger.imaging.pipelines.passes import Pass
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bayes_merger.imaging.pipelines.sketches import Onlooker
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,22 @@ def check_finite(batch: Sequence[Order], values: Tensor, what: str) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """Continues the count of the batches before."""
+    """Continues the count of the batches before, and shows what is drawn on the way."""
 
     report: Callable[[int, int], None]
     before: int
     steps: int
     total: int
+    onlooker: Onlooker | None = None
 
     def after(self, done: int, steps: int) -> Progress:
         """The count of a second pass, of so many steps."""
-        return Progress(self.report, self.before + done, steps, self.total)
+        return replace(self, before=self.before + done, steps=steps)
+
+    def show(self, latents: Callable[[], Tensor]) -> None:
+        """Show latents to who wants to see something now."""
+        if self.onlooker is not None and self.onlooker.is_looking:
+            self.onlooker.on_latents(latents())
 
     def step(self, at: int, of: int) -> None:
         """Some samplers evaluate the model more than once per step: `at` of `of` evaluations are done."""

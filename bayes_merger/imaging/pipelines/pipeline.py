@@ -16,6 +16,7 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import UPSCALERS
 from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told
 from bayes_merger.imaging.pipelines.batches import Order, Progress, batches_of, check_finite
+from bayes_merger.imaging.pipelines.denoised import Tap
 from bayes_merger.imaging.pipelines.device import free_memory, is_out_of_memory
 from bayes_merger.imaging.pipelines.passes import (
     Pass,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor
+
+    from bayes_merger.imaging.pipelines.sketches import Onlooker
 
 
 _CACHED = 64  # batches of embeddings cached; a study has only a few
@@ -165,6 +168,7 @@ class LivePipeline:
         on_drawn: OnDrawn | None = None,
         *,
         on_step: Callable[[int, int], None] | None = None,
+        onlooker: Onlooker | None = None,
     ) -> list[DrawnImage]:
         """The pictures of some payloads, in their order.
 
@@ -175,6 +179,7 @@ class LivePipeline:
             payloads: resolved, see `payload.resolve`.
             on_drawn: given each batch's pictures before the next batch is drawn.
             on_step: called as `on_step(done, total)`, counting sampler steps of batches.
+            onlooker: shown between two steps, just before `on_step`, what the network believes the pictures to be.
 
         Raises:
             TrialFailed: a picture holds NaN or is of one flat colour (what a broken merge draws).
@@ -192,7 +197,7 @@ class LivePipeline:
         done = 0
         for batch, conditionings in zip(batches, told, strict=True):
             steps = batch[0].payload.all_steps
-            progress = None if on_step is None else Progress(on_step, done, batch[0].payload.steps, total)
+            progress = Progress(on_step or _unheard, done, batch[0].payload.steps, total, onlooker)
             for order, image in zip(batch, self._draw_in_memory(batch, conditionings, progress), strict=True):
                 drawn[id(order)] = DrawnImage(order.payload.name, order.index, order.seed, order.prompt, image)
             if on_drawn is not None:
@@ -237,7 +242,7 @@ class LivePipeline:
             if self.architecture.model.modules[part].device.type != torch.device(device).type:
                 self.architecture.model.memory.move(part, device)
 
-    def _draw_in_memory(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
+    def _draw_in_memory(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress) -> list[Image]:
         """Draw a batch; in halves if the memory does not hold it, and those after it in no larger ones."""
         if len(batch) <= self.max_batch:
             try:
@@ -254,19 +259,21 @@ class LivePipeline:
         return images
 
     def _drawn_latents(
-        self, pipe: Any, batch: Sequence[Pass], told: Told, progress: Progress | None, **arguments: Any
+        self, pipe: Any, batch: Sequence[Pass], told: Told, progress: Progress, **arguments: Any
     ) -> Tensor:
         """The latents of one pass over some pictures."""
 
         def after_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
-            if progress is not None:
-                progress.step(step + 1, pipe.num_timesteps)
+            if tap is not None:
+                progress.show(lambda: self.architecture.unpacked(tap.denoised(), batch[0].payload))
+            progress.step(step + 1, pipe.num_timesteps)
             guided = self.architecture.guided and pipe.do_classifier_free_guidance
             sides = told.changed(step + 1, guided=guided)
             return self.architecture.on_the_way(sides, given) if sides else {}
 
         given = told.arguments()
         pipe.scheduler = self.architecture.scheduler(batch[0].payload)
+        tap = Tap(pipe.scheduler) if progress.onlooker is not None else None
         with noise_of(batch) as generators, attending(self._attention):
             latents: Tensor = pipe(
                 **given,
@@ -277,7 +284,7 @@ class LivePipeline:
             ).images
         return latents
 
-    def _first_pass(self, batch: Sequence[Order], told: Told, progress: Progress | None) -> Tensor:
+    def _first_pass(self, batch: Sequence[Order], told: Told, progress: Progress) -> Tensor:
         payload = batch[0].payload
         return self._drawn_latents(
             self.pipe,
@@ -290,7 +297,7 @@ class LivePipeline:
             num_inference_steps=payload.steps,
         )
 
-    def _second_pass(self, batch: Sequence[Order], told: Told, latents: Tensor, progress: Progress | None) -> Tensor:
+    def _second_pass(self, batch: Sequence[Order], told: Told, latents: Tensor, progress: Progress) -> Tensor:
         """Latents of the second pass, of those of the first."""
         import diffusers
 
@@ -308,14 +315,14 @@ class LivePipeline:
             pipe,
             [order.passes[1] for order in batch],
             told,
-            None if progress is None else progress.after(batch[0].payload.steps, hires.steps),
+            progress.after(batch[0].payload.steps, hires.steps),
             image=latents,
             guidance_scale=hires.cfg_scale,
             num_inference_steps=hires.schedule_steps,
             **self.architecture.second_options(hires),
         )
 
-    def _draw_batch(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress | None) -> list[Image]:
+    def _draw_batch(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress) -> list[Image]:
         payload = batch[0].payload
         latents = self._first_pass(batch, told[0], progress)
         if payload.hires is not None:
@@ -324,10 +331,17 @@ class LivePipeline:
             latents = self._second_pass(batch, told[1], latents, progress)
             payload = payload.enlarged()
         check_finite(batch, latents, "the latents are")
-        decoded = decoded_latents(self.pipe, self.architecture.unpacked(latents, payload))
+        latents = self.architecture.unpacked(latents, payload)
+        decoded = decoded_latents(self.pipe, latents)
         check_finite(batch, decoded, "the VAE's output is")
         images = pictures_of(self.pipe, decoded)
         for order, image in zip(batch, images, strict=True):
             if all(len(set(band.getextrema())) == 1 for band in image.split()):
                 raise TrialFailed(f"{order}: one flat colour {image.getpixel((0, 0))}")
+        if progress.onlooker is not None:
+            progress.onlooker.on_decoded(latents, images)
         return images
+
+
+def _unheard(done: int, total: int) -> None:
+    """Nobody counts the steps."""

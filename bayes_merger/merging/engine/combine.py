@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.parameters import Prepared, Weight
-from bayes_merger.merging.saliency.weights import Buffer, TensorWeight, Weights, weights_at
+from bayes_merger.merging.saliency.weights import Buffer, TensorWeight, Weights, row_width, weights_at
 
 _CPU_PIECE = 2**16  # numbers; half a dozen fp32 pieces stay in a core's cache
 _FUSED = 4  # so many times as many of a lerp, which has fewer temporaries
@@ -60,7 +60,8 @@ def combine(
         scratch: reused memory.
         key: name of the tensor, for methods that need it.
         cache: calls the function it is given, or returns what an earlier call made from the same inputs.
-        begin: of the tensor's numbers, the first that is given, where only a part of them is.
+        begin: of the tensor's numbers, the first that is given, where only a part of them is; of whole rows where
+            weights differ from place to place.
     """
     if out.numel() == 0:
         return
@@ -131,7 +132,7 @@ def _combine_pieces(
     count, buffer = out.numel(), _buffer_on(out.device, scratch)
     rows = [source.view(-1) for source in sources]
     prepared = extra.pop("prepared", None)
-    for begin, end in _pieces(spec, weights, out, offset):
+    for begin, end in _pieces(spec, weights, out):
         pieces = [row[begin:end] for row in rows]
         if isinstance(prepared, tuple):
             extra["prepared"] = tuple(_slice_of(part, begin, end, count) for part in prepared)
@@ -143,16 +144,15 @@ def _combine_pieces(
             _round_into(out[begin:end], spec.function(*wide, **given, **extra), dtype, scratch)
 
 
-def _pieces(spec: MethodSpec, weights: Weights, out: Tensor, offset: int) -> Iterator[tuple[int, int]]:
-    """Where pieces begin and end: at whole rows where weights differ, which are computed by rows."""
+def _pieces(spec: MethodSpec, weights: Weights, out: Tensor) -> Iterator[tuple[int, int]]:
+    """Where pieces begin and end: of whole rows where weights differ, and all about as large."""
     size = _GPU_PIECE if out.device.type != "cpu" else _CPU_PIECE * (_FUSED if spec.fused else 1)
-    width = max([weight.width for weight in weights.values() if isinstance(weight, TensorWeight)], default=1)
-    size = max(1, size // width) * width
-    begin = 0
-    while begin < out.numel():
-        end = min(begin + size - (offset + begin) % width, out.numel())
-        yield begin, end
-        begin = end
+    width = row_width(weights)
+    rows = out.numel() // width
+    count = -(-rows // max(1, size // width))
+    step = -(-rows // count) * width
+    for begin in range(0, out.numel(), step):
+        yield begin, min(begin + step, out.numel())
 
 
 def _slice_of(part: object, begin: int, end: int, count: int) -> object:

@@ -15,6 +15,7 @@ from bayes_merger.merging.plan.costs import CHUNK
 from bayes_merger.merging.plan.planning import numbers_of
 from bayes_merger.merging.plan.routing import SMALL_DTYPES, Checkpoints, MergePlan, PlanItem
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTED, adjusted
+from bayes_merger.merging.saliency.weights import row_width
 
 if TYPE_CHECKING:
     import torch
@@ -107,9 +108,10 @@ class KeyMerger:
         spec, weights = self._method, self._planned.weights_of(item, numbers_of(item, self._weights))
         models = [self._checkpoints[name] for name in spec.models]
         rows = [None if model.has_parts else model.tensor(item.key).view(-1) for model in models]
-        count = math.prod(item.shape)
-        for begin in range(0, count, CHUNK):
-            size = min(CHUNK, count - begin)
+        count, width = math.prod(item.shape), row_width(weights)
+        step = max(1, CHUNK // width) * width
+        for begin in range(0, count, step):
+            size = min(step, count - begin)
             parts = [
                 self._part(f"part {number}", model, item.key, begin, size) if row is None else row[begin : begin + size]
                 for number, (model, row) in enumerate(zip(models, rows, strict=True))

@@ -21,12 +21,12 @@ from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.models.aligned import aligned
 from bayes_merger.merging.models.ema import averages, with_ema
 from bayes_merger.merging.models.lora import LoraModel
-from bayes_merger.merging.models.vae import VAE_FILE, VaeFile
+from bayes_merger.merging.models.vae import VaeFile
 from bayes_merger.merging.plan.planning import check_weights, numbers_of, plan_recipe
 from bayes_merger.merging.plan.routing import Checkpoints
-from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep
-from bayes_merger.merging.recipe.settings import DROP_EMA, KEEP_EMA
+from bayes_merger.merging.recipe.settings import DROP_EMA, KEEP_EMA, VAE_FILE
+from bayes_merger.merging.recipe.steps import alone, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -198,38 +198,6 @@ def unfold(recipe: MergeRecipe, checkpoints: Checkpoints, constant: Collection[s
         if recipe.vae == VAE_FILE:
             models["vae"] = checkpoints["vae"]
         return Unfolded(alone(recipe, last), models, computed)
-
-
-def alone(recipe: MergeRecipe, step: RecipeStep) -> MergeRecipe:
-    """One step of a recipe as a recipe; only the last one is rounded to the recipe's dtype."""
-    is_last = step is recipe.steps[-1]
-    return replace(
-        recipe,
-        method=step.method,
-        models={},
-        weights=weights_of(step, recipe.weights, adjusted=is_last),
-        dtype=recipe.dtype if is_last else "fp32",
-        vae=VAE_FILE if is_last and recipe.vae == VAE_FILE else step.vae,
-        clip=recipe.clip if is_last else "",
-        options=step.options,
-        elements=step.elements,
-        saliency=step.saliency,
-        act=step.act,
-        steps=(),
-    )
-
-
-def weights_of(step: RecipeStep, weights: BlockWeights, *, adjusted: bool = False) -> dict[str, Mapping[str, float]]:
-    """The weights of one step among those of all, by the names that its method gives them.
-
-    Args:
-        step: the step.
-        weights: of all steps.
-        adjusted: whether to include the adjustments, which apply to the result of the last step.
-    """
-    names = {name: step.weight(name) for name in step.spec.weights}
-    own = {name: weights[full] for name, full in names.items() if full in weights}
-    return own | ({ADJUST: weights[ADJUST]} if adjusted and ADJUST in weights else {})
 
 
 def _models_of(step: RecipeStep, files: Checkpoints, computed: Mapping[str, StepModel]) -> dict[str, Checkpoint]:

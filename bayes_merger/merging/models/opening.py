@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -102,8 +103,11 @@ def open_model(name: str, path: str, base: Checkpoint | None = None) -> Checkpoi
 
 
 def references(checkpoints: Mapping[str, Checkpoint], hashed: bool) -> dict[str, ModelRef]:
-    """The files of opened models, as recipes keep them."""
-    return {n: ModelRef(str(c.path.resolve()), c.sha256() if hashed else "") for n, c in checkpoints.items()}
+    """The files of opened models, as recipes keep them: links by their own name; download caches call files by hash."""
+    return {
+        name: ModelRef(os.path.abspath(model.path), model.sha256() if hashed else "")  # noqa: PTH100  Path's follows links
+        for name, model in checkpoints.items()
+    }
 
 
 def steps_recipe(file: StepFile, checkpoints: Mapping[str, Checkpoint], *, dtype: str, hashed: bool) -> MergeRecipe:

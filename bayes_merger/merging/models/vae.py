@@ -8,9 +8,6 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint, ModelView
 from bayes_merger.checkpoints.naming import Naming
 from bayes_merger.errors import CheckpointError
 
-VAE_FILE = "file"
-"""The value of ``vae`` in a recipe whose VAE comes from a file, its model ``vae``."""
-
 _PREFIXES = ("first_stage_model.", "vae.")
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from bayes_merger.checkpoints.blocks import Architecture, BlockWeights, Place
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.routing import Checkpoints, MergePlan, PlanItem, listed, names_of, plan_structure
 from bayes_merger.merging.recipe.elements import named_ratios
-from bayes_merger.merging.recipe.postprocess import ADJUST, check_adjust
+from bayes_merger.merging.recipe.postprocess import ADJUST, check_adjust, method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe, known_architecture
+from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.merging.saliency.settings import STRENGTH
 
 
@@ -121,11 +121,6 @@ def numbers_of(item: PlanItem, weights: BlockWeights) -> dict[str, float]:
         name: float(weights[name][source]) if isinstance(source, str) else source
         for name, source in sources_of(item, weights).items()
     }
-
-
-def method_weights(weights: BlockWeights) -> BlockWeights:
-    """The weights less the adjustments, which are not the method's."""
-    return {name: blocks for name, blocks in weights.items() if name != ADJUST}
 
 
 def _extrapolations(weights: BlockWeights, structure: MergePlan) -> list[str]:

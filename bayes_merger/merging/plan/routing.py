@@ -15,11 +15,10 @@ from bayes_merger.checkpoints.kinds import describe_input
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.method import MethodSpec, Numbers
 from bayes_merger.merging.models.ema import averages
-from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.predictions import prediction_of_merge
 from bayes_merger.merging.recipe.elements import ElementRule, parse_rules, rules_of_keys
 from bayes_merger.merging.recipe.postprocess import clipped
-from bayes_merger.merging.recipe.settings import KEEP_EMA, MergeSettings
+from bayes_merger.merging.recipe.settings import KEEP_EMA, VAE_FILE, MergeSettings
 from bayes_merger.merging.saliency.coverage import coverage
 from bayes_merger.merging.saliency.sources import TensorWeights, open_tensor_weights
 from bayes_merger.merging.saliency.weights import Weights

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MethodSpec
 
@@ -41,6 +42,11 @@ ADJUSTED = frozenset(_UNET + name for name in (
     "input_blocks.0.0.weight", "input_blocks.0.0.bias", "out.0.weight", "out.0.bias", "out.2.weight", "out.2.bias",
 ))  # fmt: skip
 """The tensors that adjustments change."""
+
+
+def method_weights(weights: BlockWeights) -> BlockWeights:
+    """The weights less the adjustments, which are not the method's."""
+    return {name: blocks for name, blocks in weights.items() if name != ADJUST}
 
 
 def read_adjust(given: Any) -> dict[str, float | str]:

@@ -19,6 +19,8 @@ from bayes_merger.merging.recipe.postprocess import CLIPS
 from bayes_merger.merging.saliency.settings import Reference, read_act, read_saliency, strengthened
 
 DROP_EMA, KEEP_EMA = "drop", "keep"
+VAE_FILE = "file"
+"""The value of ``vae`` in a recipe whose VAE comes from a file, its model ``vae``."""
 
 
 def _text(name: str, value: Any) -> str:

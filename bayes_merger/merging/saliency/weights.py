@@ -39,21 +39,14 @@ class TensorWeight(ABC):
 
     width: int
 
-    def part(self, begin: int, end: int, made: Tensor) -> Tensor:
-        """The weights of some numbers of a tensor, in the order of memory.
+    @abstractmethod
+    def fill(self, first: int, table: Tensor) -> None:
+        """Write the weights of some rows.
 
         Args:
-            begin: the first of them.
-            end: one past the last.
-            made: what is written into, a vector of as many numbers as are in the rows that they lie in.
+            first: the first of the rows.
+            table: what is written into, a matrix of as many rows.
         """
-        first = begin // self.width
-        self._fill(first, made.view(-1, self.width))
-        return made[begin - first * self.width : end - first * self.width]
-
-    @abstractmethod
-    def _fill(self, first: int, table: Tensor) -> None:
-        """Write the weights of so many rows."""
 
     @abstractmethod
     def ends(self) -> tuple[float, float]:
@@ -72,7 +65,8 @@ class MovedWeight(TensorWeight):
     odds: Tensor
     against: Tensor
 
-    def _fill(self, first: int, table: Tensor) -> None:
+    def fill(self, first: int, table: Tensor) -> None:
+        """Write the weights of some rows."""
         import torch
 
         odds, against = (_rows(factor, first, table) for factor in (self.odds, self.against))
@@ -102,7 +96,8 @@ class ScaledWeight(TensorWeight):
     least: float = -math.inf
     most: float = math.inf
 
-    def _fill(self, first: int, table: Tensor) -> None:
+    def fill(self, first: int, table: Tensor) -> None:
+        """Write the weights of some rows."""
         import torch
 
         *rows, last = (_rows(factor, first, table) for factor in self.factors)
@@ -136,16 +131,29 @@ Weights = Mapping[str, "float | TensorWeight"]
 """A method's weights for one tensor."""
 
 
+def row_width(weights: Weights) -> int:
+    """Numbers in a row of a tensor with these weights, which are computed by whole rows; 1 where all are numbers."""
+    return max((weight.width for weight in weights.values() if isinstance(weight, TensorWeight)), default=1)
+
+
 def weights_at(weights: Weights, begin: int, end: int, buffer: Buffer) -> dict[str, Weight]:
-    """The weights as a method takes them for some numbers of a tensor, in the order of memory."""
+    """The weights as a method takes them for some rows of a tensor.
+
+    Args:
+        weights: of the tensor.
+        begin: of its numbers in the order of memory, the first that is meant: the first of a row.
+        end: one past the last, which is the last of a row.
+        buffer: memory for them.
+    """
     return {name: _at(name, weight, begin, end, buffer) for name, weight in weights.items()}
 
 
 def _at(name: str, weight: float | TensorWeight, begin: int, end: int, buffer: Buffer) -> Weight:
     if not isinstance(weight, TensorWeight):
         return weight
-    rows = -(-end // weight.width) - begin // weight.width
-    return weight.part(begin, end, buffer(name, rows * weight.width))
+    made = buffer(name, end - begin)
+    weight.fill(begin // weight.width, made.view(-1, weight.width))
+    return made
 
 
 def within_0_and_1(weight: float | TensorWeight) -> bool:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.merging.models.vae import VAE_FILE
 from bayes_merger.merging.plan.planning import numbers_of
 from bayes_merger.merging.plan.routing import MergePlan
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.run.xy.axes import Axis
 
 if TYPE_CHECKING:

@@ -172,9 +172,9 @@ class SearchSpace:
             ConfigError: naming the first that is wrong.
         """
         names = self._names
-        for name in values:
-            if name not in names:
-                raise ConfigError(f"{name} is not searched here; {nearest(name, names)}")
+        if not values.keys() <= names:
+            name = next(name for name in values if name not in names)
+            raise ConfigError(f"{name} is not searched here; {nearest(name, names)}")
         for parameter in self.parameters:
             if parameter.name not in values:
                 raise ConfigError(f"{parameter.name} has no value; give one for each of the {len(names)} parameters")

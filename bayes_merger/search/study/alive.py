@@ -19,7 +19,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from bayes_merger.search.study.entry import Entry, Transaction
+from bayes_merger.search.study.entry import Entry, Look, Transaction
 from bayes_merger.search.study.history import DESIGN, WORKER
 from bayes_merger.search.study.lock import beside, is_free
 from bayes_merger.search.study.queue import queue_again, queue_design
@@ -53,18 +53,18 @@ def dead_entries(study: Study, entries: Iterable[Entry]) -> list[Entry]:
     return [e for e in entries if e.is_held and _is_dead(study, e.attributes[WORKER], e.silent)]
 
 
-def healed(study: Study, queue: Transaction, alive: str = "") -> list[Entry]:
-    """The queue's entries, once those of dead workers wait again.
+def healed(study: Study, queue: Transaction, alive: str = "") -> Look:
+    """The queue, once the trials of dead workers wait again.
 
     Args:
         study: whose queue it is.
         queue: its transaction.
         alive: the worker that asks.
     """
-    entries = queue.entries()
-    dead = dead_entries(study, (entry for entry in entries if entry.worker != alive))
+    seen = queue.look()
+    dead = dead_entries(study, (entry for entry in seen.entries if entry.worker != alive))
     queue_again(queue, dead, died=True)
-    return queue.entries() if dead else entries
+    return queue.look() if dead else seen
 
 
 def at_work(study: Study) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,6 +25,7 @@ from bayes_merger.search.study.sound import is_moment, is_number, is_sound
 
 P = ParamSpec("P")
 T = TypeVar("T")
+S = TypeVar("S", bound=Study)
 
 SCORED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -32,13 +33,21 @@ Revalue = Callable[[FrozenTrial], None]
 """Gives a finished trial the value that is to be seen."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Reading:
-    """What one study held when it was read."""
+    """What one study held when it was read.
+
+    Attributes:
+        study: the study.
+        attributes: its own.
+        stored: its trials as they are in the database.
+        answers: what functions have found out about it.
+    """
 
     study: Study
     attributes: dict[str, Any]
-    trials: list[FrozenTrial]
+    stored: list[FrozenTrial]
+    answers: dict[Callable[..., Any], Any] = field(default_factory=dict)
 
 
 _READING: ContextVar[_Reading | None] = ContextVar("reading", default=None)
@@ -58,6 +67,22 @@ def reads_once(look: Callable[Concatenate[Study, P], T]) -> Callable[Concatenate
             _READING.reset(token)
 
     return looking
+
+
+def answered_once(question: Callable[[S], T]) -> Callable[[S], T]:
+    """A function of a study alone: while somebody reads it, the answer is found once, and nobody may change it."""
+
+    @wraps(question)
+    def asking(study: S, /) -> T:
+        reading = _reading_of(study)
+        if reading is None:
+            return question(study)
+        if question not in reading.answers:
+            reading.answers[question] = question(study)
+        found: T = reading.answers[question]
+        return found
+
+    return asking
 
 
 def _reading_of(study: Study) -> _Reading | None:
@@ -96,8 +121,11 @@ class CheckedStudy(Study):
     ) -> list[FrozenTrial]:
         if self._revalue is None and (found := self._revaluing(self)):
             self._revalue, self._checked = found, {}
-        seen = [self._seen(trial) for trial in stored_trials(self) if states is None or trial.state in states]
-        sound = [trial for trial in seen if isinstance(trial, FrozenTrial)]
+        if _reading_of(self):
+            sound = [trial for trial in _sound_trials(self) if states is None or trial.state in states]
+        else:
+            seen = [self._seen(trial) for trial in stored_trials(self) if states is None or trial.state in states]
+            sound = [trial for trial in seen if isinstance(trial, FrozenTrial)]
         return copy.deepcopy(sound) if deepcopy else sound
 
     @property
@@ -126,6 +154,11 @@ class CheckedStudy(Study):
         return found
 
 
+@answered_once
+def _sound_trials(study: CheckedStudy) -> list[FrozenTrial]:
+    return [seen for trial in stored_trials(study) if isinstance(seen := study._seen(trial), FrozenTrial)]
+
+
 def strangers(study: Study) -> int:
     """How many finished trials are other programs', as far as they were read."""
     return study.strangers if isinstance(study, CheckedStudy) else 0
@@ -134,7 +167,7 @@ def strangers(study: Study) -> int:
 def stored_trials(study: Study) -> list[FrozenTrial]:
     """All trials of a study as they are in the database, those that others have put there included."""
     if reading := _reading_of(study):
-        return reading.trials
+        return reading.stored
     return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
@@ -155,9 +188,8 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
         return seen  # what waits is checked when it is taken, and nobody relies on the values of the others
     if trial.state == TrialState.COMPLETE and (wrong := _wrong_score(trial.values, objectives)):
         return wrong
-    values = {
-        parameter.name: trial.params[parameter.name] for parameter in space.parameters if parameter.name in trial.params
-    }
+    given = trial.params
+    values = {parameter.name: given[parameter.name] for parameter in space.parameters if parameter.name in given}
     try:
         weights = space.assemble(values)
     except ConfigError as error:

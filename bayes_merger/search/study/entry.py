@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -99,18 +99,30 @@ def sound(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in attributes.items() if key in KNOWN and is_sound(key, value)}
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a study's queue was at one moment.
+
+    Attributes:
+        entries: the trials that wait or run, oldest first.
+        spent: how many trials have a score or were cut short, whoever wrote them.
+        workers: the ids of those that began a trial or gave a sign of life within the last minute; empty unless asked.
+    """
+
+    entries: Sequence[Entry]
+    spent: int
+    workers: Set[str] = frozenset()
+
+
 class Transaction(Protocol):
     """A study's queue, for as long as nobody else changes it."""
 
-    def entries(self) -> list[Entry]:
-        """The trials that wait or run, oldest first. Ask before :meth:`spent`: a trial that ends in between is then
-        counted twice, never not at all."""
+    def look(self, *, for_workers: bool = False) -> Look:
+        """The queue, all of it as it is at one moment, or with a trial that ends meanwhile counted twice."""
 
-    def workers(self) -> set[str]:
-        """The ids of those that began a trial or gave a sign of life within the last minute."""
-
-    def spent(self) -> int:
-        """How many trials have a score or were cut short, whoever wrote them."""
+    def entries(self) -> Sequence[Entry]:
+        """The trials that wait or run, oldest first."""
+        return self.look().entries
 
     def rows(self) -> set[int]:
         """Which rows of the start design are trials already."""
@@ -124,13 +136,16 @@ class Transaction(Protocol):
     def start(self, entry: Entry, attributes: Mapping[str, Any]) -> bool:
         """A waiting trial runs from now on, with these attributes and a first sign of life; False: it did not wait."""
 
+    def beat(self, trial: int) -> None:
+        """A sign of life from whoever has a trial, by its id in the database."""
+
     def note(self, trial: int, attributes: Mapping[str, Any]) -> bool:
         """A running trial, by its id in the database, has these attributes as well; False: it runs no more."""
 
     def finish(
         self, trial: int, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
-    ) -> bool:
-        """A trial, by its id in the database, has ended; False: it had already."""
+    ) -> int | None:
+        """A trial, by its id in the database, has ended: how many are spent now; None: it had ended already."""
 
     def ended(self, trial: int) -> TrialState | None:
         """How a trial, by its id in the database, has ended; None: it has not."""

@@ -21,7 +21,7 @@ from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.alive import healed
 from bayes_merger.search.study.entry import Entry, Transaction
 from bayes_merger.search.study.history import REASON, WORKER, is_interrupted, origin
-from bayes_merger.search.study.queue import LastSuggestion, spent, take
+from bayes_merger.search.study.queue import LastSuggestion, take
 from bayes_merger.search.study.sound import is_number
 from bayes_merger.search.study.transaction import transaction
 from bayes_merger.search.study.workers import Outcome, Worker
@@ -57,12 +57,14 @@ class Lender(Worker):
     def _lend(self, total: int) -> FrozenTrial | None:
         while True:
             with transaction(self.study) as queue:
-                entries = healed(self.study, queue)
-                self.done = spent(self.study, queue)
-                own = next((one for one in entries if one.is_drawn and one.attributes[WORKER]["id"] == self.id), None)
-                if own is None and sum(entry.is_drawn for entry in entries) + self.done >= total:
+                seen = healed(self.study, queue)
+                self._know(seen.spent)
+                own = next(
+                    (one for one in seen.entries if one.is_drawn and one.attributes[WORKER]["id"] == self.id), None
+                )
+                if own is None and sum(entry.is_drawn for entry in seen.entries) + self.done >= total:
                     return None
-                taken = self._longer(queue, own) if own else take(queue, entries, self.space, self._about)
+                taken = self._longer(queue, own) if own else take(queue, seen.entries, self.space, self._about)
             if taken is not None:
                 return self._whole(taken)
             if not self._propose(total):

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
-from bayes_merger.search.study.checked import stored_trials, strangers
+from bayes_merger.search.study.checked import stored_trials
 from bayes_merger.search.study.entry import TRIES, Entry, Transaction
 from bayes_merger.search.study.history import (
     DEATHS,
@@ -43,7 +43,7 @@ def ask(study: Study, space: SearchSpace) -> Trial:
         if taken is not None:
             return Trial(study, completed(study, space, taken)._trial_id)
         suggested = list(suggestions(study, space, 1))
-        with transaction(study) as queue:
+        with transaction(study, in_line=False) as queue:
             queue.add(suggested)
 
 
@@ -107,11 +107,6 @@ def completed(study: Study, space: SearchSpace, trial: FrozenTrial) -> FrozenTri
             trial.params[name] = distribution.to_external_repr(internal)
             trial.distributions[name] = distribution
     return trial
-
-
-def spent(study: Study, queue: Transaction) -> int:
-    """How many trials of the budget are finished, as far as it is known without those of other programs."""
-    return queue.spent() - strangers(study)
 
 
 def queue_again(queue: Transaction, entries: Iterable[Entry], *, died: bool = False) -> None:

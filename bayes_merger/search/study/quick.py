@@ -6,8 +6,10 @@ study, and who takes a dead proposer's place, reads all of its history while oth
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container
 from functools import cached_property
+from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -31,6 +33,15 @@ class QuickStorage(RDBStorage):
         newer = f"(trial_id > {trial_id_greater_than:d} OR trial_id IN ({ids}))"
         with self.engine.connect() as connection:
             return read_trials(connection.exec_driver_sql, f"study_id = {study_id:d} AND {newer}")
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """A study's attributes, in one statement; Optuna looks first whether there is such a study."""
+        if not self._is_known:
+            return super().get_study_user_attrs(study_id)
+        query = f"SELECT key, value_json FROM study_user_attributes WHERE study_id = {study_id:d}"
+        with self.engine.connect() as connection:
+            found = {key: json.loads(text) for key, text in connection.exec_driver_sql(query)}
+        return found or super().get_study_user_attrs(study_id)
 
     @cached_property
     def _is_known(self) -> bool:

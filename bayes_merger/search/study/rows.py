@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.distributions import BaseDistribution, FloatDistribution, json_to_distribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -176,7 +176,7 @@ def read_trials(ask: Callable[[str], Iterable[Sequence[Any]]], which: str) -> li
     ranges: Rows = defaultdict(dict)
     for trial, name, value, text in rows("param_name, param_value, distribution_json", "trial_params", "param_id"):
         ranges[trial][name] = found = _distribution(text)
-        numbers[trial][name] = found.to_external_repr(value)
+        numbers[trial][name] = value if type(found) is FloatDistribution else found.to_external_repr(value)
     own = _loaded(rows("key, value_json", "trial_user_attributes", "trial_user_attribute_id"))
     system = _loaded(rows("key, value_json", "trial_system_attributes", "trial_system_attribute_id"))
     values: dict[int, list[float]] = defaultdict(list)

@@ -68,13 +68,16 @@ def _are_pictures(value: Any) -> bool:
 def _is_picture(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and value.keys() == {"scorer", "payload", "index", "seed", "value"}
+        and value.keys() == _OF_A_PICTURE
         and isinstance(value["scorer"], str)
         and isinstance(value["payload"], str)
         and _is_count(value["index"])
         and _is_whole(value["seed"])
         and is_number(value["value"])
     )
+
+
+_OF_A_PICTURE = {"scorer", "payload", "index", "seed", "value"}
 
 
 def _is_whole(value: Any) -> bool:

@@ -53,6 +53,17 @@ SERVER: dict[str, Any] = {
     f" -c lock_timeout={LINE}s",
 }
 
+NOT_OPENED = (
+    sqlalchemy.exc.SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+    sqlite3.Error,
+    OSError,
+    ImportError,
+    RuntimeError,
+    AssertionError,
+)
+"""What opening a storage that is none may end with."""
+
 PASSING = {
     r"too many (clients|connections)|connection slots are reserved|no more connections allowed": (
         "the server has no connection free; raise max_connections"
@@ -96,34 +107,14 @@ def open_storage(
     except OSError as error:
         raise StorageError(f"{where}: {trouble(error) or error}") from error
     is_file = address.get_backend_name() == "sqlite"
-    shown = where if is_file else redacted(str(where))
     # Optuna fills in {SCHEMA_VERSION}, so our braces are escaped.
     text = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
         if is_file:
             return _open_file(kind, Path(str(address.database)), text, create, reading, waiting or log.warning)
-        settings = {"connect_args": _server(reading), "pool_pre_ping": True, "pool_size": 1}
-        storage = _when_free(lambda: _made(kind, text, settings, create), waiting or log.warning)
-        _await_server(storage.engine, waiting or log.warning)
-        return storage
-    except (
-        sqlalchemy.exc.SQLAlchemyError,
-        optuna.exceptions.StorageInternalError,
-        sqlite3.Error,
-        OSError,
-        ImportError,
-        RuntimeError,
-        AssertionError,
-    ) as error:
-        if not is_file and "psycopg" in str(error.__cause__ or error) and isinstance(error, ImportError):
-            raise ConfigError(
-                f"{shown}: PostgreSQL needs psycopg; install it with  pip install 'bayes-merger[postgres]'"
-            ) from None
-        if said := trouble(error) if is_file else _passing(error):
-            raise StorageError(f"{shown}: {said}") from (error if is_file else None)
-        raise ConfigError(
-            f"{shown}: not a study's storage ({_cause(error, address)}); choose another file or address"
-        ) from (error if is_file else None)
+        return _open_server(kind, text, create, reading, waiting or log.warning)
+    except NOT_OPENED as error:
+        raise _refused(error, address, str(where)) from (error if is_file else None)  # it may contain a password
 
 
 def redacted(address: str | Path) -> str:
@@ -224,6 +215,26 @@ def _open_file(
     storage = _made(kind, address, {"connect_args": {"timeout": PATIENCE}}, create)
     _share(storage.engine, waiting)
     return storage
+
+
+def _open_server(
+    kind: type[RDBStorage], address: str, create: bool, reading: bool, waiting: Callable[[str], None]
+) -> RDBStorage:
+    """A server's database, once it lets us in."""
+    settings = {"connect_args": _server(reading), "pool_pre_ping": True, "pool_size": 1}
+    storage = _when_free(lambda: _made(kind, address, settings, create), waiting)
+    _await_server(storage.engine, waiting)
+    return storage
+
+
+def _refused(error: Exception, address: sqlalchemy.URL, where: str) -> ConfigError | StorageError:
+    """Why a storage could not be opened, in words that contain no password."""
+    is_file, shown = address.get_backend_name() == "sqlite", redacted(where)
+    if not is_file and isinstance(error, ImportError) and "psycopg" in str(error.__cause__ or error):
+        return ConfigError(f"{shown}: PostgreSQL needs psycopg; install it with  pip install 'bayes-merger[postgres]'")
+    if said := trouble(error) if is_file else _passing(error):
+        return StorageError(f"{shown}: {said}")
+    return ConfigError(f"{shown}: not a study's storage ({_cause(error, address)}); choose another file or address")
 
 
 def _server(reading: bool) -> dict[str, Any]:

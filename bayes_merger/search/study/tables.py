@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -29,10 +29,10 @@ from optuna.storages._rdb.models import (
 )
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import and_, cast, func, literal, null, select, union_all
+from sqlalchemy import ColumnElement, ScalarSelect, Select, Update, and_, cast, func, literal, null, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
-from bayes_merger.search.study.entry import KNOWN, LATELY, OPEN, SPENT, Entry, sound
+from bayes_merger.search.study.entry import KNOWN, LATELY, OPEN, SPENT, Entry, Look, Transaction, sound
 from bayes_merger.search.study.history import ROW, WORKER
 from bayes_merger.search.study.sound import LARGEST, is_sound
 from bayes_merger.search.study.storage import GRACE, backend
@@ -49,6 +49,15 @@ ATTRIBUTES = TrialUserAttributeModel.__table__.c
 SYSTEM = TrialSystemAttributeModel.__table__.c
 VALUES = TrialValueModel.__table__.c
 HEARTBEATS = TrialHeartbeatModel.__table__.c
+
+CHANGING: Mapping[Any, Sequence[str]] = {
+    TrialUserAttributeModel: ("trial_id", "key", "value_json"),
+    TrialHeartbeatModel: ("trial_id", "heartbeat"),
+}
+"""The key of the rows of a table that change, and last what changes."""
+
+Row = Mapping[str, Any]
+"""Of a table."""
 
 _known: WeakKeyDictionary[RDBStorage, bool] = WeakKeyDictionary()
 
@@ -89,7 +98,7 @@ def glance(study: Study) -> tuple[int, int] | None:
     return int(found[0]), int(found[1])
 
 
-class TableTransaction:
+class TableTransaction(Transaction):
     """See :class:`~bayes_merger.search.study.entry.Transaction`.
 
     Args:
@@ -101,48 +110,52 @@ class TableTransaction:
         self._connection = connection
         self._study = study
 
-    def entries(self) -> list[Entry]:
-        """The trials that wait or run, oldest first; one statement."""
+    def look(self, *, for_workers: bool = False) -> Look:
+        """The queue as it is at one moment; one statement."""
+        about = self._about(for_workers).subquery()
         attributes = and_(ATTRIBUTES.trial_id == TRIALS.trial_id, ATTRIBUTES.key.in_(KNOWN))
         found = self._connection.execute(
             select(
-                TRIALS.trial_id, TRIALS.number, TRIALS.state, ATTRIBUTES.key, ATTRIBUTES.value_json,
-                HEARTBEATS.heartbeat, func.now(),
+                about, TRIALS.trial_id, TRIALS.number, TRIALS.state, ATTRIBUTES.key, ATTRIBUTES.value_json,
+                HEARTBEATS.heartbeat,
             )
-            .select_from(TrialModel.__table__)
+            .select_from(about)
+            .outerjoin(TrialModel.__table__, and_(TRIALS.study_id == self._study, TRIALS.state.in_(OPEN)))
             .outerjoin(TrialUserAttributeModel.__table__, attributes)
             .outerjoin(TrialHeartbeatModel.__table__, HEARTBEATS.trial_id == TRIALS.trial_id)
-            .where(TRIALS.study_id == self._study, TRIALS.state.in_(OPEN))
-        )  # fmt: skip
-        about: dict[tuple[int, int, TrialState, bool], dict[str, Any]] = defaultdict(dict)
-        for trial, number, state, key, text, heartbeat, now in found:
-            silent = heartbeat is not None and now.replace(tzinfo=None) - heartbeat > timedelta(seconds=GRACE)
-            about[trial, number, state, silent] |= {key: json.loads(text)} if key else {}
-        return [
+        ).all()  # fmt: skip
+        known: dict[tuple[int, int, TrialState, bool], dict[str, Any]] = defaultdict(dict)
+        for _, now, _, trial, number, state, key, text, heartbeat in found:
+            if trial is not None:
+                silent = heartbeat is not None and now.replace(tzinfo=None) - heartbeat > timedelta(seconds=GRACE)
+                known[trial, number, state, silent] |= {key: json.loads(text)} if key else {}
+        entries = [
             Entry(trial, number, state, sound(attributes), silent)
-            for (trial, number, state, silent), attributes in sorted(about.items(), key=lambda one: one[0][0])
+            for (trial, number, state, silent), attributes in sorted(known.items(), key=lambda one: one[0][0])
         ]
+        spent, _, workers = found[0][:3]
+        lately = json.loads(f"[{workers or ''}]")
+        return Look(entries, spent, {worker["id"] for worker in lately if is_sound(WORKER, worker)})
 
-    def workers(self) -> set[str]:
-        """The ids of those that began a trial or gave a sign of life within the last minute; by the server's clock."""
-        now = self._connection.execute(select(func.now())).scalar_one().replace(tzinfo=None)
-        found = self._connection.execute(
+    def _about(self, for_workers: bool) -> Select[Any]:
+        """One row: how many trials are spent, the server's time, and the workers of late as JSON."""
+        lately = (
             select(ATTRIBUTES.value_json)
             .distinct()
             .join_from(TrialUserAttributeModel.__table__, TrialModel.__table__)
             .join(TrialHeartbeatModel.__table__, HEARTBEATS.trial_id == TRIALS.trial_id)
-            .where(TRIALS.study_id == self._study, ATTRIBUTES.key == WORKER)
-            .where(HEARTBEATS.heartbeat > now - timedelta(seconds=LATELY))
-        )
-        return {worker["id"] for (text,) in found if is_sound(WORKER, worker := json.loads(text))}
+            .where(TRIALS.study_id == self._study, ATTRIBUTES.key == WORKER, HEARTBEATS.heartbeat > self._lately())
+        ).subquery()
+        workers = select(func.aggregate_strings(lately.c.value_json, ",")).scalar_subquery() if for_workers else null()
+        return select(self._spent().label("spent"), func.now().label("now"), workers.label("workers"))
 
-    def spent(self) -> int:
-        """How many trials have a score or were cut short."""
-        return self._count(TRIALS.state.in_(SPENT))
+    def _lately(self) -> ColumnElement[Any]:
+        """The time until which a worker's last sign of life is no more of late."""
+        return func.datetime("now", f"-{LATELY} seconds")
 
-    def _count(self, *conditions: Any) -> int:
-        query = select(func.count()).where(TRIALS.study_id == self._study, *conditions)
-        return int(self._connection.execute(query).scalar_one())
+    def _spent(self) -> ScalarSelect[int]:
+        of_study = select(func.count()).where(TRIALS.study_id == self._study)
+        return of_study.where(TRIALS.state.in_(SPENT)).scalar_subquery()
 
     def rows(self) -> set[int]:
         """Which rows of the start design are trials already."""
@@ -193,84 +206,99 @@ class TableTransaction:
             return
         # Optuna's own programs hold this lock while they count trials to number a new one.
         self._connection.execute(select(STUDIES.study_id).where(STUDIES.study_id == self._study).with_for_update())
-        first = self._count()
         rows = [
             {
-                "number": first + index,
                 "study_id": self._study,
-                "state": trial.state,
+                "state": trial.state.name,
                 "datetime_start": _utc(trial.datetime_start),
                 "datetime_complete": _utc(trial.datetime_complete),
             }
-            for index, trial in enumerate(trials)
+            for trial in trials
         ]
-        ids = self._insert(TrialModel, rows)
-        for model, more in (
-            (TrialParamModel, _parameters),
-            (TrialUserAttributeModel, lambda trial: _attributes(trial.user_attrs)),
-            (TrialSystemAttributeModel, lambda trial: _attributes(trial.system_attrs)),
-            (TrialValueModel, lambda trial: _values(trial.values or ())),
-            (TrialIntermediateValueModel, _intermediate_values),
-        ):
-            own = [{"trial_id": id} | row for id, trial in zip(ids, trials, strict=True) for row in more(trial)]
-            self._insert(model, own)
+        self._create(rows, {model: [more(trial) for trial in trials] for model, more in BELONGINGS.items()})
 
     def start(self, entry: Entry, attributes: Mapping[str, Any]) -> bool:
         """A waiting trial runs from now on."""
         started = {"state": TrialState.RUNNING, "datetime_start": _utc(datetime.now())}
-        if not self._update(entry.id, (TrialState.WAITING,), started):
-            return False
-        self._attach(entry.id, attributes)
-        beat = INSERT[self._connection.dialect.name](TrialHeartbeatModel).values(trial_id=entry.id)
-        self._connection.execute(
-            beat.on_conflict_do_update(index_elements=["trial_id"], set_={"heartbeat": func.current_timestamp()})
-        )
-        return True
+        more = {TrialUserAttributeModel: _attributes(attributes), TrialHeartbeatModel: [{}]}
+        return self._change(entry.id, (TrialState.WAITING,), started, more) is not None
+
+    def beat(self, trial: int) -> None:
+        """A sign of life from whoever has a trial."""
+        self._attach(TrialHeartbeatModel, [{"trial_id": trial}])
 
     def note(self, trial: int, attributes: Mapping[str, Any]) -> bool:
         """A running trial has these attributes as well."""
-        if not self._update(trial, (TrialState.RUNNING,), {"state": TrialState.RUNNING}):
-            return False
-        self._attach(trial, attributes)
-        return True
+        running = TrialState.RUNNING
+        more = {TrialUserAttributeModel: _attributes(attributes)}
+        return self._change(trial, (running,), {"state": running}, more) is not None
 
     def finish(
         self, trial: int, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
-    ) -> bool:
+    ) -> int | None:
         """A trial has ended."""
-        if not self._update(trial, OPEN, {"state": state, "datetime_complete": _utc(datetime.now())}):
-            return False
-        self._attach(trial, attributes)
-        self._insert(TrialValueModel, [{"trial_id": trial} | row for row in _values(values or ())])
-        return True
+        ended = {"state": state, "datetime_complete": _utc(datetime.now())}
+        more = {TrialUserAttributeModel: _attributes(attributes), TrialValueModel: _values(values)}
+        before = self._change(trial, OPEN, ended, more, self._spent())
+        return None if before is None else before + (state in SPENT)
 
     def ended(self, trial: int) -> TrialState | None:
         """How a trial has ended, if it has."""
         state: TrialState = self._connection.execute(select(TRIALS.state).where(TRIALS.trial_id == trial)).scalar_one()
         return state if state.is_finished() else None
 
-    def _update(self, trial: int, states: Sequence[TrialState], changes: Mapping[str, Any]) -> bool:
+    def _create(self, rows: Sequence[Row], belongings: Mapping[Any, Sequence[Sequence[Row]]]) -> None:
+        """Number trials and insert them.
+
+        Args:
+            rows: of their table.
+            belongings: of each other table the rows of each trial.
+        """
+        numbered = select(func.count()).where(TRIALS.study_id == self._study)
+        first = self._connection.execute(numbered).scalar_one()
+        own = [{**row, "number": first + place} for place, row in enumerate(rows)]
+        statement = self._insert(TrialModel).returning(TRIALS.trial_id, sort_by_parameter_order=True)
+        ids = self._connection.execute(statement, own).scalars().all()
+        for model, of_each in belongings.items():
+            self._attach(
+                model, [{"trial_id": id} | row for id, of_it in zip(ids, of_each, strict=True) for row in of_it]
+            )
+
+    def _change(
+        self,
+        trial: int,
+        states: Sequence[TrialState],
+        changes: Row,
+        belongings: Mapping[Any, Sequence[Row]],
+        before: ScalarSelect[int] | None = None,
+    ) -> int | None:
+        """Change a trial that is in one of these states, and insert rows that belong to it.
+
+        Returns:
+            What is asked to be counted before; None: it is in none of these states, and nothing has changed.
+        """
+        counted = 0 if before is None else self._connection.execute(select(before)).scalar_one()
+        if self._connection.execute(self._update(trial, states, changes)).rowcount != 1:
+            return None
+        for model, rows in belongings.items():
+            self._attach(model, [{"trial_id": trial} | row for row in rows])
+        return int(counted)
+
+    def _update(self, trial: int, states: Sequence[TrialState], changes: Row) -> Update:
         table = sqlalchemy.update(TrialModel.__table__)
-        changed = self._connection.execute(
-            table.where(TRIALS.trial_id == trial, TRIALS.state.in_(states)).values(**changes)
-        )
-        return changed.rowcount == 1
+        return table.where(TRIALS.trial_id == trial, TRIALS.state.in_(states)).values(**changes)
 
-    def _attach(self, trial: int, attributes: Mapping[str, Any]) -> None:
-        rows = [{"trial_id": trial} | row for row in _attributes(attributes)]
-        self._insert(TrialUserAttributeModel, rows, over=True)
+    def _attach(self, model: Any, rows: Sequence[Row]) -> None:
+        if rows:
+            self._connection.execute(self._insert(model), rows)
 
-    def _insert(self, model: Any, rows: Sequence[Mapping[str, Any]], *, over: bool = False) -> list[int]:
-        """Rows in one statement per thousand, and trials' ids; ``over`` replaces the values of keys that are there."""
-        if not rows:
-            return []
+    def _insert(self, model: Any) -> Any:
+        """An insert into a table; of the rows that are there already it replaces what may change."""
         statement = INSERT[self._connection.dialect.name](model.__table__)
-        if over:
-            fresh = {"value_json": statement.excluded.value_json}
-            statement = statement.on_conflict_do_update(index_elements=["trial_id", "key"], set_=fresh)
-        key = next(iter(model.__table__.primary_key))
-        found = self._connection.execute(statement.returning(key, sort_by_parameter_order=model is TrialModel), rows)
-        return [int(id) for (id,) in found]
+        if model not in CHANGING:
+            return statement
+        *keys, value = CHANGING[model]
+        return statement.on_conflict_do_update(index_elements=keys, set_={value: statement.excluded[value]})
 
 
 def _utc(moment: datetime | None) -> datetime | None:
@@ -299,8 +327,8 @@ def _attributes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
 
 
-def _values(values: Sequence[float]) -> list[dict[str, Any]]:
-    stored = [TrialValueModel.value_to_stored_repr(value) for value in values]
+def _values(values: Sequence[float] | None) -> list[dict[str, Any]]:
+    stored = [TrialValueModel.value_to_stored_repr(value) for value in values or ()]
     return [{"objective": index, "value": value, "value_type": kind} for index, (value, kind) in enumerate(stored)]
 
 
@@ -313,3 +341,13 @@ def _intermediate_values(trial: FrozenTrial) -> list[dict[str, Any]]:
         {"step": step, "intermediate_value": value, "intermediate_value_type": kind}
         for step, (value, kind) in stored.items()
     ]
+
+
+BELONGINGS: Mapping[Any, Callable[[FrozenTrial], Sequence[Row]]] = {
+    TrialParamModel: _parameters,
+    TrialUserAttributeModel: lambda trial: _attributes(trial.user_attrs),
+    TrialSystemAttributeModel: lambda trial: _attributes(trial.system_attrs),
+    TrialValueModel: lambda trial: _values(trial.values),
+    TrialIntermediateValueModel: _intermediate_values,
+}
+"""What a new trial has in other tables than its own."""

@@ -10,7 +10,8 @@ from optuna.study import Study
 
 from bayes_merger.search.study.entry import Transaction
 from bayes_merger.search.study.lock import place_in_line, study_lock
-from bayes_merger.search.study.storage import underlying
+from bayes_merger.search.study.postgres import ServerTransaction
+from bayes_merger.search.study.storage import database_file, underlying
 from bayes_merger.search.study.tables import TableTransaction, are_known
 from bayes_merger.search.study.through_optuna import OptunaTransaction
 
@@ -40,7 +41,8 @@ def transaction(study: Study, *, in_line: bool = True) -> Iterator[Transaction]:
         with storage.engine.begin() as connection:
             if in_line:
                 line(connection)
-            yield TableTransaction(connection, study._study_id)
+            kind = TableTransaction if database_file(storage) else ServerTransaction
+            yield kind(connection, study._study_id)
     else:
         with study_lock(study) if in_line else nullcontext():
             yield OptunaTransaction(study, storage)

@@ -23,10 +23,10 @@ from bayes_merger.errors import BayesMergerError, Superseded, trouble
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.alive import healed, lock_of
 from bayes_merger.search.study.checked import strangers
-from bayes_merger.search.study.entry import Entry, Transaction
+from bayes_merger.search.study.entry import Look, Transaction
 from bayes_merger.search.study.history import REASON, WEIGHTS, WORKER, finite, origin
 from bayes_merger.search.study.lock import proposer_lock
-from bayes_merger.search.study.queue import LastSuggestion, completed, queue_again, spent, suggestions, take
+from bayes_merger.search.study.queue import LastSuggestion, completed, queue_again, suggestions, take
 from bayes_merger.search.study.storage import BEAT, GRACE, PAUSE, backend, database_file, rest
 from bayes_merger.search.study.tables import glance
 from bayes_merger.search.study.transaction import transaction
@@ -159,13 +159,13 @@ class Worker:
             return None
         while True:
             with transaction(self.study) as queue:
-                entries = self._healed(queue)
-                self.done = spent(self.study, queue)
-                self.awaited = sum(entry.is_awaited for entry in entries)
-                unscored = sum(entry.is_drawn for entry in entries)
+                seen = self._healed(queue)
+                self._know(seen.spent)
+                self.awaited = sum(entry.is_awaited for entry in seen.entries)
+                unscored = sum(entry.is_drawn for entry in seen.entries)
                 if unscored + self.done >= total or (self._ahead is not None and unscored >= self._ahead):
                     return None
-                taken = take(queue, entries, self.space, self._about, first=not self._begun)
+                taken = take(queue, seen.entries, self.space, self._about, first=not self._begun)
             if taken is not None:
                 self._begun = True
                 return self._whole(taken)
@@ -177,7 +177,7 @@ class Worker:
         seen = glance(self.study)
         if seen is None or seen[0]:
             return False
-        self.done = seen[1] - strangers(self.study)
+        self._know(seen[1])
         if self.done >= total or self._is_patient():
             return True
         with proposer_lock(self.study) as check_lock:
@@ -188,12 +188,17 @@ class Worker:
         waited = 0.0 if self._in_vain is None else self._clock() - self._in_vain
         return waited < self._patience and not self.has_proposed
 
-    def _healed(self, queue: Transaction) -> list[Entry]:
-        """The queue's entries, once those of dead workers wait again; and those that a broken connection took."""
-        entries = healed(self.study, queue, self.id)
-        left = [e for e in entries if e.state == TrialState.RUNNING and e.worker == self.id and not e.is_awaited]
+    def _know(self, spent: int) -> int:
+        """How many trials of the budget are finished: those of other programs are not, as far as they are known."""
+        self.done = spent - strangers(self.study)
+        return self.done
+
+    def _healed(self, queue: Transaction) -> Look:
+        """The queue, once the trials of dead workers wait again; and those that a broken connection took."""
+        seen = healed(self.study, queue, self.id)
+        left = [e for e in seen.entries if e.state == TrialState.RUNNING and e.worker == self.id and not e.is_awaited]
         queue_again(queue, left)
-        return queue.entries() if left else entries
+        return queue.look() if left else seen
 
     def _propose(self, total: int) -> bool:
         """Add a suggestion to the queue, unless another process is about to."""
@@ -203,7 +208,7 @@ class Worker:
             last = self._last(total)
             suggested = [last] if last else list(suggestions(self.study, self.space, 1))
             check_lock()
-            with transaction(self.study) as queue:
+            with transaction(self.study, in_line=False) as queue:
                 queue.add(suggested)
         self.has_proposed = True
         return True
@@ -226,11 +231,10 @@ class Worker:
         """How many trials of the budget are finished."""
 
         def count() -> int:
-            with transaction(self.study) as queue:
-                return spent(self.study, queue)
+            with transaction(self.study, in_line=False) as queue:
+                return queue.look().spent
 
-        self.done = self.with_retries(count)
-        return self.done
+        return self._know(self.with_retries(count))
 
     def tell(
         self, trial: FrozenTrial, value: float | Sequence[float], attributes: Mapping[str, Any] | None = None
@@ -304,21 +308,22 @@ class Worker:
     ) -> Outcome:
         told: list[tuple[int, int]] = []
 
-        def settle() -> Outcome:
+        def settle() -> Outcome | None:
             with transaction(self.study) as queue:
-                if not told or queue.ended(told[0][0]) != state:  # else only the answer was lost
-                    for attempt in self._attempts(queue, trial, scored=state == TrialState.COMPLETE):
-                        told[:] = [attempt]
-                        if queue.finish(attempt[0], state, values, attributes):
-                            break
-                    else:
-                        self._current = None
-                        raise Superseded(f"trial {trial.number} was finished by another worker")
-                self._current = None
-                self.done = spent(self.study, queue)
-                return Outcome(told[0][1], self.done)
+                if told and queue.ended(told[0][0]) == state:  # only the answer was lost
+                    return Outcome(told[0][1], self._know(queue.look().spent))
+                for attempt in self._attempts(queue, trial, scored=state == TrialState.COMPLETE):
+                    told[:] = [attempt]
+                    spent = queue.finish(attempt[0], state, values, attributes)
+                    if spent is not None:
+                        return Outcome(attempt[1], self._know(spent))
+            return None
 
-        return self.with_retries(settle)
+        outcome = self.with_retries(settle)
+        self._current = None
+        if outcome is None:
+            raise Superseded(f"trial {trial.number} was finished by another worker")
+        return outcome
 
     def _attempts(self, queue: Transaction, trial: FrozenTrial, scored: bool) -> Iterator[tuple[int, int]]:
         """Id and number of the trials that may stand for ours: itself, and the next one if it was considered dead."""
@@ -331,7 +336,8 @@ class Worker:
         while not self._over.wait(self._beat):
             if (current := self._current) is not None:
                 try:
-                    backend(self.study).record_heartbeat(current._trial_id)
+                    with transaction(self.study, in_line=False) as queue:
+                        queue.beat(current._trial_id)
                     rest(self.study)
                 except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, KeyError):
                     continue  # the next heartbeat may succeed; the grace period is twenty of them

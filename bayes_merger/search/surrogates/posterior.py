@@ -97,7 +97,7 @@ def study_posterior(
     """
     values = np.array(scores, dtype=float)
     variance = at_least(noise_variance(pictures) if pictures else None, rater)
-    points = _points(trials)
+    points = points_of(trials)
     spread = float(values.std()) if len(values) else 0.0
     if points is None or len(trials) < MIN_TRIALS or not spread > 1e-9 * (1.0 + float(np.abs(values).max())):
         each = tuple(TrialPosterior(t.number, v, v, 0.0) for t, v in zip(trials, values.tolist(), strict=True))
@@ -105,7 +105,7 @@ def study_posterior(
     centre = float(values.mean())
     with threadpool_limits(limits=1, user_api="blas"):  # the same last bits on every machine
         mean, sd, nugget = posterior(
-            points, (values - centre) / spread, None if variance is None else variance / spread**2
+            points[1], (values - centre) / spread, None if variance is None else variance / spread**2
         )
     each = tuple(
         TrialPosterior(t.number, v, m, s)
@@ -117,15 +117,22 @@ def study_posterior(
     return StudyPosterior(each, float(noise), fitted=True)
 
 
-def _points(trials: Sequence[FrozenTrial]) -> Array | None:
-    """The trials' parameters over their ranges, one row each; None unless all are numbers that every trial has."""
-    if not trials:
+def points_of(trials: Sequence[FrozenTrial]) -> tuple[Sequence[str], Array] | None:
+    """The parameters of all trials over their ranges.
+
+    Args:
+        trials: any.
+
+    Returns:
+        The names of the parameters whose range has a width, ``D`` of them, and for each trial a row of where its values
+        lie in these ranges, shape ``(len(trials), D)``, 0 to 1; None unless all are numbers that every trial has.
+    """
+    newest = trials[-1].distributions if trials else {}
+    floats = {name: one for name, one in newest.items() if isinstance(one, FloatDistribution)}
+    if not floats or len(floats) < len(newest) or not all(floats.keys() <= trial.params.keys() for trial in trials):
         return None
-    rows, newest = [trial.params for trial in trials], trials[-1].distributions
-    ranges = {name: (one.low, one.high) for name, one in newest.items() if isinstance(one, FloatDistribution)}
-    if len(ranges) < len(newest) or not all(ranges.keys() <= row.keys() for row in rows):
-        return None
-    columns = [
-        [(float(row[name]) - low) / (high - low) for row in rows] for name, (low, high) in ranges.items() if low < high
-    ]
-    return np.array(columns, dtype=float).T if columns else None
+    values = np.array([[*map(trial.params.__getitem__, floats)] for trial in trials], dtype=float)
+    low, high = (np.array([getattr(one, end) for one in floats.values()]) for end in ("low", "high"))
+    wide = low < high
+    names = [name for name, has_width in zip(floats, wide, strict=True) if has_width]
+    return (names, (values[:, wide] - low[wide]) / (high - low)[wide]) if names else None

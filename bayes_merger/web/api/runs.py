@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import shlex
-import threading
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bayes_merger import compose
-from bayes_merger.checkpoints.shelves import models_on, shelves
-from bayes_merger.compose.asked import check_asked, split_line
-from bayes_merger.compose.schema import fields, models_dir
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.method import METHODS
 from bayes_merger.run import steering
 from bayes_merger.run.control import PAUSE, run_state, wish_of
-from bayes_merger.run.folder import RunFolder, load, new_folder
+from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.outside import budget_of
 from bayes_merger.web.answers import as_json, writing
 from bayes_merger.web.api.operations import Operation
+from bayes_merger.web.api.starts import Start, Starts
 from bayes_merger.web.children import Children, printed
+from bayes_merger.web.queue import Queue, device_of_study
 from bayes_merger.web.shelf import Shelf
-
-
-@dataclass(frozen=True)
-class Start:
-    """A run: its ``settings`` like `name=value`, and further ones as they are typed on a ``line``.
-
-    With ``check`` nothing is started.
-    """
-
-    settings: list[str] = field(default_factory=list)
-    line: str = ""
-    check: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,16 +37,35 @@ class GoOn:
 
 
 @dataclass(frozen=True)
+class Leave:
+    """The ``study`` whose run is not to begin."""
+
+    study: str
+
+
+@dataclass(frozen=True)
 class Nothing:
     """No fields."""
 
 
+FORK = {"fork": {"type": "string", "description": "The study that another one is to go on from."}}
+
+
 class Begun(TypedDict):
-    """What is run: the command line that does the same, the study's name, and its trials."""
+    """What is run: the command line that does the same, the study's name, its trials, and the study it waits for."""
 
     command: str
     study: str
     trials: int
+    after: str
+
+
+class InQueue(TypedDict):
+    """A run that has not begun: its study, the study that it waits for, and why it could not begin."""
+
+    study: str
+    after: str
+    wrong: str
 
 
 class Said(TypedDict):
@@ -114,17 +116,23 @@ class RunData:
         shelf: where the studies are.
         models: the folder of models that the person has named; None: what the configuration says.
         children: starts the processes.
+
+    Attributes:
+        queue: of the runs that wait for their device.
     """
 
     def __init__(self, shelf: Shelf, models: str | None = None, children: Children | None = None) -> None:
-        self._shelf, self._models, self._children = shelf, models, children or Children()
-        self._composing = threading.Lock()  # Hydra has one state for the whole process
+        self._shelf, self._children = shelf, children or Children()
+        self.queue = Queue(shelf, self._children)
+        self._starts = Starts(shelf, models, self.queue.has)
 
     def routes(self) -> list[Operation]:
         """What the application serves."""
         study = "/api/v1/studies/{study}"
         return [
-            Operation("/api/v1/choices", self.choices, Choices),
+            Operation("/api/v1/choices", self.choices, Choices, FORK),
+            Operation("/api/v1/queue", self.waiting, list[InQueue]),
+            Operation("/api/v1/queue/leave", writing(Leave)(self.leave), Said),
             Operation("/api/v1/studies", writing(Start)(self.start), Begun),
             Operation(study + "/output", self.output, Output),
             Operation(study + "/pause", writing(Nothing)(self.pause), Said),
@@ -132,39 +140,40 @@ class RunData:
             Operation(study + "/resume", writing(GoOn)(self.resume), Said),
         ]
 
-    def choices(self, _: Request) -> Response:
-        """What a run can be started from: models by name, merge methods, settings."""
-        with self._composing:
-            settings = [vars(one) | {"choices": list(one.choices)} for one in fields()]
-            models = self._found()
+    def choices(self, request: Request) -> Response:
+        """What a run can be started from: models by name, merge methods, settings.
+
+        Of a fork, `?fork=NAME`: the settings that may differ, with those of the study as defaults.
+        """
+        settings, models = self._starts.choices(request.query_params.get("fork", ""))
         listed = [
             {"name": name, "bytes": path.stat().st_size, "place": path.parent.name} for name, path in models.items()
         ]
-        return as_json({"models": listed, "methods": sorted(METHODS), "settings": settings})
+        found = [vars(one) | {"choices": list(one.choices)} for one in settings]
+        return as_json({"models": listed, "methods": sorted(METHODS), "settings": found})
 
     def start(self, _: Request, body: Start) -> dict[str, Any]:
         """Start a run, or check its settings.
 
-        They are composed as `bayes-merger run` does it, and its errors are the same. What names a file, a program or a
-        place is refused. The run is a process of its own and goes on without the server.
+        They are composed as `bayes-merger run` does it, or `fork`, and the errors are the same. What names a file, a
+        program or a place is refused. The run is a process of its own and goes on without the server. While another one
+        draws on its device it waits, and the answer says in `after` for which study.
         """
-        asked = [*(one for one in body.settings if one.partition("=")[2]), *split_line(body.line)]
-        with self._composing:
-            check_asked(asked, self._found())
-            overrides = [*self._places(), *asked]
-            config = compose.validate(compose.compose_run(overrides))
-        named = any(one.startswith("name=") for one in asked)
-        folder = new_folder(config, named=named)
-        if not body.check:
-            shown = [] if any(one.startswith("preview=") for one in asked) else ["preview=true"]
-            name = [] if named else [f"name={folder.name}"]
-            command = ["run", *overrides, *shown, *name, "web.page=off"]
-            self._children.start(folder, command)
-        return {
-            "command": shlex.join(["bayes-merger", "run", *overrides]),
-            "study": folder.name,
-            "trials": config.init_points + config.n_iters,
-        }
+        run = self._starts.prepared(body)
+        if body.check:
+            after = "" if body.at_once else self.queue.after(run.device)
+        else:
+            after = self.queue.start(run.folder, run.arguments, run.device, at_once=body.at_once)
+        return {"command": run.command, "study": run.folder.name, "trials": run.trials, "after": after}
+
+    def waiting(self, _: Request) -> Response:
+        """The runs that wait for their device, in their order, and which study each waits for."""
+        return as_json(self.queue.lines())
+
+    def leave(self, _: Request, body: Leave) -> dict[str, str]:
+        """Take a run out of the queue."""
+        self.queue.leave(body.study)
+        return {"said": "It no longer waits."}
 
     def output(self, request: Request) -> Response:
         """What a run that was started here has printed, and whether it has begun."""
@@ -193,8 +202,9 @@ class RunData:
         total = self._with_more(folder, body.trials) if body.trials else None
         if not running:
             changes = [] if total is None else [f"n_iters={total}"]
-            self._children.start(folder, ["resume", folder.name, f"runs={self._shelf.runs}", *changes, "web.page=off"])
-            return {"said": "It starts again; that takes a while."}
+            command = ["resume", folder.name, f"runs={self._shelf.runs}", *changes, "web.page=off"]
+            after = self.queue.start(folder, command, device_of_study(folder))
+            return {"said": f"It waits for {after}." if after else "It starts again; that takes a while."}
         if total is not None:
             steering.give_trials(folder, total)
         if total is None or wish_of(folder) == PAUSE:
@@ -214,14 +224,3 @@ class RunData:
         if self._children.knows(name):
             return RunFolder(self._shelf.runs / name)
         return self._shelf.folder(name)
-
-    def _places(self) -> list[str]:
-        """The settings that are the server's own."""
-        runs = [] if self._shelf.runs == Path("runs") else [f"runs={self._shelf.runs}"]
-        return runs + ([f"models_dir={self._models}"] if self._models else [])
-
-    def _found(self) -> dict[str, Path]:
-        """The models that have a name."""
-        files = models_on(shelves(self._models or models_dir()))
-        stems = [path.stem for path in files]
-        return {path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.name}": path for path in files}

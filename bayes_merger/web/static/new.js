@@ -4,6 +4,7 @@ import { get, post } from "./asking.js";
 const find = (id) => document.getElementById(id);
 const form = find("run");
 const CHECK = 400, LOOK = 700; // milliseconds
+const { fork } = form.dataset;
 let defaults = {}, checks = 0, timer = 0;
 
 function option(value, text = value) {
@@ -18,18 +19,25 @@ function fill({ models, methods, settings }) {
     ? `${models.length} models have names here.`
     : "No models are found by name: start this server with  --models FOLDER, the folder of your web UI.";
   const choose = (name, values) => form.querySelector(`[data-setting="${name}"]`).append(...values);
-  choose("experiment", [option("", "none"), ...known.experiment.choices.map((one) => option(one))]);
+  const listed = (name) => known[name]?.choices.map((one) => option(one)) ?? [];
+  choose("experiment", [option("", "none"), ...listed("experiment")]);
   choose("method", methods.map((one) => option(one)));
-  choose("optimiser", [option("", "structured, the default"), ...known.optimiser.choices.map((one) => option(one))]);
+  choose("optimiser", [option("", fork ? `as in ${fork}` : "structured, the default"), ...listed("optimiser")]);
   for (const place of form.querySelectorAll("[data-several]")) {
-    place.append(...known[place.dataset.several].choices.map((name) => box(name)));
+    place.append(...(known[place.dataset.several]?.choices ?? []).map((name) => box(name)));
   }
-  const shown = new Set([...form.querySelectorAll("[data-setting]")].map((one) => one.dataset.setting));
+  const asked = [...form.querySelectorAll("[data-setting]")];
+  for (const field of asked) field.closest("label").hidden = !(field.dataset.setting in known);
+  for (const part of form.querySelectorAll("fieldset")) {
+    part.hidden = ![...part.querySelectorAll("label")].some((one) => !one.hidden);
+  }
+  const shown = new Set(asked.map((one) => one.dataset.setting));
   for (const one of settings) {
     if (!shown.has(one.name) && !["payloads", "scorers", "models"].includes(one.name)) find("others").append(other(one));
   }
   for (const field of form.querySelectorAll("[data-setting]")) {
-    if (!field.dataset.setting.startsWith("model_")) field.value = defaults[field.dataset.setting] ?? "";
+    const own = field.dataset.setting.startsWith("model_") || field.dataset.setting === "name";
+    if (!own) field.value = defaults[field.dataset.setting] ?? "";
   }
 }
 
@@ -61,16 +69,21 @@ function chosen() {
     const names = [...place.querySelectorAll(":checked")].map((one) => one.value);
     if (names.length) settings.push([place.dataset.several, names.join(",")]);
   }
-  return { settings: settings.map((one) => one.join("=")), line: find("line").value };
+  return {
+    settings: settings.map((one) => one.join("=")), line: find("line").value, fork, at_once: find("at-once").checked,
+  };
 }
 
 async function check() {
   const own = ++checks;
   try {
-    const { command, study, trials } = await post("/api/v1/studies", { ...chosen(), check: true });
+    const { command, study, trials, after } = await post("/api/v1/studies", { ...chosen(), check: true });
     if (own !== checks) return;
     find("command").textContent = command;
-    tell(`Study ${study}: ${trials} trials.`, true);
+    const waits = after ? ` It waits until ${after} no longer draws on the same device.` : "";
+    find("hurry").hidden = !after && !find("at-once").checked;
+    find("start").textContent = after ? "Queue" : "Start";
+    tell(`Study ${study}: ${trials} trials${fork ? ` more than those of ${fork}` : ""}.${waits}`, true);
   } catch (error) {
     if (own === checks) tell(error.message, false);
   }
@@ -88,9 +101,10 @@ async function start(event) {
   ++checks;
   find("start").disabled = true;
   try {
-    const { study, command } = await post("/api/v1/studies", chosen());
+    const { study, command, after } = await post("/api/v1/studies", chosen());
     find("command").textContent = command;
-    await begun(encodeURIComponent(study));
+    if (after) location.href = "/studies";
+    else await begun(encodeURIComponent(study));
   } catch (error) {
     tell(error.message, false);
   }
@@ -118,7 +132,7 @@ form.addEventListener("input", () => {
 });
 form.addEventListener("submit", start);
 try {
-  fill(await get("/api/v1/choices"));
+  fill(await get(`/api/v1/choices?${new URLSearchParams({ fork })}`));
   check();
 } catch (error) {
   tell(error.message, false);

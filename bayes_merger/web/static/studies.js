@@ -1,4 +1,5 @@
 // All studies, a card each.
+import { post } from "./asking.js";
 import { follow } from "./following.js";
 
 const list = document.getElementById("studies");
@@ -35,11 +36,31 @@ function card(study) {
   return made;
 }
 
-function show({ studies }) {
-  list.replaceChildren(...studies.map(card));
+function waiting({ study, after, wrong }) {
+  const made = document.createElement("li");
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Take out" });
+  button.ariaLabel = `Take ${study} out of the queue`;
+  button.addEventListener("click", async () => {
+    try {
+      await post("/api/v1/queue/leave", { study });
+      made.remove();
+    } catch (error) {
+      message.textContent = error.message;
+    }
+  });
+  const name = Object.assign(document.createElement("b"), { textContent: study });
+  const why = wrong ? `could not begin: ${wrong}` : after ? `begins when ${after} no longer draws` : "begins in a moment";
+  const words = Object.assign(document.createElement("span"), { className: wrong ? "wrong" : "quiet", textContent: why });
+  made.append(name, words, button);
+  return made;
 }
 
-follow("/api/v1/events", { studies: show }, (wrong) => {
-  const none = list.childElementCount ? "" : "There are no studies yet. Start one with  New run, or in a terminal with  bayes-merger run ...";
-  message.textContent = wrong || none;
-});
+function show({ studies, queue }) {
+  const place = document.getElementById("waiting");
+  place.hidden = !queue.length;
+  place.querySelector("ol").replaceChildren(...queue.map(waiting));
+  list.replaceChildren(...studies.map(card));
+  if (!studies.length) message.textContent = "There are no studies yet. Start one with  New run, or in a terminal with  bayes-merger run ...";
+}
+
+follow("/api/v1/events", { studies: show }, (wrong) => { message.textContent = wrong; });

@@ -51,23 +51,38 @@ function report({ parts: changed, rows, drawing, waiting }) {
   find("rate").textContent = waiting === 1 ? "1 merge waits for you" : `${waiting} merges wait for you`;
 }
 
-function now({ state, steps, finished, budget, preview }) {
+function now({ state, steps, stage, finished, budget, previews }) {
   const runs = !["done", "unfinished", "unreadable"].includes(state);
   document.title = runs ? `${finished}${budget ? ` of ${budget}` : ""} · ${study}` : study;
   find("now").hidden = state === "unreadable";
+  const came = find("now").dataset.state !== state && !["pausing", "stopping"].includes(state);
+  if (came) find("steered").textContent = ""; // it said what would happen, and that has happened
   find("now").dataset.state = state;
   find("state").textContent = state;
-  find("budget").hidden = !budget;
-  find("budget").max = budget || 1;
-  find("budget").value = finished;
-  find("finished").textContent = budget ? `${finished} of ${budget} trials` : `${finished} trials`;
+  const trials = budget ? `${finished} of ${budget} trials` : `${finished} trials`;
+  const whole = stage?.total ?? budget;
+  find("budget").hidden = !whole;
+  find("budget").max = whole || 1;
+  find("budget").value = stage?.done ?? finished;
+  find("budget").ariaLabel = stage?.of ?? "Trials";
+  find("finished").textContent = stage ? `${trials} · ${stage.of}, ${stage.done + 1} of ${whole}: ${stage.about}` : trials;
   find("steps").replaceChildren(...steps.map(step));
-  find("newest").hidden = !preview || !runs;
-  const address = `${api}/preview?version=${preview}`;
-  if (preview && find("newest").getAttribute("src") !== address) find("newest").src = address;
+  look(runs ? previews : []);
   for (const button of document.querySelectorAll("#steering [data-when]")) {
     button.hidden = !button.dataset.when.split(" ").includes(state);
   }
+}
+
+// What is drawn now, a picture for each process that draws; the old one stays until the new one is here
+function look(previews) {
+  const place = find("newest");
+  place.hidden = !previews.length;
+  while (place.childElementCount > previews.length) place.lastElementChild.remove();
+  previews.forEach((id, number) => {
+    const image = place.children[number] ?? place.appendChild(Object.assign(new Image(), { alt: "The pictures that are drawn now" }));
+    const address = `${api}/preview?id=${id}`;
+    if (image.getAttribute("src") !== address) image.src = address;
+  });
 }
 
 function step({ worker, text, done, total }) {

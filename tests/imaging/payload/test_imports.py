@@ -236,3 +236,59 @@ def test_odd_graphs_are_read_or_refused(damage: dict[str, Any], tmp_path: Path) 
     assert "\n" not in refused
     if not refused:
         payload_from_mapping("p", only(tmp_path / "x.json").fields)
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "InvokeAI": {"positive_prompt": "a ring", "negative_prompt": "blurry", "width": 512, "height": 768, "seed": 3,
+                 "cfg_scale": 7.5, "steps": 30, "scheduler": "euler_a", "generation_mode": "txt2img"},
+    "SwarmUI": {"sui_image_params": {"prompt": "a ring", "negativeprompt": "blurry", "width": 512, "height": 768,
+                                     "seed": 3, "cfgscale": 7.5, "steps": 30, "sampler": "euler_ancestral"}},
+    "Fooocus": {"prompt": "a ring", "negative_prompt": "blurry", "resolution": "(512, 768)", "seed": "3",
+                "guidance_scale": 7.5, "steps": 30, "sampler": "euler_ancestral", "performance": "Speed"},
+    "NovelAI": {"prompt": "a ring", "uc": "blurry", "width": 512, "height": 768, "seed": 3, "scale": 7.5, "steps": 30,
+                "sampler": "k_euler_ancestral"},
+    "Easy Diffusion": {"prompt": "a ring", "negative_prompt": "blurry", "width": 512, "height": 768, "seed": 3,
+                       "guidance_scale": 7.5, "num_inference_steps": 30, "sampler_name": "euler_a"},
+    "Draw Things": {"c": "a ring", "uc": "blurry", "size": "512x768", "seed": 3, "scale": 7.5, "steps": 30,
+                    "sampler": "Euler A"},
+    "Civitai": {"meta": {"prompt": "a ring", "negativePrompt": "blurry", "Size": "512x768", "seed": 3, "cfgScale": 7.5,
+                         "steps": 30, "sampler": "Euler a"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", OTHERS)
+def test_what_other_programs_write_is_read(program: str, tmp_path: Path) -> None:
+    keyword = {"InvokeAI": "invokeai_metadata", "NovelAI": "Comment"}.get(program, "parameters")
+    (tmp_path / "ring.json").write_text(json.dumps(OTHERS[program]))
+    texts: dict[str, Any] = {keyword: json.dumps(OTHERS[program])}
+    for path in (tmp_path / "ring.json", png(tmp_path / "ring.png", **texts)):
+        payload = payload_from_mapping("p", only(path).fields)
+        assert (payload.prompt, payload.negative_prompt, payload.sampler_name) == ("a ring", "blurry", "Euler a")
+        assert (payload.width, payload.height, payload.seed) == (512, 768, 3)
+        assert (payload.steps, payload.cfg_scale) == (30, 7.5)
+
+
+def test_a_list_of_requests_is_several_payloads(tmp_path: Path) -> None:
+    (tmp_path / "two.json").write_text('[{"prompt": "a"}, {"prompt": "b", "steps": "9"}]')
+    assert [(one.name, one.fields) for one in import_file(tmp_path / "two.json")] == [
+        ("two-1", {"prompt": "a"}),
+        ("two-2", {"prompt": "b", "steps": "9"}),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt"])
+def test_utf_8_is_read_where_the_standard_wants_latin_1(kind: str, tmp_path: Path) -> None:
+    text = "a ring, é 😀\nSteps: 12, Sampler: Euler".encode()
+    data = kind.encode() + b"Parameters\0" + (b"\0" + zlib.compress(text) if kind == "zTXt" else text)
+    whole = png(tmp_path / "ring.png").read_bytes()
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    (tmp_path / "ring.png").write_bytes(whole[:33] + chunk + whole[33:])
+    assert only(tmp_path / "ring.png").fields["prompt"] == "a ring, é 😀"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be", "utf-16-le"])
+@pytest.mark.parametrize("words", ["a ring, é 😀", "赤い輪"])
+def test_a_comment_is_read_in_whatever_encoding_it_is(encoding: str, words: str, tmp_path: Path) -> None:
+    text = f"{words}\nSteps: 12, Sampler: Euler"
+    path = with_exif(tmp_path / "ring.jfif", {}, b"UNICODE\0" + text.encode(encoding))
+    assert only(path).fields["prompt"] == words

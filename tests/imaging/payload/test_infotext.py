@@ -6,7 +6,7 @@ import pytest
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
-from bayes_merger.imaging.payload.infotext import infotext, is_infotext, read_infotext
+from bayes_merger.imaging.payload.infotext import infotext, is_infotext, read_infotext, split_infotext
 
 
 def test_it_is_what_web_uis_write() -> None:
@@ -43,6 +43,24 @@ def test_it_gives_the_payload_back(clip_skip: int) -> None:
 def test_what_cannot_be_drawn_is_refused(parameters: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         payload_from_mapping("p", read_infotext(f"a ring\n{parameters}"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "left"),
+    [
+        ("[X] Foo: 3, Size: 640x448", {"[X] Foo": "3"}),
+        ("Dynamic thresholding (CFG scale fix): True, Size: 640x448", {"Dynamic thresholding (CFG scale fix)": "True"}),
+        ("odd, more, Hires. fix: on, Size: 640 × 448", {"Hires. fix": "on"}),
+        ("Size: 640x448\nTemplate: a {red|blue}\nring\nNegative Template: b", {}),
+    ],
+)
+def test_parameters_behind_odd_ones_are_read(parameters: str, left: dict[str, str]) -> None:
+    text = f"a ring\r\nSteps: 20.0, Sampler: Euler a, CFG scale: 7,5, Clip skip: 2.0, {parameters}\r\n"
+    assert is_infotext(text)
+    fields, others = split_infotext(text)
+    assert fields == {"prompt": "a ring", "negative_prompt": "", "rng": "nv", "steps": 20, "sampler_name": "Euler a",
+                      "cfg_scale": 7.5, "clip_skip": 2, "width": 640, "height": 448}  # fmt: skip
+    assert others == left
 
 
 def test_other_texts_are_none() -> None:

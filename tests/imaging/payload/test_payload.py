@@ -49,7 +49,9 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": ["a"]}, r"prompt: expected text, got \['a'\]"),
         ({"prompt": "a", "promt": "b"}, "unknown field 'promt'; did you mean .*prompt"),
         ({"prompt": "a", "width": 500}, "width: 500 is not a multiple of 8; use 496"),
-        ({"prompt": "a", "height": "512"}, "height: expected a number, got '512'"),
+        ({"prompt": "a", "height": "512px"}, "height: expected a number, got '512px'"),
+        ({"prompt": "a", "cfg_scale": "7,5"}, "got '7,5'; decimals are behind a point"),
+        ({"prompt": "a", "seed": 4294967296}, "seed: 4294967296 is not between -1 and 4294967295"),
         ({"prompt": "a", "steps": 0}, "steps: 0 is not between 1 and 1000"),
         ({"prompt": "a", "steps": 2.5}, "steps: expected a whole number"),
         ({"prompt": "a", "steps": True}, "steps: expected a number, got True"),
@@ -69,6 +71,11 @@ def test_a_bad_field_is_one_clear_line(fields: dict[str, Any], message: str) -> 
         payload_from_mapping("cat", fields)
     assert str(caught.value).startswith("payload cat: ")
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_may_be_written_as_text() -> None:
+    payload = payload_from_mapping("p", {"prompt": "a", "steps": "020", "cfg_scale": "7.5", "seed": "-1"})
+    assert (payload.steps, payload.cfg_scale, payload.seed) == (20, 7.5, -1)
 
 
 def test_a_payload_that_is_no_table_is_refused() -> None:

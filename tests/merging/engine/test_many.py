@@ -23,9 +23,9 @@ from bayes_merger.merging import (
     merge,
     method_spec,
     open_checkpoint,
-    plan,
     save_merge,
 )
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.engine.multi_step import LiveSteps
 from bayes_merger.merging.recipe.step_file import free_numbers, read_steps
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, write_model

@@ -12,7 +12,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.merging import SD1, Checkpoint, MergeRecipe, ModelRef, merge, open_checkpoint, plan, save_merge
+from bayes_merger.merging import SD1, Checkpoint, MergeRecipe, ModelRef, merge, open_checkpoint, save_merge
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.engine.multi_step import LiveSteps
 from bayes_merger.merging.recipe.step_file import FreeNumbers, StepFile, free_numbers, read_steps
 from tests.merging.tiny_models import FIRST, TEXT, UNET, VAE, write_model

@@ -12,7 +12,8 @@ import torch
 
 from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging import METHODS, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint, plan
+from bayes_merger.merging import METHODS, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint
+from bayes_merger.merging.engine.merge import plan
 from tests.merging.tiny_models import FIRST, TEXT, even, opened, recipe_of, tensors_of
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bayes_merger.merging import METHODS, merge, method_spec, plan
+from bayes_merger.merging import METHODS, merge, method_spec
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.engine.statistics import statistics_of
 from bayes_merger.merging.methods.with_statistics import _range
 from tests.merging.tiny_models import even, opened, recipe_of

@@ -10,16 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from bayes_merger.errors import CheckpointError, ConfigError
-from bayes_merger.merging import (
-    Checkpoint,
-    LiveMerge,
-    MergeRecipe,
-    MergeSettings,
-    merge,
-    open_checkpoint,
-    plan,
-    save_merge,
-)
+from bayes_merger.merging import Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint, save_merge
+from bayes_merger.merging.engine.merge import plan
 from tests.merging.tiny_models import FIRST, even, recipe_of, tensors_of, write_model
 
 

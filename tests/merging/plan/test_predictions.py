@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from bayes_merger.cli import main
 from bayes_merger.errors import CheckpointError
-from bayes_merger.merging import METHODS, method_spec, open_checkpoint, plan, save_merge
+from bayes_merger.merging import METHODS, method_spec, open_checkpoint, save_merge
+from bayes_merger.merging.engine.merge import plan
 from tests.folders import write_folder
 from tests.merging.tiny_models import FIRST, even, recipe_of, tensors_of, write_model
 

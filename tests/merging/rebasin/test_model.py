@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError
-from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, plan
+from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.models.opening import open_each, references, with_orders
 from bayes_merger.merging.rebasin.model import AlignedModel
 from bayes_merger.merging.rebasin.settings import read_rebasin
@@ -73,6 +74,7 @@ def test_a_plan_says_so_and_reads_nothing(files: Mapping[str, str], models: dict
     assert "permuted" not in vars(models["b"])
 
 
+@pytest.mark.slow
 def test_a_recipe_has_the_layout_and_the_order_and_finds_it_without_the_folder(
     files: Mapping[str, str], models: dict[str, Checkpoint]
 ) -> None:

@@ -21,9 +21,9 @@ from bayes_merger.merging import (
     MergeSettings,
     merge,
     open_checkpoint,
-    plan,
     save_merge,
 )
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.plan.planning import numbers_of
 from bayes_merger.merging.recipe.elements import parse_rules, rules_of_keys
 from tests.merging.tiny_models import UNET, even, recipe_of

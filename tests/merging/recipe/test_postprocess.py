@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging import LiveMerge, MergeRecipe, MergeSettings, merge, method_spec, plan
+from bayes_merger.merging import LiveMerge, MergeRecipe, MergeSettings, merge, method_spec
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTED, ADJUSTMENTS, adjusted, clipped, read_adjust
 from tests.merging.tiny_models import FIRST, UNET, even, opened, recipe_of
 

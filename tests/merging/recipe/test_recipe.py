@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bayes_merger.errors import CheckpointError, ConfigError, UserError
-from bayes_merger.merging import SD1, Checkpoint, MergeRecipe, ModelRef, open_checkpoint, plan
+from bayes_merger.merging import SD1, Checkpoint, MergeRecipe, ModelRef, open_checkpoint
+from bayes_merger.merging.engine.merge import plan
 from tests.merging.tiny_models import FIRST, IDS, TEXT, UNET, VAE, even, opened, recipe_of, write_model
 
 Models = dict[str, Checkpoint]

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError, TrialFailed
-from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint, plan
+from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint
 from bayes_merger.merging.engine.idle import idle_weights
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.saliency.settings import read_saliency
 from bayes_merger.merging.saliency.weights import MovedWeight, as_matrix, weights_at
 from tests.live_models import equal, live, parameter, plain, transposed
@@ -73,6 +74,7 @@ def test_strength_0_and_the_ends_of_alpha_are_the_plain_merge(tmp_path: Path, mo
         assert all(torch.equal(moved[key], tensor) for key, tensor in as_before.items())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "ties", "salient_sum", "most_salient", "rotate"])
 def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, models: dict[str, Checkpoint], method: str) -> None:
     given = two(models) if method in ("weighted_sum", "rotate") else models
@@ -138,7 +140,7 @@ def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
     whole = part(0, 56700).view(shape)
     odds = 0.3 / 0.7 * (rows * columns).expand(shape)
     assert torch.allclose(whole, odds / (1 + odds))
-    pieces = [part(begin, min(begin + 1001, 56700)) for begin in range(0, 56700, 1001)]
+    pieces = [part(begin, min(begin + 7 * 630, 56700)) for begin in range(0, 56700, 7 * 630)]
     assert torch.equal(torch.cat(pieces).view(shape), whole)
     low, high = weight.ends()
     assert low == pytest.approx(float(whole.min()))

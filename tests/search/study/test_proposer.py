@@ -135,8 +135,8 @@ def test_through_optuna_s_own_api_as_much_waits(tmp_path: Path) -> None:
             worker.tell(trial, 1.0)
         ids = {worker.id for worker in workers}
         with transaction(study) as queue:
-            assert queue.workers() == ids
-        assert OptunaTransaction(study, backend(study)).workers() == ids
+            assert queue.look(for_workers=True).workers == ids
+        assert OptunaTransaction(study, backend(study)).look(for_workers=True).workers == ids
 
 
 def test_who_stands_by_reads_the_trials_and_the_others_wait_for_it(where: str) -> None:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from bayes_merger.checkpoints.architectures import SD1
 from bayes_merger.checkpoints.tokenizer import build_tokenizer
 from bayes_merger.errors import CheckpointError
-from bayes_merger.merging import MergeRecipe, ModelRef, merge, open_checkpoint, plan, weights_from_string
+from bayes_merger.merging import MergeRecipe, ModelRef, merge, open_checkpoint, weights_from_string
+from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.models.lora import LoraModel
 from bayes_merger.merging.models.lora.layers import find_layer, layers_by_id, layers_of
 from tests.folders import make_modules, single_file

@@ -1,0 +1,12 @@
+from bayes_merger.imaging.payload import Payload as Payload
+from bayes_merger.imaging.payload import payload_from_mapping as payload_from_mapping
+from bayes_merger.imaging.payload import resolve as resolve
+from bayes_merger.imaging.pipelines.building import load_pipeline as load_pipeline
+from bayes_merger.imaging.pipelines.keymap import single_file_views as single_file_views
+from bayes_merger.imaging.pipelines.keymap import to_single_file as to_single_file
+from bayes_merger.imaging.pipelines.pipeline import DrawnImage as DrawnImage
+from bayes_merger.imaging.pipelines.pipeline import LivePipeline as LivePipeline
+from bayes_merger.imaging.pipelines.schedulers import SAMPLERS as SAMPLERS
+from bayes_merger.imaging.pipelines.schedulers import check_sampler as check_sampler
+from bayes_merger.imaging.prompts.prompt import check_prompt as check_prompt
+from bayes_merger.imaging.prompts.prompt import plain_prompt as plain_prompt

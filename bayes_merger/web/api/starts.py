@@ -1,0 +1,160 @@
+"""What a page asks to be run, composed and checked as for the terminal: a new study, or one that another goes on as."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bayes_merger import compose
+from bayes_merger.checkpoints.shelves import models_on, shelves
+from bayes_merger.compose.asked import MODELS, check_asked, split_line
+from bayes_merger.compose.changes import check_forked, is_forked
+from bayes_merger.compose.schema import Field, fields, models_dir
+from bayes_merger.errors import ConfigError
+from bayes_merger.run.attributes import CONFIG
+from bayes_merger.run.folder import RunFolder, check_name, is_begun, load, new_folder
+from bayes_merger.web.queue import device_of
+from bayes_merger.web.shelf import Shelf
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run: its ``settings`` like `name=value`, and further ones as they are typed on a ``line``.
+
+    With ``fork`` it goes on from the study of that name, whose trials it takes over as far as they compare. It waits
+    while another run draws on its device, unless it is to begin ``at_once``. With ``check`` nothing is started.
+    """
+
+    settings: list[str] = field(default_factory=list)
+    line: str = ""
+    fork: str = ""
+    at_once: bool = False
+    check: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may be started.
+
+    Attributes:
+        folder: of its study.
+        arguments: of the command line that starts it.
+        command: that does the same in a terminal.
+        trials: how many there are to be; of a fork, beside those that it takes over.
+        device: that it draws on.
+    """
+
+    folder: RunFolder
+    arguments: list[str]
+    command: str
+    trials: int
+    device: str
+
+
+class Starts:
+    """Makes runs of what is asked.
+
+    Args:
+        shelf: where the studies are.
+        models: the folder of models that the person has named; None: what the configuration says.
+        taken: whether a name is that of a run which waits.
+    """
+
+    def __init__(self, shelf: Shelf, models: str | None, taken: Callable[[str], bool]) -> None:
+        self._shelf, self._models, self._taken = shelf, models, taken
+        self._composing = threading.Lock()  # Hydra has one state for the whole process
+
+    def prepared(self, body: Start) -> Prepared:
+        """A run, checked as the terminal does it.
+
+        Raises:
+            ConfigError: a setting that makes no sense, or that names a file, a program or a place.
+            NotFound: no study of the name that is to be forked.
+        """
+        asked = [*(one for one in body.settings if one.partition("=")[2]), *split_line(body.line)]
+        with self._composing:
+            check_asked(asked, self.models())
+            return self._fork(body.fork, asked) if body.fork else self._run(asked)
+
+    def choices(self, fork: str) -> tuple[list[Field], dict[str, Path]]:
+        """The settings that may be given, and the models by name; of a fork with the study's values as defaults.
+
+        Raises:
+            NotFound: no study of that name.
+        """
+        with self._composing:
+            if not fork:
+                return fields(), self.models()
+            own = fields(self._stored(fork))
+            return [one for one in own if one.name == "name" or (is_forked(one.name) and one.name not in MODELS)], {}
+
+    def models(self) -> dict[str, Path]:
+        """The models that have a name."""
+        files = models_on(shelves(self._models or models_dir()))
+        stems = [path.stem for path in files]
+        return {path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.name}": path for path in files}
+
+    def _run(self, asked: Sequence[str]) -> Prepared:
+        overrides = [*self._places(), *asked]
+        settings = compose.compose_run(overrides)
+        config = compose.validate(settings)
+        named = any(one.startswith("name=") for one in asked)
+        folder = self._free(new_folder(config, named=named), named=named)
+        name = [] if named else [f"name={folder.name}"]
+        return Prepared(
+            folder,
+            ["run", *overrides, *name, "web.page=off"],
+            shlex.join(["bayes-merger", "run", *overrides]),
+            config.init_points + config.n_iters,
+            device_of(settings),
+        )
+
+    def _fork(self, old: str, asked: Sequence[str]) -> Prepared:
+        stored = self._stored(old)
+        given = [one.partition("=")[2] for one in asked if one.startswith("name=")]
+        changes = [one for one in asked if not one.startswith("name=")]
+        check_forked(old, changes)
+        folder = self._free(RunFolder(self._shelf.runs / check_name(given[-1] if given else old)), named=bool(given))
+        settings = compose.changed(stored, [f"name={folder.name}", *changes])
+        runs = [] if self._shelf.runs == Path("runs") else [f"runs={self._shelf.runs}"]
+        command = ["fork", old, folder.name, *changes, *runs]
+        shown = shlex.join(["bayes-merger", *command])
+        trials = compose.validate(settings).n_iters
+        return Prepared(folder, [*command, "web.page=off"], shown, trials, device_of(settings))
+
+    def _stored(self, study: str) -> dict[str, Any]:
+        """The settings of a study.
+
+        Raises:
+            ConfigError: no run has made it.
+        """
+        stored = load(self._shelf.folder(study), whole=False).user_attrs.get(CONFIG)
+        if not isinstance(stored, dict):
+            raise ConfigError(f"study '{study}': no run has made it, so there is nothing to go on from")
+        return stored
+
+    def _free(self, folder: RunFolder, *, named: bool) -> RunFolder:
+        """A folder of that name, or with a number behind it where nobody has chosen the name.
+
+        Raises:
+            ConfigError: the name is taken.
+        """
+        if named and self._is_taken(folder):
+            raise ConfigError(f"name: there is a study '{folder.name}', or one waits to begin; choose another name")
+        stem, number = re.sub(r"-\d+$", "", folder.name), 2
+        while self._is_taken(folder):
+            folder, number = RunFolder(folder.path.with_name(f"{stem}-{number}")), number + 1
+        return folder
+
+    def _is_taken(self, folder: RunFolder) -> bool:
+        return self._taken(folder.name) or is_begun(folder)
+
+    def _places(self) -> list[str]:
+        """The settings that are the server's own."""
+        runs = [] if self._shelf.runs == Path("runs") else [f"runs={self._shelf.runs}"]
+        return runs + ([f"models_dir={self._models}"] if self._models else [])

@@ -1,0 +1,215 @@
+"""Runs that a page has started wait their turn: one at a time draws on a device.
+
+What waits is in a file of this person's cache folder, not among the studies, which people hand on; so a server that
+died goes on with it when it comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from filelock import FileLock
+
+from bayes_merger.atomic import write_json
+from bayes_merger.errors import ConfigError, UserError, printable
+from bayes_merger.paths import cache_folder
+from bayes_merger.run.attributes import CONFIG
+from bayes_merger.run.control import run_state
+from bayes_merger.run.folder import RunFolder, load
+from bayes_merger.run.outside import is_outside
+from bayes_merger.run.rating.album import opaque
+from bayes_merger.run.web_ui import WEB_UIS
+from bayes_merger.web.answers import NotFound
+from bayes_merger.web.children import Children
+from bayes_merger.web.shelf import Shelf
+
+PACE = 2.0
+"""Seconds between two looks whether a device is free."""
+
+ANY = "auto"
+"""A device that may be any."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that has not begun.
+
+    Attributes:
+        study: its name.
+        arguments: of the command line that starts it.
+        device: that it will draw on.
+    """
+
+    study: str
+    arguments: list[str]
+    device: str
+
+
+class Queue:
+    """What waits for a device, in the order in which it was asked for.
+
+    Args:
+        shelf: where the studies are.
+        children: starts the processes.
+    """
+
+    def __init__(self, shelf: Shelf, children: Children) -> None:
+        self._shelf, self._children = shelf, children
+        self._path = cache_folder() / f"queue-{opaque(shelf.runs.absolute())}.json"
+        self._started: dict[str, str] = {}  # study -> device, of those that this server has started
+        self._over, self._deciding = threading.Event(), threading.Lock()
+
+    def waiting(self) -> list[Waiting]:
+        """All that waits; what cannot be read is nothing."""
+        with suppress(OSError, ValueError, TypeError):
+            return [Waiting(**one) for one in json.loads(self._path.read_text(encoding="utf-8"))]
+        return []
+
+    def lines(self) -> list[dict[str, str]]:
+        """Each run that waits, and for which study; and those that could not begin, with why."""
+        waiting = self.waiting()
+        lines = [{"study": one.study, "after": self._before(one, waiting[:number]), "wrong": ""}
+                 for number, one in enumerate(waiting)]  # fmt: skip
+        for name in self._started:
+            folder = RunFolder(self._shelf.runs / name)
+            if (wrong := self._children.failure(folder)) and not folder.exists():
+                lines.append({"study": name, "after": "", "wrong": wrong})
+        return lines
+
+    def after(self, device: str) -> str:
+        """The study that a run on this device would wait for; empty if it is free."""
+        return self._before(Waiting("", [], device), self.waiting())
+
+    def has(self, study: str) -> bool:
+        """Whether a run for this study waits."""
+        return any(one.study == study for one in self.waiting())
+
+    def start(self, folder: RunFolder, arguments: Sequence[str], device: str, *, at_once: bool = False) -> str:
+        """Start a command that works on a study, as soon as its device is free.
+
+        Args:
+            folder: of the study, which need not be there yet.
+            arguments: of the command line.
+            device: see :func:`device_of`.
+            at_once: whatever else draws there.
+
+        Returns:
+            The study that it waits for; empty if it has been started.
+
+        Raises:
+            ConfigError: one waits, or has been started and still runs.
+        """
+        if self.has(folder.name):
+            raise ConfigError(f"study '{folder.name}': waits already; take it out of the queue first")
+        run = Waiting(folder.name, list(arguments), device)
+        with self._deciding:
+            other = "" if at_once else self.after(device)
+            if not other:
+                self._begin(run)
+                return ""
+        with self._changing() as waiting:
+            waiting.append(run)
+        return other
+
+    def leave(self, study: str) -> None:
+        """Take a run out.
+
+        Raises:
+            NotFound: it does not wait.
+        """
+        if self._children.failure(RunFolder(self._shelf.runs / study)) and self._started.pop(study, None) is not None:
+            return
+        with self._changing() as waiting:
+            if not any(one.study == study for one in waiting):
+                raise NotFound(f"no run for a study '{printable(study)}' waits; it may have begun")
+            waiting[:] = [one for one in waiting if one.study != study]
+
+    def look(self) -> None:
+        """Start what need not wait any more."""
+        if not self.waiting():
+            return
+        with self._deciding, self._changing() as waiting:
+            for number, one in reversed(list(enumerate(waiting))):
+                if not self._before(one, waiting[:number]):
+                    with suppress(ConfigError):  # it runs already
+                        self._begin(one)
+                    waiting.remove(one)
+
+    @contextmanager
+    def minded(self) -> Iterator[None]:
+        """Look again and again, in a thread beside this block."""
+
+        def work() -> None:
+            while not self._over.wait(PACE):
+                with suppress(UserError, OSError):  # such as a folder that is not there now
+                    self.look()
+
+        thread = threading.Thread(target=work, name="queue", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _begin(self, one: Waiting) -> None:
+        self._children.start(RunFolder(self._shelf.runs / one.study), one.arguments)
+        self._started[one.study] = one.device
+
+    def _before(self, one: Waiting, earlier: Sequence[Waiting]) -> str:
+        """The study on whose device a run would draw, going on or waiting before it; empty if there is none."""
+        for name, device in self._drawing():
+            if name != one.study and collide(one.device, device):
+                return name
+        return next((other.study for other in earlier if collide(one.device, other.device)), "")
+
+    def _drawing(self) -> Iterator[tuple[str, str]]:
+        """The studies that are drawn now, or will be in a moment, and where."""
+        for folder in self._shelf.folders():
+            if run_state(folder):
+                yield folder.name, device_of_study(folder)
+        for name, device in self._started.items():
+            if self._children.is_starting(RunFolder(self._shelf.runs / name)):
+                yield name, device
+
+    @contextmanager
+    def _changing(self) -> Iterator[list[Waiting]]:
+        """The list to change, which no other server changes meanwhile."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._path.with_suffix(".lock")):
+            waiting = self.waiting()
+            before = list(waiting)
+            yield waiting
+            if waiting != before:
+                write_json(self._path, list(map(asdict, waiting)))
+
+
+def device_of(settings: Mapping[str, Any]) -> str:
+    """Where a run with these settings draws: a device, or the address of a web UI; empty: nowhere here."""
+    generator = settings.get("generator") or {}
+    if is_outside(settings):
+        return ""
+    if generator.get("program") in WEB_UIS:
+        return str(generator.get("address") or generator["program"])
+    return str(generator.get("device") or ANY)
+
+
+def collide(one: str, other: str) -> bool:
+    """Whether two runs would draw on the same device; ``auto`` may be any, ``cuda`` any GPU."""
+    if not one or not other:
+        return False
+    kinds = [name.partition(":")[0] for name in (one, other)]
+    return one == other or ANY in (one, other) or (kinds == ["cuda", "cuda"] and "cuda" in (one, other))
+
+
+def device_of_study(folder: RunFolder) -> str:
+    """Where the run of a study draws."""
+    try:
+        return device_of(load(folder, whole=False).user_attrs.get(CONFIG) or {})
+    except UserError:
+        return ANY  # it is only just begun
