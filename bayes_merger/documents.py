@@ -167,7 +167,8 @@ def _as_text(value: str) -> str:
         return value
     with suppress(yaml.YAMLError, RecursionError):
         found = yaml.compose(f"text: {value}", _Loader)
-        if isinstance(found.value[0][1], yaml.ScalarNode) and found.value[0][1].tag.startswith(_TAG):
+        read = found.value[0][1] if isinstance(found, yaml.MappingNode) else None
+        if isinstance(read, yaml.ScalarNode) and read.tag.startswith(_TAG):
             return value
     whole = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', value)  # with a backslash that means nothing to YAML, as in \(
     letters = whole[1].replace('\\"', '"') if whole else value
@@ -234,8 +235,13 @@ def _make_text(key: yaml.Node, value: yaml.Node) -> None:
     if isinstance(value, yaml.ScalarNode):
         if value.tag in _KINDS and value.tag != _TAG + "null":
             value.tag = _TAG + "str"
-    elif value.flow_style and value.start_mark.buffer[value.start_mark.pointer + 1] not in "\"'":
+    elif isinstance(value, yaml.CollectionNode) and value.flow_style and not _holds_quotes(value.start_mark):
         raise ConfigError(f"line {key.start_mark.line + 1}: the {key.value} is no text; put it into quotes")
+
+
+def _holds_quotes(mark: Any) -> bool:
+    """Whether brackets begin with a quoted text, as lists of texts do and prompts do not."""
+    return mark.buffer[mark.pointer + 1] in "\"'"
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:

@@ -100,6 +100,11 @@ def test_a_scorer_of_one_s_own(workplace: Path) -> None:
 def test_an_optimiser_of_one_s_own(workplace: Path) -> None:
     (searched,) = follow("Add an optimiser", workplace)
     assert "3/3" in searched
+
+
+@pytest.mark.slow
+def test_a_sampler_of_one_s_own(workplace: Path) -> None:
+    follow("Add an optimiser", workplace)
     (workplace / "conf" / "optimiser" / "mine.yaml").write_text("_target_: centre.Centre\n")
     given = ["experiment=demo", "optimiser=mine", "name=around", "init_points=2", "n_iters=1", "final.images=0"]
     bayes_merger_says(["run", *given], workplace)

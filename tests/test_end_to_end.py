@@ -105,7 +105,6 @@ def test_a_killed_run_loses_no_trial_and_goes_on_as_if_nothing_had_been(
     workplace: Path, finished: Path, tiny_a: Path, tiny_b: Path
 ) -> None:
     process = start(workplace, "run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=killed")
-    assert process.stdout is not None
     for line in process.stdout:  # killed in the middle of the sixth trial or so, wherever it just is
         if "  5/7  " in line:
             break
@@ -124,7 +123,6 @@ def test_a_killed_run_loses_no_trial_and_goes_on_as_if_nothing_had_been(
 
 def test_ctrl_c_stops_after_the_trial_and_says_how_to_go_on(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     process = start(workplace, "run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=stopped")
-    assert process.stdout is not None
     for line in process.stdout:
         if "  1/7  " in line:
             break
@@ -152,6 +150,7 @@ def test_more_trials_are_added_on_resume(workplace: Path, tiny_a: Path, tiny_b: 
     assert data["verdict"]["standard_errors"] is None
 
 
+@pytest.mark.slow
 def test_a_budget_of_pictures_is_kept_and_raised(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     arguments = ("run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=pictures", "final.images=0")
     result = command(workplace, *arguments, "images_budget=5")

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bayes_merger"
 
 # From the cellar up: a room may enter those of the floors below it, and its own.
 FLOORS = [
-    {"errors", "atomic", "paths", "timing", "lazy"},
+    {"errors", "atomic", "paths", "processes", "timing", "lazy"},
     {"plain_json"},
     {"documents"},
     {"checkpoints"},

@@ -77,7 +77,7 @@ def put_study(name: str, folder: Path) -> None:
     database.close()
 
 
-@pytest.fixture(scope="module", params=STUDIES)
+@pytest.fixture(scope="module", params=["steps", pytest.param("plain", marks=pytest.mark.slow)])
 def resumed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The name of a study that went on to its end, and the folder that it was called in."""
     folder = tmp_path_factory.mktemp(request.param)

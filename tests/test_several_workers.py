@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.postgres import PASSWORD
+from tests.processes import Process
 from tests.user_folder import command, make_workplace, start
 
 Arguments = tuple[str, ...]
@@ -55,10 +55,9 @@ def check_whole(workplace: Path, name: str, total: int) -> None:
         assert all((workplace / "runs" / name / image).is_file() for image in row["images"])
 
 
-def until(process: subprocess.Popen[str], *signs: str) -> list[str]:
+def until(process: Process, *signs: str) -> list[str]:
     """The lines that a process prints until one holds one of these."""
     lines: list[str] = []
-    assert process.stdout is not None
     for line in process.stdout:
         lines.append(line)
         if any(sign in line for sign in signs):
@@ -100,33 +99,29 @@ def holds(database: Path, query: str, count: int) -> bool:
 
 
 @pytest.fixture
-def stopping() -> Iterator[list[subprocess.Popen[str]]]:
+def stopping() -> Iterator[list[Process]]:
     """Processes that must not outlive the test."""
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Process] = []
     yield processes
     for process in processes:
         process.kill()
         process.wait()
 
 
-def test_of_two_workers_one_is_killed_and_the_other_goes_on(
-    workplace: Path, stopping: list[subprocess.Popen[str]]
-) -> None:
-    process = start(workplace, *RUN, "name=two", "workers=2", "n_iters=14")
+def test_of_two_workers_one_is_killed_and_the_other_goes_on(workplace: Path, stopping: list[Process]) -> None:
+    process = start(workplace, *RUN, "name=two", "workers=2", "n_iters=4")
     stopping.append(process)
-    until(process, "  1/18  ")
+    until(process, "  1/8  ")
     os.kill(children(process.pid)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert out.count("died (killed by SIGKILL)") == 1
     assert "1 of 2 workers go on" in out
-    check_whole(workplace, "two", 18)
+    check_whole(workplace, "two", 8)
 
 
 @pytest.mark.slow
-def test_the_launcher_is_killed_and_its_workers_leave_with_it(
-    workplace: Path, stopping: list[subprocess.Popen[str]]
-) -> None:
+def test_the_launcher_is_killed_and_its_workers_leave_with_it(workplace: Path, stopping: list[Process]) -> None:
     process = start(workplace, *RUN, "name=orphans", "workers=2", "n_iters=26")
     stopping.append(process)
     until(process, "  1/30  ")
@@ -142,7 +137,7 @@ def test_the_launcher_is_killed_and_its_workers_leave_with_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_is_passed_on_to_the_workers(workplace: Path, stopping: list[subprocess.Popen[str]], times: int) -> None:
+def test_ctrl_c_is_passed_on_to_the_workers(workplace: Path, stopping: list[Process], times: int) -> None:
     name = f"stopped{times}"
     process = start(workplace, *RUN, f"name={name}", "workers=2", "n_iters=26")
     stopping.append(process)
@@ -165,7 +160,7 @@ def test_ctrl_c_is_passed_on_to_the_workers(workplace: Path, stopping: list[subp
 
 
 @pytest.mark.slow
-def test_when_all_workers_die_the_run_says_so(workplace: Path, stopping: list[subprocess.Popen[str]]) -> None:
+def test_when_all_workers_die_the_run_says_so(workplace: Path, stopping: list[Process]) -> None:
     process = start(workplace, *RUN, "name=alldead", "workers=2", "n_iters=26")
     stopping.append(process)
     until(process, "  1/30  ")
@@ -178,9 +173,7 @@ def test_when_all_workers_die_the_run_says_so(workplace: Path, stopping: list[su
 
 
 @pytest.mark.slow
-def test_a_worker_joins_by_hand_and_the_run_waits_for_it(
-    workplace: Path, stopping: list[subprocess.Popen[str]]
-) -> None:
+def test_a_worker_joins_by_hand_and_the_run_waits_for_it(workplace: Path, stopping: list[Process]) -> None:
     # so many that the run is not over before the worker is there
     process = start(workplace, *RUN, "name=joined", "n_iters=116")
     stopping.append(process)
@@ -201,7 +194,7 @@ def test_a_worker_on_another_machine_shares_a_study_in_postgresql(
     tmp_path: Path,
     tiny_sd1_config: Path,
     postgres: str,
-    stopping: list[subprocess.Popen[str]],
+    stopping: list[Process],
 ) -> None:
     elsewhere = make_workplace(tmp_path / "elsewhere", tiny_sd1_config)
     for name in "ab":
@@ -249,9 +242,7 @@ def parent(workplace: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_fork_that_is_killed_can_be_made_again(
-    workplace: Path, parent: str, stopping: list[subprocess.Popen[str]]
-) -> None:
+def test_a_fork_that_is_killed_can_be_made_again(workplace: Path, parent: str, stopping: list[Process]) -> None:
     database = workplace / "runs" / "reborn" / "study.db"
     for trials in range(6):  # killed before the first is stored, and after each
         process = start(workplace, "fork", parent, "reborn", "n_iters=2")
@@ -270,7 +261,7 @@ def test_a_fork_that_is_killed_can_be_made_again(
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_its_final_round_goes_on_there(workplace: Path, stopping: list[subprocess.Popen[str]]) -> None:
+def test_a_run_killed_in_its_final_round_goes_on_there(workplace: Path, stopping: list[Process]) -> None:
     arguments = [argument for argument in RUN if not argument.startswith("final")]
     process = start(workplace, *arguments, "name=last", "n_iters=5", "final.images=6")
     stopping.append(process)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from bayes_merger.cli import main
+from tests.processes import Process, program
 
 PAYLOAD = """\
 tiny:
@@ -74,22 +74,9 @@ def make_workplace(folder: Path, config: Path) -> Path:
     return folder
 
 
-def environment() -> dict[str, str]:
-    """One thread and no network, for every process that a test starts."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str) -> Process:
     """``bayes-merger ARGUMENTS`` in ``folder``, running."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "bayes_merger", *arguments],
-        cwd=folder,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Process(program, *arguments, folder=folder)
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -103,7 +103,10 @@ def write_checkpoint(
         file.write(header)
         done = 0
         for entry in entries:
-            _write_tensor(file, entry, path)
+            try:
+                _write_tensor(file, entry, path)
+            except NotFinite as error:
+                raise _with_culprit(error, entry.key, inputs) from None
             done += entry.size
             if progress:
                 progress(done, total)
@@ -185,9 +188,13 @@ def _lock(file: BinaryIO) -> bool:
 def _sweep(path: Path) -> None:
     """Remove what writers of ``path`` that were killed have left behind: gigabytes that would stay hidden."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError), left.open("rb") as file:
-            if _lock(file):
+        with contextlib.suppress(OSError):
+            if fcntl is None:  # Windows deletes no file that somebody has open
                 left.unlink()
+                continue
+            with left.open("rb") as file:
+                if _lock(file):
+                    left.unlink()
 
 
 def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
@@ -216,6 +223,19 @@ def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
                 file.write(data[begin : begin + _PIECE])
     if count != math.prod(entry.shape):
         raise _unannounced(entry, f"{count} numbers")
+
+
+def _with_culprit(error: NotFinite, key: str, inputs: Collection[Checkpoint]) -> NotFinite:
+    """The error, which names the model that holds such numbers itself, where one does."""
+    from bayes_merger.checkpoints.nonfinite import find_nonfinite
+
+    for model in inputs:
+        if model.dtypes.get(key) in FLOATS and (fault := find_nonfinite(model.tensor(key))):
+            return NotFinite(
+                f"not written, model {model.path} holds {fault} in '{key}'; it is broken, use another",
+                subject=error.subject,
+            )
+    return error
 
 
 def _unannounced(entry: TensorEntry, found: str) -> CheckpointError:

@@ -47,9 +47,9 @@ def models(arguments: Sequence[str]) -> None:
         print(json.dumps(shown, indent=1, ensure_ascii=False))
         return
     if not shown:
-        where = " or ".join(map(str, folders))
+        looked = " or ".join(map(str, folders))
         more = f"; {len(found)} that cannot be merged: --all" if found else ""
-        raise ConfigError(f"models: there is none in {where}{more}; give the folder of a web UI, or one of models")
+        raise ConfigError(f"models: there is none in {looked}{more}; give the folder of a web UI, or one of models")
     table = Table(box=None, pad_edge=False)
     for title in ("name", "kind", "size", "hash", "in"):
         table.add_column(title, overflow="fold")  # a name that is cut cannot be typed

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bayes_merger.cli.arguments import split_off
 from bayes_merger.errors import ConfigError
+from bayes_merger.processes import APART
 from bayes_merger.run.rating.desk import no_seat
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def page_beside(folder: RunFolder, note: Callable[[str], object], host: str, por
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,  # Ctrl-C is the run's
+        **APART,  # Ctrl-C is the run's
     )
     ending = threading.Event()
 

@@ -37,7 +37,7 @@ COMPARED = 24
 """At most so many pictures are in ``compare.png``."""
 
 PAUSE = 60.0
-"""Seconds between two times that ``best/`` is written while the search goes on."""
+"""Seconds until ``best/`` is first written, and between two times, while the search goes on."""
 
 
 @reads_once
@@ -78,7 +78,7 @@ def write_comparison(study: optuna.study.Study, folder: RunFolder) -> None:
 
 
 class FreshBest:
-    """A progress reporter that also keeps ``best/`` fresh: it is written anew after a new best, at most once a minute.
+    """A progress reporter that also keeps ``best/`` fresh: it is written after a new best, at most once a minute.
 
     Args:
         progress: told everything as before.
@@ -90,7 +90,7 @@ class FreshBest:
         self, progress: ProgressReporter, write: Callable[[], object], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._progress, self._write, self._clock = progress, write, clock
-        self._next, self._stale = 0.0, False
+        self._next, self._stale = clock() + PAUSE, False
         self.step, self.budget, self.note = progress.step, progress.budget, progress.note
         self.members, self.quiet = progress.members, progress.quiet
 

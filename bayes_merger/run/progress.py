@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -218,7 +219,9 @@ class StopSignal:
         self._pressed = True
         if self._progress is None:
             return
-        self._progress.note("stopping after this trial; Ctrl-C again stops at once")
+        told = "stopping after this trial; Ctrl-C again stops at once"
+        # On a thread: the signal may have come in the middle of a line, and no stream can be entered twice by one
+        threading.Thread(target=self._progress.note, args=(told,), name="stopping").start()
 
     @property
     def asked(self) -> bool:

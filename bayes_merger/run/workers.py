@@ -27,6 +27,7 @@ import optuna
 
 from bayes_merger.errors import BayesMergerError, ConfigError, Interrupted
 from bayes_merger.merging.engine.live import SHARING
+from bayes_merger.processes import APART
 from bayes_merger.run.beliefs import running_posterior
 from bayes_merger.run.budget import with_more_trials
 from bayes_merger.run.folder import STORAGE, RunFolder
@@ -99,16 +100,26 @@ def reports_to_parent() -> IO[str]:
 
 
 def leave_with_parent() -> None:
-    """Stop at once, the trial handed back, when standard input ends."""
+    """Stop at once, the trial handed back, when standard input ends; after this trial, when a line comes."""
 
-    def wait() -> None:
-        while os.read(0, 4096):  # not through sys.stdin, whose lock would be held when the interpreter ends
-            pass
-        for _ in range(2):  # the first asks to stop after this trial, the second at once
+    def ask() -> None:
+        if os.name == "posix":
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.5)
+        else:  # where that would end it
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.5)
 
-    threading.Thread(target=wait, name="parent", daemon=True).start()
+    # Not through sys.stdin, whose lock would be held when the interpreter ends.
+    threading.Thread(target=heed, args=[lambda: os.read(0, 4096), ask], name="parent", daemon=True).start()
+
+
+def heed(read: Callable[[], bytes], ask: Callable[[], None]) -> None:
+    """Ask this process to stop, once for each line of its parent, and twice at the end: the second time is at once."""
+    while said := read():
+        for _ in range(said.count(b"\n")):
+            ask()
+    ask()
+    ask()
 
 
 def places(
@@ -252,7 +263,7 @@ def _start(
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,  # Ctrl-C is the parent's to pass on
+        **APART,  # Ctrl-C is the parent's to pass on
     )
     worker = WorkerProcess(name, process, step)
     out, err = process.stdout, process.stderr
@@ -317,8 +328,12 @@ def _follow(
 def _signal(workers: Sequence[WorkerProcess]) -> None:
     """Ask all to stop; the second time, at once."""
     for worker in workers:
-        with suppress(ProcessLookupError):
-            worker.process.send_signal(signal.SIGTERM)
+        with suppress(OSError):
+            if os.name == "posix":
+                worker.process.send_signal(signal.SIGTERM)
+            elif worker.process.stdin:  # Windows has no signals for others
+                worker.process.stdin.write("\n")
+                worker.process.stdin.flush()
 
 
 def _show(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from bayes_merger.run.attributes import (
 )
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.search.space.space import SearchSpace, build_space
-from bayes_merger.search.study.history import PHASE, PREDICTED, REASON, ROW
+from bayes_merger.search.study.history import DESIGN, PHASE, PREDICTED, REASON, ROW
 from bayes_merger.search.study.stopping import SECONDS
 from bayes_merger.search.study.study import create_study, open_storage
 
@@ -89,6 +89,23 @@ def make_study(
         for name in done[number].user_attrs.get(IMAGES, ()):
             _draw(path / name, done[number].user_attrs[WEIGHTS]["alpha"], size)
     return folder
+
+
+def more_trials(folder: RunFolder, count: int, seed: int = 1) -> Iterator[int]:
+    """Go on with a study as its run would: each step tells one more trial and gives its number.
+
+    Args:
+        folder: as :func:`make_study` gave it.
+        count: how many trials.
+        seed: of their numbers.
+    """
+    study = optuna.load_study(study_name=folder.name, storage=open_storage(folder.where))
+    space = SearchSpace.from_json(study.user_attrs[DESIGN]["space"])
+    payloads, luck = [Payload.from_json(one) for one in study.user_attrs[PAYLOADS]], random.Random(seed)
+    first = len(study.get_trials(deepcopy=False))
+    for number in range(first, first + count):
+        study.add_trial(_trial(number, False, space, payloads, luck))
+        yield number
 
 
 def _trial(

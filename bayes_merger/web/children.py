@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from bayes_merger.errors import ConfigError, Interrupted, Paused, one_line
+from bayes_merger.processes import APART
 from bayes_merger.run.folder import STORAGE, RunFolder
 
 LONGEST = 64 << 10
@@ -55,7 +56,7 @@ class Children:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    **APART,
                 )
             self._running[folder.name] = child
         threading.Thread(target=self._wait, args=[folder, child], daemon=True).start()

@@ -30,6 +30,7 @@ def assert_same(folder: Path, file: Path) -> None:
             assert ours.tensor(key).is_contiguous()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_is_the_single_file_of_the_same_model(family: str, tmp_path: Path) -> None:
     folder, file = write_folder(tmp_path / "f", family), write_file(tmp_path / "f.safetensors", family)
@@ -89,7 +90,7 @@ def test_the_first_folders_called_the_vaes_attention_otherwise(tmp_path: Path) -
     assert_same(folder, write_file(tmp_path / "f.safetensors", "sd1"))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3", "flux"])
 def test_folders_and_files_merge_to_the_same_bytes(family: str, tmp_path: Path) -> None:
     folders = [write_folder(tmp_path / f"f{seed}", family, seed, dtype=torch.float16) for seed in (1, 2)]

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging import TensorEntry, open_checkpoint, write_checkpoint
+from tests.checkpoints import slow_writer
+from tests.processes import Process
 
 
 def entries(**tensors: torch.Tensor) -> list[TensorEntry]:
@@ -156,46 +156,17 @@ def test_a_full_disk_is_noticed_before_anything_is_computed(tmp_path: Path) -> N
     assert only(tmp_path) == []
 
 
-WRITER = """
-import sys
-from pathlib import Path
-import torch
-from bayes_merger.merging import TensorEntry, write_checkpoint
-from bayes_merger.errors import CheckpointError
-def slow():
-    print("writing", flush=True)
-    sys.stdin.readline()  # goes on when told to
-    return torch.ones(100_000)
-given = [TensorEntry(f"{i:03d}", (100_000,), "F32", slow) for i in range(20)]
-try:
-    write_checkpoint(Path(sys.argv[1]), given)
-except CheckpointError as error:
-    print(error)
-"""
-
-
-def waiting_writer(out: Path) -> subprocess.Popen[str]:
+def waiting_writer(out: Path) -> Process:
     """A process that writes a file and before each tensor prints a line and waits for one."""
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", WRITER, out], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    return Process(slow_writer.write, out, stdin=subprocess.PIPE)
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     out.write_bytes(b"old")
-
-    def small_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
-
-    done = subprocess.run(
-        [sys.executable, "-c", WRITER, out],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=small_files,
-    )
-    assert "cannot be written (File too large); make room there" in done.stdout
+    with Process(slow_writer.write, out, 3_000_000) as writer:
+        said, _ = writer.communicate()
+    assert "cannot be written (File too large); make room there" in said
     assert out.read_bytes() == b"old"
     assert only(tmp_path) == ["m.safetensors"]
 
@@ -207,13 +178,11 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path, tensors: int) -> No
     before = out.read_bytes()
     with waiting_writer(out) as writer:
         for number in range(tensors):
-            assert writer.stdout
-            assert writer.stdin
             assert writer.stdout.readline() == "writing\n"
             if number < tensors - 1:
                 writer.stdin.write("\n")
                 writer.stdin.flush()
-        os.kill(writer.pid, signal.SIGKILL)
+        writer.kill()
     assert writer.returncode == -signal.SIGKILL
     assert out.read_bytes() == before
     assert all(name == out.name or name.startswith(".") for name in only(tmp_path))
@@ -224,7 +193,6 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path, tensors: int) -> No
 def test_the_leftovers_of_a_writer_that_lives_are_not_swept_away(tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     with waiting_writer(out) as writer:
-        assert writer.stdout
         writer.stdout.readline()
         write_checkpoint(out, entries(ours=torch.ones(3)))
         assert set(load_file(out)) == {"ours"}
@@ -237,7 +205,6 @@ def test_the_leftovers_of_a_writer_that_lives_are_not_swept_away(tmp_path: Path)
 def test_an_interrupted_writer_tidies_up(tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     with waiting_writer(out) as writer:
-        assert writer.stdout
         writer.stdout.readline()
         writer.send_signal(signal.SIGINT)
     assert writer.returncode != 0

@@ -65,7 +65,6 @@ def test_the_same_settings_give_the_same_bytes_and_parts_merge_to_the_whole(
 @pytest.mark.slow
 def test_after_a_kill_the_same_command_goes_on(workplace: Path, tiny_a: Path, tiny_sd1_config: Path) -> None:
     process = start(workplace, *arguments(tiny_a, "killed.sft", tiny_sd1_config))
-    assert process.stderr is not None
     assert process.stderr.readline() == "tiny: 2 pictures\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -118,6 +117,7 @@ def test_a_merge_is_moved_and_its_own_recipe_makes_it_again(workplace: Path, tin
     assert "alpha is multiplied by the response of B.act.safetensors in " in acted.stdout + acted.stderr
 
 
+@pytest.mark.slow
 def test_a_recipe_in_steps_has_saliency_in_its_steps(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     recipe: dict[str, Any] = {
         "models": {"a": str(tiny_a), "b": str(tiny_b)},
@@ -140,6 +140,7 @@ def test_a_recipe_in_steps_has_saliency_in_its_steps(workplace: Path, tiny_a: Pa
     assert load_file(workplace / "s2.sft").keys() == load_file(workplace / "steps.safetensors").keys()
 
 
+@pytest.mark.slow
 def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_written(
     workplace: Path, tiny_a: Path, tiny_b: Path
 ) -> None:

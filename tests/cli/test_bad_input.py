@@ -131,7 +131,7 @@ def listing(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)  # Python's own
 
 
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", CASES)
 def test_a_mistake_is_one_line_and_leaves_nothing(
     case: str, workplace: Path, tmp_path: Path, tiny_a: Path, tiny_b: Path, capfd: pytest.CaptureFixture[str]

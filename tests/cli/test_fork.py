@@ -54,6 +54,7 @@ def test_what_was_drawn_is_taken_over(workplace: Path, capfd: pytest.CaptureFixt
     assert (config["init_points"], config["n_iters"], config["name"]) == (6, 1, "child")
 
 
+@pytest.mark.slow
 def test_a_smaller_space_takes_what_fits_and_draws_the_rest_of_its_design(
     workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,7 +71,7 @@ def listing(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if not path.name.startswith(("study.db", ".lock")))
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

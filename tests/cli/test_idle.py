@@ -62,6 +62,7 @@ def test_they_are_left_out_and_said_once(workplace: Path, capfd: pytest.CaptureF
     assert json.loads(Path("runs/made/best/summary.json").read_text())["idle"] == [f"{block}.alpha" for block in IDLE]
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_in_the_space_it_began_with(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", "made", "n_iters=2"]) == 0
     assert "IN03.alpha" not in trials("made")[-1].params

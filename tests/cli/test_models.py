@@ -53,6 +53,27 @@ def test_without_a_folder_the_way_out_is_said(web_ui: Path, capsys: pytest.Captu
     assert "no such folder" in refused(capsys, "models", "nowhere")
 
 
+def test_a_folder_without_models_is_named(web_ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (web_ui / "models" / "Stable-diffusion" / "other").mkdir()
+    error = refused(capsys, "models", str(web_ui / "models" / "Stable-diffusion" / "other"))
+    assert error.startswith("error: models: there is none in ")
+    assert error.endswith("/other; give the folder of a web UI, or one of models\n")
+
+
+def test_every_command_finds_models_by_name(
+    web_ui: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(web_ui))
+    assert main(["diff", "dreamshaper_8", "revAnimated.safetensors [0123456789]", "--json"]) == 0
+    steps = "models: {a: dreamshaper_8, b: revAnimated}\nsteps:\n  - {name: x, method: weighted_sum, a: a, b: b, alpha: 1}\n"
+    Path("steps.yaml").write_text(steps)
+    assert main(["merge", "steps.yaml", "--out", "x.safetensors"]) == 0
+    capsys.readouterr()
+    assert main(["recipe", "x.safetensors", "--json"]) == 0
+    paths = [model["path"] for model in json.loads(capsys.readouterr().out)["models"].values()]
+    assert paths == ["dreamshaper_8.safetensors", "revAnimated.safetensors"]
+
+
 def test_merge_and_run_find_models_by_name(
     web_ui: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,9 +116,15 @@ def test_without_multirun_several_values_are_an_error_that_names_it(
     assert capfd.readouterr().err == ("error: seed=0,1: several values; run a study with each by  --multirun\n")
 
 
-def test_the_same_command_goes_on_after_a_kill(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
-    arguments = ["run", "--multirun", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=both",
-                 "init_points=2", "n_iters=1", "final.images=0", "optimiser=lhs,random"]  # fmt: skip
+@pytest.fixture
+def two_studies(tiny_a: Path, tiny_b: Path) -> list[str]:
+    models = [f"model_a={tiny_a}", f"model_b={tiny_b}"]
+    return ["run", "--multirun", "experiment=tiny", *models, "name=both",
+            "init_points=2", "n_iters=1", "final.images=0", "optimiser=lhs,random"]  # fmt: skip
+
+
+def test_the_same_command_goes_on_after_a_kill(workplace: Path, two_studies: list[str]) -> None:
+    arguments = two_studies
     process = start(workplace, *arguments)
     second = workplace / "runs" / "both-optimiser-random" / "images" / "0001"
     deadline = time.monotonic() + 120
@@ -140,9 +146,14 @@ def test_the_same_command_goes_on_after_a_kill(workplace: Path, tiny_a: Path, ti
         assert shown["trials"]["finished"] == 3
         assert shown["state"] == "done"
 
-    more = command(workplace, *arguments[:-3], "n_iters=2", *arguments[-2:])
-    assert more.returncode == 0, more.stderr
-    assert "3 of 4 trials finished, going on" in more.stdout
     other = command(workplace, *arguments, "seed=7")
     assert other.returncode == 2
     assert other.stderr == "error: both-optimiser-lhs: exists with seed=0, not 7; choose another name=\n"
+
+
+@pytest.mark.slow
+def test_the_same_command_with_more_trials_adds_them_to_each(workplace: Path, two_studies: list[str]) -> None:
+    assert command(workplace, *two_studies).returncode == 0
+    more = command(workplace, *two_studies, "n_iters=2")
+    assert more.returncode == 0, more.stderr
+    assert more.stdout.count("3 of 4 trials finished, going on") == 2

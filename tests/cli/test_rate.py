@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +15,7 @@ from bayes_merger.cli.seat import seated
 from bayes_merger.errors import ConfigError
 from bayes_merger.testing.progress import RecordingReporter
 from tests.command_line import refused
+from tests.processes import Process, environment, program
 from tests.web.studies import a_study
 
 
@@ -31,14 +30,10 @@ def test_what_cannot_be_rated_is_told_in_one_line(capsys: pytest.CaptureFixture[
 
 def test_in_the_terminal_the_page_is_told_and_whoever_goes_away_is_told_how_to_go_on(tmp_path: Path) -> None:
     a_study(tmp_path)
-    command = [sys.executable, "-m", "bayes_merger", "rate", "study", "--terminal", "--runs", str(tmp_path)]
-    environment = {**os.environ, "SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}
+    command = ("rate", "study", "--terminal", "--runs", str(tmp_path))
+    variables = {**environment(), "SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}
     person, terminal = pty.openpty()
-    with subprocess.Popen(
-        command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as asked:
-        assert asked.stdout is not None
-        assert asked.stderr is not None
+    with Process(program, *command, variables=variables, stdin=terminal) as asked:
         said = ""
         while "ssh -L" not in said and (line := asked.stdout.readline()):
             said += line

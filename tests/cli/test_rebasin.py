@@ -59,6 +59,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_a: Path) -> Path:
     return folder
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -108,21 +109,34 @@ def test_a_config_of_another_size_and_places_that_do_not_exist(
     assert "config" in refused(capsys, *models, "--out", str(tmp_path / "x.safetensors"), *config)
 
 
-def test_a_run_searches_with_b_in_the_order_of_a_and_its_merges_are_made_again(
+def search(folder: Path, name: str, a: Path, b: Path | str) -> None:
+    few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={a}", f"model_b={b}"]
+    result = command(folder, "run", "experiment=tiny", f"name={name}", "rebasin.b=a", *few)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_a_run_searches_with_b_in_the_order_of_a_and_its_best_merge_is_made_again(
+    tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
+) -> None:
+    folder = make_workplace(tmp_path, tiny_sd1_config)
+    search(folder, "lost", tiny_a, tiny_b)
+    assert command(folder, "merge", "lost", "--out", "again.safetensors").returncode == 0
+    assert (folder / "again.safetensors").read_bytes() == (folder / "runs" / "lost" / "best.safetensors").read_bytes()
+    assert "rebasin: b in the order of a, by weights" in command(folder, "recipe", "again.safetensors").stdout
+
+
+@pytest.mark.slow
+def test_a_scrambled_b_gives_the_same_pictures_and_its_study_goes_on(
     tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
 ) -> None:
     folder = make_workplace(tmp_path, tiny_sd1_config)
     scrambled(tiny_b, tiny_sd1_config, folder / "lost.safetensors")
-    few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={tiny_a}"]
-    for name, model in (("lost", "lost.safetensors"), ("known", str(tiny_b))):
-        result = command(folder, "run", "experiment=tiny", f"name={name}", f"model_b={model}", "rebasin.b=a", *few)
-        assert result.returncode == 0, result.stderr
-    # B and the scrambled B are one model in A's order, so that all pictures are the same
+    search(folder, "lost", tiny_a, "lost.safetensors")
+    search(folder, "known", tiny_a, tiny_b)
+    # B and the scrambled B are one model in A's order
     scores = [[trial["value"] for trial in json.loads(command(folder, "show", name, "--json").stdout)["trials_list"]]
               for name in ("lost", "known")]  # fmt: skip
     assert scores[0] == scores[1]
     gone_on = command(folder, "resume", "lost", "n_iters=1")
     assert gone_on.returncode == 0, gone_on.stderr
-    assert command(folder, "merge", "lost", "--out", "again.safetensors").returncode == 0
-    assert (folder / "again.safetensors").read_bytes() == (folder / "runs" / "lost" / "best.safetensors").read_bytes()
-    assert "rebasin: b in the order of a, by weights" in command(folder, "recipe", "again.safetensors").stdout

@@ -109,6 +109,7 @@ def test_what_is_only_combined_otherwise_needs_no_picture(workplace: Path, capfd
     assert "1 points (" not in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_study_that_dies_goes_on_with_the_same_command(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["rescore", "old", "killed", "scorers=[blueness]"]
     Path("die").touch()
@@ -122,6 +123,7 @@ def test_a_study_that_dies_goes_on_with_the_same_command(workplace: Path, capfd:
     assert not journal.exists()
 
 
+@pytest.mark.slow
 def test_what_was_judged_before_a_kill_is_not_judged_again(workplace: Path) -> None:
     assert main(["rescore", "old", "whole", "scorers=[blueness]"]) == 0
     kept = {t.user_attrs["forked_from"]["trial"]: t.user_attrs["scores"] for t in trials("whole")}
@@ -140,6 +142,7 @@ def test_what_was_judged_before_a_kill_is_not_judged_again(workplace: Path) -> N
     assert {t.user_attrs["forked_from"]["trial"]: t.user_attrs["scores"] for t in trials("half")} == kept
 
 
+@pytest.mark.slow
 def test_a_trial_whose_pictures_are_gone_is_named_and_left_out(
     workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +174,7 @@ def test_ratings_by_hand_come_from_the_ledger_as_they_are_now(workplace: Path) -
     assert trials("corrected")[0].value == 6.5
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

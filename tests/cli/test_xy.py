@@ -89,6 +89,7 @@ def test_a_cell_is_the_merge_of_its_recipe_written_and_drawn_bit_for_bit(
                 assert one.tobytes() == two.tobytes()
 
 
+@pytest.mark.slow
 def test_another_model_a_is_a_pipeline_of_its_own(
     workplace: Path, models: list[str], tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_grid_that_was_stopped_goes_on_and_may_grow(workplace: Path, models: l
     assert len(list((copied / "pictures").iterdir())) == 3 * 6
 
 
+@pytest.mark.slow
 def test_a_merge_that_overflows_is_a_cell_with_its_reason_and_others_have_their_points(
     workplace: Path, models: list[str]
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_merge_that_overflows_is_a_cell_with_its_reason_and_others_have_their_
     assert [f"{sum(row['points'] for row in json.loads(scored.stdout)) / 2:.2f}"] == points
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -61,7 +61,7 @@ def test_settings_on_a_line_are_split_as_a_shell_does() -> None:
         split_line("name='x")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_anything_is_fine_or_refused(key: str, value: str) -> None:
     with suppress(ConfigError):

@@ -27,6 +27,7 @@ def test_ours_may_be_named(stored: dict[str, Any]) -> None:
     assert compose.changed(stored, ["optimiser=lhs"])["optimiser"]["rows"] == 70
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "scorer",
     [

@@ -59,7 +59,7 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_prompt_is_text_to_the_letter(prompt: str, folder: Path) -> None:
     assert payloads("payloads=[p]", f"payloads.p.prompt={prompt}")["p"]["prompt"] == prompt
@@ -84,6 +84,7 @@ def test_fields_are_set_by_any_name(folder: Path) -> None:
         payloads(chosen, "payloads.pp.steps=3")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("chosen", ["payloads=p,noob.v1", "payloads=[p,noob.v1]", "payloads=p, 'noob.v1'"])
 def test_a_list_needs_no_brackets(chosen: str, folder: Path) -> None:
     assert list(payloads(chosen)) == ["p", "noob.v1"]
@@ -96,6 +97,7 @@ def test_a_list_needs_no_brackets(chosen: str, folder: Path) -> None:
     assert list(changed["scorers"]) == ["clip", "laion"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("override", "meant"),
     [
@@ -159,6 +161,7 @@ def test_a_recipe_s_paths_are_text(folder: Path) -> None:
     assert settings["recipe"]["models"]["a"] == settings["model_a"] == "${oc.env:HOME}"
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("override", "words"),
     [

@@ -72,11 +72,13 @@ def test_plain_diffusers_loads_and_draws_with_the_tokenizer_in_the_tree() -> Non
     assert bool(image.isfinite().all())
 
 
+@pytest.mark.slow
 def test_a_knows_the_shapes_and_b_does_not(studio: tuple[Landscape, States]) -> None:
     _, states = studio
     assert cosine(studio, states["a"], SHAPE_WORDS) > cosine(studio, states["b"], SHAPE_WORDS) + 0.1
 
 
+@pytest.mark.slow
 def test_b_knows_the_colours_and_a_does_not(studio: tuple[Landscape, States]) -> None:
     _, states = studio
     assert cosine(studio, states["b"], COLOUR_WORDS) > cosine(studio, states["a"], COLOUR_WORDS) + 0.1

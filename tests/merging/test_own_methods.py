@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS, Cost, method_spec
 from bayes_merger.merging.method import own_sources
 from tests.merging.tiny_models import write_model
+from tests.processes import Process, program
 
 HEAD = "from bayes_merger.merging import merge_method\n"
 GENTLE = f"""{HEAD}
@@ -36,6 +36,10 @@ def write(text: str, name: str = "mine.py") -> None:
     Path("merge_methods", name).write_text(text)
 
 
+def print_sources(methods: list[str]) -> None:
+    print(json.dumps(own_sources(methods)))
+
+
 def models() -> list[str]:
     return [f"model_{name}={write_model(Path(f'{name}.safetensors'), seed)}" for seed, name in enumerate("ab")]
 
@@ -45,9 +49,9 @@ def test_merge_plan_and_help_know_it_and_say_where_it_comes_from(
 ) -> None:
     write(GENTLE)
     given = [*models(), "method=gentle_sum"]
-    merge = [sys.executable, "-m", "bayes_merger", "merge", *given, "--out", "ab.safetensors"]
-    done = subprocess.run(merge, capture_output=True, text=True, check=True)
-    assert done.stderr == "note: the merge method 'gentle_sum' comes from merge_methods/mine.py\n"
+    with Process(program, "merge", *given, "--out", "ab.safetensors") as merge:
+        _, said = merge.communicate()
+    assert said == "note: the merge method 'gentle_sum' comes from merge_methods/mine.py\n"
     assert Path("ab.safetensors").exists()
     assert main(["plan", *given]) == 0
     assert "about 1 s on one core (unmeasured)" in capsys.readouterr().out
@@ -72,10 +76,11 @@ def test_its_file_is_part_of_what_makes_scores_comparable(here: Path) -> None:
     write(GENTLE)
     before = own_sources(["gentle_sum", "slerp"])
     assert list(before) == ["gentle_sum"]
-    subprocess_source = "import bayes_merger.merging.method as m; print(m.own_sources(['gentle_sum'])['gentle_sum'])"
     write(GENTLE.replace("1 + step", "2 + step"))
-    done = subprocess.run([sys.executable, "-c", subprocess_source], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() != before["gentle_sum"]
+    with Process(print_sources, ["gentle_sum"]) as later:
+        said, _ = later.communicate()
+    assert json.loads(said).keys() == before.keys()
+    assert json.loads(said) != before
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def rises(alpha: float, seed: int) -> float:
     return 5.0 + alpha + (seed % 7) / 100
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("scorers", "images", "text"),
     [

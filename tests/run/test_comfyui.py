@@ -65,6 +65,7 @@ def test_a_run_is_drawn_there_and_leaves_nothing(place: Path, server: State) -> 
     assert all(trial.value is not None for trial in load(RunFolder(place / "runs/there")).get_trials())
 
 
+@pytest.mark.slow
 def test_another_workflow_does_not_compare(place: Path, server: State) -> None:
     few = ("n_iters=0", "final.images=0")
     assert command(place, "run", "experiment=comfy", "name=own", "generator.workflow=own.json", *few).returncode == 0
@@ -76,6 +77,7 @@ def test_another_workflow_does_not_compare(place: Path, server: State) -> None:
     assert "web_ui.workflow: " in result.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -52,6 +52,7 @@ def test_a_name_and_the_slots_that_rules_speak_of_are_searched() -> None:
         make_space(replace(config, elements=["OUT05:attn1"]), spec, SD1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

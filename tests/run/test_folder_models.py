@@ -13,10 +13,15 @@ from bayes_merger.cli import main
 from bayes_merger.run.folder import RunFolder, load
 from tests.user_folder import make_workplace
 
+SETTINGS = ("experiment=tiny", "init_points=3", "n_iters=1", "final.images=0", "final.rescore=1")
+FOLDERS = ("run", *SETTINGS, "model_a=a", "model_b=b", "generator.config=null", "name=folders")
 
-def test_folders_are_drawn_and_merged_as_files_are(
+
+@pytest.fixture
+def workplace(
     tmp_path: Path, tiny_sd1_config: Path, tiny_a: Path, tiny_b: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Path:
+    """Two models, each as a file and as a folder."""
     make_workplace(tmp_path, tiny_sd1_config)
     shutil.copy(tiny_a, tmp_path / "a.safetensors")
     shutil.copy(tiny_b, tmp_path / "b.safetensors")
@@ -24,9 +29,13 @@ def test_folders_are_drawn_and_merged_as_files_are(
     for one, other in ("ab", "ba"):
         pair = [f"model_a={one}.safetensors", f"model_b={other}.safetensors", "alpha=0"]
         assert main(["merge", *pair, "--config", str(tiny_sd1_config), "--out", one]) == 0
-    settings = ("experiment=tiny", "n_iters=1", "final.images=0", "final.rescore=1")
-    assert main(["run", *settings, "model_a=a.safetensors", "model_b=b.safetensors", "name=files"]) == 0
-    assert main(["run", *settings, "model_a=a", "model_b=b", "generator.config=null", "name=folders"]) == 0
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_folders_are_drawn_and_merged_as_files_are(workplace: Path) -> None:
+    assert main(["run", *SETTINGS, "model_a=a.safetensors", "model_b=b.safetensors", "name=files"]) == 0
+    assert main(FOLDERS) == 0
     files, folders = (load(RunFolder(Path("runs") / name)) for name in ("files", "folders"))
     assert len(files.get_trials()) == len(folders.get_trials()) >= 4
     for one_trial, other_trial in zip(files.get_trials(), folders.get_trials(), strict=True):
@@ -35,6 +44,11 @@ def test_folders_are_drawn_and_merged_as_files_are(
     first, second = (load_file(f"runs/{name}/best.safetensors") for name in ("files", "folders"))
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+
+
+@pytest.mark.slow
+def test_a_study_of_folders_goes_on_when_one_has_moved_and_not_when_it_has_changed(workplace: Path) -> None:
+    assert main(FOLDERS) == 0
     assert main(["resume", "folders", "n_iters=2"]) == 0
     shutil.move("a", "moved")
     assert main(["resume", "folders", "n_iters=3", "model_a=moved"]) == 0

@@ -82,6 +82,7 @@ def test_what_does_least_is_frozen_as_long_as_the_others_have_nine_tenths_of_the
     assert frozen(f"space.from_effect={table}") == {"OUT03.alpha": 0.5, "OUT10.alpha": 0.5}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
@@ -142,6 +143,7 @@ def test_nothing_is_said_where_nothing_was_asked() -> None:
     assert about_effect({}, []) == about_effect(None, []) == about_effect({"from_effect": "effect.csv"}, []) == ""
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -181,6 +183,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("change", "said"), HOSTILE)
 def test_a_table_that_cannot_be_used_is_refused_in_one_line(
     tmp_path: Path, hashes: dict[str, str], change: dict[str, Any], said: str

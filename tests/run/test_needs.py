@@ -29,7 +29,7 @@ def test_a_judge_s_file_counts_once_and_one_that_is_missing_not(tmp_path: Path) 
     files = {name: WeightFile(str(tmp_path / name), "scorers.x") for name in ("tower", "head", "missing")}
     scorers = [SimpleNamespace(files=(files["tower"], files["head"])), SimpleNamespace(files=(files["tower"],)),
                SimpleNamespace(files=(files["missing"],)), SimpleNamespace()]  # fmt: skip
-    assert judges_bytes(scorers) == 3050  # type: ignore[arg-type]
+    assert judges_bytes(scorers) == 3050
 
 
 def test_what_is_needed_and_what_is_free_is_one_line() -> None:

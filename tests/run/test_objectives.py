@@ -140,6 +140,7 @@ def test_every_member_is_taken_home(tmp_path: Path) -> None:
     assert (folder.best / "front.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_a_killed_search_of_several_objectives_goes_on(tmp_path: Path) -> None:
     def parts() -> RunSetup:
         return make_setup(scorers=BOTH, objectives=["first", "second"])

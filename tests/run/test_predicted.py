@@ -62,6 +62,7 @@ def test_the_last_trial_of_the_budget_is_where_the_most_is_expected(tmp_path: Pa
     assert points(without)[:11] == points(study)[:11]
 
 
+@pytest.mark.slow
 def test_a_killed_search_predicts_the_same(tmp_path: Path) -> None:
     whole, _ = searched(setup_of(), tmp_path / "whole")
     for dies_after in (42, 45):  # pictures, of which a trial has four: in the last but one and in the last
@@ -110,6 +111,7 @@ def test_it_takes_part_in_the_final_round_whatever_it_scored(tmp_path: Path) -> 
     assert candidates(study, 0) == []
 
 
+@pytest.mark.slow
 def test_a_final_round_killed_over_it_ends_the_same(tmp_path: Path) -> None:
     setup = setup_of()
     study, notes = searched(setup, tmp_path / "s")

@@ -118,6 +118,7 @@ def test_strengths_of_the_text_encoder_and_of_the_network_are_two(
     assert len(set(drawn)) == 4
 
 
+@pytest.mark.slow
 def test_each_picture_has_the_loras_of_its_own_words(own_pipeline: LivePipeline, tiny_a: Path, folder: Path) -> None:
     mixed = payload("a cat {<lora:ink:1>|}", batch_size=6)
     assert {"lora" in prompt for prompt in mixed.prompts} == {True, False}

@@ -75,6 +75,7 @@ def test_a_lora_of_all_three_networks_is_drawn_as_if_it_were_in_the_model(
     assert pipeline.draw([plain])[0].image.tobytes() == before
 
 
+@pytest.mark.slow
 def test_an_embedding_of_both_text_encoders_is_read_as_diffusers_reads_it(
     pipeline: LivePipeline, folder: Path, tmp_path: Path
 ) -> None:

@@ -173,6 +173,7 @@ def test_it_does_not_change_what_whole_trials_get(tmp_path: Path) -> None:
             assert other.user_attrs["images"] == one.user_attrs["images"]
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_same_decisions(tmp_path: Path) -> None:
     def parts() -> object:
         return make_setup(pictures=16, n_iters=6, pruning=ON)

@@ -38,6 +38,7 @@ def test_a_scrambled_model_comes_back_and_its_pictures_stay(
     assert max(abs(one - other) for one, other in zip(*drawn, strict=True)) <= 1  # of 255: rounding
 
 
+@pytest.mark.slow
 def test_what_a_file_says_of_its_bytes_is_left_out(tmp_path: Path, tiny_a: Path, tiny_sd1_config: Path) -> None:
     from safetensors.torch import load_file, save_file
 

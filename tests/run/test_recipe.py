@@ -67,6 +67,7 @@ def test_what_a_recipe_leaves_open_is_searched(workplace: Path) -> None:
     assert space.values_of(weights) == {p.name: p.low + 0.1 for p in space.parameters}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -113,11 +114,11 @@ def test_a_recipe_that_makes_no_sense_is_one_line(
         assert word in errors
 
 
-def test_a_run_of_a_recipe_is_resumed_and_rebuilt_from_the_study_alone(
-    workplace: Path, tiny_a: Path, tiny_b: Path
-) -> None:
-    settings = ("init_points=3", "n_iters=1", "final.images=1", "final.rescore=1", "name=steps")
-    result = command(workplace, "run", "experiment=tiny", "recipe=steps.yaml", *settings)
+RUN = ("run", "experiment=tiny", "recipe=steps.yaml", "init_points=3", "n_iters=1", "final.images=1", "final.rescore=1")
+
+
+def test_a_run_of_a_recipe_is_rebuilt_from_the_study_alone(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
+    result = command(workplace, *RUN, "name=steps")
     assert result.returncode == 0, result.stderr
     assert "model one" in result.stdout
     assert "model two" in result.stdout
@@ -138,6 +139,12 @@ def test_a_run_of_a_recipe_is_resumed_and_rebuilt_from_the_study_alone(
     torch.testing.assert_close(best[KEY], (mixed + 0.5 * weights["final_alpha"]["face"]).half())
     texts = Path("runs/steps/best/weights.txt").read_text()
     assert "mix_alpha (BASE, IN00" in texts
+
+
+@pytest.mark.slow
+def test_a_run_of_a_recipe_goes_on_without_its_file_and_the_recipe_stays(workplace: Path) -> None:
+    assert command(workplace, *RUN, "name=steps").returncode == 0
+    Path("steps.yaml").unlink()
     again_result = command(workplace, "resume", "steps", "n_iters=2", "final.images=0")
     assert again_result.returncode == 0, again_result.stderr
     changed = command(workplace, "resume", "steps", "recipe.steps=[]")

@@ -73,6 +73,7 @@ def _mean(trial: Any, scorer: str) -> float:
     return float(sum(values) / len(values))
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_has_the_same_scales_and_values(tmp_path: Path) -> None:
     whole, _ = searched(two(), tmp_path / "whole")
     for dies_after in (10, 15, 17, 30):

@@ -92,7 +92,6 @@ def test_a_killed_run_goes_on_with_the_same_trials_and_leaves_nothing(place: Pat
     assert command(place, "run", "experiment=web", "name=whole", "final.images=0", "n_iters=1").returncode == 0
     server.delay = 0.3
     process = start(place, "run", "experiment=web", "name=killed", "final.images=0", "n_iters=1")
-    assert process.stdout is not None
     for line in process.stdout:
         if "  2/4  " in line:
             break
@@ -127,6 +126,7 @@ def test_a_web_ui_that_breaks_ends_the_run_which_goes_on_later(place: Path, serv
     assert [value is not None for _, value in trials(place, "broken")] == [True, True, True]
 
 
+@pytest.mark.slow
 def test_other_settings_there_do_not_compare(place: Path, server: State) -> None:
     assert command(place, "run", "experiment=web", "name=first", "n_iters=0", "final.images=0").returncode == 0
     server.options["emphasis"] = "No norm"
@@ -135,6 +135,7 @@ def test_other_settings_there_do_not_compare(place: Path, server: State) -> None
     assert "web_ui.emphasis: 'Original' is now 'No norm'" in result.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

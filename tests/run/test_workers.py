@@ -6,7 +6,7 @@ import io
 import json
 
 from bayes_merger.run.progress import TrialReport
-from bayes_merger.run.workers import PipeReporter, places
+from bayes_merger.run.workers import PipeReporter, heed, places
 
 REPORT = TrialReport(3, 4, 10, 5.5, 6.0, False, {"laion": 5.5}, None, 12.5, "worker 2")
 
@@ -48,3 +48,9 @@ def test_not_every_step_of_a_sampler_is_reported() -> None:
     reporter.step("scoring", 0, 0)
     steps = [json.loads(line)["step"] for line in stream.getvalue().splitlines()]
     assert steps == [["drawing", 0, 30], ["scoring", 0, 0]]
+
+
+def test_a_parent_asks_to_stop_by_lines_and_at_once_by_its_end() -> None:
+    said, asked = iter([b"\n", b"odd", b"\n\n", b""]), []
+    heed(lambda: next(said), lambda: asked.append("stop"))
+    assert len(asked) == 3 + 2

@@ -115,7 +115,3 @@ def serve() -> None:
         _, status = os.waitpid(child, 0)
         died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
         print(json.dumps({"signal": died, **json.loads(report.read_text())}), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

@@ -70,7 +70,3 @@ def serve() -> None:
             codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
             drawn = [[json.loads(text) for text in file.read_text().splitlines()] for file in files]
         print(json.dumps({"codes": codes, "drawn": drawn}), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

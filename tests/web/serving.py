@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +12,7 @@ from bayes_merger.run.rating.sitting import Sitting
 from bayes_merger.web.app import build_app
 from bayes_merger.web.pages.rating import RatingPages, only
 from bayes_merger.web.serving import listen, server_of
+from tests.processes import Process, program
 
 TOKEN = "a1" * 20
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,18 +39,12 @@ class RateCommand:
         self._folder = folder
         with listen("127.0.0.1", 0) as free:
             self._port = free.getsockname()[1]
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Process | None = None
 
     def start(self) -> str:
         """The link that it prints."""
-        command = [sys.executable, "-m", "bayes_merger", "rate", self._folder.name, "--no-browser"]
-        self._process = subprocess.Popen(
-            [*command, "--runs", str(self._folder.path.parent), "--port", str(self._port)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
+        where = ("--runs", str(self._folder.path.parent), "--port", str(self._port))
+        self._process = Process(program, "rate", self._folder.name, "--no-browser", *where)
         return self._process.stdout.readline().strip()
 
     def kill(self) -> None:
@@ -60,5 +52,3 @@ class RateCommand:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()

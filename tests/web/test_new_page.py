@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +12,7 @@ from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.record import complete_trials
 from bayes_merger.web.serving import listen
+from tests.processes import Process, environment, program
 from tests.web.browsing import browsed
 from tests.web.serving import ROOT, TOKEN
 
@@ -62,23 +59,20 @@ class Serve:
         self._place = place
         with listen("127.0.0.1", 0) as free:
             self.port = free.getsockname()[1]
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Process | None = None
 
     def start(self) -> str:
         """The link that it prints."""
-        command = [sys.executable, "-m", "bayes_merger", "serve", "--no-browser", "--port", str(self.port)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "SSH_CONNECTION": ""}
-        self.process = subprocess.Popen(command, cwd=self._place, env=environment, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
+        variables = {**environment(), "PYTHONPATH": str(ROOT), "SSH_CONNECTION": ""}  # of the runs that it starts
+        command = ("serve", "--no-browser", "--port", str(self.port))
+        self.process = Process(program, *command, folder=self._place, variables=variables)
         return self.process.stdout.readline().strip()
 
     def kill(self) -> None:
         """As a power cut does."""
         assert self.process is not None
-        assert self.process.stdout is not None
-        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
-        self.process.stdout.close()
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ def test_settings_are_composed_as_for_the_terminal_and_the_command_line_is_told(
     assert "payloads.fox.prompt=a fox" in command
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -55,12 +55,12 @@ function compare(a, b, down) {  // nothing comes last, either way
   return down ? -order : order;
 }
 function sort(head, down) {
-  const table = head.closest("table"), body = table.tBodies[0];
+  const table = head.closest("table"), groups = [...table.tBodies].map((group) => [group, [...group.rows]]);
   for (const other of table.tHead.rows[0].cells) { other.removeAttribute("aria-sort"); }
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const rows = [...body.rows].map((row) => [valueIn(row, head.cellIndex), row]);
+  const rows = groups.flatMap(([, own]) => own).map((row) => [valueIn(row, head.cellIndex), row]);
   rows.sort(([a], [b]) => compare(a, b, down));
-  body.append(...rows.map(([, row]) => row));
+  for (const [group, own] of groups) { group.append(...rows.splice(0, own.length).map(([, row]) => row)); }
 }
 const headOf = (event) => event.target.closest("table.sortable th");
 const turned = (head) => sort(head, head.getAttribute("aria-sort") !== "descending");

@@ -116,7 +116,7 @@ class Dialogue:
                 self.tell("  this is the last one; q pauses")
             self.waiting.rotate(-1)
         elif answer == "v":
-            self.sheet.void(number)
+            self.void(number)
         elif answer == "p":
             self.tell(f"  {self.sheet.prompt(number)}")
         elif answer == "o":
@@ -127,6 +127,11 @@ class Dialogue:
             self.tell(
                 f"  {answer!r} is neither a number from 0 to 10 nor one of u s v p o q" if answer else f"  {KEYS}"
             )
+
+    def void(self, number: int) -> None:
+        """Call the trial void, once the person has said so twice: `v` lies beside other letters, and it is for good."""
+        if self.ask("void: this trial gets no score, for good  [v once more, or Enter to go back] > ") == "v":
+            self.sheet.void(number)
 
     def undo(self) -> None:
         """Take back the latest rating of these pictures, also one of an earlier session, and ask for it next."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bayes_merger.processes import APART
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -71,7 +73,7 @@ class Viewer:
             return
         # A separate session: Ctrl-C at the prompt must not close the picture, nor its output reach the terminal.
         quiet = subprocess.DEVNULL
-        self._running.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
+        self._running.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, **APART))
 
     def _truecolour(self) -> bool:
         return self._environ.get("COLORTERM", "") in ("truecolor", "24bit")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -30,6 +30,9 @@ PACE = 0.5
 
 SILENCE = 15.0
 """Seconds after which a connection that has nothing to tell shows that it lives."""
+
+ROWS = 100
+"""Rows of a table in one event: a page that reads thousands at once stands still."""
 
 STREAM = "text/event-stream"
 
@@ -111,7 +114,8 @@ class Events:
                 reading = reading or asyncio.create_task(run_in_threadpool(self._shelf.seen, folder))
                 if reading.done():  # it may take seconds, in which the step goes on
                     done, reading = reading, None
-                    yield told.event("report", report.changes(done.result()))
+                    for changes in report.changes(done.result()):
+                        yield told.event("report", changes)
             except UserError as error:
                 yield told.event("wrong", {"error": str(error)})
             yield told.silence(self._pace)
@@ -172,14 +176,16 @@ class _Report:
         self._version = ""
         self._known: dict[object, int] = {}
 
-    def changes(self, seen: Seen) -> dict[str, Any]:
-        """What has changed since the last look; nothing of a version that is known."""
+    def changes(self, seen: Seen) -> Iterator[dict[str, Any]]:
+        """What has changed since the last look, some rows at a time; nothing of a version that is known."""
         if seen.version == self._version:
-            return {}
+            return
         self._version = seen.version
         parts = {name: html for name, html in seen.parts.items() if self._is_new(name, html)}
-        rows = {str(trial): html for trial, html in seen.rows.items() if self._is_new(trial, html)}
-        return {"parts": parts, "rows": rows, "drawing": seen.drawing, "waiting": seen.waiting}
+        rows = [(str(trial), html) for trial, html in seen.rows.items() if self._is_new(trial, html)]
+        for at in range(0, len(rows) or 1, ROWS):
+            some = dict(rows[at : at + ROWS])
+            yield {"parts": {} if at else parts, "rows": some, "drawing": seen.drawing, "waiting": seen.waiting}
 
     def _is_new(self, name: object, html: str) -> bool:
         before, self._known[name] = self._known.get(name), hash(html)

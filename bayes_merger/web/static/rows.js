@@ -1,7 +1,8 @@
 // The table of trials: rows come one by one and take their places, as the person has sorted and filtered it.
-// Thousands of rows cost nothing while nobody sees them, since each is laid out alone: see study.css.
+// Rows are laid out in groups, and a group only when it is near: see study.css.
 
-const CHUNK = 100; // rows a frame
+const CHUNK = 50; // rows a frame
+const GROUP = 100; // rows of a new group
 const rows = new Map(); // trial -> its row
 let waiting = []; // [trial, html]
 
@@ -25,23 +26,45 @@ export function moveIn() {
   fresh.style.setProperty("--columns", `${widths.slice(0, -1).map((width) => `${width}em`).join(" ")} 1fr`);
   fresh.style.setProperty("--width", `${widths.reduce((sum, width) => sum + width)}em`);
   fresh.tBodies[0].append(...rows.values());
+  divide(fresh.tBodies[0]);
+  measure();
+}
+
+// Into groups of which none is large
+function divide(group) {
+  for (let some = [...group.rows]; some.length > 2 * GROUP; some = some.slice(GROUP)) {
+    const next = document.createElement("tbody");
+    next.append(...some.slice(0, GROUP));
+    group.before(next);
+  }
+}
+
+// How much room a group takes that is far away; report.js has sorted or filtered before
+function measure() {
+  for (const group of table()?.tBodies ?? []) {
+    group.style.setProperty("--rows", [...group.rows].filter((row) => !row.hidden).length);
+  }
+}
+for (const name of ["input", "click", "keydown"]) {
+  document.addEventListener(name, ({ target }) => { if (target.closest("#filter, #trials th")) measure(); });
 }
 
 function work() {
-  const body = table()?.tBodies[0];
-  if (body) {
+  const place = table();
+  if (place) {
     const made = document.createElement("tbody");
     const some = waiting.splice(0, CHUNK);
     made.innerHTML = some.map(([, html]) => html).join("");
-    const head = table().querySelector("[aria-sort]");
+    const head = place.querySelector("[aria-sort]");
     const order = head && { column: head.cellIndex, down: head.ariaSort === "descending" };
     const wanted = document.getElementById("filter").value.toLowerCase();
     [...made.rows].forEach((row, index) => {
       row.hidden = wanted !== "" && !row.textContent.toLowerCase().includes(wanted);
-      put(body, some[index][0], row, order);
+      put(place, some[index][0], row, order);
     });
     if (moved && !waiting.length && head) globalThis.sort(head, order.down);
     moved &&= waiting.length > 0;
+    measure();
   }
   if (waiting.length) requestAnimationFrame(work);
 }
@@ -49,28 +72,19 @@ function work() {
 let moved = false; // rows whose values are others now, so that they may stand in a wrong place
 
 // All rows change whenever more is known of them: most stay where they are
-function put(body, trial, row, order) {
+function put(place, trial, row, order) {
   const { valueIn, compare } = globalThis; // report.js
   const before = rows.get(trial);
   rows.set(trial, row);
+  const own = order && valueIn(row, order.column);
   if (before) {
-    moved ||= order && valueIn(row, order.column) !== valueIn(before, order.column);
+    moved ||= order && own !== valueIn(before, order.column);
     before.replaceWith(row);
     return;
   }
-  const own = order && valueIn(row, order.column);
-  const comes = (other) => compare(own, valueIn(other, order.column), order.down) < 0;
-  const last = body.lastElementChild;
-  body.insertBefore(row, order && last && comes(last) ? first(body.rows, comes) : null);
-}
-
-// Of sorted rows, the first of which something is true that is true of all that follow
-function first(sorted, is) {
-  let low = 0, high = sorted.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (is(sorted[middle])) high = middle;
-    else low = middle + 1;
-  }
-  return sorted[low];
+  const comes = (other) => order && other && compare(own, valueIn(other, order.column), order.down) < 0;
+  const groups = [...place.tBodies];
+  const group = groups.find(({ lastElementChild }) => comes(lastElementChild)) ?? groups.at(-1);
+  group.insertBefore(row, comes(group.lastElementChild) ? [...group.rows].find(comes) : null);
+  divide(group);
 }

@@ -65,6 +65,7 @@ def plain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {n.removeprefix("text_model."): t for n, t in state.items() if n != "encoder.embed_tokens.weight"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_diffusers_reads_back_what_the_table_says(family: str) -> None:
     modules = make_modules(family, seed=1)

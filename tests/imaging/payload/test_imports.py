@@ -260,7 +260,8 @@ OTHERS: dict[str, dict[str, Any]] = {
 def test_what_other_programs_write_is_read(program: str, tmp_path: Path) -> None:
     keyword = {"InvokeAI": "invokeai_metadata", "NovelAI": "Comment"}.get(program, "parameters")
     (tmp_path / "ring.json").write_text(json.dumps(OTHERS[program]))
-    for path in (tmp_path / "ring.json", png(tmp_path / "ring.png", **{keyword: json.dumps(OTHERS[program])})):
+    texts: dict[str, Any] = {keyword: json.dumps(OTHERS[program])}
+    for path in (tmp_path / "ring.json", png(tmp_path / "ring.png", **texts)):
         payload = payload_from_mapping("p", only(path).fields)
         assert (payload.prompt, payload.negative_prompt, payload.sampler_name) == ("a ring", "blurry", "Euler a")
         assert (payload.width, payload.height, payload.seed) == (512, 768, 3)

@@ -117,6 +117,7 @@ def test_names_and_shapes_are_those_of_the_public_model() -> None:
     assert digest == "21503364ca61d806acb658b579a19b5a1c418f8496f5647379e151adfab3c318"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("tree", "keys", "numbers", "stacked", "swapped"),
     [

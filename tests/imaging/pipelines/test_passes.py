@@ -146,6 +146,7 @@ def test_the_noise_of_later_steps_may_have_a_seed_of_its_own(pipeline_a: LivePip
     assert near(picture(pipeline_a, "a cat", sampler_name="Euler a", eta_noise_seed_delta=31337), by_hand)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("steps", "strength"), [(0, 0.5), (3, 0.7), (2, 1)])
 def test_a_second_pass_is_the_end_of_a_longer_schedule(steps: int, strength: float, pipeline_a: LivePipeline) -> None:
     fields = {"enable_hr": True, "hr_scale": 1.5, "hr_second_pass_steps": steps, "denoising_strength": strength}

@@ -71,6 +71,7 @@ def test_a_t5_is_known_by_its_content_wherever_it_lies(folder: Path, tmp_path: P
         t5_hash(tmp_path / "nowhere")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["file", "part", "folder"])
 def test_flux_draws_with_a_t5_from_elsewhere(kind: str, folder: Path, whole: LivePipeline, tmp_path: Path) -> None:
     model = without_t5(folder, tmp_path / "flux.safetensors")

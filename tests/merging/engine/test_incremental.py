@@ -127,7 +127,7 @@ class Computed(Checkpoint):
 MANY = [name for name in sorted(METHODS) if method_spec(name).many]
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("method", "count", "changes"),
     [

@@ -108,6 +108,7 @@ def test_a_file_holds_the_merge_and_says_what_it_is(tmp_path: Path) -> None:
     assert str(tmp_path) not in "".join(about.values())  # merged files are given away
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", ["bf16", "fp32", None])
 @pytest.mark.parametrize(
     "method", ["weighted_sum", "add_difference", "multiply_difference", "dropout", "slerp", "ties"]
@@ -169,6 +170,16 @@ def test_an_overflow_names_its_tensor_and_nothing_is_written(tmp_path: Path) -> 
         save_merge(recipe_of(models, even("2")), models, tmp_path / "out.safetensors")
     assert not list(tmp_path.glob("*out*"))
     save_merge(recipe_of(models, even("2"), dtype="fp32"), models, tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize(("number", "words"), [("nan", "NaN"), ("inf", "infinity")])
+def test_a_model_that_is_broken_itself_is_named(number: str, words: str, tmp_path: Path) -> None:
+    models = opened(tmp_path)
+    change = {TEXT: torch.full((11, 4), float(number))}
+    models["b"] = open_checkpoint(write_model(tmp_path / "broken.safetensors", 2, change=change))
+    with pytest.raises(CheckpointError, match=rf"not written, model \S*broken.safetensors holds {words} in '{TEXT}'"):
+        save_merge(recipe_of(models, even("0.5")), models, tmp_path / "out.safetensors")
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_merge_is_not_written_over_its_models_or_unasked(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def assert_holds(folder: Path, file: Path, but: Any = ()) -> None:
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_diffusers_loads_the_merge_that_a_file_holds(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -107,6 +107,7 @@ def test_diffusers_loads_the_merge_that_a_file_holds(
     assert all(torch.equal(again[key], tensor) for key, tensor in first.items())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3"])
 def test_a_folder_as_model_a_lends_its_settings(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -27,6 +27,7 @@ def renamed(path: Path, out: Path, network: str, vae: str) -> Path:
     return out
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("network", "vae"), [("", "first_stage_model."), ("diffusion_model.", "vae."), (START, "first_stage_model.")]
 )
@@ -101,7 +102,7 @@ def other_name(key: str, old: str, new: str) -> str:
     return key.replace(old, new)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("how", "family"), [(how, family) for how in NAMES for family in FAMILIES[how]])
 def test_other_names_for_the_same_tensors_make_no_difference(
     how: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -17,6 +17,7 @@ from tests.folders import write_file, write_folder
 from tests.merging.rebasin.models import own_keys, permuted, randomly, spaces
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_every_neuron_of_a_scrambled_model_finds_its_place(tmp_path: Path, family: str) -> None:
     config = write_folder(tmp_path / "config", family)
@@ -33,6 +34,7 @@ def test_every_neuron_of_a_scrambled_model_finds_its_place(tmp_path: Path, famil
         assert rounds[0] == (1, 1, len(found))
 
 
+@pytest.mark.slow
 def test_the_demos_specialists_stay_and_one_that_was_scrambled_comes_back() -> None:
     with open_checkpoint(model_path("a")) as a, open_checkpoint(model_path("b")) as b:
         found, names = spaces(a, config_dir()), own_keys(a)

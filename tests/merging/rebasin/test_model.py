@@ -74,6 +74,7 @@ def test_a_plan_says_so_and_reads_nothing(files: Mapping[str, str], models: dict
     assert "permuted" not in vars(models["b"])
 
 
+@pytest.mark.slow
 def test_a_recipe_has_the_layout_and_the_order_and_finds_it_without_the_folder(
     files: Mapping[str, str], models: dict[str, Checkpoint]
 ) -> None:

@@ -38,6 +38,7 @@ def kind(space: Space) -> str:
     return "groups" if space.exchange else "free" if len(space.cells) == 1 else "stream"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_random_order_of_each_kind_and_of_all_changes_no_answer(tmp_path: Path, family: str) -> None:
     config = write_folder(tmp_path / "config", family)
@@ -51,6 +52,7 @@ def test_a_random_order_of_each_kind_and_of_all_changes_no_answer(tmp_path: Path
         assert randomly(model, found).moved() > 0.9 * randomly(model, found).total()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("broken", ["groups", "heads", "stream"])
 def test_neurons_that_leave_their_group_or_head_change_the_answers(tmp_path: Path, broken: str) -> None:
     config = write_folder(tmp_path / "config", "sd1")

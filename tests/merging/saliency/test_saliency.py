@@ -75,6 +75,7 @@ def test_strength_0_and_the_ends_of_alpha_are_the_plain_merge(tmp_path: Path, mo
         assert all(torch.equal(moved[key], tensor) for key, tensor in as_before.items())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "ties", "salient_sum", "most_salient", "rotate"])
 def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, models: dict[str, Checkpoint], method: str) -> None:
     given = two(models) if method in ("weighted_sum", "rotate") else models

@@ -1,12 +1,10 @@
-"""A process that is killed over a study that waits for a person: python -m tests.run.rating.dying FOLDER PHASE."""
+"""Processes that are killed over a study that waits for a person."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bayes_merger.config import ScoringConfig
 from bayes_merger.imaging.payload import Payload
@@ -63,8 +61,3 @@ def rate(folder: RunFolder, phase: str) -> None:
             one = awaited(sitting.study)[0]
             sitting.ledger.append("confirm", one.candidate, trial=one.number)
         die()
-
-
-if __name__ == "__main__":
-    chosen = rate if sys.argv[2] in ("rating", "confirming") else run
-    chosen(RunFolder(Path(sys.argv[1])), sys.argv[2])

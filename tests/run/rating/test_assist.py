@@ -97,6 +97,7 @@ def test_the_model_answers_what_it_is_sure_of_and_the_person_the_rest(tmp_path: 
         assert sum(score["scorer"] == "rater" for score in scores) == 8
 
 
+@pytest.mark.slow
 def test_as_a_hold_out_it_leaves_every_picture_to_the_person(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
     setup = assisted(folder, ScoringConfig(page=True, ahead=1, repeats=0))
@@ -106,6 +107,7 @@ def test_as_a_hold_out_it_leaves_every_picture_to_the_person(tmp_path: Path) -> 
     assert {one.rater for one in ratings} == {"ann"}
 
 
+@pytest.mark.slow
 def test_a_person_is_asked_about_the_payloads_that_they_judge(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
     scoring = ScoringConfig(page=True, ahead=1, repeats=0, payloads={"manual": ["p0"]})

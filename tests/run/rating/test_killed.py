@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from bayes_merger.config import ScoringConfig
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.rating.sitting import Sitting
 from bayes_merger.run.record import complete_trials
+from tests.processes import Process
+from tests.run.rating import dying
 from tests.run.rating.test_run import Rater, by_hand, first_gets_7, run
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def killed(folder: RunFolder, phase: str) -> None:
-    command = [sys.executable, "-m", "tests.run.rating.dying", str(folder.path), phase]
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
+    with Process(dying.rate if phase in ("rating", "confirming") else dying.run, folder, phase) as process:
+        assert process.wait() == -9
 
 
 def states(folder: RunFolder) -> list[str]:

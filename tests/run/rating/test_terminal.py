@@ -53,7 +53,7 @@ def test_the_names_of_files_tell_nothing_and_the_files_stay(tmp_path: Path) -> N
 
 def test_a_trial_called_void_is_left(tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, waiting=2)
-    rate_in_terminal(folder, Person(folder, "v", "5", "5").scorer)
+    rate_in_terminal(folder, Person(folder, "v", "v", "5", "5").scorer)
     assert values(folder) == [[5.0]]
 
 

@@ -117,6 +117,7 @@ def test_a_desktop_whose_opener_is_missing_does_not_end_the_run(ledger: Path, tm
     assert terminal.end() == 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("given", [0, 1, 2, 3])
 def test_kill_9_loses_no_rating_and_nothing_is_asked_twice(ledger: Path, given: int) -> None:
     terminal = Terminal(ledger)

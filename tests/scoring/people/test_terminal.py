@@ -138,7 +138,7 @@ def test_another_candidate_is_asked_anew(path: Path) -> None:
 
 def test_void_fails_the_trial_and_keeps_the_other_ratings(path: Path) -> None:
     with pytest.raises(TrialFailed, match="image 1 of portrait"):
-        Person(path, "7", "v").scorer.score(THREE)
+        Person(path, "7", "v", "", "v", "v").scorer.score(THREE)
     again = Person(path, "5", "6")
     assert again.scorer.score(THREE) == [7.0, 5.0, 6.0]
 

@@ -116,6 +116,7 @@ def test_it_answers_where_it_is_surer_than_a_rating_and_writes_it_down(tmp_path:
     assert check.ratings == 160, "it learns nothing from its own answers"
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_gives_the_answers_that_it_gave(tmp_path: Path) -> None:
     fresh = [picture(number, 0) for number in range(900, 930)]
     scorer = rated(tmp_path, 40)

@@ -116,6 +116,7 @@ def test_a_study_goes_on_after_a_kill_as_if_nothing_had_been(name: str, tmp_path
     assert searched(tmp_path / "killed.db", space, SAMPLERS[name], killed_in=8) == whole
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SAMPLED)
 def test_the_seed_of_the_study_is_the_sampler_s(name: str, tmp_path: Path, space: SearchSpace) -> None:
     first = searched(tmp_path / "0.db", space, SAMPLERS[name])
@@ -230,6 +231,7 @@ MINE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("target", MINE)
 def test_a_yaml_of_the_person_s_own_names_any_sampler(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: SearchSpace

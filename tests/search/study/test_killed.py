@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from bayes_merger.search import samplers
 from bayes_merger.search.study.history import origin
 from bayes_merger.search.study.study import ask, failed, finished, load_study, open_storage, open_study, tell
+from tests.processes import Process
+from tests.search import killed_study
 from tests.search.killed_study import SPACE
 from tests.search.optimiser_configs import EXTRA, NAMES
 
@@ -52,16 +53,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def mortal(tables: Path) -> Iterator[Runner]:
     """Runs a study in a process that may be killed; see tests/search/mortal.py."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.search.killed_study"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
+    server = Process(killed_study.serve, stdin=subprocess.PIPE)
     questions, answers = server.stdin, server.stdout
 
     def run(
@@ -77,7 +69,7 @@ def mortal(tables: Path) -> Iterator[Runner]:
 
     yield run
     questions.close()
-    server.wait(timeout=60)
+    server.wait()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -129,7 +121,7 @@ def check_deaths(
         assert trace(storage) == expected, f"killed at {moment} {deadly}"
 
 
-@pytest.mark.parametrize(("moment", "step"), [("before", 29), ("after", 31), ("statement", 151)])
+@pytest.mark.parametrize(("moment", "step"), [("before", 47), ("after", 53), ("statement", 251)])
 def test_a_death_at_any_transaction_of_a_run_and_in_it_changes_nothing(
     mortal: Runner, folder: Path, moment: str, step: int
 ) -> None:
@@ -137,7 +129,7 @@ def test_a_death_at_any_transaction_of_a_run_and_in_it_changes_nothing(
     assert sum(state == "FAIL" for state, *_ in trace(folder / "whole.db")) >= 1
 
 
-@pytest.mark.parametrize("step", [pytest.param(53, id="some"), pytest.param(1, id="each", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(89, id="some"), pytest.param(1, id="each", marks=pytest.mark.slow)])
 def test_nor_does_one_where_optuna_s_own_api_writes(mortal: Runner, folder: Path, step: int) -> None:
     check_deaths(mortal, folder, "after", step, slow=True)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +26,8 @@ from bayes_merger.search.study.storage import backend, open_storage
 from bayes_merger.search.study.study import create_study, finished, load_study, open_study
 from bayes_merger.search.study.transaction import transaction
 from bayes_merger.search.study.workers import Worker
+from tests.processes import Process
+from tests.search import worker_processes
 from tests.search.worker_processes import SPACE, score
 
 ROOT = Path(__file__).parents[3]
@@ -46,16 +46,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path, tables: Path) -> str:
 @pytest.fixture(scope="module")
 def hands() -> Iterator[Hands]:
     """Lets workers loose on a study; see tests/search/hands.py."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.search.worker_processes"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    process = Process(worker_processes.serve, stdin=subprocess.PIPE)
     questions, answers = process.stdin, process.stdout
 
     def loose(**job: Any) -> dict[str, Any]:
@@ -66,7 +57,7 @@ def hands() -> Iterator[Hands]:
 
     yield loose
     questions.close()
-    process.wait(timeout=60)
+    process.wait()
 
 
 def new_study(where: str, rows: int) -> Study:

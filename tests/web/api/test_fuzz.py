@@ -32,7 +32,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return schemathesis.openapi.from_asgi(ADDRESS, whole_app(runs), headers=HEADERS)
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_no_request_that_the_document_allows_is_a_fault(api: Any, known: bool) -> None:
     operations = [found.ok() for found in api.get_all_operations()]
     assert len(operations) > 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sqlite3
@@ -33,6 +32,7 @@ from bayes_merger.search.study.workers import Worker
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.operations import ADDRESS
 from bayes_merger.web.serving import listen, server_of
+from tests.processes import Process, environment, program
 from tests.web.api.checking import wrong
 from tests.web.api.outside import MODELS, begun, copied, taste
 from tests.web.api.whole import HERE, whole_app, whole_client
@@ -187,6 +187,7 @@ def test_whoever_asks_next_ends_a_study_whose_last_teller_was_killed(client: Tes
     assert client.get(API).json()["studies"][0]["state"] == "done"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("what", "body", "status", "told"),
     [
@@ -273,7 +274,7 @@ def test_the_program_of_the_docs_runs_as_it_stands(folder: RunFolder, tmp_path: 
 
 
 def test_a_server_that_is_killed_loses_nothing(folder: RunFolder, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BAYES_MERGER_TOKEN": TOKEN}
+    variables = {**environment(), "BAYES_MERGER_TOKEN": TOKEN}
 
     def post(server: str, what: str, **body: Any) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
@@ -282,9 +283,7 @@ def test_a_server_that_is_killed_loses_nothing(folder: RunFolder, tmp_path: Path
             data: dict[str, Any] = json.load(answer)
             return data
 
-    command = [sys.executable, "-m", "bayes_merger", "serve", "--no-browser", "--runs", str(tmp_path)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
+    with Process(program, "serve", "--no-browser", "--runs", str(tmp_path), variables=variables) as server:
         lent = post(server.stdout.readline().split("/studies")[0], "ask", worker="one")
         server.kill()
     with served(tmp_path) as address:
@@ -323,6 +322,7 @@ def test_a_study_of_python_lends_too_without_a_recipe(tmp_path: Path) -> None:
         assert tell(client, trial=lent["trial"], score=-2.0)["best"] == {"trial": 0, "value": -2.0}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("setting", "told"),
     [

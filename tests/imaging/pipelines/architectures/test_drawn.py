@@ -57,6 +57,7 @@ def test_what_cannot_be_drawn_is_named(family: str, changes: Mapping[str, Any], 
         drawn(header(family, **changes))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("family", "changes", "usual"),
     [

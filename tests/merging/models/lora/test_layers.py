@@ -60,6 +60,7 @@ def find(key: str, table: dict[str, Layer]) -> Layer | None:
     return find_layer(name, table)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_matrix_that_diffusers_has_is_found_by_every_naming_where_its_numbers_are(family: str) -> None:
     parts = {part: dict(module.state_dict()) for part, module in make_modules(family, seed=2).items()}
