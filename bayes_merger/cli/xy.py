@@ -64,7 +64,7 @@ def xy(arguments: Sequence[str]) -> None:
         "--resume", action="store_true", help="draw what is not yet in the folder, with these axes or others"
     )
     parser.add_argument("--yes", action="store_true", help=f"even if there are more than {MOST:,} cells")
-    options = parser.parse_intermixed_args(list(arguments))
+    options = parser.parse_args(list(arguments))
     out = user_path(options.out)
     if out.exists() and (not out.is_dir() or (not options.resume and any(out.iterdir()))):
         way_out = "add  --resume  to go on there, or give another name" if out.is_dir() else "give another name"

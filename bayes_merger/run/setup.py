@@ -194,7 +194,7 @@ def check_setup(
         ConfigError: a setting, rule, payload or scorer that makes no sense.
         CheckpointError: a model file that cannot be used.
     """
-    _check_numbers(config)
+    check_numbers(config)
     checkpoints, spec, space, steps = open_and_divide(config)
     if payloads is None:
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
@@ -299,7 +299,12 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
             raise ConfigError(f"workers: scorer '{name}' asks a person, who can only talk to one; {way_out}")
 
 
-def _check_numbers(config: RunConfig) -> None:
+def check_numbers(config: RunConfig) -> None:
+    """Whether the numbers and words among the settings make sense, whatever the models are.
+
+    Raises:
+        ConfigError: one does not.
+    """
     for name, low in (("workers", 1), ("init_points", 1), ("n_iters", 0), ("final.rescore", 0), ("final.images", 0)):
         owner: Any = config
         for part in name.split("."):

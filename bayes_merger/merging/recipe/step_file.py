@@ -28,7 +28,7 @@ from typing import Any
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.method import MODEL_NAMES, MethodSpec
 from bayes_merger.merging.parameters import WeightRange
 from bayes_merger.merging.rebasin.written import steps_with_files
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
@@ -309,7 +309,7 @@ def read_yaml(path: Path, what: str) -> Any:
         ConfigError: it cannot be read; the text begins with ``what``.
     """
     try:
-        return read_document(path)
+        return read_document(path, text_of=("name", "method", *MODEL_NAMES))
     except ConfigError as error:
         raise ConfigError(f"{what} {path}: {error}") from None
 
