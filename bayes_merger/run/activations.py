@@ -16,12 +16,12 @@ from typing import Any
 from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.activations.sums import merged
+from bayes_merger.checkpoints.writing import check_out
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.activations import recorded
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.prompts.networks import network_tags
-from bayes_merger.paths import check_out
 from bayes_merger.run.draw import Drawer, drawer_of
 from bayes_merger.run.versions import versions_here
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import open_checkpoint
-from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
+from bayes_merger.checkpoints.writing import TensorEntry, check_out, write_checkpoint
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.plan.routing import MergePlan
@@ -20,7 +20,6 @@ from bayes_merger.merging.rebasin.model import AlignedModel
 from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
 from bayes_merger.merging.rebasin.settings import ACTIVATIONS, WEIGHTS, as_table
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.paths import check_out
 
 TOLERANCE = 1e-4
 """By which an answer of a network may differ, relative to its largest number: rounding alone gives some 1e-6."""
