@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import ConfigError, Interrupted, StorageError, trouble
+from bayes_merger.errors import ConfigError, Interrupted, StorageError, printable, trouble
 from bayes_merger.paths import user_path
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def _draw(words: Sequence[str], out: Path, *, sure: bool) -> None:
     cells = Cells(config, numbers)
     try:
         grid = cells.grid(axes)
+        for line in cells.find_orders(steps.matching):
+            print(f"note: {printable(line, longest=400)}", file=sys.stderr)
         out.mkdir(parents=True, exist_ok=True)
         merges = len({cell.merge.key for cell in grid.cells.values()})
         rest = "; what they do not merge stays model A, alpha=NUMBER changes that" if cells.leaves_a(axes) else ""
