@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from bayes_merger.errors import ConfigError
+
 
 def user_path(path: str | Path) -> Path:
     """A path that a person wrote: ``~`` and ``~name`` are homes where there is such a user, else plain names."""
@@ -15,6 +17,18 @@ def user_path(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # nobody is called so, or has no home
         return Path(path)
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse a place for a file that was given as ``--out``.
+
+    Raises:
+        ConfigError: it is taken, or there is no such folder.
+    """
+    if out.exists() and not overwrite:
+        raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out: there is no folder {out.parent}; make it first")
 
 
 def cache_folder() -> Path:

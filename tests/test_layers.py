@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bayes_merger"
 
 # From the cellar up: a room may enter those of the floors below it, and its own.
 FLOORS = [
-    {"errors", "atomic", "paths", "processes", "timing", "lazy"},
-    {"plain_json"},
+    {"errors", "atomic", "processes", "timing", "lazy"},
+    {"paths", "plain_json"},
     {"documents"},
     {"checkpoints"},
     {"merging", "search", "imaging", "scoring", "config"},
@@ -24,7 +24,6 @@ FLOORS = [
     {"session", "asking"},
     {"api"},
     {"rescoring"},
-    {"testing"},
     {"web"},
     {"cli"},
     {"__main__"},

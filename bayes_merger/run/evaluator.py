@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged
-from bayes_merger.checkpoints.kinds import LORA
+from bayes_merger.checkpoints.checkpoint import check_all_unchanged
 from bayes_merger.errors import BayesMergerError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.building import load_pipeline
@@ -17,12 +16,10 @@ from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, OnDrawn
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.multi_step import LiveSteps
-from bayes_merger.merging.method import MODEL_NAMES
-from bayes_merger.merging.recipe.settings import MergeSettings
+from bayes_merger.run.baselines import Baseline, compared
 from bayes_merger.run.judging import Judging
 from bayes_merger.run.judging import Weights as Weights
 from bayes_merger.run.live_preview import LivePreview
-from bayes_merger.run.models import merge_settings
 from bayes_merger.run.objectives import objective_values
 from bayes_merger.run.progress import ProgressReporter, StopSignal
 from bayes_merger.run.prompt_files import PromptLoras
@@ -31,64 +28,6 @@ from bayes_merger.run.saving import Saving
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import Score
 from bayes_merger.timing import timed
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What a winner is compared with.
-
-    Attributes:
-        name: for people.
-        weights: of every block.
-        method: of models A and B, with these weights.
-        model: instead, a model as it is.
-        elements: instead of the run's rules, which such a merge does not have.
-    """
-
-    name: str
-    weights: Weights
-    method: str = "weighted_sum"
-    model: str = ""
-    elements: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """What its pictures are remembered under, in studies that exist."""
-        key = f"alone: {self.model}" if self.model else self.method
-        return f"{key}: {', '.join(self.elements)}" if self.elements else key
-
-
-def baselines(setup: RunSetup) -> list[Baseline]:
-    """What a winner is compared with: A, B and their even mix, or a recipe's models as they are.
-
-    Where there are more than three models, each of them is a row.
-    """
-    blocks = setup.architecture.blocks if setup.steps is None else setup.base.architecture.blocks
-
-    def at(alpha: float) -> Weights:
-        return {"alpha": dict.fromkeys(blocks, alpha)}
-
-    if setup.steps is not None:
-        whole = [name for name, model in setup.checkpoints.items() if model.kind is not LORA]
-        return [Baseline(f"model {name}", at(0.0), model=name) for name in whole]
-    many = any(name in setup.checkpoints for name in MODEL_NAMES[3:])
-    others = [name for name in MODEL_NAMES[2:] if many and name in setup.checkpoints]
-    return [
-        Baseline("model A", at(0.0)),
-        Baseline("model B", at(1.0)),
-        *(Baseline(f"model {name.upper()}", at(0.0), model=name) for name in others),
-        Baseline("even mix of A and B" if many else "even mix", at(0.5)),
-    ]
-
-
-def compared(setup: RunSetup, baseline: Baseline) -> tuple[dict[str, Checkpoint], MergeSettings]:
-    """The models and settings of what a winner is compared with; rules are the run's own: pure A is to be pure."""
-    config, own = setup.config, merge_settings(setup.config)
-    vae = config.vae if config.vae in ("b", "merge") else "a"
-    models = {role: setup.checkpoints[baseline.model or role] for role in ("a", "b")}
-    return models, MergeSettings(
-        baseline.method, own.dtype, vae, elements=baseline.elements, blocks=own.blocks, channels=own.channels
-    )
 
 
 @dataclass(frozen=True)

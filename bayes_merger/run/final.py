@@ -18,7 +18,8 @@ import optuna
 from bayes_merger.errors import TrialFailed, one_line
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import FINAL_IMAGES, IMAGES, WEIGHTS
-from bayes_merger.run.evaluator import Evaluation, Evaluator, Weights, baselines
+from bayes_merger.run.baselines import baselines
+from bayes_merger.run.evaluator import Evaluation, Evaluator, Weights
 from bayes_merger.run.final_drawing import FinalDrawing
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.fresh import fresh, fresh_images

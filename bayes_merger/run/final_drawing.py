@@ -15,7 +15,8 @@ import optuna
 from bayes_merger.errors import ConfigError, TrialFailed, one_line
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import DRAWN
-from bayes_merger.run.evaluator import Baseline, Evaluation, Evaluator, Weights, conclude
+from bayes_merger.run.baselines import Baseline
+from bayes_merger.run.evaluator import Evaluation, Evaluator, Weights, conclude
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import ProgressReporter, StopSignal, ends
 from bayes_merger.run.setup import RunSetup

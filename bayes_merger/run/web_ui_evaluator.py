@@ -17,7 +17,7 @@ from bayes_merger.imaging.web_ui import WebUI
 from bayes_merger.merging.export.single_file import save_merge
 from bayes_merger.merging.models.opening import references
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.run.evaluator import Baseline, compared
+from bayes_merger.run.baselines import Baseline, compared
 from bayes_merger.run.judging import Judging, Weights
 from bayes_merger.run.live_preview import LivePreview
 from bayes_merger.run.progress import ProgressReporter, StopSignal

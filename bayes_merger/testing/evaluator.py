@@ -10,7 +10,8 @@ from PIL import Image
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
-from bayes_merger.run.evaluator import Baseline, Weights
+from bayes_merger.run.baselines import Baseline
+from bayes_merger.run.evaluator import Weights
 from bayes_merger.scoring.scorer import Score
 
 Formula = Callable[[Weights, str, int], float]

@@ -14,7 +14,8 @@ import pytest
 from bayes_merger.checkpoints.architectures import SD1
 from bayes_merger.config import FinalConfig
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.run.evaluator import Baseline, Weights, conclude
+from bayes_merger.run.baselines import Baseline
+from bayes_merger.run.evaluator import Weights, conclude
 from bayes_merger.run.final import (
     closing_table,
     decide,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import METHODS
-from bayes_merger.run.evaluator import baselines
+from bayes_merger.run.baselines import baselines
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.models import read_recipe
 from bayes_merger.search.study.study import FINGERPRINT

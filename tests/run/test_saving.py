@@ -14,7 +14,8 @@ from PIL import Image
 from bayes_merger.errors import TrialFailed
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
-from bayes_merger.run.evaluator import Baseline, Evaluation, Weights, evaluate
+from bayes_merger.run.baselines import Baseline
+from bayes_merger.run.evaluator import Evaluation, Weights, evaluate
 from bayes_merger.run.judging import Judging
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.saving import Saving

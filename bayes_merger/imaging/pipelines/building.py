@@ -14,7 +14,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.pipelines.architectures import DrawnArchitecture, drawn
 from bayes_merger.imaging.pipelines.device import check_offload, device_of, dtype_of, keep_freed_memory
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
-from bayes_merger.imaging.pipelines.speed import check_speed, compile_network
+from bayes_merger.imaging.pipelines.speed import check_speed, make_fast
 
 if TYPE_CHECKING:
     import torch
@@ -57,19 +57,12 @@ def load_pipeline(
         CheckpointError: the file cannot be read or does not fit the config.
         ConfigError: an invalid setting.
     """
-    if max_batch < 1:
-        raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
-    check_offload(offload)
-    place = device_of(device)
-    if place.type == "cpu":
-        keep_freed_memory()
+    place = _place(device, offload, max_batch)
     tree, t5 = Path(config) if config else None, Path(text_encoder_3) if text_encoder_3 else None
     with ExitStack() as opened, _quiet():
         base = opened.enter_context(open_checkpoint(model)) if isinstance(model, str | Path) else model
-        kind = drawn(base)
+        kind = _kind_of(base, t5)
         check_speed(attention, compiled, device, dtype, kind.half)
-        if t5 is not None and not kind.t5:
-            raise ConfigError(f"generator.text_encoder_3: {base.architecture.title} has no T5; leave it out")
         from bayes_merger.imaging.pipelines.loading import load_model
 
         live = load_model(
@@ -85,9 +78,27 @@ def load_pipeline(
         architecture = kind(live, kind.tokenizers_of(live, tree, t5))
         pipe = _diffusers_pipeline(architecture)
     leaving = [part for part in kind.encoders if part in live.modules and (offload or part not in live.merged_parts)]
-    if compiled:
-        compile_network(live.modules[kind.network])
+    make_fast(live.modules[kind.network], compiled=compiled)
     return LivePipeline(architecture, pipe, max_batch=max_batch, attention=attention, leaving=leaving)
+
+
+def _place(device: str, offload: str | None, max_batch: int) -> torch.device:
+    """The device, once it is sure that it can be drawn there so."""
+    if max_batch < 1:
+        raise ConfigError(f"max_batch: {max_batch} pictures at once are not possible; use 1 or more")
+    check_offload(offload)
+    place = device_of(device)
+    if place.type == "cpu":
+        keep_freed_memory()
+    return place
+
+
+def _kind_of(base: Checkpoint, t5: Path | None) -> type[DrawnArchitecture]:
+    """How models of this architecture are drawn; a T5 is for those that have one."""
+    kind = drawn(base)
+    if t5 is not None and not kind.t5:
+        raise ConfigError(f"generator.text_encoder_3: {base.architecture.title} has no T5; leave it out")
+    return kind
 
 
 def _diffusers_pipeline(architecture: DrawnArchitecture) -> Any:

@@ -75,6 +75,21 @@ def attending(attention: str) -> AbstractContextManager[None]:
     return sdpa_kernel(getattr(SDPBackend, ATTENTION[attention]))
 
 
+def make_fast(network: Any, *, compiled: bool) -> None:
+    """Make a network ready to draw often: compiled, or on the CPU a few tokens at a time where layers are wide.
+
+    Args:
+        network: changed in place; its parameters keep their names, and pictures all their bits unless it is compiled.
+        compiled: whether it is.
+    """
+    from bayes_merger.imaging.pipelines.pieces import take_in_pieces
+
+    if compiled:
+        compile_network(network)
+    elif network.device.type == "cpu":
+        take_in_pieces(network)
+
+
 def compile_network(network: Any, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile a network, when it is first called and once for each size of pictures or batches of one.
 

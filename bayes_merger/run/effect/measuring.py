@@ -15,8 +15,9 @@ from PIL import Image, ImageChops
 
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
+from bayes_merger.run.baselines import Baseline
 from bayes_merger.run.effect.entries import Entry, most_promising
-from bayes_merger.run.evaluator import Baseline, Evaluator, Weights
+from bayes_merger.run.evaluator import Evaluator, Weights
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import Score
 

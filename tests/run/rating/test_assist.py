@@ -15,7 +15,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
 from bayes_merger.run import loop
-from bayes_merger.run.evaluator import Baseline
+from bayes_merger.run.baselines import Baseline
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.judging import Judging, Weights
 from bayes_merger.run.progress import StopSignal
