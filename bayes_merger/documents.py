@@ -222,6 +222,8 @@ def _size(node: yaml.Node, known: dict[int, int], text_of: Collection[str]) -> i
                 raise ConfigError(f"{where}'{printable(str(key.value))}' is given twice; remove one")
             if isinstance(key, yaml.ScalarNode):
                 keys.add(key.value)
+                if key.tag != _TAG + "merge":
+                    key.tag = _TAG + "str"  # a name, as in JSON: no and 1 are names too
                 if key.value in text_of:
                     _make_text(key, value)
             size += _size(key, known, text_of) + _size(value, known, text_of)

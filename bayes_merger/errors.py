@@ -138,6 +138,8 @@ _SYSTEM = {
     errno.EACCES: "{what} may not be read or written; change its permissions, or give another folder",
     errno.EPERM: "{what} may not be changed; change its permissions, or give another folder",
     errno.EIO: "the disk cannot be read or written (input/output error); check it",
+    errno.ENAMETOOLONG: "{what} is too long a name for this disk; choose a shorter one",
+    errno.ELOOP: "{what} is a link that leads to itself; give the file",
     errno.ENOMEM: "there is not enough memory; close other programs",
 }
 """What the system says -> what the user can do."""

@@ -44,6 +44,7 @@ from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, with
 from bayes_merger.run.outside import is_outside
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.rating.desk import Seating, no_seat
+from bayes_merger.run.rebasin import orders_kept
 from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space
 from bayes_merger.run.status import reporting_status
@@ -88,7 +89,8 @@ def begin(
     settings = {**settings, "space": dict(setup.config.space)}
     start_design(setup)  # whatever is wrong with it is said before the models are read
     check_space(setup, folder)
-    check_models(setup)
+    about_orders = check_models(setup)
+    settings |= orders_kept(settings, setup.checkpoints)
     setup = without_idle(setup)
     design, about_anchors = start_design(setup)
     settings = {**settled(settings, setup), "name": folder.name}
@@ -97,7 +99,7 @@ def begin(
         if line := about_idle(setup.space):
             progress.note(f"{line}; {SEARCH_ALL}")
         about_frozen = about_effect(setup.config.space, setup.space.blocks)
-        for line in filter(None, (about_frozen, *about_anchors, budget_line(setup))):
+        for line in filter(None, (*about_orders, about_frozen, *about_anchors, budget_line(setup))):
             progress.note(line)
         carry_on(setup, new_study(setup, settings, folder, progress, design), folder, progress, seating)
     return folder
@@ -309,7 +311,7 @@ def _stored_for_worker(
     """
     for override in overrides:
         key = compose.in_full(override).partition("=")[0]
-        if key not in LOCAL and not key.startswith(("models.", "recipe.models.")):
+        if not any(compose.is_of(key, local) for local in LOCAL):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     try:
         settings, setup = _stored(folder, stored, overrides)

@@ -1,4 +1,4 @@
-"""Measure what re-basin costs at full size: Stable Diffusion 1.5, by weights, on two cores.
+"""Measure what re-basin costs at full size: Stable Diffusion 1.5, by weights, on two cores: seconds, CPU, peak memory.
 
     python benchmarks/rebasin.py [FOLDER]
 
@@ -9,7 +9,6 @@ as a process of its own, verification and writing included. FOLDER keeps the che
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,22 @@ def scramble(model: Checkpoint, out: Path) -> int:
     return order.moved()
 
 
+def measure(name: str, arguments: list[str], cache: Path) -> None:
+    """Run a command as a process of its own and print what it took.
+
+    Raises:
+        SystemExit: it fails.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(CORES), "BAYES_MERGER_CACHE": str(cache)}
+    begin = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "bayes_merger", *arguments], env=environment)
+    _, status, used = os.wait4(process.pid, 0)  # of this process alone
+    if status:
+        sys.exit(f"{name}: failed")
+    seconds, cpu = time.monotonic() - begin, used.ru_utime + used.ru_stime
+    print(f"{name}: {seconds:.0f} s, {cpu:.0f} s of CPU on {CORES} threads, {used.ru_maxrss / 1e6:.2f} GB", flush=True)
+
+
 def main() -> None:
     """Make the files, align them, print what it took."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -55,13 +70,9 @@ def main() -> None:
             subprocess.run([sys.executable, str(made), str(folder), "--models", "ab"], check=True)
             with open_checkpoint(b) as model:
                 print(f"moved {scramble(model, lost):,}", flush=True)
-        begin = time.monotonic()
-        command = [sys.executable, "-m", "bayes_merger", "rebasin", str(a), str(lost), "--out", str(out), "--overwrite"]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(CORES)})
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-        print(f"{time.monotonic() - begin:.0f} s, {cpu:.0f} s of CPU on {CORES} threads, {used.ru_maxrss / 1e6:.2f} GB")
+        align = ["rebasin", str(a), str(lost), "--out", str(out), "--overwrite"]
+        measure("first", align, folder / "cache")
+        measure("again, the order remembered", align, folder / "cache")
         with open_checkpoint(b) as model, open_checkpoint(out) as found:
             print("wrong tensors:", sum(not torch.equal(model.tensor(k), found.tensor(k)) for k in model.shapes))
 

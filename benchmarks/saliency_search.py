@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ REPORT = """# Searches with saliency and without
 
 Written by `python benchmarks/saliency_search.py report`: points of the merges of the start design, which has the same
 block weights in all searches; of what a search hands over by its posterior mean, on fresh pictures; and of what the
-plain search hands over, with saliency added. Beside them stands how far they are above the same without saliency.
+plain search hands over, with saliency added. Beside them stands how far they are above the same without saliency: of
+each seed with the standard error over merges or pictures, then with that over the seeds.
 """
 STRENGTH = 1.5
 KINDS = {"plain": "", "gates": "act", "shuffled": "shuffled"}
@@ -138,19 +140,26 @@ def search(seed: int, trials: int, cache: Path) -> None:
 
 
 def table(cache: Path) -> list[str]:
-    """Mean points of each seed, and how far above those without saliency they are, with the error over the seeds."""
-    results = {int(path.stem): json.loads(path.read_text()) for path in sorted((cache / "results").glob("*.json"))}
+    """Mean points of each finished seed, and how far above those without saliency they are, picture by picture."""
+    paths = sorted((cache / "results").glob("*.json"))
+    results = {int(path.stem): found for path in paths if len(found := json.loads(path.read_text())) == 3 * len(KINDS)}
     lines = [
-        f"| what | points of seeds {', '.join(map(str, results))} | above plain |",
-        "| --- | --- | --- |",
+        f"| what | points of seeds {', '.join(map(str, results))} | above plain, by seed | over the seeds |",
+        "| --- | --- | --- | --- |",
     ]
     for name in next(iter(results.values()), {}):
         plain = f"{name.partition(',')[0]}, plain"
-        means = [float(np.mean(found[name])) for found in results.values()]
-        above = [mean - float(np.mean(found[plain])) for mean, found in zip(means, results.values(), strict=True)]
-        error = np.std(above, ddof=1) / np.sqrt(len(above)) if len(above) > 1 else float("nan")
-        lines.append(f"| {name} | {', '.join(f'{m:.2f}' for m in means)} | {np.mean(above):+.2f} ± {error:.2f} |")
+        means = ", ".join(f"{np.mean(found[name]):.2f}" for found in results.values())
+        above = [np.subtract(found[name], found[plain]) for found in results.values()]
+        by_seed = ", ".join(_with_error(each) for each in above)
+        lines.append(f"| {name} | {means} | {by_seed} | {_with_error([float(np.mean(each)) for each in above])} |")
     return lines
+
+
+def _with_error(differences: Sequence[float] | np.ndarray) -> str:
+    """Their mean, and its standard error where there are several."""
+    text = f"{np.mean(differences):+.2f}"
+    return text if len(differences) < 2 else f"{text} ± {np.std(differences, ddof=1) / np.sqrt(len(differences)):.2f}"
 
 
 def main() -> None:

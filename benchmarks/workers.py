@@ -8,6 +8,9 @@ attributes, and draws nothing in between, so all that is measured is the study i
 Debian sets it up, on the same machine. A proposer keeps suggestions (`random`, 26 weights) waiting, as `workers=N`
 does; where it is killed, one stands by that looks every two seconds. Optuna's own processes use `ask` and `tell` of its
 RDBStorage with RandomSampler and the same attributes, in the same run.
+
+Statements are those that SQLAlchemy hands to the driver, vain looks, heartbeats and the proposer's included; what
+begins and ends transactions and connections (BEGIN, COMMIT, the pool's ping) is not among them.
 """
 
 from __future__ import annotations
@@ -240,7 +243,8 @@ def report(rows: Sequence[Row], deaths: Sequence[dict[str, Any]], load: str) -> 
 Written by `benchmarks/workers.py`, which says what was done. {os.cpu_count()} CPU cores for the workers, the
 proposer and the server together, shared with other programs ({load}): wall times (trials/s, take, tell) say little
 beyond this machine; CPU seconds and statements do. All of a row's processes are counted, the proposer's too, and
-divided by its trials. "In vain" is how often a worker looked and found nothing, per trial; "joining" is a worker's CPU
+divided by its trials. Statements are counted without those that begin and end transactions and
+connections. "In vain" is how often a worker looked and found nothing, per trial; "joining" is a worker's CPU
 time from its start to its first claim; "memory" is what it has of its own at the end, beside what it shares with the
 process that it was forked from.
 

@@ -16,8 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before anything imports torc
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests beside each other, not threads
 
-from tests.checkpoint_files import make_tiny_sd1, tiny_config
-from tests.postgres import server
+# Neither torch nor the package is imported here: the process that only hands out the tests has no use for them.
 
 
 def pytest_configure() -> None:
@@ -37,6 +36,11 @@ def pytest_collection_finish() -> None:
     """What the imports have made is no garbage, and need not be looked at each time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let all of it go, for libraries that look for what was left."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -64,21 +68,29 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.checkpoint_files import make_tiny_sd1
+
     return make_tiny_sd1(tmp_path_factory.mktemp("checkpoints") / "a.safetensors", seed=1)
 
 
 @pytest.fixture(scope="session")
 def tiny_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.checkpoint_files import make_tiny_sd1
+
     return make_tiny_sd1(tmp_path_factory.mktemp("checkpoints") / "b.safetensors", seed=2)
 
 
 @pytest.fixture(scope="session")
 def tiny_sd1_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.checkpoint_files import tiny_config
+
     return tiny_config(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The address of a PostgreSQL database, password and all."""
+    from tests.postgres import server
+
     with server() as address:
         yield address

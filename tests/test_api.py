@@ -40,7 +40,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_importing_the_package_loads_nothing() -> None:
     code = "import sys, bayes_merger; print(sorted(m for m in sys.modules if m.startswith('bayes_merger')), 'torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
-    assert result.stdout == "['bayes_merger'] False\n"
+    assert result.stdout == "['bayes_merger', 'bayes_merger.lazy'] False\n"
 
 
 def test_what_is_public_is_on_the_page_and_nothing_else(models: Path) -> None:

@@ -210,3 +210,8 @@ def test_many_mutants_are_read_or_refused_in_one_line() -> None:
 def test_a_file_is_read_whatever_its_suffix(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text('{"a": 1}')
     assert read_document(tmp_path / "x.yaml") == {"a": 1}
+
+
+def test_keys_are_names_whatever_they_look_like() -> None:
+    text = "no: 1\n1: 2\n2.50: 3\nnull: 4\n~: 5\n"
+    assert parse_document(text) == {"no": 1, "1": 2, "2.50": 3, "null": 4, "~": 5}

@@ -40,10 +40,10 @@ def merge(*source: Source, trial: int | None = None, runs: str | Path = "runs", 
         CheckpointError: a model file that cannot be used.
     """
     from bayes_merger.merging.engine.merge import merge as merged
-    from bayes_merger.run.rebasin import verify_all
+    from bayes_merger.run.rebasin import find_orders
 
     with _opened(*source, trial=trial, runs=runs, **settings) as (meant, models):
-        verify_all(models.values())
+        find_orders(models.values())
         return dict(merged(meant, models))  # tensors that are mapped from a file stay valid
 
 
@@ -77,10 +77,10 @@ def save_merge(
         CheckpointError: as :func:`merge`; or the file cannot be written.
     """
     from bayes_merger.merging.export.single_file import save_merge as save
-    from bayes_merger.run.rebasin import verify_all
+    from bayes_merger.run.rebasin import find_orders
 
     with _opened(*source, trial=trial, runs=runs, **settings) as (meant, models):
-        verify_all(models.values())
+        find_orders(models.values())
         save(meant, models, out, replace=overwrite)
     return Path(out)
 

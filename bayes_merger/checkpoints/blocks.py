@@ -148,6 +148,9 @@ _LORA_17 = ("BASE", *(f"IN{i:02d}" for i in (1, 2, 4, 5, 7, 8)), "M00", *(f"OUT{
 _LORA_12 = ("BASE", *(f"IN{i:02d}" for i in (4, 5, 7, 8)), "M00", *(f"OUT{i:02d}" for i in range(6)))
 
 
+_PRESET_NAME = re.compile(r"\A\s*[A-Za-z_][\w ]*[:=\t]\s*")  # as in a line of supermerger's mbwpresets.txt
+
+
 def weights_from_string(
     text: str, architecture: Architecture, *, base: float | None = None, of_lora: bool = False
 ) -> dict[str, float]:
@@ -160,8 +163,8 @@ def weights_from_string(
     ``scripts/lora_block_weight.py`` of https://github.com/hako-mikan/sd-webui-lora-block-weight).
 
     Args:
-        text: numbers separated by commas or blanks: one for every block (``BASE`` first), one fewer when ``base``
-            is given, or a single one for all.
+        text: numbers separated by commas or blanks, perhaps in brackets or behind a preset's name: one for every block
+            (``BASE`` first), one fewer when ``base`` is given, or a single one for all.
         architecture: whose blocks they are.
         base: the number of ``BASE`` when the text leaves it out.
         of_lora: whether the model that they weigh is a LoRA.
@@ -169,7 +172,8 @@ def weights_from_string(
     Raises:
         ConfigError: not numbers, or the wrong count of them.
     """
-    numbers = [_number(part) for part in re.split(r"[,\s]+", text.strip(" \t\r\n,")) if part]
+    bare = _PRESET_NAME.sub("", text).strip(" \t\r\n,;[]()")
+    numbers = [_number(part) for part in re.split(r"[,;\s]+", bare) if part]
     blocks = architecture.blocks
     if len(numbers) == 1:
         return dict.fromkeys(blocks, numbers[0]) | ({} if base is None else {blocks[0]: float(base)})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from bayes_merger.atomic import sync_folder
 from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged, torch_dtypes
 from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES, METADATA
-from bayes_merger.errors import CheckpointError
+from bayes_merger.errors import CheckpointError, ConfigError
 
 try:
     import fcntl
@@ -56,6 +56,18 @@ class TensorEntry(NamedTuple):
 
 
 Metadata = Mapping[str, str]
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse a place for a file that was given as ``--out``.
+
+    Raises:
+        ConfigError: it is taken, or there is no such folder.
+    """
+    if out.exists() and not overwrite:
+        raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out: there is no folder {out.parent}; make it first")
 
 
 def write_checkpoint(

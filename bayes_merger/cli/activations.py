@@ -50,7 +50,7 @@ def _measure(arguments: Sequence[str]) -> None:
     parser.add_argument("--bands", type=int, default=4)
     parser.add_argument("--gradients", type=int, nargs="?", const=8, default=0)
     parser.add_argument("--overwrite", action="store_true")
-    options = parser.parse_intermixed_args(list(arguments))
+    options = parser.parse_args(list(arguments))
     if "=" in options.model:
         raise ConfigError("activations: takes the model first, like  bayes-merger activations MODEL payloads=mine ...")
     from bayes_merger.cli.payload import settings_of_one

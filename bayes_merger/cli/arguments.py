@@ -23,6 +23,10 @@ class Parser(argparse.ArgumentParser):
 
     takes_settings = False
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with words before and behind options."""
+        return self.parse_intermixed_args(args, namespace)
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, with places as options."""
         known = [place for place in PLACES if f"--{place}" in self._option_string_actions]

@@ -58,7 +58,7 @@ def effect(arguments: Sequence[str]) -> None:
                         "those come first where the models differ most in what the layers are fed")  # fmt: skip
     parser.add_argument("--out", default="effect", help="the folder (default: effect)")
     parser.add_argument("--resume", action="store_true", help="go on in the folder: what was measured there is kept")
-    options = parser.parse_intermixed_args(list(arguments))
+    options = parser.parse_args(list(arguments))
     out = user_path(options.out)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out: {out} is no folder; give another name")

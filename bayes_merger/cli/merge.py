@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser, add_source
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merges.resolve import recipe_and_models
-from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.plan.explain import notes_on
 from bayes_merger.merging.plan.routing import listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.paths import user_path
-from bayes_merger.run.rebasin import verify_all
+from bayes_merger.run.rebasin import planned_with_orders
 
 DESCRIPTION = """\
 Write one merge to a checkpoint file that other UIs load, or to a diffusers folder. Models are .safetensors or .ckpt
@@ -54,7 +54,7 @@ applied, so alpha is its strength; 17 numbers (SDXL: 12) are LoRA block weights.
 tensors, its header or adapter_config.json beside it.
 saliency.a=A.act.safetensors saliency.b=B.act.safetensors move alpha inside tensors towards the model that matters more
 there, by as much as strength= says; alpha=act:FILE multiplies a weight number by number (activations --help).
-rebasin.b=a takes B with its neurons in the order of A's (rebasin --help).
+"model_b={rebasin: B.safetensors, to: a}" takes B with its neurons in the order of A's (rebasin --help).
 Models in brackets below may be left out; a list that ends in dots goes on, with model_e=, model_f= up to model_z=.
 bayes-merger plan takes the same and says what would happen.
 
@@ -112,10 +112,10 @@ def merge(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--out: a LoRA is one file; write  --out {out.name}.safetensors")
     if out.exists() and not options.overwrite and not any(out.samefile(c.path) for c in checkpoints.values()):
         raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
+    planned = planned_with_orders(recipe, checkpoints, steps.matching)
     if not options.quiet:
-        for note in notes_on(plan(recipe, checkpoints), checkpoints):
+        for note in notes_on(planned, checkpoints):
             print(f"note: {printable(note, longest=400)}", file=sys.stderr)
-    verify_all(checkpoints.values())
     if options.as_lora is not None:
         _save_lora(recipe, checkpoints, out, options.as_lora, options.overwrite)
     elif folder:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser, add_source
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merges.resolve import recipe_and_models
@@ -32,12 +33,13 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe, RecipeStep
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.recipe.step_file import beside
 from bayes_merger.run.idle import idle_text
+from bayes_merger.run.rebasin import planned_with_orders
 from bayes_merger.run.recipes import about_space, named_recipe
 from bayes_merger.run.spaces import usual_numbers
 
 DESCRIPTION = """\
 Say what a merge would do, without doing it: the headers of the files are read, and of what is in them only so much
-as shows where the models are equal, so that a weight changes nothing.
+as shows where the models are equal, so that a weight changes nothing, and which neurons rebasin= would move.
 
   bayes-merger plan NAME                           the best merge of a study, block by block
   bayes-merger plan recipe.json --keys             every tensor
@@ -77,7 +79,7 @@ def plan(arguments: Sequence[str]) -> None:
         runs=options.runs,
         verify=False,
     )
-    planned = plan_of(recipe, checkpoints)
+    planned = planned_with_orders(recipe, checkpoints, steps.matching, verifying=False)
     unfolded = unfold(recipe, checkpoints)
     unfolded.set(recipe)
     idle, about_idle = (set[str](), "") if options.diff else _idle(recipe, checkpoints)
@@ -91,11 +93,11 @@ def plan(arguments: Sequence[str]) -> None:
     elif options.json:
         own = _of_step(recipe.steps[-1], idle) if recipe.steps else idle
         data = plan_data(unfolded.last, planned, checkpoints, keys=options.keys, idle=own)
-        steps = [
+        earlier = [
             {"name": step.name, **_step_data(unfolded.steps[step.name], options.keys, _of_step(step, idle))}
             for step in recipe.steps[:-1]
         ]
-        print(json.dumps(data | {"idle": sorted(idle)} | ({"steps": steps} if steps else {}), indent=2))
+        print(json.dumps(data | {"idle": sorted(idle)} | ({"steps": earlier} if earlier else {}), indent=2))
     else:
         own = idle
         for step in recipe.steps:

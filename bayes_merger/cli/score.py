@@ -67,7 +67,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print JSON")
     shape.add_argument("--csv", action="store_true", help="print CSV")
-    return parser.parse_intermixed_args(arguments)
+    options: argparse.Namespace = parser.parse_args(arguments)
+    return options
 
 
 def _is_setting(word: str) -> bool:

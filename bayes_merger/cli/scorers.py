@@ -228,7 +228,7 @@ def _check(arguments: Sequence[str]) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME | key=value", help="scorers, and settings of theirs")
     parser.add_argument("--picture", help="the picture to score; by default a drawn one")
     parser.add_argument("--prompt", default="a red ball on a blue table", help="what it was asked to show")
-    given = parser.parse_intermixed_args(arguments)
+    given = parser.parse_args(arguments)
     image = _opened(given.picture) if given.picture else _drawn()
     for name, scorer in _chosen("check", given.names).items():
         if scorer.interactive:

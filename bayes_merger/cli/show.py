@@ -38,7 +38,7 @@ from bayes_merger.report.tables import (
     verdict_line,
     with_error,
 )
-from bayes_merger.report.timing import PARTS, beside, timing, timing_table
+from bayes_merger.report.timing import beside, timing, timing_table, words_of
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.control import run_state
@@ -168,7 +168,8 @@ def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str
     if data["left_out"]:
         print(f"  {data['left_out']}")
     for name, model in data["models"].items():
-        print(f"  model {printable(name.upper())}  {printable(model['path'], longest=400)}  {model['sha256'][:10]}")
+        path, hash = printable(model["path"], longest=400), printable(model["sha256"][:10])
+        print(f"  model {printable(name.upper())}  {path}  {hash}")
     space, config = space_of(study), study.user_attrs.get(CONFIG) or {}
     for line in filter(None, (about_idle(space), about_effect(config.get("space"), space.blocks))):
         print(f"  {printable(line, longest=400)}")
@@ -186,9 +187,9 @@ def _print_course(study: optuna.study.Study, trials: Sequence[Mapping[str, Any]]
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in course.parents.items()))
     if course.noise:
         print(f"  noise of one trial's points {course.noise:.3f}")
-    if parts := timing(trials):
-        whole = sum(parts.values())
-        shares = [f"{PARTS.get(part, part)} {seconds / whole:.0%}" for part, seconds in parts.items()
+    parts = timing(trials)
+    if whole := sum(parts.values()):
+        shares = [f"{words_of(part)} {seconds / whole:.0%}" for part, seconds in parts.items()
                   if seconds >= whole / 20]  # fmt: skip
         print(f"  a trial takes {whole:.1f} s: {', '.join(shares)}")
     sure = [one for one in importances(complete_trials(study), values) if one.beyond_luck]

@@ -11,6 +11,16 @@ def show(text: str, *, last: bool) -> None:
         print(f"\r{text:<50}", end="\r" if last else "", file=sys.stderr, flush=True)
 
 
+def matching(number: int, done: int, total: int) -> None:
+    """Show how far the matching of neurons is."""
+    show(f"matching: round {number}, {done} of {total} layers", last=done >= total)
+
+
+def writing(done: int, total: int) -> None:
+    """Show how much of a file is written."""
+    show(f"writing: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", last=done >= total)
+
+
 def drawing(done: int, total: int) -> None:
     """Show how many sampler steps of all are drawn."""
     show(f"drawing: {done} of {total} steps", last=done >= total)

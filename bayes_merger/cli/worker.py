@@ -42,7 +42,7 @@ def worker(arguments: Sequence[str]) -> None:
     parser.add_argument("--storage", default="", help="the address of the study's database")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--report-as", default="", help=argparse.SUPPRESS)
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_args(arguments)
     from bayes_merger import session
 
     reporting = reporting_to_parent() if options.report_as else watching

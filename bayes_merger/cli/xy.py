@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import ConfigError, Interrupted, StorageError, trouble
+from bayes_merger.errors import ConfigError, Interrupted, StorageError, printable, trouble
 from bayes_merger.paths import user_path
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def xy(arguments: Sequence[str]) -> None:
         "--resume", action="store_true", help="draw what is not yet in the folder, with these axes or others"
     )
     parser.add_argument("--yes", action="store_true", help=f"even if there are more than {MOST:,} cells")
-    options = parser.parse_intermixed_args(list(arguments))
+    options = parser.parse_args(list(arguments))
     out = user_path(options.out)
     if out.exists() and (not out.is_dir() or (not options.resume and any(out.iterdir()))):
         way_out = "add  --resume  to go on there, or give another name" if out.is_dir() else "give another name"
@@ -94,6 +95,8 @@ def _draw(words: Sequence[str], out: Path, *, sure: bool) -> None:
     cells = Cells(config, numbers)
     try:
         grid = cells.grid(axes)
+        for line in cells.find_orders(steps.matching):
+            print(f"note: {printable(line, longest=400)}", file=sys.stderr)
         out.mkdir(parents=True, exist_ok=True)
         merges = len({cell.merge.key for cell in grid.cells.values()})
         rest = "; what they do not merge stays model A, alpha=NUMBER changes that" if cells.leaves_a(axes) else ""

@@ -12,7 +12,7 @@ from bayes_merger.compose.building import build
 from bayes_merger.compose.composing import changed, compose_run, followers, settings_help, settings_text, validate
 from bayes_merger.compose.scorers import build_scorers
 from bayes_merger.compose.sources import demo_path
-from bayes_merger.compose.typed import PATHS, in_full, swept_values
+from bayes_merger.compose.typed import PATHS, in_full, is_of, swept_values
 from bayes_merger.run.choices import GROUPS, choices
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "demo_path",
     "followers",
     "in_full",
+    "is_of",
     "settings_help",
     "settings_text",
     "swept_values",

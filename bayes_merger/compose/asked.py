@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from bayes_merger.compose.building import TRUSTED
 from bayes_merger.compose.payloads import is_text
-from bayes_merger.compose.typed import FILES, PATHS, in_full
+from bayes_merger.compose.typed import FILES, PATHS, gathered, in_full
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
 from bayes_merger.merging.method import MODEL_NAMES
+from bayes_merger.merging.rebasin.written import FILE, files_and_orders, table_of
 from bayes_merger.run.choices import GROUPS, choices
 
 MODELS = (*(f"model_{name}" for name in MODEL_NAMES), "models")
@@ -24,6 +26,9 @@ _TERMINAL = "start this run from a terminal"
 
 _PLACES = {*PATHS, *FILES, "saliency", "act", "recipe", "web", "notify", "hydra", "out"} - {*MODELS, "vae"}
 """Settings that are files, folders, addresses, or Hydra's own."""
+
+_FURTHER_PLACES = {"anchors": r"|\.[A-Za-z]\w*", FILE: "|config"}
+"""What else names a place in the value of a setting."""
 
 _OF_SCORERS = ("importance", "scale")
 """All that may be changed of a scorer; its other settings name files and addresses."""
@@ -51,7 +56,7 @@ def check_asked(overrides: Sequence[str], models: Collection[str]) -> None:
     Raises:
         ConfigError: one that only a terminal may give, or that names what is not there.
     """
-    for override in overrides:
+    for override in gathered(overrides):
         key, equals, value = in_full(override).partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
             raise ConfigError(f"settings: '{printable(override)}': on a page they are given like  name=value")
@@ -70,7 +75,8 @@ def is_for_pages(key: str) -> bool:
     above = {".".join(parts[: number + 1]) for number in range(len(parts))}
     reaches = any(part in TRUSTED or part.startswith("_") for part in parts)
     of_scorer = parts[0] == "scorers" and len(parts) > 1 and (len(parts) < 3 or parts[2] not in _OF_SCORERS)
-    return not (above & _PLACES or reaches or of_scorer)
+    of_folder = parts[0] == FILE and parts[-1] == "config"
+    return not (above & _PLACES or reaches or of_scorer or of_folder)
 
 
 def _check_key(key: str) -> None:
@@ -78,7 +84,14 @@ def _check_key(key: str) -> None:
         raise ConfigError(f"{printable(key)}: may not be given on a page; {_TERMINAL}")
 
 
-def _check_model(key: str, value: str, models: Collection[str]) -> None:
+def _check_model(key: str, value: Any, models: Collection[str]) -> None:
+    value = table_of(key, value)
+    if isinstance(value, Mapping):
+        files, orders = files_and_orders({key: value}, {}, "{}")
+        for part, given in orders[key].items():
+            _check_key(f"{FILE}.{part}")
+            _check_value(key, str(given))
+        value = files[key]
     if value not in models and value not in ("", "null"):
         known = nearest(value, models) if models else "none was found: serve --models FOLDER says where they are"
         raise ConfigError(f"{key}: no model '{printable(value)}'; {known}")
@@ -91,5 +104,5 @@ def _check_value(key: str, value: str) -> None:
         for name in filter(None, re.split(r"[\[\],\s'\"]+", value)):
             if name not in known:
                 raise ConfigError(f"{key}: no '{printable(name)}'; {nearest(name, known)}")
-    elif found := re.search(r"[/\\~]|\.\.|\$\{|_target_" + (r"|\.[A-Za-z]\w*" if key == "anchors" else ""), value):
+    elif found := re.search(r"[/\\~]|\.\.|\$\{|_target_" + _FURTHER_PLACES.get(key.partition(".")[0], ""), value):
         raise ConfigError(f"{printable(key)}: '{found[0]}' may not be in it on a page; {_TERMINAL}")

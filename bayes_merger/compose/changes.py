@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
-from bayes_merger.compose.typed import in_full
+from bayes_merger.compose.typed import in_full, is_of
 from bayes_merger.config import CHANGEABLE
 from bayes_merger.errors import ConfigError, one_line
 
@@ -41,7 +41,7 @@ def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[s
     """
     for override in overrides:
         key, _, value = in_full(override).partition("=")
-        if any(key == ok or key.startswith(f"{ok}.") for ok in CHANGEABLE):
+        if any(is_of(key, ok) for ok in CHANGEABLE):
             continue
         stored: Any = config
         for part in key.split("."):

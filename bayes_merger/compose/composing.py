@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 from bayes_merger.compose.building import check_trusted
 from bayes_merger.compose.explaining import explained
 from bayes_merger.compose.payloads import split_payloads
-from bayes_merger.compose.sources import NAMED_FILES, register, shown
-from bayes_merger.compose.typed import FILES, FURTHER, check_typed, in_full, is_open, quoted
+from bayes_merger.compose.sources import NAMED_FILES, Written, register, shown
+from bayes_merger.compose.typed import FILES, FURTHER, check_typed, gathered, in_full, is_open, quoted
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.merging.models.named import with_paths
+from bayes_merger.merging.rebasin.written import files_and_orders, steps_with_files, tables_in
 from bayes_merger.paths import user_path
 from bayes_merger.run.choices import GROUPS, choices
 from bayes_merger.run.outside import is_outside, without_drawing
@@ -36,6 +38,7 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
         ConfigError: an unknown setting or choice, a wrong type, a value that must be given.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    overrides = gathered(overrides)
     check_typed(overrides)
     for override in overrides:
         key, _, choice = override.partition("=")
@@ -51,16 +54,36 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
         for key, data in words.hide(read).items():
             OmegaConf.update(config, key, OmegaConf.merge(data, config[key]), merge=False, force_add=True)
         if config.recipe:
-            _name_models(config)
+            _name_models(config, words)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"'{missing[0]}' has no value: give it like  {missing[0]}=...")
-        plain = words.show(OmegaConf.to_container(config, resolve=True))
+        plain = with_files(words.show(OmegaConf.to_container(config, resolve=True)))
     files = given.pop(NAMED_FILES, {})
     plain = with_paths(plain, plain["models_dir"])
     if is_outside(plain):
         return _by_name(without_drawing(plain, overrides))
     return _by_name(plain | {"payloads": typed.applied(list(files), given)})
+
+
+def with_files(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run in which models are files; what tables say of them besides is in ``rebasin``.
+
+    Raises:
+        ConfigError: a table without a file, or one that contradicts ``rebasin``.
+    """
+    models = {name: settings[f"model_{name}"] for name in "abc"}
+    files, orders = files_and_orders(models, settings["rebasin"])
+    further, orders = files_and_orders(settings["models"], orders)
+    named = {f"model_{name}": file for name, file in files.items()}
+    recipe = settings["recipe"]
+    return {
+        **settings,
+        **named,
+        "models": further,
+        "rebasin": orders,
+        "recipe": steps_with_files(recipe) if recipe else recipe,
+    }
 
 
 def _by_name(settings: Mapping[Any, Any]) -> dict[str, Any]:
@@ -85,7 +108,7 @@ def _read_files(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return read, others
 
 
-def _name_models(config: DictConfig) -> None:
+def _name_models(config: DictConfig, words: Verbatim) -> None:
     """A run of a recipe in several steps is called by its first models, and has no others."""
     from bayes_merger.merging.recipe.step_file import read_steps
 
@@ -95,12 +118,12 @@ def _name_models(config: DictConfig) -> None:
         if path is not None:
             raise ConfigError(f"{key}: the recipe names its models; give it as recipe.models.NAME=FILE, or no recipe=")
     try:
-        file = read_steps(OmegaConf.to_container(config.recipe, resolve=True))
+        file = read_steps(words.show(OmegaConf.to_container(config.recipe, resolve=True)))
     except ConfigError as error:
         raise ConfigError(f"recipe: {error}") from None
     others = [path for name, path in file.models.items() if name != file.base]
-    config.model_a = file.models[file.base]
-    config.model_b = others[0] if others else config.model_a
+    config.model_a = words.hide(file.models[file.base])
+    config.model_b = words.hide(others[0]) if others else config.model_a
 
 
 def _composed(overrides: Sequence[str], words: Verbatim) -> DictConfig:
@@ -159,6 +182,7 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     """
     if not isinstance(values, Mapping) or not isinstance(values.get("payloads", {}), Mapping):
         raise ConfigError("the settings of the study are damaged")
+    overrides = gathered(overrides)
     check_typed(overrides)
     overrides = _by_path(overrides, values.get("models_dir"))
     typed, others = split_payloads(overrides)
@@ -166,7 +190,7 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     words = Verbatim()
     with explained(others, words, _known_settings):
         register()
-        config = OmegaConf.merge(OmegaConf.structured(RunConfig), words.hide({**values, "payloads": {}}))
+        config = OmegaConf.merge(OmegaConf.structured(Written), words.hide({**values, "payloads": {}}))
         if chosen:
             composed = _composed(chosen, words)
             for group in (override.partition("=")[0] for override in chosen):
@@ -176,7 +200,7 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
             parsed = OverridesParser.create().parse_override(quoted(override, words))
             force = is_open(f"{parsed.key_or_group}.")
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True, force_add=force)
-        plain = words.show(OmegaConf.to_container(config, resolve=True))
+        plain = with_files(words.show(OmegaConf.to_container(config, resolve=True)))
     check_trusted(plain, typed={in_full(override).partition("=")[0] for override in others})
     given = values.get("payloads", {}) if typed.chosen is None else {}
     return _by_name(plain | {"payloads": typed.applied((), given)})
@@ -184,9 +208,10 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
 
 def _by_path(overrides: Sequence[str], models_dir: str | None) -> list[str]:
     """Overrides with paths in the place of models' names: what a study has is left as it is."""
-    typed = dict(in_full(override).split("=", 1) for override in overrides if "=" in override)
+    typed = tables_in(dict(in_full(override).split("=", 1) for override in overrides if "=" in override))
     paths = with_paths(typed, typed.get("models_dir", models_dir))
-    return [*(f"{key}={path}" for key, path in paths.items()), *(each for each in overrides if "=" not in each)]
+    given = [f"{key}={json.dumps(path) if isinstance(path, Mapping) else path}" for key, path in paths.items()]
+    return [*given, *(each for each in overrides if "=" not in each)]
 
 
 def _known_settings(overrides: Sequence[str]) -> list[str]:

@@ -15,6 +15,8 @@ from bayes_merger.compose.composing import compose_run
 from bayes_merger.config import RunConfig, data_root
 from bayes_merger.run.choices import GROUPS, choices
 
+_NAMED = ("payloads", "scorers")  # groups of which settings hold what was chosen, by name
+
 KINDS: Mapping[object, str] = {bool: "yes or no", int: "whole number", float: "number"}
 
 
@@ -48,7 +50,8 @@ def fields(values: Mapping[str, Any] | None = None) -> list[Field]:
     """
     defaults = compose_run(["model_a=a", "model_b=b"]) if values is None else values
     about = dict(_comments((data_root() / "conf" / "config.yaml").read_text(encoding="utf-8")))
-    found = [Field(group, "text", "", about.get(group, ""), tuple(choices(group))) for group in GROUPS]
+    chosen = {group: ",".join(defaults.get(group) or ()) for group in _NAMED}
+    found = [Field(one, "text", chosen.get(one, ""), about.get(one, ""), tuple(choices(one))) for one in GROUPS]
     for name, kind, value in _leaves(RunConfig, defaults):
         if name in about and name not in GROUPS and is_for_pages(name):
             found.append(Field(name, kind, typed(value), about[name]))

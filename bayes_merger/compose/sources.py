@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bayes_merger import demo
-from bayes_merger.config import RunConfig, data_root
+from bayes_merger.config import MISSING, RunConfig, data_root
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
 from bayes_merger.imaging.payload.files import known_payloads
 from bayes_merger.run.choices import GROUPS, PAYLOADS, payload_places
@@ -33,6 +33,15 @@ NAMED_FILES = "_files_"
 """In the place of a payload: the files that were chosen. Beside scorers: name -> the files that hold it."""
 
 _OWN = "own/config"
+
+
+@dataclass
+class Written(RunConfig):
+    """A run as people write it: a model may be a table of its file and the order that its neurons take."""
+
+    model_a: Any = MISSING
+    model_b: Any = MISSING
+    model_c: Any = None
 
 
 class PayloadSource(ConfigSource):
@@ -216,7 +225,7 @@ def register() -> None:
     plugins = Plugins.instance()
     for plugin in (PayloadSource, ScorerSource, OwnSource, SearchPath):
         plugins.register(plugin)
-    ConfigStore.instance().store(name="schema", node=RunConfig)
+    ConfigStore.instance().store(name="schema", node=Written)
     OmegaConf.register_new_resolver("demo", demo_path, replace=True)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -12,6 +13,7 @@ from bayes_merger.compose.payloads import is_text
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.merging.method import MODEL_NAMES
+from bayes_merger.merging.rebasin.written import is_model, table_of, tables_in
 from bayes_merger.run.choices import GROUPS
 
 PATHS = (
@@ -35,6 +37,23 @@ def is_open(key: str) -> bool:
 
 
 _OF_SCORERS = re.compile(r"scorers\.[^.]+\.(importance|scale)\.?$")
+
+
+def gathered(overrides: Sequence[str]) -> list[str]:
+    """Overrides with what is typed of one model in several words, ``model_b.rebasin=FILE model_b.to=a``, in one.
+
+    Raises:
+        ConfigError: a table that cannot be read.
+    """
+    typed = {key: value for key, equals, value in (each.partition("=") for each in overrides) if equals}
+    tables = {key: table for key, table in tables_in(typed).items() if isinstance(table, Mapping)}
+    others = [each for each in overrides if not any(is_of(each.partition("=")[0], key) for key in tables)]
+    return [*others, *(f"{key}={json.dumps(table, ensure_ascii=False)}" for key, table in tables.items())]
+
+
+def is_of(key: str, table: str) -> bool:
+    """Whether a setting is another one, or a part of it."""
+    return key == table or key.startswith(f"{table}.")
 
 
 _DEMO_FILE = re.compile(r"\$\{demo:\w+\}")
@@ -91,6 +110,9 @@ def quoted(override: str, words: Verbatim) -> str:
     bare, forced = key, f"++{key}" if key == "models" or is_open(key) else key
     if bare in _TEXTS and not value.startswith(("[", "{")):
         return f"{forced}=[{_mark(value, words)}]"
+    if isinstance(table := table_of(bare, value), Mapping) and is_model(bare):
+        marked = ", ".join(f"{part}: {_mark(str(given), words)}" for part, given in table.items())
+        return f"++{bare}={{{marked}}}"
     if (bare in (*PATHS, "name") or bare.startswith(_PATH_TABLES)) and value != "null":
         is_demo = _DEMO_FILE.fullmatch(value)
         return f"{forced}={value if is_demo else _mark(value, words)}"

@@ -17,15 +17,21 @@ from bayes_merger.merges.from_settings import recipe_by_hand
 from bayes_merger.merging.models.named import with_paths
 from bayes_merger.merging.models.opening import open_each, references
 from bayes_merger.merging.plan.planning import check_weights, plan_recipe
+from bayes_merger.merging.rebasin.aligning import Progress
+from bayes_merger.merging.rebasin.settings import Alike
+from bayes_merger.merging.rebasin.written import tables_in
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.merging.saliency.settings import hashed
+from bayes_merger.run.matching import match_drawing
+from bayes_merger.run.models import orders_in
 from bayes_merger.run.payloads import check_payloads, resolve_payloads
+from bayes_merger.run.rebasin import find_orders
 from bayes_merger.run.xy.axes import Axis, Chosen, drawn_payloads, merge_words
 from bayes_merger.run.xy.grid import Cell, Form, Grid, Merge, unmerged_recipe
 
-_TABLES = ("options", "saliency", "act")
+_TABLES = ("options", "saliency", "act", "rebasin")
 Models = dict[str, Checkpoint]
 
 
@@ -85,6 +91,18 @@ class Cells:
         words = merge_words(self._given, [(axis, axis.values[0]) for axis in axes])
         return "alpha" not in self._given and words.get("alpha") == "0" and all(axis.kind != "alpha" for axis in axes)
 
+    def find_orders(self, progress: Progress | None = None) -> list[str]:
+        """Find and verify the orders of models that take another's, and say what they do, a line each.
+
+        Args:
+            progress: told how far the matching by weights is.
+
+        Raises:
+            CheckpointError: one cannot be found, or a model would answer something else.
+        """
+        match = partial(match_drawing, config=self._config)
+        return [line for models in self._open.values() for line in find_orders(models.values(), match, progress)]
+
     def close(self) -> None:
         """Let go of the model files."""
         for models in self._open.values():
@@ -93,18 +111,17 @@ class Cells:
 
     def _merge(self, chosen: Chosen) -> Merge:
         config = self._config
-        words = with_paths(merge_words(self._given, chosen), config.models_dir)
+        words = with_paths(tables_in(merge_words(self._given, chosen)), config.models_dir)
         dtype = words.pop("dtype", config.dtype)
-        key = (
-            tuple(sorted((name, path) for name, path in words.items() if name.startswith("model_"))),
-            words.get("vae"),
+        key = tuple(
+            (name, repr(words[name])) for name in sorted(words) if name.startswith(("model_", "rebasin", "vae"))
         )
         recipe, models = recipe_by_hand(words, dtype, partial(self._opened, key))
         return self._made(recipe, models, key)
 
-    def _opened(self, key: tuple[Any, ...], paths: Mapping[str, str]) -> Models:
+    def _opened(self, key: tuple[Any, ...], paths: Mapping[str, str], rebasin: Mapping[str, Alike]) -> Models:
         if key not in self._open:
-            self._open[key] = open_each(paths)
+            self._open[key] = open_each(paths, rebasin=orders_in(self._config, rebasin))
         return self._open[key]
 
     def _made(self, recipe: MergeRecipe, models: Mapping[str, Checkpoint], key: tuple[Any, ...]) -> Merge:
@@ -143,6 +160,6 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         name: value for name in (*SETTINGS, ADJUST) if name not in _TABLES and (value := getattr(config, name, None))
     }
     found |= config.options
-    for table in ("saliency", "act"):
+    for table in _TABLES[1:]:
         found |= {f"{table}.{name}": value for name, value in getattr(config, table).items()}
     return found

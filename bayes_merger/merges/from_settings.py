@@ -16,8 +16,9 @@ from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.method import MODEL_NAMES, MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
-from bayes_merger.merging.models.opening import closed_on_error, in_order, open_each, open_model, references
-from bayes_merger.merging.rebasin.settings import read_rebasin
+from bayes_merger.merging.models.opening import closed_on_error, open_each, open_model, references
+from bayes_merger.merging.rebasin.settings import as_orders, as_table, read_rebasin
+from bayes_merger.merging.rebasin.written import files_and_orders, table_of
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import read_weights
@@ -29,10 +30,10 @@ from bayes_merger.search.space.names import names_of
 
 _BY_HAND = (*(name for name in SETTINGS if name not in ("options", "dtype")), ADJUST)
 _ACT = "act:"  # before the file that multiplies a weight
-_TABLES = {"saliency": "b=FILE", "act": "alpha=FILE", "rebasin": "b=a"}  # settings that are tables, with an example
+_TABLES = {"saliency": "b=FILE", "act": "alpha=FILE"}  # settings that are tables, with an example
 
 
-Open = Callable[[Mapping[str, str]], dict[str, Checkpoint]]
+Open = Callable[..., dict[str, Checkpoint]]
 """Opens models by name, as `open_each` does."""
 
 
@@ -64,9 +65,9 @@ def recipe_by_hand(
             raise ConfigError(f"model_{name}: method '{method}' needs it; give  model_{name}=FILE")
     options = {name: option.read(name, given[name]) for name, option in spec.options.items() if name in given}
     bound = spec.bind(models, options)
-    checkpoints = opened(models)
+    files, tables["rebasin"] = files_and_orders(models, tables["rebasin"])
+    checkpoints = opened(files, rebasin=read_rebasin("rebasin", tables["rebasin"]))
     with closed_on_error(checkpoints):
-        checkpoints = in_order(checkpoints, read_rebasin("rebasin", tables["rebasin"]))
         blocks = _read_blocks(Path(given["blocks"])) if isinstance(given.get("blocks"), str) else given.get("blocks")
         settings = read_settings({**given, **tables, "dtype": dtype or "auto", "options": options, "blocks": blocks})
         settings = replace(settings, vae=take_vae(settings.vae, checkpoints))
@@ -89,7 +90,8 @@ def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
     ``alpha=act:FILE`` is short for ``alpha=1 act.alpha=FILE``, ``saliency=FILE`` for ``saliency.b=FILE``.
     """
-    tables: dict[str, dict[str, Any]] = {name: {} for name in _TABLES}
+    given, orders = split_rebasin(given)
+    tables: dict[str, dict[str, Any]] = {**{name: {} for name in _TABLES}, "rebasin": orders}
     others: dict[str, str] = {}
     for key, text in given.items():
         name, dot, part = key.partition(".")
@@ -98,17 +100,33 @@ def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
         elif name in tables:
             if not dot:
                 raise ConfigError(f"{name} is a table; give  {name}.{_TABLES[name]}")
-            model, inner, about = part.partition(".")
-            if inner and name == "rebasin":
-                tables[name][model] = {**tables[name].get(model, {}), about: text}
-            else:
-                tables[name][part] = {"to": text} if name == "rebasin" else text
+            tables[name][part] = text
         elif isinstance(text, str) and text.startswith(_ACT):
             tables["act"][key] = text.removeprefix(_ACT)
             others[key] = "1"
         else:
             others[key] = text
     return others, tables
+
+
+def split_rebasin(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The other settings, and ``rebasin.b=a`` or ``rebasin.b.to=a`` as the table that `read_rebasin` takes.
+
+    Raises:
+        ConfigError: one is no part of a table.
+    """
+    others: dict[str, Any] = {}
+    orders: dict[str, Any] = {}
+    for key, value in given.items():
+        model, inner, about = key.removeprefix("rebasin.").partition(".")
+        if key == "rebasin":
+            orders |= as_orders(key, table_of(key, value))
+        elif key.startswith("rebasin."):
+            told = {about: value} if inner else as_table(key, table_of(key, value))
+            orders[model] = as_table(key, orders.get(model, {})) | told
+        else:
+            others[key] = value
+    return others, orders
 
 
 def take_vae(vae: str, checkpoints: dict[str, Checkpoint]) -> str:

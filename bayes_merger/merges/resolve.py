@@ -6,16 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
 from bayes_merger.errors import CheckpointError, ConfigError, nearest
-from bayes_merger.merges.from_settings import adjustments, number_of, recipe_by_hand, take_vae
+from bayes_merger.merges.from_settings import adjustments, number_of, recipe_by_hand, split_rebasin, take_vae
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.named import with_paths
 from bayes_merger.merging.models.opening import closed_on_error, open_each, steps_recipe
+from bayes_merger.merging.rebasin.settings import read_rebasin
+from bayes_merger.merging.rebasin.written import files_and_orders, tables_in
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, VAE_FILE, read_settings
@@ -56,7 +59,7 @@ def recipe_and_models(
     pairs = [word for word in source if _SETTING.match(word)]
     names = [word for word in source if word not in pairs]
     given = dict(pair.split("=", 1) for pair in pairs)
-    given = with_paths(given, given.pop("models_dir", None))
+    given = with_paths(tables_in(given), given.pop("models_dir", None))
     if "recipe" in given:
         names.append(given.pop("recipe"))
     if len(names) > 1:
@@ -78,7 +81,7 @@ def recipe_and_models(
 
 
 def with_models(
-    recipe: MergeRecipe, given: Mapping[str, str], folder: Path = Path(), *, verify: bool = True
+    recipe: MergeRecipe, given: Mapping[str, Any], folder: Path = Path(), *, verify: bool = True
 ) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
     """A finished recipe and its opened models.
 
@@ -96,6 +99,11 @@ def with_models(
     for key in given:
         if key not in known:
             raise ConfigError(f"{key}: a recipe's own settings stay; only {', '.join(known)} (moved files) can change")
+    models = {name: given[f"model_{name}"] for name in recipe.models if f"model_{name}" in given}
+    files, orders = files_and_orders(models, recipe.rebasin)
+    if orders != recipe.rebasin:
+        raise ConfigError("rebasin: a recipe's own settings stay; give a moved file alone, like  model_b=FILE")
+    given = {**given, **{f"model_{name}": file for name, file in files.items()}}
     recipe = recipe.with_files(
         lambda name, file: {
             "path": given.get(name) or beside(file["path"], folder),
@@ -135,13 +143,17 @@ def _check_hashes(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) ->
 
 
 def _recipe_in_steps(
-    path: Path, given: Mapping[str, str], dtype: str | None
+    path: Path, given: Mapping[str, Any], dtype: str | None
 ) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
     file = read_steps(recipe_data(path))
-    models = {name: given.get(f"model_{name}", model) for name, model in file.models.items()}
-    checkpoints = open_each(models, alone=True, rebasin=file.settings.rebasin)
+    numbers, typed = split_rebasin(given)
+    written = {name: numbers.pop(f"model_{name}") for name in file.models if f"model_{name}" in numbers}
+    files, orders = files_and_orders(written, typed)
+    rebasin = {**file.settings.rebasin, **read_rebasin("rebasin", orders)}
+    file = replace(file, models={**file.models, **files}, settings=replace(file.settings, rebasin=rebasin))
+    checkpoints = open_each(file.models, alone=True, rebasin=rebasin)
     with closed_on_error(checkpoints):
-        recipe = _with_numbers(path, file, checkpoints, given, dtype)
+        recipe = _with_numbers(path, file, checkpoints, numbers, dtype)
     return recipe, checkpoints
 
 
@@ -161,9 +173,7 @@ def _with_numbers(
     try:
         loras = [name for name, checkpoint in checkpoints.items() if is_lora(checkpoint)]
         numbers = free_numbers(file, architecture, loras)
-        texts = {
-            k: text for k, text in given.items() if k.removeprefix("model_") not in file.models and k not in _NO_NUMBERS
-        }
+        texts = {k: text for k, text in given.items() if k not in _NO_NUMBERS}
         weights = numbers.weights(_values(texts, file, numbers, architecture))
         return recipe.with_weights(weights | adjustments(given.get("adjust")))
     except ConfigError as error:

@@ -24,7 +24,7 @@ from bayes_merger.report.importance import CAVEAT
 from bayes_merger.report.svg import bars_svg, convergence_svg, network_svg
 from bayes_merger.report.tables import verdict_line, with_error
 from bayes_merger.report.thumbnails import data_uri
-from bayes_merger.report.timing import PARTS
+from bayes_merger.report.timing import words_of
 
 SIDE_BY_SIDE, SMALL = (320, 18_000), (192, 8_000)
 """Pixels a side and bytes of a picture beside its parents, and of one in the gallery."""
@@ -237,7 +237,7 @@ def _timing(means: Mapping[str, float]) -> str:
     whole = sum(means.values())
     if not whole:
         return ""
-    rows = [(PARTS.get(part, part), f"{seconds:.2f}", f"{seconds / whole:.0%}") for part, seconds in means.items()
+    rows = [(words_of(part), f"{seconds:.2f}", f"{seconds / whole:.0%}") for part, seconds in means.items()
             if seconds >= whole / 200]  # fmt: skip
     table = _table(("part of a trial", "seconds", "share"), rows, text=(0,))
     return f"<details><summary>where the time went: {whole:.1f} s a trial</summary>{table}</details>"

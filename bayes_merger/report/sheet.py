@@ -7,7 +7,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.errors import ConfigError, nearest, printable
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What begins so is a formula for a spreadsheet; an apostrophe before it makes it text."""
 
 Trial = Mapping[str, Any]
 """As :func:`~bayes_merger.report.summary.trials_data` gives it."""
@@ -56,7 +59,7 @@ def as_csv(trials: Sequence[Trial]) -> str:
     columns = columns_of(trials)
     written = io.StringIO()
     sheet = csv.writer(written, lineterminator="\n")
-    sheet.writerow([*columns, *(f"{block}.{weight}" for block, weight in weights)])
+    sheet.writerow(map(_cell, [*columns, *(f"{block}.{weight}" for block, weight in weights)]))
     for row in trials:
         own = [row["weights"].get(weight, {}).get(block) for block, weight in weights]
         sheet.writerow([_cell(value) for value in (*(value_in(row, column) for column in columns), *own)])
@@ -64,5 +67,7 @@ def as_csv(trials: Sequence[Trial]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A value as a spreadsheet may have it: a text that it would take for a formula gets an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """A value as a spreadsheet or a terminal may have it: what either would take for a command is only text."""
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value, longest=2000)}" if value.startswith(FORMULA) else printable(value, longest=2000)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
+from bayes_merger.errors import printable
 from bayes_merger.timing import BESIDE
 
 PARTS = {
@@ -21,6 +23,11 @@ PARTS = {
 """Part of a trial, as stored -> what it is."""
 
 OTHER = "all else"
+
+
+def words_of(part: str) -> str:
+    """What a part of a trial is; one of another version by its own name."""
+    return PARTS.get(part) or printable(part)
 
 
 def timing(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -71,5 +78,5 @@ def timing_table(trials: Sequence[Mapping[str, Any]]) -> Table | None:
     threads = {f"{PARTS[name.removeprefix(BESIDE)]}, in another thread": one for name, one in beside(trials).items()}
     for name, seconds in {**means, "a trial": sum(means.values()), **threads}.items():
         each = f"{seconds / pictures:.3f}" if pictures else ""
-        table.add_row(PARTS.get(name, name), f"{seconds:.3f}", f"{seconds / whole:.0%}", each)
+        table.add_row(escape(words_of(name)), f"{seconds:.3f}", f"{seconds / whole:.0%}", each)
     return table

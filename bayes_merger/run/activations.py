@@ -16,6 +16,7 @@ from typing import Any
 from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.activations.sums import merged
+from bayes_merger.checkpoints.writing import check_out
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.activations import recorded
@@ -58,10 +59,7 @@ def measure(
         raise ConfigError(f"bands: {bands} bands of timesteps are not possible; give 1 to 1000")
     if not 0 <= gradients <= 10_000:
         raise ConfigError(f"gradients: {gradients} probes of each payload are not possible; give 0 to 10000")
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out: there is no folder {out.parent}; make it first")
+    check_out(out, overwrite=overwrite)
     parts = out.with_name(f".{out.name}.parts")
     files = []
     with drawer_of(config, on_step) as drawer:

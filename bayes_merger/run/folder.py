@@ -179,7 +179,7 @@ class RunFolder:
         """The pictures of these names that are there; one that would lead out of the folder of all studies is not."""
         found = []
         for name in names:
-            with suppress(OSError, ValueError):  # too long, or no name at all
+            with suppress(OSError, ValueError, RuntimeError):  # too long, no name at all, a link to itself
                 path = (self.path / name).resolve()
                 if path.suffix == ".png" and path.is_relative_to(self.path.resolve().parent) and path.is_file():
                     found.append(path)

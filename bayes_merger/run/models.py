@@ -49,15 +49,15 @@ def open_steps(file: StepFile, config: RunConfig) -> dict[str, Checkpoint]:
     Raises:
         CheckpointError: a file that cannot be used.
     """
-    opened = open_each(file.models, alone=True, rebasin=_rebasin(file.settings, config))
+    opened = open_each(file.models, alone=True, rebasin=orders_in(config, file.settings.rebasin))
     _check_drawn(file.base, {name: model for name, model in opened.items() if model.kind is not LORA} or opened)
     return opened | _vae_of(config, opened[file.base])
 
 
-def _rebasin(settings: MergeSettings, config: RunConfig) -> dict[str, Alike]:
+def orders_in(config: RunConfig, rebasin: Mapping[str, Alike]) -> dict[str, Alike]:
     """The models whose neurons are put in another's order; of unusual size they are like what draws."""
     folder = {"config": config.generator.config} if config.generator.config else {}
-    return {name: {**folder, **alike} for name, alike in settings.rebasin.items()}
+    return {name: {**folder, **alike} for name, alike in rebasin.items()}
 
 
 def _is_no_file(vae: str) -> bool:
@@ -87,15 +87,24 @@ def open_models(config: RunConfig, spec: MethodSpec) -> dict[str, Checkpoint]:
         ConfigError: the method needs a model that is not given, or the other way round.
         CheckpointError: a file that cannot be used.
     """
+    opened = open_each(given_models(config, spec), rebasin=orders_in(config, merge_settings(config).rebasin))
+    _check_drawn("a", opened)
+    return opened | _vae_of(config, opened["a"])
+
+
+def given_models(config: RunConfig, spec: MethodSpec) -> dict[str, str]:
+    """The models that are given, by name: all that the method needs, and no others.
+
+    Raises:
+        ConfigError: the method needs a model that is not given, or the other way round.
+    """
     named = {"a": config.model_a, "b": config.model_b, "c": config.model_c}
     given = {name: path for name, path in (named | _further(config)).items() if path}
     for name in spec.models:
         if name not in spec.optional and name not in given:
             raise ConfigError(f"model_{name}: method '{config.method}' needs it; give  model_{name}=FILE")
     spec.check_further(given)
-    opened = open_each(given, rebasin=_rebasin(merge_settings(config), config))
-    _check_drawn("a", opened)
-    return opened | _vae_of(config, opened["a"])
+    return given
 
 
 def _further(config: RunConfig) -> dict[str, str]:

@@ -23,6 +23,8 @@ from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.opening import references, steps_recipe, with_orders
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
+from bayes_merger.merging.rebasin.aligning import Pair
+from bayes_merger.merging.rebasin.permutation import Permutation
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.merging.recipe.step_file import StepFile
@@ -36,7 +38,7 @@ from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, resolv
 from bayes_merger.run.points import FEWEST, combination, standardised
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
-from bayes_merger.run.rebasin import verify_all
+from bayes_merger.run.rebasin import find_orders
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.run.web_ui import PROGRAMS, WEB_UIS, check_web_ui
 from bayes_merger.scoring.combination import Combination
@@ -192,7 +194,7 @@ def check_setup(
         ConfigError: a setting, rule, payload or scorer that makes no sense.
         CheckpointError: a model file that cannot be used.
     """
-    _check_numbers(config)
+    check_numbers(config)
     checkpoints, spec, space, steps = open_and_divide(config)
     if payloads is None:
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
@@ -297,7 +299,12 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
             raise ConfigError(f"workers: scorer '{name}' asks a person, who can only talk to one; {way_out}")
 
 
-def _check_numbers(config: RunConfig) -> None:
+def check_numbers(config: RunConfig) -> None:
+    """Whether the numbers and words among the settings make sense, whatever the models are.
+
+    Raises:
+        ConfigError: one does not.
+    """
     for name, low in (("workers", 1), ("init_points", 1), ("n_iters", 0), ("final.rescore", 0), ("final.images", 0)):
         owner: Any = config
         for part in name.split("."):
@@ -346,8 +353,11 @@ def check_space(setup: RunSetup, folder: RunFolder, free: int | None = None) -> 
         )
 
 
-def check_models(setup: RunSetup) -> None:
+def check_models(setup: RunSetup) -> list[str]:
     """What can only be seen by reading the models whole: seconds for large ones, before anything is written.
+
+    Returns:
+        What is done to models whose neurons are put in another order, in words.
 
     Raises:
         ConfigError: they are all the same.
@@ -359,4 +369,11 @@ def check_models(setup: RunSetup) -> None:
         raise ConfigError(f"{names}: are the same model, so every merge of them is; give two different files")
     for checkpoint in setup.checkpoints.values():
         checkpoint.scan()
-    verify_all(setup.checkpoints.values())
+    return find_orders(setup.checkpoints.values(), lambda pair: _match(pair, setup))
+
+
+def _match(pair: Pair, setup: RunSetup) -> Permutation:
+    """The order of a model's neurons by their activations in the run's own payloads."""
+    from bayes_merger.run.matching import match_drawing
+
+    return match_drawing(pair, setup.config, setup.payloads)

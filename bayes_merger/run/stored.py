@@ -66,6 +66,8 @@ def _check_config(value: Any) -> None:
     _require(isinstance(texts, list | tuple) and all(map(_is_text, texts)), "objectives")
     for key in ("init_points", "n_iters"):
         _require(is_a(value.get(key, 0), int), key)
+    seed = value.get("seed") or 0
+    _require(is_a(seed, int) and seed >= 0, "seed")
     for key in ("optimiser", "recipe", "scorers", "payloads"):
         _require(isinstance(value.get(key) or {}, Mapping), key)
     _require(_is_text((value.get("optimiser") or {}).get("_target_", "")), "optimiser")

@@ -165,3 +165,10 @@ def test_blocks_are_found_under_their_other_names() -> None:
 )
 def test_neighbours_are_listed_as_ranges(names: tuple[str, ...], text: str) -> None:
     assert blocks_to_string(names, SD1.blocks) == text
+
+
+@pytest.mark.parametrize("form", ["{}", "[{}]", "({})", "MY_MIX\t{}", "MY MIX:{}", "weights={}", " {},\n"])
+@pytest.mark.parametrize("between", [",", ", ", ";", " ", "\n"])
+def test_weights_are_read_as_they_are_pasted(form: str, between: str) -> None:
+    text = form.format(between.join(["0.25", *25 * ["0.5"]]))
+    assert weights_from_string(text, SD1) == {block: 0.25 if block == "BASE" else 0.5 for block in SD1.blocks}

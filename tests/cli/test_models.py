@@ -60,6 +60,13 @@ def test_a_folder_without_models_is_named(web_ui: Path, capsys: pytest.CaptureFi
     assert error.endswith("/other; give the folder of a web UI, or one of models\n")
 
 
+def test_settings_may_stand_behind_options(web_ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [f"models_dir={web_ui}", "model_a=dreamshaper_8", "model_b=revAnimated"]
+    assert main(["merge", *models, "--out", "x.safetensors", "alpha=[0.5]"]) == 0
+    said = refused(capsys, "merge", *models, "--out", f"{'x' * 300}.safetensors", "alpha=0.5")
+    assert said.endswith("is too long a name for this disk; choose a shorter one\n")
+
+
 def test_every_command_finds_models_by_name(
     web_ui: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +74,7 @@ def test_every_command_finds_models_by_name(
     assert main(["diff", "dreamshaper_8", "revAnimated.safetensors [0123456789]", "--json"]) == 0
     steps = "models: {a: dreamshaper_8, b: revAnimated}\nsteps:\n  - {name: x, method: weighted_sum, a: a, b: b, alpha: 1}\n"
     Path("steps.yaml").write_text(steps)
-    assert main(["merge", "steps.yaml", "--out", "x.safetensors"]) == 0
+    assert main(["merge", "--out", "x.safetensors", "steps.yaml"]) == 0
     capsys.readouterr()
     assert main(["recipe", "x.safetensors", "--json"]) == 0
     paths = [model["path"] for model in json.loads(capsys.readouterr().out)["models"].values()]

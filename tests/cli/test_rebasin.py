@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
@@ -23,17 +24,20 @@ def test_it_says_how_much_moved_and_that_nothing_is_to_be_gained(
 ) -> None:
     lost, order = scrambled(tiny_a, tiny_sd1_config, tmp_path / "lost.safetensors")
     out, config = tmp_path / "out.safetensors", ["--config", str(tiny_sd1_config)]
+    assert main(["rebasin", str(tiny_a), str(lost), *config]) == 0
+    assert capsys.readouterr().out.endswith(", then 1.0000\nnothing was written\n")
     assert main(["rebasin", str(tiny_a), str(lost), "--out", str(out), *config]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"moved {order.moved():,} of 3,")
-    assert first.endswith(", now 1.0000")
+    assert first.startswith(f"B: {order.moved():,} of its 3,")
+    assert first.endswith(", then 1.0000")
     assert second == f"wrote {out}; it draws what B draws"
     assert "--overwrite" in refused(capsys, "rebasin", str(tiny_a), str(lost), "--out", str(out), *config)
     before = out.read_bytes()
     assert main(["rebasin", str(tiny_a), str(out), "--out", str(tmp_path / "no.safetensors"), *config]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("0 of 3,")
-    assert "likeness of their weights 1.0000); nothing is to be gained" in said
+    said, nothing = capsys.readouterr().out.splitlines()
+    assert said.startswith("B: its 3,")
+    assert said.endswith("in the order of those of A already (likeness of the weights 1.0000); nothing is to be gained")
+    assert nothing == "nothing was written"
     assert not (tmp_path / "no.safetensors").exists()
     assert out.read_bytes() == before
 
@@ -94,7 +98,7 @@ def test_models_that_cannot_be_aligned_are_one_line(
 def test_a_merge_takes_no_rebasin_that_is_no_table(tiny_a: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = [f"model_a={tiny_a}", f"model_b={tiny_a}"]
     said = refused(capsys, "merge", *models, "rebasin=a", "--out", "x.safetensors")
-    assert "rebasin is a table; give  rebasin.b=a" in said
+    assert "rebasin is 'a'; name a model, and the one whose order it takes, like  rebasin.b=a" in said
 
 
 def test_a_config_of_another_size_and_places_that_do_not_exist(
@@ -103,15 +107,15 @@ def test_a_config_of_another_size_and_places_that_do_not_exist(
     models = ["rebasin", str(tiny_a), str(tiny_b)]
     assert "give the diffusers folder" in refused(capsys, *models, "--out", str(tmp_path / "x.safetensors"))
     assert "there is no folder" in refused(capsys, *models, "--out", str(tmp_path / "no" / "x.safetensors"))
-    assert "--out" in refused(capsys, *models)
+    assert "only  --by activations  draws" in refused(capsys, *models, "payloads=x", "--out", str(tmp_path / "x.st"))
     (tmp_path / "config").mkdir()
     config = ["--config", str(tmp_path / "config")]
     assert "config" in refused(capsys, *models, "--out", str(tmp_path / "x.safetensors"), *config)
 
 
-def search(folder: Path, name: str, a: Path, b: Path | str) -> None:
-    few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={a}", f"model_b={b}"]
-    result = command(folder, "run", "experiment=tiny", f"name={name}", "rebasin.b=a", *few)
+def search(folder: Path, name: str, a: Path, *b: str) -> None:
+    few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={a}"]
+    result = command(folder, "run", "experiment=tiny", f"name={name}", *few, *b)
     assert result.returncode == 0, result.stderr
 
 
@@ -120,7 +124,7 @@ def test_a_run_searches_with_b_in_the_order_of_a_and_its_best_merge_is_made_agai
     tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path
 ) -> None:
     folder = make_workplace(tmp_path, tiny_sd1_config)
-    search(folder, "lost", tiny_a, tiny_b)
+    search(folder, "lost", tiny_a, f"model_b={tiny_b}", "rebasin.b=a")
     assert command(folder, "merge", "lost", "--out", "again.safetensors").returncode == 0
     assert (folder / "again.safetensors").read_bytes() == (folder / "runs" / "lost" / "best.safetensors").read_bytes()
     assert "rebasin: b in the order of a, by weights" in command(folder, "recipe", "again.safetensors").stdout
@@ -132,11 +136,76 @@ def test_a_scrambled_b_gives_the_same_pictures_and_its_study_goes_on(
 ) -> None:
     folder = make_workplace(tmp_path, tiny_sd1_config)
     scrambled(tiny_b, tiny_sd1_config, folder / "lost.safetensors")
-    search(folder, "lost", tiny_a, "lost.safetensors")
-    search(folder, "known", tiny_a, tiny_b)
+    table = "model_b={rebasin: lost.safetensors, to: a}"
+    search(folder, "lost", tiny_a, table)
+    search(folder, "known", tiny_a, f"model_b={tiny_b}", "rebasin.b=a")
     # B and the scrambled B are one model in A's order
     scores = [[trial["value"] for trial in json.loads(command(folder, "show", name, "--json").stdout)["trials_list"]]
               for name in ("lost", "known")]  # fmt: skip
     assert scores[0] == scores[1]
-    gone_on = command(folder, "resume", "lost", "n_iters=1")
+    gone_on = command(folder, "resume", "lost", table, "n_iters=1")
     assert gone_on.returncode == 0, gone_on.stderr
+    changed = command(folder, "resume", "lost", "model_b={rebasin: lost.safetensors, to: c}")
+    assert "model_b: says to: c, and rebasin.b says to: a; leave one out" in changed.stderr
+    added = command(folder, "resume", "known", f"model_b={{rebasin: {tiny_b}, to: a, by: activations}}")
+    assert (added.returncode, added.stderr.count("\n")) == (2, 1)
+
+
+def test_by_activations_a_scrambled_model_comes_back_and_merges_recall_it(
+    tmp_path: Path,
+    tiny_a: Path,
+    tiny_sd1_config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BAYES_MERGER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(make_workplace(tmp_path, tiny_sd1_config))
+    scrambled(tiny_a, tiny_sd1_config, tmp_path / "lost.safetensors")
+    drawing = ["payloads=tiny", "payloads.tiny.steps=8", "generator.device=cpu"]
+    table = f"{{rebasin: lost.safetensors, to: a, by: activations, config: {tiny_sd1_config}}}"
+    merge = ["merge", f"model_a={tiny_a}", f"model_b={table}", "alpha=0.5", "--out", "merged.safetensors"]
+    said = refused(capsys, *merge)
+    assert "lost.safetensors: no order by activations is known for it and a.safetensors; find it once with  " in said
+    align = ["rebasin", str(tiny_a), "lost.safetensors", "--by", "activations", "--config", str(tiny_sd1_config)]
+    assert main([*align, *drawing, "--out", "found.safetensors"]) == 0, capsys.readouterr().err
+    a, found = load_file(tiny_a), load_file("found.safetensors")
+    assert all(torch.equal(found[key], tensor) for key, tensor in a.items())
+    capsys.readouterr()
+    assert main(merge) == 0
+    assert "note: lost.safetensors: 3," in capsys.readouterr().err
+    merged = load_file("merged.safetensors")
+    assert all(torch.equal(merged[key], tensor) for key, tensor in a.items() if key in merged)
+    assert main(["plan", *merge[1:-2]]) == 0
+    assert "change places, into the order of those of a.safetensors; likeness of the" in capsys.readouterr().out
+    assert "names a LoRA, which would change both" in refused(
+        capsys, *align, *drawing, "payloads.tiny.prompt=<lora:x:1>", "--out", "no.safetensors"
+    )
+
+
+@pytest.mark.slow
+def test_a_run_finds_an_order_by_activations_and_a_grid_the_same(
+    tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("BAYES_MERGER_CACHE", str(cache))
+    folder = make_workplace(tmp_path, tiny_sd1_config)
+    scrambled(tiny_a, tiny_sd1_config, folder / "lost.safetensors")
+    drawing = ["experiment=tiny", "payloads.tiny.steps=8"]
+
+    def models(file: Path) -> list[str]:
+        return [f"model_a={tiny_a}", f"model_b={{rebasin: {file}, to: a, by: activations}}"]
+
+    grid = command(folder, "xy", *models(folder / "lost.safetensors"), *drawing, "x=alpha=0.25,1", "--out", "grid")
+    assert grid.returncode == 0, grid.stderr
+    assert "note: lost.safetensors: 3," in grid.stderr
+    pictures = {Image.open(path).tobytes() for path in (folder / "grid" / "pictures").rglob("*.png")}
+    assert len(pictures) == 2  # of one payload, for both cells: B is A in A's order
+    search(folder, "apart", tiny_a, *models(tiny_b)[1:], *drawing[1:])
+    assert "b.safetensors: 3," in (folder / "runs" / "apart" / "log.txt").read_text()
+    stored = command(folder, "resume", "apart", "n_iters=1")
+    assert stored.returncode == 0, stored.stderr
+    for file in (cache / "orders").iterdir():
+        file.unlink()
+    lost = command(folder, "resume", "apart", "n_iters=2")
+    assert (lost.returncode, lost.stderr.count("\n")) == (2, 1)
+    assert "no order by activations is known for it and a.safetensors" in lost.stderr

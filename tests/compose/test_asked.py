@@ -22,6 +22,7 @@ MODELS = ["dreamshaper_8", "anime"]
         "n_iters=3", "name=mine", "experiment=demo", "anchors=[GRAD_V]", "elements=OUT05:attn1:0.5",
         "space.frozen.OUT11=0.5", "scorers.clip.importance=2", "optimiser=tpe", "final.images=0",
         "payloads.portrait.prompt=and/or ${this} ~ ..",
+        "rebasin.b=a", "model_b={rebasin: anime, to: a}", "model_b.rebasin=anime", "models.d={rebasin: anime, to: a}",
     ],
 )  # fmt: skip
 def test_what_makes_a_run_may_be_asked_for(setting: str) -> None:
@@ -39,6 +40,9 @@ def test_what_makes_a_run_may_be_asked_for(setting: str) -> None:
         # what is not there
         "model_a=/etc/passwd", "model_a=../x", "model_z=x", "models={d: x}", "models.d=x", "vae=/x", "vae=x.pt",
         "payloads=../../secret", "payloads=[portrait,/x]", "scorers=/x", "optimiser=x", "experiment=../x", "space=x",
+        "model_b={rebasin: x, to: a}", "model_b={rebasin: anime, to: a, config: f}", "model_b.rebasin=/x",
+        "model_b={to: a}", "model_b={rebasin: [anime]}", "rebasin.b.config=f", "rebasin={b: {to: a, config: f}}",
+        "rebasin.b.to=../x", "models={d: {rebasin: anime, to: a}}",
         # programs
         "scorers.x._target_=os.system", "scorers={x: {_target_: os.system}}", "optimiser._target_=x",
         "scorers.manual.viewer=xterm", "scorers.manual.ledger=x", "scorers.laion.weights=x", "scorers.laion=x",

@@ -22,26 +22,35 @@ PAYLOADS = resolve([Payload("ring", "a red ring", steps=2, width=64, height=64, 
 
 
 def test_sums_are_those_that_plain_hooks_see(pipeline_a: LivePipeline) -> None:
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    module = next(layer.module for layer in layers_of(pipeline_a) if layer.key == FIRST)
-    handle = module.register_forward_hook(lambda _, given, answer: seen.append((given[0].clone(), answer.clone())))
+    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {FIRST: [], KEYS: []}
+    modules = {layer.key: layer.module for layer in layers_of(pipeline_a)}
+    handles = [modules[key].register_forward_hook(adder(calls)) for key, calls in seen.items()]
     with recorded(pipeline_a, ABOUT, guided=True) as found:
         pipeline_a.draw(PAYLOADS)
-    handle.remove()
-    assert len(seen) == 2  # calls of the denoiser: one in each half of the timesteps, the noisy one first
-    for band, (given, answer) in zip((1, 0), seen, strict=True):
-        assert torch.allclose(found.sums[FIRST]["in_sq"][band], given.double().square().sum((0, 2, 3)), rtol=1e-6)
-        assert torch.allclose(found.sums[FIRST]["in_abs"][band], given.double().abs().sum((0, 2, 3)), rtol=1e-6)
-        response = (answer[2:] - answer[:2]).double().square().sum((0, 2, 3))
-        assert torch.allclose(found.sums[FIRST]["guided_out"][band], response, rtol=1e-6)
+    for handle in handles:
+        handle.remove()
+    for key, places in ((FIRST, (0, 2, 3)), (KEYS, (0, 1))):  # the second is fed the same words in every call
+        sums = found.sums[key]
+        assert len(seen[key]) == 2  # calls of the denoiser: one in each half of the timesteps, the noisy one first
+        for band, (given, answer) in zip((1, 0), seen[key], strict=True):
+            assert torch.allclose(sums["in_sq"][band], given.double().square().sum(places), rtol=1e-6)
+            assert torch.allclose(sums["in_abs"][band], given.double().abs().sum(places), rtol=1e-6)
+            response = (answer[2:] - answer[:2]).double().square().sum(places)
+            assert torch.allclose(sums["guided_out"][band], response, rtol=1e-6)
     assert found.counts[FIRST]["n"].tolist() == [256.0, 256.0]  # 2 pictures, 2 halves, 8 x 8 places
     assert found.counts[FIRST]["guided_n"].tolist() == [128.0, 128.0]
+    assert found.counts[KEYS]["guided_n"].tolist() == [2 * 77.0, 2 * 77.0]
     assert torch.equal(found.sums[FIRST]["guided_in"], torch.zeros(2, 4).double())  # both halves see the same latents
     assert float(found.sums[KEYS]["guided_in"].min()) > 0
     assert "guided_in" not in found.sums[TEXT]  # text encoders read prompts one after another
     assert found.sums[TEXT]["in_sq"].shape == (1, 8)
     assert found.counts[TEXT]["n"].tolist() == [4 * 77.0]
     assert set(found.by_run) == set(found.sums)
+
+
+def adder(calls: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+    """A hook that keeps what a layer is fed and answers."""
+    return lambda _, given, answer: calls.append((given[0].clone(), answer.clone()))
 
 
 def test_recording_changes_no_picture_and_leaves_no_hook(pipeline_a: LivePipeline) -> None:

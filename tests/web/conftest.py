@@ -19,7 +19,7 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # while it is driven, no other test can run an event loop
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, driven by Playwright."""
     program = chromium()

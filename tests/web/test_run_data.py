@@ -77,6 +77,33 @@ def test_what_is_wrong_is_the_terminal_s_one_line(
 
 
 @pytest.mark.parametrize(
+    ("settings", "line", "said"),
+    [
+        (["model_a=A", "model_b=A"], "", "model_b: is model_a too"),
+        (["model_a=A", "model_b=B", "method=add_difference"], "", "model_c: method 'add_difference' needs it"),
+        (["model_a=A", "model_b=B", "n_iters=-5"], "", "n_iters: -5 is too small"),
+        (["model_a=A", "model_b=B", "n_iters=99999999"], "", "n_iters: 99999999 is more than a run can have"),
+        (["model_a=A", "model_b=B", "init_points=0"], "", "init_points: 0 is too small"),
+        (["model_a=A", "model_b=B"], "steps=30", "payloads.NAME.steps"),
+        (["model_a=A", "model_b=B"], "a cat", "'a': on a page they are given like  name=value"),
+        (["model_a=C", "model_b=B"], "", "model_a: no model 'C'; known: A, B"),
+        (["model_a=A", "model_b=B"], "--runs=/elsewhere", "runs: may not be given on a page"),
+        (["model_a=A", "model_b=B"], "bayes-merger run --n_iters=3", ""),
+    ],
+)
+def test_the_likeliest_mistakes_are_told_before_anything_is_started(
+    settings: list[str], line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("A", "B"):
+        (tmp_path / f"{name}.safetensors").write_bytes(bytes(64))
+    monkeypatch.setenv("BAYES_MERGER_MODELS", str(tmp_path))
+    with client(tmp_path / "runs") as ask:
+        answer = ask.post(API, json={"settings": settings, "line": line, "check": True})
+    assert answer.status_code == (422 if said else 200)
+    assert said in answer.json().get("error", "")
+
+
+@pytest.mark.parametrize(
     "body", [[], {"settings": "x"}, {"settings": [1]}, {"line": 3}, {"check": "yes"}, {"out": "x"}]
 )
 def test_a_body_that_is_none_starts_nothing(ask: TestClient, children: Recorded, body: object) -> None:

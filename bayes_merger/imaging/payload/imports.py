@@ -57,7 +57,7 @@ def import_file(path: Path) -> list[Imported]:
 
 
 def _of_picture(path: Path) -> Iterator[Imported]:
-    texts = texts_of(path)
+    texts = {keyword.lower(): text for keyword, text in texts_of(path).items()}
     for keyword in ("parameters", "usercomment", "prompt", "comment", "invokeai_metadata"):
         if keyword in texts and (found := list(_of_text(texts[keyword]))):
             yield from found

@@ -31,7 +31,7 @@ def is_picture(path: Path) -> bool:
 
 
 def texts_of(path: Path) -> dict[str, str]:
-    """The texts in a picture: of a PNG by their keywords, in small letters; of others `parameters`, or ComfyUI's names.
+    """The texts in a picture: of a PNG by their keywords; of others `parameters`, or ComfyUI's names.
 
     Raises:
         ConfigError: it cannot be read, is no such picture, or is damaged. The text does not name the file.
@@ -76,7 +76,7 @@ def _of_png(data: bytes) -> Iterator[tuple[str, str]]:
         elif kind == b"iTXt":
             text = rest[2:].split(b"\0", 2)[-1]  # behind the language, and the keyword in it
             rest = _inflated(text) if rest[:1] == b"\1" else text
-        yield keyword.decode("latin-1").lower(), _text(_bounded(rest))
+        yield keyword.decode("latin-1"), _text(_bounded(rest))
 
 
 def _text(data: bytes) -> str:

@@ -44,7 +44,7 @@ class Tap:
         config = self._scheduler.config
         alphas = getattr(self._scheduler, "alphas_cumprod", None)
         if alphas is None:
-            return sample - float(timestep) / config.num_train_timesteps * output
+            return sample - float(timestep) / float(config.num_train_timesteps) * output
         signal, noise = _levels(alphas, float(timestep))
         if float(self._scheduler.init_noise_sigma) > 1:
             sample = sample * signal

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,9 +264,12 @@ class LivePipeline:
     ) -> Tensor:
         """The latents of one pass over some pictures."""
 
+        def believed(tap: Tap) -> Tensor:
+            return self.architecture.unpacked(tap.denoised(), batch[0].payload)
+
         def after_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
             if tap is not None:
-                progress.show(lambda: self.architecture.unpacked(tap.denoised(), batch[0].payload))
+                progress.show(partial(believed, tap))
             progress.step(step + 1, pipe.num_timesteps)
             guided = self.architecture.guided and pipe.do_classifier_free_guidance
             sides = told.changed(step + 1, guided=guided)

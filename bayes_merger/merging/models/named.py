@@ -8,6 +8,7 @@ from typing import Any
 from bayes_merger.checkpoints.shelves import find_model, shelves
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.method import MODEL_NAMES
+from bayes_merger.merging.rebasin.written import FILE
 
 _NO_FILES = (*MODEL_NAMES, "merge")  # what vae= may say beside a file
 
@@ -27,6 +28,8 @@ def with_paths(given: Mapping[str, Any], models_dir: str | None) -> dict[str, An
     def found(key: str, value: Any) -> Any:
         if key == "models" and isinstance(value, Mapping):
             return {name: found(f"models.{name}", path) for name, path in value.items()}
+        if key.startswith("model") and isinstance(value, Mapping) and FILE in value:
+            return {**value, FILE: found(key, value[FILE])}
         is_model = key.partition("_")[2] in MODEL_NAMES if key.startswith("model_") else key.startswith("models.")
         if not isinstance(value, str) or not (is_model or (key == "vae" and value not in _NO_FILES)):
             return value

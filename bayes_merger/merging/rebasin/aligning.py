@@ -14,8 +14,10 @@ from bayes_merger.checkpoints.kinds import REFINER, SD1, SD2, SDXL, SSD_1B, VEGA
 from bayes_merger.checkpoints.naming import canonical_keys
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.models.lora import is_lora
+from bayes_merger.merging.rebasin.found import Found, recall, remember, subject
 from bayes_merger.merging.rebasin.matching import likeness, match_weights
 from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
+from bayes_merger.merging.rebasin.settings import WEIGHTS
 from bayes_merger.merging.rebasin.spaces import Layout, Space
 from bayes_merger.merging.rebasin.topology import spaces_of
 
@@ -27,52 +29,13 @@ Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """What was found.
-
-    Attributes:
-        permutation: of B's neurons.
-        model: B in that order, under its own keys; it is closed with B.
-        before: the cosine of the weights of A and B, of all tensors that have neurons.
-        after: the same in the new order.
-    """
-
-    permutation: Permutation
-    model: Permuted
-    before: float
-    after: float
-
-
-def align(a: Checkpoint, b: Checkpoint, config: Path | None = None, progress: Progress | None = None) -> Alignment:
-    """Put the neurons of B in the order in which its weights are most like A's.
-
-    Args:
-        a: the model to be like.
-        b: the model to permute.
-        config: a diffusers folder, whose settings are those of models of unusual size.
-        progress: told how far the matching is.
-
-    Raises:
-        CheckpointError: a model that has no known neurons, or two whose neurons cannot be compared.
-        ConfigError: the settings do not fit the models.
-    """
-    pair = Pair.of(a, b, layout_of(b, config))
-    permutation = pair.match(progress)
-    return Alignment(
-        permutation,
-        pair.permuted(permutation),
-        likeness(a, b, pair.names_a, pair.names_b, Permutation(pair.spaces)),
-        likeness(a, b, pair.names_a, pair.names_b, permutation),
-    )
-
-
-@dataclass(frozen=True)
 class Pair:
     """Two models whose neurons can be compared.
 
     Attributes:
         a: the model to be like.
         b: the model to permute.
+        layout: of both.
         spaces: of both.
         names_a: canonical key to A's own.
         names_b: canonical key to B's own.
@@ -80,6 +43,7 @@ class Pair:
 
     a: Checkpoint
     b: Checkpoint
+    layout: Layout
     spaces: tuple[Space, ...]
     names_a: Mapping[str, str]
     names_b: Mapping[str, str]
@@ -95,11 +59,46 @@ class Pair:
         check_alike(a, b)
         with _unusual(b):
             spaces = spaces_of(_shapes(b), layout)
-        return cls(a, b, spaces, _own_keys(a), _own_keys(b))
+        return cls(a, b, layout, spaces, _own_keys(a), _own_keys(b))
 
-    def match(self, progress: Progress | None = None) -> Permutation:
-        """The order of B's neurons in which its weights are most like A's."""
-        return match_weights(self.a, self.b, self.spaces, self.names_a, self.names_b, progress)
+    def subject(self, by: str) -> str:
+        """What an order of B's neurons is found for, as a hash."""
+        return subject(self.a.sha256(), self.b.sha256(), self.layout.data(), by)
+
+    def recalled(self, by: str, wanted: str = "") -> Found | None:
+        """The order of B's neurons that is remembered, if one is.
+
+        Args:
+            by: what they were compared by.
+            wanted: the hash of an order, which is taken before others.
+        """
+        return recall(wanted, self.spaces) or recall(self.subject(by), self.spaces)
+
+    def by_weights(self, wanted: str = "", progress: Progress | None = None) -> Found:
+        """The order of B's neurons in which its weights are most like A's, remembered or found.
+
+        Args:
+            wanted: the hash of the order that others have found; no other is recalled.
+            progress: told how far the matching is.
+
+        Raises:
+            CheckpointError: weights so large that their products are infinite.
+        """
+        known = self.recalled(WEIGHTS, wanted)
+        if known and wanted in ("", known.permutation.sha256):
+            return known
+        match = match_weights(self.a, self.b, self.spaces, self.names_a, self.names_b, progress)
+        return remember(self.judged(match), self.subject(WEIGHTS))
+
+    def judged(self, permutation: Permutation) -> Found:
+        """An order of B's neurons, with how like the weights are before and after."""
+        before, after = (
+            likeness(self.a, self.b, self.names_a, self.names_b, order)
+            for order in (Permutation(self.spaces), permutation)
+        )
+        self.a.release()
+        self.b.release()
+        return Found(permutation, before, after)
 
     def permuted(self, permutation: Permutation) -> Permuted:
         """B in an order, under its own keys; it is closed with B."""

@@ -1,14 +1,16 @@
-"""Finding the order in which a model's neurons are most like another's: Git Re-Basin's weight matching.
+"""Finding the order in which a model's neurons are most like another's: Git Re-Basin (Ainsworth et al., 2209.04836).
 
-Maximised is the inner product of all weights of A with B's in the new order, sum <W_A, P_out W_B P_in^T>, by coordinate
-descent: the order of one space at a time, which is a linear assignment, until no order changes (Ainsworth et al.,
-2209.04836, algorithm 1). Orders stay within what changes nothing: neurons within their cells, and whole cells.
+By weights, maximised is the inner product of all weights of A with B's in the new order, sum <W_A, P_out W_B P_in^T>,
+by coordinate descent: the order of one space at a time, which is a linear assignment, until no order changes (their
+algorithm 1). By activations, it is the correlation of what A's neurons and B's answer to the same inputs, sum
+<P, Z_A Z_B^T>, in each space by itself (their section 3.1). Orders stay within what changes nothing: neurons within
+their cells, and whole cells.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,7 +69,8 @@ def match_weights(
         for space in spaces:
             if space.name not in todo:
                 continue
-            found = _best(space, lambda key: _pair(a, b, key, names_a, names_b, permutation))
+            pairs = _by_weights(space, lambda key: _pair(a, b, key, names_a, names_b, permutation))
+            found = _best(space, pairs, "weights")
             a.release()
             b.release()
             if found.gains:
@@ -79,6 +82,42 @@ def match_weights(
         if not waiting:
             break
     return permutation
+
+
+def match_activations(
+    spaces: Sequence[Space],
+    answers: Callable[[str, int], tuple[Tensor, Tensor] | None],
+    progress: Callable[[int, int, int], None] | None = None,
+) -> Permutation:
+    """The order of B's neurons whose answers correlate best with those of A's.
+
+    Args:
+        spaces: of B.
+        answers: gives, for a space's name and the number of its track, what A's neurons and B's answered to the same
+            inputs, each ``[samples, neurons]``; none where nothing was seen.
+        progress: as for `match_weights`, of one round.
+
+    Raises:
+        CheckpointError: answers that are infinite.
+    """
+    permutation = Permutation(spaces)
+    for done, space in enumerate(spaces, start=1):
+        tracks = ([pair] if (pair := answers(space.name, track)) else [] for track in range(len(space.tracks)))
+        found = _best(space, [[(_unit(one), _unit(other)) for one, other in pairs] for pairs in tracks], "answers")
+        if found.gains:
+            permutation.reorder(space, found.orders)
+        if progress:
+            progress(1, done, len(spaces))
+    return permutation
+
+
+def _unit(answers: Tensor) -> Tensor:
+    """What each neuron answered, a row each, so that inner products are correlations; zero where it is constant."""
+    import torch
+
+    rows = answers.float().T
+    rows = rows - rows.mean(1, keepdim=True)
+    return torch.nn.functional.normalize(rows)
 
 
 def likeness(
@@ -122,12 +161,36 @@ def _pair(
     return a.tensor(own_a).float(), permutation.apply(key, b.tensor(own_b).float())
 
 
-def _best(space: Space, pair: Callable[[str], tuple[Tensor, Tensor] | None]) -> _Found:
-    """The best order of the neurons of a space."""
+_Pairs = Iterable[tuple["Tensor", "Tensor"]]  # numbers of A's neurons and of B's, a row each
+
+
+def _by_weights(space: Space, pair: Callable[[str], tuple[Tensor, Tensor] | None]) -> list[_Pairs]:
+    """The numbers of a space's neurons in all tensors that have them, for each track; a tensor at a time."""
+
+    def rows(track: Sequence[Axis]) -> _Pairs:
+        for axis in track:
+            if (found := pair(axis.key)) is not None:
+                one, other = (_neurons(tensor, axis, space.size) for tensor in found)
+                yield one, other
+
+    return [rows(track) for track in space.tracks]
+
+
+def _best(space: Space, pairs: Sequence[_Pairs], what: str) -> _Found:
+    """The best order of the neurons of a space.
+
+    Args:
+        space: the space.
+        pairs: what its neurons are compared by, for each track.
+        what: that is, for users.
+
+    Raises:
+        CheckpointError: an inner product is infinite.
+    """
     import torch
 
-    # likeness[i, j]: of A's neuron i and B's neuron j, summed over all tensors that have them
-    tracks = [_likeness(space, track, pair) for track in space.tracks]
+    # likeness[i, j]: of A's neuron i and B's neuron j, summed over all that they are compared by
+    tracks = [_likeness(space, some, what) for some in pairs]
     orders, after = _exchanged(space, tracks) if space.exchange else _within(space, tracks[0])
     before = sum(float(block.diagonal().sum()) for blocks in tracks for block in _diagonal(space, blocks))
     scale = sum(float(abs(block.diagonal()).sum()) for blocks in tracks for block in _diagonal(space, blocks))
@@ -141,17 +204,13 @@ def _diagonal(space: Space, blocks: _Blocks) -> Iterator[numpy.ndarray]:
     return (blocks[cell, cell] for cell in range(len(space.cells)))
 
 
-def _likeness(space: Space, track: Sequence[Axis], pair: Callable[[str], tuple[Tensor, Tensor] | None]) -> _Blocks:
+def _likeness(space: Space, pairs: _Pairs, what: str) -> _Blocks:
     """The likeness of the neurons of all cells that may stand in each other's place."""
     import torch
 
     cells = torch.arange(space.size).split(space.cells)
     sums = [torch.zeros(len(cell), space.size if space.exchange else len(cell)) for cell in cells]
-    for axis in track:
-        found = pair(axis.key)
-        if found is None:
-            continue
-        one, other = (_neurons(tensor, axis, space.size) for tensor in found)
+    for one, other in pairs:
         if space.exchange or len(cells) == 1:
             for part, rows in zip(sums, (one @ other.T).split(space.cells), strict=True):
                 part += rows
@@ -160,7 +219,7 @@ def _likeness(space: Space, track: Sequence[Axis], pair: Callable[[str], tuple[T
                 part += one[cell] @ other[cell].T
     if not all(part.isfinite().all() for part in sums):
         raise CheckpointError(
-            f"{space.name}: the weights are too large to be compared; one of these models is broken, use another"
+            f"{space.name}: the {what} are too large to be compared; one of these models is broken, use another"
         )
     if not space.exchange:
         return {(number, number): part.double().numpy() for number, part in enumerate(sums)}

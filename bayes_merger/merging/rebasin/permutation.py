@@ -79,6 +79,24 @@ class Permutation:
                 found.update(order.numpy().astype("<i8").tobytes())
         return found.hexdigest()
 
+    def check(self) -> None:
+        """Refuse orders that change what the model computes: neurons stay within their cells, or whole cells move.
+
+        Raises:
+            ValueError: one does.
+        """
+        import torch
+
+        for space in self.spaces:
+            cells = torch.repeat_interleave(torch.arange(len(space.cells)), torch.tensor(space.cells))
+            for order in self.orders[space.name]:
+                if order.shape != cells.shape or not torch.equal(order.sort().values, torch.arange(space.size)):
+                    raise ValueError(f"{space.name}: is no order of {space.size} neurons")
+            sources = [cells[order] for order in self.orders[space.name]]  # the cell that each neuron comes from
+            wanted = sources[0][:: space.cells[0]].repeat_interleave(space.cells[0]) if space.exchange else cells
+            if not all(torch.equal(source, wanted) for source in sources):
+                raise ValueError(f"{space.name}: neurons leave their cells")
+
     def moved(self) -> int:
         """How many neurons are not where they were, those of an attention counted in both tracks."""
         import torch

@@ -1,7 +1,8 @@
 """How a merge names the models whose neurons are put in another's order.
 
 `rebasin: {b: a}` merges B with its neurons in the order of A's; in full, `{b: {to: a, by: weights, config: FOLDER}}`.
-The folder is that of a model of unusual size. A recipe has what the folder said, `layout`, and the hash of the order.
+A model may also be written so itself, see `written`. The folder is that of a model of unusual size. A recipe has what
+the folder said, `layout`, and the hash of the order.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest
 
-BY = ("weights",)
+WEIGHTS, ACTIVATIONS = "weights", "activations"
+BY = (WEIGHTS, ACTIVATIONS)
 """What neurons are compared by."""
 
 _KNOWN = ("to", "by", "config", "layout", "sha256")
@@ -26,16 +28,34 @@ def read_rebasin(name: str, value: Any) -> dict[str, Alike]:
     Raises:
         ConfigError: it has another form.
     """
+    return {model: _read(f"{name}.{model}", given) for model, given in as_orders(name, value).items()}
+
+
+def as_orders(name: str, value: Any) -> dict[str, Any]:
+    """The setting `rebasin` by models, what is said of each in any form.
+
+    Raises:
+        ConfigError: it is no table.
+    """
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name} is {value!r}; name a model, and the one whose order it takes, like  {name}.b=a")
-    return {str(model): _read(f"{name}.{model}", given) for model, given in value.items() if given is not None}
+    return {str(model): given for model, given in value.items() if given is not None}
 
 
-def _read(name: str, value: Any) -> Alike:
+def as_table(name: str, value: Any) -> dict[str, Any]:
+    """What is said of one model, as a table; ``b: a`` is short for ``b: {to: a}``.
+
+    Raises:
+        ConfigError: it has another form.
+    """
     table = {"to": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping):
         raise ConfigError(f"{name} is {value!r}; name the model whose order it takes, like  {name}=a")
-    table = {"by": BY[0], "sha256": "", **{key: given for key, given in table.items() if given is not None}}
+    return {key: given for key, given in table.items() if given is not None}
+
+
+def _read(name: str, value: Any) -> Alike:
+    table = {"by": BY[0], "sha256": "", **as_table(name, value)}
     for key in table:
         if key not in _KNOWN:
             raise ConfigError(f"{name}.{key}: is unknown; {nearest(str(key), _KNOWN)}")

@@ -13,7 +13,8 @@ number of them), and its method's weights and options. A weight is one number fo
 or a text with commas), or a table of blocks and ranges of blocks. Any number may be replaced by a name: one number
 wherever the name occurs, searched in a run and set by hand in a merge. The word ``search`` means a separate searched
 number for every block. Weights that are not named keep the method's defaults. Besides ``models`` and ``steps`` a recipe
-may have ``dtype``, ``compat``, ``blocks``, ``channels``, ``clip`` and ``ema``.
+may have ``dtype``, ``compat``, ``blocks``, ``channels``, ``clip``, ``ema`` and ``rebasin``; a model may be a table, as
+in ``b: {rebasin: B.safetensors, to: a}``.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from typing import Any
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.documents import read_document
 from bayes_merger.errors import ConfigError, nearest
-from bayes_merger.merging.method import MethodSpec
+from bayes_merger.merging.method import MODEL_NAMES, MethodSpec
 from bayes_merger.merging.parameters import WeightRange
+from bayes_merger.merging.rebasin.written import steps_with_files
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.recipe import RecipeStep, base_of
 from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, MergeSettings, read_settings
@@ -121,6 +123,7 @@ def read_steps(data: Any) -> StepFile:
     for key in data:
         if key not in ("models", "steps", *_SETTINGS):
             raise ConfigError(f"'{key}' is unknown; {nearest(str(key), ('models', 'steps', *_SETTINGS))}")
+    data = steps_with_files(data)
     models = _read_models(data["models"])
     if not isinstance(data["steps"], Sequence) or isinstance(data["steps"], str) or not data["steps"]:
         raise ConfigError("steps is not a list of steps, like  - {name: mix, method: weighted_sum, a: ..., alpha: 0.5}")
@@ -306,7 +309,7 @@ def read_yaml(path: Path, what: str) -> Any:
         ConfigError: it cannot be read; the text begins with ``what``.
     """
     try:
-        return read_document(path)
+        return read_document(path, text_of=("name", "method", *MODEL_NAMES))
     except ConfigError as error:
         raise ConfigError(f"{what} {path}: {error}") from None
 
@@ -320,6 +323,7 @@ def recipe_data(path: Path) -> Any:
     data = read_yaml(path, "recipe")
     try:
         read_steps(data)
+        data = steps_with_files(data)
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
     return data | {"models": {name: beside(model, path.parent) for name, model in data["models"].items()}}

@@ -64,7 +64,7 @@ def _finish(
 ) -> bool:
     def finish() -> bool:
         with transaction(study) as queue:
-            return queue.finish(one.id, state, values, attributes)
+            return queue.finish(one.id, state, values, attributes) is not None
 
     return with_retries(study, finish)
 

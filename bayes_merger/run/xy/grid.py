@@ -190,5 +190,5 @@ def unmerged_recipe(recipe: MergeRecipe) -> MergeRecipe:
     models.setdefault("b", models["a"])
     return replace(
         recipe, method="weighted_sum", models=models, weights={"alpha": blocks}, elements=(), options={}, clip="",
-        saliency={}, act={}, vae=recipe.vae if recipe.vae == VAE_FILE else "a",
+        saliency={}, act={}, rebasin={}, vae=recipe.vae if recipe.vae == VAE_FILE else "a",
     )  # fmt: skip

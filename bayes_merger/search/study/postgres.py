@@ -53,8 +53,8 @@ class ServerTransaction(TableTransaction):
         belongings: Mapping[Any, Sequence[Row]],
         before: ScalarSelect[int] | None = None,
     ) -> int | None:
-        changed = self._update(trial, states, changes).returning(TRIALS.trial_id, sql.literal(0).label(PLACE))
-        changed = changed.cte("changed")
+        update = self._update(trial, states, changes)
+        changed = update.returning(TRIALS.trial_id, sql.literal(0).label(PLACE)).cte("changed")
         flat = {model: [{PLACE: 0} | row for row in rows] for model, rows in belongings.items()}
         counted = sql.select(sql.literal(0) if before is None else before).select_from(changed)
         found: int | None = self._connection.execute(self._with(changed, flat, counted)).scalar_one_or_none()

@@ -56,7 +56,7 @@ CHANGING: Mapping[Any, Sequence[str]] = {
 }
 """The key of the rows of a table that change, and last what changes."""
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 """Of a table."""
 
 _known: WeakKeyDictionary[RDBStorage, bool] = WeakKeyDictionary()
@@ -220,7 +220,7 @@ class TableTransaction(Transaction):
     def start(self, entry: Entry, attributes: Mapping[str, Any]) -> bool:
         """A waiting trial runs from now on."""
         started = {"state": TrialState.RUNNING, "datetime_start": _utc(datetime.now())}
-        more = {TrialUserAttributeModel: _attributes(attributes), TrialHeartbeatModel: [{}]}
+        more: dict[Any, list[Row]] = {TrialUserAttributeModel: _attributes(attributes), TrialHeartbeatModel: [{}]}
         return self._change(entry.id, (TrialState.WAITING,), started, more) is not None
 
     def beat(self, trial: int) -> None:

@@ -77,9 +77,9 @@ class Events:
 
         `now` has the run's `state`, the `steps` of its workers, after the search the `stage` that it is in (the final
         round), the trials that it has `finished` of its `budget`, and the ids of its `previews`. `report` has the
-        `parts` of its report that have changed, as HTML, and of the table of trials the `rows` that have; with it go
-        `drawing`, the numbers of the trials that are drawn, and `waiting`, how many wait for a person. `wrong` says in
-        `error` why it cannot be read.
+        `parts` of its report that have changed, as HTML, and of the table of trials the `rows` that have, a hundred at
+        a time; with it go `drawing`, the numbers of the trials that are drawn, and `waiting`, how many wait for a
+        person. `wrong` says in `error` why it cannot be read.
         """
         folder = await run_in_threadpool(self._shelf.folder, request.path_params["study"])
         return _stream(self.of(folder))

@@ -133,7 +133,7 @@ class LookingData:
 
     def _side(self, name: str, trial: str) -> Side:
         folder = self._shelf.folder(name)
-        study = load(folder)
+        study, trial = load(folder), trial.strip().removeprefix("#").lower()
         if trial != BEST and not (trial.isascii() and trial.isdecimal() and len(trial) < 10):
             raise ConfigError(f"trial: '{printable(trial, longest=40)}' is none; give a number, or {BEST}")
         return Side(study, folder, trial_of(study, None if trial == BEST else int(trial)))

@@ -15,9 +15,14 @@ from bayes_merger.checkpoints.shelves import models_on, shelves
 from bayes_merger.compose.asked import MODELS, check_asked, split_line
 from bayes_merger.compose.changes import check_forked, is_forked
 from bayes_merger.compose.schema import Field, fields, models_dir
+from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.folder import RunFolder, check_name, is_begun, load, new_folder
+from bayes_merger.run.models import given_models, merge_settings
+from bayes_merger.run.outside import OUTSIDE
+from bayes_merger.run.setup import check_numbers
+from bayes_merger.run.steering import MOST_TRIALS
 from bayes_merger.web.queue import device_of
 from bayes_merger.web.shelf import Shelf
 
@@ -76,7 +81,7 @@ class Starts:
             ConfigError: a setting that makes no sense, or that names a file, a program or a place.
             NotFound: no study of the name that is to be forked.
         """
-        asked = [*(one for one in body.settings if one.partition("=")[2]), *split_line(body.line)]
+        asked = [*(one for one in body.settings if one.partition("=")[2]), *_typed(body.line)]
         with self._composing:
             check_asked(asked, self.models())
             return self._fork(body.fork, asked) if body.fork else self._run(asked)
@@ -103,6 +108,7 @@ class Starts:
         overrides = [*self._places(), *asked]
         settings = compose.compose_run(overrides)
         config = compose.validate(settings)
+        _check(config)
         named = any(one.startswith("name=") for one in asked)
         folder = self._free(new_folder(config, named=named), named=named)
         name = [] if named else [f"name={folder.name}"]
@@ -124,8 +130,9 @@ class Starts:
         runs = [] if self._shelf.runs == Path("runs") else [f"runs={self._shelf.runs}"]
         command = ["fork", old, folder.name, *changes, *runs]
         shown = shlex.join(["bayes-merger", *command])
-        trials = compose.validate(settings).n_iters
-        return Prepared(folder, [*command, "web.page=off"], shown, trials, device_of(settings))
+        config = compose.validate(settings)
+        check_numbers(config)
+        return Prepared(folder, [*command, "web.page=off"], shown, config.n_iters, device_of(settings))
 
     def _stored(self, study: str) -> dict[str, Any]:
         """The settings of a study.
@@ -158,3 +165,28 @@ class Starts:
         """The settings that are the server's own."""
         runs = [] if self._shelf.runs == Path("runs") else [f"runs={self._shelf.runs}"]
         return runs + ([f"models_dir={self._models}"] if self._models else [])
+
+
+def _typed(line: str) -> list[str]:
+    """What is typed on a line: settings, with their dashes or as a whole command line, which people paste."""
+    words = split_line(line)
+    if words[:2] == ["bayes-merger", "run"]:
+        words = words[2:]
+    return [word.lstrip("-") if "=" in word else word for word in words]
+
+
+def _check(config: RunConfig) -> None:
+    """What the settings alone tell; the process that is started finds out all the rest.
+
+    Raises:
+        ConfigError: a number, or models, that make no sense.
+    """
+    check_numbers(config)
+    if config.n_iters > MOST_TRIALS:
+        raise ConfigError(f"n_iters: {config.n_iters} is more than a run can have; give {MOST_TRIALS} or less")
+    if config.recipe or config.generator.program == OUTSIDE:
+        return
+    given = given_models(config, merge_settings(config).spec)
+    for name, model in given.items():
+        if same := next((other for other in given if other < name and given[other] == model), None):
+            raise ConfigError(f"model_{name}: is model_{same} too, so nothing would be merged; choose another one")

@@ -24,7 +24,10 @@ function fill({ models, methods, settings }) {
   choose("method", methods.map((one) => option(one)));
   choose("optimiser", [option("", fork ? `as in ${fork}` : "structured, the default"), ...listed("optimiser")]);
   for (const place of form.querySelectorAll("[data-several]")) {
-    place.append(...(known[place.dataset.several]?.choices ?? []).map((name) => box(name)));
+    const several = known[place.dataset.several];
+    place.append(...(several?.choices ?? []).map((name) => box(name)));
+    const none = `None ticked: ${several?.default}, or what the ready-made run has.`;
+    place.after(Object.assign(document.createElement("small"), { className: "quiet", textContent: none }));
   }
   const asked = [...form.querySelectorAll("[data-setting]")];
   for (const field of asked) field.closest("label").hidden = !(field.dataset.setting in known);

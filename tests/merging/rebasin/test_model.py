@@ -111,7 +111,7 @@ def test_activations_of_the_model_in_its_own_order_are_refused(
         (7, "rebasin is 7; name a model"),
         ({"b": 7}, "rebasin.b is 7; name the model"),
         ({"b": {"by": "weights"}}, "rebasin.b: names no model to be like; give  rebasin.b.to=a"),
-        ({"b": {"to": "a", "by": "magic"}}, "rebasin.b.by: 'magic' is unknown; give weights"),
+        ({"b": {"to": "a", "by": "magic"}}, "rebasin.b.by: 'magic' is unknown; give weights or activations"),
         ({"b": {"to": "a", "colour": "red"}}, "rebasin.b.colour: is unknown"),
         ({"b": {"to": ["a"]}}, r"rebasin.b.to: \['a'\] is no text"),
         ({"c": "a"}, "rebasin.c: is no model of this merge; known: a, b"),

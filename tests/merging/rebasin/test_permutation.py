@@ -82,3 +82,30 @@ def test_averages_over_training_follow_their_tensors(tmp_path: Path) -> None:
         assert seen._keys == {key: key, average: key}
         assert torch.equal(seen.tensor(key), model.tensor(key).flip(0))
         assert not seen.has_parts
+
+
+@pytest.mark.parametrize(
+    ("orders", "said"),
+    [
+        ([[1, 0, 3, 2], [2, 3, 0, 1]], "leave their cells"),  # the tracks exchange other cells
+        ([[0, 2, 1, 3], [0, 1, 2, 3]], "leave their cells"),
+        ([[0, 1, 2, 3], [0, 0, 2, 3]], "is no order of 4 neurons"),
+        ([[0, 1, 2, 3], [0, 1, 2]], "is no order of 4 neurons"),
+        ([[0, 1, 2, 3], [0, 1, 2, -1]], "is no order of 4 neurons"),
+        ([[2, 3, 0, 1], [3, 2, 1, 0]], ""),
+    ],
+)
+def test_orders_are_checked_to_change_nothing(orders: list[list[int]], said: str) -> None:
+    space = Space("heads", (2, 2), ((Axis("q", 0),), (Axis("v", 0),)), exchange=True)
+    order = Permutation([space], {"heads": [torch.tensor(one) for one in orders]})
+    if not said:
+        return order.check()
+    with pytest.raises(ValueError, match=said):
+        order.check()
+
+
+def test_cells_that_do_not_change_places_are_checked_too() -> None:
+    space = Space("stream", (1, 2), ((Axis("w", 0),),))
+    Permutation([space], {"stream": [torch.tensor([0, 2, 1])]}).check()
+    with pytest.raises(ValueError, match="leave their cells"):
+        Permutation([space], {"stream": [torch.tensor([1, 0, 2])]}).check()

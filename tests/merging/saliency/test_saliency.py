@@ -14,10 +14,11 @@ from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError, 
 from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint
 from bayes_merger.merging.engine.idle import idle_weights
 from bayes_merger.merging.engine.merge import plan
+from bayes_merger.merging.export.single_file import save_merge
 from bayes_merger.merging.saliency.settings import read_saliency
 from bayes_merger.merging.saliency.weights import MovedWeight, as_matrix, weights_at
 from tests.live_models import equal, live, parameter, plain, transposed
-from tests.merging.tiny_models import FIRST, SHAPES, TEXT, even, opened, recipe_of, tensors_of
+from tests.merging.tiny_models import FIRST, SHAPES, TEXT, even, opened, recipe_of, tensors_of, write_model
 from tests.sidecars import RUN, measured
 
 WIDE = {key: shape for key, shape in SHAPES.items() if len(shape) > 1 and key.startswith("model.")}
@@ -145,6 +146,20 @@ def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
     low, high = weight.ends()
     assert low == pytest.approx(float(whole.min()))
     assert high == pytest.approx(float(whole.max()))
+
+
+def test_a_large_tensor_is_written_in_chunks_of_whole_rows(tmp_path: Path) -> None:
+    shape, models = (90, 700, 3, 3), {}  # 567,000 numbers, of which 83 rows are a chunk
+    for seed, name in enumerate("ab"):
+        large = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).half()
+        models[name] = open_checkpoint(write_model(tmp_path / f"{name}.safetensors", seed, change={FIRST: large}))
+        measured(tmp_path / f"{name}.act.safetensors", {FIRST: shape}, seed, model=models[name].sha256())
+    made = replace(recipe(models, "0.4", 1.7, saliency=settings_of(tmp_path)), dtype="fp16")
+    save_merge(made, models, tmp_path / "out.safetensors")
+    whole = dict(merge(made, models))
+    assert torch.equal(open_checkpoint(tmp_path / "out.safetensors").tensor(FIRST), whole[FIRST])
+    plain_merge = models["a"].tensor(FIRST).lerp(models["b"].tensor(FIRST), 0.4)
+    assert bool((whole[FIRST] != plain_merge).flatten(1).any(1).all())  # every row is moved
 
 
 def test_a_plain_saliency_multiplies_any_weight_and_stays_where_the_method_is_defined(

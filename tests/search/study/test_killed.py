@@ -168,7 +168,7 @@ def test_a_death_during_heal_itself_is_healed(mortal: Runner, folder: Path, mome
     for second in seconds:
         storage = copied(torn, folder / f"{second}.db")
         if mortal(storage, "random", 6, second, moment)["signal"] == 0:
-            assert second > 10  # there is no more to healing it and finishing its last trial
+            assert second > 6  # there is no more to healing it and finishing its last trial
             break
         assert mortal(storage, "random", 6)["signal"] == 0
         assert trace(storage) == expected, f"killed {moment} commit {second} of healing"

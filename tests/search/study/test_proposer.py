@@ -99,6 +99,22 @@ def test_one_suggestion_waits_for_each_worker_that_draws_nothing_and_always_one(
         assert [waiting(study), proposer.look(), waiting(study)] == [0, True, 1]
 
 
+def test_for_those_who_are_done_before_the_next_look_as_many_wait_as_they_took(where: str) -> None:
+    study = new_study(where, rows=7)
+    proposer = Proposer(study, SPACE, 100)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(again(study, where), SPACE)) for _ in range(3)]
+        trials = [claimed(worker) for worker in workers]
+        assert [proposer.look(), waiting(study)] == [False, 4]
+        for worker, trial in zip(workers, trials, strict=True):
+            worker.tell(trial, 1.0)
+            trial = claimed(worker)
+        worker.tell(trial, 1.0)
+        claimed(worker)
+        assert [waiting(study), proposer.look(), waiting(study)] == [0, True, 4]  # three draw, and four were taken
+        assert not proposer.look()
+
+
 def test_however_long_workers_slept_between_two_looks_as_much_waits_for_them(where: str) -> None:
     study = new_study(where, rows=4)
     proposer = Proposer(study, SPACE, 100)

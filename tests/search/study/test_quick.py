@@ -68,6 +68,17 @@ def test_it_reads_what_optuna_reads(where: str) -> None:
     assert len(read_by(QuickStorage, where, study, {ids[0]}, ids[2])) == 3
 
 
+def test_a_study_s_attributes_are_those_that_optuna_reads(where: str) -> None:
+    study, empty = (optuna.create_study(storage=open_storage(where)) for _ in range(2))
+    study.set_user_attr("ä", {"b": [1, None]})
+    study.set_user_attr("none", None)
+    reader = open_storage(where, kind=QuickStorage)
+    assert reader.get_study_user_attrs(study._study_id) == {"ä": {"b": [1, None]}, "none": None}
+    assert reader.get_study_user_attrs(empty._study_id) == {}
+    with pytest.raises(KeyError):
+        reader.get_study_user_attrs(10**6)
+
+
 def test_what_changed_since_is_read_again(where: str) -> None:
     study = with_all_states(where)
     reader = optuna.load_study(study_name=study.study_name, storage=open_storage(where))
