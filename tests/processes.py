@@ -9,6 +9,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -146,6 +147,7 @@ def _run(
     function: Callable[..., object],
     arguments: tuple[Any, ...],
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)

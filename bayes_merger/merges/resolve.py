@@ -59,7 +59,8 @@ def recipe_and_models(
     pairs = [word for word in source if _SETTING.match(word)]
     names = [word for word in source if word not in pairs]
     given = dict(pair.split("=", 1) for pair in pairs)
-    given = with_paths(tables_in(given), given.pop("models_dir", None))
+    models_dir = given.pop("models_dir", None)
+    given = with_paths(tables_in(given), models_dir)
     if "recipe" in given:
         names.append(given.pop("recipe"))
     if len(names) > 1:
