@@ -56,6 +56,7 @@ def test_what_is_public_is_on_the_page_and_nothing_else(models: Path) -> None:
     assert set(re.findall(r" as (\w+)", stub)) | {"__version__"} == set(dir(bayes_merger))
 
 
+@pytest.mark.slow
 def test_the_page_on_python_runs_as_it_stands(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (README.parent / "docs" / "python.md").read_text(encoding="utf-8")
     script = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))

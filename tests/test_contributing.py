@@ -97,6 +97,7 @@ def test_a_scorer_of_one_s_own(workplace: Path) -> None:
     assert "(brightness " in searched
 
 
+@pytest.mark.slow
 def test_an_optimiser_of_one_s_own(workplace: Path) -> None:
     (searched,) = follow("Add an optimiser", workplace)
     assert "3/3" in searched
@@ -111,6 +112,7 @@ def test_a_sampler_of_one_s_own(workplace: Path) -> None:
     assert "Centre" in bayes_merger_says(["show", "around"], workplace)
 
 
+@pytest.mark.slow
 def test_a_payload_of_one_s_own(workplace: Path) -> None:
     (searched,) = follow("Add a payload", workplace)
     assert "3/3" in searched

@@ -109,15 +109,15 @@ def stopping() -> Iterator[list[Process]]:
 
 
 def test_of_two_workers_one_is_killed_and_the_other_goes_on(workplace: Path, stopping: list[Process]) -> None:
-    process = start(workplace, *RUN, "name=two", "workers=2", "n_iters=4")
+    process = start(workplace, *RUN, "name=two", "workers=2", "n_iters=2")
     stopping.append(process)
-    until(process, "  1/8  ")
+    until(process, "  1/6  ")
     os.kill(children(process.pid)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert out.count("died (killed by SIGKILL)") == 1
     assert "1 of 2 workers go on" in out
-    check_whole(workplace, "two", 8)
+    check_whole(workplace, "two", 6)
 
 
 @pytest.mark.slow

@@ -141,6 +141,7 @@ print([name for name in ("torch", "hydra", "optuna", "diffusers", "rich") if nam
     assert result.stdout.splitlines()[-1] == "[]", result.stderr
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_real_shell_completes(shell: str, workplace: Path) -> None:
     if not shutil.which(shell):

@@ -69,6 +69,7 @@ def test_each_drawn_entry_moves_between_before_after_and_difference(measured: Pa
         assert shown in [p.convert("RGB").resize((128, 128), Image.Resampling.NEAREST).tobytes() for p in pictures]
 
 
+@pytest.mark.slow
 def test_a_picture_is_that_of_a_merge_made_alone_bit_for_bit(
     workplace: Path, models: list[str], tiny_sd1_config: Path
 ) -> None:
@@ -138,6 +139,7 @@ def test_what_is_no_part_of_b_in_a_is_refused(workplace: Path, models: list[str]
     assert not (workplace / "never").exists()
 
 
+@pytest.mark.slow
 def test_after_a_kill_what_was_drawn_is_not_drawn_again(workplace: Path, models: list[str], measured: Path) -> None:
     process = start(workplace, "effect", *models, *WANTED, "--out", "killed")
     kept = workplace / "killed" / "measured"
@@ -205,13 +207,8 @@ def test_activations_say_which_of_too_many_are_drawn(
     assert "a.act.safetensors was measured on another model" in other.stderr
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["fork", "begun", "forked", "optimiser=random"],
-        pytest.param(["resume", "narrow", "n_iters=2"], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["fork", "begun", "forked", "optimiser=random"], ["resume", "narrow", "n_iters=2"]])
 def test_a_study_keeps_what_a_table_has_frozen_without_the_table(
     workplace: Path, models: list[str], tiny_a: Path, tiny_b: Path, words: list[str]
 ) -> None:

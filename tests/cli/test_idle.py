@@ -48,6 +48,7 @@ def trials(name: str) -> list[Any]:
     return load(RunFolder(Path("runs", name))).get_trials(deepcopy=False)
 
 
+@pytest.mark.slow
 def test_they_are_left_out_and_said_once(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = Path("runs/made/log.txt").read_text()
     assert log.count(f"{LINE}; space.idle=keep searches them all the same") == 1

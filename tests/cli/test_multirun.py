@@ -123,6 +123,7 @@ def two_studies(tiny_a: Path, tiny_b: Path) -> list[str]:
             "init_points=2", "n_iters=1", "final.images=0", "optimiser=lhs,random"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_after_a_kill(workplace: Path, two_studies: list[str]) -> None:
     arguments = two_studies
     process = start(workplace, *arguments)

@@ -35,6 +35,7 @@ def imported(capsys: pytest.CaptureFixture[str], *files: str) -> tuple[str, str]
     return said.out, said.err
 
 
+@pytest.mark.slow
 def test_a_web_uis_picture_is_drawn_with_ones_own_model(
     here: Path, tiny_a: Path, tiny_sd1_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,6 +151,7 @@ def test_a_scrambled_b_gives_the_same_pictures_and_its_study_goes_on(
     assert (added.returncode, added.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.slow
 def test_by_activations_a_scrambled_model_comes_back_and_merges_recall_it(
     tmp_path: Path,
     tiny_a: Path,

@@ -159,6 +159,7 @@ def test_a_trial_whose_pictures_are_gone_is_named_and_left_out(
     assert "no trial of 'holes' can be judged" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_ratings_by_hand_come_from_the_ledger_as_they_are_now(workplace: Path) -> None:
     shutil.copytree("runs/old", "runs/rated")
     ledger = Ledger("runs/rated/ratings.jsonl")

@@ -124,6 +124,7 @@ def test_adjustments_and_clipping_are_in_the_file_and_its_recipe(
         assert word in refused(capsys, "plan", *pair, wrong)
 
 
+@pytest.mark.slow
 def test_a_merge_is_written_as_a_folder_that_diffusers_loads(
     tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

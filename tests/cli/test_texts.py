@@ -24,6 +24,7 @@ def parameters(folder: Path, trial: int, payload: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_text_stays_what_it_is_from_the_run_to_the_pictures_of_a_resumed_study(tmp_path: Path) -> None:
     shared = {"steps": 2, "width": 64, "height": 64, "sampler_name": "k_euler_a", "sampler_index": "Euler", "eta": 0, "seed": 7,
               "override_settings": {"CLIP_stop_at_last_layers": 2}, "styles": [], "subseed": 3, "subseed_strength": 0}  # fmt: skip

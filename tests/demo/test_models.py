@@ -84,6 +84,7 @@ def test_b_knows_the_colours_and_a_does_not(studio: tuple[Landscape, States]) ->
     assert cosine(studio, states["b"], COLOUR_WORDS) > cosine(studio, states["a"], COLOUR_WORDS) + 0.1
 
 
+@pytest.mark.slow
 def test_a_mix_by_blocks_beats_both_and_the_even_mix(studio: tuple[Landscape, States]) -> None:
     _, states = studio
     a, b = states["a"], states["b"]

@@ -165,6 +165,7 @@ def test_the_best_few_by_posterior_mean_and_the_luckiest_are_drawn_again(tmp_pat
     assert [" ends about " in about for *_, about in stages] == [False] + [True] * 6
 
 
+@pytest.mark.slow
 def test_a_killed_final_round_draws_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:
     parts = make_setup(scorers={"one": noisy(1.0)})
     study, notes = searched(parts, tmp_path / "s")
@@ -212,6 +213,7 @@ def test_what_cannot_be_drawn_is_left_out(tmp_path: Path) -> None:
     assert [row.name for row in final.rows] == ["best merge", "model A", "even mix"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("settings", [FinalConfig(rescore=3, images=0), FinalConfig(rescore=0, images=2)])
 def test_without_drawing_again_the_best_posterior_mean_wins(tmp_path: Path, settings: FinalConfig) -> None:
     parts = make_setup(scorers={"one": noisy(2.0)}, pictures=2, n_iters=16, final=settings)

@@ -74,6 +74,7 @@ def test_a_killed_search_predicts_the_same(tmp_path: Path) -> None:
         assert phases(study) == phases(whole)
 
 
+@pytest.mark.slow
 def test_killed_before_it_was_drawn_it_waits(tmp_path: Path) -> None:
     whole, _ = searched(setup_of(), tmp_path / "whole")
     searched(setup_of(7, final=FinalConfig()), tmp_path / "s")
@@ -125,6 +126,7 @@ def test_a_final_round_killed_over_it_ends_the_same(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_more_trials_later_end_with_another_unless_it_is_the_same(tmp_path: Path) -> None:
     searched(setup_of(), tmp_path / "s")
     study, _ = searched(setup_of(12), tmp_path / "s")

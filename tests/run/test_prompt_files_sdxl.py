@@ -49,6 +49,7 @@ def by_diffusers(pipeline: LivePipeline, prompt: str) -> bytes:
     return bytes(image.tobytes())
 
 
+@pytest.mark.slow
 def test_a_lora_of_all_three_networks_is_drawn_as_if_it_were_in_the_model(
     pipeline: LivePipeline, folder: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from tests.merging.rebasin.models import scrambled
 PAYLOADS = resolve([Payload("ring", "a red ring", steps=2, width=64, height=64, cfg_scale=3)], 0)
 
 
+@pytest.mark.slow
 def test_a_scrambled_model_comes_back_and_its_pictures_stay(
     tmp_path: Path, tiny_a: Path, tiny_sd1_config: Path
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_recipe_that_makes_no_sense_is_one_line(
 RUN = ("run", "experiment=tiny", "recipe=steps.yaml", "init_points=3", "n_iters=1", "final.images=1", "final.rescore=1")
 
 
+@pytest.mark.slow
 def test_a_run_of_a_recipe_is_rebuilt_from_the_study_alone(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     result = command(workplace, *RUN, "name=steps")
     assert result.returncode == 0, result.stderr

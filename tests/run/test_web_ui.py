@@ -78,6 +78,7 @@ def test_a_run_is_drawn_there_and_leaves_nothing(place: Path, server: State) -> 
     assert study.user_attrs["fingerprint"]["web_ui"] == {"emphasis": "Original", "randn_source": "GPU"}
 
 
+@pytest.mark.slow
 def test_the_file_that_is_drawn_is_the_merge_that_is_saved(place: Path, server: State) -> None:
     settings = ("experiment=web", "name=saved", "init_points=1", "n_iters=0", "final.images=0", "final.save=true")
     result = command(place, "run", *settings)
@@ -107,6 +108,7 @@ def test_a_killed_run_goes_on_with_the_same_trials_and_leaves_nothing(place: Pat
     assert trials(place, "killed") == trials(place, "whole")
 
 
+@pytest.mark.slow
 def test_out_of_memory_there_fails_the_trial_and_not_the_run(place: Path, server: State) -> None:
     server.trouble = [(500, {"error": "OutOfMemoryError", "errors": "CUDA out of memory", "detail": ""}), None]
     result = command(place, "run", "experiment=web", "name=memory", "final.images=0", "n_iters=0")

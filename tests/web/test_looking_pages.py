@@ -61,6 +61,7 @@ def test_from_the_gallery_to_two_merges_and_what_differs(opened: Page) -> None:
     assert opened.title() == "Compare · s"
 
 
+@pytest.mark.slow
 def test_the_slider_and_blinking_show_one_in_the_other_s_place(opened: Page) -> None:
     opened.click("nav >> text=Compare")
     opened.wait_for_selector("figure img")

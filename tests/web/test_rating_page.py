@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from bayes_merger.config import ScoringConfig
 from bayes_merger.run.attributes import PLAYOFF
 from bayes_merger.run.folder import RunFolder, load
@@ -68,6 +70,7 @@ def test_a_whole_study_by_keyboard(browser: Browser, tmp_path: Path) -> None:
     ] * 15
 
 
+@pytest.mark.slow
 def test_digits_by_place_ten_and_half_points(browser: Browser, tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, payloads=5)
     with served(folder) as link:
@@ -96,6 +99,7 @@ def test_undo_goes_back_until_the_merge_is_confirmed(browser: Browser, tmp_path:
     assert values(folder) == [[20 / 3]]
 
 
+@pytest.mark.slow
 def test_enter_leads_to_what_has_no_score(browser: Browser, tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, payloads=3)
     with served(folder) as link:
@@ -106,6 +110,7 @@ def test_enter_leads_to_what_has_no_score(browser: Browser, tmp_path: Path) -> N
     assert values(folder) == []
 
 
+@pytest.mark.slow
 def test_later_and_broken(browser: Browser, tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, waiting=3, payloads=2)
     with served(folder) as link:
@@ -141,6 +146,7 @@ def test_new_trials_appear_by_themselves(browser: Browser, tmp_path: Path) -> No
         assert page.title() == "(1) Rate study"
 
 
+@pytest.mark.slow
 def test_compare_and_blink_with_the_best(browser: Browser, tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, waiting=3, payloads=2)
     paint(folder)
@@ -161,6 +167,7 @@ def test_compare_and_blink_with_the_best(browser: Browser, tmp_path: Path) -> No
         assert page.get_attribute("#left img", "src") == own
 
 
+@pytest.mark.slow
 def test_zoom_shows_every_pixel_and_stays_in_place(browser: Browser, tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, payloads=2)
     paint(folder, 1000)
@@ -181,6 +188,7 @@ def test_zoom_shows_every_pixel_and_stays_in_place(browser: Browser, tmp_path: P
         assert "zoomed" not in (page.get_attribute("#stage", "class") or "")
 
 
+@pytest.mark.slow
 def test_grid_prompt_and_help(browser: Browser, tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, payloads=3)
     with served(folder) as link:
@@ -198,6 +206,7 @@ def test_grid_prompt_and_help(browser: Browser, tmp_path: Path) -> None:
         assert scores(page) == ["", "", ""]
 
 
+@pytest.mark.slow
 def test_a_button_that_was_clicked_does_not_swallow_enter(browser: Browser, tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, payloads=1)
     with served(folder) as link:
@@ -209,6 +218,7 @@ def test_a_button_that_was_clicked_does_not_swallow_enter(browser: Browser, tmp_
     assert values(folder) == [[4.0]]
 
 
+@pytest.mark.slow
 def test_a_held_key_rates_one_picture(browser: Browser, tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, payloads=4)
     with served(folder) as link:
@@ -281,6 +291,7 @@ def test_nothing_on_the_page_tells_one_merge_from_another(browser: Browser, tmp_
     assert b"alpha" not in whole
 
 
+@pytest.mark.slow
 def test_killed_servers_lose_no_rating(browser: Browser, tmp_path: Path) -> None:
     folder, _ = a_study(tmp_path, waiting=2, payloads=3)
     command = RateCommand(folder)
@@ -305,6 +316,7 @@ def test_killed_servers_lose_no_rating(browser: Browser, tmp_path: Path) -> None
     assert values(folder) == [[1.0], [6.0]]
 
 
+@pytest.mark.slow
 def test_the_best_are_compared_in_pairs_and_the_champion_is_the_best(browser: Browser, tmp_path: Path) -> None:
     settings = {"init_points": 3, "n_iters": 0, "scoring": ScoringConfig(playoff=3)}
     folder, _ = rated.a_study(tmp_path, waiting=3, payloads=2, every=0, **settings)
@@ -333,6 +345,7 @@ def test_the_best_are_compared_in_pairs_and_the_champion_is_the_best(browser: Br
     assert stored["compared"] == 6
 
 
+@pytest.mark.slow
 def test_one_score_for_a_whole_merge(browser: Browser, tmp_path: Path) -> None:
     folder, _ = rated.a_study(tmp_path, payloads=4, every=0, scoring=ScoringConfig(unit="trial"))
     with served(folder) as link:

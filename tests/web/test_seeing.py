@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("light", ["light", "dark"])
+@pytest.mark.parametrize("light", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_every_page_is_read_heard_and_used_without_a_mouse(browser: Browser, server: str, light: str) -> None:
     page = browser.new_page(color_scheme="dark" if light == "dark" else "light")
     page.goto(f"{server}/studies?token={TOKEN}")

@@ -96,6 +96,7 @@ def test_a_page_moves_and_keeps_what_the_person_did(opened: Page, runs: Path, la
     assert opened.title() == "s"
 
 
+@pytest.mark.slow
 def test_weights_are_copied_and_the_report_is_opened_as_one_file(opened: Page) -> None:
     opened.context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened.click("h2 a >> text=s >> nth=0")
@@ -140,6 +141,7 @@ def test_a_run_is_paused_and_let_go_on_and_what_was_said_goes_when_it_has_happen
     opened.wait_for_selector("#state:text-is('unfinished')")
 
 
+@pytest.mark.slow
 def test_a_new_trial_changes_only_what_it_must(opened: Page, runs: Path) -> None:
     marked = "[...document.querySelectorAll('#page section, #trials tr')].filter((one) => one.mine)"
     folder = make_study(runs / "large", 250, budget=300, final=False)

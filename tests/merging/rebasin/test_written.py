@@ -132,6 +132,7 @@ def test_a_recipe_in_steps_has_it_in_both_ways(tmp_path: Path) -> None:
         assert (run["recipe"]["models"]["b"], run["recipe"]["rebasin"]) == (file, {"b": {"to": "a"}})
 
 
+@pytest.mark.slow
 def test_merges_of_all_spellings_are_the_same_bytes(
     tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ def run(setup: RunSetup, folder: RunFolder, progress: RecordingReporter) -> None
     loop.search(setup, study, Coloured(setup, progress, stop), folder, progress, stop)
 
 
+@pytest.mark.slow
 def test_the_model_answers_what_it_is_sure_of_and_the_person_the_rest(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
     setup = assisted(folder, ScoringConfig(page=True, ahead=1, assist=True, repeats=0), trials=16)

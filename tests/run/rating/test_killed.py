@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from bayes_merger.config import ScoringConfig
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.rating.sitting import Sitting
@@ -22,6 +24,7 @@ def states(folder: RunFolder) -> list[str]:
     return [f"{trial.state.name} {'awaiting' in trial.user_attrs}" for trial in load(folder).get_trials()[:4]]
 
 
+@pytest.mark.slow
 def test_whoever_is_killed_nothing_is_drawn_or_rated_twice_and_nothing_is_lost(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
     killed(folder, "drawing")

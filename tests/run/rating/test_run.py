@@ -87,6 +87,7 @@ def test_the_run_draws_ahead_until_so_many_trials_wait(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_optimiser_sees_what_waits_as_running(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
     states: list[list[str]] = []
@@ -143,6 +144,7 @@ def test_a_rating_that_was_confirmed_by_a_process_that_died_then_counts_once(tmp
     assert values(folder) == [[4.0], *[[7.0]] * 5]
 
 
+@pytest.mark.slow
 def test_a_trial_called_void_is_replaced(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
 
@@ -185,6 +187,7 @@ def answering(*answers: str) -> ManualScorer:
     return ManualScorer(ask=ask, tell=lambda line: None, viewer="true")
 
 
+@pytest.mark.slow
 def test_in_the_terminal_each_trial_is_asked_about_when_it_is_drawn(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
     with pytest.raises(Paused, match="nobody is there to rate; every rating so far is kept"):
@@ -209,6 +212,7 @@ def test_pictures_of_two_trials_are_mixed_and_confirmed_together(tmp_path: Path)
     assert values(folder) == [[7.0]] * 6
 
 
+@pytest.mark.slow
 def test_one_score_for_a_whole_trial(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
 
@@ -223,6 +227,7 @@ def test_one_score_for_a_whole_trial(tmp_path: Path) -> None:
     assert len(folder.ratings.read_text().splitlines()) == 12
 
 
+@pytest.mark.slow
 def test_only_the_best_pictures_are_kept_where_that_is_wanted(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
     scores = iter((5, 3, 8, 1, 2, 4))

@@ -110,6 +110,7 @@ def searched(
     return [trial.params for trial in sorted(finished, key=lambda t: int(t.user_attrs.get("origin", t.number)))]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SAMPLED)
 def test_a_study_goes_on_after_a_kill_as_if_nothing_had_been(name: str, tmp_path: Path, space: SearchSpace) -> None:
     whole = searched(tmp_path / "whole.db", space, SAMPLERS[name])
@@ -126,6 +127,7 @@ def test_the_seed_of_the_study_is_the_sampler_s(name: str, tmp_path: Path, space
     assert other != first
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SAMPLED)
 def test_it_is_what_plain_optuna_does_with_the_same_seed(name: str, tmp_path: Path, space: SearchSpace) -> None:
     study = optuna.create_study(direction="maximize", sampler=SAMPLERS[name](seed=3))
