@@ -2,6 +2,8 @@
 
 import importlib
 
+from tests.migrations import read_once
+
 for name in (
     "PIL.JpegImagePlugin",
     "alembic.command",
@@ -27,3 +29,5 @@ for name in (
     "transformers.models.clip.modeling_clip",
 ):
     importlib.import_module(name)
+
+read_once()
