@@ -41,6 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_every_page_is_read_heard_and_used_without_a_mouse(browser: Browser, server: str, light: str) -> None:
     page = browser.new_page(color_scheme="dark" if light == "dark" else "light")
     page.goto(f"{server}/studies?token={TOKEN}")
+    page.wait_for_url(f"{server}/studies")  # the token is left behind
     for address, there in PAGES.items():
         page.goto(server + address)
         if address == "/new":
