@@ -127,6 +127,7 @@ def test_the_negative_prompt_changes_too(pipeline_a: LivePipeline) -> None:
         assert (drawn != picture(pipeline_a, "a cat", negative_prompt=constant, cfg_scale=7)).any()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a"])
 def test_noise_of_nvidias_cards(sampler: str, pipeline_a: LivePipeline) -> None:
     by_hand = drawn_by_hand(pipeline_a, ["a cat"], stream("nv", 7), sampler)
