@@ -24,7 +24,7 @@ VARIABLE = "BAYES_MERGER_MODELS"
 
 _ELSEWHERE = "extra_model_paths.yaml"
 _KINDS = ("checkpoints", "diffusion_models", "unet", "loras", "vae")
-_HASH = re.compile(r" \[[0-9a-f]{8,64}\]\Z")
+_HASH = re.compile(r"(?<=.) \[[0-9a-f]{8,64}\]\Z")
 
 
 def shelves(models_dir: str | None = None) -> list[Path]:

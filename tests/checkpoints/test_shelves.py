@@ -46,7 +46,9 @@ def test_a_model_is_found_by_its_name(name: str, file: str, web_ui: Path) -> Non
     assert find_model(name, shelves(str(web_ui))) == str(web_ui / "models" / file)
 
 
-@pytest.mark.parametrize("name", ["", "dreamshaper", "readme", "../dreamshaper_8", "/dreamshaper_8", "*", "x\0y"])
+@pytest.mark.parametrize(
+    "name", ["", "dreamshaper", "readme", "../dreamshaper_8", "/dreamshaper_8", "*", "x\0y", " [879db523c3]"]
+)
 def test_what_has_no_file_stays_as_it_was_typed(name: str, web_ui: Path) -> None:
     assert find_model(name, shelves(str(web_ui))) == name
 
