@@ -19,7 +19,6 @@ from bayes_merger.errors import ConfigError, UserError, one_line, printable
 from bayes_merger.paths import cache_folder
 from bayes_merger.plain_json import parse_json
 from bayes_merger.run.attributes import CONFIG
-from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.outside import is_outside
 from bayes_merger.run.rating.album import opaque
@@ -75,16 +74,16 @@ class Queue:
     def lines(self) -> list[dict[str, str]]:
         """Each run that waits, and for which study; and those that could not begin, with why."""
         waiting = self.waiting()
-        hindered = dict(self._hindered)
+        drawing, hindered = self._drawing() if waiting else [], dict(self._hindered)
         lines = [
-            {"study": one.study, "after": self._before(one, waiting[:number]), "wrong": hindered.get(one.study, "")}
+            {"study": one.study, "after": before(one, waiting[:number], drawing), "wrong": hindered.get(one.study, "")}
             for number, one in enumerate(waiting)
         ]
         return lines + [{"study": name, "after": "", "wrong": wrong} for name, wrong in self._failed().items()]
 
     def after(self, folder: RunFolder, device: str) -> str:
         """The study that a run would wait for; empty if its device is free."""
-        return self._before(Waiting(folder.name, [], device), self.waiting())
+        return before(Waiting(folder.name, [], device), self.waiting(), self._drawing())
 
     def has(self, study: str) -> bool:
         """Whether a run for this study waits, or one that was started here has not ended."""
@@ -110,7 +109,7 @@ class Queue:
             if any(one.study == run.study for one in waiting):
                 raise ConfigError(f"study '{run.study}': waits already; take it out of the queue first")
             self._children.check_ended(folder)
-            other = "" if at_once else self._before(run, waiting)
+            other = "" if at_once else before(run, waiting, self._drawing())
             if other:
                 waiting.append(run)
                 self._started.pop(run.study, None)  # why it failed before is past
@@ -138,8 +137,9 @@ class Queue:
         if not self.waiting():
             return
         with self._deciding, self._changing() as waiting:
+            drawing = self._drawing()
             for number, one in reversed(list(enumerate(waiting))):
-                if not self._before(one, waiting[:number]):
+                if not before(one, waiting[:number], drawing):
                     try:
                         self._begin(one)
                     except (UserError, OSError) as error:  # such as a full disk; the others do not wait for it
@@ -147,6 +147,7 @@ class Queue:
                     else:
                         self._hindered.pop(one.study, None)
                         waiting.remove(one)
+                        drawing.append((one.study, one.device))
 
     @contextmanager
     def minded(self) -> Iterator[None]:
@@ -178,21 +179,10 @@ class Queue:
         failures = {folder.name: self._children.failure(folder) for folder in folders if not folder.exists()}
         return {name: wrong for name, wrong in failures.items() if wrong}
 
-    def _before(self, one: Waiting, earlier: Sequence[Waiting]) -> str:
-        """The study on whose device a run would draw, going on or waiting before it; empty if there is none."""
-        for name, device in self._drawing():
-            if name != one.study and collide(one.device, device):
-                return name
-        return next((other.study for other in earlier if collide(one.device, other.device)), "")
-
-    def _drawing(self) -> Iterator[tuple[str, str]]:
+    def _drawing(self) -> list[tuple[str, str]]:
         """The studies that are drawn now, or will be in a moment, and where."""
-        for folder in self._shelf.folders():
-            if run_state(folder):
-                yield folder.name, device_of_study(folder)
-        for name, device in list(self._started.items()):
-            if self._is_starting(name):
-                yield name, device
+        drawn = [(folder.name, device_of_study(folder)) for folder in self._shelf.folders() if folder.is_running]
+        return drawn + [(name, device) for name, device in list(self._started.items()) if self._is_starting(name)]
 
     @contextmanager
     def _changing(self) -> Iterator[list[Waiting]]:
@@ -204,6 +194,19 @@ class Queue:
             yield waiting
             if waiting != before:
                 write_json(self._path, list(map(asdict, waiting)))
+
+
+def before(one: Waiting, earlier: Sequence[Waiting], drawing: Sequence[tuple[str, str]]) -> str:
+    """The study that a run has to wait for; empty if there is none.
+
+    Args:
+        one: the run.
+        earlier: those that wait before it.
+        drawing: the studies that are drawn now, and on which device each.
+    """
+    others = [(name, device) for name, device in drawing if name != one.study]
+    others += [(other.study, other.device) for other in earlier]
+    return next((name for name, device in others if collide(one.device, device)), "")
 
 
 def device_of(settings: Mapping[str, Any]) -> str:

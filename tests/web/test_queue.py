@@ -13,6 +13,7 @@ from bayes_merger.errors import ConfigError, StorageError
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.testing.studies import make_study
+from bayes_merger.web.api.starts import Starts
 from bayes_merger.web.queue import Queue, collide, device_of, device_of_study
 from bayes_merger.web.shelf import Shelf
 from tests.web.browsing import client
@@ -140,12 +141,15 @@ def test_a_run_that_failed_and_waits_again_is_taken_out_at_once(queue: Queue, ma
     assert going.lines() == []
 
 
-def test_a_study_that_says_nonsense_of_its_device_may_draw_on_any(tmp_path: Path) -> None:
+def test_a_study_that_says_nonsense_of_its_device_may_draw_on_any_and_has_no_fork(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "odd", 1, final=False)
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder.database}")
     for generator, device in (("cuda", "auto"), (None, "auto"), ([{}], "auto"), ({"device": "cuda:1"}, "cuda:1")):
         study.set_user_attr(CONFIG, {**study.user_attrs[CONFIG], "generator": generator})
         assert device_of_study(folder) == device
+    study.set_user_attr(CONFIG, {**study.user_attrs[CONFIG], "generator": "cuda"})
+    with pytest.raises(ConfigError, match="GeneratorConfig"):
+        Starts(Shelf(tmp_path), None, lambda name: False).choices("odd")
 
 
 @pytest.mark.parametrize(

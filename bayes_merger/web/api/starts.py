@@ -90,12 +90,13 @@ class Starts:
         """The settings that may be given, and the models by name; of a fork with the study's values as defaults.
 
         Raises:
+            ConfigError: its settings are not what a run writes.
             NotFound: no study of that name.
         """
         with self._composing:
             if not fork:
                 return fields(), self.models()
-            own = fields(self._stored(fork))
+            own = fields(compose.changed(self._stored(fork), []))
             return [one for one in own if one.name == "name" or (is_forked(one.name) and one.name not in MODELS)], {}
 
     def models(self) -> dict[str, Path]:
