@@ -190,6 +190,7 @@ def program() -> NoReturn:
     # A tenth of the time to import torch and diffusers, or to read a study, would go into looking for garbage.
     gc.set_threshold(100_000)
     code = main()
-    gc.freeze()  # nobody needs to look for garbage in what ends
+    if "torch" not in sys.modules:  # whose libraries complain about what is left
+        gc.freeze()  # nobody needs to look for garbage in what ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: a further Ctrl-C would print a traceback
     sys.exit(code)

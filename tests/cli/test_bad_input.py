@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.cli import main
+from tests.processes import ROOT
 from tests.user_folder import make_workplace
 
 
@@ -218,3 +221,16 @@ def test_a_long_name_neither_fills_the_line_nor_turns_it(workplace: Path, capfd:
         errors = capfd.readouterr().err
         assert errors.count("\n") == 3
         assert all(line.isprintable() and len(line) < 1100 for line in errors.splitlines())
+
+
+def test_a_process_that_ends_says_nothing_more() -> None:
+    pytest.importorskip("triton")  # which complains at the end about what was never freed
+    lines = (
+        "import torch, triton, sys",
+        "sys.argv = ['bayes-merger', 'nonsense']",
+        "from bayes_merger.cli import program",
+        "program()",
+    )
+    ended = subprocess.run([sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith("error: no command 'nonsense'")
