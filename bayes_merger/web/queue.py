@@ -230,7 +230,7 @@ def collide(one: str, other: str) -> bool:
 def device_of_study(folder: RunFolder) -> str:
     """Where the run of a study draws."""
     try:
-        settings = load(folder, whole=False).user_attrs.get(CONFIG)
+        settings = load(folder, whole=False).user_attrs.get(CONFIG) or {}
     except UserError:  # it is only just begun
         return ANY
     return device_of(settings) if is_table(settings, generator=Mapping) else ANY
