@@ -37,7 +37,6 @@ _UNREADABLE = (
     MemoryError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 
-_INERT = [(Inert, name) for name in INERT]
 _UNPICKLING = threading.Lock()  # what torch allows, and which warnings are shown, is of the whole process
 
 # What trainers put a model's tensors into, and what parallel training and compilation put before their names.
@@ -199,7 +198,8 @@ def _open_pickle(path: Path) -> Checkpoint:
     import torch
 
     try:
-        with _UNPICKLING, warnings.catch_warnings(), torch.serialization.safe_globals(_INERT):
+        inert = torch.serialization.safe_globals([(Inert, name) for name in INERT])
+        with _UNPICKLING, warnings.catch_warnings(), inert:
             warnings.simplefilter("ignore")  # torch warns about odd bytes; the error is enough
             if path.suffix == ".safetensors":  # torch decides by the name and takes a path only when mapping
                 with path.open("rb") as file:
