@@ -12,7 +12,7 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,9 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_COMMENT = re.compile(r'("(?:\\.|[^"\\])*(?:"|\Z))|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
-"""What may stand in JSON that people have edited: a text, which stays, or a comment."""
+_COMMENT = re.compile(r'("(?:\\.|[^"\\])*(?:"|\\?\Z))|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
+"""What may stand in JSON that people have edited: a text, which stays, or a comment; what is begun always matches, so
+that no text is read twice."""
 
 _ODD_LINE_ENDS = dict.fromkeys(map(ord, "\x85\u2028\u2029"), " ")
 """Line ends to YAML 1.1 alone; they come with what is copied from web pages."""
@@ -90,28 +91,31 @@ def _decoded(data: bytes) -> str:
         return data.decode("cp1252", "replace")
 
 
-def read_document(path: Path, *, text_of: Collection[str] = (), largest: int = LARGEST) -> Any:
+def read_document(
+    path: Path, *, text_of: Collection[str] = (), names_of: Collection[str] = (), largest: int = LARGEST
+) -> Any:
     """What is in a YAML file, or in a JSON file if it is called so.
 
     Args:
         path: of the file.
+        text_of: keys whose values are text to the letter: ``prompt: 1``, ``prompt: yes`` and ``prompt: {a|b}``.
+        names_of: keys whose values are text where they are no tables: ``b: 1`` is a name, ``b: {file: B}`` is none.
         largest: bytes it may have.
-        text_of: keys whose values are text to the letter: ``prompt: 1`` and ``prompt: yes`` are words.
 
     Raises:
         ConfigError: see :func:`read_text` and :func:`parse_document`. The text does not name the file.
     """
     text = read_text(path, largest=largest)
     if path.suffix.lower() != ".json":
-        return parse_document(text, text_of=text_of)
+        return parse_document(text, text_of=text_of, names_of=names_of)
     try:
         return parse_json(text)
     except ValueError as error:
         raise ConfigError(f"is not JSON ({one_line(error)})") from None
 
 
-def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:
-    """YAML or JSON as plain data.
+def parse_document(text: str, *, text_of: Collection[str] = (), names_of: Collection[str] = ()) -> Any:
+    """YAML or JSON as plain data; the keys are those of `read_document`.
 
     Raises:
         ConfigError: it is neither, or beyond the limits of this module.
@@ -123,19 +127,23 @@ def parse_document(text: str, *, text_of: Collection[str] = ()) -> Any:
     if len(text) > LARGEST_YAML:
         raise ConfigError(f"has more than {LARGEST_YAML >> 10} KiB of YAML, too much for a file of its kind")
     text = text.translate(_ODD_LINE_ENDS)
+    texts = {**dict.fromkeys(names_of, True), **dict.fromkeys(text_of, False)}
     try:
-        return _parse_yaml(text, text_of)
+        return _parse_yaml(text, texts)
     except ConfigError:
         quoted = _quoted(text, text_of)
         if quoted != text:
             with suppress(ConfigError):  # what is wrong is elsewhere
-                return _parse_yaml(quoted, text_of)
+                return _parse_yaml(quoted, texts)
         raise
 
 
-def _parse_yaml(text: str, text_of: Collection[str]) -> Any:
+_Texts = Mapping[str, bool]  # keys whose values are text -> whether they may be tables and lists as well
+
+
+def _parse_yaml(text: str, texts: _Texts) -> Any:
     try:
-        return with_whole_text(_yaml(text, text_of))
+        return with_whole_text(_yaml(text, texts))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = one_line(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
@@ -170,8 +178,8 @@ def _as_text(value: str) -> str:
         read = found.value[0][1] if isinstance(found, yaml.MappingNode) else None
         if isinstance(read, yaml.ScalarNode) and read.tag.startswith(_TAG):
             return value
-    whole = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', value)  # with a backslash that means nothing to YAML, as in \(
-    letters = whole[1].replace('\\"', '"') if whole else value
+    whole = re.fullmatch(r'"((?:[^"\\]|\\.)*)"(?:\s+#.*)?', value)  # a backslash in it means nothing to YAML, as in \(
+    letters = whole[1].replace('\\"', '"') if whole else re.sub(r"\s+#.*", "", value)
     return "'" + letters.replace("'", "''") + "'"
 
 
@@ -191,20 +199,20 @@ for _kind, _pattern, _first in _IMPLICIT:
 _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"\Z"), [""])
 
 
-def _yaml(text: str, text_of: Collection[str]) -> Any:
+def _yaml(text: str, texts: _Texts) -> Any:
     loader = _Loader(text)
     try:
         root = loader.get_single_node()
         if root is None:
             return None
-        if _size(root, {}, text_of) > MOST_NODES:
+        if _size(root, {}, texts) > MOST_NODES:
             raise ConfigError("stands for more values than any such file has; write out what its aliases (*) repeat")
         return loader.construct_document(root)
     finally:
         loader.dispose()
 
 
-def _size(node: yaml.Node, known: dict[int, int], text_of: Collection[str]) -> int:
+def _size(node: yaml.Node, known: dict[int, int], texts: _Texts) -> int:
     """How many values a node stands for, with every alias written out; on the way its kinds and keys are checked."""
     if id(node) in known:
         if not known[id(node)]:
@@ -224,20 +232,20 @@ def _size(node: yaml.Node, known: dict[int, int], text_of: Collection[str]) -> i
                 keys.add(key.value)
                 if key.tag != _TAG + "merge":
                     key.tag = _TAG + "str"  # a name, as in JSON: no and 1 are names too
-                if key.value in text_of:
-                    _make_text(key, value)
-            size += _size(key, known, text_of) + _size(value, known, text_of)
+                if key.value in texts:
+                    _make_text(key, value, or_table=texts[key.value])
+            size += _size(key, known, texts) + _size(value, known, texts)
     elif isinstance(node, yaml.SequenceNode):
-        size += sum(_size(item, known, text_of) for item in node.value)
+        size += sum(_size(item, known, texts) for item in node.value)
     known[id(node)] = min(size, MOST_NODES + 1)
     return known[id(node)]
 
 
-def _make_text(key: yaml.Node, value: yaml.Node) -> None:
+def _make_text(key: yaml.ScalarNode, value: yaml.ScalarNode | yaml.CollectionNode, *, or_table: bool) -> None:
     if isinstance(value, yaml.ScalarNode):
         if value.tag in _KINDS and value.tag != _TAG + "null":
             value.tag = _TAG + "str"
-    elif isinstance(value, yaml.CollectionNode) and value.flow_style and not _holds_quotes(value.start_mark):
+    elif not or_table and value.flow_style and not _holds_quotes(value.start_mark):
         raise ConfigError(f"line {key.start_mark.line + 1}: the {key.value} is no text; put it into quotes")
 
 

@@ -35,6 +35,7 @@ REFUSED = {
     "two documents": ("a: 1\n---\nb: 2", "not valid YAML"),
     "a number that is none": ("a: !!int x", "not valid YAML"),
     "an open bracket": ("a: [", "line 1: not valid YAML"),
+    "a text of quotes without an end": ('["' + '\\"' * 70_000 + "\\", "128 KiB of YAML"),
     "too much": ("a: " + "x" * 200_000, "128 KiB of YAML"),
 }
 
@@ -113,6 +114,18 @@ five: "tab\\t"
     assert list(read.values()) == ["{a|b}, c", "it's", "a\nb\n", 'a \\(b\\), "c"', "tab\t"]
     with pytest.raises(ConfigError, match="line 3: not valid YAML"):
         parse_document("prompt: a\nsteps: [\n", text_of=("prompt",))
+
+
+def test_a_comment_behind_a_prompt_is_none_of_it() -> None:
+    text = 'one: {a|b}, c  # mine\ntwo: "a \\(b\\) #1" # yours\nthree: a#b {c}, %d\n'
+    read = parse_document(text, text_of=("one", "two", "three"))
+    assert read == {"one": "{a|b}, c", "two": "a \\(b\\) #1", "three": "a#b {c}, %d"}
+
+
+def test_a_name_may_be_a_table_as_well() -> None:
+    text = "models: {a: 007, b: {file: B, to: yes}}\nc:\n  b: {file: 1}\n"
+    read = parse_document(text, names_of=("a", "b", "file"))
+    assert read == {"models": {"a": "007", "b": {"file": "B", "to": True}}, "c": {"b": {"file": "1"}}}
 
 
 def test_a_list_of_texts_is_no_text() -> None:

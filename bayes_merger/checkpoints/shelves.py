@@ -24,7 +24,7 @@ VARIABLE = "BAYES_MERGER_MODELS"
 
 _ELSEWHERE = "extra_model_paths.yaml"
 _KINDS = ("checkpoints", "diffusion_models", "unet", "loras", "vae")
-_HASH = re.compile(r" \[[0-9a-f]{8,64}\]\Z")
+_HASH = re.compile(r"(?<=.) \[[0-9a-f]{8,64}\]\Z")
 
 
 def shelves(models_dir: str | None = None) -> list[Path]:
@@ -108,9 +108,10 @@ def find_model(name: str, folders: Sequence[Path]) -> str:
 
 def _called(wanted: Sequence[str], models: Sequence[Path], folded: Callable[[str], str]) -> Iterator[Path]:
     """The models whose path ends so."""
-    last, folders = folded(wanted[-1]), tuple(wanted[:-1])
+    folders, last = [_composed(folder) for folder in wanted[:-1]], folded(wanted[-1])
     for path in models:
-        if path.parts[-len(wanted) : -1] == folders and last in (folded(path.name), folded(path.stem)):
+        above = [_composed(folder) for folder in path.parts[-len(wanted) : -1]]
+        if above == folders and last in (folded(path.name), folded(path.stem)):
             yield path
 
 

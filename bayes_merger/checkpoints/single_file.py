@@ -11,6 +11,7 @@ import os
 import pickle
 import struct
 import sys
+import threading
 import warnings
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -35,6 +36,8 @@ _UNREADABLE = (
     pickle.UnpicklingError, struct.error, AssertionError, ArithmeticError, AttributeError, EOFError, LookupError,
     MemoryError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
+
+_UNPICKLING = threading.Lock()  # what torch allows, and which warnings are shown, is of the whole process
 
 # What trainers put a model's tensors into, and what parallel training and compilation put before their names.
 _TABLES = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params",
@@ -195,7 +198,8 @@ def _open_pickle(path: Path) -> Checkpoint:
     import torch
 
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(Inert, name) for name in INERT]):
+        inert = torch.serialization.safe_globals([(Inert, name) for name in INERT])
+        with _UNPICKLING, warnings.catch_warnings(), inert:
             warnings.simplefilter("ignore")  # torch warns about odd bytes; the error is enough
             if path.suffix == ".safetensors":  # torch decides by the name and takes a path only when mapping
                 with path.open("rb") as file:

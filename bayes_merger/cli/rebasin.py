@@ -49,7 +49,7 @@ def rebasin(arguments: Sequence[str]) -> None:
     parser.add_argument("--out")
     parser.add_argument("--config")
     parser.add_argument("--overwrite", action="store_true")
-    options = parser.parse_intermixed_args(list(arguments))
+    options = parser.parse_args(list(arguments))
     from bayes_merger.run.rebasin import rebasin as align
 
     out = user_path(options.out) if options.out else None

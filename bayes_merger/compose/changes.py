@@ -16,7 +16,7 @@ FORKED = ("optimiser", "space", "seed", "init_points", "anchors", "design")
 
 def is_forked(key: str) -> bool:
     """Whether a setting may differ in a fork."""
-    return any(key == ok or key.startswith(f"{ok}.") for ok in (*CHANGEABLE, *FORKED))
+    return any(is_of(key, ok) for ok in (*CHANGEABLE, *FORKED))
 
 
 def check_forked(name: str, overrides: Sequence[str]) -> None:

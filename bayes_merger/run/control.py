@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, StorageError, trouble
 from bayes_merger.plain_json import parse_json
 from bayes_merger.run.folder import RunFolder
 
@@ -62,9 +62,16 @@ def run_state(folder: RunFolder) -> str:
 
 
 def ask(folder: RunFolder, wish: str) -> None:
-    """Ask a run for something; see :mod:`bayes_merger.run.steering` for what makes sense when."""
+    """Ask a run for something; see :mod:`bayes_merger.run.steering` for what makes sense when.
+
+    Raises:
+        StorageError: its folder cannot be written.
+    """
     assert wish in WISHES
-    replace_file(folder.wish, {"wish": wish})
+    try:
+        replace_file(folder.wish, {"wish": wish})
+    except OSError as error:
+        raise StorageError(f"study '{folder.name}': cannot be asked to {wish}: {trouble(error) or error}") from error
 
 
 def _step(step: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +96,5 @@ def _read(path: Path) -> dict[str, Any]:
 def replace_file(path: Path, data: Mapping[str, Any]) -> None:
     """Write one of the two files; no flush, since after a power cut it counts for nothing."""
     new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with suppress(OSError):
-        new.write_text(json.dumps(data), encoding="utf-8")
-        new.replace(path)
+    new.write_text(json.dumps(data), encoding="utf-8")
+    new.replace(path)

@@ -156,6 +156,6 @@ class LivePreview:
         rest = [blank] * (self._total - len(shown))
         data = io.BytesIO()
         tiled([*shown, *rest], columns, min(TILE, WHOLE // columns)).save(data, "PNG", compress_level=1)
-        new = self._path.with_suffix(".tmp")
+        new = self._path.with_name(f".{self._path.name}.tmp")  # which a sweep knows for half-written
         new.write_bytes(data.getvalue())  # no flush: after a power cut nobody misses it
         new.replace(self._path)

@@ -174,7 +174,8 @@ class _Search:
         """Trial after trial, until the search is over."""
         total = self.setup.trials
         while self.worker.done < total:
-            known = self.study.user_attrs  # once for all: a server is asked as little as can be
+            # Once for all: a server is asked as little as can be.
+            known = self.worker.with_retries(lambda: self.study.user_attrs)
             self.stop.look(known)
             self.stop.check()
             self.folder.check()

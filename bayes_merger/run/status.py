@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from bayes_merger.run.control import PACE, replace_file
@@ -71,7 +71,8 @@ class StatusReporter:
         self._written = self._clock()
         steps = [{"worker": name, "text": step[0], "done": step[1], "total": step[2]}
                  for name, step in self._steps.items()]  # fmt: skip
-        replace_file(self._path, {"steps": steps, "stage": self._stage})
+        with suppress(OSError):  # a run does not end because nobody can watch it
+            replace_file(self._path, {"steps": steps, "stage": self._stage})
 
 
 @contextmanager

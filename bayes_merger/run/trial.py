@@ -75,7 +75,7 @@ class TrialRun:
         Raises:
             Paused: the person who scores went away.
         """
-        before = best_so_far(self.study, whole=self.whole)
+        before = self.worker.with_retries(self._best)
         found: Found | None = None
         reason: str | None = None
         attributes: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class TrialRun:
             if isinstance(found, Unrated):
                 self._set_aside(found, attributes)
                 return None
-            before = self.worker.with_retries(lambda: best_so_far(self.study, whole=self.whole))  # others are not idle
+            before = self.worker.with_retries(self._best)  # others are not idle
             outcome = self._told(found, attributes)
             reason = found.reason if isinstance(found, Pruned) else None
         except TrialFailed as error:
@@ -96,6 +96,9 @@ class TrialRun:
             self.progress.note(str(late))
             return None
         return self._reported(outcome, total, found, reason, before)
+
+    def _best(self) -> float | None:
+        return best_so_far(self.study, whole=self.whole)
 
     def _set_aside(self, found: Unrated, attributes: dict[str, Any]) -> None:
         assert self.desk is not None

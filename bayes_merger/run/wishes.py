@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from bayes_merger.errors import Interrupted
+from bayes_merger.errors import Interrupted, StorageError
 from bayes_merger.run.attributes import WISH
 from bayes_merger.run.control import GO_ON, PACE, PAUSE, STOP, STOP_NOW, WISHES, ask, wish_of
 from bayes_merger.run.folder import RunFolder
@@ -70,11 +71,11 @@ class Wishes:
         known, self._mark = self._mark, mark
         if mark == known or (known is None and wish != PAUSE):
             return
+        self._stored = wish
         if self._folder.is_running:  # then its wish file is for all processes that draw here, and for those who watch
-            ask(self._folder, wish)
-            self._until = -1.0
-        else:
-            self._stored = wish
+            with suppress(StorageError):  # this process at least has heard it
+                ask(self._folder, wish)
+                self._stored, self._until = GO_ON, -1.0
 
     def hold(self, leaving: Callable[[], bool] = lambda: False) -> None:
         """Wait here while the run is to pause.

@@ -41,8 +41,7 @@ class Children:
             ConfigError: one has been started, and still runs.
         """
         with self._lock:
-            if self.is_starting(folder):
-                raise ConfigError(f"study '{folder.name}': is being started already")
+            self.check_ended(folder)
             folder.make()
             self._failed.pop(folder.name, None)
             where = str(folder.where) if folder.exists() else ""
@@ -60,6 +59,15 @@ class Children:
                 )
             self._running[folder.name] = child
         threading.Thread(target=self._wait, args=[folder, child], daemon=True).start()
+
+    def check_ended(self, folder: RunFolder) -> None:
+        """Whether nothing runs that was started here for a study.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if self.is_starting(folder):
+            raise ConfigError(f"study '{folder.name}': is being started already, or has not quite ended")
 
     def knows(self, name: str) -> bool:
         """Whether something was started for a study of this name."""

@@ -6,7 +6,6 @@ died goes on with it when it comes back.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,15 +15,16 @@ from typing import Any
 from filelock import FileLock
 
 from bayes_merger.atomic import write_json
-from bayes_merger.errors import ConfigError, UserError, printable
+from bayes_merger.errors import ConfigError, UserError, one_line, printable
 from bayes_merger.paths import cache_folder
+from bayes_merger.plain_json import parse_json
 from bayes_merger.run.attributes import CONFIG
-from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.outside import is_outside
 from bayes_merger.run.rating.album import opaque
+from bayes_merger.run.stored import is_table
 from bayes_merger.run.web_ui import WEB_UIS
-from bayes_merger.web.answers import NotFound
+from bayes_merger.web.answers import NotFound, parsed
 from bayes_merger.web.children import Children
 from bayes_merger.web.shelf import Shelf
 
@@ -62,32 +62,32 @@ class Queue:
         self._shelf, self._children = shelf, children
         self._path = cache_folder() / f"queue-{opaque(shelf.runs.absolute())}.json"
         self._started: dict[str, str] = {}  # study -> device, of those that this server has started
+        self._hindered: dict[str, str] = {}  # study -> why it could not be started when its device was free
         self._over, self._deciding = threading.Event(), threading.Lock()
 
     def waiting(self) -> list[Waiting]:
         """All that waits; what cannot be read is nothing."""
-        with suppress(OSError, ValueError, TypeError):
-            return [Waiting(**one) for one in json.loads(self._path.read_text(encoding="utf-8"))]
+        with suppress(OSError, ValueError, TypeError, ConfigError):
+            return [parsed(Waiting, one) for one in parse_json(self._path.read_text(encoding="utf-8"))]
         return []
 
     def lines(self) -> list[dict[str, str]]:
         """Each run that waits, and for which study; and those that could not begin, with why."""
         waiting = self.waiting()
-        lines = [{"study": one.study, "after": self._before(one, waiting[:number]), "wrong": ""}
-                 for number, one in enumerate(waiting)]  # fmt: skip
-        for name in self._started:
-            folder = RunFolder(self._shelf.runs / name)
-            if (wrong := self._children.failure(folder)) and not folder.exists():
-                lines.append({"study": name, "after": "", "wrong": wrong})
-        return lines
+        drawing, hindered = self._drawing() if waiting else [], dict(self._hindered)
+        lines = [
+            {"study": one.study, "after": before(one, waiting[:number], drawing), "wrong": hindered.get(one.study, "")}
+            for number, one in enumerate(waiting)
+        ]
+        return lines + [{"study": name, "after": "", "wrong": wrong} for name, wrong in self._failed().items()]
 
-    def after(self, device: str) -> str:
-        """The study that a run on this device would wait for; empty if it is free."""
-        return self._before(Waiting("", [], device), self.waiting())
+    def after(self, folder: RunFolder, device: str) -> str:
+        """The study that a run would wait for; empty if its device is free."""
+        return before(Waiting(folder.name, [], device), self.waiting(), self._drawing())
 
     def has(self, study: str) -> bool:
-        """Whether a run for this study waits."""
-        return any(one.study == study for one in self.waiting())
+        """Whether a run for this study waits, or one that was started here has not ended."""
+        return any(one.study == study for one in self.waiting()) or self._is_starting(study)
 
     def start(self, folder: RunFolder, arguments: Sequence[str], device: str, *, at_once: bool = False) -> str:
         """Start a command that works on a study, as soon as its device is free.
@@ -104,16 +104,17 @@ class Queue:
         Raises:
             ConfigError: one waits, or has been started and still runs.
         """
-        if self.has(folder.name):
-            raise ConfigError(f"study '{folder.name}': waits already; take it out of the queue first")
         run = Waiting(folder.name, list(arguments), device)
-        with self._deciding:
-            other = "" if at_once else self.after(device)
-            if not other:
+        with self._deciding, self._changing() as waiting:
+            if any(one.study == run.study for one in waiting):
+                raise ConfigError(f"study '{run.study}': waits already; take it out of the queue first")
+            self._children.check_ended(folder)
+            other = "" if at_once else before(run, waiting, self._drawing())
+            if other:
+                waiting.append(run)
+                self._started.pop(run.study, None)  # why it failed before is past
+            else:
                 self._begin(run)
-                return ""
-        with self._changing() as waiting:
-            waiting.append(run)
         return other
 
     def leave(self, study: str) -> None:
@@ -122,23 +123,31 @@ class Queue:
         Raises:
             NotFound: it does not wait.
         """
-        if self._children.failure(RunFolder(self._shelf.runs / study)) and self._started.pop(study, None) is not None:
-            return
         with self._changing() as waiting:
-            if not any(one.study == study for one in waiting):
+            left, failed = [one for one in waiting if one.study != study], study in self._failed()
+            if left == waiting and not failed:
                 raise NotFound(f"no run for a study '{printable(study)}' waits; it may have begun")
-            waiting[:] = [one for one in waiting if one.study != study]
+            waiting[:] = left
+        self._hindered.pop(study, None)
+        if failed:
+            self._started.pop(study, None)
 
     def look(self) -> None:
         """Start what need not wait any more."""
         if not self.waiting():
             return
         with self._deciding, self._changing() as waiting:
+            drawing = self._drawing()
             for number, one in reversed(list(enumerate(waiting))):
-                if not self._before(one, waiting[:number]):
-                    with suppress(ConfigError):  # it runs already
+                if not before(one, waiting[:number], drawing):
+                    try:
                         self._begin(one)
-                    waiting.remove(one)
+                    except (UserError, OSError) as error:  # such as a full disk; the others do not wait for it
+                        self._hindered[one.study] = one_line(error)
+                    else:
+                        self._hindered.pop(one.study, None)
+                        waiting.remove(one)
+                        drawing.append((one.study, one.device))
 
     @contextmanager
     def minded(self) -> Iterator[None]:
@@ -161,21 +170,19 @@ class Queue:
         self._children.start(RunFolder(self._shelf.runs / one.study), one.arguments)
         self._started[one.study] = one.device
 
-    def _before(self, one: Waiting, earlier: Sequence[Waiting]) -> str:
-        """The study on whose device a run would draw, going on or waiting before it; empty if there is none."""
-        for name, device in self._drawing():
-            if name != one.study and collide(one.device, device):
-                return name
-        return next((other.study for other in earlier if collide(one.device, other.device)), "")
+    def _is_starting(self, study: str) -> bool:
+        return self._children.is_starting(RunFolder(self._shelf.runs / study))
 
-    def _drawing(self) -> Iterator[tuple[str, str]]:
+    def _failed(self) -> dict[str, str]:
+        """The runs of this server that ended before there was a study, and why."""
+        folders = [RunFolder(self._shelf.runs / name) for name in list(self._started)]
+        failures = {folder.name: self._children.failure(folder) for folder in folders if not folder.exists()}
+        return {name: wrong for name, wrong in failures.items() if wrong}
+
+    def _drawing(self) -> list[tuple[str, str]]:
         """The studies that are drawn now, or will be in a moment, and where."""
-        for folder in self._shelf.folders():
-            if run_state(folder):
-                yield folder.name, device_of_study(folder)
-        for name, device in self._started.items():
-            if self._children.is_starting(RunFolder(self._shelf.runs / name)):
-                yield name, device
+        drawn = [(folder.name, device_of_study(folder)) for folder in self._shelf.folders() if folder.is_running]
+        return drawn + [(name, device) for name, device in list(self._started.items()) if self._is_starting(name)]
 
     @contextmanager
     def _changing(self) -> Iterator[list[Waiting]]:
@@ -187,6 +194,19 @@ class Queue:
             yield waiting
             if waiting != before:
                 write_json(self._path, list(map(asdict, waiting)))
+
+
+def before(one: Waiting, earlier: Sequence[Waiting], drawing: Sequence[tuple[str, str]]) -> str:
+    """The study that a run has to wait for; empty if there is none.
+
+    Args:
+        one: the run.
+        earlier: those that wait before it.
+        drawing: the studies that are drawn now, and on which device each.
+    """
+    others = [(name, device) for name, device in drawing if name != one.study]
+    others += [(other.study, other.device) for other in earlier]
+    return next((name for name, device in others if collide(one.device, device)), "")
 
 
 def device_of(settings: Mapping[str, Any]) -> str:
@@ -210,6 +230,7 @@ def collide(one: str, other: str) -> bool:
 def device_of_study(folder: RunFolder) -> str:
     """Where the run of a study draws."""
     try:
-        return device_of(load(folder, whole=False).user_attrs.get(CONFIG) or {})
-    except UserError:
-        return ANY  # it is only just begun
+        settings = load(folder, whole=False).user_attrs.get(CONFIG) or {}
+    except UserError:  # it is only just begun
+        return ANY
+    return device_of(settings) if is_table(settings, generator=Mapping) else ANY

@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +438,18 @@ def test_what_trainers_leave_in_a_pickle_is_not_imported_and_not_in_the_way(tmp_
         path.read_bytes().replace(b"callbacks.model_checkpoint\nModel", b"callbacks.model_checkpoint\nOther")
     )
     refused(path, "carries foreign objects .*OtherCheckpoint")
+
+
+def test_such_pickles_are_opened_by_several_threads_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "m.ckpt"
+    torch.save({"state_dict": {"w": torch.ones(2)}, "folders": [Path("logs")] * 3}, path)
+
+    def shapes(_: int) -> dict[str, tuple[int, ...]]:
+        with open_checkpoint(path) as checkpoint:
+            return dict(checkpoint.shapes)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(shapes, range(60))) == [{"w": (2,)}] * 60
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,9 @@ def test_a_model_is_found_by_its_name(name: str, file: str, web_ui: Path) -> Non
     assert find_model(name, shelves(str(web_ui))) == str(web_ui / "models" / file)
 
 
-@pytest.mark.parametrize("name", ["", "dreamshaper", "readme", "../dreamshaper_8", "/dreamshaper_8", "*", "x\0y"])
+@pytest.mark.parametrize(
+    "name", ["", "dreamshaper", "readme", "../dreamshaper_8", "/dreamshaper_8", "*", "x\0y", " [879db523c3]"]
+)
 def test_what_has_no_file_stays_as_it_was_typed(name: str, web_ui: Path) -> None:
     assert find_model(name, shelves(str(web_ui))) == name
 
@@ -87,6 +89,9 @@ def test_a_name_may_be_written_as_web_uis_show_it(web_ui: Path) -> None:
         (models / name).write_bytes(b"")
     assert find_model("odd [0123456789]", folders) == str(models / "odd [0123456789].ckpt")
     assert find_model("café 😀", folders) == str(models / "cafe\u0301 😀.safetensors")
+    (models / "cafe\u0301").mkdir()
+    (models / "cafe\u0301" / "odd.ckpt").write_bytes(b"")
+    assert find_model("café/odd", folders) == str(models / "cafe\u0301" / "odd.ckpt")
 
 
 def test_links_to_folders_are_followed_once_and_hidden_folders_are_not_entered(web_ui: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging import LivePipeline, Payload, resolve
 from bayes_merger.imaging.answers import SAMPLES, Latents, Place, Samples, Watched, watched
+from bayes_merger.imaging.pipelines.pieces import InPieces
 
 MIDDLE = "model.diffusion_model.middle_block.1."
 FIRST, SECOND = f"{MIDDLE}transformer_blocks.0.ff.net.0.proj.weight", f"{MIDDLE}transformer_blocks.0.ff.net.2.weight"
@@ -47,6 +48,16 @@ def test_the_second_is_fed_what_the_first_was(tmp_path: Path, pipeline_a: LivePi
     assert torch.equal(one.read("text"), free.read("text"))
     network = pipeline_a.architecture.model.modules[pipeline_a.architecture.network]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_layers_that_work_in_pieces_are_seen_as_wholes(tmp_path: Path, pipeline_a: LivePipeline) -> None:
+    network = pipeline_a.architecture.model.modules[pipeline_a.architecture.network]
+    layers = [layer for layer in network.modules() if isinstance(layer, InPieces)]
+    samples = Samples(tmp_path)
+    with watched(pipeline_a, WATCHED, samples, Latents(), calls=1):
+        assert all(layer.whole for layer in layers)
+        samples.add("hidden", torch.zeros(1, 4))
+    assert [layer.whole for layer in layers] == [False] * len(layers)
 
 
 def test_models_that_draw_in_other_steps_are_refused(tmp_path: Path, pipeline_a: LivePipeline) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bayes_merger.cli import main
-from bayes_merger.errors import ConfigError, Interrupted
+from bayes_merger.errors import ConfigError, Interrupted, StorageError
 from bayes_merger.run import loop, steering
 from bayes_merger.run.control import GO_ON, PAUSE, STOP_NOW, ask, run_state, stage_of, steps_of
 from bayes_merger.run.folder import RunFolder
@@ -138,6 +138,16 @@ def test_what_a_killed_run_has_left_counts_for_nothing(tmp_path: Path) -> None:
         assert steps_of(folder) == [{"worker": "", "text": "drawing", "done": 3, "total": 20}]
     assert not folder.wish.exists()
     assert not folder.status.exists()
+
+
+def test_a_wish_that_cannot_be_written_is_an_error_and_a_status_is_not(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "s")
+    with folder.locked():
+        for path in (folder.wish, folder.status):
+            path.mkdir()
+        with pytest.raises(StorageError, match="cannot be asked to pause"):
+            steering.pause(folder)
+        StatusReporter(RecordingReporter(), folder).step("drawing", 3, 20)
 
 
 def test_each_worker_has_a_step_of_its_own(tmp_path: Path) -> None:

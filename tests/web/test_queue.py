@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 from starlette.testclient import TestClient
 
+from bayes_merger.errors import ConfigError, StorageError
+from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.testing.studies import make_study
-from bayes_merger.web.queue import Queue, collide, device_of
+from bayes_merger.web.api.starts import Starts
+from bayes_merger.web.queue import Queue, collide, device_of, device_of_study
 from bayes_merger.web.shelf import Shelf
 from tests.web.browsing import client
-from tests.web.starting import Recorded
+from tests.web.starting import Going, Recorded
 
 API = "/api/v1/studies"
 DEMO = ["experiment=demo", "n_iters=3"]
@@ -100,7 +104,60 @@ def test_a_name_that_waits_is_not_given_again(ask: TestClient, queue: Queue, mad
         assert (again.status_code, "one waits to begin" in again.json()["error"]) == (422, True)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[3]", '[{"study": "x"}]', '{"a": 1}', '[{"study": "x", "evil": 1}]'])
+def test_a_run_does_not_wait_for_itself(queue: Queue, made: Path) -> None:
+    going = Queue(Shelf(made), Going())
+    folder = RunFolder(made / "t")
+    assert going.start(folder, ["resume", "t"], "cpu") == ""
+    with pytest.raises(ConfigError, match="is being started already"):  # a second click
+        going.start(folder, ["resume", "t"], "cpu")
+    assert (going.waiting(), going.has("t"), going.has("s")) == ([], True, False)
+    assert going.after(folder, "cpu") == ""
+    assert going.after(RunFolder(made / "s"), "cpu") == "t"
+
+
+def test_a_run_that_cannot_be_started_holds_up_no_other(queue: Queue, made: Path) -> None:
+    children = Going(hindered="new")
+    going = Queue(Shelf(made), children)
+    with RunFolder(made / "s").locked():
+        for name, device in (("new", "cpu"), ("t", "cuda:1")):
+            assert going.start(RunFolder(made / name), ["resume", name], device) == "s"
+    going.look()
+    assert children.commands == [["resume", "t"]]
+    assert going.lines() == [{"study": "new", "after": "", "wrong": "the disk is full"}]
+    going.leave("new")
+    with pytest.raises(StorageError, match="the disk is full"):
+        going.start(RunFolder(made / "new"), ["run"], "cuda:0", at_once=True)
+
+
+def test_a_run_that_failed_and_waits_again_is_taken_out_at_once(queue: Queue, made: Path) -> None:
+    going = Queue(Shelf(made), Going(failed="new"))
+    folder = RunFolder(made / "new")
+    going.start(folder, ["run", "name=new"], "cpu")
+    assert going.lines() == [{"study": "new", "after": "", "wrong": "no such model"}]
+    with RunFolder(made / "s").locked():
+        going.start(folder, ["run", "name=new"], "cpu")
+        assert going.lines() == [{"study": "new", "after": "s", "wrong": ""}]
+        going.leave("new")
+    assert going.lines() == []
+
+
+def test_a_study_that_says_nonsense_of_its_device_may_draw_on_any_and_has_no_fork(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "odd", 1, final=False)
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder.database}")
+    for generator, device in (("cuda", "auto"), (None, "auto"), ([{}], "auto"), ({"device": "cuda:1"}, "cuda:1")):
+        study.set_user_attr(CONFIG, {**study.user_attrs[CONFIG], "generator": generator})
+        assert device_of_study(folder) == device
+    study.set_user_attr(CONFIG, {**study.user_attrs[CONFIG], "generator": "cuda"})
+    with pytest.raises(ConfigError, match="GeneratorConfig"):
+        Starts(Shelf(tmp_path), None, lambda name: False).choices("odd")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[3]", "3", '[{"study": "x"}]', '{"a": 1}', '[{"study": "x", "evil": 1}]', "[" * 100_000,
+     '[{"study": 3, "arguments": [], "device": "cpu"}]', '[{"study": "x", "arguments": "run", "device": "cpu"}]',
+     '[{"study": "x", "arguments": ["run"], "device": null}]'],
+)  # fmt: skip
 def test_a_queue_that_cannot_be_read_is_empty(text: str, queue: Queue, tmp_path: Path) -> None:
     queue._path.parent.mkdir(exist_ok=True)
     queue._path.write_text(text)
@@ -143,6 +200,7 @@ def test_a_study_goes_on_as_a_new_one(ask: TestClient, queue: Queue, children: R
      ({"fork": "s", "settings": ["method=slerp"]}, 422, "no score of study 's' would compare"),
      ({"fork": "s", "settings": ["runs=/elsewhere"]}, 422, "may not be given on a page"),
      ({"fork": "s", "settings": ["n_iters=many"]}, 422, "n_iters"),
+     ({"fork": "s", "settings": ["n_iters=2000000"]}, 422, "more than a run can have"),
      ({"fork": "nope"}, 404, "there is no study 'nope'"), ({"fork": "../s"}, 404, "there is no study")],
 )  # fmt: skip
 def test_what_cannot_be_forked_says_why(ask: TestClient, body: dict[str, object], status: int, said: str) -> None:

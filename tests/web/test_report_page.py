@@ -12,6 +12,7 @@ from bayes_merger.report.contents import contents_of
 from bayes_merger.report.page import page
 from bayes_merger.run.folder import load
 from bayes_merger.testing.studies import make_study
+from tests.web.browsing import client
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -38,6 +39,14 @@ def opened(browser: Browser, report: Path) -> Iterator[Page]:
     yield tab
     tab.close()
     assert complaints == []
+
+
+def test_it_has_no_part_in_the_server_s_origin(report: Path) -> None:
+    with client(report.parent) as asking:
+        answer = asking.get("/studies/s/report.html")
+    assert answer.headers["content-security-policy"] == "sandbox allow-scripts allow-modals; frame-ancestors 'none'"
+    assert "<script>document.title" not in answer.text
+    assert "default-src 'none'; img-src data:" in answer.text
 
 
 def test_the_table_is_sorted_and_filtered(opened: Page) -> None:

@@ -1,7 +1,8 @@
 """Feed-forward layers that work on a few tokens at a time, whose wide middle then stays in the processor's cache.
 
-A token's answer depends on no other token, and torch computes it alike however many are beside it, as long as they are
-more than a few: pictures are those of whole layers, bit for bit. On a GPU many at once are faster.
+A token's answer depends on no other token, and one thread computes it in fp32 alike however many are beside it, as long
+as they are more than a few: pictures are those of whole layers, bit for bit. Several threads, and half precision, add
+up in an order that the number of tokens decides: they work on all at once. On a GPU many at once are faster.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class InPieces(nn.Module):
         """The answer to tokens: shape `(..., width)`."""
         tokens = hidden_states.flatten(0, -2)
         pieces = math.ceil(len(tokens) / self._most)
-        if self.whole or pieces == 1 or torch.is_grad_enabled():
+        if self.whole or pieces == 1 or not _is_exact(tokens) or torch.is_grad_enabled():
             return self._answer(hidden_states)
         answers = [self._answer(piece) for piece in tokens.tensor_split(pieces)]
         return torch.cat(answers).view(*hidden_states.shape[:-1], -1)
@@ -46,6 +47,11 @@ class InPieces(nn.Module):
         for layer in self.net:
             tokens = layer(tokens)
         return tokens
+
+
+def _is_exact(tokens: Tensor) -> bool:
+    """Whether pieces have the bits of the whole."""
+    return tokens.dtype == torch.float32 and torch.get_num_threads() == 1
 
 
 def take_in_pieces(network: nn.Module) -> None:

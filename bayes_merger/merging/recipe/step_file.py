@@ -309,7 +309,7 @@ def read_yaml(path: Path, what: str) -> Any:
         ConfigError: it cannot be read; the text begins with ``what``.
     """
     try:
-        return read_document(path, text_of=("name", "method", *MODEL_NAMES))
+        return read_document(path, names_of=("name", "method", *MODEL_NAMES))
     except ConfigError as error:
         raise ConfigError(f"{what} {path}: {error}") from None
 

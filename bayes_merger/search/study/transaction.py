@@ -26,8 +26,8 @@ def transaction(study: Study, *, in_line: bool = True) -> Iterator[Transaction]:
 
     Args:
         study: shared with any number of others.
-        in_line: wait for this process's turn; False where it holds the study's lock already, or changes nothing and
-            needs no more than what each statement sees for itself.
+        in_line: wait for this process's turn; False where it holds the study's lock already, or needs no more than
+            what each statement sees for itself: it looks, adds trials, or gives a sign of life.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database cannot be reached or written; nothing has changed, or all has.

@@ -161,7 +161,7 @@ class RunData:
         """
         run = self._starts.prepared(body)
         if body.check:
-            after = "" if body.at_once else self.queue.after(run.device)
+            after = "" if body.at_once else self.queue.after(run.folder, run.device)
         else:
             after = self.queue.start(run.folder, run.arguments, run.device, at_once=body.at_once)
         return {"command": run.command, "study": run.folder.name, "trials": run.trials, "after": after}

@@ -67,7 +67,7 @@ class Starts:
     Args:
         shelf: where the studies are.
         models: the folder of models that the person has named; None: what the configuration says.
-        taken: whether a name is that of a run which waits.
+        taken: whether a name is that of a run which waits, or has just been started.
     """
 
     def __init__(self, shelf: Shelf, models: str | None, taken: Callable[[str], bool]) -> None:
@@ -90,12 +90,13 @@ class Starts:
         """The settings that may be given, and the models by name; of a fork with the study's values as defaults.
 
         Raises:
+            ConfigError: its settings are not what a run writes.
             NotFound: no study of that name.
         """
         with self._composing:
             if not fork:
                 return fields(), self.models()
-            own = fields(self._stored(fork))
+            own = fields(compose.changed(self._stored(fork), []))
             return [one for one in own if one.name == "name" or (is_forked(one.name) and one.name not in MODELS)], {}
 
     def models(self) -> dict[str, Path]:
@@ -131,7 +132,7 @@ class Starts:
         command = ["fork", old, folder.name, *changes, *runs]
         shown = shlex.join(["bayes-merger", *command])
         config = compose.validate(settings)
-        check_numbers(config)
+        _check_numbers(config)
         return Prepared(folder, [*command, "web.page=off"], shown, config.n_iters, device_of(settings))
 
     def _stored(self, study: str) -> dict[str, Any]:
@@ -175,15 +176,19 @@ def _typed(line: str) -> list[str]:
     return [word.lstrip("-") if "=" in word else word for word in words]
 
 
+def _check_numbers(config: RunConfig) -> None:
+    check_numbers(config)
+    if config.n_iters > MOST_TRIALS:
+        raise ConfigError(f"n_iters: {config.n_iters} is more than a run can have; give {MOST_TRIALS} or less")
+
+
 def _check(config: RunConfig) -> None:
     """What the settings alone tell; the process that is started finds out all the rest.
 
     Raises:
         ConfigError: a number, or models, that make no sense.
     """
-    check_numbers(config)
-    if config.n_iters > MOST_TRIALS:
-        raise ConfigError(f"n_iters: {config.n_iters} is more than a run can have; give {MOST_TRIALS} or less")
+    _check_numbers(config)
     if config.recipe or config.generator.program == OUTSIDE:
         return
     given = given_models(config, merge_settings(config).spec)

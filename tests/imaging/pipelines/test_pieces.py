@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ class Network(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gated, self.plain = FeedForward(32), FeedForward(64, activation_fn="gelu-approximate")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def seen_by(network: Network, tokens: torch.Tensor) -> tuple[list[int], torch.Tensor]:
@@ -45,6 +54,15 @@ def test_answers_are_those_of_whole_layers_bit_for_bit(rows: int, pieces: list[i
     with in_one_piece(network):
         assert seen_by(network, tokens)[0] == [rows * 256]
     assert seen_by(network, tokens)[0] == pieces
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("threads", "dtype"), [(2, torch.float32), (1, torch.bfloat16), (1, torch.float16)])
+def test_what_would_be_added_up_in_another_order_is_taken_whole(threads: int, dtype: torch.dtype) -> None:
+    torch.set_num_threads(threads)
+    network = Network().to(dtype)
+    take_in_pieces(network)
+    assert seen_by(network, torch.randn(9, 256, 32, dtype=dtype))[0] == [9 * 256]
 
 
 def test_who_wants_gradients_gets_them_of_whole_layers() -> None:

@@ -14,7 +14,7 @@ from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.models.named import with_paths
 from bayes_merger.merging.rebasin.written import files_and_orders, steps_with_files, tables_in
-from bayes_merger.merging.recipe.step_file import read_steps
+from bayes_merger.merging.recipe.step_file import read_steps, recipe_data
 from tests.command_line import refused
 from tests.merging.rebasin.models import scrambled
 
@@ -130,6 +130,24 @@ def test_a_recipe_in_steps_has_it_in_both_ways(tmp_path: Path) -> None:
     for typed, file in ([], "B"), (["recipe.models.b={rebasin: C, to: a}"], "C"), (["recipe.models.b=C"], "C"):
         run = compose.compose_run(["payloads=[]", f"recipe={tmp_path / 'steps.yaml'}", *typed])
         assert (run["recipe"]["models"]["b"], run["recipe"]["rebasin"]) == (file, {"b": {"to": "a"}})
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        "models: {a: A.ckpt, b: {rebasin: B.ckpt, to: a}}",
+        "models:\n  a: A.ckpt\n  b: {rebasin: B.ckpt, to: a}",
+        "models: {a: A.ckpt, b: B.ckpt}\nrebasin:\n  b: {to: a}",
+        "models: {a: A.ckpt, b: B.ckpt}\nrebasin: {b: {to: a}}",
+    ],
+)
+def test_a_recipe_in_yaml_has_tables_in_brackets(models: str, tmp_path: Path) -> None:
+    step = "steps:\n  - {name: no, method: weighted_sum, a: a, b: b, alpha: 0.5}\n"
+    (tmp_path / "steps.yaml").write_text(f"{models}\n{step}", encoding="utf-8")
+    data = recipe_data(tmp_path / "steps.yaml")
+    assert data["models"] == {"a": "A.ckpt", "b": "B.ckpt"}
+    assert data["rebasin"] == {"b": {"to": "a"}}
+    assert data["steps"][0]["name"] == "no"
 
 
 @pytest.mark.slow
