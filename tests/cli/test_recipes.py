@@ -188,6 +188,4 @@ def test_a_name_from_a_file_does_not_break_the_line(folder: Path, capsys: pytest
     assert r"a\nb\x1b[31m" in errors
     text = "models: {a: a.safetensors}\nsteps:\n  - {name: x, method: n_average, a: a, b: [a], alpha: 1}\n"
     (folder / "odd.yaml").write_text(text)
-    assert "recipe odd.yaml: line 3: the b is no text; put it into quotes" in refused(
-        capsys, "merge", "odd.yaml", "--out", "x.safetensors"
-    )
+    assert "b: '['a']' is neither a model" in refused(capsys, "merge", "odd.yaml", "--out", "x.safetensors")
