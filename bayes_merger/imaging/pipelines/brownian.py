@@ -71,6 +71,6 @@ class BrownianMotion:
 def increment(
     rng: str, seed: int, shape: tuple[int, ...], whole: tuple[float, float], start: float, end: float
 ) -> Tensor:
-    """What a motion over a whole time does in a part of it, of variance 1 a number; of sigmas, the end is the smaller one."""
+    """What a motion over a whole time does in a part of it, of variance 1; of sigmas, the end is the smaller one."""
     motion = BrownianMotion(rng, seed, shape, *whole)
     return (motion.at(end) - motion.at(start)) / math.sqrt(abs(end - start))

@@ -1,8 +1,8 @@
-"""AUTOMATIC1111's sampler names -> who draws them: our steps through its sigmas, or a scheduler of diffusers.
+"""AUTOMATIC1111's sampler names -> the steps that draw them, and the schedules that go with them.
 
-Of k-diffusion's samplers web UIs' own pictures come out (`sigma_steps`); those that A1111 has in code of its own are
-drawn by diffusers. None is built `from_config` of a checkpoint: that would inherit e.g. `timestep_spacing: leading` and
-be 42 % off. What would be another picture is refused by name.
+The pictures are those of web UIs, with k-diffusion's samplers (`sigma_steps`) and with those that A1111 has in code of
+its own (`time_steps`, of which UniPC is that of diffusers). None is built `from_config` of a checkpoint: that would
+inherit e.g. `timestep_spacing: leading` and be 42 % off. What would be another picture is refused by name.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Sampler:
     """Who draws what A1111 calls by this name.
 
     Attributes:
-        scheduler: name of the class in `sigma_steps`; with options, in diffusers.
+        scheduler: name of the class in `sigma_steps` or `time_steps`.
         schedules: noise schedules; the first is what "Automatic" means.
-        options: of a scheduler of diffusers.
+        options: of diffusers' own scheduler.
         zero_snr: whether the scheduler can do models with zero terminal signal-to-noise ratio.
         calls: of the network per step, by which A1111 counts the steps of prompts that change.
     """
@@ -50,7 +50,6 @@ class Sampler:
 
 _KARRAS = ("Karras", *(name for name in _SCHEDULES if name != "Karras"))
 _EXPONENTIAL = ("Exponential", *(name for name in _SCHEDULES if name != "Exponential"))
-_LEADING = {"timestep_spacing": "leading"}
 
 SAMPLERS: Mapping[str, Sampler] = {
     "Euler a": Sampler("EulerAncestral"),
@@ -65,17 +64,15 @@ SAMPLERS: Mapping[str, Sampler] = {
     "LMS": Sampler("LinearMultistep"),
     "DPM2": Sampler("Midpoint", _KARRAS, calls=2),
     "DPM2 a": Sampler("MidpointAncestral", _KARRAS, calls=2),
-    "DDIM": Sampler(
-        "DDIMScheduler", ("Uniform",), {**_LEADING, "clip_sample": False, "set_alpha_to_one": False}
-    ),
-    "PLMS": Sampler("PNDMScheduler", ("Uniform",), {**_LEADING, "skip_prk_steps": True}, zero_snr=False),
+    "DDIM": Sampler("TimeSteps", ("Uniform",)),
+    "PLMS": Sampler("TimeMultistep", ("Uniform",)),
     "UniPC": Sampler(
-        "UniPCMultistepScheduler",
+        "UniPC",
         ("Uniform",),
         # bh1 divides by the last step's length, which is infinite down to sigma 0: end where A1111 does
         {"timestep_spacing": "linspace", "solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
     ),
-    "LCM": Sampler("LCMScheduler", ("Uniform",), _LEADING, zero_snr=False),
+    "LCM": Sampler("Consistency", zero_snr=False),
 }
 _NEAREST_OF = {
     "DPM fast": "DPM++ 2M",
@@ -173,17 +170,14 @@ def build_scheduler(
             able = ", ".join(known for known, entry in SAMPLERS.items() if entry.zero_snr)
             raise ConfigError(f"sampler_name: {proper!r} cannot draw a model with zero terminal SNR; use one of {able}")
         options["rescale_betas_zero_snr"] = True
-    if sampler.options is None:
-        from bayes_merger.imaging.pipelines import sigma_steps
+        if sampler.options is not None:
+            options["timestep_spacing"] = "trailing"  # otherwise the first step, pure noise, is skipped
+    from bayes_merger.imaging.pipelines import sigma_steps, time_steps
 
-        steps = getattr(sigma_steps, sampler.scheduler)(**options)
-        steps.schedule, steps.rng = schedule, rng
-        return steps
-    import diffusers
-
-    if zero_snr:
-        options["timestep_spacing"] = "trailing"  # otherwise the first step, pure noise, is skipped
-    return getattr(diffusers, sampler.scheduler)(**options)
+    room = sigma_steps if hasattr(sigma_steps, sampler.scheduler) else time_steps
+    steps = getattr(room, sampler.scheduler)(**options)
+    steps.schedule, steps.rng = schedule, rng
+    return steps
 
 
 def calls_per_step(name: str) -> int:

@@ -1,8 +1,8 @@
 """Samplers as web UIs have them: steps through sigmas, with which latents are not scaled.
 
-The methods are those of k-diffusion (https://github.com/crowsonkb/k-diffusion/blob/master/k_diffusion/sampling.py), with
-the schedules of web UIs. Below, d is the picture that the network expects at a sigma, sigma' the end of a step, and down
-and up what an ancestral step to sigma' takes away and puts back: down^2 + up^2 = sigma'^2,
+The methods are those of k-diffusion (https://github.com/crowsonkb/k-diffusion/blob/master/k_diffusion/sampling.py),
+with the schedules of web UIs. Below, d is the picture that the network expects at a sigma, and sigma' the end of a step.
+An ancestral step goes to `down` and puts noise of `up` back: down^2 + up^2 = sigma'^2, and
 up^2 = sigma'^2 (sigma^2 - sigma'^2) / sigma^2.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, ClassVar
+from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from bayes_merger.imaging.pipelines.brownian import increment
-from bayes_merger.imaging.pipelines.sigmas import sigmas_of, time_of
+from bayes_merger.imaging.pipelines.sigmas import Array, sigmas_of, time_of, without_penultimate
 
 
 class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
@@ -28,13 +28,11 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
 
     Attributes:
         order: calls of the network per step; the step that ends at sigma 0 has one.
-        discards: whether the sigma before the last is left out.
         schedule: of `sigmas.SCHEDULES`.
         rng: where a Brownian motion's noise comes from.
     """
 
     order = 1
-    discards: ClassVar[bool] = False
     schedule = "Uniform"
     rng = "cpu"
     sigmas: Tensor
@@ -43,14 +41,13 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """The sigma and the time of every call of the network."""
         trained = ((1 - self.alphas_cumprod.double()) / self.alphas_cumprod.double()).sqrt().numpy()
-        way = sigmas_of(self.schedule, num_inference_steps + self.discards, trained)
-        if self.discards:
-            way = np.delete(way, -2)
-        calls = [sigma for begin, end in pairwise(way.tolist()) for sigma in self._calls(begin, end)]
         self.num_inference_steps = num_inference_steps
-        self._way: list[float] = way.tolist()
-        self.sigmas = torch.tensor([*calls, self._way[-1]], dtype=torch.float64)
-        self.timesteps = torch.tensor(time_of(np.array(calls), trained), dtype=torch.float32, device=device)
+        self._way: list[float] = self._sigmas(num_inference_steps, trained).tolist()
+        calls = [self._calls(number, *step) for number, step in enumerate(pairwise(self._way))]
+        self._plan = [(number, call) for number, step in enumerate(calls) for call in range(len(step))]
+        self.sigmas = torch.tensor([*chain(*calls), self._way[-1]], dtype=torch.float64)
+        times = self._times(self.sigmas[:-1].numpy(), trained)
+        self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
         self._step_index = self._begin_index = None
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
@@ -72,7 +69,7 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         if self.step_index is None:
             self._init_step_index(timestep)
         self._generator = generator
-        number, call = divmod(self._step_index, self.order)
+        number, call = self._plan[self._step_index]
         sigma = float(self.sigmas[self._step_index])
         x, output = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (sample, model_output))
         if self.config.prediction_type == "v_prediction":
@@ -83,7 +80,15 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         self._step_index += 1
         return (following.to(model_output.dtype),)
 
-    def _calls(self, sigma: float, end: float) -> list[float]:
+    def _sigmas(self, steps: int, trained: Array) -> Array:
+        """Where the steps begin and the last one ends."""
+        return sigmas_of(self.schedule, steps, trained)
+
+    def _times(self, sigmas: Array, trained: Array) -> Array:
+        """What the network is told instead of some sigmas."""
+        return time_of(sigmas, trained)
+
+    def _calls(self, number: int, sigma: float, end: float) -> list[float]:
         """At which sigmas the network is called in a step."""
         return [sigma]
 
@@ -107,7 +112,7 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         return torch.stack(noise).to(x.device, x.dtype)
 
 
-def _towards(x: Tensor, d: Tensor, sigma: float, end: float) -> Tensor:
+def towards(x: Tensor, d: Tensor, sigma: float, end: float) -> Tensor:
     """Euler's step: sigma' / sigma * x + (1 - sigma' / sigma) * d."""
     return end / sigma * x + (1 - end / sigma) * d
 
@@ -122,7 +127,7 @@ class Euler(SigmaSteps):
     """Euler's method."""
 
     def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
-        return _towards(x, d, *self._way[number : number + 2])
+        return towards(x, d, *self._way[number : number + 2])
 
 
 class EulerAncestral(SigmaSteps):
@@ -131,7 +136,7 @@ class EulerAncestral(SigmaSteps):
     def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         sigma, end = self._way[number : number + 2]
         down, up = _ancestral(sigma, end)
-        x = _towards(x, d, sigma, down)
+        x = towards(x, d, sigma, down)
         return x + up * self._white(x) if end else x
 
 
@@ -140,13 +145,13 @@ class Heun(SigmaSteps):
 
     order = 2
 
-    def _calls(self, sigma: float, end: float) -> list[float]:
+    def _calls(self, number: int, sigma: float, end: float) -> list[float]:
         return [sigma, end] if end else [sigma]
 
     def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         sigma, end = self._way[number : number + 2]
         self._begin = x, (x - d) / sigma
-        return _towards(x, d, sigma, end)
+        return towards(x, d, sigma, end)
 
     def _last(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         sigma, end = self._way[number : number + 2]
@@ -158,12 +163,14 @@ class Midpoint(SigmaSteps):
     """The slope in the middle of a step, of logarithms of sigma: DPM-Solver-2, https://arxiv.org/abs/2206.00927."""
 
     order = 2
-    discards = True
+
+    def _sigmas(self, steps: int, trained: Array) -> Array:
+        return without_penultimate(sigmas_of(self.schedule, steps + 1, trained))
 
     def _down(self, sigma: float, end: float) -> tuple[float, float]:
         return end, 0.0
 
-    def _calls(self, sigma: float, end: float) -> list[float]:
+    def _calls(self, number: int, sigma: float, end: float) -> list[float]:
         down, _ = self._down(sigma, end)
         return [sigma, math.sqrt(sigma * down)] if down else [sigma]
 
@@ -171,7 +178,7 @@ class Midpoint(SigmaSteps):
         sigma, end = self._way[number : number + 2]
         down, _ = self._down(sigma, end)
         self._begin = x
-        return _towards(x, d, sigma, math.sqrt(sigma * down))
+        return towards(x, d, sigma, math.sqrt(sigma * down))
 
     def _last(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         sigma, end = self._way[number : number + 2]
@@ -190,12 +197,13 @@ class MidpointAncestral(Midpoint):
 class SingleStepAncestral(MidpointAncestral):
     """DPM-Solver++(2S), https://arxiv.org/abs/2211.01095, algorithm 1: the picture expected in the middle of a step."""
 
-    discards = False
+    def _sigmas(self, steps: int, trained: Array) -> Array:
+        return sigmas_of(self.schedule, steps, trained)
 
     def _last(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         sigma, end = self._way[number : number + 2]
         down, up = self._down(sigma, end)
-        x = _towards(self._begin, d, sigma, down)
+        x = towards(self._begin, d, sigma, down)
         return x + up * self._white(x) if up else x
 
 
@@ -204,7 +212,7 @@ class SingleStepSDE(SigmaSteps):
 
     order = 2
 
-    def _calls(self, sigma: float, end: float) -> list[float]:
+    def _calls(self, number: int, sigma: float, end: float) -> list[float]:
         return [sigma, math.sqrt(sigma * end)] if end else [sigma]
 
     def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
@@ -217,7 +225,7 @@ class SingleStepSDE(SigmaSteps):
 
     def _step(self, x: Tensor, d: Tensor, sigma: float, end: float) -> Tensor:
         down, up = _ancestral(sigma, end)
-        x = _towards(x, d, sigma, down)
+        x = towards(x, d, sigma, down)
         return x + up * self._brownian(x, sigma, end) if end else x
 
 
@@ -255,7 +263,7 @@ class Multistep(SigmaSteps):
             if self._before is not None:
                 expected = d + length / self._before[1] / 2 * (d - self._before[0])
             self._before = d, length
-        return _towards(x, expected, sigma, end)
+        return towards(x, expected, sigma, end)
 
 
 class MultistepSDE(SigmaSteps):
@@ -293,11 +301,13 @@ class MultistepSDEHeun(MultistepSDE):
 class ThirdOrderSDE(SigmaSteps):
     """DPM-Solver++(3M) of a stochastic differential equation, as in k-diffusion.
 
-    With h, q and r as above, r2 = h before that / h now, and H = 2h: a = (d - d1) / r and b = (d1 - d2) / r2 are slopes,
-    f = 1 - q / H and g = f / H - 1/2, and x' = (1 - q) x + q d + f (a + (a - b) r / (r + r2)) - g (a - b) / (r + r2).
+    With h, q and r as above, r2 = h before that / h now, and H = 2h, of slopes a = (d - d1) / r and b = (d1 - d2) / r2
+    and a bend c = (a - b) / (r + r2), and with f = 1 - q / H and g = f / H - 1/2:
+    x' = (1 - q) x + q d + f (a + r c) - g c + sigma' sqrt(q) noise
     """
 
-    discards = True
+    def _sigmas(self, steps: int, trained: Array) -> Array:
+        return without_penultimate(sigmas_of(self.schedule, steps + 1, trained))
 
     def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         sigma, end = self._way[number : number + 2]

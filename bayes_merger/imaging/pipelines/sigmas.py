@@ -1,8 +1,8 @@
 """Through which noise a picture goes: the schedule types of web UIs, as sigmas from the largest to the last.
 
-They are those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/sd_schedulers.py. A sigma is
-the noise's standard deviation where the picture's latents are as they are; the network was trained at certain ones, each
-of which has a time.
+They are those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/sd_schedulers.py. A
+sigma is the noise's standard deviation where the picture's latents are as they are; the network was trained at certain
+ones, each of which has a time.
 """
 
 from __future__ import annotations
@@ -73,3 +73,13 @@ SCHEDULES: Mapping[str, Callable[[int, Array], Array]] = {
 def sigmas_of(schedule: str, steps: int, trained: Array) -> Array:
     """The sigmas at which a picture's steps begin, and the 0 at which the last one ends."""
     return np.append(SCHEDULES[schedule](steps, trained), 0.0)
+
+
+def without_penultimate(sigmas: Array) -> Array:
+    """The sigmas but for the last one above the end, as web UIs leave it out for some samplers."""
+    return np.delete(sigmas, -2)
+
+
+def times_of(steps: int, count: int) -> Array:
+    """The times of A1111's own samplers, the largest first: one more than steps, or as many where these divide it."""
+    return np.minimum(np.arange(0, count, max(count // steps, 1)) + 1, count - 1)[::-1]
