@@ -1,7 +1,7 @@
 """Samplers as web UIs have them: steps through sigmas, with which latents are not scaled.
 
 The methods are those of k-diffusion (https://github.com/crowsonkb/k-diffusion/blob/master/k_diffusion/sampling.py),
-with the schedules of web UIs. Below, d is the picture that the network expects at a sigma, and sigma' the end of a step.
+with the schedules of web UIs. Below, d is the picture that the network expects at a sigma, and sigma' a step's end.
 An ancestral step goes to `down` and puts noise of `up` back: down^2 + up^2 = sigma'^2, and
 up^2 = sigma'^2 (sigma^2 - sigma'^2) / sigma^2.
 """
