@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +36,10 @@ class Conditioning:
     def rows(self, part: slice) -> Conditioning:
         """The same of some of the prompts."""
         return Conditioning(self.embeddings[part], None if self.pooled is None else self.pooled[part])
+
+    def repeated(self, times: int) -> Conditioning:
+        """The same words several times: to attention that reads nothing else, they are what they are once."""
+        return self if times == 1 else replace(self, embeddings=self.embeddings.repeat(1, times, 1))
 
     def arguments(self, front: str = "") -> dict[str, Tensor]:
         """For a call of diffusers' pipeline, which may write into it; `negative_` is in front of what to avoid."""
@@ -88,6 +92,7 @@ class DrawnArchitecture:
         guided: whether negative prompts are drawn, at twice the cost.
         second_pipeline: name of the class in diffusers that draws a second pass; empty where there is none.
         pooled_on_the_way: what diffusers' pipeline calls pooled embeddings on the way.
+        words_apart: whether words are attended to apart from the picture, and so may be as long as they are.
         time_unit: the timestep of pure noise, as the network is told it.
     """
 
@@ -102,6 +107,7 @@ class DrawnArchitecture:
     guided: ClassVar[bool] = True
     second_pipeline: ClassVar[str] = ""
     pooled_on_the_way: ClassVar[str] = ""
+    words_apart: ClassVar[bool] = True
     time_unit: ClassVar[float] = 1000.0
     components: ClassVar[Mapping[str, Any]] = {}
 
@@ -179,6 +185,14 @@ class DrawnArchitecture:
             ConfigError: one is longer than can be read.
         """
         raise NotImplementedError
+
+    def chunks(self, wanted: Sequence[str], unwanted: Sequence[str]) -> tuple[int, int]:
+        """How many chunks of tokens the prompt and the negative prompt of a picture take, whatever they change to.
+
+        Web UIs do not fill up the shorter one with empty chunks, of which the denoiser would read something.
+        """
+        sides = self.length(wanted), self.length(unwanted)
+        return sides if self.words_apart else (max(sides), max(sides))
 
     def encode(
         self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
