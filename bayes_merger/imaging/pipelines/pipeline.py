@@ -211,12 +211,8 @@ class LivePipeline:
         if not len(payload.prompts) == len(payload.negative_prompts) == len(payload.seeds) == payload.batch_size:
             raise ConfigError(f"payload {payload.name}: not resolved; pass it through imaging.resolve first")
         found = passes(payload, index)
-        return Order(
-            payload,
-            index,
-            found,
-            tuple(self.architecture.chunks(one.words.wanted, one.words.unwanted) for one in found),
-        )
+        chunks = tuple(self.architecture.chunks(one.words.wanted, one.words.unwanted) for one in found)
+        return Order(payload, index, found, chunks)
 
     @timed("embed")
     def _conditioning(

@@ -81,7 +81,7 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         return (following.to(model_output.dtype),)
 
     def _trained(self) -> Array:
-        """The sigmas of training, from the smallest, rounded as web UIs have them: a Brownian motion's times hang on it."""
+        """The sigmas of training, from the smallest, rounded as in web UIs."""
         alphas = self.alphas_cumprod
         if not self.config.rescale_betas_zero_snr:
             ends = (self.config[name] ** 0.5 for name in ("beta_start", "beta_end"))
