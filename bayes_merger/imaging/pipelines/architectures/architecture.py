@@ -13,7 +13,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import Hires
 from bayes_merger.imaging.pipelines.loading import LoadedModel
-from bayes_merger.imaging.pipelines.schedulers import build_scheduler
+from bayes_merger.imaging.pipelines.schedulers import build_scheduler, steps_of_second_pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -221,7 +221,8 @@ class DrawnArchitecture:
     def second_options(self, hires: Hires) -> dict[str, Any]:
         """Further arguments of the pipeline of the second pass: of which steps it has the last ones."""
         # diffusers draws `int(steps * strength)` of them; half a step more makes it those that were asked for
-        return {"strength": min(1.0, (hires.steps + 0.5) / hires.schedule_steps)}
+        steps = steps_of_second_pass(hires.sampler_name, hires.schedule_steps, hires.steps)
+        return {"strength": min(1.0, (steps + 0.5) / hires.schedule_steps)}
 
     def unpacked(self, latents: Tensor, payload: Payload) -> Tensor:
         """Latents `(n, channels, height / 8, width / 8)` of those that the pipeline gives."""
