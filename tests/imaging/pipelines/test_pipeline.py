@@ -102,6 +102,24 @@ def test_a_neighbour_with_a_long_prompt_is_drawn_in_a_batch_of_its_own(pipeline_
     assert pixels(pipeline_a.draw([cat, long])).items() >= pixels(pipeline_a.draw([cat])).items()
 
 
+def test_a_negative_prompt_that_is_shorter_is_read_as_if_it_were_alone(pipeline_a: LivePipeline) -> None:
+    architecture = pipeline_a.architecture
+    assert architecture.chunks(["a", "a BREAK b"], ["c BREAK d BREAK e"]) == (2, 3)
+    once = architecture.encode(["a cat"], clip_skip=1, length=1, negative=False)
+    x, time = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(500)
+    with torch.no_grad():
+        alone, thrice, filled = (
+            pipeline_a.pipe.unet(x, time, embeddings).sample
+            for embeddings in (
+                once.embeddings,
+                once.repeated(3).embeddings,
+                architecture.encode(["a cat"], clip_skip=1, length=3, negative=False).embeddings,
+            )
+        )
+    assert torch.allclose(alone, thrice, atol=1e-5)
+    assert not torch.allclose(alone, filled, atol=1e-3)
+
+
 def test_batches_are_as_large_as_allowed_and_steps_are_counted(
     own_pipeline: LivePipeline, tiny_a: Path, tiny_sd1_config: Path
 ) -> None:

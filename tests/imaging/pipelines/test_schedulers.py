@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.pipelines.brownian import increment
-from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, build_scheduler, check_sampler
+from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, build_scheduler, check_sampler, steps_of_second_pass
 from tests.imaging.pipelines.sigma_reference import METHODS, denoiser, sigmas_of
 
 
@@ -165,6 +165,21 @@ def test_the_noise_of_a_motion_is_a_picture_s_own_and_does_not_depend_on_the_ste
     assert float(at_once.std()) == pytest.approx(3.69, abs=0.4)
     assert not torch.equal(at_once, increment("nv", 5, shape, whole, 14.6146, 1.0) * (14.6146 - 1.0) ** 0.5)
     assert not torch.equal(at_once, increment("cpu", 6, shape, whole, 14.6146, 1.0) * (14.6146 - 1.0) ** 0.5)
+
+
+def test_a_second_pass_by_ddim_takes_the_noise_of_one_step_for_the_next() -> None:
+    # of 20 steps A1111 has the times 1, 51, ..., 951; of the last 14 it draws 12 from time 601, with the noise of 651
+    assert steps_of_second_pass("DDIM", 20, 14) == 13
+    assert steps_of_second_pass("DDIM", 12, 8) == 6
+    assert steps_of_second_pass("Euler", 20, 14) == 14
+    scheduler = build_scheduler("DDIM")
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps.tolist() == [951.0 - 50 * step for step in range(19)]
+    scheduler.set_begin_index(7)
+    noise, picture = torch.full((1, 4, 2, 2), 2.0), torch.ones(1, 4, 2, 2)
+    sigmas = scheduler.sigmas[6:8].tolist()
+    expected = (1 + 2 * sigmas[0]) * ((1 + sigmas[1] ** 2) / (1 + sigmas[0] ** 2)) ** 0.5
+    assert float(scheduler.add_noise(picture, noise, scheduler.timesteps[7])[0, 0, 0, 0]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 1000])
