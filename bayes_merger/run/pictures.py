@@ -50,10 +50,10 @@ def _columns(images: Sequence[Image.Image]) -> int:
     return math.ceil(math.sqrt(len(images)))
 
 
-def describe(paths: Iterable[Path], trial: int, recipe: MergeRecipe, points: float | None = None) -> None:
-    """Write into a trial's pictures which one it is, which merge, and what it got, beside what web UIs read."""
+def describe(paths: Iterable[Path], study: str, trial: int, recipe: MergeRecipe, points: float | None = None) -> None:
+    """Write into a trial's pictures whose they are, which merge, and what it got, beside what web UIs read."""
     got = {} if points is None else {"Score": f"{points:.4f}"}
-    texts = {"Trial": str(trial), **got, "Recipe": recipe.digest}
+    texts = {"Study": study, "Trial": str(trial), **got, "Recipe": recipe.digest}
     for path in paths:
         add_texts(path, texts)
 

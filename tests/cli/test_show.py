@@ -79,9 +79,10 @@ def test_show_has_the_posterior_means_and_the_trials_drawn_again(
     study.set_user_attr("final", final.to_json())
     text, data = shown(tmp_path, capsys)
     assert "posterior mean" in text
-    assert "the best 2 drawn again (4 fresh pictures each)" in text
+    assert "the best 2 drawn again, to choose (4 pictures each)" in text
     assert f"best: trial {final.winner}, " in text
-    assert "on fresh seeds" in text
+    assert "compared on seeds that nothing was chosen by (4 pictures each)" in text
+    assert " in the comparison\n" in text
     assert data["best"]["trial"] == final.winner
     assert data["best_posterior_mean"]["mean"] == max(row["mean"] for row in data["trials_list"])
     assert data["best_observed"]["value"] == max(row["value"] for row in data["trials_list"])
