@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from shlex import quote
 
 import optuna
 
 from bayes_merger.errors import BayesMergerError, Interrupted, Paused, StorageError, one_line, trouble
+from bayes_merger.paths import quoted
 from bayes_merger.report.best import FreshBest, write_best, write_preview
 from bayes_merger.report.log import began_with, took
 from bayes_merger.report.summary import summary
@@ -100,7 +100,7 @@ def _hand_out(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, pro
         done, total = finished(study), setup.trials
         if done < total:
             study.set_user_attr(FINAL, None)
-            where = "" if folder.path.parent == Path("runs") else f" --runs {quote(str(folder.path.parent))}"
+            where = "" if folder.path.parent == Path("runs") else f" --runs {quoted(str(folder.path.parent))}"
             progress.note(f"{total - done} merges wait for whoever asks:  bayes-merger serve{where}  and docs/api.md")
         if complete_trials(study):
             write_best(study, folder)
