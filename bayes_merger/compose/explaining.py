@@ -42,9 +42,8 @@ def explained(
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        line = _NO_SUCH.sub(
-            lambda said: f"{said[1]} is not {_KINDS[said[2]]}", words.show(_line(error, overrides, known))
-        )
+        line = words.show(_line(error, overrides, known))
+        line = _NO_SUCH.sub(lambda said: f"{said[1]} is not {_KINDS[said[2]]}", line)
         raise ConfigError(f"{_file(str(error))}{printable(line, longest=LONGEST)}") from error
     except (OSError, ValueError, RecursionError) as error:  # names and numbers that are longer than anything has
         raise ConfigError(f"settings: not understood ({printable(one_line(error))})") from error
