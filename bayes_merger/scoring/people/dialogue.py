@@ -15,7 +15,7 @@ from bayes_merger.scoring.people.viewer import Viewer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-KEYS = "0-10, u undo, s later, v void, b best, p prompt, o open, q pause"
+KEYS = "0-10, u undo, s later, v void, b best, p prompt, q pause"
 GO_ON = "every rating so far is kept"
 NUMBER = re.compile(r"\d{1,2}([.,]\d+)?")
 
