@@ -93,7 +93,7 @@ def test_the_bars_leave_room_for_the_sign_of_ctrl_c(tmp_path: Path) -> None:
         progress.step("drawing", 3, 14)
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\].*?\x07", "", text.getvalue())
     lines = [line for line in re.split(r"[\r\n]+", drawn) if line.startswith(("study", "drawing"))]
-    assert max(len(line) for line in lines) == 57
+    assert max(len(line) for line in lines) <= 57
 
 
 def test_a_terminal_rings_once_when_a_person_is_waited_for(tmp_path: Path) -> None:
