@@ -33,11 +33,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_finish() -> None:
-    """What the imports have made is no garbage, and need not be looked at each time; nor Optuna's migrations."""
-    if "optuna" in sys.modules:
-        from tests.migrations import read_once
-
-        read_once()
+    """What the imports have made is no garbage, and need not be looked at each time."""
     gc.collect()
     gc.freeze()
 
