@@ -38,6 +38,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """What all processes of the tests are forked from is this one as long as it has done nothing."""
+    if processes := sys.modules.get("tests.processes"):
+        processes.template()
+
+
 def pytest_unconfigure() -> None:
     """Let all of it go, for libraries that look for what was left."""
     gc.unfreeze()

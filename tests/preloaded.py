@@ -1,4 +1,4 @@
-"""What commands import, and read of Optuna's tables, once for all by the fork server of tests/processes.py."""
+"""What commands import, and read of Optuna's tables, once for all processes of tests/processes.py."""
 
 import importlib
 import tempfile
