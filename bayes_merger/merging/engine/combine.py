@@ -89,7 +89,7 @@ def combine(
         return
     width = row_width(weights)
     rows = out.numel() // width
-    table = next(weights_by_rows(weights, slice(0, rows), rows, _buffer_on(out.device, scratch)), {})
+    table = next(weights_by_rows(weights, slice(0, rows), 1, _buffer_on(out.device, scratch)), {})
     given = {
         name: weight.expand(rows, width).reshape(out.shape) if isinstance(weight, Tensor) else weight
         for name, weight in table.items()
@@ -141,24 +141,24 @@ def _combine_pieces(
     form = (-1, width) if vary(weights) else (-1,)
     native = spec.fused and _lerps_natively(sources, dtype, weights)
     rows, first = out.numel() // width, offset // width
-    step = _rows_at_a_time(rows, width * (dtype.itemsize if native else 4), out.device)
-    targets, *models = (tensor.view(form).split(step) for tensor in (out, *sources))
-    given = weights_by_rows(weights, slice(first, first + rows), step, _buffer_on(out.device, scratch))
+    pieces = _pieces(rows, width * (dtype.itemsize if native else 4), out.device)
+    targets, *models = (tensor.view(form).chunk(pieces) for tensor in (out, *sources))
+    given = weights_by_rows(weights, slice(first, first + rows), pieces, _buffer_on(out.device, scratch))
     if spec.fused:
         _lerp_pieces(targets, models, (numbers["alpha"] for numbers in given), native, dtype, scratch)
         return
     prepared = extra.pop("prepared", None)
-    for number, (target, numbers, *pieces) in enumerate(zip(targets, given, *models, strict=False)):
+    begin = 0
+    for target, numbers, *parts in zip(targets, given, *models, strict=False):
         if isinstance(prepared, tuple):
-            extra["prepared"] = tuple(_slice_of(part, number * step * width, target, out.numel()) for part in prepared)
-        wide = _read(spec, pieces, scratch)
-        _round_into(target, spec.function(*wide, **numbers, **extra), dtype, scratch)
+            extra["prepared"] = tuple(_slice_of(part, begin, target, out.numel()) for part in prepared)
+        begin += target.numel()
+        _round_into(target, spec.function(*_read(spec, parts, scratch), **numbers, **extra), dtype, scratch)
 
 
-def _rows_at_a_time(rows: int, size: int, device: torch.device) -> int:
-    """Rows of so many bytes in a piece, so that all pieces are about as large."""
-    most = max(1, (_GPU_PIECE if device.type != "cpu" else _CPU_PIECE) // size)
-    return -(-rows // -(-rows // most))
+def _pieces(rows: int, size: int, device: torch.device) -> int:
+    """The count of pieces, about as large as each other, for rows of so many bytes."""
+    return -(-rows // max(1, (_GPU_PIECE if device.type != "cpu" else _CPU_PIECE) // size))
 
 
 def _slice_of(part: object, begin: int, piece: Tensor, count: int) -> object:

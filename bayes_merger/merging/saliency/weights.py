@@ -59,14 +59,14 @@ class TensorWeight(ABC):
     def ends(self) -> tuple[float, float]:
         """Bounds of the weights of the whole tensor."""
 
-    def tables(self, rows: slice, step: int, room: Callable[[tuple[int, ...]], Tensor]) -> Iterator[Tensor]:
-        """The weights of some rows, so many of them at a time, each in the place of those before.
+    def tables(self, rows: slice, pieces: int, room: Callable[[tuple[int, ...]], Tensor]) -> Iterator[Tensor]:
+        """The weights of some rows in so many pieces, each in the place of the one before, as `torch.chunk` makes them.
 
         They are matrices that broadcast to those rows: where all rows are alike there is one, and so with columns.
 
         Args:
             rows: which.
-            step: how many at a time.
+            pieces: how many.
             room: from a shape to numbers in fp32 to write into, on the device of the tensor.
         """
         device = room((1, 1)).device
@@ -76,9 +76,8 @@ class TensorWeight(ABC):
             table = room((1, width))
             self.fill(factors, table)
             yield from repeat(table)
-        split = [repeat(factor) if len(factor) == 1 else factor.split(step) for factor in factors]
-        for begin, *parts in zip(range(rows.start, rows.stop, step), *split, strict=False):
-            table = room((min(step, rows.stop - begin), width))
+        for parts in zip(*(repeat(f) if len(f) == 1 else f.chunk(pieces) for f in factors), strict=False):
+            table = room((max(map(len, parts)), width))
             self.fill(parts, table)
             yield table
 
@@ -175,17 +174,17 @@ def row_width(weights: Weights) -> int:
     return max((weight.width for weight in weights.values() if isinstance(weight, TensorWeight)), default=1)
 
 
-def weights_by_rows(weights: Weights, rows: slice, step: int, buffer: Buffer) -> Iterator[dict[str, Weight]]:
+def weights_by_rows(weights: Weights, rows: slice, pieces: int, buffer: Buffer) -> Iterator[dict[str, Weight]]:
     """The weights as a method takes them, without end where none differs from row to row.
 
     Args:
         weights: of the tensor.
         rows: of the tensor as a matrix, those that are meant.
-        step: how many at a time.
+        pieces: how many.
         buffer: memory for them; what follows is written into the same.
     """
     columns = [
-        weight.tables(rows, step, partial(buffer, name)) if isinstance(weight, TensorWeight) else repeat(weight)
+        weight.tables(rows, pieces, partial(buffer, name)) if isinstance(weight, TensorWeight) else repeat(weight)
         for name, weight in weights.items()
     ]
     return (dict(zip(weights, values, strict=True)) for values in zip(*columns, strict=False))
