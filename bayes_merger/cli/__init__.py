@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def program() -> NoReturn:
     """The command as a process of its own."""
     # A tenth of the time to import torch and diffusers, or to read a study, would go into looking for garbage.
-    gc.set_threshold(100_000)
+    gc.set_threshold(300_000)
     code = main()
     if "torch" not in sys.modules:  # whose libraries complain about what is left
         gc.freeze()  # nobody needs to look for garbage in what ends

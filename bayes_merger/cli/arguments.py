@@ -99,6 +99,11 @@ def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     return values[-1] if values else "", [o for o in overrides if o.partition("=")[0] != setting]
 
 
+def split_flag(flag: str, arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether an option without a value is given, and the other arguments."""
+    return flag in arguments, [argument for argument in arguments if argument != flag]
+
+
 def add_source(parser: Parser) -> None:
     """The arguments that say which merge is meant."""
     parser.takes_settings = True

@@ -150,6 +150,11 @@ class RunFolder:
         return self.path / "status.json"
 
     @property
+    def ticket(self) -> Path:
+        """Since when a run waits for its device; see :mod:`bayes_merger.run.turns`."""
+        return self.path / "ticket.json"
+
+    @property
     def best(self) -> Path:
         """What the user takes home: recipe, weight strings, pictures, plots."""
         return self.path / "best"
@@ -229,7 +234,7 @@ class RunFolder:
         found = 0
         for place, _, names in os.walk(self.path):
             with suppress(OSError):
-                found += sum(Path(place, name).lstat().st_size for name in names)
+                found += sum(os.lstat(f"{place}{os.sep}{name}").st_size for name in names)  # of thousands
         return found
 
     @contextmanager
@@ -257,7 +262,7 @@ class RunFolder:
 
     def _forget_former_run(self) -> None:
         """Remove what only a process that runs the study has said, or is asked for."""
-        for path in (self.wish, self.status, *self.path.glob(DRAWINGS)):
+        for path in (self.wish, self.status, self.ticket, *self.path.glob(DRAWINGS)):
             with suppress(OSError):
                 path.unlink()
 
@@ -378,7 +383,9 @@ def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> R
         return folder
     stem = stem or stem_of(config)
     number = 1
-    while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"), address)):
+    while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"), address)) or (
+        folder.is_running  # and has not begun
+    ):
         number += 1
     return folder
 
