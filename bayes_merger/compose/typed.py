@@ -71,6 +71,15 @@ def in_full(override: str) -> str:
     return f"{FURTHER.get(key, key)}{equals}{value}"
 
 
+def _torn(before: str, rest: str, after: str) -> str:
+    """What to do where a shell has taken a setting apart: PowerShell a list at its commas, all of them at blanks."""
+    if after.startswith("="):
+        return "; no blanks around ="
+    if before.partition("=")[0] in LISTS:
+        return f"; a list may need quotes, like  '{before},{rest}'"
+    return f'; if it belongs to what is before it, quote both:  "{before} {rest}"' if "=" in before else ""
+
+
 def check_typed(overrides: Sequence[str]) -> None:
     """Whether these are settings at all.
 
@@ -79,7 +88,7 @@ def check_typed(overrides: Sequence[str]) -> None:
     """
     if {"n_iters", "images_budget"} <= {override.partition("=")[0] for override in overrides}:
         raise ConfigError("images_budget: says how many trials there are, as n_iters does; give one of the two")
-    for override, before in zip(overrides, ("", *overrides), strict=False):
+    for before, override, after in zip(("", *overrides), overrides, (*overrides[1:], ""), strict=False):
         key, equals, _ = override.partition("=")
         shown = printable(key)
         if key.startswith("'"):
@@ -87,9 +96,9 @@ def check_typed(overrides: Sequence[str]) -> None:
         if key.startswith("-"):
             raise ConfigError(f"no option '{shown}' here; settings are given like  name=value  (--help lists them)")
         if not equals and not key.startswith("~"):
-            is_torn = before.partition("=")[0] in LISTS  # PowerShell hands on the parts of a list one by one
-            hint = f"; a list may need quotes, like  '{printable(before)},{shown}'" if is_torn else ""
-            raise ConfigError(f"argument '{shown}': settings are given like  name=value{hint}")
+            raise ConfigError(
+                f"argument '{shown}': settings are given like  name=value{_torn(printable(before), shown, after)}"
+            )
         if key.startswith("+"):
             raise ConfigError(f"{shown}: a setting is given without +, like  {printable(key.lstrip('+'))}=...")
         if "@" in key:
