@@ -114,10 +114,8 @@ class SearchSpace:
         """
         self.check(values)
         assembled = {weight: dict(row) for weight, row in self._least.items()}
-        for parameter, places in zip(self.parameters, self._places, strict=True):
-            number = float(values[parameter.name])
-            for weight, block in places:
-                assembled[weight][block] = number
+        for weight, driven in self._driven.items():
+            assembled[weight] |= {block: float(values[name]) for block, name in driven}
         return assembled
 
     @cached_property
@@ -137,10 +135,14 @@ class SearchSpace:
         return assembled
 
     @cached_property
-    def _places(self) -> list[list[tuple[str, str]]]:
-        """Of each parameter, weight and block of all that it drives."""
-        driven = [[name.rpartition(".") for name in parameter.drives] for parameter in self.parameters]
-        return [[(weight, block) for block, _, weight in names] for names in driven]
+    def _driven(self) -> dict[str, list[tuple[str, str]]]:
+        """Of each weight, the blocks that have a parameter, and its name."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.parameters:
+            for name in parameter.drives:
+                block, _, weight = name.rpartition(".")
+                found.setdefault(weight, []).append((block, parameter.name))
+        return found
 
     def values_of(self, weights: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The parameter values that :meth:`assemble` turns into these weights.
@@ -231,8 +233,8 @@ class SearchSpace:
         return values, [f"{_shortened(names)} {how}" for how, names in changes.items() if names]
 
     def distributions(self) -> dict[str, FloatDistribution]:
-        """The space as Optuna knows it, in the order of the parameters."""
-        return dict(self._distributions)
+        """The space as Optuna knows it, in the order of the parameters; all trials share it, so it is never changed."""
+        return self._distributions
 
     @cached_property
     def _distributions(self) -> dict[str, FloatDistribution]:
