@@ -28,8 +28,8 @@ class Parser(argparse.ArgumentParser):
         return self.parse_intermixed_args(args, namespace)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, with places as options."""
-        known = [place for place in PLACES if f"--{place}" in self._option_string_actions]
+        """As argparse's, with places as options, and where to write."""
+        known = [name for name in (*PLACES, "out") if f"--{name}" in self._option_string_actions]
         words = [f"--{word}" if word.partition("=")[0] in known and "=" in word else word for word in args]
         if self.takes_settings:
             options = [name.lstrip("-") for name in self._option_string_actions]

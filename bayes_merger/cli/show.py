@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import optuna
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError, printable
+from bayes_merger.paths import quoted
 from bayes_merger.report import summary as report
 from bayes_merger.report.convergence import convergence_of
 from bayes_merger.report.importance import CAVEAT, importances
@@ -29,7 +29,7 @@ from bayes_merger.report.study_tables import (
     trials_table,
     weights_table,
 )
-from bayes_merger.report.svg import sparkline
+from bayes_merger.report.svg import BARS, PLAIN_BARS, sparkline
 from bayes_merger.report.tables import (
     best_lines,
     candidates_table,
@@ -177,7 +177,10 @@ def _print_course(study: optuna.study.Study, trials: Sequence[Mapping[str, Any]]
     """How the search went, where its time goes, and what seems to matter, a line each."""
     course = convergence_of(study)
     values = [value for _, value in course.points]
-    print(f"  points  {sparkline(values)}  {min(values):.2f} to {max(values):.2f}")
+    drawn = sparkline(values)
+    if not _shows(drawn):
+        drawn = drawn.translate(str.maketrans(BARS, PLAIN_BARS))
+    print(f"  points  {drawn}  {min(values):.2f} to {max(values):.2f}")
     if course.parents:
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in course.parents.items()))
     if course.noise:
@@ -195,7 +198,7 @@ def _print_course(study: optuna.study.Study, trials: Sequence[Mapping[str, Any]]
 
 def _print_ways_on(folder: RunFolder, study: optuna.study.Study) -> None:
     """What to do with it: the file, the page, and the prediction, which takes longer to find than to show all else."""
-    typed, name = folder.typed, quote(folder.name)
+    typed, name = folder.typed, quoted(folder.name)
     print(f"\nwrite it to a file:  bayes-merger merge {typed} --out {name}.safetensors")
     print(f"with pictures:       bayes-merger report {typed}")
     if posterior_of(study).fitted and len(study.directions) == 1 and not last_prediction(study):
@@ -233,3 +236,12 @@ def _print_final(console: Console, study: optuna.study.Study) -> None:
         console.print(candidates_table(final, posterior_of(study)))
     if final and final.rows:
         console.print(closing_table(final, pictures_compared(study, final)))
+
+
+def _shows(text: str) -> bool:
+    """Whether standard output has these letters: a pipe on Windows has those of an old code page alone."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bayes_merger.atomic import put_in_place
 from bayes_merger.errors import ConfigError, StorageError, trouble
 from bayes_merger.plain_json import parse_json
 from bayes_merger.run.folder import RunFolder
@@ -98,4 +99,4 @@ def replace_file(path: Path, data: Mapping[str, Any]) -> None:
     """Write such a small file; no flush, since after a power cut it counts for nothing."""
     new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     new.write_text(json.dumps(data), encoding="utf-8")
-    new.replace(path)
+    put_in_place(new, path)

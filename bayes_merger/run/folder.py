@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -19,6 +18,7 @@ from filelock import FileLock, Timeout
 from bayes_merger.atomic import write_atomically
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError, StorageError, and_more, nearest, trouble
+from bayes_merger.paths import quoted
 
 if TYPE_CHECKING:
     import optuna
@@ -111,8 +111,8 @@ class RunFolder:
     @property
     def typed(self) -> str:
         """The study as it is given to a command."""
-        elsewhere = "" if self.path.parent == Path("runs") else f" runs={quote(str(self.path.parent))}"
-        return quote(self.name) + elsewhere
+        elsewhere = "" if self.path.parent == Path("runs") else f" runs={quoted(str(self.path.parent))}"
+        return quoted(self.name) + elsewhere
 
     @property
     def ratings(self) -> Path:
@@ -273,11 +273,13 @@ def slug(text: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """The study's name as given, when it can be a folder.
+    """The study's name as given, when it can be a folder, on Windows too.
 
     Raises:
         ConfigError: it has characters that a folder name cannot have.
     """
+    if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE):
+        raise ConfigError(f"name: '{name}' is a device on Windows; try name={name}-1")
     if name.replace("@", "-") != slug(name):  # NAME@2 is what a study is called whose pictures were judged again
         raise ConfigError(f"name: '{name}' cannot be a folder; try name={slug(name)}")
     return name
