@@ -405,6 +405,14 @@ def test_a_safetensors_file_of_parallel_training_is_read(tmp_path: Path) -> None
         assert checkpoint.architecture is SD1
 
 
+@pytest.mark.parametrize("prefix", ["", "model.", "diffusion_model.", UNET])
+def test_a_mark_counts_behind_any_prefix(prefix: str, tmp_path: Path) -> None:
+    save_file(tensors_of(1) | {f"{prefix}v_pred": torch.zeros(0)}, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        assert checkpoint.prediction == "v"
+        assert checkpoint.architecture is SD1
+
+
 def test_a_wrapper_that_tells_two_tensors_apart_stays(tmp_path: Path) -> None:
     save_file({"module.x": torch.zeros(1), "x": torch.ones(1)}, tmp_path / "m.safetensors")
     with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
