@@ -196,7 +196,7 @@ class RunFolder:
 
     def note(self, text: str) -> None:
         """Lines for the log alone."""
-        with suppress(OSError), self.log.open("a", encoding="utf-8") as log:
+        with suppress(OSError), self.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.writelines(f"    {line}\n" for line in text.splitlines())
 
     def make(self) -> None:
