@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, one_line, printable
-from bayes_merger.scoring.download import NotFetched
 from bayes_merger.scoring.scorer import ImageToScore, Score, Scorer, sees_trial
 
 LARGEST = 1e100
@@ -29,6 +28,8 @@ def prepare_scorers(scorers: Iterable[Scorer], folder: Path | None = None) -> No
         ConfigError: a scorer cannot work. Where a file cannot be fetched, all that are missing are named, for who has
             to carry them here.
     """
+    from bayes_merger.scoring.download import NotFetched  # the network's modules, which those who look do not need
+
     chosen = list(scorers)
     try:
         for scorer in chosen:

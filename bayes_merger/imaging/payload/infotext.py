@@ -75,7 +75,8 @@ _SIZES = {
 _OF_THE_MODEL = (
     "Model", "Model hash", "VAE", "VAE hash", "Version", "Batch size", "Batch pos", "User", "Hashes", "Lora hashes",
     "TI hashes", "TI", "Template", "Negative Template", "Refiner switch at", "Module ", "Token merging ratio",
-    "Created Date", "Civitai ", "Hires Module ", "Hires VAE", "Diffusion in Low Bits", "Trial", "Score", "Recipe",
+    "Created Date", "Civitai ", "Hires Module ", "Hires VAE", "Diffusion in Low Bits",
+    "Study", "Trial", "Score", "Recipe",
 )  # fmt: skip
 """Parameters, and beginnings of them, that a payload does not have."""
 
