@@ -168,7 +168,7 @@ def test_every_method_takes_such_weights_as_it_takes_a_number_for_each_place(
         for name in sorted(spec.tensors):
             found = []
             for given in (factor, factor.expand(5, 12).contiguous()):
-                weights: dict[str, float | TensorWeight] = {other: 0.4 for other in spec.weights}
+                weights: dict[str, float | TensorWeight] = dict.fromkeys(spec.weights, 0.4)
                 weights[name] = ScaledWeight(12, 0.5, (given,), 0.0, 1.0)
                 out = torch.empty(5, 3, 4, dtype=dtype)
                 combine(spec.bind(spec.models), sources, weights, out, dtype, Scratch(), "key")
