@@ -214,6 +214,7 @@ def test_a_whole_configuration_takes_the_place_of_ours(folder: Path) -> None:
     assert (settings["n_iters"], settings["init_points"], settings["space"]) == (7, 10, {})
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
