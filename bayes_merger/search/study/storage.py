@@ -209,7 +209,7 @@ def _open_file(
 ) -> RDBStorage:
     """A SQLite file, once it is known to be a study's or nobody's."""
     if create and not (path.is_file() and path.stat().st_size and tables_of(path, waiting)):
-        make_tables(path, waiting)  # as well where a process died over it
+        _KNOWN.add(make_tables(path, waiting))  # as well where a process died over it
     else:
         check_is_study(path, waiting)
     if reading:
