@@ -250,6 +250,7 @@ def test_a_name_with_a_blank_is_answered_with_quotes(folder: Path) -> None:
     assert str(caught.value) == "argument 'n_iters': settings are given like  name=value; no blanks around ="
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [

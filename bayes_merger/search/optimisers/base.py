@@ -32,7 +32,7 @@ from optuna.samplers import BaseSampler
 from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from threadpoolctl import threadpool_limits
+from threadpoolctl import get_cached_controller
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.cube import Array, derived_seed, generator, to_point, to_values
@@ -269,7 +269,7 @@ def one_thread() -> Iterator[None]:
     if torch:
         torch.set_num_threads(1)
     try:
-        with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+        with get_cached_controller().limit(limits=1, user_api="blas"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
