@@ -25,10 +25,7 @@ from bayes_merger import compose
 from bayes_merger.compose.changes import check_changeable
 from bayes_merger.config import LOCAL, RunConfig
 from bayes_merger.course import carry_on
-from bayes_merger.errors import (
-    CheckpointError,
-    ConfigError,
-)
+from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
@@ -49,6 +46,7 @@ from bayes_merger.run.record import left_out
 from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space
 from bayes_merger.run.status import reporting_status
 from bayes_merger.run.sweep import sweep
+from bayes_merger.run.turns import device_of, wait_for_turn
 from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
 from bayes_merger.run.wishes import Wishes, store_wish
 from bayes_merger.search.space.from_effect import about_effect
@@ -64,6 +62,7 @@ def begin(
     named: bool = True,
     reporting: Reporting = plain_reporting,
     seating: Seating = no_seat,
+    queued: bool = False,
 ) -> RunFolder:
     """Start a new study and run it to its end.
 
@@ -72,6 +71,7 @@ def begin(
         named: the user chose the study's name; otherwise a number is added to a name that is in use.
         reporting: opens the progress reporter, given the log file.
         seating: opens the place where a person rates while the study runs.
+        queued: wait for the other runs in the same folder that draw on its device, and for those that wait already.
 
     Returns:
         The study's folder.
@@ -94,7 +94,7 @@ def begin(
     setup = without_idle(setup)
     design, about_anchors = start_design(setup)
     settings = {**settled(settings, setup), "name": folder.name}
-    with folder.locked(), reporting_status(folder, reporting) as progress:
+    with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.note(f"study {folder.name} in {folder.path}")
         if line := about_idle(setup.space):
             progress.note(f"{line}; {SEARCH_ALL}")
@@ -113,6 +113,7 @@ def resume(
     address: str = "",
     reporting: Reporting = plain_reporting,
     seating: Seating = no_seat,
+    queued: bool = False,
 ) -> RunFolder:
     """Go on with a study, as if it had never been interrupted; or with more trials or time.
 
@@ -123,6 +124,7 @@ def resume(
         address: of the database that has it, if it is not in its folder.
         reporting: opens the progress reporter, given the log file.
         seating: opens the place where a person rates while the study runs.
+        queued: wait for the other runs in the same folder that draw on its device, and for those that wait already.
 
     Raises:
         ConfigError: no such study, or settings that would make its scores incomparable.
@@ -136,7 +138,7 @@ def resume(
     stored = of_a_run(load(folder))
     check_changeable(name, stored[CONFIG], overrides)
     settings, setup = _stored(folder, stored, overrides)
-    with folder.locked(), reporting_status(folder, reporting) as progress:
+    with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.step("hashing the models")
         folder.point()
         mark = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
@@ -174,6 +176,7 @@ def fork(
     runs: str | Path = "runs",
     reporting: Reporting = plain_reporting,
     seating: Seating = no_seat,
+    queued: bool = False,
 ) -> RunFolder:
     """Start a new study that takes over the trials of another one which still compare.
 
@@ -184,6 +187,7 @@ def fork(
         runs: the folder of all studies.
         reporting: opens the progress reporter, given the log file.
         seating: opens the place where a person rates while the study runs.
+        queued: wait for the other runs in the same folder that draw on its device, and for those that wait already.
 
     Raises:
         ConfigError: no such study, a setting that makes no sense, or scores that would not be comparable.
@@ -209,7 +213,7 @@ def fork(
     settings = {**settled(settings, setup), "init_points": wanted, "images_budget": None}
     setup = replace(setup, config=compose.validate(settings))
     taken = [with_pictures(trial, old, folder) for trial in heritage.trials]
-    with folder.locked(), reporting_status(folder, reporting) as progress:
+    with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.note(f"study {new} in {folder.path}: {taken_over(name, heritage)}")
         upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
         about_frozen = about_effect(setup.config.space, setup.space.blocks)
@@ -220,6 +224,17 @@ def fork(
             forked.set_user_attr(MOST, fits)
         carry_on(setup, forked, folder, progress, seating)
     return folder
+
+
+@contextmanager
+def _in_turn(
+    folder: RunFolder, settings: Mapping[str, Any], reporting: Reporting, *, queued: bool
+) -> Iterator[ProgressReporter]:
+    """Hold a study and report on it, once it is its turn."""
+    with folder.locked(), reporting_status(folder, reporting) as progress:
+        if queued:
+            wait_for_turn(folder, device_of(settings), progress)
+        yield progress
 
 
 def _place_of_fork(

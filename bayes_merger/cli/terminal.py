@@ -56,8 +56,8 @@ class BarReporter(PlainReporter):
 
     def trial(self, report: TrialReport) -> None:
         """Print the trial above the bars and move the first one on."""
-        best = f"best {report.best:.3f}" if report.best is not None else ""
-        best += f" ({report.mean:.3f})" if report.mean is not None else ""
+        best = f"best {report.best:.3f}" if report.best is not None and not report.blind else ""
+        best += f" ({report.mean:.3f})" if report.mean is not None and not report.blind else ""
         best += f"  {ends(report.left)}" if report.left else ""
         self.budget(report.done, report.total)
         self._progress.update(self._study, info=best.lstrip())
@@ -66,9 +66,9 @@ class BarReporter(PlainReporter):
         self._console.print(line, highlight=False, markup=False)  # too long, it is broken between words
 
     def note(self, text: str) -> None:
-        """Print one line above the bars and log it."""
+        """Print a line above the bars and log it; it is broken between words, unless a command in it may be copied."""
         self._write(text)
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap="bayes-merger " in text or "\n" in text)
 
     @contextmanager
     def members(self, names: Sequence[str]) -> Iterator[list[Step]]:

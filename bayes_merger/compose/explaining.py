@@ -18,6 +18,9 @@ from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
 from bayes_merger.run.choices import choices
 
+_NO_SUCH = re.compile(r"Value (.+) of type '\w+' could not be converted to (Integer|Float)")
+_KINDS = {"Integer": "a whole number", "Float": "a number"}
+
 LONGEST = 300
 """Characters of a library's words that are passed on."""
 
@@ -40,6 +43,7 @@ def explained(
         yield
     except (HydraException, OmegaConfBaseException) as error:
         line = words.show(_line(error, overrides, known))
+        line = _NO_SUCH.sub(lambda said: f"{said[1]} is not {_KINDS[said[2]]}", line)
         raise ConfigError(f"{_file(str(error))}{printable(line, longest=LONGEST)}") from error
     except (OSError, ValueError, RecursionError) as error:  # names and numbers that are longer than anything has
         raise ConfigError(f"settings: not understood ({printable(one_line(error))})") from error

@@ -26,6 +26,10 @@ CALLED = {
     "wildcards_dir": "wildcards=FOLDER",
     # supermerger, mergers of block weights, diffusers
     "base_model": "model_a=FILE",
+    "model": "model_a=FILE and model_b=FILE",
+    "models": "model_a=FILE and model_b=FILE",
+    "payload": "payloads=NAME",
+    "scorer": "scorers=laion,clip",
     "mode": "method=weighted_sum",
     "num_inference_steps": "payloads.NAME.steps=30",
     "guidance_scale": "payloads.NAME.cfg_scale=7",

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -19,6 +18,7 @@ from filelock import FileLock, Timeout
 from bayes_merger.atomic import write_atomically
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError, StorageError, and_more, nearest, trouble
+from bayes_merger.paths import quoted
 
 if TYPE_CHECKING:
     import optuna
@@ -111,8 +111,8 @@ class RunFolder:
     @property
     def typed(self) -> str:
         """The study as it is given to a command."""
-        elsewhere = "" if self.path.parent == Path("runs") else f" runs={quote(str(self.path.parent))}"
-        return quote(self.name) + elsewhere
+        elsewhere = "" if self.path.parent == Path("runs") else f" runs={quoted(str(self.path.parent))}"
+        return quoted(self.name) + elsewhere
 
     @property
     def ratings(self) -> Path:
@@ -148,6 +148,11 @@ class RunFolder:
     def status(self) -> Path:
         """What a run does."""
         return self.path / "status.json"
+
+    @property
+    def ticket(self) -> Path:
+        """Since when a run waits for its device; see :mod:`bayes_merger.run.turns`."""
+        return self.path / "ticket.json"
 
     @property
     def best(self) -> Path:
@@ -229,7 +234,7 @@ class RunFolder:
         found = 0
         for place, _, names in os.walk(self.path):
             with suppress(OSError):
-                found += sum(Path(place, name).lstat().st_size for name in names)
+                found += sum(os.lstat(f"{place}{os.sep}{name}").st_size for name in names)  # of thousands
         return found
 
     @contextmanager
@@ -257,7 +262,7 @@ class RunFolder:
 
     def _forget_former_run(self) -> None:
         """Remove what only a process that runs the study has said, or is asked for."""
-        for path in (self.wish, self.status, *self.path.glob(DRAWINGS)):
+        for path in (self.wish, self.status, self.ticket, *self.path.glob(DRAWINGS)):
             with suppress(OSError):
                 path.unlink()
 
@@ -268,11 +273,13 @@ def slug(text: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """The study's name as given, when it can be a folder.
+    """The study's name as given, when it can be a folder, on Windows too.
 
     Raises:
         ConfigError: it has characters that a folder name cannot have.
     """
+    if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE):
+        raise ConfigError(f"name: '{name}' is a device on Windows; try name={name}-1")
     if name.replace("@", "-") != slug(name):  # NAME@2 is what a study is called whose pictures were judged again
         raise ConfigError(f"name: '{name}' cannot be a folder; try name={slug(name)}")
     return name
@@ -376,7 +383,9 @@ def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> R
         return folder
     stem = stem or stem_of(config)
     number = 1
-    while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"), address)):
+    while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"), address)) or (
+        folder.is_running  # and has not begun
+    ):
         number += 1
     return folder
 

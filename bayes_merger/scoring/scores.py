@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bayes_merger.errors import BayesMergerError, TrialFailed, one_line
-from bayes_merger.scoring.download import NotFetched
 from bayes_merger.scoring.scorer import ImageToScore, Score, Scorer, sees_trial
 
 LARGEST = 1e100
@@ -25,6 +24,8 @@ def prepare_scorers(scorers: Iterable[Scorer], folder: Path | None = None) -> No
         ConfigError: a scorer cannot work. Where a file cannot be fetched, all that are missing are named, for who has
             to carry them here.
     """
+    from bayes_merger.scoring.download import NotFetched  # the network's modules, which those who look do not need
+
     chosen = list(scorers)
     try:
         for scorer in chosen:

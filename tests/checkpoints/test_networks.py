@@ -16,7 +16,7 @@ from bayes_merger.cli import main
 from bayes_merger.errors import CheckpointError
 from tests.command_line import refused
 from tests.folders import write_folder
-from tests.merging.tiny_models import SHAPES, UNET
+from tests.merging.tiny_models import SHAPES, UNET, write_model
 from tests.real_keys import fact_shapes, needs_facts
 
 Shapes = dict[str, tuple[int, ...]]
@@ -253,6 +253,19 @@ def test_one_more_tensor_in_a_real_network_or_text_encoder_is_another_model(name
     for stranger in (f"{UNET}audio_proj.weight", "text_encoders.llama.layer.weight", f"{UNET}head.modulation"):
         with pytest.raises(CheckpointError, match=r"such a model has no|this is Wan"):
             identify(shapes | {stranger: (2, 2)})
+
+
+def test_whichever_model_has_a_stranger_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("a.safetensors"), 1)
+    write_model(Path("b.safetensors"), 2, change={f"{UNET}input_blocks.1.1.audio_attn.to_q.weight": torch.ones(2, 2)})
+    for models in (("a", "b"), ("b", "a")):
+        words = [f"model_{name}={file}.safetensors" for name, file in zip("ab", models, strict=True)]
+        said = refused(capsys, "merge", *words, "alpha=0.5", "--out", "out.safetensors")
+        assert "b.safetensors: this looks like a Stable Diffusion 1.x checkpoint, but such a model has no" in said
+        assert "audio_attn.to_q.weight" in said
 
 
 def chroma(seed: int) -> dict[str, torch.Tensor]:

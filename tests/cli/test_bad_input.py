@@ -103,7 +103,10 @@ CASES = {
     "unknown setting": (["n_iter=5"], ["n_iter", "n_iters"]),
     "unknown setting, deep": (["generator.max_batches=5"], ["max_batches", "max_batch"]),
     "unknown field of a payload": (["payloads.tiny.stepss=3"], ["stepss", "steps"]),
-    "wrong type": (["n_iters=many"], ["n_iters", "many"]),
+    "wrong type": (["n_iters=many"], ["n_iters: 'many' is not a whole number"]),
+    "wrong type, of a fraction": (["pruning.alpha=little"], ["pruning.alpha: 'little' is not a number"]),
+    "the path of a payload": (["payloads=payloads/tiny.yaml"], ["by its name, not its path:  payloads=tiny"]),
+    "one model": (["model=A"], ["unknown setting 'model'; here it is  model_a=FILE and model_b=FILE"]),
     "low above high": (["space.ranges={IN00.alpha: [0.9, 0.1]}"], ["IN00.alpha", "0.9", "0.1"]),
     "value outside its range": (
         ["space.frozen={IN00.alpha: 0.9}", "space.ranges={IN00.alpha: [0.1, 0.2]}"],

@@ -26,6 +26,9 @@ def test_a_name_that_cannot_be_a_folder_is_refused_with_one_that_can() -> None:
     assert check_name("fine-1") == "fine-1"
     with pytest.raises(ConfigError, match="name=a-b"):
         check_name("a/b")
+    with pytest.raises(ConfigError, match="name: 'Con' is a device on Windows; try name=Con-1"):
+        check_name("Con")
+    assert check_name("console") == "console"
 
 
 def test_studies_are_listed_with_the_last_one_first_and_found_by_name(tmp_path: Path) -> None:

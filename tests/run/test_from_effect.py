@@ -103,6 +103,7 @@ def test_json_says_the_same(tmp_path: Path, table: Path, hashes: dict[str, str])
     assert read_block_effects(write(tmp_path / "effect.json", lines)).sizes == read_block_effects(table).sizes == SIZES
 
 
+@pytest.mark.slow
 def test_the_middle_is_that_of_the_range_and_a_group_counts_whole(table: Path) -> None:
     assert frozen(f"space.from_effect={table}", "space.ranges.OUT03=[0.2,0.6]") == {
         "OUT03.alpha": 0.4, "OUT10.alpha": 0.5

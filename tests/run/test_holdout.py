@@ -60,6 +60,7 @@ def test_where_they_do_not_part_nobody_is_warned(by: float, holdout_by: float, t
     assert not any(line.startswith("warning") for line in notes.lines)
 
 
+@pytest.mark.slow
 def test_no_trend_is_told_while_a_search_is_young_or_nothing_is_held_out(tmp_path: Path) -> None:
     young, _ = searched(watched(0.05, -0.02, n_iters=9), tmp_path / "young")
     assert trends(young) == []

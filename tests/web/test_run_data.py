@@ -49,7 +49,7 @@ def test_settings_are_composed_as_for_the_terminal_and_the_command_line_is_told(
     assert (found["study"], found["trials"], children.commands) == ("demo", 13, [])
     assert ask.post(API, json={**body, "check": False}).status_code == 200
     (command,) = children.commands
-    assert command[-2:] == ["name=demo", "web.page=off"]
+    assert command[-3:] == ["name=demo", "web.page=off", "--queue"]
     assert "payloads.fox.prompt=a fox" in command
 
 
@@ -129,7 +129,7 @@ def test_a_study_without_a_run_gets_a_new_one(ask: TestClient, children: Recorde
     before = len(children.commands)
     assert ask.post(f"{API}/s/pause", json={}).status_code == 422
     assert ask.post(f"{API}/s/resume", json={}).json() == {"said": "It starts again; that takes a while."}
-    assert children.commands[before] == ["resume", "s", f"runs={made}", "web.page=off"]
+    assert children.commands[before] == ["resume", "s", f"runs={made}", "web.page=off", "--queue"]
     assert ask.post(f"{API}/s/resume", json={"trials": -1}).status_code == 422
     assert ask.post(f"{API}/other/resume", json={}).status_code == 404
 

@@ -171,8 +171,8 @@ class SearchSpace:
         Raises:
             ConfigError: naming the first that is wrong.
         """
-        names = self._names
-        if not values.keys() <= names:
+        names = self.names
+        if not values.keys() <= self._known:
             name = next(name for name in values if name not in names)
             raise ConfigError(f"{name} is not searched here; {nearest(name, names)}")
         for parameter in self.parameters:
@@ -185,8 +185,13 @@ class SearchSpace:
                 raise ConfigError(f"{parameter.name} = {value:g} is outside {parameter.low:g} ... {parameter.high:g}")
 
     @cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset(parameter.name for parameter in self.parameters)
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters, in order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
 
     def anchors(self) -> list[dict[str, float]]:
         """Pure A, pure B and the even mix, each clipped to the ranges; rows that become equal are listed once."""

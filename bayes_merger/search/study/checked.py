@@ -189,7 +189,7 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
     if trial.state == TrialState.COMPLETE and (wrong := _wrong_score(trial.values, objectives)):
         return wrong
     given = trial.params
-    values = {parameter.name: given[parameter.name] for parameter in space.parameters if parameter.name in given}
+    values = {name: given[name] for name in space.names if name in given}
     try:
         weights = space.assemble(values)
     except ConfigError as error:

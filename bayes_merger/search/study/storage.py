@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 
 from bayes_merger.errors import ConfigError, StorageError, trouble
+from bayes_merger.search.study.new_file import make_tables
 from bayes_merger.search.study.quick import QuickStorage
 from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, when_unlocked
 
@@ -63,6 +64,9 @@ NOT_OPENED = (
     AssertionError,
 )
 """What opening a storage that is none may end with."""
+
+_KNOWN: set[str] = set()
+"""Of Optuna's tables, the revision that this process has found to be the installed Optuna's."""
 
 PASSING = {
     r"too many (clients|connections)|connection slots are reserved|no more connections allowed": (
@@ -208,6 +212,8 @@ def _open_file(
         check_is_study(path, waiting)
     elif not create:
         raise ConfigError(f"{path}: not a study's storage (an empty file); choose another file")
+    else:
+        make_tables(path, waiting)
     if reading:
         return _made(
             kind, address, {"creator": reader(path, waiting), "poolclass": sqlalchemy.pool.NullPool}, create=False
@@ -244,21 +250,33 @@ def _server(reading: bool) -> dict[str, Any]:
 
 
 def _made(kind: type[RDBStorage], text: str, settings: Mapping[str, Any], create: bool) -> RDBStorage:
+    def attempt(checks: bool) -> RDBStorage:
+        return kind(
+            text,
+            engine_kwargs=dict(settings),
+            heartbeat_interval=BEAT,
+            grace_period=GRACE,
+            skip_table_creation=not create,
+            skip_compatibility_check=not checks,
+        )
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2.9
-        for attempt in (1, 2):
-            try:
-                return kind(
-                    text,
-                    engine_kwargs=dict(settings),
-                    heartbeat_interval=BEAT,
-                    grace_period=GRACE,
-                    skip_table_creation=not create,
-                )
-            except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
-                if attempt == 2 or not create or text.startswith("sqlite"):
-                    raise  # else: two processes made the tables at once, and the other one won
-    raise AssertionError
+        try:
+            storage = attempt(checks=False)
+        except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
+            if not create or text.startswith("sqlite"):
+                raise  # else: two processes made the tables at once, and the other one won
+            storage = attempt(checks=False)
+        return storage if _is_this_optunas(storage) else attempt(checks=True)  # which says what is wrong
+
+
+def _is_this_optunas(storage: RDBStorage) -> bool:
+    """Whether the tables are as this version of Optuna makes them, for which it reads its migrations: once."""
+    revision = storage.get_current_version()
+    if revision not in _KNOWN and revision == storage.get_head_version():
+        _KNOWN.add(revision)
+    return revision in _KNOWN
 
 
 def _cause(error: Exception, address: sqlalchemy.URL) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from optuna.distributions import FloatDistribution
@@ -129,9 +130,13 @@ def points_of(trials: Sequence[FrozenTrial]) -> tuple[Sequence[str], Array] | No
     """
     newest = trials[-1].distributions if trials else {}
     floats = {name: one for name, one in newest.items() if isinstance(one, FloatDistribution)}
-    if not floats or len(floats) < len(newest) or not all(floats.keys() <= trial.params.keys() for trial in trials):
+    if not floats or len(floats) < len(newest):
         return None
-    values = np.array([[*map(trial.params.__getitem__, floats)] for trial in trials], dtype=float)
+    chosen = itemgetter(*floats)
+    try:
+        values = np.array([chosen(trial.params) for trial in trials], dtype=float).reshape(len(trials), len(floats))
+    except KeyError:
+        return None
     low, high = (np.array([getattr(one, end) for one in floats.values()]) for end in ("low", "high"))
     wide = low < high
     names = [name for name, has_width in zip(floats, wide, strict=True) if has_width]

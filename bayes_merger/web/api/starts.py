@@ -23,7 +23,7 @@ from bayes_merger.run.models import given_models, merge_settings
 from bayes_merger.run.outside import OUTSIDE
 from bayes_merger.run.setup import check_numbers
 from bayes_merger.run.steering import MOST_TRIALS
-from bayes_merger.web.queue import device_of
+from bayes_merger.run.turns import device_of
 from bayes_merger.web.shelf import Shelf
 
 

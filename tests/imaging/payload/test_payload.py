@@ -51,7 +51,7 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": "a", "width": 500}, "width: 500 is not a multiple of 8; use 496"),
         ({"prompt": "a", "height": "512px"}, "height: expected a number, got '512px'"),
         ({"prompt": "a", "cfg_scale": "7,5"}, "got '7,5'; decimals are behind a point"),
-        ({"prompt": "a", "seed": 4294967296}, "seed: 4294967296 is not between -1 and 4294967295"),
+        ({"prompt": "a", "seed": 2**64}, "seed: 18446744073709551616 is not between -1 and 18446744065119617024"),
         ({"prompt": "a", "steps": 0}, "steps: 0 is not between 1 and 1000"),
         ({"prompt": "a", "steps": 2.5}, "steps: expected a whole number"),
         ({"prompt": "a", "steps": True}, "steps: expected a number, got True"),

@@ -164,6 +164,7 @@ class DrawnArchitecture:
             payload.scheduler,
             prediction_type=self.model.prediction_type,
             zero_snr=self.model.zero_snr,
+            rng=payload.rng,
         )
 
     @property
