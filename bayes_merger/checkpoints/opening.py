@@ -68,7 +68,10 @@ def _check_exists(path: Path) -> None:
     if path.is_symlink():
         raise CheckpointError(f"{path}: a link to {path.readlink()}, which is not there; give the file itself")
     if not path.parent.is_dir():
-        if path.parts[0] in ("http:", "https:") or (not path.suffix and len(path.parts) == 2):
+        if path.parts[0] in ("http:", "https:"):
+            address = path.as_posix().replace(":/", "://", 1)
+            raise CheckpointError(f"{address}: models are not downloaded; fetch it there and give the file")
+        if not path.suffix and len(path.parts) == 2:
             raise CheckpointError(f"{path}: models are not downloaded; give a file or folder that is here")
         raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path")
     inside = _models_in(path.parent)

@@ -81,8 +81,11 @@ class Sidecar:
 
     def mean(self, key: str, statistic: str) -> Tensor:
         """A weight's statistic over all bands, `(channels,)` in fp64."""
-        counts, banded = self.counts(key, COUNT_OF[statistic]), self.banded(key, statistic)
-        return banded[0] if len(counts) == 1 else counts @ banded / counts.sum()
+        banded = self.banded(key, statistic)
+        if len(banded) == 1:
+            return banded[0]
+        counts = self.counts(key, COUNT_OF[statistic])
+        return counts @ banded / counts.sum()
 
     def by_run(self, key: str) -> Tensor:
         """Mean squares of a weight's input and of its response in every run, `(runs, 2)` in fp64."""

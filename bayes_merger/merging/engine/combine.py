@@ -5,18 +5,18 @@ Files and live models go through this one function with the same pieces, so that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.parameters import Prepared, Weight
-from bayes_merger.merging.saliency.weights import Buffer, TensorWeight, Weights, row_width, weights_at
+from bayes_merger.merging.saliency.weights import Buffer, TensorWeight, Weights, row_width, vary, weights_by_rows
 
-_CPU_PIECE = 2**16  # numbers; half a dozen fp32 pieces stay in a core's cache
-_FUSED = 4  # so many times as many of a lerp, which has fewer temporaries
-_GPU_PIECE = 2**26  # launches cost more than cache misses there
+_CPU_PIECE = 2**18  # bytes in the dtype that is computed in; half a dozen pieces stay in a core's cache
+_GPU_PIECE = 2**28  # launches cost more than cache misses there
 
 Make = Callable[[], Prepared]
 
@@ -26,16 +26,22 @@ class Scratch:
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._views: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}  # pieces have mostly one shape
 
-    def flat(self, name: str, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """``count`` numbers to write into; they still hold what the last user of this name wrote."""
+    def room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Numbers to write into; they still hold what the last user of this name wrote."""
         key = (name, dtype, device)
-        buffer = self._buffers.get(key)
+        view = self._views.get(key)
+        if view is not None and view.shape == shape:
+            return view
+        buffer, count = self._buffers.get(key), math.prod(shape)
         if buffer is None or buffer.numel() < count:
+            self._views.pop(key, None)
             self._buffers.pop(key, None)  # free it before allocating another
-            del buffer
+            del view, buffer
             buffer = self._buffers[key] = torch.empty(count, dtype=dtype, device=device)
-        return buffer[:count]
+        view = self._views[key] = buffer[:count].view(shape)
+        return view
 
 
 def combine(
@@ -66,12 +72,11 @@ def combine(
     if out.numel() == 0:
         return
     if not out.is_contiguous():
-        whole = scratch.flat("whole", out.numel(), dtype, out.device).view(out.shape)
+        whole = scratch.room("whole", out.shape, dtype, out.device)
         combine(spec, sources, weights, whole, dtype, scratch, key, cache, begin)
         out.copy_(whole)
         return
-    varying = any(isinstance(weight, TensorWeight) for weight in weights.values())
-    if spec.fused and not varying and out.dtype == dtype and all(source.dtype == dtype for source in sources):
+    if spec.fused and not vary(weights) and out.dtype == dtype and all(source.dtype == dtype for source in sources):
         # torch computes lerp of half precision in fp32 and rounds once: the same bits as in pieces, below.
         torch.lerp(sources[0], sources[1], _number(weights["alpha"]), out=out)
         return
@@ -82,9 +87,12 @@ def combine(
     if spec.elementwise:
         _combine_pieces(spec, sources, weights, out.view(-1), dtype, scratch, extra, begin)
         return
+    width = row_width(weights)
+    rows = out.numel() // width
+    table = next(weights_by_rows(weights, slice(0, rows), 1, _buffer_on(out.device, scratch)), {})
     given = {
-        name: weight.view(out.shape) if isinstance(weight, Tensor) else weight
-        for name, weight in weights_at(weights, 0, out.numel(), _buffer_on(out.device, scratch)).items()
+        name: weight.expand(rows, width).reshape(out.shape) if isinstance(weight, Tensor) else weight
+        for name, weight in table.items()
     }
     if spec.selects and len({source.dtype for source in sources}) == 1:
         _round_into(out, spec.function(*sources, **given, **extra), dtype, scratch)
@@ -93,7 +101,7 @@ def combine(
 
 
 def _buffer_on(device: torch.device, scratch: Scratch) -> Buffer:
-    return lambda name, count: scratch.flat(f"weight {name}", count, torch.float32, device)
+    return lambda name, shape: scratch.room(f"weight {name}", shape, torch.float32, device)
 
 
 def _number(weight: float | TensorWeight) -> float:
@@ -129,55 +137,67 @@ def _combine_pieces(
     extra: dict[str, object],
     offset: int,
 ) -> None:
-    count, buffer = out.numel(), _buffer_on(out.device, scratch)
-    rows = [source.view(-1) for source in sources]
-    prepared = extra.pop("prepared", None)
-    for begin, end in _pieces(spec, weights, out):
-        pieces = [row[begin:end] for row in rows]
-        if isinstance(prepared, tuple):
-            extra["prepared"] = tuple(_slice_of(part, begin, end, count) for part in prepared)
-        given = weights_at(weights, offset + begin, offset + end, buffer)
-        if spec.fused:
-            _lerp_piece(pieces, given["alpha"], out[begin:end], dtype, scratch)
-        else:
-            wide = _read(spec, pieces, scratch)
-            _round_into(out[begin:end], spec.function(*wide, **given, **extra), dtype, scratch)
-
-
-def _pieces(spec: MethodSpec, weights: Weights, out: Tensor) -> Iterator[tuple[int, int]]:
-    """Where pieces begin and end: of whole rows where weights differ, and all about as large."""
-    size = _GPU_PIECE if out.device.type != "cpu" else _CPU_PIECE * (_FUSED if spec.fused else 1)
     width = row_width(weights)
-    rows = out.numel() // width
-    count = -(-rows // max(1, size // width))
-    step = -(-rows // count) * width
-    for begin in range(0, out.numel(), step):
-        yield begin, min(begin + step, out.numel())
+    form = (-1, width) if vary(weights) else (-1,)
+    native = spec.fused and _lerps_natively(sources, dtype, weights)
+    rows, first = out.numel() // width, offset // width
+    pieces = _pieces(rows, width * (dtype.itemsize if native else 4), out.device)
+    targets, *models = (tensor.view(form).chunk(pieces) for tensor in (out, *sources))
+    given = weights_by_rows(weights, slice(first, first + rows), pieces, _buffer_on(out.device, scratch))
+    if spec.fused:
+        _lerp_pieces(targets, models, (numbers["alpha"] for numbers in given), native, dtype, scratch)
+        return
+    prepared = extra.pop("prepared", None)
+    begin = 0
+    for target, numbers, *parts in zip(targets, given, *models, strict=False):
+        if isinstance(prepared, tuple):
+            extra["prepared"] = tuple(_slice_of(part, begin, target, out.numel()) for part in prepared)
+        begin += target.numel()
+        _round_into(target, spec.function(*_read(spec, parts, scratch), **numbers, **extra), dtype, scratch)
 
 
-def _slice_of(part: object, begin: int, end: int, count: int) -> object:
-    """The same slice of a prepared tensor that has a number for each of the merged tensor's."""
-    return part.view(-1)[begin:end] if isinstance(part, Tensor) and part.numel() == count > 1 else part
+def _pieces(rows: int, size: int, device: torch.device) -> int:
+    """The count of pieces, about as large as each other, for rows of so many bytes."""
+    return -(-rows // max(1, (_GPU_PIECE if device.type != "cpu" else _CPU_PIECE) // size))
 
 
-def _lerp_piece(pieces: Sequence[Tensor], alpha: Weight, out: Tensor, dtype: torch.dtype, scratch: Scratch) -> None:
-    """A piece of `a + alpha (b - a)`.
+def _slice_of(part: object, begin: int, piece: Tensor, count: int) -> object:
+    """The slice for a piece of a prepared tensor that has a number for each of the merged tensor's."""
+    if not isinstance(part, Tensor) or part.numel() != count or count == 1:
+        return part
+    return part.view(-1)[begin : begin + piece.numel()].view(piece.shape)
 
-    torch computes it of half precision in fp32 and rounds once, the same bits as with copies in fp32 and in less time.
+
+def _lerps_natively(sources: Sequence[Tensor], dtype: torch.dtype, weights: Weights) -> bool:
+    """Whether torch may do `a + alpha (b - a)` on the tensors as they are.
+
+    It computes that of half precision in fp32 and rounds once, the same bits as with copies in fp32 and in less time.
     A weight for each place is then rounded to fp16 too: by less than 1/2048 of itself, so of a number's change. In bf16
     that would be 1/256.
     """
-    as_they_are = all(piece.dtype == dtype for piece in pieces) and (
-        dtype == torch.float16 or not isinstance(alpha, Tensor)
-    )
-    working = dtype if as_they_are else torch.float32
-    one, other = pieces if as_they_are else _in_fp32("source", pieces, scratch)
-    if isinstance(alpha, Tensor) and alpha.dtype != working:
-        alpha = scratch.flat("alpha", out.numel(), working, out.device).copy_(alpha)
-    result = out if out.dtype == dtype == working else scratch.flat("result", out.numel(), working, out.device)
-    torch.lerp(one, other, alpha, out=result)
-    if result is not out:
-        _round_into(out, result, dtype, scratch)
+    alike = all(source.dtype == dtype for source in sources)
+    return alike and (dtype == torch.float16 or not vary(weights))
+
+
+def _lerp_pieces(
+    targets: Iterable[Tensor],
+    models: Iterable[Iterable[Tensor]],
+    alphas: Iterable[Weight],
+    native: bool,
+    dtype: torch.dtype,
+    scratch: Scratch,
+) -> None:
+    """Write the pieces of `a + alpha (b - a)`."""
+    working = dtype if native else torch.float32
+    for out, alpha, *pieces in zip(targets, alphas, *models, strict=False):
+        one, other = pieces if native else _in_fp32("source", pieces, scratch)
+        if isinstance(alpha, Tensor) and alpha.dtype != working:
+            alpha = scratch.room("alpha", alpha.shape, working, out.device).copy_(alpha)
+        if out.dtype == dtype == working:
+            torch.lerp(one, other, alpha, out=out)
+        else:
+            result = scratch.room("result", out.shape, working, out.device)
+            _round_into(out, torch.lerp(one, other, alpha, out=result), dtype, scratch)
 
 
 def _read(spec: MethodSpec, tensors: Sequence[Tensor], scratch: Scratch) -> list[Tensor]:
@@ -197,7 +217,7 @@ def _in_fp32(name: str, tensors: Sequence[Tensor], scratch: Scratch) -> list[Ten
     wide = []
     for number, tensor in enumerate(tensors):
         if tensor.dtype != torch.float32:
-            copy = scratch.flat(f"{name} {number}", tensor.numel(), torch.float32, tensor.device).view(tensor.shape)
+            copy = scratch.room(f"{name} {number}", tensor.shape, torch.float32, tensor.device)
             tensor = copy.copy_(tensor)
         wide.append(tensor)
     return wide
@@ -209,7 +229,7 @@ def _round_into(out: Tensor, result: Tensor, dtype: torch.dtype, scratch: Scratc
     if dtype in (result.dtype, out.dtype, torch.float32):
         out.copy_(result)
     else:
-        out.copy_(scratch.flat("rounded", out.numel(), dtype, out.device).view(out.shape).copy_(result))
+        out.copy_(scratch.room("rounded", out.shape, dtype, out.device).copy_(result))
 
 
 def combine_channels(

@@ -129,7 +129,7 @@ class KeyMerger:
     def _buffer(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
         import torch
 
-        return self._scratch.flat(name, count, dtype, torch.device("cpu"))
+        return self._scratch.room(name, (count,), dtype, torch.device("cpu"))
 
     def _count_read(self, count: int) -> None:
         """Count what was read of each file; release its pages before they take too much memory."""

@@ -41,7 +41,7 @@ def plan_recipe(recipe: MergeRecipe, checkpoints: Checkpoints, *, checked: bool 
     if not checked:
         return structure
     check_weights(recipe.weights, structure, recipe.vae)
-    return replace(structure, notes=(*structure.notes, *_extrapolations(recipe.weights, structure)))
+    return replace(structure, remarks=(*structure.remarks, *_extrapolations(recipe.weights, structure)))
 
 
 def check_weights(weights: BlockWeights, structure: MergePlan, vae: str) -> None:

@@ -80,7 +80,7 @@ class MergePlan:
         architecture: of all models.
         dtype: of the result, ``fp16``, ``bf16`` or ``fp32``.
         missing: keys kept from A because another model lacks them.
-        notes: what is allowed but worth knowing, one line each.
+        remarks: what is allowed but worth knowing, one line each; `notes` has those on activations too.
         rules: all elemental rules.
         prediction: what the result predicts, a kind of ``checkpoints.prediction``; empty where no model says it.
         tensor_weights: what files of activations make of the weights, if there are any.
@@ -91,10 +91,17 @@ class MergePlan:
     architecture: Architecture
     dtype: str
     missing: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     rules: tuple[ElementRule, ...] = ()
     prediction: str = ""
     tensor_weights: TensorWeights | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person may want to know, one line each; that of activations is computed only if somebody asks."""
+        if self.tensor_weights is None:
+            return self.remarks
+        return (*self.remarks, *coverage(self.tensor_weights, (i for i in self.items if i.action == "merge")))
 
     def weights_of(self, item: PlanItem, numbers: Numbers) -> Weights:
         """A merged tensor's weights as the method takes them, from the numbers of its block and of elemental rules."""
@@ -154,7 +161,6 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, settings: MergeSe
     tensors = open_tensor_weights(spec, settings.saliency, settings.act, checkpoints, averaged)
     if tensors is not None:
         spec = replace(spec, between=spec.between and not settings.act)
-        notes += coverage(tensors, [item for item in items if item.action == "merge"])
     return MergePlan(items, spec, architecture, name, missing, tuple(notes), rules, prediction, tensors)
 
 

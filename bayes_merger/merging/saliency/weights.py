@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.parameters import Weight
@@ -25,8 +27,8 @@ from bayes_merger.merging.parameters import Weight
 if TYPE_CHECKING:
     from torch import Tensor
 
-Buffer = Callable[[str, int], "Tensor"]
-"""From a name and a count to so many numbers in fp32 to write into."""
+Buffer = Callable[[str, tuple[int, ...]], "Tensor"]
+"""From a name and a shape to numbers in fp32 to write into."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,46 @@ class TensorWeight(ABC):
 
     width: int
 
+    @property
     @abstractmethod
-    def fill(self, first: int, table: Tensor) -> None:
-        """Write the weights of some rows.
+    def factors(self) -> tuple[Tensor, ...]:
+        """What it is computed from."""
+
+    @abstractmethod
+    def fill(self, factors: Sequence[Tensor], table: Tensor) -> None:
+        """Write weights.
 
         Args:
-            first: the first of the rows.
-            table: what is written into, a matrix of as many rows.
+            factors: the rows of them that are meant.
+            table: what is written into, of the shape to which they broadcast.
         """
 
     @abstractmethod
     def ends(self) -> tuple[float, float]:
         """Bounds of the weights of the whole tensor."""
+
+    def tables(self, rows: slice, pieces: int, room: Callable[[tuple[int, ...]], Tensor]) -> Iterator[Tensor]:
+        """The weights of some rows in so many pieces, each in the place of the one before, as `torch.chunk` makes them.
+
+        They are matrices that broadcast to those rows: where all rows are alike there is one, and so with columns.
+
+        Args:
+            rows: which.
+            pieces: how many.
+            room: from a shape to numbers in fp32 to write into, on the device of the tensor.
+        """
+        device, step = room((1, 1)).device, -(-(rows.stop - rows.start) // pieces)
+        factors = [(factor if factor.shape[0] == 1 else factor[rows]).to(device) for factor in self.factors]
+        width = max(factor.shape[1] for factor in factors)
+        split = [repeat(factor) if factor.shape[0] == 1 else factor.chunk(pieces) for factor in factors]
+        if all(isinstance(parts, repeat) for parts in split):
+            table = room((1, width))
+            self.fill(factors, table)
+            yield from repeat(table)
+        for begin, *parts in zip(range(rows.start, rows.stop, step), *split, strict=False):
+            table = room((min(step, rows.stop - begin), width))
+            self.fill(parts, table)
+            yield table
 
 
 @dataclass(frozen=True)
@@ -65,12 +95,17 @@ class MovedWeight(TensorWeight):
     odds: Tensor
     against: Tensor
 
-    def fill(self, first: int, table: Tensor) -> None:
-        """Write the weights of some rows."""
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """What it is computed from."""
+        return self.odds, self.against
+
+    def fill(self, factors: Sequence[Tensor], table: Tensor) -> None:
+        """Write weights."""
         import torch
 
-        odds, against = (_rows(factor, first, table) for factor in (self.odds, self.against))
-        torch.add(odds, against.expand(table.shape), out=table)
+        odds, against = factors
+        torch.add(odds, against, out=table)
         torch.div(odds, table, out=table)
 
     def ends(self) -> tuple[float, float]:
@@ -86,22 +121,27 @@ class ScaledWeight(TensorWeight):
 
     Attributes:
         number: of the block.
-        factors: what multiplies it, at most two: a column comes first.
+        multipliers: what multiplies it, at most two: a column comes first.
         least: the smallest weight for which the method is defined.
         most: the largest one.
     """
 
     number: float
-    factors: tuple[Tensor, ...]
+    multipliers: tuple[Tensor, ...]
     least: float = -math.inf
     most: float = math.inf
 
-    def fill(self, first: int, table: Tensor) -> None:
-        """Write the weights of some rows."""
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """What it is computed from."""
+        return self.multipliers
+
+    def fill(self, factors: Sequence[Tensor], table: Tensor) -> None:
+        """Write weights."""
         import torch
 
-        *rows, last = (_rows(factor, first, table) for factor in self.factors)
-        torch.mul(last.expand(table.shape), rows[0] * self.number if rows else self.number, out=table)
+        *rows, last = factors
+        torch.mul(last, rows[0] * self.number if rows else self.number, out=table)
         if math.isfinite(self.least) or math.isfinite(self.most):
             table.clamp_(self.least, self.most)
 
@@ -110,12 +150,6 @@ class ScaledWeight(TensorWeight):
         lows, highs = zip(*(factor.aminmax() for factor in self.factors), strict=True)
         found = sorted(self.number * math.prod(map(float, ends)) for ends in (lows, highs))
         return max(found[0], self.least), min(found[1], self.most)
-
-
-def _rows(factor: Tensor, first: int, table: Tensor) -> Tensor:
-    """The rows of a factor that are those of a table, where that is."""
-    rows = factor if factor.shape[0] == 1 else factor[first : first + len(table)]
-    return rows if rows.device == table.device else rows.to(table.device)
 
 
 def as_matrix(factor: Tensor, shape: Sequence[int]) -> Tensor:
@@ -131,29 +165,30 @@ Weights = Mapping[str, "float | TensorWeight"]
 """A method's weights for one tensor."""
 
 
+def vary(weights: Weights) -> bool:
+    """Whether any differs from number to number."""
+    return any(isinstance(weight, TensorWeight) for weight in weights.values())
+
+
 def row_width(weights: Weights) -> int:
     """Numbers in a row of a tensor with these weights, which are computed by whole rows; 1 where all are numbers."""
     return max((weight.width for weight in weights.values() if isinstance(weight, TensorWeight)), default=1)
 
 
-def weights_at(weights: Weights, begin: int, end: int, buffer: Buffer) -> dict[str, Weight]:
-    """The weights as a method takes them for some rows of a tensor.
+def weights_by_rows(weights: Weights, rows: slice, pieces: int, buffer: Buffer) -> Iterator[dict[str, Weight]]:
+    """The weights as a method takes them, without end where none differs from row to row.
 
     Args:
         weights: of the tensor.
-        begin: of its numbers in the order of memory, the first that is meant: the first of a row.
-        end: one past the last, which is the last of a row.
-        buffer: memory for them.
+        rows: of the tensor as a matrix, those that are meant.
+        pieces: how many.
+        buffer: memory for them; what follows is written into the same.
     """
-    return {name: _at(name, weight, begin, end, buffer) for name, weight in weights.items()}
-
-
-def _at(name: str, weight: float | TensorWeight, begin: int, end: int, buffer: Buffer) -> Weight:
-    if not isinstance(weight, TensorWeight):
-        return weight
-    made = buffer(name, end - begin)
-    weight.fill(begin // weight.width, made.view(-1, weight.width))
-    return made
+    columns = [
+        weight.tables(rows, pieces, partial(buffer, name)) if isinstance(weight, TensorWeight) else repeat(weight)
+        for name, weight in weights.items()
+    ]
+    return (dict(zip(weights, values, strict=True)) for values in zip(*columns, strict=False))
 
 
 def within_0_and_1(weight: float | TensorWeight) -> bool:

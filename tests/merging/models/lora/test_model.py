@@ -504,6 +504,7 @@ def test_nan_in_a_lora_is_named_when_it_is_met(tmp_path: Path) -> None:
         lora.scan()
 
 
+@pytest.mark.slow
 def test_a_lora_of_too_many_tensors_or_too_long_names_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="it holds 50001 tensors"):
         opened(tmp_path, {f"lora_{number}.diff": torch.ones(0) for number in range(50_001)})
