@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +222,9 @@ class SearchPath(SearchPathPlugin):
         search_path.prepend("payloads", "payloads://here")
 
 
+@cache
 def register() -> None:
-    """Tell Hydra of all this."""
+    """Tell Hydra of all this, once: the schema takes a tenth of the time of composing."""
     plugins = Plugins.instance()
     for plugin in (PayloadSource, ScorerSource, OwnSource, SearchPath):
         plugins.register(plugin)

@@ -226,6 +226,7 @@ def test_a_long_name_neither_fills_the_line_nor_turns_it(workplace: Path, capfd:
         assert all(line.isprintable() and len(line) < 1100 for line in errors.splitlines())
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_says_nothing_more() -> None:
     pytest.importorskip("triton")  # which complains at the end about what was never freed
     lines = (

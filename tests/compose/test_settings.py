@@ -241,11 +241,21 @@ def test_a_whole_configuration_takes_the_place_of_ours(folder: Path) -> None:
     assert (settings["n_iters"], settings["init_points"], settings["space"]) == (7, 10, {})
 
 
+def test_a_name_with_a_blank_is_answered_with_quotes(folder: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed("payloads=[p]", "model_a=my", "model.safetensors")
+    assert str(caught.value).endswith('if it belongs to what is before it, quote both:  "model_a=my model.safetensors"')
+    with pytest.raises(ConfigError) as caught:
+        composed("payloads=[p]", "n_iters", "=", "30")
+    assert str(caught.value) == "argument 'n_iters': settings are given like  name=value; no blanks around ="
+
+
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("config", "n_iter: 7\n", r"^conf/config.yaml: unknown setting 'n_iter'; did you mean n_iters"),
-        ("config", "n_iters: many\n", r"^conf/config.yaml: n_iters: Value 'many'"),
+        ("config", "n_iters: many\n", r"^conf/config.yaml: n_iters: 'many' is not a whole number"),
         ("config", "n_iters: [\n", r"^conf/config.yaml, line 2: not valid YAML"),
         ("config", "- a\n", r"^conf/config.yaml: holds no settings"),
         ("config", b"n_iters: 7 # \xff\n", r"^conf/config.yaml: cannot be read"),
@@ -257,7 +267,7 @@ def test_a_whole_configuration_takes_the_place_of_ours(folder: Path) -> None:
         ),
         ("config", "optimiser: tpee\n", "optimiser: no 'tpee'; did you mean tpe"),
         ("experiment/x", "n_iter: 7\n", r"^conf/experiment/x.yaml: unknown setting 'n_iter'"),
-        ("experiment/x", "n_iters: many\n", r"^conf/experiment/x.yaml: n_iters: Value 'many'"),
+        ("experiment/x", "n_iters: many\n", r"^conf/experiment/x.yaml: n_iters: 'many' is not a whole number"),
         ("experiment/x", "payloads: {p: {prompt: '${a=!{b|c}}'}}\n", r"^conf/experiment/x.yaml: .*write \\\$\{"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_search_that_pleases_its_scorer_alone_is_told_once_and_shown(tmp_path:
     assert best_lines(data)[1] == str(found)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("by", "holdout_by"), [(0.05, 0.02), (0.0, -0.02), (-0.05, -0.02), (0.05, 0.0)])
 def test_where_they_do_not_part_nobody_is_warned(by: float, holdout_by: float, tmp_path: Path) -> None:
     study, notes = searched(watched(by, holdout_by, n_iters=12), tmp_path / "study")

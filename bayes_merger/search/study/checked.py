@@ -189,12 +189,12 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
     if trial.state == TrialState.COMPLETE and (wrong := _wrong_score(trial.values, objectives)):
         return wrong
     given = trial.params
-    values = {name: given[name] for name in space.names if name in given}
+    values = given if (*given,) == space.names else {name: given[name] for name in space.names if name in given}
     try:
         weights = space.assemble(values)
     except ConfigError as error:
         return one_line(error)
-    seen.params, seen.distributions = values, {**space.distributions()}
+    seen.params, seen.distributions = values, space.distributions()
     stored = seen.user_attrs.get(WEIGHTS)
     if stored == weights or not _are_weights(stored, weights):  # mostly equal: nothing to look at one by one
         seen.user_attrs[WEIGHTS] = weights

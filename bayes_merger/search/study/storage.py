@@ -21,7 +21,7 @@ from optuna.study import Study
 from bayes_merger.errors import ConfigError, StorageError, trouble
 from bayes_merger.search.study.new_file import make_tables
 from bayes_merger.search.study.quick import QuickStorage
-from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, when_unlocked
+from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, tables_of, when_unlocked
 
 log = logging.getLogger("bayes_merger")
 
@@ -217,12 +217,10 @@ def _open_file(
     kind: type[RDBStorage], path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]
 ) -> RDBStorage:
     """A SQLite file, once it is known to be a study's or nobody's."""
-    if path.is_file() and path.stat().st_size:
-        check_is_study(path, waiting)
-    elif not create:
-        raise ConfigError(f"{path}: not a study's storage (an empty file); choose another file")
+    if create and not (path.is_file() and path.stat().st_size and tables_of(path, waiting)):
+        _KNOWN.add(make_tables(path, waiting))  # as well where a process died over it
     else:
-        make_tables(path, waiting)
+        check_is_study(path, waiting)
     if reading:
         return _made(
             kind, address, {"creator": reader(path, waiting), "poolclass": sqlalchemy.pool.NullPool}, create=False
