@@ -34,9 +34,10 @@ from bayes_merger.run.budget import budget_line, settled, with_budget
 from bayes_merger.run.control import GO_ON
 from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.fingerprint import fingerprint
-from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
+from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load
 from bayes_merger.run.heritage import check_compares, heritage_of, taken_over, with_pictures
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
+from bayes_merger.run.new_folder import new_folder
 from bayes_merger.run.outside import is_outside
 from bayes_merger.run.progress import ProgressReporter, Reporting, plain_reporting
 from bayes_merger.run.rating.desk import Seating, no_seat
@@ -196,6 +197,7 @@ def fork(
     from bayes_merger.search.study.fork import rows_still_needed
 
     old = find_study(Path(runs), name)
+    name = old.name
     study = load(old)
     settings, folder = _place_of_fork(of_a_run(study)[CONFIG], new, overrides, Path(runs))
     redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards", "styles") for o in overrides)

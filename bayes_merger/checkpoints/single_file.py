@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
+from bayes_merger.checkpoints.open_clip import under_open_clips_names
 from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, Inert, check_pickle
+from bayes_merger.checkpoints.prediction import MARKS
 from bayes_merger.checkpoints.quantised import as_meant
 from bayes_merger.errors import CheckpointError, one_line, printable
 from bayes_merger.paths import open_regular
@@ -55,6 +57,7 @@ _OLD_NAMES = {
     f"cond_stage_model.transformer.{part}.": f"cond_stage_model.transformer.text_model.{part}."
     for part in ("embeddings", "encoder", "final_layer_norm")
 }
+_MARK = re.compile(rf"^(?:model\.)?(?:diffusion_model\.)?(?=(?:{'|'.join(map(re.escape, MARKS))})$)")
 
 
 def open_file(path: Path) -> Checkpoint:
@@ -72,7 +75,7 @@ def open_file(path: Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     try:
-        return as_meant(_open(path, file))
+        return under_open_clips_names(as_meant(_open(path, file)))
     except CheckpointError as error:
         file.close()
         raise CheckpointError(f"{path}: {error}") from error
@@ -147,7 +150,7 @@ def _up_to_date(name: str, taken: Collection[str]) -> str:
         if name.startswith(old):
             modern = new + name.removeprefix(old)
             return name if modern in taken else modern
-    return name
+    return mark if (mark := _MARK.sub("", name)) not in taken else name
 
 
 def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:

@@ -144,7 +144,7 @@ def test_nothing_is_said_where_nothing_was_asked() -> None:
     assert about_effect({}, []) == about_effect(None, []) == about_effect({"from_effect": "effect.csv"}, []) == ""
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -184,7 +184,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("change", "said"), HOSTILE)
 def test_a_table_that_cannot_be_used_is_refused_in_one_line(
     tmp_path: Path, hashes: dict[str, str], change: dict[str, Any], said: str

@@ -2,15 +2,17 @@
 
 They are those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/sd_schedulers.py. A
 sigma is the noise's standard deviation where the picture's latents are as they are; the network was trained at certain
-ones, each of which has a time.
+ones, each of which has a time. Where a Brownian motion depends on the last digit, it is rounded as in web UIs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -44,12 +46,12 @@ def _ddim(steps: int, trained: Array) -> Array:
 
 
 def _karras(steps: int, trained: Array) -> Array:
-    low, high = trained[0] ** (1 / _RHO), trained[-1] ** (1 / _RHO)
-    return (high + np.linspace(0, 1, steps) * (low - high)) ** _RHO
+    low, high = float(trained[0]) ** (1 / _RHO), float(trained[-1]) ** (1 / _RHO)
+    return ((high + torch.linspace(0, 1, steps) * (low - high)) ** _RHO).double().numpy()
 
 
 def _exponential(steps: int, trained: Array) -> Array:
-    return np.exp(np.linspace(np.log(trained[-1]), np.log(trained[0]), steps))
+    return torch.linspace(math.log(trained[-1]), math.log(trained[0]), steps).exp().double().numpy()
 
 
 def _beta(steps: int, trained: Array) -> Array:
@@ -72,7 +74,7 @@ SCHEDULES: Mapping[str, Callable[[int, Array], Array]] = {
 
 def sigmas_of(schedule: str, steps: int, trained: Array) -> Array:
     """The sigmas at which a picture's steps begin, and the 0 at which the last one ends."""
-    return np.append(SCHEDULES[schedule](steps, trained), 0.0)
+    return np.append(SCHEDULES[schedule](steps, trained).astype(np.float32), 0.0).astype(np.float64)
 
 
 def without_penultimate(sigmas: Array) -> Array:

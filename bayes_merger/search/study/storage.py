@@ -21,7 +21,7 @@ from optuna.study import Study
 from bayes_merger.errors import ConfigError, StorageError, trouble
 from bayes_merger.search.study.new_file import make_tables
 from bayes_merger.search.study.quick import QuickStorage
-from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, when_unlocked
+from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, tables_of, when_unlocked
 
 log = logging.getLogger("bayes_merger")
 
@@ -134,11 +134,18 @@ def redacted(address: str | Path) -> str:
         url = sqlalchemy.make_url(text)
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return f"{text.partition('://')[0]}://..."  # whatever it is, it may contain a password
+    if _is_torn(url):
+        return f"{url.drivername}://..."
     # The password is removed, not masked: what is left is still an address.
     plain = sqlalchemy.URL.create(
         url.drivername, url.username, None, url.host, url.port, url.database, url.query
     ).difference_update_query(SECRET)
     return plain.render_as_string(hide_password=False)
+
+
+def _is_torn(url: sqlalchemy.URL) -> bool:
+    """Whether a password with an ``@`` has become part of what follows it."""
+    return "@" in f"{url.host}{url.database}" and url.password is not None
 
 
 def is_address(where: str | Path) -> bool:
@@ -182,6 +189,8 @@ def _address(where: str | Path, create: bool) -> sqlalchemy.URL:
         raise ConfigError(
             f"storage: {redacted(where)} is not an address; use  postgresql://user@host/database  or a file"
         ) from None
+    if _is_torn(url):
+        raise ConfigError(f"storage: {redacted(where)} has two @; in a password it is written %40, or give PGPASSWORD")
     kind = url.get_backend_name()
     if kind == "sqlite" and url.database and url.database != ":memory:":
         return _file(Path(url.database), create)
@@ -208,12 +217,10 @@ def _open_file(
     kind: type[RDBStorage], path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]
 ) -> RDBStorage:
     """A SQLite file, once it is known to be a study's or nobody's."""
-    if path.is_file() and path.stat().st_size:
-        check_is_study(path, waiting)
-    elif not create:
-        raise ConfigError(f"{path}: not a study's storage (an empty file); choose another file")
+    if create and not (path.is_file() and path.stat().st_size and tables_of(path, waiting)):
+        _KNOWN.add(make_tables(path, waiting))  # as well where a process died over it
     else:
-        make_tables(path, waiting)
+        check_is_study(path, waiting)
     if reading:
         return _made(
             kind, address, {"creator": reader(path, waiting), "poolclass": sqlalchemy.pool.NullPool}, create=False

@@ -17,7 +17,7 @@ from operator import itemgetter
 import numpy as np
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
-from threadpoolctl import threadpool_limits
+from threadpoolctl import get_cached_controller
 
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.grid_gp import posterior
@@ -104,7 +104,7 @@ def study_posterior(
         each = tuple(TrialPosterior(t.number, v, v, 0.0) for t, v in zip(trials, values.tolist(), strict=True))
         return StudyPosterior(each, float(np.sqrt(variance or 0.0)), fitted=False)
     centre = float(values.mean())
-    with threadpool_limits(limits=1, user_api="blas"):  # the same last bits on every machine
+    with get_cached_controller().limit(limits=1, user_api="blas"):  # the same last bits on every machine
         mean, sd, nugget = posterior(
             points[1], (values - centre) / spread, None if variance is None else variance / spread**2
         )

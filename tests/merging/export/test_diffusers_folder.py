@@ -323,6 +323,7 @@ def test_what_dead_processes_left_is_put_right(tmp_path: Path, monkeypatch: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("file", "change", "word"),
     [

@@ -161,6 +161,7 @@ def test_a_trial_called_void_is_replaced(tmp_path: Path) -> None:
     assert rater.reports[0].reason == "marked by hand as one that cannot be judged"
 
 
+@pytest.mark.slow
 def test_pictures_that_are_lost_are_drawn_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
 

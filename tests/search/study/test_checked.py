@@ -63,6 +63,7 @@ def test_a_trial_with_all_values_is_completed(study: CheckedStudy, values: dict[
     ]  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("values", "score", "why"),
     [
@@ -110,7 +111,7 @@ def test_a_trial_that_another_program_has_running_is_not_waited_for(study: Check
     assert finished(study) == 2
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "attributes",
     [
