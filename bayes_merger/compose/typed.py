@@ -93,30 +93,33 @@ def check_typed(overrides: Sequence[str]) -> None:
     if {"n_iters", "images_budget"} <= {override.partition("=")[0] for override in overrides}:
         raise ConfigError("images_budget: says how many trials there are, as n_iters does; give one of the two")
     for before, override, after in zip(("", *overrides), overrides, (*overrides[1:], ""), strict=False):
-        key, equals, value = override.partition("=")
-        shown = printable(key)
-        if key.startswith("'"):
-            raise ConfigError(f"argument {printable(override)}: in this shell only double quotes hold words together")
-        if key.startswith("-"):
-            raise ConfigError(f"no option '{shown}' here; settings are given like  name=value  (--help lists them)")
-        if key.startswith("~") and not key.startswith("~payloads."):
-            raise ConfigError(f"{shown}: nothing is taken away; give a setting another value, like  name=value")
-        if not key and equals:
-            raise ConfigError(f"argument '{printable(override)}': settings are given like  name=value")
-        if key in GROUPS and key != "experiment" and value == "null":
-            raise ConfigError(f"{shown}: null is no choice; {nearest('', choices(key))}")
-        if not equals and not key.startswith("~"):
-            raise ConfigError(
-                f"argument '{shown}': settings are given like  name=value{_torn(printable(before), shown, after)}"
-            )
-        if key.startswith("+"):
-            raise ConfigError(f"{shown}: a setting is given without +, like  {printable(key.lstrip('+'))}=...")
-        if "@" in key:
-            raise ConfigError(f"{shown}: Hydra's packages are not used; a setting is given like  name=value")
-        if re.match(r"~?hydra\b", key):
-            raise ConfigError(
-                f"{shown}: Hydra's own settings are not used; studies are kept in the folder  runs=FOLDER"
-            )
+        if fault := _fault_of(override, before, after):
+            raise ConfigError(fault)
+
+
+def _fault_of(override: str, before: str, after: str) -> str:
+    """What is wrong with the form of one argument, which stands between two others."""
+    key, equals, value = override.partition("=")
+    shown, whole = printable(key), printable(override)
+    if key.startswith("'"):
+        return f"argument {whole}: in this shell only double quotes hold words together"
+    if key.startswith("-"):
+        return f"no option '{shown}' here; settings are given like  name=value  (--help lists them)"
+    if key.startswith("~") and not key.startswith("~payloads."):
+        return f"{shown}: nothing is taken away; give a setting another value, like  name=value"
+    if not key and equals:
+        return f"argument '{whole}': settings are given like  name=value"
+    if key in GROUPS and key != "experiment" and value == "null":
+        return f"{shown}: null is no choice; {nearest('', choices(key))}"
+    if not equals and not key.startswith("~"):
+        return f"argument '{shown}': settings are given like  name=value{_torn(printable(before), shown, after)}"
+    if key.startswith("+"):
+        return f"{shown}: a setting is given without +, like  {printable(key.lstrip('+'))}=..."
+    if "@" in key:
+        return f"{shown}: Hydra's packages are not used; a setting is given like  name=value"
+    if re.match(r"~?hydra\b", key):
+        return f"{shown}: Hydra's own settings are not used; studies are kept in the folder  runs=FOLDER"
+    return ""
 
 
 def quoted(override: str, words: Verbatim) -> str:
