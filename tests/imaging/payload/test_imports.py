@@ -178,7 +178,8 @@ def test_the_editor_s_workflow_is_refused_with_the_way_out(tmp_path: Path) -> No
 
 def test_invokeais_first_pictures_are_read(tmp_path: Path) -> None:
     table = json.dumps({"image": {"prompt": [{"prompt": "a ring", "weight": 1}], "steps": 9}})
-    assert only(png(tmp_path / "x.png", **{"sd-metadata": table})).fields == {"prompt": "a ring", "steps": 9}
+    texts: dict[str, Any] = {"sd-metadata": table}
+    assert only(png(tmp_path / "x.png", **texts)).fields == {"prompt": "a ring", "steps": 9}
     fields = only(png(tmp_path / "x.png", Dream='"a ring" -s 9 -S 7')).fields
     assert fields == {"prompt": "a ring", "steps": "9", "seed": "7"}
 
