@@ -100,14 +100,19 @@ def _hand_out(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, pro
         done, total = finished(study), setup.trials
         if done < total:
             study.set_user_attr(FINAL, None)
-            where = "" if folder.path.parent == Path("runs") else f" --runs {quoted(str(folder.path.parent))}"
-            progress.note(f"{total - done} merges wait for whoever asks:  bayes-merger serve{where}  and docs/api.md")
+            progress.note(f"{total - done} merges wait for whoever asks:  {_serve(folder)}  and docs/api.md")
         if complete_trials(study):
             write_best(study, folder)
             progress.note(f"recipe and weights of the best so far are in {folder.best}")
     finally:
         setup.close()
         put_to_rest(backend(study))
+
+
+def _serve(folder: RunFolder) -> str:
+    """The command that shows a study in a browser."""
+    elsewhere = "" if folder.path.parent == Path("runs") else f" --runs {quoted(str(folder.path.parent))}"
+    return f"bayes-merger serve{elsewhere}"
 
 
 def _raise_if_gone(folder: RunFolder, again: str) -> None:
@@ -153,6 +158,7 @@ def _to_the_end(
             if searching:
                 for line in opening_lines(setup, study, folder, finished(study)):
                     progress.note(line)
+                progress.note(f"watch it in a browser:  {_serve(folder)}    the best so far: {folder.best}")
                 study.set_user_attr(FINAL, None)
                 study.set_user_attr(STOPPED, None)
             if searching and setup.config.workers > 1:
@@ -195,6 +201,6 @@ def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, p
     if setup.config.final.save:
         progress.note(f"model    {folder.model}")
     progress.note(f"recipe   {folder.best / 'recipe.json'}   weights {folder.best / 'weights.txt'}")
-    progress.note(f"pictures and plots in {folder.best}")
+    progress.note(f"pictures and plots in {folder.best}; on one page:  bayes-merger report {folder.typed}")
     write_log(folder.log, took(study))
     progress.note(verdict_line(data))

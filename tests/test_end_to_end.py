@@ -26,6 +26,8 @@ def finished(workplace: Path, tiny_a: Path, tiny_b: Path) -> Path:
     result = command(workplace, "run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=whole")
     assert result.returncode == 0, result.stderr
     assert "even mix" in result.stdout
+    assert "watch it in a browser:  bayes-merger serve    the best so far: runs/whole/best\n" in result.stdout
+    assert "pictures and plots in runs/whole/best; on one page:  bayes-merger report whole\n" in result.stdout
     return workplace / "runs" / "whole"
 
 

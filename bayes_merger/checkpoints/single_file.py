@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
+from bayes_merger.checkpoints.open_clip import under_open_clips_names
 from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, Inert, check_pickle
+from bayes_merger.checkpoints.prediction import MARKS
 from bayes_merger.checkpoints.quantised import as_meant
 from bayes_merger.errors import CheckpointError, one_line, printable
 from bayes_merger.paths import open_regular
@@ -55,6 +57,7 @@ _OLD_NAMES = {
     f"cond_stage_model.transformer.{part}.": f"cond_stage_model.transformer.text_model.{part}."
     for part in ("embeddings", "encoder", "final_layer_norm")
 }
+_MARK = re.compile(rf"^(?:model\.)?(?:diffusion_model\.)?(?=(?:{'|'.join(map(re.escape, MARKS))})$)")
 
 
 def open_file(path: Path) -> Checkpoint:
@@ -72,7 +75,7 @@ def open_file(path: Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     try:
-        return as_meant(_open(path, file))
+        return under_open_clips_names(as_meant(_open(path, file)))
     except CheckpointError as error:
         file.close()
         raise CheckpointError(f"{path}: {error}") from error
@@ -147,7 +150,7 @@ def _up_to_date(name: str, taken: Collection[str]) -> str:
         if name.startswith(old):
             modern = new + name.removeprefix(old)
             return name if modern in taken else modern
-    return name
+    return mark if (mark := _MARK.sub("", name)) not in taken else name
 
 
 def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
@@ -255,16 +258,17 @@ def _largest(table: object, names: Collection[str] | None, depth: int = 4) -> di
     import torch
 
     found: dict[str, Tensor] = {}
-    seen, level = {id(table)}, [table]
+    seen: set[int] = set()  # a pickle may name one table a million times
+    level = [table]
     for _ in range(depth):
-        tables = [each for each in level if isinstance(each, dict)]
-        level = []
-        for each in tables:
-            own = {k: v for k, v in each.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-            found = max(found, own, key=len)
-            inside = each.values() if names is None else [each[name] for name in names if name in each]
-            level += [value for value in inside if isinstance(value, dict) and id(value) not in seen]
-            seen.update(map(id, level))
+        inside: list[object] = []
+        for each in level:
+            if isinstance(each, dict) and id(each) not in seen:
+                seen.add(id(each))
+                own = {k: v for k, v in each.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+                found = max(found, own, key=len)
+                inside += each.values() if names is None else (each[name] for name in names if name in each)
+        level = inside
     return found
 
 

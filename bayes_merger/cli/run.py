@@ -35,7 +35,9 @@ bayes-merger run [SETTING=VALUE ...]
   bayes-merger run ... --queue      begins when no other run in the same folder draws on its device; also resume, fork
   bayes-merger run ... --cfg        print the settings and stop
 
-Your own payloads/NAME.yaml, scorers/NAME.yaml and conf/ in the working folder are found before ours.
+Most runs need six of them: model_a and model_b (files, or names of models_dir), payloads (your prompts), scorers (who
+judges), n_iters (how many trials), name. Your own payloads/NAME.yaml, scorers/NAME.yaml and conf/ in the working folder
+are found before ours.
 
 """
 

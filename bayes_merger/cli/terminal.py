@@ -5,13 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from bayes_merger.errors import Interrupted
 from bayes_merger.run.progress import FOR_YOU, PlainReporter, ProgressReporter, Step, TrialReport, ends, trial_line
+
+
+class _Bars(Progress):
+    """Bars that leave room for the ^C that a terminal writes behind them; in the next line it would push them down."""
+
+    def get_renderable(self) -> RenderableType:
+        """All of them."""
+        return _Narrower(super().get_renderable())
+
+
+@dataclass(frozen=True)
+class _Narrower:
+    what: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.what, options.update_width(options.max_width - 3))
 
 
 class BarReporter(PlainReporter):
@@ -20,7 +37,7 @@ class BarReporter(PlainReporter):
     def __init__(self, log: Path, console: Console) -> None:
         super().__init__(log)
         self._console = console
-        self._progress = Progress(
+        self._progress = _Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),

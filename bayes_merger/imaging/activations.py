@@ -15,6 +15,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayes_merger.checkpoints.activations.names import COUNT_OF, About
@@ -61,6 +62,7 @@ class Recording:
         self._last: tuple[Tensor, int, _Sums] | None = None  # q, k and v are fed the same tensor
         self._known: dict[tuple[str, int], tuple[Any, int, _Sums]] = {}  # and some layers are in every call
         self._pending: tuple[list[_Entry], list[Tensor]] = [], []  # of the present call
+        self._entries: dict[tuple[Any, ...], _Entry] = {}  # the same ones in every call
         self._totals: dict[tuple[int, tuple[_Entry, ...]], tuple[Tensor, int]] = {}  # and how many calls they are of
 
     def see_time(self, _: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -113,7 +115,11 @@ class Recording:
         import torch
 
         without, prompted = both.chunk(2)
-        return torch.sub(prompted, without, out=self._room(prompted)).square_()
+        room = self._room(prompted)
+        if both.dtype == torch.float32:  # in one pass over memory
+            made: Tensor = torch.ops.aten.mse_loss.out(prompted, without, 0, out=room)
+            return made
+        return torch.sub(prompted, without, out=room).square_()
 
     def _room(self, like: Tensor) -> Tensor:
         """Memory for as many numbers in fp32, which is used again: allocating it would take longer than a sum."""
@@ -130,8 +136,11 @@ class Recording:
 
     def add(self, layer: Layer, statistic: str, sums: Tensor, places: float = 0) -> None:
         """Add to a statistic of a layer in the present band, and to the count of its places."""
-        begin = layer.begin if statistic.endswith("_out") else 0
-        self._pending[0].append(_Entry(layer.key, statistic, begin, len(sums), places))
+        name = (layer.key, layer.begin, statistic, places)
+        if name not in self._entries:
+            begin = layer.begin if statistic.endswith("_out") else 0
+            self._entries[name] = _Entry(layer.key, statistic, begin, len(sums), places)
+        self._pending[0].append(self._entries[name])
         self._pending[1].append(sums)
 
     def _add_pending(self) -> None:
@@ -145,7 +154,9 @@ class Recording:
         self._pending = [], []
         if not sums:
             return
-        name, made = (self._band, tuple(entries)), torch.cat([part.to(sums[0].device) for part in sums])
+        device = sums[0].device
+        made = torch.cat([part if part.device == device else part.to(device) for part in sums])
+        name = (self._band, tuple(entries))
         if name in self._totals:
             total, calls = self._totals[name]
             self._totals[name] = total.add_(made), calls + 1
@@ -179,7 +190,7 @@ class Recording:
         if entry.statistic not in table:
             width = layer.rows if entry.statistic.endswith("_out") else entry.width
             table[entry.statistic] = torch.zeros(bands, width, dtype=torch.float64)
-        table[entry.statistic][band, entry.begin : entry.begin + entry.width] += part
+        table[entry.statistic][band].narrow(0, entry.begin, entry.width).add_(part)
         if entry.places:
             counts, name = self._into.counts.setdefault(layer.key, {}), COUNT_OF[entry.statistic]
             counts.setdefault(name, torch.zeros(bands, dtype=torch.float64))[band] += entry.places * calls
@@ -187,7 +198,12 @@ class Recording:
 
 def _summed(numbers: Tensor, channels: int) -> Tensor:
     """The sum of each channel; torch's norms cost five times as much as squares and sums."""
-    return numbers.sum([dim for dim in range(numbers.dim()) if dim != channels])
+    return numbers.sum(_others(numbers.dim(), channels))
+
+
+@cache
+def _others(dims: int, channels: int) -> tuple[int, ...]:
+    return tuple(dim for dim in range(dims) if dim != channels)
 
 
 @contextmanager

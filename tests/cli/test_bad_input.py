@@ -204,7 +204,7 @@ def test_a_full_disk_is_found_at_start_up(
     from bayes_merger import session
     from bayes_merger.compose import compose_run, validate
     from bayes_merger.errors import ConfigError
-    from bayes_merger.run.folder import new_folder
+    from bayes_merger.run.new_folder import new_folder
     from bayes_merger.run.setup import check_space
 
     settings = compose_run(["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def test_what_is_said_is_broken_between_words_and_commands_stay_whole() -> None:
     ]  # fmt: skip
     command = "go on with  bayes-merger resume portraits n_iters=100"
     assert lines_at(30, command) == [command]
+
+
+def test_the_bars_leave_room_for_the_sign_of_ctrl_c(tmp_path: Path) -> None:
+    text = io.StringIO()
+    with BarReporter(tmp_path / "log.txt", Console(file=text, force_terminal=True, width=60)) as progress:
+        progress.budget(4, 20)
+        progress.step("drawing", 3, 14)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\].*?\x07", "", text.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", drawn) if line.startswith(("study", "drawing"))]
+    assert max(len(line) for line in lines) <= 57
 
 
 def test_a_terminal_rings_once_when_a_person_is_waited_for(tmp_path: Path) -> None:

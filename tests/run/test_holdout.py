@@ -66,3 +66,9 @@ def test_no_trend_is_told_while_a_search_is_young_or_nothing_is_held_out(tmp_pat
     assert trends(young) == []
     none, _ = searched(make_setup(n_iters=12, scorers={"one": noisy(0.1)}), tmp_path / "none")
     assert trends(none) == []
+
+
+def test_a_scorer_that_says_the_same_of_every_merge_is_told(tmp_path: Path) -> None:
+    _, notes = searched(make_setup(n_iters=6, scorers={"one": lambda alpha, seed: 5.0}), tmp_path / "study")
+    warned = [line for line in notes.lines if line.startswith("warning")]
+    assert warned == ["warning: all of 10 trials have the same points: the scorers cannot tell these merges apart"]

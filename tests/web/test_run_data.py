@@ -148,6 +148,15 @@ def test_a_run_that_goes_on_is_steered_where_it_is(ask: TestClient, children: Re
     assert children.commands == []
 
 
+def test_what_a_run_prints_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # as a child's output is on Windows
+    children, folder = Children(), RunFolder(tmp_path / "s")
+    children.start(folder, ["show", "größe", "--runs", str(tmp_path)])
+    while not children.failure(folder):
+        time.sleep(0.05)
+    assert children.failure(folder).startswith("no study 'größe'; ")
+
+
 def test_what_cannot_begin_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     with client(tmp_path / "runs", children=Children()) as ask:
         settings = [*DEMO, "space.frozen.NOPE=0.5"]

@@ -44,7 +44,8 @@ def _of_parts(inputs: Mapping[str, Any], nodes: Nodes) -> dict[str, Any]:
     links = (inputs.get(part) for part in _PARTS)
     numbers = [str(link[0]) for link in links if isinstance(link, list) and link]
     whole = {key: value for number in numbers if number in nodes for key, value in nodes[number]["inputs"].items()}
-    return {"cfg": 1.0} | {_NAMES.get(name, name): value for name, value in (whole | dict(inputs)).items()}
+    given: dict[str, Any] = {"cfg": 1.0, **whole, **inputs}
+    return {_NAMES.get(name, name): value for name, value in given.items()}
 
 
 def _of_loader(number: str, inputs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -74,10 +74,12 @@ def _read_as_invoke(fields: dict[str, Any]) -> None:
 
 def _networks(data: Mapping[Any, Any]) -> tuple[list[tuple[str, Any]], set[str]]:
     """The LoRAs of a picture and their weights, and the names in the table that say so."""
-    found: list[tuple[str, Any]] = []
+    found: list[tuple[Any, Any]] = []
     for model in data["loras"] if isinstance(data.get("loras"), list) else ():
         about = model if isinstance(model, Mapping) else {}
-        file = next((about[key] for key in ("model", "lora") if isinstance(about.get(key), Mapping)), {})
+        file: Mapping[str, Any] = next(
+            (about[key] for key in ("model", "lora") if isinstance(about.get(key), Mapping)), {}
+        )
         found.append((file.get("name") or file.get("model_name") or about.get("file"), about.get("weight")))
     for names, weights in (("loras", "loraweights"), ("use_lora_model", "lora_alpha")):
         pair = [value if isinstance(value, list) else [value] for value in (data.get(names), data.get(weights))]

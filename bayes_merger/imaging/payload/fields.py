@@ -8,6 +8,7 @@ those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/mod
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _OTHER_NAMES = {
     "randn_source": "rng",
     "ensd": "eta_noise_seed_delta",
 }
+_REGIONS = re.compile(r"\bADD(?:COMM|BASE|COL|ROW)\b")
 _ALL = {**FIELDS, **SECOND_PASS}
 TEXT_FIELDS = frozenset(name for name in (*_ALL, *_OTHER_NAMES) if _ALL[_OTHER_NAMES.get(name, name)].kind is str)
 """Fields whose values are text to the letter."""
@@ -180,6 +182,8 @@ def read_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str, Any]:
     values = read_fields(fields_that_count(mapping))
     put_on(style_names(mapping), styles, values)
+    if found := _REGIONS.search(values["prompt"]):
+        raise ConfigError(f"prompt: {found[0]} (Regional Prompter) is not supported; remove it")
     check_prompt(values["prompt"])
     check_prompt(values.get("negative_prompt", ""), negative=True)
     second = {field: values.pop(field) for field in SECOND_PASS if field in values}

@@ -167,6 +167,10 @@ def _find(name: str, places: Places) -> Path:
 
 def _candidates(folder: Path, name: str) -> Iterator[Path]:
     """The files that may be meant: macOS writes letters with marks as two characters, keyboards as one."""
+    if folder.is_relative_to(here := Path.cwd()):
+        name = name.removeprefix("./").removeprefix(
+            f"{folder.relative_to(here).as_posix()}/"
+        )  # as a shell completes it
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name.isprintable():
         return
     for suffix in ("", *SUFFIXES):

@@ -20,7 +20,7 @@ _OTHER_SCHEDULES = ("KL Optimal", "Align Your Steps", "Turbo", "Karras Exponenti
 _SCHEDULE_ALIASES = {"normal": "Uniform", "polyexponential": "Exponential", "sgmuniform": "SGM Uniform",
                      "ddim_uniform": "DDIM"}  # fmt: skip
 """ComfyUI's `normal` has the same steps of time, and A1111's polyexponential is exponential unless its rho is set."""
-_BASE = {
+_BASE: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -178,6 +178,14 @@ def build_scheduler(
     steps = getattr(room, sampler.scheduler)(**options)
     steps.schedule, steps.rng = schedule, rng
     return steps
+
+
+def steps_of_second_pass(name: str, whole: int, asked: int) -> int:
+    """How many of the last steps of a whole schedule a second pass draws; A1111's own DDIM leaves some out."""
+    if _split(name)[0] != "DDIM":
+        return asked
+    times = len(range(0, _BASE["num_train_timesteps"], max(_BASE["num_train_timesteps"] // whole, 1)))
+    return max(asked - 1 - (times - whole), 1)
 
 
 def calls_per_step(name: str) -> int:

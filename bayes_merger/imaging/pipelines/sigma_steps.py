@@ -40,7 +40,7 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """The sigma and the time of every call of the network."""
-        trained = ((1 - self.alphas_cumprod.double()) / self.alphas_cumprod.double()).sqrt().numpy()
+        trained = self._trained()
         self.num_inference_steps = num_inference_steps
         self._way: list[float] = self._sigmas(num_inference_steps, trained).tolist()
         calls = [self._calls(number, *step) for number, step in enumerate(pairwise(self._way))]
@@ -79,6 +79,15 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         following = self._next(number, x, picture) if call == 0 else self._last(number, x, picture)
         self._step_index += 1
         return (following.to(model_output.dtype),)
+
+    def _trained(self) -> Array:
+        """The sigmas of training, from the smallest, rounded as in web UIs."""
+        alphas = self.alphas_cumprod
+        if not self.config.rescale_betas_zero_snr:
+            ends = (self.config[name] ** 0.5 for name in ("beta_start", "beta_end"))
+            betas = np.linspace(*ends, self.config.num_train_timesteps) ** 2
+            alphas = torch.tensor(np.cumprod(1 - betas), dtype=torch.float32)
+        return ((1 - alphas) / alphas).sqrt().double().numpy()
 
     def _sigmas(self, steps: int, trained: Array) -> Array:
         """Where the steps begin and the last one ends."""

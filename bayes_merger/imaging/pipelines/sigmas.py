@@ -2,15 +2,17 @@
 
 They are those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/sd_schedulers.py. A
 sigma is the noise's standard deviation where the picture's latents are as they are; the network was trained at certain
-ones, each of which has a time.
+ones, each of which has a time. Where a Brownian motion depends on the last digit, it is rounded as in web UIs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -24,7 +26,8 @@ def time_of(sigmas: Array, trained: Array) -> Array:
 
 
 def _at(times: Array, trained: Array) -> Array:
-    return np.exp(np.interp(times, np.arange(len(trained)), np.log(trained)))
+    found: Array = np.exp(np.interp(times, np.arange(len(trained)), np.log(trained)))
+    return found
 
 
 def _uniform(steps: int, trained: Array) -> Array:
@@ -44,18 +47,20 @@ def _ddim(steps: int, trained: Array) -> Array:
 
 
 def _karras(steps: int, trained: Array) -> Array:
-    low, high = trained[0] ** (1 / _RHO), trained[-1] ** (1 / _RHO)
-    return (high + np.linspace(0, 1, steps) * (low - high)) ** _RHO
+    low, high = float(trained[0]) ** (1 / _RHO), float(trained[-1]) ** (1 / _RHO)
+    found: Array = ((high + torch.linspace(0, 1, steps) * (low - high)) ** _RHO).double().numpy()
+    return found
 
 
 def _exponential(steps: int, trained: Array) -> Array:
-    return np.exp(np.linspace(np.log(trained[-1]), np.log(trained[0]), steps))
+    return torch.linspace(math.log(trained[-1]), math.log(trained[0]), steps).exp().double().numpy()
 
 
 def _beta(steps: int, trained: Array) -> Array:
     from scipy.stats import beta
 
-    return trained[0] + beta.ppf(1 - np.linspace(0, 1, steps), _BETA, _BETA) * (trained[-1] - trained[0])
+    shares: Array = beta.ppf(1 - np.linspace(0, 1, steps), _BETA, _BETA)
+    return trained[0] + shares * (trained[-1] - trained[0])
 
 
 SCHEDULES: Mapping[str, Callable[[int, Array], Array]] = {
@@ -72,7 +77,7 @@ SCHEDULES: Mapping[str, Callable[[int, Array], Array]] = {
 
 def sigmas_of(schedule: str, steps: int, trained: Array) -> Array:
     """The sigmas at which a picture's steps begin, and the 0 at which the last one ends."""
-    return np.append(SCHEDULES[schedule](steps, trained), 0.0)
+    return np.append(SCHEDULES[schedule](steps, trained).astype(np.float32), 0.0).astype(np.float64)
 
 
 def without_penultimate(sigmas: Array) -> Array:

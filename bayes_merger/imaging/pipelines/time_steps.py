@@ -31,6 +31,12 @@ class TimeSteps(SigmaSteps):
         """Of latents that are not scaled."""
         return math.sqrt(self._way[0] ** 2 + 1)
 
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
+        """Latents for a second pass: A1111 adds the noise of the step before to what it takes for this step's."""
+        number, _ = self._plan[self._begin_index or 0]
+        sigma, before = self._way[number], self._way[max(number - 1, 0)]
+        return (original_samples + before * noise) * math.sqrt((sigma**2 + 1) / (before**2 + 1))
+
     def _sigmas(self, steps: int, trained: Array) -> Array:
         return trained[times_of(steps, len(trained))]
 

@@ -69,15 +69,16 @@ class TensorWeight(ABC):
             pieces: how many.
             room: from a shape to numbers in fp32 to write into, on the device of the tensor.
         """
-        device = room((1, 1)).device
-        factors = [(factor if len(factor) == 1 else factor[rows]).to(device) for factor in self.factors]
+        device, step = room((1, 1)).device, -(-(rows.stop - rows.start) // pieces)
+        factors = [(factor if factor.shape[0] == 1 else factor[rows]).to(device) for factor in self.factors]
         width = max(factor.shape[1] for factor in factors)
-        if all(len(factor) == 1 for factor in factors):
+        split = [repeat(factor) if factor.shape[0] == 1 else factor.chunk(pieces) for factor in factors]
+        if all(isinstance(parts, repeat) for parts in split):
             table = room((1, width))
             self.fill(factors, table)
             yield from repeat(table)
-        for parts in zip(*(repeat(f) if len(f) == 1 else f.chunk(pieces) for f in factors), strict=False):
-            table = room((max(map(len, parts)), width))
+        for begin, *parts in zip(range(rows.start, rows.stop, step), *split, strict=False):
+            table = room((min(step, rows.stop - begin), width))
             self.fill(parts, table)
             yield table
 

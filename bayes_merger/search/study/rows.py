@@ -15,7 +15,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
+from sys import intern
 from typing import Any, NoReturn
 
 from optuna.distributions import BaseDistribution, FloatDistribution, json_to_distribution
@@ -170,11 +173,7 @@ def read_trials(ask: Callable[[str], Iterable[Sequence[Any]]], which: str = "") 
 
     # First of all: what is finished here has all it will ever have, though others write meanwhile.
     trials = list(rows("number, state, datetime_start, datetime_complete", "trials", "number"))
-    numbers: Rows = defaultdict(dict)
-    ranges: Rows = defaultdict(dict)
-    for trial, name, value, text in rows("param_name, param_value, distribution_json", "trial_params", "param_id"):
-        ranges[trial][name] = found = _distribution(text)
-        numbers[trial][name] = value if type(found) is FloatDistribution else found.to_external_repr(value)
+    numbers, ranges = _parameters(rows("param_name, distribution_json, param_value", "trial_params", "param_id"))
     own = _loaded(rows("key, value_json", "trial_user_attributes", "trial_user_attribute_id"))
     system = _loaded(rows("key, value_json", "trial_system_attributes", "trial_system_attribute_id"))
     values: dict[int, list[float]] = defaultdict(list)
@@ -193,6 +192,23 @@ def read_trials(ask: Callable[[str], Iterable[Sequence[Any]]], which: str = "") 
     ]  # fmt: skip
 
 
+def _parameters(rows: Iterable[Sequence[Any]]) -> tuple[Rows, Rows]:
+    """Of each trial the values of its parameters, and their distributions, which trials of the same ones share."""
+    numbers: Rows = defaultdict(dict)
+    ranges: Rows = defaultdict(dict)
+    known: dict[Any, dict[str, BaseDistribution]] = {}
+    for trial, own in groupby(rows, itemgetter(0)):
+        _, names, texts, values = zip(*own, strict=True)
+        if (names, texts) not in known:
+            known[names, texts] = dict(zip(names, map(_distribution, texts), strict=True))
+        found = known[names, texts]
+        if any(type(one) is not FloatDistribution for one in found.values()):
+            values = tuple(found[name].to_external_repr(value) for name, value in zip(names, values, strict=True))
+        numbers[trial] |= zip(found, values, strict=True)
+        ranges[trial] = ranges[trial] | found if trial in ranges else found
+    return numbers, ranges
+
+
 def _number(value: float, kind: str) -> float:
     return value if kind == "FINITE" else _SPECIAL[kind]
 
@@ -203,15 +219,16 @@ def _attributes(connection: sqlite3.Connection, query: str) -> Rows:
 
 def _loaded(rows: Iterable[Sequence[Any]]) -> Rows:
     found: Rows = defaultdict(dict)
-    if stored := list(rows):
-        ids, keys, texts = zip(*stored, strict=True)
-        for id, key, value in zip(ids, keys, _decoded(texts), strict=True):
+    left = iter(rows)
+    while some := list(islice(left, 1000)):
+        ids, keys, texts = zip(*some, strict=True)
+        for id, key, value in zip(ids, map(intern, keys), _decoded(texts), strict=True):
             found[id][key] = value
     return found
 
 
 def _decoded(texts: Sequence[str]) -> list[Any]:
-    """What each JSON text says. Thousands are read faster as one; if any is wrong, its own error is told."""
+    """What each JSON text says. Many are read faster as one; if any is wrong, its own error is told."""
     with suppress(ValueError, TypeError, RecursionError):
         together: list[Any] = json.loads(f"[{','.join(texts)}]")
         if len(together) == len(texts):

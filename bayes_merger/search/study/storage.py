@@ -134,11 +134,18 @@ def redacted(address: str | Path) -> str:
         url = sqlalchemy.make_url(text)
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return f"{text.partition('://')[0]}://..."  # whatever it is, it may contain a password
+    if _is_torn(url):
+        return f"{url.drivername}://..."
     # The password is removed, not masked: what is left is still an address.
     plain = sqlalchemy.URL.create(
         url.drivername, url.username, None, url.host, url.port, url.database, url.query
     ).difference_update_query(SECRET)
     return plain.render_as_string(hide_password=False)
+
+
+def _is_torn(url: sqlalchemy.URL) -> bool:
+    """Whether a password with an ``@`` has become part of what follows it."""
+    return "@" in f"{url.host}{url.database}" and url.password is not None
 
 
 def is_address(where: str | Path) -> bool:
@@ -182,6 +189,8 @@ def _address(where: str | Path, create: bool) -> sqlalchemy.URL:
         raise ConfigError(
             f"storage: {redacted(where)} is not an address; use  postgresql://user@host/database  or a file"
         ) from None
+    if _is_torn(url):
+        raise ConfigError(f"storage: {redacted(where)} has two @; in a password it is written %40, or give PGPASSWORD")
     kind = url.get_backend_name()
     if kind == "sqlite" and url.database and url.database != ":memory:":
         return _file(Path(url.database), create)

@@ -92,8 +92,8 @@ def sparse(points: Array, scores: Array, settings: Settings) -> tuple[Array, Arr
     inducing = points[every(len(points), DECOMPOSED)]
     values, vectors = _decomposed(_apart(inducing, inducing), settings.length)
     kept = values > 1e-9 * values.max()
-    rotated = vectors[:, kept].T @ _kernel(_apart(inducing, points), settings.length)
-    explained = rotated * np.sqrt(settings.amplitude / values[kept])[:, None]
+    explained = vectors[:, kept].T @ _kernel(_apart(inducing, points), settings.length)
+    explained *= np.sqrt(settings.amplitude / values[kept])[:, None]
     own = np.maximum(settings.amplitude - (explained**2).sum(axis=0), 0.0)
     total = own + settings.noise
     solved = np.linalg.solve(np.eye(len(explained)) + (explained / total) @ explained.T, explained)
@@ -132,7 +132,9 @@ def fit(points: Array, scores: Array, noise: float | None) -> Settings:
 
 def _apart(a: Array, b: Array) -> Array:
     """How far each of some points is from each of others, in the kernel's unit at a length scale of 1."""
-    return np.sqrt(5.0 * squared_distances(a, b))
+    squares = squared_distances(a, b)
+    squares *= 5.0
+    return np.sqrt(squares, out=squares)
 
 
 def _kernel(apart: Array, length: float) -> Array:

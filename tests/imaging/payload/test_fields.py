@@ -230,3 +230,8 @@ def test_distilled_guidance_is_for_models_that_have_it() -> None:
     assert second == {"prompt": "a", "hr_distilled_cfg": 3, "hr_cfg": 3}
     with pytest.raises(ConfigError, match="payload p: cfg: is 4 beside Forge's distilled guidance"):
         with_distilled_guidance("p", forge | {"cfg": 4})
+
+
+def test_regions_are_refused_by_their_word() -> None:
+    with pytest.raises(ConfigError, match=r"payload p: prompt: ADDCOMM \(Regional Prompter\) is not supported"):
+        payload_from_mapping("p", {"prompt": "a ADDCOMM b"})

@@ -141,12 +141,12 @@ def test_comfyuis_graph_is_read_from_pictures_and_json(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_replaced_or_left_out_and_said(tmp_path: Path) -> None:
     text = (
-        "a ring\nSteps: 20, Sampler: DPM++ SDE Karras, Seed: 1, Size: 500x512, Denoising strength: 0.4, Hires upscale: 2, "
+        "a ring\nSteps: 20, Sampler: DPM fast, Seed: 1, Size: 500x512, Denoising strength: 0.4, Hires upscale: 2, "
         "Hires upscaler: 4x-UltraSharp, Eta: 0.5"
     )
     found = only(png(tmp_path / "x.png", parameters=text))
     assert found.fields == {
-        "prompt": "a ring", "negative_prompt": "", "rng": "nv", "steps": 20, "sampler_name": "DPM++ 2M SDE", "seed": 1,
+        "prompt": "a ring", "negative_prompt": "", "rng": "nv", "steps": 20, "sampler_name": "DPM++ 2M", "seed": 1,
         "width": 496, "height": 512,
     }  # fmt: skip
     assert [note.split(":")[0] for note in found.notes] == ["sampler_name", "left out", "left out"]
@@ -178,7 +178,8 @@ def test_the_editor_s_workflow_is_refused_with_the_way_out(tmp_path: Path) -> No
 
 def test_invokeais_first_pictures_are_read(tmp_path: Path) -> None:
     table = json.dumps({"image": {"prompt": [{"prompt": "a ring", "weight": 1}], "steps": 9}})
-    assert only(png(tmp_path / "x.png", **{"sd-metadata": table})).fields == {"prompt": "a ring", "steps": 9}
+    texts: dict[str, Any] = {"sd-metadata": table}
+    assert only(png(tmp_path / "x.png", **texts)).fields == {"prompt": "a ring", "steps": 9}
     fields = only(png(tmp_path / "x.png", Dream='"a ring" -s 9 -S 7')).fields
     assert fields == {"prompt": "a ring", "steps": "9", "seed": "7"}
 

@@ -36,7 +36,7 @@ def test_it_gives_the_payload_back(clip_skip: int) -> None:
         ("Steps: 20, Hires upscale: 2, Hires upscaler: 4x-UltraSharp", "'4x-UltraSharp' is a network of its own"),
         ("Steps: 20, Seed resize from: 512x512", "seed_resize_from_w is not supported"),
         ("Steps: 20, Size: big", "Size: 'big' is no such number"),
-        ("Steps: 20, Sampler: DPM++ SDE", "the nearest is"),
+        ("Steps: 20, Sampler: DPM fast", "the nearest is"),
         ("Steps: 20, ControlNet 0: x", "unknown parameter 'ControlNet 0'"),
     ],
 )

@@ -61,7 +61,7 @@ def test_web_ui_fields_become_a_payload() -> None:
         ({"prompt": "a", "score_weight": 1, "importance": 2}, "importance is given twice"),
         ({"prompt": "a", "tiling": True}, "tiling is not supported"),
         ({"prompt": "a", "sampler_name": "Euler b"}, "did you mean Euler"),
-        ({"prompt": "a", "sampler_name": "DPM++ SDE Karras"}, "the nearest is 'DPM\\+\\+ 2M SDE'"),
+        ({"prompt": "a", "sampler_name": "DPM fast"}, "the nearest is 'DPM\\+\\+ 2M'"),
         ({"prompt": "a <hypernet:b:1>"}, "<hypernet:b:1>"),
         ({"prompt": "a", "negative_prompt": "<lora:b:1>"}, "does nothing there"),
     ],

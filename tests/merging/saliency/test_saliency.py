@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 
 from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError, TrialFailed
 from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint
+from bayes_merger.merging.engine.combine import Scratch, combine
 from bayes_merger.merging.engine.idle import idle_weights
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.export.single_file import save_merge
+from bayes_merger.merging.method import known_methods, method_spec
 from bayes_merger.merging.saliency.settings import read_saliency
-from bayes_merger.merging.saliency.weights import MovedWeight, as_matrix
+from bayes_merger.merging.saliency.weights import MovedWeight, ScaledWeight, TensorWeight, as_matrix
 from tests.live_models import equal, live, parameter, plain, transposed
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, even, opened, recipe_of, tensors_of, write_model
 from tests.sidecars import RUN, measured
@@ -144,6 +146,36 @@ def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
     low, high = weight.ends()
     assert low == pytest.approx(float(whole.min()))
     assert high == pytest.approx(float(whole.max()))
+
+
+def test_weights_that_differ_only_by_row_or_by_column_are_one_column_or_one_row() -> None:
+    row = MovedWeight(4, torch.tensor([[1.0]]), torch.tensor([[1.0, 3.0, 0.0, 1.0]]))
+    tables = row.tables(slice(0, 6), 3, torch.empty)
+    assert [next(tables).tolist() for _ in range(3)] == [[[0.5, 0.25, 1.0, 0.5]]] * 3
+    column = ScaledWeight(4, 0.5, (torch.tensor([[1.0], [2.0], [3.0]]), torch.ones(1, 1)))
+    assert [table.tolist() for table in column.tables(slice(1, 3), 2, torch.empty)] == [[[1.0]], [[1.5]]]
+
+
+@pytest.mark.parametrize("shape", [(1, 12), (5, 1), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_method_takes_such_weights_as_it_takes_a_number_for_each_place(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    generator, tried = torch.Generator().manual_seed(0), 0
+    factor = torch.rand(shape, generator=generator)
+    for spec in (method_spec(name) for name in known_methods()):
+        sources = [torch.randn(5, 3, 4, generator=generator).to(dtype) for _ in spec.models]
+        for name in sorted(spec.tensors):
+            found = []
+            for given in (factor, factor.expand(5, 12).contiguous()):
+                weights: dict[str, float | TensorWeight] = dict.fromkeys(spec.weights, 0.4)
+                weights[name] = ScaledWeight(12, 0.5, (given,), 0.0, 1.0)
+                out = torch.empty(5, 3, 4, dtype=dtype)
+                combine(spec.bind(spec.models), sources, weights, out, dtype, Scratch(), "key")
+                found.append(out)
+            assert torch.equal(*found), f"{spec.name}: {name}"
+            tried += 1
+    assert tried > 10
 
 
 def test_a_large_tensor_is_written_in_chunks_of_whole_rows(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from optuna.trial import TrialState
 from bayes_merger.compose import build, compose_run
 from bayes_merger.errors import BayesMergerError, ConfigError
 from bayes_merger.search.samplers import lhs, make_sampler
-from bayes_merger.search.space.space import SearchSpace, build_space
+from bayes_merger.search.space.building import build_space
+from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.study import create_study, open_storage, recover
 from bayes_merger.search.study.workers import Worker
 from bayes_merger.testing.samplers import SamplerContract

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from bayes_merger.run.record import chosen_trial, complete_trials, left_out, posterior_of
 from bayes_merger.search import samplers
-from bayes_merger.search.space.space import build_space
+from bayes_merger.search.space.building import build_space
 from bayes_merger.search.study.alive import recover
 from bayes_merger.search.study.checked import CheckedStudy, checked, reads_once
 from bayes_merger.search.study.fork import inheritance

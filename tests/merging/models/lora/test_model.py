@@ -121,6 +121,25 @@ def test_a_text_encoder_s_own_name_in_the_checkpoint_is_understood(tmp_path: Pat
     assert lora.tensor(TEXT).tolist() == [[3, 4], [6, 8]]
 
 
+@pytest.mark.parametrize(
+    ("pair", "alpha"),
+    [
+        ((".lora_B.weight", ".lora_A.weight"), ".alpha"),
+        ((".lora_B.weight", ".lora_A.weight"), ".lora_A.alpha"),
+        ((".lora.up.weight", ".lora.down.weight"), ".lora.alpha"),
+        ((".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"), ".lora_linear_layer.alpha"),
+        (("_lora.up.weight", "_lora.down.weight"), "_lora.alpha"),
+    ],
+)
+@pytest.mark.parametrize("room", ["", "processor."])
+def test_alpha_stands_where_the_factors_do(tmp_path: Path, pair: tuple[str, str], alpha: str, room: str) -> None:
+    stem = f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.{room}to_k"
+    tensors = {stem + pair[0]: column(1, 2), stem + pair[1]: row(10, 20), stem + alpha: torch.tensor(0.5)}
+    lora = opened(tmp_path, tensors)
+    assert lora.tensor(MATRIX).tolist() == [[1 + 5, 2 + 10], [3 + 10, 4 + 20]]
+    assert lora.unmatched == ()
+
+
 def test_a_scale_goes_before_alpha(tmp_path: Path) -> None:
     pair = {f"{K}.lora_up.weight": column(1, 2), f"{K}.lora_down.weight": row(10, 20)}
     said = {f"{K}.scale": torch.tensor([0.5]), f"{K}.alpha": torch.tensor(4.0)}
