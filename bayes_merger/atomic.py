@@ -7,7 +7,8 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,36 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def put_in_place(new: Path, path: Path, move: Callable[[Path, Path], object] = os.replace) -> None:
+    """Rename a file to the name of one that somebody may be reading, for which Windows refuses it meanwhile.
+
+    Args:
+        new: the file.
+        path: its name from now on.
+        move: does it.
+
+    Raises:
+        OSError: it cannot be done, in this second either.
+    """
+    for pause in PAUSES:
+        try:
+            move(new, path)
+        except PermissionError:
+            time.sleep(pause)
+        else:
+            return
+    move(new, path)
+
+
+PAUSES = (0.01, 0.03, 0.1, 0.3, 0.5)
+"""Seconds between two tries."""
 
 
 def write_json(path: Path, value: Any) -> None:

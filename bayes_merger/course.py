@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from shlex import quote
 
 import optuna
 
-from bayes_merger.errors import BayesMergerError, Interrupted, Paused, StorageError, trouble
-from bayes_merger.report.best import FreshBest, write_best
+from bayes_merger.errors import BayesMergerError, Interrupted, Paused, StorageError, one_line, trouble
+from bayes_merger.paths import quoted
+from bayes_merger.report.best import FreshBest, write_best, write_preview
+from bayes_merger.report.log import began_with, took
 from bayes_merger.report.summary import summary
 from bayes_merger.report.tables import (
     best_lines,
@@ -25,7 +27,7 @@ from bayes_merger.run.attributes import FINAL
 from bayes_merger.run.budget import with_more_trials
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.outside import OUTSIDE
-from bayes_merger.run.progress import ProgressReporter, StopSignal
+from bayes_merger.run.progress import ProgressReporter, StopSignal, write_log
 from bayes_merger.run.rating.desk import Seating, no_seat, played_off
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of
 from bayes_merger.run.setup import RunSetup
@@ -59,8 +61,10 @@ def carry_on(
         _hand_out(setup, study, folder, progress)
         return
     again = f"go on with  bayes-merger resume {folder.typed}"
+    for line in began_with(study.user_attrs):
+        write_log(folder.log, line)
     try:
-        with StopSignal(progress, Wishes(folder, progress, study)) as stop:
+        with _logged(folder), StopSignal(progress, Wishes(folder, progress, study)) as stop:
             page = setup.rater and setup.config.scoring.page
             with seating(folder, progress) if page else nullcontext():
                 _to_the_end(setup, study, folder, progress, stop)
@@ -80,20 +84,35 @@ def carry_on(
         put_to_rest(backend(study))
 
 
+@contextmanager
+def _logged(folder: RunFolder) -> Iterator[None]:
+    """Whatever ends the block early stands in the log; the screen is told by the command."""
+    try:
+        yield
+    except BaseException as error:
+        write_log(folder.log, f"ended early: {one_line(error, longest=1000) or type(error).__name__}")
+        raise
+
+
 def _hand_out(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, progress: ProgressReporter) -> None:
     """Leave the merges to those who ask for them; what is known of the best is written."""
     try:
         done, total = finished(study), setup.trials
         if done < total:
             study.set_user_attr(FINAL, None)
-            where = "" if folder.path.parent == Path("runs") else f" --runs {quote(str(folder.path.parent))}"
-            progress.note(f"{total - done} merges wait for whoever asks:  bayes-merger serve{where}  and docs/api.md")
+            progress.note(f"{total - done} merges wait for whoever asks:  {_serve(folder)}  and docs/api.md")
         if complete_trials(study):
             write_best(study, folder)
             progress.note(f"recipe and weights of the best so far are in {folder.best}")
     finally:
         setup.close()
         put_to_rest(backend(study))
+
+
+def _serve(folder: RunFolder) -> str:
+    """The command that shows a study in a browser."""
+    elsewhere = "" if folder.path.parent == Path("runs") else f" --runs {quoted(str(folder.path.parent))}"
+    return f"bayes-merger serve{elsewhere}"
 
 
 def _raise_if_gone(folder: RunFolder, again: str) -> None:
@@ -139,6 +158,7 @@ def _to_the_end(
             if searching:
                 for line in opening_lines(setup, study, folder, finished(study)):
                     progress.note(line)
+                progress.note(f"watch it in a browser:  {_serve(folder)}    the best so far: {folder.best}")
                 study.set_user_attr(FINAL, None)
                 study.set_user_attr(STOPPED, None)
             if searching and setup.config.workers > 1:
@@ -153,6 +173,7 @@ def _to_the_end(
     except (Paused, Interrupted):
         if complete_trials(study):
             write_best(study, folder)
+            write_log(folder.log, took(study))
         raise
 
 
@@ -165,6 +186,7 @@ def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, p
     if setup.config.final.save:
         progress.step("writing the best merge")
         save_merge(recipe, setup.checkpoints, folder.model, replace=True)
+        write_preview(trial, folder)
     final = final_of(study)
     data = summary(study)
     if "front" in data:
@@ -179,5 +201,6 @@ def export_best(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, p
     if setup.config.final.save:
         progress.note(f"model    {folder.model}")
     progress.note(f"recipe   {folder.best / 'recipe.json'}   weights {folder.best / 'weights.txt'}")
-    progress.note(f"pictures and plots in {folder.best}")
+    progress.note(f"pictures and plots in {folder.best}; on one page:  bayes-merger report {folder.typed}")
+    write_log(folder.log, took(study))
     progress.note(verdict_line(data))

@@ -92,7 +92,12 @@ def _decoded(data: bytes) -> str:
 
 
 def read_document(
-    path: Path, *, text_of: Collection[str] = (), names_of: Collection[str] = (), largest: int = LARGEST
+    path: Path,
+    *,
+    text_of: Collection[str] = (),
+    names_of: Collection[str] = (),
+    words: bool = False,
+    largest: int = LARGEST,
 ) -> Any:
     """What is in a YAML file, or in a JSON file if it is called so.
 
@@ -100,6 +105,7 @@ def read_document(
         path: of the file.
         text_of: keys whose values are text to the letter: ``prompt: 1``, ``prompt: yes`` and ``prompt: {a|b}``.
         names_of: keys whose values are text where they are no tables: ``b: 1`` is a name, ``b: {file: B}`` is none.
+        words: all values are text: ``[no, 1.10]``.
         largest: bytes it may have.
 
     Raises:
@@ -107,14 +113,16 @@ def read_document(
     """
     text = read_text(path, largest=largest)
     if path.suffix.lower() != ".json":
-        return parse_document(text, text_of=text_of, names_of=names_of)
+        return parse_document(text, text_of=text_of, names_of=names_of, words=words)
     try:
         return parse_json(text)
     except ValueError as error:
         raise ConfigError(f"is not JSON ({one_line(error)})") from None
 
 
-def parse_document(text: str, *, text_of: Collection[str] = (), names_of: Collection[str] = ()) -> Any:
+def parse_document(
+    text: str, *, text_of: Collection[str] = (), names_of: Collection[str] = (), words: bool = False
+) -> Any:
     """YAML or JSON as plain data; the keys are those of `read_document`.
 
     Raises:
@@ -128,6 +136,8 @@ def parse_document(text: str, *, text_of: Collection[str] = (), names_of: Collec
         raise ConfigError(f"has more than {LARGEST_YAML >> 10} KiB of YAML, too much for a file of its kind")
     text = text.translate(_ODD_LINE_ENDS)
     texts = {**dict.fromkeys(names_of, True), **dict.fromkeys(text_of, False)}
+    if words:
+        return _parse_yaml(text, texts, _WordLoader)
     try:
         return _parse_yaml(text, texts)
     except ConfigError:
@@ -141,9 +151,9 @@ def parse_document(text: str, *, text_of: Collection[str] = (), names_of: Collec
 _Texts = Mapping[str, bool]  # keys whose values are text -> whether they may be tables and lists as well
 
 
-def _parse_yaml(text: str, texts: _Texts) -> Any:
+def _parse_yaml(text: str, texts: _Texts, kind: type[yaml.SafeLoader] | None = None) -> Any:
     try:
-        return with_whole_text(_yaml(text, texts))
+        return with_whole_text(_yaml(text, texts, kind or _Loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = one_line(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
@@ -157,6 +167,12 @@ def _parse_yaml(text: str, texts: _Texts) -> Any:
 
 class _Loader(yaml.SafeLoader):
     """Seven kinds of data, written as in YAML 1.2 but for the truth values, of which 1.1 has more."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  as in the base class
+
+
+class _WordLoader(yaml.SafeLoader):
+    """Texts, but for what is empty."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  as in the base class
 
@@ -197,10 +213,12 @@ for _kind, _pattern, _first in _IMPLICIT:
     # A float takes time with the square of its digits; nobody writes more than a few
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?=.{{0,60}}\Z)(?:{_pattern})\Z"), list(_first))
 _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"\Z"), [""])
+_WordLoader.add_implicit_resolver(_TAG + "null", re.compile(r"\Z"), [""])
+_WordLoader.add_implicit_resolver(_TAG + "merge", re.compile(r"<<\Z"), ["<"])
 
 
-def _yaml(text: str, texts: _Texts) -> Any:
-    loader = _Loader(text)
+def _yaml(text: str, texts: _Texts, kind: type[yaml.SafeLoader]) -> Any:
+    loader = kind(text)
     try:
         root = loader.get_single_node()
         if root is None:

@@ -91,6 +91,16 @@ def _bounded(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} ... {text[-400:]}"
 
 
+def close_to(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that a misspelt one may mean, at most three.
+
+    >>> close_to("bays", ["bayes", "tpe"])
+    ['bayes']
+    """
+    lower = {candidate.lower(): candidate for candidate in known}
+    return [lower[found] for found in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
+
+
 def nearest(name: str, known: Iterable[str], *, listed: int = 12) -> str:
     """The way out of a misspelt name: the closest known names, or the whole list when none is close.
 
@@ -98,10 +108,8 @@ def nearest(name: str, known: Iterable[str], *, listed: int = 12) -> str:
     'did you mean bayes?'
     """
     names = sorted(set(known))
-    lower = {candidate.lower(): candidate for candidate in names}
-    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)
-    if close:
-        return f"did you mean {' or '.join(lower[found] for found in close)}?"
+    if close := close_to(name, names):
+        return f"did you mean {' or '.join(close)}?"
     more = f", ... ({len(names)} in all)" if len(names) > listed else ""
     return f"known: {', '.join(names[:listed])}{more}"
 

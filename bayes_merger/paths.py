@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +16,15 @@ def user_path(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # nobody is called so, or has no home
         return Path(path)
+
+
+def quoted(text: str, windows: bool = os.name == "nt") -> str:
+    """A text as one word of a command line that a person copies; only double quotes hold words together everywhere."""
+    if not windows:
+        return shlex.quote(text)
+    from subprocess import list2cmdline
+
+    return list2cmdline([text])
 
 
 def cache_folder() -> Path:

@@ -77,6 +77,7 @@ def rescore(
         Paused: the person who scores went away; the same command goes on.
     """
     old = find_study(Path(runs), name)
+    name = old.name
     study = load(old)
     settings = _settings(study, overrides)
     folder = _folder(old, new)

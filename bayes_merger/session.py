@@ -1,4 +1,4 @@
-"""Begin a study, go on with it, fork it, work on it: what the command line, a page, a notebook and a launcher call.
+"""Begin a study, go on with it, fork it: what the command line, a page, a notebook and a launcher call.
 
 Settings come in as plain data, composed by :mod:`bayes_merger.compose`; progress is reported to a
 :class:`~bayes_merger.run.progress.ProgressReporter`. Nothing is printed here. For example::
@@ -12,9 +12,8 @@ Settings come in as plain data, composed by :mod:`bayes_merger.compose`; progres
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,9 @@ import optuna
 
 from bayes_merger import compose
 from bayes_merger.compose.changes import check_changeable
-from bayes_merger.config import LOCAL, RunConfig
+from bayes_merger.config import RunConfig
 from bayes_merger.course import carry_on
-from bayes_merger.errors import (
-    CheckpointError,
-    ConfigError,
-)
+from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
@@ -38,23 +34,24 @@ from bayes_merger.run.budget import budget_line, settled, with_budget
 from bayes_merger.run.control import GO_ON
 from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.fingerprint import fingerprint
-from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, new_folder
+from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load
 from bayes_merger.run.heritage import check_compares, heritage_of, taken_over, with_pictures
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
+from bayes_merger.run.new_folder import new_folder
 from bayes_merger.run.outside import is_outside
-from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
+from bayes_merger.run.progress import ProgressReporter, Reporting, plain_reporting
 from bayes_merger.run.rating.desk import Seating, no_seat
 from bayes_merger.run.rebasin import orders_kept
 from bayes_merger.run.record import left_out
-from bayes_merger.run.setup import RunSetup, check_models, check_no_person, check_setup, check_space
+from bayes_merger.run.setup import RunSetup, check_models, check_setup, check_space
 from bayes_merger.run.status import reporting_status
 from bayes_merger.run.sweep import sweep
-from bayes_merger.run.versions import about_upgrade, check_versions, remember_versions, versions_here
-from bayes_merger.run.wishes import Wishes, store_wish
+from bayes_merger.run.turns import device_of, wait_for_turn
+from bayes_merger.run.versions import about_upgrade, remember_versions, versions_here
+from bayes_merger.run.wishes import store_wish
 from bayes_merger.search.space.from_effect import about_effect
-from bayes_merger.search.study.alive import at_work
 from bayes_merger.search.study.stopping import PATIENT_FROM
-from bayes_merger.search.study.storage import backend, is_address, open_storage, put_to_rest, redacted
+from bayes_merger.search.study.storage import is_address, open_storage, redacted
 from bayes_merger.search.study.study import FINGERPRINT, finished
 
 
@@ -64,6 +61,7 @@ def begin(
     named: bool = True,
     reporting: Reporting = plain_reporting,
     seating: Seating = no_seat,
+    queued: bool = False,
 ) -> RunFolder:
     """Start a new study and run it to its end.
 
@@ -72,6 +70,7 @@ def begin(
         named: the user chose the study's name; otherwise a number is added to a name that is in use.
         reporting: opens the progress reporter, given the log file.
         seating: opens the place where a person rates while the study runs.
+        queued: wait for the other runs in the same folder that draw on its device, and for those that wait already.
 
     Returns:
         The study's folder.
@@ -94,7 +93,7 @@ def begin(
     setup = without_idle(setup)
     design, about_anchors = start_design(setup)
     settings = {**settled(settings, setup), "name": folder.name}
-    with folder.locked(), reporting_status(folder, reporting) as progress:
+    with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.note(f"study {folder.name} in {folder.path}")
         if line := about_idle(setup.space):
             progress.note(f"{line}; {SEARCH_ALL}")
@@ -113,6 +112,7 @@ def resume(
     address: str = "",
     reporting: Reporting = plain_reporting,
     seating: Seating = no_seat,
+    queued: bool = False,
 ) -> RunFolder:
     """Go on with a study, as if it had never been interrupted; or with more trials or time.
 
@@ -123,6 +123,7 @@ def resume(
         address: of the database that has it, if it is not in its folder.
         reporting: opens the progress reporter, given the log file.
         seating: opens the place where a person rates while the study runs.
+        queued: wait for the other runs in the same folder that draw on its device, and for those that wait already.
 
     Raises:
         ConfigError: no such study, or settings that would make its scores incomparable.
@@ -135,8 +136,8 @@ def resume(
     folder = find_study(Path(runs), name, address)
     stored = of_a_run(load(folder))
     check_changeable(name, stored[CONFIG], overrides)
-    settings, setup = _stored(folder, stored, overrides)
-    with folder.locked(), reporting_status(folder, reporting) as progress:
+    settings, setup = stored_setup(folder, stored, overrides)
+    with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.step("hashing the models")
         folder.point()
         mark = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
@@ -174,6 +175,7 @@ def fork(
     runs: str | Path = "runs",
     reporting: Reporting = plain_reporting,
     seating: Seating = no_seat,
+    queued: bool = False,
 ) -> RunFolder:
     """Start a new study that takes over the trials of another one which still compare.
 
@@ -184,6 +186,7 @@ def fork(
         runs: the folder of all studies.
         reporting: opens the progress reporter, given the log file.
         seating: opens the place where a person rates while the study runs.
+        queued: wait for the other runs in the same folder that draw on its device, and for those that wait already.
 
     Raises:
         ConfigError: no such study, a setting that makes no sense, or scores that would not be comparable.
@@ -194,6 +197,7 @@ def fork(
     from bayes_merger.search.study.fork import rows_still_needed
 
     old = find_study(Path(runs), name)
+    name = old.name
     study = load(old)
     settings, folder = _place_of_fork(of_a_run(study)[CONFIG], new, overrides, Path(runs))
     redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards", "styles") for o in overrides)
@@ -209,7 +213,7 @@ def fork(
     settings = {**settled(settings, setup), "init_points": wanted, "images_budget": None}
     setup = replace(setup, config=compose.validate(settings))
     taken = [with_pictures(trial, old, folder) for trial in heritage.trials]
-    with folder.locked(), reporting_status(folder, reporting) as progress:
+    with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.note(f"study {new} in {folder.path}: {taken_over(name, heritage)}")
         upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
         about_frozen = about_effect(setup.config.space, setup.space.blocks)
@@ -220,6 +224,17 @@ def fork(
             forked.set_user_attr(MOST, fits)
         carry_on(setup, forked, folder, progress, seating)
     return folder
+
+
+@contextmanager
+def _in_turn(
+    folder: RunFolder, settings: Mapping[str, Any], reporting: Reporting, *, queued: bool
+) -> Iterator[ProgressReporter]:
+    """Hold a study and report on it, once it is its turn."""
+    with folder.locked(), reporting_status(folder, reporting) as progress:
+        if queued:
+            wait_for_turn(folder, device_of(settings), progress)
+        yield progress
 
 
 def _place_of_fork(
@@ -240,102 +255,6 @@ def _place_of_fork(
             f"study '{new}' exists: choose another name, or go on with  bayes-merger resume {folder.typed}"
         )
     return settings, folder
-
-
-def work(
-    name: str,
-    overrides: Sequence[str] = (),
-    *,
-    runs: str | Path = "runs",
-    address: str = "",
-    worker: str = "",
-    reporting: Reporting = plain_reporting,
-    says_stop: bool = True,
-) -> RunFolder:
-    """Draw trials of a study that others work on too, until its budget is used up.
-
-    Args:
-        name: of the study.
-        overrides: what differs on this machine, like ``model_a=/mnt/A.safetensors``; see ``LOCAL``.
-        runs: the folder of all studies.
-        address: of the database that has it, if it is not in its folder.
-        worker: what people call this worker; the host's name by default.
-        reporting: opens the progress reporter, given the log file.
-        says_stop: whether this process reports a request to stop; a parent process does so itself.
-
-    Raises:
-        ConfigError: no such study, or a worker that would draw something else.
-        CheckpointError: a model file that cannot be used.
-        Interrupted: the user asked to stop.
-    """
-    from bayes_merger.run import loop
-    from bayes_merger.run.drawing import evaluator_of
-
-    folder = find_study(Path(runs), name, address)
-    stored = of_a_run(load(folder, whole=False))
-    settings, setup = _stored_for_worker(folder, stored, overrides)
-    about_versions = check_versions(stored.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
-    folder.make()
-    with reporting(folder.log) as progress:
-        for line in about_versions:
-            progress.note(line)
-        progress.step("hashing the models")
-        marks = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
-        study = loop.join_study(setup, folder, marks, waiting=progress.note)
-        folder.point()
-        total = setup.trials
-        if says_stop and (warning := loop.crowded(at_work(study) + 1, total)):
-            progress.note(warning)
-        try:
-            with (
-                StopSignal(progress if says_stop else None, Wishes(folder, progress, study, says=says_stop)) as stop,
-                evaluator_of(setup, study, progress, stop, folder) as evaluator,
-            ):
-                name = worker or socket.gethostname()
-                with _standing_by(setup, folder, marks, progress) if says_stop else nullcontext():
-                    loop.search(setup, study, evaluator, folder, progress, stop, name=name, taking=True)
-        finally:
-            setup.close()
-            put_to_rest(backend(study))
-    return folder
-
-
-def _stored_for_worker(
-    folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[str]
-) -> tuple[dict[str, Any], RunSetup]:
-    """The settings and the setup of a study on this machine, for one of several workers.
-
-    Raises:
-        ConfigError: a setting that is the study's, or a scorer that asks a person.
-        CheckpointError: a model file that is not there.
-    """
-    for override in overrides:
-        key = compose.in_full(override).partition("=")[0]
-        if not any(compose.is_of(key, local) for local in LOCAL):
-            raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
-    try:
-        settings, setup = _stored(folder, stored, overrides)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; say where it is on this machine like  model_a=FILE") from error
-    check_no_person(setup.scorers, "rate in  bayes-merger run  or  resume")
-    return settings, setup
-
-
-@contextmanager
-def _standing_by(
-    setup: RunSetup, folder: RunFolder, marks: Mapping[str, Any], progress: ProgressReporter
-) -> Iterator[None]:
-    """Be the study's proposer beside this block whenever no other process is, with a study and a sampler of its own."""
-    from bayes_merger.run import loop
-    from bayes_merger.run.workers import proposing
-    from bayes_merger.search.study.proposer import STANDBY
-
-    study = loop.join_study(setup, folder, marks)
-    try:
-        with proposing(setup, study, progress, STANDBY):
-            yield
-    finally:
-        put_to_rest(backend(study))
 
 
 ENDS = ("n_iters", "images_budget", "time_limit", "patience")
@@ -380,8 +299,15 @@ def of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:
     return stored
 
 
-def _stored(folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], RunSetup]:
-    """The settings and the setup of a study that exists, with changes."""
+def stored_setup(
+    folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], RunSetup]:
+    """The settings and the setup of a study that exists, with changes.
+
+    Raises:
+        ConfigError: a setting that makes no sense.
+        CheckpointError: a model file that cannot be used.
+    """
     settings = _with_one_budget(compose.changed(stored[CONFIG], overrides), overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
     setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads), stored)

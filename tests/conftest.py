@@ -33,13 +33,16 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_finish() -> None:
-    """What the imports have made is no garbage, and need not be looked at each time; nor Optuna's migrations."""
-    if "optuna" in sys.modules:
-        from tests.migrations import read_once
-
-        read_once()
+    """What the imports have made is no garbage, and need not be looked at each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """What all processes of the tests are forked from is this one as long as it has done nothing."""
+    if processes := sys.modules.get("tests.processes"):
+        processes.template()
 
 
 def pytest_unconfigure() -> None:

@@ -1,8 +1,10 @@
-"""What commands import, imported once by the fork server of tests/processes.py."""
+"""What commands import, and read of Optuna's tables, once for all processes of tests/processes.py."""
 
 import importlib
+import tempfile
+from pathlib import Path
 
-from tests.migrations import read_once
+from bayes_merger.search.study.storage import open_storage
 
 for name in (
     "PIL.JpegImagePlugin",
@@ -30,4 +32,5 @@ for name in (
 ):
     importlib.import_module(name)
 
-read_once()
+with tempfile.TemporaryDirectory() as folder:
+    open_storage(Path(folder) / "study.db").engine.dispose()

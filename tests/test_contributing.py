@@ -91,6 +91,7 @@ def test_a_merge_method_of_one_s_own(workplace: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_scorer_of_one_s_own(workplace: Path) -> None:
     (searched,) = follow("Add a scorer", workplace)
     assert "3/3" in searched
@@ -131,6 +132,7 @@ def test_their_contracts_hold(tmp_path: Path) -> None:
     assert all(f"{name}::" in contract.stdout for name in tests), contract.stdout
 
 
+@pytest.mark.slow
 def test_an_architecture(tmp_path: Path) -> None:
     package = tmp_path / "checkout"
     source = Path(bayes_merger.__file__).parent

@@ -26,6 +26,8 @@ def finished(workplace: Path, tiny_a: Path, tiny_b: Path) -> Path:
     result = command(workplace, "run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=whole")
     assert result.returncode == 0, result.stderr
     assert "even mix" in result.stdout
+    assert "watch it in a browser:  bayes-merger serve    the best so far: runs/whole/best\n" in result.stdout
+    assert "pictures and plots in runs/whole/best; on one page:  bayes-merger report whole\n" in result.stdout
     return workplace / "runs" / "whole"
 
 
@@ -39,6 +41,7 @@ def shown(workplace: Path, name: str) -> dict[str, Any]:
 def test_a_run_leaves_all_that_the_user_takes_home(workplace: Path, finished: Path) -> None:
     for name in (
         "best.safetensors",
+        "best.preview.png",
         "best/recipe.json",
         "best/weights.txt",
         "best/summary.json",
@@ -59,6 +62,15 @@ def test_a_run_leaves_all_that_the_user_takes_home(workplace: Path, finished: Pa
     assert [set(row["weights"]["alpha"].values()) for row in first] == [{0.0}, {1.0}, {0.5}]
     weights = (finished / "best" / "weights.txt").read_text().splitlines()[1].split(",")
     assert len(weights) == 26
+    log = (finished / "log.txt").read_text()
+    assert "  versions  bayes_merger " in log
+    assert "  model A  " in log
+    assert log.count("SHA-256") == 2
+    assert '  settings  {"model_a": ' in log
+    assert "  a trial takes " in log
+    with Image.open(finished / "best.preview.png") as preview:
+        assert preview.text["Study"] == "whole"  # type: ignore[attr-defined]
+        assert preview.text["Trial"] == str(data["best"]["trial"])  # type: ignore[attr-defined]
     assert float(weights[0]) == pytest.approx(data["best"]["weights"]["alpha"]["BASE"], abs=1e-4)
 
 
@@ -203,6 +215,8 @@ def test_a_rater_who_is_not_there_pauses_the_run(workplace: Path, tiny_a: Path, 
     result = command(workplace, "run", "experiment=tiny", *models, *settings)
     assert result.returncode == 3  # standard input is at its end
     assert "bayes-merger resume rated" in result.stderr
+    log = (workplace / "runs" / "rated" / "log.txt").read_text()
+    assert "  ended early: nobody is there to rate; every rating so far is kept\n" in log
     assert shown(workplace, "rated")["trials"]["finished"] == 0
 
 

@@ -23,7 +23,7 @@ FLOORS = [
     {"compose", "merges", "course"},
     {"session", "asking"},
     {"api"},
-    {"rescoring"},
+    {"rescoring", "joining"},
     {"web"},
     {"cli"},
     {"__main__"},

@@ -1,9 +1,10 @@
 """A web UI as the drawing program sees it: a real HTTP server with the API of A1111's.
 
 It draws what a model would: noise that depends on the bytes of the model's file, the words, the seed and the size. The
-facts are those of its source: a checkpoint that is not in the list is silently replaced by the loaded one, an unknown
-sampler is refused with 404, errors are 500 with `error` and `errors`, a grid comes first where `return_grid` is on, and
-what was interrupted is handed out as far as it was drawn.
+facts were seen there or are those of its source: a setting that its own file does not have stays as a request sets it,
+a checkpoint that is not in the list is silently replaced by the loaded one, an unknown sampler is refused with 404,
+errors are 500 with `error` and `errors`, a grid comes first where `return_grid` is on, and what was interrupted is
+handed out as far as it was drawn.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class State:
         trouble: of the next drawings, one after the other: status and body; None draws.
         grid: whether pictures come with a grid before them.
         delay: seconds that a drawing takes.
+        file: the settings that its own file of them has.
+        drawn_with: the settings of every drawing, but for the model.
         answer: overrides of the answer to `txt2img`.
         state: what `progress` says, where it is not as usual.
         asked: every body that was sent to `txt2img`.
@@ -64,6 +67,8 @@ class State:
     trouble: list[tuple[int, Any] | None] = field(default_factory=list)
     grid: bool = False
     delay: float = 0.0
+    file: set[str] = field(default_factory=set)
+    drawn_with: list[dict[str, Any]] = field(default_factory=list)
     answer: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
@@ -85,6 +90,9 @@ class State:
         if asked["sampler_name"] not in [sampler["name"] for sampler in SAMPLERS]:
             return 404, {"error": "HTTPException", "detail": "Sampler not found", "body": "", "errors": ""}
         title = asked["override_settings"]["sd_model_checkpoint"]
+        override = {name: value for name, value in asked["override_settings"].items() if name != "sd_model_checkpoint"}
+        self.drawn_with.append({**self.options, **override})
+        self.options |= {name: value for name, value in override.items() if name not in self.file}
         path = self.listed.get(title) or next(iter(self.listed.values()))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.models.append((title, digest))
@@ -139,6 +147,10 @@ def web_ui(folder: Path) -> Iterator[State]:
             body, path = self.body(), urlsplit(self.path).path
             if path == "/sdapi/v1/refresh-checkpoints":
                 state.refresh()
+                self._send({})
+            elif path == "/sdapi/v1/options" and self._welcome():
+                state.options |= body
+                state.file |= body.keys()
                 self._send({})
             elif path == "/sdapi/v1/txt2img" and self._welcome():
                 self.reply(*state.draw(body))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, WEIGHTS
 from bayes_merger.run.folder import RunFolder, check_name, find_study, load
-from bayes_merger.search.space.space import SearchSpace, build_space
+from bayes_merger.search.space.building import build_space
+from bayes_merger.search.space.space import SearchSpace
 
 if TYPE_CHECKING:
     import optuna

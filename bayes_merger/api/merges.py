@@ -110,9 +110,12 @@ def _opened(
 ) -> Iterator[tuple[MergeRecipe, dict[str, Checkpoint]]]:
     """The merge that is meant, and its opened models."""
     from bayes_merger.merges.resolve import recipe_and_models, with_models
+    from bayes_merger.merging.models.named import with_paths
 
     if source and isinstance(source[0], MergeRecipe):
-        meant, models = with_models(source[0], dict(word.split("=", 1) for word in words(settings)))
+        moved = dict(word.split("=", 1) for word in words(settings))
+        models_dir = moved.pop("models_dir", None)
+        meant, models = with_models(source[0], with_paths(moved, models_dir), models_dir=models_dir)
     else:
         given = [*map(str, source), *words(settings)]
         meant, models = recipe_and_models(given, trial=trial, runs=runs)

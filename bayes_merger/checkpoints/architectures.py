@@ -32,7 +32,7 @@ _SPECIAL_RULES = (
         r"|posterior_(?:variance|log_variance_clipped|mean_coef1|mean_coef2))$",
         role="schedule",
     ),
-    Rule(r"model\.model_sampling\.sigmas$", role="schedule"),
+    Rule(r"model\.model_sampling\.sigmas$|.*\.attn_mask$", role="schedule"),
     Rule(rf"(?:{'|'.join(map(re.escape, MARKS))})$", role="marker"),
 )
 

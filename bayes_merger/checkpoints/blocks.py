@@ -180,9 +180,10 @@ def weights_from_string(
     count, whole = len(numbers), numbers if base is None else [float(base), *numbers]
     order = _orders(architecture, of_lora).get(len(whole))
     if order is None:
+        decimal = "; decimals have a point" if re.fullmatch(r"-?\d+,\d+", bare) else ""
         raise ConfigError(
             f"weights: {count} numbers{' and a base' if base is not None else ''} for {architecture.name}; "
-            f"give {len(blocks)} (BASE first), {len(blocks) - 1} and a base, or one for all"
+            f"give {len(blocks)} (BASE first), {len(blocks) - 1} and a base, or one for all{decimal}"
         )
     given = dict(zip(order, whole, strict=True))
     return {block: given.get(block, 0.0) for block in blocks}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from bayes_merger.checkpoints.networks import Shapes, TensorNames, network_of
 
@@ -39,6 +40,7 @@ SD3 = ModelKind("sd3", "a Stable Diffusion 3 checkpoint")
 SD35_MEDIUM = ModelKind("sd3.5-medium", "a Stable Diffusion 3.5 medium checkpoint", architecture="sd3")
 SD35_LARGE = ModelKind("sd3-large", "a Stable Diffusion 3.5 large checkpoint")
 FLUX = ModelKind("flux", "a Flux checkpoint")
+FLUX_LITE = ModelKind("flux-lite", "Flux lite or Flex.1, a cut-down Flux")
 CHROMA = ModelKind("chroma", "a Chroma checkpoint")
 LORA = ModelKind("lora", "a LoRA", "give the checkpoint that it is for as model A, and the LoRA as model B or C")
 CONTROLNET = ModelKind("controlnet", "a ControlNet", _WHOLE)
@@ -66,8 +68,13 @@ def detect_kind(shapes: Shapes) -> ModelKind:
         if looks_like(names):
             return kind
     if title := network_of(names):
-        return ModelKind(title.lower().replace(" ", "-"), title)
+        return _titled(title)
     return next((kind for kind, looks_like in _SIGNS if looks_like(names)), UNKNOWN)
+
+
+def _titled(title: str, way_out: str = "") -> ModelKind:
+    """The kind that is only known by its title."""
+    return ModelKind(title.lower().removeprefix("a ").replace(" ", "-"), title, way_out)
 
 
 def describe_input(shapes: Shapes) -> str:
@@ -140,8 +147,14 @@ def _is_koala(names: TensorNames) -> bool:
     return _is_sdxl(names) and names.numbers_after("output_blocks") == set(range(6))
 
 
+def _is_flux_lite(names: TensorNames) -> bool:
+    return names.numbers_after("double_blocks") == set(range(8)) and names.numbers_after("single_blocks") == set(
+        range(38)
+    )
+
+
 def _is_diffusers(names: TensorNames) -> bool:
-    return names.has_any(("down_blocks", "up_blocks", "mid_block", "encoder.down_blocks", "transformer_blocks"))
+    return names.has_any(("down_blocks", "up_blocks", "mid_block", "transformer_blocks"))
 
 
 def _is_upscaler(names: TensorNames) -> bool:
@@ -150,10 +163,25 @@ def _is_upscaler(names: TensorNames) -> bool:
 
 _Sign = Callable[[TensorNames], bool]
 
+# What stands beside a model, by a part of it that nothing else has.
+_BESIDE = {
+    "PhotoMaker": ("fuse_module", "id_encoder"),
+    "PuLID": ("id_adapter", "pulid_ca"),
+    "ELLA": ("connector.resblocks",),
+    "a T2I-Adapter": ("body.0.block1", "body.0.in_conv", "body.0.resnets", "adapter.body"),
+    "a CLIP vision encoder": ("vision_model", "visual"),
+    "a language model": ("layers.0.self_attn",),
+    "a tiny VAE (TAESD)": ("taesd_encoder", "decoder.layers"),
+    "a hypernetwork": ("768.0", "320.0"),
+}
+
 # An adapter may carry the names of the model that it adapts.
 _ADAPTERS: tuple[tuple[ModelKind, _Sign], ...] = (
+    (
+        CONTROLNET,
+        lambda n: n.starts_with("control_model.", "controlnet_", "zero_convs.", "input_hint_block.", "lllite_"),
+    ),
     (LORA, _is_lora),
-    (CONTROLNET, lambda n: n.starts_with("control_model.", "controlnet_", "zero_convs.", "input_hint_block.")),
     (MOTION, lambda n: "*motion_modules" in n),
     (IP_ADAPTER, lambda n: n.has_any(("ip_adapter", "image_proj", "*to_k_ip")) or n.starts_with("ip_adapter")),
 )
@@ -163,6 +191,7 @@ _SIGNS: tuple[tuple[ModelKind, _Sign], ...] = (
     (SD35_MEDIUM, lambda n: "joint_blocks.0.x_block.attn2" in n),
     (SD3, lambda n: "joint_blocks" in n),
     (CHROMA, lambda n: "double_blocks + single_blocks + distilled_guidance_layer" in n),
+    (FLUX_LITE, _is_flux_lite),
     (FLUX, lambda n: "double_blocks + single_blocks" in n),
     (REFINER, _is_refiner),
     (SSD_1B, lambda n: _is_sdxl(n) and _depths(n, (4, 5, 7, 8)) == (2, 2, 4, 4)),
@@ -173,8 +202,9 @@ _SIGNS: tuple[tuple[ModelKind, _Sign], ...] = (
     (SD1, lambda n: _two_sided(n, 12)),
     (BROKEN_UNET, _unet),
     (DIFFUSERS, _is_diffusers),
-    (VAE, lambda n: n.starts_with("first_stage_model.", "encoder.down.", "decoder.up.", "vae.")),
+    (VAE, lambda n: n.starts_with("first_stage_model.", "encoder.down", "decoder.up", "vae.")),
     (TEXT_ENCODER, lambda n: n.starts_with("cond_stage_model.", "text_model.", "text_encoders.", "encoder.block.")),
-    (EMBEDDING, lambda n: n.has_any(("emb_params", "clip_l", "clip_g", "*string_to_param"))),
+    (EMBEDDING, lambda n: n.has_any(("emb_params", "emp_params", "clip_l", "clip_g", "*string_to_param"))),
     (UPSCALER, _is_upscaler),
+    *((_titled(title, _WHOLE), partial(TensorNames.has_any, signs=signs)) for title, signs in _BESIDE.items()),
 )

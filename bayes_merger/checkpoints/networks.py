@@ -70,6 +70,8 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
         "*time_stack", "*time_mixer", "*temporal_transformer_blocks", "conditioner.embedders.0.open_clip",
     ),
     "Stable Zero123": ("cc_projection",),
+    "SUPIR": ("project_modules",),
+    "a video model": ("*temopral_conv", "*fps_embedding", "*temporal_attentions"),
     "the Stable Diffusion x4 upscaler": (
         "label_emb.weight", "low_scale_model", "class_embedding.weight + down_blocks.0.resnets",
     ),

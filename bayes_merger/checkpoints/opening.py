@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,8 @@ from bayes_merger.checkpoints.diffusers_folder import open_folder
 from bayes_merger.checkpoints.shelves import find_model, shelves
 from bayes_merger.checkpoints.single_file import SUFFIXES, open_file
 from bayes_merger.errors import CheckpointError, and_more
+
+_SHARD = re.compile(r"-\d{5}-of-(?!00001\.)(\d{5})\.")
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -33,6 +36,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         _check_exists(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
+    if part := _SHARD.search(path.name):
+        raise CheckpointError(
+            f"{path}: one of {int(part[1])} files of a model; give the diffusers folder they are in, or join them"
+        )
     return open_file(path)
 
 
@@ -55,11 +62,16 @@ def _check_exists(path: Path) -> None:
     if path.exists():
         if not path.is_file():
             raise CheckpointError(f"{path}: not a regular file; give a .safetensors file")
+        if path.suffix == ".json":
+            raise CheckpointError(f"{path}: says something about a model and is none; give the model beside it")
         return
     if path.is_symlink():
         raise CheckpointError(f"{path}: a link to {path.readlink()}, which is not there; give the file itself")
     if not path.parent.is_dir():
-        if path.parts[0] in ("http:", "https:") or (not path.suffix and len(path.parts) == 2):
+        if path.parts[0] in ("http:", "https:"):
+            address = path.as_posix().replace(":/", "://", 1)
+            raise CheckpointError(f"{address}: models are not downloaded; fetch it there and give the file")
+        if not path.suffix and len(path.parts) == 2:
             raise CheckpointError(f"{path}: models are not downloaded; give a file or folder that is here")
         raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path")
     inside = _models_in(path.parent)

@@ -34,6 +34,7 @@ _ALLOWED = frozenset(
         "_codecs.encode",
         "torch._utils._rebuild_tensor",
         "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
         "torch._utils._rebuild_parameter",
         "torch.nn.parameter.Parameter",
         "torch.storage.UntypedStorage",
@@ -43,7 +44,23 @@ _ALLOWED = frozenset(
         *_STORAGES,
         *(
             f"torch.{dtype}"
-            for dtype in ("float16", "float32", "float64", "bfloat16", "int32", "int64", "uint8", "bool")
+            for dtype in (
+                "float16",
+                "float32",
+                "float64",
+                "bfloat16",
+                "float8_e4m3fn",
+                "float8_e5m2",
+                "int8",
+                "int16",
+                "int32",
+                "int64",
+                "uint8",
+                "uint16",
+                "uint32",
+                "uint64",
+                "bool",
+            )
         ),
     }
 )
@@ -53,7 +70,9 @@ INERT = frozenset({
     "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib.WindowsPath", "argparse.Namespace",
-    "__builtin__.set", "builtins.set",
+    *(f"{module}.{name}" for module in ("__builtin__", "builtins")
+      for name in ("set", "frozenset", "complex", "slice")),
+    "collections.Counter", "datetime.datetime", "datetime.timedelta", "datetime.timezone",
 })  # fmt: skip
 """What trainers leave beside the tensors, as in Stable Diffusion's own files. It is never imported: an :class:`Inert`
 stands for it. Most are those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/safe.py

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, ModelView
-from bayes_merger.checkpoints.header import FLOATS
+from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES
 from bayes_merger.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FACTORS = ("scale_weight", "weight_scale")
 _UNREAD = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
-_CODES = frozenset({"U8", "I8"})
+_CODES = frozenset(ITEM_SIZES) - FLOATS - {"BOOL", "C64"}
 _SMALL = frozenset({"F8_E4M3", "F8_E5M2"})
 _WAY_OUT = "give the file in fp16, bf16 or fp32 that it was made from, or in scaled fp8"
 
@@ -36,7 +36,8 @@ _FORMATS: Mapping[str, str] = {  # the last part of a tensor's name -> whose it 
     **dict.fromkeys(("_data", "_packed", "_shift"), "quanto"),
     **dict.fromkeys(("_amax", "_pre_quant_scale"), "ModelOpt"),
     **dict.fromkeys(("weight_packed", "weight_zero_point", "weight_shape"), "packed integers (compressed-tensors)"),
-    "_weight_qdata": "torchao",
+    **dict.fromkeys(("encoded_exponent", "sign_mantissa", "luts", "output_positions", "split_positions"), "DFloat11"),
+    **dict.fromkeys(("_weight_qdata", "weight_qdata"), "torchao"),
     "W_q": "HQQ",
     "weight_scale_2": "nvfp4",
     "weight_scale_inv": "fp8 in blocks",
@@ -59,9 +60,12 @@ def as_meant(file: Checkpoint) -> Checkpoint:
     factors = {}
     for key, (layer, _, last) in parts.items():
         weight = f"{layer}.weight"
+        small = any(file.dtypes.get(matrix, "") in _SMALL for matrix in (weight, layer))
         if last in _FACTORS and weight in file.shapes:
+            if weight in factors:
+                raise _refused("fp8 with two factors", key)
             factors[weight] = _factor(file, weight, key)
-        elif last == "scale" and file.dtypes.get(weight, "") in _SMALL:
+        elif "scale" in last and last not in _UNREAD and small:
             raise _refused("fp8 with factors of an unknown kind", key)
         elif file.dtypes[key] in _CODES and key.endswith("weight") and len(file.shapes[key]) >= 2:
             raise _refused(f"integers ({file.dtypes[key]})", key)
@@ -91,7 +95,7 @@ def _factor(file: Checkpoint, weight: str, key: str) -> _Factor:
     shape, count = file.shapes[weight], math.prod(file.shapes[key])
     if file.dtypes[weight] not in FLOATS:
         raise _refused(f"integers ({file.dtypes[weight]}) with factors", weight)
-    by_rows = bool(shape) and count == shape[0] and file.shapes[key][:1] in ((count,), (1,))
+    by_rows = bool(shape) and count == shape[0] and file.shapes[key][0] == count
     if file.dtypes[key] not in FLOATS or not (count == 1 or by_rows):
         raise _refused(f"factors of {file.dtypes[key]}{list(file.shapes[key])}", key)
     return _Factor(key, (1,) * len(shape) if count == 1 else (count, *(1,) * (len(shape) - 1)))

@@ -16,7 +16,7 @@ from unicodedata import normalize
 
 from bayes_merger.checkpoints.single_file import SUFFIXES
 from bayes_merger.documents import read_document
-from bayes_merger.errors import ConfigError, and_more
+from bayes_merger.errors import ConfigError, and_more, close_to
 from bayes_merger.paths import user_path
 
 VARIABLE = "BAYES_MERGER_MODELS"
@@ -87,7 +87,7 @@ def find_model(name: str, folders: Sequence[Path]) -> str:
         The name itself where a file or folder is there by this path, or nothing has this name.
 
     Raises:
-        ConfigError: several have it.
+        ConfigError: several have it; or none, but some have one so like it that it is misspelt.
     """
     path = user_path(name)
     if not folders or not path.parts or ".." in path.parts or path.is_absolute() or _is_there(path):
@@ -103,6 +103,9 @@ def find_model(name: str, folders: Sequence[Path]) -> str:
                 )
             if found:
                 return str(found[0])
+    stem = path.stem if path.suffix.lower() in SUFFIXES else name
+    if len(path.parts) == 1 and (close := close_to(stem, sorted({model.stem for model in models}))):
+        raise ConfigError(f"'{name}': no model is called so; did you mean {' or '.join(close)}?")
     return name
 
 

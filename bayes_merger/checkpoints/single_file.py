@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import re
 import struct
 import sys
 import threading
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
+from bayes_merger.checkpoints.open_clip import under_open_clips_names
 from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, Inert, check_pickle
+from bayes_merger.checkpoints.prediction import MARKS
 from bayes_merger.checkpoints.quantised import as_meant
 from bayes_merger.errors import CheckpointError, one_line, printable
 from bayes_merger.paths import open_regular
@@ -39,11 +42,14 @@ _UNREADABLE = (
 
 _UNPICKLING = threading.Lock()  # what torch allows, and which warnings are shown, is of the whole process
 
-# What trainers put a model's tensors into, and what parallel training and compilation put before their names.
+# What trainers put a model's tensors into, before or in the place of averages, and what stands before all names.
 _TABLES = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params",
            "string_to_param")  # fmt: skip
-_WRAPPED = ("module.", "_orig_mod.", "state_dict.", "model.")
+_WRAPPED = ("state_dict.", "model.")
+# Parts of names that compilation, parallel training and saving memory put in, anywhere: they mean nothing.
+_WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 _ARCHIVES = (b"Rar!", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd")
 
 # Names in files from the first months of Stable Diffusion, before transformers renamed them.
@@ -51,6 +57,7 @@ _OLD_NAMES = {
     f"cond_stage_model.transformer.{part}.": f"cond_stage_model.transformer.text_model.{part}."
     for part in ("embeddings", "encoder", "final_layer_norm")
 }
+_MARK = re.compile(rf"^(?:model\.)?(?:diffusion_model\.)?(?=(?:{'|'.join(map(re.escape, MARKS))})$)")
 
 
 def open_file(path: Path) -> Checkpoint:
@@ -68,7 +75,7 @@ def open_file(path: Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     try:
-        return as_meant(_open(path, file))
+        return under_open_clips_names(as_meant(_open(path, file)))
     except CheckpointError as error:
         file.close()
         raise CheckpointError(f"{path}: {error}") from error
@@ -98,7 +105,7 @@ def _has_header(start: bytes, size: int) -> bool:
 
 
 def _not_a_checkpoint(start: bytes) -> str:
-    text = start.lstrip().lower()
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the model itself; fetch it with  git lfs pull"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -115,17 +122,25 @@ def _not_a_checkpoint(start: bytes) -> str:
         )
     if start.startswith(_ARCHIVES):
         return "an archive; unpack it, and give the model in it"
+    if start.startswith(_PICTURES):
+        return "a picture; give the model beside it"
+    if start.isascii() and text.decode().isprintable():
+        shown = one_line(start.decode(), longest=40)
+        return f"a text ('{shown}'); download the model again, logged in if the site asks for it"
     return "not a checkpoint; give a .safetensors or .ckpt file"
 
 
 def _names(keys: Collection[str]) -> dict[str, str]:
     """Each key of a file -> what it is called here."""
+    bare = {key: _WRAPPER.sub("", key) for key in keys}
+    if len(set(bare.values())) < len(bare):
+        bare = {key: key for key in keys}
     start = ""
-    while wrapper := next((w for w in _WRAPPED if all(key.startswith(start + w) for key in keys)), ""):
-        if wrapper == "model." and not any(key.startswith(f"{start}model.model.") for key in keys):
+    while wrapper := next((w for w in _WRAPPED if all(key.startswith(start + w) for key in bare.values())), ""):
+        if wrapper == "model." and not any(key.startswith(f"{start}model.model.") for key in bare.values()):
             break  # a U-Net alone, or another network
         start += wrapper
-    names = {key: key.removeprefix(start) for key in keys}
+    names = {key: name.removeprefix(start) for key, name in bare.items()}
     taken = set(names.values())
     return {key: _up_to_date(name, taken) for key, name in names.items()}
 
@@ -135,7 +150,7 @@ def _up_to_date(name: str, taken: Collection[str]) -> str:
         if name.startswith(old):
             modern = new + name.removeprefix(old)
             return name if modern in taken else modern
-    return name
+    return mark if (mark := _MARK.sub("", name)) not in taken else name
 
 
 def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
@@ -229,15 +244,32 @@ def _open_pickle(path: Path) -> Checkpoint:
     return Checkpoint(path, described, {}, lambda key: tensors[key].contiguous(), lambda: None)
 
 
-def _tensors_in(table: object, depth: int = 4) -> dict[str, Tensor]:
-    """The tensors in what was pickled, or in the largest of the tables inside that trainers put a model into."""
+def _tensors_in(table: object) -> dict[str, Tensor]:
+    """The tensors of the model in what was pickled: in the table itself, or in the largest of those inside.
+
+    One that is called otherwise than a model (``ema``, ``generator``) counts where no other is half as large.
+    """
+    known, all_of_them = _largest(table, _TABLES), _largest(table, None)
+    return known if 2 * len(known) >= len(all_of_them) else all_of_them
+
+
+def _largest(table: object, names: Collection[str] | None, depth: int = 4) -> dict[str, Tensor]:
+    """The tensors in the largest of a table and those in it that have one of these names, or any name."""
     import torch
 
-    if not isinstance(table, dict) or not depth:
-        return {}
-    own = {k: v for k, v in table.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-    inside = (_tensors_in(table[name], depth - 1) for name in _TABLES if name in table)
-    return max((own, *inside), key=len)
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()  # a pickle may name one table a million times
+    level = [table]
+    for _ in range(depth):
+        inside: list[object] = []
+        for each in level:
+            if isinstance(each, dict) and id(each) not in seen:
+                seen.add(id(each))
+                own = {k: v for k, v in each.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+                found = max(found, own, key=len)
+                inside += each.values() if names is None else (each[name] for name in names if name in each)
+        level = inside
+    return found
 
 
 def _is_zip(path: Path) -> bool:

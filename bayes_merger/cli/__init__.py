@@ -115,6 +115,7 @@ COMMANDS = {
 
 RUNS = ("run", "resume", "fork")
 GO_ON = "; go on with  bayes-merger resume NAME"
+STOPPED = "stopped; bayes-merger show  lists the study if it is begun, and  bayes-merger resume NAME  goes on"
 
 
 def _on_one_line(text: str) -> str:
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    if arguments[0] in ("-V", "--version"):
+    if arguments[0] in ("-v", "-V", "--version"):
         print(__version__)
         return 0
     name, *rest = map(without_quotes, arguments)
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{label}{_on_one_line(str(error)) if label else error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped" + GO_ON * (name in RUNS), file=sys.stderr)
+        print(STOPPED if name in RUNS else "stopped", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away; a second complaint would be noise
@@ -188,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def program() -> NoReturn:
     """The command as a process of its own."""
     # A tenth of the time to import torch and diffusers, or to read a study, would go into looking for garbage.
-    gc.set_threshold(100_000)
+    gc.set_threshold(300_000)
     code = main()
     if "torch" not in sys.modules:  # whose libraries complain about what is left
         gc.freeze()  # nobody needs to look for garbage in what ends

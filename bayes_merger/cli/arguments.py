@@ -28,8 +28,8 @@ class Parser(argparse.ArgumentParser):
         return self.parse_intermixed_args(args, namespace)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, with places as options."""
-        known = [place for place in PLACES if f"--{place}" in self._option_string_actions]
+        """As argparse's, with places as options, and where to write."""
+        known = [name for name in (*PLACES, "out") if f"--{name}" in self._option_string_actions]
         words = [f"--{word}" if word.partition("=")[0] in known and "=" in word else word for word in args]
         if self.takes_settings:
             options = [name.lstrip("-") for name in self._option_string_actions]
@@ -97,6 +97,11 @@ def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     """One setting's value (empty if it is not there) and the other overrides."""
     values = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == setting]
     return values[-1] if values else "", [o for o in overrides if o.partition("=")[0] != setting]
+
+
+def split_flag(flag: str, arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether an option without a value is given, and the other arguments."""
+    return flag in arguments, [argument for argument in arguments if argument != flag]
 
 
 def add_source(parser: Parser) -> None:

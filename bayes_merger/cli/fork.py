@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bayes_merger.cli.arguments import as_settings, split_off
+from bayes_merger.cli.arguments import as_settings, split_flag, split_off
 from bayes_merger.cli.notifying import notified
 from bayes_merger.cli.run import name_of
 from bayes_merger.cli.seat import seated
+from bayes_merger.run.turns import QUEUED
 
 HELP = """\
 bayes-merger fork NAME NEW [SETTING=VALUE ...]
@@ -33,11 +34,12 @@ def fork(arguments: Sequence[str]) -> None:
         print(HELP, end="")
         return
     way_out = "fork: takes the study and the new one's name, like  bayes-merger fork NAME NEW optimiser=gp"
-    name, rest = name_of(as_settings(arguments), way_out)
+    queued, words = split_flag(QUEUED, as_settings(arguments))
+    name, rest = name_of(words, way_out)
     new, overrides = name_of(rest, f"fork: the new study has no name; give it like  bayes-merger fork {name} NEW")
     from bayes_merger import session
 
     seating, overrides = seated(overrides)
     reporting, overrides = notified(overrides)
     runs = split_off("runs", overrides)[0] or "runs"
-    session.fork(name, new, overrides, runs=runs, reporting=reporting, seating=seating)
+    session.fork(name, new, overrides, runs=runs, reporting=reporting, seating=seating, queued=queued)

@@ -22,7 +22,8 @@ from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.budget import FOLLOWING
 from bayes_merger.run.effect.narrowing import narrowed
-from bayes_merger.run.folder import RunFolder, check_name, is_begun, load, slug, stem_of
+from bayes_merger.run.folder import RunFolder, check_name, is_begun, load, slug
+from bayes_merger.run.new_folder import stem_of
 from bayes_merger.run.progress import Reporting
 from bayes_merger.search.space.from_effect import as_asked
 from bayes_merger.search.study.storage import is_address

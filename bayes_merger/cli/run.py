@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bayes_merger import compose
-from bayes_merger.cli.arguments import as_settings, split_off
+from bayes_merger.cli.arguments import as_settings, split_flag, split_off
 from bayes_merger.cli.notifying import notified
 from bayes_merger.cli.seat import seated
 from bayes_merger.config import CHANGEABLE
@@ -14,6 +14,7 @@ from bayes_merger.errors import ConfigError, UserError
 from bayes_merger.run import steering
 from bayes_merger.run.control import PAUSE
 from bayes_merger.run.folder import RunFolder, find_study
+from bayes_merger.run.turns import QUEUED
 from bayes_merger.search.space.from_effect import about_effect, read_from_effect
 
 RUN_HELP = """\
@@ -31,9 +32,12 @@ bayes-merger run [SETTING=VALUE ...]
   bayes-merger run ... notify.webhook=https://...      tells that address by POST: done, failed, waiting for you, a new
                                     best; or in the environment variable BAYES_MERGER_WEBHOOK
   bayes-merger run ... generator=outside name=mine      you draw and judge: a program asks for merges (docs/api.md)
+  bayes-merger run ... --queue      begins when no other run in the same folder draws on its device; also resume, fork
   bayes-merger run ... --cfg        print the settings and stop
 
-Your own payloads/NAME.yaml, scorers/NAME.yaml and conf/ in the working folder are found before ours.
+Most runs need six of them: model_a and model_b (files, or names of models_dir), payloads (your prompts), scorers (who
+judges), n_iters (how many trials), name. Your own payloads/NAME.yaml, scorers/NAME.yaml and conf/ in the working folder
+are found before ours.
 
 """
 
@@ -56,6 +60,7 @@ def run(arguments: Sequence[str]) -> None:
         multirun([argument for argument in arguments if argument not in ("-m", "--multirun")], reporting)
         return
     seating, arguments = seated(arguments)
+    queued, arguments = split_flag(QUEUED, arguments)
     overrides = [argument for argument in arguments if argument not in ("--cfg", "--cfg=job")]
     if len(overrides) < len(arguments):
         print(compose.settings_text(overrides), end="")
@@ -65,7 +70,7 @@ def run(arguments: Sequence[str]) -> None:
     from bayes_merger import session
 
     named = any(override.startswith("name=") for override in overrides)
-    session.begin(settings, named=named, reporting=reporting, seating=seating)
+    session.begin(settings, named=named, reporting=reporting, seating=seating, queued=queued)
 
 
 def _print_searched(overrides: Sequence[str]) -> None:
@@ -99,11 +104,12 @@ def resume(arguments: Sequence[str]) -> None:
     from bayes_merger import session
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("bayes-merger resume NAME [n_iters=100] [workers=2] [model_a=/moved/to/A.safetensors]\n"
+        print("bayes-merger resume NAME [n_iters=100] [workers=2] [model_a=/moved/to/A.safetensors] [--queue]\n"
               "                         [storage=postgresql://...]  where the study is, if not in runs/NAME\n"
               f"settings that may change: {', '.join(CHANGEABLE)}")  # fmt: skip
         return
-    name, overrides = name_of(as_settings(arguments), "resume: takes the study, like  bayes-merger resume NAME")
+    queued, arguments = split_flag(QUEUED, as_settings(arguments))
+    name, overrides = name_of(arguments, "resume: takes the study, like  bayes-merger resume NAME")
     seating, overrides = seated(overrides)
     reporting, overrides = notified(overrides)
     address, overrides = split_off("storage", overrides)
@@ -111,7 +117,7 @@ def resume(arguments: Sequence[str]) -> None:
     runs = runs or "runs"
     if _steered(find_study(Path(runs), name, address), changes):
         return
-    session.resume(name, overrides, runs=runs, address=address, reporting=reporting, seating=seating)
+    session.resume(name, overrides, runs=runs, address=address, reporting=reporting, seating=seating, queued=queued)
 
 
 def _steered(folder: RunFolder, overrides: Sequence[str]) -> bool:

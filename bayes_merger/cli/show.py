@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import optuna
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError, printable
+from bayes_merger.paths import quoted
 from bayes_merger.report import summary as report
 from bayes_merger.report.convergence import convergence_of
 from bayes_merger.report.importance import CAVEAT, importances
@@ -29,14 +29,13 @@ from bayes_merger.report.study_tables import (
     trials_table,
     weights_table,
 )
-from bayes_merger.report.svg import sparkline
+from bayes_merger.report.svg import BARS, PLAIN_BARS, sparkline
 from bayes_merger.report.tables import (
     best_lines,
     candidates_table,
     closing_table,
     front_table,
     verdict_line,
-    with_error,
 )
 from bayes_merger.report.timing import beside, timing, timing_table, words_of
 from bayes_merger.report.verdict import pictures_compared
@@ -49,10 +48,6 @@ from bayes_merger.run.record import chosen_trial, complete_trials, final_of, pos
 from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.checked import reads_once
 from bayes_merger.search.study.loading import fingerprint_hash
-
-PREDICTED_UP_TO = 400
-"""Trials of a study whose untried best is looked for in passing, unless its search ended by drawing one; of more it
-takes longer than all else."""
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -138,7 +133,7 @@ def _show_one(study: optuna.study.Study, folder: RunFolder, as_json: bool) -> No
         print("no finished trial yet")
         return
     _print_course(study, trials)
-    console = Console()
+    console = Console(emoji=False)
     console.print(trials_table([row for row in sorted_by(trials, "points") if row["state"] == "complete"], 10))
     if "front" in data:
         console.print(front_table(data["front"], data["best"]["trial"]))
@@ -149,7 +144,7 @@ def _show_one(study: optuna.study.Study, folder: RunFolder, as_json: bool) -> No
     recipe = recipe_of(study, chosen_trial(study))
     console.print(weights_table(recipe.weights, data["idle"]))
     print(report.weights_text(recipe, folder.name).rstrip())
-    _print_ways_on(folder, study, len(trials))
+    _print_ways_on(folder, study)
 
 
 def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str, Any]) -> None:
@@ -182,7 +177,10 @@ def _print_course(study: optuna.study.Study, trials: Sequence[Mapping[str, Any]]
     """How the search went, where its time goes, and what seems to matter, a line each."""
     course = convergence_of(study)
     values = [value for _, value in course.points]
-    print(f"  points  {sparkline(values)}  {min(values):.2f} to {max(values):.2f}")
+    drawn = sparkline(values)
+    if not _shows(drawn):
+        drawn = drawn.translate(str.maketrans(BARS, PLAIN_BARS))
+    print(f"  points  {drawn}  {min(values):.2f} to {max(values):.2f}")
     if course.parents:
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in course.parents.items()))
     if course.noise:
@@ -198,17 +196,14 @@ def _print_course(study: optuna.study.Study, trials: Sequence[Mapping[str, Any]]
         print(f"  what seems to matter: {named}\n    {CAVEAT}")
 
 
-def _print_ways_on(folder: RunFolder, study: optuna.study.Study, trials: int) -> None:
-    """What to do with it: the file, the page, and what was not tried."""
-    typed, name = folder.typed, quote(folder.name)
+def _print_ways_on(folder: RunFolder, study: optuna.study.Study) -> None:
+    """What to do with it: the file, the page, and the prediction, which takes longer to find than to show all else."""
+    typed, name = folder.typed, quoted(folder.name)
     print(f"\nwrite it to a file:  bayes-merger merge {typed} --out {name}.safetensors")
     print(f"with pictures:       bayes-merger report {typed}")
-    drawn = last_prediction(study) is not None
-    found = None if drawn or trials > PREDICTED_UP_TO else report.prediction_data(study)
-    if found:
-        expected = with_error(found["mean"], found["sd"])
-        print(f"the model expects {expected} points of a merge that was not tried:  bayes-merger merge {typed} "
-              f"--predicted --out {name}-predicted.safetensors")  # fmt: skip
+    if posterior_of(study).fitted and len(study.directions) == 1 and not last_prediction(study):
+        print("the merge of which the model expects the most, tried or not:  "
+              f"bayes-merger merge {typed} --predicted --out {name}-predicted.safetensors")  # fmt: skip
 
 
 def _show_timing(folder: RunFolder, as_json: bool) -> None:
@@ -241,3 +236,12 @@ def _print_final(console: Console, study: optuna.study.Study) -> None:
         console.print(candidates_table(final, posterior_of(study)))
     if final and final.rows:
         console.print(closing_table(final, pictures_compared(study, final)))
+
+
+def _shows(text: str) -> bool:
+    """Whether standard output has these letters: a pipe on Windows has those of an old code page alone."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -5,13 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from bayes_merger.errors import Interrupted
 from bayes_merger.run.progress import FOR_YOU, PlainReporter, ProgressReporter, Step, TrialReport, ends, trial_line
+
+
+class _Bars(Progress):
+    """Bars that leave room for the ^C that a terminal writes behind them; in the next line it would push them down."""
+
+    def get_renderable(self) -> RenderableType:
+        """All of them."""
+        return _Narrower(super().get_renderable())
+
+
+@dataclass(frozen=True)
+class _Narrower:
+    what: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.what, options.update_width(options.max_width - 3))
 
 
 class BarReporter(PlainReporter):
@@ -20,7 +37,7 @@ class BarReporter(PlainReporter):
     def __init__(self, log: Path, console: Console) -> None:
         super().__init__(log)
         self._console = console
-        self._progress = Progress(
+        self._progress = _Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -56,8 +73,8 @@ class BarReporter(PlainReporter):
 
     def trial(self, report: TrialReport) -> None:
         """Print the trial above the bars and move the first one on."""
-        best = f"best {report.best:.3f}" if report.best is not None else ""
-        best += f" ({report.mean:.3f})" if report.mean is not None else ""
+        best = f"best {report.best:.3f}" if report.best is not None and not report.blind else ""
+        best += f" ({report.mean:.3f})" if report.mean is not None and not report.blind else ""
         best += f"  {ends(report.left)}" if report.left else ""
         self.budget(report.done, report.total)
         self._progress.update(self._study, info=best.lstrip())
@@ -66,9 +83,9 @@ class BarReporter(PlainReporter):
         self._console.print(line, highlight=False, markup=False)  # too long, it is broken between words
 
     def note(self, text: str) -> None:
-        """Print one line above the bars and log it."""
+        """Print a line above the bars and log it; it is broken between words, unless a command in it may be copied."""
         self._write(text)
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap="bayes-merger " in text or "\n" in text)
 
     @contextmanager
     def members(self, names: Sequence[str]) -> Iterator[list[Step]]:

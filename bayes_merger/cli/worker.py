@@ -43,10 +43,10 @@ def worker(arguments: Sequence[str]) -> None:
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--report-as", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    from bayes_merger import session
+    from bayes_merger import joining
 
     reporting = reporting_to_parent() if options.report_as else watching
-    folder = session.work(
+    folder = joining.work(
         options.name,
         options.overrides,
         runs=options.runs,

@@ -8,10 +8,11 @@ command that it wants to run, or a file that it wants to write.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bayes_merger.config import data_root
 from bayes_merger.documents import files_below, read_document
-from bayes_merger.errors import ConfigError, one_line, printable
+from bayes_merger.errors import BayesMergerError, ConfigError, one_line, printable
 
 TRUSTED = {
     "_target_": "is built from",
@@ -54,9 +55,10 @@ def build(what: str, settings: Mapping[str, Any], **extra: Any) -> Any:
     importlib.invalidate_caches()  # a file may be newer than this process's last look
     try:
         return _built({**settings, **extra})
-    except Exception as error:  # constructors of the user's own may raise anything
-        text = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
-        raise ConfigError(f"{what}: {text or type(error).__name__}") from error
+    except (Exception, SystemExit) as error:  # constructors of the user's own may raise anything
+        text = printable(" ".join(line.strip() for line in str(error).strip().splitlines()[:2]), longest=300)
+        kind = "" if isinstance(error, BayesMergerError | TypeError | SyntaxError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{what}: {kind}{text}".removesuffix(": ")) from error
 
 
 def _built(data: Any) -> Any:
@@ -77,13 +79,44 @@ _ABOUT_BUILDING = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_"
 
 def _located(name: Any) -> Any:
     try:
-        found = pkgutil.resolve_name(name)
+        found = _of_own_file(str(name)) or pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         shown = printable(str(name), longest=60)
+        if isinstance(error, ModuleNotFoundError) and error.name and not str(name).startswith(error.name):
+            raise ConfigError(f"_target_: '{shown}' needs {error.name}, which is not installed") from error
         raise ConfigError(f"_target_: nothing is called '{shown}' ({one_line(error)}); give a dotted name") from error
     if not callable(found):
         raise ConfigError(f"_target_: '{printable(str(name), longest=60)}' cannot be called")
     return found
+
+
+def _of_own_file(name: str) -> Any:
+    """What a dotted name is in a Python file of the user's own; None where there is no such file.
+
+    Such a file comes before an installed module of its name, and ``scorers.`` in front of it is as good as nothing.
+    """
+    first, _, rest = name.partition(".")
+    module, _, inside = rest.partition(".") if first in _PYTHON_FILES and rest else (first, "", rest)
+    files = (Path.cwd() / folder / f"{module}.py" for folder in _PYTHON_FILES)
+    file = next((file for file in files if module and "/" not in module and file.is_file()), None)
+    if file is None or not inside:
+        return None
+    return reduce(getattr, inside.split("."), _loaded(module, file))
+
+
+def _loaded(name: str, file: Path) -> Any:
+    """A Python file as the module of its name, or where that is another one, as one of its own."""
+    if name not in sys.modules and (found := importlib.util.find_spec(name)) and found.origin == str(file):
+        return importlib.import_module(name)
+    for known in (name, f"own {name}"):
+        if getattr(sys.modules.get(known), "__file__", None) == str(file):
+            return sys.modules[known]
+    spec = importlib.util.spec_from_file_location(f"own {name}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def check_trusted(settings: Mapping[str, Any], typed: Collection[str]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from shlex import quote
 from typing import Any
 
 from bayes_merger.compose.typed import in_full, is_of
 from bayes_merger.config import CHANGEABLE
 from bayes_merger.errors import ConfigError, one_line
+from bayes_merger.paths import quoted
 
 FORKED = ("optimiser", "space", "seed", "init_points", "anchors", "design")
 """The settings that may change in a fork besides those that may always; after others no score compares."""
@@ -46,7 +46,7 @@ def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[s
         stored: Any = config
         for part in key.split("."):
             stored = stored.get(part) if isinstance(stored, Mapping) else None
-        forked = f"what compares is taken over by  bayes-merger fork {quote(name)} NEW {quote(override)}"
+        forked = f"what compares is taken over by  bayes-merger fork {quoted(name)} NEW {quoted(override)}"
         anew = "with another no score would compare: start anew with  bayes-merger run"
         raise ConfigError(
             f"{key}: {one_line(repr(stored))} cannot become {one_line(repr(value))} on resume; "

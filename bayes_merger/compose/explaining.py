@@ -16,7 +16,10 @@ from bayes_merger.compose.typed import FURTHER
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
-from bayes_merger.run.choices import choices
+from bayes_merger.run.choices import GROUPS, choices
+
+_NO_SUCH = re.compile(r"Value (.+) of type '\w+' could not be converted to (Integer|Float)")
+_KINDS = {"Integer": "a whole number", "Float": "a number"}
 
 LONGEST = 300
 """Characters of a library's words that are passed on."""
@@ -40,6 +43,7 @@ def explained(
         yield
     except (HydraException, OmegaConfBaseException) as error:
         line = words.show(_line(error, overrides, known))
+        line = _NO_SUCH.sub(lambda said: f"{said[1]} is not {_KINDS[said[2]]}", line)
         raise ConfigError(f"{_file(str(error))}{printable(line, longest=LONGEST)}") from error
     except (OSError, ValueError, RecursionError) as error:  # names and numbers that are longer than anything has
         raise ConfigError(f"settings: not understood ({printable(one_line(error))})") from error
@@ -52,6 +56,10 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
         return f"'{key}' is no setting's name; {way_out(key, known(overrides))}"
     if found := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+)'", text):
         group, choice = found.groups()
+        if group == "experiment" and "/" in choice:  # a file's `defaults`, which may name groups of other programs
+            group, choice = choice.split("/", 1)
+        if group not in GROUPS:
+            return f"defaults: no group '{group}'; {way_out(group, GROUPS)}"
         return f"{group}: no '{choice}'; {nearest(choice, choices(group))}"
     if found := re.search(r"Key '([^']+)' (?:is not in struct|not in)", text):
         key = found.group(1)

@@ -12,7 +12,9 @@ from bayes_merger.imaging.payload.fields import is_field
 CALLED = {
     # sd-webui-bayesian-merger
     "batch_size": "payloads.NAME.batch_size=2",
+    "best_format": "final.save=true, which writes best.safetensors",
     "best_precision": "dtype=fp16",
+    "bounds_transformer": "optimiser=bayes_classic optimiser.bounds_transformer=true",
     "device": "generator.device=cuda",
     "guided_optimisation": "space=guide",
     "latin_hypercube_sampling": "design=lhs",
@@ -21,11 +23,39 @@ CALLED = {
     "run_name": "name=NAME",
     "save_best": "final.save=true",
     "save_imgs": "images=all",
+    "scorer_device": "scorers.laion.tower.device=cpu",
+    "scorer_model_dir": "scorers.laion.head=FILE, or BAYES_MERGER_CACHE=FOLDER before the command",
     "scorer_method": "scorers=laion,clip",
     "url": "generator=webui generator.address=http://127.0.0.1:7860, or nothing: this program draws by itself",
     "wildcards_dir": "wildcards=FOLDER",
+    # sd-optim
+    "acquisition_function": "optimiser=bayes_classic optimiser.acquisition=ucb",
+    "add_extra_keys": "nothing: the keys of a v-prediction model are kept",
+    "base_model_index": "model_a=FILE model_b=FILE model_c=FILE, of which C is the common ancestor",
+    "early_stopping": "patience=40",
+    "img_average_type": "nothing: a payload's pictures count alike; scoring.mean is for several scorers",
+    "load_log_file": "bayes-merger resume NAME",
+    "merge_dtype": "nothing: merges are computed in fp32; dtype=fp16 is of the file",
+    "merge_method": "method=weighted_sum",
+    "model_paths": "model_a=FILE model_b=FILE",
+    "n_jobs": "workers=2",
+    "optimization_guide": "space=guide",
+    "optimization_mode": "nothing: recipe=STEPS.yaml searches a recipe in several steps",
+    "optimizer": "optimiser=bayes",
+    "random_state": "seed=0",
+    "save_dtype": "dtype=bf16",
+    "scorer_average_type": "scoring.mean=geometric",
+    "scorer_default_device": "scorers.laion.tower.device=cpu",
+    "scorer_alt_location": "scorers.laion.head=FILE scorers.laion.tower.weights=FILE",
+    "scorer_weight": "scorers.NAME.importance=2",
+    "webui": "generator=webui, or nothing: this program draws by itself",
+    "webui_urls": "generator=webui generator.address=http://127.0.0.1:7860",
     # supermerger, mergers of block weights, diffusers
     "base_model": "model_a=FILE",
+    "model": "model_a=FILE and model_b=FILE",
+    "models": "model_a=FILE and model_b=FILE",
+    "payload": "payloads=NAME",
+    "scorer": "scorers=laion,clip",
     "mode": "method=weighted_sum",
     "num_inference_steps": "payloads.NAME.steps=30",
     "guidance_scale": "payloads.NAME.cfg_scale=7",
@@ -33,6 +63,15 @@ CALLED = {
     "output": "name=NAME; bayes-merger merge NAME --out FILE writes what was found",
     "out": "name=NAME; bayes-merger merge NAME --out FILE writes what was found",
     "precision": "dtype=fp16",
+    "checkpoint": "model_a=FILE",
+    "dry_run": "bayes-merger plan, with the same settings",
+    "iterations": "n_iters=70",
+    "max_trials": "n_iters=70",
+    "output_dir": "runs=FOLDER",
+    "resume": "bayes-merger resume NAME",
+    "study_name": "name=NAME",
+    "threads": "OMP_NUM_THREADS=2 before the command",
+    "vae_path": "vae=FILE",
     "trials": "n_iters=70",
     "n_trials": "n_iters=70",
 }
@@ -48,10 +87,11 @@ def way_out(name: str, known: Iterable[str]) -> str:
         name: as typed.
         known: the full names of all settings.
     """
-    known = list(known)
+    known = [one for one in known if "._" not in one]  # our own notes
     bare = name.lower().replace("-", "_")
-    if bare in CALLED:
-        return f"here it is  {CALLED[bare]}"
+    table, _, inside = bare.partition(".")
+    if called := CALLED.get(bare) or (inside not in known and CALLED.get(table)):
+        return f"here it is  {called}"
     if _WEIGHT.fullmatch(name):
         return (
             "a run searches the weights; space.frozen.IN00=0.5 fixes one, anchors=GRAD_V tries yours first, and "

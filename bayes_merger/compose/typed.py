@@ -11,10 +11,10 @@ from hydra.errors import HydraException
 
 from bayes_merger.compose.payloads import is_text
 from bayes_merger.compose.verbatim import Verbatim
-from bayes_merger.errors import ConfigError, printable
+from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.merging.method import MODEL_NAMES
 from bayes_merger.merging.rebasin.written import is_model, table_of, tables_in
-from bayes_merger.run.choices import GROUPS
+from bayes_merger.run.choices import GROUPS, PAYLOADS, choices
 
 PATHS = (
     "model_a", "model_b", "model_c", "models_dir", "vae", "runs", "wildcards", "styles", "loras", "embeddings",
@@ -65,10 +65,23 @@ def in_full(override: str) -> str:
     A list may be typed without brackets, which some shells read as a pattern: ``scorers=a,b`` is ``scorers=[a,b]``.
     """
     key, equals, value = override.partition("=")
+    if key in GROUPS and key != PAYLOADS:  # as a shell completes it
+        value = re.sub(rf"(?<![\w/])(?:\./)?(?:conf/)?{key}/([\w./-]+?)\.yaml(?=[\s,\]]|\Z)", r"\1", value)
+    if key in LISTS:
+        value = re.sub(r",\s*(\]?)\s*$", r"\1", value)  # a comma behind the last one
     is_bare = value not in ("", "null") and not value.startswith(("[", "{", "choice(", "range("))
     if is_bare and (key in LISTS or key.startswith("scoring.payloads.")):
         value = f"[{value}]"
     return f"{FURTHER.get(key, key)}{equals}{value}"
+
+
+def _torn(before: str, rest: str, after: str) -> str:
+    """What to do where a shell has taken a setting apart: PowerShell a list at its commas, all of them at blanks."""
+    if after.startswith("="):
+        return "; no blanks around ="
+    if before.partition("=")[0] in LISTS:
+        return f"; a list may need quotes, like  '{before},{rest}'"
+    return f'; if it belongs to what is before it, quote both:  "{before} {rest}"' if "=" in before else ""
 
 
 def check_typed(overrides: Sequence[str]) -> None:
@@ -79,25 +92,34 @@ def check_typed(overrides: Sequence[str]) -> None:
     """
     if {"n_iters", "images_budget"} <= {override.partition("=")[0] for override in overrides}:
         raise ConfigError("images_budget: says how many trials there are, as n_iters does; give one of the two")
-    for override, before in zip(overrides, ("", *overrides), strict=False):
-        key, equals, _ = override.partition("=")
-        shown = printable(key)
-        if key.startswith("'"):
-            raise ConfigError(f"argument {printable(override)}: in this shell only double quotes hold words together")
-        if key.startswith("-"):
-            raise ConfigError(f"no option '{shown}' here; settings are given like  name=value  (--help lists them)")
-        if not equals and not key.startswith("~"):
-            is_torn = before.partition("=")[0] in LISTS  # PowerShell hands on the parts of a list one by one
-            hint = f"; a list may need quotes, like  '{printable(before)},{shown}'" if is_torn else ""
-            raise ConfigError(f"argument '{shown}': settings are given like  name=value{hint}")
-        if key.startswith("+"):
-            raise ConfigError(f"{shown}: a setting is given without +, like  {printable(key.lstrip('+'))}=...")
-        if "@" in key:
-            raise ConfigError(f"{shown}: Hydra's packages are not used; a setting is given like  name=value")
-        if re.match(r"~?hydra\b", key):
-            raise ConfigError(
-                f"{shown}: Hydra's own settings are not used; studies are kept in the folder  runs=FOLDER"
-            )
+    for before, override, after in zip(("", *overrides), overrides, (*overrides[1:], ""), strict=False):
+        if fault := _fault_of(override, before, after):
+            raise ConfigError(fault)
+
+
+def _fault_of(override: str, before: str, after: str) -> str:
+    """What is wrong with the form of one argument, which stands between two others."""
+    key, equals, value = override.partition("=")
+    shown, whole = printable(key), printable(override)
+    if key.startswith("'"):
+        return f"argument {whole}: in this shell only double quotes hold words together"
+    if key.startswith("-"):
+        return f"no option '{shown}' here; settings are given like  name=value  (--help lists them)"
+    if key.startswith("~") and not key.startswith("~payloads."):
+        return f"{shown}: nothing is taken away; give a setting another value, like  name=value"
+    if not key and equals:
+        return f"argument '{whole}': settings are given like  name=value"
+    if key in GROUPS and key != "experiment" and value == "null":
+        return f"{shown}: null is no choice; {nearest('', choices(key))}"
+    if not equals and not key.startswith("~"):
+        return f"argument '{shown}': settings are given like  name=value{_torn(printable(before), shown, after)}"
+    if key.startswith("+"):
+        return f"{shown}: a setting is given without +, like  {printable(key.lstrip('+'))}=..."
+    if "@" in key:
+        return f"{shown}: Hydra's packages are not used; a setting is given like  name=value"
+    if re.match(r"~?hydra\b", key):
+        return f"{shown}: Hydra's own settings are not used; studies are kept in the folder  runs=FOLDER"
+    return ""
 
 
 def quoted(override: str, words: Verbatim) -> str:

@@ -156,6 +156,9 @@ class Server:
     def refresh(self) -> None:
         """Make it read its folder of models again, where it does not do so by itself."""
 
+    def leave(self) -> None:
+        """Let it be as it was before anything was drawn."""
+
     def check(self, payloads: Sequence[Payload]) -> dict[str, Any]:
         """Whether it runs and can draw the payloads.
 

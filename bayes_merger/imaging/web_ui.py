@@ -11,6 +11,7 @@ import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, nearest, one_line, printable
@@ -36,6 +37,7 @@ OPTIONS = (
 )  # fmt: skip
 """The web UI's settings that change what it draws."""
 
+_MODEL = "sd_model_checkpoint"
 _LOOKING = 5.0  # seconds that it may take to say how far it is
 
 
@@ -49,15 +51,21 @@ class WebUI(Server):
     at_once = 1000
     _samplers: Sequence[str] = ()
     _schedules: Sequence[str] = ()
+    _usual: Mapping[str, Any] | None = None
+    _touched: frozenset[str] = frozenset()
 
     def look(self) -> dict[str, Any]:
         """Its settings that change what is drawn."""
-        options = self.ask("/sdapi/v1/options", attempts=1)
-        if not isinstance(options, Mapping):
-            raise BayesMergerError(f"{self.address} is no web UI of A1111 or Forge")
+        options = self._options()
         self._samplers = self._names("/sdapi/v1/samplers", ("name",))
         self._schedules = self._names("/sdapi/v1/schedulers", ("label", "name"))
         return {name: options[name] for name in OPTIONS if name in options}
+
+    def _options(self) -> Mapping[str, Any]:
+        options = self.ask("/sdapi/v1/options", attempts=1)
+        if not isinstance(options, Mapping):
+            raise BayesMergerError(f"{self.address} is no web UI of A1111 or Forge")
+        return options
 
     def check_payload(self, payload: Payload) -> None:
         """Whether it has the sampler and the schedule: it draws unknown ones with its own, and does not say so."""
@@ -99,7 +107,7 @@ class WebUI(Server):
             TrialFailed: it could not draw them: out of memory, NaN, or another error of its own; or a flat colour.
             BayesMergerError: it does not answer, or drew with another model, seed or number of pictures.
         """
-        answer = self.answered("POST", "/sdapi/v1/txt2img", request.body(title))
+        answer = self.answered("POST", "/sdapi/v1/txt2img", self._complete(request.body(title)))
         if answer.status == 422:
             raise BayesMergerError(f"{request}: the web UI does not take it: {reason_of(answer)}")
         if answer.status >= 500:
@@ -113,6 +121,27 @@ class WebUI(Server):
             raise BayesMergerError(
                 f"{request}: the web UI's answer is not that of txt2img ({one_line(error)})"
             ) from error
+
+    def leave(self) -> None:
+        """Put back the settings that requests have changed for good."""
+        usual = self._usual or {}
+        with suppress(BayesMergerError):
+            now = self._options() if self._touched else {}
+            known = [name for name in sorted(self._touched) if usual.get(name) is not None]
+            if changed := {name: usual[name] for name in known if now.get(name) != usual[name]}:
+                self.ask("/sdapi/v1/options", changed, attempts=1)
+
+    def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A request that says all settings that any has said so far.
+
+        A1111 puts a setting back after a request only if its own file of settings has it; otherwise it stays, and
+        would be drawn with from then on.
+        """
+        if self._usual is None:
+            self._usual = self._options()
+        usual = {name: self._usual[name] for name in self._touched - {_MODEL} if name in self._usual}
+        self._touched |= body["override_settings"].keys()
+        return {**body, "override_settings": {**usual, **body["override_settings"]}}
 
     def steps(self) -> tuple[int, int]:
         """How many steps of what it draws now are done, and of how many; zeros where it does not say."""

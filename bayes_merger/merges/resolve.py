@@ -74,15 +74,20 @@ def recipe_and_models(
             )
         return recipe_by_hand(given, dtype)
     if names[0].endswith(_YAML):
-        return _recipe_in_steps(user_path(names[0]), given, dtype)
+        return _recipe_in_steps(user_path(names[0]), given, dtype, models_dir)
     recipe = named_recipe(names[0], Path(runs), trial, predicted=predicted)
     if dtype:
         recipe = replace(recipe, dtype=dtype)
-    return with_models(recipe, given, Path(names[0]).parent, verify=verify)
+    return with_models(recipe, given, Path(names[0]).parent, models_dir=models_dir, verify=verify)
 
 
 def with_models(
-    recipe: MergeRecipe, given: Mapping[str, Any], folder: Path = Path(), *, verify: bool = True
+    recipe: MergeRecipe,
+    given: Mapping[str, Any],
+    folder: Path = Path(),
+    *,
+    models_dir: str | None = None,
+    verify: bool = True,
 ) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
     """A finished recipe and its opened models.
 
@@ -90,6 +95,7 @@ def with_models(
         recipe: the merge.
         given: setting to text, for files that have moved.
         folder: where the recipe lies, and maybe its files.
+        models_dir: where its files are found by name, if not there.
         verify: whether a file must be the one that the recipe was made with.
 
     Raises:
@@ -111,13 +117,13 @@ def with_models(
             "sha256": file["sha256"] if verify else "",
         }
     )
-    return recipe, _open_recipe_models(recipe, given, folder, verify)
+    paths = {name: given.get(f"model_{name}") or beside(model.path, folder) for name, model in recipe.models.items()}
+    return recipe, _open_recipe_models(recipe, given, with_paths({"models": paths}, models_dir)["models"], verify)
 
 
 def _open_recipe_models(
-    recipe: MergeRecipe, given: Mapping[str, str], folder: Path, verify: bool
+    recipe: MergeRecipe, given: Mapping[str, str], paths: Mapping[str, str], verify: bool
 ) -> dict[str, Checkpoint]:
-    paths = {name: given.get(f"model_{name}") or beside(model.path, folder) for name, model in recipe.models.items()}
     try:
         rebasin = {name: alike if verify else {**alike, "sha256": ""} for name, alike in recipe.rebasin.items()}
         checkpoints = open_each(paths, alone=bool(recipe.steps), rebasin=rebasin)
@@ -144,9 +150,9 @@ def _check_hashes(recipe: MergeRecipe, checkpoints: Mapping[str, Checkpoint]) ->
 
 
 def _recipe_in_steps(
-    path: Path, given: Mapping[str, Any], dtype: str | None
+    path: Path, given: Mapping[str, Any], dtype: str | None, models_dir: str | None
 ) -> tuple[MergeRecipe, dict[str, Checkpoint]]:
-    file = read_steps(recipe_data(path))
+    file = read_steps(with_paths({"recipe": recipe_data(path)}, models_dir)["recipe"])
     numbers, typed = split_rebasin(given)
     written = {name: numbers.pop(f"model_{name}") for name in file.models if f"model_{name}" in numbers}
     files, orders = files_and_orders(written, typed)

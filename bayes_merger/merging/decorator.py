@@ -45,7 +45,7 @@ def merge_method(
     search: Ranges | None = None,
     bounds: Ranges | None = None,
     choices: Choices | None = None,
-    pole: Callable[[Numbers], str | None] | None = None,
+    pole: Callable[[Numbers], str | None] = ...,
     cost: Cost | None = None,
     aliases: tuple[str, ...] = (),
 ) -> Callable[[Function], Function]: ...
@@ -76,20 +76,14 @@ def merge_method(function: Function | None = None, /, **settings: Any) -> Functi
 def _spec_of(
     function: Callable[..., Any],
     *,
-    prepare: Callable[..., Prepared] | None = None,
-    read: tuple[str, ...] | None = None,
-    statistic: ModelStatistic | None = None,
     search: Ranges | None = None,
     bounds: Ranges | None = None,
     choices: Choices | None = None,
-    pole: Callable[[Numbers], str | None] | None = None,
+    prepare: Callable[..., Prepared] | None = None,
+    read: tuple[str, ...] | None = None,
+    statistic: ModelStatistic | None = None,
     cost: Cost | None = None,
-    elementwise: bool = False,
-    fused: bool = False,
-    between: bool = False,
-    selects: bool = False,
-    adds_difference: bool = False,
-    aliases: tuple[str, ...] = (),
+    **promises: Any,
 ) -> MethodSpec:
     source, name = _source(function), function.__name__
     parameters = inspect.signature(function).parameters
@@ -109,7 +103,7 @@ def _spec_of(
         for p in keywords
         if isinstance(p.default, float)
     }
-    in_pieces = elementwise and prepare is None and statistic is None
+    in_pieces = promises.get("elementwise") and prepare is None and statistic is None
     return MethodSpec(
         name=name,
         function=_checked(function, name, source) if source else function,
@@ -124,22 +118,12 @@ def _spec_of(
         prepared_by=tuple(n for n in weights if prepare and n in inspect.signature(prepare).parameters),
         read=tuple(p.name for p in models) if read is None else read,
         statistic=statistic,
-        elementwise=elementwise,
-        selects=selects,
-        fused=fused,
-        between=between,
-        adds_difference=adds_difference,
-        pole=pole or _no_pole,
         cost=cost or (_UNMEASURED_IN_PIECES if in_pieces else _UNMEASURED),
-        aliases=aliases,
         summary=(inspect.getdoc(function) or "").partition("\n")[0],
         source=source,
         sha256=hashlib.sha256(source.read_bytes()).hexdigest() if source and source.is_file() else "",
+        **promises,
     )
-
-
-def _no_pole(weights: Numbers) -> str | None:
-    return None
 
 
 def _source(function: Callable[..., Any]) -> Path | None:

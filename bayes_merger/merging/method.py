@@ -79,7 +79,11 @@ Options = Mapping[str, str | int]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+def _no_pole(weights: Numbers) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodSpec:
     """What is known about a merge method without running it.
 
@@ -123,15 +127,15 @@ class MethodSpec:
     prepare: Callable[..., Prepared] | None
     prepared_by: tuple[str, ...]
     read: tuple[str, ...]
-    statistic: ModelStatistic | None
-    elementwise: bool
-    selects: bool
-    fused: bool
-    between: bool
-    adds_difference: bool
-    pole: Callable[[Numbers], str | None]
+    statistic: ModelStatistic | None = None
+    elementwise: bool = False
+    selects: bool = False
+    fused: bool = False
+    between: bool = False
+    adds_difference: bool = False
+    pole: Callable[[Numbers], str | None] = _no_pole
     cost: Cost
-    aliases: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
     summary: str
     source: Path | None = None
     sha256: str = ""

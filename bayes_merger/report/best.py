@@ -120,8 +120,18 @@ def write_front(study: optuna.study.Study, folder: RunFolder) -> None:
     write_plot(front_figure(study), folder.best / "front.png")
 
 
+def write_preview(trial: optuna.trial.FrozenTrial, folder: RunFolder) -> None:
+    """Put a picture beside ``best.safetensors``, under the name that web UIs show it by."""
+    if pictures := _pictures_of(trial, folder):
+        write_atomically(folder.model.with_suffix(".preview.png"), pictures[0].read_bytes())
+
+
 def _copy_pictures(trial: optuna.trial.FrozenTrial, folder: RunFolder, place: Path) -> None:
+    for source in _pictures_of(trial, folder):
+        shutil.copyfile(source, place / source.name)
+
+
+def _pictures_of(trial: optuna.trial.FrozenTrial, folder: RunFolder) -> list[Path]:
     """The trial's pictures; where only the best ones' were kept, those that the final round has drawn once more."""
     kept = folder.pictures(trial.user_attrs.get(IMAGES, []))
-    for source in kept or sorted(folder.images(trial.number).glob("*.png")):
-        shutil.copyfile(source, place / source.name)
+    return kept or sorted(folder.images(trial.number).glob("*.png"))

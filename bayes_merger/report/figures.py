@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayes_merger.atomic import put_in_place
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -17,7 +19,7 @@ def write_plot(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
+    put_in_place(temporary, path)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -84,8 +84,8 @@ def _densities(bins: Whole) -> Array:
     rows, trials = bins.shape
     counts = np.bincount((bins + BINS * np.arange(rows)[:, None]).ravel(), minlength=BINS * rows).reshape(rows, BINS)
     width = np.maximum(1.0, bins.std(axis=1) * trials**-0.2)
-    apart = np.subtract.outer(np.arange(BINS), np.arange(BINS))
-    kernel = np.exp(-0.5 * (apart / width[:, None, None]) ** 2)  # (rows, BINS, BINS)
+    apart = np.abs(np.subtract.outer(np.arange(BINS), np.arange(BINS)))
+    kernel = np.exp(-0.5 * (np.arange(BINS) / width[:, None]) ** 2)[:, apart]  # (rows, BINS, BINS)
     smooth = np.einsum("rij,rj->ri", kernel / kernel.sum(axis=1, keepdims=True), counts)
     found: Array = (smooth + 1.0 / BINS) / (trials + 1.0)
     return found

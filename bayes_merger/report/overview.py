@@ -18,6 +18,7 @@ from bayes_merger.run.control import run_state
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.outside import budget_of
 from bayes_merger.run.record import complete_trials, final_about, value_of
+from bayes_merger.search.study.loading import readable
 from bayes_merger.search.study.rows import Glance, RowStorage
 
 UNREADABLE = "unreadable"
@@ -66,9 +67,10 @@ class Overview:
 def overview(folder: RunFolder) -> Overview:
     """A study in a line; one that cannot be read says why."""
     try:
-        study = load(folder, whole=False)
-        seen = glance(study)
-        final = final_about(study, seen.values)
+        with readable(folder.name):
+            study = load(folder, whole=False)
+            seen = glance(study)
+            final = final_about(study, seen.values)
     except UserError as error:
         return Overview(folder.name, UNREADABLE, wrong=printable(str(error), longest=400))
     found = verdict(final, pictures_compared(study, final)) if final else None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#2166ac", "#e08214", "#8a8a8a"  # colour-blind safe
+BLUE, ORANGE, GREY, SOFT = "#2166ac", "#e08214", "#8a8a8a", "#595959"  # colour-blind safe; SOFT is for letters
 
 
 def convergence_figure(study: optuna.study.Study) -> Figure:
@@ -41,7 +41,7 @@ def convergence_figure(study: optuna.study.Study) -> Figure:
             axes.step(numbers, values, where="post", color=tone, linestyle=style, linewidth=2, label=name, zorder=3)
     for name, value in found.parents.items():
         axes.axhline(value, color=GREY, linestyle=":", linewidth=1, zorder=1)
-        axes.annotate(f" {name}", (1.0, value), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GREY)
+        axes.annotate(f" {name}", (1.0, value), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=SOFT)
     for number, value in found.points:
         if number == found.chosen:
             axes.scatter(
@@ -143,9 +143,12 @@ def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float,
         text, letters = f"{name}  {blocks[name]:.2f}", ink(share)
         if name in idle:
             looks = {"facecolor": "white", "edgecolor": "#c0c0c0", "linewidth": 0, "hatch": "////"}
-            text, letters = name, GREY
-        axes.barh(y, 0.9 if name in ("BASE", *middle) else 0.82, left=x - 0.41, height=0.86, **looks)
-        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=letters)
+            text, letters = name, SOFT
+        width = 0.9 if name in ("BASE", *middle) else 0.82
+        axes.barh(y, width, left=x - width / 2, height=0.86, **looks)
+        label = axes.text(x, y, text, ha="center", va="center", fontsize=8, color=letters)
+        if name in idle:
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
     axes.invert_yaxis()
     axes.set_xlim(-0.5, 1.5)
     axes.set_axis_off()

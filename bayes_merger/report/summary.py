@@ -136,14 +136,15 @@ def front_data(study: optuna.study.Study, names: Sequence[str]) -> list[dict[str
 
 
 def _trial_data(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    known, values = trial.user_attrs, trial.values
     data = {
         "trial": trial.number,
-        "value": value_of(trial) if trial.values else None,
-        "scores": mean_scores(trial.user_attrs.get(SCORES, [])),
-        "weights": trial.user_attrs.get(WEIGHTS, {}),
-        "images": trial.user_attrs.get(IMAGES, []),
+        "value": value_of(trial) if values else None,
+        "scores": mean_scores(known.get(SCORES, [])),
+        "weights": known.get(WEIGHTS, {}),
+        "images": known.get(IMAGES, []),
     }
-    return data | ({"values": list(trial.values)} if trial.values and len(trial.values) > 1 else {})
+    return data | {"values": list(values)} if values and len(values) > 1 else data
 
 
 def _as_data(belief: TrialPosterior) -> dict[str, Any]:
@@ -173,14 +174,15 @@ def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
 
 def trial_data(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     """A trial as data, without what the others say of it."""
-    row = {"state": trial.state.name.lower(), **_trial_data(trial), "phase": trial.user_attrs.get(PHASE, "search")}
-    if "seconds" in trial.user_attrs:
-        row["seconds"] = trial.user_attrs[SECONDS]
-    if times := trial.user_attrs.get(TIMES):
-        scores = trial.user_attrs.get(SCORES, [])
-        row |= {"times": times, "pictures": len({(one["payload"], one["index"]) for one in scores})}
-    if reason := trial.user_attrs.get(REASON):
+    known = trial.user_attrs
+    row = {"state": trial.state.name.lower(), **_trial_data(trial), "phase": known.get(PHASE, "search")}
+    if SECONDS in known:
+        row["seconds"] = known[SECONDS]
+    if times := known.get(TIMES):
+        row["times"] = times
+        row["pictures"] = len({(one["payload"], one["index"]) for one in known.get(SCORES, ())})
+    if reason := known.get(REASON):
         row["reason"] = reason
-    if trial.state == optuna.trial.TrialState.RUNNING and (until := trial.user_attrs.get(WORKER, {}).get("until")):
+    if trial.state == optuna.trial.TrialState.RUNNING and (until := known.get(WORKER, {}).get("until")):
         row["until"] = until
     return row

@@ -19,6 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 122, 18, 34
 """The margins of a plot; on the right stand the names of its lines."""
 
 BARS = " ▁▂▃▄▅▆▇█"
+PLAIN_BARS = " _.-~=+*#"
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

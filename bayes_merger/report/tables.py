@@ -15,13 +15,13 @@ from bayes_merger.search.surrogates.posterior import StudyPosterior
 
 
 def closing_table(final: Final, pictures: int) -> Table:
-    """The final round as a table: the verdict, mean points on fresh seeds, and how sure each lead is.
+    """The final round as a table: the verdict, mean points of the comparison, and how sure each lead is.
 
     Args:
         final: the final round.
         pictures: how many of each row are compared, see :func:`bayes_merger.report.verdict.pictures_compared`.
     """
-    title = f"on fresh seeds ({counted(final.images)} each)"
+    title = f"compared on seeds that nothing was chosen by ({counted(final.images)} each)"
     if found := verdict(final, pictures):
         title = f"the best merge is {found.text}\n{title}"
     table = Table(title=Text(title), title_justify="left")
@@ -44,8 +44,8 @@ def closing_table(final: Final, pictures: int) -> Table:
 def candidates_table(final: Final, known: StudyPosterior) -> Table:
     """The best trials drawn again: as observed, as believed, and on the fresh seeds that the winner was chosen by."""
     believed = {belief.trial: belief for belief in known.each}
-    title = f"the best {len(final.rescored)} drawn again ({counted(final.images, 'fresh ')} each)"
-    table = Table("trial", "observed", "posterior mean", "fresh", title=title, title_justify="left")
+    title = f"the best {len(final.rescored)} drawn again, to choose ({counted(final.images)} each)"
+    table = Table("trial", "observed", "posterior mean", "drawn again", title=title, title_justify="left")
     for one in final.rescored:
         belief = believed[one.trial]
         star = " *" if one.trial == final.winner else ""
@@ -116,7 +116,7 @@ def best_lines(data: Mapping[str, Any]) -> list[str]:
         about.append(f"posterior mean {with_error(best['mean'], best['sd'])}")
     if final and final["rows"]:
         row = final["rows"][0]
-        about.append(f"{with_error(row['mean'], row['error'])} on fresh seeds")
+        about.append(f"{with_error(row['mean'], row['error'])} in the comparison")
     lines = [f"best: trial {best['trial']}, {', '.join(about)}", *(one["text"] for one in data["holdouts"])]
     if "front" in data:
         return [

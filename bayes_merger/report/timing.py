@@ -60,7 +60,11 @@ def _measured(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _means(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
-    return {name: sum(row["times"].get(name, 0.0) for row in rows) / len(rows) for name in names}
+    sums = dict.fromkeys(names, 0.0)
+    for row in rows:
+        for part in row["times"].keys() & sums.keys():
+            sums[part] += row["times"][part]
+    return {name: seconds / len(rows) for name, seconds in sums.items()}
 
 
 def timing_table(trials: Sequence[Mapping[str, Any]]) -> Table | None:

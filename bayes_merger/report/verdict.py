@@ -111,6 +111,6 @@ def critical_ratio(pictures: int) -> float:
     return float(stdtrit(pictures - 1, 1 - LEVEL / 2))
 
 
-def counted(pictures: int, kind: str = "") -> str:
+def counted(pictures: int) -> str:
     """So many pictures, in words."""
-    return f"{pictures} {kind}picture{'' if pictures == 1 else 's'}"
+    return f"{pictures} picture{'' if pictures == 1 else 's'}"

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bayes_merger.atomic import put_in_place
 from bayes_merger.errors import ConfigError, StorageError, trouble
 from bayes_merger.plain_json import parse_json
 from bayes_merger.run.folder import RunFolder
@@ -32,19 +33,19 @@ LARGEST = 16 << 10
 
 def wish_of(folder: RunFolder) -> str:
     """What a run is asked to do; what cannot be read asks for nothing."""
-    wish = _read(folder.wish).get("wish")
+    wish = read_file(folder.wish).get("wish")
     return wish if wish in WISHES else GO_ON
 
 
 def steps_of(folder: RunFolder) -> list[dict[str, Any]]:
     """What a run does, a step for each of its workers; empty where none goes on."""
-    steps = _read(folder.status).get("steps") if folder.is_running else None
+    steps = read_file(folder.status).get("steps") if folder.is_running else None
     return [_step(step) for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
 
 
 def stage_of(folder: RunFolder) -> dict[str, Any] | None:
     """The part of a run that follows its trials, as :meth:`ProgressReporter.budget` tells it; None before."""
-    stage = _read(folder.status).get("stage") if folder.is_running else None
+    stage = read_file(folder.status).get("stage") if folder.is_running else None
     if not isinstance(stage, dict):
         return None
     return {"of": _text(stage, "of"), "about": _text(stage, "about"), **_how_far(stage)}
@@ -86,7 +87,8 @@ def _how_far(said: Mapping[str, Any]) -> dict[str, int]:
     return {name: max(value, 0) if type(value := said.get(name)) is int else 0 for name in ("done", "total")}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """What such a small file says; nothing, if it cannot be read."""
     with suppress(OSError, ValueError, ConfigError), path.open("rb") as file:
         found = parse_json(file.read(LARGEST).decode())
         return found if isinstance(found, dict) else {}
@@ -94,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def replace_file(path: Path, data: Mapping[str, Any]) -> None:
-    """Write one of the two files; no flush, since after a power cut it counts for nothing."""
+    """Write such a small file; no flush, since after a power cut it counts for nothing."""
     new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     new.write_text(json.dumps(data), encoding="utf-8")
-    new.replace(path)
+    put_in_place(new, path)

@@ -126,7 +126,7 @@ def keep_pictures(
     try:
         evaluator.load_weights(trial.user_attrs[WEIGHTS])
         paths = evaluator.save(place, evaluator.draw(setup.payloads), setup.payloads)
-        describe(paths, trial.number, setup.recipe(trial.user_attrs[WEIGHTS]), value_of(trial))
+        describe(paths, folder.name, trial.number, setup.recipe(trial.user_attrs[WEIGHTS]), value_of(trial))
     except TrialFailed as error:  # another program's trial, of a merge that we never drew
         progress.note(f"trial {trial.number} has no pictures: {one_line(error)}")
 

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from bayes_merger.atomic import write_atomically
-from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError, StorageError, and_more, nearest, trouble
+from bayes_merger.paths import quoted
 
 if TYPE_CHECKING:
     import optuna
@@ -111,8 +110,8 @@ class RunFolder:
     @property
     def typed(self) -> str:
         """The study as it is given to a command."""
-        elsewhere = "" if self.path.parent == Path("runs") else f" runs={quote(str(self.path.parent))}"
-        return quote(self.name) + elsewhere
+        elsewhere = "" if self.path.parent == Path("runs") else f" runs={quoted(str(self.path.parent))}"
+        return quoted(self.name) + elsewhere
 
     @property
     def ratings(self) -> Path:
@@ -148,6 +147,11 @@ class RunFolder:
     def status(self) -> Path:
         """What a run does."""
         return self.path / "status.json"
+
+    @property
+    def ticket(self) -> Path:
+        """Since when a run waits for its device; see :mod:`bayes_merger.run.turns`."""
+        return self.path / "ticket.json"
 
     @property
     def best(self) -> Path:
@@ -196,7 +200,7 @@ class RunFolder:
 
     def note(self, text: str) -> None:
         """Lines for the log alone."""
-        with suppress(OSError), self.log.open("a", encoding="utf-8") as log:
+        with suppress(OSError), self.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.writelines(f"    {line}\n" for line in text.splitlines())
 
     def make(self) -> None:
@@ -229,7 +233,7 @@ class RunFolder:
         found = 0
         for place, _, names in os.walk(self.path):
             with suppress(OSError):
-                found += sum(Path(place, name).lstat().st_size for name in names)
+                found += sum(os.lstat(f"{place}{os.sep}{name}").st_size for name in names)  # of thousands
         return found
 
     @contextmanager
@@ -257,7 +261,7 @@ class RunFolder:
 
     def _forget_former_run(self) -> None:
         """Remove what only a process that runs the study has said, or is asked for."""
-        for path in (self.wish, self.status, *self.path.glob(DRAWINGS)):
+        for path in (self.wish, self.status, self.ticket, *self.path.glob(DRAWINGS)):
             with suppress(OSError):
                 path.unlink()
 
@@ -268,11 +272,13 @@ def slug(text: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """The study's name as given, when it can be a folder.
+    """The study's name as given, when it can be a folder, on Windows too.
 
     Raises:
         ConfigError: it has characters that a folder name cannot have.
     """
+    if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE):
+        raise ConfigError(f"name: '{name}' is a device on Windows; try name={name}-1")
     if name.replace("@", "-") != slug(name):  # NAME@2 is what a study is called whose pictures were judged again
         raise ConfigError(f"name: '{name}' cannot be a folder; try name={slug(name)}")
     return name
@@ -301,12 +307,13 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
 
     Args:
         runs: the folder of all studies.
-        name: of the study.
+        name: of the study, or the path of its folder.
         address: of the database that has it; empty: what its folder says, or without one the environment.
 
     Raises:
         ConfigError: it does not exist, or several names begin so.
     """
+    runs, name = _place(runs, name)
     name = _meant(runs, name)
     folder = RunFolder(runs / name, address)
     if not folder.exists():
@@ -314,8 +321,20 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
     if not name or Path(name).name != name or not folder.exists():
         names = [study.name for study in studies(runs)]
         hint = nearest(name, names) if names else f"there are no studies in {runs}"
+        if Path(name).name == name and (runs / name).is_dir():
+            hint = f"{runs / name} has no {folder.database.name}, which is the study itself; {hint}"
         raise ConfigError(f"no study '{name}'; {hint}")
     return folder
+
+
+def _place(runs: Path, name: str) -> tuple[Path, str]:
+    """Where a study lies that was given by its folder, as a shell completes it: ``runs/x/``."""
+    if not set(name) & {"/", os.sep}:
+        return runs, name
+    path = Path(name).parent if Path(name).suffix else Path(name)
+    places = (place for one in (Path(name), path) for place in (one, runs / one))
+    place = next((place for place in places if place.name and RunFolder(place).exists()), None)
+    return (place.parent, place.name) if place else (runs, name)
 
 
 def _meant(runs: Path, name: str) -> str:
@@ -352,38 +371,6 @@ def load(folder: RunFolder, *, whole: bool = True) -> optuna.study.Study:
     check_stored(study)
     seen_standardised(study)
     return study
-
-
-def new_folder(config: RunConfig, address: str = "", *, named: bool = True) -> RunFolder:
-    """The folder of a new study.
-
-    Args:
-        config: the settings.
-        address: of its storage; empty: the folder itself.
-        named: the person typed the name; otherwise a number is added to one that is taken.
-
-    Raises:
-        ConfigError: the name is taken or cannot be a folder.
-    """
-    runs = Path(config.runs)
-    stem = check_name(config.name) if config.name else ""
-    if stem and named:
-        folder = RunFolder(runs / stem, address)
-        if is_begun(folder):
-            raise ConfigError(
-                f"study '{folder.name}' exists: go on with  bayes-merger resume {folder.typed}  or choose another name="
-            )
-        return folder
-    stem = stem or stem_of(config)
-    number = 1
-    while is_begun(folder := RunFolder(runs / (stem if number == 1 else f"{stem}-{number}"), address)):
-        number += 1
-    return folder
-
-
-def stem_of(config: RunConfig) -> str:
-    """The default name of a study: those of its models."""
-    return "-".join(slug(Path(model).stem)[:40] for model in (config.model_a, config.model_b))
 
 
 def is_begun(folder: RunFolder) -> bool:

@@ -110,8 +110,14 @@ def change(values: Sequence[float]) -> Change:
     return Change(slope * (count - 1), (count - 1) * math.sqrt(rest / (count - 2) / spread))
 
 
+def all_alike(study: optuna.study.Study) -> bool:
+    """Whether every trial has the same points, so that there is nothing to search for."""
+    return len({value_of(trial) for trial in complete_trials(study)}) == 1
+
+
 class Watch:
-    """Says once when a hold-out begins to fall while the points rise; it looks at every tenth trial.
+    """Says once when a hold-out begins to fall while the points rise, and when all trials are judged alike; it looks at
+    every tenth trial.
 
     Args:
         note: told.
@@ -126,6 +132,10 @@ class Watch:
         """Look at a study of which so many trials are finished."""
         if done < self._next:
             return
+        if self._next == FEWEST and all_alike(study):
+            self._note(
+                f"warning: all of {done} trials have the same points: the scorers cannot tell these merges apart"
+            )
         self._next = done + 10
         for trend in trends(study):
             if trend.parts and trend.scorer not in self._told:

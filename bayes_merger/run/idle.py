@@ -73,8 +73,9 @@ def anchor_of(method: str, weights: Mapping[str, Mapping[str, float]], idle: Col
         weights: weight name -> block -> number.
         idle: ``BLOCK.weight`` of those that change nothing.
     """
-    numbers = {number for block, number in weights.get("alpha", {}).items() if f"{block}.alpha" not in idle}
-    return ANCHORS.get(numbers.pop(), "") if method == "weighted_sum" and len(numbers) == 1 else ""
+    numbers = (number for block, number in weights.get("alpha", {}).items() if f"{block}.alpha" not in idle)
+    first = next(numbers, None) if method == "weighted_sum" else None
+    return ANCHORS[first] if first in ANCHORS and all(number == first for number in numbers) else ""
 
 
 def about_idle(space: SearchSpace) -> str:

@@ -11,7 +11,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
-from bayes_merger.imaging.payload.fields import overlaid
+from bayes_merger.imaging.payload.fields import overlaid, with_distilled_guidance
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.paths import user_path
 from bayes_merger.run.fresh import fresh
@@ -43,11 +43,20 @@ def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...
     Raises:
         ConfigError: no payload, or one that makes no sense.
     """
-    return named_payloads(config, drawn(model).defaults(model))
+    kind = drawn(model)
+    usual = kind.defaults(model)
+    return named_payloads(config, usual, distilled=not kind.guided and usual["cfg_scale"] != 1)
 
 
-def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyType({})) -> tuple[Payload, ...]:
+def named_payloads(
+    config: RunConfig, usual: Mapping[str, Any] = MappingProxyType({}), *, distilled: bool = False
+) -> tuple[Payload, ...]:
     """The payloads of some settings, with what is usual where they do not say it, and all that is random drawn.
+
+    Args:
+        config: the settings.
+        usual: field -> value.
+        distilled: whether the model's guidance is distilled into it.
 
     Raises:
         ConfigError: no payload, or one that makes no sense.
@@ -55,10 +64,11 @@ def named_payloads(config: RunConfig, usual: Mapping[str, Any] = MappingProxyTyp
     if not config.payloads:
         raise ConfigError("payloads: none chosen; give at least one, like  payloads=portrait")
     read = PROGRAMS.get(config.generator.program, payload_from_mapping)
-    payloads = [
-        read(name, overlaid(usual, fields) if isinstance(fields, Mapping) else fields, path_of(config.styles))
-        for name, fields in config.payloads.items()
-    ]
+    payloads = []
+    for name, fields in config.payloads.items():
+        if isinstance(fields, Mapping):
+            fields = overlaid(usual, with_distilled_guidance(name, fields) if distilled else fields)
+        payloads.append(read(name, fields, path_of(config.styles)))
     return resolve(payloads, config.seed, path_of(config.wildcards))
 
 

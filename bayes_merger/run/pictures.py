@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bayes_merger.atomic import write_atomically
+from bayes_merger.atomic import put_in_place, write_atomically
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 
@@ -50,10 +50,10 @@ def _columns(images: Sequence[Image.Image]) -> int:
     return math.ceil(math.sqrt(len(images)))
 
 
-def describe(paths: Iterable[Path], trial: int, recipe: MergeRecipe, points: float | None = None) -> None:
-    """Write into a trial's pictures which one it is, which merge, and what it got, beside what web UIs read."""
+def describe(paths: Iterable[Path], study: str, trial: int, recipe: MergeRecipe, points: float | None = None) -> None:
+    """Write into a trial's pictures whose they are, which merge, and what it got, beside what web UIs read."""
     got = {} if points is None else {"Score": f"{points:.4f}"}
-    texts = {"Trial": str(trial), **got, "Recipe": recipe.digest}
+    texts = {"Study": study, "Trial": str(trial), **got, "Recipe": recipe.digest}
     for path in paths:
         add_texts(path, texts)
 
@@ -71,7 +71,7 @@ def add_texts(path: Path, texts: Mapping[str, str]) -> None:
     chunks = b"".join(_chunk(b"iTXt", f"{key}\0\0\0\0\0{text}".encode()) for key, text in texts.items())
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(data[:at] + chunks + data[at:])
-    temporary.replace(path)
+    put_in_place(temporary, path)
 
 
 def without_texts(data: bytes) -> bytes:

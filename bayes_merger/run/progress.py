@@ -36,6 +36,7 @@ class TrialReport:
         pictures: how many were drawn.
         left: seconds until the whole run is expected to be over; ``None`` before anything is known.
         merge: what it is, where that has a name: ``model A``, ``even mix``, ``the predicted best``.
+        blind: whether the person in front rates what comes next, so that nothing may tell how good this one is.
     """
 
     number: int
@@ -54,6 +55,7 @@ class TrialReport:
     pictures: int = 0
     left: float | None = None
     merge: str = ""
+    blind: bool = False
 
 
 STUDY = "study"
@@ -102,6 +104,8 @@ def trial_line(report: TrialReport) -> str:
         return f"{head}  given up: {report.reason}  {_time(report)}"
     if report.value is None:
         return f"{head}  failed: {report.reason}"
+    if report.blind:
+        return f"{head}  rated  {_time(report)}"
     star = "  * best" if report.improved else f"  best {report.best:.3f}"
     star += f", posterior mean {report.mean:.3f}" if report.mean is not None else ""
     star += f"  front {report.front}" if report.front else ""
@@ -156,9 +160,16 @@ class PlainReporter:
         yield
 
     def _write(self, text: str) -> None:
-        # The log is for the eye: what cannot be written into it is no reason to end a run.
-        with suppress(OSError), self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        write_log(self._log, text)
+
+
+def write_log(log: Path, text: str) -> None:
+    """Put a line into a run's log, with the time; an empty text is none."""
+    if not text:
+        return
+    # It is for the eye: what cannot be written into it is no reason to end a run.
+    with suppress(OSError), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
 
 @contextmanager

@@ -172,7 +172,7 @@ class TrialRun:
         if self._is_kept(found, best):
             with timed("save"):
                 points = found.value if isinstance(found, Evaluation) else None
-                describe(found.paths, self.trial.number, self.setup.recipe(weights), points)
+                describe(found.paths, self.folder.name, self.trial.number, self.setup.recipe(weights), points)
             attributes[IMAGES] = [path.relative_to(self.folder.path).as_posix() for path in found.paths]
         else:
             forget(found.paths)

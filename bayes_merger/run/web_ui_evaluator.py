@@ -136,4 +136,8 @@ def web_ui_evaluator(
     """
     generator = setup.config.generator
     with ModelsFolder(models_folder(generator)) as folder:
-        yield WebUIEvaluator(setup, open_web_ui(generator, progress.note), folder, progress, stop, preview)
+        web_ui = open_web_ui(generator, progress.note)
+        try:
+            yield WebUIEvaluator(setup, web_ui, folder, progress, stop, preview)
+        finally:
+            web_ui.leave()

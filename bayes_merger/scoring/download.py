@@ -97,10 +97,18 @@ def _told(setting: str) -> Progress:
         last = tenth
         size = f" of {total / 1e6:,.0f}" if total else ""
         speed = (done - before) / max(time.monotonic() - began, 1e-3)
-        left = f", {speed / 1e6:.1f} MB/s, {(total - done) / speed / 60:.0f} min left" if speed and total > done else ""
+        left = f", {speed / 1e6:.1f} MB/s, {_in_words((total - done) / speed)} left" if speed and total > done else ""
         log.warning("%s: %s%s MB%s", setting, f"{done / 1e6:,.0f}", size, left)
 
     return tell
+
+
+def _in_words(seconds: float) -> str:
+    """
+    >>> _in_words(18.4), _in_words(200)
+    ('18 s', '3 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def file_name(address: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from bayes_merger.errors import BayesMergerError, TrialFailed, one_line
-from bayes_merger.scoring.download import NotFetched
+from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, one_line, printable
 from bayes_merger.scoring.scorer import ImageToScore, Score, Scorer, sees_trial
 
 LARGEST = 1e100
@@ -25,10 +28,13 @@ def prepare_scorers(scorers: Iterable[Scorer], folder: Path | None = None) -> No
         ConfigError: a scorer cannot work. Where a file cannot be fetched, all that are missing are named, for who has
             to carry them here.
     """
+    from bayes_merger.scoring.download import NotFetched  # the network's modules, which those who look do not need
+
     chosen = list(scorers)
     try:
         for scorer in chosen:
-            scorer.prepare(folder)
+            with _own_code(ConfigError, f"scorers.{scorer.name}: its prepare"):
+                scorer.prepare(folder)
     except NotFetched as error:
         others = _missing(chosen, besides=str(error))
         raise (NotFetched(f"{error}; missing too: {others}") if others else error) from None
@@ -55,14 +61,10 @@ def score_images(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:
     """
     if not images:
         return []
-    try:
-        whole = len(images) * [scorer.score_trial(images)] if sees_trial(scorer) else None
-        values = _numbers(scorer.name, whole or scorer.score(images))
-    except BayesMergerError:
-        raise
-    except (Exception, SystemExit) as error:  # a scorer may be anybody's, and one picture is no reason to end a run
-        said = one_line(error, longest=300) or type(error).__name__
-        raise TrialFailed(f"scorer {scorer.name} raised {type(error).__name__}: {said}") from error
+    own = [replace(image, image=image.image.copy()) for image in images]  # some shrink a picture in place
+    with _own_code(TrialFailed, f"scorer {scorer.name}"):
+        whole = len(images) * [scorer.score_trial(own)] if sees_trial(scorer) else None
+        values = _numbers(scorer.name, whole or scorer.score(own))
     if len(values) != len(images):
         raise TrialFailed(f"scorer {scorer.name} gave {len(values)} scores for {len(images)} images")
     scores = [
@@ -74,14 +76,40 @@ def score_images(scorer: Scorer, images: Sequence[ImageToScore]) -> list[Score]:
     return scores
 
 
-def _numbers(scorer: str, values: Sequence[float]) -> list[float]:
-    """A scorer's result as plain numbers; arrays and tensors are accepted like lists."""
+@contextmanager
+def _own_code(fault: type[BayesMergerError], who: str) -> Iterator[None]:
+    """A call of a scorer, which may be anybody's code: one picture is no reason to end a run.
+
+    Args:
+        fault: raised for whatever it raises.
+        who: for the error.
+    """
+    here, torch = Path.cwd(), sys.modules.get("torch")
+    dtype = torch and torch.get_default_dtype()
     try:
-        if any(isinstance(value, str | bytes) for value in values):
+        yield
+    except BayesMergerError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = printable(one_line(error, longest=300), longest=300) or type(error).__name__
+        raise fault(f"{who} raised {type(error).__name__}: {said}") from error
+    finally:  # all else in this process counts on both
+        os.chdir(here)
+        if torch:
+            torch.set_default_dtype(dtype)
+
+
+def _numbers(scorer: str, values: Iterable[float]) -> list[float]:
+    """A scorer's result as plain numbers; arrays, tensors and generators are accepted like lists."""
+    try:
+        if isinstance(values, Mapping | Set | str | bytes):  # whose order says nothing of the pictures'
             raise TypeError
-        return [float(value) for value in values]
+        found = list(values)
+        if any(isinstance(value, str | bytes) for value in found):
+            raise TypeError
+        return [float(value) for value in found]
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        given = reprlib.repr(values)
+        given = printable(reprlib.repr(values), longest=200)
         raise TrialFailed(f"scorer {scorer} gave {given} instead of one number for each image") from error
 
 

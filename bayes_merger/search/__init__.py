@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
+from bayes_merger.search.space.building import build_space
 from bayes_merger.search.space.guide import space_from_guide
-from bayes_merger.search.space.space import Parameter, SearchSpace, build_space
+from bayes_merger.search.space.space import Parameter, SearchSpace
 
 __all__ = ["Parameter", "SearchSpace", "build_space", "space_from_guide"]

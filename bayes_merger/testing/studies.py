@@ -27,7 +27,8 @@ from bayes_merger.run.attributes import (
     WEIGHTS,
 )
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.search.space.space import SearchSpace, build_space
+from bayes_merger.search.space.building import build_space
+from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import DESIGN, PHASE, PREDICTED, REASON, ROW
 from bayes_merger.search.study.stopping import SECONDS
 from bayes_merger.search.study.study import create_study, open_storage

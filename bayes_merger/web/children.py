@@ -51,7 +51,7 @@ class Children:
                 output.flush()
                 child = subprocess.Popen(
                     [sys.executable, "-m", "bayes_merger", *arguments],
-                    env={**os.environ, **secret, "PYTHONUNBUFFERED": "1"},
+                    env={**os.environ, **secret, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

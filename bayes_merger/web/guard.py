@@ -58,7 +58,7 @@ def kept_token() -> str:
     path = cache_folder() / "web-token"
     with suppress(OSError, ValueError):
         found = path.read_text(encoding="ascii")
-        if TOKEN.fullmatch(found) and not path.stat().st_mode & 0o077:
+        if TOKEN.fullmatch(found) and (os.name != "posix" or not path.stat().st_mode & 0o077):
             return found
     token = secrets.token_hex(20)
     with suppress(OSError):  # a server without a place to keep it has one of its own

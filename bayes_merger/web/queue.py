@@ -1,16 +1,16 @@
 """Runs that a page has started wait their turn: one at a time draws on a device.
 
 What waits is in a file of this person's cache folder, not among the studies, which people hand on; so a server that
-died goes on with it when it comes back.
+died goes on with it when it comes back. What has begun waits its turn by itself, where another server, or somebody in a
+terminal, was faster: :mod:`bayes_merger.run.turns`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from filelock import FileLock
 
@@ -18,21 +18,15 @@ from bayes_merger.atomic import write_json
 from bayes_merger.errors import ConfigError, UserError, one_line, printable
 from bayes_merger.paths import cache_folder
 from bayes_merger.plain_json import parse_json
-from bayes_merger.run.attributes import CONFIG
-from bayes_merger.run.folder import RunFolder, load
-from bayes_merger.run.outside import is_outside
+from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.rating.album import opaque
-from bayes_merger.run.stored import is_table
-from bayes_merger.run.web_ui import WEB_UIS
+from bayes_merger.run.turns import QUEUED, collide, device_of_study
 from bayes_merger.web.answers import NotFound, parsed
 from bayes_merger.web.children import Children
 from bayes_merger.web.shelf import Shelf
 
 PACE = 2.0
 """Seconds between two looks whether a device is free."""
-
-ANY = "auto"
-"""A device that may be any."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ class Queue:
         Args:
             folder: of the study, which need not be there yet.
             arguments: of the command line.
-            device: see :func:`device_of`.
+            device: see :func:`bayes_merger.run.turns.device_of`.
             at_once: whatever else draws there.
 
         Returns:
@@ -104,7 +98,7 @@ class Queue:
         Raises:
             ConfigError: one waits, or has been started and still runs.
         """
-        run = Waiting(folder.name, list(arguments), device)
+        run = Waiting(folder.name, [*arguments, *([] if at_once else [QUEUED])], device)
         with self._deciding, self._changing() as waiting:
             if any(one.study == run.study for one in waiting):
                 raise ConfigError(f"study '{run.study}': waits already; take it out of the queue first")
@@ -207,30 +201,3 @@ def before(one: Waiting, earlier: Sequence[Waiting], drawing: Sequence[tuple[str
     others = [(name, device) for name, device in drawing if name != one.study]
     others += [(other.study, other.device) for other in earlier]
     return next((name for name, device in others if collide(one.device, device)), "")
-
-
-def device_of(settings: Mapping[str, Any]) -> str:
-    """Where a run with these settings draws: a device, or the address of a web UI; empty: nowhere here."""
-    generator = settings.get("generator") or {}
-    if is_outside(settings):
-        return ""
-    if generator.get("program") in WEB_UIS:
-        return str(generator.get("address") or generator["program"])
-    return str(generator.get("device") or ANY)
-
-
-def collide(one: str, other: str) -> bool:
-    """Whether two runs would draw on the same device; ``auto`` may be any, ``cuda`` any GPU."""
-    if not one or not other:
-        return False
-    kinds = [name.partition(":")[0] for name in (one, other)]
-    return one == other or ANY in (one, other) or (kinds == ["cuda", "cuda"] and "cuda" in (one, other))
-
-
-def device_of_study(folder: RunFolder) -> str:
-    """Where the run of a study draws."""
-    try:
-        settings = load(folder, whole=False).user_attrs.get(CONFIG) or {}
-    except UserError:  # it is only just begun
-        return ANY
-    return device_of(settings) if is_table(settings, generator=Mapping) else ANY

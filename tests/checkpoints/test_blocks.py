@@ -124,6 +124,7 @@ def test_a_weight_string_is_written_ready_to_paste() -> None:
     ("text", "base", "words"),
     [
         ("0.1,0.2", None, "2 numbers for sd1; give 26"),
+        ("0,3", None, "2 numbers for sd1; give 26 .+, or one for all; decimals have a point"),
         (",".join(["0"] * 25), None, "25 numbers"),
         (",".join(["0"] * 26), 0.5, "26 numbers and a base"),
         ("", None, "0 numbers"),

@@ -11,6 +11,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,17 @@ def test_a_missing_file_is_told_with_its_neighbours(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere" / "m.safetensors", "there is no folder")
 
 
+def test_one_of_several_files_of_a_model_is_not_taken_for_it(tmp_path: Path) -> None:
+    for name in ("m-00001-of-00003.safetensors", "m-00001-of-00001.safetensors"):
+        write_model(tmp_path / name, 1)
+    refused(
+        tmp_path / "m-00001-of-00003.safetensors", "one of 3 files of a model; give the diffusers folder they are in"
+    )
+    open_checkpoint(tmp_path / "m-00001-of-00001.safetensors").close()
+    (tmp_path / "m.safetensors.index.json").write_text('{"weight_map": {}}')
+    refused(tmp_path / "m.safetensors.index.json", "says something about a model and is none; give the model beside it")
+
+
 def test_an_absurd_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"xxx\.\.\.xxx.*: cannot be opened .File name too long."):
         open_checkpoint(tmp_path / ("x" * 300))
@@ -145,10 +157,12 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
     [
         (b"", "the file is empty"),
         (b"\x01\x02", "2 bytes are too few"),
-        (b"\x89PNG\r\n\x1a\n" + b"x" * 100, "not a checkpoint"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 100, "a picture"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><html>", "a web page"),
+        (b"Entry not found", r"a text \('Entry not found'\); download the model again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer.*git lfs pull"),
         (b"<!DOCTYPE html><html>", "a web page"),
-        (b"x" * 4096, "not a checkpoint"),
+        (b"\x08\x07\x12\x07pytorch" * 9, "not a checkpoint"),
     ],
 )
 def test_other_files_are_called_what_they_are(tmp_path: Path, content: bytes, words: str) -> None:
@@ -382,6 +396,10 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> No
         lambda table: {"model": {"module": {f"module.{key}": tensor for key, tensor in table.items()}}},
         lambda table: {"state_dict": table | {"state_dict": dict(list(table.items())[:3])}},
         lambda table: {f"module._orig_mod.{key}": tensor for key, tensor in table.items()},
+        lambda table: {"ema": table, "step": torch.tensor(7)},
+        lambda table: {"ema": {key: tensor + 1 for key, tensor in table.items()}, "model": table},
+        lambda table: {key.replace(UNET, f"{UNET}_orig_mod."): tensor for key, tensor in table.items()},
+        lambda table: {key.replace(".0.", ".0._checkpoint_wrapped_module.", 1): t for key, t in table.items()},
     ],
 )
 def test_a_model_inside_of_what_trainers_save_is_found(tmp_path: Path, wrapped: Callable[[Any], Any]) -> None:
@@ -396,6 +414,28 @@ def test_a_safetensors_file_of_parallel_training_is_read(tmp_path: Path) -> None
     save_file({f"module.{key}": tensor for key, tensor in tensors_of(1).items()}, tmp_path / "m.safetensors")
     with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
         assert checkpoint.architecture is SD1
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "diffusion_model.", UNET])
+def test_a_mark_counts_behind_any_prefix(prefix: str, tmp_path: Path) -> None:
+    save_file(tensors_of(1) | {f"{prefix}v_pred": torch.zeros(0)}, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        assert checkpoint.prediction == "v"
+        assert checkpoint.architecture is SD1
+
+
+def test_a_wrapper_that_tells_two_tensors_apart_stays(tmp_path: Path) -> None:
+    save_file({"module.x": torch.zeros(1), "x": torch.ones(1)}, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        assert checkpoint.shapes.keys() == {"module.x", "x"}
+
+
+def test_a_pickle_in_fp8_is_read(tmp_path: Path) -> None:
+    tensors = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in tensors_of(1).items()}
+    torch.save({"state_dict": tensors, "at": datetime(2026, 1, 2, tzinfo=UTC), "best": {"x": 1j}}, tmp_path / "m.ckpt")
+    with open_checkpoint(tmp_path / "m.ckpt") as checkpoint:
+        assert checkpoint.dtypes[FIRST] == "F8_E4M3"
+        assert torch.equal(checkpoint.tensor(FIRST).float(), tensors[FIRST].float())
 
 
 def test_metadata_may_be_null(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_parts_of_tensors_are_those_of_the_whole(family: str, tmp_path: Path) ->
                 assert torch.equal(out, whole[begin : begin + count]), (key, begin, count)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "saving",
     [{"variant": "fp16"}, {"max_shard_size": "400KB"}, {"variant": "fp16", "max_shard_size": "400KB"}, {"safe_serialization": False}],

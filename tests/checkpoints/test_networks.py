@@ -16,7 +16,7 @@ from bayes_merger.cli import main
 from bayes_merger.errors import CheckpointError
 from tests.command_line import refused
 from tests.folders import write_folder
-from tests.merging.tiny_models import SHAPES, UNET
+from tests.merging.tiny_models import SHAPES, UNET, write_model
 from tests.real_keys import fact_shapes, needs_facts
 
 Shapes = dict[str, tuple[int, ...]]
@@ -30,6 +30,11 @@ SAMPLES: dict[str, tuple[tuple[str, ...], ...]] = {
             "label_emb.0.0.weight",
         ),
         ("down_blocks.0.attentions.0.temporal_transformer_blocks.0.attn1.to_q.weight", "conv_in.weight"),
+    ),
+    "SUPIR": (("project_modules.0.q.weight", "input_blocks.0.0.weight", "label_emb.0.0.weight"),),
+    "a video model": (
+        ("input_blocks.1.0.temopral_conv.conv1.0.weight", "input_blocks.1.1.proj_in.weight"),
+        ("down_blocks.0.temporal_attentions.0.proj_in.weight", "conv_in.weight"),
     ),
     "Stable Zero123": (("cc_projection.weight", "input_blocks.0.0.weight", "input_blocks.1.1.proj_in.weight"),),
     "the Stable Diffusion x4 upscaler": (
@@ -204,6 +209,33 @@ def test_what_only_resembles_a_known_u_net_is_refused(shapes: Shapes, words: str
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("fuse_module.mlp1.fc1.weight", "vision_model.embeddings.class_embedding"), "PhotoMaker"),
+        (("id_adapter.latents", "id_adapter_attn_layers.0.to_k.weight"), "PuLID"),
+        (("connector.resblocks.0.attn.in_proj_weight",), "ELLA"),
+        (("adapter.body.0.resnets.0.block1.weight",), "a T2I-Adapter"),
+        (("vision_model.encoder.layers.0.mlp.fc1.weight",), "a CLIP vision encoder"),
+        (("model.layers.0.self_attn.q_proj.weight", "lm_head.weight"), "a language model"),
+        (("768.0.linear.0.weight",), "a hypernetwork"),
+        (("encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_in.weight"), "a VAE alone"),
+        (("lora_controlnet", "input_hint_block.0.weight", "input_blocks.1.1.proj_in.up"), "a ControlNet"),
+        (("lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight",), "a ControlNet"),
+    ],
+)
+def test_what_stands_beside_a_model_is_named(names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^this is {words}; give a whole checkpoint in one file$"):
+        identify(dict.fromkeys(names, (4, 4)))
+
+
+def test_a_flux_with_eight_double_blocks_is_whole() -> None:
+    shapes = {f"double_blocks.{i}.img_attn.qkv.weight": (6, 2) for i in range(8)}
+    shapes |= {f"single_blocks.{i}.linear1.weight": (6, 2) for i in range(38)}
+    with pytest.raises(CheckpointError, match=r"^this is Flux lite or Flex\.1, a cut-down Flux; only Stable Diffusion"):
+        identify(shapes)
+
+
 def test_leftovers_outside_of_the_network_do_no_harm() -> None:
     left = ("embedding_manager.embedder.weight", "denoiser.sigmas", "cond_stage_model.logit_scale", "lr_scheduler")
     texts = ("cond_stage_model.transformer.text_projection.weight", "cond_stage_model.transformer.logit_scale")
@@ -229,8 +261,8 @@ def test_flux_and_its_variants_are_told_apart() -> None:
         identify(flux() | {"pulid_ca.0.norm1.weight": (2,)})
     with pytest.raises(CheckpointError, match=r"no double_blocks\.0\.img_attn\.lora\.weight"):
         identify(flux() | {"double_blocks.0.img_attn.lora.weight": (2,)})
-    with pytest.raises(CheckpointError, match=r"parts missing \(D08, .*cut-down"):
-        identify(flux(8))
+    with pytest.raises(CheckpointError, match=r"parts missing \(D05, .*cut-down"):
+        identify(flux(5))
 
 
 def test_sd3_medium_and_its_successor_are_told_apart() -> None:
@@ -253,6 +285,19 @@ def test_one_more_tensor_in_a_real_network_or_text_encoder_is_another_model(name
     for stranger in (f"{UNET}audio_proj.weight", "text_encoders.llama.layer.weight", f"{UNET}head.modulation"):
         with pytest.raises(CheckpointError, match=r"such a model has no|this is Wan"):
             identify(shapes | {stranger: (2, 2)})
+
+
+def test_whichever_model_has_a_stranger_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("a.safetensors"), 1)
+    write_model(Path("b.safetensors"), 2, change={f"{UNET}input_blocks.1.1.audio_attn.to_q.weight": torch.ones(2, 2)})
+    for models in (("a", "b"), ("b", "a")):
+        words = [f"model_{name}={file}.safetensors" for name, file in zip("ab", models, strict=True)]
+        said = refused(capsys, "merge", *words, "alpha=0.5", "--out", "out.safetensors")
+        assert "b.safetensors: this looks like a Stable Diffusion 1.x checkpoint, but such a model has no" in said
+        assert "audio_attn.to_q.weight" in said
 
 
 def chroma(seed: int) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -146,6 +147,17 @@ QUANTISED: dict[str, dict[str, Tensor | None]] = {
     "fp8 in blocks": {MATRIX: torch.zeros(6, 7).to(E4M3), f"{LAYER}.weight_scale_inv": torch.ones(1, 1)},
     "factors of F32\\[2, 2\\]": {MATRIX: torch.zeros(6, 7).to(E4M3), f"{LAYER}.weight_scale": torch.ones(2, 2)},
     "fp8 with factors of an unknown kind": {MATRIX: torch.zeros(6, 7).to(E4M3), f"{LAYER}.scale": torch.ones(6, 1)},
+    "factors of F32\\[1, 7\\]": {MATRIX: torch.zeros(6, 7).to(E4M3), f"{LAYER}.weight_scale": torch.ones(1, 7)},
+    "factors of F32\\[1, 6\\]": {MATRIX: torch.zeros(6, 6).to(E4M3), f"{LAYER}.weight_scale": torch.ones(1, 6)},
+    "fp8 with two factors": {
+        MATRIX: torch.zeros(6, 7).to(E4M3), f"{LAYER}.scale_weight": torch.ones(1), f"{LAYER}.weight_scale": torch.ones(1)
+    },
+    **{
+        f"unknown kind \\('{re.escape(name)}": {MATRIX: torch.zeros(6, 7).to(E4M3), name: torch.ones(1)}
+        for name in (f"{MATRIX}.scale", f"{MATRIX}._scale", f"{LAYER}._scale", f"{LAYER}.scales", f"{LAYER}.dequant_scale")
+    },
+    "integers \\(I32\\)": {MATRIX: U8.to(torch.int32), f"{LAYER}.scales": torch.ones(6, 1), f"{LAYER}.biases": torch.ones(6, 1)},
+    "DFloat11": {MATRIX: None, f"{LAYER}.encoded_exponent": U8},
     "HQQ": {MATRIX: None, f"{LAYER}.W_q": U8},
     "ModelOpt": {f"{LAYER}.weight_quantizer._amax": torch.ones(())},
 }  # fmt: skip

@@ -47,10 +47,19 @@ def test_a_model_is_found_by_its_name(name: str, file: str, web_ui: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["", "dreamshaper", "readme", "../dreamshaper_8", "/dreamshaper_8", "*", "x\0y", " [879db523c3]"]
+    "name", ["", "flux", "B.safetensors", "readme", "../dreamshaper_8", "/dreamshaper_8", "*", "x\0y", " [879db523c3]"]
 )
 def test_what_has_no_file_stays_as_it_was_typed(name: str, web_ui: Path) -> None:
     assert find_model(name, shelves(str(web_ui))) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("dreamshaper", "dreamshaper_8"), ("Dreamshpaer_8.safetensors", "dreamshaper_8"), ("mix.v1.3", "mix.v1.2")],
+)
+def test_a_misspelt_name_is_told_what_it_may_mean(name: str, meant: str, web_ui: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^'{name}': no model is called so; did you mean {meant}[?]$"):
+        find_model(name, shelves(str(web_ui)))
 
 
 def test_a_file_that_is_here_comes_first(web_ui: Path) -> None:

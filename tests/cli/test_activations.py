@@ -74,6 +74,7 @@ def test_after_a_kill_the_same_command_goes_on(workplace: Path, tiny_a: Path, ti
     assert not list(workplace.glob(".*.parts"))
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_shown_as_a_table_and_a_picture(workplace: Path) -> None:
     result = command(workplace, "activations", "show", "A.act.safetensors", "--png", "a.png")
     first, header, *rows, last = result.stdout.splitlines()

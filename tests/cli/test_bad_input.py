@@ -103,7 +103,10 @@ CASES = {
     "unknown setting": (["n_iter=5"], ["n_iter", "n_iters"]),
     "unknown setting, deep": (["generator.max_batches=5"], ["max_batches", "max_batch"]),
     "unknown field of a payload": (["payloads.tiny.stepss=3"], ["stepss", "steps"]),
-    "wrong type": (["n_iters=many"], ["n_iters", "many"]),
+    "wrong type": (["n_iters=many"], ["n_iters: 'many' is not a whole number"]),
+    "wrong type, of a fraction": (["pruning.alpha=little"], ["pruning.alpha: 'little' is not a number"]),
+    "the path of a payload": (["payloads=payloads/tiny.yaml"], ["by its name, not its path:  payloads=tiny"]),
+    "one model": (["model=A"], ["unknown setting 'model'; here it is  model_a=FILE and model_b=FILE"]),
     "low above high": (["space.ranges={IN00.alpha: [0.9, 0.1]}"], ["IN00.alpha", "0.9", "0.1"]),
     "value outside its range": (
         ["space.frozen={IN00.alpha: 0.9}", "space.ranges={IN00.alpha: [0.1, 0.2]}"],
@@ -201,7 +204,7 @@ def test_a_full_disk_is_found_at_start_up(
     from bayes_merger import session
     from bayes_merger.compose import compose_run, validate
     from bayes_merger.errors import ConfigError
-    from bayes_merger.run.folder import new_folder
+    from bayes_merger.run.new_folder import new_folder
     from bayes_merger.run.setup import check_space
 
     settings = compose_run(["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}"])
@@ -223,6 +226,7 @@ def test_a_long_name_neither_fills_the_line_nor_turns_it(workplace: Path, capfd:
         assert all(line.isprintable() and len(line) < 1100 for line in errors.splitlines())
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_says_nothing_more() -> None:
     pytest.importorskip("triton")  # which complains at the end about what was never freed
     lines = (

@@ -81,6 +81,33 @@ def test_every_command_finds_models_by_name(
     assert paths == ["dreamshaper_8.safetensors", "revAnimated.safetensors"]
 
 
+def test_recipes_find_their_models_in_the_given_folder(web_ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where, step = f"models_dir={web_ui}", "{name: x, method: weighted_sum, a: one, b: two, alpha: 0.5}"
+    Path("steps.yaml").write_text(f"models: {{one: dreamshaper_8, two: revanimated}}\nsteps: [{step}]\n")
+    assert main(["merge", "steps.yaml", where, "--out", "x.safetensors"]) == 0
+    assert main(["merge", "x.safetensors", where, "--out", "y.safetensors"]) == 0
+    assert Path("x.safetensors").read_bytes() == Path("y.safetensors").read_bytes()
+    found = compose.compose_run(["recipe=steps.yaml", where])
+    folder = web_ui / "models" / "Stable-diffusion"
+    assert found["recipe"]["models"]["one"] == found["model_a"] == str(folder / "dreamshaper_8.safetensors")
+    moved = compose.changed(found, ["recipe.models.two=dreamshaper_8"])
+    assert moved["recipe"]["models"]["two"] == found["model_a"]
+    Path("steps.yaml").write_text(f"models: {{one: dreamshaper, two: revanimated}}\nsteps: [{step}]\n")
+    said = refused(capsys, "merge", "steps.yaml", where, "--out", "z.safetensors")
+    assert said == "error: recipe.models.one: 'dreamshaper': no model is called so; did you mean dreamshaper_8?\n"
+
+
+def test_a_misspelt_name_is_told_from_a_file_that_is_missing(
+    web_ui: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, where = ["model_b=revanimated", "alpha=0.3", "--out=x.safetensors"], f"models_dir={web_ui}"
+    near = "'dreamshapr_8': no model is called so; did you mean dreamshaper_8?"
+    assert refused(capsys, "merge", "model_a=dreamshapr_8", *words, where) == f"error: model_a: {near}\n"
+    assert "there is no such file" in refused(capsys, "merge", "model_a=A.safetensors", *words, where)
+    monkeypatch.setenv(VARIABLE, str(web_ui))
+    assert near in refused(capsys, "diff", "dreamshapr_8", "revanimated")
+
+
 def test_merge_and_run_find_models_by_name(
     web_ui: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,10 +118,24 @@ def test_what_was_written_is_said(pair: list[str], capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.endswith(" MB): weighted_sum of a and b, alpha 0.5 to 0.9\n")
 
 
-@pytest.mark.parametrize("address", ["https://example.org/models/1", "http://example.org/a.safetensors", "user/model"])
-def test_a_model_of_elsewhere_is_not_fetched(address: str, pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("address", "way_out"),
+    [
+        ("https://example.org/models/1", "fetch it there and give the file"),
+        ("http://example.org/a.safetensors", "fetch it there and give the file"),
+        ("user/model", "give a file or folder that is here"),
+    ],
+)
+def test_a_model_of_elsewhere_is_not_fetched(
+    address: str, way_out: str, pair: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     errors = refused(capsys, "merge", f"model_a={address}", pair[1], "--out", "x.safetensors")
-    assert errors.endswith("models are not downloaded; give a file or folder that is here\n")
+    assert errors.endswith(f"{address}: models are not downloaded; {way_out}\n")
+
+
+def test_where_to_write_may_be_given_like_a_setting(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", *pair[:2], "out=x.safetensors"]) == 0
+    assert capsys.readouterr().out.startswith("wrote x.safetensors ")
 
 
 @pytest.mark.parametrize("words", [["help", "rate"], ["rate", "--help"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,6 +68,32 @@ def test_a_terminal_has_the_progress_in_its_title_and_rings_at_the_end(tmp_path:
     assert shown.endswith(f"{TITLE}eye{BELL}{BELL}")
     assert screen(log, BayesMergerError("full disk")).endswith(f"{TITLE}eye{BELL}{BELL}")
     assert not screen(log, Interrupted("stopped")).endswith(BELL * 2)
+
+
+def lines_at(width: int, *notes: str) -> list[str]:
+    text = io.StringIO()
+    reporter = BarReporter(Path("/nowhere/log.txt"), Console(file=text, width=width))
+    for note in notes:
+        reporter.note(note)
+    return [line.rstrip() for line in text.getvalue().splitlines()]
+
+
+def test_what_is_said_is_broken_between_words_and_commands_stay_whole() -> None:
+    assert lines_at(30, "the first trial will tell how long it takes") == [
+        "the first trial will tell how", "long it takes"
+    ]  # fmt: skip
+    command = "go on with  bayes-merger resume portraits n_iters=100"
+    assert lines_at(30, command) == [command]
+
+
+def test_the_bars_leave_room_for_the_sign_of_ctrl_c(tmp_path: Path) -> None:
+    text = io.StringIO()
+    with BarReporter(tmp_path / "log.txt", Console(file=text, force_terminal=True, width=60)) as progress:
+        progress.budget(4, 20)
+        progress.step("drawing", 3, 14)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\].*?\x07", "", text.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", drawn) if line.startswith(("study", "drawing"))]
+    assert max(len(line) for line in lines) <= 57
 
 
 def test_a_terminal_rings_once_when_a_person_is_waited_for(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -155,10 +156,17 @@ def test_bad_input_is_one_line(
     assert message in refused(capsys, "scorers", *arguments)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/scorers.md"])
-def test_the_table_of_the_docs_is_that_of_the_files(name: str) -> None:
-    text = (DOCS / name).read_text(encoding="utf-8")
-    assert table() in text, f"put what  bayes-merger scorers --markdown  prints into {name}"
+def test_the_table_of_the_docs_is_that_of_the_files() -> None:
+    text = (DOCS / "docs/scorers.md").read_text(encoding="utf-8")
+    assert table() in text, "put what  bayes-merger scorers --markdown  prints into docs/scorers.md"
+
+
+def test_every_scorer_is_on_the_first_page_by_what_it_is_for() -> None:
+    text = (DOCS / "README.md").read_text(encoding="utf-8").partition("| for | take |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", text))
+    known = {entry.name for entry in entries()}
+    assert named <= known
+    assert known - named == {"chad", "demo_aesthetic", "demo_clip", "hpsv2", "laion_v1"}
 
 
 def test_every_scorer_says_what_it_is_good_for() -> None:

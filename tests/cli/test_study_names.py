@@ -66,7 +66,7 @@ def test_every_command_is_here() -> None:
     assert set(TAKING) | OTHERS == set(COMMANDS)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("command", TAKING)
 def test_a_study_may_be_abbreviated(
     command: str,

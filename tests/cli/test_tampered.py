@@ -104,6 +104,18 @@ def test_a_tampered_study_is_shown_or_refused_in_one_line(
         check(untouched, tmp_path / "runs", mutant, capsys)
 
 
+def test_a_date_that_is_none_hides_no_other_study(
+    untouched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs" / "whole").mkdir(parents=True)
+    shutil.copyfile(untouched, tmp_path / "runs" / "whole" / "study.db")
+    check(untouched, tmp_path / "runs", ("trials", "datetime_complete", 1, "yesterday"), capsys)
+    assert main(["show", f"runs={tmp_path / 'runs'}"]) == 0
+    shown = capsys.readouterr()
+    assert "whole" in shown.out
+    assert "s: " in shown.err or "unreadable" in shown.out
+
+
 @pytest.mark.slow
 def test_every_tampered_study_is_shown_or_refused_in_one_line(
     untouched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -105,6 +105,7 @@ def test_another_model_a_is_a_pipeline_of_its_own(
     assert Image.open(workplace / "b" / "tiny-0.png").tobytes() in drawn
 
 
+@pytest.mark.slow
 def test_a_grid_that_was_stopped_goes_on_and_may_grow(workplace: Path, models: list[str], drawn: Path) -> None:
     copied = workplace / "stopped"
     shutil.copytree(drawn, copied)

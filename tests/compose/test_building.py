@@ -116,6 +116,7 @@ def test_what_cannot_be_built_is_one_line(settings: dict[str, Any], words: str, 
         compose.build("x", settings)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "settings", [[], "x", {"payloads": 3}, {"n_iters": "many"}, {"unheard_of": 1}, {"scorers": []}]
 )

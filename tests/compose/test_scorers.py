@@ -9,7 +9,8 @@ from PIL import Image
 
 from bayes_merger.compose import build_scorers
 from bayes_merger.errors import ConfigError
-from bayes_merger.scoring import FunctionScorer, ImageToScore
+from bayes_merger.scoring import FunctionScorer, ImageToScore, score_images
+from tests.scoring.pictures import judged
 
 OWN = """
 def redness(picture, times=1.0):
@@ -51,3 +52,39 @@ def test_a_function_that_takes_a_name_builds_one(module: str) -> None:
 def test_a_class_that_takes_no_name_is_told_what_it_is_given(module: str) -> None:
     with pytest.raises(ConfigError, match=r"scorers\.x: Bare takes no name=, which every scorer is given; inherit"):
         build_scorers({"x": {"_target_": f"{module}.Bare"}})
+
+
+@pytest.mark.parametrize(
+    ("file", "target"),
+    [
+        ("statistics.py", "statistics.redness"),  # an installed module has the name
+        ("my-scorer.py", "my-scorer.redness"),
+        ("plain.py", "scorers.plain.redness"),
+    ],
+)
+def test_a_file_of_one_s_own_is_meant_whatever_it_is_called(
+    file: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scorers").mkdir()
+    (tmp_path / "scorers" / file).write_text("def redness(picture):\n    return 7.0\n")
+    built = build_scorers({"redness": {"_target_": target}})
+    assert score_images(built["redness"], [judged()])[0].value == 7.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import not_there\n", "_target_: 'broken_one.S' needs not_there, which is not installed"),
+        ("import sys\nsys.exit('bye')\n", "SystemExit: bye"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_one_line(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scorers").mkdir()
+    (tmp_path / "scorers" / "broken_one.py").write_text(text)
+    with pytest.raises(ConfigError, match=f"^scorers.s: {said}$"):
+        build_scorers({"s": {"_target_": "broken_one.S"}})

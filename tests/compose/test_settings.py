@@ -114,6 +114,12 @@ def test_a_list_needs_no_brackets(chosen: str, folder: Path) -> None:
         ("rescore=3", "did you mean final.rescore"),
         ("n_iter=1", "did you mean n_iters"),
         ("max_batch=1", "did you mean generator.max_batch"),
+        ("model_paths=[a,b]", "model_a=FILE model_b=FILE"),
+        ("optimization_guide=guide", "space=guide"),
+        ("scorer_weight.laion=2", "scorers.NAME.importance=2"),
+        ("optimizer.init_points=3", "did you mean init_points"),
+        ("load_log_file=x", "bayes-merger resume NAME"),
+        ("base_model_index=0", "of which C is the common ancestor"),
     ],
 )
 def test_names_of_other_programs_are_answered(override: str, meant: str, folder: Path) -> None:
@@ -128,6 +134,24 @@ def test_what_a_shell_has_torn_apart_is_named(folder: Path) -> None:
         composed("payloads=p", "street")
     with pytest.raises(ConfigError, match="only double quotes hold words together"):
         composed("'payloads.p.prompt=a", "ring'")
+
+
+def test_files_may_be_chosen_as_a_shell_completes_them(folder: Path) -> None:
+    settings = composed(
+        "payloads=payloads/p.yaml,", "scorers=[./scorers/clip.yaml,]", "optimiser=conf/optimiser/tpe.yaml"
+    )
+    assert (list(settings["payloads"]), list(settings["scorers"])) == (["p"], ["clip"])  # type: ignore[call-overload]
+    assert settings["optimiser"]["_target_"] == "bayes_merger.search.samplers.tpe"  # type: ignore[index]
+
+
+def test_a_file_of_another_program_is_answered(folder: Path) -> None:
+    (folder / "conf" / "experiment").mkdir(parents=True, exist_ok=True)
+    (folder / "conf" / "experiment" / "theirs.yaml").write_text("defaults:\n  - optimisation_guide: guide\n")
+    with pytest.raises(ConfigError, match=r"no group 'optimisation_guide'; here it is  space=guide"):
+        composed("experiment=theirs")
+    (folder / "conf" / "config.yaml").write_text("run_name: x\n")
+    with pytest.raises(ConfigError, match=r"conf/config.yaml: unknown setting 'run_name'; here it is  name=NAME"):
+        composed()
 
 
 def test_an_experiment_chooses_and_sets_payloads(folder: Path) -> None:
@@ -174,6 +198,9 @@ def test_a_recipe_s_paths_are_text(folder: Path) -> None:
         ("--cd", "no option '--cd' here"),
         ("payloads@x=p", "Hydra's packages are not used"),
         ("n_iters", "settings are given like  name=value"),
+        ("=3", "argument '=3': settings are given like  name=value"),
+        ("~scorers", "~scorers: nothing is taken away"),
+        ("scorers=null", "scorers: null is no choice; known: aesthetic_v25"),
         ("größe=1", "'größe' is no setting's name"),
         ("a b=c", "'a b' is no setting's name"),
         ("seed=1,2", "seed=1,2: several values; .*--multirun"),
@@ -214,11 +241,21 @@ def test_a_whole_configuration_takes_the_place_of_ours(folder: Path) -> None:
     assert (settings["n_iters"], settings["init_points"], settings["space"]) == (7, 10, {})
 
 
+def test_a_name_with_a_blank_is_answered_with_quotes(folder: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed("payloads=[p]", "model_a=my", "model.safetensors")
+    assert str(caught.value).endswith('if it belongs to what is before it, quote both:  "model_a=my model.safetensors"')
+    with pytest.raises(ConfigError) as caught:
+        composed("payloads=[p]", "n_iters", "=", "30")
+    assert str(caught.value) == "argument 'n_iters': settings are given like  name=value; no blanks around ="
+
+
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("config", "n_iter: 7\n", r"^conf/config.yaml: unknown setting 'n_iter'; did you mean n_iters"),
-        ("config", "n_iters: many\n", r"^conf/config.yaml: n_iters: Value 'many'"),
+        ("config", "n_iters: many\n", r"^conf/config.yaml: n_iters: 'many' is not a whole number"),
         ("config", "n_iters: [\n", r"^conf/config.yaml, line 2: not valid YAML"),
         ("config", "- a\n", r"^conf/config.yaml: holds no settings"),
         ("config", b"n_iters: 7 # \xff\n", r"^conf/config.yaml: cannot be read"),
@@ -230,7 +267,7 @@ def test_a_whole_configuration_takes_the_place_of_ours(folder: Path) -> None:
         ),
         ("config", "optimiser: tpee\n", "optimiser: no 'tpee'; did you mean tpe"),
         ("experiment/x", "n_iter: 7\n", r"^conf/experiment/x.yaml: unknown setting 'n_iter'"),
-        ("experiment/x", "n_iters: many\n", r"^conf/experiment/x.yaml: n_iters: Value 'many'"),
+        ("experiment/x", "n_iters: many\n", r"^conf/experiment/x.yaml: n_iters: 'many' is not a whole number"),
         ("experiment/x", "payloads: {p: {prompt: '${a=!{b|c}}'}}\n", r"^conf/experiment/x.yaml: .*write \\\$\{"),
     ],
 )

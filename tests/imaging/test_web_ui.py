@@ -84,6 +84,23 @@ def test_the_request_is_the_payload_s_fields_and_the_model(server: State) -> Non
     ]
 
 
+def test_settings_of_one_payload_do_not_stay_for_the_next_nor_for_the_user(server: State) -> None:
+    before, one = dict(server.options), client(server)
+    for fields in ({}, {"emphasis": "No norm"}, {}, {"clip_skip": 2}, {"rng": "cpu"}):
+        one.draw(request(**fields), "model.safetensors", "model.safetensors")
+    assert [drawn["emphasis"] for drawn in server.drawn_with] == ["Original", "No norm", *["Original"] * 3]
+    assert [drawn["randn_source"] for drawn in server.drawn_with] == ["GPU"] * 4 + ["CPU"]
+    one.leave()
+    assert {name: server.options[name] for name in before} == before
+
+
+def test_who_leaves_a_web_ui_that_has_gone_says_nothing(server: State) -> None:
+    one = client(server)
+    one.draw(request(emphasis="No norm"), "model.safetensors", "model.safetensors")
+    server.api = False
+    one.leave()
+
+
 def test_a_model_is_found_once_it_lies_in_the_folder(server: State) -> None:
     with pytest.raises(BayesMergerError, match=r"^generator.models_folder: .* does not list new.safetensors"):
         client(server).title_of("new.safetensors")

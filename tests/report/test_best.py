@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from bayes_merger.config import FinalConfig
 from bayes_merger.report.best import FreshBest, write_best
 from bayes_merger.report.contents import contents_of
 from bayes_merger.report.page import page
+from bayes_merger.report.plots import convergence_figure, unet_figure
 from bayes_merger.run.final import decide
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.progress import StopSignal, TrialReport
+from bayes_merger.run.record import chosen_trial, recipe_of
 from bayes_merger.testing.progress import RecordingReporter
 from bayes_merger.testing.studies import make_study
 from tests.run.fake_run import evaluator_of, make_setup, searched
@@ -36,6 +41,34 @@ def test_without_pictures_there_is_no_comparison_and_all_else(tmp_path: Path, ar
     write_best(load(folder), folder)
     assert not (folder.best / "compare.png").exists()
     assert (folder.best / "unet.png").is_file()
+
+
+def contrast(letters: Any, ground: Any) -> float:
+    """WCAG 2.2: 1 to 21, of which 4.5 is wanted."""
+
+    def light(colour: Any) -> float:
+        parts = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] + 0.05
+
+    one, other = light(letters), light(ground)
+    return max(one, other) / min(one, other)
+
+
+def test_every_letter_on_the_plots_can_be_read(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", 8, idle=("BASE.alpha", "IN00.alpha"))
+    study = load(folder)
+    recipe = recipe_of(study, chosen_trial(study))
+    axes = unet_figure(recipe, "s", ("BASE.alpha", "IN00.alpha")).axes[0]
+    bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+    cells = {(round(x, 3), round(y, 3)): bar.get_facecolor() for bar in bars for x, y in [bar.get_center()]}
+    names = [(text.get_text(), text.get_color(), cells[round(x, 3), round(y, 3)])
+             for text in axes.texts for x, y in [text.get_position()]]  # fmt: skip
+    assert {"BASE", "IN00"} <= {name for name, _, _ in names}
+    assert len(names) == 26
+    assert min(contrast(letters, ground) for _, letters, ground in names) >= 4.5
+    lines = convergence_figure(study).axes[0].texts
+    assert [text.get_text() for text in lines] == [" model A", " model B", " even mix"]
+    assert min(contrast(text.get_color(), "white") for text in lines) >= 4.5
 
 
 def report(number: int, improved: bool) -> TrialReport:

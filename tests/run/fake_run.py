@@ -23,7 +23,7 @@ from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring.scorer import ImageToScore
 from bayes_merger.search import samplers
-from bayes_merger.search.space.space import build_space
+from bayes_merger.search.space.building import build_space
 from bayes_merger.search.study.storage import open_storage
 from bayes_merger.testing.evaluator import FakeEvaluator
 from bayes_merger.testing.progress import RecordingReporter

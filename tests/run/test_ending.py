@@ -43,6 +43,7 @@ def test_who_asks_for_more_gets_more(tmp_path: Path) -> None:
     assert len(complete_trials(study)) == 16
 
 
+@pytest.mark.slow
 def test_a_search_that_gets_better_uses_all_its_trials(tmp_path: Path) -> None:
     calls: list[float] = []
 

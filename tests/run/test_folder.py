@@ -26,6 +26,9 @@ def test_a_name_that_cannot_be_a_folder_is_refused_with_one_that_can() -> None:
     assert check_name("fine-1") == "fine-1"
     with pytest.raises(ConfigError, match="name=a-b"):
         check_name("a/b")
+    with pytest.raises(ConfigError, match="name: 'Con' is a device on Windows; try name=Con-1"):
+        check_name("Con")
+    assert check_name("console") == "console"
 
 
 def test_studies_are_listed_with_the_last_one_first_and_found_by_name(tmp_path: Path) -> None:
@@ -43,6 +46,29 @@ def test_studies_are_listed_with_the_last_one_first_and_found_by_name(tmp_path: 
         find_study(tmp_path, "odl")
     with pytest.raises(ConfigError, match=r"no study .\.\./x"):
         find_study(tmp_path, "../x")
+
+
+def test_a_study_is_found_by_its_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/x", "archive/v1.5"):
+        Path(folder).mkdir(parents=True)
+        Path(folder, "study.db").touch()
+    runs = Path("runs")
+    for typed in ("x/", "runs/x", "./runs/x/", f"{tmp_path}/runs/x", "runs/x/study.db"):
+        found = find_study(runs, typed)
+        assert (found.path.resolve(), found.name) == (tmp_path / "runs" / "x", "x"), typed
+    assert find_study(runs, "archive/v1.5").path == Path("archive/v1.5")
+    for typed in ("runs/y", "runs/", "/", "..", "./", "archive/v1.5/none/"):
+        with pytest.raises(ConfigError, match="no study"):
+            find_study(runs, typed)
+
+
+def test_a_folder_without_a_study_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with pytest.raises(
+        ConfigError, match=r"no study 'x'; .*x has no study\.db, which is the study itself; there are no"
+    ):
+        find_study(tmp_path, "x")
 
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:

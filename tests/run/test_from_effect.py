@@ -103,6 +103,7 @@ def test_json_says_the_same(tmp_path: Path, table: Path, hashes: dict[str, str])
     assert read_block_effects(write(tmp_path / "effect.json", lines)).sizes == read_block_effects(table).sizes == SIZES
 
 
+@pytest.mark.slow
 def test_the_middle_is_that_of_the_range_and_a_group_counts_whole(table: Path) -> None:
     assert frozen(f"space.from_effect={table}", "space.ranges.OUT03=[0.2,0.6]") == {
         "OUT03.alpha": 0.4, "OUT10.alpha": 0.5
@@ -143,7 +144,7 @@ def test_nothing_is_said_where_nothing_was_asked() -> None:
     assert about_effect({}, []) == about_effect(None, []) == about_effect({"from_effect": "effect.csv"}, []) == ""
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -183,7 +184,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("change", "said"), HOSTILE)
 def test_a_table_that_cannot_be_used_is_refused_in_one_line(
     tmp_path: Path, hashes: dict[str, str], change: dict[str, Any], said: str

@@ -52,7 +52,7 @@ def test_a_search_that_pleases_its_scorer_alone_is_told_once_and_shown(tmp_path:
     assert best_lines(data)[1] == str(found)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("by", "holdout_by"), [(0.05, 0.02), (0.0, -0.02), (-0.05, -0.02), (0.05, 0.0)])
 def test_where_they_do_not_part_nobody_is_warned(by: float, holdout_by: float, tmp_path: Path) -> None:
     study, notes = searched(watched(by, holdout_by, n_iters=12), tmp_path / "study")
@@ -60,8 +60,15 @@ def test_where_they_do_not_part_nobody_is_warned(by: float, holdout_by: float, t
     assert not any(line.startswith("warning") for line in notes.lines)
 
 
+@pytest.mark.slow
 def test_no_trend_is_told_while_a_search_is_young_or_nothing_is_held_out(tmp_path: Path) -> None:
     young, _ = searched(watched(0.05, -0.02, n_iters=9), tmp_path / "young")
     assert trends(young) == []
     none, _ = searched(make_setup(n_iters=12, scorers={"one": noisy(0.1)}), tmp_path / "none")
     assert trends(none) == []
+
+
+def test_a_scorer_that_says_the_same_of_every_merge_is_told(tmp_path: Path) -> None:
+    _, notes = searched(make_setup(n_iters=6, scorers={"one": lambda alpha, seed: 5.0}), tmp_path / "study")
+    warned = [line for line in notes.lines if line.startswith("warning")]
+    assert warned == ["warning: all of 10 trials have the same points: the scorers cannot tell these merges apart"]

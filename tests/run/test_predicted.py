@@ -139,6 +139,7 @@ def test_more_trials_later_end_with_another_unless_it_is_the_same(tmp_path: Path
     assert phases(study)[16:] == ["search", "search", PREDICTED]
 
 
+@pytest.mark.slow
 def test_a_search_that_ends_early_draws_it_after_all(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"n_iters": 40, "patience": 6}
     study, _ = searched(setup_of(**settings), tmp_path / "s")

@@ -103,6 +103,7 @@ def test_a_lora_is_drawn_as_if_it_were_in_the_file(
     assert both[:2] != before
 
 
+@pytest.mark.slow
 def test_strengths_of_the_text_encoder_and_of_the_network_are_two(
     own_pipeline: LivePipeline, tiny_a: Path, folder: Path
 ) -> None:

@@ -158,6 +158,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(place: Path, settin
     assert not (place / "runs").exists()
 
 
+@pytest.mark.slow
 def test_another_folder_than_the_web_ui_s(place: Path, server: State, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -172,6 +173,7 @@ def test_another_folder_than_the_web_ui_s(place: Path, server: State, tmp_path: 
     assert "lists none of the models in" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_study_names_no_address_or_folder_that_the_user_does_not(place: Path, server: State) -> None:
     assert command(place, "run", "experiment=web", "name=sent", "final.images=0", "n_iters=0").returncode == 0
     (place / "conf/experiment/web.yaml").unlink()

@@ -37,11 +37,12 @@ class Paused(RecordingReporter):
             self._deed()
 
 
-@pytest.fixture
-def machines(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def machines(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[RunFolder, RunFolder]:
     """Two folders of one study, which is in neither."""
-    address = f"sqlite:///{tmp_path / 'shared.db'}"
-    here, there = (RunFolder(tmp_path / name / "s", address) for name in ("here", "there"))
+    sqlite = f"sqlite:///{tmp_path / 'shared.db'}"
+    address = sqlite if request.param == "sqlite" else request.getfixturevalue("postgres")
+    here, there = (RunFolder(tmp_path / name / tmp_path.name, address) for name in ("here", "there"))
     open_study(make_setup(n_iters=6), here)
     there.make()
     return here, there

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bayes_merger.errors import ConfigError, Paused, TrialFailed
 from bayes_merger.scoring import ImageToScore, Score, ScorerBase, check_scorer, score_images
@@ -37,7 +39,9 @@ def test_a_scorer_that_miscounts_fails_the_trial() -> None:
         score_images(Fixed(3), [judged(0), judged(1)])
 
 
-@pytest.mark.parametrize("values", [None, 5, "57", ["5", "7"], [5, None], [[1, 2], [3, 4]], {"a": 5, "b": 7}])
+@pytest.mark.parametrize(
+    "values", [None, 5, "57", ["5", "7"], [5, None], [[1, 2], [3, 4]], {"a": 5, "b": 7}, {0: 1, 1: 2}, {5, 7}]
+)
 def test_a_scorer_that_gives_something_else_than_numbers_fails_the_trial(values: Any) -> None:
     scorer = Fixed()
     scorer.values = values
@@ -63,6 +67,7 @@ class Raising(Fixed):
         (AssertionError(), "scorer fixed raised AssertionError: AssertionError"),
         (SystemExit(3), "scorer fixed raised SystemExit: 3"),
         (RuntimeError("two\nlines"), "scorer fixed raised RuntimeError: two lines"),
+        (ValueError("\ud800 \x1b[31m"), r"scorer fixed raised ValueError: \? \?\[31m"),
         (MemoryError(), "scorer fixed raised MemoryError: MemoryError"),
     ],
 )
@@ -143,3 +148,35 @@ def test_where_a_file_cannot_be_fetched_all_that_are_missing_are_named_at_once(
     )
     with pytest.raises(ConfigError, match=r"give scorers\.clip\.0=/path/to/tower$"):
         prepare_scorers([second])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no weights"), SystemExit("no weights")])
+def test_a_scorer_that_cannot_get_ready_is_one_line(error: BaseException) -> None:
+    class Unready(Fixed):
+        def prepare(self, folder: Path | None = None) -> None:
+            raise error
+
+    with pytest.raises(ConfigError, match=rf"^scorers\.fixed: its prepare raised {type(error).__name__}: no weights$"):
+        prepare_scorers([Unready()])
+
+
+def test_numbers_may_come_one_by_one() -> None:
+    class Lazy(Fixed):
+        def score(self, images: Sequence[ImageToScore]) -> Any:
+            return (float(image.index) for image in images)
+
+    assert [score.value for score in score_images(Lazy(), [judged(0), judged(1)])] == [0.0, 1.0]
+
+
+def test_what_a_scorer_changes_besides_is_put_back(tmp_path: Path) -> None:
+    class Careless(Fixed):
+        def score(self, images: Sequence[ImageToScore]) -> list[float]:
+            os.chdir(tmp_path)
+            torch.set_default_dtype(torch.float64)
+            images[0].image.thumbnail((8, 8))
+            return [5.0]
+
+    here, picture = Path.cwd(), judged(0)
+    size = picture.image.size
+    score_images(Careless(), [picture])
+    assert (Path.cwd(), torch.get_default_dtype(), picture.image.size) == (here, torch.float32, size)

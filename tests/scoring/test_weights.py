@@ -102,7 +102,7 @@ def test_a_download_that_nobody_watches_says_its_size_and_how_far_it_is(
     assert len(lines) == 11
     assert lines[0].startswith("scorers.laion.head: 1 of 25 MB")
     assert lines[5].startswith("scorers.laion.head: 13 of 25 MB, ")
-    assert lines[5].endswith(" MB/s, 0 min left")
+    assert lines[5].endswith(" MB/s, 0 s left")
     assert lines[-1] == "scorers.laion.head: 25 of 25 MB"
 
 

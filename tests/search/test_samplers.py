@@ -66,6 +66,7 @@ def study_of(name: str, rows: list[tuple[Params, float | None]], **options: Any)
     return study
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ALL)
 def test_trials_that_the_sampler_chose_in_a_wider_space_do_no_harm(name: str) -> None:
     study = study_of(name, rows_of(12))
@@ -94,6 +95,7 @@ def test_nan_cannot_even_be_told() -> None:
         study.tell(ask(study, SPACE), math.nan, state=TrialState.COMPLETE)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_single_parameter_is_never_tried_twice_at_one_place(name: str) -> None:
     space = {"a": FloatDistribution(0.0, 1.0)}

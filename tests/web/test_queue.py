@@ -12,9 +12,10 @@ from starlette.testclient import TestClient
 from bayes_merger.errors import ConfigError, StorageError
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.turns import device_of_study
 from bayes_merger.testing.studies import make_study
 from bayes_merger.web.api.starts import Starts
-from bayes_merger.web.queue import Queue, collide, device_of, device_of_study
+from bayes_merger.web.queue import Queue
 from bayes_merger.web.shelf import Shelf
 from tests.web.browsing import client
 from tests.web.starting import Going, Recorded
@@ -122,7 +123,7 @@ def test_a_run_that_cannot_be_started_holds_up_no_other(queue: Queue, made: Path
         for name, device in (("new", "cpu"), ("t", "cuda:1")):
             assert going.start(RunFolder(made / name), ["resume", name], device) == "s"
     going.look()
-    assert children.commands == [["resume", "t"]]
+    assert children.commands == [["resume", "t", "--queue"]]
     assert going.lines() == [{"study": "new", "after": "", "wrong": "the disk is full"}]
     going.leave("new")
     with pytest.raises(StorageError, match="the disk is full"):
@@ -163,24 +164,6 @@ def test_a_queue_that_cannot_be_read_is_empty(text: str, queue: Queue, tmp_path:
     queue._path.write_text(text)
     assert (queue.waiting(), queue.lines()) == ([], [])
     queue.look()
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "found"),
-    [("auto", "auto", True), ("auto", "cpu", True), ("cuda", "cuda:1", True), ("cuda:0", "cuda:1", False),
-     ("cuda:1", "cuda:1", True), ("cpu", "cuda", False), ("", "auto", False),
-     ("http://127.0.0.1:7860", "http://127.0.0.1:7860", True), ("http://127.0.0.1:7860", "http://10.0.0.2:7860", False),
-     ("http://127.0.0.1:7860", "cpu", False)],
-)  # fmt: skip
-def test_which_devices_are_one(one: str, other: str, found: bool) -> None:
-    assert collide(one, other) is collide(other, one) is found
-
-
-def test_where_a_run_draws() -> None:
-    assert device_of({}) == "auto"
-    assert device_of({"generator": {"program": "diffusers", "device": "cuda:1"}}) == "cuda:1"
-    assert device_of({"generator": {"program": "webui", "address": "http://a:1", "device": "auto"}}) == "http://a:1"
-    assert device_of({"generator": {"program": "outside", "device": "auto"}}) == ""
 
 
 def test_a_study_goes_on_as_a_new_one(ask: TestClient, queue: Queue, children: Recorded, made: Path) -> None:

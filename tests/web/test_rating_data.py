@@ -129,6 +129,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BOMB = SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "content",
     [b"", b"no picture", SIGNATURE, BOMB, SIGNATURE + b"\xff" * 100, b"GIF89a" + bytes(100)],

@@ -49,7 +49,7 @@ def test_settings_are_composed_as_for_the_terminal_and_the_command_line_is_told(
     assert (found["study"], found["trials"], children.commands) == ("demo", 13, [])
     assert ask.post(API, json={**body, "check": False}).status_code == 200
     (command,) = children.commands
-    assert command[-2:] == ["name=demo", "web.page=off"]
+    assert command[-3:] == ["name=demo", "web.page=off", "--queue"]
     assert "payloads.fox.prompt=a fox" in command
 
 
@@ -129,7 +129,7 @@ def test_a_study_without_a_run_gets_a_new_one(ask: TestClient, children: Recorde
     before = len(children.commands)
     assert ask.post(f"{API}/s/pause", json={}).status_code == 422
     assert ask.post(f"{API}/s/resume", json={}).json() == {"said": "It starts again; that takes a while."}
-    assert children.commands[before] == ["resume", "s", f"runs={made}", "web.page=off"]
+    assert children.commands[before] == ["resume", "s", f"runs={made}", "web.page=off", "--queue"]
     assert ask.post(f"{API}/s/resume", json={"trials": -1}).status_code == 422
     assert ask.post(f"{API}/other/resume", json={}).status_code == 404
 
@@ -146,6 +146,15 @@ def test_a_run_that_goes_on_is_steered_where_it_is(ask: TestClient, children: Re
         assert ask.get(API).json()["studies"][0]["state"] == "stopping"
     assert ask.get(API).json()["studies"][0]["state"] == "unfinished"
     assert children.commands == []
+
+
+def test_what_a_run_prints_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # as a child's output is on Windows
+    children, folder = Children(), RunFolder(tmp_path / "s")
+    children.start(folder, ["show", "größe", "--runs", str(tmp_path)])
+    while not children.failure(folder):
+        time.sleep(0.05)
+    assert children.failure(folder).startswith("no study 'größe'; ")
 
 
 def test_what_cannot_begin_says_why_and_leaves_nothing(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from bayes_merger.checkpoints.naming.counterpart import UNET, VAE, Counterpart
 from bayes_merger.checkpoints.naming.naming import INDEX, PARTS, Naming, Shapes
 from bayes_merger.checkpoints.naming.prefixes import NETWORK, canonical_keys
-from bayes_merger.checkpoints.naming.texts import OPEN_CLIP, OPEN_CLIP_EDGES, with_text_model
+from bayes_merger.checkpoints.naming.texts import OPEN_CLIP, OPEN_CLIP_EDGES, encoder_names, with_text_model
 from bayes_merger.checkpoints.naming.transformers import FLUX_LAYERS, SD3_LAYERS, layers_in
 from bayes_merger.checkpoints.naming.unets import RESNET, UNET_EDGES
 
@@ -23,6 +23,7 @@ __all__ = [
     "Naming",
     "Shapes",
     "canonical_keys",
+    "encoder_names",
     "layers_in",
     "with_text_model",
 ]

@@ -14,13 +14,23 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bayes_merger.errors import ConfigError, printable
+from bayes_merger.imaging.payload.comfyui_nodes import loras_of, plain_nodes
 
 KSAMPLERS = {"KSampler": "seed", "KSamplerAdvanced": "noise_seed"}
 _UPSCALES = {"nearest-exact": "Latent (nearest-exact)", "bilinear": "Latent", "bicubic": "Latent (bicubic)"}
-FOLLOWED = ("conditioning", "positive", "conditioning_1", "text", "string", "value", "string_a", "text_g", "prompt")
+FOLLOWED = ("conditioning", "positive", "conditioning_1", "conditioning_to", "text", "string", "value", "string_a",
+            "text_g", "prompt", "text1", "text_a")  # fmt: skip
+UNWANTED = ("negative", *(name for name in FOLLOWED if name != "positive"))
+"""What is followed from a sampler's `negative`: nodes with both sides, such as ControlNet's, hand on both."""
+
+_TEXTS = ("populated_text", "text", "text_g", "string", "value", "prompt", "t5xxl", "wildcard_text")
+_TWO_ENCODERS = (("text_l", "text_g"), ("clip_l", "t5xxl"))
+_BEGUN_WITH = ("pixels", "image", "samples")
 _PLAIN_NODES = ("CheckpointLoader", "LoraLoader", "CLIPSetLastLayer", "CLIPTextEncode", "Empty", "VAE", "SaveImage",
                 "PreviewImage", "KSampler", "LatentUpscale", "Note", "Primitive", "FluxGuidance", "ModelSampling",
-                "UNETLoader", "DualCLIPLoader", "CLIPLoader", "TripleCLIPLoader")  # fmt: skip
+                "UNETLoader", "DualCLIPLoader", "CLIPLoader", "TripleCLIPLoader", "BasicScheduler", "BasicGuider",
+                "CFGGuider", "RandomNoise", "Lora Loader Stack", "Power Lora Loader", "LoRA Stacker", "CR LoRA Stack",
+                "CR Apply LoRA Stack", "Power Prompt", "ImpactWildcard")  # fmt: skip
 _DEEPEST = 200  # links
 
 
@@ -37,7 +47,7 @@ def read_graph(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ConfigError: no sampler is found that begins with an empty picture.
     """
-    graph = graph_of(data)
+    graph = Graph(plain_nodes(graph_of(data).nodes))
     first = graph.first_sampler()
     if first is None:
         raise ConfigError("its graph has no KSampler that begins with an empty picture; write the payload by hand")
@@ -72,10 +82,11 @@ class Graph:
     def payload(self, number: str) -> dict[str, Any]:
         """The fields of what a sampler draws."""
         sampler, empty = self.nodes[number], self.empty(number)
+        self.used.add(number)
         inputs, size = sampler["inputs"], self.nodes[empty]["inputs"] if empty else {}
         fields = {
             "prompt": self.words(inputs.get("positive")) + self.loras(inputs.get("model")),
-            "negative_prompt": self.words(inputs.get("negative")),
+            "negative_prompt": self.words(inputs.get("negative"), UNWANTED),
             "steps": self.value(inputs, "steps"),
             "cfg_scale": self.value(inputs, "cfg"),
             "sampler_name": self.value(inputs, "sampler_name"),
@@ -85,6 +96,7 @@ class Graph:
             "height": self.value(size, "height"),
             "batch_size": self.value(size, "batch_size"),
             "clip_skip": self.clip_skip(inputs.get("positive")),
+            "distilled_cfg_scale": self.distilled_guidance(inputs.get("positive")),
             "rng": "cpu",
             **self.second_pass(number),
         }
@@ -113,27 +125,31 @@ class Graph:
             value = next((v for v in node["inputs"].values() if not isinstance(v, list | dict)), None)
         return value if isinstance(value, str | int | float) else None
 
-    def words(self, link: Any) -> str:
+    def words(self, link: Any, names: tuple[str, ...] = FOLLOWED) -> str:
         """The prompt that a conditioning is of, with the brackets that are text in ComfyUI."""
-        for number, node in self.upwards(link, FOLLOWED):
+        for number, node in self.upwards(link, names):
             self.used.add(number)
-            texts = (node["inputs"].get(name) for name in ("text", "text_g", "string", "value", "prompt", "t5xxl"))
-            if words := next((text for text in texts if isinstance(text, str)), None):
+            texts = (node["inputs"].get(name) for name in _TEXTS)
+            if words := next((text for text in texts if isinstance(text, str) and text), None):
                 return words.replace("embedding:", "").replace("[", "\\[").replace("]", "\\]")
         return ""
 
     def loras(self, link: Any) -> str:
         """The LoRAs of a model, as tags of a prompt."""
         tags = []
-        for number, node in self.upwards(link, ("model",)):
-            inputs = node["inputs"]
-            if isinstance(name := inputs.get("lora_name"), str):
-                self.used.add(number)
+        models = [node["inputs"] for _, node in self.upwards(link, ("model",))]
+        stacks = (self.upwards(inputs.get("lora_stack"), ("lora_stack",)) for inputs in models)
+        for inputs in (*models, *(node["inputs"] for stack in stacks for _, node in stack)):
+            for name, *strengths in loras_of(inputs):
                 stem = PurePosixPath(PureWindowsPath(name).as_posix()).stem
-                unet = self.value(inputs, "strength_model")
-                text = self.value(inputs, "strength_clip")
-                tags.append(f" <lora:{stem}:te={0 if text is None else text}:unet={1 if unet is None else unet}>")
+                unet, text = (self.value({"": 1 if given is None else given}, "") for given in strengths)
+                tags.append(f" <lora:{stem}:te={text}:unet={unet}>")
         return "".join(reversed(tags))
+
+    def distilled_guidance(self, link: Any) -> Any:
+        """The guidance that Flux is told."""
+        nodes = (node["inputs"] for _, node in self.upwards(link, FOLLOWED) if "guidance" in node["inputs"])
+        return next((self.value(inputs, "guidance") for inputs in nodes), None)
 
     def clip_skip(self, link: Any) -> int | None:
         """The layer of the text encoder, counted from 1 as elsewhere."""
@@ -146,15 +162,21 @@ class Graph:
     def empty(self, sampler: str) -> str | None:
         """The number of the empty picture that a sampler begins with, if it does so at once."""
         found = self.node(self.nodes[sampler]["inputs"].get("latent_image"))
-        return found[0] if found and str(found[1].get("class_type")).startswith("Empty") else None
+        if found is None:
+            return None
+        number, node = found
+        inputs = node["inputs"]
+        sized = {"width", "height"} <= set(inputs) and not any(name in inputs for name in _BEGUN_WITH)
+        return number if sized or str(node.get("class_type")).startswith("Empty") else None
 
     def second_pass(self, first: str) -> dict[str, Any]:
         """The fields of a second pass over the latents of a sampler, if there is one."""
-        for node in self.nodes.values():
+        for number, node in self.nodes.items():
             path = list(self.upwards(node["inputs"].get("latent_image"), ("samples",)))
             numbers = [number for number, _ in path]
             if node.get("class_type") not in KSAMPLERS or first not in numbers[1:]:
                 continue
+            self.used.add(number)
             inputs, scale = node["inputs"], path[0][1]["inputs"]
             denoise = self.value(inputs, "denoise")
             steps = self.value(inputs, "steps")
@@ -174,5 +196,12 @@ class Graph:
 
     def others(self) -> list[str]:
         """The kinds of nodes that may do more than a payload says."""
-        kinds = {printable(str(node.get("class_type")), longest=60) for node in self.nodes.values()}
-        return sorted(kind for kind in kinds if not kind.startswith(_PLAIN_NODES))
+        kinds = {number: printable(str(node.get("class_type")), longest=60) for number, node in self.nodes.items()}
+        left = {kind for number, kind in kinds.items() if kind in KSAMPLERS and number not in self.used}
+        left |= {kinds[number] for number, node in self.nodes.items() if _says_two_things(node["inputs"])}
+        return sorted(left | {kind for kind in kinds.values() if not kind.startswith(_PLAIN_NODES)})
+
+
+def _says_two_things(inputs: Mapping[str, Any]) -> bool:
+    """Whether the text encoders of a model are told different words."""
+    return any(inputs.get(one) not in ("", None, inputs.get(other)) for one, other in _TWO_ENCODERS)

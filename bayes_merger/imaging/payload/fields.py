@@ -8,6 +8,7 @@ those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/mod
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.hires import hires_of
 from bayes_merger.imaging.payload.payload import Payload
+from bayes_merger.imaging.payload.scripts import check_scripts
 from bayes_merger.imaging.payload.styles import styled
-from bayes_merger.imaging.payload.values import FIELDS, SECOND_PASS, check_name, checked, shown
+from bayes_merger.imaging.payload.values import FIELDS, SECOND_PASS, check_name, checked, plain_value, shown
 from bayes_merger.imaging.pipelines.schedulers import check_sampler, same_sampler
 from bayes_merger.imaging.prompts.prompt import check_prompt
 
@@ -24,12 +26,14 @@ _OTHER_NAMES = {
     "score_weight": "importance",
     "neg_prompt": "negative_prompt",
     "cfg": "cfg_scale",
+    "sampler": "sampler_name",
     "batch_count": "n_iter",
     "sampler_index": "sampler_name",
     "CLIP_stop_at_last_layers": "clip_skip",
     "randn_source": "rng",
     "ensd": "eta_noise_seed_delta",
 }
+_REGIONS = re.compile(r"\bADD(?:COMM|BASE|COL|ROW)\b")
 _ALL = {**FIELDS, **SECOND_PASS}
 TEXT_FIELDS = frozenset(name for name in (*_ALL, *_OTHER_NAMES) if _ALL[_OTHER_NAMES.get(name, name)].kind is str)
 """Fields whose values are text to the letter."""
@@ -46,7 +50,6 @@ _AT_REST: Mapping[str, tuple[Any, ...]] = {
     "s_min_uncond": (0,),
     "s_noise": (1,),
     "script_name": ("None", "none"),
-    "alwayson_scripts": (),
     "override_settings": (),
     "refiner_checkpoint": ("None", "none"),
     "infotext": (),
@@ -57,8 +60,18 @@ _AT_REST: Mapping[str, tuple[Any, ...]] = {
 }
 """Field -> the values at which it changes nothing; to be empty is another one for all."""
 
+_LIKE_NONE = ("", "None", "none")
+_DEFAULTED = ("sampler_name", "scheduler", "seed", "subseed")
+"""Fields that programs leave empty, or call none, where they mean the default."""
+
 _DEPENDENT = ("s_tmin", "s_tmax", "script_args", "refiner_switch_at")
 """Fields that only matter while another one is not at rest, which is refused."""
+
+_DISTILLED = {"distilled_cfg_scale": "cfg_scale", "hr_distilled_cfg": "hr_cfg"}
+"""Forge's fields for models whose guidance is distilled into them, which others do not look at -> the same here."""
+
+_APART = ("enable_hr", "styles", "alwayson_scripts", *_DISTILLED)
+"""Fields that are read for themselves."""
 
 _OF_SECOND_PASS = ("hr_checkpoint_name", "hr_additional_modules", "firstphase_width", "firstphase_height")
 """Those of them that only matter with `enable_hr`."""
@@ -74,11 +87,25 @@ _SETTINGS_AT_REST: Mapping[str, tuple[Any, ...]] = {
     "comma_padding_backtrack": (20,),
     "token_merging_ratio": (0,),
     "sd_vae": ("Automatic", "None"),
+    "eta_ancestral": (1,),
+    "eta_ddim": (0,),
+    "sdxl_crop_top": (0,),
+    "sdxl_crop_left": (0,),
+    "skip_early_cond": (0,),
+    "upcast_attn": (False,),
+    "auto_vae_precision": (True,),
+    "use_old_emphasis_implementation": (False,),
+    "use_old_scheduling": (False,),
+    "use_old_karras_scheduler_sigmas": (False,),
+    "use_old_hires_fix_width_height": (False,),
 }
 """Of `override_settings`: setting of the web UI -> the values at which it changes nothing here."""
 
 _SETTINGS_READ = ("clip_skip", "rng", "emphasis", "eta_noise_seed_delta")
 """Of `override_settings`: the settings of the web UI that are a payload's, by their names here."""
+
+_SETTINGS_ASIDE = ("show_progress", "live_preview", "img2img_", "forge_inference_memory", "forge_async", "forge_pin")
+"""Beginnings of settings about how a picture is watched, or made elsewhere."""
 
 SETTINGS_ABOUT_FILES = ("samples_", "grid_", "save_", "return_", "outdir_", "do_not_", "enable_pnginfo")
 
@@ -90,13 +117,27 @@ def own_name(field: str) -> str:
 
 def is_field(name: str) -> bool:
     """Whether a payload file may hold it, whatever it is set to."""
-    return own_name(name) in _ALL or name in {*_AT_REST, *_ABOUT_FILES, *_DEPENDENT, "enable_hr", "styles"}
+    return own_name(name) in _ALL or name in {*_AT_REST, *_ABOUT_FILES, *_DEPENDENT, *_APART}
 
 
 def overlaid(fields: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Fields with others laid over them, under whichever name they are given."""
     replaced = {own_name(name) for name in over}
     return {name: value for name, value in fields.items() if own_name(name) not in replaced} | dict(over)
+
+
+def with_distilled_guidance(payload: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a payload as a model takes them whose guidance is distilled into it.
+
+    Raises:
+        ConfigError: guidance of the other kind is asked for, too.
+    """
+    given = {_DISTILLED[name]: value for name, value in fields.items() if name in _DISTILLED and value is not None}
+    for name, value in fields.items():
+        if own_name(name) in given and checked(own_name(name), value) != 1:
+            raise ConfigError(f"payload {printable(payload, longest=60)}: {name}: is {shown(value)} beside Forge's "
+                              "distilled guidance, which is all that this model has; set it to 1")  # fmt: skip
+    return overlaid(fields, given)
 
 
 def payload_from_mapping(name: str, mapping: Mapping[str, Any], styles: Path | None = None) -> Payload:
@@ -141,6 +182,8 @@ def read_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str, Any]:
     values = read_fields(fields_that_count(mapping))
     put_on(style_names(mapping), styles, values)
+    if found := _REGIONS.search(values["prompt"]):
+        raise ConfigError(f"prompt: {found[0]} (Regional Prompter) is not supported; remove it")
     check_prompt(values["prompt"])
     check_prompt(values.get("negative_prompt", ""), negative=True)
     second = {field: values.pop(field) for field in SECOND_PASS if field in values}
@@ -169,15 +212,15 @@ def style_names(mapping: Mapping[str, Any]) -> list[str]:
         ConfigError: they are no list of names.
     """
     names = mapping.get("styles") or []
+    names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"styles: expected a list of names, got {shown(names)}")
     return [name for name in names if name not in ("", "None")]
 
 
 def _is_on(value: Any) -> bool:
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if value is not None and value not in (True, False):
+    value = plain_value(value) if isinstance(value, str) else value
+    if value not in (None, True, False, ""):
         raise ConfigError(f"enable_hr: expected true or false, got {shown(value)}")
     return bool(value)
 
@@ -188,12 +231,15 @@ def fields_that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a field that is unknown, or that would change the picture and cannot be drawn.
     """
+    check_scripts(mapping.get("alwayson_scripts"))
     kept: dict[str, Any] = {}
     off = set(() if _is_on(mapping.get("enable_hr")) else (*SECOND_PASS, *_OF_SECOND_PASS))
     off |= set() if mapping.get("subseed_strength") else {"subseed", "subseed_strength"}
     for given, value in mapping.items():
         field = str(given)
-        if value is None or field in {*_ABOUT_FILES, *_DEPENDENT, *off, "enable_hr", "styles"}:
+        if value is None or field in {*_ABOUT_FILES, *_DEPENDENT, *off, *_APART}:
+            continue
+        if own_name(field) in _DEFAULTED and value in _LIKE_NONE:
             continue
         if own_name(field) in _ALL:
             kept[field] = value
@@ -201,7 +247,7 @@ def fields_that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
             kept |= _of_settings(value)
         elif field not in _AT_REST:
             raise ConfigError(f"unknown field {shown(field)}; {nearest(field, {*_ALL, 'score_weight'}, listed=20)}")
-        elif not (_is_nothing(value) or value in _AT_REST[field]):
+        elif not _is_at_rest(value, _AT_REST[field]):
             raise _cannot(field, value, _AT_REST[field])
     return kept
 
@@ -217,9 +263,9 @@ def _less_default_index(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the web UI that are a payload's, such as clip skip."""
     for key, value in settings.items():
-        about_files = str(key).startswith(SETTINGS_ABOUT_FILES)
+        idle = str(key).startswith((*SETTINGS_ABOUT_FILES, *_SETTINGS_ASIDE))
         at_rest = _SETTINGS_AT_REST.get(key, ())
-        if not (own_name(key) in _SETTINGS_READ or about_files or _is_nothing(value) or value in at_rest):
+        if not (own_name(key) in _SETTINGS_READ or idle or _is_at_rest(value, at_rest)):
             raise _cannot(f"override_settings.{printable(str(key))}", value, at_rest)
     return {key: value for key, value in settings.items() if own_name(key) in _SETTINGS_READ and value is not None}
 
@@ -227,6 +273,11 @@ def _of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _cannot(field: str, value: Any, at_rest: tuple[Any, ...]) -> ConfigError:
     rest = "" if not at_rest else f" or set it to {str(at_rest[0]).lower()}"
     return ConfigError(f"{field} is not supported (it is {shown(value)}); remove it{rest}")
+
+
+def _is_at_rest(value: Any, at_rest: tuple[Any, ...]) -> bool:
+    """Whether a value changes nothing; programs write numbers and truth values as text, too."""
+    return _is_nothing(value) or value in at_rest or (isinstance(value, str) and plain_value(value) in at_rest)
 
 
 def _is_nothing(value: Any) -> bool:

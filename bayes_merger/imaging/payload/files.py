@@ -159,11 +159,18 @@ def _find(name: str, places: Places) -> Path:
             raise ConfigError(f"payloads: '{printable(name)}' is {_shown(one)} and {_shown(other)}; rename one")
         if found:
             return next(iter(found.values()))
-    raise ConfigError(f"payloads: no '{printable(name)}'; {nearest(name, known_payloads(places))}")
+    known = known_payloads(places)
+    if (stem := PurePosixPath(name.replace("\\", "/")).stem) in known and stem != name:
+        raise ConfigError(f"payloads: no '{printable(name)}'; by its name, not its path:  payloads={stem}")
+    raise ConfigError(f"payloads: no '{printable(name)}'; {nearest(name, known)}")
 
 
 def _candidates(folder: Path, name: str) -> Iterator[Path]:
     """The files that may be meant: macOS writes letters with marks as two characters, keyboards as one."""
+    if folder.is_relative_to(here := Path.cwd()):
+        name = name.removeprefix("./").removeprefix(
+            f"{folder.relative_to(here).as_posix()}/"
+        )  # as a shell completes it
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name.isprintable():
         return
     for suffix in ("", *SUFFIXES):

@@ -14,13 +14,16 @@ from typing import Any
 from bayes_merger.documents import parse_document, read_text
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.imaging.payload.comfyui import is_graph, read_graph
-from bayes_merger.imaging.payload.elsewhere import fields_of, unwrapped
+from bayes_merger.imaging.payload.elsewhere import fields_of, fields_of_dream, unwrapped
 from bayes_merger.imaging.payload.fields import TEXT_FIELDS, payload_from_mapping
 from bayes_merger.imaging.payload.infotext import is_infotext, split_infotext
 from bayes_merger.imaging.payload.pictures import is_picture, texts_of
 from bayes_merger.imaging.payload.texts import split_texts
 from bayes_merger.imaging.payload.values import SECOND_PASS
 from bayes_merger.imaging.pipelines.schedulers import check_sampler, nearest_sampler
+
+_KEYWORDS = ("parameters", "usercomment", "prompt", "comment", "invokeai_metadata", "sd-metadata", "workflow")
+"""Keywords of texts in pictures, in small letters, those first that say most."""
 
 
 @dataclass
@@ -58,10 +61,13 @@ def import_file(path: Path) -> list[Imported]:
 
 def _of_picture(path: Path) -> Iterator[Imported]:
     texts = {keyword.lower(): text for keyword, text in texts_of(path).items()}
-    for keyword in ("parameters", "usercomment", "prompt", "comment", "invokeai_metadata"):
+    for keyword in _KEYWORDS:
         if keyword in texts and (found := list(_of_text(texts[keyword]))):
             yield from found
             return
+    if fields := fields_of_dream(texts.get("dream", "")):
+        yield Imported("", fields)
+        return
     raise ConfigError("holds no parameters of a web UI; they are lost where a picture is edited or uploaded")
 
 
@@ -71,7 +77,7 @@ def _of_file(path: Path) -> Iterator[Imported]:
     if found:
         yield from found
     elif path.suffix.lower() == ".json":
-        raise ConfigError("is neither a request of A1111's API nor a graph as ComfyUI saves it for its API")
+        raise ConfigError("is neither a request of A1111's API nor a graph of ComfyUI's  Workflow > Export (API)")
     else:
         yield from (Imported("", {"prompt": prompt}) for prompt in split_texts(text))
 
@@ -81,7 +87,10 @@ def _of_text(text: str) -> Iterator[Imported]:
     if is_infotext(text):
         for one in split_texts(text):
             fields, others = split_infotext(one)
-            yield Imported("", fields, [f"left out: {printable(name)}" for name in others])
+            notes = [f"left out: {printable(name)}" for name in others]
+            if fields.get("denoising_strength") and not fields.get("enable_hr"):
+                notes.append("left out: Denoising strength; the picture was made from another one, which is not drawn")
+            yield Imported("", fields, notes)
         return
     try:
         data = parse_document(text, text_of=TEXT_FIELDS)
@@ -103,6 +112,8 @@ def _of_data(data: Any) -> Iterator[Imported]:
         fields, kinds = read_graph(data)
         yield Imported("", fields, [f"left out: what the node {kind} does" for kind in kinds])
         return
+    if isinstance(data.get("nodes"), list):
+        raise ConfigError("is a workflow of ComfyUI's editor; save it by Workflow > Export (API)")
     fields, others = fields_of(data)
     if "prompt" in fields:
         yield Imported("", fields, [f"left out: {printable(name)}" for name in others])

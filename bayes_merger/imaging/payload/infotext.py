@@ -14,14 +14,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.payload import Payload
 
 _NEGATIVE = "Negative prompt:"
-_PARAMETERS = re.compile(r"^Steps: \d+(?:\.0+)?, \w.*$", re.MULTILINE)
+_PARAMETERS = re.compile(
+    r"^(?:Steps: \d+(?:\.0+)?, \w.*"
+    r"|(?:(?:Steps|Sampler|Schedule type|CFG scale|Seed|Size|Model(?: hash)?): [^,\n]+(?:, |$)){3}.*)$",
+    re.MULTILINE,
+)
+"""The last line: it begins with the steps, or with three others that are in every picture."""
+
 _TEMPLATE = re.compile(r"\s*^(?:Negative )?Template: .*\Z", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"([^\s,:][^,:]{0,80}):\s*")
 _VALUE = re.compile(r'("(?:\\.|[^\\"])*"|\d+,\d+(?=\s*(?:,|\Z))|[^,]*)')  # some programs write 7,5
@@ -31,9 +37,10 @@ _READ: Mapping[str, tuple[str, type]] = {
     "Sampler": ("sampler_name", str),
     "Schedule type": ("scheduler", str),
     "CFG scale": ("cfg_scale", float),
-    "Distilled CFG Scale": ("cfg_scale", float),
+    "Distilled CFG Scale": ("distilled_cfg_scale", float),
     "Seed": ("seed", int),
     "Clip skip": ("clip_skip", int),
+    "CLIP skip": ("clip_skip", int),
     "RNG": ("rng", str),
     "Emphasis": ("emphasis", str),
     "ENSD": ("eta_noise_seed_delta", int),
@@ -52,6 +59,7 @@ _READ: Mapping[str, tuple[str, type]] = {
     "Hires prompt": ("hr_prompt", str),
     "Hires negative prompt": ("hr_negative_prompt", str),
     "Hires CFG Scale": ("hr_cfg", float),
+    "Hires Distilled CFG Scale": ("hr_distilled_cfg", float),
     "Hires checkpoint": ("hr_checkpoint_name", str),
     "Refiner": ("refiner_checkpoint", str),
 }
@@ -60,13 +68,15 @@ _READ: Mapping[str, tuple[str, type]] = {
 _SIZES = {
     "Size": ("width", "height"),
     "Hires resize": ("hr_resize_x", "hr_resize_y"),
+    "First pass size": ("firstphase_width", "firstphase_height"),
     "Seed resize from": ("seed_resize_from_w", "seed_resize_from_h"),
 }
 
 _OF_THE_MODEL = (
     "Model", "Model hash", "VAE", "VAE hash", "Version", "Batch size", "Batch pos", "User", "Hashes", "Lora hashes",
     "TI hashes", "TI", "Template", "Negative Template", "Refiner switch at", "Module ", "Token merging ratio",
-    "Created Date", "Civitai ", "Hires Module ", "Hires VAE", "Diffusion in Low Bits", "Trial", "Score", "Recipe",
+    "Created Date", "Civitai ", "Hires Module ", "Hires VAE", "Diffusion in Low Bits",
+    "Study", "Trial", "Score", "Recipe",
 )  # fmt: skip
 """Parameters, and beginnings of them, that a payload does not have."""
 
@@ -169,9 +179,17 @@ def split_infotext(text: str) -> tuple[dict[str, Any], dict[str, str]]:
                 others[name] = value
         except (ValueError, OverflowError):
             raise ConfigError(f"{name}: '{printable(value)}' is no such number") from None
+    _read_old_second_pass(fields, [fields.pop(name, 0) for name in _SIZES["First pass size"]])
     if fields.keys() & {"hr_scale", "hr_resize_x", "hr_upscaler"}:
         fields["enable_hr"] = True
     return fields, others
+
+
+def _read_old_second_pass(fields: dict[str, Any], first: Sequence[int]) -> None:
+    """What web UIs wrote until 2023 of a second pass: the size of the first one, and latents that are enlarged."""
+    if all(first):
+        fields |= {"hr_resize_x": fields.get("width", 512), "hr_resize_y": fields.get("height", 512)}
+        fields["width"], fields["height"] = first
 
 
 def _decimal(value: str) -> float:

@@ -35,7 +35,6 @@ _AS_SETTINGS = {
 }
 """Fields here that are settings of the web UI."""
 
-_OF_FORGE = ("distilled_cfg_scale", "hr_distilled_cfg")
 _OURS_TO_SAY = frozenset({
     "save_images", "send_images", "do_not_save_samples", "do_not_save_grid", "comments", "force_task_id",
     "session_hash", "override_settings_restore_afterwards",
@@ -94,7 +93,7 @@ def _split(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             settings[_AS_SETTINGS[own_name(field)]] = str(value).upper() if own_name(field) == "rng" else value
         elif field == "override_settings" and isinstance(value, Mapping):
             settings |= _settings(value)
-        elif is_field(field) or field in _OF_FORGE:
+        elif is_field(field):
             passed_on[field] = value
         else:
             raise ConfigError(f"unknown field {shown(field)}; {nearest(field, {*_OURS, *_AS_SETTINGS}, listed=20)}")

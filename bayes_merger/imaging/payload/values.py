@@ -11,11 +11,13 @@ from unicodedata import category
 
 from bayes_merger.errors import ConfigError, printable
 
-SEEDS = 2**32  # as in web UIs
+SEEDS = 2**32  # of which web UIs draw one
+_LAST_SEED = 2**64 - 2**33  # ComfyUI's have 64 bits; room for those of a batch and `eta_noise_seed_delta` above it
 LONGEST_PROMPT = 20_000
 """Characters; the text encoder reads 75 tokens at a time."""
 
 _NUMBER = re.compile(r"[-+]?\d{1,20}(?:\.\d{0,20})?", re.ASCII)
+_TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ FIELDS: Mapping[str, Field] = {
     "height": Field(int, 8, 8192, multiple=8),
     "sampler_name": Field(str),
     "scheduler": Field(str),
-    "seed": Field(int, -1, SEEDS - 1),
+    "seed": Field(int, -1, _LAST_SEED),
     "batch_size": Field(int, 1, 10_000),
     "n_iter": Field(int, 1, 10_000),
     "clip_skip": Field(int, 1, 12),
     "importance": Field(float, 0, 1e6),
-    "subseed": Field(int, -1, SEEDS - 1),
+    "subseed": Field(int, -1, _LAST_SEED),
     "subseed_strength": Field(float, 0, 1),
     "eta_noise_seed_delta": Field(int, 0, SEEDS - 1),
     "rng": Field(str, words={"cpu": "cpu", "nv": "nv", "gpu": "nv"}),
@@ -81,7 +83,7 @@ def checked(field: str, value: Any, given: str = "") -> Any:
     if about.kind is str:
         text = _checked_text(given, value)
         return _word(given, text, about.words) if about.words else text
-    if isinstance(value, str) and _NUMBER.fullmatch(value):  # programs write numbers into JSON as text
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):  # programs write numbers into JSON as text
         value = float(value) if "." in value else int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         comma = "; decimals are behind a point" if re.fullmatch(r"\d+,\d+", str(value)) else ""
@@ -89,11 +91,21 @@ def checked(field: str, value: Any, given: str = "") -> Any:
     if about.kind is int and value != int(value):
         raise ConfigError(f"{given}: expected a whole number, got {value!r}")
     if not about.low <= value <= about.high:
-        raise ConfigError(f"{given}: {value} is not between {about.low:.10g} and {about.high:.10g}")
+        raise ConfigError(f"{given}: {value} is not between {_bound(about, about.low)} and {_bound(about, about.high)}")
     if about.multiple and value % about.multiple:
         near = max(about.multiple, round(value / about.multiple) * about.multiple)
         raise ConfigError(f"{given}: {value} is not a multiple of {about.multiple}; use {near}")
     return about.kind(value)
+
+
+def _bound(about: Field, bound: float) -> str:
+    return str(int(bound)) if about.kind is int else f"{bound:.10g}"
+
+
+def plain_value(text: str) -> Any:
+    """What programs mean that write all values as text: ``"False"``, ``"0.5"``."""
+    word = text.strip().lower()
+    return _TRUTHS.get(word, float(word) if _NUMBER.fullmatch(word) else text)
 
 
 def _checked_text(given: str, value: Any) -> str:

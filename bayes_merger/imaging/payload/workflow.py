@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest, printable
-from bayes_merger.imaging.payload.comfyui import FOLLOWED, KSAMPLERS, Graph, graph_of, is_graph
+from bayes_merger.imaging.payload.comfyui import FOLLOWED, KSAMPLERS, UNWANTED, Graph, graph_of, is_graph
 from bayes_merger.imaging.payload.fields import fields_that_count, put_on, read_fields, style_names
 from bayes_merger.imaging.payload.payload import Payload
 from bayes_merger.imaging.payload.values import check_name, shown
@@ -182,7 +182,8 @@ class Workflow:
         if not loaders:
             raise ConfigError(f"has no {' or '.join(LOADERS)} before its sampler")
         self._model = loaders[-1]
-        self._wanted, self._unwanted = (_texts(found, inputs.get(side)) for side in ("positive", "negative"))
+        self._wanted = _texts(found, inputs.get("positive"), FOLLOWED)
+        self._unwanted = _texts(found, inputs.get("negative"), UNWANTED)
         if self._wanted is None:
             raise ConfigError("has no text before its sampler's `positive`")
         savers = [number for number, node in found.nodes.items() if node["class_type"] in _SAVERS]
@@ -277,9 +278,9 @@ class Workflow:
         return graph
 
 
-def _texts(graph: Graph, link: Any) -> str | None:
+def _texts(graph: Graph, link: Any, names: tuple[str, ...]) -> str | None:
     """The node that holds the words of a conditioning."""
-    for number, node in graph.upwards(link, FOLLOWED):
+    for number, node in graph.upwards(link, names):
         if any(isinstance(node["inputs"].get(name), str) for name in _TEXTS):
             return number
     return None

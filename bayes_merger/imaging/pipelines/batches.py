@@ -25,13 +25,13 @@ class Order:
         payload: it is of this one.
         index: which of the payload's pictures.
         passes: over it.
-        chunks: of tokens that the words of each pass need.
+        chunks: of tokens that the prompt and the negative prompt of each pass need.
     """
 
     payload: Payload
     index: int
     passes: tuple[Pass, ...]
-    chunks: tuple[int, ...]
+    chunks: tuple[tuple[int, int], ...]
 
     @property
     def prompt(self) -> str:

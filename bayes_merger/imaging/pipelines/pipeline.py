@@ -6,6 +6,7 @@ explicit schedulers, embeddings, and one CPU noise generator per picture (so res
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -210,18 +211,23 @@ class LivePipeline:
         if not len(payload.prompts) == len(payload.negative_prompts) == len(payload.seeds) == payload.batch_size:
             raise ConfigError(f"payload {payload.name}: not resolved; pass it through imaging.resolve first")
         found = passes(payload, index)
-        return Order(payload, index, found, tuple(self.architecture.length(one.words.texts) for one in found))
+        chunks = tuple(self.architecture.chunks(one.words.wanted, one.words.unwanted) for one in found)
+        return Order(payload, index, found, chunks)
 
     @timed("embed")
-    def _conditioning(self, batch: Sequence[Pass], chunks: int, call: int, *, negative: bool = False) -> Conditioning:
+    def _conditioning(
+        self, batch: Sequence[Pass], chunks: tuple[int, int], call: int, *, negative: bool
+    ) -> Conditioning:
         texts = tuple(one.words.at(call, negative=negative) for one in batch)
         payload = batch[0].payload
         key = (texts, payload.clip_skip, payload.emphasis, chunks, negative)
         if key not in self._conditionings:
             self._send_encoders(self.device)
-            self._conditionings[key] = self.architecture.encode(
-                texts, clip_skip=payload.clip_skip, length=chunks, negative=negative, emphasis=payload.emphasis
+            own = chunks[negative]
+            read = self.architecture.encode(
+                texts, clip_skip=payload.clip_skip, length=own, negative=negative, emphasis=payload.emphasis
             )
+            self._conditionings[key] = read.repeated(math.lcm(*chunks) // own)
         return self._conditionings[key]
 
     def _told(self, batch: Sequence[Order]) -> list[Told]:
@@ -230,7 +236,7 @@ class LivePipeline:
         for number, chunks in enumerate(batch[0].chunks):
             same = [order.passes[number] for order in batch]
             calls = range(max(one.words.calls for one in same))
-            wanted = [self._conditioning(same, chunks, call) for call in calls]
+            wanted = [self._conditioning(same, chunks, call, negative=False) for call in calls]
             unwanted = [self._conditioning(same, chunks, call, negative=True) for call in calls]
             found.append(Told(wanted, unwanted if self.architecture.guided else []))
         return found

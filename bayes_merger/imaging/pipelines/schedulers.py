@@ -1,28 +1,26 @@
-"""AUTOMATIC1111's sampler names -> diffusers schedulers, and how close they come.
+"""AUTOMATIC1111's sampler names -> the steps that draw them, and the schedules that go with them.
 
-Schedulers are built explicitly, never `from_config` of a checkpoint: that would inherit e.g. `timestep_spacing:
-leading` and be 42 % off. The errors in `SAMPLERS` are the largest relative difference of the final latents from
-k-diffusion with A1111's sigmas (10 steps, the same UNet and noise); samplers that differ by more than 2 %, or that
-diffusers does not have, are refused by name. The SDE samplers take white noise per image where A1111 takes a Brownian
-tree: the same method, repeatable, but not exactly A1111's picture.
+The pictures are those of web UIs, with k-diffusion's samplers (`sigma_steps`) and with those that A1111 has in code of
+its own (`time_steps`, of which UniPC is that of diffusers). None is built `from_config` of a checkpoint: that would
+inherit e.g. `timestep_spacing: leading` and be 42 % off. What would be another picture is refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest, printable
 
 AUTOMATIC = "Automatic"
 PREDICTIONS = ("epsilon", "v_prediction")
-_SCHEDULES = ("Uniform", "Karras", "Exponential", "Simple", "SGM Uniform", "Beta")
-_OTHER_SCHEDULES = ("KL Optimal", "Align Your Steps", "DDIM", "Turbo", "Karras Exponential", "Linear Quadratic")
+_SCHEDULES = ("Uniform", "Karras", "Exponential", "Simple", "SGM Uniform", "Beta", "DDIM")
+_OTHER_SCHEDULES = ("KL Optimal", "Align Your Steps", "Turbo", "Karras Exponential", "Linear Quadratic")
 _SCHEDULE_ALIASES = {"normal": "Uniform", "polyexponential": "Exponential", "sgmuniform": "SGM Uniform",
                      "ddim_uniform": "DDIM"}  # fmt: skip
 """ComfyUI's `normal` has the same steps of time, and A1111's polyexponential is exponential unless its rho is set."""
-_BASE = {
+_BASE: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -33,86 +31,50 @@ _BASE = {
 
 @dataclass(frozen=True)
 class Sampler:
-    """How diffusers draws what A1111 calls by this name.
+    """Who draws what A1111 calls by this name.
 
     Attributes:
-        scheduler: name of the class in diffusers.
-        schedules: noise schedule -> scheduler options; the first is what "Automatic" means.
-        options: scheduler options that do not depend on the schedule.
-        error: difference from k-diffusion as described above; `None` where A1111 uses its own code, not compared.
+        scheduler: name of the class in `sigma_steps` or `time_steps`.
+        schedules: noise schedules; the first is what "Automatic" means.
+        options: of diffusers' own scheduler.
         zero_snr: whether the scheduler can do models with zero terminal signal-to-noise ratio.
         calls: of the network per step, by which A1111 counts the steps of prompts that change.
     """
 
     scheduler: str
-    schedules: Mapping[str, Mapping[str, Any]]
-    error: float | None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    zero_snr: bool = False
+    schedules: tuple[str, ...] = _SCHEDULES
+    options: Mapping[str, Any] | None = None
+    zero_snr: bool = True
     calls: int = 1
 
 
-_LINEAR = {"timestep_spacing": "linspace"}
-_TRAILING = {"timestep_spacing": "trailing"}
-_KARRAS = {"use_karras_sigmas": True}
-_EXPONENTIAL = {"use_exponential_sigmas": True}
-_BETA = {"use_beta_sigmas": True}
-_SDE = {"algorithm_type": "sde-dpmsolver++"}
-_UNIFORM_FIRST: Mapping[str, Mapping[str, Any]] = {
-    "Uniform": _LINEAR,
-    "Karras": _KARRAS,
-    "Exponential": _EXPONENTIAL,
-    "Simple": _TRAILING,
-    "SGM Uniform": _TRAILING,
-    "Beta": _BETA,
-}
-_KARRAS_FIRST: Mapping[str, Mapping[str, Any]] = {"Karras": _KARRAS, **_UNIFORM_FIRST}
+_KARRAS = ("Karras", *(name for name in _SCHEDULES if name != "Karras"))
+_EXPONENTIAL = ("Exponential", *(name for name in _SCHEDULES if name != "Exponential"))
 
 SAMPLERS: Mapping[str, Sampler] = {
-    "Euler a": Sampler(
-        "EulerAncestralDiscreteScheduler",
-        {"Uniform": _LINEAR, "Simple": _TRAILING, "SGM Uniform": _TRAILING},
-        5e-4,
-        zero_snr=True,
-    ),
-    "Euler": Sampler("EulerDiscreteScheduler", _UNIFORM_FIRST, 3e-4, zero_snr=True),
-    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", _KARRAS_FIRST, 1.7e-2, zero_snr=True),
-    "DPM++ 2M SDE": Sampler(
-        "DPMSolverMultistepScheduler", {"Exponential": _EXPONENTIAL, "Karras": _KARRAS}, 1.2e-2, _SDE, zero_snr=True
-    ),
-    "DPM++ 2M SDE Heun": Sampler(
-        "DPMSolverMultistepScheduler",
-        {"Exponential": _EXPONENTIAL, "Karras": _KARRAS},
-        1.2e-2,
-        {**_SDE, "solver_type": "heun"},
-        zero_snr=True,
-    ),
-    "Heun": Sampler("HeunDiscreteScheduler", _UNIFORM_FIRST, 4e-5, calls=2),
-    "LMS": Sampler("LMSDiscreteScheduler", _UNIFORM_FIRST, 9e-5),
-    "DPM2": Sampler("KDPM2DiscreteScheduler", {"Karras": _KARRAS}, 1.2e-2, calls=2),
-    "DDIM": Sampler(
-        "DDIMScheduler",
-        {"Uniform": {"timestep_spacing": "leading"}},
-        1e-6,
-        {"clip_sample": False, "set_alpha_to_one": False},
-        zero_snr=True,
-    ),
-    "PLMS": Sampler("PNDMScheduler", {"Uniform": {"timestep_spacing": "leading"}}, None, {"skip_prk_steps": True}),
+    "Euler a": Sampler("EulerAncestral"),
+    "Euler": Sampler("Euler"),
+    "DPM++ 2M": Sampler("Multistep", _KARRAS),
+    "DPM++ SDE": Sampler("SingleStepSDE", _KARRAS, calls=2),
+    "DPM++ 2M SDE": Sampler("MultistepSDE", _EXPONENTIAL),
+    "DPM++ 2M SDE Heun": Sampler("MultistepSDEHeun", _EXPONENTIAL),
+    "DPM++ 3M SDE": Sampler("ThirdOrderSDE", _EXPONENTIAL),
+    "DPM++ 2S a": Sampler("SingleStepAncestral", _KARRAS, calls=2),
+    "Heun": Sampler("Heun", calls=2),
+    "LMS": Sampler("LinearMultistep"),
+    "DPM2": Sampler("Midpoint", _KARRAS, calls=2),
+    "DPM2 a": Sampler("MidpointAncestral", _KARRAS, calls=2),
+    "DDIM": Sampler("TimeSteps", ("Uniform",)),
+    "PLMS": Sampler("TimeMultistep", ("Uniform",)),
     "UniPC": Sampler(
-        "UniPCMultistepScheduler",
-        {"Uniform": _LINEAR},
-        None,
+        "UniPC",
+        ("Uniform",),
         # bh1 divides by the last step's length, which is infinite down to sigma 0: end where A1111 does
-        {"solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
-        zero_snr=True,
+        {"timestep_spacing": "linspace", "solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
     ),
-    "LCM": Sampler("LCMScheduler", {"Uniform": {"timestep_spacing": "leading"}}, None),
+    "LCM": Sampler("Consistency", zero_snr=False),
 }
 _NEAREST_OF = {
-    "DPM++ SDE": "DPM++ 2M SDE",
-    "DPM++ 2S a": "Euler a",
-    "DPM++ 3M SDE": "DPM++ 2M SDE",
-    "DPM2 a": "Euler a",
     "DPM fast": "DPM++ 2M",
     "DPM adaptive": "DPM++ 2M",
     "Restart": "Heun",
@@ -181,7 +143,12 @@ def check_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
 
 
 def build_scheduler(
-    name: str, scheduler: str = AUTOMATIC, *, prediction_type: str = "epsilon", zero_snr: bool = False
+    name: str,
+    scheduler: str = AUTOMATIC,
+    *,
+    prediction_type: str = "epsilon",
+    zero_snr: bool = False,
+    rng: str = "cpu",
 ) -> Any:
     """A fresh diffusers scheduler for one batch (schedulers carry the state of the picture they draw).
 
@@ -190,23 +157,35 @@ def build_scheduler(
         scheduler: noise schedule as in `check_sampler`.
         prediction_type: what the model predicts, `"epsilon"` or `"v_prediction"`.
         zero_snr: whether it was trained down to zero signal-to-noise ratio.
+        rng: where the noise of stochastic differential equations comes from, one of `noise.RNGS`.
 
     Raises:
         ConfigError: see `check_sampler`, and for a sampler that cannot do `zero_snr`.
     """
-    import diffusers
-
     proper, schedule = check_sampler(name, scheduler)
     sampler = SAMPLERS[proper]
-    options = {**_BASE, **sampler.options, **sampler.schedules[schedule], "prediction_type": prediction_type}
+    options = {**_BASE, **(sampler.options or {}), "prediction_type": prediction_type}
     if zero_snr:
         if not sampler.zero_snr:
             able = ", ".join(known for known, entry in SAMPLERS.items() if entry.zero_snr)
             raise ConfigError(f"sampler_name: {proper!r} cannot draw a model with zero terminal SNR; use one of {able}")
         options["rescale_betas_zero_snr"] = True
-        if "use_karras_sigmas" not in options and "use_exponential_sigmas" not in options:
+        if sampler.options is not None:
             options["timestep_spacing"] = "trailing"  # otherwise the first step, pure noise, is skipped
-    return getattr(diffusers, sampler.scheduler)(**options)
+    from bayes_merger.imaging.pipelines import sigma_steps, time_steps
+
+    room = sigma_steps if hasattr(sigma_steps, sampler.scheduler) else time_steps
+    steps = getattr(room, sampler.scheduler)(**options)
+    steps.schedule, steps.rng = schedule, rng
+    return steps
+
+
+def steps_of_second_pass(name: str, whole: int, asked: int) -> int:
+    """How many of the last steps of a whole schedule a second pass draws; A1111's own DDIM leaves some out."""
+    if _split(name)[0] != "DDIM":
+        return asked
+    times = len(range(0, _BASE["num_train_timesteps"], max(_BASE["num_train_timesteps"] // whole, 1)))
+    return max(asked - 1 - (times - whole), 1)
 
 
 def calls_per_step(name: str) -> int:

@@ -101,6 +101,7 @@ def first_choice(text: str) -> tuple[str, Choice, str] | None:
 
 
 def _choice(text: str, start: int, bars: Sequence[int], end: int) -> Choice | None:
+    start += text.startswith(("~", "@", "!"), start)  # how the extension would draw, which means nothing once per study
     count = _COUNT.match(text, start, end)
     if not bars and count is None and not _WEIGHT.match(text, start, end):
         return None

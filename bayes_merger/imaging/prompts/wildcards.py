@@ -19,8 +19,9 @@ from typing import Any
 from bayes_merger.documents import files_below, read_document, read_text
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.prompts.braces import Choice, Option, choose, first_choice, option
+from bayes_merger.imaging.prompts.variables import with_variables
 
-_NAME = r"__((?:[^\W_]|\*)[\w /.*-]*?)__"
+_NAME = r"__[~@!]?((?:[^\W_]|\*)[\w /\\.*-]*?)__"  # the extension's marks of how to draw mean nothing once per study
 _WILDCARD = re.compile(_NAME)
 _ALONE = re.compile(rf"\s*{_NAME}\s*")
 _DEEPEST = 20  # a wildcard that contains itself would never end
@@ -49,6 +50,10 @@ class Wildcards:
         Raises:
             ConfigError: no folder was given, a file is missing or empty, or wildcards refer to each other endlessly.
         """
+        text = with_variables(text, lambda value: self._drawn(value, draw))
+        return self._drawn(text, draw)
+
+    def _drawn(self, text: str, draw: random.Random) -> str:
         for _ in range(_DEEPEST):
             expanded = _WILDCARD.sub(self._one_of(draw), self._chosen(text, draw))
             if expanded == text:
@@ -91,6 +96,7 @@ class Wildcards:
 
     def _read(self, name: str) -> tuple[Option, ...]:
         """The options of a list, or of all lists whose names fit."""
+        name = name.replace("\\", "/")  # as Windows has it
         if self._folder is None:
             raise ConfigError(f"wildcard __{name}__: no folder of word lists is given; set  wildcards=FOLDER")
         lines = self._together(name) if "*" in name else self._lines(name)
@@ -129,7 +135,7 @@ class Wildcards:
         found: dict[str, list[str]] = {}
         for path in files_below(self._folder, _TABLES) if self._folder else ():
             try:
-                lists = dict(_lists(read_document(path, largest=_LARGEST)))
+                lists = dict(_lists(read_document(path, words=True, largest=_LARGEST)))
             except ConfigError as error:
                 raise ConfigError(f"wildcards: {path}: {error}") from None
             own = _name(self._folder, path)
@@ -150,10 +156,12 @@ class Wildcards:
 
 
 def _lists(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """The lists of a document, by the keys above them; numbers in them are words."""
+    """The lists of a document, by the keys above them; a text is a list of one."""
     if isinstance(data, Mapping):
         for key, value in data.items():
             yield from _lists(value, (*keys, str(key)))
+    elif isinstance(data, str):
+        yield keys, [data]
     elif isinstance(data, list):
         yield keys, [str(line).strip() for line in data if isinstance(line, str | int | float) and str(line).strip()]
 

@@ -92,14 +92,15 @@ def open_model(name: str, path: str, base: Checkpoint | None = None) -> Checkpoi
 
     Raises:
         CheckpointError: it cannot be used; its subject is the setting, ``model_{name}`` or ``vae``.
+        ConfigError: it is a name, and no or several models have it; the same subject.
     """
     try:
         found = open_checkpoint(user_path(path))
         if base is None:
             return found
         return LoraModel(base, found) if found.kind is LORA else aligned(found, base)
-    except CheckpointError as error:
-        raise CheckpointError(str(error), subject="vae" if name == "vae" else f"model_{name}") from error
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(str(error), subject="vae" if name == "vae" else f"model_{name}") from error
 
 
 def references(checkpoints: Mapping[str, Checkpoint], hashed: bool) -> dict[str, ModelRef]:

@@ -261,7 +261,7 @@ def _common_architecture(checkpoints: Checkpoints) -> Architecture:
     if len(kinds) > 1:
         each = "; ".join(f"{name.upper()} ({c.path.name}) is {c.kind.words}" for name, c in checkpoints.items())
         raise CheckpointError(f"models of different kinds cannot be merged: {each}")
-    return next(iter(checkpoints.values())).architecture
+    return next(iter([checkpoint.architecture for checkpoint in checkpoints.values()]))  # each refuses what is strange
 
 
 def _padded(item: PlanItem, checkpoints: Checkpoints) -> PlanItem:

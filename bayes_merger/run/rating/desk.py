@@ -162,6 +162,7 @@ class Desk:
             mean=known.mean,
             front=known.front,
             pictures=len(trial.user_attrs.get(IMAGES, ())),
+            blind=not self._config.scoring.page,
         )
 
     def _keep(self, trial: FrozenTrial, found: TrialReport) -> None:

@@ -132,6 +132,10 @@ class _Sheet:
     def __len__(self) -> int:
         return len(self._pictures)
 
+    def heading(self) -> str:
+        state = self._sitting.state()
+        return f"{state.done} of {state.total} merges are rated"
+
     def payload(self, number: int) -> str:
         return self._pictures[number].payload if self._trial.unit == "picture" else "all together"
 
@@ -145,6 +149,14 @@ class _Sheet:
         else:
             path = _place(self._sitting, self._pictures[number].id)
             path.write_bytes(self._sitting.bytes_of(self._pictures[number].id))
+        return path, Image.open(path)
+
+    def beside_best(self, number: int) -> tuple[Path, Image.Image] | None:
+        id = self._pictures[number].id
+        if not (best := self._sitting.best_picture(id)):
+            return None
+        path = _place(self._sitting, f"{id}-best")
+        side_by_side(path, [Image.open(self._sitting.path_of(each)) for each in (id, best.id)], columns=2)
         return path, Image.open(path)
 
     def score(self, number: int) -> float | None:

@@ -15,7 +15,7 @@ from bayes_merger.scoring.people.viewer import Viewer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-KEYS = "0-10, u undo, s later, v void, p prompt, o open, q pause"
+KEYS = "0-10, u undo, s later, v void, b best, p prompt, q pause"
 GO_ON = "every rating so far is kept"
 NUMBER = re.compile(r"\d{1,2}([.,]\d+)?")
 
@@ -26,6 +26,9 @@ class Sheet(Protocol):
     def __len__(self) -> int:
         """How many pictures there are."""
 
+    def heading(self) -> str:
+        """What is said before the first of them; empty for nothing."""
+
     def payload(self, number: int) -> str:
         """The name of a picture's payload."""
 
@@ -34,6 +37,13 @@ class Sheet(Protocol):
 
     def picture(self, number: int) -> tuple[Path, Image]:
         """The picture, and the file that it is.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+
+    def beside_best(self, number: int) -> tuple[Path, Image] | None:
+        """The picture with the same one of the best merge so far at its right; None where there is none.
 
         Raises:
             OSError: it cannot be read or written.
@@ -84,6 +94,8 @@ class Dialogue:
             TrialFailed: the person called a picture void.
         """
         asked = bool(self.waiting)
+        if asked and (heading := self.sheet.heading()):
+            self.tell(heading)
         while True:
             while self.waiting:
                 if self.sheet.score(self.waiting[0]) is not None:  # rated elsewhere in the meantime
@@ -121,11 +133,13 @@ class Dialogue:
             self.tell(f"  {self.sheet.prompt(number)}")
         elif answer == "o":
             self.show(number)
+        elif answer == "b":
+            self.compare(number)
         elif answer == "q":
             raise Paused(f"paused; {GO_ON}")
         else:
             self.tell(
-                f"  {answer!r} is neither a number from 0 to 10 nor one of u s v p o q" if answer else f"  {KEYS}"
+                f"  {answer!r} is neither a number from 0 to 10 nor one of u s v b p o q" if answer else f"  {KEYS}"
             )
 
     def void(self, number: int) -> None:
@@ -155,10 +169,21 @@ class Dialogue:
 
     def show(self, number: int) -> None:
         """Show a picture; one that cannot be shown is no reason to end a run."""
+        self._shown(self.sheet.picture, number)
+
+    def compare(self, number: int) -> None:
+        """Show a picture beside the best merge's."""
+        if not self._shown(self.sheet.beside_best, number):
+            self.tell("  there is no best merge yet")
+
+    def _shown(self, picture: Callable[[int], tuple[Path, Image] | None], number: int) -> bool:
         try:
-            self.viewer.show(*self.sheet.picture(number))
+            if found := picture(number):
+                self.viewer.show(*found)
         except OSError as error:
             self.tell(f"  (the picture cannot be shown: {error})")
+            return True
+        return found is not None
 
 
 def points_in(answer: str) -> float | None:

@@ -131,6 +131,9 @@ class _Pictures:
     def __len__(self) -> int:
         return len(self._images)
 
+    def heading(self) -> str:
+        return ""
+
     def payload(self, number: int) -> str:
         return self._images[number].payload
 
@@ -145,6 +148,9 @@ class _Pictures:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.image.save(path)
         return path, image.image
+
+    def beside_best(self, number: int) -> None:
+        return None
 
     def score(self, number: int) -> float | None:
         image = self._images[number]

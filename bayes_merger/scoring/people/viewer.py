@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayes_merger.processes import APART
+from bayes_merger.processes import APART, end
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,7 +47,8 @@ class Viewer:
         self._is_terminal = sys.stdout is not None and sys.stdout.isatty() if is_terminal is None else is_terminal
         self._platform = platform
         self._start = start or self._start_detached
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: subprocess.Popen[bytes] | None = None
+        self._hinted = False
 
     def show(self, path: Path, image: Image) -> None:
         """Shows `image`, the file at `path`, and prints the path; the file stays, since viewers read late."""
@@ -58,6 +59,9 @@ class Viewer:
             self._open([*_system_opener(self._platform), str(path)])
         elif self._is_terminal and self._environ.get("TERM", "dumb") != "dumb" and "NO_COLOR" not in self._environ:
             self._tell(half_blocks(image, *self._room(), truecolour=self._truecolour()))
+            if not self._hinted:
+                self._tell("  (a sketch: bayes-merger rate NAME  shows pictures whole, in a browser, over ssh too)")
+                self._hinted = True
 
     def _open(self, command: list[str]) -> None:
         try:
@@ -67,13 +71,14 @@ class Viewer:
             self._tell(f"  (no viewer: {command[0]}: {why}; set viewer= to a command, or open the file yourself)")
 
     def _start_detached(self, command: list[str]) -> None:
-        self._running = [process for process in self._running if process.poll() is None]  # reaps ended ones
+        if self._running and self._running.poll() is None:
+            end(self._running)  # an evening's pictures would be as many windows
         if self._platform == "win32" and command[0] == "start":
             getattr(os, "startfile")(command[-1])  # noqa: B009  known to type checkers on Windows only
             return
         # A separate session: Ctrl-C at the prompt must not close the picture, nor its output reach the terminal.
         quiet = subprocess.DEVNULL
-        self._running.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, **APART))
+        self._running = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, **APART)
 
     def _truecolour(self) -> bool:
         return self._environ.get("COLORTERM", "") in ("truecolor", "24bit")

@@ -32,11 +32,11 @@ from optuna.samplers import BaseSampler
 from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from threadpoolctl import threadpool_limits
+from threadpoolctl import get_cached_controller
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.cube import Array, derived_seed, generator, to_point, to_values
-from bayes_merger.search.study.history import PICTURES, History, history_before, is_suggested, rater_variance
+from bayes_merger.search.study.history import History, history_before, is_suggested, rater_variance
 
 Space = Mapping[str, BaseDistribution]
 
@@ -54,7 +54,6 @@ class Observations:
         searched: one per point, whether the sampler drew it; False for rows of the start design.
         objectives: shape ``(trials, objectives)``, like ``scores``, which is its first column; None if there is one.
         names: of the parameters, one per dimension.
-        pictures: one per point, the raw scores of its pictures as a run stores them; empty where there are none.
         rater: variance of a score that comes from the person who gave it; None where nobody did.
     """
 
@@ -65,7 +64,6 @@ class Observations:
     searched: NDArray[np.bool_]
     objectives: Array | None = None
     names: tuple[str, ...] = ()
-    pictures: tuple[Sequence[Mapping[str, Any]], ...] = ()
     rater: float | None = None
 
     @property
@@ -81,7 +79,6 @@ class Observations:
             scores=self.scores[chosen],
             searched=self.searched[chosen],
             objectives=None if self.objectives is None else self.objectives[chosen],
-            pictures=tuple(own for own, one in zip(self.pictures, chosen, strict=False) if one),
         )
 
 
@@ -269,7 +266,7 @@ def one_thread() -> Iterator[None]:
     if torch:
         torch.set_num_threads(1)
     try:
-        with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+        with get_cached_controller().limit(limits=1, user_api="blas"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -305,7 +302,6 @@ def _observed(history: History, trials: Sequence[FrozenTrial], space: Space, stu
         searched=np.array([is_suggested(t) for t in known], dtype=bool),
         objectives=values if len(signs) > 1 else None,
         names=tuple(space),
-        pictures=tuple(t.user_attrs.get(PICTURES) or () for t in known),
         rater=rater_variance(known),
     )
 
@@ -318,7 +314,6 @@ def _joined(before: Observations, latest: Observations) -> Observations:
         scores=np.concatenate([before.scores, latest.scores]),
         searched=np.concatenate([before.searched, latest.searched]),
         objectives=np.concatenate([before.objectives, latest.objectives]) if several else None,
-        pictures=before.pictures + latest.pictures,
     )
 
 

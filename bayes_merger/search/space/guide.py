@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest
+from bayes_merger.search.space.building import build_space
 from bayes_merger.search.space.from_effect import FROM_EFFECT, read_from_effect
 from bayes_merger.search.space.rules import Range
-from bayes_merger.search.space.space import Parameter, SearchSpace, build_space
+from bayes_merger.search.space.space import Parameter, SearchSpace
 
 _GUIDE = {"frozen": "frozen", "ranges": "ranges", "groups": "groups"} | {
     "frozen_params": "frozen",  # as in the original's guides

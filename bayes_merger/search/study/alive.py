@@ -13,6 +13,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,4 +97,5 @@ def _sweep(study: Study) -> None:
     if file := database_file(backend(study)):
         for lock in file.parent.glob(beside(Path(glob.escape(file.name)), "worker-*").name):
             if is_free(lock):
-                lock.unlink(missing_ok=True)
+                with suppress(OSError):
+                    lock.unlink()

@@ -34,11 +34,11 @@ def is_sound(key: str, value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether it is a number whose square is one still."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST  # NaN is not
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # NaN is not
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return _is_whole(value) and 0 <= value < 2**31
 
 
 def _is_text(value: Any) -> bool:
@@ -81,7 +81,7 @@ _OF_A_PICTURE = {"scorer", "payload", "index", "seed", "value"}
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int  # a truth value is none
 
 
 def _are_texts(value: Any) -> bool:

@@ -19,8 +19,9 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 
 from bayes_merger.errors import ConfigError, StorageError, trouble
+from bayes_merger.search.study.new_file import make_tables
 from bayes_merger.search.study.quick import QuickStorage
-from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, when_unlocked
+from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, tables_of, when_unlocked
 
 log = logging.getLogger("bayes_merger")
 
@@ -63,6 +64,9 @@ NOT_OPENED = (
     AssertionError,
 )
 """What opening a storage that is none may end with."""
+
+_KNOWN: set[str] = set()
+"""Of Optuna's tables, the revision that this process has found to be the installed Optuna's."""
 
 PASSING = {
     r"too many (clients|connections)|connection slots are reserved|no more connections allowed": (
@@ -130,11 +134,18 @@ def redacted(address: str | Path) -> str:
         url = sqlalchemy.make_url(text)
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return f"{text.partition('://')[0]}://..."  # whatever it is, it may contain a password
+    if _is_torn(url):
+        return f"{url.drivername}://..."
     # The password is removed, not masked: what is left is still an address.
     plain = sqlalchemy.URL.create(
         url.drivername, url.username, None, url.host, url.port, url.database, url.query
     ).difference_update_query(SECRET)
     return plain.render_as_string(hide_password=False)
+
+
+def _is_torn(url: sqlalchemy.URL) -> bool:
+    """Whether a password with an ``@`` has become part of what follows it."""
+    return "@" in f"{url.host}{url.database}" and url.password is not None
 
 
 def is_address(where: str | Path) -> bool:
@@ -178,6 +189,8 @@ def _address(where: str | Path, create: bool) -> sqlalchemy.URL:
         raise ConfigError(
             f"storage: {redacted(where)} is not an address; use  postgresql://user@host/database  or a file"
         ) from None
+    if _is_torn(url):
+        raise ConfigError(f"storage: {redacted(where)} has two @; in a password it is written %40, or give PGPASSWORD")
     kind = url.get_backend_name()
     if kind == "sqlite" and url.database and url.database != ":memory:":
         return _file(Path(url.database), create)
@@ -204,10 +217,10 @@ def _open_file(
     kind: type[RDBStorage], path: Path, address: str, create: bool, reading: bool, waiting: Callable[[str], None]
 ) -> RDBStorage:
     """A SQLite file, once it is known to be a study's or nobody's."""
-    if path.is_file() and path.stat().st_size:
+    if create and not (path.is_file() and path.stat().st_size and tables_of(path, waiting)):
+        _KNOWN.add(make_tables(path, waiting))  # as well where a process died over it
+    else:
         check_is_study(path, waiting)
-    elif not create:
-        raise ConfigError(f"{path}: not a study's storage (an empty file); choose another file")
     if reading:
         return _made(
             kind, address, {"creator": reader(path, waiting), "poolclass": sqlalchemy.pool.NullPool}, create=False
@@ -244,21 +257,33 @@ def _server(reading: bool) -> dict[str, Any]:
 
 
 def _made(kind: type[RDBStorage], text: str, settings: Mapping[str, Any], create: bool) -> RDBStorage:
+    def attempt(checks: bool) -> RDBStorage:
+        return kind(
+            text,
+            engine_kwargs=dict(settings),
+            heartbeat_interval=BEAT,
+            grace_period=GRACE,
+            skip_table_creation=not create,
+            skip_compatibility_check=not checks,
+        )
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2.9
-        for attempt in (1, 2):
-            try:
-                return kind(
-                    text,
-                    engine_kwargs=dict(settings),
-                    heartbeat_interval=BEAT,
-                    grace_period=GRACE,
-                    skip_table_creation=not create,
-                )
-            except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
-                if attempt == 2 or not create or text.startswith("sqlite"):
-                    raise  # else: two processes made the tables at once, and the other one won
-    raise AssertionError
+        try:
+            storage = attempt(checks=False)
+        except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
+            if not create or text.startswith("sqlite"):
+                raise  # else: two processes made the tables at once, and the other one won
+            storage = attempt(checks=False)
+        return storage if _is_this_optunas(storage) else attempt(checks=True)  # which says what is wrong
+
+
+def _is_this_optunas(storage: RDBStorage) -> bool:
+    """Whether the tables are as this version of Optuna makes them, for which it reads its migrations: once."""
+    revision = storage.get_current_version()
+    if revision not in _KNOWN and revision == storage.get_head_version():
+        _KNOWN.add(revision)
+    return revision in _KNOWN
 
 
 def _cause(error: Exception, address: sqlalchemy.URL) -> str:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -137,7 +138,8 @@ class Worker:
             self._over.set()
             self._thread.join()
             self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+            with suppress(OSError):  # Windows, where somebody is just looking whether this worker lives
+                Path(self._lock.lock_file).unlink()
 
     def claim(self, total: int) -> FrozenTrial | None:
         """Claim the next trial for this worker; ``None`` if none is available right now.

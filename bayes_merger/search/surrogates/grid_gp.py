@@ -67,7 +67,7 @@ def exact(points: Array, scores: Array, settings: Settings) -> tuple[Array, Arra
         mean     = V (s * V^T y)
         variance = (V * V) (s n)
     """
-    values, vectors = _decomposed(points, settings.length)
+    values, vectors = _decomposed(_apart(points, points), settings.length)
     signal = settings.amplitude * values
     share = signal / (signal + settings.noise)
     return vectors @ (share * (vectors.T @ scores)), (vectors**2) @ (share * settings.noise)
@@ -90,10 +90,10 @@ def sparse(points: Array, scores: Array, settings: Settings) -> tuple[Array, Arr
     https://www.jmlr.org/papers/v6/quinonero-candela05a.html
     """
     inducing = points[every(len(points), DECOMPOSED)]
-    values, vectors = _decomposed(inducing, settings.length)
+    values, vectors = _decomposed(_apart(inducing, inducing), settings.length)
     kept = values > 1e-9 * values.max()
-    rotated = vectors[:, kept].T @ _kernel(inducing, points, settings.length)
-    explained = rotated * np.sqrt(settings.amplitude / values[kept])[:, None]
+    explained = vectors[:, kept].T @ _kernel(_apart(inducing, points), settings.length)
+    explained *= np.sqrt(settings.amplitude / values[kept])[:, None]
     own = np.maximum(settings.amplitude - (explained**2).sum(axis=0), 0.0)
     total = own + settings.noise
     solved = np.linalg.solve(np.eye(len(explained)) + (explained / total) @ explained.T, explained)
@@ -112,9 +112,10 @@ def fit(points: Array, scores: Array, noise: float | None) -> Settings:
     lengths = root * np.geomspace(0.1, 6.0, 14)
     amplitudes = np.geomspace(0.05, 20.0, 12)
     nuggets = np.geomspace(0.001, 1.0, 13) if noise is None else max(noise, 1e-6) * np.geomspace(0.03, 1.0, 7)
+    apart = _apart(points, points)
     best, found = -np.inf, Settings(0.0, 0.0, 0.0)
     for length in lengths:
-        values, vectors = _decomposed(points, float(length))
+        values, vectors = _decomposed(apart, float(length))
         squares = (vectors.T @ scores) ** 2
         total = amplitudes[:, None, None] * values + nuggets[None, :, None]
         log_density = -0.5 * (np.log(total) + squares / total).sum(axis=-1)
@@ -129,10 +130,17 @@ def fit(points: Array, scores: Array, noise: float | None) -> Settings:
     return found
 
 
-def _kernel(a: Array, b: Array, length: float) -> Array:
-    return matern52(np.sqrt(5.0 * squared_distances(a, b)) / length)[0]
+def _apart(a: Array, b: Array) -> Array:
+    """How far each of some points is from each of others, in the kernel's unit at a length scale of 1."""
+    squares = squared_distances(a, b)
+    squares *= 5.0
+    return np.sqrt(squares, out=squares)
 
 
-def _decomposed(points: Array, length: float) -> tuple[Array, Array]:
-    values, vectors = np.linalg.eigh(_kernel(points, points, length))
+def _kernel(apart: Array, length: float) -> Array:
+    return matern52(apart / length)[0]
+
+
+def _decomposed(apart: Array, length: float) -> tuple[Array, Array]:
+    values, vectors = np.linalg.eigh(_kernel(apart, length))
     return np.maximum(values, 0.0), vectors

@@ -12,8 +12,11 @@ from bayes_merger.search.space.cube import Array
 
 def squared_distances(a: Array, b: Array) -> Array:
     """``|a_i - b_j|^2``: shapes ``(N, D)`` and ``(M, D)`` to ``(N, M)``; never below 0, whatever rounding does."""
-    squares: Array = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * (a @ b.T)
-    return np.maximum(squares, 0.0)
+    squares: Array = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
+    products = a @ b.T
+    products *= 2.0
+    squares -= products  # in place, here and below: memory for matrices of thousands of columns takes its time
+    return np.maximum(squares, 0.0, out=squares)
 
 
 def matern52(r: Array, amplitude: float = 1.0) -> tuple[Array, Array]:
@@ -25,5 +28,11 @@ def matern52(r: Array, amplitude: float = 1.0) -> tuple[Array, Array]:
     Returns:
         ``k`` and ``A exp(-r)``.
     """
-    decay: Array = amplitude * np.exp(-r)
-    return (1.0 + r + r**2 / 3.0) * decay, decay
+    decay: Array = np.negative(r)
+    np.exp(decay, out=decay)
+    decay *= amplitude
+    kernel: Array = r**2
+    kernel /= 3.0
+    kernel += 1.0 + r
+    kernel *= decay
+    return kernel, decay

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
-from threadpoolctl import threadpool_limits
+from threadpoolctl import get_cached_controller
 
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.grid_gp import posterior
@@ -103,7 +104,7 @@ def study_posterior(
         each = tuple(TrialPosterior(t.number, v, v, 0.0) for t, v in zip(trials, values.tolist(), strict=True))
         return StudyPosterior(each, float(np.sqrt(variance or 0.0)), fitted=False)
     centre = float(values.mean())
-    with threadpool_limits(limits=1, user_api="blas"):  # the same last bits on every machine
+    with get_cached_controller().limit(limits=1, user_api="blas"):  # the same last bits on every machine
         mean, sd, nugget = posterior(
             points[1], (values - centre) / spread, None if variance is None else variance / spread**2
         )
@@ -129,9 +130,13 @@ def points_of(trials: Sequence[FrozenTrial]) -> tuple[Sequence[str], Array] | No
     """
     newest = trials[-1].distributions if trials else {}
     floats = {name: one for name, one in newest.items() if isinstance(one, FloatDistribution)}
-    if not floats or len(floats) < len(newest) or not all(floats.keys() <= trial.params.keys() for trial in trials):
+    if not floats or len(floats) < len(newest):
         return None
-    values = np.array([[*map(trial.params.__getitem__, floats)] for trial in trials], dtype=float)
+    chosen = itemgetter(*floats)
+    try:
+        values = np.array([chosen(trial.params) for trial in trials], dtype=float).reshape(len(trials), len(floats))
+    except KeyError:
+        return None
     low, high = (np.array([getattr(one, end) for one in floats.values()]) for end in ("low", "high"))
     wide = low < high
     names = [name for name, has_width in zip(floats, wide, strict=True) if has_width]

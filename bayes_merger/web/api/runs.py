@@ -14,11 +14,12 @@ from bayes_merger.run import steering
 from bayes_merger.run.control import PAUSE, run_state, wish_of
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.outside import budget_of
+from bayes_merger.run.turns import device_of_study
 from bayes_merger.web.answers import as_json, writing
 from bayes_merger.web.api.operations import Operation
 from bayes_merger.web.api.starts import Start, Starts
 from bayes_merger.web.children import Children, printed
-from bayes_merger.web.queue import Queue, device_of_study
+from bayes_merger.web.queue import Queue
 from bayes_merger.web.shelf import Shelf
 
 

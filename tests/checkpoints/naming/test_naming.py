@@ -114,6 +114,7 @@ def test_stacks_and_turns_by_hand() -> None:
     assert naming.counterpart("text_encoder", "text_model.embeddings.position_ids") is None
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("part", "name"),
     [

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.imaging.payload import Payload, payload_from_mapping
-from bayes_merger.imaging.payload.fields import overlaid
+from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
+from bayes_merger.imaging.payload.fields import overlaid, with_distilled_guidance
 
 REQUEST: dict[str, Any] = {
     "alwayson_scripts": {}, "batch_size": 1, "cfg_scale": 7, "comments": {}, "denoising_strength": 0,
@@ -188,3 +188,50 @@ def test_styles_are_put_around_the_prompts(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match="its first line is not"):
         payload_from_mapping("x", fields, tmp_path / "other.csv")
+
+
+def test_values_may_be_text_and_left_empty() -> None:
+    fields = {
+        "tiling": "False", "s_churn": "0", "s_noise": "1.0", "restore_faces": "false", "enable_hr": "0",
+        "seed": "", "scheduler": "None", "sampler_name": "", "width": " 512 ", "styles": "None",
+    }  # fmt: skip
+    assert payload_from_mapping("p", {"prompt": "a", **fields}) == payload_from_mapping("p", {"prompt": "a"})
+    assert payload_from_mapping("p", {"prompt": "a", "enable_hr": "yes"}).hires is not None
+
+
+def test_the_first_payload_template_is_read() -> None:
+    payload = payload_from_mapping("p", {"prompt": "a", "neg_prompt": "b", "cfg": 7, "sampler": "Euler"})
+    assert (payload.negative_prompt, payload.cfg_scale, payload.sampler_name) == ("b", 7.0, "Euler")
+
+
+def test_settings_of_the_page_change_nothing() -> None:
+    settings = {
+        "eta_ancestral": 1,
+        "live_previews_enable": False,
+        "show_progress_every_n_steps": 5,
+        "upcast_attn": False,
+    }
+    with_settings = payload_from_mapping("p", {"prompt": "a", "override_settings": settings})
+    assert with_settings == payload_from_mapping("p", {"prompt": "a"})
+
+
+def test_seeds_may_have_64_bits() -> None:
+    (payload,) = resolve([payload_from_mapping("p", {"prompt": "a", "seed": 972054013131368, "n_iter": 2})], 0)
+    assert payload.seeds == (972054013131368, 972054013131369)
+    assert Payload.from_json(payload.to_json()) == payload
+
+
+def test_distilled_guidance_is_for_models_that_have_it() -> None:
+    forge = {"prompt": "a", "cfg_scale": 1.0, "distilled_cfg_scale": 3.5}
+    assert payload_from_mapping("p", forge).cfg_scale == 1.0
+    assert payload_from_mapping("p", with_distilled_guidance("p", forge)).cfg_scale == 3.5
+    assert with_distilled_guidance("p", {"prompt": "a", "cfg": 4}) == {"prompt": "a", "cfg": 4}
+    second = with_distilled_guidance("p", {"prompt": "a", "hr_cfg": 1, "hr_distilled_cfg": 3})
+    assert second == {"prompt": "a", "hr_distilled_cfg": 3, "hr_cfg": 3}
+    with pytest.raises(ConfigError, match="payload p: cfg: is 4 beside Forge's distilled guidance"):
+        with_distilled_guidance("p", forge | {"cfg": 4})
+
+
+def test_regions_are_refused_by_their_word() -> None:
+    with pytest.raises(ConfigError, match=r"payload p: prompt: ADDCOMM \(Regional Prompter\) is not supported"):
+        payload_from_mapping("p", {"prompt": "a ADDCOMM b"})

@@ -115,7 +115,8 @@ def test_parameters_are_read_from_every_kind_of_file(kind: str, tmp_path: Path) 
 
 def test_forges_and_civitais_parameters_are_read(tmp_path: Path) -> None:
     forge = only(png(tmp_path / "forge.png", parameters=FORGE))
-    assert (forge.fields["cfg_scale"], forge.fields["scheduler"], forge.notes) == (3.5, "Simple", [])
+    assert (forge.fields["cfg_scale"], forge.fields["distilled_cfg_scale"]) == (1.0, 3.5)
+    assert (forge.fields["scheduler"], forge.notes) == ("Simple", [])
     assert payload_from_mapping("p", forge.fields).prompt == "a ring <lora:fur:0.6>"
     civitai = only(with_exif(tmp_path / "civitai.jpeg", {}, b"UNICODE\0" + CIVITAI.encode("utf-16-be")))
     assert civitai.notes == []
@@ -140,12 +141,12 @@ def test_comfyuis_graph_is_read_from_pictures_and_json(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_replaced_or_left_out_and_said(tmp_path: Path) -> None:
     text = (
-        "a ring\nSteps: 20, Sampler: DPM++ SDE Karras, Seed: 1, Size: 500x512, Denoising strength: 0.4, Hires upscale: 2, "
+        "a ring\nSteps: 20, Sampler: DPM fast, Seed: 1, Size: 500x512, Denoising strength: 0.4, Hires upscale: 2, "
         "Hires upscaler: 4x-UltraSharp, Eta: 0.5"
     )
     found = only(png(tmp_path / "x.png", parameters=text))
     assert found.fields == {
-        "prompt": "a ring", "negative_prompt": "", "rng": "nv", "steps": 20, "sampler_name": "DPM++ 2M SDE", "seed": 1,
+        "prompt": "a ring", "negative_prompt": "", "rng": "nv", "steps": 20, "sampler_name": "DPM++ 2M", "seed": 1,
         "width": 496, "height": 512,
     }  # fmt: skip
     assert [note.split(":")[0] for note in found.notes] == ["sampler_name", "left out", "left out"]
@@ -160,6 +161,27 @@ def test_a_request_of_the_api_is_read(tmp_path: Path) -> None:
     found = only(tmp_path / "request.json")
     assert found.fields == {"prompt": "a", "steps": 9, "sampler_index": "k_euler_a", "override_settings": {}}
     assert found.notes == ["left out: mine"]
+
+
+def test_a_picture_made_from_another_one_is_said(tmp_path: Path) -> None:
+    found = only(png(tmp_path / "x.png", parameters="a\nSteps: 20, Sampler: Euler, Seed: 1, Denoising strength: 0.4"))
+    assert [note.partition(";")[0] for note in found.notes] == ["left out: Denoising strength"]
+    found = only(png(tmp_path / "x.png", parameters="a\nSteps: 20, Sampler: Euler, Seed: 1, Denoising strength: 0"))
+    assert found.notes == []
+
+
+def test_the_editor_s_workflow_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"nodes": [{"id": 3, "type": "KSampler"}], "links": []}')
+    assert refusal(tmp_path / "x.json").endswith("editor; save it by Workflow > Export (API)")
+    assert refusal(png(tmp_path / "x.png", workflow='{"nodes": []}')).endswith("Workflow > Export (API)")
+
+
+def test_invokeais_first_pictures_are_read(tmp_path: Path) -> None:
+    table = json.dumps({"image": {"prompt": [{"prompt": "a ring", "weight": 1}], "steps": 9}})
+    texts: dict[str, Any] = {"sd-metadata": table}
+    assert only(png(tmp_path / "x.png", **texts)).fields == {"prompt": "a ring", "steps": 9}
+    fields = only(png(tmp_path / "x.png", Dream='"a ring" -s 9 -S 7')).fields
+    assert fields == {"prompt": "a ring", "steps": "9", "seed": "7"}
 
 
 def test_several_prompts_in_one_text(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_it_gives_the_payload_back(clip_skip: int) -> None:
         ("Steps: 20, Hires upscale: 2, Hires upscaler: 4x-UltraSharp", "'4x-UltraSharp' is a network of its own"),
         ("Steps: 20, Seed resize from: 512x512", "seed_resize_from_w is not supported"),
         ("Steps: 20, Size: big", "Size: 'big' is no such number"),
-        ("Steps: 20, Sampler: DPM++ SDE", "the nearest is"),
+        ("Steps: 20, Sampler: DPM fast", "the nearest is"),
         ("Steps: 20, ControlNet 0: x", "unknown parameter 'ControlNet 0'"),
     ],
 )
@@ -66,3 +66,28 @@ def test_parameters_behind_odd_ones_are_read(parameters: str, left: dict[str, st
 def test_other_texts_are_none() -> None:
     for text in ("prompt: a\nsteps: 20", "a ring", "", '{"prompt": "Steps: 20, a"}'):
         assert not is_infotext(text)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x128",
+        "Seed: 1, Size: 64x128, Sampler: Euler a, CFG scale: 7",
+    ],
+)
+def test_parameters_may_begin_with_others_than_the_steps(parameters: str) -> None:
+    fields = read_infotext(f"a ring\nNegative prompt: bad\n{parameters}")
+    assert fields == {
+        "prompt": "a ring", "negative_prompt": "bad", "rng": "nv", "sampler_name": "Euler a", "cfg_scale": 7.0,
+        "seed": 1, "width": 64, "height": 128,
+    }  # fmt: skip
+
+
+def test_the_second_pass_of_old_web_uis_is_read() -> None:
+    fields = read_infotext("a\nSteps: 9, Size: 1024x768, Denoising strength: 0.7, First pass size: 512x384")
+    assert fields == {
+        "prompt": "a", "negative_prompt": "", "rng": "nv", "steps": 9, "width": 512, "height": 384,
+        "denoising_strength": 0.7, "hr_resize_x": 1024, "hr_resize_y": 768, "enable_hr": True,
+    }  # fmt: skip
+    fields = read_infotext("a\nSteps: 9, Size: 1024x768, First pass size: 0x0")
+    assert (fields["width"], "enable_hr" in fields) == (1024, False)

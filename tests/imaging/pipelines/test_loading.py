@@ -147,8 +147,8 @@ def test_the_files_marks_say_what_the_model_predicts(tiny_a: Path, tiny_sd1_conf
     pipeline = load(path, tiny_sd1_config)
     assert (pipeline.prediction_type, pipeline.zero_snr) == ("v_prediction", True)
     assert pipeline.draw(CAT)
-    with pytest.raises(ConfigError, match=r"payload cat: .*'Heun' cannot draw a model with zero terminal SNR"):
-        pipeline.check([Payload("cat", "a cat", sampler_name="Heun")])
+    with pytest.raises(ConfigError, match=r"payload cat: .*'LCM' cannot draw a model with zero terminal SNR"):
+        pipeline.check([Payload("cat", "a cat", sampler_name="LCM")])
     assert load(path, tiny_sd1_config, prediction_type="epsilon").prediction_type == "epsilon"
     with changed(tiny_a, path, **{"modelspec.prediction_type": "v"}):
         pass

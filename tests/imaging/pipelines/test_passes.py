@@ -104,6 +104,7 @@ def test_a_prompt_changes_at_the_step_at_which_web_uis_change_it(
     assert near(picture(pipeline_a, prompt), drawn_by_hand(pipeline_a, said, stream("cpu", 7)))
 
 
+@pytest.mark.slow
 def test_samplers_of_second_order_count_their_calls(pipeline_a: LivePipeline) -> None:
     said = ["a cat"] * 5 + ["a red dog, big"]  # half of 2 * 4 calls, and one
     by_hand = drawn_by_hand(pipeline_a, said, stream("cpu", 7), "Heun")
@@ -117,6 +118,7 @@ def test_neighbours_of_a_changing_prompt_are_drawn_as_ever(pipeline_a: LivePipel
     assert near(together[1], picture(pipeline_a, "a cat"))
 
 
+@pytest.mark.slow
 def test_the_negative_prompt_changes_too(pipeline_a: LivePipeline) -> None:
     drawn = picture(pipeline_a, "a cat", negative_prompt="[red dog, big:blurry:1]", cfg_scale=7)
     said = ["red dog, big"] * 2 + ["blurry"]
@@ -141,6 +143,7 @@ def test_variations_are_mixed_on_the_sphere(pipeline_a: LivePipeline) -> None:
     assert near(picture(pipeline_a, "a cat", subseed=9, subseed_strength=0.4), by_hand)
 
 
+@pytest.mark.slow
 def test_the_noise_of_later_steps_may_have_a_seed_of_its_own(pipeline_a: LivePipeline) -> None:
     noise = PictureNoise(7, delta=31337)
     by_hand = drawn_by_hand(pipeline_a, ["a cat"], noise, "Euler a")

@@ -95,6 +95,7 @@ def test_what_the_network_believes_is_known_at_every_step(sampler: str, predicti
     scheduler = build_scheduler(sampler, prediction_type=prediction)
     tap = Tap(scheduler)
     scheduler.set_timesteps(6)
+    given = {"generator": [torch.Generator(), torch.Generator()]} if "SDE" in sampler else {}
     picture, noise = latents_of(3), torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(4))
     for timestep in scheduler.timesteps:
         time, below = float(timestep), int(timestep)
@@ -104,7 +105,7 @@ def test_what_the_network_believes_is_known_at_every_step(sampler: str, predicti
         seen = seen + noise * ((1 - alpha) / alpha if scheduler.init_noise_sigma > 1 else 1 - alpha) ** 0.5
         said = noise if prediction == "epsilon" else noise * alpha**0.5 - picture * (1 - alpha) ** 0.5
         scheduler.scale_model_input(seen, timestep)
-        scheduler.step(said, timestep, seen)
+        scheduler.step(said, timestep, seen, **given)
         assert torch.allclose(tap.denoised(), picture, atol=2e-3)
 
 

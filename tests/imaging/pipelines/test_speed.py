@@ -98,6 +98,7 @@ def test_pictures_are_drawn_with_the_kernels_of_attention_that_were_asked_for(
         gpus.draw(RINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what is freed")
 def test_memory_that_is_freed_is_not_cleared_again() -> None:
     pytest.importorskip("resource")

@@ -91,7 +91,16 @@ def drawn(folder: Path | None, text: str, count: int = 200) -> set[str]:
         ("{word}", {"{word}"}),
         ("{word {a|b}}", {"{word a}", "{word b}"}),
         (r"\{a|b\}", {r"\{a|b\}"}),
-        ("${c={a|b}} ${c}", {"${c={a|b}} ${c}"}),
+        ("{~a|b}", {"a", "b"}),
+        ("{@2$$a|b}", {"a, b", "b, a"}),
+        ("${c={a|b}} x ${c}", {"x a", "x b"}),
+        ("${c=!{a|b}} ${c}${c}", {"aa", "bb"}),
+        ("${c={a|b}} ${c}${c}", {"aa", "bb", "ab", "ba"}),
+        ("${c=a}${d=${c} b} ${d:z} ${ c }", {"a b a"}),
+        ("${c:z} ${d} ${oc.env:HOME}", {"${c:z} ${d} ${oc.env:HOME}"}),
+        ("${c=a} ${d:z}", {"${d:z}"}),
+        (r"\${c=a} ${c}", {r"\${c=a} ${c}"}),
+        ("${c={a|b} ${c}", {"${c=a ${c}", "${c=b ${c}"}),
         ("a|b} {", {"a|b} {"}),
     ],
 )
@@ -135,3 +144,21 @@ def test_choices_that_make_no_sense_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             expand(tmp_path, text)
+
+
+def test_variables_that_hold_themselves_are_refused() -> None:
+    for text in ("${c=x ${c}} ${c}", "${c=${d}}${d=${c}} ${c}", "${c=${c}${c}} ${c}"):
+        with pytest.raises(ConfigError, match="its variables refer to each other endlessly in"):
+            drawn(None, text)
+
+
+def test_what_a_list_of_words_holds_is_words(tmp_path: Path) -> None:
+    (tmp_path / "lists.yaml").write_text("answers: [no, 1.10, 1e3]\nhair: blonde\n")
+    assert drawn(tmp_path, "__answers__") == {"no", "1.10", "1e3"}
+    assert drawn(tmp_path, "__hair__ __lists/hair__") == {"blonde blonde"}
+
+
+def test_lists_are_named_as_the_extension_and_windows_do(tmp_path: Path) -> None:
+    (tmp_path / "animals").mkdir()
+    (tmp_path / "animals" / "cat.txt").write_text("tabby\n")
+    assert drawn(tmp_path, r"__animals\cat__ __~animals/cat__ __@animals/cat__") == {"tabby tabby tabby"}

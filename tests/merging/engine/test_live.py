@@ -31,6 +31,7 @@ def test_a_live_merge_is_the_file_merge_bit_for_bit(tmp_path: Path, variant: Var
         assert equal(destinations, expected[vae])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("method", "source", "recipe"),  # all pairs of the three
     [

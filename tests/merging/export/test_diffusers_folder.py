@@ -139,6 +139,7 @@ def test_a_folder_as_model_a_lends_its_settings(
     )
 
 
+@pytest.mark.slow
 def test_a_merged_folder_can_be_merged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "a", "sd1", 0)
@@ -151,6 +152,7 @@ def test_a_merged_folder_can_be_merged_again(tmp_path: Path, monkeypatch: pytest
     assert all(torch.equal(same[key], tensor) for key, tensor in first.items())
 
 
+@pytest.mark.slow
 def test_a_transformer_alone_says_what_the_folder_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +213,7 @@ def test_settings_of_another_model_are_refused(
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_the_scheduler_is_told_what_the_model_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tree = write_tree(tmp_path / "tree", "sdxl")
@@ -320,6 +323,7 @@ def test_what_dead_processes_left_is_put_right(tmp_path: Path, monkeypatch: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("file", "change", "word"),
     [

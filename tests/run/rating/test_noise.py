@@ -83,6 +83,7 @@ def test_one_picture_in_so_many_is_asked_again_hidden_among_the_others(tmp_path:
     assert [trial.values for trial in complete_trials(load(folder))] == [[5.0]] * 8
 
 
+@pytest.mark.slow
 def test_repeats_change_no_score_and_their_noise_reaches_the_search(tmp_path: Path) -> None:
     """A rater who gives 8 the first time and 5 the second; from five repeats on their scores are worth little."""
     folder, setup = a_study(tmp_path, waiting=0, init_points=14, n_iters=0, scoring=ScoringConfig(repeats=2))

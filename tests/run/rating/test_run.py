@@ -121,6 +121,7 @@ def test_what_waits_is_there_again_after_a_death_and_is_not_drawn_again(tmp_path
     assert values(folder) == [[7.0]] * 6
 
 
+@pytest.mark.slow
 def test_a_rating_that_was_confirmed_by_a_process_that_died_then_counts_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
     setup = by_hand(ScoringConfig(page=True, ahead=1))
@@ -160,6 +161,7 @@ def test_a_trial_called_void_is_replaced(tmp_path: Path) -> None:
     assert rater.reports[0].reason == "marked by hand as one that cannot be judged"
 
 
+@pytest.mark.slow
 def test_pictures_that_are_lost_are_drawn_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
 
@@ -198,6 +200,7 @@ def test_in_the_terminal_each_trial_is_asked_about_when_it_is_drawn(tmp_path: Pa
     assert len(evaluator.drawn) == 8
 
 
+@pytest.mark.slow
 def test_pictures_of_two_trials_are_mixed_and_confirmed_together(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "study")
     shown: list[int] = []

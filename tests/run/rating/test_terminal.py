@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bayes_merger.config import ScoringConfig
 from bayes_merger.errors import Paused
@@ -18,8 +19,9 @@ class Person:
 
     def __init__(self, folder: RunFolder, *answers: str, confirm: bool = False) -> None:
         self.answers, self.questions, self.opened = list(answers), list[str](), list[Path]()
+        self.told: list[str] = []
         viewer = Viewer("view", tell=lambda _: None, start=lambda command: self.opened.append(Path(command[-1])))
-        self.scorer = ManualScorer(ask=self.ask, tell=lambda _: None, shown=viewer, confirm=confirm)
+        self.scorer = ManualScorer(ask=self.ask, tell=self.told.append, shown=viewer, confirm=confirm)
         self.scorer.prepare(folder.path)
 
     def ask(self, question: str) -> str:
@@ -49,6 +51,23 @@ def test_the_names_of_files_tell_nothing_and_the_files_stay(tmp_path: Path) -> N
     rate_in_terminal(folder, person.scorer)
     assert [path.parent for path in person.opened] == [folder.path / "to_rate"] * 2
     assert all(len(path.stem) == 16 and path.is_file() for path in person.opened)
+
+
+def test_how_many_are_rated_is_said_and_nothing_of_their_scores(tmp_path: Path) -> None:
+    folder, _ = a_study(tmp_path, waiting=2, init_points=2, n_iters=5)
+    person = Person(folder, "7", "8", "5", "6")
+    rate_in_terminal(folder, person.scorer)
+    assert person.told == ["0 of 7 merges are rated", "1 of 7 merges are rated"]
+
+
+def test_the_best_so_far_is_shown_beside(tmp_path: Path) -> None:
+    folder, _ = a_study(tmp_path, waiting=2)
+    person = Person(folder, "b", "7", "8", "b", "5", "6")
+    rate_in_terminal(folder, person.scorer)
+    assert "  there is no best merge yet" in person.told
+    (beside,) = [path for path in person.opened if path.stem.endswith("-best")]
+    with Image.open(beside) as both, Image.open(person.opened[-1]) as one:
+        assert both.size == (2 * one.width, one.height)
 
 
 def test_a_trial_called_void_is_left(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_three_numbers_are_three_scores(path: Path) -> None:
     person = Person(path, "7", "7.5", "7,25")
     assert person.scorer.score(THREE) == [7.0, 7.5, 7.25]
     assert person.places() == ["image 1/3 portrait", "image 2/3 portrait", "image 3/3 city"]
-    assert person.questions[0].endswith("[0-10, u undo, s later, v void, p prompt, o open, q pause] > ")
+    assert person.questions[0].endswith("[0-10, u undo, s later, v void, b best, p prompt, q pause] > ")
     assert all(rating.ms is not None for rating in Ledger(path).ratings())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bayes_merger.processes import end
 from bayes_merger.scoring.people.viewer import Viewer, half_blocks
 from tests.scoring.pictures import noise
 
@@ -87,14 +88,17 @@ def test_a_viewer_that_fails_or_stays_open_is_not_waited_for(tmp_path: Path) -> 
     picture = tmp_path / "a.png"
     noise(1).save(picture)
     viewer.show(picture, noise(1))
-    (process,) = viewer._running
+    process = viewer._running
+    assert process is not None
     assert process.poll() is None
     while not picture.with_suffix(".seen").exists():
         assert process.poll() is None
         time.sleep(0.02)
     assert picture.exists()
-    process.kill()
-    process.wait()
+    viewer.show(picture, noise(1))  # an evening's pictures are one window, not as many
+    assert process.poll() is not None
+    assert viewer._running is not None
+    end(viewer._running)
 
 
 def test_a_terminal_without_a_display_gets_characters() -> None:
@@ -102,6 +106,16 @@ def test_a_terminal_without_a_display_gets_characters() -> None:
     desk.viewer({"TERM": "xterm-256color", "COLORTERM": "truecolor", "SSH_CONNECTION": "x"}).show(PATH, noise(1))
     assert "\x1b[38;2;" in desk.lines[1]
     assert desk.started == []
+
+
+def test_who_sees_a_sketch_is_told_once_where_the_whole_picture_is() -> None:
+    desk = Desk()
+    viewer = desk.viewer({"TERM": "xterm-256color"})
+    viewer.show(PATH, noise(1))
+    viewer.show(PATH, noise(2))
+    assert [line for line in desk.lines if "rate NAME" in line] == [
+        "  (a sketch: bayes-merger rate NAME  shows pictures whole, in a browser, over ssh too)"
+    ]
 
 
 @pytest.mark.parametrize("environ", [{"TERM": "dumb"}, {}, {"TERM": "xterm", "NO_COLOR": ""}])

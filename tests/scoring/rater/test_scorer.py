@@ -101,6 +101,7 @@ def test_a_merge_is_predicted_from_the_ratings_of_others(tmp_path: Path) -> None
     assert scorer.score(own) == before
 
 
+@pytest.mark.slow
 def test_it_answers_where_it_is_surer_than_a_rating_and_writes_it_down(tmp_path: Path) -> None:
     scorer = rated(tmp_path, 40)
     fresh = [picture(number, 0) for number in range(900, 960)]

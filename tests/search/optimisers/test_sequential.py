@@ -24,7 +24,8 @@ from optuna.trial import TrialState
 from bayes_merger.compose import build, compose_run
 from bayes_merger.errors import BayesMergerError, ConfigError
 from bayes_merger.search.samplers import lhs, make_sampler
-from bayes_merger.search.space.space import SearchSpace, build_space
+from bayes_merger.search.space.building import build_space
+from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.study import create_study, open_storage, recover
 from bayes_merger.search.study.workers import Worker
 from bayes_merger.testing.samplers import SamplerContract
@@ -114,7 +115,7 @@ def test_a_study_goes_on_after_a_kill_as_if_nothing_had_been(name: str, tmp_path
     assert searched(tmp_path / "killed.db", space, SAMPLERS[name], killed_in=8) == whole
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_seed_of_the_study_is_the_sampler_s(name: str, tmp_path: Path, space: SearchSpace) -> None:
     first = searched(tmp_path / "0.db", space, SAMPLERS[name])
@@ -124,7 +125,7 @@ def test_the_seed_of_the_study_is_the_sampler_s(name: str, tmp_path: Path, space
     assert other != first
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_it_is_what_plain_optuna_does_with_the_same_seed(name: str, tmp_path: Path, space: SearchSpace) -> None:
     study = optuna.create_study(direction="maximize", sampler=SAMPLERS[name](seed=3))

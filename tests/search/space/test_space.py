@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from bayes_merger.errors import ConfigError
+from bayes_merger.search.space.building import build_space
 from bayes_merger.search.space.guide import space_from_guide
-from bayes_merger.search.space.space import Parameter, SearchSpace, build_space
+from bayes_merger.search.space.space import Parameter, SearchSpace
 
 BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
 ALPHA = {"alpha": (0.0, 1.0)}

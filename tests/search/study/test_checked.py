@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from bayes_merger.run.record import chosen_trial, complete_trials, left_out, posterior_of
 from bayes_merger.search import samplers
-from bayes_merger.search.space.space import build_space
+from bayes_merger.search.space.building import build_space
 from bayes_merger.search.study.alive import recover
 from bayes_merger.search.study.checked import CheckedStudy, checked, reads_once
 from bayes_merger.search.study.fork import inheritance
@@ -63,6 +63,7 @@ def test_a_trial_with_all_values_is_completed(study: CheckedStudy, values: dict[
     ]  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("values", "score", "why"),
     [
@@ -110,7 +111,7 @@ def test_a_trial_that_another_program_has_running_is_not_waited_for(study: Check
     assert finished(study) == 2
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "attributes",
     [

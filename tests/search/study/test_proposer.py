@@ -53,6 +53,7 @@ def states(study: Study) -> list[str]:
     return [trial.state.name for trial in study.get_trials(deepcopy=False)]
 
 
+@pytest.mark.sampled(1)
 def test_one_suggestion_waits_and_the_budget_is_exact(where: str) -> None:
     study = new_study(where)
     told = []
@@ -99,6 +100,7 @@ def test_one_suggestion_waits_for_each_worker_that_draws_nothing_and_always_one(
         assert [waiting(study), proposer.look(), waiting(study)] == [0, True, 1]
 
 
+@pytest.mark.sampled(1)
 def test_for_those_who_are_done_before_the_next_look_as_many_wait_as_they_took(where: str) -> None:
     study = new_study(where, rows=7)
     proposer = Proposer(study, SPACE, 100)
@@ -115,6 +117,7 @@ def test_for_those_who_are_done_before_the_next_look_as_many_wait_as_they_took(w
         assert not proposer.look()
 
 
+@pytest.mark.sampled(1)
 def test_however_long_workers_slept_between_two_looks_as_much_waits_for_them(where: str) -> None:
     study = new_study(where, rows=4)
     proposer = Proposer(study, SPACE, 100)
@@ -131,6 +134,7 @@ def test_however_long_workers_slept_between_two_looks_as_much_waits_for_them(whe
         assert waiting(study) == 4
 
 
+@pytest.mark.sampled(1)
 def test_nothing_waits_for_those_who_gave_no_sign_of_life_for_a_minute(where: str) -> None:
     study = new_study(where, rows=4)
     proposer = Proposer(study, SPACE, 100)
@@ -155,6 +159,7 @@ def test_through_optuna_s_own_api_as_much_waits(tmp_path: Path) -> None:
         assert OptunaTransaction(study, backend(study)).look(for_workers=True).workers == ids
 
 
+@pytest.mark.sampled(1)
 def test_who_stands_by_reads_the_trials_and_the_others_wait_for_it(where: str) -> None:
     study, clock = new_study(where, rows=3), Clock()
     stranger(study)
@@ -172,6 +177,7 @@ def test_who_stands_by_reads_the_trials_and_the_others_wait_for_it(where: str) -
         assert [have_read(one) for one in (study, *(worker.study for worker in workers))] == [True, False, False, False]
 
 
+@pytest.mark.sampled(1)
 def test_where_nobody_stands_by_the_first_whose_patience_ends_reads_and_suggests(where: str) -> None:
     study, clock = new_study(where), Clock()
     stranger(study)
@@ -208,6 +214,7 @@ def have_read(study: Study) -> bool:
     return strangers(study) == 1
 
 
+@pytest.mark.sampled(1)
 def test_who_only_takes_reads_no_trials(where: str) -> None:
     study = new_study(where, rows=1)
     stranger(study)

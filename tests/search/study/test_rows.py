@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import subprocess
@@ -61,6 +62,25 @@ def test_it_reads_what_optuna_reads(file: Path, name: str) -> None:
     assert ours.best_trials == theirs.best_trials
     assert read(file).get_trial(theirs.trials[2]._trial_id) == theirs.trials[2]
     assert optuna.get_all_study_names(read(file)) == ["one", "two"]
+
+
+def test_a_study_that_is_alone_in_its_file_is_read_as_optuna_reads_it(file: Path) -> None:
+    optuna.delete_study(study_name="two", storage=f"sqlite:///{file}")
+    ours = optuna.load_study(study_name="one", storage=read(file))
+    assert ours.trials == optuna.load_study(study_name="one", storage=f"sqlite:///{file}").trials
+    assert len(ours.trials) == 5
+
+
+@pytest.mark.parametrize("texts", [("1,2", "[3"), ("[1", "2]"), ("1", "")])
+def test_texts_that_only_make_sense_together_make_none(file: Path, texts: tuple[str, str]) -> None:
+    database = sqlite3.connect(file)
+    with database:
+        for id, text in enumerate(texts, start=1):
+            own = "trial_user_attribute_id = ?"
+            database.execute(f"UPDATE trial_user_attributes SET value_json = ? WHERE {own}", (text, id))
+    database.close()
+    with pytest.raises(json.JSONDecodeError):
+        read(file).get_all_trials(1)
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,19 @@ from tests.postgres import PASSWORD
         ("postgresql://ann:secret@db:5433/m?sslmode=require", "postgresql://ann@db:5433/m?sslmode=require"),
         ("postgresql://db/m?user=ann&password=secret", "postgresql://db/m?user=ann"),
         ("postgresql://ann:secret@db:port/m", "postgresql://..."),
+        ("postgresql://ann:se@cret@db/m", "postgresql://..."),
+        ("postgresql://ann:s@c/ret@db/m", "postgresql://..."),
+        ("postgresql://ann@org:secret@db/m", "postgresql://ann%40org@db/m"),
         ("runs/a b/study.db", "runs/a b/study.db"),
     ],
 )
 def test_what_is_shown_of_an_address_has_no_password(address: str, shown: str) -> None:
     assert redacted(address) == shown
+
+
+def test_an_at_sign_in_a_password_is_answered() -> None:
+    with pytest.raises(ConfigError, match=r"storage: postgresql://\.\.\. has two @; in a password it is written %40"):
+        open_storage("postgresql://ann:se@cret@db/m")
 
 
 def test_a_server_that_is_not_there_is_one_line_without_the_password() -> None:

@@ -41,7 +41,7 @@ def test_no_request_that_the_document_allows_is_a_fault(api: Any, known: bool) -
             continue  # they do not end
 
         @settings(
-            max_examples=3, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
+            max_examples=2, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(

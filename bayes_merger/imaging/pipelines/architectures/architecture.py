@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +13,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import Hires
 from bayes_merger.imaging.pipelines.loading import LoadedModel
-from bayes_merger.imaging.pipelines.schedulers import build_scheduler
+from bayes_merger.imaging.pipelines.schedulers import build_scheduler, steps_of_second_pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,10 @@ class Conditioning:
     def rows(self, part: slice) -> Conditioning:
         """The same of some of the prompts."""
         return Conditioning(self.embeddings[part], None if self.pooled is None else self.pooled[part])
+
+    def repeated(self, times: int) -> Conditioning:
+        """The same words several times: to attention that reads nothing else, they are what they are once."""
+        return self if times == 1 else replace(self, embeddings=self.embeddings.repeat(1, times, 1))
 
     def arguments(self, front: str = "") -> dict[str, Tensor]:
         """For a call of diffusers' pipeline, which may write into it; `negative_` is in front of what to avoid."""
@@ -88,6 +92,7 @@ class DrawnArchitecture:
         guided: whether negative prompts are drawn, at twice the cost.
         second_pipeline: name of the class in diffusers that draws a second pass; empty where there is none.
         pooled_on_the_way: what diffusers' pipeline calls pooled embeddings on the way.
+        words_apart: whether words are attended to apart from the picture, and so may be as long as they are.
         time_unit: the timestep of pure noise, as the network is told it.
     """
 
@@ -102,6 +107,7 @@ class DrawnArchitecture:
     guided: ClassVar[bool] = True
     second_pipeline: ClassVar[str] = ""
     pooled_on_the_way: ClassVar[str] = ""
+    words_apart: ClassVar[bool] = True
     time_unit: ClassVar[float] = 1000.0
     components: ClassVar[Mapping[str, Any]] = {}
 
@@ -164,6 +170,7 @@ class DrawnArchitecture:
             payload.scheduler,
             prediction_type=self.model.prediction_type,
             zero_snr=self.model.zero_snr,
+            rng=payload.rng,
         )
 
     @property
@@ -178,6 +185,14 @@ class DrawnArchitecture:
             ConfigError: one is longer than can be read.
         """
         raise NotImplementedError
+
+    def chunks(self, wanted: Sequence[str], unwanted: Sequence[str]) -> tuple[int, int]:
+        """How many chunks of tokens the prompt and the negative prompt of a picture take, whatever they change to.
+
+        Web UIs do not fill up the shorter one with empty chunks, of which the denoiser would read something.
+        """
+        sides = self.length(wanted), self.length(unwanted)
+        return sides if self.words_apart else (max(sides), max(sides))
 
     def encode(
         self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
@@ -206,7 +221,8 @@ class DrawnArchitecture:
     def second_options(self, hires: Hires) -> dict[str, Any]:
         """Further arguments of the pipeline of the second pass: of which steps it has the last ones."""
         # diffusers draws `int(steps * strength)` of them; half a step more makes it those that were asked for
-        return {"strength": min(1.0, (hires.steps + 0.5) / hires.schedule_steps)}
+        steps = steps_of_second_pass(hires.sampler_name, hires.schedule_steps, hires.steps)
+        return {"strength": min(1.0, (steps + 0.5) / hires.schedule_steps)}
 
     def unpacked(self, latents: Tensor, payload: Payload) -> Tensor:
         """Latents `(n, channels, height / 8, width / 8)` of those that the pipeline gives."""

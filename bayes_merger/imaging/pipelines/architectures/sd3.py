@@ -24,6 +24,7 @@ class StableDiffusion3(DrawnArchitecture):
     """SDXL's two text encoders, and behind them T5's words; where T5 is missing there are zeros, as in diffusers."""
 
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
+    words_apart: ClassVar[bool] = False
     second_pipeline: ClassVar[str] = "StableDiffusion3Img2ImgPipeline"
     network: ClassVar[str] = "transformer"
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3")

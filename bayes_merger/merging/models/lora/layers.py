@@ -61,8 +61,10 @@ _TEXT_ENCODERS = (
 _FLUX_T5 = _TextEncoder(_TEXT_ENCODERS[-1].prefix, ("te3", "te2", "t5xxl"))  # Flux has two: te2 to most, te3 to kohya
 
 _WRAPPERS = re.compile(r"(?:base_model\.model\.|_orig_mod\.|module\.){0,3}")
+_MEANINGLESS = re.compile(r"_orig_mod[._]|processor\.(?=to_)")  # of compiled models; of diffusers' first attention
+_TO_OUT = re.compile(r"(?<=[._])to_out$")  # ComfyUI leaves its number out
 _PARTS = (  # prefix of a layer's name, and the part of the model that it means
-    (re.compile(r"(?:(?:model\.)?diffusion_model|unet|transformer)\."), "unet"),
+    (re.compile(r"(?:(?:(?:model\.)?diffusion_model|unet|transformer)\.){1,2}"), "unet"),
     (re.compile(r"(?:lora|lycoris|oft)_(?:unet|transformer)_"), "unet"),
     (re.compile(r"(?:lora|lycoris|oft)_(te[123]?)_"), r"\1"),
     (re.compile(r"text_encoder_([123])\."), r"te\1"),
@@ -121,6 +123,7 @@ def find_layer(name: str, table: Mapping[str, Layer]) -> Layer | None:
             part of the model, again a wrapper, and the layer.
         table: of the checkpoint, from ``layers_by_id``.
     """
+    name = _TO_OUT.sub(r"\g<0>.0", _MEANINGLESS.sub("", name))
     return next((table[found] for found in _ids(name) if found in table), None)
 
 
@@ -132,13 +135,15 @@ def _ids(name: str) -> Iterator[str]:
             rest = _WRAPPERS.sub("", name[found.end() :], count=1)
             yield f"{found.expand(part)}_{rest}".replace(".", "_")
     yield f"unet_{name}".replace(".", "_")
+    yield name.replace(".", "_")
 
 
 def layers_by_id(shapes: Shapes) -> dict[str, Layer]:
     """Every id that a LoRA may use -> the layer of the checkpoint with these tensors."""
     table: dict[str, Layer] = {}
     for layer, ids in _layers(shapes):
-        for found in ids:
+        whole = () if layer.rows or layer.swapped else (layer.weight.removesuffix(".weight").replace(".", "_"),)
+        for found in (*ids, *whole):
             table.setdefault(found, layer)
     return table
 

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 NO_EFFECT = "do not and have no effect"
 """Wording in the note on a LoRA for layers that model A does not have."""
 
-_ABOUT = {"alpha", "dora_scale", "magnitude", "reshape_weight"}  # parameters that say how another one is applied
+_STRENGTH = {"alpha", "scale"}
+_ABOUT = {*_STRENGTH, "dora_scale", "magnitude", "reshape_weight"}  # parameters that say how another one is applied
 _BIASES = {"diff_b", "up_bias"}
-_ANY_DTYPE = {"alpha", "on_input", "reshape_weight"}
+_ANY_DTYPE = {*_STRENGTH, "on_input", "reshape_weight"}
 
 _MOST = 50_000  # tensors; real files have a few thousand, and each is looked up
 
@@ -147,7 +148,7 @@ class LoraModel(ModelView):
         Raises:
             CheckpointError: what says it is damaged.
         """
-        if "alpha" in patch.parts or not patch.rank:
+        if _STRENGTH & set(patch.parts) or not patch.rank:
             return False
         peft = any(part in key for key in patch.parts.values() for part in (".lora_A", ".lora_B", "base_model.model."))
         return self._strengths.of(patch.name, None, patch.rank) is None and peft
@@ -191,6 +192,8 @@ class LoraModel(ModelView):
     def _strength(self, patch: Patch) -> float:
         if "oft_blocks" in patch.parts:  # its alpha is a limit
             return 1.0
+        if "scale" in patch.parts:  # goes before an alpha, as in A1111
+            return float(self.part(patch, "scale").reshape(()))
         alpha = float(self.part(patch, "alpha").reshape(())) if "alpha" in patch.parts else None
         try:
             strength = self._strengths.of(patch.name, alpha, patch.rank)
@@ -255,10 +258,11 @@ def _patches(base: Checkpoint, lora: Checkpoint) -> tuple[tuple[Patch, ...], tup
             raise CheckpointError(f"{both} are the same parameter under two names; keep one")
         found[layer.name] = Patch(name, layer, {**parts, part: key})
     for own, patch in list(found.items()):
-        if "weight" in patch.parts and "on_input" not in patch.parts:  # a whole tensor, which is no change
-            unmatched[patch.parts["weight"]] = None
-            rest = {part: key for part, key in patch.parts.items() if part != "weight"}
-            found[own] = replace(patch, parts=rest)
+        idle = set() if "on_input" in patch.parts else {"weight"}  # a whole tensor, which is no change
+        if not set(patch.parts) - _STRENGTH - idle:
+            idle |= _STRENGTH  # of factors that somebody has taken out
+        unmatched |= dict.fromkeys(key for part, key in patch.parts.items() if part in idle)
+        found[own] = replace(patch, parts={part: key for part, key in patch.parts.items() if part not in idle})
     fitting = tuple(patch for patch in found.values() if patch.parts)
     if not fitting:
         example = printable(next(iter(unmatched), ""))
@@ -282,7 +286,7 @@ def _checked(patch: Patch, lora: Checkpoint, base: Checkpoint, strengths: Streng
                 f"'{printable(key)}' is in {lora.dtypes[key]}; only floating point LoRAs are supported"
             )
     shapes = {part: lora.shapes[key] for part, key in patch.parts.items()}
-    for part in ("alpha", "on_input"):
+    for part in ("alpha", "scale", "on_input"):
         if math.prod(shapes.get(part, ())) != 1:
             raise CheckpointError(f"'{printable(patch.parts[part])}' is {list(shapes[part])}, and {part} is one number")
     _check_bias(patch, shapes, base)

@@ -6,9 +6,11 @@ import re
 
 from bayes_merger.errors import CheckpointError, printable
 
-_ADAPTER = r"(?:\.(?!weight$|bias$)\w+)?(?:\.weight)?$"  # PEFT's name of the adapter, which some files keep
+_ADAPTER = r"(?:\.(?!weight$|bias$)[\w-]+)?(?:\.weight)?$"  # PEFT's name of the adapter, which some files keep
 
 _ENDS = (  # the end of a key, which parameter that is, and what belongs to the layer's name; the first that fits counts
+    (re.compile(r"\.processor(\.\w+)_lora\.alpha$"), "alpha", r"\1"),
+    (re.compile(r"(?:[._]lora|\.lora_linear_layer|\.lora_[AB])?\.(?:lora_|network_)?alpha$"), "alpha", ""),
     (re.compile(r"\.processor\.(qkv|proj)_lora([12])\.(down|up)\.weight$"), r"\3", r".\2_attn.\1"),
     (re.compile(r"(?<=\d)\.processor\.qkv_lora\.(down|up)\.weight$"), r"\1", ".linear1_qkv"),
     (re.compile(r"(?<=\d)\.processor\.proj_lora\.(down|up)\.weight$"), r"\1", ".linear2"),
@@ -17,15 +19,14 @@ _ENDS = (  # the end of a key, which parameter that is, and what belongs to the 
     (re.compile(r"(?:\.lora_|\.lora\.|\.lora_linear_layer\.|_lora\.)(down|up|mid)\.weight$"), r"\1", ""),
     (re.compile(r"\.lora_A" + _ADAPTER), "down", ""),
     (re.compile(r"\.lora_B" + _ADAPTER), "up", ""),
-    (re.compile(r"\.lora_B(?:\.\w+)?\.bias$"), "up_bias", ""),
+    (re.compile(r"\.lora_B(?:\.[\w-]+)?\.bias$"), "up_bias", ""),
     (re.compile(r"\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))" + _ADAPTER), r"\1", ""),
     (re.compile(r"\.([ab][12m])\.weight$"), r"\1", ""),
-    (re.compile(r"\.(oft_blocks|rescale|on_input)$"), r"\1", ""),
+    (re.compile(r"\.(oft_blocks|rescale|on_input|scale)$"), r"\1", ""),
     (re.compile(r"\.(oft_R|boft_R|boft_s|ia3_l)" + _ADAPTER), r"\1", ""),
     (re.compile(r"\.(?:diff|w_norm)$"), "diff", ""),
     (re.compile(r"\.(?:diff_b|b_norm)$"), "diff_b", ""),
     (re.compile(r"\.(set_weight|reshape_weight)$"), r"\1", ""),
-    (re.compile(r"\.(?:lora_|network_)?alpha$"), "alpha", ""),
     (re.compile(r"(?:\.lora)?\.dora(?:_scale)?(?:\.weight)?$"), "dora_scale", ""),
     (re.compile(r"\.lora_magnitude_vector" + _ADAPTER), "magnitude", ""),
     (re.compile(r"\.weight$"), "weight", ""),  # IA3's, and whole tensors, which are no difference

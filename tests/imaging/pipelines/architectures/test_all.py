@@ -46,7 +46,7 @@ class Family:
         self.pipeline.text_encoder_changed()
 
 
-pytestmark = pytest.mark.sampled(2)
+pytestmark = pytest.mark.sampled(1)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

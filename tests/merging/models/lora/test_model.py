@@ -88,12 +88,70 @@ def test_up_times_down_is_scaled_by_alpha_over_rank_and_added(tmp_path: Path) ->
          "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.default.weight"),
         ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.lora_B.weight",
          "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.lora_A.weight"),
+        ("base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_B.pixel-art.weight",
+         "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.pixel-art.weight"),
+        ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k.lora_B.weight",
+         "unet.unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight"),
+        ("lora_unet__orig_mod_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight",
+         "lora_unet_down_blocks_0_attentions_0__orig_mod_transformer_blocks_0_attn2_to_k.lora_down.weight"),
+        (f"{MATRIX.removesuffix('.weight')}.lora_up.weight", f"{MATRIX.removesuffix('.weight')}.lora_down.weight"),
     ],
 )  # fmt: skip
 def test_every_trainer_s_names_are_understood(tmp_path: Path, names: tuple[str, str]) -> None:
     lora = opened(tmp_path, {names[0]: column(1, 2), names[1]: row(10, 20)})
     assert lora.tensor(MATRIX).tolist() == [[11, 22], [23, 44]]
     assert lora.unmatched == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_out",
+     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_out",
+     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0"],
+)  # fmt: skip
+def test_the_number_of_the_last_layer_of_attention_may_be_left_out(tmp_path: Path, name: str) -> None:
+    out = MATRIX.replace("to_k", "to_out.0")
+    tensors = {f"{name}.lora_up.weight": column(1, 2), f"{name}.lora_down.weight": row(10, 20)}
+    assert opened(tmp_path, tensors, {out: torch.zeros(2, 2)}).tensor(out).tolist() == [[10, 20], [20, 40]]
+
+
+def test_a_text_encoder_s_own_name_in_the_checkpoint_is_understood(tmp_path: Path) -> None:
+    name = TEXT.removesuffix(".weight")
+    lora = opened(tmp_path, {f"{name}.lora_up.weight": column(1, 2), f"{name}.lora_down.weight": row(3, 4)})
+    assert lora.tensor(TEXT).tolist() == [[3, 4], [6, 8]]
+
+
+@pytest.mark.parametrize(
+    ("pair", "alpha"),
+    [
+        ((".lora_B.weight", ".lora_A.weight"), ".alpha"),
+        ((".lora_B.weight", ".lora_A.weight"), ".lora_A.alpha"),
+        ((".lora.up.weight", ".lora.down.weight"), ".lora.alpha"),
+        ((".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"), ".lora_linear_layer.alpha"),
+        (("_lora.up.weight", "_lora.down.weight"), "_lora.alpha"),
+    ],
+)
+@pytest.mark.parametrize("room", ["", "processor."])
+def test_alpha_stands_where_the_factors_do(tmp_path: Path, pair: tuple[str, str], alpha: str, room: str) -> None:
+    stem = f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.{room}to_k"
+    tensors = {stem + pair[0]: column(1, 2), stem + pair[1]: row(10, 20), stem + alpha: torch.tensor(0.5)}
+    lora = opened(tmp_path, tensors)
+    assert lora.tensor(MATRIX).tolist() == [[1 + 5, 2 + 10], [3 + 10, 4 + 20]]
+    assert lora.unmatched == ()
+
+
+def test_a_scale_goes_before_alpha(tmp_path: Path) -> None:
+    pair = {f"{K}.lora_up.weight": column(1, 2), f"{K}.lora_down.weight": row(10, 20)}
+    said = {f"{K}.scale": torch.tensor([0.5]), f"{K}.alpha": torch.tensor(4.0)}
+    assert opened(tmp_path, pair | said).tensor(MATRIX).tolist() == [[1 + 5, 2 + 10], [3 + 10, 4 + 20]]
+
+
+def test_an_alpha_whose_factors_were_taken_out_does_nothing(tmp_path: Path) -> None:
+    pair = {f"{K}.lora_up.weight": column(1, 2), f"{K}.lora_down.weight": row(10, 20)}
+    lora = opened(tmp_path, pair | {f"{C}.alpha": torch.tensor(4.0)})
+    assert lora.tensor(MATRIX).tolist() == [[11, 22], [23, 44]]
+    assert lora.changed == {MATRIX}
+    assert lora.unmatched == (f"{C}.alpha",)
 
 
 def test_diffusers_says_alpha_in_the_metadata(tmp_path: Path) -> None:
@@ -402,7 +460,7 @@ BROKEN = {
     "half a LoHa": ({f"{K}.hada_w1_a": column(1, 2), f"{K}.hada_w1_b": row(1, 2)}, "lacks its hada_w2_a"),
     "whole numbers": ({f"{K}.diff": torch.ones(2, 2, dtype=torch.int64)}, "I64"),
     "alpha of many": ({f"{K}.lora_up.weight": column(1, 2), f"{K}.lora_down.weight": row(1, 1), f"{K}.alpha": row(1, 2)}, "one number"),
-    "alpha alone": ({f"{K}.alpha": torch.tensor(1.0)}, "nothing to scale"),
+    "alpha alone": ({f"{K}.alpha": torch.tensor(1.0)}, "none of its 1 layers"),
     "a bias of another size": ({f"{C}.diff_b": torch.ones(5)}, r"\[5\]"),
     "twice": ({f"{K}.diff": torch.ones(2, 2), f"{K.replace('down_blocks_0_attentions_0', 'input_blocks_1_1')}.diff": torch.ones(2, 2)}, "two names|same parameter"),
     "a length for nothing": ({f"{K}.diff": torch.ones(2, 2), f"{K}.dora_scale": torch.tensor(1.0)}, "dora_scale' is"),
@@ -446,6 +504,7 @@ def test_nan_in_a_lora_is_named_when_it_is_met(tmp_path: Path) -> None:
         lora.scan()
 
 
+@pytest.mark.slow
 def test_a_lora_of_too_many_tensors_or_too_long_names_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="it holds 50001 tensors"):
         opened(tmp_path, {f"lora_{number}.diff": torch.ones(0) for number in range(50_001)})
