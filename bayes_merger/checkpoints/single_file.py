@@ -258,16 +258,17 @@ def _largest(table: object, names: Collection[str] | None, depth: int = 4) -> di
     import torch
 
     found: dict[str, Tensor] = {}
-    seen, level = {id(table)}, [table]
+    seen: set[int] = set()  # a pickle may name one table a million times
+    level = [table]
     for _ in range(depth):
-        tables = [each for each in level if isinstance(each, dict)]
-        level = []
-        for each in tables:
-            own = {k: v for k, v in each.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-            found = max(found, own, key=len)
-            inside = each.values() if names is None else [each[name] for name in names if name in each]
-            level += [value for value in inside if isinstance(value, dict) and id(value) not in seen]
-            seen.update(map(id, level))
+        inside: list[object] = []
+        for each in level:
+            if isinstance(each, dict) and id(each) not in seen:
+                seen.add(id(each))
+                own = {k: v for k, v in each.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+                found = max(found, own, key=len)
+                inside += each.values() if names is None else (each[name] for name in names if name in each)
+        level = inside
     return found
 
 

@@ -114,8 +114,7 @@ class Recording:
         """The square of conditional less unconditional, the second half of a batch less the first, in fp32."""
         import torch
 
-        half = both.shape[0] // 2
-        without, prompted = both[:half], both[half:]
+        without, prompted = both.chunk(2)
         room = self._room(prompted)
         if both.dtype == torch.float32:  # in one pass over memory
             made: Tensor = torch.ops.aten.mse_loss.out(prompted, without, 0, out=room)

@@ -144,7 +144,8 @@ def _draw_unet(axes: Axes, blocks: Mapping[str, float], low: float, high: float,
         if name in idle:
             looks = {"facecolor": "white", "edgecolor": "#c0c0c0", "linewidth": 0, "hatch": "////"}
             text, letters = name, SOFT
-        axes.barh(y, 0.9 if name in ("BASE", *middle) else 0.82, left=x - 0.41, height=0.86, **looks)
+        width = 0.9 if name in ("BASE", *middle) else 0.82
+        axes.barh(y, width, left=x - width / 2, height=0.86, **looks)
         label = axes.text(x, y, text, ha="center", va="center", fontsize=8, color=letters)
         if name in idle:
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from bayes_merger.config import FinalConfig
@@ -58,7 +59,8 @@ def test_every_letter_on_the_plots_can_be_read(tmp_path: Path) -> None:
     study = load(folder)
     recipe = recipe_of(study, chosen_trial(study))
     axes = unet_figure(recipe, "s", ("BASE.alpha", "IN00.alpha")).axes[0]
-    cells = {(round(bar.get_x() + 0.41, 3), round(bar.get_y() + 0.43, 3)): bar.get_facecolor() for bar in axes.patches}
+    bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+    cells = {(round(x, 3), round(y, 3)): bar.get_facecolor() for bar in bars for x, y in [bar.get_center()]}
     names = [(text.get_text(), text.get_color(), cells[round(x, 3), round(y, 3)])
              for text in axes.texts for x, y in [text.get_position()]]  # fmt: skip
     assert {"BASE", "IN00"} <= {name for name, _, _ in names}

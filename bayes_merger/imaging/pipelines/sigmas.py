@@ -26,7 +26,8 @@ def time_of(sigmas: Array, trained: Array) -> Array:
 
 
 def _at(times: Array, trained: Array) -> Array:
-    return np.exp(np.interp(times, np.arange(len(trained)), np.log(trained)))
+    found: Array = np.exp(np.interp(times, np.arange(len(trained)), np.log(trained)))
+    return found
 
 
 def _uniform(steps: int, trained: Array) -> Array:
@@ -47,7 +48,8 @@ def _ddim(steps: int, trained: Array) -> Array:
 
 def _karras(steps: int, trained: Array) -> Array:
     low, high = float(trained[0]) ** (1 / _RHO), float(trained[-1]) ** (1 / _RHO)
-    return ((high + torch.linspace(0, 1, steps) * (low - high)) ** _RHO).double().numpy()
+    found: Array = ((high + torch.linspace(0, 1, steps) * (low - high)) ** _RHO).double().numpy()
+    return found
 
 
 def _exponential(steps: int, trained: Array) -> Array:
@@ -57,7 +59,8 @@ def _exponential(steps: int, trained: Array) -> Array:
 def _beta(steps: int, trained: Array) -> Array:
     from scipy.stats import beta
 
-    return trained[0] + beta.ppf(1 - np.linspace(0, 1, steps), _BETA, _BETA) * (trained[-1] - trained[0])
+    found: Array = trained[0] + beta.ppf(1 - np.linspace(0, 1, steps), _BETA, _BETA) * (trained[-1] - trained[0])
+    return found
 
 
 SCHEDULES: Mapping[str, Callable[[int, Array], Array]] = {

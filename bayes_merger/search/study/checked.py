@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import optuna
 from optuna.study import Study
@@ -22,6 +22,9 @@ from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import DESIGN, WEIGHTS
 from bayes_merger.search.study.sound import is_moment, is_number, is_sound
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -194,7 +197,7 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
         weights = space.assemble(values)
     except ConfigError as error:
         return one_line(error)
-    seen.params, seen.distributions = values, space.distributions()
+    seen.params, seen.distributions = values, cast("dict[str, BaseDistribution]", space.distributions())
     stored = seen.user_attrs.get(WEIGHTS)
     if stored == weights or not _are_weights(stored, weights):  # mostly equal: nothing to look at one by one
         seen.user_attrs[WEIGHTS] = weights
