@@ -116,6 +116,17 @@ def test_what_cannot_be_built_is_one_line(settings: dict[str, Any], words: str, 
         compose.build("x", settings)
 
 
+def test_a_file_that_failed_is_read_anew(stored: dict[str, Any]) -> None:
+    file = Path("scorers/mended.py")
+    file.parent.mkdir()
+    file.write_text("class Mended:\n    pass\n\n\nraise RuntimeError('not yet')\n", encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="x: RuntimeError: not yet"):
+            compose.build("x", {"_target_": "mended.Mended"})
+    file.write_text("class Mended:\n    number = 3\n", encoding="utf-8")
+    assert compose.build("x", {"_target_": "mended.Mended"}).number == 3
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "settings", [[], "x", {"payloads": 3}, {"n_iters": "many"}, {"unheard_of": 1}, {"scorers": []}]
