@@ -48,7 +48,12 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         self.sigmas = torch.tensor([*chain(*calls), self._way[-1]], dtype=torch.float64)
         times = self._times(self.sigmas[:-1].numpy(), trained)
         self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
-        self._step_index = self._begin_index = None
+        self._step_index, self._begin_index = None, 0  # never found by its time, which two calls may share
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Of the latents that a picture begins with; a plain number, since not every device has tensors in fp64."""
+        return self._way[0]
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
         """Latents as the network was trained on them."""
