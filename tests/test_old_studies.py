@@ -103,8 +103,8 @@ def test_an_old_study_goes_on_with_the_trials_that_would_have_come(resumed: tupl
     first = INTERRUPTED + 1
     assert shown["trials_list"][first]["weights"] == old["trials"][first]["weights"]
     if shown["trials_list"][first]["value"] != old["trials"][first]["value"]:
-        # Another processor draws other last bits, and from then on the search learns from other scores.
-        assert shown["trials_list"][first]["value"] == pytest.approx(old["trials"][first]["value"], abs=0.01)
+        # DDIM has A1111's times since, and another processor draws other last bits: the search learns from other scores.
+        assert shown["trials_list"][first]["value"] == pytest.approx(old["trials"][first]["value"], abs=0.1)
         return
     told = first + 1 if name in OTHERWISE else len(old["trials"])
     for row, before in zip(shown["trials_list"][:told], old["trials"][:told], strict=True):
