@@ -161,7 +161,7 @@ def _parse_yaml(text: str, texts: _Texts, kind: type[yaml.SafeLoader] | None = N
         raise ConfigError(f"{where}not valid YAML ({printable(what)})") from None
     except RecursionError:
         raise ConfigError("is nested too deeply") from None
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, LookupError) as error:
         raise ConfigError(f"not valid YAML ({printable(one_line(error))})") from None
 
 

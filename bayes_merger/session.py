@@ -154,7 +154,7 @@ def resume(
         if WISH in study.user_attrs:
             store_wish(study, GO_ON)
         _remember_places(study, setup)
-        if line := remember_versions(study, versions_here(setup.config.generator.device)):
+        if line := remember_versions(study, versions_here(setup.config.generator.device), _drawn_here(setup)):
             progress.note(line)
         sweep(folder, study)
         done, total = finished(study), setup.trials
@@ -215,7 +215,8 @@ def fork(
     taken = [with_pictures(trial, old, folder) for trial in heritage.trials]
     with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.note(f"study {new} in {folder.path}: {taken_over(name, heritage)}")
-        upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
+        here = versions_here(setup.config.generator.device)
+        upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, here, _drawn_here(setup))
         about_frozen = about_effect(setup.config.space, setup.space.blocks)
         for line in filter(None, (about_idle(setup.space), about_frozen, upgraded)):
             progress.note(line)
@@ -319,6 +320,10 @@ def _with_one_budget(settings: Mapping[str, Any], overrides: Sequence[str]) -> d
     """The settings of a study whose budget of pictures ends where its trials are given anew."""
     trials = any(override.startswith("n_iters=") for override in overrides)
     return {**settings, "images_budget": None} if trials else dict(settings)
+
+
+def _drawn_here(setup: RunSetup) -> tuple[Payload, ...]:
+    return setup.payloads if setup.config.generator.program == "diffusers" else ()
 
 
 def _remember_places(study: optuna.study.Study, setup: RunSetup) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ def pytest_collection_finish() -> None:
 def pytest_runtestloop() -> None:
     """What all processes of the tests are forked from is this one as long as it has done nothing."""
     if processes := sys.modules.get("tests.processes"):
+        if "PYTEST_XDIST_WORKER" in os.environ:  # of many tests, which need what those processes need
+            importlib.import_module("tests.preloaded")
         processes.template()
 
 

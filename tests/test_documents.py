@@ -34,6 +34,7 @@ REFUSED = {
     "a list as a key": ("? [a, b]\n: c", "not valid YAML"),
     "two documents": ("a: 1\n---\nb: 2", "not valid YAML"),
     "a number that is none": ("a: !!int x", "not valid YAML"),
+    "a number without digits": ("a: !!int ''", "not valid YAML"),
     "an open bracket": ("a: [", "line 1: not valid YAML"),
     "a text of quotes without an end": ('["' + '\\"' * 70_000 + "\\", "128 KiB of YAML"),
     "too much": ("a: " + "x" * 200_000, "128 KiB of YAML"),

@@ -53,10 +53,10 @@ def test_a_search_ends_with_a_model_that_plain_diffusers_draws(family: str, tmp_
     for seed, name in enumerate("ab", 1):
         write_file(workplace / f"{name}.safetensors", family, seed)
     models = ["model_a=a.safetensors", "model_b=b.safetensors", "vae=merge", "name=it"]
-    result = command(workplace, "run", "experiment=tiny", *models, "n_iters=2", "final.images=0")
+    result = command(workplace, "run", "experiment=tiny", *models, "init_points=3", "n_iters=1", "final.images=0")
     assert result.returncode == 0, result.stderr
     data = json.loads(command(workplace, "show", "it", "--json").stdout)
-    assert data["trials"] == {"finished": 6, "failed": 0, "pruned": 0, "budget": 6}
+    assert data["trials"] == {"finished": 4, "failed": 0, "pruned": 0, "budget": 4}
     assert (workplace / "runs" / "it" / "best.safetensors").is_file()
     result = command(workplace, "merge", "it", "--config", str(tree), "--out", "best")
     assert result.returncode == 0, result.stderr

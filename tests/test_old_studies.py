@@ -1,4 +1,4 @@
-"""Studies and recipes that an earlier version made: they resume, show and merge as they did there."""
+"""Studies and recipes that an earlier version made: they resume, show and merge; recipes to the same bytes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from tests.user_folder import command
 
 GOLDEN = Path(__file__).parent / "golden"
 STUDIES = ("plain", "steps")
-OTHERWISE = ("plain",)
-"""The optimiser of these has changed since: what it suggests is no longer the same, all that was stored is."""
-
 FOLDER_OF_THE_DEMO = "@DEMO@"
 INTERRUPTED = 8
 """The trial that was running when the process was killed."""
@@ -101,23 +98,12 @@ def test_an_old_study_goes_on_with_the_trials_that_would_have_come(resumed: tupl
     old = expected(name)
     assert [row["trial"] for row in shown["trials_list"]] == [row["trial"] for row in old["trials"]]
     first = INTERRUPTED + 1
-    assert shown["trials_list"][first]["weights"] == old["trials"][first]["weights"]
-    if shown["trials_list"][first]["value"] != old["trials"][first]["value"]:
-        # Another processor draws other last bits, and from then on the search learns from other scores.
-        assert shown["trials_list"][first]["value"] == pytest.approx(old["trials"][first]["value"], abs=0.01)
-        return
-    told = first + 1 if name in OTHERWISE else len(old["trials"])
-    for row, before in zip(shown["trials_list"][:told], old["trials"][:told], strict=True):
+    for row, before in zip(shown["trials_list"][:first], old["trials"][:first], strict=True):
         assert {key: row[key] for key in before} == before
-    if name in OTHERWISE:
-        return
-    assert shown["best"]["trial"] == old["best"]
-    assert shown["final"] == old["final"]
-    best = folder / "runs" / name / "best"
-    recipe = (GOLDEN / name / "recipe.json").read_text().replace(FOLDER_OF_THE_DEMO, str(demo.ROOM))
-    assert json.loads((best / "recipe.json").read_text()) == json.loads(recipe)
-    assert (best / "weights.txt").read_text() == (GOLDEN / name / "weights.txt").read_text()
-    assert sha256(folder / "runs" / name / "best.safetensors") == old["sha256"]
+    assert shown["trials_list"][first]["weights"] == old["trials"][first]["weights"]
+    # From here on its pictures are A1111's, so the search learns from other scores.
+    assert "DDIM: drawn as A1111 draws since bayes_merger 0.2.0" in (folder / "runs" / name / "log.txt").read_text()
+    assert (folder / "runs" / name / "best.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -7,7 +7,7 @@ So a worker that joins must have the study's versions; who goes on with a study 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -15,6 +15,8 @@ from optuna.study import Study
 
 from bayes_merger import __version__
 from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.pipelines.schedulers import REDRAWN
 from bayes_merger.run.attributes import VERSIONS
 
 PACKAGES = {"diffusers": "diffusers", "transformers": "transformers", "open_clip": "open_clip_torch"}
@@ -76,18 +78,31 @@ def check_versions(stored: Mapping[str, str], here: Mapping[str, str]) -> list[s
     return [f"{_listed(different, stored, here)}: scores may differ in their last digits"] if different else []
 
 
-def about_upgrade(stored: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """What is to be said where a study goes on with other versions than before; empty where they are the same."""
+def about_upgrade(stored: Mapping[str, str], here: Mapping[str, str], payloads: Iterable[Payload] = ()) -> str:
+    """What is to be said where a study goes on with other versions than before; empty where they are the same.
+
+    Args:
+        stored: the study's; a study from before they were stored has none.
+        here: this machine's.
+        payloads: what it draws here; none where another program draws.
+    """
+    passes = [each for payload in payloads for each in (payload, payload.hires) if each]
+    redrawn = sorted({each.sampler_name for each in passes} & REDRAWN) if _OWN in here else []
+    if redrawn and stored.get(_OWN, "0.1.0") == "0.1.0" != here[_OWN]:
+        return (
+            f"{', '.join(redrawn)}: drawn as A1111 draws since bayes_merger 0.2.0, which the study's first pictures "
+            "are not: new scores do not compare with earlier ones; a new study's do"
+        )
     different = _listed(_different(stored, here), stored, here)
     return f"{different}: new scores may not compare exactly with earlier ones" if different else ""
 
 
-def remember_versions(study: Study, here: Mapping[str, str]) -> str:
+def remember_versions(study: Study, here: Mapping[str, str], payloads: Iterable[Payload] = ()) -> str:
     """Make these the study's versions, which workers that join from now on must have; returns what is to be said."""
     stored = study.user_attrs.get(VERSIONS) or {}
     if stored != here:
         study.set_user_attr(VERSIONS, dict(here))
-    return about_upgrade(stored, here)
+    return about_upgrade(stored, here, payloads)
 
 
 def _different(stored: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

@@ -52,7 +52,7 @@ def predicted_point(observations: Observations, seed: int) -> Predicted | None:
     seen = thinned(observations)
     rng = generator(seed, seen.slot, zlib.crc32(b"predicted"))
     with one_thread():
-        ensemble = fit_shared(evidence_of(seen.points, seen.scores, seen.rater))
+        ensemble = fit_shared(evidence_of(seen.points, seen.scores, seen.pictures, seen.rater))
         leaders, _ = ensemble.leaders(LEADERS)
         point = top_of(UpperBound(ensemble, 0.0), leaders, rng, candidates=CANDIDATES, starts=STARTS)
         mean, sd = ensemble.predict(point[None])

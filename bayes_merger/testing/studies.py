@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image, ImageDraw
 
+from bayes_merger import __version__
 from bayes_merger.checkpoints.architectures import ARCHITECTURES
 from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.run.attributes import (
@@ -157,7 +158,7 @@ def _attributes(architecture: str, payloads: Sequence[Payload], budget: int) -> 
                  "options": {}, "elements": [], "compat": "", "blocks": [], "channels": "equal"},
         PAYLOADS: [payload.to_json() for payload in payloads],
         SCORERS: {"laion": [1.0, list(SCALE)]},
-        VERSIONS: {"bayes_merger": "0.1.0", "torch": "2.14.0", "device": "cpu"},
+        VERSIONS: {"bayes_merger": __version__, "torch": "2.14.0", "device": "cpu"},
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from bayes_merger import __version__
 from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload, payload_from_mapping
 from bayes_merger.run.versions import about_upgrade, are_versions, check_versions, versions_here
 
 STUDY = {"bayes_merger": "1.2", "diffusers": "0.42.1", "transformers": "5.24.0", "torch": "2.15.0", "device": "cuda"}
@@ -58,6 +59,20 @@ def test_an_upgrade_is_said_to_who_goes_on() -> None:
     assert about_upgrade(STUDY, STUDY | {"diffusers": "0.43.0"}) == (
         "diffusers is 0.43.0 here and was 0.42.1 in the study: new scores may not compare exactly with earlier ones"
     )
+
+
+def test_samplers_that_draw_another_picture_now_are_named() -> None:
+    payloads = [Payload("a", "x", sampler_name=name) for name in ("Euler a", "UniPC", "DDIM")]
+    said = (
+        "DDIM, UniPC: drawn as A1111 draws since bayes_merger 0.2.0, which the study's first pictures are not: "
+        "new scores do not compare with earlier ones; a new study's do"
+    )
+    assert about_upgrade({}, {"bayes_merger": "0.2.0"}, payloads) == said
+    assert about_upgrade({"bayes_merger": "0.1.0"}, {"bayes_merger": "0.2.0"}, payloads) == said
+    assert about_upgrade({"bayes_merger": "0.2.0"}, {"bayes_merger": "0.2.0"}, payloads) == ""
+    assert about_upgrade({}, {"bayes_merger": "0.2.0"}, payloads[:1]) == ""
+    second = payload_from_mapping("a", {"prompt": "x", "enable_hr": True, "hr_sampler_name": "PLMS"})
+    assert about_upgrade({}, {"bayes_merger": "0.2.0"}, [second]).startswith("PLMS: drawn as A1111 draws")
 
 
 @pytest.mark.parametrize("value", [None, [], "1.2", {"diffusers": 1}, {"diffusers": None}, {"a b": "1"}, {1: "1"}])

@@ -74,6 +74,9 @@ SAMPLERS: Mapping[str, Sampler] = {
     ),
     "LCM": Sampler("Consistency", zero_snr=False),
 }
+REDRAWN = frozenset({"DDIM", "PLMS", "UniPC", "LCM", "DPM++ 2M SDE", "DPM++ 2M SDE Heun"})
+"""Samplers whose pictures were not A1111's before bayes_merger 0.2.0, and that can be seen."""
+
 _NEAREST_OF = {
     "DPM fast": "DPM++ 2M",
     "DPM adaptive": "DPM++ 2M",

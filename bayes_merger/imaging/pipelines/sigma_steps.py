@@ -37,6 +37,8 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
     rng = "cpu"
     sigmas: Tensor
     timesteps: Tensor
+    _step_index: Any
+    _begin_index: Any
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """The sigma and the time of every call of the network."""
@@ -45,8 +47,8 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         self._way: list[float] = self._sigmas(num_inference_steps, trained).tolist()
         calls = [self._calls(number, *step) for number, step in enumerate(pairwise(self._way))]
         self._plan = [(number, call) for number, step in enumerate(calls) for call in range(len(step))]
-        self.sigmas = torch.tensor([*chain(*calls), self._way[-1]], dtype=torch.float64)
-        times = self._times(self.sigmas[:-1].numpy(), trained)
+        self.sigmas = torch.tensor([*chain(*calls), self._way[-1]], dtype=torch.float32)
+        times = self._times(np.array([*chain(*calls)]), trained)
         self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
         self._step_index, self._begin_index = None, 0  # never found by its time, which two calls may share
 
@@ -89,10 +91,11 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         """The sigmas of training, from the smallest, rounded as in web UIs."""
         alphas = self.alphas_cumprod
         if not self.config.rescale_betas_zero_snr:
-            ends = (self.config[name] ** 0.5 for name in ("beta_start", "beta_end"))
-            betas = np.linspace(*ends, self.config.num_train_timesteps) ** 2
+            start, end = (self.config[name] ** 0.5 for name in ("beta_start", "beta_end"))
+            betas = np.linspace(start, end, self.config.num_train_timesteps) ** 2
             alphas = torch.tensor(np.cumprod(1 - betas), dtype=torch.float32)
-        return ((1 - alphas) / alphas).sqrt().double().numpy()
+        found: Array = ((1 - alphas) / alphas).sqrt().double().numpy()
+        return found
 
     def _sigmas(self, steps: int, trained: Array) -> Array:
         """Where the steps begin and the last one ends."""
@@ -115,7 +118,8 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         raise NotImplementedError
 
     def _white(self, x: Tensor) -> Tensor:
-        return randn_tensor(x.shape, generator=self._generator, device=x.device, dtype=x.dtype)
+        noise: Tensor = randn_tensor(x.shape, generator=self._generator, device=x.device, dtype=x.dtype)
+        return noise
 
     def _brownian(self, x: Tensor, sigma: float, end: float) -> Tensor:
         """What the Brownian motion of each picture, over the whole schedule, does between two sigmas."""
@@ -247,11 +251,11 @@ class LinearMultistep(SigmaSteps):
     """The last slopes, each by the integral of its Lagrange polynomial over the step."""
 
     _most = 4
+    _slopes: Sequence[tuple[float, Tensor]] = ()
 
     def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         sigma, end = self._way[number : number + 2]
-        before = self._slopes if getattr(self, "_slopes", None) else []
-        self._slopes = [(sigma, (x - d) / sigma), *before][: self._most]
+        self._slopes = [(sigma, (x - d) / sigma), *self._slopes][: self._most]
         points = [point for point, _ in self._slopes]
         for point, slope in self._slopes:
             others = np.array([other for other in points if other != point])
@@ -320,6 +324,8 @@ class ThirdOrderSDE(SigmaSteps):
     x' = (1 - q) x + q d + f (a + r c) - g c + sigma' sqrt(q) noise
     """
 
+    _before: Sequence[tuple[Tensor, float]] = ()
+
     def _sigmas(self, steps: int, trained: Array) -> Array:
         return without_penultimate(sigmas_of(self.schedule, steps + 1, trained))
 
@@ -331,15 +337,16 @@ class ThirdOrderSDE(SigmaSteps):
         share = -math.expm1(-2 * length)
         first = 1 - share / (2 * length)
         following = (1 - share) * x + share * d
-        before = self._before if getattr(self, "_before", None) else []
-        if before:
-            ratio = before[0][1] / length
-            slope = (d - before[0][0]) / ratio
-            if len(before) > 1:
-                other = before[1][1] / length
-                bend = (slope - (before[0][0] - before[1][0]) / other) / (ratio + other)
+        if self._before:
+            d1, length1 = self._before[0]
+            ratio = length1 / length
+            slope = (d - d1) / ratio
+            if len(self._before) > 1:
+                d2, length2 = self._before[1]
+                other = length2 / length
+                bend = (slope - (d1 - d2) / other) / (ratio + other)
                 following = following - (first / (2 * length) - 0.5) * bend
                 slope = slope + ratio * bend
             following = following + first * slope
-        self._before = [(d, length), *before][:2]
+        self._before = [(d, length), *self._before][:2]
         return following + end * math.sqrt(share) * self._brownian(x, sigma, end)

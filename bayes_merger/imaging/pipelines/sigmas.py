@@ -59,8 +59,8 @@ def _exponential(steps: int, trained: Array) -> Array:
 def _beta(steps: int, trained: Array) -> Array:
     from scipy.stats import beta
 
-    shares: Array = beta.ppf(1 - np.linspace(0, 1, steps), _BETA, _BETA)
-    return trained[0] + shares * (trained[-1] - trained[0])
+    found: Array = trained[0] + beta.ppf(1 - np.linspace(0, 1, steps), _BETA, _BETA) * (trained[-1] - trained[0])
+    return found
 
 
 SCHEDULES: Mapping[str, Callable[[int, Array], Array]] = {

@@ -7,6 +7,7 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui/tree/master/modules.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ class TimeSteps(SigmaSteps):
     def _sigmas(self, steps: int, trained: Array) -> Array:
         if steps == 1:
             raise ValueError("DDIM and PLMS leave the noise as it is; give 2 or more")
-        return trained[times_of(steps, len(trained))]
+        found: Array = trained[times_of(steps, len(trained))]
+        return found
 
     def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         sigma, end = self._way[number : number + 2]
@@ -56,6 +58,7 @@ class TimeMultistep(TimeSteps):
     A whole way begins with Heun's method, a second pass, which diffusers begins anywhere, with Euler's.
     """
 
+    _noises: Sequence[Tensor] = ()
     _shares = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
     def _calls(self, number: int, sigma: float, end: float) -> list[float]:
@@ -64,7 +67,7 @@ class TimeMultistep(TimeSteps):
     def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         sigma, end = self._way[number : number + 2]
         self._begin = x
-        self._noises = [(x - d) / sigma, *getattr(self, "_noises", [])][:4]
+        self._noises = [(x - d) / sigma, *self._noises][:4]
         shares = self._shares[len(self._noises) - 1]
         noise = sum(share * one for share, one in zip(shares, self._noises, strict=True))
         return self._scaled(number, x + (end - sigma) * noise)
@@ -82,7 +85,8 @@ class Consistency(SigmaSteps):
 
     def _times(self, sigmas: Array, trained: Array) -> Array:
         known = np.log(trained[_SKIP - 1 :: _SKIP])
-        return np.abs(np.log(sigmas)[:, None] - known).argmin(1) * _SKIP + _SKIP - 1.0
+        times: Array = np.abs(np.log(sigmas)[:, None] - known).argmin(1) * _SKIP + _SKIP - 1.0
+        return times
 
     def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
         time = 10 * float(self.timesteps[self._step_index])

@@ -36,7 +36,7 @@ from threadpoolctl import get_cached_controller
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.search.space.cube import Array, derived_seed, generator, to_point, to_values
-from bayes_merger.search.study.history import History, history_before, is_suggested, rater_variance
+from bayes_merger.search.study.history import PICTURES, History, history_before, is_suggested, rater_variance
 
 Space = Mapping[str, BaseDistribution]
 
@@ -54,6 +54,7 @@ class Observations:
         searched: one per point, whether the sampler drew it; False for rows of the start design.
         objectives: shape ``(trials, objectives)``, like ``scores``, which is its first column; None if there is one.
         names: of the parameters, one per dimension.
+        pictures: one per point, the raw scores of its pictures as a run stores them; empty where there are none.
         rater: variance of a score that comes from the person who gave it; None where nobody did.
     """
 
@@ -64,6 +65,7 @@ class Observations:
     searched: NDArray[np.bool_]
     objectives: Array | None = None
     names: tuple[str, ...] = ()
+    pictures: tuple[Sequence[Mapping[str, Any]], ...] = ()
     rater: float | None = None
 
     @property
@@ -79,6 +81,7 @@ class Observations:
             scores=self.scores[chosen],
             searched=self.searched[chosen],
             objectives=None if self.objectives is None else self.objectives[chosen],
+            pictures=tuple(own for own, one in zip(self.pictures, chosen, strict=False) if one),
         )
 
 
@@ -302,6 +305,7 @@ def _observed(history: History, trials: Sequence[FrozenTrial], space: Space, stu
         searched=np.array([is_suggested(t) for t in known], dtype=bool),
         objectives=values if len(signs) > 1 else None,
         names=tuple(space),
+        pictures=tuple(t.user_attrs.get(PICTURES) or () for t in known),
         rater=rater_variance(known),
     )
 
@@ -314,6 +318,7 @@ def _joined(before: Observations, latest: Observations) -> Observations:
         scores=np.concatenate([before.scores, latest.scores]),
         searched=np.concatenate([before.searched, latest.searched]),
         objectives=np.concatenate([before.objectives, latest.objectives]) if several else None,
+        pictures=before.pictures + latest.pictures,
     )
 
 

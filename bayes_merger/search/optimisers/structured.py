@@ -43,7 +43,7 @@ def structured_proposal(settings: Structured) -> SuggestFn:
         if not scores:
             return rng.random(observations.dimensions)
         seen = thinned(observations)
-        evidence = evidence_of(seen.points, seen.scores, seen.rater)
+        evidence = evidence_of(seen.points, seen.scores, seen.pictures, seen.rater)
         acquisition: Acquisition
         if scores < MIN_SCORES_PER_WEIGHT * observations.dimensions or observations.slot % 2:
             ensemble = fit_shared(evidence)

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.kernels import matern52, squared_distances
-from bayes_merger.search.surrogates.process import JITTER, Process, log_likelihood, noise_prior, some_of
+from bayes_merger.search.surrogates.process import JITTER, Process, log_likelihood, some_of
 
 ROOT5 = math.sqrt(5.0)
 
@@ -36,7 +36,7 @@ class Prior:
             all.
         correlation: correlation of those, shape ``(D, D)``.
         basis: linear combinations of the weights, shape ``(D, F)``, with their own kernel; None: no such kernel.
-        noise: what is known of a score's noise, a variance; None: nothing, it is fitted.
+        noise: variance of a score's noise if it is known, to about a third; None: it is fitted.
         smooth: whether kernels are squared exponential; otherwise Matern-5/2.
     """
 
@@ -138,7 +138,7 @@ class _Mode:
         shared = [0.37 + 0.5 * math.log(dimensions)]  # 1.4 roots of the dimensions
         own = [1.0 + 0.5 * math.log(basis)] if basis else []
         variances = [0.0, -1.5] if basis else [0.0]
-        noise, self._noise_spread = noise_prior(prior.noise)
+        noise, self._noise_spread = (math.log(0.05), 1.5) if prior.noise is None else (math.log(prior.noise), 0.3)
         self.start: Array = np.array([*shared, *np.zeros(dimensions), *own, *variances, noise])
         wide = [(-5.0, 5.0)] * dimensions
         self.bounds = [(-2.0, 7.0), *wide, *[(-3.0, 6.0)] * len(own), *[(-7.0, 4.0)] * len(variances), (-10.0, 1.5)]

@@ -1,12 +1,8 @@
 """Several Gaussian processes as one, weighted by how well each foresees a score from all the others.
 
 The weights are the leave-one-out predictive densities: Rasmussen and Williams (2006), http://gaussianprocess.org/gpml/,
-section 5.4.2.
-
-How much a score would change with other seeds is no guide to how rough the scores are here: all trials share their
-seeds, and near merges draw near pictures. On the demo the pictures tell of 0.26 points, and of the scores of its
-searches, 460 merges, less than 0.1 points are independent of those nearby. So the noise is fitted to the scores; known
-to be independent is only what comes from the person who gives them.
+section 5.4.2. The noise of a score is estimated from the pictures, whose prompts and seeds are the same in every trial,
+so that no process takes noise for signal.
 """
 
 from __future__ import annotations
@@ -21,6 +17,7 @@ from bayes_merger.search.space.block_order import basis, correlation
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates import block_gp, trend_gp
 from bayes_merger.search.surrogates.block_gp import BlockGP, Prior
+from bayes_merger.search.surrogates.noise import Pictures, at_least, noise_variance_of_scores
 from bayes_merger.search.surrogates.process import Process
 from bayes_merger.search.surrogates.trend_gp import TrendGP
 
@@ -41,7 +38,7 @@ class Evidence:
     Attributes:
         points: shape ``(N, D)``.
         scores: shape ``(N,)``, mean 0 and variance 1, at least one finite; NaN where a trial has none.
-        noise: variance of a score's independent noise; None where it is unknown.
+        noise: variance of a score's noise; None where it is unknown.
         centre: mean of the scores.
         unit: standard deviation of the scores; 0 if they are all the same.
     """
@@ -59,17 +56,22 @@ class Evidence:
         return self.points[told], self.scores[told]
 
 
-def evidence_of(points: Array, scores: Array, rater: float | None = None) -> Evidence:
+def evidence_of(
+    points: Array, scores: Array, pictures: Sequence[Pictures] = (), rater: float | None = None
+) -> Evidence:
     """The scores, standardised, and their noise.
 
     Args:
         points: shape ``(N, D)``.
         scores: shape ``(N,)``, at least one finite; NaN where a trial has none.
+        pictures: of each trial, its raw scores as a run stores them.
         rater: variance of a score that comes from the person who gave it; None where nobody did.
     """
     told = np.isfinite(scores)
     centre, unit = _scale(scores[told])
-    noise = None if rater is None or not unit else float(np.clip((math.sqrt(rater) / unit) ** 2, 1e-4, 2.0))
+    variance = noise_variance_of_scores([p for p, one in zip(pictures, told, strict=False) if one], scores[told])
+    variance = at_least(variance, rater)
+    noise = None if variance is None or not unit else float(np.clip((math.sqrt(variance) / unit) ** 2, 1e-4, 2.0))
     return Evidence(points, np.where(told, (scores - centre) / (unit or 1.0), np.nan), noise, centre, unit)
 
 

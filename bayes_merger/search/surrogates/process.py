@@ -35,9 +35,6 @@ LEAST_VARIANCE = 1e-10
 REACH = 0.1
 """The distance over which the noise of a score changes, in ranges."""
 
-USUAL_NOISE = 0.05
-"""Variance of a score's noise where it is unknown, in variances of the scores."""
-
 FITTED = 120
 """At most this many observations are used to fit hyperparameters; all of them are used for the mean."""
 
@@ -104,14 +101,6 @@ class Process(ABC):
         pull = jacobian.T @ explained - difference.T @ (e * explained) / REACH**2
         mean = float(self.centre + k @ self.coefficients)
         return mean, deviation, jacobian.T @ self.coefficients, (0.5 * prior_gradient - pull) / deviation
-
-
-def noise_prior(known: float | None) -> tuple[float, float]:
-    """Mean and standard deviation of the log noise: around what is known of it, to about a third, or widely around what
-    is usual if that is more."""
-    if known is None or known < USUAL_NOISE:
-        return math.log(USUAL_NOISE), 1.5
-    return math.log(known), 0.3
 
 
 def some_of(points: Array, scores: Array) -> tuple[Array, Array]:

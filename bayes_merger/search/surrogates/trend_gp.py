@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 
 from bayes_merger.search.space.cube import Array
 from bayes_merger.search.surrogates.kernels import matern52, squared_distances
-from bayes_merger.search.surrogates.process import JITTER, Process, log_likelihood, noise_prior, some_of
+from bayes_merger.search.surrogates.process import JITTER, Process, log_likelihood, some_of
 
 ROOT5 = math.sqrt(5.0)
 
@@ -83,7 +83,7 @@ def fit(points: Array, scores: Array, *, trend: bool, noise: float | None) -> Hy
         points: shape ``(N, D)``, at least one.
         scores: shape ``(N,)``, mean 0 and variance 1.
         trend: whether there is one.
-        noise: what is known of a score's noise, a variance; None: nothing, it is fitted.
+        noise: variance of a score's noise if it is known, to about a third; None: it is fitted.
     """
     mode = Mode(*some_of(points, scores), trend=trend, noise=noise)
     found = minimize(mode.descent, mode.start, jac=True, bounds=mode.bounds, method="L-BFGS-B")
@@ -103,9 +103,9 @@ class Mode:
         self._parts = [slopes @ slopes.T, curvature @ curvature.T] if trend else []
         self._scores = scores
         count = len(self._parts)
-        usual_noise, noise_spread = noise_prior(noise)
-        self.start: Array = np.array([0.37 + 0.5 * math.log(points.shape[1]), 0.0, *[-1.0] * count, usual_noise])
-        self._spread = np.array([1.0, 1.0, *[1.5] * count, noise_spread])
+        usual = [0.37 + 0.5 * math.log(points.shape[1]), 0.0, *[-1.0] * count]
+        self.start: Array = np.array([*usual, math.log(0.05 if noise is None else noise)])
+        self._spread = np.array([1.0, 1.0, *[1.5] * count, 1.5 if noise is None else 0.3])
         self.bounds = [(-2.0, 7.0), (-7.0, 4.0), *[(-9.0, 4.0)] * count, (-10.0, 1.5)]
 
     def hyperparameters(self, vector: Array) -> Hyperparameters:

@@ -1,4 +1,4 @@
-"""The optimiser made for merges, its processes, and the order of the blocks."""
+"""The optimiser made for merges, its processes, the order of the blocks, and the noise of a score."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bayes_merger.search.space.block_order import basis, correlation
 from bayes_merger.search.space.cube import generator
 from bayes_merger.search.surrogates.block_gp import BlockGP, Prior, Settings, _Mode, fit
 from bayes_merger.search.surrogates.ensemble import Ensemble, evidence_of, fit_separate, fit_shared
+from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 from bayes_merger.testing.samplers import ask
 
 BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
@@ -116,16 +117,37 @@ def test_other_architectures_have_chains_of_neighbours() -> None:
     assert slow.shape == (57, 8)
 
 
+def pictures_of(truth: float, rng: np.random.Generator, noise: float) -> list[dict[str, Any]]:
+    return [
+        {"scorer": scorer, "payload": payload, "index": index, "seed": index, "value": scale * value}
+        for payload, ease in (("p", 0.3), ("q", -0.2))
+        for index in range(4)
+        for value in [truth + ease + 0.1 * index + noise * rng.standard_normal()]
+        for scorer, scale in (("clip", 1.0), ("grade", 10.0))
+    ]
+
+
+def test_noise_is_read_off_the_pictures_whatever_the_scorers_count() -> None:
+    rng = generator(1)
+    pictures = [pictures_of(truth, rng, 0.4) for truth in rng.random(60)]
+    rows = [np.array([p["value"] for p in own]).reshape(2, 4, 2).mean(axis=(0, 1)) for own in pictures]
+    scores = np.array([5.0 + 2.0 * clip + 0.1 * grade for clip, grade in rows])
+    variance = noise_variance_of_scores(pictures, scores)
+    assert variance == pytest.approx((3.0 * 0.4) ** 2 / 8, rel=0.15)
+
+
+def test_where_pictures_do_not_explain_the_scores_the_noise_is_unknown() -> None:
+    rng = generator(1)
+    pictures = [pictures_of(truth, rng, 0.4) for truth in rng.random(40)]
+    assert noise_variance_of_scores(pictures, rng.random(40)) is None
+    assert noise_variance_of_scores([*pictures[:-1], []], rng.random(40)) is None
+    assert noise_variance_of_scores([[{"value": 1.0}]] * 40, rng.random(40)) is None
+    assert noise_variance_of_scores(pictures[:3], rng.random(3)) is None
+
+
 def ensembles(points: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> list[Ensemble]:
     evidence = evidence_of(points, scores)
     return [fit_shared(evidence), fit_separate(evidence, NAMES, blocks=True)]
-
-
-def test_known_of_the_noise_is_what_comes_from_the_rater() -> None:
-    points, scores = generator(1).random((4, 2)), np.array([1.0, 3.0, 5.0, 7.0])
-    assert evidence_of(points, scores).noise is None
-    assert evidence_of(points, scores, 2.0).noise == pytest.approx(0.4)
-    assert evidence_of(points, np.ones(4), 2.0).noise is None
 
 
 def test_a_trial_that_still_runs_makes_its_score_certain_and_no_better() -> None:
@@ -163,7 +185,12 @@ def test_no_trial_is_spent_on_a_known_point_though_the_best_lies_in_a_corner_and
             assert min(np.abs(np.array(points) - point).max(axis=1)) > 0.01, f"trial {number}"
         points.append(point)
         luck = 1.2 * np.cos(noise[0] @ point + noise[1])  # of each picture, the same whenever this point is drawn
-        study.tell(trial, point[0] + point[1] - point[2] + float(luck.mean()))
+        pictures = [
+            {"scorer": "s", "payload": "p", "index": i, "seed": i, "value": point[0] + point[1] - point[2] + one}
+            for i, one in enumerate(luck.tolist())
+        ]
+        trial.set_user_attr("scores", pictures)
+        study.tell(trial, float(np.mean([picture["value"] for picture in pictures])))
     corner = np.array(points)[:, :3]
     assert (np.abs(corner - [1.0, 1.0, 0.0]).max(axis=1) < 0.05).any()
 

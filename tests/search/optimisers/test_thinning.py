@@ -17,7 +17,8 @@ def observed(count: int) -> Observations:
     points = generator(1).random((count, 4))
     scores = -((points - 0.3) ** 2).sum(axis=1)
     scores[-7:] = np.nan
-    return Observations(count, count, points, scores, np.ones(count, dtype=bool), names=("a",) * 4)
+    pictures = tuple([{"value": float(number)}] for number in range(count))
+    return Observations(count, count, points, scores, np.ones(count, dtype=bool), names=("a",) * 4, pictures=pictures)
 
 
 def test_up_to_the_limit_all_are_seen() -> None:
@@ -29,8 +30,7 @@ def test_beyond_it_the_first_the_best_those_that_run_and_the_neighbours_of_the_b
     observations = observed(2000)
     seen = thinned(observations)
     assert seen.points.shape == (300, 4)
-    places = {tuple(point): number for number, point in enumerate(observations.points.tolist())}
-    numbers = [places[tuple(point)] for point in seen.points.tolist()]
+    numbers = [int(own[0]["value"]) for own in seen.pictures]
     assert numbers == sorted(numbers)
     assert (seen.points == observations.points[numbers]).all()
     assert numbers[:10] == list(range(10))

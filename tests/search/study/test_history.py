@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from bayes_merger.search.samplers import bayes, gp, tpe
+from bayes_merger.search.space.cube import Array
 from bayes_merger.search.study.history import ESTIMATE, as_seen
+from bayes_merger.search.surrogates.noise import noise_variance_of_scores
 
 SPACE = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
 
@@ -52,3 +55,17 @@ def test_samplers_learn_from_it_as_from_a_score(make: object) -> None:
         return study.ask(dict(SPACE)).params
 
     assert suggestion(TrialState.PRUNED) == suggestion(TrialState.COMPLETE)
+
+
+def test_luck_is_read_off_the_trials_that_have_all_pictures() -> None:
+    rng = np.random.default_rng(0)
+
+    def pictures(values: Array) -> list[dict[str, object]]:
+        return [{"scorer": "s", "payload": "a", "index": i, "value": float(v)} for i, v in enumerate(values)]
+
+    tables = [rng.normal(5.0, 1.0, 4) for _ in range(12)]
+    scores = np.array([table.mean() for table in tables])
+    whole = noise_variance_of_scores([pictures(table) for table in tables], scores)
+    assert whole is not None
+    cut = [*(pictures(table) for table in tables), pictures(np.array([1.0, 2.0])), []]
+    assert noise_variance_of_scores(cut, np.append(scores, [1.5, 2.5])) == pytest.approx(whole)

@@ -113,6 +113,4 @@ def test_known_noise_is_kept_to_and_unknown_noise_found() -> None:
     scores = (scores - scores.mean()) / scores.std()
     found = fit(points, scores, trend=False, noise=None).noise
     assert found == pytest.approx(0.25 / (0.25 + np.sin(4 * points[:, 0]).var()), rel=0.3)
-    assert fit(points, scores, trend=False, noise=0.1).noise < 0.8 * found
-    assert fit(points, scores, trend=False, noise=1.5).noise > 1.3 * found
-    assert fit(points, scores, trend=False, noise=0.001).noise == pytest.approx(found)  # less than is usual
+    assert fit(points, scores, trend=False, noise=0.01).noise < 0.1 < found
