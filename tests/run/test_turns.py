@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bayes_merger.errors import Interrupted
-from bayes_merger.run.control import PAUSE, STOP, ask, replace_file
+from bayes_merger.run.control import PAUSE, STOP, ask, read_file, replace_file
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.turns import collide, device_of, wait_for_turn
 from bayes_merger.testing.progress import RecordingReporter
@@ -43,7 +43,8 @@ def test_a_run_waits_until_another_one_has_ended(mine: RunFolder, other: RunFold
         held.enter_context(other.locked())
         progress = Waiting(held.close)
         wait_for_turn(mine, "cuda:0", progress)
-        assert (progress.waited, mine.ticket.exists()) == (1, False)
+        assert (progress.waited, read_file(mine.ticket)) == (1, {})
+    assert not mine.ticket.exists()
     assert progress.lines == ["waiting for study other, which draws on the same device"]
 
 
