@@ -38,7 +38,7 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
     sigmas: Tensor
     timesteps: Tensor
     _step_index: Any
-    _begin_index: Any
+    _begin_index: int
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """The sigma and the time of every call of the network."""
