@@ -52,6 +52,11 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
         self._step_index = self._begin_index = None
 
+    def index_for_timestep(self, timestep: Any, schedule_timesteps: Any = None) -> int:
+        """The first call of the network at a time: several may have the same, of which diffusers takes the second."""
+        times = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        return int((times == timestep).nonzero()[0])
+
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
         """Latents as the network was trained on them."""
         if self.step_index is None:
