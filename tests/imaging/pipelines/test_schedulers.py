@@ -233,3 +233,13 @@ def test_any_number_of_steps_makes_a_way(name: str, steps: int) -> None:
     scheduler.set_timesteps(steps)
     assert len(scheduler.timesteps) >= steps - 1
     assert torch.isfinite(scheduler.sigmas).all()
+
+
+def test_no_call_is_left_out_where_the_first_two_have_the_same_time() -> None:
+    scheduler = build_scheduler("LCM", "Beta")
+    scheduler.set_timesteps(20)
+    first, second = scheduler.timesteps[:2].tolist()
+    assert first == second == 999.0
+    scheduler.scale_model_input(torch.ones(1, 4, 2, 2), scheduler.timesteps[0])
+    assert scheduler.step_index == 0
+    assert torch.isfinite(drawn("LCM", "Beta", 20)).all()
