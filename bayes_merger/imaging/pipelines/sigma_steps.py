@@ -57,11 +57,6 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         """Of the latents that a picture begins with; a plain number, since not every device has tensors in fp64."""
         return self._way[0]
 
-    def index_for_timestep(self, timestep: Any, schedule_timesteps: Any = None) -> int:
-        """The first call of the network at a time: several may have the same, of which diffusers takes the second."""
-        times = self.timesteps if schedule_timesteps is None else schedule_timesteps
-        return int((times == timestep).nonzero()[0])
-
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
         """Latents as the network was trained on them."""
         if self.step_index is None:

@@ -40,7 +40,7 @@ class TimeSteps(SigmaSteps):
 
     def _sigmas(self, steps: int, trained: Array) -> Array:
         if steps == 1:
-            raise ValueError("DDIM and PLMS leave the noise as it is; give 2 or more")
+            raise ValueError("DDIM and PLMS would leave the noise as it is; give 2 or more")
         found: Array = trained[times_of(steps, len(trained))]
         return found
 
