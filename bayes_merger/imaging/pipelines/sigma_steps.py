@@ -54,7 +54,7 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
 
     @property
     def init_noise_sigma(self) -> float:
-        """Of the latents that a picture begins with; a plain number, since not every device has tensors in fp64."""
+        """Of the latents that a picture begins with; a plain number, the same on every device."""
         return self._way[0]
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
