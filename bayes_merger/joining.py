@@ -16,12 +16,12 @@ from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, find_study, load
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
 from bayes_merger.run.setup import RunSetup, check_no_person
-from bayes_merger.run.versions import check_versions, versions_here
+from bayes_merger.run.versions import about_samplers, check_versions, versions_here
 from bayes_merger.run.wishes import Wishes
 from bayes_merger.search.study.alive import at_work
 from bayes_merger.search.study.storage import backend, put_to_rest
 from bayes_merger.search.study.study import FINGERPRINT
-from bayes_merger.session import of_a_run, stored_setup
+from bayes_merger.session import drawn_here, of_a_run, stored_setup
 
 
 def work(
@@ -56,10 +56,11 @@ def work(
     folder = find_study(Path(runs), name, address)
     stored = of_a_run(load(folder, whole=False))
     settings, setup = _stored_for_worker(folder, stored, overrides)
-    about_versions = check_versions(stored.get(VERSIONS) or {}, versions_here(setup.config.generator.device))
+    versions, here = stored.get(VERSIONS) or {}, versions_here(setup.config.generator.device)
+    about_versions = [*check_versions(versions, here), about_samplers(versions, here, drawn_here(setup))]
     folder.make()
     with reporting(folder.log) as progress:
-        for line in about_versions:
+        for line in filter(None, about_versions):
             progress.note(line)
         progress.step("hashing the models")
         marks = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])

@@ -154,7 +154,7 @@ def resume(
         if WISH in study.user_attrs:
             store_wish(study, GO_ON)
         _remember_places(study, setup)
-        if line := remember_versions(study, versions_here(setup.config.generator.device), _drawn_here(setup)):
+        if line := remember_versions(study, versions_here(setup.config.generator.device), drawn_here(setup)):
             progress.note(line)
         sweep(folder, study)
         done, total = finished(study), setup.trials
@@ -216,7 +216,7 @@ def fork(
     with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.note(f"study {new} in {folder.path}: {taken_over(name, heritage)}")
         here = versions_here(setup.config.generator.device)
-        upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, here, _drawn_here(setup))
+        upgraded = about_upgrade(study.user_attrs.get(VERSIONS) or {}, here, drawn_here(setup))
         about_frozen = about_effect(setup.config.space, setup.space.blocks)
         for line in filter(None, (about_idle(setup.space), about_frozen, upgraded)):
             progress.note(line)
@@ -322,7 +322,8 @@ def _with_one_budget(settings: Mapping[str, Any], overrides: Sequence[str]) -> d
     return {**settings, "images_budget": None} if trials else dict(settings)
 
 
-def _drawn_here(setup: RunSetup) -> tuple[Payload, ...]:
+def drawn_here(setup: RunSetup) -> tuple[Payload, ...]:
+    """The payloads, as far as no other program draws them."""
     return setup.payloads if setup.config.generator.program == "diffusers" else ()
 
 

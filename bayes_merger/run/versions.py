@@ -86,14 +86,28 @@ def about_upgrade(stored: Mapping[str, str], here: Mapping[str, str], payloads: 
         here: this machine's.
         payloads: what it draws here; none where another program draws.
     """
-    redrawn = sorted({payload.sampler_name for payload in payloads} & REDRAWN) if _OWN in here else []
-    if redrawn and stored.get(_OWN, "0.1.0") == "0.1.0" != here[_OWN]:
-        return (
-            f"{', '.join(redrawn)}: drawn as A1111 draws since bayes_merger 0.2.0, which the study's first pictures "
-            "are not: new scores do not compare with earlier ones; a new study's do"
-        )
+    if redrawn := about_samplers(stored, here, payloads):
+        return redrawn
     different = _listed(_different(stored, here), stored, here)
     return f"{different}: new scores may not compare exactly with earlier ones" if different else ""
+
+
+def about_samplers(stored: Mapping[str, str], here: Mapping[str, str], payloads: Iterable[Payload]) -> str:
+    """What is to be said of samplers that draw another picture here than where a study began; empty if none does.
+
+    Args:
+        stored: as for :func:`about_upgrade`.
+        here: likewise.
+        payloads: likewise.
+    """
+    passes = [each for payload in payloads for each in (payload, payload.hires) if each]
+    redrawn = sorted({each.sampler_name for each in passes} & REDRAWN) if _OWN in here else []
+    if not redrawn or not stored.get(_OWN, "0.1.0") == "0.1.0" != here[_OWN]:
+        return ""
+    return (
+        f"{', '.join(redrawn)}: drawn as A1111 draws since bayes_merger 0.2.0, which the study's first pictures "
+        "are not: new scores do not compare with earlier ones; a new study's do"
+    )
 
 
 def remember_versions(study: Study, here: Mapping[str, str], payloads: Iterable[Payload] = ()) -> str:

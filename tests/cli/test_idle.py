@@ -18,7 +18,8 @@ from tests.command_line import planned, refused
 from tests.user_folder import make_workplace
 
 MODELS = ["model_a=a.safetensors", "model_b=b.safetensors"]
-RUN = ["run", "experiment=tiny", *MODELS, "final.images=0", "final.save=false", "init_points=3", "n_iters=1"]
+RUN = ["run", "experiment=tiny", *MODELS, "final.images=0", "final.save=false", "init_points=3", "n_iters=1",
+       "payloads.tiny.sampler_name=DDIM", "payloads.tiny.steps=3"]  # fmt: skip
 IDLE = ("BASE", "IN03", "OUT00", "OUT01", "OUT02")
 LINE = "5 of 26 weights change nothing: the models are equal there (BASE, IN03, OUT00-OUT02)"
 
@@ -133,6 +134,15 @@ def test_what_changes_the_last_digits_is_a_note(workplace: Path, capfd: pytest.C
     said = capfd.readouterr().out
     assert "was 1.0 in the study" in said
     assert "scores may differ in their last digits" in said
+
+
+def test_a_worker_says_which_samplers_draw_otherwise_than_where_the_study_began(
+    workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("runs/made/study.db").absolute()
+    optuna.load_study(study_name="made", storage=f"sqlite:///{path}").set_user_attr("versions", {})
+    assert main(["worker", "made"]) == 0
+    assert "DDIM: drawn as A1111 draws since bayes_merger 0.2.0" in " ".join(capfd.readouterr().out.split())
 
 
 @pytest.mark.parametrize("version", ["0.1; rm -rf ~", "1 evil-package", "", "\x1b[31m", "1" * 61])

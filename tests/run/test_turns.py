@@ -45,6 +45,7 @@ def test_a_run_waits_until_another_one_has_ended(mine: RunFolder, other: RunFold
         progress = Waiting(held.close)
         wait_for_turn(mine, "cuda:0", progress)
         assert (progress.waited, read_file(mine.ticket)) == (1, {})
+    assert not mine.ticket.exists()
     assert progress.lines == ["waiting for study other, which draws on the same device"]
 
 

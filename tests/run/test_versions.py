@@ -8,7 +8,7 @@ import pytest
 
 from bayes_merger import __version__
 from bayes_merger.errors import ConfigError
-from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.payload import Payload, payload_from_mapping
 from bayes_merger.run.versions import about_upgrade, are_versions, check_versions, versions_here
 
 STUDY = {"bayes_merger": "1.2", "diffusers": "0.42.1", "transformers": "5.24.0", "torch": "2.15.0", "device": "cuda"}
@@ -71,6 +71,8 @@ def test_samplers_that_draw_another_picture_now_are_named() -> None:
     assert about_upgrade({"bayes_merger": "0.1.0"}, {"bayes_merger": "0.2.0"}, payloads) == said
     assert about_upgrade({"bayes_merger": "0.2.0"}, {"bayes_merger": "0.2.0"}, payloads) == ""
     assert about_upgrade({}, {"bayes_merger": "0.2.0"}, payloads[:1]) == ""
+    second = payload_from_mapping("a", {"prompt": "x", "enable_hr": True, "hr_sampler_name": "PLMS"})
+    assert about_upgrade({}, {"bayes_merger": "0.2.0"}, [second]).startswith("PLMS: drawn as A1111 draws")
 
 
 @pytest.mark.parametrize("value", [None, [], "1.2", {"diffusers": 1}, {"diffusers": None}, {"a b": "1"}, {1: "1"}])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _DIGITS = 6  # to which a time is resolved
 _POOL = 24  # words of entropy
-_KEPT = 1024  # increments in memory: all trials of a study draw the same
+_KEPT = 1024  # places in memory: all trials of a study draw the same
 
 
 class BrownianMotion:
@@ -67,10 +67,14 @@ class BrownianMotion:
         return stream(self._rng, int(entropy.generate_state(1)[0]))(self._shape)
 
 
-@lru_cache(maxsize=_KEPT)
 def increment(
     rng: str, seed: int, shape: tuple[int, ...], whole: tuple[float, float], start: float, end: float
 ) -> Tensor:
     """What a motion over a whole time does in a part of it, of variance 1; of sigmas, the end is the smaller one."""
-    motion = BrownianMotion(rng, seed, shape, *whole)
-    return (motion.at(end) - motion.at(start)) / math.sqrt(abs(end - start))
+    before, after = (_at(rng, seed, shape, whole, time) for time in (start, end))
+    return (after - before) / math.sqrt(abs(end - start))
+
+
+@lru_cache(maxsize=_KEPT)
+def _at(rng: str, seed: int, shape: tuple[int, ...], whole: tuple[float, float], time: float) -> Tensor:
+    return BrownianMotion(rng, seed, shape, *whole).at(time)

@@ -184,11 +184,16 @@ def build_scheduler(
 
 
 def steps_of_second_pass(name: str, whole: int, asked: int) -> int:
-    """How many of the last steps of a whole schedule a second pass draws; A1111's own DDIM leaves some out."""
-    if _split(name)[0] != "DDIM":
+    """How many of the last steps of a whole schedule a second pass draws, at least one.
+
+    A1111's own DDIM and PLMS leave some out. Before a whole way PLMS has one call more, which diffusers counts.
+    """
+    sampler, _ = _split(name)
+    if sampler not in ("DDIM", "PLMS"):
         return asked
     times = len(range(0, _BASE["num_train_timesteps"], max(_BASE["num_train_timesteps"] // whole, 1)))
-    return max(asked - 1 - (times - whole), 1)
+    steps = max(asked - 1 - (times - whole), whole - times + 2, 1)
+    return max(steps - 1, 1) if sampler == "PLMS" and steps < whole else steps
 
 
 def calls_per_step(name: str) -> int:

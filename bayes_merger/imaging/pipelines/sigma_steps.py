@@ -38,7 +38,7 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
     sigmas: Tensor
     timesteps: Tensor
     _step_index: Any
-    _begin_index: Any
+    _begin_index: int
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """The sigma and the time of every call of the network."""
@@ -50,7 +50,12 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
         self.sigmas = torch.tensor([*chain(*calls), self._way[-1]], dtype=torch.float32)
         times = self._times(np.array([*chain(*calls)]), trained)
         self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
-        self._step_index = self._begin_index = None
+        self._step_index, self._begin_index = None, 0  # never found by its time, which two calls may share
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Of the latents that a picture begins with; a plain number, the same on every device."""
+        return self._way[0]
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
         """Latents as the network was trained on them."""

@@ -34,11 +34,13 @@ class TimeSteps(SigmaSteps):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
         """Latents for a second pass: A1111 adds the noise of the step before to what it takes for this step's."""
-        number, _ = self._plan[self._begin_index or 0]
+        number, _ = self._plan[self._begin_index]
         sigma, before = self._way[number], self._way[max(number - 1, 0)]
         return (original_samples + before * noise) * math.sqrt((sigma**2 + 1) / (before**2 + 1))
 
     def _sigmas(self, steps: int, trained: Array) -> Array:
+        if steps == 1:
+            raise ValueError("DDIM and PLMS would leave the noise as it is; give 2 or more")
         found: Array = trained[times_of(steps, len(trained))]
         return found
 
@@ -51,7 +53,10 @@ class TimeSteps(SigmaSteps):
 
 
 class TimeMultistep(TimeSteps):
-    """PLMS (https://arxiv.org/abs/2202.09778): the noise by Adams' and Bashforth's formula of the last four."""
+    """PLMS (https://arxiv.org/abs/2202.09778): the noise by Adams' and Bashforth's formula of the last four.
+
+    A whole way begins with Heun's method, a second pass, which diffusers begins anywhere, with Euler's.
+    """
 
     _noises: Sequence[Tensor] = ()
     _shares = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))

@@ -182,10 +182,64 @@ def test_a_second_pass_by_ddim_takes_the_noise_of_one_step_for_the_next() -> Non
     assert float(scheduler.add_noise(picture, noise, scheduler.timesteps[7])[0, 0, 0, 0]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 1000])
+@pytest.mark.parametrize(
+    ("name", "whole", "asked", "steps", "calls"),
+    [("DDIM", 20, 14, 13, 12), ("DDIM", 20, 1, 2, 1), ("DDIM", 2, 2, 2, 1), ("DDIM", 12, 12, 10, 10),
+     ("PLMS", 20, 14, 12, 12), ("PLMS", 20, 1, 1, 1), ("PLMS", 2, 2, 2, 2), ("PLMS", 4, 3, 1, 1)],
+)  # fmt: skip
+def test_a_second_pass_begins_with_a_step_and_draws_at_least_one(
+    name: str, whole: int, asked: int, steps: int, calls: int
+) -> None:
+    assert steps_of_second_pass(name, whole, asked) == steps
+    scheduler = build_scheduler(name)
+    scheduler.set_timesteps(whole)
+    scheduler.set_begin_index(whole - steps)
+    x = torch.ones(1, 4, 2, 2)
+    x = scheduler.add_noise(x, x, scheduler.timesteps[whole - steps :][:1])
+    assert len(scheduler.timesteps[whole - steps :]) == calls
+    for time in scheduler.timesteps[whole - steps :]:
+        x = scheduler.step(scheduler.scale_model_input(x, time), time, x)[0]
+    assert torch.isfinite(x).all()
+
+
+def test_one_step_that_would_leave_the_noise_is_refused() -> None:
+    for name in ("DDIM", "PLMS"):
+        with pytest.raises(ValueError, match="would leave the noise as it is; give 2 or more"):
+            build_scheduler(name).set_timesteps(1)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("LCM", 120), ("DDIM", 600), ("PLMS", 600)])
+def test_more_steps_than_there_are_times_begin_at_the_first(name: str, steps: int) -> None:
+    scheduler = build_scheduler(name)
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps[0] == scheduler.timesteps[1] == 999
+    x, generator = torch.ones(1, 4, 2, 2), [noise(1)]
+    for time in scheduler.timesteps:
+        x = scheduler.step(scheduler.scale_model_input(x, time), time, x, generator=generator)[0]
+    assert torch.isfinite(x).all()
+
+
+def test_the_noise_a_picture_begins_with_is_scaled_by_a_plain_number() -> None:
+    for name in ("Euler", "DDIM"):
+        scheduler = build_scheduler(name)
+        scheduler.set_timesteps(10)
+        assert type(scheduler.init_noise_sigma) is float
+
+
+@pytest.mark.parametrize("steps", [2, 3, 1000])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_any_number_of_steps_makes_a_way(name: str, steps: int) -> None:
     scheduler = build_scheduler(name)
     scheduler.set_timesteps(steps)
     assert len(scheduler.timesteps) >= steps - 1
     assert torch.isfinite(scheduler.sigmas).all()
+
+
+def test_no_call_is_left_out_where_the_first_two_have_the_same_time() -> None:
+    scheduler = build_scheduler("LCM", "Beta")
+    scheduler.set_timesteps(20)
+    first, second = scheduler.timesteps[:2].tolist()
+    assert first == second == 999.0
+    scheduler.scale_model_input(torch.ones(1, 4, 2, 2), scheduler.timesteps[0])
+    assert scheduler.step_index == 0
+    assert torch.isfinite(drawn("LCM", "Beta", 20)).all()
