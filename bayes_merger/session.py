@@ -30,7 +30,7 @@ from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG, FINAL, MOST, PAYLOADS, RECIPE, VERSIONS, WISH
-from bayes_merger.run.budget import budget_line, settled, with_budget
+from bayes_merger.run.budget import budget_line, settled, with_budget, with_given
 from bayes_merger.run.control import GO_ON
 from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.fingerprint import fingerprint
@@ -149,6 +149,7 @@ def resume(
         if any(compose.in_full(override).startswith("generator.") for override in overrides):
             study.set_user_attr(MOST, None)  # another device, or a person who knows better
         if overrides:
+            settings = with_given(settings, stored[CONFIG], study.user_attrs[CONFIG])  # while it waited
             study.set_user_attr(CONFIG, settings)
             loop.write_settings(folder, settings)
         if WISH in study.user_attrs:

@@ -77,6 +77,19 @@ def with_more_trials(setup: RunSetup, stored: Mapping[str, Any]) -> RunSetup:
     return replace(setup, config=replace(setup.config, n_iters=given))
 
 
+def with_given(settings: Mapping[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run with the trials that somebody has given its study since they were composed.
+
+    Args:
+        settings: of the run.
+        before: the study's, of which they were made.
+        now: the study's.
+    """
+    if now.get("n_iters") == before.get("n_iters"):
+        return dict(settings)
+    return {**settings, "n_iters": max(settings["n_iters"], now["n_iters"]), "images_budget": None}
+
+
 def settled(settings: Mapping[str, Any], setup: RunSetup) -> dict[str, Any]:
     """The settings with the numbers that follow from the budget, as a study remembers them."""
     if setup.config.images_budget is None:

@@ -12,7 +12,7 @@ from bayes_merger import compose
 from bayes_merger.config import FinalConfig, PruningConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.run.budget import budget_line, one_per_prompt, settled, with_budget
+from bayes_merger.run.budget import budget_line, one_per_prompt, settled, with_budget, with_given
 from bayes_merger.run.setup import RunSetup
 from tests.run.fake_run import make_setup
 
@@ -92,6 +92,18 @@ def test_a_study_that_goes_on_keeps_its_pictures() -> None:
     assert with_budget(without, new=True) is without
     assert settled({"n_iters": 60}, without) == {"n_iters": 60}
     assert budget_line(without) == ""
+
+
+def test_trials_that_were_given_while_a_run_waited_are_kept() -> None:
+    settings = {"n_iters": 20, "images_budget": 300, "workers": 2}
+    assert with_given(settings, {"n_iters": 20}, {"n_iters": 20}) == settings
+    assert with_given(settings, {"n_iters": 20}, {"n_iters": 50}) == {
+        "n_iters": 50,
+        "images_budget": None,
+        "workers": 2,
+    }
+    assert with_given({"n_iters": 80}, {"n_iters": 20}, {"n_iters": 50})["n_iters"] == 80
+    assert with_given({"n_iters": 5}, {"n_iters": 20}, {"n_iters": 20}) == {"n_iters": 5}
 
 
 def test_trials_and_pictures_together_are_refused() -> None:
