@@ -95,7 +95,7 @@ def _factor(file: Checkpoint, weight: str, key: str) -> _Factor:
     shape, count = file.shapes[weight], math.prod(file.shapes[key])
     if file.dtypes[weight] not in FLOATS:
         raise _refused(f"integers ({file.dtypes[weight]}) with factors", weight)
-    by_rows = bool(shape) and count == shape[0] and file.shapes[key][0] == count
+    by_rows = bool(shape) and count == shape[0] and file.shapes[key][:1] == (count,)
     if file.dtypes[key] not in FLOATS or not (count == 1 or by_rows):
         raise _refused(f"factors of {file.dtypes[key]}{list(file.shapes[key])}", key)
     return _Factor(key, (1,) * len(shape) if count == 1 else (count, *(1,) * (len(shape) - 1)))

@@ -98,7 +98,7 @@ def _of_own_file(name: str) -> Any:
     first, _, rest = name.partition(".")
     module, _, inside = rest.partition(".") if first in _PYTHON_FILES and rest else (first, "", rest)
     files = (Path.cwd() / folder / f"{module}.py" for folder in _PYTHON_FILES)
-    file = next((file for file in files if module and "/" not in module and file.is_file()), None)
+    file = next((file for file in files if module and PurePath(module).name == module and file.is_file()), None)
     if file is None or not inside:
         return None
     return reduce(getattr, inside.split("."), _loaded(module, file))
@@ -115,7 +115,11 @@ def _loaded(name: str, file: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]  # as Python's own import does: half of it would be taken for all of it
+        raise
     return module
 
 

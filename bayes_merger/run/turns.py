@@ -53,7 +53,7 @@ def wait_for_turn(folder: RunFolder, device: str, progress: ProgressReporter) ->
         time.sleep(PACE)
         if wish_of(folder) in (STOP, STOP_NOW):
             raise Interrupted("stopped before it began to draw")
-    replace_file(folder.ticket, {})  # none; Windows lets nobody remove what another run is just reading
+    replace_file(folder.ticket, {})  # Windows deletes no file that somebody reads
 
 
 def _before(folder: RunFolder, device: str, turn: tuple[float, str]) -> str:
@@ -74,7 +74,7 @@ def _before(folder: RunFolder, device: str, turn: tuple[float, str]) -> str:
 
 
 def _ticket(folder: RunFolder) -> Mapping[str, Any]:
-    """Of a run that waits; empty of one that draws."""
+    """Of a run that waits; empty of one that draws, or has not waited."""
     found = read_file(folder.ticket)
     return found if is_table(found, since=(int, float), device=str) else {}
 

@@ -81,11 +81,3 @@ class ScorerContract:
         allowed = self.tolerance * abs(scorer.scale[1] - scorer.scale[0])
         assert scorer.score_trial(pictures) == pytest.approx(scorer.score_trial(pictures[::-1]), abs=allowed)
         score_images(scorer, pictures[:1])  # a payload may have a single picture
-
-    def test_it_leaves_the_pictures_as_they_are(self, scorer: Scorer, tmp_path: Path) -> None:
-        """The next scorer sees the same ones."""
-        scorer.prepare(tmp_path)
-        image = picture(0)
-        before = image.image.tobytes()
-        score_images(scorer, [image])
-        assert (image.image.tobytes(), image.image.size) == (before, (40, 56))

@@ -57,6 +57,15 @@ def test_scaled_fp8_is_number_times_factor(name: str, dtype: torch.dtype, form: 
         assert not model.has_parts  # fmt: skip
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_matrix_of_one_row_has_one_factor(shape: tuple[int, ...], tmp_path: Path) -> None:
+    name = f"{UNET}own.weight"
+    change = {name: torch.tensor([[1.0, 2.0]]).to(E4M3), f"{UNET}own.scale_weight": torch.full(shape, 3.0)}
+    save_file(change, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as model:
+        assert model.tensor(name).tolist() == [[3.0, 6.0]]
+
+
 def test_a_marker_alone_changes_nothing_but_is_gone(tmp_path: Path) -> None:
     codes = tensors_of(1)[MATRIX].to(E4M3)
     change = {MATRIX: codes, f"{UNET}scaled_fp8": torch.zeros(2, dtype=E4M3)}

@@ -65,6 +65,16 @@ def test_a_command_or_a_file_to_write_is_not_taken_from_a_study(key: str, value:
     assert compose.changed(stored, [])["scorers"]["manual"][key] == value
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("address", "http://10.0.0.9:7860"), ("models_folder", "/home/me"), ("workflow", "/tmp/w.json")]
+)
+def test_a_web_ui_is_not_taken_from_a_study(key: str, value: str, stored: dict[str, Any]) -> None:
+    stored["generator"][key] = value
+    with pytest.raises(ConfigError, match=rf"generator\.{key}: '{value}' .*put a conf/generator/NAME\.yaml"):
+        compose.changed(stored, [])
+    assert compose.changed(stored, [f"generator.{key}=mine"])["generator"][key] == "mine"
+
+
 def test_ratings_in_the_working_folder_may_be_named(stored: dict[str, Any]) -> None:
     stored["scorers"]["manual"]["ledger"] = "mine/ratings.jsonl"
     assert compose.changed(stored, []) == stored
@@ -114,6 +124,18 @@ def test_text_of_a_study_is_not_resolved_when_it_is_built(stored: dict[str, Any]
 def test_what_cannot_be_built_is_one_line(settings: dict[str, Any], words: str, stored: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=words):
         compose.build("x", settings)
+
+
+@pytest.mark.parametrize("name", ["mended", "statistics"])
+def test_a_file_that_failed_is_read_anew(name: str, stored: dict[str, Any]) -> None:
+    file = Path(f"scorers/{name}.py")
+    file.parent.mkdir()
+    file.write_text("class Mended:\n    pass\n\n\nraise RuntimeError('not yet')\n", encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="x: RuntimeError: not yet"):
+            compose.build("x", {"_target_": f"{name}.Mended"})
+    file.write_text("class Mended:\n    number = 3\n", encoding="utf-8")
+    assert compose.build("x", {"_target_": f"{name}.Mended"}).number == 3
 
 
 @pytest.mark.sampled(3)

@@ -142,8 +142,8 @@ def layers_by_id(shapes: Shapes) -> dict[str, Layer]:
     """Every id that a LoRA may use -> the layer of the checkpoint with these tensors."""
     table: dict[str, Layer] = {}
     for layer, ids in _layers(shapes):
-        whole = () if layer.rows or layer.swapped else (layer.weight.removesuffix(".weight").replace(".", "_"),)
-        for found in (*ids, *whole):
+        own = layer.weight.removesuffix(".weight").replace(".", "_")
+        for found in ids if layer.rows or layer.swapped or layer.transposed else (*ids, own):
             table.setdefault(found, layer)
     return table
 

@@ -375,6 +375,8 @@ def test_a_projection_that_lies_transposed_is_changed_transposed(tmp_path: Path)
         tensors = {f"{stem}.{ends[0]}.weight": column(1, 2), f"{stem}.{ends[1]}.weight": row(10, 100)}
         lora = opened(tmp_path, tensors, change)
         assert lora.tensor(key).tolist() == [[1 + 10, 2 + 20], [3 + 100, 4 + 200]], stem
+    with pytest.raises(CheckpointError, match="none of its 1 layers"):  # under this name it would lie as it does here
+        opened(tmp_path, {f"{key}.diff": torch.ones(2, 2)}, change)
 
 
 def test_names_of_layers_are_shown_without_control_characters(tmp_path: Path) -> None:
