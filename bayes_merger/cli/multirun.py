@@ -64,12 +64,13 @@ class Planned:
         return data["state"] == "done" and (bool(data["stopped"]) or data["trials"]["finished"] >= budget)
 
 
-def multirun(overrides: Sequence[str], reporting: Reporting = watching) -> None:
+def multirun(overrides: Sequence[str], reporting: Reporting = watching, *, queued: bool = False) -> None:
     """Run one study per combination of the swept values; what was begun earlier goes on, what is done is left alone.
 
     Args:
         overrides: as typed.
         reporting: opens each study's progress reporter.
+        queued: each waits its turn on its device.
 
     Raises:
         ConfigError: a setting that makes no sense in one of them; found before the first one starts.
@@ -92,7 +93,7 @@ def multirun(overrides: Sequence[str], reporting: Reporting = watching) -> None:
             continue
         print(f"[{number}/{len(studies)}] {name}", flush=True)
         try:
-            _run(study, reporting)
+            _run(study, reporting, queued=queued)
         except (Interrupted, Paused) as error:
             raise type(error)(f"{error}; the same command goes on with all {len(studies)} studies") from error
         except BayesMergerError as error:
@@ -217,12 +218,12 @@ def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, tree
 
 
-def _run(study: Planned, reporting: Reporting) -> None:
+def _run(study: Planned, reporting: Reporting, *, queued: bool) -> None:
     if is_begun(study.folder):
-        address, runs = study.folder.address, study.folder.path.parent
-        session.resume(study.folder.name, _changes(study), runs=runs, address=address, reporting=reporting)
+        name, address, runs = study.folder.name, study.folder.address, study.folder.path.parent
+        session.resume(name, _changes(study), runs=runs, address=address, reporting=reporting, queued=queued)
     else:
-        session.begin(study.settings, reporting=reporting)
+        session.begin(study.settings, reporting=reporting, queued=queued)
 
 
 def closing_table(studies: Sequence[Planned], failed: Mapping[str, str]) -> Table:

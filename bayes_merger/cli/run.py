@@ -54,13 +54,14 @@ def run(arguments: Sequence[str]) -> None:
         print(RUN_HELP + compose.settings_help(), end="")
         return
     reporting, arguments = notified(arguments)
+    queued, arguments = split_flag(QUEUED, arguments)
     if any(argument in ("-m", "--multirun") for argument in arguments):
         from bayes_merger.cli.multirun import multirun
 
-        multirun([argument for argument in arguments if argument not in ("-m", "--multirun")], reporting)
+        swept = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+        multirun(swept, reporting, queued=queued)
         return
     seating, arguments = seated(arguments)
-    queued, arguments = split_flag(QUEUED, arguments)
     overrides = [argument for argument in arguments if argument not in ("--cfg", "--cfg=job")]
     if len(overrides) < len(arguments):
         print(compose.settings_text(overrides), end="")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.run import steering
-from bayes_merger.run.folder import find_study
+from bayes_merger.run.folder import RunFolder, find_study
 
 
 def pause(arguments: Sequence[str]) -> None:
@@ -18,8 +19,7 @@ def pause(arguments: Sequence[str]) -> None:
     """
     about = "Hold a run where it is, with its models in memory, until  bayes-merger resume NAME; stop it to free them."
     parser = _parser("pause", about)
-    options = parser.parse_args(arguments)
-    folder = find_study(Path(options.runs), options.name)
+    folder = _run_of(parser.parse_args(arguments))
     steering.pause(folder)
     print(f"study {folder.name} pauses at its next step; go on with  bayes-merger resume {folder.typed}")
 
@@ -33,10 +33,21 @@ def stop(arguments: Sequence[str]) -> None:
     parser = _parser("stop", "End a run after its trial; nothing is lost:  bayes-merger resume NAME  goes on with it.")
     parser.add_argument("--now", action="store_true", help="at once: the trial that it draws is drawn again on resume")
     options = parser.parse_args(arguments)
-    folder = find_study(Path(options.runs), options.name)
+    folder = _run_of(options)
     steering.stop(folder, now=options.now)
+    if not folder.exists():
+        print(f"study {folder.name} ends before it has begun")
+        return
     when = "at its next step" if options.now else "after this trial"
     print(f"study {folder.name} stops {when}; go on with  bayes-merger resume {folder.typed}")
+
+
+def _run_of(options: Namespace) -> RunFolder:
+    """The study's folder; that of a run which waits its turn holds no study yet."""
+    folder = RunFolder(Path(options.runs) / options.name)
+    if Path(options.name).name == options.name and folder.is_running and not folder.exists():
+        return folder
+    return find_study(Path(options.runs), options.name)
 
 
 def _parser(command: str, about: str) -> Parser:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bayes_merger.cli import main
 from bayes_merger.errors import Interrupted
-from bayes_merger.run.control import PAUSE, STOP, ask, read_file, replace_file
+from bayes_merger.run.control import PAUSE, STOP, ask, read_file, replace_file, wish_of
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.turns import collide, device_of, wait_for_turn
 from bayes_merger.testing.progress import RecordingReporter
@@ -81,6 +82,29 @@ def test_a_run_that_waits_may_be_stopped(mine: RunFolder, other: RunFolder) -> N
             wait_for_turn(mine, "auto", progress)
         assert progress.waited == 2
     assert not mine.ticket.exists()
+
+
+def test_a_run_that_has_no_study_yet_is_stopped_by_its_whole_name(
+    mine: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = ["--runs", str(mine.path.parent)]
+    with mine.locked():
+        assert main(["stop", "mine", *runs]) == 0
+        assert wish_of(mine) == STOP
+        assert main(["stop", "min", *runs]) == 2
+    assert main(["stop", "mine", *runs]) == 2
+    said = capsys.readouterr()
+    assert said.out == "study mine ends before it has begun\n"
+    assert said.err.splitlines()[1].startswith("error: no study 'mine'; ")
+
+
+@pytest.mark.parametrize("swept", [[], ["-m", "seed=1,2"]])
+def test_studies_of_a_sweep_wait_their_turn_too(
+    swept: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *swept, "--queue", "model_a=a"]) == 2
+    assert "'model_b' has no value" in capsys.readouterr().err
 
 
 def test_what_draws_elsewhere_waits_for_nobody(mine: RunFolder, other: RunFolder) -> None:
