@@ -22,6 +22,8 @@ from torch import Tensor
 from bayes_merger.imaging.pipelines.brownian import increment
 from bayes_merger.imaging.pipelines.sigmas import Array, sigmas_of, time_of, without_penultimate
 
+_LEAST_SIGNAL = 4.8973451890853435e-08  # of zero, which has no sigma
+
 
 class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
     """One picture's way; a subclass says where a step leads.
@@ -89,11 +91,13 @@ class SigmaSteps(EulerDiscreteScheduler):  # type: ignore[misc]
 
     def _trained(self) -> Array:
         """The sigmas of training, from the smallest, rounded as in web UIs."""
-        alphas = self.alphas_cumprod
-        if not self.config.rescale_betas_zero_snr:
-            start, end = (self.config[name] ** 0.5 for name in ("beta_start", "beta_end"))
-            betas = np.linspace(start, end, self.config.num_train_timesteps) ** 2
-            alphas = torch.tensor(np.cumprod(1 - betas), dtype=torch.float32)
+        start, end = (self.config[name] ** 0.5 for name in ("beta_start", "beta_end"))
+        betas = np.linspace(start, end, self.config.num_train_timesteps) ** 2
+        alphas = torch.tensor(np.cumprod(1 - betas), dtype=torch.float32)
+        if self.config.rescale_betas_zero_snr:  # https://arxiv.org/abs/2305.08891, algorithm 1
+            roots = alphas.sqrt()
+            alphas = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+            alphas[-1] = _LEAST_SIGNAL
         found: Array = ((1 - alphas) / alphas).sqrt().double().numpy()
         return found
 

@@ -82,6 +82,14 @@ def test_karras_sigmas_start_where_web_uis_start() -> None:
         assert float(scheduler.sigmas[0]) == pytest.approx(14.6146, abs=2e-3)
 
 
+def test_a_way_without_any_signal_begins_where_web_uis_begin() -> None:
+    for schedule in ("Uniform", "Karras"):
+        scheduler = build_scheduler("Euler", schedule, prediction_type="v_prediction", zero_snr=True)
+        scheduler.set_timesteps(10)
+        assert float(scheduler.sigmas[0]) == pytest.approx(4518.77, abs=0.01)
+        assert float(scheduler.timesteps[0]) == 999
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_v_prediction_and_zero_snr_are_honoured_or_refused(name: str) -> None:
     assert build_scheduler(name, prediction_type="v_prediction").config.prediction_type == "v_prediction"
