@@ -111,7 +111,7 @@ def test_plain_diffusers_draws_the_best_trial_s_very_pictures_from_the_saved_fil
     ).images
     for path, image in zip(paths, drawn, strict=True):
         difference = ImageChops.difference(Image.open(path).convert("RGB"), image)
-        assert max(high for _, high in difference.getextrema()) <= 1, path  # diffusers' own Euler rounds elsewhere
+        assert max(difference.tobytes()) <= 1, path  # diffusers' own Euler rounds elsewhere
 
 
 def test_a_killed_run_loses_no_trial_and_goes_on_as_if_nothing_had_been(
