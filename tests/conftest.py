@@ -17,6 +17,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before anything imports torc
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests beside each other, not threads
 
+HERE = Path(__file__).parent
+
 # Neither torch nor the package is imported here: the process that only hands out the tests has no use for them.
 
 
@@ -55,7 +57,11 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of what is marked ``sampled(n)``, n cases spread over all stay in the default run and the others are slow."""
+    """Whole runs come first, so that no core waits for the last of them.
+
+    Of what is marked ``sampled(n)``, n cases spread over all stay in the default run and the others are slow.
+    """
+    items.sort(key=lambda item: item.path.parent != HERE)
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sampled"):

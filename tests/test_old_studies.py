@@ -79,7 +79,7 @@ def resumed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """The name of a study that went on to its end, and the folder that it was called in."""
     folder = tmp_path_factory.mktemp(request.param)
     put_study(request.param, folder)
-    result = command(folder, "resume", request.param)
+    result = command(folder, "resume", request.param, "final.images=0")
     assert result.returncode == 0, result.stderr
     return request.param, folder
 
