@@ -123,14 +123,13 @@ def check_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
         scheduler: A1111's schedule type; "Automatic" is what A1111 takes for this sampler.
 
     Raises:
-        ConfigError: a sampler or schedule that is unknown, or that diffusers cannot do as A1111 does.
+        ConfigError: a sampler or schedule that is unknown, or that is not drawn here as A1111 draws it.
     """
     sampler, behind = _split(name)
     if sampler not in SAMPLERS:
         if sampler in _NEAREST_OF:
             raise ConfigError(
-                f"sampler_name: {name!r} cannot be reproduced by diffusers as web UIs draw it; the nearest is "
-                f"{_NEAREST_OF[sampler]!r}"
+                f"sampler_name: {name!r} is not drawn here as web UIs draw it; the nearest is {_NEAREST_OF[sampler]!r}"
             )
         shown = printable(repr(name), longest=60)
         raise ConfigError(f"sampler_name: no sampler {shown}; {nearest(name, SAMPLERS, listed=20)}")
