@@ -142,12 +142,7 @@ def resume(
         folder.point()
         mark = fingerprint(setup, settings["scorers"], stored[FINGERPRINT])
         study = loop.open_study(setup, folder, mark, {}, waiting=progress.note)
-        if any(override.partition("=")[0] in ENDS for override in overrides):
-            study.set_user_attr(PATIENT_FROM, finished(study))
-        if any(compose.in_full(override).startswith(("final.images", "final.rescore")) for override in overrides):
-            study.set_user_attr(FINAL, None)  # what it has drawn is remembered
-        if any(compose.in_full(override).startswith("generator.") for override in overrides):
-            study.set_user_attr(MOST, None)  # another device, or a person who knows better
+        _forget_what_changes_undo(study, overrides)
         if overrides:
             settings = with_given(settings, stored[CONFIG], study.user_attrs[CONFIG])  # while it waited
             study.set_user_attr(CONFIG, settings)
@@ -166,6 +161,16 @@ def resume(
             progress.note(others)
         carry_on(setup, study, folder, progress, seating)
     return folder
+
+
+def _forget_what_changes_undo(study: optuna.study.Study, overrides: Sequence[str]) -> None:
+    changed = [compose.in_full(override) for override in overrides]
+    if any(setting.partition("=")[0] in ENDS for setting in changed):
+        study.set_user_attr(PATIENT_FROM, finished(study))
+    if any(setting.startswith(("final.images", "final.rescore")) for setting in changed):
+        study.set_user_attr(FINAL, None)  # what it has drawn is remembered
+    if any(setting.startswith("generator.") for setting in changed):
+        study.set_user_attr(MOST, None)  # another device, or a person who knows better
 
 
 def fork(
