@@ -70,12 +70,37 @@ def open_file(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint; the text begins with the path.
     """
+    return as_model(open_stored(path))
+
+
+def as_model(file: Checkpoint) -> Checkpoint:
+    """What is stored in a file, or in several, as a model: the numbers it means, under the names of official files.
+
+    Args:
+        file: opened; closed with what is returned, or by an error.
+
+    Raises:
+        CheckpointError: it is quantised in a way that is not read; the text begins with the path.
+    """
+    try:
+        return under_official_names(as_meant(file))
+    except CheckpointError as error:
+        file.close()
+        raise CheckpointError(f"{file.path}: {error}") from error
+
+
+def open_stored(path: Path) -> Checkpoint:
+    """Open one file, with its tensors as they are stored.
+
+    Raises:
+        CheckpointError: as ``open_file``.
+    """
     try:
         file = open_regular(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     try:
-        return under_official_names(as_meant(_open(path, file)))
+        return _open(path, file)
     except CheckpointError as error:
         file.close()
         raise CheckpointError(f"{path}: {error}") from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _XL = {"clip_l": "conditioner.embedders.0.transformer.", "clip_g": "conditioner.embedders.1.model."}
-_OFFICIAL: Mapping[str, Mapping[str, str]] = {  # architecture -> ComfyUI's name of an encoder -> what official files say
+_OFFICIAL: Mapping[str, Mapping[str, str]] = {  # architecture -> ComfyUI's name of an encoder -> the official one
     "sd1": {"clip_l": "cond_stage_model.transformer."},
     "sd2": {"clip_h": "cond_stage_model.model."},
     "sdxl": _XL,
