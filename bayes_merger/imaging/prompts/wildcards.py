@@ -19,6 +19,7 @@ from typing import Any
 from bayes_merger.documents import files_below, read_document, read_text
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.prompts.braces import Choice, Option, choose, first_choice, option
+from bayes_merger.imaging.prompts.comments import without_comments
 from bayes_merger.imaging.prompts.variables import with_variables
 
 _NAME = r"__[~@!]?((?:[^\W_]|\*)[\w /\\.*-]*?)__"  # the extension's marks of how to draw mean nothing once per study
@@ -103,9 +104,10 @@ class Wildcards:
         if lines is None:
             way_out = nearest(name, self._names)
             raise ConfigError(f"wildcard __{name}__: no {name}.txt in {self._folder}; {way_out}")
-        if not lines:
+        words = [line for line in map(without_comments, lines) if line]
+        if not words:
             raise ConfigError(f"wildcard __{name}__: {self._file(name) or self._folder} has no lines")
-        return tuple(map(option, lines))
+        return tuple(map(option, words))
 
     def _together(self, pattern: str) -> list[str] | None:
         """The lines of all lists whose names fit; None where none does."""
@@ -121,8 +123,7 @@ class Wildcards:
             text = read_text(file, largest=_LARGEST)
         except ConfigError as error:
             raise ConfigError(f"wildcard __{name}__: {file}: {error}") from None
-        lines = [line.strip() for line in text.splitlines()]
-        return [line for line in lines if line and not line.startswith("#")]
+        return [line.strip() for line in text.splitlines()]
 
     @cached_property
     def _names(self) -> list[str]:

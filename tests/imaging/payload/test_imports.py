@@ -314,3 +314,9 @@ def test_a_comment_is_read_in_whatever_encoding_it_is(encoding: str, words: str,
     text = f"{words}\nSteps: 12, Sampler: Euler"
     path = with_exif(tmp_path / "ring.jfif", {}, b"UNICODE\0" + text.encode(encoding))
     assert only(path).fields["prompt"] == words
+
+
+def test_a_hash_in_the_words_of_a_picture_was_drawn(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a #1 ring\nSteps: 4, Sampler: Euler, CFG scale: 4, Seed: 1, Size: 64x64")
+    one = import_file(tmp_path / "x.txt")[0]
+    assert payload_from_mapping("x", one.fields).prompt == "a #1 ring"
