@@ -14,6 +14,7 @@ from typing import Any
 from bayes_merger.documents import parse_document, read_text
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.imaging.payload.comfyui import is_graph, read_graph
+from bayes_merger.imaging.payload.comfyui_editor import graph_of_editor, is_of_editor
 from bayes_merger.imaging.payload.elsewhere import fields_of, fields_of_dream, unwrapped
 from bayes_merger.imaging.payload.fields import TEXT_FIELDS, payload_from_mapping
 from bayes_merger.imaging.payload.infotext import is_infotext, split_infotext
@@ -108,12 +109,12 @@ def _of_data(data: Any) -> Iterator[Imported]:
         return
     if is_graph(data.get("prompt")):
         data = data["prompt"]  # as it goes to ComfyUI's server
+    if is_of_editor(data):
+        data, _ = graph_of_editor(data)
     if is_graph(data):
         fields, kinds = read_graph(data)
         yield Imported("", fields, [f"left out: what the node {kind} does" for kind in kinds])
         return
-    if isinstance(data.get("nodes"), list):
-        raise ConfigError("is a workflow of ComfyUI's editor; save it by Workflow > Export (API)")
     fields, others = fields_of(data)
     if "prompt" in fields:
         yield Imported("", fields, [f"left out: {printable(name)}" for name in others])

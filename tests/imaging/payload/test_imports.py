@@ -170,10 +170,11 @@ def test_a_picture_made_from_another_one_is_said(tmp_path: Path) -> None:
     assert found.notes == []
 
 
-def test_the_editor_s_workflow_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"nodes": [{"id": 3, "type": "KSampler"}], "links": []}')
-    assert refusal(tmp_path / "x.json").endswith("editor; save it by Workflow > Export (API)")
-    assert refusal(png(tmp_path / "x.png", workflow='{"nodes": []}')).endswith("Workflow > Export (API)")
+def test_an_editor_s_workflow_that_is_not_understood_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"nodes": [{"id": 3, "type": "workflow>mine"}], "links": []}')
+    assert refusal(tmp_path / "x.json").endswith("node 'workflow>mine'; save it by Workflow > Export (API)")
+    damaged = png(tmp_path / "x.png", workflow='{"nodes": [7]}')
+    assert refusal(damaged).endswith("is a damaged workflow of ComfyUI's editor; save it by Workflow > Export (API)")
 
 
 def test_invokeais_first_pictures_are_read(tmp_path: Path) -> None:
