@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.prediction import has_zero_snr
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
@@ -18,17 +19,24 @@ from bayes_merger.run.fresh import fresh
 from bayes_merger.run.web_ui import PROGRAMS
 
 
-def check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
+def check_payloads(payloads: Sequence[Payload], model: Checkpoint, prediction: str | None = None) -> None:
     """Check what is drawn, as far as that goes without loading the model.
+
+    Args:
+        payloads: resolved.
+        model: that the merge starts from.
+        prediction: ``generator.prediction_type``.
 
     Raises:
         ConfigError: a payload that this kind of model cannot draw.
     """
     kind = drawn(model)
+    zero_snr = has_zero_snr(model.shapes, prediction)
     for payload in payloads:
         try:
             payload.check()  # those of a study that goes on may be anybody's
             kind.check(payload, model.shapes)
+            kind.check_passes(payload, zero_snr=zero_snr)
         except ConfigError as error:
             raise ConfigError(f"payload {payload.name}: {error}") from error
 

@@ -227,7 +227,7 @@ def _check_generator(
         return NO_FILES, None
     if generator.program in WEB_UIS:
         return NO_FILES, check_web_ui(config, payloads)
-    check_payloads(payloads, model)
+    check_payloads(payloads, model, generator.prediction_type)
     files = find_files(all_drawn(config, payloads), model, path_of(config.loras), path_of(config.embeddings))
     check_offload(generator.offload)
     if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
