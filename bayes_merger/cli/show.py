@@ -50,9 +50,13 @@ from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.checked import reads_once
 from bayes_merger.search.study.history import REASON, is_interrupted
 from bayes_merger.search.study.loading import fingerprint_hash
+from bayes_merger.search.surrogates.grid_gp import every
 
 SHOWN = 10
 """Trials of a kind that are listed one by one."""
+
+TIMED = 400
+"""The time that a trial takes is told of at most so many; ``--timing`` has that of all."""
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -191,12 +195,13 @@ def _print_course(study: optuna.study.Study) -> None:
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in course.parents.items()))
     if course.noise:
         print(f"  noise of one trial's points {course.noise:.3f}")
-    parts = timing(complete_trials(study))
+    trials = complete_trials(study)
+    parts = timing(trials[every(len(trials), TIMED)])
     if whole := sum(parts.values()):
         shares = [f"{words_of(part)} {seconds / whole:.0%}" for part, seconds in parts.items()
                   if seconds >= whole / 20]  # fmt: skip
         print(f"  a trial takes {whole:.1f} s: {', '.join(shares)}")
-    sure = [one for one in importances(complete_trials(study), values) if one.beyond_luck]
+    sure = [one for one in importances(trials, values) if one.beyond_luck]
     if sure:
         named = ", ".join(f"{one.name} {one.share:.0%}" for one in sure[:6])
         print(f"  what seems to matter: {named}\n    {CAVEAT}")

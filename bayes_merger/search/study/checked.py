@@ -118,7 +118,7 @@ class CheckedStudy(Study):
     def user_attrs(self) -> dict[str, Any]:
         """The study's attributes; not to be changed in place."""
         reading = _reading_of(self)
-        return dict(reading.attributes) if reading else super().user_attrs
+        return dict(reading.attributes if reading else self._storage.get_study_user_attrs(self._study_id))
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
@@ -184,11 +184,11 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
         objectives: how many scores a finished trial has.
     """
     seen = copy.copy(trial)
-    seen.user_attrs = _accepted(trial.user_attrs, is_sound, {})
     for moment in ("datetime_start", "datetime_complete"):
         if not is_moment(getattr(trial, moment)):
             setattr(seen, moment, None)
     if trial.state not in SCORED:
+        seen.user_attrs = _accepted(trial.user_attrs, is_sound, {})
         return seen  # what waits is checked when it is taken, and nobody relies on the values of the others
     if trial.state == TrialState.COMPLETE and (wrong := _wrong_score(trial.values, objectives)):
         return wrong

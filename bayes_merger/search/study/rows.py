@@ -303,7 +303,7 @@ def _moment(stored: str | datetime | None) -> datetime | None:
     if stored is None:
         return None
     moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
-    return moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+    return datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp())
 
 
 @lru_cache(maxsize=1024)
