@@ -21,7 +21,7 @@ from bayes_merger.paths import quoted
 from bayes_merger.report import summary as report
 from bayes_merger.report.convergence import convergence_of
 from bayes_merger.report.importance import CAVEAT, importances
-from bayes_merger.report.overview import glance, overview
+from bayes_merger.report.overview import Overview, glance, overview
 from bayes_merger.report.sheet import as_csv, filtered, sorted_by
 from bayes_merger.report.study_tables import (
     ago,
@@ -41,11 +41,12 @@ from bayes_merger.report.tables import (
 from bayes_merger.report.timing import beside, timing, timing_table, words_of
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import CONFIG
-from bayes_merger.run.control import run_state
+from bayes_merger.run.control import WAITING, run_state
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
 from bayes_merger.run.predicted import last_prediction
 from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of, recipe_of, value_of
+from bayes_merger.run.turns import waiting
 from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.checked import reads_once
 from bayes_merger.search.study.history import REASON, is_interrupted
@@ -93,7 +94,8 @@ def show(arguments: Sequence[str]) -> None:
 
 
 def _show_all(runs: Path, as_json: bool) -> None:
-    found = [overview(folder) for folder in studies(runs)]
+    waits = {folder: after for folder, after in waiting(runs) if not folder.exists()}
+    found = [*(Overview(folder.name, WAITING) for folder in waits), *map(overview, studies(runs))]
     for one in found:
         if one.wrong:
             print(f"{printable(one.name)}: {one.wrong}", file=sys.stderr)
@@ -106,6 +108,8 @@ def _show_all(runs: Path, as_json: bool) -> None:
         whole = overview_table(found, now)
         narrow = console.measure(whole).maximum >= console.width
         _wide(overview_table(found, now, brief=True) if narrow else whole)
+        for folder, after in waits.items():
+            print(f"{printable(folder.name)} begins when {printable(after)} no longer draws")
 
 
 def _wide(table: Table) -> None:
