@@ -193,7 +193,11 @@ class RunData:
 
     def stop(self, request: Request, body: Stop) -> dict[str, str]:
         """End a run; `resume` goes on with it."""
-        steering.stop(self._shelf.folder(request.path_params["study"]), now=body.now)
+        folder = self._shelf.folder(request.path_params["study"])
+        waits = run_state(folder) == WAITING
+        steering.stop(folder, now=body.now)
+        if waits:
+            return {"said": "It no longer waits."}
         return {"said": "It stops at its next step." if body.now else "It stops after this trial."}
 
     def resume(self, request: Request, body: GoOn) -> dict[str, str]:
