@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import sqlite3
@@ -76,11 +77,24 @@ def test_texts_that_only_make_sense_together_make_none(file: Path, texts: tuple[
     database = sqlite3.connect(file)
     with database:
         for id, text in enumerate(texts, start=1):
-            own = "trial_user_attribute_id = ?"
-            database.execute(f"UPDATE trial_user_attributes SET value_json = ? WHERE {own}", (text, id))
+            database.execute("UPDATE study_user_attributes SET value_json = ? WHERE study_id = ?", (text, id))
     database.close()
     with pytest.raises(json.JSONDecodeError):
-        read(file).get_all_trials(1)
+        read(file)
+
+
+@pytest.mark.parametrize("text", ["[1", "", "1,2", "[" * 100_000, None])
+def test_what_a_trial_has_that_cannot_be_read_is_missing(file: Path, text: str | None) -> None:
+    database = sqlite3.connect(file)
+    with database:
+        database.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'scores'", (text,))
+    database.close()
+    trial = read(file).get_all_trials(1)[1]
+    assert "scores" not in trial.user_attrs
+    assert trial.user_attrs.get("scores") is None
+    assert (dict(trial.user_attrs), len(trial.user_attrs)) == ({"seconds": 2}, 1)
+    assert copy.deepcopy(trial) == trial
+    assert type(copy.deepcopy(trial).user_attrs) is dict
 
 
 @pytest.mark.parametrize(
