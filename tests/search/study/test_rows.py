@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,10 +22,9 @@ from optuna.trial import TrialState
 from bayes_merger.search.study.rows import RowStorage, snapshot
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Two studies with whatever Optuna can store."""
-    path = tmp_path / "study.db"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "study.db"
     ranges = {"x": FloatDistribution(0.0, 1.0), "n": IntDistribution(1, 9), "c": CategoricalDistribution(["a", None])}
     up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
     for name, directions in (("one", [up]), ("two", [up, down])):
@@ -43,6 +43,12 @@ def file(tmp_path: Path) -> Path:
             study.add_trial(trial)
         study.ask()
     return path
+
+
+@pytest.fixture
+def file(made: Path, tmp_path: Path) -> Path:
+    """Two studies with whatever Optuna can store."""
+    return Path(shutil.copy(made, tmp_path))
 
 
 def read(path: Path) -> RowStorage:
