@@ -118,16 +118,16 @@ def candidates(folder: Path, rounds: int = ROUNDS) -> list[Row]:
 
 
 def random_activations(path: Path, model: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Responses of any size, for all matrices and convolutions."""
+    """Responses of any size, for all matrices and convolutions, in four bands."""
     generator = torch.Generator().manual_seed(0)
-    found = Activations(About(model.sha256(), "sd1", 1, ({"id": "x"},)))
+    found = Activations(About(model.sha256(), "sd1", 4, ({"id": "x"},)))
     for key, shape in shapes.items():
         if len(shape) > 1:
             found.sums[key] = {
-                "guided_in": torch.rand(1, shape[1], generator=generator).double(),
-                "guided_out": torch.rand(1, shape[0], generator=generator).double(),
+                "guided_in": torch.rand(4, shape[1], generator=generator).double(),
+                "guided_out": torch.rand(4, shape[0], generator=generator).double(),
             }
-            found.counts[key] = {"guided_n": torch.ones(1).double()}
+            found.counts[key] = {"guided_n": torch.ones(4).double()}
     found.save(path)
 
 
