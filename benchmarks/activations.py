@@ -193,6 +193,7 @@ def merging(folder: Path, rounds: int = ROUNDS) -> list[Row]:
     return [
         ("a written merge of five blocks with saliency / without", own.cost_of_writing(rounds), 1.5),
         ("a live candidate in fp32 with saliency / without", live("fp32", torch.float32), 1.5),
+        ("one of fp16 models in a network in fp32, as a CPU draws it", live("fp16", torch.float32), 1.5),
         ("a live candidate in fp16 with saliency / without, which is one fused call", live("fp16", torch.float16), 1.5),
     ]
 
