@@ -87,6 +87,13 @@ def test_the_request_is_the_payload_s_fields_and_the_model(server: State) -> Non
     ]
 
 
+def test_a_second_pass_in_forge_is_told_that_it_has_the_first_one_s_modules() -> None:
+    assert "hr_additional_modules" not in request().body("m")
+    assert request(enable_hr=True).body("m")["hr_additional_modules"] == ["Use same choices"]
+    own = request(enable_hr=True, hr_additional_modules=["clip.safetensors"]).body("m")
+    assert own["hr_additional_modules"] == ["clip.safetensors"]
+
+
 def test_settings_of_one_payload_do_not_stay_for_the_next_nor_for_the_user(server: State) -> None:
     before, one = dict(server.options), client(server)
     for fields in ({}, {"emphasis": "No norm"}, {}, {"clip_skip": 2}, {"rng": "cpu"}):
