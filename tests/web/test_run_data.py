@@ -82,7 +82,7 @@ def test_what_is_wrong_is_the_terminal_s_one_line(
         (["model_a=A", "model_b=A"], "", "model_b: is model_a too"),
         (["model_a=A", "model_b=B", "method=add_difference"], "", "model_c: method 'add_difference' needs it"),
         (["model_a=A", "model_b=B", "n_iters=-5"], "", "n_iters: -5 is too small"),
-        (["model_a=A", "model_b=B", "n_iters=99999999"], "", "n_iters: 99999999 is more than a run can have"),
+        (["model_a=A", "model_b=B", "n_iters=99999999"], "", "n_iters: 99999999 is too large"),
         (["model_a=A", "model_b=B", "init_points=0"], "", "init_points: 0 is too small"),
         (["model_a=A", "model_b=B"], "steps=30", "payloads.NAME.steps"),
         (["model_a=A", "model_b=B"], "a cat", "'a': on a page they are given like  name=value"),

@@ -23,7 +23,6 @@ from bayes_merger.run.models import given_models, merge_settings
 from bayes_merger.run.new_folder import new_folder
 from bayes_merger.run.outside import OUTSIDE
 from bayes_merger.run.setup import check_numbers
-from bayes_merger.run.steering import MOST_TRIALS
 from bayes_merger.run.turns import device_of
 from bayes_merger.web.shelf import Shelf
 
@@ -133,7 +132,7 @@ class Starts:
         command = ["fork", old, folder.name, *changes, *runs]
         shown = shlex.join(["bayes-merger", *command])
         config = compose.validate(settings)
-        _check_numbers(config)
+        check_numbers(config)
         return Prepared(folder, [*command, "web.page=off"], shown, config.n_iters, device_of(settings))
 
     def _stored(self, study: str) -> dict[str, Any]:
@@ -177,19 +176,13 @@ def _typed(line: str) -> list[str]:
     return [word.lstrip("-") if "=" in word else word for word in words]
 
 
-def _check_numbers(config: RunConfig) -> None:
-    check_numbers(config)
-    if config.n_iters > MOST_TRIALS:
-        raise ConfigError(f"n_iters: {config.n_iters} is more than a run can have; give {MOST_TRIALS} or less")
-
-
 def _check(config: RunConfig) -> None:
     """What the settings alone tell; the process that is started finds out all the rest.
 
     Raises:
         ConfigError: a number, or models, that make no sense.
     """
-    _check_numbers(config)
+    check_numbers(config)
     if config.recipe or config.generator.program == OUTSIDE:
         return
     given = given_models(config, merge_settings(config).spec)
