@@ -117,6 +117,7 @@ class UniPC(TimeSteps):
     """
 
     _start = 0
+    _begin: Tensor
     _beliefs: Sequence[Tensor] = ()
 
     def set_begin_index(self, begin_index: int = 0) -> None:
