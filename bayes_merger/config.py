@@ -181,7 +181,7 @@ CHANGEABLE = ("n_iters", "images_budget", "time_limit", "patience", "pruning", "
               "generator.max_batch", "generator.config", "generator.text_encoder_3",
               "generator.offload", "generator.address", "generator.models_folder", "generator.timeout",
               "generator.workflow", "preview", "scoring.page", "scoring.ahead", "scoring.shuffle", "scoring.repeats",
-              "scoring.playoff")  # fmt: skip
+              "scoring.playoff", "wildcards", "loras", "embeddings")  # fmt: skip
 """The settings that may change when a study goes on."""
 
 
@@ -190,6 +190,9 @@ LOCAL = ("model_a", "model_b", "model_c", "models", "models_dir", "recipe.models
          "generator.address", "generator.models_folder", "generator.timeout", "generator.workflow", "wildcards",
          "loras", "embeddings")  # fmt: skip
 """The settings that may differ between the machines that work on a study."""
+
+FILES = ("vae", "saliency.a", "saliency.b", "act")
+"""The settings that may name a file, which may lie elsewhere when a study goes on, if it is the same."""
 
 
 def data_root() -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger import compose
-from bayes_merger.config import LOCAL
+from bayes_merger.compose.changes import is_file
+from bayes_merger.config import FILES, LOCAL
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.run.attributes import VERSIONS
 from bayes_merger.run.fingerprint import fingerprint
@@ -93,8 +94,9 @@ def _stored_for_worker(
         CheckpointError: a model file that is not there.
     """
     for override in overrides:
-        key = compose.in_full(override).partition("=")[0]
-        if not any(compose.is_of(key, local) for local in LOCAL):
+        key, _, value = compose.in_full(override).partition("=")
+        is_place = any(compose.is_of(key, file) for file in FILES) and is_file(value)
+        if not is_place and not any(compose.is_of(key, local) for local in LOCAL):
             raise ConfigError(f"{key}: is the study's, not the worker's; only {', '.join(LOCAL)} can differ")
     try:
         settings, setup = stored_setup(folder, stored, overrides)

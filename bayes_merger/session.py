@@ -35,6 +35,7 @@ from bayes_merger.run.control import GO_ON
 from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load
+from bayes_merger.run.fresh import fresh
 from bayes_merger.run.heritage import check_compares, heritage_of, taken_over, with_pictures
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
 from bayes_merger.run.new_folder import new_folder
@@ -137,6 +138,8 @@ def resume(
     stored = of_a_run(load(folder))
     check_changeable(name, stored[CONFIG], overrides)
     settings, setup = stored_setup(folder, stored, overrides)
+    if setup.payloads and setup.config.final.images != 0:
+        fresh(setup.config, setup.payloads, 0)  # a list of words that is gone is missed now, not after the search
     with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.step("hashing the models")
         folder.point()
@@ -339,8 +342,10 @@ def _remember_places(study: optuna.study.Study, setup: RunSetup) -> None:
     models = {name: dict(model) for name, model in recipe["models"].items()}
     for name in models.keys() & now.keys():
         models[name]["path"] = now[name].path
-    if models != recipe["models"]:
-        study.set_user_attr(RECIPE, {**recipe, "models": models})
+    merge = setup.recipe({}).to_json()
+    files = {key: merge[key] for key in ("saliency", "act") if recipe.get(key) and merge.get(key)}
+    if {**recipe, "models": models, **files} != recipe:
+        study.set_user_attr(RECIPE, {**recipe, "models": models, **files})
 
 
 def _take_address(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bayes_merger.compose.typed import in_full, is_of
-from bayes_merger.config import CHANGEABLE
+from bayes_merger.config import CHANGEABLE, FILES
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.paths import quoted
 
@@ -33,6 +33,16 @@ def check_forked(name: str, overrides: Sequence[str]) -> None:
             )
 
 
+def is_moved(key: str, stored: Any, value: str) -> bool:
+    """Whether a setting names a file and is to name one again; that it is the same is seen by its hash."""
+    return any(is_of(key, file) for file in FILES) and is_file(stored) and is_file(value)
+
+
+def is_file(value: Any) -> bool:
+    """Whether this is the name of a file, not that of a model or a word."""
+    return isinstance(value, str) and len(value) > 1 and value not in ("merge", "null")
+
+
 def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse changes on resume that would make a study's trials incomparable, or its course another one.
 
@@ -41,11 +51,11 @@ def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[s
     """
     for override in overrides:
         key, _, value = in_full(override).partition("=")
-        if any(is_of(key, ok) for ok in CHANGEABLE):
-            continue
         stored: Any = config
         for part in key.split("."):
             stored = stored.get(part) if isinstance(stored, Mapping) else None
+        if any(is_of(key, ok) for ok in CHANGEABLE) or is_moved(key, stored, value):
+            continue
         forked = f"what compares is taken over by  bayes-merger fork {quoted(name)} NEW {quoted(override)}"
         anew = "with another no score would compare: start anew with  bayes-merger run"
         raise ConfigError(

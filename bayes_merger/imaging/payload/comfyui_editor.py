@@ -161,7 +161,7 @@ class _Level:
             if origin == _INSIDE:
                 name = level.data["inputs"][slot]["name"]
                 given = dict(_values(level.node, level.data))
-                level, node = level.outer, level.node
+                node, level = level.node, level.outer
                 link = next((one.get("link") for one in node.get("inputs") or () if one["name"] == name), None)
                 if link is None:
                     return _Found(given[name]) if name in given else None

@@ -165,6 +165,7 @@ class Dialogue:
                 return False
             if answer == "q":
                 raise Paused(f"paused; {GO_ON}")
+            self.tell(f"  all are rated already: Enter goes on, u takes the last rating back; {answer!r} does nothing")
         return True
 
     def show(self, number: int) -> None:

@@ -189,3 +189,10 @@ def test_it_is_a_scorer_on_the_scale_of_points(path: Path) -> None:
     assert person.scorer.scale == (0.0, 10.0)
     assert person.scorer.interactive
     assert person.scorer.score([]) == []
+
+
+def test_a_number_when_all_are_rated_is_not_dropped_in_silence(path: Path) -> None:
+    person = Person(path, "7", "8", "", confirm=True)
+    assert person.scorer.score(THREE[:1]) == [7.0]
+    said = "  all are rated already: Enter goes on, u takes the last rating back; '8' does nothing"
+    assert said in person.told
