@@ -108,6 +108,8 @@ def nearest(name: str, known: Iterable[str], *, listed: int = 12) -> str:
     'did you mean bayes?'
     """
     names = sorted(set(known))
+    if not names:
+        return "there is none"
     if close := close_to(name, names):
         return f"did you mean {' or '.join(close)}?"
     more = f", ... ({len(names)} in all)" if len(names) > listed else ""

@@ -51,7 +51,7 @@ from bayes_merger.run.versions import about_upgrade, remember_versions, versions
 from bayes_merger.run.wishes import store_wish
 from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.stopping import PATIENT_FROM
-from bayes_merger.search.study.storage import is_address, open_storage, redacted
+from bayes_merger.search.study.storage import file_at, is_address, open_storage, redacted
 from bayes_merger.search.study.study import FINGERPRINT, finished
 
 
@@ -350,8 +350,8 @@ def _take_address(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         ConfigError: there is nothing at that address.
     """
     address = str(settings["storage"] or "")
-    if address and not is_address(address):
-        address = str(user_path(address).absolute())
+    if address and (file := file_at(address)) is not None:
+        address = str(user_path(file).absolute())
     if is_address(address):
         open_storage(address).engine.dispose()
     return {**settings, "storage": redacted(address) or None}, address

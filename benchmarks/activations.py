@@ -118,16 +118,16 @@ def candidates(folder: Path, rounds: int = ROUNDS) -> list[Row]:
 
 
 def random_activations(path: Path, model: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Responses of any size, for all matrices and convolutions."""
+    """Responses of any size, for all matrices and convolutions, in four bands."""
     generator = torch.Generator().manual_seed(0)
-    found = Activations(About(model.sha256(), "sd1", 1, ({"id": "x"},)))
+    found = Activations(About(model.sha256(), "sd1", 4, ({"id": "x"},)))
     for key, shape in shapes.items():
         if len(shape) > 1:
             found.sums[key] = {
-                "guided_in": torch.rand(1, shape[1], generator=generator).double(),
-                "guided_out": torch.rand(1, shape[0], generator=generator).double(),
+                "guided_in": torch.rand(4, shape[1], generator=generator).double(),
+                "guided_out": torch.rand(4, shape[0], generator=generator).double(),
             }
-            found.counts[key] = {"guided_n": torch.ones(1).double()}
+            found.counts[key] = {"guided_n": torch.ones(4).double()}
     found.save(path)
 
 
@@ -193,6 +193,7 @@ def merging(folder: Path, rounds: int = ROUNDS) -> list[Row]:
     return [
         ("a written merge of five blocks with saliency / without", own.cost_of_writing(rounds), 1.5),
         ("a live candidate in fp32 with saliency / without", live("fp32", torch.float32), 1.5),
+        ("one of fp16 models in a network in fp32, as a CPU draws it", live("fp16", torch.float32), 1.5),
         ("a live candidate in fp16 with saliency / without, which is one fused call", live("fp16", torch.float16), 1.5),
     ]
 

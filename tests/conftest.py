@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.shared import made_once
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test may reach for a network
 
@@ -83,24 +86,47 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoint_files import make_tiny_sd1
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``a.safetensors``, ``b.safetensors`` and the configuration that draws them."""
+    from tests.checkpoint_files import make_tiny_sd1, tiny_config
 
-    return make_tiny_sd1(tmp_path_factory.mktemp("checkpoints") / "a.safetensors", seed=1)
+    def make(folder: Path) -> None:
+        make_tiny_sd1(folder / "a.safetensors", seed=1)
+        make_tiny_sd1(folder / "b.safetensors", seed=2)
+        tiny_config(folder / "config")
+
+    return made_once(tmp_path_factory, "tiny", make)
 
 
 @pytest.fixture(scope="session")
-def tiny_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoint_files import make_tiny_sd1
-
-    return make_tiny_sd1(tmp_path_factory.mktemp("checkpoints") / "b.safetensors", seed=2)
+def tiny_a(tiny_models: Path) -> Path:
+    return tiny_models / "a.safetensors"
 
 
 @pytest.fixture(scope="session")
-def tiny_sd1_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoint_files import tiny_config
+def tiny_b(tiny_models: Path) -> Path:
+    return tiny_models / "b.safetensors"
 
-    return tiny_config(tmp_path_factory.mktemp("config"))
+
+@pytest.fixture(scope="session")
+def tiny_sd1_config(tiny_models: Path) -> Path:
+    return tiny_models / "config"
+
+
+@pytest.fixture(scope="session")
+def six_trials(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Path:
+    """A user's folder with ``a.safetensors``, ``b.safetensors`` and a finished study ``old`` of them; to be copied."""
+    from tests.user_folder import command, make_workplace
+
+    def make(folder: Path) -> None:
+        make_workplace(folder, tiny_models / "config")
+        for name in ("a", "b"):
+            shutil.copy(tiny_models / f"{name}.safetensors", folder)
+        settings = ("name=old", "n_iters=2", "final.images=0", "final.save=false")
+        done = command(folder, "run", "experiment=tiny", "model_a=a.safetensors", "model_b=b.safetensors", *settings)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "six_trials", make)
 
 
 @pytest.fixture(scope="session")

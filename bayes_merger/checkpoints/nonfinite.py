@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from bayes_merger.errors import CheckpointError, printable
 
 _CPU_PIECE = 2**20  # numbers checked at a time
 _GPU_PIECE = 2**30  # there each look is waited for
@@ -26,3 +29,13 @@ def find_nonfinite(tensor: Tensor) -> str:
         if not (math.isfinite(low) and math.isfinite(high)):
             return "NaN" if math.isnan(low) or math.isnan(high) else "infinity"
     return ""
+
+
+def check_model(path: Path, key: str, tensor: Tensor) -> None:
+    """Refuse a model one of whose tensors holds NaN or infinity.
+
+    Raises:
+        CheckpointError: it does; the text names the model and the tensor.
+    """
+    if fault := find_nonfinite(tensor):
+        raise CheckpointError(f"model {path} holds {fault} in '{printable(key)}'; it is broken, use another")

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.diffusers_folder import open_folder
+from bayes_merger.checkpoints.shards import INDEX, open_joined, shards_of
 from bayes_merger.checkpoints.shelves import find_model, shelves
 from bayes_merger.checkpoints.single_file import SUFFIXES, open_file
 from bayes_merger.errors import CheckpointError, and_more
-
-_SHARD = re.compile(r"-\d{5}-of-(?!00001\.)(\d{5})\.")
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a model file or folder and validate its header.
 
     Args:
-        path: a ``.safetensors`` file, a ``.ckpt`` that holds nothing but tensors, or a diffusers folder; or the name
-            of one in the folders of models that the environment names.
+        path: a ``.safetensors`` file, a ``.ckpt`` that holds nothing but tensors, one of several files of a model or
+            their index, or a diffusers folder; or the name of one in the folders of models that the environment names.
 
     Raises:
         CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint at all.
@@ -34,13 +32,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if path.is_dir() and any((path / name).exists() for name in ("model_index.json", "unet", "transformer")):
             return open_folder(path)
         _check_exists(path)
+        files = shards_of(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
-    if part := _SHARD.search(path.name):
-        raise CheckpointError(
-            f"{path}: one of {int(part[1])} files of a model; give the diffusers folder they are in, or join them"
-        )
-    return open_file(path)
+    return open_joined(path, files) if files else open_file(path)
 
 
 def hash_all(checkpoints: Iterable[Checkpoint]) -> None:
@@ -62,7 +57,7 @@ def _check_exists(path: Path) -> None:
     if path.exists():
         if not path.is_file():
             raise CheckpointError(f"{path}: not a regular file; give a .safetensors file")
-        if path.suffix == ".json":
+        if path.suffix == ".json" and not path.name.endswith(INDEX):
             raise CheckpointError(f"{path}: says something about a model and is none; give the model beside it")
         return
     if path.is_symlink():

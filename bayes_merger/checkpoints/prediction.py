@@ -54,6 +54,11 @@ def predicted_by(scheduler: Mapping[str, Any]) -> str:
     return said
 
 
+def has_zero_snr(keys: Collection[str], given: str | None) -> bool:
+    """Whether a model is drawn down to zero terminal SNR: by its marks, and what it is said to predict, if at all."""
+    return ZERO_SNR in keys and (_SAID.get(given or "") or predicted(keys, {})) == V
+
+
 def edm_mark(keys: Collection[str]) -> str:
     """The first mark of an EDM model among a file's tensors; empty where there is none."""
     return next((mark for mark, kind in MARKS.items() if kind in (EDM, EDM_V) and mark in keys), "")

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
-from bayes_merger.checkpoints.open_clip import under_open_clips_names
 from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, Inert, check_pickle
 from bayes_merger.checkpoints.prediction import MARKS
 from bayes_merger.checkpoints.quantised import as_meant
+from bayes_merger.checkpoints.text_encoders import under_official_names
 from bayes_merger.errors import CheckpointError, one_line, printable
 from bayes_merger.paths import open_regular
 
@@ -70,12 +70,37 @@ def open_file(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: missing, unreadable, damaged, dangerous, or not a checkpoint; the text begins with the path.
     """
+    return as_model(open_stored(path))
+
+
+def as_model(file: Checkpoint) -> Checkpoint:
+    """What is stored in a file, or in several, as a model: the numbers it means, under the names of official files.
+
+    Args:
+        file: opened; closed with what is returned, or by an error.
+
+    Raises:
+        CheckpointError: it is quantised in a way that is not read; the text begins with the path.
+    """
+    try:
+        return under_official_names(as_meant(file))
+    except CheckpointError as error:
+        file.close()
+        raise CheckpointError(f"{file.path}: {error}") from error
+
+
+def open_stored(path: Path) -> Checkpoint:
+    """Open one file, with its tensors as they are stored.
+
+    Raises:
+        CheckpointError: as ``open_file``.
+    """
     try:
         file = open_regular(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     try:
-        return under_open_clips_names(as_meant(_open(path, file)))
+        return _open(path, file)
     except CheckpointError as error:
         file.close()
         raise CheckpointError(f"{path}: {error}") from error

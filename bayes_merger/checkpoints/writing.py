@@ -118,7 +118,7 @@ def write_checkpoint(
             try:
                 _write_tensor(file, entry, path)
             except NotFinite as error:
-                raise _with_culprit(error, entry.key, inputs) from None
+                raise with_culprit(error, entry.key, inputs) from None
             done += entry.size
             if progress:
                 progress(done, total)
@@ -223,11 +223,7 @@ def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
             raise _unannounced(entry, f"{list(tensor.shape)} {tensor.dtype}")
         piece = tensor.detach().cpu().contiguous()
         if entry.dtype in FLOATS and (fault := find_nonfinite(piece)):
-            raise NotFinite(
-                f"not written, '{entry.key}' would hold {fault}; "
-                "choose weights nearer to [0, 1], or dtype=fp32 if the numbers are too large for half precision",
-                subject=str(path),
-            )
+            raise not_finite(entry.key, fault, path)
         count += piece.numel()
         if piece.numel():
             data = piece.reshape(-1).view(torch.uint8).numpy().data
@@ -237,16 +233,25 @@ def _write_tensor(file: BinaryIO, entry: TensorEntry, path: Path) -> None:
         raise _unannounced(entry, f"{count} numbers")
 
 
-def _with_culprit(error: NotFinite, key: str, inputs: Collection[Checkpoint]) -> NotFinite:
+def not_finite(key: str, fault: str, path: Path | None = None) -> NotFinite:
+    """The refusal of a tensor with NaN or infinity, and of what else was to be written to ``path``."""
+    return NotFinite(
+        f"not written, '{key}' would hold {fault}; "
+        "choose weights nearer to [0, 1], or dtype=fp32 if the numbers are too large for half precision",
+        subject=str(path or ""),
+    )
+
+
+def with_culprit(error: NotFinite, key: str, inputs: Collection[Checkpoint]) -> NotFinite:
     """The error, which names the model that holds such numbers itself, where one does."""
-    from bayes_merger.checkpoints.nonfinite import find_nonfinite
+    from bayes_merger.checkpoints.nonfinite import check_model
 
     for model in inputs:
-        if model.dtypes.get(key) in FLOATS and (fault := find_nonfinite(model.tensor(key))):
-            return NotFinite(
-                f"not written, model {model.path} holds {fault} in '{key}'; it is broken, use another",
-                subject=error.subject,
-            )
+        try:
+            if model.dtypes.get(key) in FLOATS:
+                check_model(model.path, key, model.tensor(key))
+        except CheckpointError as broken:
+            return NotFinite(f"not written, {broken}", subject=error.subject)
     return error
 
 

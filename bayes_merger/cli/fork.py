@@ -36,6 +36,7 @@ def fork(arguments: Sequence[str]) -> None:
     way_out = "fork: takes the study and the new one's name, like  bayes-merger fork NAME NEW optimiser=gp"
     queued, words = split_flag(QUEUED, as_settings(arguments))
     name, rest = name_of(words, way_out)
+    rest = [word.removeprefix("name=") for word in rest]
     new, overrides = name_of(rest, f"fork: the new study has no name; give it like  bayes-merger fork {name} NEW")
     from bayes_merger import session
 

@@ -88,11 +88,12 @@ def entries() -> list[Entry]:
     try:
         found = _settings(names)
     except ConfigError:  # one of the user's own spoils them all; which one, only each alone can tell
-        for name in names:
+        own = [name for name in names if Path("scorers", f"{name}.yaml").is_file()]
+        for group in ([name for name in names if name not in own], *([name] for name in own)):
             try:
-                found |= _settings([name])
+                found |= _settings(group)
             except ConfigError as error:
-                trouble[name] = str(error)
+                trouble |= dict.fromkeys(group, str(error))
     for name in names:
         try:
             found[name] = _built(name, found[name]) if name in found else None

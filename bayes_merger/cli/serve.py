@@ -48,5 +48,4 @@ def serve(arguments: Sequence[str]) -> None:
         if options.openapi:
             print(json.dumps(document(routes), indent=1))
             return
-        with runs.queue.minded():
-            serve_pages(routes, "/studies", options)
+        serve_pages(routes, "/studies", options)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +21,7 @@ from bayes_merger.paths import quoted
 from bayes_merger.report import summary as report
 from bayes_merger.report.convergence import convergence_of
 from bayes_merger.report.importance import CAVEAT, importances
-from bayes_merger.report.overview import glance, overview
+from bayes_merger.report.overview import Overview, glance, overview
 from bayes_merger.report.sheet import as_csv, filtered, sorted_by
 from bayes_merger.report.study_tables import (
     ago,
@@ -40,14 +41,23 @@ from bayes_merger.report.tables import (
 from bayes_merger.report.timing import beside, timing, timing_table, words_of
 from bayes_merger.report.verdict import pictures_compared
 from bayes_merger.run.attributes import CONFIG
-from bayes_merger.run.control import run_state
+from bayes_merger.run.control import WAITING, run_state
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
 from bayes_merger.run.predicted import last_prediction
-from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of, recipe_of
+from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of, recipe_of, value_of
+from bayes_merger.run.turns import waiting
 from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.checked import reads_once
+from bayes_merger.search.study.history import REASON, is_interrupted
 from bayes_merger.search.study.loading import fingerprint_hash
+from bayes_merger.search.surrogates.grid_gp import every
+
+SHOWN = 10
+"""Trials of a kind that are listed one by one."""
+
+TIMED = 400
+"""The time that a trial takes is told of at most so many; ``--timing`` has that of all."""
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -84,7 +94,8 @@ def show(arguments: Sequence[str]) -> None:
 
 
 def _show_all(runs: Path, as_json: bool) -> None:
-    found = [overview(folder) for folder in studies(runs)]
+    waits = {folder: after for folder, after in waiting(runs) if not folder.exists()}
+    found = [*(Overview(folder.name, WAITING) for folder in waits), *map(overview, studies(runs))]
     for one in found:
         if one.wrong:
             print(f"{printable(one.name)}: {one.wrong}", file=sys.stderr)
@@ -97,6 +108,8 @@ def _show_all(runs: Path, as_json: bool) -> None:
         whole = overview_table(found, now)
         narrow = console.measure(whole).maximum >= console.width
         _wide(overview_table(found, now, brief=True) if narrow else whole)
+        for folder, after in waits.items():
+            print(f"{printable(folder.name)} begins when {printable(after)} no longer draws")
 
 
 def _wide(table: Table) -> None:
@@ -122,19 +135,20 @@ def _show_trials(folder: RunFolder, options: Namespace) -> None:
 
 @reads_once
 def _show_one(study: optuna.study.Study, folder: RunFolder, as_json: bool) -> None:
-    data, trials = report.summary(study), report.trials_data(study)
+    data = report.summary(study)
     if as_json:
-        data |= {"prediction": report.prediction_data(study), "trials_list": trials}
+        data |= {"prediction": report.prediction_data(study), "trials_list": report.trials_data(study)}
         print(json.dumps(data, indent=2))
         return
     _print_state(folder, study, data)
-    _print_unscored(trials)
+    _print_unscored(study)
     if not data["best"]:
         print("no finished trial yet")
         return
-    _print_course(study, trials)
+    _print_course(study)
     console = Console(emoji=False)
-    console.print(trials_table([row for row in sorted_by(trials, "points") if row["state"] == "complete"], 10))
+    best = sorted(complete_trials(study), key=value_of, reverse=True)[:SHOWN]
+    console.print(trials_table(report.trials_data(study, best), title=f"the best {len(best)} trials"))
     if "front" in data:
         console.print(front_table(data["front"], data["best"]["trial"]))
     _print_final(console, study)
@@ -173,7 +187,7 @@ def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str
     print(f"  {when}{size_text(folder.size)}, scores compare with fingerprint {fingerprint_hash(study)}")
 
 
-def _print_course(study: optuna.study.Study, trials: Sequence[Mapping[str, Any]]) -> None:
+def _print_course(study: optuna.study.Study) -> None:
     """How the search went, where its time goes, and what seems to matter, a line each."""
     course = convergence_of(study)
     values = [value for _, value in course.points]
@@ -185,12 +199,13 @@ def _print_course(study: optuna.study.Study, trials: Sequence[Mapping[str, Any]]
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in course.parents.items()))
     if course.noise:
         print(f"  noise of one trial's points {course.noise:.3f}")
-    parts = timing(trials)
+    trials = complete_trials(study)
+    parts = timing(trials[every(len(trials), TIMED)])
     if whole := sum(parts.values()):
         shares = [f"{words_of(part)} {seconds / whole:.0%}" for part, seconds in parts.items()
                   if seconds >= whole / 20]  # fmt: skip
         print(f"  a trial takes {whole:.1f} s: {', '.join(shares)}")
-    sure = [one for one in importances(complete_trials(study), values) if one.beyond_luck]
+    sure = [one for one in importances(trials, values) if one.beyond_luck]
     if sure:
         named = ", ".join(f"{one.name} {one.share:.0%}" for one in sure[:6])
         print(f"  what seems to matter: {named}\n    {CAVEAT}")
@@ -207,7 +222,7 @@ def _print_ways_on(folder: RunFolder, study: optuna.study.Study) -> None:
 
 
 def _show_timing(folder: RunFolder, as_json: bool) -> None:
-    trials = report.trials_data(load(folder))
+    trials = complete_trials(load(folder))
     if as_json:
         print(json.dumps(timing(trials) | beside(trials), indent=2))
     elif table := timing_table(trials):
@@ -216,18 +231,14 @@ def _show_timing(folder: RunFolder, as_json: bool) -> None:
         print(f"no trial of {folder.name} says where its time went; those of studies from now on do")
 
 
-def _print_unscored(rows: Sequence[Mapping[str, Any]]) -> None:
-    failed = [row for row in rows if row["state"] == "fail" and row.get("reason") != "interrupted"]
-    pruned = [row for row in rows if row["state"] == "pruned"]
-    for found, words in ((failed, "failed"), (pruned, "given up")):
-        for row in found[:10]:
-            print(f"  trial {row['trial']} {words}: {_reason(row)}")
-        if len(found) > 10:
-            print(f"  and {len(found) - 10} more {words}: show --trials has them")
-
-
-def _reason(row: Mapping[str, Any]) -> str:
-    return printable(row.get("reason", "no reason stored"), longest=400)
+def _print_unscored(study: optuna.study.Study) -> None:
+    for state, words in ((TrialState.FAIL, "failed"), (TrialState.PRUNED, "given up")):
+        found = [one for one in study.get_trials(deepcopy=False, states=(state,)) if not is_interrupted(one)]
+        for trial in found[:SHOWN]:
+            reason = printable(trial.user_attrs.get(REASON) or "no reason stored", longest=400)
+            print(f"  trial {trial.number} {words}: {reason}")
+        if len(found) > SHOWN:
+            print(f"  and {len(found) - SHOWN} more {words}: show --trials has them")
 
 
 def _print_final(console: Console, study: optuna.study.Study) -> None:

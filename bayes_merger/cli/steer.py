@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.run import steering
+from bayes_merger.run.control import WAITING, run_state
 from bayes_merger.run.folder import RunFolder, find_study
 
 
@@ -34,8 +35,9 @@ def stop(arguments: Sequence[str]) -> None:
     parser.add_argument("--now", action="store_true", help="at once: the trial that it draws is drawn again on resume")
     options = parser.parse_args(arguments)
     folder = _run_of(options)
+    waits = run_state(folder) == WAITING
     steering.stop(folder, now=options.now)
-    if not folder.exists():
+    if waits or not folder.exists():
         print(f"study {folder.name} ends before it has begun")
         return
     when = "at its next step" if options.now else "after this trial"

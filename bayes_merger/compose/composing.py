@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,10 +61,27 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"'{missing[0]}' has no value: give it like  {missing[0]}=...")
         plain = with_files(words.show(OmegaConf.to_container(config, resolve=True)))
     files = given.pop(NAMED_FILES, {})
+    check_finite(plain)
     plain = with_paths(plain, plain["models_dir"])
     if is_outside(plain):
         return _by_name(without_drawing(plain, overrides))
     return _by_name(plain | {"payloads": typed.applied(list(files), given)})
+
+
+def check_finite(settings: Any, name: str = "") -> None:
+    """Refuse what YAML calls numbers and neither JSON nor a search can use.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            check_finite(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(settings, list):
+        for value in settings:
+            check_finite(value, name)
+    elif isinstance(settings, float) and not math.isfinite(settings):
+        raise ConfigError(f"{printable(name)}: {settings} is no number to reckon with; give a finite one")
 
 
 def with_files(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,6 +219,7 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
             force = is_open(f"{parsed.key_or_group}.")
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True, force_add=force)
         plain = with_files(words.show(OmegaConf.to_container(config, resolve=True)))
+    check_finite(plain)
     check_trusted(plain, typed={in_full(override).partition("=")[0] for override in others})
     given = values.get("payloads", {}) if typed.chosen is None else {}
     return _by_name(plain | {"payloads": typed.applied((), given)})

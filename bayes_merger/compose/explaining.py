@@ -18,8 +18,21 @@ from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
 from bayes_merger.run.choices import GROUPS, choices
 
-_NO_SUCH = re.compile(r"Value (.+) of type '\w+' could not be converted to (Integer|Float)")
-_KINDS = {"Integer": "a whole number", "Float": "a number"}
+_SAID: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        (r"Value (.+) of type '\w+' could not be converted to Integer", r"\1 is not a whole number"),
+        (r"Value (.+) of type '\w+' could not be converted to Float", r"\1 is not a number"),
+        (r"Value (.+) is not a valid bool.*", r"\1 is neither true nor false"),
+        (r"(?:field '[^']*' is not Optional|Incompatible value 'None' for field of type '\w+')",
+         "null is no value of it; leave the setting out"),
+        (r"Cannot convert '(?:list|dict)\w*' to string: .*", "expected one value, got several"),
+        (r"Cannot assign \w+ to Dict\[.*", "expected names and values, like {name: value}"),
+        (r"Cannot assign \w+ to List\[.*", "expected a list, like [one,two]"),
+        (r"Cannot merge \w+Config with \w+Config", "a list, [one,two], is no table, {name: value}"),
+    )
+)  # fmt: skip
+"""What OmegaConf says of a value that is not of a setting's kind -> the same in words for people."""
 
 LONGEST = 300
 """Characters of a library's words that are passed on."""
@@ -43,7 +56,8 @@ def explained(
         yield
     except (HydraException, OmegaConfBaseException) as error:
         line = words.show(_line(error, overrides, known))
-        line = _NO_SUCH.sub(lambda said: f"{said[1]} is not {_KINDS[said[2]]}", line)
+        for pattern, ours in _SAID:
+            line = pattern.sub(ours, line)
         raise ConfigError(f"{_file(str(error))}{printable(line, longest=LONGEST)}") from error
     except (OSError, ValueError, RecursionError) as error:  # names and numbers that are longer than anything has
         raise ConfigError(f"settings: not understood ({printable(one_line(error))})") from error
@@ -74,7 +88,7 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
         return f"unknown setting '{full}'; {way_out(full, known(overrides))}"
     if found := re.search(r"Error merging override (.+)", text):
         reason = str(error.__cause__ or "").partition("\n")[0]
-        return f"{found.group(1).lstrip('+')}: {reason}"
+        return f"{found.group(1).lstrip('+').partition('=')[0]}: {reason}"
     text = getattr(error, "msg", None) or re.sub(r"\AIn '[^']+': \w+ raised while composing config:\n", "", text)
     named = re.search(r"full_key: (\S+)", str(error))
     key = str(getattr(error, "full_key", None) or (named[1] if named else ""))

@@ -67,6 +67,8 @@ def in_full(override: str) -> str:
     key, equals, value = override.partition("=")
     if key in GROUPS and key != PAYLOADS:  # as a shell completes it
         value = re.sub(rf"(?<![\w/])(?:\./)?(?:conf/)?{key}/([\w./-]+?)\.yaml(?=[\s,\]]|\Z)", r"\1", value)
+    if value.startswith("{"):
+        return override
     if key in LISTS:
         value = re.sub(r",\s*(\]?)\s*$", r"\1", value)  # a comma behind the last one
     is_bare = value not in ("", "null") and not value.startswith(("[", "{", "choice(", "range("))
@@ -129,7 +131,8 @@ def quoted(override: str, words: Verbatim) -> str:
         return override
     if key in GROUPS:
         return f"{key}={_choice(value)}"
-    bare, forced = key, f"++{key}" if key == "models" or is_open(key) else key
+    is_table = key in (*OPEN, *FILES) and (key == "models" or value.startswith("{"))
+    bare, forced = key, f"++{key}" if is_table or is_open(key) else key
     if bare in _TEXTS and not value.startswith(("[", "{")):
         return f"{forced}=[{_mark(value, words)}]"
     if isinstance(table := table_of(bare, value), Mapping) and is_model(bare):
@@ -182,8 +185,12 @@ def _mark(value: str, words: Verbatim) -> str:
     return f"'{words.mark(value)}'"
 
 
+_NO_NAME = re.compile(r"(?<![\w./'\"-])(-?\d[\d.]*|true|false)(?![\w./'\"-])")
+
+
 def _choice(value: str) -> str:
-    """The names of files, in quotes where Hydra's grammar has no other way to say them."""
+    """The names of files, in quotes where Hydra's grammar would read something else."""
+    value = _NO_NAME.sub(r"'\1'", value)
     if re.fullmatch(r"[\w\[\]., /()'\"-]*", value, re.ASCII):
         return value
     inner = value.removeprefix("[").removesuffix("]").split(",")

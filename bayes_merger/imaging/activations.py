@@ -41,7 +41,13 @@ class _Entry(NamedTuple):
     places: float
 
 
+_Pending = tuple[list[_Entry], list["Tensor"]]  # what is to be added, and where to
 _Sums = list[tuple[str, "Tensor", float]]  # statistics, their sums, and the places that they count
+
+
+def _entry(layer: Layer, statistic: str, sums: Tensor, places: float) -> _Entry:
+    begin = layer.begin if statistic.endswith("_out") else 0
+    return _Entry(layer.key, statistic, begin, len(sums), places)
 
 
 class Recording:
@@ -60,9 +66,9 @@ class Recording:
         self._rooms: dict[tuple[Any, ...], Tensor] = {}
         self._memory: dict[Any, Tensor] = {}
         self._last: tuple[Tensor, int, _Sums] | None = None  # q, k and v are fed the same tensor
-        self._known: dict[tuple[str, int], tuple[Any, int, _Sums]] = {}  # and some layers are in every call
-        self._pending: tuple[list[_Entry], list[Tensor]] = [], []  # of the present call
-        self._entries: dict[tuple[Any, ...], _Entry] = {}  # the same ones in every call
+        self._known: dict[tuple[str, int], tuple[Any, int, _Pending]] = {}  # and some layers are in every call
+        self._pending: _Pending = [], []  # of the present call
+        self._entries: dict[tuple[Any, ...], list[_Entry]] = {}  # of a layer; the same ones in every call
         self._totals: dict[tuple[int, tuple[_Entry, ...]], tuple[Tensor, int]] = {}  # and how many calls they are of
 
     def see_time(self, _: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -78,9 +84,13 @@ class Recording:
         place, version = (layer.key, layer.begin), given._version
         known = self._known.get(place)
         if known is None or known[0]() is not given or known[1] != version:
-            known = self._known[place] = weakref.ref(given), version, self._of_layer(layer, given, answer)
-        for statistic, sums, places in known[2]:
-            self.add(layer, statistic, sums, places)
+            found, name = self._of_layer(layer, given, answer), (place, given.shape)
+            if name not in self._entries:
+                self._entries[name] = [_entry(layer, *one) for one in found]
+            known = self._known[place] = weakref.ref(given), version, (self._entries[name], [one[1] for one in found])
+        entries, sums = known[2]
+        self._pending[0].extend(entries)
+        self._pending[1].extend(sums)
 
     def _of_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> _Sums:
         import torch
@@ -134,15 +144,6 @@ class Recording:
             self._rooms[name] = memory[: like.numel()].view(like.shape)
         return self._rooms[name]
 
-    def add(self, layer: Layer, statistic: str, sums: Tensor, places: float = 0) -> None:
-        """Add to a statistic of a layer in the present band, and to the count of its places."""
-        name = (layer.key, layer.begin, statistic, places)
-        if name not in self._entries:
-            begin = layer.begin if statistic.endswith("_out") else 0
-            self._entries[name] = _Entry(layer.key, statistic, begin, len(sums), places)
-        self._pending[0].append(self._entries[name])
-        self._pending[1].append(sums)
-
     def _add_pending(self) -> None:
         """Add what the last call gave, as one vector: one by one, small layers would take longer to watch than to run.
 
@@ -165,7 +166,8 @@ class Recording:
 
     def see_gradient(self, layer: Layer, statistic: str, squares: Tensor) -> None:
         """Add the squared gradients of one probe."""
-        self.add(layer, statistic, squares, 1 if statistic == "gradient_in" else 0)
+        self._pending[0].append(_entry(layer, statistic, squares, 1 if statistic == "gradient_in" else 0))
+        self._pending[1].append(squares)
 
     def finish(self, layers: Sequence[Layer]) -> None:
         """Put all that was added up where it goes, on the CPU and in the order of the checkpoint's rows."""

@@ -148,7 +148,7 @@ class Cells:
         if key not in self._payloads:
             config = replace(self._config, payloads=drawn_payloads(self._config.payloads, chosen))
             self._payloads[key] = resolve_payloads(config, model)
-            check_payloads(self._payloads[key], model)
+            check_payloads(self._payloads[key], model, config.generator.prediction_type)
         return self._payloads[key]
 
 

@@ -37,6 +37,7 @@ def merge_method(
     elementwise: bool = False,
     fused: bool = False,
     between: bool = False,
+    linear: bool = False,
     selects: bool = False,
     adds_difference: bool = False,
     prepare: Callable[..., Prepared] | None = None,
@@ -59,8 +60,8 @@ def merge_method(function: Function | None = None, /, **settings: Any) -> Functi
         settings: ``search``: weight name to the range searched by default, [0, 1] where it is not given; ``bounds``:
             weight name to the range in which the formula is defined, all numbers where it is not given; ``choices``:
             option name to the texts it accepts; ``cost``, a cautious guess where it is not given; and what
-            ``MethodSpec`` calls ``elementwise``, ``fused``, ``between``, ``selects``, ``adds_difference``, ``prepare``,
-            ``read`` (all models where it is not given), ``statistic``, ``pole`` and ``aliases``.
+            ``MethodSpec`` calls ``elementwise``, ``fused``, ``between``, ``linear``, ``selects``, ``adds_difference``,
+            ``prepare``, ``read`` (all models where it is not given), ``statistic``, ``pole`` and ``aliases``.
 
     Raises:
         ConfigError: the signature is invalid, or the name is in use.

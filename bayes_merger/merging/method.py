@@ -106,6 +106,8 @@ class MethodSpec:
         selects: whether every number of the result is one of the models' own, so that there is nothing to round.
         fused: whether the result is ``torch.lerp(a, b, alpha)``, which needs no copies in fp32.
         between: whether every number of the result lies between the models' while all weights are in [0, 1].
+        linear: whether the result is a sum of the models, each times a number, so that NaN and infinity in a model stay
+            what they are; other methods may hide them, and their models are checked.
         adds_difference: whether the result is A and a share of B - C, so that A alone decides what it predicts.
         pole: what is wrong with a set of weights as text, or ``None`` if they are valid.
         cost: time and memory.
@@ -132,6 +134,7 @@ class MethodSpec:
     selects: bool = False
     fused: bool = False
     between: bool = False
+    linear: bool = False
     adds_difference: bool = False
     pole: Callable[[Numbers], str | None] = _no_pole
     cost: Cost

@@ -133,16 +133,15 @@ def contents_of(study: optuna.study.Study, folder: RunFolder, pictures: int = 40
     shots = Shots(study, folder)
     rows = side_by_side(study, folder, pictures * 2 // 3) if best and pictures else []
     left = pictures - sum(len(row.shots) for row in rows)
-    trials = trials_data(study)
     config = study.user_attrs.get(CONFIG) or {}
     return Contents(
         name=folder.name,
         typed=folder.typed,
         summary=summary(study),
-        trials=trials,
+        trials=trials_data(study),
         course=convergence_of(study),
         importance=importances(done, [value_of(trial) for trial in done]),
-        timing=timing(trials),
+        timing=timing(done),
         weights=recipe.weights if recipe else {},
         formats=formats(recipe, folder.name) if recipe else (),
         recipe=json.dumps(_without_folders(recipe.to_json()), indent=2) if recipe else "",

@@ -9,9 +9,9 @@ from typing import Any
 import optuna
 
 from bayes_merger.errors import printable
-from bayes_merger.report.summary import trials_data
 from bayes_merger.report.timing import timing, words_of
 from bayes_merger.run.attributes import CONFIG, RECIPE, VERSIONS
+from bayes_merger.run.record import complete_trials
 from bayes_merger.search.study.stopping import time_text
 
 
@@ -29,6 +29,6 @@ def began_with(stored: Mapping[str, Any]) -> Iterator[str]:
 
 def took(study: optuna.study.Study) -> str:
     """Where the time of a trial went: ``a trial takes 27 s: drawing 25 s, scoring 2 s``; empty before any is known."""
-    parts = timing(trials_data(study))
+    parts = timing(complete_trials(study))
     each = ", ".join(f"{words_of(part)} {time_text(seconds)}" for part, seconds in parts.items() if seconds >= 0.05)
     return f"a trial takes {time_text(sum(parts.values()))}: {each}" if parts else ""

@@ -30,7 +30,8 @@ class Overview:
 
     Attributes:
         name: of the study.
-        state: ``running``, ``pausing``, ``paused``, ``stopping``, ``done``, ``unfinished`` or ``unreadable``.
+        state: ``running``, ``waiting``, ``pausing``, ``paused``, ``stopping``, ``done``, ``unfinished`` or
+            ``unreadable``.
         finished: how many trials are done.
         budget: how many it is to have; None: as many as somebody asks for.
         trial: the winner; before the final round, the best so far.

@@ -42,28 +42,26 @@ def overview_table(found: Sequence[Overview], now: datetime, *, brief: bool = Fa
     return table
 
 
-def trials_table(trials: Sequence[Mapping[str, Any]], count: int | None = None) -> Table:
+def trials_table(trials: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     """Trials in their order, with scores and beliefs; why one has none.
 
     Args:
         trials: as :func:`~bayes_merger.report.summary.trials_data` gives them, at least one.
-        count: only the first so many, as the best.
+        title: of trials that all have a score; without one their state is told too.
     """
-    shown = trials[:count]
     names = list(dict.fromkeys(name for row in trials for name in row["scores"]))
     believed = any("mean" in row for row in trials)
-    title = f"the best {len(shown)} trials" if count else None
-    table = Table("trial", "points", *["posterior mean"] * believed, *map(printable, names), title=title,
+    table = Table("trial", "points", *["posterior mean"] * believed, *map(printable, names), title=title or None,
                   title_justify="left")  # fmt: skip
-    if count is None:
+    if not title:
         table.add_column("state")
         table.add_column("why")
-    for row in shown:
+    for row in trials:
         cells = [f"{row['trial']}{' (predicted)' * (row['phase'] == PREDICTED)}"]
         cells.append("" if row["value"] is None else f"{row['value']:.3f}")
         cells += [with_error(row["mean"], row["sd"]) if "mean" in row else ""] * believed
         cells += [f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in names]
-        cells += [row["state"], printable(row.get("reason", ""))] if count is None else []
+        cells += [row["state"], printable(row.get("reason", ""))] if not title else []
         table.add_row(*map(Text, cells))
     return table
 

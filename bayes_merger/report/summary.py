@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from bayes_merger.checkpoints.blocks import weights_to_string
 from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS, method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.steps import alone
+from bayes_merger.report.timing import pictures_of
 from bayes_merger.report.verdict import verdict_of
 from bayes_merger.run.attributes import CONFIG, IMAGES, RECIPE, SCORES, TIMES, WEIGHTS
 from bayes_merger.run.holdout import trends
@@ -135,7 +137,7 @@ def front_data(study: optuna.study.Study, names: Sequence[str]) -> list[dict[str
     return rows
 
 
-def _trial_data(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+def _trial_data(trial: FrozenTrial) -> dict[str, Any]:
     known, values = trial.user_attrs, trial.values
     data = {
         "trial": trial.number,
@@ -165,14 +167,15 @@ def _belief_data(known: StudyPosterior, number: int) -> dict[str, Any]:
 
 
 @reads_once
-def trials_data(study: optuna.study.Study) -> list[dict[str, Any]]:
-    """Every trial as data, with its posterior mean; failed ones and those cut short with their reason."""
+def trials_data(study: optuna.study.Study, trials: Sequence[FrozenTrial] | None = None) -> list[dict[str, Any]]:
+    """Every trial, or some, as data, with the posterior mean; failed ones and those cut short with their reason."""
     known = posterior_of(study)
     beliefs = {one.trial: {"mean": one.mean, "sd": one.sd} for one in known.each if known.fitted}
-    return [trial_data(trial) | beliefs.get(trial.number, {}) for trial in study.get_trials(deepcopy=False)]
+    shown = study.get_trials(deepcopy=False) if trials is None else trials
+    return [trial_data(trial) | beliefs.get(trial.number, {}) for trial in shown]
 
 
-def trial_data(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+def trial_data(trial: FrozenTrial) -> dict[str, Any]:
     """A trial as data, without what the others say of it."""
     known = trial.user_attrs
     row = {"state": trial.state.name.lower(), **_trial_data(trial), "phase": known.get(PHASE, "search")}
@@ -180,7 +183,7 @@ def trial_data(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         row["seconds"] = known[SECONDS]
     if times := known.get(TIMES):
         row["times"] = times
-        row["pictures"] = len({(one["payload"], one["index"]) for one in known.get(SCORES, ())})
+        row["pictures"] = pictures_of(trial)
     if reason := known.get(REASON):
         row["reason"] = reason
     if trial.state == optuna.trial.TrialState.RUNNING and (until := known.get(WORKER, {}).get("until")):

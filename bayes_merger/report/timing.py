@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from optuna.trial import FrozenTrial
 from rich.markup import escape
 from rich.table import Table
 
 from bayes_merger.errors import printable
+from bayes_merger.run.attributes import SCORES, TIMES
+from bayes_merger.search.study.stopping import SECONDS
 from bayes_merger.timing import BESIDE
 
 PARTS = {
@@ -30,52 +32,58 @@ def words_of(part: str) -> str:
     return PARTS.get(part) or printable(part)
 
 
-def timing(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean seconds of each part of a trial that was judged whole, in order; empty where no trial has them.
+def timing(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Mean seconds of each part of a trial, in order; empty where no trial has them.
 
     Args:
-        trials: as :func:`~bayes_merger.report.summary.trials_data` gives them.
+        trials: those that were judged whole.
     """
-    rows = _measured(trials)
-    if not rows:
+    trials = _measured(trials)
+    if not trials:
         return {}
-    found = {part for row in rows for part in row["times"] if not part.startswith(BESIDE)}
-    means = _means(rows, [*PARTS, *sorted(found - PARTS.keys())])
-    whole = sum(row["seconds"] for row in rows) / len(rows)
+    found = {part for trial in trials for part in trial.user_attrs[TIMES] if not part.startswith(BESIDE)}
+    means = _means(trials, [*PARTS, *sorted(found - PARTS.keys())])
+    whole = sum(trial.user_attrs[SECONDS] for trial in trials) / len(trials)
     return {**means, OTHER: max(whole - sum(means.values()), 0.0)}
 
 
-def beside(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def beside(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """Mean seconds of what went on while other parts did, which is no part of the whole.
 
     Args:
-        trials: as :func:`~bayes_merger.report.summary.trials_data` gives them.
+        trials: those that were judged whole.
     """
-    rows = _measured(trials)
-    return _means(rows, [BESIDE + part for part in PARTS if any(row["times"].get(BESIDE + part) for row in rows)])
+    means = _means(_measured(trials), [BESIDE + part for part in PARTS])
+    return {name: seconds for name, seconds in means.items() if seconds}
 
 
-def _measured(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in trials if row["state"] == "complete" and "times" in row and "seconds" in row]
+def pictures_of(trial: FrozenTrial) -> int:
+    """How many pictures of a trial were judged."""
+    return len({(one["payload"], one["index"]) for one in trial.user_attrs.get(SCORES, ())})
 
 
-def _means(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
+def _measured(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [one for one in trials if one.user_attrs.get(TIMES) and SECONDS in one.user_attrs]
+
+
+def _means(trials: Sequence[FrozenTrial], names: Sequence[str]) -> dict[str, float]:
     sums = dict.fromkeys(names, 0.0)
-    for row in rows:
-        for part in row["times"].keys() & sums.keys():
-            sums[part] += row["times"][part]
-    return {name: seconds / len(rows) for name, seconds in sums.items()}
+    for trial in trials:
+        times = trial.user_attrs[TIMES]
+        for part in times.keys() & sums.keys():
+            sums[part] += times[part]
+    return {name: seconds / max(len(trials), 1) for name, seconds in sums.items()}
 
 
-def timing_table(trials: Sequence[Mapping[str, Any]]) -> Table | None:
+def timing_table(trials: Sequence[FrozenTrial]) -> Table | None:
     """The same as a table, with shares and seconds per picture; None where no trial has them."""
     means = timing(trials)
     if not means:
         return None
-    rows = _measured(trials)
-    pictures = sum(row["pictures"] for row in rows) / len(rows)
+    trials = _measured(trials)
+    pictures = sum(map(pictures_of, trials)) / len(trials)
     whole = sum(means.values()) or 1.0
-    table = Table(title=f"where the time goes (mean of {len(rows)} trials)", title_justify="left")
+    table = Table(title=f"where the time goes (mean of {len(trials)} trials)", title_justify="left")
     table.add_column("part")
     for column in ("seconds", "share", "per picture"):
         table.add_column(column, justify="right")

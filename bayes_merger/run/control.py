@@ -24,6 +24,9 @@ GO_ON, PAUSE, STOP, STOP_NOW = WISHES = ("go on", "pause", "stop", "stop now")
 STATES = {PAUSE: "pausing", STOP: "stopping", STOP_NOW: "stopping"}
 """Wish -> the state of a run that has not yet come to it."""
 
+WAITING = "waiting"
+"""The state of a run that waits its turn; see :mod:`bayes_merger.run.turns`."""
+
 PACE = 0.2
 """Seconds between two looks for a wish, and between two reports of one step's progress."""
 
@@ -52,10 +55,12 @@ def stage_of(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def run_state(folder: RunFolder) -> str:
-    """``running``, ``pausing``, ``paused`` or ``stopping``; empty where no process holds the study."""
+    """``running``, ``waiting``, ``pausing``, ``paused`` or ``stopping``; empty where no process holds the study."""
     if not folder.is_running:
         return ""
     wish = wish_of(folder)
+    if wish == GO_ON and read_file(folder.ticket):
+        return WAITING
     steps = steps_of(folder) if wish == PAUSE else []
     if steps and all(step["text"] in ("paused", "stopped") for step in steps):
         return "paused"

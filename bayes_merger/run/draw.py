@@ -58,7 +58,7 @@ def drawer_of(config: RunConfig, on_step: Callable[[int, int], None] | None = No
     check_here(config)
     with open_checkpoint(user_path(config.model_a)) as model:
         payloads = resolve_payloads(config, model)
-        check_payloads(payloads, model)
+        check_payloads(payloads, model, config.generator.prediction_type)
         files = find_files(payloads, model, path_of(config.loras), path_of(config.embeddings))
         with loaded(config, model, payloads, files, on_step) as drawer:
             yield drawer

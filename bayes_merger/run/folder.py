@@ -323,6 +323,8 @@ def find_study(runs: Path, name: str, address: str = "") -> RunFolder:
         hint = nearest(name, names) if names else f"there are no studies in {runs}"
         if Path(name).name == name and (runs / name).is_dir():
             hint = f"{runs / name} has no {folder.database.name}, which is the study itself; {hint}"
+        if Path(name).name == name and RunFolder(runs / name).is_running:
+            hint = "its run waits its turn, or reads its models still"
         raise ConfigError(f"no study '{name}'; {hint}")
     return folder
 

@@ -80,7 +80,7 @@ def _draw(
     latents: Latents,
     on_step: Callable[[int, int], None] | None,
 ) -> None:
-    check_payloads(payloads, model)
+    check_payloads(payloads, model, config.generator.prediction_type)
     files = find_files(payloads, model, path_of(config.loras), path_of(config.embeddings))
     calls = sum(payload.steps * math.ceil(payload.batch_size / config.generator.max_batch) for payload in payloads)
     with (

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.prediction import has_zero_snr
 from bayes_merger.config import RunConfig
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, printable
 from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.payload.fields import overlaid, with_distilled_guidance
 from bayes_merger.imaging.pipelines.architectures import drawn
@@ -18,17 +20,24 @@ from bayes_merger.run.fresh import fresh
 from bayes_merger.run.web_ui import PROGRAMS
 
 
-def check_payloads(payloads: Sequence[Payload], model: Checkpoint) -> None:
+def check_payloads(payloads: Sequence[Payload], model: Checkpoint, prediction: str | None = None) -> None:
     """Check what is drawn, as far as that goes without loading the model.
+
+    Args:
+        payloads: resolved.
+        model: that the merge starts from.
+        prediction: ``generator.prediction_type``.
 
     Raises:
         ConfigError: a payload that this kind of model cannot draw.
     """
     kind = drawn(model)
+    zero_snr = has_zero_snr(model.shapes, prediction)
     for payload in payloads:
         try:
             payload.check()  # those of a study that goes on may be anybody's
             kind.check(payload, model.shapes)
+            kind.check_passes(payload, zero_snr=zero_snr)
         except ConfigError as error:
             raise ConfigError(f"payload {payload.name}: {error}") from error
 
@@ -64,12 +73,14 @@ def named_payloads(
     if not config.payloads:
         raise ConfigError("payloads: none chosen; give at least one, like  payloads=portrait")
     read = PROGRAMS.get(config.generator.program, payload_from_mapping)
+    folders = ("styles", "wildcards", "loras", "embeddings")
+    styles, wildcards, *_ = (there(path_of(getattr(config, name)), name) for name in folders)
     payloads = []
     for name, fields in config.payloads.items():
         if isinstance(fields, Mapping):
             fields = overlaid(usual, with_distilled_guidance(name, fields) if distilled else fields)
-        payloads.append(read(name, fields, path_of(config.styles)))
-    return resolve(payloads, config.seed, path_of(config.wildcards))
+        payloads.append(read(name, fields, styles))
+    return resolve(payloads, config.seed, wildcards)
 
 
 def all_drawn(config: RunConfig, payloads: Sequence[Payload]) -> list[Payload]:
@@ -81,3 +92,14 @@ def all_drawn(config: RunConfig, payloads: Sequence[Payload]) -> list[Payload]:
 def path_of(given: str | None) -> Path | None:
     """A file or folder that a setting names, if it does."""
     return user_path(given) if given else None
+
+
+def there(path: Path | None, setting: str) -> Path | None:
+    """A file or folder that a setting names, if it does.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if path is not None and not os.path.exists(path):  # noqa: PTH110  # Path's own raises where it may not look
+        raise ConfigError(f"{setting}: {printable(str(path), longest=200)}: there is no such file or folder")
+    return path

@@ -68,10 +68,10 @@ def check_pruning(config: RunConfig, payloads: Sequence[Payload], scorers: Mappi
     settings = config.pruning
     if settings.test not in TESTS and str(settings.test).lower() != "false":  # YAML reads a bare off as false
         raise ConfigError(f"pruning.test: '{settings.test}' is not one of {', '.join(TESTS)}")
-    if not is_on(settings):
-        return
     if not 0 < settings.p < 0.5:
         raise ConfigError(f"pruning.p: {settings.p} is not a usable p-value; give one between 0 and 0.5, e.g. 0.1")
+    if not is_on(settings):
+        return
     pictures = sum(len(payload.seeds) for payload in payloads if payload.importance > 0)
     if pictures < PICTURES:
         raise ConfigError(

@@ -17,6 +17,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import check_offload, check_place
+from bayes_merger.imaging.pipelines.schedulers import PREDICTIONS
 from bayes_merger.imaging.pipelines.speed import check_speed
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.method import MethodSpec, method_spec
@@ -34,7 +35,7 @@ from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.outside import OUTSIDE, check_outside
-from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, resolve_payloads
+from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, resolve_payloads, there
 from bayes_merger.run.points import FEWEST, combination, standardised
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
@@ -227,7 +228,12 @@ def _check_generator(
         return NO_FILES, None
     if generator.program in WEB_UIS:
         return NO_FILES, check_web_ui(config, payloads)
-    check_payloads(payloads, model)
+    for name in ("config", "text_encoder_3"):
+        there(path_of(getattr(generator, name)), f"generator.{name}")
+    if generator.prediction_type not in (None, "auto", *PREDICTIONS):
+        kinds = " or ".join(PREDICTIONS)
+        raise ConfigError(f"generator.prediction_type: '{generator.prediction_type}' is unknown; give {kinds}, or null")
+    check_payloads(payloads, model, generator.prediction_type)
     files = find_files(all_drawn(config, payloads), model, path_of(config.loras), path_of(config.embeddings))
     check_offload(generator.offload)
     if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
@@ -299,18 +305,27 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
             raise ConfigError(f"workers: scorer '{name}' asks a person, who can only talk to one; {way_out}")
 
 
+_RANGES = (
+    ("workers", 1, 1000), ("init_points", 1, 100_000), ("n_iters", 0, 1_000_000), ("final.rescore", 0, 1000),
+    ("final.images", 0, 10_000), ("generator.max_batch", 1, 10_000),
+)  # fmt: skip
+"""Setting, its least and its largest value."""
+
+
 def check_numbers(config: RunConfig) -> None:
     """Whether the numbers and words among the settings make sense, whatever the models are.
 
     Raises:
         ConfigError: one does not.
     """
-    for name, low in (("workers", 1), ("init_points", 1), ("n_iters", 0), ("final.rescore", 0), ("final.images", 0)):
+    for name, low, high in _RANGES:
         owner: Any = config
         for part in name.split("."):
             owner = getattr(owner, part)
         if owner is not None and owner < low:
             raise ConfigError(f"{name}: {owner} is too small; give {low} or more")
+        if owner is not None and owner > high:
+            raise ConfigError(f"{name}: {owner} is too large; give {high} or less")
     if config.images_budget is not None and config.images_budget < 1:
         raise ConfigError(f"images_budget: {config.images_budget} is too small; give a number of pictures, such as 400")
     if config.patience is not None and config.patience < 1:

@@ -6,8 +6,11 @@ counts only while a process holds the study, like all that a run says of itself.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from bayes_merger.errors import Interrupted, UserError
@@ -17,7 +20,6 @@ from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.outside import is_outside
 from bayes_merger.run.progress import ProgressReporter
 from bayes_merger.run.stored import is_table
-from bayes_merger.run.web_ui import WEB_UIS
 
 ANY = "auto"
 """A device that may be any."""
@@ -44,7 +46,7 @@ def wait_for_turn(folder: RunFolder, device: str, progress: ProgressReporter) ->
     turn = (time.time(), folder.name)
     replace_file(folder.ticket, {"since": turn[0], "device": device})
     told = ""
-    while other := _before(folder, device, turn):
+    while other := in_the_way(folder, device, turn):
         line = f"waiting for study {other}, which draws on the same device"
         if other != told:
             progress.note(line)
@@ -56,14 +58,29 @@ def wait_for_turn(folder: RunFolder, device: str, progress: ProgressReporter) ->
     replace_file(folder.ticket, {})  # Windows deletes no file that somebody reads
 
 
-def _before(folder: RunFolder, device: str, turn: tuple[float, str]) -> str:
+def waiting(runs: Path) -> list[tuple[RunFolder, str]]:
+    """The runs that wait, in their order, and the study that each waits for: empty of one that begins in a moment.
+
+    Args:
+        runs: the folder of all studies.
+    """
+    tickets = {folder: ticket for folder in _folders(runs) if (ticket := _ticket(folder)) and folder.is_running}
+    turns = sorted((ticket["since"], folder.name, folder) for folder, ticket in tickets.items())
+    return [(one, in_the_way(one, tickets[one]["device"], (since, name))) for since, name, one in turns]
+
+
+def in_the_way(folder: RunFolder, device: str, turn: tuple[float, str] = (math.inf, "")) -> str:
     """The study that is drawn on a device, or will be before it is this one's turn; empty if there is none.
 
     Of two that look at the same moment, each sees that the other one holds its study, and one of them the other's turn.
+
+    Args:
+        folder: of the study that wants to be drawn.
+        device: see :func:`device_of`.
+        turn: since when it waits, and its name; by default it comes last.
     """
-    for path in sorted(folder.path.parent.iterdir()):
-        other = RunFolder(path)
-        if path == folder.path or not other.is_running:
+    for other in _folders(folder.path.parent):
+        if other.path == folder.path or not other.is_running:
             continue
         ticket = _ticket(other)
         if ticket and (ticket["since"], other.name) > turn:
@@ -71,6 +88,12 @@ def _before(folder: RunFolder, device: str, turn: tuple[float, str]) -> str:
         if collide(device, ticket["device"] if ticket else device_of_study(other)):
             return other.name
     return ""
+
+
+def _folders(runs: Path) -> list[RunFolder]:
+    with suppress(OSError):  # there is no study yet
+        return [RunFolder(path) for path in sorted(runs.iterdir())]
+    return []
 
 
 def _ticket(folder: RunFolder) -> Mapping[str, Any]:
@@ -81,6 +104,8 @@ def _ticket(folder: RunFolder) -> Mapping[str, Any]:
 
 def device_of(settings: Mapping[str, Any]) -> str:
     """Where a run with these settings draws: a device, or the address of a web UI; empty: nowhere here."""
+    from bayes_merger.run.web_ui import WEB_UIS  # all of how it is talked to
+
     generator = settings.get("generator") or {}
     if is_outside(settings):
         return ""

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -148,6 +149,15 @@ class MergeMethodContract:
             for weights in self.samples(spec):
                 out = spec.function(*models, **weights)
                 assert ((out >= low - 1e-6) & (out <= high + 1e-6)).all(), weights
+
+    def test_a_linear_method_shows_what_is_not_finite_in_any_model(self) -> None:
+        """Where the decorator says ``linear``."""
+        for spec in (spec for spec in self.specs() if spec.linear):
+            for number, value in itertools.product(range(len(spec.models)), (math.nan, math.inf, -math.inf)):
+                models = random_models(spec, (6, 5))
+                models[number][2, 3] = value
+                for weights in self.samples(spec):
+                    assert not math.isfinite(spec.function(*models, **weights)[2, 3]), (number, value, weights)
 
     def test_an_elementwise_method_gives_the_same_bits_in_pieces(self) -> None:
         """Where the decorator says ``elementwise``."""

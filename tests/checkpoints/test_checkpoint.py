@@ -127,17 +127,6 @@ def test_a_missing_file_is_told_with_its_neighbours(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere" / "m.safetensors", "there is no folder")
 
 
-def test_one_of_several_files_of_a_model_is_not_taken_for_it(tmp_path: Path) -> None:
-    for name in ("m-00001-of-00003.safetensors", "m-00001-of-00001.safetensors"):
-        write_model(tmp_path / name, 1)
-    refused(
-        tmp_path / "m-00001-of-00003.safetensors", "one of 3 files of a model; give the diffusers folder they are in"
-    )
-    open_checkpoint(tmp_path / "m-00001-of-00001.safetensors").close()
-    (tmp_path / "m.safetensors.index.json").write_text('{"weight_map": {}}')
-    refused(tmp_path / "m.safetensors.index.json", "says something about a model and is none; give the model beside it")
-
-
 def test_an_absurd_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"xxx\.\.\.xxx.*: cannot be opened .File name too long."):
         open_checkpoint(tmp_path / ("x" * 300))

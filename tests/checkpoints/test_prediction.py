@@ -10,6 +10,7 @@ from bayes_merger.checkpoints.prediction import (
     EPSILON,
     V,
     edm_mark,
+    has_zero_snr,
     predicted,
     predicted_by,
     prediction_metadata,
@@ -60,3 +61,18 @@ def test_what_metadata_can_say() -> None:
     assert said == ["epsilon", "v", "v", None, None]
     assert edm_mark(["v_pred", "edm_std"]) == "edm_std"
     assert not edm_mark(["v_pred"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "given", "zero"),
+    [
+        (["v_pred", "ztsnr"], None, True),
+        (["v_pred", "ztsnr"], "auto", True),
+        (["v_pred", "ztsnr"], "epsilon", False),
+        (["ztsnr"], "v_prediction", True),
+        (["ztsnr"], None, True),
+        (["v_pred"], None, False),
+    ],
+)
+def test_a_model_that_is_drawn_down_to_zero_snr(keys: list[str], given: str | None, zero: bool) -> None:
+    assert has_zero_snr(keys, given) is zero

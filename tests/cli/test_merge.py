@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from bayes_merger.checkpoints.architectures import SD1, SDXL
 from bayes_merger.cli import main
 from tests.command_line import planned, refused
-from tests.merging.tiny_models import UNET, write_model
+from tests.merging.tiny_models import UNET, VAE, write_model
 from tests.real_keys import fact_shapes, needs_facts
 
 KEY = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -178,6 +178,18 @@ def test_a_plan_tells_dtypes_rules_and_what_is_missing(tmp_path: Path, capsys: p
     assert "not in B" in shown
     assert main(["plan", f"model_a={a}", f"model_b={b}", "--keys"]) == 0
     assert f"{KEY}  IN01  alpha 0.5  IN01" in capsys.readouterr().out
+
+
+def test_a_plan_says_nothing_of_the_dtypes_of_marks_and_of_a_model_that_a_lora_is_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = {"v_pred": torch.zeros(0), VAE: torch.ones(5, 4, 3, 3)}
+    a = write_model(tmp_path / "a.safetensors", 1, change=mixed)
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    factors = {f"{name}.lora_up.weight": torch.ones(6, 1), f"{name}.lora_down.weight": torch.ones(1, 7)}
+    save_file(factors, tmp_path / "l.safetensors")
+    notes = planned(capsys, f"model_a={a}", f"model_b={tmp_path / 'l.safetensors'}", f"vae={a}")["notes"]
+    assert [note for note in notes if "among" in note] == [f"A has 1 tensors in F32 among F16: {VAE} ..."]
 
 
 def test_a_plan_shows_where_two_merges_differ(

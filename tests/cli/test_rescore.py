@@ -13,9 +13,6 @@ from bayes_merger.cli import main
 from bayes_merger.run.fingerprint import candidate_id
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.scoring.people.ledger import Ledger
-from tests.user_folder import make_workplace
-
-RUN = ["run", "experiment=tiny", "model_a=a.safetensors", "model_b=b.safetensors", "final.images=0", "final.save=false"]
 
 BLUE = '''\
 """How blue a picture is; it writes down what it was asked and dies where a file says so."""
@@ -36,15 +33,10 @@ class Blueness(ScorerBase):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny_sd1_config: Path, tiny_a: Path, tiny_b: Path) -> Path:
-    folder = make_workplace(tmp_path_factory.mktemp("workplace"), tiny_sd1_config)
-    shutil.copy(tiny_a, folder / "a.safetensors")
-    shutil.copy(tiny_b, folder / "b.safetensors")
+def made(tmp_path_factory: pytest.TempPathFactory, six_trials: Path) -> Path:
+    folder = shutil.copytree(six_trials, tmp_path_factory.mktemp("workplace"), dirs_exist_ok=True)
     (folder / "scorers" / "blueness.py").write_text(BLUE)
     (folder / "scorers" / "blueness.yaml").write_text("blueness:\n  _target_: blueness.Blueness\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert main([*RUN, "name=old", "n_iters=2"]) == 0
     return folder
 
 

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from optuna.trial import FrozenTrial, create_trial
 
 from bayes_merger.cli.show import show
 from bayes_merger.errors import ConfigError
@@ -14,25 +15,25 @@ from bayes_merger.report.timing import beside, timing, timing_table
 from tests.run.fake_run import make_setup, searched
 
 
-def row(seconds: float, **times: float) -> dict[str, object]:
-    return {"state": "complete", "seconds": seconds, "times": times, "pictures": 2}
+def trial(seconds: float, **times: float) -> FrozenTrial:
+    scores = [{"payload": "cat", "index": index} for index in (0, 0, 1)]
+    return create_trial(value=1.0, user_attrs={"seconds": seconds, "times": times, "scores": scores})
 
 
 def test_parts_are_means_and_the_rest_is_named() -> None:
-    rows = [row(4.0, draw=2.0, score=1.0), row(6.0, draw=4.0, own=1.0), {"state": "complete", "seconds": 9.0}]
-    assert timing(rows) == {
+    assert timing([trial(4.0, draw=2.0, score=1.0), trial(6.0, draw=4.0, own=1.0), trial(9.0)]) == {
         "choose": 0.0, "merge": 0.0, "embed": 0.0, "draw": 3.0, "decode": 0.0, "save": 0.0, "score": 0.5, "own": 0.5,
         "all else": 1.0,
     }  # fmt: skip
-    assert timing([{"state": "fail"}]) == {}
+    assert timing([trial(9.0)]) == {}
+    assert beside([]) == {}
 
 
 def test_what_another_thread_did_meanwhile_is_said_and_not_added() -> None:
-    times = {"draw": 3.0, "beside score": 2.0}
-    rows = [{"state": "complete", "seconds": 4.0, "pictures": 2, "times": times} for _ in range(2)]
-    assert sum(timing(rows).values()) == 4.0
-    assert beside(rows) == {"beside score": 2.0}
-    table = timing_table(rows)
+    trials = [trial(4.0, **{"draw": 3.0, "beside score": 2.0}) for _ in range(2)]
+    assert sum(timing(trials).values()) == 4.0
+    assert beside(trials) == {"beside score": 2.0}
+    table = timing_table(trials)
     assert table is not None
     assert [list(column.cells)[-1] for column in table.columns] == [
         "scoring, in another thread",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.run.folder import RunFolder, check_name, find_study, slug, studies
+from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load, slug, studies
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,12 @@ def test_a_name_that_cannot_be_a_folder_is_refused_with_one_that_can() -> None:
     with pytest.raises(ConfigError, match="name: 'Con' is a device on Windows; try name=Con-1"):
         check_name("Con")
     assert check_name("console") == "console"
+
+
+def test_a_database_that_is_not_there_yet_may_be_made(tmp_path: Path) -> None:
+    assert not is_begun(RunFolder(tmp_path / "x", str(tmp_path / "new.db")))
+    with pytest.raises(ConfigError, match=r"new\.db: no study here; name the file that `bayes-merger run` made"):
+        load(RunFolder(tmp_path / "x", str(tmp_path / "new.db")))
 
 
 def test_studies_are_listed_with_the_last_one_first_and_found_by_name(tmp_path: Path) -> None:

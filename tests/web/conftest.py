@@ -20,7 +20,7 @@ def chromium() -> str | None:
 
 
 @pytest.fixture(scope="module")  # while it is driven, no other test can run an event loop
-def browser() -> Iterator[Browser]:
+def driven() -> Iterator[Browser]:
     """Debian's Chromium, driven by Playwright."""
     program = chromium()
     if program is None:
@@ -34,3 +34,11 @@ def browser() -> Iterator[Browser]:
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def browser(driven: Browser) -> Iterator[Browser]:
+    """The same, whose pages end with the test: one that is left asks its server, which is gone, every second."""
+    yield driven
+    for context in driven.contexts:
+        context.close()

@@ -84,6 +84,7 @@ def test_what_is_compared_is_what_the_command_says(runs: Path) -> None:
         assert found["first"] == "s, trial 3"
         pair = found["pairs"][0]
         assert (pair["payload"], pair["prompt"], pair["first"]["trial"]) == ("p", EVIL, 3)
+        assert pair["seed"].isdecimal()  # a browser would round a whole number of twenty digits
         assert ask.get(pair["second"]["address"]).headers["content-type"] == "image/webp"
         assert found["weights"][0].keys() == {"name", "first", "second"}
         for wrong in ("-1", "999", "1e3", "٣", "x" * 500, "../3"):

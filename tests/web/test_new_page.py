@@ -35,8 +35,10 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Page]:
 
 
 def test_the_form_says_what_is_missing_and_shows_the_command_line(opened: Page) -> None:
-    opened.wait_for_selector("#message:has-text(\"'model_a' has no value\")")
+    opened.wait_for_selector("#message:not(.wrong):has-text('Choose models A and B')")  # nothing is wrong yet
     assert opened.is_disabled("#start")
+    opened.fill("[data-setting=n_iters]", "5")
+    opened.wait_for_selector("#message.wrong:has-text(\"'model_a' has no value\")")
     opened.select_option("[data-setting=experiment]", "demo")
     opened.fill("[data-setting=n_iters]", "4")
     opened.check("[data-several=scorers] [value=demo_clip]")

@@ -1,4 +1,4 @@
-"""Runs wait until their device is free, in their order, through a server's death; and studies go on as new ones."""
+"""Runs of a page wait until their device is free, as those of a terminal do; and studies go on as new ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import optuna
 import pytest
 from starlette.testclient import TestClient
 
+from bayes_merger.cli.show import show
 from bayes_merger.errors import ConfigError, StorageError
 from bayes_merger.run.attributes import CONFIG
+from bayes_merger.run.control import STOP, replace_file, wish_of
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.turns import device_of_study
 from bayes_merger.testing.studies import make_study
@@ -18,7 +20,7 @@ from bayes_merger.web.api.starts import Starts
 from bayes_merger.web.queue import Queue
 from bayes_merger.web.shelf import Shelf
 from tests.web.browsing import client
-from tests.web.starting import Going, Recorded
+from tests.web.starting import Going
 
 API = "/api/v1/studies"
 DEMO = ["experiment=demo", "n_iters=3"]
@@ -34,112 +36,105 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def children() -> Recorded:
-    return Recorded()
+def waits(made: Path) -> Iterator[RunFolder]:
+    """A run that waits for study s, which is drawn, and has no study yet."""
+    folder = RunFolder(made / "new")
+    with RunFolder(made / "s").locked(), folder.locked():
+        replace_file(folder.ticket, {"since": 5.0, "device": "cpu"})
+        yield folder
 
 
 @pytest.fixture
-def queue(made: Path, children: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    """Of a server that comes back."""
-    monkeypatch.setenv("BAYES_MERGER_CACHE", str(tmp_path))
-    return Queue(Shelf(made), children)
-
-
-@pytest.fixture
-def ask(queue: Queue, made: Path) -> Iterator[TestClient]:
-    """A program that has the token, and asks another server of the same studies, which starts nothing."""
+def ask(made: Path) -> Iterator[TestClient]:
+    """A program that has the token, and asks a server that starts nothing."""
     with client(made) as asking:
         yield asking
 
 
-def begun(children: Recorded) -> list[str]:
-    """The studies of the runs that were started."""
-    names = [next((one for one in command if one.startswith("name=")), command[1]) for command in children.commands]
-    return [name.removeprefix("name=") for name in names]
-
-
-def test_runs_wait_for_one_that_draws_and_begin_in_their_order(
-    ask: TestClient, queue: Queue, children: Recorded, made: Path
-) -> None:
+def test_a_run_that_is_to_wait_begins_as_one_that_waits_by_itself(made: Path, ask: TestClient) -> None:
     with RunFolder(made / "s").locked():
         checked = ask.post(API, json={"settings": DEMO, "check": True}).json()
-        assert (checked["after"], queue.waiting()) == ("s", [])
-        asked = [ask.post(API, json={"settings": DEMO}).json() for _ in range(2)]
-        assert [(one["study"], one["after"]) for one in asked] == [("demo", "s"), ("demo-2", "s")]
-        cpu = ask.post(API, json={"settings": [*DEMO, "generator.device=cpu", "name=slow"]}).json()
-        assert cpu["after"] == "s"  # which may draw on any device
-        queue.look()
-        assert children.commands == []
-    assert [one["after"] for one in ask.get("/api/v1/queue").json()] == ["", "demo", "demo"]
-    queue.look()
-    assert begun(children) == ["demo"]
-    assert [one.study for one in queue.waiting()] == ["demo-2", "slow"]
-
-
-def test_a_run_that_has_ended_waits_as_a_new_one_does_unless_it_is_to_begin_at_once(
-    ask: TestClient, queue: Queue, made: Path
-) -> None:
-    with RunFolder(made / "s").locked():
-        assert ask.post(f"{API}/t/resume", json={}).json() == {"said": "It waits for s."}
-        again = ask.post(f"{API}/t/resume", json={})
-        assert (again.status_code, "waits already" in again.json()["error"]) == (422, True)
+        assert checked["after"] == "s"
+        assert ask.post(API, json={"settings": DEMO}).json()["after"] == "s"
+        assert ask.post(API, json={"settings": [*DEMO, "generator.device=cpu"]}).json()["after"] == "s"
         assert ask.post(API, json={"settings": DEMO, "at_once": True}).json()["after"] == ""
-    assert [one.study for one in queue.waiting()] == ["t"]
+        assert ask.post(f"{API}/t/resume", json={}).json() == {"said": "It waits for s."}
+    assert ask.post(f"{API}/t/resume", json={}).json() == {"said": "It starts again; that takes a while."}
 
 
-def test_a_run_is_taken_out(ask: TestClient, queue: Queue, children: Recorded, made: Path) -> None:
-    with RunFolder(made / "s").locked():
-        ask.post(f"{API}/t/resume", json={})
-        assert ask.post("/api/v1/queue/leave", json={"study": "t"}).status_code == 200
-        for name in ("t", "", "../t"):
-            assert ask.post("/api/v1/queue/leave", json={"study": name}).status_code == 404
-    queue.look()
-    assert children.commands == []
+def test_only_who_is_in_a_hurry_does_not_wait(made: Path) -> None:
+    going = Going()
+    queue = Queue(Shelf(made), going)
+    assert queue.start(RunFolder(made / "new"), ["run"], "cuda:0") == ""
+    assert queue.start(RunFolder(made / "t"), ["resume", "t"], "cuda:0", at_once=True) == ""
+    assert going.commands == [["run", "--queue"], ["resume", "t"]]
 
 
-def test_a_name_that_waits_is_not_given_again(ask: TestClient, queue: Queue, made: Path) -> None:
-    with RunFolder(made / "s").locked():
-        named = {"settings": [*DEMO, "name=mine"]}
-        assert ask.post(API, json=named).json()["study"] == "mine"
-        again = ask.post(API, json=named)
-        assert (again.status_code, "one waits to begin" in again.json()["error"]) == (422, True)
+def test_all_runs_that_wait_are_listed_whoever_has_started_them(
+    ask: TestClient, made: Path, waits: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunFolder(made / "t").locked():
+        replace_file(RunFolder(made / "t").ticket, {"since": 6.0, "device": "cpu"})
+        assert ask.get("/api/v1/queue").json() == [
+            {"study": "new", "after": "s", "wrong": ""},
+            {"study": "t", "after": "new", "wrong": ""},
+        ]
+        assert {one["name"]: one["state"] for one in ask.get(API).json()["studies"]} == {"s": "running", "t": "waiting"}
+        show(["--runs", str(made)])
+        said = capsys.readouterr().out
+        assert "new begins when s no longer draws" in said
+        assert said.count("waiting") == 2
+        again = ask.post(f"{API}/t/resume", json={})
+        assert (again.status_code, again.json()["error"]) == (422, "study 't': waits already")
+    assert [one["study"] for one in ask.get("/api/v1/queue").json()] == ["new"]
+    with pytest.raises(ConfigError, match="no study 'new'; its run waits its turn"):
+        show(["new", "--runs", str(made)])
 
 
-def test_a_run_does_not_wait_for_itself(queue: Queue, made: Path) -> None:
-    going = Queue(Shelf(made), Going())
+def test_a_run_is_taken_out(ask: TestClient, waits: RunFolder) -> None:
+    assert ask.post("/api/v1/queue/leave", json={"study": "new"}).status_code == 200
+    assert wish_of(waits) == STOP
+    for name in ("s", "t", "", "../new"):
+        assert ask.post("/api/v1/queue/leave", json={"study": name}).status_code == 404
+
+
+def test_a_name_that_waits_is_not_given_again(ask: TestClient, waits: RunFolder) -> None:
+    again = ask.post(API, json={"settings": [*DEMO, "name=new"]})
+    assert (again.status_code, "one waits to begin" in again.json()["error"]) == (422, True)
+
+
+def test_runs_that_are_being_started_come_in_their_order(made: Path) -> None:
+    queue = Queue(Shelf(made), Going())
     folder = RunFolder(made / "t")
-    assert going.start(folder, ["resume", "t"], "cpu") == ""
+    assert queue.start(folder, ["resume", "t"], "cpu") == ""
     with pytest.raises(ConfigError, match="is being started already"):  # a second click
-        going.start(folder, ["resume", "t"], "cpu")
-    assert (going.waiting(), going.has("t"), going.has("s")) == ([], True, False)
-    assert going.after(folder, "cpu") == ""
-    assert going.after(RunFolder(made / "s"), "cpu") == "t"
+        queue.start(folder, ["resume", "t"], "cpu")
+    assert (queue.has("t"), queue.has("s")) == (True, False)
+    assert queue.after(folder, "cpu") == ""
+    assert queue.after(RunFolder(made / "s"), "cpu") == "t"
+    assert queue.start(RunFolder(made / "new"), ["run"], "cuda:1") == ""
+    assert queue.start(RunFolder(made / "newer"), ["run"], "auto") == "t"
+    assert queue.lines() == [{"study": "newer", "after": "t", "wrong": ""}]
 
 
-def test_a_run_that_cannot_be_started_holds_up_no_other(queue: Queue, made: Path) -> None:
-    children = Going(hindered="new")
-    going = Queue(Shelf(made), children)
-    with RunFolder(made / "s").locked():
-        for name, device in (("new", "cpu"), ("t", "cuda:1")):
-            assert going.start(RunFolder(made / name), ["resume", name], device) == "s"
-    going.look()
-    assert children.commands == [["resume", "t", "--queue"]]
-    assert going.lines() == [{"study": "new", "after": "", "wrong": "the disk is full"}]
-    going.leave("new")
+def test_a_run_that_cannot_be_started_says_so_at_once(made: Path) -> None:
+    queue = Queue(Shelf(made), Going(hindered="new"))
     with pytest.raises(StorageError, match="the disk is full"):
-        going.start(RunFolder(made / "new"), ["run"], "cuda:0", at_once=True)
+        queue.start(RunFolder(made / "new"), ["run"], "cuda:0")
+    assert queue.lines() == []
 
 
-def test_a_run_that_failed_and_waits_again_is_taken_out_at_once(queue: Queue, made: Path) -> None:
-    going = Queue(Shelf(made), Going(failed="new"))
-    folder = RunFolder(made / "new")
-    going.start(folder, ["run", "name=new"], "cpu")
-    assert going.lines() == [{"study": "new", "after": "", "wrong": "no such model"}]
-    with RunFolder(made / "s").locked():
-        going.start(folder, ["run", "name=new"], "cpu")
-        assert going.lines() == [{"study": "new", "after": "s", "wrong": ""}]
-        going.leave("new")
-    assert going.lines() == []
+def test_a_run_that_failed_is_listed_until_it_is_taken_out(made: Path) -> None:
+    queue = Queue(Shelf(made), Going(failed="new"))
+    queue.start(RunFolder(made / "new"), ["run", "name=new"], "cpu")
+    assert queue.lines() == [{"study": "new", "after": "", "wrong": "no such model"}]
+    queue.leave("new")
+    assert queue.lines() == []
+
+
+def test_there_need_be_no_folder_of_studies(tmp_path: Path) -> None:
+    queue = Queue(Shelf(tmp_path / "none"), Going())
+    assert (queue.lines(), queue.after(RunFolder(tmp_path / "none" / "s"), "auto")) == ([], "")
 
 
 def test_a_study_that_says_nonsense_of_its_device_may_draw_on_any_and_has_no_fork(tmp_path: Path) -> None:
@@ -153,27 +148,12 @@ def test_a_study_that_says_nonsense_of_its_device_may_draw_on_any_and_has_no_for
         Starts(Shelf(tmp_path), None, lambda name: False).choices("odd")
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "{", "[3]", "3", '[{"study": "x"}]', '{"a": 1}', '[{"study": "x", "evil": 1}]', "[" * 100_000,
-     '[{"study": 3, "arguments": [], "device": "cpu"}]', '[{"study": "x", "arguments": "run", "device": "cpu"}]',
-     '[{"study": "x", "arguments": ["run"], "device": null}]'],
-)  # fmt: skip
-def test_a_queue_that_cannot_be_read_is_empty(text: str, queue: Queue, tmp_path: Path) -> None:
-    queue._path.parent.mkdir(exist_ok=True)
-    queue._path.write_text(text)
-    assert (queue.waiting(), queue.lines()) == ([], [])
-    queue.look()
-
-
-def test_a_study_goes_on_as_a_new_one(ask: TestClient, queue: Queue, children: Recorded, made: Path) -> None:
+def test_a_study_goes_on_as_a_new_one(ask: TestClient, made: Path) -> None:
     body = {"fork": "s", "settings": ["optimiser=random", "n_iters=7"], "line": "space.frozen.OUT11=0.5"}
     with RunFolder(made / "t").locked():
         found = ask.post(API, json=body).json()
     assert (found["study"], found["trials"], found["after"]) == ("s-2", 7, "t")
     assert found["command"].startswith("bayes-merger fork s s-2 optimiser=random n_iters=7 space.frozen.OUT11=0.5")
-    queue.look()
-    assert children.commands[0][:3] == ["fork", "s", "s-2"]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_page_moves_and_keeps_what_the_person_did(opened: Page, runs: Path, la
     folder = RunFolder(runs / "s")
     with folder.locked():
         opened.click("h2 a >> text=s >> nth=0")
-        opened.wait_for_selector("header .badge:has-text('running')")
+        opened.wait_for_selector("#state:has-text('running')")
         opened.wait_for_selector("#newest")
         opened.click("#trials th:has-text('trial')")
         opened.click("#trials th:has-text('trial')")
@@ -90,7 +90,7 @@ def test_a_page_moves_and_keeps_what_the_person_did(opened: Page, runs: Path, la
     assert opened.locator(rows).all_text_contents() == [str(number) for number in range(12, 39)]  # 39 is predicted
     assert opened.evaluate("document.activeElement.textContent") == "settings"
     assert opened.locator("details[open]").count() == 1
-    opened.wait_for_selector("header .badge:has-text('done')")
+    opened.wait_for_selector("#state:has-text('done')")
     opened.wait_for_selector("#state:text-is('done')")
     assert opened.is_hidden("#newest")
     assert opened.title() == "s"

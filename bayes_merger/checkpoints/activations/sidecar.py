@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from bayes_merger.errors import CheckpointError, nearest, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_BATCH = 2**20  # numbers that are looked at together
 
 
 class Sidecar:
@@ -34,13 +38,13 @@ class Sidecar:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._known_shares: dict[str, Tensor] = {}
         self._file = open_file(path)
         try:
             self.about = read_about(self._file.metadata)
             self.statistics = self._measured() if self.about else self._plain()
-            for key, dtype in self._file.dtypes.items():
-                if dtype in FLOATS:
-                    self._check(key)
+            for keys in self._batches([key for key, dtype in self._file.dtypes.items() if dtype in FLOATS]):
+                self._check(keys)
         except CheckpointError as error:
             self._file.close()
             raise CheckpointError(f"{path}: {error}") from error
@@ -81,11 +85,15 @@ class Sidecar:
 
     def mean(self, key: str, statistic: str) -> Tensor:
         """A weight's statistic over all bands, `(channels,)` in fp64."""
-        banded = self.banded(key, statistic)
-        if len(banded) == 1:
-            return banded[0]
-        counts = self.counts(key, COUNT_OF[statistic])
-        return counts @ banded / counts.sum()
+        return self._shares(key, COUNT_OF[statistic]) @ self.banded(key, statistic)
+
+    def _shares(self, key: str, count: str) -> Tensor:
+        """Of the places that a weight's statistics were taken over, how many lie in each band; several have one."""
+        name = f"{key}{MARK}{count}"
+        if name not in self._known_shares:
+            counts = self.counts(key, count)
+            self._known_shares[name] = counts / counts.sum()
+        return self._known_shares[name]
 
     def by_run(self, key: str) -> Tensor:
         """Mean squares of a weight's input and of its response in every run, `(runs, 2)` in fp64."""
@@ -117,6 +125,7 @@ class Sidecar:
         for key, statistics in found.items():
             for statistic in statistics:
                 self._check_shapes(key, statistic, self.about)
+        self._check_counts(found)
         return {key: tuple(statistics) for key, statistics in found.items()}
 
     def _check_shapes(self, key: str, statistic: str, about: About) -> None:
@@ -136,15 +145,43 @@ class Sidecar:
         for part in (name, count):
             if self._file.dtypes[part] not in FLOATS:
                 raise CheckpointError(f"'{printable(part)}' is {self._file.dtypes[part]}; it must be floating point")
-        if not float(self.counts(key, COUNT_OF[statistic]).sum()) > 0:
-            raise CheckpointError(f"'{printable(name)}' was taken over nothing: its count is 0; measure it again")
 
-    def _check(self, key: str) -> None:
-        tensor = self._file.tensor(key)
-        if not tensor.numel():
+    def _check_counts(self, statistics: Mapping[str, Sequence[str]]) -> None:
+        names = {f"{key}{MARK}{COUNT_OF[own]}": f"{key}{MARK}{own}" for key in statistics for own in statistics[key]}
+        for count, statistic in names.items():  # several have the same one
+            if not float(self._file.tensor(count).double().sum()) > 0:
+                raise CheckpointError(
+                    f"'{printable(statistic)}' was taken over nothing: its count is 0; measure it again"
+                )
+
+    def _batches(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        """Tensors that are looked at together: one by one would take longer than reading them."""
+        for _, alike in groupby(keys, self._file.dtypes.__getitem__):
+            batch, size = [], 0
+            for key in alike:
+                batch.append(key)
+                size += math.prod(self._file.shapes[key])
+                if size > _BATCH:
+                    yield batch
+                    batch, size = [], 0
+            if batch:
+                yield batch
+
+    def _check(self, keys: Sequence[str]) -> None:
+        """Refuse numbers that no statistic has."""
+        import torch
+
+        flat = [self._file.tensor(key).reshape(-1) for key in keys]
+        numbers = torch.cat(flat) if len(flat) > 1 else flat[0]
+        if not numbers.numel():
             return
-        low, high = (float(end) for end in tensor.float().aminmax())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise CheckpointError(f"'{printable(key)}' holds NaN or infinity; measure it again")
-        if low < 0:
-            raise CheckpointError(f"'{printable(key)}' holds {low:g}; statistics and saliencies are not negative")
+        low, high = (float(end) for end in numbers.float().aminmax())
+        if low >= 0 and math.isfinite(high):
+            return
+        if len(keys) > 1:  # which one is it?
+            for key in keys:
+                self._check([key])
+        elif not (math.isfinite(low) and math.isfinite(high)):
+            raise CheckpointError(f"'{printable(keys[0])}' holds NaN or infinity; measure it again")
+        else:
+            raise CheckpointError(f"'{printable(keys[0])}' holds {low:g}; statistics and saliencies are not negative")

@@ -92,6 +92,7 @@ FLUX_LAYERS = _layers(
 
 _SWAPPED_EDGE = "final_layer.adaLN_modulation.1"
 _ENDING = 2  # rows per column where a modulation is scale and shift alone, as at the end; in others it is thrice that
+_CHROMA_GUIDANCE = {"in": ".linear_1", "out": ".linear_2"}
 _EDGE_LAYERS = {file: diffusers for edges in (_SD3_EDGES, _FLUX_EDGES) for diffusers, file in edges.items()}
 _BLOCKS: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
     "joint_blocks": ("transformer_blocks", _SD3_BLOCK, _SD3_STACKED),
@@ -171,6 +172,8 @@ def layers_in(name: str, rows: int, columns: int) -> tuple[tuple[str, ...], bool
         return (_EDGE_LAYERS[name],), False
     kind, _, rest = name.partition(".")
     number, _, layer = rest.partition(".")
+    if kind == "distilled_guidance_layer":
+        return (re.sub(r"\.(in|out)_layer$", lambda end: _CHROMA_GUIDANCE[end[1]], name),), False
     if kind not in _BLOCKS:
         return (), False
     own, names, stacked = _BLOCKS[kind]

@@ -15,6 +15,7 @@ from typing import Any
 
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.imaging.payload.comfyui_nodes import loras_of, plain_nodes
+from bayes_merger.imaging.payload.fields import with_hashes_drawn
 
 KSAMPLERS = {"KSampler": "seed", "KSamplerAdvanced": "noise_seed"}
 _UPSCALES = {"nearest-exact": "Latent (nearest-exact)", "bilinear": "Latent", "bicubic": "Latent (bicubic)"}
@@ -51,7 +52,7 @@ def read_graph(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     first = graph.first_sampler()
     if first is None:
         raise ConfigError("its graph has no KSampler that begins with an empty picture; write the payload by hand")
-    return graph.payload(first), graph.others()
+    return with_hashes_drawn(graph.payload(first)), graph.others()
 
 
 def graph_of(data: Mapping[str, Any]) -> Graph:

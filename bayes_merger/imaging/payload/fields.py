@@ -20,6 +20,7 @@ from bayes_merger.imaging.payload.scripts import check_scripts
 from bayes_merger.imaging.payload.styles import styled
 from bayes_merger.imaging.payload.values import FIELDS, SECOND_PASS, check_name, checked, plain_value, shown
 from bayes_merger.imaging.pipelines.schedulers import check_sampler, same_sampler
+from bayes_merger.imaging.prompts.comments import without_comments
 from bayes_merger.imaging.prompts.prompt import check_prompt
 
 _OTHER_NAMES = {
@@ -83,6 +84,7 @@ _ABOUT_FILES = frozenset({
 })  # fmt: skip
 """Fields about the request and its files, or about what is refused where it occurs."""
 
+_COMMENTS = "enable_prompt_comments"
 _SETTINGS_AT_REST: Mapping[str, tuple[Any, ...]] = {
     "comma_padding_backtrack": (20,),
     "token_merging_ratio": (0,),
@@ -98,6 +100,7 @@ _SETTINGS_AT_REST: Mapping[str, tuple[Any, ...]] = {
     "use_old_scheduling": (False,),
     "use_old_karras_scheduler_sigmas": (False,),
     "use_old_hires_fix_width_height": (False,),
+    _COMMENTS: (True, False),
 }
 """Of `override_settings`: setting of the web UI -> the values at which it changes nothing here."""
 
@@ -182,6 +185,7 @@ def read_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str, Any]:
     values = read_fields(fields_that_count(mapping))
     put_on(style_names(mapping), styles, values)
+    leave_comments_out(mapping, values)
     if found := _REGIONS.search(values["prompt"]):
         raise ConfigError(f"prompt: {found[0]} (Regional Prompter) is not supported; remove it")
     check_prompt(values["prompt"])
@@ -190,7 +194,7 @@ def _payload_values(mapping: Mapping[str, Any], styles: Path | None) -> dict[str
     first: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Payload)} | values
     if "sampler_name" in values or "scheduler" in values:
         values["sampler_name"], values["scheduler"] = check_sampler(first["sampler_name"], first["scheduler"])
-    if _is_on(mapping.get("enable_hr")):
+    if _is_truth("enable_hr", mapping.get("enable_hr")):
         values["hires"] = hires_of(second, first)
     return values
 
@@ -203,6 +207,29 @@ def put_on(names: Sequence[str], styles: Path | None, values: dict[str, Any]) ->
         pair = values.get(f"{prefix}prompt", ""), values.get(f"{prefix}negative_prompt", "")
         if not prefix or any(pair):
             values[f"{prefix}prompt"], values[f"{prefix}negative_prompt"] = styled(names, styles, *pair)
+
+
+def leave_comments_out(mapping: Mapping[str, Any], values: dict[str, Any]) -> None:
+    """Leave the comments out of all prompts, unless that setting of the web UI is off.
+
+    Raises:
+        ConfigError: nothing else is in the prompt.
+    """
+    settings = mapping.get("override_settings")
+    given = settings.get(_COMMENTS) if isinstance(settings, Mapping) else None
+    if given is not None and not _is_truth(f"override_settings.{_COMMENTS}", given):
+        return
+    for field in TEXT_FIELDS & values.keys():
+        if field.endswith("prompt"):
+            values[field] = without_comments(values[field])
+    if not values["prompt"].strip():
+        raise ConfigError("prompt: is nothing but a comment (what is behind # is not drawn); give it words")
+
+
+def with_hashes_drawn(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a picture that is there: a `#` in its words was drawn, it begins no comment."""
+    hashes = any("#" in str(value) for name, value in fields.items() if name.endswith("prompt"))
+    return {**fields, "override_settings": {_COMMENTS: False}} if hashes else {**fields}
 
 
 def style_names(mapping: Mapping[str, Any]) -> list[str]:
@@ -218,10 +245,10 @@ def style_names(mapping: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name not in ("", "None")]
 
 
-def _is_on(value: Any) -> bool:
+def _is_truth(field: str, value: Any) -> bool:
     value = plain_value(value) if isinstance(value, str) else value
     if value not in (None, True, False, ""):
-        raise ConfigError(f"enable_hr: expected true or false, got {shown(value)}")
+        raise ConfigError(f"{field}: expected true or false, got {shown(value)}")
     return bool(value)
 
 
@@ -233,7 +260,7 @@ def fields_that_count(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """
     check_scripts(mapping.get("alwayson_scripts"))
     kept: dict[str, Any] = {}
-    off = set(() if _is_on(mapping.get("enable_hr")) else (*SECOND_PASS, *_OF_SECOND_PASS))
+    off = set(() if _is_truth("enable_hr", mapping.get("enable_hr")) else (*SECOND_PASS, *_OF_SECOND_PASS))
     off |= set() if mapping.get("subseed_strength") else {"subseed", "subseed_strength"}
     for given, value in mapping.items():
         field = str(given)

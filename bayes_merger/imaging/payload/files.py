@@ -25,8 +25,8 @@ from typing import Any
 from bayes_merger.documents import files_below, parse_document, read_text
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.fields import TEXT_FIELDS, is_field, overlaid
-from bayes_merger.imaging.payload.infotext import is_infotext, read_infotext
-from bayes_merger.imaging.payload.texts import split_texts
+from bayes_merger.imaging.payload.infotext import is_infotext, read_infotext, split_infotexts
+from bayes_merger.imaging.payload.texts import prompts_in
 
 SUFFIXES = (".yaml", ".yml", ".json", ".txt")
 
@@ -113,10 +113,10 @@ def _read(path: Path) -> dict[str, Any]:
     """The fields of one payload, or payloads by name."""
     text = read_text(path)
     if is_infotext(text):
-        found = [read_infotext(one) for one in split_texts(text)]
+        found = [read_infotext(one) for one in split_infotexts(text)]
         return found[0] if len(found) == 1 else _numbered(path, found)
-    if path.suffix == ".txt" and (lines := _prompts(text)):
-        return _numbered(path, [{"prompt": line} for line in lines])
+    if path.suffix == ".txt" and (found := _prompts(text)):
+        return found[0] if "negative_prompt" in found[0] and len(found) == 1 else _numbered(path, found)
     data = parse_document(text, text_of=TEXT_FIELDS)
     if isinstance(data, list) and data and all(isinstance(one, dict) for one in data):
         return _numbered(path, data)
@@ -126,13 +126,13 @@ def _read(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in data.items()}
 
 
-def _prompts(text: str) -> list[str]:
-    """The lines of a text that is nothing but prompts."""
+def _prompts(text: str) -> list[dict[str, Any]]:
+    """The payloads in a text that is nothing but prompts."""
     try:
         is_data = isinstance(parse_document(text), dict | list)
     except ConfigError:
         is_data = False
-    return [] if is_data else split_texts(text)
+    return [] if is_data else prompts_in(text)
 
 
 def _numbered(path: Path, payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:

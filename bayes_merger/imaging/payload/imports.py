@@ -14,11 +14,12 @@ from typing import Any
 from bayes_merger.documents import parse_document, read_text
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.imaging.payload.comfyui import is_graph, read_graph
+from bayes_merger.imaging.payload.comfyui_editor import graph_of_editor, is_of_editor
 from bayes_merger.imaging.payload.elsewhere import fields_of, fields_of_dream, unwrapped
 from bayes_merger.imaging.payload.fields import TEXT_FIELDS, payload_from_mapping
-from bayes_merger.imaging.payload.infotext import is_infotext, split_infotext
+from bayes_merger.imaging.payload.infotext import is_infotext, split_infotext, split_infotexts
 from bayes_merger.imaging.payload.pictures import is_picture, texts_of
-from bayes_merger.imaging.payload.texts import split_texts
+from bayes_merger.imaging.payload.texts import prompts_in
 from bayes_merger.imaging.payload.values import SECOND_PASS
 from bayes_merger.imaging.pipelines.schedulers import check_sampler, nearest_sampler
 
@@ -79,13 +80,13 @@ def _of_file(path: Path) -> Iterator[Imported]:
     elif path.suffix.lower() == ".json":
         raise ConfigError("is neither a request of A1111's API nor a graph of ComfyUI's  Workflow > Export (API)")
     else:
-        yield from (Imported("", {"prompt": prompt}) for prompt in split_texts(text))
+        yield from (Imported("", fields) for fields in prompts_in(text))
 
 
 def _of_text(text: str) -> Iterator[Imported]:
     """The payloads in a text of a web UI; none where it is another text."""
     if is_infotext(text):
-        for one in split_texts(text):
+        for one in split_infotexts(text):
             fields, others = split_infotext(one)
             notes = [f"left out: {printable(name)}" for name in others]
             if fields.get("denoising_strength") and not fields.get("enable_hr"):
@@ -108,12 +109,12 @@ def _of_data(data: Any) -> Iterator[Imported]:
         return
     if is_graph(data.get("prompt")):
         data = data["prompt"]  # as it goes to ComfyUI's server
+    if is_of_editor(data):
+        data, _ = graph_of_editor(data)
     if is_graph(data):
         fields, kinds = read_graph(data)
         yield Imported("", fields, [f"left out: what the node {kind} does" for kind in kinds])
         return
-    if isinstance(data.get("nodes"), list):
-        raise ConfigError("is a workflow of ComfyUI's editor; save it by Workflow > Export (API)")
     fields, others = fields_of(data)
     if "prompt" in fields:
         yield Imported("", fields, [f"left out: {printable(name)}" for name in others])

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.imaging.payload.fields import with_hashes_drawn
 from bayes_merger.imaging.payload.payload import Payload
 
 _NEGATIVE = "Negative prompt:"
@@ -182,7 +183,7 @@ def split_infotext(text: str) -> tuple[dict[str, Any], dict[str, str]]:
     _read_old_second_pass(fields, [fields.pop(name, 0) for name in _SIZES["First pass size"]])
     if fields.keys() & {"hr_scale", "hr_resize_x", "hr_upscaler"}:
         fields["enable_hr"] = True
-    return fields, others
+    return with_hashes_drawn(fields), others
 
 
 def _read_old_second_pass(fields: dict[str, Any], first: Sequence[int]) -> None:

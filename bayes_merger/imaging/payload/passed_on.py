@@ -15,6 +15,7 @@ from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.fields import (
     SETTINGS_ABOUT_FILES,
     is_field,
+    leave_comments_out,
     own_name,
     put_on,
     read_fields,
@@ -70,6 +71,7 @@ def payload_for_web_ui(name: str, mapping: Mapping[str, Any], styles: Path | Non
         if styles is not None:
             put_on(style_names(mapping), styles, values)
             passed_on.pop("styles", None)
+        leave_comments_out(mapping, values)  # a wildcard in one is none
         return Payload(name=name, **values, passed_on=passed_on)
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error

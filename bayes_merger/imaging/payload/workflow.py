@@ -16,6 +16,7 @@ from typing import Any
 
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.payload.comfyui import FOLLOWED, KSAMPLERS, UNWANTED, Graph, graph_of, is_graph
+from bayes_merger.imaging.payload.comfyui_editor import EXPORT, graph_of_editor, is_of_editor
 from bayes_merger.imaging.payload.fields import fields_that_count, put_on, read_fields, style_names
 from bayes_merger.imaging.payload.payload import Payload
 from bayes_merger.imaging.payload.values import check_name, shown
@@ -204,10 +205,13 @@ class Workflow:
             if path.stat().st_size > _LARGEST:
                 raise ConfigError(f"has more than {_LARGEST >> 20} MiB")
             data = json.loads(path.read_bytes())
-            if isinstance(data, Mapping) and "nodes" in data:
-                raise ConfigError("is the editor's format; save it by Workflow > Export (API)")
+            if is_of_editor(data):
+                data, unnamed = graph_of_editor(data)
+                if unnamed:
+                    kind = printable(repr(unnamed[0]), longest=60)
+                    raise ConfigError(f"is the editor's format, which does not name the values of {kind}; {EXPORT}")
             if not is_graph(data):
-                raise ConfigError("is no workflow; save one by Workflow > Export (API)")
+                raise ConfigError(f"is no workflow; {EXPORT.replace('it', 'one', 1)}")
             return cls(data)
         except (ConfigError, OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"generator.workflow: {path} {_why(error)}") from error

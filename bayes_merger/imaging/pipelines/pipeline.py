@@ -144,6 +144,7 @@ class LivePipeline:
             whole = [payload, payload.enlarged()] if payload.hires else [payload]
             try:
                 self._check_words(payload)
+                self.architecture.check_passes(payload, zero_snr=self.zero_snr)
                 for one in whole:
                     self.architecture.check(one, self.architecture.model.merged)
                 schedulers = [self.architecture.scheduler(one) for one in whole]
@@ -157,12 +158,10 @@ class LivePipeline:
                     raise ConfigError(f"payload {payload.name}: {one.steps} steps: {error}") from error
 
     def _check_words(self, payload: Payload) -> None:
-        """Refuse words that are too long, and a second pass that cannot be drawn."""
+        """Refuse words that are too long."""
         for index in range(len(payload.prompts)):
             for one in passes(payload, index):
                 self.architecture.length(one.words.texts)
-        if payload.hires and (not self.architecture.second_pipeline or self.zero_snr):
-            raise ConfigError("enable_hr: a second pass is not drawn for this kind of model; set it to false")
 
     def draw(
         self,

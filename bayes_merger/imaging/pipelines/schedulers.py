@@ -74,6 +74,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     ),
     "LCM": Sampler("Consistency", zero_snr=False),
 }
+_LEAVE_NOISE = ("DDIM", "PLMS")
 REDRAWN = frozenset({"DDIM", "PLMS", "UniPC", "LCM", "DPM++ 2M SDE", "DPM++ 2M SDE Heun"})
 """Samplers whose pictures were not A1111's before bayes_merger 0.2.0, and that can be seen."""
 
@@ -144,6 +145,25 @@ def check_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[str, str]:
     return sampler, chosen
 
 
+def check_steps(name: str, steps: int, *, zero_snr: bool = False) -> None:
+    """Check whether a sampler can draw so many steps of such a model.
+
+    Args:
+        name: sampler as in `check_sampler`.
+        steps: of the whole schedule.
+        zero_snr: whether the model was trained down to zero signal-to-noise ratio.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    sampler, _ = _split(name)
+    if steps == 1 and sampler in _LEAVE_NOISE:
+        raise ConfigError(f"steps: {sampler} would leave the noise of 1 step as it is; give 2 or more")
+    if zero_snr and not SAMPLERS[sampler].zero_snr:
+        able = ", ".join(known for known, entry in SAMPLERS.items() if entry.zero_snr)
+        raise ConfigError(f"sampler_name: {sampler!r} cannot draw a model with zero terminal SNR; use one of {able}")
+
+
 def build_scheduler(
     name: str,
     scheduler: str = AUTOMATIC,
@@ -166,11 +186,9 @@ def build_scheduler(
     """
     proper, schedule = check_sampler(name, scheduler)
     sampler = SAMPLERS[proper]
+    check_steps(proper, 2, zero_snr=zero_snr)
     options = {**_BASE, **(sampler.options or {}), "prediction_type": prediction_type}
     if zero_snr:
-        if not sampler.zero_snr:
-            able = ", ".join(known for known, entry in SAMPLERS.items() if entry.zero_snr)
-            raise ConfigError(f"sampler_name: {proper!r} cannot draw a model with zero terminal SNR; use one of {able}")
         options["rescale_betas_zero_snr"] = True
         if sampler.options is not None:
             options["timestep_spacing"] = "trailing"  # otherwise the first step, pure noise, is skipped
@@ -188,7 +206,7 @@ def steps_of_second_pass(name: str, whole: int, asked: int) -> int:
     A1111's own DDIM and PLMS leave some out. Before a whole way PLMS has one call more, which diffusers counts.
     """
     sampler, _ = _split(name)
-    if sampler not in ("DDIM", "PLMS"):
+    if sampler not in _LEAVE_NOISE:
         return asked
     times = len(range(0, _BASE["num_train_timesteps"], max(_BASE["num_train_timesteps"] // whole, 1)))
     steps = max(asked - 1 - (times - whole), whole - times + 2, 1)

@@ -1,7 +1,8 @@
 """Variables of a prompt, as the extension dynamic-prompts has them: `${colour={red|blue}} a ${colour} ring`.
 
-What `=` gives is put in as it is written, and drawn anew at each place; what `=!` gives is drawn once. What is never
-given is text, and so is what follows a backslash. The syntax is described at
+What `=` gives is put in as it is written, and drawn anew at each place; what `=!` gives is drawn once, and `?=` gives
+only what has no value yet. `${colour:red}` is red where nothing is given; what is never given and has no such default
+is text, and so is what follows a backslash. The syntax is described at
 https://github.com/adieyal/sd-dynamic-prompts/blob/main/docs/SYNTAX.md
 """
 
@@ -12,47 +13,54 @@ from collections.abc import Callable
 
 from bayes_merger.errors import ConfigError, printable
 
-_GIVEN = re.compile(r"(?<!\\)\$\{\s*(\w+)\s*=(!?)")
-_USED = re.compile(r"(?<!\\)\$\{\s*(\w+)\s*(?::[^{}]*)?\}")
-_MOST = 100
-_DEEPEST = 20  # a variable that contains itself would never end
+_FOUND = re.compile(r"(?<!\\)\$\{\s*(\w+)\s*(?:(?P<keep>\??)=(?P<once>!?)|(?::(?P<default>[^{}]*))?\})")
+_MOST = 1000  # in one prompt; a variable that contains itself would never end
 _LONGEST = 20_000  # characters; one that contains itself twice would fill the memory
 
 
-def with_variables(text: str, drawn: Callable[[str], str]) -> str:
-    """The text with its variables in their places.
-
-    >>> with_variables("${c=red} a ${c} ring on ${d}", str)
-    'a red ring on ${d}'
+class Variables:
+    """What has been given in a prompt so far.
 
     Args:
-        text: of a prompt.
-        drawn: one of its parts with all choices drawn.
-
-    Raises:
-        ConfigError: they refer to each other endlessly.
+        drawn: a text with all its choices drawn.
     """
-    given: dict[str, str] = {}
-    for _ in range(_MOST):
-        found = _GIVEN.search(text)
-        end = _end(text, found.end()) if found else None
-        if found is None or end is None:
-            break
-        value = text[found.end() : end]
-        given[found[1]] = drawn(_put_in(value, given)) if found[2] else value
-        text = text[: found.start()] + text[end + 1 :].lstrip()
-    return _put_in(text, given) if given else text
 
+    def __init__(self, drawn: Callable[[str], str]) -> None:
+        self._drawn = drawn
+        self._given: dict[str, str] = {}
 
-def _put_in(text: str, given: dict[str, str]) -> str:
-    for _ in range(_DEEPEST):
-        replaced = _USED.sub(lambda found: given.get(found[1], found[0]), text)
-        if replaced == text:
-            return text
-        if len(replaced) > _LONGEST:
-            break
-        text = replaced
-    raise ConfigError(f"prompt: its variables refer to each other endlessly in '{printable(text, longest=80)}'")
+    def put_into(self, text: str) -> str:
+        """The text with variables in their places.
+
+        >>> Variables(str).put_into("${c=red} a ${c} ring on ${d:sand} at ${e}")
+        'a red ring on sand at ${e}'
+
+        Raises:
+            ConfigError: they refer to each other endlessly.
+        """
+        place = 0
+        for _ in range(_MOST):
+            found = _FOUND.search(text, place)
+            if found is None:
+                return text
+            name, default = found[1], found["default"]
+            if found["keep"] is None:
+                value = self._given.get(name, default)
+                place = found.end() if value is None else found.start()  # a value may hold others
+                text = text if value is None else text[: found.start()] + value + text[found.end() :]
+            elif (end := _end(text, found.end())) is None:
+                place = found.end()
+            else:
+                self._give(name, text[found.end() : end], keep=bool(found["keep"]), once=bool(found["once"]))
+                place = found.start()
+                text = text[:place] + text[end + 1 :].lstrip()
+            if len(text) > _LONGEST:
+                break
+        raise ConfigError(f"prompt: its variables refer to each other endlessly in '{printable(text, longest=80)}'")
+
+    def _give(self, name: str, value: str, *, keep: bool, once: bool) -> None:
+        if not (keep and name in self._given):
+            self._given[name] = self._drawn(self.put_into(value)) if once else value
 
 
 def _end(text: str, start: int) -> int | None:

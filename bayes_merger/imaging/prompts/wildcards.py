@@ -1,6 +1,7 @@
 """Word lists and choices: `__colour__` stands for a line of `colour.txt`, `{red|blue}` for one of its options.
 
-They are drawn anew for every picture, once per study. Both may stand inside each other, and in the lists.
+They are drawn anew for every picture, once per study. Both may stand inside each other, and in the lists, whose
+variables may be given with their name: `__season(when=winter)__`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from typing import Any
 from bayes_merger.documents import files_below, read_document, read_text
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.imaging.prompts.braces import Choice, Option, choose, first_choice, option
-from bayes_merger.imaging.prompts.variables import with_variables
+from bayes_merger.imaging.prompts.comments import without_comments
+from bayes_merger.imaging.prompts.variables import Variables
+from bayes_merger.imaging.prompts.wraps import with_wraps
 
-_NAME = r"__[~@!]?((?:[^\W_]|\*)[\w /\\.*-]*?)__"  # the extension's marks of how to draw mean nothing once per study
+_VALUES = r"\s*\w+\s*=[^,()=]*"
+_NAME = rf"__[~@!]?((?:[^\W_]|\*)[\w /\\.*-]*?)(?:\(({_VALUES}(?:,{_VALUES})*)\))?__"
+# the extension's marks of how to draw mean nothing once per study
 _WILDCARD = re.compile(_NAME)
 _ALONE = re.compile(rf"\s*{_NAME}\s*")
 _DEEPEST = 20  # a wildcard that contains itself would never end
@@ -50,12 +55,13 @@ class Wildcards:
         Raises:
             ConfigError: no folder was given, a file is missing or empty, or wildcards refer to each other endlessly.
         """
-        text = with_variables(text, lambda value: self._drawn(value, draw))
-        return self._drawn(text, draw)
+        variables = Variables(lambda value: self._drawn(value, draw, variables))
+        return self._drawn(text, draw, variables)
 
-    def _drawn(self, text: str, draw: random.Random) -> str:
+    def _drawn(self, text: str, draw: random.Random, variables: Variables) -> str:
         for _ in range(_DEEPEST):
-            expanded = _WILDCARD.sub(self._one_of(draw), self._chosen(text, draw))
+            wrapped = with_wraps(variables.put_into(text), lambda part: self._drawn(part, draw, variables))
+            expanded = _WILDCARD.sub(self._one_of(draw), self._chosen(wrapped, draw))
             if expanded == text:
                 return text
             text = expanded
@@ -86,7 +92,9 @@ class Wildcards:
 
         def one_of(found: re.Match[str]) -> str:
             nonlocal room
-            line = choose(self._options(found[1]), draw)
+            pairs = [map(str.strip, one.split("=")) for one in (found[2] or "").split(",") if one]
+            given = "".join(f"${{{name}={value}}}" for name, value in pairs)
+            line = given + choose(self._options(found[1]), draw)
             room -= len(line)
             if room < 0:
                 raise ConfigError(f"wildcards: more than {_LONGEST} characters come of one prompt")
@@ -103,9 +111,10 @@ class Wildcards:
         if lines is None:
             way_out = nearest(name, self._names)
             raise ConfigError(f"wildcard __{name}__: no {name}.txt in {self._folder}; {way_out}")
-        if not lines:
+        words = [line for line in map(without_comments, lines) if line]
+        if not words:
             raise ConfigError(f"wildcard __{name}__: {self._file(name) or self._folder} has no lines")
-        return tuple(map(option, lines))
+        return tuple(map(option, words))
 
     def _together(self, pattern: str) -> list[str] | None:
         """The lines of all lists whose names fit; None where none does."""
@@ -121,8 +130,7 @@ class Wildcards:
             text = read_text(file, largest=_LARGEST)
         except ConfigError as error:
             raise ConfigError(f"wildcard __{name}__: {file}: {error}") from None
-        lines = [line.strip() for line in text.splitlines()]
-        return [line for line in lines if line and not line.startswith("#")]
+        return [line.strip() for line in text.splitlines()]
 
     @cached_property
     def _names(self) -> list[str]:

@@ -6,7 +6,8 @@ Files and live models go through this one function with the same pieces, so that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -76,9 +77,8 @@ def combine(
         combine(spec, sources, weights, whole, dtype, scratch, key, cache, begin)
         out.copy_(whole)
         return
-    if spec.fused and not vary(weights) and out.dtype == dtype and all(source.dtype == dtype for source in sources):
-        # torch computes lerp of half precision in fp32 and rounds once: the same bits as in pieces, below.
-        torch.lerp(sources[0], sources[1], _number(weights["alpha"]), out=out)
+    if spec.fused:
+        _lerp(sources, weights["alpha"], out, dtype, scratch, begin)
         return
     extra: dict[str, object] = {"key": key} if spec.keyed else {}
     if spec.prepare is not None:
@@ -101,7 +101,7 @@ def combine(
 
 
 def _buffer_on(device: torch.device, scratch: Scratch) -> Buffer:
-    return lambda name, shape: scratch.room(f"weight {name}", shape, torch.float32, device)
+    return lambda name: lambda shape, dtype: scratch.room(f"weight {name}", shape, dtype, device)
 
 
 def _number(weight: float | TensorWeight) -> float:
@@ -139,14 +139,11 @@ def _combine_pieces(
 ) -> None:
     width = row_width(weights)
     form = (-1, width) if vary(weights) else (-1,)
-    native = spec.fused and _lerps_natively(sources, dtype, weights)
-    rows, first = out.numel() // width, offset // width
-    pieces = _pieces(rows, width * (dtype.itemsize if native else 4), out.device)
+    first, count = offset // width, out.numel() // width
+    pieces = _pieces(count, width * 4, out.device)
     targets, *models = (tensor.view(form).chunk(pieces) for tensor in (out, *sources))
-    given = weights_by_rows(weights, slice(first, first + rows), pieces, _buffer_on(out.device, scratch))
-    if spec.fused:
-        _lerp_pieces(targets, models, (numbers["alpha"] for numbers in given), native, dtype, scratch)
-        return
+    rows, buffer = slice(first, first + count), _buffer_on(out.device, scratch)
+    given = weights_by_rows(weights, rows, pieces, buffer)
     prepared = extra.pop("prepared", None)
     begin = 0
     for target, numbers, *parts in zip(targets, given, *models, strict=False):
@@ -168,36 +165,49 @@ def _slice_of(part: object, begin: int, piece: Tensor, count: int) -> object:
     return part.view(-1)[begin : begin + piece.numel()].view(piece.shape)
 
 
-def _lerps_natively(sources: Sequence[Tensor], dtype: torch.dtype, weights: Weights) -> bool:
-    """Whether torch may do `a + alpha (b - a)` on the tensors as they are.
+def _lerp(
+    sources: Sequence[Tensor],
+    alpha: float | TensorWeight,
+    out: Tensor,
+    dtype: torch.dtype,
+    scratch: Scratch,
+    begin: int,
+) -> None:
+    """Write `a + alpha (b - a)`, see `combine`.
 
-    It computes that of half precision in fp32 and rounds once, the same bits as with copies in fp32 and in less time.
+    torch computes that of half precision in fp32 and rounds once: the same bits as with copies in fp32, in less time.
     A weight for each place is then rounded to fp16 too: by less than 1/2048 of itself, so of a number's change. In bf16
     that would be 1/256.
     """
     alike = all(source.dtype == dtype for source in sources)
-    return alike and (dtype == torch.float16 or not vary(weights))
-
-
-def _lerp_pieces(
-    targets: Iterable[Tensor],
-    models: Iterable[Iterable[Tensor]],
-    alphas: Iterable[Weight],
-    native: bool,
-    dtype: torch.dtype,
-    scratch: Scratch,
-) -> None:
-    """Write the pieces of `a + alpha (b - a)`."""
-    working = dtype if native else torch.float32
-    for out, alpha, *pieces in zip(targets, alphas, *models, strict=False):
-        one, other = pieces if native else _in_fp32("source", pieces, scratch)
-        if isinstance(alpha, Tensor) and alpha.dtype != working:
-            alpha = scratch.room("alpha", alpha.shape, working, out.device).copy_(alpha)
+    alphas: Iterator[Weight]
+    if isinstance(alpha, TensorWeight):
+        working = dtype if alike and dtype == torch.float16 else torch.float32
+        width = alpha.width
+        first, count = begin // width, out.numel() // width
+        pieces = _pieces(count, width * torch.float32.itemsize, out.device)
+        room = _buffer_on(out.device, scratch)("alpha")
+        alphas = alpha.tables(slice(first, first + count), pieces, room, working)
+    elif alike and out.dtype == dtype:
+        torch.lerp(sources[0], sources[1], alpha, out=out)
+        return
+    else:
+        working, width, alphas = dtype if alike else torch.float32, 1, repeat(alpha)
+        pieces = _pieces(out.numel(), working.itemsize, out.device)
+    targets, *models = (_cut(tensor, width, pieces) for tensor in (out, *sources))
+    for target, weight, *pair in zip(targets, alphas, *models, strict=False):
+        one, other = pair if alike and working == dtype else _in_fp32("source", pair, scratch)
         if out.dtype == dtype == working:
-            torch.lerp(one, other, alpha, out=out)
+            torch.lerp(one, other, weight, out=target)
         else:
-            result = scratch.room("result", out.shape, working, out.device)
-            _round_into(out, torch.lerp(one, other, alpha, out=result), dtype, scratch)
+            result = scratch.room("result", target.shape, working, out.device)
+            _round_into(target, torch.lerp(one, other, weight, out=result), dtype, scratch)
+
+
+def _cut(tensor: Tensor, width: int, pieces: int) -> Sequence[Tensor]:
+    """A contiguous tensor as a matrix, in so many pieces of whole rows."""
+    rows = tensor.view(-1, width)
+    return rows.chunk(pieces) if pieces > 1 else (rows,)
 
 
 def _read(spec: MethodSpec, tensors: Sequence[Tensor], scratch: Scratch) -> list[Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.blocks import BlockWeights
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
+from bayes_merger.checkpoints.writing import not_finite
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.plan.costs import CHUNK
@@ -94,6 +95,7 @@ class KeyMerger:
 
         spec, weights = self._method, self._planned.weights_of(item, numbers_of(item, self._weights))
         sources = [self._checkpoints[model].tensor(item.key) for model in spec.models]
+        self._check_finite(item, sources)
         if item.common:
             combine_channels(spec, sources, weights, out, out.dtype, self._scratch, item.key, item.common)
         else:
@@ -116,10 +118,22 @@ class KeyMerger:
                 self._part(f"part {number}", model, item.key, begin, size) if row is None else row[begin : begin + size]
                 for number, (model, row) in enumerate(zip(models, rows, strict=True))
             ]
+            self._check_finite(item, parts)
             out = self._buffer("made", size, dtype)
             combine(spec, parts, weights, out, dtype, self._scratch, begin=begin)
             yield out
             self._count_read(size)
+
+    def _check_finite(self, item: PlanItem, sources: Sequence[Tensor]) -> None:
+        """Refuse NaN and infinity in what is read of the models, where the result may not show them.
+
+        Raises:
+            CheckpointError: a model holds such a number.
+        """
+        from bayes_merger.checkpoints.nonfinite import check_model
+
+        for name, source in zip(self._method.models, () if self._method.linear else sources, strict=False):
+            check_model(self._checkpoints[name].path, item.key, source)
 
     def _part(self, name: str, model: Checkpoint, key: str, begin: int, size: int) -> Tensor:
         out = self._buffer(name, size, torch_dtypes()[model.dtypes[key]])
@@ -144,11 +158,15 @@ def _in_8_bits(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A tensor in eight bits.
 
     Raises:
-        CheckpointError: a number is out of range; torch would silently clamp it.
+        CheckpointError: a number is out of range, or infinite; torch would silently clamp it.
     """
     import torch
 
+    from bayes_merger.checkpoints.nonfinite import find_nonfinite
+
+    if fault := find_nonfinite(tensor):
+        raise not_finite(key, fault)
     most = torch.finfo(dtype).max
-    if tensor.numel() and not float(tensor.abs().max()) <= most:
+    if tensor.numel() and float(tensor.abs().max()) > most:
         raise CheckpointError(f"'{key}' holds numbers beyond {dtype}'s {most:g}; write it with dtype=fp16")
     return tensor.to(dtype)

@@ -123,7 +123,7 @@ class StepModel(Checkpoint):
             model.release()
 
     def _compute(self, key: str) -> Tensor:
-        from bayes_merger.checkpoints.nonfinite import find_nonfinite
+        from bayes_merger.checkpoints.nonfinite import check_model, find_nonfinite
 
         item = self._items.get(key)
         if item is None or item.action != "merge":
@@ -134,6 +134,8 @@ class StepModel(Checkpoint):
         self._merger = self._merger or KeyMerger(self.planned, self.recipe.weights, self.models)
         tensor = self._merger.tensor(item, "F32")
         if fault := find_nonfinite(tensor):
+            for name in self.planned.method.models:
+                check_model(self.models[name].path, key, self.models[name].tensor(key))
             raise TrialFailed(f"step {self._name}: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
         self._last = (key, version, tensor)
         return tensor

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
-from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
+from bayes_merger.checkpoints.writing import TensorEntry, not_finite, with_culprit, write_checkpoint
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.engine.key_merger import KeyMerger
 from bayes_merger.merging.engine.merge import prepare
@@ -118,7 +118,7 @@ def save_lora(
         by_key.setdefault(layer.weight, []).append(layer)
     owners = {layer.bias: layer for layers in by_key.values() for layer in layers if layer.rows is None}
     found, squares = _Found({}, {}, {}, []), [0.0, 0.0]
-    for key, change in _changes(planned, merger, checkpoints[recipe.base], progress):
+    for key, change in _changes(planned, merger, checkpoints, checkpoints[recipe.base], progress):
         whole = float(change.double().square().sum())
         if key in by_key and change.dim() >= 2 and "embedding" not in key:  # no UI has factors for tables of words
             lacking = sum(_factor(layer, layer.of(change), rank, dtype, found) for layer in by_key[key])
@@ -151,12 +151,20 @@ class _Found:
 
 
 def _changes(
-    planned: MergePlan, merger: KeyMerger, base: Checkpoint, progress: Callable[[int, int], None] | None
+    planned: MergePlan,
+    merger: KeyMerger,
+    models: Checkpoints,
+    base: Checkpoint,
+    progress: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that the merge changes, less the first model's, in fp32 and before any rounding."""
+    from bayes_merger.checkpoints.nonfinite import find_nonfinite
+
     items = [item for item in planned.written if item.action == "merge"]
     for number, item in enumerate(items, start=1):
         change = merger.tensor(item, "F32") - base.tensor(item.key).float()
+        if fault := find_nonfinite(change):
+            raise with_culprit(not_finite(item.key, fault), item.key, models.values())
         if change.numel() and bool(change.any()):
             yield item.key, change
         if progress:

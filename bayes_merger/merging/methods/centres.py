@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NOTHING = 1e-6  # the shortest sum of unit vectors that still has a direction in fp32
 
 
-@merge_method(elementwise=True, cost=Cost(2), aliases=("average",))
+@merge_method(elementwise=True, linear=True, cost=Cost(2), aliases=("average",))
 def n_average(a: Tensor, b: Tensor, c: Tensor | None = None, *more: Tensor, alpha: Weight = 1.0) -> Tensor:
     """`A + alpha (M - A)`, M the mean of all models.
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # the registry is read by commands that need no torch
     from torch import Tensor
 
 
-@merge_method(elementwise=True, fused=True, between=True, cost=Cost(1), aliases=("sum", "weight", "linear", "lerp"))
+@merge_method(
+    elementwise=True, linear=True, fused=True, between=True, cost=Cost(1), aliases=("sum", "weight", "linear", "lerp")
+)
 def weighted_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5) -> Tensor:
     """`(1 - alpha) A + alpha B`; exactly A at 0 and exactly B at 1.
 
@@ -31,7 +33,9 @@ def weighted_sum(a: Tensor, b: Tensor, *, alpha: Weight = 0.5) -> Tensor:
     return a.lerp(b, alpha)
 
 
-@merge_method(elementwise=True, adds_difference=True, cost=Cost(1), aliases=("add", "difference", "task_arithmetic"))
+@merge_method(
+    elementwise=True, linear=True, adds_difference=True, cost=Cost(1), aliases=("add", "difference", "task_arithmetic")
+)
 def add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 1.0) -> Tensor:
     """`A + alpha (B - C)`: what training turned C into B, added to A.
 
@@ -49,7 +53,7 @@ def _subtraction_pole(weights: Mapping[str, float]) -> str | None:
     return f"divides by 1 - alpha * beta: {product:g} is not below 1; lower alpha or beta" if product >= 1 else None
 
 
-@merge_method(elementwise=True, search={"beta": (0.0, 0.5)}, pole=_subtraction_pole, cost=Cost(1))
+@merge_method(elementwise=True, linear=True, search={"beta": (0.0, 0.5)}, pole=_subtraction_pole, cost=Cost(1))
 def weighted_subtraction(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.5) -> Tensor:
     """`(A - alpha beta B) / (1 - alpha beta)`: the model that, mixed with that share of B, gives A.
 
@@ -65,7 +69,7 @@ def weighted_subtraction(a: Tensor, b: Tensor, *, alpha: Weight = 0.5, beta: Wei
     return plus(a, a - b, share / (1 - share))
 
 
-@merge_method(elementwise=True, between=True, cost=Cost(1), aliases=("twice",))
+@merge_method(elementwise=True, linear=True, between=True, cost=Cost(1), aliases=("twice",))
 def sum_twice(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Weight = 0.5) -> Tensor:
     """`(1 - beta) ((1 - alpha) A + alpha B) + beta C`: a weighted sum of a weighted sum and C.
 
@@ -79,7 +83,9 @@ def sum_twice(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5, beta: Wei
     return a.lerp(b, alpha).lerp_(c, beta)
 
 
-@merge_method(elementwise=True, search={"alpha": (0.0, 0.5), "beta": (0.0, 0.5)}, cost=Cost(1), aliases=("triple",))
+@merge_method(
+    elementwise=True, linear=True, search={"alpha": (0.0, 0.5), "beta": (0.0, 0.5)}, cost=Cost(1), aliases=("triple",)
+)
 def triple_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: float = 0.25, beta: float = 0.25) -> Tensor:
     """`(1 - alpha - beta) A + alpha B + beta C`.
 

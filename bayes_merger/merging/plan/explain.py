@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import FLOATS
+from bayes_merger.merging.models.lora.model import is_lora
 from bayes_merger.merging.plan.costs import bytes_read, result_size, seconds, working_memory
 from bayes_merger.merging.plan.planning import numbers_of, sources_of
-from bayes_merger.merging.plan.routing import MergePlan, PlanItem, listed
+from bayes_merger.merging.plan.routing import VAE, MergePlan, PlanItem, listed
 from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 
@@ -86,14 +87,7 @@ def finish_of(recipe: MergeRecipe) -> list[str]:
 
 def notes_on(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     """What is worth a look: unusual dtypes, rules that decide nothing, and the plan's own notes."""
-    notes = [*planned.notes, *_not_merged(planned)]
-    for name, checkpoint in checkpoints.items():
-        counts = Counter(dtype for dtype in checkpoint.stored.values() if dtype in FLOATS)
-        for dtype, count in counts.most_common()[1:]:
-            key = next(key for key, own in checkpoint.stored.items() if own == dtype)
-            notes.append(
-                f"{name.upper()} has {count} tensors in {dtype} among {counts.most_common(1)[0][0]}: {key} ..."
-            )
+    notes = [*planned.notes, *_not_merged(planned), *_unusual_dtypes(planned, checkpoints)]
     deciding = {
         rule
         for item in planned.items
@@ -103,6 +97,20 @@ def notes_on(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> list[
     idle = [rule for rule in planned.rules if rule not in deciding]
     notes += [f"'{rule.text}' decides nothing, later rules apply to all its tensors" for rule in idle]
     return notes
+
+
+def _unusual_dtypes(planned: MergePlan, checkpoints: Mapping[str, Checkpoint]) -> Iterator[str]:
+    for name, checkpoint in checkpoints.items():
+        roles = ("vae",) if name == VAE else ("block", "vae")
+        stored = {
+            key: dtype
+            for key, dtype in checkpoint.stored.items()
+            if dtype in FLOATS and planned.architecture.place(key).role in roles and not is_lora(checkpoint)
+        }
+        (usual, _), *others = Counter(stored.values()).most_common() or [("", 0)]
+        for dtype, count in others:
+            key = next(key for key, own in stored.items() if own == dtype)
+            yield f"{name.upper()} has {count} tensors in {dtype} among {usual}: {key} ..."
 
 
 def _not_merged(planned: MergePlan) -> list[str]:

@@ -27,15 +27,16 @@ def prediction_of_merge(spec: MethodSpec, models: Mapping[str, Checkpoint]) -> s
     if spec.adds_difference:
         _check_equal({name: kind for name, kind in said.items() if name != "a"}, "subtracted")
         return said["a"]
-    _check_equal(said, "merged")
+    _check_equal(said, "merged; method=add_difference adds to A what B has over a C of its kind")
     return next((kind for kind in said.values() if kind), "")
 
 
 def _said(models: Mapping[str, Checkpoint]) -> dict[str, str]:
     marks = set(MARKS) - {ZERO_SNR}
     marked = any(mark in model.shapes for model in models.values() for mark in marks)
-    # where some files are marked, those that are not are so for a reason; elsewhere what says nothing may be either
-    return {name: model.prediction or (EPSILON if marked else "") for name, model in models.items()}
+    # where some files are marked, those that are not are so for a reason; elsewhere what says nothing predicts what its
+    # architecture does, which may be either
+    return {name: m.prediction or (EPSILON if marked else m.architecture.prediction) for name, m in models.items()}
 
 
 def _check_equal(said: Mapping[str, str], done: str) -> None:

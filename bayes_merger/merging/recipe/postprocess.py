@@ -137,7 +137,8 @@ def clipped(spec: MethodSpec, clip: str) -> MethodSpec:
         return spec
     if not {"a", "b"} <= set(spec.models):
         raise ConfigError(f"clip: {spec.name} takes no model B to stay between")
-    return replace(spec, function=_Clipped(spec.function, clip == "soft"), fused=False, selects=False, read=spec.models)
+    inside = _Clipped(spec.function, clip == "soft")
+    return replace(spec, function=inside, fused=False, selects=False, linear=False, read=spec.models)
 
 
 class _Clipped:

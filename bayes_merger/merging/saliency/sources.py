@@ -76,7 +76,8 @@ class TensorWeights:
         for name, files in self._sources_of(key).items():
             number = numbers[name]
             if name in self.acts:
-                made[name] = ScaledWeight(width, number, self._factors(key, name, files, shape), *self.bounds[name])
+                factors = tuple(as_matrix(factor, shape) for factor in self._factors(key, name, files, shape))
+                made[name] = ScaledWeight(width, number, factors, *self.bounds[name])
             elif strength and 0 < number < 1:
                 odds, against = self._powers(key, files, shape, strength)
                 made[name] = MovedWeight(width, odds * (number / (1 - number)), against)
@@ -107,13 +108,13 @@ class TensorWeights:
             return self._logs[kept]
         owner = self._owner(key)
         parts = [_saliency(file, owner, shape, self.by) for file in files]
-        made: list[Tensor] = []
-        for pair in zip(*parts, strict=True):
-            factor = _scaled(pair[0], files[0]) if weight in self.acts else _log_ratio(pair, self.centred)
-            made.append(as_matrix(factor, shape))
+        made = tuple(
+            _scaled(pair[0], files[0]) if weight in self.acts else _log_ratio(pair, self.centred)
+            for pair in zip(*parts, strict=True)
+        )
         if _small(made, shape):
-            self._logs[kept] = tuple(made)
-        return tuple(made)
+            self._logs[kept] = made
+        return made
 
     def _powers(self, key: str, files: tuple[Sidecar, ...], shape: tuple[int, ...], strength: float) -> _Powers:
         """`r` and `c` of a tensor, see `weights`; those of the last strength are kept where they are small."""
@@ -123,7 +124,8 @@ class TensorWeights:
         if kept is not None and kept[0] == strength:
             return kept[1]
         *rows, last = self._factors(key, MOVED, files, shape)
-        made = _power(rows[0], strength) if rows else torch.ones(1, 1), _power(last, -strength)
+        odds = _power(rows[0], strength) if rows else torch.ones(1)
+        made = as_matrix(odds, shape), as_matrix(_power(last, -strength), shape)
         if _small(made, shape):
             self._last_powers[key] = strength, made
         return made

@@ -16,19 +16,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.parameters import Weight
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-Buffer = Callable[[str, tuple[int, ...]], "Tensor"]
-"""From a name and a shape to numbers in fp32 to write into."""
+Room = Callable[[tuple[int, ...], "torch.dtype"], "Tensor"]
+"""From a shape and a dtype to numbers to write into, on the device of the tensor; the same memory every time."""
+
+Buffer = Callable[[str], Room]
+"""From the name of a weight to memory for its numbers."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class TensorWeight(ABC):
     def ends(self) -> tuple[float, float]:
         """Bounds of the weights of the whole tensor."""
 
-    def tables(self, rows: slice, pieces: int, room: Callable[[tuple[int, ...]], Tensor]) -> Iterator[Tensor]:
+    def tables(self, rows: slice, pieces: int, room: Room, dtype: torch.dtype) -> Iterator[Tensor]:
         """The weights of some rows in so many pieces, each in the place of the one before, as `torch.chunk` makes them.
 
         They are matrices that broadcast to those rows: where all rows are alike there is one, and so with columns.
@@ -67,20 +70,37 @@ class TensorWeight(ABC):
         Args:
             rows: which.
             pieces: how many.
-            room: from a shape to numbers in fp32 to write into, on the device of the tensor.
+            room: memory for them.
+            dtype: what they are computed in fp32 and rounded to.
         """
-        device, step = room((1, 1)).device, -(-(rows.stop - rows.start) // pieces)
-        factors = [(factor if factor.shape[0] == 1 else factor[rows]).to(device) for factor in self.factors]
-        width = max(factor.shape[1] for factor in factors)
-        split = [repeat(factor) if factor.shape[0] == 1 else factor.chunk(pieces) for factor in factors]
-        if all(isinstance(parts, repeat) for parts in split):
-            table = room((1, width))
+        import torch
+
+        factors, height, width = [], 1, 1
+        for factor in self.factors:
+            own, wide = factor.shape
+            if own > 1:
+                height = rows.stop - rows.start
+            factors.append(factor if own <= height else factor[rows])
+            width = max(width, wide)
+        step = -(-height // pieces)
+        table = room((step, width), torch.float32)
+        rounded = table if dtype == torch.float32 else room((step, width), dtype)
+        factors = [factor.to(table.device) for factor in factors]
+        if step == height:
             self.fill(factors, table)
-            yield from repeat(table)
-        for begin, *parts in zip(range(rows.start, rows.stop, step), *split, strict=False):
-            table = room((min(step, rows.stop - begin), width))
-            self.fill(parts, table)
-            yield table
+            made = table if rounded is table else rounded.copy_(table)
+            return repeat(made) if height == 1 else iter((made,))
+        parts = zip(*(repeat(part) if part.shape[0] == 1 else part.chunk(pieces) for part in factors), strict=False)
+        return self._filled(parts, table, rounded)
+
+    def _filled(self, parts: Iterable[tuple[Tensor, ...]], table: Tensor, rounded: Tensor) -> Iterator[Tensor]:
+        step, exact = table.shape[0], rounded is table
+        for factors in parts:
+            size = max([factor.shape[0] for factor in factors])
+            if size < step:  # of the last piece
+                table, rounded = table[:size], rounded[:size]
+            self.fill(factors, table)
+            yield table if exact else rounded.copy_(table)
 
 
 @dataclass(frozen=True)
@@ -176,7 +196,7 @@ def row_width(weights: Weights) -> int:
 
 
 def weights_by_rows(weights: Weights, rows: slice, pieces: int, buffer: Buffer) -> Iterator[dict[str, Weight]]:
-    """The weights as a method takes them, without end where none differs from row to row.
+    """The weights as a method takes them, in fp32; without end where none differs from row to row.
 
     Args:
         weights: of the tensor.
@@ -184,8 +204,10 @@ def weights_by_rows(weights: Weights, rows: slice, pieces: int, buffer: Buffer) 
         pieces: how many.
         buffer: memory for them; what follows is written into the same.
     """
+    import torch
+
     columns = [
-        weight.tables(rows, pieces, partial(buffer, name)) if isinstance(weight, TensorWeight) else repeat(weight)
+        weight.tables(rows, pieces, buffer(name), torch.float32) if isinstance(weight, TensorWeight) else repeat(weight)
         for name, weight in weights.items()
     ]
     return (dict(zip(weights, values, strict=True)) for values in zip(*columns, strict=False))

@@ -162,7 +162,7 @@ class Desk:
             mean=known.mean,
             front=known.front,
             pictures=len(trial.user_attrs.get(IMAGES, ())),
-            blind=not self._config.scoring.page,
+            blind=True,  # what is asked next may not be coloured by how good this one is
         )
 
     def _keep(self, trial: FrozenTrial, found: TrialReport) -> None:

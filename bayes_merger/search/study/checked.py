@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.search.space.space import SearchSpace
 from bayes_merger.search.study.history import DESIGN, WEIGHTS
+from bayes_merger.search.study.rows import Attributes
 from bayes_merger.search.study.sound import is_moment, is_number, is_sound
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class CheckedStudy(Study):
     def user_attrs(self) -> dict[str, Any]:
         """The study's attributes; not to be changed in place."""
         reading = _reading_of(self)
-        return dict(reading.attributes) if reading else super().user_attrs
+        return dict(reading.attributes if reading else self._storage.get_study_user_attrs(self._study_id))
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
@@ -183,11 +184,11 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
         objectives: how many scores a finished trial has.
     """
     seen = copy.copy(trial)
-    seen.user_attrs = {key: value for key, value in trial.user_attrs.items() if is_sound(key, value)}
     for moment in ("datetime_start", "datetime_complete"):
         if not is_moment(getattr(trial, moment)):
             setattr(seen, moment, None)
     if trial.state not in SCORED:
+        seen.user_attrs = _accepted(trial.user_attrs, is_sound, {})
         return seen  # what waits is checked when it is taken, and nobody relies on the values of the others
     if trial.state == TrialState.COMPLETE and (wrong := _wrong_score(trial.values, objectives)):
         return wrong
@@ -198,10 +199,22 @@ def checked(trial: FrozenTrial, space: SearchSpace, objectives: int) -> FrozenTr
     except ConfigError as error:
         return one_line(error)
     seen.params, seen.distributions = values, cast("dict[str, BaseDistribution]", space.distributions())
-    stored = seen.user_attrs.get(WEIGHTS)
-    if stored == weights or not _are_weights(stored, weights):  # mostly equal: nothing to look at one by one
-        seen.user_attrs[WEIGHTS] = weights
+
+    def accepts(key: str, value: Any) -> bool:
+        if key != WEIGHTS:
+            return is_sound(key, value)
+        return value != weights and _are_weights(value, weights)  # mostly equal: nothing to look at one by one
+
+    seen.user_attrs = _accepted(trial.user_attrs, accepts, {WEIGHTS: weights})
     return seen
+
+
+def _accepted(
+    stored: Mapping[str, Any], accepts: Callable[[str, Any], bool], instead: dict[str, Any]
+) -> dict[str, Any]:
+    if isinstance(stored, Attributes):
+        return cast("dict[str, Any]", stored.only(accepts, instead))
+    return instead | {key: value for key, value in stored.items() if accepts(key, value)}
 
 
 def _wrong_score(values: Any, objectives: int) -> str:

@@ -49,6 +49,9 @@ def when_unlocked(action: Callable[[], T], waiting: Told) -> T:
     return action()
 
 
+NO_STUDY = "name the file that `bayes-merger run` made"
+
+
 def check_is_study(path: Path, waiting: Told) -> None:
     """Refuse a file that another program made, or that no study was put into yet; nothing is changed.
 
@@ -78,6 +81,8 @@ def tables_of(path: Path, waiting: Told) -> set[str]:
         if "locked" in str(error):
             raise StorageError(f"{path}: {trouble(error)}") from error
         raise ConfigError(f"{path}: not a study's storage ({one_line(error)}); choose another file") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no study here; {NO_STUDY}") from error
     except OSError as error:
         raise StorageError(f"{path}: {trouble(error) or error}") from error
 

@@ -10,7 +10,7 @@ import json
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,8 @@ from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from sys import intern
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any, NoReturn, cast
 
 from optuna.distributions import BaseDistribution, FloatDistribution, json_to_distribution
 from optuna.storages import BaseStorage
@@ -68,6 +69,54 @@ def snapshot(path: Path, waiting: Told) -> RowStorage | None:
     with closing(connect()) as connection:
         found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return RowStorage(connect) if found == (SCHEMA,) else None
+
+
+class Attributes(Mapping[str, Any]):
+    """A trial's attributes, each read from its JSON when it is first asked for: of thousands of trials hardly any is.
+
+    Args:
+        texts: name -> JSON; what cannot be read is missing.
+        accepts: whether a value may stand under its name; else it is missing too.
+        instead: what stands in the place of some that are missing.
+    """
+
+    def __init__(
+        self,
+        texts: Mapping[str, str],
+        accepts: Callable[[str, Any], bool] = lambda key, value: True,
+        instead: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self._texts, self._accepts, self._instead = texts, accepts, instead
+        self._values: dict[str, Any] = {}
+
+    def only(self, accepts: Callable[[str, Any], bool], instead: Mapping[str, Any]) -> Attributes:
+        """Those that are acceptable, and what stands for others."""
+        return Attributes(self._texts, accepts, instead)
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._values:
+            self._values[key] = self._read(key)
+        return self._values[key]
+
+    def _read(self, key: str) -> Any:
+        if key in self._texts:
+            with suppress(ValueError, TypeError, RecursionError):
+                value = json.loads(self._texts[key])
+                if self._accepts(key, value):
+                    return value
+        return self._instead[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._values[key] = value
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in {**self._texts, **self._instead, **self._values} if key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
+        return dict, (dict(self),)  # a copy is read whole
 
 
 class RowStorage(BaseStorage):
@@ -137,7 +186,7 @@ class RowStorage(BaseStorage):
                 connection.execute("BEGIN")  # all tables as they are at one moment
                 others = connection.execute("SELECT 1 FROM trials WHERE study_id IS NOT ? LIMIT 1", (study_id,))
                 which = f"study_id = {study_id:d}" if others.fetchone() else ""
-                self._trials[study_id] = read_trials(connection.execute, which)
+                self._trials[study_id] = read_trials(connection.execute, which, _unread)
         return [trial for trial in self._trials[study_id] if states is None or trial.state in states]
 
     def glance(self, study_id: int) -> Glance:
@@ -159,12 +208,17 @@ class RowStorage(BaseStorage):
     set_trial_user_attr = set_trial_system_attr = _refuse
 
 
-def read_trials(ask: Callable[[str], Iterable[Sequence[Any]]], which: str = "") -> list[FrozenTrial]:
+def read_trials(
+    ask: Callable[[str], Iterable[Sequence[Any]]],
+    which: str = "",
+    attributes: Callable[[Iterable[Sequence[Any]]], Rows] | None = None,
+) -> list[FrozenTrial]:
     """Trials out of Optuna's tables, in order.
 
     Args:
         ask: from a query in SQL to its rows.
         which: a condition on the columns of the table ``trials``; without one all that there are, which is read faster.
+        attributes: reads the users' from rows of id, name and JSON; by default all at once.
     """
     condition = f"WHERE trial_id IN (SELECT trial_id FROM trials WHERE {which})" if which else ""
 
@@ -174,7 +228,7 @@ def read_trials(ask: Callable[[str], Iterable[Sequence[Any]]], which: str = "") 
     # First of all: what is finished here has all it will ever have, though others write meanwhile.
     trials = list(rows("number, state, datetime_start, datetime_complete", "trials", "number"))
     numbers, ranges = _parameters(rows("param_name, distribution_json, param_value", "trial_params", "param_id"))
-    own = _loaded(rows("key, value_json", "trial_user_attributes", "trial_user_attribute_id"))
+    own = (attributes or _loaded)(rows("key, value_json", "trial_user_attributes", "trial_user_attribute_id"))
     system = _loaded(rows("key, value_json", "trial_system_attributes", "trial_system_attribute_id"))
     values: dict[int, list[float]] = defaultdict(list)
     for trial, value, kind in rows("value, value_type", "trial_values", "trial_id, objective"):
@@ -217,6 +271,14 @@ def _attributes(connection: sqlite3.Connection, query: str) -> Rows:
     return _loaded(connection.execute(query))
 
 
+def _unread(rows: Iterable[Sequence[Any]]) -> Rows:
+    texts: dict[int, dict[str, str]] = defaultdict(dict)
+    for id, key, text in rows:
+        texts[id][key] = text
+    found: Any = defaultdict(lambda: Attributes({}), {id: Attributes(own) for id, own in texts.items()})
+    return cast("Rows", found)
+
+
 def _loaded(rows: Iterable[Sequence[Any]]) -> Rows:
     found: Rows = defaultdict(dict)
     left = iter(rows)
@@ -241,7 +303,7 @@ def _moment(stored: str | datetime | None) -> datetime | None:
     if stored is None:
         return None
     moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
-    return moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+    return datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp())
 
 
 @lru_cache(maxsize=1024)

@@ -21,7 +21,15 @@ from optuna.study import Study
 from bayes_merger.errors import ConfigError, StorageError, trouble
 from bayes_merger.search.study.new_file import make_tables
 from bayes_merger.search.study.quick import QuickStorage
-from bayes_merger.search.study.reading import LOCKED, PATIENT, check_is_study, reader, tables_of, when_unlocked
+from bayes_merger.search.study.reading import (
+    LOCKED,
+    NO_STUDY,
+    PATIENT,
+    check_is_study,
+    reader,
+    tables_of,
+    when_unlocked,
+)
 
 log = logging.getLogger("bayes_merger")
 
@@ -153,6 +161,17 @@ def is_address(where: str | Path) -> bool:
     return "://" in str(where)
 
 
+def file_at(where: str) -> str | None:
+    """The SQLite file that is meant, whether by its path or by an address; None if it is a server."""
+    if not is_address(where):
+        return where
+    try:
+        url = sqlalchemy.make_url(where)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return None
+    return url.database if url.get_backend_name() == "sqlite" and url.database != ":memory:" else None
+
+
 def underlying(study: Study) -> BaseStorage:
     """What a study is stored in; Optuna wraps a database in a cache."""
     storage: Any = study._storage
@@ -204,7 +223,7 @@ def _address(where: str | Path, create: bool) -> sqlalchemy.URL:
 
 def _file(path: Path, create: bool) -> sqlalchemy.URL:
     if not create and not path.is_file():
-        raise ConfigError(f"{path}: no study here; name the file that `bayes-merger run` made")
+        raise ConfigError(f"{path}: no study here; {NO_STUDY}")
     if create:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,10 +45,10 @@ class Gallery(TypedDict):
 
 
 class Paired(TypedDict):
-    """Two pictures of one prompt and seed, and by how many points the second leads."""
+    """Two pictures of one prompt and seed (as text: browsers round it), and by how many points the second leads."""
 
     payload: str
-    seed: int
+    seed: str
     prompt: str
     first: Looked
     second: Looked
@@ -141,7 +141,7 @@ class LookingData:
 
 def _told(found: Comparison, first: Side, second: Side) -> dict[str, Any]:
     pairs = [
-        {"payload": pair.payload, "seed": pair.seed, "prompt": pair.prompt, "lead": pair.lead}
+        {"payload": pair.payload, "seed": str(pair.seed), "prompt": pair.prompt, "lead": pair.lead}
         | {"first": _looked(first.folder, pair.first), "second": _looked(second.folder, pair.second)}
         for pair in found.pairs
     ]

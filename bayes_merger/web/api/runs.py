@@ -11,7 +11,7 @@ from starlette.responses import Response
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.method import METHODS
 from bayes_merger.run import steering
-from bayes_merger.run.control import PAUSE, run_state, wish_of
+from bayes_merger.run.control import PAUSE, WAITING, run_state, wish_of
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.outside import budget_of
 from bayes_merger.run.turns import device_of_study
@@ -193,7 +193,11 @@ class RunData:
 
     def stop(self, request: Request, body: Stop) -> dict[str, str]:
         """End a run; `resume` goes on with it."""
-        steering.stop(self._shelf.folder(request.path_params["study"]), now=body.now)
+        folder = self._shelf.folder(request.path_params["study"])
+        waits = run_state(folder) == WAITING
+        steering.stop(folder, now=body.now)
+        if waits:
+            return {"said": "It no longer waits."}
         return {"said": "It stops at its next step." if body.now else "It stops after this trial."}
 
     def resume(self, request: Request, body: GoOn) -> dict[str, str]:
@@ -206,6 +210,8 @@ class RunData:
             command = ["resume", folder.name, f"runs={self._shelf.runs}", *changes, "web.page=off"]
             after = self.queue.start(folder, command, device_of_study(folder))
             return {"said": f"It waits for {after}." if after else "It starts again; that takes a while."}
+        if running == WAITING and total is None:
+            raise ConfigError(f"study '{folder.name}': waits already")
         if total is not None:
             steering.give_trials(folder, total)
         if total is None or wish_of(folder) == PAUSE:

@@ -8,7 +8,7 @@ Weights = dict[str, dict[str, float]]
 """Weight -> block -> number."""
 
 
-State = Literal["running", "pausing", "paused", "stopping", "done", "unfinished", "unreadable"]
+State = Literal["running", "waiting", "pausing", "paused", "stopping", "done", "unfinished", "unreadable"]
 """Of a study and its run."""
 
 

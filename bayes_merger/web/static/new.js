@@ -88,7 +88,10 @@ async function check() {
     find("start").textContent = after ? "Queue" : "Start";
     tell(`Study ${study}: ${trials} trials${fork ? ` more than those of ${fork}` : ""}.${waits}`, true);
   } catch (error) {
-    if (own === checks) tell(error.message, false);
+    if (own !== checks) return;
+    const untouched = own === 1 && !fork; // nobody has done anything wrong yet
+    tell(untouched ? "Choose models A and B, or a ready-made run." : error.message, false);
+    find("message").classList.toggle("wrong", !untouched);
   }
 }
 

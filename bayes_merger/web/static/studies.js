@@ -23,7 +23,7 @@ function card(study) {
     picture.append(image);
   }
   const bar = one("progress");
-  bar.hidden = study.state === "unreadable" || !budget;
+  bar.hidden = ["done", "unreadable"].includes(study.state) || !budget;
   bar.max = budget || 1;
   bar.value = finished;
   bar.ariaLabel = "Trials";

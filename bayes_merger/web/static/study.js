@@ -44,6 +44,7 @@ function kept(place) {
 
 function report({ parts: changed, rows, drawing, waiting }) {
   find("name").hidden = true; // the report's head has it
+  find("reading").hidden = true;
   for (const [name, html] of Object.entries(changed)) exchange(name, html);
   receive(rows);
   find("drawing").textContent = drawing.length ? `trial ${drawing.join(", ")} ·` : "";
@@ -61,7 +62,7 @@ function now({ state, steps, stage, finished, budget, previews }) {
   find("state").textContent = state;
   const trials = budget ? `${finished} of ${budget} trials` : `${finished} trials`;
   const whole = stage?.total ?? budget;
-  find("budget").hidden = !whole;
+  find("budget").hidden = !whole || state === "done";
   find("budget").max = whole || 1;
   find("budget").value = stage?.done ?? finished;
   find("budget").ariaLabel = stage?.of ?? "Trials";
@@ -92,6 +93,9 @@ function step({ worker, text, done, total }) {
   return line;
 }
 
-const say = (text) => { find("message").textContent = text; };
+function say(text) {
+  find("message").textContent = text;
+  if (text) find("reading").hidden = true;
+}
 follow(`${api}/events`, { report, now }, say);
 steer(api, (text) => { find("steered").textContent = text; });

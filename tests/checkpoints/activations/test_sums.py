@@ -49,6 +49,17 @@ def test_the_same_files_give_the_same_bytes_in_any_grouping(tmp_path: Path) -> N
     assert torch.equal(regrouped.counts["x.weight"]["n"], at_once.counts["x.weight"]["n"])
 
 
+def test_eight_runs_are_what_one_of_all_is(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(8, generator=generator, dtype=torch.float64) * 100
+    places = torch.randint(1, 10**6, (8, 2), generator=generator).double()
+    paths = [one(tmp_path, str(n), float(values[n]), tuple(places[n].tolist())) for n in range(8)]
+    found = merged(paths)
+    assert torch.equal(found.counts["x.weight"]["n"], places.sum(0))
+    sums = (values.unsqueeze(1) * places).sum(0)
+    assert torch.allclose(found.sums["x.weight"]["in_sq"], sums.unsqueeze(1).expand(2, 2), rtol=1e-6)
+
+
 def test_what_was_not_measured_alike_is_refused(tmp_path: Path) -> None:
     first = one(tmp_path, "a", 1.0)
     others = {

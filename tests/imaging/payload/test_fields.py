@@ -235,3 +235,34 @@ def test_distilled_guidance_is_for_models_that_have_it() -> None:
 def test_regions_are_refused_by_their_word() -> None:
     with pytest.raises(ConfigError, match=r"payload p: prompt: ADDCOMM \(Regional Prompter\) is not supported"):
         payload_from_mapping("p", {"prompt": "a ADDCOMM b"})
+
+
+@pytest.mark.parametrize(
+    ("written", "drawn"),
+    [
+        ("a ring # my first", "a ring"),
+        ("# whole line\na ring", "a ring"),
+        ("a ring,\n# not: on sand\nblue # or red\nlarge", "a ring,\nblue \nlarge"),
+        ("a #1 ring", "a"),
+        ("{red|blue # or green\n|yellow} ring", "{red|blue \n|yellow} ring"),
+        ("a ring", "a ring"),
+        (" a ring ", " a ring "),
+    ],
+)
+def test_what_is_behind_a_hash_is_a_comment(written: str, drawn: str) -> None:
+    payload = payload_from_mapping("x", {"prompt": written, "negative_prompt": written})
+    assert payload.prompt == drawn == payload.negative_prompt
+    off = {"override_settings": {"enable_prompt_comments": False}}
+    assert payload_from_mapping("x", {"prompt": written, **off}).prompt == written
+
+
+def test_a_prompt_of_comments_alone_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"payload x: prompt: is nothing but a comment"):
+        payload_from_mapping("x", {"prompt": "#ff0000 ring"})
+    with pytest.raises(ConfigError, match=r"override_settings.enable_prompt_comments is not supported \(it is 3\)"):
+        payload_from_mapping("x", {"prompt": "a", "override_settings": {"enable_prompt_comments": 3}})
+
+
+def test_a_comment_holds_no_lora_no_wildcard_and_no_word_that_is_refused() -> None:
+    payload = payload_from_mapping("x", {"prompt": "a ring # __colour__ <lora:x:1> AND {a|b}"})
+    assert resolve([payload], 1)[0].prompts == ("a ring",)

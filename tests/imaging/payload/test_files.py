@@ -6,12 +6,14 @@ import json
 import os
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, payload_from_mapping
 from bayes_merger.imaging.payload.files import known_payloads, read_payloads
+from bayes_merger.imaging.payload.imports import import_file
 
 TEMPLATE = "payloadname:\n  prompt: {}\n  steps: 2\n"
 CARGO = """\
@@ -196,3 +198,31 @@ def test_the_user_s_files_come_before_ours(tmp_path: Path) -> None:
     write(tmp_path, own__p_dot_yaml="prompt: own", ours__p_dot_yaml="prompt: ours", ours__q_dot_yaml="prompt: q")
     found = read_payloads(["p", "q"], [[tmp_path / "own"], [tmp_path / "ours"]])
     assert found == {"p": {"prompt": "own"}, "q": {"prompt": "q"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "payloads"),
+    [
+        ("a ring\nNegative prompt: blurry", {"x": {"prompt": "a ring", "negative_prompt": "blurry"}}),
+        ("a ring\n\nNegative prompt: blurry\nugly\n", {"x": {"prompt": "a ring", "negative_prompt": "blurry\nugly"}}),
+        (
+            "a ring,\nred\nNegative prompt: bad\n\na disc",
+            {"x-1": {"prompt": "a ring,\nred", "negative_prompt": "bad"}, "x-2": {"prompt": "a disc"}},
+        ),
+        (
+            '--prompt "a ring" --negative_prompt bad thing --steps 20 --outpath_samples x\n--prompt "a disc"',
+            {"x-1": {"prompt": "a ring", "negative_prompt": "bad thing", "steps": "20"}, "x-2": {"prompt": "a disc"}},
+        ),
+        ("--- a ring", {"x-1": {"prompt": "--- a ring"}}),
+    ],
+)
+def test_texts_of_prompts(text: str, payloads: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(text)
+    assert read_payloads(["x"], [[tmp_path]]) == payloads
+    assert [one.fields for one in import_file(tmp_path / "x.txt")] == list(payloads.values())
+
+
+def test_a_line_of_fields_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text('--prompt "a ring\n')
+    with pytest.raises(ConfigError, match=r"x\.txt: '--prompt \"a ring': No closing quotation"):
+        read_payloads(["x"], [[tmp_path]])

@@ -170,10 +170,11 @@ def test_a_picture_made_from_another_one_is_said(tmp_path: Path) -> None:
     assert found.notes == []
 
 
-def test_the_editor_s_workflow_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"nodes": [{"id": 3, "type": "KSampler"}], "links": []}')
-    assert refusal(tmp_path / "x.json").endswith("editor; save it by Workflow > Export (API)")
-    assert refusal(png(tmp_path / "x.png", workflow='{"nodes": []}')).endswith("Workflow > Export (API)")
+def test_an_editor_s_workflow_that_is_not_understood_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"nodes": [{"id": 3, "type": "workflow>mine"}], "links": []}')
+    assert refusal(tmp_path / "x.json").endswith("node 'workflow>mine'; save it by Workflow > Export (API)")
+    damaged = png(tmp_path / "x.png", workflow='{"nodes": [7]}')
+    assert refusal(damaged).endswith("is a damaged workflow of ComfyUI's editor; save it by Workflow > Export (API)")
 
 
 def test_invokeais_first_pictures_are_read(tmp_path: Path) -> None:
@@ -314,3 +315,9 @@ def test_a_comment_is_read_in_whatever_encoding_it_is(encoding: str, words: str,
     text = f"{words}\nSteps: 12, Sampler: Euler"
     path = with_exif(tmp_path / "ring.jfif", {}, b"UNICODE\0" + text.encode(encoding))
     assert only(path).fields["prompt"] == words
+
+
+def test_a_hash_in_the_words_of_a_picture_was_drawn(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a #1 ring\nSteps: 4, Sampler: Euler, CFG scale: 4, Seed: 1, Size: 64x64")
+    one = import_file(tmp_path / "x.txt")[0]
+    assert payload_from_mapping("x", one.fields).prompt == "a #1 ring"

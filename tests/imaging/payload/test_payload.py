@@ -143,7 +143,7 @@ def test_open_seeds_are_drawn_once_from_the_studys_seed() -> None:
 
 def test_wildcards_are_drawn_per_picture_and_may_nest(tmp_path: Path) -> None:
     (tmp_path / "animals").mkdir()
-    (tmp_path / "animals" / "birds.txt").write_text("# comment\nrobin\n\n__colour__ owl\n")
+    (tmp_path / "animals" / "birds.txt").write_text("# comment\nrobin # red\n\n__colour__ owl\n")
     (tmp_path / "colour.txt").write_text("red\nblue\n")
     payload = Payload("p", "a __animals/birds__, __colour__ sky", negative_prompt="__colour__", batch_size=20)
     (resolved,) = resolve([payload], 0, tmp_path)

@@ -134,7 +134,7 @@ def without(graph: dict[str, Any], number: str) -> dict[str, Any]:
         (without(own(), "6"), "has no text before its sampler's `positive`"),
         (without(own(), "12"), "has 0 nodes SaveImage or PreviewImage; leave one"),
         (own(a={"class_type": "PreviewImage", "inputs": {}}), "has 2 nodes SaveImage or PreviewImage"),
-        ({"nodes": [], "links": []}, r"is the editor's format; save it by Workflow > Export \(API\)"),
+        ({"nodes": [], "links": []}, r"is no workflow; save one by Workflow > Export \(API\)"),
         ({"prompt": "x"}, "is no workflow"),
         ([1], "is no workflow"),
         ({"3": {"class_type": ["KSampler"], "inputs": {"model": {"a": 1}}}}, "has no KSampler"),

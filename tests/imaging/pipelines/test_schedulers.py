@@ -7,8 +7,16 @@ import torch
 from torch import Tensor
 
 from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import payload_from_mapping
+from bayes_merger.imaging.pipelines.architectures.sdxl import StableDiffusionXL
 from bayes_merger.imaging.pipelines.brownian import increment
-from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, build_scheduler, check_sampler, steps_of_second_pass
+from bayes_merger.imaging.pipelines.schedulers import (
+    SAMPLERS,
+    build_scheduler,
+    check_sampler,
+    check_steps,
+    steps_of_second_pass,
+)
 from tests.imaging.pipelines.sigma_reference import METHODS, denoiser, sigmas_of
 
 
@@ -214,6 +222,24 @@ def test_one_step_that_would_leave_the_noise_is_refused() -> None:
     for name in ("DDIM", "PLMS"):
         with pytest.raises(ValueError, match="would leave the noise as it is; give 2 or more"):
             build_scheduler(name).set_timesteps(1)
+        with pytest.raises(ConfigError, match=f"steps: {name} would leave the noise of 1 step as it is; give 2"):
+            check_steps(name, 1)
+        check_steps(name, 2)
+    check_steps("Euler", 1)
+    with pytest.raises(ConfigError, match="'LCM' cannot draw a model with zero terminal SNR; use one of Euler"):
+        check_steps("LCM", 9, zero_snr=True)
+
+
+def test_a_second_pass_is_refused_before_a_model_is_loaded() -> None:
+    hires = {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.5}
+    payload = payload_from_mapping("x", {"prompt": "a", "sampler_name": "Euler", **hires})
+    StableDiffusionXL.check_passes(payload, zero_snr=False)
+    with pytest.raises(ConfigError, match="enable_hr: a second pass is not drawn for this kind of model; set it to"):
+        StableDiffusionXL.check_passes(payload, zero_snr=True)
+    short = payload_from_mapping("x", {"prompt": "a", "steps": 2, **hires, "hr_sampler_name": "DDIM",
+                                       "denoising_strength": 1, "hr_second_pass_steps": 1})  # fmt: skip
+    with pytest.raises(ConfigError, match="steps: DDIM would leave the noise of 1 step"):
+        StableDiffusionXL.check_passes(short, zero_snr=False)
 
 
 @pytest.mark.parametrize(("name", "steps"), [("LCM", 120), ("DDIM", 600), ("PLMS", 600)])

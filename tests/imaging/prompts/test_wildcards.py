@@ -97,8 +97,18 @@ def drawn(folder: Path | None, text: str, count: int = 200) -> set[str]:
         ("${c=!{a|b}} ${c}${c}", {"aa", "bb"}),
         ("${c={a|b}} ${c}${c}", {"aa", "bb", "ab", "ba"}),
         ("${c=a}${d=${c} b} ${d:z} ${ c }", {"a b a"}),
-        ("${c:z} ${d} ${oc.env:HOME}", {"${c:z} ${d} ${oc.env:HOME}"}),
-        ("${c=a} ${d:z}", {"${d:z}"}),
+        ("${c:z} ${d} ${oc.env:HOME}", {"z ${d} ${oc.env:HOME}"}),
+        ("${c=a} ${d:z} ${c:z}", {"z a"}),
+        ("${c?=a}${c?=b} ${c}", {"a"}),
+        ("${c=a}${c?=!{x|y}} ${c}", {"a"}),
+        (
+            "%{a photo of ..., sharp$${red|blue} ring}, x",
+            {"a photo of red ring, sharp, x", "a photo of blue ring, sharp, x"},
+        ),
+        ("%{(…:1.2)$$ a }", {"(a:1.2)"}),
+        ("%{%{b ...$$...}$$c}", {"b c"}),
+        ("100%{a|b} %{c} %{d", {"100%a %{c} %{d", "100%b %{c} %{d"}),
+        (r"\%{a ...$$b}", {r"\%{a ...$$b}"}),
         (r"\${c=a} ${c}", {r"\${c=a} ${c}"}),
         ("${c={a|b} ${c}", {"${c=a ${c}", "${c=b ${c}"}),
         ("a|b} {", {"a|b} {"}),
@@ -141,6 +151,7 @@ def test_choices_that_make_no_sense_are_named(tmp_path: Path) -> None:
         ("{3-2$$a|b}", "takes at least 3 and at most 2"),
         ("{a|b}" * 600, "more than 500 choices"),
         ("__nothing*__", "bad.yaml: "),
+        ("%{a$$b}", r"prompt: %{a\$\$...} has no place for what is behind \$\$; write ... there"),
     ):
         with pytest.raises(ConfigError, match=words):
             expand(tmp_path, text)
@@ -150,6 +161,16 @@ def test_variables_that_hold_themselves_are_refused() -> None:
     for text in ("${c=x ${c}} ${c}", "${c=${d}}${d=${c}} ${c}", "${c=${c}${c}} ${c}"):
         with pytest.raises(ConfigError, match="its variables refer to each other endlessly in"):
             drawn(None, text)
+
+
+def test_a_list_s_variables_are_given_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "clothes.txt").write_text("a ${when:summer} shirt and ${when:summer} hat\n")
+    assert drawn(tmp_path, "__clothes__") == {"a summer shirt and summer hat"}
+    assert drawn(tmp_path, "__clothes(when=winter)__, __clothes( when = autumn )__") == {
+        "a winter shirt and winter hat, a autumn shirt and autumn hat"
+    }
+    assert drawn(tmp_path, "${when=spring} __clothes__") == {"a spring shirt and spring hat"}
+    assert drawn(tmp_path, "__clothes(winter)__") == {"__clothes(winter)__"}
 
 
 def test_what_a_list_of_words_holds_is_words(tmp_path: Path) -> None:

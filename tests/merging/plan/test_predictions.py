@@ -37,7 +37,17 @@ def models(folder: Path, *kinds: str) -> dict:  # type: ignore[type-arg]
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_a_sum_of_unequal_kinds_is_refused(first: str, second: str, tmp_path: Path) -> None:
     given = models(tmp_path, first, second)
-    with pytest.raises(CheckpointError, match=r"^[AB] predicts .* and [AB] .*: these cannot be merged$"):
+    with pytest.raises(
+        CheckpointError, match=r"^[AB] predicts .* and [AB] .*: these cannot be merged; method=add_diff"
+    ):
+        plan(recipe_of(given), given)
+
+
+def test_what_a_file_s_header_says_counts_too(tmp_path: Path) -> None:
+    write_model(tmp_path / "a.safetensors", 1)
+    write_model(tmp_path / "b.safetensors", 2, metadata={"modelspec.prediction_type": "v"})
+    given = {name: open_checkpoint(tmp_path / f"{name}.safetensors") for name in "ab"}
+    with pytest.raises(CheckpointError, match=r"^B predicts v and A noise: these cannot be merged"):
         plan(recipe_of(given), given)
 
 

@@ -129,6 +129,10 @@ def models_of_one(path: Path, sign: int) -> Checkpoint:
     return open_checkpoint(path)
 
 
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
 def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (90, 70, 3, 3)
@@ -136,7 +140,7 @@ def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
     weight = MovedWeight(630, as_matrix(0.3 / 0.7 * rows, shape), as_matrix(1 / columns, shape))
 
     def part(rows: slice, pieces: int) -> torch.Tensor:
-        return torch.cat([made.clone() for made in weight.tables(rows, pieces, torch.empty)])
+        return torch.cat([made.clone() for made in weight.tables(rows, pieces, empty, torch.float32)])
 
     whole = part(slice(0, 90), 1).view(shape)
     odds = 0.3 / 0.7 * (rows * columns).expand(shape)
@@ -150,10 +154,10 @@ def test_pieces_of_a_large_tensor_have_the_bits_of_the_whole() -> None:
 
 def test_weights_that_differ_only_by_row_or_by_column_are_one_column_or_one_row() -> None:
     row = MovedWeight(4, torch.tensor([[1.0]]), torch.tensor([[1.0, 3.0, 0.0, 1.0]]))
-    tables = row.tables(slice(0, 6), 3, torch.empty)
+    tables = row.tables(slice(0, 6), 3, empty, torch.float32)
     assert [next(tables).tolist() for _ in range(3)] == [[[0.5, 0.25, 1.0, 0.5]]] * 3
     column = ScaledWeight(4, 0.5, (torch.tensor([[1.0], [2.0], [3.0]]), torch.ones(1, 1)))
-    assert [table.tolist() for table in column.tables(slice(1, 3), 2, torch.empty)] == [[[1.0]], [[1.5]]]
+    assert [table.tolist() for table in column.tables(slice(1, 3), 2, empty, torch.float32)] == [[[1.0]], [[1.5]]]
 
 
 @pytest.mark.parametrize("shape", [(1, 12), (5, 1), (1, 1)])

@@ -85,6 +85,7 @@ def test_the_run_draws_ahead_until_so_many_trials_wait(tmp_path: Path) -> None:
     assert [(report.number, report.value, report.done) for report in rater.reports] == [
         (n, 7.0, n + 1) for n in range(6)
     ]
+    assert all(report.blind for report in rater.reports)  # the terminal beside the page tells no score
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -20,10 +22,9 @@ from optuna.trial import TrialState
 from bayes_merger.search.study.rows import RowStorage, snapshot
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Two studies with whatever Optuna can store."""
-    path = tmp_path / "study.db"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "study.db"
     ranges = {"x": FloatDistribution(0.0, 1.0), "n": IntDistribution(1, 9), "c": CategoricalDistribution(["a", None])}
     up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
     for name, directions in (("one", [up]), ("two", [up, down])):
@@ -42,6 +43,12 @@ def file(tmp_path: Path) -> Path:
             study.add_trial(trial)
         study.ask()
     return path
+
+
+@pytest.fixture
+def file(made: Path, tmp_path: Path) -> Path:
+    """Two studies with whatever Optuna can store."""
+    return Path(shutil.copy(made, tmp_path))
 
 
 def read(path: Path) -> RowStorage:
@@ -76,11 +83,24 @@ def test_texts_that_only_make_sense_together_make_none(file: Path, texts: tuple[
     database = sqlite3.connect(file)
     with database:
         for id, text in enumerate(texts, start=1):
-            own = "trial_user_attribute_id = ?"
-            database.execute(f"UPDATE trial_user_attributes SET value_json = ? WHERE {own}", (text, id))
+            database.execute("UPDATE study_user_attributes SET value_json = ? WHERE study_id = ?", (text, id))
     database.close()
     with pytest.raises(json.JSONDecodeError):
-        read(file).get_all_trials(1)
+        read(file)
+
+
+@pytest.mark.parametrize("text", ["[1", "", "1,2", "[" * 100_000, None])
+def test_what_a_trial_has_that_cannot_be_read_is_missing(file: Path, text: str | None) -> None:
+    database = sqlite3.connect(file)
+    with database:
+        database.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'scores'", (text,))
+    database.close()
+    trial = read(file).get_all_trials(1)[1]
+    assert "scores" not in trial.user_attrs
+    assert trial.user_attrs.get("scores") is None
+    assert (dict(trial.user_attrs), len(trial.user_attrs)) == ({"seconds": 2}, 1)
+    assert copy.deepcopy(trial) == trial
+    assert type(copy.deepcopy(trial).user_attrs) is dict
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bayes_merger.errors import ConfigError
-from bayes_merger.search.study.storage import open_storage, redacted
+from bayes_merger.search.study.storage import file_at, open_storage, redacted
 from tests.postgres import PASSWORD
 
 
@@ -106,3 +106,18 @@ def test_without_psycopg_the_way_out_is_named() -> None:
 def test_a_path_with_braces_is_a_path(tmp_path: Path) -> None:
     open_storage(tmp_path / "{a}{SCHEMA_VERSION}.db")
     assert (tmp_path / "{a}{SCHEMA_VERSION}.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("where", "file"),
+    [
+        ("mine.db", "mine.db"),
+        ("sqlite:///mine.db", "mine.db"),
+        ("sqlite:////tmp/mine.db", "/tmp/mine.db"),
+        ("postgresql://u@h/d", None),
+        ("sqlite:///:memory:", None),
+        ("x://[", None),
+    ],
+)
+def test_the_file_that_a_storage_is(where: str, file: str | None) -> None:
+    assert file_at(where) == file

@@ -13,7 +13,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import Hires
 from bayes_merger.imaging.pipelines.loading import LoadedModel
-from bayes_merger.imaging.pipelines.schedulers import build_scheduler, steps_of_second_pass
+from bayes_merger.imaging.pipelines.schedulers import build_scheduler, check_steps, steps_of_second_pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,6 +158,18 @@ class DrawnArchitecture:
                 raise ConfigError(
                     f"{name}: {getattr(payload, name)} is no multiple of {cls.multiple}, which it must be"
                 )
+
+    @classmethod
+    def check_passes(cls, payload: Payload, *, zero_snr: bool) -> None:
+        """Refuse steps and a second pass that cannot be drawn.
+
+        Raises:
+            ConfigError: such a payload.
+        """
+        if payload.hires and (not cls.second_pipeline or zero_snr):
+            raise ConfigError("enable_hr: a second pass is not drawn for this kind of model; set it to false")
+        for one in (payload, payload.enlarged()) if payload.hires else (payload,):
+            check_steps(one.sampler_name, one.steps, zero_snr=zero_snr)
 
     def scheduler(self, payload: Payload) -> Any:
         """A fresh scheduler of diffusers for one batch.

@@ -2,7 +2,8 @@
 
 A LoRA names layers, not tensors, and every trainer in its own way: kohya's scripts write ``lora_unet_`` and the name of
 diffusers (for SDXL that of the checkpoint) with underscores for dots, diffusers and PEFT write ``unet.`` and their own
-name with dots, ComfyUI ``diffusion_model.`` and the checkpoint's. With dots replaced by underscores and the part of the
+name with dots, ComfyUI ``diffusion_model.`` and the checkpoint's, OneTrainer the checkpoint's with a number for each
+of several stacked layers. With dots replaced by underscores and the part of the
 model put first they all become the same name, a layer's id; that is the table here.
 
 The text encoders' names follow https://github.com/kohya-ss/sd-scripts, https://github.com/Nerogar/OneTrainer and
@@ -56,20 +57,23 @@ _TEXT_ENCODERS = (
     _TextEncoder("conditioner.embedders.1.model.", ("te2", "clip_g")),
     _TextEncoder("text_encoders.clip_l.transformer.", ("te1", "te", "clip_l")),
     _TextEncoder("text_encoders.clip_g.transformer.", ("te2", "clip_g")),
-    _TextEncoder("text_encoders.t5xxl.transformer.", ("te3", "t5xxl")),
+    _TextEncoder("text_encoders.t5xxl.transformer.", ("te3", "t5xxl", "t5")),
 )
-_FLUX_T5 = _TextEncoder(_TEXT_ENCODERS[-1].prefix, ("te3", "te2", "t5xxl"))  # Flux has two: te2 to most, te3 to kohya
+# Flux has two: te2 to most, te3 to kohya; Chroma has no other
+_FLUX_T5 = _TextEncoder(_TEXT_ENCODERS[-1].prefix, ("te3", "te2", "te", "t5xxl", "t5"))
 
+_OMI = {"img_in": ("img_in.proj",)}  # what OneTrainer calls otherwise than the checkpoint
 _WRAPPERS = re.compile(r"(?:base_model\.model\.|_orig_mod\.|module\.){0,3}")
 _MEANINGLESS = re.compile(r"_orig_mod[._]|processor\.(?=to_)")  # of compiled models; of diffusers' first attention
 _TO_OUT = re.compile(r"(?<=[._])to_out$")  # ComfyUI leaves its number out
 _PARTS = (  # prefix of a layer's name, and the part of the model that it means
     (re.compile(r"(?:(?:(?:model\.)?diffusion_model|unet|transformer)\.){1,2}"), "unet"),
-    (re.compile(r"(?:lora|lycoris|oft)_(?:unet|transformer)_"), "unet"),
-    (re.compile(r"(?:lora|lycoris|oft)_(te[123]?)_"), r"\1"),
+    (re.compile(r"(?:lora|lycoris|oft)_(?:unet|transformer)[_.]"), "unet"),
+    (re.compile(r"(?:lora|lycoris|oft)_(te[123]?)[_.]"), r"\1"),
     (re.compile(r"text_encoder_([123])\."), r"te\1"),
     (re.compile(r"text_encoder\."), "te"),
-    (re.compile(r"(?:text_encoders\.)?(clip_[lgh]|t5xxl)\.(?:transformer\.)?"), r"\1"),
+    (re.compile(r"(?:text_encoders\.)?(clip_[lgh]|t5(?:xxl)?)\.(?:transformer\.)?"), r"\1"),
+    (re.compile(r"(?:lycoris_)?(?=text_model[._])"), "te"),  # of an encoder alone
     (re.compile(r"lycoris_"), "unet"),
 )
 
@@ -178,7 +182,7 @@ def _of_network(key: str, name: str, shapes: Shapes, *, xl: bool) -> Iterator[tu
     known = diffusers_name(own) if bias else None
     parts, swapped = layers_in(own, shape[0], shape[-1]) if bias and shape else ((), False)
     stacked = len(parts) > 1 or swapped
-    ids = [own, *([known] if known else []), *(() if stacked else parts)]
+    ids = [own, *([known] if known else []), *(() if stacked else parts), *_OMI.get(own, ())]
     flat = [_flat("unet", each) for each in ids]
     layer = Layer(f"lora_{flat[0] if xl or known is None else flat[1]}", key, bias, shape)
     yield layer, tuple(flat)
@@ -186,10 +190,11 @@ def _of_network(key: str, name: str, shapes: Shapes, *, xl: bool) -> Iterator[tu
         return
     # all but the last of a stack, which may be Flux's wide one, are as wide as what goes in
     ends = [min(number * shape[-1], shape[0]) for number in range(len(parts))] + [shape[0]]
-    for part, begin, end in zip(parts, ends, ends[1:], strict=False):
+    for number, (part, begin, end) in enumerate(zip(parts, ends, ends[1:], strict=False)):
         rows = None if swapped else (begin, end)
         flat_part, size = _flat("unet", part), (end - begin, *shape[1:])
-        yield replace(layer, name=f"lora_{flat_part}", rows=rows, shape=size, swapped=swapped), (flat_part,)
+        both = (flat_part,) if swapped else (flat_part, f"{flat[0]}_{number}")
+        yield replace(layer, name=f"lora_{flat_part}", rows=rows, shape=size, swapped=swapped), both
     if own.endswith(".linear1"):  # Flux's wide one, without its wide part
         flat_part, end = f"{flat[0]}_qkv", min(3 * shape[-1], shape[0])
         yield replace(layer, name=f"lora_{flat_part}", rows=(0, end), shape=(end, *shape[1:])), (flat_part,)

@@ -176,7 +176,7 @@ class Strengths:
                 return AdapterConfig({}, "")
             if file.stat().st_size > _LARGEST_CONFIG:
                 raise CheckpointError(f"{ADAPTER_CONFIG} beside it has more than {_LARGEST_CONFIG} bytes; remove it")
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{ADAPTER_CONFIG} beside it cannot be read ({one_line(error)})") from error
         return AdapterConfig(_table(text, f"{ADAPTER_CONFIG} beside it"), f"{ADAPTER_CONFIG} beside it")

@@ -182,3 +182,12 @@ def test_a_text_encoder_is_found_wherever_a_file_has_it(prefix: str, beside: tup
     layer = find(name + KOHYA, table)
     assert layer is not None
     assert (layer.weight, layer.bias) == (key, key.removesuffix("weight") + "bias")
+
+
+def test_chroma_s_guidance_has_diffusers_names() -> None:
+    start = f"{UNET}distilled_guidance_layer.layers.4."
+    table = layers_by_id({f"{start}{name}_layer.weight": (4, 4) for name in ("in", "out")})
+    for theirs, own in (("linear_1", "in_layer"), ("linear_2", "out_layer"), ("in_layer", "in_layer")):
+        layer = find(f"transformer.distilled_guidance_layer.layers.4.{theirs}.lora_A.weight", table)
+        assert layer is not None
+        assert layer.weight == f"{start}{own}.weight"

@@ -164,7 +164,13 @@ def test_diffusers_says_alpha_in_the_metadata(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stem", ["lora_te_text_model_encoder_layers_0_mlp_fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"]
+    "stem",
+    [
+        "lora_te_text_model_encoder_layers_0_mlp_fc1",
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+        "base_model.model.text_model.encoder.layers.0.mlp.fc1",
+        "lycoris_text_model_encoder_layers_0_mlp_fc1",
+    ],
 )
 def test_text_encoders_are_patched(tmp_path: Path, stem: str) -> None:
     ends = ("lora_up", "lora_down") if stem.startswith("lora_") else ("lora_B", "lora_A")
@@ -304,7 +310,7 @@ def test_an_adapter_s_configuration_beside_it_says_its_strength(tmp_path: Path) 
     unsaid = opened(tmp_path, tensors)
     assert unsaid.tensor(MATRIX).tolist() == [[11, 22], [23, 44]]
     assert "does not say its alpha" in unsaid.notes[1]
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 1, "lora_alpha": 2}))
+    (tmp_path / "adapter_config.json").write_text("\ufeff" + json.dumps({"r": 1, "lora_alpha": 2}), encoding="utf-8")
     said = opened(tmp_path, tensors)
     assert said.tensor(MATRIX).tolist() == [[21, 42], [43, 84]]
     assert len(said.notes) == 1
@@ -565,6 +571,11 @@ def _stays(name: str) -> bool:
         ("transformer.single_transformer_blocks.7.proj_mlp", "single_blocks.7.linear1.weight", (24, 56)),
         ("transformer.single_transformer_blocks.7.proj_out", "single_blocks.7.linear2.weight", None),
         ("transformer.x_embedder", "img_in.weight", None),
+        ("transformer.double_blocks.3.img_attn.qkv.1", "double_blocks.3.img_attn.qkv.weight", (8, 16)),
+        ("transformer.single_blocks.7.linear1.0", "single_blocks.7.linear1.weight", (0, 8)),
+        ("transformer.single_blocks.7.linear1.3", "single_blocks.7.linear1.weight", (24, 56)),
+        ("transformer.img_in.proj", "img_in.weight", None),
+        ("lora_transformer.single_transformer_blocks.7.proj_mlp", "single_blocks.7.linear1.weight", (24, 56)),
     ],
 )
 def test_layers_of_flux_by_hand(name: str, key: str, rows: tuple[int, int] | None) -> None:
@@ -577,9 +588,10 @@ def test_layers_of_flux_by_hand(name: str, key: str, rows: tuple[int, int] | Non
     clip = find_layer("lora_te1_text_model_encoder_layers_0_mlp_fc1", layers_by_id(shapes))
     assert clip
     assert clip.weight == "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
-    t5 = find_layer("lora_te3_encoder_block_0_layer_0_SelfAttention_q", layers_by_id(shapes))
-    assert t5
-    assert t5.weight == "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight"
+    for name in ("lora_te3_", "lora_te2_", "lora_te_", "t5.", "t5xxl.transformer."):
+        t5 = find_layer(f"{name}encoder.block.0.layer.0.SelfAttention.q", layers_by_id(shapes))
+        assert t5
+        assert t5.weight == "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight"
 
 
 def test_diffusers_fuses_the_same_numbers(tmp_path: Path, tiny_a: Path, tiny_sd1_config: Path) -> None:

@@ -1,12 +1,14 @@
-"""OpenCLIP's text encoders under transformers' names in a single file, seen under their own.
+"""Text encoders under names of other programs in a single file, seen under those of the official files.
 
 Stable Diffusion 2 and the larger encoder of the XL family are OpenCLIP's, and web UIs read them under its names. Some
 converters write those of transformers, which hold the same numbers: queries, keys and values in three tensors for one,
-and the projection transposed.
+and the projection transposed. ComfyUI calls an encoder ``clip_l``, ``clip_h`` or ``clip_g`` and writes transformers'
+names after that (https://github.com/Comfy-Org/ComfyUI, ``comfy/sd1_clip.py``), which are official in newer models only.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,11 +19,19 @@ from bayes_merger.checkpoints.naming import Counterpart, encoder_names
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CLIP_L = "conditioner.embedders.0.transformer."
+_XL = {"clip_l": "conditioner.embedders.0.transformer.", "clip_g": "conditioner.embedders.1.model."}
+_OFFICIAL: Mapping[str, Mapping[str, str]] = {  # architecture -> ComfyUI's name of an encoder -> the official one
+    "sd1": {"clip_l": "cond_stage_model.transformer."},
+    "sd2": {"clip_h": "cond_stage_model.model."},
+    "sdxl": _XL,
+    "sdxl-refiner": {"clip_g": "conditioner.embedders.0.model."},
+}
+_SCALE = "logit_scale"
+_COMFYUI = re.compile(rf"(?:text_encoders\.|cond_stage_model\.)?(clip_[lgh])\.(?:transformer\.|{_SCALE}$)")
 
 
-def under_open_clips_names(file: Checkpoint) -> Checkpoint:
-    """A file with OpenCLIP's encoders under OpenCLIP's names: itself where it has them so.
+def under_official_names(file: Checkpoint) -> Checkpoint:
+    """A file with its text encoders under the names of official files: itself where it has them so.
 
     Args:
         file: opened; closed with what is returned.
@@ -31,17 +41,24 @@ def under_open_clips_names(file: Checkpoint) -> Checkpoint:
 
 
 def _places(file: Checkpoint) -> Iterator[tuple[str, str]]:
-    """What stands before transformers' names, and what before OpenCLIP's in their place."""
+    """What stands before transformers' names, and what before the official ones in their place."""
     starts = {key[: key.find(".", key.find("transformer")) + 1] for key in file.shapes if "transformer." in key[:40]}
     if "cond_stage_model.transformer." in starts and file.kind is SD2:
         yield "cond_stage_model.transformer.", "cond_stage_model.model."
-    if {_CLIP_L, "conditioner.embedders.1.transformer."} <= starts:
+    if {_XL["clip_l"], "conditioner.embedders.1.transformer."} <= starts:
         yield "conditioner.embedders.1.transformer.", "conditioner.embedders.1.model."
     yield "conditioner.embedders.1.model.", "conditioner.embedders.1.model."
+    comfyuis = {found[0]: found for key in file.shapes if (found := _COMFYUI.match(key))}
+    official = _OFFICIAL.get(file.kind.architecture or file.kind.name, {}) if comfyuis else {}
+    yield from ((start, official[found[1]]) for start, found in comfyuis.items() if found[1] in official)
 
 
 def _made(file: Checkpoint, prefix: str, own: str) -> Iterator[tuple[str, tuple[Counterpart, tuple[str, ...]]]]:
     """OpenCLIP's key of each tensor, with what it is made of; those made of unlike tensors are left as they are."""
+    if prefix.endswith(_SCALE):  # ComfyUI writes it outside of ``transformer``
+        key = own.removesuffix("transformer.") + _SCALE
+        yield key, (Counterpart(key), (prefix,))
+        return
     names = [key.removeprefix(prefix) for key in file.shapes if key.startswith(prefix)]
     name_of = encoder_names(own, names)
     for name in names:
@@ -72,4 +89,6 @@ class _Renamed(ModelView):
             return super()._read_model(key)
         found, stack = self._made[key]
         parts = [self._model.tensor(part) for part in stack]
-        return parts[0].t().contiguous() if found.transposed else torch.cat(parts)
+        if len(parts) > 1:
+            return torch.cat(parts)
+        return parts[0].t().contiguous() if found.transposed else parts[0]

@@ -1,4 +1,4 @@
-"""OpenCLIP's text encoders under transformers' names."""
+"""Text encoders under names of other programs."""
 
 from __future__ import annotations
 
@@ -93,3 +93,27 @@ def test_a_stack_with_a_hole_or_of_several_dtypes_is_left_as_it_is(tmp_path: Pat
         with open_checkpoint(tmp_path / "m.safetensors") as model:
             assert f"{OURS}{BLOCK}attn.in_proj_weight" not in model.shapes
             assert f"{OURS}{LAYER}self_attn.q_proj.weight" in model.shapes
+
+
+@pytest.mark.parametrize("start", ["text_encoders.", "cond_stage_model.", ""])
+def test_comfyui_s_names_of_encoders_are_seen_under_those_of_official_files(start: str, tmp_path: Path) -> None:
+    texts = theirs(f"{start}clip_g.transformer.") | {
+        f"{start}clip_g.logit_scale": torch.tensor(3.0),
+        f"{start}clip_l.logit_scale": torch.tensor(2.0),
+        f"{start}clip_l.transformer.text_model.final_layer_norm.weight": torch.tensor([4.0, 5.0]),
+    }
+    save_file(xl(texts), tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as model:
+        assert not [key for key in model.shapes if "clip_" in key]
+        for key, numbers in WANTED.items():
+            assert model.tensor(key).tolist() == numbers
+        assert model.tensor(f"{OURS}logit_scale").item() == 3
+        assert model.tensor("conditioner.embedders.0.logit_scale").item() == 2
+        assert model.tensor(
+            "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight"
+        ).tolist() == [4, 5]  # fmt: skip
+    network = {key: tensor for key, tensor in tensors_of(1).items() if not key.startswith("cond_stage_model.")}
+    save_file(network | theirs(f"{start}clip_l.transformer."), tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as model:
+        assert model.architecture.name == "sd1"
+        assert model.tensor("cond_stage_model.transformer.text_model.final_layer_norm.bias").tolist() == [6, 7]
