@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,11 @@ class State:
         asked: every body that was sent to `txt2img`.
         models: title and SHA-256 of the model of every drawing.
         listed: the files that the last refresh has found.
+        begun: called when a drawing has been taken.
+        busy: another's drawing that it is at, while ours wait.
+        task: of the drawing that it is at, as it was told.
+        headless: whether it was started with `--nowebui`, and says nothing of tasks.
+        interrupted: the tasks that were ended early.
     """
 
     folder: Path
@@ -75,6 +80,11 @@ class State:
     asked: list[dict[str, Any]] = field(default_factory=list)
     models: list[tuple[str, str]] = field(default_factory=list)
     listed: dict[str, Path] = field(default_factory=dict)
+    begun: Callable[[], Any] = int
+    busy: str = ""
+    task: str = ""
+    headless: bool = False
+    interrupted: list[str] = field(default_factory=list)
     address: str = ""
 
     def refresh(self) -> None:
@@ -84,6 +94,8 @@ class State:
     def draw(self, asked: dict[str, Any]) -> tuple[int, Any]:
         """The answer to `txt2img`."""
         self.asked.append(asked)
+        self.task = self.busy or asked["force_task_id"]
+        self.begun()
         time.sleep(self.delay)
         if self.trouble and (trouble := self.trouble.pop(0)):
             return trouble
@@ -152,6 +164,11 @@ def web_ui(folder: Path) -> Iterator[State]:
                 state.options |= body
                 state.file |= body.keys()
                 self._send({})
+            elif path == "/sdapi/v1/interrupt":
+                state.interrupted.append(state.task)
+                self._send({})
+            elif path == "/internal/progress" and not state.headless:
+                self._send({"active": body["id_task"] == state.task, "queued": False, "completed": False})
             elif path == "/sdapi/v1/txt2img" and self._welcome():
                 self.reply(*state.draw(body))
             else:

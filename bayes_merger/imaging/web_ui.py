@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, nearest, one_line, printable
 from bayes_merger.imaging.payload.passed_on import Request
@@ -107,7 +108,13 @@ class WebUI(Server):
             TrialFailed: it could not draw them: out of memory, NaN, or another error of its own; or a flat colour.
             BayesMergerError: it does not answer, or drew with another model, seed or number of pictures.
         """
-        answer = self.answered("POST", "/sdapi/v1/txt2img", self._complete(request.body(title)))
+        task = f"task(bayes-merger-{uuid4().hex})"
+        try:
+            body = self._complete(request.body(title)) | {"force_task_id": task}
+            answer = self.answered("POST", "/sdapi/v1/txt2img", body)
+        except BaseException:  # Ctrl-C too
+            self._end(task)
+            raise
         if answer.status == 422:
             raise BayesMergerError(f"{request}: the web UI does not take it: {reason_of(answer)}")
         if answer.status >= 500:
@@ -148,6 +155,18 @@ class WebUI(Server):
         state = self._state()
         step, steps = state.get("sampling_step"), state.get("sampling_steps")
         return (step, steps) if isinstance(step, int) and isinstance(steps, int) else (0, 0)
+
+    def _end(self, task: str) -> None:
+        """Let nothing be drawn for nobody. It ends whatever it draws: that has to be ours, which it says by its task.
+
+        What waits there for others' work stays; so does what is drawn where only the API was started (`--nowebui`),
+        which does not tell.
+        """
+        with suppress(Unreachable, TimeoutError, BayesMergerError):
+            asked = {"id_task": task, "live_preview": False}
+            found = self.once("POST", "/internal/progress", asked, _LOOKING).data
+            if isinstance(found, Mapping) and found.get("active") is True:
+                self.once("POST", "/sdapi/v1/interrupt", {}, _LOOKING)
 
     def _interrupted(self) -> bool:
         """Whether somebody there ended the last drawing early: half-drawn pictures are handed out like others."""

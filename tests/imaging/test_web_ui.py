@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +62,7 @@ def test_pictures_come_back_with_the_web_ui_s_own_text(server: State) -> None:
 def test_the_request_is_the_payload_s_fields_and_the_model(server: State) -> None:
     fields = {"clip_skip": 2, "restore_faces": True, "alwayson_scripts": {"x": {"args": [1]}}, "save_images": True}
     client(server).draw(request(**fields), "model.safetensors", "model.safetensors")
+    assert server.asked[0].pop("force_task_id").startswith("task(bayes-merger-")
     assert server.asked == [
         {
             "restore_faces": True,
@@ -82,6 +85,13 @@ def test_the_request_is_the_payload_s_fields_and_the_model(server: State) -> Non
             "save_images": False,
         }
     ]
+
+
+def test_a_second_pass_in_forge_is_told_that_it_has_the_first_one_s_modules() -> None:
+    assert "hr_additional_modules" not in request().body("m")
+    assert request(enable_hr=True).body("m")["hr_additional_modules"] == ["Use same choices"]
+    own = request(enable_hr=True, hr_additional_modules=["clip.safetensors"]).body("m")
+    assert own["hr_additional_modules"] == ["clip.safetensors"]
 
 
 def test_settings_of_one_payload_do_not_stay_for_the_next_nor_for_the_user(server: State) -> None:
@@ -230,6 +240,25 @@ def test_one_that_does_not_answer_in_time(server: State) -> None:
     server.delay = 2.0
     with pytest.raises(BayesMergerError, match=r"has not answered /sdapi/v1/txt2img for 0.2 s.*generator.timeout="):
         client(server, timeout=0.2).draw(request(), "model.safetensors", "model.safetensors")
+
+    assert server.interrupted == [server.asked[0]["force_task_id"]]
+
+
+@pytest.mark.parametrize("state", [{"busy": "task(someone's)"}, {"headless": True}])
+def test_nobody_else_s_drawing_is_ended(server: State, state: dict[str, Any]) -> None:
+    server.delay = 2.0
+    vars(server).update(state)
+    with pytest.raises(BayesMergerError, match="has not answered"):
+        client(server, timeout=0.2).draw(request(), "model.safetensors", "model.safetensors")
+    assert server.interrupted == []
+
+
+def test_who_presses_ctrl_c_leaves_nothing_to_be_drawn_for_nobody(server: State) -> None:
+    server.begun = lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    server.delay = 2.0
+    with pytest.raises(KeyboardInterrupt):
+        client(server).draw(request(), "model.safetensors", "model.safetensors")
+    assert server.interrupted == [server.asked[0]["force_task_id"]]
 
 
 def test_one_that_comes_back_is_waited_for(server: State) -> None:

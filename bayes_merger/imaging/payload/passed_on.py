@@ -129,6 +129,8 @@ class Request:
         """
         payload, first = self.payload, self.indices[0]
         passed_on = dict(payload.passed_on or {})
+        if passed_on.get("enable_hr"):  # Forge's second pass fails without it; A1111 has no such field
+            passed_on.setdefault("hr_additional_modules", ["Use same choices"])
         settings = {**passed_on.pop("override_settings", {}), "sd_model_checkpoint": checkpoint}
         variation = {"subseed": payload.subseeds[first]} if payload.subseeds else {}
         return {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from bayes_merger.imaging.noise import PictureNoise, answering
@@ -19,33 +21,53 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from bayes_merger.imaging.prompts.embedding import Kin
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a prompt says while a picture is drawn.
+
+    Attributes:
+        texts: all that it says, each once.
+        times: how often it says each of them; between times at which it might change, once.
+        by_call: which of them it is at each call of the network; the last one holds to the end.
+    """
+
+    texts: tuple[str, ...]
+    times: tuple[int, ...]
+    by_call: tuple[int, ...]
+
+    @classmethod
+    def of(cls, prompt: str, steps: int, before: int | None = None) -> Wording:
+        """What a prompt says in so many calls, after those of a first pass, if there was one."""
+        found = spans(prompt, steps, before)
+        times = Counter(span.text for span in found)
+        calls = found[-2].last + 2 if len(found) > 1 else 1  # from then on it is the last text
+        texts = tuple(times)
+        return cls(texts, tuple(times.values()), tuple(map(texts.index, by_call(found, calls))))
+
+    def at(self, call: int) -> int:
+        """Which text it is at a call, from 0."""
+        return self.by_call[min(call, len(self.by_call) - 1)]
+
 
 @dataclass(frozen=True)
 class Words:
-    """What the prompts of one picture say at each call of the network; the last of them hold to the end.
+    """What the prompts of one picture say.
 
     Attributes:
-        wanted: the prompt's.
-        unwanted: the negative prompt's.
+        wanted: the prompt.
+        unwanted: the negative prompt.
     """
 
-    wanted: tuple[str, ...]
-    unwanted: tuple[str, ...]
-
-    def at(self, call: int, *, negative: bool = False) -> str:
-        """The text at a call, from 0."""
-        texts = self.unwanted if negative else self.wanted
-        return texts[min(call, len(texts) - 1)]
+    wanted: Wording
+    unwanted: Wording
 
     @property
     def calls(self) -> int:
         """How many calls it takes until the last text is reached; 1 where nothing changes."""
-        return max(len(self.wanted), len(self.unwanted))
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """All that is said at any time."""
-        return tuple(dict.fromkeys((*self.wanted, *self.unwanted)))
+        return max(len(self.wanted.by_call), len(self.unwanted.by_call))
 
 
 @dataclass(frozen=True)
@@ -76,13 +98,14 @@ def passes(payload: Payload, index: int) -> tuple[Pass, ...]:
 
 
 def _words(wanted: str, unwanted: str, steps: int, before: int | None = None) -> Words:
-    return Words(_by_call(without_tags(wanted), steps, before), _by_call(unwanted, steps, before))
+    return Words(Wording.of(without_tags(wanted), steps, before), Wording.of(unwanted, steps, before))
 
 
-def _by_call(text: str, steps: int, before: int | None) -> tuple[str, ...]:
-    found = spans(text, steps, before)
-    calls = found[-2].last + 2 if len(found) > 1 else 1  # from then on it is the last text
-    return tuple(by_call(found, calls))
+def kin_of(said: Sequence[Wording]) -> Kin:
+    """Of the texts of some prompts, one below the other, which are of one prompt."""
+    begins = accumulate((len(one.texts) for one in said), initial=0)
+    groups = [dict(enumerate(one.times, begin)) for begin, one in zip(begins, said, strict=False)]
+    return [group for group in groups for _ in group]
 
 
 @contextmanager
@@ -126,11 +149,18 @@ def enlarged_latents(latents: Tensor, hires: Hires, scale: int = 8) -> Tensor:
     return cropped(interpolate(latents, size=size, **options), hires, scale)
 
 
-def enlarged_pictures(pictures: Sequence[Image], hires: Hires) -> list[Image]:
-    """Pictures for a second pass, by Lanczos interpolation, still to be cropped."""
-    from PIL.Image import Resampling
+def enlarged_pictures(decoded: Tensor, hires: Hires) -> list[Image]:
+    """Pictures for a second pass, by Lanczos interpolation, still to be cropped.
 
-    return [picture.resize((hires.scaled_width, hires.scaled_height), Resampling.LANCZOS) for picture in pictures]
+    Args:
+        decoded: shape `(n, 3, height, width)`, from 0 to 1; of a colour's number, web UIs leave the fraction out.
+        hires: how large they become.
+    """
+    from PIL import Image
+
+    colours = (decoded * 255).permute(0, 2, 3, 1).cpu().byte().numpy()
+    size = (hires.scaled_width, hires.scaled_height)
+    return [Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS) for picture in colours]
 
 
 def cropped(latents: Tensor, hires: Hires, scale: int = 8) -> Tensor:

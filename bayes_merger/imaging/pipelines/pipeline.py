@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,11 @@ from bayes_merger.imaging.pipelines.denoised import Tap
 from bayes_merger.imaging.pipelines.device import free_memory, is_out_of_memory
 from bayes_merger.imaging.pipelines.passes import (
     Pass,
+    Wording,
     cropped,
     enlarged_latents,
     enlarged_pictures,
+    kin_of,
     noise_of,
     passes,
 )
@@ -161,7 +164,7 @@ class LivePipeline:
         """Refuse words that are too long."""
         for index in range(len(payload.prompts)):
             for one in passes(payload, index):
-                self.architecture.length(one.words.texts)
+                self.architecture.length((*one.words.wanted.texts, *one.words.unwanted.texts))
 
     def draw(
         self,
@@ -210,21 +213,36 @@ class LivePipeline:
         if not len(payload.prompts) == len(payload.negative_prompts) == len(payload.seeds) == payload.batch_size:
             raise ConfigError(f"payload {payload.name}: not resolved; pass it through imaging.resolve first")
         found = passes(payload, index)
-        chunks = tuple(self.architecture.chunks(one.words.wanted, one.words.unwanted) for one in found)
+        chunks = tuple(self.architecture.chunks(one.words.wanted.texts, one.words.unwanted.texts) for one in found)
         return Order(payload, index, found, chunks)
 
     @timed("embed")
     def _conditioning(
-        self, batch: Sequence[Pass], chunks: tuple[int, int], call: int, *, negative: bool
+        self, batch: Sequence[Pass], chunks: tuple[int, int], calls: int, *, negative: bool
+    ) -> list[Conditioning]:
+        """What some pictures are told, call by call; the same object where it is the same."""
+        said = tuple(one.words.unwanted if negative else one.words.wanted for one in batch)
+        read = self._read(said, batch[0].payload, chunks, negative=negative)
+        begins = list(accumulate((len(one.texts) for one in said), initial=0))
+        rows = [tuple(begin + one.at(call) for begin, one in zip(begins, said, strict=False)) for call in range(calls)]
+        told = {places: read.rows(list(places)) for places in dict.fromkeys(rows)}
+        return [told[places] for places in rows]
+
+    def _read(
+        self, said: tuple[Wording, ...], payload: Payload, chunks: tuple[int, int], *, negative: bool
     ) -> Conditioning:
-        texts = tuple(one.words.at(call, negative=negative) for one in batch)
-        payload = batch[0].payload
-        key = (texts, payload.clip_skip, payload.emphasis, chunks, negative)
+        """All that some prompts say, one text below the other."""
+        key = (said, payload.clip_skip, payload.emphasis, chunks, negative)
         if key not in self._conditionings:
             self._send_encoders(self.device)
             own = chunks[negative]
             read = self.architecture.encode(
-                texts, clip_skip=payload.clip_skip, length=own, negative=negative, emphasis=payload.emphasis
+                [text for one in said for text in one.texts],
+                clip_skip=payload.clip_skip,
+                length=own,
+                negative=negative,
+                emphasis=payload.emphasis,
+                kin=kin_of(said),
             )
             self._conditionings[key] = read.repeated(math.lcm(*chunks) // own)
         return self._conditionings[key]
@@ -234,9 +252,9 @@ class LivePipeline:
         found = []
         for number, chunks in enumerate(batch[0].chunks):
             same = [order.passes[number] for order in batch]
-            calls = range(max(one.words.calls for one in same))
-            wanted = [self._conditioning(same, chunks, call, negative=False) for call in calls]
-            unwanted = [self._conditioning(same, chunks, call, negative=True) for call in calls]
+            calls = max(one.words.calls for one in same)
+            wanted = self._conditioning(same, chunks, calls, negative=False)
+            unwanted = self._conditioning(same, chunks, calls, negative=True)
             found.append(Told(wanted, unwanted if self.architecture.guided else []))
         return found
 
@@ -313,8 +331,9 @@ class LivePipeline:
         hires = batch[0].payload.hires
         assert hires is not None
         if UPSCALERS[hires.upscaler] is None:
-            pictures = enlarged_pictures(pictures_of(self.pipe, decoded_latents(self.pipe, latents)), hires)
-            latents = cropped(encoded_pictures(self.pipe, pictures).to(self.dtype), hires, self.pipe.vae_scale_factor)
+            pictures = enlarged_pictures(decoded_latents(self.pipe, latents), hires)
+            encoded = encoded_pictures(self.pipe, pictures, [order.seed for order in batch])
+            latents = cropped(encoded.to(self.dtype), hires, self.pipe.vae_scale_factor)
         else:
             latents = enlarged_latents(latents, hires, self.pipe.vae_scale_factor)
         kind = getattr(diffusers, self.architecture.second_pipeline)

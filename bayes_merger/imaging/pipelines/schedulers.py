@@ -1,7 +1,7 @@
 """AUTOMATIC1111's sampler names -> the steps that draw them, and the schedules that go with them.
 
 The pictures are those of web UIs, with k-diffusion's samplers (`sigma_steps`) and with those that A1111 has in code of
-its own (`time_steps`, of which UniPC is that of diffusers). None is built `from_config` of a checkpoint: that would
+its own (`time_steps`). None is built `from_config` of a checkpoint: that would
 inherit e.g. `timestep_spacing: leading` and be 42 % off. What would be another picture is refused by name.
 """
 
@@ -36,14 +36,12 @@ class Sampler:
     Attributes:
         scheduler: name of the class in `sigma_steps` or `time_steps`.
         schedules: noise schedules; the first is what "Automatic" means.
-        options: of diffusers' own scheduler.
         zero_snr: whether the scheduler can do models with zero terminal signal-to-noise ratio.
         calls: of the network per step, by which A1111 counts the steps of prompts that change.
     """
 
     scheduler: str
     schedules: tuple[str, ...] = _SCHEDULES
-    options: Mapping[str, Any] | None = None
     zero_snr: bool = True
     calls: int = 1
 
@@ -66,12 +64,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     "DPM2 a": Sampler("MidpointAncestral", _KARRAS, calls=2),
     "DDIM": Sampler("TimeSteps", ("Uniform",)),
     "PLMS": Sampler("TimeMultistep", ("Uniform",)),
-    "UniPC": Sampler(
-        "UniPC",
-        ("Uniform",),
-        # bh1 divides by the last step's length, which is infinite down to sigma 0: end where A1111 does
-        {"timestep_spacing": "linspace", "solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
-    ),
+    "UniPC": Sampler("UniPC", ("Uniform",)),
     "LCM": Sampler("Consistency", zero_snr=False),
 }
 _LEAVE_NOISE = ("DDIM", "PLMS")
@@ -187,11 +180,9 @@ def build_scheduler(
     proper, schedule = check_sampler(name, scheduler)
     sampler = SAMPLERS[proper]
     check_steps(proper, 2, zero_snr=zero_snr)
-    options = {**_BASE, **(sampler.options or {}), "prediction_type": prediction_type}
+    options = {**_BASE, "prediction_type": prediction_type}
     if zero_snr:
         options["rescale_betas_zero_snr"] = True
-        if sampler.options is not None:
-            options["timestep_spacing"] = "trailing"  # otherwise the first step, pure noise, is skipped
     from bayes_merger.imaging.pipelines import sigma_steps, time_steps
 
     room = sigma_steps if hasattr(sigma_steps, sampler.scheduler) else time_steps
@@ -203,14 +194,13 @@ def build_scheduler(
 def steps_of_second_pass(name: str, whole: int, asked: int) -> int:
     """How many of the last steps of a whole schedule a second pass draws, at least one.
 
-    A1111's own DDIM and PLMS leave some out. Before a whole way PLMS has one call more, which diffusers counts.
+    A1111's own samplers leave some out.
     """
     sampler, _ = _split(name)
-    if sampler not in _LEAVE_NOISE:
+    if sampler not in (*_LEAVE_NOISE, "UniPC"):
         return asked
     times = len(range(0, _BASE["num_train_timesteps"], max(_BASE["num_train_timesteps"] // whole, 1)))
-    steps = max(asked - 1 - (times - whole), whole - times + 2, 1)
-    return max(steps - 1, 1) if sampler == "PLMS" and steps < whole else steps
+    return max(asked - 1 - (times - whole), whole - times + 2, 1)
 
 
 def calls_per_step(name: str) -> int:

@@ -30,6 +30,18 @@ def _at(times: Array, trained: Array) -> Array:
     return found
 
 
+def sigmas_between(times: Array, trained: Array) -> Array:
+    """The sigmas of some times, as UniPC has them: between two of training it is the signal's logarithm."""
+    signals = np.interp(times, np.arange(len(trained)), np.log1p(trained**2))
+    found: Array = np.sqrt(np.expm1(signals))
+    return found
+
+
+def times_between(sigmas: Array, trained: Array) -> Array:
+    """The times of some sigmas, as UniPC has them."""
+    return np.interp(np.log1p(sigmas**2), np.log1p(trained**2), np.arange(len(trained)))
+
+
 def _uniform(steps: int, trained: Array) -> Array:
     return _at(np.linspace(len(trained) - 1, 0, steps), trained)
 

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from diffusers import UniPCMultistepScheduler
+import torch
 from torch import Tensor
 
 from bayes_merger.imaging.pipelines.sigma_steps import SigmaSteps, towards
-from bayes_merger.imaging.pipelines.sigmas import Array, sigmas_of, times_of
+from bayes_merger.imaging.pipelines.sigmas import Array, sigmas_between, sigmas_of, times_between, times_of
 
 _SKIP = 20  # times of training for one of an LCM
 _DATA = 0.5  # the deviation of latents that an LCM is trained for
@@ -38,6 +38,12 @@ class TimeSteps(SigmaSteps):
         sigma, before = self._way[number], self._way[max(number - 1, 0)]
         return (original_samples + before * noise) * math.sqrt((sigma**2 + 1) / (before**2 + 1))
 
+    def _call_from(self, begin: int) -> None:
+        """Change the calls from one on where they are: by now the pipeline has taken its part of the times."""
+        sigmas = np.array([self._way[number + call] for number, call in self._plan])
+        self.sigmas[:-1] = torch.from_numpy(sigmas)
+        self.timesteps[begin:] = torch.from_numpy(self._times(sigmas[begin:], self._trained()))
+
     def _sigmas(self, steps: int, trained: Array) -> Array:
         if steps == 1:
             raise ValueError("DDIM and PLMS would leave the noise as it is; give 2 or more")
@@ -55,11 +61,19 @@ class TimeSteps(SigmaSteps):
 class TimeMultistep(TimeSteps):
     """PLMS (https://arxiv.org/abs/2202.09778): the noise by Adams' and Bashforth's formula of the last four.
 
-    A whole way begins with Heun's method, a second pass, which diffusers begins anywhere, with Euler's.
+    It begins with Heun's method.
     """
 
     _noises: Sequence[Tensor] = ()
     _shares = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin a second pass, with Heun's method too."""
+        super().set_begin_index(begin_index)
+        if begin_index:
+            later = [(number, 0) for number in range(begin_index + 1, len(self._way) - 1)]
+            self._plan[begin_index:] = [(begin_index, 0), (begin_index, 1), *later]
+            self._call_from(begin_index)
 
     def _calls(self, number: int, sigma: float, end: float) -> list[float]:
         return [sigma] if number else [sigma, end]
@@ -96,9 +110,62 @@ class Consistency(SigmaSteps):
         return picture + end * self._white(x) if end else picture
 
 
-class UniPC(UniPCMultistepScheduler):  # type: ignore[misc]
-    """UniPC (https://arxiv.org/abs/2302.04867) by diffusers, with as many steps as A1111 makes of those asked for."""
+class UniPC(TimeSteps):
+    """UniPC (https://arxiv.org/abs/2302.04867) of order 3 with B(h) = h, which corrects a step when the next is called.
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """The times, whole ones where A1111's lie between two."""
-        super().set_timesteps(len(times_of(num_inference_steps, self.config.num_train_timesteps)), device)
+    The time from the first call to the end is divided evenly, in a second pass from where this begins.
+    """
+
+    _start = 0
+    _beliefs: Sequence[Tensor] = ()
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin a second pass."""
+        super().set_begin_index(begin_index)
+        if begin_index:
+            trained, whole = self._trained(), times_of(self.num_inference_steps, self.config.num_train_timesteps)
+            times = np.linspace(whole[begin_index], 0, len(whole) - begin_index + 1)
+            self._start = begin_index
+            self._way[begin_index - 1 :] = [trained[whole[begin_index - 1]], *sigmas_between(times, trained).tolist()]
+            self._call_from(begin_index)
+
+    def _sigmas(self, steps: int, trained: Array) -> Array:
+        count = len(times_of(steps, len(trained)))
+        return sigmas_between(np.linspace(len(trained) - 1, 0, count + 1), trained)
+
+    def _times(self, sigmas: Array, trained: Array) -> Array:
+        return times_between(sigmas, trained)
+
+    def _next(self, number: int, x: Tensor, d: Tensor) -> Tensor:
+        if number > self._start:
+            x = self._moved(number - 1, self._begin, d)
+        self._begin, self._beliefs = x, [d, *self._beliefs][:3]
+        return self._scaled(number, self._moved(number, x))
+
+    def _moved(self, number: int, x: Tensor, reached: Tensor | None = None) -> Tensor:
+        """Where a step leads: as predicted, or as corrected by the picture that was expected where it led."""
+        # h = ln(sigma / sigma'), r_i = ln(sigma / sigma_i) / h, R rho = b with R_ij = r_j^(i-1) and
+        # b_i = i! phi_(i+1)(-h); x' = sigma'/sigma x + (1 - sigma'/sigma) d_0 + h sum rho_i (d_i - d_0) / r_i
+        sigma, end = self._way[number : number + 2]
+        order = min(3, number - self._start + 1, len(self._way) - 1 - number)
+        h = math.log(sigma / end)
+        ratios = [math.log(sigma / self._way[number - back]) / h for back in range(1, order)]
+        pictures = list(self._beliefs[1:order])
+        if reached is not None:
+            ratios, pictures = [*ratios, 1.0], [*pictures, reached]
+        moved = towards(x, self._beliefs[0], sigma, end)
+        for share, ratio, picture in zip(_shares(ratios, h), ratios, pictures, strict=True):
+            moved = moved + h * share / ratio * (picture - self._beliefs[0])
+        return moved
+
+
+def _shares(ratios: Sequence[float], h: float) -> list[float]:
+    """The rho of UniPC; of a single one it is 1/2."""
+    if len(ratios) < 2:
+        return [0.5] * len(ratios)
+    phi, wanted = math.expm1(-h) / -h, []
+    for power in range(1, len(ratios) + 1):
+        phi = (phi - 1 / math.factorial(power)) / -h
+        wanted.append(math.factorial(power) * phi)
+    shares: list[float] = np.linalg.solve(np.vander(ratios, increasing=True).T, wanted).tolist()
+    return shares

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bayes_merger.imaging.noise import stream
 from bayes_merger.timing import timed
 
 if TYPE_CHECKING:
@@ -19,14 +20,25 @@ def pictures_of(pipe: Any, decoded: Tensor) -> list[Image]:
     return images
 
 
-def encoded_pictures(pipe: Any, pictures: Sequence[Image]) -> Tensor:
-    """Latents `(n, channels, height / scale, width / scale)` of pictures: the middle of what the VAE says is likely."""
+def encoded_pictures(pipe: Any, pictures: Sequence[Image], seeds: Sequence[int]) -> Tensor:
+    """Latents of pictures, as web UIs draw them at random from what the VAE says is likely.
+
+    Args:
+        pipe: with the VAE.
+        pictures: some.
+        seeds: of each of them, the seed of the CPU's noise.
+
+    Returns:
+        Tensor of shape `(n, channels, height / scale, width / scale)`.
+    """
     import torch
 
     vae = pipe.vae
     pixels = pipe.image_processor.preprocess(list(pictures)).to(vae.device, vae.dtype)
     with torch.no_grad():
-        latents: Tensor = vae.encode(pixels).latent_dist.mode()
+        likely = vae.encode(pixels).latent_dist
+    noise = torch.stack([stream("cpu", seed)(likely.mean.shape[1:]) for seed in seeds])
+    latents: Tensor = likely.mean + likely.std * noise.to(likely.mean)
     return (latents - (vae.config.shift_factor or 0.0)) * float(vae.config.scaling_factor)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain
 
 _PLAIN = re.compile(r"(?:[^\\\[\]():|]|\\.)+")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*")
@@ -77,7 +77,7 @@ def said_at_last(text: str) -> str:
 
 
 def spans(text: str, steps: int, before: int | None = None) -> list[Span]:
-    """What a prompt says, step by step.
+    """What a prompt says, step by step; a step at which something might change ends a span, even if nothing does.
 
     >>> spans("a [red:blue:0.5] ball", 10)
     [Span(last=5, text='a red ball'), Span(last=10, text='a blue ball')]
@@ -89,8 +89,8 @@ def spans(text: str, steps: int, before: int | None = None) -> list[Span]:
     """
     prompt = _parsed(text)
     times = _Times(steps, before)
-    texts = ((step, "".join(times.words(prompt, step))) for step in range(1, steps + 1))
-    return [Span(max(step for step, _ in same), words) for words, same in groupby(texts, key=lambda one: one[1])]
+    ends = {steps, *(end for end in times.ends(prompt) if end >= 1)}
+    return [Span(last, "".join(times.words(prompt, last))) for last in sorted(ends)]
 
 
 def by_call(found: Sequence[Span], calls: int) -> list[str]:
@@ -115,6 +115,16 @@ class _Times:
                 yield from self.words(piece.before if step <= self._at(piece.when) else piece.after, step)
             else:
                 yield from self.words(piece.options[(step - 1) % len(piece.options)], step)
+
+    def ends(self, prompt: _Prompt) -> Iterator[int]:
+        """The steps after which a prompt may change; below 1 it is before the first."""
+        for piece in prompt:
+            if isinstance(piece, _Edit):
+                yield self._at(piece.when)
+                yield from self.ends((*piece.before, *piece.after))
+            elif isinstance(piece, _Alternation):
+                yield from range(1, self.steps + 1)
+                yield from self.ends(tuple(chain(*piece.options)))
 
     def _at(self, when: str) -> int:
         """The step after which an edit takes place; none of this pass where it is below 1."""

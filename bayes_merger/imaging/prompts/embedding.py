@@ -1,14 +1,14 @@
 """Prompts in A1111's syntax -> CLIP's embeddings.
 
 A prompt of any length is cut into chunks of 75 tokens, each read by the text encoder on its own and put side by side.
-Weights multiply a token's embedding; the chunk's mean is then restored (A1111's emphasis "Original"), here per picture
-so that neighbours in a batch do not matter. A prompt without weights that fits one chunk gives the result of diffusers'
-`encode_prompt` bit for bit.
+Weights multiply a token's embedding; the chunk's mean is then restored (A1111's emphasis "Original"), over all texts of
+one prompt that changes, and so that neighbours in a batch do not matter. A prompt without weights that fits one chunk
+gives the result of diffusers' `encode_prompt` bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROOM = LENGTH - 2  # start and end take two
+Kin = Sequence[Mapping[int, int]]
+"""Of each row of a batch, which rows are texts of the same prompt, and how often each of them is one."""
 BACKTRACK = 20  # tokens after a comma that may move on with it into the next chunk, A1111's default
 
 
@@ -91,22 +93,27 @@ class PromptEncoder:
         """The most chunks any of the texts needs."""
         return max(len(self.chunks(text)) for text in texts)
 
-    def encode(
-        self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None, emphasis: str = "Original"
-    ) -> Tensor:
+    def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
         """Embeddings of some prompts, as `read` gives them."""
-        return self.read(texts, clip_skip=clip_skip, length=length, emphasis=emphasis)[0]
+        return self.read(texts, **options)[0]
 
     def read(
-        self, texts: Sequence[str], *, clip_skip: int = 1, length: int | None = None, emphasis: str = "Original"
+        self,
+        texts: Sequence[str],
+        *,
+        clip_skip: int = 1,
+        length: int | None = None,
+        emphasis: str = "Original",
+        kin: Kin | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Embeddings of some prompts, and one of each as a whole.
 
         Args:
-            texts: one prompt per picture, read by the text encoder as one batch.
+            texts: read by the text encoder as one batch.
             clip_skip: 1 takes the last layer, 2 the one before; the final norm follows in each case.
             length: chunks to fill, at least `self.length(texts)`; shorter prompts get empty chunks.
             emphasis: what weights do, see `weighted`.
+            kin: see `weighted`.
 
         Returns:
             Tensors of shapes `(len(texts), 77 * length, width)` and `(len(texts), width)`, dtype and device of the text
@@ -118,7 +125,9 @@ class PromptEncoder:
         count = length or max(len(row) for row in rows)
         columns = [[row[at] if at < len(row) else [] for row in rows] for at in range(count)]
         with torch.no_grad():
-            read = [self._read_chunks(column, clip_skip, emphasis) for column in columns]
+            read = [self._read_chunks(column, clip_skip) for column in columns]
+        for (hidden, _), column in zip(read, columns, strict=True):
+            weighted(hidden, [[token.weight for token in chunk] for chunk in column], emphasis, kin=kin)
         return torch.cat([hidden for hidden, _ in read], dim=1), read[0][1]
 
     def _with_room(self, chunk: list[Token], number: int, done: list[list[Token]]) -> list[Token]:
@@ -144,7 +153,7 @@ class PromptEncoder:
         clean = ftfy.fix_text(text)  # curly quotes, ligatures, &amp; as web UIs and CLIP's authors do
         return list(self._tokenizer(clean, add_special_tokens=False, verbose=False).input_ids)
 
-    def _read_chunks(self, chunks: Sequence[Sequence[Token]], clip_skip: int, emphasis: str) -> tuple[Tensor, Tensor]:
+    def _read_chunks(self, chunks: Sequence[Sequence[Token]], clip_skip: int) -> tuple[Tensor, Tensor]:
         import torch
 
         start, end, pad = (getattr(self._tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
@@ -161,7 +170,7 @@ class PromptEncoder:
             hidden = output.last_hidden_state
         whole = getattr(output, "text_embeds", None)
         pooled = output.pooler_output if whole is None else whole
-        return weighted(hidden, [[t.weight for t in chunk] for chunk in chunks], emphasis), pooled
+        return hidden, pooled
 
 
 @contextmanager
@@ -187,24 +196,37 @@ def _vectors_put(model: Any, chunks: Sequence[Sequence[Token]]) -> Iterator[None
 
 
 def weighted(
-    hidden: Tensor, weights: Sequence[Sequence[float]], emphasis: str = "Original", *, behind: int = 1
+    hidden: Tensor,
+    weights: Sequence[Sequence[float]],
+    emphasis: str = "Original",
+    *,
+    behind: int = 1,
+    kin: Kin | None = None,
 ) -> Tensor:
-    """Embeddings times the tokens' weights; neutral rows untouched.
+    """Embeddings times the tokens' weights; what has only neutral ones is untouched.
 
     Args:
         hidden: shape `(n, tokens, width)`, changed in place.
         weights: of the tokens of each row, from the first `behind` on.
-        emphasis: `Original` restores each picture's mean, `No norm` does not, `Ignore` changes nothing.
+        emphasis: `Original` restores the mean, `No norm` does not, `Ignore` changes nothing.
         behind: tokens before the first that has a weight.
+        kin: over which rows a row's mean is restored; by default it is over itself.
     """
-    for row, values in enumerate(weights):
-        if emphasis == "Ignore" or all(value == 1 for value in values):
-            continue
-        neutral = hidden[row].float()
-        factors = neutral.new_ones(len(neutral), 1)
-        factors[behind : behind + len(values), 0] = neutral.new_tensor(values)
-        changed = neutral * factors
-        if emphasis == "Original":
-            changed = changed * (neutral.mean() / changed.mean())
-        hidden[row] = changed.to(hidden.dtype)
+    import torch
+
+    kin = kin or [{row: 1} for row in range(len(weights))]
+    heavy = {row for row, values in enumerate(weights) if any(value != 1 for value in values)}
+    if emphasis == "Ignore" or not heavy:
+        return hidden
+    neutral = hidden.to(torch.float32, copy=True)
+    factors = neutral.new_ones(neutral.shape[:2])
+    for row in heavy:
+        factors[row, behind : behind + len(weights[row])] = neutral.new_tensor(weights[row])
+    changed = neutral * factors[:, :, None]
+    for row, times in enumerate(kin):
+        if emphasis == "Original" and not heavy.isdisjoint(times):
+            before, after = (sum(many * x[one].mean() for one, many in times.items()) for x in (neutral, changed))
+            hidden[row] = (changed[row] * (before / after)).to(hidden.dtype)
+        elif row in heavy:
+            hidden[row] = changed[row].to(hidden.dtype)
     return hidden

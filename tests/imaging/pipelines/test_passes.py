@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from bayes_merger.imaging import LivePipeline, Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.noise import PictureNoise, mixed, stream
-from bayes_merger.imaging.pipelines.passes import cropped, enlarged_latents, passes
+from bayes_merger.imaging.pipelines.passes import Wording, cropped, enlarged_latents, kin_of, passes
 from tests.imaging.pipelines.sigma_reference import METHODS, sigmas_of, time_at
 
 FIELDS: dict[str, Any] = {"width": 64, "height": 64, "steps": 4, "seed": 7, "cfg_scale": 3, "sampler_name": "Euler"}
@@ -174,6 +175,27 @@ def test_a_second_pass_over_the_enlarged_picture(pipeline_a: LivePipeline) -> No
     assert not near(gentle, picture(pipeline_a, "a cat", denoising_strength=0.9, **fields))
 
 
+def test_between_the_passes_the_vae_draws_from_what_is_likely_with_the_picture_s_seed(
+    pipeline_a: LivePipeline,
+) -> None:
+    fields = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Lanczos", "denoising_strength": 0.5}
+    vae, scale = pipeline_a.pipe.vae, pipeline_a.pipe.vae.config.scaling_factor
+    first, sigmas = ByHand(pipeline_a, ["a cat"]), sigmas_of("Uniform", 4)
+    small = first.draw("Euler", stream("cpu", 7)((4, 8, 8))[None] * sigmas[0], sigmas, lambda: torch.zeros(1))
+    with torch.no_grad():
+        decoded = vae.decode(small.float() / scale).sample
+        cut = ((decoded / 2 + 0.5).clamp(0, 1) * 255)[0].permute(1, 2, 0).byte().numpy()
+        pixels = np.asarray(Image.fromarray(cut).resize((96, 96), Image.Resampling.LANCZOS)).astype(np.float32)
+        likely = vae.encode(torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]).latent_dist
+    noise = stream("cpu", 7)((4, 12, 12))
+    rest = sigmas_of("Uniform", 8)[-5:]
+    start = (likely.mean + likely.std * noise) * scale + noise[None] * rest[0]
+    second = ByHand(pipeline_a, ["a cat"])
+    assert near(
+        picture(pipeline_a, "a cat", **fields), second.decoded(second.draw("Euler", start, rest, lambda: noise))
+    )
+
+
 def test_progress_counts_the_steps_of_both_passes(pipeline_a: LivePipeline) -> None:
     seen: list[tuple[int, int]] = []
     second = payload("a cat", enable_hr=True, hr_scale=1.5, hr_second_pass_steps=3)
@@ -192,6 +214,13 @@ def test_latents_are_cut_as_web_uis_cut_them() -> None:
 def test_words_are_those_of_the_pass() -> None:
     changing = payload("a [b:1.5] <lora:x:1>", enable_hr=True, steps=10, hr_second_pass_steps=6)
     first, second = passes(changing, 0)
-    assert [first.words.at(call) for call in (0, 9)] == ["a  ", "a  "]
-    assert [second.words.at(call) for call in (0, 3, 4, 5)] == ["a  ", "a  ", "a b ", "a b "]
+    assert first.words.wanted == Wording(("a  ",), (1,), (0,))
+    wanted = second.words.wanted
+    assert [wanted.texts[wanted.at(call)] for call in (0, 3, 4, 5)] == ["a  ", "a  ", "a b ", "a b "]
     assert second.payload.steps == 8
+
+
+def test_how_often_a_prompt_says_what() -> None:
+    several = Wording.of("[a|b|a] [c:1]", 4)
+    assert several == Wording(("a ", "b c", "a c"), (1, 1, 2), (0, 0, 1, 2, 2))
+    assert kin_of([Wording.of("x", 4), several]) == [{0: 1}, *3 * [{1: 1, 2: 1, 3: 2}]]

@@ -161,6 +161,8 @@ def test_samplers_draw_what_those_of_web_uis_draw(name: str, schedule: str, step
         ("DDIM", 10, 4.833201, -0.574901, 1.106060),
         ("PLMS", 6, 7.978711, -1.138778, 1.594266),
         ("PLMS", 10, 4.719402, -0.509205, 1.004812),
+        ("UniPC", 6, 8.209189, -1.234121, 1.861977),
+        ("UniPC", 10, 8.161542, -1.248972, 1.789446),
     ],
 )
 def test_latents_that_web_uis_own_code_drew_with_this_network(
@@ -199,9 +201,31 @@ def test_a_second_pass_by_ddim_takes_the_noise_of_one_step_for_the_next() -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "size", "first", "last"),
+    [("UniPC", 1.554456, 1.059909, 0.403242), ("PLMS", 1.554223, 1.053859, 0.407129)],
+)
+def test_a_second_pass_that_web_uis_own_code_drew_with_this_network(
+    name: str, size: float, first: float, last: float
+) -> None:
+    scheduler, begin = build_scheduler(name), 20 - steps_of_second_pass(name, 20, 14)
+    scheduler.set_timesteps(20)
+    times = scheduler.timesteps[begin:]  # diffusers' pipeline takes them before it says where it begins
+    scheduler.set_begin_index(begin)
+    fresh = torch.randn(1, 4, 8, 8, generator=noise(1), dtype=torch.float64)
+    x = scheduler.add_noise(torch.ones(1, 4, 8, 8, dtype=torch.float64), fresh, times[:1])
+    for time in times:
+        x = scheduler.step(network(scheduler.scale_model_input(x, time), time), time, x)[0]
+    assert len(times) == 13
+    assert float(x.abs().mean()) == pytest.approx(size, abs=1e-5)
+    assert float(x[0, 0, 0, 0]) == pytest.approx(first, abs=1e-5)
+    assert float(x[0, 3, 7, 7]) == pytest.approx(last, abs=1e-5)
+
+
+@pytest.mark.parametrize(
     ("name", "whole", "asked", "steps", "calls"),
     [("DDIM", 20, 14, 13, 12), ("DDIM", 20, 1, 2, 1), ("DDIM", 2, 2, 2, 1), ("DDIM", 12, 12, 10, 10),
-     ("PLMS", 20, 14, 12, 12), ("PLMS", 20, 1, 1, 1), ("PLMS", 2, 2, 2, 2), ("PLMS", 4, 3, 1, 1)],
+     ("PLMS", 20, 14, 13, 13), ("PLMS", 20, 1, 2, 2), ("PLMS", 2, 2, 2, 2), ("PLMS", 4, 3, 2, 2),
+     ("UniPC", 20, 14, 13, 13), ("UniPC", 20, 1, 2, 2), ("UniPC", 2, 2, 2, 2), ("UniPC", 12, 12, 10, 11)],
 )  # fmt: skip
 def test_a_second_pass_begins_with_a_step_and_draws_at_least_one(
     name: str, whole: int, asked: int, steps: int, calls: int

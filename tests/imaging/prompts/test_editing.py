@@ -30,7 +30,7 @@ def schedule(text: str, steps: int = 10, before: int | None = None) -> list[tupl
         ("((a][:b:c [d:3]", [(3, "((a][:b:c "), (10, "((a][:b:c d")]),
         ("[a|(b:1.1)]", [(step, ("a", "(b:1.1)")[step % 2 - 1]) for step in range(1, 11)]),
         ("[fe|]male", [(step, ("female", "male")[step % 2 - 1]) for step in range(1, 11)]),
-        ("[fe|||]male", [(1, "female"), (4, "male"), (5, "female"), (8, "male"), (9, "female"), (10, "male")]),
+        ("[fe|||]male", [(step, "female" if step % 4 == 1 else "male") for step in range(1, 11)]),
     ],
 )
 def test_the_examples_of_the_web_ui(text: str, expected: list[tuple[int, str]]) -> None:
@@ -71,6 +71,12 @@ def test_in_a_second_pass_times_count_on(text: str, expected: list[tuple[int, st
 def test_what_is_no_edit_is_text(text: str) -> None:
     assert schedule(text) == [(10, text)]
     assert not changes(text)
+
+
+def test_a_time_at_which_nothing_changes_is_counted_too() -> None:
+    assert schedule("[x:[a:b:3]:6]") == [(3, "x"), (6, "x"), (10, "b")]
+    assert schedule("[a:a:5]") == [(5, "a"), (10, "a")]
+    assert schedule("[[a|a]:c:2]", 3) == [(1, "a"), (2, "a"), (3, "c")]
 
 
 def test_edits_within_weights_and_within_alternations() -> None:

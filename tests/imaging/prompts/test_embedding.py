@@ -73,3 +73,15 @@ def test_a_shorter_prompt_is_filled_with_empty_chunks(encoder: PromptEncoder) ->
 
 def test_typographic_quotes_are_straightened(encoder: PromptEncoder) -> None:
     assert encoder.chunks("a “cat” &amp; dog") == encoder.chunks('a "cat" & dog')
+
+
+def test_the_mean_is_restored_over_all_texts_of_a_prompt_that_changes(encoder: PromptEncoder) -> None:
+    # of a prompt that says the first text twice and the second once
+    kin = [{0: 2, 1: 1}, {0: 2, 1: 1}, {2: 1}]
+    texts = ["a (red:1.5) cat", "a cat", "a (dog:1.3)"]
+    neutral, changed = (encoder.encode(texts, emphasis=kind) for kind in ("Ignore", "No norm"))
+    means = [2 * x[0].mean() + x[1].mean() for x in (neutral, changed)]
+    found = encoder.encode(texts, kin=kin)
+    assert torch.allclose(found[:2], changed[:2] * (means[0] / means[1]), atol=1e-6)
+    assert not torch.allclose(found[1], neutral[1], atol=1e-3)
+    assert torch.equal(found[2], encoder.encode(texts)[2])

@@ -18,7 +18,7 @@ from bayes_merger.imaging.pipelines.schedulers import build_scheduler, check_ste
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+    from bayes_merger.imaging.prompts.embedding import Kin, PromptEncoder
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Conditioning:
     embeddings: Tensor
     pooled: Tensor | None = None
 
-    def rows(self, part: slice) -> Conditioning:
+    def rows(self, part: slice | Sequence[int]) -> Conditioning:
         """The same of some of the prompts."""
         return Conditioning(self.embeddings[part], None if self.pooled is None else self.pooled[part])
 
@@ -207,9 +207,25 @@ class DrawnArchitecture:
         return sides if self.words_apart else (max(sides), max(sides))
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
+        self,
+        texts: Sequence[str],
+        *,
+        clip_skip: int,
+        length: int,
+        negative: bool,
+        emphasis: str = "Original",
+        kin: Kin | None = None,
     ) -> Conditioning:
-        """What the denoiser is told of some prompts, each of them a picture's."""
+        """What the denoiser is told of some texts.
+
+        Args:
+            texts: some prompts' at some time.
+            clip_skip: see `PromptEncoder.read`.
+            length: chunks of tokens to fill, at least `self.length(texts)`.
+            negative: whether they are what to avoid.
+            emphasis: what weights do, see `embedding.weighted`.
+            kin: which of them are of one prompt; by default none.
+        """
         raise NotImplementedError
 
     def on_the_way(self, sides: Sequence[Conditioning], given: Mapping[str, Tensor]) -> dict[str, Tensor]:

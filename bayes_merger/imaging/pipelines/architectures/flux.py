@@ -17,7 +17,7 @@ from bayes_merger.imaging.pipelines.schedulers import calls_per_step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+    from bayes_merger.imaging.prompts.embedding import Kin, PromptEncoder
 
 _T5_TOKENS = 512  # as diffusers does by default
 
@@ -88,7 +88,14 @@ class Flux(DrawnArchitecture):
         return 1
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
+        self,
+        texts: Sequence[str],
+        *,
+        clip_skip: int,
+        length: int,
+        negative: bool,
+        emphasis: str = "Original",
+        kin: Kin | None = None,
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         return Conditioning(self._t5.encode(texts, emphasis), self._clip.read(texts, length=1)[1])

@@ -11,7 +11,7 @@ from bayes_merger.imaging.pipelines.architectures.architecture import Conditioni
 from bayes_merger.imaging.pipelines.loading import LoadedModel
 
 if TYPE_CHECKING:
-    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+    from bayes_merger.imaging.prompts.embedding import Kin, PromptEncoder
 
 
 class StableDiffusion(DrawnArchitecture):
@@ -46,10 +46,17 @@ class StableDiffusion(DrawnArchitecture):
         return self._clip.length(texts)
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
+        self,
+        texts: Sequence[str],
+        *,
+        clip_skip: int,
+        length: int,
+        negative: bool,
+        emphasis: str = "Original",
+        kin: Kin | None = None,
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
-        return Conditioning(self._clip.encode(texts, clip_skip=clip_skip, length=length, emphasis=emphasis))
+        return Conditioning(self._clip.encode(texts, clip_skip=clip_skip, length=length, emphasis=emphasis, kin=kin))
 
     def options(self, payload: Payload) -> dict[str, Any]:
         """Further arguments of diffusers' pipeline."""

@@ -15,7 +15,7 @@ from bayes_merger.imaging.pipelines.flow import build_flow_scheduler, check_flow
 from bayes_merger.imaging.pipelines.loading import LoadedModel
 
 if TYPE_CHECKING:
-    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+    from bayes_merger.imaging.prompts.embedding import Kin, PromptEncoder
 
 _T5_TOKENS = 256  # as diffusers does by default
 
@@ -83,12 +83,19 @@ class StableDiffusion3(DrawnArchitecture):
         return self._clips.length(texts)
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
+        self,
+        texts: Sequence[str],
+        *,
+        clip_skip: int,
+        length: int,
+        negative: bool,
+        emphasis: str = "Original",
+        kin: Kin | None = None,
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         import torch
 
-        clips, pooled = self._clips.read(texts, length, emphasis)
+        clips, pooled = self._clips.read(texts, length, emphasis, kin)
         width = int(self.model.modules["transformer"].config.joint_attention_dim)
         clips = torch.nn.functional.pad(clips, (0, width - clips.shape[-1]))
         t5 = (

@@ -12,7 +12,7 @@ from bayes_merger.imaging.pipelines.loading import LoadedModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bayes_merger.imaging.prompts.embedding import PromptEncoder
+    from bayes_merger.imaging.prompts.embedding import Kin, PromptEncoder
 
 
 class ClipPair:
@@ -30,11 +30,13 @@ class ClipPair:
         """Chunks of tokens that the longest prompt needs."""
         return max(encoder.length(texts) for encoder in self.encoders)
 
-    def read(self, texts: Sequence[str], length: int, emphasis: str = "Original") -> tuple[Tensor, list[Tensor]]:
+    def read(
+        self, texts: Sequence[str], length: int, emphasis: str = "Original", kin: Kin | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """The embeddings `(n, 77 * length, width of both)`, and what each encoder says of a prompt as a whole."""
         import torch
 
-        read = [encoder.read(texts, length=length, emphasis=emphasis) for encoder in self.encoders]
+        read = [encoder.read(texts, length=length, emphasis=emphasis, kin=kin) for encoder in self.encoders]
         return torch.cat([hidden for hidden, _ in read], dim=-1), [pooled for _, pooled in read]
 
 
@@ -65,13 +67,20 @@ class StableDiffusionXL(DrawnArchitecture):
         return self._clips.length(texts)
 
     def encode(
-        self, texts: Sequence[str], *, clip_skip: int, length: int, negative: bool, emphasis: str = "Original"
+        self,
+        texts: Sequence[str],
+        *,
+        clip_skip: int,
+        length: int,
+        negative: bool,
+        emphasis: str = "Original",
+        kin: Kin | None = None,
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
-        embeddings, (_, pooled) = self._clips.read(texts, length, emphasis)
+        embeddings, (_, pooled) = self._clips.read(texts, length, emphasis, kin)
         if negative:  # SDXL was trained with zeros for no prompt, and A1111 takes them for an empty negative one
-            for row, text in enumerate(texts):
-                if not text:
+            for row, same in enumerate(kin or [{row: 1} for row in range(len(texts))]):
+                if not any(texts[one] for one in same):
                     embeddings[row] = 0
                     pooled[row] = 0
         return Conditioning(embeddings, pooled)
