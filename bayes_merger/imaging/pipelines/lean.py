@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers.models.activations import GEGLU
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Residual(ResnetBlock2D):  # type: ignore[misc]
             answer: Tensor = super().forward(input_tensor, temb, *rest, **others)
             return answer
         inner = self.conv1(functional.silu(self.norm1(input_tensor), inplace=True))
-        if self.time_emb_proj is not None:
+        if self.time_emb_proj is not None and temb is not None:
             inner += self.time_emb_proj(functional.silu(temb))[:, :, None, None]
         answer = self.conv2(functional.silu(self.norm2(inner), inplace=True))
         answer += input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
@@ -110,7 +110,11 @@ class Gated(GEGLU):  # type: ignore[misc]
 
 
 _LEAN: Mapping[type[nn.Module], type[nn.Module]] = {
-    kind.__base__: kind for kind in (Residual, Transformer, Attending, Gated, InPieces)
+    ResnetBlock2D: Residual,
+    BasicTransformerBlock: Transformer,
+    Attention: Attending,
+    GEGLU: Gated,
+    FeedForward: InPieces,
 }
 
 
@@ -125,11 +129,12 @@ def make_lean(network: nn.Module) -> None:
 @contextmanager
 def as_diffusers(network: nn.Module) -> Iterator[None]:
     """For whoever watches a network's layers: each of them sees all of a call at once, and nothing is written over."""
-    lean = [(layer, type(layer)) for layer in network.modules() if type(layer) in _LEAN.values()]
-    for layer, kind in lean:
-        layer.__class__ = kind.__base__
+    before = {lean: kind for kind, lean in _LEAN.items()}
+    changed = [(layer, type(layer)) for layer in network.modules() if type(layer) in before]
+    for layer, lean in changed:
+        layer.__class__ = before[lean]
     try:
         yield
     finally:
-        for layer, kind in lean:
-            layer.__class__ = kind
+        for layer, lean in changed:
+            layer.__class__ = lean
