@@ -23,7 +23,7 @@ from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.gradients import SeenCalls
 from bayes_merger.imaging.layers import Layer, layers_of
-from bayes_merger.imaging.pipelines.pieces import in_one_piece
+from bayes_merger.imaging.pipelines.lean import as_diffusers
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
         handles.append(layer.module.register_forward_hook(_hook(recording, layer)))
     pipeline.text_encoder_changed()  # what prompts mean is remembered, and the encoders would not be seen
     try:
-        with in_one_piece(network):
+        with as_diffusers(network):
             yield found
     finally:
         for handle in handles:

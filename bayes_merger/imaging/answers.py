@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.layers import Layer, layers_of
-from bayes_merger.imaging.pipelines.pieces import in_one_piece
+from bayes_merger.imaging.pipelines.lean import as_diffusers
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def watched(
     handles += [module.register_forward_hook(hook) for module, hook in watch.hooks]
     pipeline.text_encoder_changed()  # what prompts mean is remembered, and the encoders would not be seen
     try:
-        with in_one_piece(network):  # a call of a layer is one of the denoiser
+        with as_diffusers(network):  # a call of a layer is one of the denoiser
             yield
     finally:
         for handle in handles:

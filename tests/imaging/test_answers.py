@@ -50,14 +50,15 @@ def test_the_second_is_fed_what_the_first_was(tmp_path: Path, pipeline_a: LivePi
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
-def test_layers_that_work_in_pieces_are_seen_as_wholes(tmp_path: Path, pipeline_a: LivePipeline) -> None:
+def test_layers_that_do_less_are_seen_as_diffusers_has_them(tmp_path: Path, pipeline_a: LivePipeline) -> None:
     network = pipeline_a.architecture.model.modules[pipeline_a.architecture.network]
-    layers = [layer for layer in network.modules() if isinstance(layer, InPieces)]
+    before = [type(layer) for layer in network.modules()]
     samples = Samples(tmp_path)
     with watched(pipeline_a, WATCHED, samples, Latents(), calls=1):
-        assert all(layer.whole for layer in layers)
+        assert {type(layer).__module__.partition(".")[0] for layer in network.modules()} == {"diffusers", "torch"}
         samples.add("hidden", torch.zeros(1, 4))
-    assert [layer.whole for layer in layers] == [False] * len(layers)
+    assert [type(layer) for layer in network.modules()] == before
+    assert InPieces in before
 
 
 def test_models_that_draw_in_other_steps_are_refused(tmp_path: Path, pipeline_a: LivePipeline) -> None:

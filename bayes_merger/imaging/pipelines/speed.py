@@ -82,12 +82,12 @@ def make_fast(network: Any, *, compiled: bool) -> None:
         network: changed in place; its parameters keep their names, and pictures all their bits unless it is compiled.
         compiled: whether it is.
     """
-    from bayes_merger.imaging.pipelines.pieces import take_in_pieces
+    from bayes_merger.imaging.pipelines.lean import make_lean
 
     if compiled:
         compile_network(network)
     elif network.device.type == "cpu":
-        take_in_pieces(network)
+        make_lean(network)
 
 
 def compile_network(network: Any, backend: str | Callable[..., Any] = "inductor") -> None:

@@ -10,7 +10,8 @@ import torch
 from diffusers.models.attention import FeedForward
 
 from bayes_merger.imaging import LivePipeline
-from bayes_merger.imaging.pipelines.pieces import InPieces, in_one_piece, take_in_pieces
+from bayes_merger.imaging.pipelines.lean import as_diffusers, make_lean
+from bayes_merger.imaging.pipelines.pieces import InPieces
 
 
 class Network(torch.nn.Module):
@@ -44,14 +45,14 @@ def test_answers_are_those_of_whole_layers_bit_for_bit(rows: int, pieces: list[i
     network, tokens = Network(), torch.randn(rows, 256, 32)
     names = list(network.state_dict())
     whole = [network.gated(tokens), network.plain(tokens.view(rows, 128, 64))]
-    take_in_pieces(network)
+    make_lean(network)
     assert [type(layer) for layer in network.children()] == [InPieces, InPieces]
     assert list(network.state_dict()) == names
     seen, answer = seen_by(network, tokens)
     assert seen == pieces
     assert torch.equal(answer, whole[0])
     assert torch.equal(network.plain(tokens.view(rows, 128, 64)), whole[1])
-    with in_one_piece(network):
+    with as_diffusers(network):
         assert seen_by(network, tokens)[0] == [rows * 256]
     assert seen_by(network, tokens)[0] == pieces
 
@@ -61,13 +62,13 @@ def test_answers_are_those_of_whole_layers_bit_for_bit(rows: int, pieces: list[i
 def test_what_would_be_added_up_in_another_order_is_taken_whole(threads: int, dtype: torch.dtype) -> None:
     torch.set_num_threads(threads)
     network = Network().to(dtype)
-    take_in_pieces(network)
+    make_lean(network)
     assert seen_by(network, torch.randn(9, 256, 32, dtype=dtype))[0] == [9 * 256]
 
 
 def test_who_wants_gradients_gets_them_of_whole_layers() -> None:
     network = Network()
-    take_in_pieces(network)
+    make_lean(network)
     assert seen_by(network, torch.randn(9, 256, 32))[0] == [9 * 256]
 
 
