@@ -34,7 +34,7 @@ def tables(found: Difference) -> list[Table]:
 def words(found: Difference) -> Iterator[str]:
     """What else there is to say, a line each: who is whose relative, what only some have, what is broken."""
     for name, model in found.models.items():
-        yield _about(name, model.path, model.kind.words, model.dtypes, model.prediction)
+        yield _about(name, model.path, model.kind.words, model.stored, model.prediction)
     yield from relations(found)
     for name, keys in found.lacking.items():
         if keys:
@@ -92,7 +92,7 @@ def as_data(found: Difference) -> dict[str, Any]:
                 "path": str(model.path),
                 "kind": model.kind.name,
                 "prediction": model.prediction,
-                "dtypes": dict(Counter(model.dtypes.values())),
+                "dtypes": dict(Counter(model.stored.values())),
                 "lacks": found.lacking[name],
             }
             for name, model in found.models.items()

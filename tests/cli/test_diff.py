@@ -67,3 +67,13 @@ def test_bad_input_is_one_line(tmp_path: Path, words: list[str], said: str) -> N
     assert result.stderr.startswith("error: ")
     assert said.removeprefix("model_b: ") in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_scaled_fp8_is_called_what_the_file_has(tmp_path: Path) -> None:
+    key = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    scaled = {key: torch.ones(6, 7).to(torch.float8_e4m3fn), key.replace(".weight", ".weight_scale"): torch.ones(())}
+    for name, change in (("a", {}), ("b", scaled)):
+        write_model(tmp_path / f"{name}.safetensors", 1, change=change)
+    found = json.loads(command(tmp_path, "diff", "a.safetensors", "b.safetensors", "--json").stdout)
+    counts = [found["models"][name]["dtypes"] for name in "ab"]
+    assert counts[1] == counts[0] | {"F16": counts[0]["F16"] - 1, "F8_E4M3": 1}
