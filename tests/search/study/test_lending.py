@@ -116,6 +116,6 @@ def test_only_a_moment_is_an_end(until: Any) -> None:
     assert not is_sound(WORKER, {**worker, "until": until})
 
 
-@pytest.mark.parametrize("name", ["", "a/../b", "x" * 5000, "\ud800", "\0", "Ω"])
-def test_any_name_is_a_borrowers(study: Study, name: str) -> None:
-    assert lent(study, name).number == lent(study, name).number
+def test_any_name_is_a_borrowers(study: Study) -> None:
+    for name in ("", "a/../b", "x" * 5000, "\ud800", "\0", "Ω"):
+        assert lent(study, name).number == lent(study, name).number
