@@ -67,8 +67,6 @@ def in_full(override: str) -> str:
     key, equals, value = override.partition("=")
     if key in GROUPS and key != PAYLOADS:  # as a shell completes it
         value = re.sub(rf"(?<![\w/])(?:\./)?(?:conf/)?{key}/([\w./-]+?)\.yaml(?=[\s,\]]|\Z)", r"\1", value)
-    if value.startswith("{"):
-        return override
     if key in LISTS:
         value = re.sub(r",\s*(\]?)\s*$", r"\1", value)  # a comma behind the last one
     is_bare = value not in ("", "null") and not value.startswith(("[", "{", "choice(", "range("))

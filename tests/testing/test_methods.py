@@ -40,7 +40,7 @@ def promises_of(contract: MergeMethodContract) -> list[str]:
 
 def test_a_good_method_of_the_working_folder_keeps_the_contract(contract: MergeMethodContract) -> None:
     write("a + alpha * step / (1 + step.abs())")
-    assert len(promises_of(contract)) == 11
+    assert len(promises_of(contract)) == 12
     for name in promises_of(contract):
         getattr(contract, name)()
 

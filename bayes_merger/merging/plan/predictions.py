@@ -35,8 +35,10 @@ def _said(models: Mapping[str, Checkpoint]) -> dict[str, str]:
     marks = set(MARKS) - {ZERO_SNR}
     marked = any(mark in model.shapes for model in models.values() for mark in marks)
     # where some files are marked, those that are not are so for a reason; elsewhere what says nothing predicts what its
-    # architecture does, which may be either
-    return {name: m.prediction or (EPSILON if marked else m.architecture.prediction) for name, m in models.items()}
+    # architecture does, which may be either. The mark of zero SNR alone, which merges leave behind, says too little
+    unsure = any(ZERO_SNR in model.shapes for model in models.values())
+    said = {name: "" if unsure else model.architecture.prediction for name, model in models.items()}
+    return {name: model.prediction or (EPSILON if marked else said[name]) for name, model in models.items()}
 
 
 def _check_equal(said: Mapping[str, str], done: str) -> None:
