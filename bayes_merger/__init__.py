@@ -6,7 +6,7 @@ imported when it is first used, so that importing the package costs nothing.
 
 from bayes_merger.lazy import from_stub
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __getattr__, __dir__, __all__ = from_stub(__name__, __file__)
 __all__ += ["__version__"]

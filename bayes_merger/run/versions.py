@@ -101,13 +101,20 @@ def about_samplers(stored: Mapping[str, str], here: Mapping[str, str], payloads:
         payloads: likewise.
     """
     passes = [each for payload in payloads for each in (payload, payload.hires) if each]
-    redrawn = sorted({each.sampler_name for each in passes} & REDRAWN) if _OWN in here else []
-    if not redrawn or not stored.get(_OWN, "0.1.0") == "0.1.0" != here[_OWN]:
+    began = _release(stored.get(_OWN, "0.1.0"))
+    names = sorted({each.sampler_name for each in passes} & REDRAWN.keys()) if _OWN in here else []
+    redrawn = [name for name in names if began < _release(REDRAWN[name]) <= _release(here[_OWN])]
+    if not redrawn:
         return ""
+    since = max((REDRAWN[name] for name in redrawn), key=_release)
     return (
-        f"{', '.join(redrawn)}: drawn as A1111 draws since bayes_merger 0.2.0, which the study's first pictures "
+        f"{', '.join(redrawn)}: drawn as A1111 draws since bayes_merger {since}, which the study's first pictures "
         "are not: new scores do not compare with earlier ones; a new study's do"
     )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version, re.ASCII)[:3])
 
 
 def remember_versions(study: Study, here: Mapping[str, str], payloads: Iterable[Payload] = ()) -> str:

@@ -64,12 +64,15 @@ def test_an_upgrade_is_said_to_who_goes_on() -> None:
 def test_samplers_that_draw_another_picture_now_are_named() -> None:
     payloads = [Payload("a", "x", sampler_name=name) for name in ("Euler a", "UniPC", "DDIM")]
     said = (
-        "DDIM, UniPC: drawn as A1111 draws since bayes_merger 0.2.0, which the study's first pictures are not: "
+        "drawn as A1111 draws since bayes_merger {}, which the study's first pictures are not: "
         "new scores do not compare with earlier ones; a new study's do"
     )
-    assert about_upgrade({}, {"bayes_merger": "0.2.0"}, payloads) == said
-    assert about_upgrade({"bayes_merger": "0.1.0"}, {"bayes_merger": "0.2.0"}, payloads) == said
-    assert about_upgrade({"bayes_merger": "0.2.0"}, {"bayes_merger": "0.2.0"}, payloads) == ""
+    for first in ({}, {"bayes_merger": "0.1.0"}):
+        assert about_upgrade(first, {"bayes_merger": "0.2.0"}, payloads) == f"DDIM: {said.format('0.2.0')}"
+        assert about_upgrade(first, {"bayes_merger": "0.10.0"}, payloads) == f"DDIM, UniPC: {said.format('0.3.0')}"
+    between = about_upgrade({"bayes_merger": "0.2.0"}, {"bayes_merger": "0.3.0"}, payloads)
+    assert between == f"UniPC: {said.format('0.3.0')}"
+    assert about_upgrade({"bayes_merger": "0.3.0"}, {"bayes_merger": "0.3.0"}, payloads) == ""
     assert about_upgrade({}, {"bayes_merger": "0.2.0"}, payloads[:1]) == ""
     second = payload_from_mapping("a", {"prompt": "x", "enable_hr": True, "hr_sampler_name": "PLMS"})
     assert about_upgrade({}, {"bayes_merger": "0.2.0"}, [second]).startswith("PLMS: drawn as A1111 draws")

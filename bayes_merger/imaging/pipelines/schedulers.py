@@ -68,8 +68,11 @@ SAMPLERS: Mapping[str, Sampler] = {
     "LCM": Sampler("Consistency", zero_snr=False),
 }
 _LEAVE_NOISE = ("DDIM", "PLMS")
-REDRAWN = frozenset({"DDIM", "PLMS", "UniPC", "LCM", "DPM++ 2M SDE", "DPM++ 2M SDE Heun"})
-"""Samplers whose pictures were not A1111's before bayes_merger 0.2.0, and that can be seen."""
+REDRAWN: Mapping[str, str] = {
+    **dict.fromkeys(("DDIM", "PLMS", "LCM", "DPM++ 2M SDE", "DPM++ 2M SDE Heun"), "0.2.0"),
+    "UniPC": "0.3.0",
+}
+"""Samplers whose pictures were not A1111's, which can be seen, before this version of bayes_merger."""
 
 _NEAREST_OF = {
     "DPM fast": "DPM++ 2M",

@@ -57,8 +57,3 @@ class StableDiffusion(DrawnArchitecture):
     ) -> Conditioning:
         """What the denoiser is told of some prompts."""
         return Conditioning(self._clip.encode(texts, clip_skip=clip_skip, length=length, emphasis=emphasis, kin=kin))
-
-    def options(self, payload: Payload) -> dict[str, Any]:
-        """Further arguments of diffusers' pipeline."""
-        rescale = 0.7 if self.model.zero_snr else 0.0  # https://arxiv.org/abs/2305.08891
-        return {**super().options(payload), "guidance_rescale": rescale}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.architectures.architecture import Conditioning, DrawnArchitecture
 from bayes_merger.imaging.pipelines.loading import LoadedModel
 
@@ -84,8 +83,3 @@ class StableDiffusionXL(DrawnArchitecture):
                     embeddings[row] = 0
                     pooled[row] = 0
         return Conditioning(embeddings, pooled)
-
-    def options(self, payload: Payload) -> dict[str, Any]:
-        """Further arguments of diffusers' pipeline."""
-        rescale = 0.7 if self.model.zero_snr else 0.0  # https://arxiv.org/abs/2305.08891
-        return {**super().options(payload), "guidance_rescale": rescale}
