@@ -72,7 +72,8 @@ def in_full(override: str) -> str:
     is_bare = value not in ("", "null") and not value.startswith(("[", "{", "choice(", "range("))
     if is_bare and (key in LISTS or key.startswith("scoring.payloads.")):
         value = f"[{value}]"
-    return f"{FURTHER.get(key, key)}{equals}{value}"
+    is_table = key == "saliency" and value.startswith("{")  # of models, of which a lone file is B's
+    return f"{key if is_table else FURTHER.get(key, key)}{equals}{value}"
 
 
 def _torn(before: str, rest: str, after: str) -> str:
