@@ -27,9 +27,9 @@ def shards_of(path: Path) -> list[Path]:
     """The files of the model that a file is a part of, or the index of; none where it is whole.
 
     Raises:
-        CheckpointError: some of them are not there.
+        CheckpointError: some of them are not there, or they are too many.
     """
-    found = _SHARD.search(path.name)
+    given, found = path, _SHARD.search(path.name)
     if path.name.endswith(INDEX):
         start = re.escape(path.name.removesuffix(INDEX).rpartition(".")[0])
         named = re.compile(rf"{start}{_SHARD.pattern}")
@@ -37,8 +37,11 @@ def shards_of(path: Path) -> list[Path]:
         if first is None:
             raise CheckpointError(f"{path}: lists the files of a model, none of which is beside it; put them there")
         path, found = first, _SHARD.search(first.name)
-    if not found or not 1 < int(found[1]) <= _MOST:
-        return []
+    count = int(found[1]) if found else 1
+    if count > _MOST:
+        raise CheckpointError(f"{given}: says that it is one of {count} files of a model; at most {_MOST} are read")
+    if not found or count < 2:
+        return [path] if path != given else []
     names = [f"-{number:05d}-of-{found[1]}" for number in range(1, int(found[1]) + 1)]
     files = [path.with_name(path.name[: found.start()] + name + path.name[found.end() :]) for name in names]
     if lacking := [printable(file.name) for file in files if not file.is_file()]:

@@ -80,3 +80,16 @@ def test_what_is_called_so_and_is_whole_is_read(tmp_path: Path) -> None:
     for name in ("m-00001-of-00001.safetensors", "photo-00001-of-00003-final.safetensors"):
         write_model(tmp_path / name, 1)
         open_checkpoint(tmp_path / name).close()
+
+
+def test_an_index_of_one_file_stands_for_it(tmp_path: Path) -> None:
+    write_model(tmp_path / "m-00001-of-00001.safetensors", 1)
+    (tmp_path / "m.safetensors.index.json").write_text("{}")
+    with open_checkpoint(tmp_path / "m.safetensors.index.json") as model:
+        assert [file.name for file in model.files] == ["m-00001-of-00001.safetensors"]
+
+
+def test_a_part_of_too_many_is_no_model(tmp_path: Path) -> None:
+    write_model(tmp_path / "m-00001-of-99999.safetensors", 1)
+    with pytest.raises(CheckpointError, match="says that it is one of 99999 files of a model; at most 1000 are read"):
+        open_checkpoint(tmp_path / "m-00001-of-99999.safetensors")

@@ -158,7 +158,7 @@ def enlarged_pictures(decoded: Tensor, hires: Hires) -> list[Image]:
     """
     from PIL import Image
 
-    colours = (decoded * 255).permute(0, 2, 3, 1).cpu().byte().numpy()
+    colours = (decoded.float() * 255).permute(0, 2, 3, 1).cpu().byte().numpy()
     size = (hires.scaled_width, hires.scaled_height)
     return [Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS) for picture in colours]
 

@@ -127,10 +127,12 @@ class _Times:
                 yield from self.ends(tuple(chain(*piece.options)))
 
     def _at(self, when: str) -> int:
-        """The step after which an edit takes place; none of this pass where it is below 1."""
+        """The step after which an edit takes place; none of this pass where it is 0."""
         if "." in when:
-            return int(min(self.steps, (float(when) - (self.before is not None)) * self.steps))
-        return int(min(self.steps, float(when) - (self.before or 0)))
+            step = (float(when) - (self.before is not None)) * self.steps
+        else:
+            step = float(when) - (self.before or 0)
+        return int(max(0, min(self.steps, step)))
 
 
 def _parsed(text: str) -> _Prompt:

@@ -19,21 +19,20 @@ _LONGEST = 20_000  # characters; one that contains itself twice would fill the m
 
 
 class Variables:
-    """What has been given in a prompt so far.
+    """What has been given in a prompt so far."""
 
-    Args:
-        drawn: a text with all its choices drawn.
-    """
-
-    def __init__(self, drawn: Callable[[str], str]) -> None:
-        self._drawn = drawn
+    def __init__(self) -> None:
         self._given: dict[str, str] = {}
 
-    def put_into(self, text: str) -> str:
+    def put_into(self, text: str, drawn: Callable[[str], str]) -> str:
         """The text with variables in their places.
 
-        >>> Variables(str).put_into("${c=red} a ${c} ring on ${d:sand} at ${e}")
+        >>> Variables().put_into("${c=red} a ${c} ring on ${d:sand} at ${e}", str)
         'a red ring on sand at ${e}'
+
+        Args:
+            text: of a prompt.
+            drawn: one of its parts with all variables and choices drawn.
 
         Raises:
             ConfigError: they refer to each other endlessly.
@@ -51,16 +50,14 @@ class Variables:
             elif (end := _end(text, found.end())) is None:
                 place = found.end()
             else:
-                self._give(name, text[found.end() : end], keep=bool(found["keep"]), once=bool(found["once"]))
+                if not (found["keep"] and name in self._given):
+                    value = text[found.end() : end]
+                    self._given[name] = drawn(value) if found["once"] else value
                 place = found.start()
                 text = text[:place] + text[end + 1 :].lstrip()
             if len(text) > _LONGEST:
                 break
         raise ConfigError(f"prompt: its variables refer to each other endlessly in '{printable(text, longest=80)}'")
-
-    def _give(self, name: str, value: str, *, keep: bool, once: bool) -> None:
-        if not (keep and name in self._given):
-            self._given[name] = self._drawn(self.put_into(value)) if once else value
 
 
 def _end(text: str, start: int) -> int | None:

@@ -55,12 +55,17 @@ class Wildcards:
         Raises:
             ConfigError: no folder was given, a file is missing or empty, or wildcards refer to each other endlessly.
         """
-        variables = Variables(lambda value: self._drawn(value, draw, variables))
-        return self._drawn(text, draw, variables)
+        return self._drawn(text, draw, Variables())
 
-    def _drawn(self, text: str, draw: random.Random, variables: Variables) -> str:
+    def _drawn(self, text: str, draw: random.Random, variables: Variables, depth: int = 0) -> str:
+        if depth > _DEEPEST:
+            raise ConfigError(f"prompt: has more than {_DEEPEST} variables or texts around others inside each other")
+
+        def part(inner: str) -> str:
+            return self._drawn(inner, draw, variables, depth + 1)
+
         for _ in range(_DEEPEST):
-            wrapped = with_wraps(variables.put_into(text), lambda part: self._drawn(part, draw, variables))
+            wrapped = with_wraps(variables.put_into(text, part), part)
             expanded = _WILDCARD.sub(self._one_of(draw), self._chosen(wrapped, draw))
             if expanded == text:
                 return text

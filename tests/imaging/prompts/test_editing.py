@@ -104,6 +104,11 @@ def test_hostile_brackets_end_soon() -> None:
         assert schedule(text, 3)
 
 
+def test_times_beyond_all_numbers() -> None:
+    assert spans("[a:b:-1e400]", 4) == spans("[a:b:-1.0e400]", 4) == [Span(4, "b")]
+    assert spans("[a:b:1e400]", 4, 4) == spans("[a:b:1.0e400]", 4) == [Span(4, "a")]
+
+
 def test_what_is_said_at_last() -> None:
     assert said_at_last("a [red:blue:0.5] (ball:1.2) [on|under] sand[, fog::4]") == "a blue (ball:1.2) on under sand"
 

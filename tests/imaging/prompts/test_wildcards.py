@@ -163,6 +163,17 @@ def test_variables_that_hold_themselves_are_refused() -> None:
             drawn(None, text)
 
 
+def test_what_is_too_deep_inside_each_other_is_refused() -> None:
+    assert drawn(None, "${a=!" * 20 + "x" + "} ${a}" * 20) == {"x"}
+    for text in (
+        "${a=!" * 2000 + "x" + "}" * 2000,
+        "%{..." * 1500 + "$$x}" * 1500,
+        "%{...$$" * 1500 + "x" + "}" * 1500,
+    ):
+        with pytest.raises(ConfigError, match="more than 20 variables or texts around others inside each other"):
+            drawn(None, text)
+
+
 def test_a_list_s_variables_are_given_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "clothes.txt").write_text("a ${when:summer} shirt and ${when:summer} hat\n")
     assert drawn(tmp_path, "__clothes__") == {"a summer shirt and summer hat"}
