@@ -15,7 +15,8 @@ from torch.nn.functional import interpolate
 
 from bayes_merger.imaging import LivePipeline, Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.noise import PictureNoise, mixed, stream
-from bayes_merger.imaging.pipelines.passes import Wording, cropped, enlarged_latents, kin_of, passes
+from bayes_merger.imaging.payload.hires import Hires
+from bayes_merger.imaging.pipelines.passes import Wording, cropped, enlarged_latents, enlarged_pictures, kin_of, passes
 from tests.imaging.pipelines.sigma_reference import METHODS, sigmas_of, time_at
 
 FIELDS: dict[str, Any] = {"width": 64, "height": 64, "steps": 4, "seed": 7, "cfg_scale": 3, "sampler_name": "Euler"}
@@ -173,6 +174,12 @@ def test_a_second_pass_over_the_enlarged_picture(pipeline_a: LivePipeline) -> No
     gentle = picture(pipeline_a, "a cat", denoising_strength=0.3, **fields)
     assert gentle.shape == (64, 96, 3)
     assert not near(gentle, picture(pipeline_a, "a cat", denoising_strength=0.9, **fields))
+
+
+def test_colours_in_half_precision_are_cut_and_not_rounded() -> None:
+    decoded = torch.full((1, 3, 8, 8), 0.462646484375, dtype=torch.float16)
+    (found,) = enlarged_pictures(decoded, Hires(8, 8, 8, 8, 4, 0.5, "Lanczos", "Euler", "Automatic", 3.0))
+    assert found.getpixel((0, 0)) == (117, 117, 117)
 
 
 def test_between_the_passes_the_vae_draws_from_what_is_likely_with_the_picture_s_seed(
