@@ -109,7 +109,8 @@ def _show_all(runs: Path, as_json: bool) -> None:
         narrow = console.measure(whole).maximum >= console.width
         _wide(overview_table(found, now, brief=True) if narrow else whole)
         for folder, after in waits.items():
-            print(f"{printable(folder.name)} begins when {printable(after)} no longer draws")
+            when = f"when {printable(after)} no longer draws" if after else "in a moment"
+            print(f"{printable(folder.name)} begins {when}")
 
 
 def _wide(table: Table) -> None:

@@ -184,12 +184,13 @@ def _mark(value: str, words: Verbatim) -> str:
     return f"'{words.mark(value)}'"
 
 
-_NO_NAME = re.compile(r"(?<![\w./'\"-])(-?\d[\d.]*|true|false)(?![\w./'\"-])")
+_NO_NAME = re.compile(r"(^|[\[(,])(\s*)([+-]?\d[\d_.]*(?:e[+-]?\d+)?|[+-]?inf|nan|true|false)(?=\s*(?:[\]),]|$))", re.I)
+"""A whole name that Hydra's grammar reads as a number or as true or false; in ``portrait 2`` it reads a name."""
 
 
 def _choice(value: str) -> str:
     """The names of files, in quotes where Hydra's grammar would read something else."""
-    value = _NO_NAME.sub(r"'\1'", value)
+    value = _NO_NAME.sub(r"\1\2'\3'", value)
     if re.fullmatch(r"[\w\[\]., /()'\"-]*", value, re.ASCII):
         return value
     inner = value.removeprefix("[").removesuffix("]").split(",")

@@ -91,6 +91,14 @@ def test_all_runs_that_wait_are_listed_whoever_has_started_them(
         show(["new", "--runs", str(made)])
 
 
+def test_a_run_whose_device_is_free_begins_in_a_moment(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(made / "new")
+    with folder.locked():
+        replace_file(folder.ticket, {"since": 5.0, "device": "cpu"})
+        show(["--runs", str(made)])
+    assert "new begins in a moment\n" in capsys.readouterr().out
+
+
 def test_a_run_is_taken_out(ask: TestClient, waits: RunFolder) -> None:
     assert ask.post("/api/v1/queue/leave", json={"study": "new"}).status_code == 200
     assert wish_of(waits) == STOP
