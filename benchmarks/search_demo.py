@@ -3,6 +3,7 @@
     python benchmarks/search_demo.py structured --trials 60 --seeds 0 1 2
     python benchmarks/search_demo.py bayes_classic --trials 100 --seeds 0 1 2
     python benchmarks/search_demo.py structured@4a0c3b8 --trials 60 --kept observed     # of an earlier version
+    python benchmarks/search_demo.py structured --trials 30 --pictures 4                # twice the demo's pictures
     python benchmarks/search_demo.py report      # benchmarks/results/search_demo.md
 
 A seed decides the start design, the prompts' pictures and the sampler; all methods of a version share its design. They
@@ -62,13 +63,8 @@ merge that is predicted to be the best, tried or not. In brackets those of each 
 `bayes_classic` after 100 trials by its best observed score, which is what other mergers hand over, with the standard
 error over the seeds. `bayes_classic` is the library's own.
 """
-BEFORE = {
-    "bayes_classic, 40 trials": (5.08, 5.11, 5.05, 4.79, 5.04, 4.58),
-    "bayes_classic, 100 trials": (5.08, 5.11, 5.05, 4.86, 5.12, 4.58),
-    "structured, 40 trials": (5.22, 5.18, 4.95, 4.00, 5.44, 5.19),
-}
-"""What version 4a0c3b8 measured of itself on seeds 0 to 5, by the best observed score: the same prompts, judges and
-fresh pictures, but a start design of 20 and idle weights searched."""
+RIVALS = (("structured@4a0c3b8", "observed 60"), ("structured, 4 pictures per payload", "observed 30"))
+"""What this version is compared with: the version before with twice the trials, and itself with twice the pictures."""
 FRESH = 32
 MOMENTS = (30, 40, 60, 100)
 HOW = ("observed", "posterior", "predicted")
@@ -84,10 +80,17 @@ class Demo:
         cache: folder of what was drawn.
         more: further settings, its budget among them.
         fresh: pictures of each payload that judge what is handed over.
+        pictures: of each payload in a trial; None: as many as the demo's.
     """
 
     def __init__(
-        self, optimiser: str, seed: int, cache: Path, more: Sequence[str] = ("n_iters=80",), fresh: int = FRESH
+        self,
+        optimiser: str,
+        seed: int,
+        cache: Path,
+        more: Sequence[str] = ("n_iters=80",),
+        fresh: int = FRESH,
+        pictures: int | None = None,
     ) -> None:
         name, _, commit = optimiser.partition("@")
         self._earlier = [name, str(seed)] if commit else []
@@ -98,21 +101,27 @@ class Demo:
         settings = compose.compose_run(["experiment=demo", f"seed={seed}", *chosen, *known, *more])
         setup = make_setup(compose.validate(settings), settings, RunFolder(cache / "unused"))
         self.setup = without_idle(narrowed(setup))
-        self._fresh = fresh
+        self._counts = {"run": pictures, "fresh": fresh}
         self.space = self.setup.space
-        unseen = [
-            replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=fresh)
-            for payload in self.setup.payloads
-        ]
-        self.payloads = {"run": self.setup.payloads, "fresh": resolve(unseen, 7919 * 97 + seed, None)}
+        own = self.setup.payloads if pictures is None else self._resolved(pictures, seed)
+        self.payloads = {"run": own, "fresh": self._resolved(fresh, 7919 * 97 + seed)}
         self._evaluator: PipelineEvaluator | None = None
         self._cache = cache / f"seed-{seed}"
         self._cache.mkdir(parents=True, exist_ok=True)
-        self._log = self._cache / f"{optimiser}.json"
+        self._log = self._cache / f"{labelled(optimiser, pictures)}.json"
+
+    def _resolved(self, pictures: int, seed: int) -> list[Any]:
+        """The payloads with so many pictures each, of seeds that come from this one."""
+        unseen = [
+            replace(payload, seed=-1, seeds=(), prompts=(), negative_prompts=(), batch_size=pictures)
+            for payload in self.setup.payloads
+        ]
+        return list(resolve(unseen, seed, None))
 
     def judged(self, values: Mapping[str, float], which: str = "run") -> dict[str, Any]:
         """Value and raw scores of a merge, on the run's pictures or on fresh ones."""
-        text = json.dumps([which, *([self._fresh] if which == "fresh" else []), values], sort_keys=True)
+        count = self._counts[which]
+        text = json.dumps([which, *([] if count is None else [count]), values], sort_keys=True)
         path = self._cache / f"{which}-{np.random.SeedSequence(list(text.encode())).generate_state(2, np.uint64)[0]:x}"
         if not path.is_file():
             if self._evaluator is None:
@@ -195,6 +204,11 @@ class Demo:
         return {how: found[how] for how in HOW}
 
 
+def labelled(method: str, pictures: int | None) -> str:
+    """What results of a method are called."""
+    return method if pictures is None else f"{method}, {pictures} pictures per payload"
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -203,17 +217,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--moments", type=int, nargs="+", default=MOMENTS, help="after how many trials it is judged")
     parser.add_argument("--kept", nargs="+", choices=HOW, default=HOW, help="what is judged")
+    parser.add_argument("--pictures", type=int, help="of each payload in a trial; otherwise the demo's two")
     parser.add_argument("--cache", type=lambda text: Path(text).resolve(), default=ROOT / "runs" / "search-demo")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if options.method == "report":
-        RESULTS.write_text("\n".join([REPORT, *table(options.cache), *against_before(options.cache), ""]))
+        RESULTS.write_text("\n".join([REPORT, *table(options.cache), *against_rivals(options.cache), ""]))
         print(RESULTS.read_text())
         return
+    method = labelled(options.method, options.pictures)
     for seed in options.seeds:
-        demo = Demo(options.method, seed, options.cache)
+        demo = Demo(options.method, seed, options.cache, pictures=options.pictures)
         study = demo.study(options.trials)
-        path = options.cache / "results" / f"{options.method}-{seed}.json"
+        path = _result(options.cache, method, seed)
         path.parent.mkdir(exist_ok=True)
         known = json.loads(path.read_text()) if path.is_file() else {}
         for moment in options.moments:
@@ -222,7 +238,7 @@ def main() -> None:
                 for how in options.kept:
                     known[f"{how} {moment}"] = demo.points(demo.judged(kept[how], "fresh"))
         path.write_text(json.dumps(known))
-        print(options.method, seed, {name: round(float(np.mean(own)), 3) for name, own in known.items()}, flush=True)
+        print(method, seed, {name: round(float(np.mean(own)), 3) for name, own in known.items()}, flush=True)
 
 
 def table(cache: Path) -> list[str]:
@@ -242,30 +258,37 @@ def table(cache: Path) -> list[str]:
     return lines
 
 
-def against_before(cache: Path) -> list[str]:
-    """This version's best observed merges against those of the version before, seed by seed, as Markdown."""
-    runs = [json.loads((cache / "results" / f"structured-{seed}.json").read_text()) for seed in range(6)]
+def against_rivals(cache: Path) -> list[str]:
+    """This version's best observed merges against those of others, seed by seed, as Markdown."""
     lines = [
         "",
-        "Against the version before, 4a0c3b8, as it measured itself: the same prompts, judges and fresh pictures, but",
-        "a start design of 20 trials, and idle weights searched. All by the best observed score. The differences are",
-        "paired by seed, with the standard error; p is Wilcoxon's signed-rank test, two-sided, not corrected.",
+        "This version by the best observed score, paired by seed, with the standard error; p is Wilcoxon's signed-rank",
+        "test, two-sided, not corrected.",
         "",
-        "| structured now | the version before | now | before | difference | p |",
+        "| structured now | the other | now | the other | difference | p |",
         "|---|---|---|---|---|---|",
     ]
-    for moment in MOMENTS:
-        name = f"observed {moment}"
-        if all(name in run for run in runs):
-            now = np.array([np.mean(run[name]) for run in runs])
-            for before, known in BEFORE.items():
-                gaps = now - known
-                error = np.std(gaps, ddof=1) / np.sqrt(len(gaps))
-                lines.append(
-                    f"| {moment} trials | {before} | {now.mean():.2f} (least {now.min():.2f}) | {np.mean(known):.2f} "
-                    f"(least {min(known):.2f}) | {gaps.mean():+.2f} ± {error:.2f} | {wilcoxon(gaps).pvalue:.2f} |"
-                )
+    for moment in ("observed 30", "observed 40"):
+        for rival, its in RIVALS:
+            files = [(_result(cache, "structured", seed), _result(cache, rival, seed)) for seed in range(6)]
+            pairs = [(_points(own, moment), _points(other, its)) for own, other in files if other.is_file()]
+            if len(pairs) < 2:
+                continue
+            now, then = np.array(pairs).T
+            gaps = now - then
+            each = " | ".join(f"{one.mean():.2f} (least {one.min():.2f})" for one in (now, then))
+            error = np.std(gaps, ddof=1) / np.sqrt(len(gaps))
+            found = f"{gaps.mean():+.2f} ± {error:.2f} | {wilcoxon(gaps).pvalue:.2f}"
+            lines.append(f"| {moment} | {rival}, {its} | {each} | {found} |")
     return lines
+
+
+def _points(result: Path, name: str) -> float:
+    return float(np.mean(json.loads(result.read_text())[name]))
+
+
+def _result(cache: Path, method: str, seed: int) -> Path:
+    return cache / "results" / f"{method}-{seed}.json"
 
 
 def _cell(found: dict[int, list[float]], reference: dict[int, list[float]]) -> str:
