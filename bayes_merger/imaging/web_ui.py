@@ -39,6 +39,12 @@ OPTIONS = (
 )  # fmt: skip
 """The web UI's settings that change what it draws."""
 
+LATER_OPTIONS = (
+    "enable_batch_seeds", "extra_networks_default_multiplier", "face_restoration", "forge_try_reproduce",
+    "no_dpmpp_sde_batch_determinism", "sd3_enable_t5", "sd_hypernetwork", "sd_unet", "uni_pc_lower_order_final",
+)  # fmt: skip
+"""Likewise; those that studies of older versions do not have."""
+
 _LORA = re.compile(r"<(?:lora|lyco):([^:>]+)")
 _MODEL = "sd_model_checkpoint"
 _LOOKING = 5.0  # seconds that it may take to say how far it is
@@ -64,7 +70,7 @@ class WebUI(Server):
         self._settings = list(options)
         self._samplers = self._names("/sdapi/v1/samplers", ("name",))
         self._schedules = self._names("/sdapi/v1/schedulers", ("label", "name"))
-        return {name: options[name] for name in OPTIONS if name in options}
+        return {name: options[name] for name in (*OPTIONS, *LATER_OPTIONS) if name in options}
 
     def _options(self) -> Mapping[str, Any]:
         options = self.ask("/sdapi/v1/options", attempts=1)
@@ -83,9 +89,9 @@ class WebUI(Server):
         if given.get("enable_hr"):
             _check("hr_sampler_name", given.get("hr_sampler_name") or SAME_SAMPLER, [SAME_SAMPLER, *samplers])
             self._check_schedule("hr_scheduler", given.get("hr_scheduler") or SAME_SCHEDULE)
-            if (name := given.get("hr_upscaler")) and (upscalers := self._names("/sdapi/v1/upscalers", ("name",))):
+            if (upscaler := given.get("hr_upscaler")) and (upscalers := self._names("/sdapi/v1/upscalers", ("name",))):
                 latent = self._names("/sdapi/v1/latent-upscale-modes", ("name",))
-                _check("hr_upscaler", name, [*upscalers, *latent])
+                _check("hr_upscaler", upscaler, [*upscalers, *latent])
         for setting in given.get("override_settings") or ():
             _check("override_settings", setting, self._settings)
         if (styles := style_names(given)) and self._has(path := "/sdapi/v1/prompt-styles"):
