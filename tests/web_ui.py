@@ -2,8 +2,8 @@
 
 It draws what a model would: noise that depends on the bytes of the model's file, the words, the seed and the size. The
 facts were seen there or are those of its source: a setting that its own file does not have stays as a request sets it,
-a checkpoint that is not in the list is silently replaced by the loaded one, an unknown sampler is refused with 404,
-errors are 500 with `error` and `errors`, a grid comes first where `return_grid` is on, and what was interrupted is
+a checkpoint that is not in the list is silently replaced by the loaded one, an unknown sampler is refused with 404 (Forge: drawn
+as DPM++ 2M), an unknown LoRA is left out, errors are 500 with `error` and `errors` (Forge: `message`), a grid comes first where `return_grid` is on, and what was interrupted is
 handed out as far as it was drawn.
 """
 
@@ -33,6 +33,9 @@ SAMPLERS = [
     {"name": "Restart", "aliases": ["restart"], "options": {}},
 ]
 SCHEDULERS = [{"name": name.lower(), "label": name, "aliases": None} for name in ("Automatic", "Karras")]
+UPSCALERS = [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4}
+             for name in ("None", "Lanczos")]  # fmt: skip
+STYLES = [{"name": "ink", "prompt": "in ink", "negative_prompt": ""}]
 STILL = {"skipped": False, "interrupted": False, "stopping_generation": False, "job": "", "job_count": 0,
          "job_timestamp": "0", "job_no": 0, "sampling_step": 1, "sampling_steps": 2}  # fmt: skip
 
@@ -61,6 +64,9 @@ class State:
         task: of the drawing that it is at, as it was told.
         headless: whether it was started with `--nowebui`, and says nothing of tasks.
         interrupted: the tasks that were ended early.
+        loras: those that it has, name -> alias.
+        new_loras: those that lie in its folder since it looked.
+        refuses: paths that it does not have, as older ones.
     """
 
     folder: Path
@@ -85,6 +91,9 @@ class State:
     task: str = ""
     headless: bool = False
     interrupted: list[str] = field(default_factory=list)
+    loras: dict[str, str] = field(default_factory=dict)
+    new_loras: dict[str, str] = field(default_factory=dict)
+    refuses: tuple[str, ...] = ()
     address: str = ""
 
     def refresh(self) -> None:
@@ -147,7 +156,12 @@ def web_ui(folder: Path) -> Iterator[State]:
                 {"title": name, "model_name": file.stem, "hash": None, "sha256": None, "filename": str(file)}
                 for name, file in state.listed.items()
             ]
-            self._send({
+            loras = [{"name": name, "alias": alias, "path": "", "metadata": {}} for name, alias in state.loras.items()]
+            self._send(None if path in state.refuses else {
+                "/sdapi/v1/loras": loras,
+                "/sdapi/v1/upscalers": UPSCALERS,
+                "/sdapi/v1/latent-upscale-modes": [{"name": "Latent"}],
+                "/sdapi/v1/prompt-styles": STYLES,
                 "/sdapi/v1/options": state.options,
                 "/sdapi/v1/samplers": SAMPLERS,
                 "/sdapi/v1/schedulers": SCHEDULERS,
@@ -160,6 +174,9 @@ def web_ui(folder: Path) -> Iterator[State]:
             if path == "/sdapi/v1/refresh-checkpoints":
                 state.refresh()
                 self._send({})
+            elif path == "/sdapi/v1/refresh-loras":
+                state.loras |= state.new_loras
+                self.reply(200, None)
             elif path == "/sdapi/v1/options" and self._welcome():
                 state.options |= body
                 state.file |= body.keys()

@@ -193,12 +193,15 @@ def _image_of(done: Mapping[str, Any], node: str, request: Request) -> Mapping[s
     if isinstance(status, Mapping) and status.get("status_str") == "error":
         raise TrialFailed(f"{request}: ComfyUI cannot draw it: {_failure(status)}")
     try:
-        (image,) = done["outputs"][node]["images"]
-        if not isinstance(image, Mapping):
-            raise TypeError("no picture")
-    except (KeyError, TypeError, ValueError) as error:
-        raise BayesMergerError(f"{request}: ComfyUI has not made one picture ({one_line(error)})") from error
-    return image
+        images = [image for image in done["outputs"][node]["images"] if isinstance(image, Mapping)]
+    except (KeyError, TypeError) as error:
+        raise BayesMergerError(f"{request}: ComfyUI has made no picture (no {one_line(error)})") from error
+    if len(images) != 1:
+        raise BayesMergerError(
+            f"{request}: ComfyUI has made {len(images) or 'no'} pictures where one is asked for; give a "
+            "generator.workflow that makes one"
+        )
+    return images[0]
 
 
 def _failure(status: Mapping[str, Any]) -> str:

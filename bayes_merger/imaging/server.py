@@ -288,9 +288,9 @@ def _bounded(response: http.client.HTTPResponse, until: float) -> bytes:
 
 
 def reason_of(answer: Answer) -> str:
-    """What went wrong there, in a line: of A1111's own error, or of FastAPI's."""
+    """What went wrong there, in a line: of A1111's own error (`errors`), Forge's (`message`), or FastAPI's."""
     data = answer.data if isinstance(answer.data, Mapping) else {}
-    words = [data.get("error"), data.get("errors") or data.get("detail")]
+    words = [data.get("error"), data.get("errors") or data.get("message") or data.get("detail")]
     return printable(one_line(": ".join(str(word) for word in words if word) or _NO_REASON), longest=300)
 
 

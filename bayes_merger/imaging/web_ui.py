@@ -10,13 +10,14 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from bayes_merger.errors import BayesMergerError, ConfigError, TrialFailed, nearest, one_line, printable
-from bayes_merger.imaging.payload.passed_on import Request
+from bayes_merger.imaging.payload.fields import style_names
+from bayes_merger.imaging.payload.passed_on import SAME_SAMPLER, SAME_SCHEDULE, Request
 from bayes_merger.imaging.payload.payload import Payload
 from bayes_merger.imaging.server import DrawnThere, Server, Unreachable, opened, reason_of
 
@@ -38,6 +39,13 @@ OPTIONS = (
 )  # fmt: skip
 """The web UI's settings that change what it draws."""
 
+LATER_OPTIONS = (
+    "enable_batch_seeds", "extra_networks_default_multiplier", "face_restoration", "forge_try_reproduce",
+    "no_dpmpp_sde_batch_determinism", "sd3_enable_t5", "sd_hypernetwork", "sd_unet", "uni_pc_lower_order_final",
+)  # fmt: skip
+"""Likewise; those that studies of older versions do not have."""
+
+_LORA = re.compile(r"<(?:lora|lyco):([^:>]+)")
 _MODEL = "sd_model_checkpoint"
 _LOOKING = 5.0  # seconds that it may take to say how far it is
 
@@ -50,6 +58,7 @@ class WebUI(Server):
     missing = "start the web UI with  --api"
     reads = "the folder that it reads models from, like .../models/Stable-diffusion"
     at_once = 1000
+    _settings: Sequence[str] = ()
     _samplers: Sequence[str] = ()
     _schedules: Sequence[str] = ()
     _usual: Mapping[str, Any] | None = None
@@ -58,9 +67,10 @@ class WebUI(Server):
     def look(self) -> dict[str, Any]:
         """Its settings that change what is drawn."""
         options = self._options()
+        self._settings = list(options)
         self._samplers = self._names("/sdapi/v1/samplers", ("name",))
         self._schedules = self._names("/sdapi/v1/schedulers", ("label", "name"))
-        return {name: options[name] for name in OPTIONS if name in options}
+        return {name: options[name] for name in (*OPTIONS, *LATER_OPTIONS) if name in options}
 
     def _options(self) -> Mapping[str, Any]:
         options = self.ask("/sdapi/v1/options", attempts=1)
@@ -69,15 +79,44 @@ class WebUI(Server):
         return options
 
     def check_payload(self, payload: Payload) -> None:
-        """Whether it has the sampler and the schedule: it draws unknown ones with its own, and does not say so."""
-        name, samplers, schedules = payload.sampler_name, self._samplers, self._schedules
-        if payload.scheduler != "Automatic" and payload.scheduler not in schedules:
-            raise ConfigError(
-                f"scheduler: the web UI has no {payload.scheduler!r}; {nearest(payload.scheduler, schedules)}"
-            )
-        ends = [f" {schedule}" for schedule in schedules if name.endswith(f" {schedule}")]
-        if name not in samplers and not any(name.removesuffix(end) in samplers for end in ends):
-            raise ConfigError(f"sampler_name: the web UI has no {name!r}; {nearest(name, samplers)}")
+        """Whether it has what the payload names: it leaves out what it does not know, or draws with its own instead."""
+        given = payload.passed_on or {}
+        self._check_schedule("scheduler", payload.scheduler)
+        name, samplers = payload.sampler_name, self._samplers
+        ends = [f" {schedule}" for schedule in self._schedules if name.endswith(f" {schedule}")]
+        if not any(name.removesuffix(end) in samplers for end in ends):
+            _check("sampler_name", name, samplers)
+        if given.get("enable_hr"):
+            _check("hr_sampler_name", given.get("hr_sampler_name") or SAME_SAMPLER, [SAME_SAMPLER, *samplers])
+            self._check_schedule("hr_scheduler", given.get("hr_scheduler") or SAME_SCHEDULE)
+            if (upscaler := given.get("hr_upscaler")) and (upscalers := self._names("/sdapi/v1/upscalers", ("name",))):
+                latent = self._names("/sdapi/v1/latent-upscale-modes", ("name",))
+                _check("hr_upscaler", upscaler, [*upscalers, *latent])
+        for setting in given.get("override_settings") or ():
+            _check("override_settings", setting, self._settings)
+        if (styles := style_names(given)) and self._has(path := "/sdapi/v1/prompt-styles"):
+            for style in styles:
+                _check("styles", style, self._names(path, ("name",)))
+        self._check_loras({*payload.prompts, str(given.get("hr_prompt") or "")})
+
+    def _check_schedule(self, field: str, name: str) -> None:
+        if name not in ("Automatic", SAME_SCHEDULE):
+            _check(field, name, self._schedules)
+
+    def _check_loras(self, prompts: Iterable[str]) -> None:
+        """Whether it has the LoRAs of some prompts: without one it draws as if it were not named."""
+        wanted = sorted({name for prompt in prompts for name in _LORA.findall(prompt)})
+        path, keys = "/sdapi/v1/loras", ("name", "alias")
+        if not wanted or not self._has(path):
+            return
+        if not set(wanted) <= set(self._names(path, keys)):
+            self.answered("POST", "/sdapi/v1/refresh-loras", {})  # as it does itself before it draws
+        known = self._names(path, keys)
+        for name in wanted:
+            _check("prompt", name, known, what="LoRA ")
+
+    def _has(self, path: str) -> bool:
+        return self.answered("GET", path, None).status == 200
 
     def _names(self, path: str, keys: Sequence[str]) -> list[str]:
         """What the entries of a list are called, empty where the web UI is too old to have it."""
@@ -180,6 +219,11 @@ class WebUI(Server):
         except (Unreachable, TimeoutError, KeyError, TypeError):
             return {}
         return state if isinstance(state, Mapping) else {}
+
+
+def _check(field: str, name: str, known: Sequence[str], *, what: str = "") -> None:
+    if name not in known:
+        raise ConfigError(f"{field}: the web UI has no {what}{printable(repr(name))}; {nearest(name, known)}")
 
 
 def _drawn(data: Mapping[str, Any], request: Request, model: str) -> list[DrawnThere]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bayes_merger.config import RunConfig
 from bayes_merger.imaging.pipelines.t5 import t5_hash
+from bayes_merger.imaging.web_ui import LATER_OPTIONS
 from bayes_merger.merging.method import own_sources
 from bayes_merger.merging.models.opening import with_orders
 from bayes_merger.merging.recipe.settings import VAE_FILE
@@ -45,12 +46,18 @@ def fingerprint(setup: RunSetup, scorers: Mapping[str, Any], known: Mapping[str,
         "payloads": [payload.to_json() for payload in setup.payloads],
         "scorers": _without(judging, ("device", "batch_size", "setting", "viewer", "ledger", "confirm")),
         "prediction_type": setup.config.generator.prediction_type,
-        **({"web_ui": dict(setup.web_ui)} if setup.web_ui is not None else {}),
+        **({"web_ui": _web_ui(setup.web_ui, known)} if setup.web_ui is not None else {}),
         **({"prompt_files": files} if (files := setup.files.hashes()) else {}),
         **({"text_encoder_3": t5_hash(t5)} if t5 and (known is None or "text_encoder_3" in known) else {}),
         **({"activations": activations} if (activations := _activations(setup)) else {}),
         **({"rebasin": orders} if (orders := _orders(setup)) else {}),
     }
+
+
+def _web_ui(settings: Mapping[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The web UI's settings, less those that an older study does not have."""
+    before = settings if known is None else known.get("web_ui") or {}
+    return {name: value for name, value in settings.items() if name in before or name not in LATER_OPTIONS}
 
 
 def _activations(setup: RunSetup) -> list[list[str]]:

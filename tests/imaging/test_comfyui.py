@@ -155,19 +155,22 @@ def test_what_a_workflow_is_made_of_is_asked_for_before_anything_is_drawn(server
 
 
 @pytest.mark.parametrize(
-    "done",
+    ("done", "said"),
     [
-        {},
-        {"outputs": []},
-        {"outputs": {"picture": {"images": []}}},
-        {"outputs": {"picture": {"images": ["x"]}}},
-        {"outputs": {"picture": {"images": [{}, {}]}}},
+        ({}, r"has made no picture \(no 'outputs'\)$"),
+        ({"outputs": []}, "has made no picture"),
+        ({"outputs": {"picture": {"images": []}}}, "has made no pictures where one is asked for"),
+        ({"outputs": {"picture": {"images": ["x"]}}}, "has made no picture"),
+        (
+            {"outputs": {"picture": {"images": [{}, {}]}}},
+            "has made 2 pictures .*; give a generator.workflow that makes one",
+        ),
     ],
 )
-def test_a_history_without_one_picture(server: State, done: Any) -> None:
+def test_a_history_without_one_picture(server: State, done: Any, said: str) -> None:
     server.history = {"00000000-0000-0000-0000-000000000001": done}
     server.forgets = 1
-    with pytest.raises(BayesMergerError, match="ComfyUI has not made one picture"):
+    with pytest.raises(BayesMergerError, match=f"^payload p, seed 7: ComfyUI {said}"):
         client(server).draw(request(), "model.safetensors", "model.safetensors")
 
 

@@ -94,6 +94,12 @@ def test_a_second_pass_in_forge_is_told_that_it_has_the_first_one_s_modules() ->
     assert own["hr_additional_modules"] == ["clip.safetensors"]
 
 
+def test_a_second_pass_like_the_first_is_said_by_leaving_it_out() -> None:
+    same = {"hr_sampler_name": "Use same sampler", "hr_scheduler": "Use same scheduler", "hr_upscaler": "Latent"}
+    body = request(enable_hr=True, **same).body("m")
+    assert {field for field in body if field.startswith("hr_")} == {"hr_upscaler", "hr_additional_modules"}
+
+
 def test_settings_of_one_payload_do_not_stay_for_the_next_nor_for_the_user(server: State) -> None:
     before, one = dict(server.options), client(server)
     for fields in ({}, {"emphasis": "No norm"}, {}, {"clip_skip": 2}, {"rng": "cpu"}):
@@ -129,11 +135,39 @@ def test_only_settings_that_change_pictures_are_remembered(server: State) -> Non
         ({"sampler_name": "k_euler"}, "^payload p: sampler_name: the web UI has no 'k_euler'; did you mean Euler"),
         ({"scheduler": "Karas"}, "^payload p: scheduler: the web UI has no 'Karas'; did you mean "),
         ({"sampler_name": "Euler Kar"}, "^payload p: sampler_name: the web UI has no 'Euler Kar'"),
+        ({"enable_hr": True, "hr_upscaler": "Latend"}, "hr_upscaler: the web UI has no 'Latend'; did you mean Latent"),
+        ({"enable_hr": True, "hr_sampler_name": "Euler Karras"}, "hr_sampler_name: the web UI has no 'Euler Karras'"),
+        ({"enable_hr": True, "hr_scheduler": "Karas"}, "hr_scheduler: the web UI has no 'Karas'; did you mean karras"),
+        ({"override_settings": {"emphasys": 1}}, "override_settings: the web UI has no 'emphasys'; did you mean emph"),
+        ({"clip_skip": 2}, "override_settings: the web UI has no 'CLIP_stop_at_last_layers'"),
+        ({"styles": ["inc"]}, "styles: the web UI has no 'inc'; did you mean ink"),
+        ({"prompt": "a <lora:fir:1> b"}, "prompt: the web UI has no LoRA 'fir'; did you mean fur"),
+        ({"prompt": "<lyco:b:1>", "seed": 1}, "prompt: the web UI has no LoRA 'b'"),
     ],
 )
-def test_samplers_are_checked_before_anything_is_drawn(server: State, fields: dict[str, Any], said: str) -> None:
+def test_what_it_would_leave_out_or_draw_otherwise_is_said_before_anything_is_drawn(
+    server: State, fields: dict[str, Any], said: str
+) -> None:
+    server.loras = {"fur": "long fur"}
     with pytest.raises(ConfigError, match=said):
         client(server).check([payload(**fields)])
+    assert server.asked == []
+
+
+def test_what_it_has_is_taken_by_all_its_names(server: State) -> None:
+    server.loras, server.new_loras = {"fur": "long fur"}, {"ink": "ink"}
+    second = {
+        "enable_hr": True,
+        "hr_upscaler": "Latent",
+        "hr_sampler_name": "Use same sampler",
+        "hr_scheduler": "Karras",
+    }
+    for fields in (second, {"enable_hr": True}, {"prompt": "<lora:long fur:1><lora:ink:0.5:0.2>"}, {"styles": ["ink"]},
+                   {"override_settings": {"randn_source": "CPU"}}, {"hr_upscaler": "of no second pass"}):  # fmt: skip
+        assert client(server).check([payload(**fields)])
+    lists = ("loras", "upscalers", "latent-upscale-modes", "prompt-styles")
+    server.refuses = tuple(f"/sdapi/v1/{name}" for name in lists)
+    assert client(server).check([payload(prompt="<lora:any:1>", styles=["any"], enable_hr=True, hr_upscaler="any")])
 
 
 @pytest.mark.parametrize("name", ["Restart", "DPM++ 2M Karras", "DPM++ 2M karras"])
@@ -185,6 +219,11 @@ def error(name: str, text: str) -> dict[str, Any]:
     [
         ((500, error("OutOfMemoryError", "CUDA out of memory")), TrialFailed, "OutOfMemoryError: CUDA out of memory"),
         ((500, error("NansException", "A tensor with NaNs")), TrialFailed, "NansException"),
+        (
+            (500, {"error": "ZeroDivisionError", "detail": "", "body": "", "message": "integer division by zero"}),
+            TrialFailed,
+            "cannot draw it: ZeroDivisionError: integer division by zero$",  # Forge's
+        ),
         ((500, b"<html>"), TrialFailed, "no reason given"),
         ((500, error("X", "\x1b[31m" + "y" * 5000)), TrialFailed, r"X: \?\[31my"),
         ((422, {"detail": [{"loc": ["body", "steps"]}]}), BayesMergerError, "does not take it: .*steps"),

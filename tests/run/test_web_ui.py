@@ -137,6 +137,19 @@ def test_other_settings_there_do_not_compare(place: Path, server: State) -> None
     assert "web_ui.emphasis: 'Original' is now 'No norm'" in result.stderr
 
 
+@pytest.mark.slow
+def test_settings_that_older_studies_do_not_have_are_compared_where_both_do(place: Path, server: State) -> None:
+    few = ("n_iters=0", "final.images=0")
+    assert command(place, "run", "experiment=web", "name=older", *few).returncode == 0
+    server.options["forge_try_reproduce"] = "None"
+    assert command(place, "resume", "older", "n_iters=1").returncode == 0
+    assert command(place, "run", "experiment=web", "name=newer", *few).returncode == 0
+    server.options["forge_try_reproduce"] = "ComfyUI"
+    result = command(place, "resume", "newer", "n_iters=1")
+    assert result.returncode == 2
+    assert "web_ui.forge_try_reproduce: 'None' is now 'ComfyUI'" in result.stderr
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("settings", "said"),

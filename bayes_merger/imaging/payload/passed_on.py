@@ -42,6 +42,9 @@ _OURS_TO_SAY = frozenset({
 })  # fmt: skip
 """Fields about the request and its files."""
 
+SAME_SAMPLER, SAME_SCHEDULE = "Use same sampler", "Use same scheduler"
+"""What the page of a web UI calls a second pass like the first; its API wants the fields left out."""
+
 _REFUSED = {
     "script_name": "a script draws other pictures than those asked for",
     "script_args": "a script draws other pictures than those asked for",
@@ -128,7 +131,8 @@ class Request:
             checkpoint: the model's title in the web UI's list.
         """
         payload, first = self.payload, self.indices[0]
-        passed_on = dict(payload.passed_on or {})
+        given = payload.passed_on or {}
+        passed_on = {field: value for field, value in given.items() if value not in (SAME_SAMPLER, SAME_SCHEDULE)}
         if passed_on.get("enable_hr"):  # Forge's second pass fails without it; A1111 has no such field
             passed_on.setdefault("hr_additional_modules", ["Use same choices"])
         settings = {**passed_on.pop("override_settings", {}), "sd_model_checkpoint": checkpoint}

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ LOADERS = {"CheckpointLoaderSimple": "ckpt_name", "CheckpointLoader": "ckpt_name
 """Nodes that load the model that is merged, and which input names its file."""
 
 _SAVERS = ("SaveImage", "PreviewImage")
+_CUSTOM = ("SamplerCustom", "KSampler (Efficient)", "KSampler SDXL (Eff.)")
 _TEXTS = ("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "string", "value", "prompt")
 _COMFYUI_S_OWN = ("nodes", "comfy_extras.")  # its modules with nodes
 _LARGEST = 8 << 20  # bytes of a workflow
@@ -174,7 +175,7 @@ class Workflow:
         found = graph_of(graph)
         sampler = found.first_sampler()
         if sampler is None:
-            raise ConfigError("has no KSampler that begins with an empty picture")
+            raise ConfigError(f"has no KSampler that begins with an empty picture{_others(found)}")
         self._sampler, size = sampler, found.empty(sampler)
         assert size is not None
         self._size = size
@@ -188,9 +189,12 @@ class Workflow:
         if self._wanted is None:
             raise ConfigError("has no text before its sampler's `positive`")
         savers = [number for number, node in found.nodes.items() if node["class_type"] in _SAVERS]
-        if len(savers) != 1:
+        saved = [number for number in savers if found.nodes[number]["class_type"] == _SAVERS[0]]
+        if 1 not in (len(saved), len(savers)):
             raise ConfigError(f"has {len(savers)} nodes {' or '.join(_SAVERS)}; leave one, whose pictures are judged")
-        self.picture = savers[0]
+        (self.picture,) = saved if len(saved) == 1 else savers
+        self._looked_at = [number for number in savers if number != self.picture]
+        self._goes_on = list(_going_on(found, sampler))
         self.loader: str = found.nodes[self._model]["class_type"]
         self.digest = hashlib.sha256(json.dumps(graph, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -265,10 +269,14 @@ class Workflow:
             file: of the model, as ComfyUI lists it.
         """
         graph: dict[str, Any] = copy.deepcopy(dict(self._graph))
+        for preview in self._looked_at:  # pictures on the way, which are not judged
+            del graph[preview]
         sampler, schedule = comfy_names(payload)
         inputs = graph[self._sampler]["inputs"]
         inputs |= {"steps": payload.steps, "cfg": payload.cfg_scale, "sampler_name": sampler, "scheduler": schedule,
                    KSAMPLERS[graph[self._sampler]["class_type"]]: payload.seeds[index]}  # fmt: skip
+        for other in self._goes_on:  # the same way from noise to picture, of which it draws the rest
+            graph[other]["inputs"] |= {"steps": payload.steps, "scheduler": schedule}
         graph[self._size]["inputs"] |= {"width": payload.width, "height": payload.height, "batch_size": 1}
         graph[self._model]["inputs"][LOADERS[self.loader]] = file
         sides = {self._unwanted: payload.negative_prompts[index], self._wanted: payload.prompts[index]}
@@ -280,6 +288,27 @@ class Workflow:
         saved = graph[self.picture]  # a preview leaves nothing in ComfyUI's folder of pictures
         graph[self.picture] = {"class_type": "PreviewImage", "inputs": {"images": saved["inputs"].get("images")}}
         return graph
+
+
+def _others(graph: Graph) -> str:
+    """What a graph draws with instead."""
+    kinds = (printable(str(node["class_type"]), longest=60) for node in graph.nodes.values())
+    other = next((kind for kind in kinds if kind.startswith(_CUSTOM)), None)
+    return f", but {other}; put a KSampler in its place" if other else ""
+
+
+def _going_on(graph: Graph, sampler: str) -> Iterator[str]:
+    """The samplers that go on with what one leaves half drawn, as that of a refiner does."""
+    for _ in graph.nodes:
+        after = [
+            number
+            for number, node in graph.nodes.items()
+            if node["inputs"].get("add_noise") == "disable" and node["inputs"].get("latent_image") == [sampler, 0]
+        ]
+        if not after:
+            return
+        yield after[0]
+        sampler = after[0]
 
 
 def _texts(graph: Graph, link: Any, names: tuple[str, ...]) -> str | None:

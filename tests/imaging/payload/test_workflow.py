@@ -67,6 +67,28 @@ def test_a_workflow_of_one_s_own_keeps_what_no_payload_says() -> None:
     assert graph["12"] == {"class_type": "PreviewImage", "inputs": {"images": ["11", 0]}}
 
 
+def test_previews_on_the_way_are_not_judged_where_a_picture_is_saved() -> None:
+    workflow = Workflow(own(preview={"class_type": "PreviewImage", "inputs": {"images": ["11", 0]}}))
+    graph = workflow.filled(payload(), 0, "m")
+    assert workflow.picture == "12"
+    assert [number for number, node in graph.items() if node["class_type"] == "PreviewImage"] == ["12"]
+
+
+def test_a_sampler_that_goes_on_with_what_the_first_leaves_has_the_same_steps_and_schedule() -> None:
+    def sampler(latent: str, **more: Any) -> dict[str, Any]:
+        links = {"model": ["9", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": [latent, 0]}
+        settings = {"steps": 25, "scheduler": "simple", "sampler_name": "ddim", "cfg": 8.0, "noise_seed": 4}
+        return {"class_type": "KSamplerAdvanced", "inputs": {**links, **settings, **more}}
+
+    refiner = sampler("3", add_noise="disable", start_at_step=20)
+    again = sampler("20", add_noise="enable", start_at_step=10)  # a pass of its own, which keeps its settings
+    graph = Workflow(own(**{"20": refiner, "30": again})).filled(payload(steps=30, scheduler="Karras"), 0, "m")
+    assert graph["3"]["inputs"].items() >= {"steps": 30, "scheduler": "karras"}.items()
+    changed = {"steps": 30, "scheduler": "karras"}
+    assert graph["20"]["inputs"] == {**refiner["inputs"], **changed}
+    assert graph["30"]["inputs"] == again["inputs"]
+
+
 @pytest.mark.parametrize(
     ("name", "schedule", "expected"),
     [
@@ -133,7 +155,11 @@ def without(graph: dict[str, Any], number: str) -> dict[str, Any]:
         (without(own(), "4"), "has no CheckpointLoaderSimple or .* before its sampler"),
         (without(own(), "6"), "has no text before its sampler's `positive`"),
         (without(own(), "12"), "has 0 nodes SaveImage or PreviewImage; leave one"),
-        (own(a={"class_type": "PreviewImage", "inputs": {}}), "has 2 nodes SaveImage or PreviewImage"),
+        (own(a={"class_type": "SaveImage", "inputs": {}}), "has 2 nodes SaveImage or PreviewImage"),
+        (
+            own(**{"3": {"class_type": "SamplerCustomAdvanced", "inputs": {}}}),
+            "has no KSampler .*, but SamplerCustomAdv",
+        ),
         ({"nodes": [], "links": []}, r"is no workflow; save one by Workflow > Export \(API\)"),
         ({"prompt": "x"}, "is no workflow"),
         ([1], "is no workflow"),
