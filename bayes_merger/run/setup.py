@@ -13,7 +13,7 @@ from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
-from bayes_merger.config import RunConfig
+from bayes_merger.config import MOST_TRIALS, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.architectures import drawn
@@ -314,7 +314,7 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
 
 
 _RANGES = (
-    ("workers", 1, 1000), ("init_points", 1, 100_000), ("n_iters", 0, 1_000_000), ("final.rescore", 0, 1000),
+    ("workers", 1, 1000), ("init_points", 1, 100_000), ("n_iters", 0, MOST_TRIALS), ("final.rescore", 0, 1000),
     ("final.images", 0, 10_000), ("generator.max_batch", 1, 10_000),
 )  # fmt: skip
 """Setting, its least and its largest value."""
