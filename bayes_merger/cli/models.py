@@ -67,7 +67,8 @@ def models(arguments: Sequence[str]) -> None:
 
 def _about(path: Path, *, hashed: bool) -> dict[str, Any]:
     """What is said of a file: pickles are not looked into, which would take long."""
-    kind, merges, files = "pickle", True, (path,)
+    kind, merges = "pickle", True
+    files: tuple[Path, ...] = (path,)
     if path.suffix.lower() in (".safetensors", ".sft"):
         try:
             with open_checkpoint(path) as checkpoint:

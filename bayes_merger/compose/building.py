@@ -83,7 +83,9 @@ def _located(name: Any) -> Any:
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         shown = printable(str(name), longest=60)
         said = str(error)
-        if "relative import" in said or (isinstance(error, ImportError) and (error.name or "").split(".")[0] in _PYTHON_FILES):
+        if "relative import" in said or (
+            isinstance(error, ImportError) and (error.name or "").split(".")[0] in _PYTHON_FILES
+        ):
             raise ConfigError(
                 f"_target_: '{shown}' imports another file of its folder as of a package; write  from FILE import ..."
             ) from error

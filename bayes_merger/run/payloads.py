@@ -83,10 +83,8 @@ def named_payloads(
     return resolve(payloads, config.seed, wildcards)
 
 
-def all_drawn(
-    config: RunConfig, payloads: Sequence[Payload], words: Sequence[Sequence[Payload]] = ()
-) -> list[Payload]:
-    """The payloads, and those of the final round, whose words may name other files; ``words`` are its parts if known."""
+def all_drawn(config: RunConfig, payloads: Sequence[Payload], words: Sequence[Sequence[Payload]] = ()) -> list[Payload]:
+    """The payloads, and those of the final round, whose words may name other files; ``words`` are its parts."""
     if config.final.images == 0 or not (config.loras or config.embeddings):
         return [*payloads]
     return [*payloads, *(one for part in words or (fresh(config, payloads, part) for part in PARTS) for one in part)]

@@ -70,7 +70,7 @@ class RunSetup:
         files: the LoRAs and embeddings that the prompts name.
         web_ui: of a web UI that draws, its settings that change what it draws.
         standards: the scales that the study has fixed for its scorers, if it has.
-        fresh: both parts of what the final round draws, as the study has them; empty: they are drawn as they are needed.
+        fresh: both parts of what the final round draws, as the study has them; empty: not yet resolved.
     """
 
     config: RunConfig

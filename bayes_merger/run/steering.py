@@ -18,6 +18,7 @@ from bayes_merger.run.wishes import store_wish, stored_wish
 if TYPE_CHECKING:
     import optuna
 
+
 def pause(folder: RunFolder) -> None:
     """Hold a run where it is, models and all, until it goes on.
 

@@ -40,8 +40,9 @@ class Wildcards:
     """The word lists in a folder.
 
     A list is a text file with a line for each option (sub-folders as `__animals/birds__`), or a list in a YAML or JSON
-    file, called by the keys above it, with or without the file's own name or its folder's. `*` stands for any part of a name: the lists
-    that fit are one. A line may have a weight, as in `0.5::red`.
+    file, called by the keys above it, with or without the file's own name or its folder's. `*` stands for any part of a
+    name: the lists that fit are one. A name that no list has is looked for in all folders. A line may have a weight, as
+    in `0.5::red`, or as a table of `text` and `weight`.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -113,7 +114,9 @@ class Wildcards:
         if self._folder is None:
             raise ConfigError(f"wildcard __{name}__: no folder of word lists is given; set  wildcards=FOLDER")
         lines = self._together(name) if "*" in name else self._lines(name)
-        if lines is None and (lines := self._together(f"*/{name}")) is None:  # as the extension looks again, any folder's
+        if (
+            lines is None and (lines := self._together(f"*/{name}")) is None
+        ):  # as the extension looks again, any folder's
             way_out = nearest(name, self._names)
             raise ConfigError(f"wildcard __{name}__: no {name}.txt in {self._folder}; {way_out}")
         words = [line for line in map(without_comments, lines) if line]
