@@ -211,7 +211,7 @@ def fork(
     settings, folder = _place_of_fork(of_a_run(study)[CONFIG], new, overrides, Path(runs))
     redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards", "styles") for o in overrides)
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
-    same_words = payloads is not None and settings["seed"] == study.user_attrs[CONFIG]["seed"]
+    same_words = payloads is not None and settings["seed"] == study.user_attrs[CONFIG].get("seed")
     words = study.user_attrs if same_words else {}
     setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads, words))
     settings |= {"space": dict(setup.config.space)}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bayes_merger.config import RunConfig
+from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.paths import user_path
 from bayes_merger.run.attributes import FRESH
@@ -62,9 +63,14 @@ def stored_words(
     Raises:
         ConfigError: they are damaged.
     """
-    parts = tuple(tuple(Payload.from_json(payload) for payload in part) for part in stored.get(FRESH) or ())
-    count = len(payloads) and fresh_images(config, payloads)
-    return parts if all(len(payload.seeds) == count for part in parts for payload in part) else ()
+    found = stored.get(FRESH) or []
+    if not isinstance(found, list) or not all(isinstance(part, list) for part in found):
+        raise ConfigError(f"the study's '{FRESH}' is damaged")
+    parts = tuple(tuple(map(Payload.from_json, part)) for part in found)
+    if len(parts) != len(PARTS) or not payloads:
+        return ()
+    wanted = [(payload.name, fresh_images(config, payloads)) for payload in payloads]
+    return parts if all([(one.name, len(one.seeds)) for one in part] == wanted for part in parts) else ()
 
 
 def _has_choices(payload: Payload) -> bool:

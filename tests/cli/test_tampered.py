@@ -14,7 +14,7 @@ import pytest
 
 from bayes_merger.cli import main
 from bayes_merger.config import FinalConfig
-from bayes_merger.run.final import decide
+from bayes_merger.run.final import decide, fresh_payloads
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.search.study.storage import backend, put_to_rest
 from tests.run.fake_run import evaluator_of, make_setup, searched
@@ -59,6 +59,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study, notes = searched(setup, folder)
     study.set_user_attr("final", decide(setup, study, evaluator_of(setup), notes, StopSignal(notes)).to_json())
     study.set_user_attr("max_batch", 2)
+    study.set_user_attr("fresh", [[one.to_json() for one in fresh_payloads(setup, part)] for part in (0, 1)])
     put_to_rest(backend(study))
     return folder / "study.db"
 
