@@ -117,6 +117,14 @@ def test_a_date_that_is_none_hides_no_other_study(
     assert "s: " in shown.err or "unreadable" in shown.out
 
 
+def test_settings_that_are_nothing_are_told(
+    untouched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(untouched)) as database:
+        (row,) = database.execute("SELECT rowid FROM study_user_attributes WHERE key = 'config'").fetchone()
+    check(untouched, tmp_path / "runs", ("study_user_attributes", "value_json", row, "null"), capsys)
+
+
 @pytest.mark.slow
 def test_every_tampered_study_is_shown_or_refused_in_one_line(
     untouched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
