@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+MOST_TRIALS = 1_000_000
+"""A budget above is a mistake."""
+
 MISSING = "???"  # OmegaConf's mark for a value that must be given
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -33,9 +34,9 @@ from bayes_merger.run.attributes import CONFIG, FINAL, MOST, PAYLOADS, RECIPE, V
 from bayes_merger.run.budget import budget_line, settled, with_budget, with_given
 from bayes_merger.run.control import GO_ON
 from bayes_merger.run.effect.narrowing import narrowed
+from bayes_merger.run.final import check_fresh_words, with_fresh_words
 from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load
-from bayes_merger.run.fresh import fresh
 from bayes_merger.run.heritage import check_compares, heritage_of, taken_over, with_pictures
 from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
 from bayes_merger.run.new_folder import new_folder
@@ -91,7 +92,7 @@ def begin(
     check_space(setup, folder)
     about_orders = check_models(setup)
     settings |= orders_kept(settings, setup.checkpoints)
-    setup = without_idle(setup)
+    setup = with_fresh_words(without_idle(setup))
     design, about_anchors = start_design(setup)
     settings = {**settled(settings, setup), "name": folder.name}
     with _in_turn(folder, settings, reporting, queued=queued) as progress:
@@ -138,8 +139,7 @@ def resume(
     stored = of_a_run(load(folder))
     check_changeable(name, stored[CONFIG], overrides)
     settings, setup = stored_setup(folder, stored, overrides)
-    if setup.payloads and setup.config.final.images != 0:
-        fresh(setup.config, setup.payloads, 0)  # a list of words that is gone is missed now, not after the search
+    check_fresh_words(setup, stored, anew=bool(overrides))
     with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.step("hashing the models")
         folder.point()
@@ -211,7 +211,9 @@ def fork(
     settings, folder = _place_of_fork(of_a_run(study)[CONFIG], new, overrides, Path(runs))
     redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards", "styles") for o in overrides)
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
-    setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads))
+    same_words = payloads is not None and settings["seed"] == study.user_attrs[CONFIG].get("seed")
+    words = study.user_attrs if same_words else {}
+    setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads, words))
     settings |= {"space": dict(setup.config.space)}
     check_space(setup, folder)
     check_compares(name, new, study, fingerprint(setup, settings["scorers"], study.user_attrs[FINGERPRINT]))
@@ -220,7 +222,7 @@ def fork(
     wanted = max(setup.config.init_points, len(heritage.trials))
     rows = rows_still_needed(start_design(setup)[0], heritage.trials, wanted)
     settings = {**settled(settings, setup), "init_points": wanted, "images_budget": None}
-    setup = replace(setup, config=compose.validate(settings))
+    setup = with_fresh_words(replace(setup, config=compose.validate(settings)))
     taken = [with_pictures(trial, old, folder) for trial in heritage.trials]
     with _in_turn(folder, settings, reporting, queued=queued) as progress:
         progress.note(f"study {new} in {folder.path}: {taken_over(name, heritage)}")
@@ -272,7 +274,11 @@ ENDS = ("n_iters", "images_budget", "time_limit", "patience")
 
 
 def make_setup(
-    config: RunConfig, settings: Mapping[str, Any], folder: RunFolder, payloads: tuple[Payload, ...] | None = None
+    config: RunConfig,
+    settings: Mapping[str, Any],
+    folder: RunFolder,
+    payloads: tuple[Payload, ...] | None = None,
+    stored: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunSetup:
     """Everything a run needs, checked; nothing is loaded or written.
 
@@ -281,6 +287,7 @@ def make_setup(
         settings: the same as plain data: the scorers and the optimiser are built from it.
         folder: the study's own.
         payloads: the resolved payloads of a study that goes on; ``None`` resolves the config's.
+        stored: the attributes of a study whose final round is drawn with the same words.
 
     Raises:
         ConfigError: a setting that makes no sense.
@@ -289,7 +296,7 @@ def make_setup(
     outside = is_outside(settings)
     scorers = {} if outside else compose.build_scorers(settings["scorers"])
     sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
-    setup = check_setup(config, scorers, sampler, folder.path, payloads=() if outside else payloads)
+    setup = check_setup(config, scorers, sampler, folder.path, payloads=() if outside else payloads, stored=stored)
     return with_budget(setup, new=payloads is None)
 
 
@@ -320,7 +327,7 @@ def stored_setup(
     """
     settings = _with_one_budget(compose.changed(stored[CONFIG], overrides), overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
-    setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads), stored)
+    setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads, stored), stored)
     setup = setup.with_standards(stored)
     return settled(settings, setup), setup
 

@@ -268,7 +268,7 @@ def against_rivals(cache: Path) -> list[str]:
         "| structured now | the other | now | the other | difference | p |",
         "|---|---|---|---|---|---|",
     ]
-    for moment in ("observed 30", "observed 40"):
+    for moment in ("observed 30", "observed 40", "observed 60"):
         for rival, its in RIVALS:
             files = [(_result(cache, "structured", seed), _result(cache, rival, seed)) for seed in range(6)]
             pairs = [(_points(own, moment), _points(other, its)) for own, other in files if other.is_file()]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 INDEX = ".index.json"
 """How the name of a file ends that lists those of a model."""
 
-_SHARD = re.compile(r"-\d{5}-of-(\d{5})(?=\.\w+$)")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.\w+$)")
 _MOST = 1000  # files; the largest public models have a few dozen
 
 
@@ -31,24 +31,56 @@ def shards_of(path: Path) -> list[Path]:
     """
     given, found = path, _SHARD.search(path.name)
     if path.name.endswith(INDEX):
-        start = re.escape(path.name.removesuffix(INDEX).rpartition(".")[0])
-        named = re.compile(rf"{start}{_SHARD.pattern}")
-        first = min((name for name in path.parent.iterdir() if named.match(name.name)), default=None)
-        if first is None:
-            raise CheckpointError(f"{path}: lists the files of a model, none of which is beside it; put them there")
-        path, found = first, _SHARD.search(first.name)
-    count = int(found[1]) if found else 1
+        path = _first_part(path)
+        found = _SHARD.search(path.name)
+    count = int(found[2]) if found else 1
     if count > _MOST:
         raise CheckpointError(f"{given}: says that it is one of {count} files of a model; at most {_MOST} are read")
     if not found or count < 2:
         return [path] if path != given else []
-    names = [f"-{number:05d}-of-{found[1]}" for number in range(1, int(found[1]) + 1)]
+    names = [f"-{number:05d}-of-{found[2]}" for number in range(1, count + 1)]
     files = [path.with_name(path.name[: found.start()] + name + path.name[found.end() :]) for name in names]
     if lacking := [printable(file.name) for file in files if not file.is_file()]:
         raise CheckpointError(
             f"{path}: one of {len(files)} files of a model, and {and_more(lacking)} is not beside it; put it there"
         )
     return files
+
+
+def _first_part(index: Path) -> Path:
+    """The first file of the model that an index is of.
+
+    Raises:
+        CheckpointError: there is none beside it, or there are those of two models.
+    """
+    whole = index.name.removesuffix(INDEX)
+    start, _, suffix = whole.rpartition(".")
+    named = re.compile(rf"{re.escape(start)}{_SHARD.pattern}")
+    parts = sorted(file for file in index.parent.iterdir() if named.match(file.name))
+    parts = [file for file in parts if file.suffix == f".{suffix}"] or parts
+    firsts = list({_set_of(file): file for file in reversed(parts)}.values())[::-1]
+    if not firsts:
+        raise CheckpointError(f"{index}: lists the files of a model, none of which is beside it; put them there")
+    if len(firsts) > 1:
+        names = " and ".join(printable(file.name) for file in firsts[:2])
+        raise CheckpointError(f"{index}: beside it are the files of several models, {names}; give one of these instead")
+    return firsts[0]
+
+
+def _set_of(file: Path) -> tuple[str, str]:
+    """What the files of one model have in common: how many they are, and their kind."""
+    found = _SHARD.search(file.name)
+    assert found is not None
+    return found[2], file.suffix
+
+
+def is_further_part(path: Path) -> bool:
+    """Whether a file is a part of a model, and not the first one beside it."""
+    found = _SHARD.search(path.name)
+    if found is None or found[1] == f"{1:05d}":
+        return False
+    first = f"{path.name[: found.start()]}-{1:05d}-of-{found[2]}{path.name[found.end() :]}"
+    return path.with_name(first).is_file()
 
 
 class Joined(Checkpoint):

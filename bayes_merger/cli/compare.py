@@ -87,7 +87,7 @@ def _side(runs: Path, name: str, trial: str) -> Side:
 
 
 def _print(found: Comparison) -> None:
-    console = Console()
+    console = Console(markup=False)
     first, second = printable(found.first), printable(found.second)
     table = Table(title=f"{first}  against  {second}", title_justify="left")
     for column in ("payload", "seed", "first", "second", "second leads by"):

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bayes_merger.checkpoints.hashes import known_sha256, sha256_of
 from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.checkpoints.shards import is_further_part
 from bayes_merger.checkpoints.shelves import VARIABLE, models_on, shelves
 from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError, UserError, printable
@@ -41,7 +42,7 @@ def models(arguments: Sequence[str]) -> None:
     folders = [found for folder in named for found in shelves(folder)] if named else shelves()
     if not folders:
         raise ConfigError(f"models: where are they? give a folder, like  bayes-merger models ~/ComfyUI, or {VARIABLE}")
-    found = [_about(path, hashed=options.hash) for path in models_on(folders)]
+    found = [_about(path, hashed=options.hash) for path in models_on(folders) if not is_further_part(path)]
     shown = [one for one in found if options.all or one["merges"]]
     if options.json:
         print(json.dumps(shown, indent=1, ensure_ascii=False))
@@ -67,10 +68,11 @@ def models(arguments: Sequence[str]) -> None:
 def _about(path: Path, *, hashed: bool) -> dict[str, Any]:
     """What is said of a file: pickles are not looked into, which would take long."""
     kind, merges = "pickle", True
+    files: tuple[Path, ...] = (path,)
     if path.suffix.lower() in (".safetensors", ".sft"):
         try:
             with open_checkpoint(path) as checkpoint:
-                kind = checkpoint.kind.name
+                kind, files = checkpoint.kind.name, checkpoint.files
                 merges = kind in ("lora", "vae") or not checkpoint.kind.way_out
         except UserError:
             kind, merges = "damaged", False
@@ -78,5 +80,7 @@ def _about(path: Path, *, hashed: bool) -> dict[str, Any]:
         sha256 = sha256_of(path) if hashed else known_sha256(path)
     except OSError:
         sha256 = ""
-    size = path.stat().st_size
+    if len(files) > 1:  # web UIs know none of several files
+        sha256 = ""
+    size = sum(file.stat().st_size for file in files)
     return {"name": path.stem, "kind": kind, "merges": merges, "bytes": size, "sha256": sha256, "path": str(path)}

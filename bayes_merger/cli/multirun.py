@@ -99,7 +99,7 @@ def multirun(overrides: Sequence[str], reporting: Reporting = watching, *, queue
         except BayesMergerError as error:
             failed[name] = str(error)
             print(f"{name}: failed: {error}", flush=True)
-    Console().print(closing_table(studies, failed))
+    Console(markup=False).print(closing_table(studies, failed))
     if failed:
         raise BayesMergerError(
             f"{len(failed)} of {len(studies)} studies failed: {', '.join(failed)}; the same command goes on with them"

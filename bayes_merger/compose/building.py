@@ -82,6 +82,13 @@ def _located(name: Any) -> Any:
         found = _of_own_file(str(name)) or pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         shown = printable(str(name), longest=60)
+        said = str(error)
+        if "relative import" in said or (
+            isinstance(error, ImportError) and (error.name or "").split(".")[0] in _PYTHON_FILES
+        ):
+            raise ConfigError(
+                f"_target_: '{shown}' imports another file of its folder as of a package; write  from FILE import ..."
+            ) from error
         if isinstance(error, ModuleNotFoundError) and error.name and not str(name).startswith(error.name):
             raise ConfigError(f"_target_: '{shown}' needs {error.name}, which is not installed") from error
         raise ConfigError(f"_target_: nothing is called '{shown}' ({one_line(error)}); give a dotted name") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from bayes_merger.compose.typed import in_full, is_of
 from bayes_merger.config import CHANGEABLE, FILES
+from bayes_merger.documents import parse_document
 from bayes_merger.errors import ConfigError, one_line
 from bayes_merger.paths import quoted
 
@@ -43,6 +44,17 @@ def is_file(value: Any) -> bool:
     return isinstance(value, str) and len(value) > 1 and value not in ("merge", "null")
 
 
+def _is_same(stored: Any, value: str) -> bool:
+    """Whether what is typed is what the study has: somebody has pasted the whole command."""
+    if isinstance(stored, Mapping | list):
+        return False
+    try:
+        read = parse_document(value)
+    except ConfigError:
+        read = value
+    return value == stored or (type(read) is type(stored) and read == stored)
+
+
 def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse changes on resume that would make a study's trials incomparable, or its course another one.
 
@@ -54,7 +66,7 @@ def check_changeable(name: str, config: Mapping[str, Any], overrides: Sequence[s
         stored: Any = config
         for part in key.split("."):
             stored = stored.get(part) if isinstance(stored, Mapping) else None
-        if any(is_of(key, ok) for ok in CHANGEABLE) or is_moved(key, stored, value):
+        if any(is_of(key, ok) for ok in CHANGEABLE) or is_moved(key, stored, value) or _is_same(stored, value):
             continue
         forked = f"what compares is taken over by  bayes-merger fork {quoted(name)} NEW {quoted(override)}"
         anew = "with another no score would compare: start anew with  bayes-merger run"

@@ -68,19 +68,27 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     return _by_name(plain | {"payloads": typed.applied(list(files), given)})
 
 
-def check_finite(settings: Any, name: str = "") -> None:
+def check_finite(settings: Any, name: str = "", before: Any = None) -> None:
     """Refuse what YAML calls numbers and neither JSON nor a search can use.
+
+    Args:
+        settings: or a part of them.
+        name: of that part.
+        before: what a study has there; an own scorer may have been given any number before this was refused.
 
     Raises:
         ConfigError: naming the setting.
     """
     if isinstance(settings, Mapping):
         for key, value in settings.items():
-            check_finite(value, f"{name}.{key}" if name else str(key))
+            had = before.get(key) if isinstance(before, Mapping) else None
+            check_finite(value, f"{name}.{key}" if name else str(key), had)
     elif isinstance(settings, list):
         for value in settings:
             check_finite(value, name)
     elif isinstance(settings, float) and not math.isfinite(settings):
+        if name.startswith("scorers.") and isinstance(before, float) and repr(before) == repr(settings):
+            return
         raise ConfigError(f"{printable(name)}: {settings} is no number to reckon with; give a finite one")
 
 
@@ -219,7 +227,7 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
             force = is_open(f"{parsed.key_or_group}.")
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True, force_add=force)
         plain = with_files(words.show(OmegaConf.to_container(config, resolve=True)))
-    check_finite(plain)
+    check_finite(plain, before=values)
     check_trusted(plain, typed={in_full(override).partition("=")[0] for override in others})
     given = values.get("payloads", {}) if typed.chosen is None else {}
     return _by_name(plain | {"payloads": typed.applied((), given)})

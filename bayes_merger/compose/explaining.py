@@ -27,6 +27,8 @@ _SAID: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?:field '[^']*' is not Optional|Incompatible value 'None' for field of type '\w+')",
          "null is no value of it; leave the setting out"),
         (r"Cannot convert '(?:list|dict)\w*' to string: .*", "expected one value, got several"),
+        (r"Invalid type assigned: \w+ is not a subclass of \w+\. value: (.+)",
+         r"\1 is one value where there are several; give one of them by its name, NAME.PART=..."),
         (r"Cannot assign \w+ to Dict\[.*", "expected names and values, like {name: value}"),
         (r"Cannot assign \w+ to List\[.*", "expected a list, like [one,two]"),
         (r"Cannot merge \w+Config with \w+Config", "a list, [one,two], is no table, {name: value}"),

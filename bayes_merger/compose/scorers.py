@@ -23,8 +23,11 @@ def build_scorers(settings: Mapping[str, Any]) -> dict[str, Scorer]:
     if not settings:
         raise ConfigError("scorers: none chosen; give at least one, like  scorers=laion")
     chosen = [name for name, given in settings.items() if not isinstance(given, dict) or "_target_" in given]
-    for name in settings:
-        if name not in chosen:  # its importance was given, and nothing else
+    for name, given in settings.items():
+        if name not in chosen:
+            if given.keys() - {"importance", "scale"}:
+                raise ConfigError(f"scorers.{name}: its YAML needs a _target_, the dotted name of what to build")
+            # its importance was given, and nothing else
             raise ConfigError(f"scorers.{name}: no such scorer is chosen; {nearest(name, chosen)}")
     return {name: _scorer(name, given) for name, given in settings.items()}
 
@@ -39,7 +42,7 @@ def _scorer(name: str, given: Any) -> Scorer:
     if not inspect.isfunction(target):
         raise ConfigError(
             f"{setting}: {target.__name__} takes no name=, which every scorer is given; inherit "
-            "bayes_merger.scoring.ScorerBase, or name a function of a picture"
+            "bayes_merger.scoring.ScorerBase, or name a function of a picture, or of a picture and its prompt"
         )
     about = {key: given[key] for key in ("importance", "scale") if key in given}
     judge = build(setting, {key: value for key, value in given.items() if key not in about}, _partial_=True)

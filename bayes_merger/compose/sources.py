@@ -141,9 +141,11 @@ class OwnSource(FileConfigSource):
         with _naming(file):
             result = super().load_config(path)
             _check_table(result.config)
-            if config_path == _OWN:
-                result.config = OmegaConf.create(_over_ours(OmegaConf.to_container(result.config)))
-            if path.startswith("experiment/") or config_path == _OWN:
+            is_experiment = path.startswith("experiment/")
+            if config_path == _OWN or (is_experiment and _chooses_plainly(result.config)):
+                own = OmegaConf.to_container(result.config)
+                result.config = OmegaConf.create(_over_ours(own, on_others=is_experiment))
+            if is_experiment or config_path == _OWN:
                 result.header.setdefault("package", "_global_")
                 if result.header["package"] is None:
                     result.header["package"] = "_global_"
@@ -156,14 +158,26 @@ class OwnSource(FileConfigSource):
             return isinstance(found, DictConfig) and "schema" in (found.get("defaults") or ())
 
 
-def _over_ours(settings: Any) -> dict[str, Any]:
+def _chooses_plainly(config: Any) -> bool:
+    """Whether a file chooses as it is typed, ``scorers: [laion, clip]``, rather than in a list of Hydra's defaults."""
+    plain = OmegaConf.to_container(config)
+    return isinstance(plain, dict) and any(isinstance(plain.get(group), str | list) for group in GROUPS)
+
+
+def _over_ours(settings: Any, *, on_others: bool) -> dict[str, Any]:
     """A few values as something that Hydra can lay over the whole: its choices override ours.
+
+    Args:
+        settings: of a file.
+        on_others: whether it may be laid over other files of its folder, which its defaults name.
 
     Raises:
         ConfigError: a setting that there is not.
     """
     defaults: list[Any] = []
-    for entry in settings.pop("defaults", None) or ():
+    entries = settings.pop("defaults", None) or ()
+    others = [entry for entry in entries if isinstance(entry, str) and entry != "_self_"] if on_others else []
+    for entry in entries:
         for group, choice in entry.items() if isinstance(entry, dict) else ():
             bare = group.removeprefix("override ").removeprefix("/")
             if bare not in GROUPS:
@@ -175,7 +189,7 @@ def _over_ours(settings: Any) -> dict[str, Any]:
             defaults.append({f"override /{key}": settings.pop(key)})
         elif key not in known:
             raise ConfigError(f"unknown setting '{printable(str(key))}'; {way_out(str(key), known)}")
-    return {"defaults": ["_self_", *defaults], **settings}
+    return {"defaults": [*others, "_self_", *defaults], **settings}
 
 
 def _check_table(config: Any) -> None:

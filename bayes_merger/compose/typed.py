@@ -112,6 +112,9 @@ def _fault_of(override: str, before: str, after: str) -> str:
         return f"argument '{whole}': settings are given like  name=value"
     if key in GROUPS and key != "experiment" and value == "null":
         return f"{shown}: null is no choice; {nearest('', choices(key))}"
+    if key in LISTS and value.startswith("{"):
+        much = "; how much each counts is  scorers.laion.importance=2" if key == "scorers" else ""
+        return f"{shown}: is a list of names, like  {shown}=one,two{much}"
     if not equals and not key.startswith("~"):
         return f"argument '{shown}': settings are given like  name=value{_torn(printable(before), shown, after)}"
     if key.startswith("+"):

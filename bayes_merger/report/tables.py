@@ -87,7 +87,7 @@ def with_error(value: float, error: float | None, sign: str = "") -> str:
 
 def table_text(table: Table) -> str:
     """A table as plain text, for the log as well as the screen."""
-    console = Console(width=100, no_color=True, force_terminal=False)
+    console = Console(width=100, no_color=True, force_terminal=False, markup=False)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()

@@ -85,7 +85,9 @@ def _numbers(value: Any, setup: RunSetup) -> dict[str, float]:
 def _is_numbers(value: Any) -> bool:
     if isinstance(value, bool):
         return False
-    return isinstance(value, (int, float)) or (isinstance(value, str) and bool(_NUMBERS.fullmatch(value.strip())))
+    if not isinstance(value, str):
+        return isinstance(value, int | float)
+    return bool(_NUMBERS.fullmatch(value.strip())) and bool(re.match(r"\W*\d", value))  # `e1` is a study's name
 
 
 def _recipe(text: str, config: RunConfig) -> MergeRecipe:

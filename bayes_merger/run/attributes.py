@@ -16,6 +16,9 @@ RECIPE = "recipe"
 PAYLOADS = "payloads"
 """Of a study: what is drawn, seeds and wildcards resolved."""
 
+FRESH = "fresh"
+"""Of a study whose prompts have choices in them: what the final round draws, both parts, resolved."""
+
 SCORERS = "judges"
 """Of a study: scorer -> [importance, scale]."""
 

@@ -59,8 +59,8 @@ def run_state(folder: RunFolder) -> str:
     if not folder.is_running:
         return ""
     wish = wish_of(folder)
-    if wish == GO_ON and read_file(folder.ticket):
-        return WAITING
+    if wish in (GO_ON, PAUSE) and read_file(folder.ticket):
+        return WAITING if wish == GO_ON else "paused"  # it draws nothing now, and will not when its turn comes
     steps = steps_of(folder) if wish == PAUSE else []
     if steps and all(step["text"] in ("paused", "stopped") for step in steps):
         return "paused"

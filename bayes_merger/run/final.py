@@ -11,18 +11,20 @@ What is drawn is stored at once: a round that was killed goes on with the next p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import optuna
 
 from bayes_merger.errors import TrialFailed, one_line
 from bayes_merger.imaging.payload import Payload
-from bayes_merger.run.attributes import FINAL_IMAGES, IMAGES, WEIGHTS
+from bayes_merger.run.attributes import FINAL, FINAL_IMAGES, IMAGES, WEIGHTS
 from bayes_merger.run.baselines import baselines
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Weights
 from bayes_merger.run.final_drawing import FinalDrawing
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.fresh import fresh, fresh_images
+from bayes_merger.run.fresh import drawn_words, fresh, fresh_images
 from bayes_merger.run.pictures import describe
 from bayes_merger.run.predicted import last_prediction
 from bayes_merger.run.progress import ProgressReporter, StopSignal
@@ -43,7 +45,33 @@ from bayes_merger.scoring.scorer import Score
 
 def fresh_payloads(setup: RunSetup, part: int) -> tuple[Payload, ...]:
     """The run's payloads with new seeds; ``part`` 0 and 1 never share a seed."""
-    return fresh(setup.config, setup.payloads, part)
+    return setup.fresh[part] if setup.fresh else fresh(setup.config, setup.payloads, part)
+
+
+def with_fresh_words(setup: RunSetup) -> RunSetup:
+    """The setup of a study that begins, with the words of its final round, which it is to keep.
+
+    Raises:
+        ConfigError: they cannot be drawn.
+    """
+    if setup.fresh or not setup.payloads or not has_final(setup):
+        return setup
+    return replace(setup, fresh=drawn_words(setup.config, setup.payloads))
+
+
+def check_fresh_words(setup: RunSetup, stored: Mapping[str, Any], *, anew: bool) -> None:
+    """Whether the words of a final round that is to come can be drawn: before the search rather than after it.
+
+    Args:
+        setup: of a study that goes on.
+        stored: its attributes.
+        anew: whether settings have changed, so that a final round that is over may be drawn once more.
+
+    Raises:
+        ConfigError: a list of words is gone.
+    """
+    if setup.payloads and has_final(setup) and (anew or not stored.get(FINAL)):
+        fresh_payloads(setup, 0)
 
 
 def images_per_payload(setup: RunSetup) -> int:

@@ -16,7 +16,7 @@ from bayes_merger.imaging.payload import Payload, payload_from_mapping, resolve
 from bayes_merger.imaging.payload.fields import overlaid, with_distilled_guidance
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.paths import user_path
-from bayes_merger.run.fresh import fresh
+from bayes_merger.run.fresh import PARTS, fresh
 from bayes_merger.run.web_ui import PROGRAMS
 
 
@@ -83,10 +83,11 @@ def named_payloads(
     return resolve(payloads, config.seed, wildcards)
 
 
-def all_drawn(config: RunConfig, payloads: Sequence[Payload]) -> list[Payload]:
-    """The payloads, and those of the final round, whose words may name other files."""
-    naming = config.final.images != 0 and (config.loras or config.embeddings)
-    return [*payloads, *(one for part in (0, 1) for one in fresh(config, payloads, part))] if naming else [*payloads]
+def all_drawn(config: RunConfig, payloads: Sequence[Payload], words: Sequence[Sequence[Payload]] = ()) -> list[Payload]:
+    """The payloads, and those of the final round, whose words may name other files; ``words`` are its parts."""
+    if config.final.images == 0 or not (config.loras or config.embeddings):
+        return [*payloads]
+    return [*payloads, *(one for part in words or (fresh(config, payloads, part) for part in PARTS) for one in part)]
 
 
 def path_of(given: str | None) -> Path | None:

@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
-from bayes_merger.config import RunConfig
+from bayes_merger.config import MOST_TRIALS, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.architectures import drawn
@@ -30,8 +31,9 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.merging.recipe.step_file import StepFile
 from bayes_merger.merging.saliency.settings import hashed as hashed_file
-from bayes_merger.run.attributes import CONFIG, PAYLOADS, RECIPE, SCORERS, STANDARDS
+from bayes_merger.run.attributes import CONFIG, FRESH, PAYLOADS, RECIPE, SCORERS, STANDARDS
 from bayes_merger.run.folder import RunFolder
+from bayes_merger.run.fresh import stored_words
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.outside import OUTSIDE, check_outside
@@ -68,6 +70,7 @@ class RunSetup:
         files: the LoRAs and embeddings that the prompts name.
         web_ui: of a web UI that draws, its settings that change what it draws.
         standards: the scales that the study has fixed for its scorers, if it has.
+        fresh: both parts of what the final round draws, as the study has them; empty: not yet resolved.
     """
 
     config: RunConfig
@@ -81,6 +84,7 @@ class RunSetup:
     files: PromptFiles = NO_FILES
     web_ui: Mapping[str, Any] | None = None
     standards: Mapping[str, Scale] = field(default_factory=dict)
+    fresh: tuple[tuple[Payload, ...], ...] = ()
 
     @property
     def base(self) -> Checkpoint:
@@ -165,6 +169,7 @@ class RunSetup:
             RECIPE: {key: value for key, value in self.recipe({}).to_json().items() if key != "weights"},
             PAYLOADS: [payload.to_json() for payload in self.payloads],
             SCORERS: {name: [scorer.importance, list(scorer.scale)] for name, scorer in self.scorers.items()},
+            **({FRESH: [[payload.to_json() for payload in part] for part in self.fresh]} if self.fresh else {}),
             **({STANDARDS: {name: list(scale) for name, scale in self.standards.items()}} if self.standards else {}),
         }
 
@@ -181,6 +186,7 @@ def check_setup(
     folder: Path,
     *,
     payloads: tuple[Payload, ...] | None = None,
+    stored: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunSetup:
     """Check everything that can be checked from settings and file headers.
 
@@ -190,6 +196,7 @@ def check_setup(
         sampler: the optimiser's factory.
         folder: the study's own folder, for scorers that keep something there.
         payloads: the resolved payloads of a study that goes on; ``None`` resolves the config's.
+        stored: the attributes of a study whose final round is drawn with the same words.
 
     Raises:
         ConfigError: a setting, rule, payload or scorer that makes no sense.
@@ -200,8 +207,9 @@ def check_setup(
     if payloads is None:
         payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
     base = checkpoints[steps.base if steps else "a"]
-    files, web_ui = _check_generator(config, payloads, base)
-    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui)
+    words = stored_words(config, payloads, stored)
+    files, web_ui = _check_generator(config, payloads, base, words)
+    setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui, fresh=words)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
     if config.generator.program != OUTSIDE:
@@ -219,7 +227,7 @@ def check_setup(
 
 
 def _check_generator(
-    config: RunConfig, payloads: Sequence[Payload], model: Checkpoint
+    config: RunConfig, payloads: Sequence[Payload], model: Checkpoint, words: Sequence[Sequence[Payload]]
 ) -> tuple[PromptFiles, Mapping[str, Any] | None]:
     """The files that prompts name, or what makes a web UI's pictures comparable, where one draws."""
     generator = config.generator
@@ -234,7 +242,7 @@ def _check_generator(
         kinds = " or ".join(PREDICTIONS)
         raise ConfigError(f"generator.prediction_type: '{generator.prediction_type}' is unknown; give {kinds}, or null")
     check_payloads(payloads, model, generator.prediction_type)
-    files = find_files(all_drawn(config, payloads), model, path_of(config.loras), path_of(config.embeddings))
+    files = find_files(all_drawn(config, payloads, words), model, path_of(config.loras), path_of(config.embeddings))
     check_offload(generator.offload)
     if (generator.device, generator.dtype) != ("auto", "auto"):  # needs torch, which takes its time
         check_place(generator.device, generator.dtype)
@@ -306,7 +314,7 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
 
 
 _RANGES = (
-    ("workers", 1, 1000), ("init_points", 1, 100_000), ("n_iters", 0, 1_000_000), ("final.rescore", 0, 1000),
+    ("workers", 1, 1000), ("init_points", 1, 100_000), ("n_iters", 0, MOST_TRIALS), ("final.rescore", 0, 1000),
     ("final.images", 0, 10_000), ("generator.max_batch", 1, 10_000),
 )  # fmt: skip
 """Setting, its least and its largest value."""

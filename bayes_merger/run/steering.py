@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bayes_merger.atomic import write_json
+from bayes_merger.config import MOST_TRIALS
 from bayes_merger.errors import ConfigError
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.control import GO_ON, PAUSE, STOP, STOP_NOW, ask, wish_of
@@ -16,9 +17,6 @@ from bayes_merger.run.wishes import store_wish, stored_wish
 
 if TYPE_CHECKING:
     import optuna
-
-MOST_TRIALS = 1_000_000
-"""A budget above is a mistake."""
 
 
 def pause(folder: RunFolder) -> None:

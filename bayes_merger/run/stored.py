@@ -31,7 +31,7 @@ def check_stored(study: Study) -> None:
     attributes = study.user_attrs
     for key, check in _CHECKS.items():
         try:
-            if attributes.get(key) is not None or key == RECIPE:
+            if attributes.get(key) is not None or key == RECIPE or (key == CONFIG and key in attributes):
                 check(attributes[key])
             if key == SCORERS:  # what it goes by has been checked before
                 combination_of(study)

@@ -9,7 +9,7 @@ Your own scorer may be ``scorers/brightness.py`` in the working folder::
         def score(self, images):
             return [ImageStat.Stat(image.image.convert("L")).mean[0] / 25.5 for image in images]
 
-or no more than a function of a picture, which gives 0 to 10::
+or no more than a function of a picture, or of a picture and its prompt, which gives 0 to 10::
 
     def brightness(picture):
         return ImageStat.Stat(picture.convert("L")).mean[0] / 25.5
@@ -25,6 +25,7 @@ instead of ``score``: it sees all pictures of a trial at once and gives one numb
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -158,28 +159,56 @@ class ScorerBase:
 
 
 class FunctionScorer(ScorerBase):
-    """A plain function of a picture as a scorer.
+    """A plain function of a picture, or of a picture and its prompt, as a scorer.
 
     Args:
-        function: takes a picture of Pillow's, gives its raw score.
+        function: takes a picture of Pillow's, perhaps what was asked for in plain words, gives its raw score.
         name: as in `ScorerBase`.
         importance: likewise.
         scale: likewise.
+
+    Raises:
+        ConfigError: it takes something else.
     """
 
     def __init__(
         self,
-        function: Callable[[Image], float],
+        function: Callable[..., float],
         name: str,
         importance: float = 1.0,
         scale: Sequence[float] = TEN_POINTS,
     ) -> None:
         super().__init__(name, importance, scale)
         self._function = function
+        self._prompted = _takes_prompt(f"scorer {name}", function)
 
     def score(self, images: Sequence[ImageToScore]) -> list[float]:
         """What the function says of each picture."""
+        if self._prompted:
+            return [self._function(image.image, image.prompt) for image in images]
         return [self._function(image.image) for image in images]
+
+
+def _takes_prompt(what: str, function: Callable[..., float]) -> bool:
+    """Whether a function takes the prompt behind the picture.
+
+    Raises:
+        ConfigError: it needs less or more, or gives its score later.
+    """
+    try:
+        known = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C
+        return False
+    placed = [one for one in known if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    needed = [one for one in placed if one.default is one.empty]
+    others = [one for one in known if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+    few = not placed and not any(one.kind is one.VAR_POSITIONAL for one in known)
+    if few or len(needed) > 2 or others:
+        names = ", ".join(one.name for one in (*needed, *others)) or "nothing"
+        raise ConfigError(f"{what}: its function takes {names}; it is given a picture, or a picture and its prompt")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"{what}: its function is async; write it without, it is asked in a thread of its own")
+    return len(needed) == 2 or (len(placed) > 1 and placed[1].name == "prompt")
 
 
 def check_scorer(setting: str, scorer: object) -> Scorer:

@@ -93,3 +93,14 @@ def test_a_part_of_too_many_is_no_model(tmp_path: Path) -> None:
     write_model(tmp_path / "m-00001-of-99999.safetensors", 1)
     with pytest.raises(CheckpointError, match="says that it is one of 99999 files of a model; at most 1000 are read"):
         open_checkpoint(tmp_path / "m-00001-of-99999.safetensors")
+
+
+def test_an_index_beside_the_files_of_two_models_takes_neither_in_silence(folder: Path) -> None:
+    index = folder / "m.safetensors.index.json"
+    (folder / "m-00001-of-00001.bin").write_bytes(b"")
+    with open_checkpoint(index) as model:  # those of its own kind are meant
+        assert [file.name for file in model.files] == [FIRST, SECOND, THIRD]
+    write_model(folder / "m-00001-of-00002.safetensors", 2)
+    words = f"m-00001-of-00002.safetensors and {FIRST}; give one of these instead"
+    with pytest.raises(CheckpointError, match=f"beside it are the files of several models, {words}"):
+        open_checkpoint(index)

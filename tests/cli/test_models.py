@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from bayes_merger import compose
 from bayes_merger.checkpoints.hashes import sha256_of
@@ -46,6 +47,18 @@ def test_models_are_listed_with_kind_size_and_hash(web_ui: Path, capsys: pytest.
     assert main(["models", str(web_ui), "--all", "--hash", "--json"]) == 0
     kinds = {one["name"]: one["kind"] for one in json.loads(capsys.readouterr().out)}
     assert kinds == {"broken": "damaged", "dreamshaper_8": "sd1", "revAnimated": "sd1"}
+
+
+def test_a_model_in_several_files_is_one(web_ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = web_ui / "models" / "Stable-diffusion"
+    tensors = list(load_file(folder / "dreamshaper_8.safetensors").items())
+    for number in (0, 1):
+        save_file(dict(tensors[number::2]), folder / f"two-0000{number + 1}-of-00002.safetensors")
+    assert main(["models", str(web_ui), "--json", "--hash"]) == 0
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert sorted(found) == ["dreamshaper_8", "revAnimated", "two-00001-of-00002"]
+    two, parts = found["two-00001-of-00002"], folder.glob("two-*")
+    assert (two["kind"], two["bytes"], two["sha256"]) == ("sd1", sum(part.stat().st_size for part in parts), "")
 
 
 def test_without_a_folder_the_way_out_is_said(web_ui: Path, capsys: pytest.CaptureFixture[str]) -> None:

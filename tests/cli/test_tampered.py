@@ -14,7 +14,7 @@ import pytest
 
 from bayes_merger.cli import main
 from bayes_merger.config import FinalConfig
-from bayes_merger.run.final import decide
+from bayes_merger.run.final import decide, fresh_payloads
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.search.study.storage import backend, put_to_rest
 from tests.run.fake_run import evaluator_of, make_setup, searched
@@ -59,6 +59,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study, notes = searched(setup, folder)
     study.set_user_attr("final", decide(setup, study, evaluator_of(setup), notes, StopSignal(notes)).to_json())
     study.set_user_attr("max_batch", 2)
+    study.set_user_attr("fresh", [[one.to_json() for one in fresh_payloads(setup, part)] for part in (0, 1)])
     put_to_rest(backend(study))
     return folder / "study.db"
 
@@ -114,6 +115,14 @@ def test_a_date_that_is_none_hides_no_other_study(
     shown = capsys.readouterr()
     assert "whole" in shown.out
     assert "s: " in shown.err or "unreadable" in shown.out
+
+
+def test_settings_that_are_nothing_are_told(
+    untouched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(untouched)) as database:
+        (row,) = database.execute("SELECT rowid FROM study_user_attributes WHERE key = 'config'").fetchone()
+    check(untouched, tmp_path / "runs", ("study_user_attributes", "value_json", row, "null"), capsys)
 
 
 @pytest.mark.slow

@@ -36,3 +36,11 @@ def test_places_and_budgets_may_change(override: str) -> None:
 def test_another_merge_is_refused(stored: dict[str, Any], override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said} on resume; with another no score would compare"):
         check_changeable("x", stored, [override])
+
+
+def test_what_a_study_has_already_may_be_said_again() -> None:
+    stored = {"seed": 4, "name": "x", "final": {"save": True}, "payloads": {"p": {"prompt": "a, b", "cfg_scale": 7.0}}}
+    check_changeable("x", stored, ["seed=4", "name=x", "payloads.p.prompt=a, b", "payloads.p.cfg_scale=7.0"])
+    for override, said in (("seed=5", "seed: 4"), ("payloads.p.prompt=a", "payloads.p.prompt: 'a, b'")):
+        with pytest.raises(ConfigError, match=f"^{said} cannot become"):
+            check_changeable("x", stored, [override])

@@ -44,6 +44,41 @@ def test_a_function_of_a_picture_is_a_scorer(module: str) -> None:
     assert scorer.score([red, red]) == [100.0, 100.0]
 
 
+OTHERS = """
+def by_prompt(picture, prompt):
+    return float(len(prompt))
+
+def by_default(picture, prompt=""):
+    return float(len(prompt))
+
+def by_three(picture, prompt, seed):
+    return 1.0
+
+async def later(picture):
+    return 1.0
+"""
+
+
+def test_a_function_of_a_picture_and_its_prompt_is_a_scorer(module: str) -> None:
+    Path("scorers/functions_of_prompts.py").write_text(OTHERS)
+    seen = ImageToScore("p", 0, 1, "a ring", Image.new("RGB", (2, 2)), None, "x")
+    for name in ("by_prompt", "by_default"):
+        (scorer,) = build_scorers({name: {"_target_": f"functions_of_prompts.{name}"}}).values()
+        assert scorer.score([seen]) == [6.0]
+    for name, words in (("by_three", "takes picture, prompt, seed; it is given a picture, or"), ("later", "is async")):
+        with pytest.raises(ConfigError, match=f"scorer {name}: its function {words}"):
+            build_scorers({name: {"_target_": f"functions_of_prompts.{name}"}})
+
+
+def test_what_a_scorers_files_lack_is_said_before_the_run(module: str) -> None:
+    with pytest.raises(ConfigError, match=r"scorers\.x: its YAML needs a _target_"):
+        build_scorers({"x": {"target": f"{module}.redness"}})
+    for line in ("from .own_functions_and_classes import redness", "from scorers.own_functions import redness"):
+        Path("scorers/importing_others.py").write_text(f"{line}\n")
+        with pytest.raises(ConfigError, match="imports another file of its folder as of a package; write  from FILE"):
+            build_scorers({"x": {"_target_": "importing_others.redness"}})
+
+
 def test_a_function_that_takes_a_name_builds_one(module: str) -> None:
     (scorer,) = build_scorers({"made": {"_target_": f"{module}.build", "importance": 3}}).values()
     assert (type(scorer).__name__, scorer.name, scorer.importance) == ("FormulaScorer", "made", 3.0)

@@ -299,3 +299,38 @@ def test_settings_are_shown_as_yaml_that_says_the_same(folder: Path) -> None:
 
     overrides = [*MODELS, "payloads=[p]", "payloads.p.prompt=${a}: 'b', 1e5", "name=1e5"]
     assert yaml.safe_load(compose.settings_text(overrides)) == compose.compose_run(overrides)
+
+
+def test_an_experiment_chooses_as_one_types(folder: Path) -> None:
+    write("scorers/s.yaml", "_target_: s.S\n")
+    plainly = "model_a: a.safetensors\npayloads: [p, noob.v1]\nscorers: [s]\noptimiser: tpe\nn_iters: 3\n"
+    write("conf/experiment/plain.yaml", plainly)
+    write("conf/experiment/more.yaml", "defaults:\n  - plain\noptimiser: bayes\nn_iters: 5\n")
+    settings = compose.compose_run(["experiment=plain", "model_b=b.safetensors"])
+    assert (list(settings["payloads"]), list(settings["scorers"]), settings["n_iters"]) == (["p", "noob.v1"], ["s"], 3)
+    assert settings["optimiser"]["_target_"].endswith(".tpe")
+    assert list(payloads("experiment=plain", "payloads=p")) == ["p"]
+    settings = compose.compose_run(["experiment=more", "model_b=b.safetensors"])
+    assert (list(settings["scorers"]), settings["n_iters"], settings["model_a"]) == (["s"], 5, "a.safetensors")
+    assert settings["optimiser"]["_target_"].endswith(".bayes")
+
+
+def test_one_value_where_there_are_several_is_told_so(folder: Path) -> None:
+    for override, words in (
+        ("final=false", "final: False is one value where there are several"),
+        ("scorers={laion: 2}", "scorers: is a list of names, like  scorers=one,two; how much each counts is  scorers."),
+        ("payloads={p: 2}", "payloads: is a list of names, like  payloads=one,two"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            composed(override)
+
+
+def test_a_study_keeps_the_numbers_that_its_own_scorers_were_given(folder: Path) -> None:
+    infinite = {"s": {"_target_": "s.S", "limit": float("inf"), "other": [1.0]}}
+    write("scorers/s.yaml", "_target_: s.S\n")
+    stored = {**composed("scorers=s"), "scorers": infinite}
+    assert compose.changed(stored, ["n_iters=5"])["scorers"] == infinite
+    with pytest.raises(ConfigError, match=r"scorers\.s\.other: inf is no number to reckon with"):
+        compose.changed(stored, ["scorers.s.other=inf"])
+    with pytest.raises(ConfigError, match=r"space\.frozen\.IN00: inf is no number"):
+        compose.changed({**stored, "space": {"frozen": {"IN00": float("inf")}}}, [])

@@ -95,6 +95,12 @@ def study_of(folder: Path, merges: dict[int, float]) -> None:
         )
 
 
+def test_a_study_may_be_called_as_a_number_would_be(tmp_path: Path) -> None:
+    study_of(tmp_path / "e1", {1: 0.2, 2: 0.9})
+    rows, _ = start_design(parts(["e1", ".4e0"], runs=tmp_path))
+    assert [set(found.values()) for found in rows[3:5]] == [{0.9}, {0.4}]
+
+
 def test_what_lies_outside_the_space_gives_way_and_that_is_said() -> None:
     rules: dict[str, Any] = {"frozen": {"IN00": 0.25}, "ranges": {"OUT11": [0.2, 0.8]}, "groups": [["IN01", "IN02"]]}
     rows, lines = start_design(parts(["GRAD_V"], **rules))

@@ -10,7 +10,7 @@ import pytest
 
 from bayes_merger.cli import main
 from bayes_merger.errors import Interrupted
-from bayes_merger.run.control import PAUSE, STOP, ask, read_file, replace_file, wish_of
+from bayes_merger.run.control import PAUSE, STOP, ask, read_file, replace_file, run_state, wish_of
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.turns import collide, device_of, wait_for_turn
 from bayes_merger.testing.progress import RecordingReporter
@@ -82,6 +82,19 @@ def test_a_run_that_waits_may_be_stopped(mine: RunFolder, other: RunFolder) -> N
             wait_for_turn(mine, "auto", progress)
         assert progress.waited == 2
     assert not mine.ticket.exists()
+
+
+def test_a_run_that_waits_and_is_paused_is_paused(mine: RunFolder, other: RunFolder) -> None:
+    said: list[str] = []
+    with mine.locked(), other.locked():
+
+        def pause_and_stop() -> None:
+            said.append(run_state(mine))
+            ask(mine, PAUSE if len(said) == 1 else STOP)
+
+        with pytest.raises(Interrupted):
+            wait_for_turn(mine, "auto", Waiting(pause_and_stop))
+    assert said == ["waiting", "paused"]
 
 
 def test_a_run_that_has_no_study_yet_is_stopped_by_its_whole_name(

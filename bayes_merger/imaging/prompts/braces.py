@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from bayes_merger.errors import ConfigError, printable
 
 _MARKS = re.compile(r"\\.|\$?\{|[}|]", re.DOTALL)
-_COUNT = re.compile(r"\s*(\d*)(-?)(\d*)\s*\$\$(?:((?:(?!\$\$)[^{}|])*)\$\$)?")
+_COUNT = re.compile(r"\s*(\d*)(-?)(\d*)\s*\$\$(?:((?:(?!\$\$)[^{}])*)\$\$)?")
 _WEIGHT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)::")
 
 
@@ -103,6 +103,7 @@ def first_choice(text: str) -> tuple[str, Choice, str] | None:
 def _choice(text: str, start: int, bars: Sequence[int], end: int) -> Choice | None:
     start += text.startswith(("~", "@", "!"), start)  # how the extension would draw, which means nothing once per study
     count = _COUNT.match(text, start, end)
+    bars = [bar for bar in bars if count is None or bar >= count.end()]  # another may be what joins them
     if not bars and count is None and not _WEIGHT.match(text, start, end):
         return None
     edges = [count.end() if count else start, *(bar + 1 for bar in bars)]
@@ -110,7 +111,7 @@ def _choice(text: str, start: int, bars: Sequence[int], end: int) -> Choice | No
     if count is None:
         return Choice(options)
     low, dash, high = count.groups()[:3]
-    least = int(low) if low else 0 if dash else 1
+    least = int(low) if low else 1
     most = int(high) if high else len(options) if dash else least
     if most < least:
         raise ConfigError(f"prompt: {{{printable(count.group())}...}} takes at least {least} and at most {most}")

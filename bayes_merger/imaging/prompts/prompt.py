@@ -19,7 +19,7 @@ SQUARE = 1 / 1.1  # [a] weakens by it
 
 _PIECES = re.compile(
     r"""
-    \\(?P<literal>[()\[\]\\])            # an escaped bracket or backslash
+    \\(?P<literal>[()\[\]\\]?)           # an escaped bracket or backslash; any other backslash is left out
     | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)   # the end of (a:1.2)
     | (?P<bracket>[()\[\]])
     | \s*\b(?P<break>BREAK)\b\s*
@@ -72,7 +72,7 @@ def parse_prompt(text: str) -> list[Segment]:
         elif token == "]" and opened["["]:
             weigh(opened["["].pop(), SQUARE)
         else:
-            found.append(Segment(piece["literal"] or token, 1.0, part))
+            found.append(Segment(token if piece["literal"] is None else piece["literal"], 1.0, part))
     for start in opened["("]:
         weigh(start, ROUND)
     for start in opened["["]:

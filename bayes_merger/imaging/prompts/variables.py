@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from bayes_merger.errors import ConfigError, printable
 
-_FOUND = re.compile(r"(?<!\\)\$\{\s*(\w+)\s*(?:(?P<keep>\??)=(?P<once>!?)|(?::(?P<default>[^{}]*))?\})")
+_FOUND = re.compile(r"(?<!\\)\$\{\s*([\w-]+)\s*(?:(?P<keep>\??)=(?P<once>!?)|(?::(?P<default>[^{}]*))?\})")
 _MOST = 1000  # in one prompt; a variable that contains itself would never end
 _LONGEST = 20_000  # characters; one that contains itself twice would fill the memory
 

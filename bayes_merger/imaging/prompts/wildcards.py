@@ -25,7 +25,7 @@ from bayes_merger.imaging.prompts.variables import Variables
 from bayes_merger.imaging.prompts.wraps import with_wraps
 
 _VALUES = r"\s*\w+\s*=[^,()=]*"
-_NAME = rf"__[~@!]?((?:[^\W_]|\*)[\w /\\.*-]*?)(?:\(({_VALUES}(?:,{_VALUES})*)\))?__"
+_NAME = rf"__[~@!]?((?:[^\W_]|[*/])[\w /\\.*-]*?)(?:\(({_VALUES}(?:,{_VALUES})*)\))?__"
 # the extension's marks of how to draw mean nothing once per study
 _WILDCARD = re.compile(_NAME)
 _ALONE = re.compile(rf"\s*{_NAME}\s*")
@@ -40,8 +40,9 @@ class Wildcards:
     """The word lists in a folder.
 
     A list is a text file with a line for each option (sub-folders as `__animals/birds__`), or a list in a YAML or JSON
-    file, called by the keys above it, with or without the file's own name. `*` stands for any part of a name: the lists
-    that fit are one. A line may have a weight, as in `0.5::red`.
+    file, called by the keys above it, with or without the file's own name or its folder's. `*` stands for any part of a
+    name: the lists that fit are one. A name that no list has is looked for in all folders. A line may have a weight, as
+    in `0.5::red`, or as a table of `text` and `weight`.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -88,7 +89,7 @@ class Wildcards:
         alone = _ALONE.fullmatch(choice.options[0].text) if len(choice.options) == 1 and choice.high != 1 else None
         if alone is None:
             return choice
-        options = self._options(alone[1])
+        options = tuple({one.text: one for one in self._options(alone[1])}.values())  # none is drawn twice
         return replace(choice, options=options, high=max(choice.high, choice.low))
 
     def _one_of(self, draw: random.Random) -> Callable[[re.Match[str]], str]:
@@ -109,11 +110,13 @@ class Wildcards:
 
     def _read(self, name: str) -> tuple[Option, ...]:
         """The options of a list, or of all lists whose names fit."""
-        name = name.replace("\\", "/")  # as Windows has it
+        name = re.sub(r"[\\/]+", "/", name).strip("/")  # as Windows has it
         if self._folder is None:
             raise ConfigError(f"wildcard __{name}__: no folder of word lists is given; set  wildcards=FOLDER")
         lines = self._together(name) if "*" in name else self._lines(name)
-        if lines is None:
+        if (
+            lines is None and (lines := self._together(f"*/{name}")) is None
+        ):  # as the extension looks again, any folder's
             way_out = nearest(name, self._names)
             raise ConfigError(f"wildcard __{name}__: no {name}.txt in {self._folder}; {way_out}")
         words = [line for line in map(without_comments, lines) if line]
@@ -152,9 +155,10 @@ class Wildcards:
             except ConfigError as error:
                 raise ConfigError(f"wildcards: {path}: {error}") from None
             own = _name(self._folder, path)
+            beside = own.rpartition("/")[0]
             for keys, lines in lists.items():
-                for name in dict.fromkeys(("/".join(keys), "/".join((own, *keys)))):
-                    if name:
+                for name in dict.fromkeys("/".join(above + keys) for above in ((), (beside,), (own,))):
+                    if name := name.strip("/"):
                         found.setdefault(_plain(name), lines)
         return found
 
@@ -176,7 +180,15 @@ def _lists(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
     elif isinstance(data, str):
         yield keys, [data]
     elif isinstance(data, list):
-        yield keys, [str(line).strip() for line in data if isinstance(line, str | int | float) and str(line).strip()]
+        yield keys, [line for line in map(_line, data) if line]
+
+
+def _line(item: Any) -> str:
+    """A line of a list: a text or number, or a table of its text and weight."""
+    if isinstance(item, Mapping):
+        weight, text = item.get("weight", 1), item.get("text") or item.get("content") or ""
+        return str(text).strip() if weight == 1 else f"{weight}::{str(text).strip()}"
+    return str(item).strip() if isinstance(item, str | int | float) else ""
 
 
 def _plain(name: str) -> str:

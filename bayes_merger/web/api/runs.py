@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 from starlette.requests import Request
 from starlette.responses import Response
 
+from bayes_merger.config import MOST_TRIALS
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.method import METHODS
 from bayes_merger.run import steering
@@ -221,7 +222,7 @@ class RunData:
     def _with_more(self, folder: RunFolder, more: int) -> int:
         """The budget of suggested trials with so many more."""
         study = load(folder, whole=False)
-        if budget_of(study) is None or not 0 < more <= steering.MOST_TRIALS:
+        if budget_of(study) is None or not 0 < more <= MOST_TRIALS:
             raise ConfigError(f"trials: {more} more are not possible; give 1 or more of a study that a run has made")
         return int(study.user_attrs["config"]["n_iters"]) + more
 

@@ -50,7 +50,7 @@ def test_examples_from_the_web_ui(text: str, expected: list[tuple[str, float]]) 
         ("(a:1.2.3)", [("a:1.2.3", 1.1)]),
         ("(a : 1.5 )", [("a ", 1.5)]),
         ("[a]", [("a", 0.909091)]),
-        (r"back\\slash \x", [("back\\slash \\x", 1.0)]),
+        (r"back\\slash \x \o/", [("back\\slash x o/", 1.0)]),
         ("a]", [("a]", 1.0)]),
         ("ratio 3:4", [("ratio 3:4", 1.0)]),
     ],

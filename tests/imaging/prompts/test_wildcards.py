@@ -84,8 +84,11 @@ def drawn(folder: Path | None, text: str, count: int = 200) -> set[str]:
         ("{2$$a|b}", {"a, b", "b, a"}),
         ("{2$$ and $$a|b}", {"a and b", "b and a"}),
         ("{1-2$$a|b}", {"a", "b", "a, b", "b, a"}),
-        ("{-1$$a|b}", {"", "a", "b"}),
+        ("{-1$$a|b}", {"a", "b"}),
         ("{9$$a|b}", {"a, b", "b, a"}),
+        ("{2$$ | $$a|b}", {"a | b", "b | a"}),
+        ("{2$$|$$a|b}", {"a|b", "b|a"}),
+        ("${my-colour=red} ${my-colour} ${d-e}", {"red ${d-e}"}),
         ("{2$$a|a}", {"a, a"}),
         ("x { y {a|b}", {"x { y a", "x { y b"}),
         ("{word}", {"{word}"}),
@@ -142,6 +145,28 @@ def test_lists_in_yaml_and_json_are_called_by_their_keys(tmp_path: Path) -> None
     assert drawn(tmp_path, "__Animals/*__ __colours__ __moods__") == {"robin red calm", "2 red calm"}
     with pytest.raises(ConfigError, match=r"no colour\.txt in .*; did you mean colours"):
         expand(tmp_path, "__colour__")
+
+
+def test_lists_are_found_where_the_extension_finds_them(tmp_path: Path) -> None:
+    (tmp_path / "animals").mkdir()
+    (tmp_path / "animals" / "all.txt").write_text("__birds__\n")
+    (tmp_path / "animals" / "birds.txt").write_text("robin\n")
+    (tmp_path / "animals" / "more.json").write_text('{"fish": ["carp"]}')
+    for name in ("animals/all", "birds", "/animals/birds", "animals/birds/", "animals//birds"):
+        assert drawn(tmp_path, f"__{name}__", 5) == {"robin"}
+    for name in ("fish", "animals/fish", "animals/more/fish", "more/fish"):
+        assert drawn(tmp_path, f"__{name}__", 5) == {"carp"}
+
+
+def test_lines_are_tables_of_a_text_and_its_weight(tmp_path: Path) -> None:
+    lines = "light:\n  - {weight: 0, text: mouse}\n  - {weight: 3, content: cat}\n  - {text: dog}\n  - {other: 1}\n"
+    (tmp_path / "animals.yaml").write_text(lines)
+    assert drawn(tmp_path, "__light__") == {"cat", "dog"}
+
+
+def test_several_of_a_list_are_different(tmp_path: Path) -> None:
+    (tmp_path / "colours.txt").write_text("red\nred\nred\nblue\n")
+    assert drawn(tmp_path, "{2$$__colours__}") == {"red, blue", "blue, red"}
 
 
 def test_choices_that_make_no_sense_are_named(tmp_path: Path) -> None:
