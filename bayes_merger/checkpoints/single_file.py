@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
-from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, Inert, check_pickle
+from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, check_pickle
 from bayes_merger.checkpoints.prediction import MARKS
 from bayes_merger.checkpoints.quantised import as_meant
 from bayes_merger.checkpoints.text_encoders import under_official_names
@@ -56,6 +56,18 @@ _ARCHIVES = (b"Rar!", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b
 _OLD_NAMES = {
     f"cond_stage_model.transformer.{part}.": f"cond_stage_model.transformer.text_model.{part}."
     for part in ("embeddings", "encoder", "final_layer_norm")
+}
+# The attention of VAEs by the names of diffusers, new and old, as converters of 2023 wrote it into single files.
+_VAE_ATTENTION = re.compile(
+    r"(?<=coder\.mid\.attn_1\.)(?:to_)?(q|k|v|query|key|value|out\.0|proj_attn|group_norm)(?=\.(?:weight|bias)$)"
+)
+_VAE_ATTENTION_NAMES = {
+    "query": "q",
+    "key": "k",
+    "value": "v",
+    "out.0": "proj_out",
+    "proj_attn": "proj_out",
+    "group_norm": "norm",
 }
 _MARK = re.compile(rf"^(?:model\.)?(?:diffusion_model\.)?(?=(?:{'|'.join(map(re.escape, MARKS))})$)")
 
@@ -175,6 +187,9 @@ def _up_to_date(name: str, taken: Collection[str]) -> str:
         if name.startswith(old):
             modern = new + name.removeprefix(old)
             return name if modern in taken else modern
+    if "mid.attn_1." in name:
+        modern = _VAE_ATTENTION.sub(lambda found: _VAE_ATTENTION_NAMES.get(found[1], found[1]), name)
+        return name if modern in taken else modern
     return mark if (mark := _MARK.sub("", name)) not in taken else name
 
 
@@ -238,8 +253,8 @@ def _open_pickle(path: Path) -> Checkpoint:
     import torch
 
     try:
-        inert = torch.serialization.safe_globals([(Inert, name) for name in INERT])
-        with _UNPICKLING, warnings.catch_warnings(), inert:
+        harmless = torch.serialization.safe_globals([(inert, name) for name, inert in INERT.items()])
+        with _UNPICKLING, warnings.catch_warnings(), harmless:
             warnings.simplefilter("ignore")  # torch warns about odd bytes; the error is enough
             if path.suffix == ".safetensors":  # torch decides by the name and takes a path only when mapping
                 with path.open("rb") as file:
@@ -260,7 +275,10 @@ def _open_pickle(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"tensor '{printable(strange)}' has dtype {tensors[strange].dtype}; convert it to safetensors"
         )
-    large = next((k for k, t in tensors.items() if t.nbytes > t.untyped_storage().nbytes()), None)
+    size = (
+        path.stat().st_size
+    )  # of few numbers, which are repeated, some files have many; not more than there are bytes
+    large = next((k for k, t in tensors.items() if t.nbytes > max(size, t.untyped_storage().nbytes())), None)
     if large is not None:
         raise CheckpointError(
             f"tensor '{printable(large)}' has more numbers than are stored; convert it to safetensors"
