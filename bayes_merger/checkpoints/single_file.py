@@ -52,11 +52,11 @@ _WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module|_c
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 _ARCHIVES = (b"Rar!", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd")
 
-# Names in files from the first months of Stable Diffusion, before transformers renamed them.
-_OLD_NAMES = {
-    f"cond_stage_model.transformer.{part}.": f"cond_stage_model.transformer.text_model.{part}."
-    for part in ("embeddings", "encoder", "final_layer_norm")
-}
+# CLIP's part without this in its names: files from the first months of Stable Diffusion, and of transformers 5.
+_CLIP = re.compile(
+    r"(?:cond_stage_model\.(?:clip_[lgh]\.)?|conditioner\.embedders\.[01]\.|(?:text_encoders\.)?clip_[lgh]\.)transformer\."
+    r"(?=(?:embeddings|encoder|final_layer_norm)\.)"
+)
 # The attention of VAEs by the names of diffusers, new and old, as converters of 2023 wrote it into single files.
 _VAE_ATTENTION = re.compile(
     r"(?<=coder\.mid\.attn_1\.)(?:to_)?(q|k|v|query|key|value|out\.0|proj_attn|group_norm)(?=\.(?:weight|bias)$)"
@@ -183,14 +183,13 @@ def _names(keys: Collection[str]) -> dict[str, str]:
 
 
 def _up_to_date(name: str, taken: Collection[str]) -> str:
-    for old, new in _OLD_NAMES.items():
-        if name.startswith(old):
-            modern = new + name.removeprefix(old)
-            return name if modern in taken else modern
-    if "mid.attn_1." in name:
-        modern = _VAE_ATTENTION.sub(lambda found: _VAE_ATTENTION_NAMES.get(found[1], found[1]), name)
-        return name if modern in taken else modern
-    return mark if (mark := _MARK.sub("", name)) not in taken else name
+    if "transformer." in name[:40]:
+        found = _CLIP.sub(r"\g<0>text_model.", name, count=1) if _CLIP.match(name) else name
+    elif "mid.attn_1." in name:
+        found = _VAE_ATTENTION.sub(lambda part: _VAE_ATTENTION_NAMES.get(part[1], part[1]), name)
+    else:
+        found = _MARK.sub("", name)
+    return name if found in taken else found
 
 
 def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
