@@ -58,6 +58,10 @@ BROKEN_UNET = ModelKind(
     "a checkpoint with parts of its U-Net missing",
     "download or export it again; if it is a cut-down network, it cannot be merged",
 )
+AVERAGES = ModelKind(
+    "averages", "a checkpoint whose U-Net is there as averages over training only", "give the file that has both"
+)
+FIRST_LORA = ModelKind("first-lora", "a LoRA in the form of its first trainer, cloneofsimo's", "convert it to kohya's")
 UNKNOWN = ModelKind("unknown", "a model this program does not know", _WHOLE)
 
 
@@ -201,6 +205,8 @@ _SIGNS: tuple[tuple[ModelKind, _Sign], ...] = (
     (SD2, _is_sd2),
     (SD1, lambda n: _two_sided(n, 12)),
     (BROKEN_UNET, _unet),
+    (AVERAGES, lambda n: n.starts_with("model_ema.diffusion_model")),
+    (FIRST_LORA, lambda n: n.starts_with("unet:0:", "text_encoder:0:")),
     (DIFFUSERS, _is_diffusers),
     (VAE, lambda n: n.starts_with("first_stage_model.", "encoder.down", "decoder.up", "vae.")),
     (TEXT_ENCODER, lambda n: n.starts_with("cond_stage_model.", "text_model.", "text_encoders.", "encoder.block.")),
