@@ -229,6 +229,21 @@ def test_what_stands_beside_a_model_is_named(names: tuple[str, ...], words: str)
         identify(dict.fromkeys(names, (4, 4)))
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("model_ema.diffusion_modelinput_blocks00weight", "first_stage_model.decoder.conv_in.weight"),
+            "a checkpoint whose U-Net is there as averages over training only; give the file that has both",
+        ),
+        (("unet:0:up", "unet:0:down"), "a LoRA in the form of its first trainer, cloneofsimo's; convert it to kohya's"),
+    ],
+)
+def test_what_is_close_to_a_model_is_named(names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^this is {words}$"):
+        identify(dict.fromkeys(names, (4, 4)))
+
+
 def test_a_flux_with_eight_double_blocks_is_whole() -> None:
     shapes = {f"double_blocks.{i}.img_attn.qkv.weight": (6, 2) for i in range(8)}
     shapes |= {f"single_blocks.{i}.linear1.weight": (6, 2) for i in range(38)}
