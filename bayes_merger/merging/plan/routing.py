@@ -297,12 +297,12 @@ def _padded(item: PlanItem, checkpoints: Checkpoints) -> PlanItem:
 
 def _check_shapes(items: Iterable[PlanItem], checkpoints: Checkpoints) -> None:
     wrong = [
-        (item.key, name) for item in items if item.action == "merge" and not item.common
+        (item, name) for item in items if item.action == "merge" and not item.common
         for name in checkpoints if checkpoints[name].shapes[item.key] != item.shape
     ]  # fmt: skip
     if not wrong:
         return
-    key, name = wrong[0]
+    (item, name), key = wrong[0], wrong[0][0].key
     a, other = checkpoints["a"], checkpoints[name]
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     sorts = [(s, describe_input(c.shapes)) for s, c in (("A", a), (name.upper(), other))]
@@ -312,6 +312,8 @@ def _check_shapes(items: Iterable[PlanItem], checkpoints: Checkpoints) -> None:
         hint += "; channels=pad merges the channels that both have"
     if key.endswith(_FIRST_LAYER):
         hint += "; channels=pad is for U-Nets only"
+    if item.place.slot in TEXT_SLOTS:
+        hint += f"; their text encoders differ: to keep A's, give a copy of {name.upper()} without its text encoder"
     raise CheckpointError(
         f"shapes differ: '{key}' is {_shape(a, key)} in A ({a.path.name}) "
         f"and {_shape(other, key)} in {name.upper()} ({other.path.name}){more}{hint}"
