@@ -175,7 +175,7 @@ _BESIDE = {
     "a T2I-Adapter": ("body.0.block1", "body.0.in_conv", "body.0.resnets", "adapter.body"),
     "a CLIP vision encoder": ("vision_model", "visual"),
     "a language model": ("layers.0.self_attn",),
-    "a tiny VAE (TAESD)": ("taesd_encoder", "decoder.layers"),
+    "a tiny VAE (TAESD)": ("taesd_encoder", "taesd_decoder", "decoder.layers"),
     "a hypernetwork": ("768.0", "320.0"),
 }
 
@@ -209,8 +209,16 @@ _SIGNS: tuple[tuple[ModelKind, _Sign], ...] = (
     (FIRST_LORA, lambda n: n.starts_with("unet:0:", "text_encoder:0:")),
     (DIFFUSERS, _is_diffusers),
     (VAE, lambda n: n.starts_with("first_stage_model.", "encoder.down", "decoder.up", "vae.")),
-    (TEXT_ENCODER, lambda n: n.starts_with("cond_stage_model.", "text_model.", "text_encoders.", "encoder.block.")),
-    (EMBEDDING, lambda n: n.has_any(("emb_params", "emp_params", "clip_l", "clip_g", "*string_to_param"))),
+    (
+        TEXT_ENCODER,
+        lambda n: n.starts_with(
+            "cond_stage_model.", "text_model.", "text_encoders.", "encoder.block.", "transformer.resblocks."
+        ),
+    ),
+    (
+        EMBEDDING,
+        lambda n: n.starts_with("*") or n.has_any(("emb_params", "emp_params", "clip_l", "clip_g", "*string_to_param")),
+    ),
     (UPSCALER, _is_upscaler),
     *((_titled(title, _WHOLE), partial(TensorNames.has_any, signs=signs)) for title, signs in _BESIDE.items()),
 )
