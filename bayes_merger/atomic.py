@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """Replace ``path`` by ``data``: temporary file beside it, fsync, rename, fsync of the folder."""
     content = data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{hidden_name(path.name)}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -28,6 +29,18 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def hidden_name(name: str) -> str:
+    """How what is written in the place of a file is called until it is whole, without its end.
+
+    It is ``.NAME``, or a mark of it where nothing would fit behind that: file systems allow names of 255 bytes.
+    """
+    encoded = os.fsencode(name)
+    return f".{name}" if len(encoded) <= _LONGEST else f".{hashlib.sha256(encoded).hexdigest()[:16]}"
+
+
+_LONGEST = 255 - len(".") - len(".4194304.tmp")
 
 
 def put_in_place(new: Path, path: Path, move: Callable[[Path, Path], object] = os.replace) -> None:
@@ -76,7 +89,7 @@ _NEW, _FORMER = ".tmp", ".old"  # how the folders end that are beside the right 
 @contextlib.contextmanager
 def folder_atomically(out: Path) -> Iterator[Path]:
     """A folder to write into, which is in the place of ``out`` at the end, and gone if anything goes wrong."""
-    written = out.with_name(f".{out.name}.{os.getpid()}{_NEW}")
+    written = out.with_name(f"{hidden_name(out.name)}.{os.getpid()}{_NEW}")
     shutil.rmtree(written, ignore_errors=True)  # of a process that had this number before
     written.mkdir(parents=True)
     try:
@@ -113,7 +126,7 @@ def sweep_folders(out: Path) -> None:
 
     What they began is deleted, and a former folder that they had put aside is put back.
     """
-    for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
+    for path in out.parent.glob(f"{glob.escape(hidden_name(out.name))}.*"):
         number = path.stem.rpartition(".")[2]
         if path.suffix not in (_NEW, _FORMER) or not number.isdecimal() or not path.is_dir() or _runs(int(number)):
             continue

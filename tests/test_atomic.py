@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from bayes_merger.atomic import PAUSES, put_in_place
+from bayes_merger.atomic import PAUSES, folder_atomically, put_in_place, sweep_folders, write_atomically
 
 
 class Windows:
@@ -35,3 +36,20 @@ def test_who_never_lets_go_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     with pytest.raises(PermissionError):
         put_in_place(tmp_path / "new", tmp_path / "old", system)
     assert system.tries == len(PAUSES) + 1 == 6
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are as long as the file system allows")
+@pytest.mark.parametrize("name", ["n" * 255, "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 127, "n" * 241])
+def test_a_name_as_long_as_the_disk_allows_is_written(name: str, tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        write_atomically(tmp_path / name, text)
+    assert (tmp_path / name).read_text() == "new"
+    (tmp_path / name).unlink()
+    for text in ("old", "new"):
+        with folder_atomically(tmp_path / name) as folder:
+            (folder / "text").write_text(text)
+            left = folder.with_name(folder.name.replace(str(os.getpid()), "4999999"))
+    assert (tmp_path / name / "text").read_text() == "new"
+    left.mkdir()  # by a process that died
+    sweep_folders(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]  # noqa: PTH208

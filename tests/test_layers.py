@@ -73,7 +73,8 @@ def test_only_one_room_knows_hydra() -> None:
         text = path.read_text(encoding="utf-8")
         if path.parent.name != "compose":
             assert "import hydra" not in text, path
-            assert "omegaconf" not in text, path
+            assert "import omegaconf" not in text, path
+            assert "from omegaconf" not in text, path
 
 
 # Within a room: a folder may enter those before it, and its own.

@@ -58,6 +58,10 @@ BROKEN_UNET = ModelKind(
     "a checkpoint with parts of its U-Net missing",
     "download or export it again; if it is a cut-down network, it cannot be merged",
 )
+AVERAGES = ModelKind(
+    "averages", "a checkpoint whose U-Net is there as averages over training only", "give the file that has both"
+)
+FIRST_LORA = ModelKind("first-lora", "a LoRA in the form of its first trainer, cloneofsimo's", "convert it to kohya's")
 UNKNOWN = ModelKind("unknown", "a model this program does not know", _WHOLE)
 
 
@@ -171,7 +175,7 @@ _BESIDE = {
     "a T2I-Adapter": ("body.0.block1", "body.0.in_conv", "body.0.resnets", "adapter.body"),
     "a CLIP vision encoder": ("vision_model", "visual"),
     "a language model": ("layers.0.self_attn",),
-    "a tiny VAE (TAESD)": ("taesd_encoder", "decoder.layers"),
+    "a tiny VAE (TAESD)": ("taesd_encoder", "taesd_decoder", "decoder.layers"),
     "a hypernetwork": ("768.0", "320.0"),
 }
 
@@ -201,10 +205,20 @@ _SIGNS: tuple[tuple[ModelKind, _Sign], ...] = (
     (SD2, _is_sd2),
     (SD1, lambda n: _two_sided(n, 12)),
     (BROKEN_UNET, _unet),
+    (AVERAGES, lambda n: n.starts_with("model_ema.diffusion_model")),
+    (FIRST_LORA, lambda n: n.starts_with("unet:0:", "text_encoder:0:")),
     (DIFFUSERS, _is_diffusers),
     (VAE, lambda n: n.starts_with("first_stage_model.", "encoder.down", "decoder.up", "vae.")),
-    (TEXT_ENCODER, lambda n: n.starts_with("cond_stage_model.", "text_model.", "text_encoders.", "encoder.block.")),
-    (EMBEDDING, lambda n: n.has_any(("emb_params", "emp_params", "clip_l", "clip_g", "*string_to_param"))),
+    (
+        TEXT_ENCODER,
+        lambda n: n.starts_with(
+            "cond_stage_model.", "text_model.", "text_encoders.", "encoder.block.", "transformer.resblocks."
+        ),
+    ),
+    (
+        EMBEDDING,
+        lambda n: n.starts_with("*") or n.has_any(("emb_params", "emp_params", "clip_l", "clip_g", "*string_to_param")),
+    ),
     (UPSCALER, _is_upscaler),
     *((_titled(title, _WHOLE), partial(TensorNames.has_any, signs=signs)) for title, signs in _BESIDE.items()),
 )

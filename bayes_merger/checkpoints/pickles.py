@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bayes_merger.errors import CheckpointError, and_more, one_line
 
@@ -36,6 +36,9 @@ _ALLOWED = frozenset(
         "torch._utils._rebuild_tensor_v2",
         "torch._utils._rebuild_tensor_v3",
         "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_parameter_with_state",
+        "torch._tensor._rebuild_from_type_v2",
+        "torch.Tensor",
         "torch.nn.parameter.Parameter",
         "torch.storage.UntypedStorage",
         "torch.storage.TypedStorage",
@@ -65,19 +68,6 @@ _ALLOWED = frozenset(
     }
 )
 
-INERT = frozenset({
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    "numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib.WindowsPath", "argparse.Namespace",
-    *(f"{module}.{name}" for module in ("__builtin__", "builtins")
-      for name in ("set", "frozenset", "complex", "slice")),
-    "collections.Counter", "datetime.datetime", "datetime.timedelta", "datetime.timezone",
-})  # fmt: skip
-"""What trainers leave beside the tensors, as in Stable Diffusion's own files. It is never imported: an :class:`Inert`
-stands for it. Most are those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/safe.py
-"""
-
 
 class Inert:
     """An object of a pickle that nobody needs: made of anything, and nothing itself."""
@@ -91,6 +81,51 @@ class Inert:
 
     def __setstate__(self, state: object) -> None:
         """Forget it."""
+
+
+class InertTable:
+    """What is filled like a table, and becomes a plain one: the unpickler puts items into no other."""
+
+    def __new__(cls, *_: object) -> Any:
+        """An empty table."""
+        return {}
+
+
+class InertModule(dict[str, object]):
+    """A container of torch's with parameters in it, as a table of them."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        """Take over the parameters."""
+        parameters = state.get("_parameters") if isinstance(state, dict) else None
+        if isinstance(parameters, dict):
+            self.update(parameters)
+
+
+INERT: Mapping[str, type] = {
+    **dict.fromkeys((
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+        "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+        "numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib.WindowsPath", "argparse.Namespace",
+        *(f"{module}.{name}" for module in ("__builtin__", "builtins")
+          for name in ("set", "frozenset", "complex", "slice", "dict", "list", "tuple", "int", "float", "str", "bool")),
+        "collections.Counter", "datetime.datetime", "datetime.timedelta", "datetime.timezone", "typing.Any",
+        *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata",
+                                           "base.Metadata", "nodes.AnyNode")),
+    ), Inert),
+    **dict.fromkeys((
+        "collections.defaultdict",
+        "pytorch_lightning.utilities.parsing.AttributeDict", "lightning.pytorch.utilities.parsing.AttributeDict",
+        "lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict",
+    ), InertTable),
+    "torch.nn.modules.container.ParameterDict": InertModule,
+}  # fmt: skip
+"""What trainers leave beside the tensors, as in Stable Diffusion's own files -> what stands for it: it is never
+imported. Most are those of https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/modules/safe.py
+"""
 
 
 # What zipfile and pickletools raise on bytes that are not what they should be.
@@ -113,7 +148,7 @@ def check_pickle(path: Path) -> None:
             found.add(name)
     except _DAMAGE as error:  # foreign objects found before the damage matter more
         damage = error
-    foreign = sorted(found - _ALLOWED - INERT)
+    foreign = sorted(found - _ALLOWED - INERT.keys())
     if foreign:
         names = and_more([one_line(name) for name in foreign])
         raise CheckpointError(
@@ -142,6 +177,8 @@ def _data_pickle(path: Path) -> bytes:
         pickles = [entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] == "data.pkl"]
         if not pickles and any(entry.filename.endswith(".safetensors") for entry in archive.infolist()):
             raise CheckpointError("an archive; unpack it, and give the model in it")
+        if any(entry.filename.endswith("/constants.pkl") for entry in archive.infolist()):
+            raise CheckpointError("a program for TorchScript, not a model's tensors alone; give a .safetensors file")
         if len(pickles) != 1:
             raise ValueError(f"a zip file with {len(pickles)} data.pkl in it")
         if pickles[0].file_size > _LARGEST_PICKLE:

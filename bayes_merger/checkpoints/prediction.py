@@ -36,19 +36,24 @@ WORDS: Mapping[str, str] = {EPSILON: "noise", V: "v", EDM_V: "v on EDM's schedul
 """Kind to what errors call it."""
 
 _MODELSPEC = {EPSILON: "epsilon", V: "v", EDM_V: "v"}
-_SAID = {"epsilon": EPSILON, "v": V, "v_prediction": V}
+_SAID = {"epsilon": EPSILON, "eps": EPSILON, "v": V, "v_prediction": V, "v_pred": V, "vpred": V}
 _EDM_SCHEDULER = "EDM"  # how diffusers' names of EDM's schedulers begin
 
 
 def predicted(keys: Collection[str], metadata: Mapping[str, str]) -> str:
     """The kind of a single file by its tensors, else by its metadata; empty where neither says it."""
     said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", "")
-    return next((kind for mark, kind in MARKS.items() if mark in keys), "") or _SAID.get(said, "")
+    return next((kind for mark, kind in MARKS.items() if mark in keys), "") or _said(said)
+
+
+def _said(text: object) -> str:
+    """The kind that a word means, as people write it; empty for others."""
+    return _SAID.get(str(text).strip().lower().replace("-", "_"), "")
 
 
 def predicted_by(scheduler: Mapping[str, Any]) -> str:
     """The kind of a diffusers folder by its scheduler's settings; empty where they do not say it."""
-    said = _SAID.get(str(scheduler.get("prediction_type")), "")
+    said = _said(scheduler.get("prediction_type"))
     if str(scheduler.get("_class_name", "")).startswith(_EDM_SCHEDULER):
         return EDM_V if said == V else EDM
     return said
@@ -56,7 +61,7 @@ def predicted_by(scheduler: Mapping[str, Any]) -> str:
 
 def has_zero_snr(keys: Collection[str], given: str | None) -> bool:
     """Whether a model is drawn down to zero terminal SNR: by its marks, and what it is said to predict, if at all."""
-    return ZERO_SNR in keys and (_SAID.get(given or "") or predicted(keys, {})) == V
+    return ZERO_SNR in keys and (_said(given) or predicted(keys, {})) == V
 
 
 def edm_mark(keys: Collection[str]) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, torch_dtypes
 from bayes_merger.checkpoints.header import ITEM_SIZES, Entry, Header, read_header
-from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, Inert, check_pickle
+from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, check_pickle
 from bayes_merger.checkpoints.prediction import MARKS
 from bayes_merger.checkpoints.quantised import as_meant
 from bayes_merger.checkpoints.text_encoders import under_official_names
@@ -52,10 +52,22 @@ _WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module|_c
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 _ARCHIVES = (b"Rar!", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd")
 
-# Names in files from the first months of Stable Diffusion, before transformers renamed them.
-_OLD_NAMES = {
-    f"cond_stage_model.transformer.{part}.": f"cond_stage_model.transformer.text_model.{part}."
-    for part in ("embeddings", "encoder", "final_layer_norm")
+# CLIP's part without this in its names: files from the first months of Stable Diffusion, and of transformers 5.
+_CLIP = re.compile(
+    r"(?:cond_stage_model\.(?:clip_[lgh]\.)?|conditioner\.embedders\.[01]\.|(?:text_encoders\.)?clip_[lgh]\.)transformer\."
+    r"(?=(?:embeddings|encoder|final_layer_norm)\.)"
+)
+# The attention of VAEs by the names of diffusers, new and old, as converters of 2023 wrote it into single files.
+_VAE_ATTENTION = re.compile(
+    r"(?<=coder\.mid\.attn_1\.)(?:to_)?(q|k|v|query|key|value|out\.0|proj_attn|group_norm)(?=\.(?:weight|bias)$)"
+)
+_VAE_ATTENTION_NAMES = {
+    "query": "q",
+    "key": "k",
+    "value": "v",
+    "out.0": "proj_out",
+    "proj_attn": "proj_out",
+    "group_norm": "norm",
 }
 _MARK = re.compile(rf"^(?:model\.)?(?:diffusion_model\.)?(?=(?:{'|'.join(map(re.escape, MARKS))})$)")
 
@@ -171,11 +183,13 @@ def _names(keys: Collection[str]) -> dict[str, str]:
 
 
 def _up_to_date(name: str, taken: Collection[str]) -> str:
-    for old, new in _OLD_NAMES.items():
-        if name.startswith(old):
-            modern = new + name.removeprefix(old)
-            return name if modern in taken else modern
-    return mark if (mark := _MARK.sub("", name)) not in taken else name
+    if "transformer." in name[:40]:
+        found = _CLIP.sub(r"\g<0>text_model.", name, count=1) if _CLIP.match(name) else name
+    elif "mid.attn_1." in name:
+        found = _VAE_ATTENTION.sub(lambda part: _VAE_ATTENTION_NAMES.get(part[1], part[1]), name)
+    else:
+        found = _MARK.sub("", name)
+    return name if found in taken else found
 
 
 def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
@@ -238,8 +252,8 @@ def _open_pickle(path: Path) -> Checkpoint:
     import torch
 
     try:
-        inert = torch.serialization.safe_globals([(Inert, name) for name in INERT])
-        with _UNPICKLING, warnings.catch_warnings(), inert:
+        harmless = torch.serialization.safe_globals([(inert, name) for name, inert in INERT.items()])
+        with _UNPICKLING, warnings.catch_warnings(), harmless:
             warnings.simplefilter("ignore")  # torch warns about odd bytes; the error is enough
             if path.suffix == ".safetensors":  # torch decides by the name and takes a path only when mapping
                 with path.open("rb") as file:
@@ -260,7 +274,10 @@ def _open_pickle(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"tensor '{printable(strange)}' has dtype {tensors[strange].dtype}; convert it to safetensors"
         )
-    large = next((k for k, t in tensors.items() if t.nbytes > t.untyped_storage().nbytes()), None)
+    size = (
+        path.stat().st_size
+    )  # of few numbers, which are repeated, some files have many; not more than there are bytes
+    large = next((k for k, t in tensors.items() if t.nbytes > max(size, t.untyped_storage().nbytes())), None)
     if large is not None:
         raise CheckpointError(
             f"tensor '{printable(large)}' has more numbers than are stored; convert it to safetensors"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from bayes_merger.atomic import sync_folder
+from bayes_merger.atomic import hidden_name, sync_folder
 from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged, torch_dtypes
 from bayes_merger.checkpoints.header import FLOATS, ITEM_SIZES, METADATA
 from bayes_merger.errors import CheckpointError, ConfigError
@@ -167,7 +167,7 @@ def _in_unicode(text: str) -> str:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[BinaryIO]:
     """A file that replaces ``path`` at the end, and is removed if anything goes wrong."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{hidden_name(path.name)}.{os.getpid()}.tmp")
     try:
         _sweep(path)
         with temporary.open("wb") as file:
@@ -199,7 +199,7 @@ def _lock(file: BinaryIO) -> bool:
 
 def _sweep(path: Path) -> None:
     """Remove what writers of ``path`` that were killed have left behind: gigabytes that would stay hidden."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for left in path.parent.glob(f"{glob.escape(hidden_name(path.name))}.*.tmp"):
         with contextlib.suppress(OSError):
             if fcntl is None:  # Windows deletes no file that somebody has open
                 left.unlink()

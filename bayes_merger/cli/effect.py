@@ -90,6 +90,8 @@ def _measure(options: Namespace, out: Path) -> None:
             raise ConfigError(f"effect: the models are equal in all of {and_more([entry.name for entry in entries])}")
         known = kept.find(chosen)
         kept.begin()
+        for note in setup.notes:
+            print(f"note: {printable(note, longest=400)}", file=sys.stderr)
 
         drawing = _Drawing(setup, kept, out, len(known), len(chosen))
         _write(measure(setup, drawing.begin, entries, options.most, drawing.keep, known), setup, out)

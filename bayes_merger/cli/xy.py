@@ -95,7 +95,7 @@ def _draw(words: Sequence[str], out: Path, *, sure: bool) -> None:
     cells = Cells(config, numbers)
     try:
         grid = cells.grid(axes)
-        for line in cells.find_orders(steps.matching):
+        for line in (*cells.notes(), *cells.find_orders(steps.matching)):
             print(f"note: {printable(line, longest=400)}", file=sys.stderr)
         out.mkdir(parents=True, exist_ok=True)
         merges = len({cell.merge.key for cell in grid.cells.values()})

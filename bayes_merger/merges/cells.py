@@ -91,6 +91,10 @@ class Cells:
         words = merge_words(self._given, [(axis, axis.values[0]) for axis in axes])
         return "alpha" not in self._given and words.get("alpha") == "0" and all(axis.kind != "alpha" for axis in axes)
 
+    def notes(self) -> list[str]:
+        """What is worth knowing of the models of the cells made so far, as ``merge`` says it, one line each."""
+        return list(dict.fromkeys(note for form in self._forms.values() for note in form.structure.remarks))
+
     def find_orders(self, progress: Progress | None = None) -> list[str]:
         """Find and verify the orders of models that take another's, and say what they do, a line each.
 

@@ -28,7 +28,7 @@ _LOOKED_AT = 10  # studies, the newest first, of which one may tell how long pic
 def opening_lines(
     setup: RunSetup, study: optuna.study.Study, folder: RunFolder, done: int, found: Callable[[str], Any] = shutil.which
 ) -> Iterator[str]:
-    """Device and dtype; trials, pictures and the expected end; the memory; and whether a card lies idle.
+    """Device and dtype; trials, pictures and the expected end; the memory; an idle card; notes on the models.
 
     Args:
         setup: the run.
@@ -42,6 +42,7 @@ def opening_lines(
         yield _memory(setup)
     if _lies_idle(setup, found):
         yield "there is an NVIDIA card, but this PyTorch has no CUDA: pytorch.org names the one for your system"
+    yield from (f"note: {note}" for note in setup.notes)
 
 
 def _lies_idle(setup: RunSetup, found: Callable[[str], Any]) -> bool:

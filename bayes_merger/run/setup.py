@@ -71,6 +71,7 @@ class RunSetup:
         web_ui: of a web UI that draws, its settings that change what it draws.
         standards: the scales that the study has fixed for its scorers, if it has.
         fresh: both parts of what the final round draws, as the study has them; empty: not yet resolved.
+        notes: on the models, as ``merge`` has them: what not all of them have, how much of a LoRA fits.
     """
 
     config: RunConfig
@@ -85,6 +86,7 @@ class RunSetup:
     web_ui: Mapping[str, Any] | None = None
     standards: Mapping[str, Scale] = field(default_factory=dict)
     fresh: tuple[tuple[Payload, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def base(self) -> Checkpoint:
@@ -212,6 +214,8 @@ def check_setup(
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui, fresh=words)
     values = {parameter.name: parameter.low for parameter in space.parameters}
     plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
+    within = {parameter.name: min(max(0.5, parameter.low), parameter.high) for parameter in space.parameters}
+    setup = replace(setup, notes=plan(setup.recipe(space.assemble(within), hashed=False), checkpoints).remarks)
     if config.generator.program != OUTSIDE:
         setup.combination.check()
     check_pruning(config, payloads, scorers)

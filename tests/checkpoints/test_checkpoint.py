@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from bayes_merger.checkpoints.pickles import imports_of
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging import SD1, open_checkpoint
-from tests.merging.tiny_models import FIRST, TEXT, UNET, tensors_of, write_model
+from tests.merging.tiny_models import FIRST, TEXT, UNET, VAE, tensors_of, write_model
 
 
 def raw(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
@@ -467,6 +467,59 @@ def test_what_trainers_leave_in_a_pickle_is_not_imported_and_not_in_the_way(tmp_
         path.read_bytes().replace(b"callbacks.model_checkpoint\nModel", b"callbacks.model_checkpoint\nOther")
     )
     refused(path, "carries foreign objects .*OtherCheckpoint")
+
+
+class Attributes(dict[str, object]):
+    """A table of settings, as Lightning pickles it."""
+
+
+def test_tables_that_trainers_leave_in_a_pickle_are_not_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "m.ckpt"
+    left: dict[str, object] = {"optimizer": defaultdict(dict, {0: {"step": 3}}), "settings": Attributes(rate=0.1)}
+    torch.save({**left, "state_dict": tensors_of(1)}, path, _use_new_zipfile_serialization=False)
+    name = b"pytorch_lightning.utilities.parsing\nAttributeDict"
+    path.write_bytes(path.read_bytes().replace(b"tests.checkpoints.test_checkpoint\nAttributes", name))
+    assert {"collections.defaultdict", name.replace(b"\n", b".").decode()} <= set(imports_of(path))
+    with open_checkpoint(path) as checkpoint:
+        assert torch.equal(checkpoint.tensor(FIRST), tensors_of(1)[FIRST])
+    assert "pytorch_lightning" not in sys.modules
+
+
+def test_tensors_with_attributes_of_trainers_are_read(tmp_path: Path) -> None:
+    tensors = tensors_of(1)
+    tensors[FIRST] = torch.nn.Parameter(tensors[FIRST])
+    for key in (FIRST, VAE):
+        vars(tensors[key])["ds_id"] = 3  # DeepSpeed's
+    for zipped in (True, False):
+        torch.save(tensors, tmp_path / "m.ckpt", _use_new_zipfile_serialization=zipped)
+        assert "torch._utils._rebuild_parameter_with_state" in set(imports_of(tmp_path / "m.ckpt"))
+        with open_checkpoint(tmp_path / "m.ckpt") as checkpoint:
+            assert checkpoint.architecture is SD1
+            assert torch.equal(checkpoint.tensor(FIRST), tensors_of(1)[FIRST])
+            assert torch.equal(checkpoint.tensor(VAE), tensors_of(1)[VAE])
+
+
+def test_the_parameters_of_a_container_are_found(tmp_path: Path) -> None:
+    words = torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.tensor([[1.0, 2.0]]))})
+    torch.save({"string_to_token": {"*": 265}, "string_to_param": words}, tmp_path / "e.pt")
+    with open_checkpoint(tmp_path / "e.pt") as checkpoint:
+        assert checkpoint.tensor("*").tolist() == [[1.0, 2.0]]
+
+
+def test_a_number_that_is_repeated_is_read_and_a_bomb_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "m.ckpt"
+    torch.save({"x": torch.tensor([0.25]).expand(3, 2), "y": torch.zeros(9)}, path)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.tensor("x").tolist() == [[0.25, 0.25]] * 3
+    torch.save({"x": torch.tensor([0.25]).expand(3, 2000)}, path)
+    refused(path, "'x' has more numbers than are stored")
+
+
+def test_a_torchscript_program_is_called_so(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        for name in ("m/data.pkl", "m/code/__torch__.py", "m/constants.pkl"):
+            archive.writestr(name, b"x")
+    refused(tmp_path / "m.pt", "a program for TorchScript")
 
 
 def test_such_pickles_are_opened_by_several_threads_at_once(tmp_path: Path) -> None:

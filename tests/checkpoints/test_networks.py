@@ -219,6 +219,9 @@ def test_what_only_resembles_a_known_u_net_is_refused(shapes: Shapes, words: str
         (("vision_model.encoder.layers.0.mlp.fc1.weight",), "a CLIP vision encoder"),
         (("model.layers.0.self_attn.q_proj.weight", "lm_head.weight"), "a language model"),
         (("768.0.linear.0.weight",), "a hypernetwork"),
+        (("*",), "a textual inversion embedding"),
+        (("transformer.resblocks.0.mlp.c_fc.weight", "text_projection"), "a text encoder alone"),
+        (("taesd_decoder.1.weight",), r"a tiny VAE \(TAESD\)"),
         (("encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_in.weight"), "a VAE alone"),
         (("lora_controlnet", "input_hint_block.0.weight", "input_blocks.1.1.proj_in.up"), "a ControlNet"),
         (("lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight",), "a ControlNet"),
@@ -226,6 +229,21 @@ def test_what_only_resembles_a_known_u_net_is_refused(shapes: Shapes, words: str
 )
 def test_what_stands_beside_a_model_is_named(names: tuple[str, ...], words: str) -> None:
     with pytest.raises(CheckpointError, match=f"^this is {words}; give a whole checkpoint in one file$"):
+        identify(dict.fromkeys(names, (4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("model_ema.diffusion_modelinput_blocks00weight", "first_stage_model.decoder.conv_in.weight"),
+            "a checkpoint whose U-Net is there as averages over training only; give the file that has both",
+        ),
+        (("unet:0:up", "unet:0:down"), "a LoRA in the form of its first trainer, cloneofsimo's; convert it to kohya's"),
+    ],
+)
+def test_what_is_close_to_a_model_is_named(names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^this is {words}$"):
         identify(dict.fromkeys(names, (4, 4)))
 
 

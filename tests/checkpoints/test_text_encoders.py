@@ -117,3 +117,34 @@ def test_comfyui_s_names_of_encoders_are_seen_under_those_of_official_files(star
     with open_checkpoint(tmp_path / "m.safetensors") as model:
         assert model.architecture.name == "sd1"
         assert model.tensor("cond_stage_model.transformer.text_model.final_layer_norm.bias").tolist() == [6, 7]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "cond_stage_model.transformer.",
+        "cond_stage_model.clip_l.transformer.",
+        "conditioner.embedders.0.transformer.",
+        "text_encoders.clip_l.transformer.",
+        "text_encoders.clip_g.transformer.",
+        "clip_l.transformer.",
+    ],
+)
+def test_clip_is_found_without_text_model_in_its_names(prefix: str, tmp_path: Path) -> None:
+    names = ("embeddings.token_embedding.weight", "encoder.layers.0.mlp.fc1.bias", "final_layer_norm.weight")
+    other = {"text_encoders.t5xxl.transformer.encoder.final_layer_norm.weight": torch.ones(2)}
+    save_file({prefix + name: torch.ones(2) for name in names} | other, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        assert set(checkpoint.keys()) == {f"{prefix}text_model.{name}" for name in names} | other.keys()
+
+
+def test_clip_without_text_model_in_its_names_is_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias"
+    save_file(xl(theirs("conditioner.embedders.1.transformer.")), "a.safetensors")
+    changed = load_file("a.safetensors")
+    changed[key.replace("text_model.", "")] = changed.pop(key) + 2
+    save_file(changed, "b.safetensors")
+    models = ["model_a=a.safetensors", "model_b=b.safetensors", "alpha=0.5"]
+    assert main(["merge", *models, "--out", "o.safetensors"]) == 0
+    assert load_file("o.safetensors")[key].tolist() == [9.0, 10.0]

@@ -191,6 +191,18 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path, tensors: int) -> No
     assert only(tmp_path) == [out.name]  # what the killed one left is swept away
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names are as long as the file system allows")
+def test_a_name_as_long_as_the_disk_allows_is_written_and_swept(tmp_path: Path) -> None:
+    out = tmp_path / ("n" * 243 + ".safetensors")
+    with waiting_writer(out) as writer:
+        assert writer.stdout.readline() == "writing\n"
+        writer.kill()
+    assert len(only(tmp_path)) == 1
+    write_checkpoint(out, entries(new=torch.ones(3)))
+    assert only(tmp_path) == [out.name]
+    assert set(load_file(out)) == {"new"}
+
+
 def test_the_leftovers_of_a_writer_that_lives_are_not_swept_away(tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     with waiting_writer(out) as writer:

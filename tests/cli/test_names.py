@@ -13,7 +13,8 @@ from bayes_merger.merging import open_checkpoint
 from tests.command_line import refused
 from tests.merging.tiny_models import write_model
 
-ODD = ["~backup.safetensors", "a\nb.safetensors", "ü 模型 [x]=1,2.safetensors", "\x1b[31mred.safetensors", "-q.sft"]
+ODD = ["~backup.safetensors", "a\nb.safetensors", "ü 模型 [x]=1,2.safetensors", "\x1b[31mred.safetensors", "-q.sft",
+       "{v1: a} b.safetensors"]  # fmt: skip
 if sys.platform == "linux":
     ODD.append(os.fsdecode(b"\xff\xfe.safetensors"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint, ModelView
 from bayes_merger.checkpoints.naming import Naming
@@ -10,6 +11,12 @@ from bayes_merger.errors import CheckpointError
 
 _PREFIXES = ("first_stage_model.", "vae.")
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+
+
+def vae_keys(shapes: Iterable[str]) -> list[str]:
+    """The tensors of the VAE in a whole model, without what training leaves beside them."""
+    starts = tuple(prefix + part for prefix in _PREFIXES for part in _PARTS)
+    return [key for key in shapes if key.startswith(starts)]
 
 
 class VaeFile(ModelView):
@@ -26,7 +33,7 @@ class VaeFile(ModelView):
     def __init__(self, file: Checkpoint, base: Checkpoint) -> None:
         wanted = next((p for p in _PREFIXES if any(key.startswith(p) for key in base.shapes)), _PREFIXES[0])
         names = _vae_names(file, wanted)
-        theirs = {key: shape for key, shape in base.shapes.items() if key.startswith(wanted)}
+        theirs = {key: base.shapes[key] for key in vae_keys(base.shapes) if key.startswith(wanted)}
         if not names:
             raise CheckpointError(f"{file.path}: this is {file.kind.words}, which has no VAE")
         for key, shape in theirs.items():

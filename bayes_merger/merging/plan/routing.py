@@ -15,6 +15,7 @@ from bayes_merger.checkpoints.kinds import describe_input
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.method import MethodSpec, Numbers
 from bayes_merger.merging.models.ema import averages
+from bayes_merger.merging.models.vae import vae_keys
 from bayes_merger.merging.plan.predictions import prediction_of_merge
 from bayes_merger.merging.recipe.elements import ElementRule, parse_rules, rules_of_keys
 from bayes_merger.merging.recipe.postprocess import clipped
@@ -145,6 +146,7 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, settings: MergeSe
     rules = parse_rules(settings.elements, architecture, tuple(spec.weights))
     prediction = prediction_of_merge(spec, checkpoints)
     name = resolve_dtype(settings.dtype, checkpoints["a"])
+    _check_vae(vae, checkpoints)
     router = _Router(spec, files, architecture, {**DTYPES, **SMALL_DTYPES}[name], vae, averaged, ema)
     read = (*spec.models, *([VAE] if vae == VAE_FILE else []))
     items = tuple(router.item(key) for key in dict.fromkeys(k for m in read for k in files[m].shapes))
@@ -169,6 +171,19 @@ def _check_models(spec: MethodSpec, files: Checkpoints, models: Checkpoints, vae
         raise ConfigError(f"{spec.name} takes models {names_of(spec.models)}, and {names_of(models)} are open")
     if vae not in (*spec.models, "merge", *([VAE_FILE] if "vae" in files else [])):
         raise ConfigError(f"vae: '{vae}' is unknown; give {', '.join(spec.models)}, merge or the name of a file")
+
+
+def _check_vae(vae: str, models: Checkpoints) -> None:
+    """Refuse to take the VAE of a model that has none, or parts of one: what is written would not draw."""
+    if vae not in models or vae == "a":
+        return
+    model = models[vae]
+    found, wanted = vae_keys(model.shapes), vae_keys(models["a"].shapes)
+    shown = f"model {vae.upper()} ({model.path.name})"
+    if not found:
+        raise ConfigError(f"vae: {shown} has no VAE; leave it out, or give a file that has one")
+    if lacking := [key for key in wanted if key not in model.shapes]:
+        raise CheckpointError(f"vae: the VAE of {shown} lacks '{lacking[0]}', which model A's has; give another one")
 
 
 def _notes(items: Iterable[PlanItem], missing: Sequence[str], architecture: Architecture, vae: str) -> list[str]:
@@ -282,12 +297,12 @@ def _padded(item: PlanItem, checkpoints: Checkpoints) -> PlanItem:
 
 def _check_shapes(items: Iterable[PlanItem], checkpoints: Checkpoints) -> None:
     wrong = [
-        (item.key, name) for item in items if item.action == "merge" and not item.common
+        (item, name) for item in items if item.action == "merge" and not item.common
         for name in checkpoints if checkpoints[name].shapes[item.key] != item.shape
     ]  # fmt: skip
     if not wrong:
         return
-    key, name = wrong[0]
+    (item, name), key = wrong[0], wrong[0][0].key
     a, other = checkpoints["a"], checkpoints[name]
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     sorts = [(s, describe_input(c.shapes)) for s, c in (("A", a), (name.upper(), other))]
@@ -297,6 +312,8 @@ def _check_shapes(items: Iterable[PlanItem], checkpoints: Checkpoints) -> None:
         hint += "; channels=pad merges the channels that both have"
     if key.endswith(_FIRST_LAYER):
         hint += "; channels=pad is for U-Nets only"
+    if item.place.slot in TEXT_SLOTS:
+        hint += f"; their text encoders differ: to keep A's, give a copy of {name.upper()} without its text encoder"
     raise CheckpointError(
         f"shapes differ: '{key}' is {_shape(a, key)} in A ({a.path.name}) "
         f"and {_shape(other, key)} in {name.upper()} ({other.path.name}){more}{hint}"

@@ -54,7 +54,7 @@ def table_of(key: str, value: Any) -> Any:
     Raises:
         ConfigError: a table that cannot be read.
     """
-    if not isinstance(value, str) or not value.startswith("{"):
+    if not isinstance(value, str) or not value.startswith("{") or not value.rstrip().endswith("}"):
         return value
     try:
         table = parse_document(value)

@@ -12,7 +12,9 @@ from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.cli import main
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.models.aligned import aligned
+from tests.command_line import refused
 from tests.folders import write_file
+from tests.merging.tiny_models import PROJECTION, write_model
 
 START = "model.diffusion_model."
 
@@ -57,6 +59,8 @@ def test_a_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
     with open_checkpoint(tmp_path / "twice.safetensors") as model, open_checkpoint(bare) as base:
         with pytest.raises(CheckpointError, match="are the same tensor"):
             aligned(model, base)
+        with pytest.raises(CheckpointError, match=r"twice\.safetensors: .* are the same tensor; remove one"):
+            aligned(base, model)
         assert aligned(base, base) is base
 
 
@@ -142,3 +146,27 @@ def test_a_convolution_without_its_1x1_is_the_same_tensor(tmp_path: Path) -> Non
         seen = aligned(model, base)
         assert seen.shapes[key] == base.shapes[key]
         assert torch.equal(seen.tensor(key), tensors[key])
+
+
+@pytest.mark.parametrize(("a", "b"), [((), (1,)), ((1,), ())])
+def test_a_lone_number_may_be_a_vector_of_one(
+    a: tuple[int, ...], b: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = "cond_stage_model.logit_scale"
+    write_model(tmp_path / "a.safetensors", 1, change={key: torch.full(a, 4.0)})
+    write_model(tmp_path / "b.safetensors", 2, change={key: torch.full(b, 5.0)})
+    models = ["model_a=a.safetensors", "model_b=b.safetensors", "alpha=0.5", "dtype=fp32"]
+    assert main(["merge", *models, "--out", "o.safetensors"]) == 0
+    assert load_file("o.safetensors")[key].tolist() == (4.5 if a == () else [4.5])
+
+
+def test_text_encoders_of_other_lengths_are_told_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "a.safetensors", 1)
+    write_model(tmp_path / "b.safetensors", 2, change={PROJECTION: torch.zeros(248, 4)})  # LongCLIP's
+    said = refused(capsys, "merge", "model_a=a.safetensors", "model_b=b.safetensors", "--out", "o.safetensors")
+    assert "is [7, 4] in A (a.safetensors) and [248, 4] in B" in said
+    assert said.endswith("; their text encoders differ: to keep A's, give a copy of B without its text encoder\n")

@@ -331,13 +331,9 @@ def _check_lengths(patch: Patch, shapes: Mapping[str, Shape], adapter: Adapter) 
         scale = shapes.get(part)
         if scale is None:
             continue
-        if (
-            not adapter.decomposes
-            or not scale
-            or len(layer) < 2
-            or max(scale) != math.prod(scale)
-            or max(scale) not in axes
-        ):
+        if not adapter.decomposes:
+            raise CheckpointError(f"'{printable(patch.parts[part])}': DoRA of a rotation or an IA3 is not supported")
+        if not scale or len(layer) < 2 or max(scale) != math.prod(scale) or max(scale) not in axes:
             raise CheckpointError(f"'{printable(patch.parts[part])}' is {list(scale)} for a layer of {list(layer)}")
 
 

@@ -474,7 +474,7 @@ BROKEN = {
     "a length for nothing": ({f"{K}.diff": torch.ones(2, 2), f"{K}.dora_scale": torch.tensor(1.0)}, "dora_scale' is"),
     "OFT of one axis": ({f"{K}.oft_blocks": torch.ones(2, 2)}, "oft_blocks"),
     "OFT of another size": ({f"{K}.oft_blocks": torch.ones(3, 2, 2)}, r"\[6, 2\].*another kind"),
-    "OFT with DoRA": ({f"{K}.oft_blocks": torch.ones(1, 2, 2), f"{K}.dora_scale": column(1, 1)}, "dora_scale' is"),
+    "OFT with DoRA": ({f"{K}.oft_blocks": torch.ones(1, 2, 2), f"{K}.dora_scale": column(1, 1)}, "DoRA of a rotation or an IA3"),
     "no butterfly": ({f"{K}.oft_blocks": torch.ones(99, 1, 2, 2)}, "form no butterfly"),
     "no level of a butterfly": ({f"{K}.oft_blocks": torch.ones(0, 1, 2, 2)}, "form no butterfly"),
     "no triangle": ({f"{K}.oft_R.weight": row(1, 2)}, "form no triangle"),
