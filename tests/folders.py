@@ -74,17 +74,10 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
             "use_post_quant_conv": False,
         }
         sd3 = {
-            "sample_size": 8,
-            "num_layers": 24,
-            "attention_head_dim": 4,
-            "num_attention_heads": 2,
-            "caption_projection_dim": 8,
-            "joint_attention_dim": 24,
-            "pooled_projection_dim": 24,
-            "pos_embed_max_size": 8,
-            "in_channels": 16,
-            "out_channels": 16,
-        }
+            "sample_size": 8, "num_layers": 24, "attention_head_dim": 4, "num_attention_heads": 2,
+            "caption_projection_dim": 8, "joint_attention_dim": 24, "pooled_projection_dim": 24,
+            "pos_embed_max_size": 8, "in_channels": 16, "out_channels": 16,
+        }  # fmt: skip
         flux = {
             "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 4,
             "num_attention_heads": 2, "joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (0, 2, 2),
