@@ -97,6 +97,10 @@ class Sidecar:
             self._known_shares[name] = counts / counts.sum()
         return self._known_shares[name]
 
+    def has_runs(self, key: str) -> bool:
+        """Whether a weight has `by_run`, which other programs may leave out."""
+        return f"{key}{MARK}{BY_RUN}" in self._file.shapes
+
     def by_run(self, key: str) -> Tensor:
         """Mean squares of a weight's input and of its response in every run, `(runs, 2)` in fp64."""
         return self.banded(key, BY_RUN)
