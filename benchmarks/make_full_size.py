@@ -104,6 +104,14 @@ def entry(key: str, shape: tuple[int, ...], change: float, noise: Noise) -> Tens
     return TensorEntry(key, shape, "F16", make)
 
 
+def write_model(file: Path, name: str, architecture: str = "sd1") -> None:
+    """Write one model, `a`, `b` or `c`."""
+    number = "cab".index(name)
+    noise, change = Noise(0, number + 1), 0.1 if number else 0.0
+    entries = [entry(key, shape, change, noise) for key, shape in shapes(architecture).items()]
+    write_checkpoint(file, entries, {"format": "pt"})
+
+
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,12 +120,9 @@ def main() -> None:
     parser.add_argument("--models", default="cab", help="which of them, like ab; all of them if not said")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    layout = shapes(given.architecture)
     for name in given.models:
-        number = "cab".index(name)
-        noise, change = Noise(0, number + 1), 0.1 if number else 0.0
         file = given.folder / f"{name}.safetensors"
-        write_checkpoint(file, [entry(k, s, change, noise) for k, s in layout.items()], {"format": "pt"})
+        write_model(file, name, given.architecture)
         print(file, flush=True)
 
 

@@ -37,6 +37,7 @@ _XL = {
 }
 _MARKS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # as official settings have them
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "sd35", "flux")
+VARIANTS = ("sd35-large", "schnell")  # of the same names of tensors, but for their number
 
 
 def _clip(width: int, layers: int, projection: bool = False, **changes: Any) -> Any:
@@ -77,6 +78,10 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
             "caption_projection_dim": 8, "joint_attention_dim": 24, "pooled_projection_dim": 24,
             "pos_embed_max_size": 8, "in_channels": 16, "out_channels": 16,
         }  # fmt: skip
+        flux = {
+            "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 4,
+            "num_attention_heads": 2, "joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (0, 2, 2),
+        }  # fmt: skip
         makers: dict[str, Any] = {
             "sd1": lambda: {
                 "unet": UNet2DConditionModel(cross_attention_dim=12, **_UNET),
@@ -108,15 +113,19 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
                 "text_encoder_2": _clip(16, 3, projection=True),
             },
             "flux": lambda: {
-                "transformer": FluxTransformer2DModel(
-                    in_channels=64, num_layers=19, num_single_layers=38, attention_head_dim=4, num_attention_heads=2,
-                    joint_attention_dim=8, pooled_projection_dim=8, guidance_embeds=True, axes_dims_rope=(0, 2, 2),
-                ),
+                "transformer": FluxTransformer2DModel(**flux, guidance_embeds=family == "flux"),
                 "vae": AutoencoderKL(**vae16),
                 "text_encoder": _clip(8, 2),
                 "text_encoder_2": _t5(8),
             },
-        }  # fmt: skip
+        }
+        makers |= {
+            "sd35-large": lambda: {
+                **makers["sd35"](),
+                "transformer": SD3Transformer2DModel(**sd3 | {"num_layers": 38}, qk_norm="rms_norm"),
+            },
+            "schnell": makers["flux"],
+        }
         modules: dict[str, Any] = makers[family]()
         with torch.no_grad():
             for module in modules.values():
@@ -176,7 +185,7 @@ def write_folder(
 
     Args:
         folder: to write.
-        family: one of ``FAMILIES``.
+        family: one of ``FAMILIES`` or ``VARIANTS``.
         seed: of its weights.
         dtype: of all parts.
         saving: for ``save_pretrained``: ``variant``, ``max_shard_size``, ``safe_serialization``.
@@ -209,11 +218,13 @@ def _folder(family: str, seed: int, dtype: torch.dtype, **saving: Any) -> tempfi
 _PIPELINES = {
     "sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline",
     "sd3": "StableDiffusion3Pipeline", "sd35": "StableDiffusion3Pipeline", "flux": "FluxPipeline",
+    "sd35-large": "StableDiffusion3Pipeline", "schnell": "FluxPipeline",
 }  # fmt: skip
 _EULER = ("EulerDiscreteScheduler", {"prediction_type": "epsilon"})
 _FLOW = ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
 _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd1": _EULER, "sd2": _EULER, "sdxl": _EULER, "sd3": _FLOW, "sd35": _FLOW, "flux": _FLOW,
+    "sd35-large": _FLOW, "schnell": ("FlowMatchEulerDiscreteScheduler", {"shift": 1.0}),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -82,18 +83,27 @@ def start(folder: Path, *arguments: str) -> Process:
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``bayes-merger ARGUMENTS`` in ``folder``, to its end, in this process: what it imports is imported once."""
     out, err = io.StringIO(), io.StringIO()
-    paths, threads, stdin = list(sys.path), torch.get_num_threads(), sys.stdin
-    torch.set_num_threads(1)
+    paths, stdin = list(sys.path), sys.stdin
     sys.stdin = io.StringIO()
     try:
-        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with one_thread(), contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(arguments)
     finally:
-        torch.set_num_threads(threads)
         sys.stdin = stdin
         sys.path[:] = paths
         _forget_modules_of(folder)
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """As many threads as a command has here: the last bits of a picture depend on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _forget_modules_of(folder: Path) -> None:

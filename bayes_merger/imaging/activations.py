@@ -15,7 +15,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayes_merger.checkpoints.activations.names import COUNT_OF, About
@@ -24,11 +23,15 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.gradients import SeenCalls
 from bayes_merger.imaging.layers import Layer, layers_of
 from bayes_merger.imaging.pipelines.lean import as_diffusers
+from bayes_merger.imaging.pipelines.pieces import InPieces
 from bayes_merger.imaging.pipelines.pipeline import LivePipeline
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+
+_CACHED = 2**18  # numbers, 1 MiB of them in fp32, and as many are written beside them
 
 
 class _Entry(NamedTuple):
@@ -104,32 +107,38 @@ class Recording:
             found += self._last[2]
         if guided:
             places = 0 if layer.begin else given.numel() / given.shape[channels] / 2
-            found.append(("guided_out", _summed(self._response(answer), channels), places))
+            found.append(("guided_out", self._response(answer, channels), places))
         return found
 
     def _of_input(self, given: Tensor, channels: int, guided: bool) -> _Sums:
         import torch
 
-        sizes = torch.abs(given, out=self._room(given))
-        of_sizes = _summed(sizes, channels)
+        squares, absolutes = [], []
+        for piece in _pieces(_rows(given, channels)):
+            sizes = torch.abs(piece, out=self._room(piece))
+            absolutes.append(_summed(sizes))
+            squares.append(_summed(sizes.square_()))
         found: _Sums = [
-            ("in_sq", _summed(sizes.square_(), channels), given.numel() / given.shape[channels]),
-            ("in_abs", of_sizes, 0),
+            ("in_sq", _total(squares), given.numel() / given.shape[channels]),
+            ("in_abs", _total(absolutes), 0),
         ]
         if guided:
-            found.append(("guided_in", _summed(self._response(given), channels), 0))
+            found.append(("guided_in", self._response(given, channels), 0))
         return found
 
-    def _response(self, both: Tensor) -> Tensor:
-        """The square of conditional less unconditional, the second half of a batch less the first, in fp32."""
+    def _response(self, both: Tensor, channels: int) -> Tensor:
+        """The squares of conditional less unconditional, the second half of a batch less the first, summed in fp32."""
         import torch
 
-        without, prompted = both.chunk(2)
-        room = self._room(prompted)
-        if both.dtype == torch.float32:  # in one pass over memory
-            made: Tensor = torch.ops.aten.mse_loss.out(prompted, without, 0, out=room)
-            return made
-        return torch.sub(prompted, without, out=room).square_()
+        parts = []
+        for without, prompted in zip(*(_pieces(_rows(half, channels)) for half in both.chunk(2)), strict=True):
+            room = self._room(prompted)
+            if both.dtype == torch.float32:  # in one pass over memory
+                torch.ops.aten.mse_loss.out(prompted, without, 0, out=room)
+            else:
+                torch.sub(prompted, without, out=room).square_()
+            parts.append(_summed(room))
+        return _total(parts)
 
     def _room(self, like: Tensor) -> Tensor:
         """Memory for as many numbers in fp32, which is used again: allocating it would take longer than a sum."""
@@ -198,14 +207,26 @@ class Recording:
             counts.setdefault(name, torch.zeros(bands, dtype=torch.float64))[band] += entry.places * calls
 
 
-def _summed(numbers: Tensor, channels: int) -> Tensor:
-    """The sum of each channel; torch's norms cost five times as much as squares and sums."""
-    return numbers.sum(_others(numbers.dim(), channels))
+def _pieces(numbers: Tensor) -> Sequence[Tensor]:
+    """Pictures or tokens in parts that stay in a core's cache while they are gone through again."""
+    fits = numbers.numel() <= _CACHED or numbers.device.type != "cpu"
+    return (numbers,) if fits else numbers.split(max(1, _CACHED * len(numbers) // numbers.numel()))
 
 
-@cache
-def _others(dims: int, channels: int) -> tuple[int, ...]:
-    return tuple(dim for dim in range(dims) if dim != channels)
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    import torch
+
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+
+
+def _rows(given: Tensor, channels: int) -> Tensor:
+    """Pictures `(n, channels, height, width)` as they are, tokens as `(n, channels)`."""
+    return given if channels == 1 else given.flatten(0, -2)
+
+
+def _summed(numbers: Tensor) -> Tensor:
+    """The sum of each channel, the second dimension; torch's norms cost five times as much as squares and sums."""
+    return numbers.sum((0, 2, 3) if numbers.dim() == 4 else 0)
 
 
 @contextmanager
@@ -230,7 +251,7 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
         handles.append(layer.module.register_forward_hook(_hook(recording, layer)))
     pipeline.text_encoder_changed()  # what prompts mean is remembered, and the encoders would not be seen
     try:
-        with as_diffusers(network):
+        with as_diffusers(network, of=(InPieces,)):  # the others are seen before anything is written over
             yield found
     finally:
         for handle in handles:

@@ -16,26 +16,27 @@ Cells = Mapping[tuple[str, str], float]
 """Row and column -> the mean of log2 over its weights."""
 
 _MOST_PROMPTS = 8
+_ANSWERS, _INPUT = ("guided_out", "gradient_out"), ("in_sq",)
 
 
 def summary(files: Sequence[Sidecar]) -> str:
-    """A table of the response (of a plain file: the saliency) of every block.
+    """A table of the response (of a plain file: the saliency) of every block; without any, of the size of the input.
 
     One file: by prompt, with the spread between prompts in percent. Several: by file, and the last against the first.
 
     Raises:
         CheckpointError: a file of an architecture that is not known.
     """
-    architecture = architecture_of(files)
+    architecture, kinds = architecture_of(files), _kinds(files)
     if len(files) == 1:
-        columns, cells = _by_prompt(files[0], architecture)
+        columns, cells = _by_prompt(files[0], architecture, kinds)
         extra = ("spread", lambda row: f"{_spread([cells[row, c] for c in columns if (row, c) in cells]):.0%}")
     else:
         columns = [_label(file) for file in files]
         cells = {
             (row, label): value
             for file, label in zip(files, columns, strict=True)
-            for (row, _), value in _cells(file, architecture, lambda _: "").items()
+            for (row, _), value in _cells(file, architecture, lambda _: "", kinds).items()
         }
         ratio = f"{columns[-1]} / {columns[0]}"
         extra = (ratio, lambda row: _ratio(cells.get((row, columns[0])), cells.get((row, columns[-1]))))
@@ -44,32 +45,38 @@ def summary(files: Sequence[Sidecar]) -> str:
     lines += [[row, *(_shown(cells.get((row, c))) for c in columns), extra[1](row)] for row in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     table = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([*(_about(file) for file in files), *table])
+    said = [_about(file) for file in files]
+    if kinds == _INPUT:
+        said.append("without guidance there is no response: this is the size of what the layers are fed")
+    return "\n".join([*said, *table])
 
 
 def heat_map(files: Sequence[Sidecar], path: Path) -> None:
     """A picture of blocks by parts of blocks for each file, and of the last against the first; of one, also by prompt.
 
     Raises:
-        CheckpointError: a file of an architecture that is not known.
+        CheckpointError: a file of an architecture that is not known, or without anything to draw.
         ConfigError: the picture cannot be written there.
     """
-    architecture = architecture_of(files)
-    maps = [_cells(file, architecture, architecture.part) for file in files]
+    architecture, kinds = architecture_of(files), _kinds(files)
+    maps = [_cells(file, architecture, architecture.part, kinds) for file in files]
     titles = [_label(file) for file in files]
     if len(files) > 1:
         both = maps[0].keys() & maps[-1].keys()
         maps.append({cell: maps[-1][cell] - maps[0][cell] for cell in both})
         titles.append(f"{titles[-1]} / {titles[0]}")
     else:
-        maps.append(_by_prompt(files[0], architecture)[1])
+        maps.append(_by_prompt(files[0], architecture, kinds)[1])
         titles.append("by prompt, against the mean")
+    for cells, title in zip(maps, titles, strict=True):
+        if not any(row in architecture.blocks for row, _ in cells):
+            raise CheckpointError(f"{title}: there is nothing of the network to draw; give files of the same weights")
     figure = new_figure(1.2 + 3.4 * len(maps), 7)
     for number, (cells, title) in enumerate(zip(maps, titles, strict=True)):
         axes = figure.add_subplot(1, len(maps), number + 1)
         between = number == len(files)
         shown = _centred(cells) if between and len(files) == 1 else cells
-        label = "log2 of a ratio" if between else "log2 of the RMS response"
+        label = "log2 of a ratio" if between else f"log2 of the RMS {'input' if kinds == _INPUT else 'response'}"
         draw_cells(axes, shown, title, architecture.blocks, label, centred=between)
     try:
         write_plot(figure, path)
@@ -107,42 +114,48 @@ def _architecture(file: Sidecar) -> Architecture:
     return best
 
 
-def _cells(file: Sidecar, architecture: Architecture, column: Callable[[str], str]) -> Cells:
-    """The mean over weights and channels of log2 of the RMS response, or of a plain saliency."""
+def _kinds(files: Sequence[Sidecar]) -> tuple[str, ...]:
+    """The statistics that are shown, the first that a weight has: the input where a measured file has no answers."""
+    measured = [{name for own in file.statistics.values() for name in own} for file in files if file.about]
+    return _ANSWERS if all(known & {*_ANSWERS} for known in measured) else _INPUT
+
+
+def _cells(file: Sidecar, architecture: Architecture, column: Callable[[str], str], kinds: tuple[str, ...]) -> Cells:
+    """The mean over weights and channels of log2 of the RMS of a statistic, or of a plain saliency."""
     found: dict[tuple[str, str], list[float]] = {}
     for key, statistics in file.statistics.items():
         block = architecture.place(key).block
-        value = _value(file, key, statistics)
+        value = _value(file, key, [kind for kind in kinds if kind in statistics])
         if block and value is not None:
             found.setdefault((block, column(key)), []).append(value)
     return {cell: sum(values) / len(values) for cell, values in found.items()}
 
 
 def _value(file: Sidecar, key: str, statistics: Sequence[str]) -> float | None:
-    if not statistics:
+    if file.about is None:
         numbers = file.plain(key).double()
+    elif not statistics:
+        return None
     else:
-        measured = next((s for s in ("guided_out", "gradient_out") if s in statistics), None)
-        if measured is None:
-            return None
-        numbers = file.mean(key, measured).sqrt()
+        numbers = file.mean(key, statistics[0]).sqrt()
     numbers = numbers[numbers > 0]
     return float(numbers.log2().mean()) if numbers.numel() else None
 
 
-def _by_prompt(file: Sidecar, architecture: Architecture) -> tuple[list[str], Cells]:
-    if file.about is None:
-        return ["all"], {(row, "all"): v for (row, _), v in _cells(file, architecture, lambda _: "").items()}
-    names = [printable(str(run.get("payload", run["id"]))) for run in file.about.runs][:_MOST_PROMPTS]
+def _by_prompt(file: Sidecar, architecture: Architecture, kinds: tuple[str, ...]) -> tuple[list[str], Cells]:
+    runs = [] if file.about is None else file.about.runs
+    names = [printable(str(run.get("payload", run["id"]))) for run in runs][:_MOST_PROMPTS]
     names = [name if names.count(name) == 1 else f"{name} {number + 1}" for number, name in enumerate(names)]
     found: dict[tuple[str, str], list[float]] = {}
     for key, statistics in file.statistics.items():
         block = architecture.place(key).block
-        if block and "guided_out" in statistics:
-            for name, square in zip(names, file.by_run(key)[:, 1].tolist(), strict=False):
+        if block and kinds[0] in statistics and file.has_runs(key):
+            for name, square in zip(names, file.by_run(key)[:, int(kinds == _ANSWERS)].tolist(), strict=False):
                 if square > 0:
                     found.setdefault((block, name), []).append(math.log2(square) / 2)
-    return names, {cell: sum(values) / len(values) for cell, values in found.items()}
+    if found:
+        return names, {cell: sum(values) / len(values) for cell, values in found.items()}
+    return ["all"], {(row, "all"): v for (row, _), v in _cells(file, architecture, lambda _: "", kinds).items()}
 
 
 def _centred(cells: Cells) -> Cells:

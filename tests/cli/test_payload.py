@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -61,6 +62,44 @@ def test_a_web_uis_picture_is_drawn_with_ones_own_model(
     assert (
         pictures[0].info["parameters"].startswith("a [red:blue:0.5] ring\nNegative prompt: blurry\nSteps: 2, Sampler: ")
     )
+
+
+@pytest.mark.slow
+def test_files_of_every_web_ui_are_imported_together_and_drawn(
+    here: Path, tiny_a: Path, tiny_sd1_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = {"model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0]}
+    sampling = {"seed": 7, "steps": 2, "cfg": 4, "sampler_name": "euler", "scheduler": "normal", "denoise": 1}
+    graph = {
+        "3": {"class_type": "KSampler", "inputs": sampling | node},
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}},
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red ring", "clip": ["4", 1]}},
+        "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["4", 1]}},
+    }
+    info = PngInfo()
+    info.add_text("prompt", json.dumps(graph))
+    Image.new("RGB", (8, 8)).save("comfyui.png", pnginfo=info)
+    plain = "a red ring\nNegative prompt: blurry\nSteps: 2, Sampler: Euler, {}CFG scale: 4, Seed: 7, Size: 64x64, {}"
+    for name, text in (
+        ("forge.jpg", plain.format("Schedule type: Uniform, ", "Model: x, RNG: CPU, Version: f2.0.1v1.10.1")),
+        ("civitai.webp", plain.format("", "Created Date: 2024-12-22T01:01:01.02Z, Civitai metadata: {}")),
+    ):
+        exif = Image.Exif()
+        exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode("utf-16-be")
+        Image.new("RGB", (8, 8)).save(name, exif=exif)
+    asked = {"prompt": "a red ring", "negative_prompt": "blurry", "steps": 2, "cfg_scale": 4, "seed": 7, "width": 64}
+    settings = {"height": 64, "sampler_index": "k_euler", "styles": [], "override_settings": {"randn_source": "CPU"}}
+    Path("request.json").write_text(json.dumps(asked | settings))
+    out, _ = imported(capsys, "ring.png", "forge.jpg", "civitai.webp", "comfyui.png", "request.json")
+    (here / "payloads").mkdir()
+    (here / "payloads" / "mine.yaml").write_text(out)
+    generator = [f"generator.config={tiny_sd1_config}", "generator.max_batch=1"]  # in a batch last bits differ by place
+    assert main(["payload", "draw", str(tiny_a), "payloads=mine", *generator, "out=drawn"]) == 0
+    drawn = {file.stem: Image.open(file).tobytes() for file in (here / "drawn").iterdir()}
+    assert sorted(drawn) == ["civitai-0", "comfyui-0", "forge-0", "request-0", "ring-0"]
+    assert drawn["forge-0"] == drawn["comfyui-0"] == drawn["request-0"]  # the same words, steps and noise of the CPU
+    assert len(set(drawn.values())) == 3  # Civitai's picture has NVIDIA's noise
 
 
 def test_what_is_wrong_is_one_line(here: Path, tiny_a: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from bayes_merger.checkpoints.activations.names import About
+from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging import LivePipeline, Payload, resolve
-from bayes_merger.imaging.activations import recorded
-from bayes_merger.imaging.layers import layers_of
+from bayes_merger.imaging.activations import Recording, recorded
+from bayes_merger.imaging.layers import Layer, layers_of
 
 ABOUT = About("0" * 64, "sd1", 2, ({"id": "x"},))
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
@@ -51,6 +52,33 @@ def test_sums_are_those_that_plain_hooks_see(pipeline_a: LivePipeline) -> None:
 def adder(calls: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
     """A hook that keeps what a layer is fed and answers."""
     return lambda _, given, answer: calls.append((given[0].clone(), answer.clone()))
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "places"),
+    [
+        (torch.nn.Linear(64, 16), (4, 2048, 64), (0, 1)),
+        (torch.nn.Conv2d(8, 16, 1), (4, 8, 128, 128), (0, 2, 3)),
+    ],
+)
+def test_of_large_tensors_the_sums_are_those_of_all_parts(
+    module: Any, shape: tuple[int, ...], places: tuple[int, ...]
+) -> None:
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(0))  # half a million numbers
+    layer = Layer("x.weight", module, in_denoiser=True, begin=0, rows=16, swapped=False)
+    found = Activations(ABOUT)
+    with torch.no_grad():
+        recording, answer = Recording(found, guided=True, time_unit=1000.0), module(given)
+        recording.see_layer(layer, given, answer)
+        recording.finish([layer])
+    sums = {name: total[0] for name, total in found.sums["x.weight"].items()}
+    exact = given.double()
+    assert torch.allclose(sums["in_sq"], exact.square().sum(places), rtol=1e-6)
+    assert torch.allclose(sums["in_abs"], exact.abs().sum(places), rtol=1e-6)
+    assert torch.allclose(sums["guided_in"], (exact[2:] - exact[:2]).square().sum(places), rtol=1e-6)
+    response = (answer[2:] - answer[:2]).double().square().sum(places)
+    assert torch.allclose(sums["guided_out"], response, rtol=1e-6)
+    assert found.counts["x.weight"]["n"].tolist() == [given.numel() / len(sums["in_sq"]), 0.0]
 
 
 def test_recording_changes_no_picture_and_leaves_no_hook(pipeline_a: LivePipeline) -> None:

@@ -9,10 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayes_merger.checkpoints.activations.names import BY_RUN, COUNT_OF, MARK, About, read_about
+from bayes_merger.checkpoints.activations.names import BY_RUN, COUNT_OF, MARK, METADATA, About, read_about
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.header import FLOATS
-from bayes_merger.checkpoints.single_file import open_file
+from bayes_merger.checkpoints.single_file import as_model, open_stored
 from bayes_merger.errors import CheckpointError, nearest, printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class Sidecar:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known_shares: dict[str, Tensor] = {}
-        self._file = open_file(path)
+        stored = open_stored(path)
+        # names of a plain file's tensors may be those of another program, as a model's
+        self._file = stored if METADATA in stored.metadata else as_model(stored)
         try:
             self.about = read_about(self._file.metadata)
             self.statistics = self._measured() if self.about else self._plain()
@@ -94,6 +96,10 @@ class Sidecar:
             counts = self.counts(key, count)
             self._known_shares[name] = counts / counts.sum()
         return self._known_shares[name]
+
+    def has_runs(self, key: str) -> bool:
+        """Whether a weight has `by_run`, which other programs may leave out."""
+        return f"{key}{MARK}{BY_RUN}" in self._file.shapes
 
     def by_run(self, key: str) -> Tensor:
         """Mean squares of a weight's input and of its response in every run, `(runs, 2)` in fp64."""

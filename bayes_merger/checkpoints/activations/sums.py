@@ -48,7 +48,7 @@ class Activations:
         for key, statistics in sidecar.statistics.items():
             found.counts[key] = {c: sidecar.counts(key, c) for c in {COUNT_OF[s] for s in statistics}}
             found.sums[key] = {s: sidecar.banded(key, s) * found.counts[key][COUNT_OF[s]][:, None] for s in statistics}
-            if f"{key}{MARK}{BY_RUN}" in sidecar.file.shapes:
+            if sidecar.has_runs(key):
                 found.by_run[key] = sidecar.by_run(key)
         return found
 

@@ -6,7 +6,7 @@ its `forward` is another, and may be diffusers' again for a while.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -127,9 +127,14 @@ def make_lean(network: nn.Module) -> None:
 
 
 @contextmanager
-def as_diffusers(network: nn.Module) -> Iterator[None]:
-    """For whoever watches a network's layers: each of them sees all of a call at once, and nothing is written over."""
-    before = {lean: kind for kind, lean in _LEAN.items()}
+def as_diffusers(network: nn.Module, of: Collection[type[nn.Module]] = tuple(_LEAN.values())) -> Iterator[None]:
+    """For whoever watches a network's layers: each of them sees all of a call at once, and nothing is written over.
+
+    Args:
+        network: whose layers are diffusers' meanwhile.
+        of: the kinds of layers; `InPieces` alone is enough for who keeps no tensor, and is faster.
+    """
+    before = {lean: kind for kind, lean in _LEAN.items() if lean in of}
     changed = [(layer, type(layer)) for layer in network.modules() if type(layer) in before]
     for layer, lean in changed:
         layer.__class__ = before[lean]

@@ -261,7 +261,10 @@ def _check_fits(file: Sidecar, model: Checkpoint, by: str) -> None:
     if file.about is not None and not any(_found(file, key, by) for key in known):
         if by == CHOICES["by"][3]:
             raise CheckpointError(f"{file.path}: is measured, not plain; leave  by=plain  out")
-        way = {"response": "draw with cfg_scale above 1", "gradient": "measure it with --gradients"}.get(by, "")
+        way = {
+            "response": "draw with cfg_scale above 1, or, as for Flux, give  saliency.by=activation",
+            "gradient": "measure it with --gradients",
+        }.get(by, "")
         raise CheckpointError(f"{file.path}: holds no {by}; {way or 'measure it again'}")
     for key in known:
         _check_shape(file, key, model.shapes[key], by)

@@ -1,0 +1,53 @@
+"""What is shown of files of activations, also of those that say less than most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bayes_merger.checkpoints.activations.sidecar import Sidecar
+from bayes_merger.errors import CheckpointError
+from bayes_merger.report.activations import heat_map, summary
+from tests.sidecars import measured
+
+UNET = "model.diffusion_model."
+FIRST = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+LAST = f"{UNET}output_blocks.5.1.transformer_blocks.0.attn1.to_q.weight"
+INPUT: dict[str, torch.Tensor | None] = {
+    f"{FIRST}|in_sq": torch.full((2, 4), 9.0),
+    f"{FIRST}|by_run": torch.tensor([[16.0, 0.0]]),
+}
+UNANSWERED: dict[str, torch.Tensor | None] = {
+    f"{FIRST}|{name}": None for name in ("guided_in", "guided_out", "guided_n")
+}
+
+
+def test_without_guidance_the_input_is_shown(tmp_path: Path) -> None:
+    one = Sidecar(measured(tmp_path / "a.act.safetensors", {FIRST: (4, 4)}, change=INPUT | UNANSWERED))
+    said = "without guidance there is no response: this is the size of what the layers are fed"
+    assert summary([one]).splitlines()[1:] == [said, "block  fox  spread", " IN01    4      0%"]
+    answering = Sidecar(measured(tmp_path / "b.act.safetensors", {FIRST: (4, 4)}, change=INPUT))
+    assert summary([one, answering]).splitlines()[2:] == [said, "block  a  b  b / a", " IN01  3  3   1.00"]
+    for files in ([one], [one, answering]):
+        heat_map(files, tmp_path / "heat.png")
+        assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_without_its_runs_is_shown_as_a_whole(tmp_path: Path) -> None:
+    answer = {f"{FIRST}|guided_out": torch.full((2, 4), 4.0), f"{FIRST}|by_run": None}
+    file = Sidecar(measured(tmp_path / "a.act.safetensors", {FIRST: (4, 4)}, change=answer))
+    assert summary([file]).splitlines()[1:] == ["block  all  spread", " IN01    2      0%"]
+    heat_map([file], tmp_path / "heat.png")
+
+
+def test_where_there_is_nothing_to_draw_is_said(tmp_path: Path) -> None:
+    files = []
+    for name, key in (("one", FIRST), ("other", LAST)):
+        save_file({key: torch.ones(1, 4)}, tmp_path / f"{name}.safetensors")
+        files.append(Sidecar(tmp_path / f"{name}.safetensors"))
+    with pytest.raises(CheckpointError, match="other / one: there is nothing of the network to draw"):
+        heat_map(files, tmp_path / "heat.png")
+    assert not (tmp_path / "heat.png").exists()
