@@ -117,12 +117,17 @@ def test_a_date_that_is_none_hides_no_other_study(
     assert "s: " in shown.err or "unreadable" in shown.out
 
 
-def test_settings_that_are_nothing_are_told(
+def test_settings_that_are_nothing_or_no_json_are_told(
     untouched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with closing(sqlite3.connect(untouched)) as database:
         (row,) = database.execute("SELECT rowid FROM study_user_attributes WHERE key = 'config'").fetchone()
-    check(untouched, tmp_path / "runs", ("study_user_attributes", "value_json", row, "null"), capsys)
+    for text in ("null", "yesterday"):
+        check(untouched, tmp_path / "runs", ("study_user_attributes", "value_json", row, text), capsys)
+
+
+def test_a_trial_without_a_number_is_told(untouched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(untouched, tmp_path / "runs", ("trials", "number", 7, None), capsys)
 
 
 @pytest.mark.slow

@@ -143,6 +143,8 @@ class CheckedStudy(Study):
         return {number: trial for number, trial in seen.items() if isinstance(trial, str)}
 
     def _seen(self, trial: FrozenTrial) -> FrozenTrial | str:
+        if not isinstance(trial.number, int):
+            raise ValueError("a trial without a number")
         if self._space is None:
             stored = self.user_attrs.get(DESIGN)
             if stored is None:

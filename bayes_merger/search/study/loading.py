@@ -24,6 +24,8 @@ from bayes_merger.search.study.rows import snapshot
 
 log = logging.getLogger("bayes_merger")
 
+_ODD = (ValueError, TypeError, KeyError, RecursionError)  # of numbers, words and JSON that no run writes
+
 
 def storage_to_read(where: str | Path) -> optuna.storages.BaseStorage:
     """What a study lies in, to be read only: a file's rows as they are now, all else through Optuna.
@@ -33,7 +35,7 @@ def storage_to_read(where: str | Path) -> optuna.storages.BaseStorage:
         StorageError: it cannot be read.
     """
     if "://" not in str(where):
-        with suppress(sqlite3.Error, OSError):  # whatever is wrong with the file is told below
+        with suppress(sqlite3.Error, OSError, *_ODD):  # whatever is wrong with the file is told by who reads it below
             if found := snapshot(Path(where), log.warning):
                 return found
     from bayes_merger.search.study.storage import open_storage  # SQLAlchemy, which takes its time
