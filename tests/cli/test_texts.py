@@ -13,7 +13,8 @@ from PIL import Image
 from tests.test_old_studies import put_study
 from tests.user_folder import command
 
-PROMPT = "${season=!{summer|winter}} a ${oc.env:HOME} \\${day}, \\(best\\), 'x'"
+DRAWN = "a ${oc.env:HOME} \\${day}, \\(best\\), 'x'"
+PROMPT = "${season=!{summer|winter}} " + DRAWN  # a variable of dynamic-prompts: its definition draws nothing
 SMALL = ["scorers=[demo_aesthetic]", "generator.config=${demo:config}", "final.images=0", "final.rescore=0", "final.save=false",
          "init_points=1", "n_iters=0"]  # fmt: skip
 
@@ -38,7 +39,7 @@ def test_text_stays_what_it_is_from_the_run_to_the_pictures_of_a_resumed_study(t
     assert result.returncode == 0, result.stderr
     for trial in (0, 1):
         assert parameters(tmp_path, trial, "noob.v1") == (
-            f"{PROMPT}\nSteps: 2, Sampler: Euler a, Schedule type: Uniform, CFG scale: 7.0, Seed: 7, Size: 64x64, "
+            f"{DRAWN}\nSteps: 2, Sampler: Euler a, Schedule type: Uniform, CFG scale: 7.0, Seed: 7, Size: 64x64, "
             "Clip skip: 2, RNG: CPU"
         )
         assert parameters(tmp_path, trial, "первый").startswith("a ring\n")
