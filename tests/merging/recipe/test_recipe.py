@@ -95,7 +95,7 @@ def test_keys_that_a_lacks_are_left_out_and_listed(models: Models, tmp_path: Pat
     lacking = write_model(tmp_path / "lacking.safetensors", 1, change={TEXT: None})
     planned = plan(recipe_of(models), models | {"a": open_checkpoint(lacking)})
     assert planned.notes == (f"left out, since model A lacks them: {TEXT}",)
-    with pytest.raises(ConfigError, match="model B .* has no VAE"):
+    with pytest.raises(ConfigError, match=r"model B .* has no VAE"):
         plan(recipe_of(models, vae="b"), with_b(models, tmp_path, vae=None))
 
 
