@@ -274,9 +274,8 @@ def _open_pickle(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"tensor '{printable(strange)}' has dtype {tensors[strange].dtype}; convert it to safetensors"
         )
-    size = (
-        path.stat().st_size
-    )  # of few numbers, which are repeated, some files have many; not more than there are bytes
+    # Numbers that are repeated are stored once; as many bytes as the whole file has are believed.
+    size = path.stat().st_size
     large = next((k for k, t in tensors.items() if t.nbytes > max(size, t.untyped_storage().nbytes())), None)
     if large is not None:
         raise CheckpointError(
