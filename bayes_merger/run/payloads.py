@@ -19,6 +19,9 @@ from bayes_merger.paths import user_path
 from bayes_merger.run.fresh import PARTS, fresh
 from bayes_merger.run.web_ui import PROGRAMS
 
+_MOST_FOR_LCM = 5
+"""Guidance above which no model or LoRA is known that LCM draws: its models have theirs built in."""
+
 
 def check_payloads(payloads: Sequence[Payload], model: Checkpoint, prediction: str | None = None) -> None:
     """Check what is drawn, as far as that goes without loading the model.
@@ -54,7 +57,14 @@ def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...
     """
     kind = drawn(model)
     usual = kind.defaults(model)
-    return named_payloads(config, usual, distilled=not kind.guided and usual["cfg_scale"] != 1)
+    found = named_payloads(config, usual, distilled=not kind.guided and usual["cfg_scale"] != 1)
+    for payload in found:
+        if payload.sampler_name.upper().startswith("LCM") and payload.cfg_scale > _MOST_FOR_LCM:
+            raise ConfigError(
+                f"payload {payload.name}: LCM, a sampler for models that are distilled to a few steps, burns every picture "
+                f"at cfg_scale {payload.cfg_scale:g}; give 1 to 2, or another sampler_name"
+            )
+    return found
 
 
 def named_payloads(

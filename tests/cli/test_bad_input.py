@@ -136,6 +136,10 @@ CASES = {
     "overlap": (["space.groups=[[IN00,IN01],[IN01,IN02]]"], ["IN01"]),
     "group frozen two ways": (["space.groups=[[IN00,IN01]]", "space.frozen={IN00: 0.1, IN01: 0.2}"], ["0.1", "0.2"]),
     "width": (["payloads.tiny.width=60"], ["width", "60"]),
+    "LCM with the guidance of others": (
+        ["payloads.tiny.sampler_name=lcm", "payloads.tiny.cfg_scale=7"],
+        ["payload tiny", "LCM", "cfg_scale 7", "1 to 2"],
+    ),
     "unknown sampler": (["payloads.tiny.sampler_name=Euler b"], ["Euler b", "Euler"]),
     "no picture wanted": (["init_points=0"], ["init_points"]),
     "a name that is no folder": (["name=a/b"], ["a/b"]),
