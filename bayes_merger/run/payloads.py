@@ -61,7 +61,7 @@ def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...
     for payload in found:
         if payload.sampler_name.upper().startswith("LCM") and payload.cfg_scale > _MOST_FOR_LCM:
             raise ConfigError(
-                f"payload {payload.name}: LCM, a sampler for models that are distilled to a few steps, burns every picture "
+                f"payload {payload.name}: LCM, a sampler for models distilled to a few steps, burns every picture "
                 f"at cfg_scale {payload.cfg_scale:g}; give 1 to 2, or another sampler_name"
             )
     return found
