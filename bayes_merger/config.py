@@ -160,6 +160,7 @@ class RunConfig:
     design: str = "blocks"
     n_iters: int = 70
     images_budget: int | None = None
+    images_per_prompt: int | None = None
     time_limit: Any = None
     patience: int | None = None
     objectives: list[str] = field(default_factory=list)

@@ -113,10 +113,20 @@ def add_source(parser: Parser) -> None:
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
 
 
+def _trial(text: str) -> int | None:
+    """A trial's number; None for the best."""
+    if text == "best":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a trial; leave it out for the best") from None
+
+
 def add_which(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which of a study's merges is meant."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--trial", type=int, help="a trial of the study instead of its best")
+    which.add_argument("--trial", type=_trial, help="a trial of the study instead of its best")
     which.add_argument(
         "--predicted", action="store_true", help="the merge of which its model expects most, tried or not"
     )

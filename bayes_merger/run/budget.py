@@ -1,13 +1,13 @@
 """A budget of pictures, split between the trials and the final round before anything is drawn.
 
-A trial has one picture of each prompt. Of 240 pictures on ten synthetic landscapes (20 runs), 60 trials of 4 left a
-mean regret of 0.34 and 30 trials of 8 one of 0.38 where pictures are noisy (noise of 0.15 of what lies between a median
-merge and the best), and both the same where it is a third of that. What the final round needs is set aside.
+What the final round needs is set aside. The rest is for a start design and some thirty trials after it, and so many
+pictures of each prompt as that leaves; with fewer than one, for more trials. Pictures mislead alike in similar merges, so
+that a search of many trials finds the best merge of its own pictures, not of all: BENCHMARK
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,11 +25,11 @@ FOLLOWING = ("n_iters", "final.images")
 SHARE = 4
 """The final round gets about one picture in so many, but enough to tell."""
 
+AFTER_DESIGN = 30
+"""With more trials than this after the start design, pictures are better spent on the same trials."""
 
-def one_per_prompt(payload: Payload) -> Payload:
-    """The payload with the first picture of each of its prompts: of one, unless wildcards make them differ."""
-    words = list(zip(payload.prompts, payload.negative_prompts, strict=True))
-    return payload.picked([words.index(own) for own in dict.fromkeys(words)])
+MOST = 64
+"""A trial has no more pictures than this, unless prompts are more."""
 
 
 def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:
@@ -37,7 +37,7 @@ def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:
 
     Args:
         setup: the run.
-        new: whether its payloads are not drawn yet, so that they can be made of one picture per prompt.
+        new: whether its payloads are not drawn yet, so that they can be made of as many pictures as suit the budget.
 
     Raises:
         ConfigError: the budget does not hold the start design, or its trials are too small to be pruned.
@@ -45,14 +45,16 @@ def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:
     config = setup.config
     if config.images_budget is None:
         return setup
-    if new:
-        setup = replace(setup, payloads=tuple(map(one_per_prompt, setup.payloads)))
-        check_pruning(config, setup.payloads, setup.scorers)
     if config.final.images is None:
         row = config.images_budget // (SHARE * final_merges(setup) * len(setup.payloads))
         images = max(-(-ENOUGH // len(setup.payloads)), min(images_per_payload(setup), row))
         setup = replace(setup, config=replace(config, final=replace(config.final, images=images)))
-    each, last = pictures_per_trial(setup), final_pictures(setup)
+    last = final_pictures(setup)
+    if new and config.images_per_prompt is None:
+        count = _images_per_prompt(config.images_budget - last, _prompts(setup.payloads), config.init_points)
+        setup = replace(setup, payloads=tuple(payload.each_prompt(count) for payload in setup.payloads))
+        check_pruning(config, setup.payloads, setup.scorers)
+    each = pictures_per_trial(setup)
     trials = (config.images_budget - last) // each
     if trials < config.init_points:
         aside = f" beside the final round's {last}" if last else ""
@@ -62,6 +64,16 @@ def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:
             f"start design has {config.init_points}; give {needed} or more, or lower init_points"
         )
     return replace(setup, config=replace(setup.config, n_iters=trials - config.init_points))
+
+
+def _prompts(payloads: Sequence[Payload]) -> int:
+    """How many prompts there are; wildcards make several of one."""
+    return sum(len(payload.each_prompt(1).seeds) for payload in payloads)
+
+
+def _images_per_prompt(pictures: int, prompts: int, design: int) -> int:
+    """How many pictures of each prompt a trial has, where so many are for all trials."""
+    return max(1, min(pictures // (prompts * (design + AFTER_DESIGN)), MOST // prompts))
 
 
 def with_more_trials(setup: RunSetup, stored: Mapping[str, Any]) -> RunSetup:
@@ -104,7 +116,8 @@ def budget_line(setup: RunSetup) -> str:
         return ""
     trials, each = setup.trials, pictures_per_trial(setup)
     rest = f", {last} for the final round" if (last := final_pictures(setup)) else ""
+    own = each // _prompts(setup.payloads)
     return (
-        f"images_budget: {trials * each} pictures for {trials} trials{rest}; a trial has {each}, one per prompt "
+        f"images_budget: {trials * each} pictures for {trials} trials{rest}; a trial has {each}, {own} of each prompt "
         "whatever the payloads' batch_size says"
     )

@@ -16,6 +16,7 @@ from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, OnDrawn
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.multi_step import LiveSteps
+from bayes_merger.merging.method import MODEL_NAMES
 from bayes_merger.run.baselines import Baseline, compared
 from bayes_merger.run.judging import Judging
 from bayes_merger.run.judging import Weights as Weights
@@ -258,7 +259,7 @@ class PipelineEvaluator(Judging):
         pipeline = load_pipeline(
             setup.base,
             config=_tree(setup),
-            vae=setup.checkpoints.get("vae"),
+            vae=setup.checkpoints.get("vae" if setup.config.vae not in MODEL_NAMES else setup.config.vae),
             text_encoder_3=generator.text_encoder_3,
             offload=generator.offload or (OFFLOAD if not _searches_texts(setup) else None),
             device=generator.device,

@@ -60,7 +60,7 @@ def check_outside(config: RunConfig) -> None:
         ConfigError: one is about drawing or judging.
     """
     usual = RunConfig()
-    for name in ("objectives", "time_limit", "patience", "images_budget", "pruning", "workers"):
+    for name in ("objectives", "time_limit", "patience", "images_budget", "images_per_prompt", "pruning", "workers"):
         if getattr(config, name) != getattr(usual, name):
             raise ConfigError(f"{name}: {NOT_HERE}")
 

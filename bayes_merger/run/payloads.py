@@ -67,6 +67,20 @@ def resolve_payloads(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...
     return found
 
 
+def payloads_of_trials(config: RunConfig, model: Checkpoint) -> tuple[Payload, ...]:
+    """What a trial of a new study draws: its payloads, with as many pictures as ``images_per_prompt`` says, if it does.
+
+    Args:
+        config: the settings.
+        model: that the merge starts from.
+
+    Raises:
+        ConfigError: no payload, or one that makes no sense.
+    """
+    payloads, count = resolve_payloads(config, model), config.images_per_prompt
+    return payloads if count is None else tuple(payload.each_prompt(count) for payload in payloads)
+
+
 def named_payloads(
     config: RunConfig, usual: Mapping[str, Any] = MappingProxyType({}), *, distilled: bool = False
 ) -> tuple[Payload, ...]:

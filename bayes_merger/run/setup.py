@@ -37,7 +37,7 @@ from bayes_merger.run.fresh import stored_words
 from bayes_merger.run.models import merge_settings, open_models, open_steps, read_recipe
 from bayes_merger.run.objectives import check_objectives
 from bayes_merger.run.outside import OUTSIDE, check_outside
-from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, resolve_payloads, there
+from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, payloads_of_trials, there
 from bayes_merger.run.points import FEWEST, combination, standardised
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
 from bayes_merger.run.pruning import check_pruning
@@ -206,9 +206,9 @@ def check_setup(
     """
     check_numbers(config)
     checkpoints, spec, space, steps = open_and_divide(config)
-    if payloads is None:
-        payloads = resolve_payloads(config, checkpoints[steps.base if steps else "a"])
     base = checkpoints[steps.base if steps else "a"]
+    if payloads is None:
+        payloads = payloads_of_trials(config, base)
     words = stored_words(config, payloads, stored)
     files, web_ui = _check_generator(config, payloads, base, words)
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui, fresh=words)
@@ -319,7 +319,7 @@ def check_no_person(scorers: Mapping[str, Scorer], way_out: str) -> None:
 
 _RANGES = (
     ("workers", 1, 1000), ("init_points", 1, 100_000), ("n_iters", 0, MOST_TRIALS), ("final.rescore", 0, 1000),
-    ("final.images", 0, 10_000), ("generator.max_batch", 1, 10_000),
+    ("final.images", 0, 10_000), ("generator.max_batch", 1, 10_000), ("images_per_prompt", 1, 1000),
 )  # fmt: skip
 """Setting, its least and its largest value."""
 

@@ -62,3 +62,10 @@ def test_merge_takes_settings_with_dashes_and_quotes(
     capsys.readouterr()
     assert "--overwrit" in refused(capsys, "merge", *words, "--out=plain.safetensors", "--overwrit=1")
     assert "unknown setting 'alhpa'" in refused(capsys, "merge", *words, "--alhpa=1", "--out=x.safetensors")
+
+
+def test_the_best_trial_may_be_named_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "merge", "X", "--trial", "best", "--out", "x.safetensors", "--runs", str(tmp_path))
+    assert "no study 'X'" in said
+    said = refused(capsys, "merge", "X", "--trial", "last", "--out", "x.safetensors")
+    assert "--trial: 'last' is not the number of a trial; leave it out for the best" in said

@@ -236,7 +236,7 @@ def test_an_own_configuration_of_a_few_values_lies_over_ours(folder: Path) -> No
     assert settings["optimiser"]["_target_"].endswith("tpe")  # type: ignore[index]
     assert settings["generator"]["max_batch"] == 2  # type: ignore[index]
     assert composed("n_iters=5", "optimiser=gp")["n_iters"] == 5
-    assert compose.compose_run(["experiment=demo"])["n_iters"] == 40
+    assert compose.compose_run(["experiment=demo"])["n_iters"] == 20
     write("conf/config.yaml", "")
     assert composed()["n_iters"] == 70
 

@@ -12,37 +12,51 @@ from bayes_merger import compose
 from bayes_merger.config import FinalConfig, PruningConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.run.budget import budget_line, one_per_prompt, settled, with_budget, with_given
+from bayes_merger.run.budget import budget_line, settled, with_budget, with_given
 from bayes_merger.run.setup import RunSetup
 from tests.run.fake_run import make_setup
 
 
 def setup_of(pictures: int, payloads: int = 4, final: FinalConfig | None = None, **settings: Any) -> RunSetup:
     final = final or FinalConfig(rescore=5, images=None, predicted=True)
-    return make_setup(8, payloads=payloads, images_budget=pictures, init_points=10, final=final, **settings)
+    return make_setup(max(8, payloads), payloads=payloads, images_budget=pictures, init_points=10, final=final, **settings)
 
 
-def test_a_trial_has_one_picture_of_each_prompt_and_the_final_round_a_quarter() -> None:
+def test_there_are_some_forty_trials_and_the_final_round_has_a_quarter() -> None:
     """Ten merges are drawn again: five and the prediction, the winner, A, B and the even mix."""
     setup = with_budget(setup_of(400), new=True)
-    assert [len(payload.seeds) for payload in setup.payloads] == [1, 1, 1, 1]
+    assert [len(payload.seeds) for payload in setup.payloads] == [2, 2, 2, 2]
     assert setup.config.final.images == 2
-    assert setup.config.init_points + setup.config.n_iters == (400 - 10 * 4 * 2) // 4 == 80
+    assert setup.config.init_points + setup.config.n_iters == (400 - 10 * 4 * 2) // 8 == 40
     assert budget_line(setup) == (
-        "images_budget: 320 pictures for 80 trials, 80 for the final round; a trial has 4, one per prompt whatever the "
+        "images_budget: 320 pictures for 40 trials, 80 for the final round; a trial has 8, 2 of each prompt whatever the "
         "payloads' batch_size says"
     )
 
 
 @pytest.mark.parametrize(
-    ("pictures", "payloads", "images", "trials"),
-    [(400, 1, 8, 320), (2000, 4, 4, 460), (200, 4, 2, 30), (400, 8, 1, 40)],
+    ("pictures", "payloads", "fresh", "each", "trials"),
+    [
+        (400, 1, 8, 8, 40),
+        (2000, 4, 4, 11, 41),
+        (200, 4, 2, 1, 30),  # less than it takes
+        (400, 8, 1, 1, 40),
+        (20_000, 4, 4, 16, 310),  # a trial has 64 at most
+        (20_000, 100, 4, 1, 160),  # but for more prompts
+    ],
 )
-def test_the_final_round_has_enough_to_tell_and_no_more_than_usual(
-    pictures: int, payloads: int, images: int, trials: int
+def test_a_trial_has_as_many_pictures_as_leave_enough_trials(
+    pictures: int, payloads: int, fresh: int, each: int, trials: int
 ) -> None:
     setup = with_budget(setup_of(pictures, payloads), new=True)
-    assert (setup.config.final.images, setup.config.init_points + setup.config.n_iters) == (images, trials)
+    assert {len(payload.seeds) for payload in setup.payloads} == {each}
+    assert (setup.config.final.images, setup.config.init_points + setup.config.n_iters) == (fresh, trials)
+
+
+def test_pictures_of_each_prompt_that_are_given_are_kept() -> None:
+    setup = with_budget(setup_of(400, images_per_prompt=3), new=True)
+    assert [len(payload.seeds) for payload in setup.payloads] == [2, 2, 2, 2]  # as they are made, before this
+    assert setup.config.init_points + setup.config.n_iters == (400 - 80) // 8
 
 
 def test_what_is_given_for_the_final_round_is_kept_and_without_one_all_is_for_trials() -> None:
@@ -50,7 +64,7 @@ def test_what_is_given_for_the_final_round_is_kept_and_without_one_all_is_for_tr
     assert setup.config.final.images == 5
     assert setup.config.n_iters == (400 - 6 * 4 * 5) // 4 - 10
     setup = with_budget(setup_of(400, final=FinalConfig(images=0)), new=True)
-    assert setup.config.n_iters == 90
+    assert setup.config.n_iters == 400 // 8 - 10
     assert "final round" not in budget_line(setup)
 
 
@@ -66,26 +80,15 @@ def test_a_budget_below_the_start_design_is_refused_with_what_it_takes() -> None
 
 def test_trials_of_few_pictures_are_not_pruned() -> None:
     with pytest.raises(ConfigError, match=r"pruning\.test: 4 pictures per trial are too few"):
-        with_budget(setup_of(400, pruning=PruningConfig("wilcoxon", 0.1)), new=True)
-
-
-def test_words_that_differ_are_prompts_of_their_own(tmp_path: Path) -> None:
-    (tmp_path / "mood.txt").write_text("at dawn\nat night\n")
-    plain, moody = resolve(
-        [Payload("plain", "a fox", batch_size=6), Payload("moody", "a fox, __mood__", batch_size=6)], 0, tmp_path
-    )
-    assert one_per_prompt(plain).seeds == plain.seeds[:1]
-    found = one_per_prompt(moody)
-    assert sorted(found.prompts) == ["a fox, at dawn", "a fox, at night"]
-    assert found.batch_size == len(found.seeds) == 2
+        with_budget(setup_of(300, pruning=PruningConfig("wilcoxon", 0.1)), new=True)
 
 
 def test_a_study_that_goes_on_keeps_its_pictures() -> None:
     new = with_budget(setup_of(400), new=True)
     kept = settled({"n_iters": 60, "final": {"images": None, "rescore": 5}, "seed": 3}, new)
-    assert kept == {"n_iters": 70, "final": {"images": 2, "rescore": 5}, "seed": 3}
+    assert kept == {"n_iters": 30, "final": {"images": 2, "rescore": 5}, "seed": 3}
     more = replace(new, config=replace(new.config, images_budget=600))
-    assert with_budget(more, new=False).config.n_iters == 120
+    assert with_budget(more, new=False).config.n_iters == (600 - 80) // 8 - 10
     assert with_budget(more, new=False).payloads == new.payloads
     without = setup_of(400)
     without = replace(without, config=replace(without.config, images_budget=None))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bayes_merger.cli import main
 from bayes_merger.errors import ConfigError
@@ -138,3 +138,18 @@ def test_a_winner_is_compared_with_each_of_more_than_three_models() -> None:
         ("model D", "alone: d"),
         ("even mix of A and B", "weighted_sum"),
     ]
+
+
+def test_a_model_without_a_vae_is_drawn_with_that_of_another(workplace: Path) -> None:
+    vae = "first_stage_model.decoder.conv_in.weight"
+    save_file({key: t for key, t in load_file("a.safetensors").items() if "first_stage" not in key}, "bare.safetensors")
+    models = ("model_a=bare.safetensors", "model_b=b.safetensors")
+    settings = ("init_points=3", "n_iters=0", "final.images=1", "name=bare")
+    assert main(["run", "experiment=tiny", *models, *settings]) == 2
+    assert main(["run", "experiment=tiny", *models, *settings[:-1], "vae=b", "name=dressed"]) == 0
+    best = load_file("runs/dressed/best.safetensors")
+    assert torch.equal(best[vae], load_file("b.safetensors")[vae])
+    assert main(["merge", "dressed", "--out", "dressed.safetensors"]) == 0
+    again = load_file("dressed.safetensors")
+    assert best.keys() == again.keys()
+    assert all(torch.equal(again[key], best[key]) for key in best)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 from bayes_merger.errors import ConfigError, printable
@@ -89,6 +90,37 @@ class Payload:
         )
         return replace(self, batch_size=len(places), hires=hires, prompts=of(self.prompts), seeds=of(self.seeds),
                        negative_prompts=of(self.negative_prompts), subseeds=of(self.subseeds))  # fmt: skip
+
+    def each_prompt(self, count: int) -> Payload:
+        """The same payload with so many pictures of each of its prompts, after `resolve`.
+
+        Those that it has come first, and then pictures with the seeds that follow. Prompts differ where wildcards do.
+
+        Raises:
+            ConfigError: a seed would be too large.
+        """
+        words = list(zip(self.prompts, self.negative_prompts, strict=True))
+        places: list[int] = []
+        added: list[bool] = []
+        for own in dict.fromkeys(words):
+            known = [place for place, other in enumerate(words) if other == own][:count]
+            missing = count - len(known)
+            places += known + known[:1] * missing
+            added += [False] * len(known) + [True] * missing
+        further = [number if new else 0 for number, new in zip(accumulate(added), added, strict=True)]
+        picked = self.picked(places)
+
+        def beyond(values: tuple[int, ...], last: int) -> tuple[int, ...]:
+            return tuple(last + more if more else value for value, more in zip(values, further, strict=False))
+
+        varied = bool(self.subseeds)  # which then have one seed
+        found = replace(
+            picked,
+            seeds=picked.seeds if varied else beyond(picked.seeds, max(self.seeds)),
+            subseeds=beyond(picked.subseeds, max(self.subseeds)) if varied else (),
+        )
+        found.check()
+        return found
 
     @property
     def all_steps(self) -> int:

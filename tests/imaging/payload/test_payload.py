@@ -174,6 +174,29 @@ def test_wildcard_mistakes_are_named(tmp_path: Path) -> None:
         resolve([Payload("p", "__colour__")], 0)
 
 
+def test_each_prompt_has_as_many_pictures_as_are_wanted(tmp_path: Path) -> None:
+    (tmp_path / "mood.txt").write_text("at dawn\nat night\n")
+    plain, moody, varied = resolve(
+        [
+            Payload("plain", "a fox", batch_size=2, seed=5),
+            Payload("moody", "a fox, __mood__", batch_size=6, seed=5),
+            Payload("varied", "a fox", batch_size=2, seed=7, subseed=3, subseed_strength=0.2),
+        ],
+        0,
+        tmp_path,
+    )
+    assert plain.each_prompt(2) == plain
+    assert plain.each_prompt(1).seeds == (5,)
+    assert plain.each_prompt(4) == resolve([Payload("plain", "a fox", batch_size=4, seed=5)], 0)[0]
+    dawn, night = "a fox, at dawn", "a fox, at night"
+    assert moody.prompts == (night, dawn, dawn, dawn, night, dawn)
+    one, three = moody.each_prompt(1), moody.each_prompt(3)
+    assert (one.prompts, one.seeds, one.batch_size) == ((night, dawn), (5, 6), 2)
+    assert (three.prompts, three.seeds) == ((night,) * 3 + (dawn,) * 3, (5, 9, 11, 6, 7, 8))
+    assert moody.each_prompt(5).seeds == (5, 9, 11, 12, 13, 6, 7, 8, 10, 14)
+    assert (varied.each_prompt(4).seeds, varied.each_prompt(4).subseeds) == ((7,) * 4, (3, 4, 5, 6))
+
+
 def test_two_payloads_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two are called 'p'"):
         resolve([Payload("p", "a"), Payload("p", "b")], 0)

@@ -70,6 +70,7 @@ _PARTS = (  # prefix of a layer's name, and the part of the model that it means
     (re.compile(r"(?:(?:(?:model\.)?diffusion_model|unet|transformer)\.){1,2}"), "unet"),
     (re.compile(r"(?:lora|lycoris|oft)_(?:unet|transformer)[_.]"), "unet"),
     (re.compile(r"(?:lora|lycoris|oft)_(te[123]?)[_.]"), r"\1"),
+    (re.compile(r"(?:lora|lycoris|oft)_text_encoder(?:_([123]))?[_.]"), r"te\1"),
     (re.compile(r"text_encoder_([123])\."), r"te\1"),
     (re.compile(r"text_encoder\."), "te"),
     (re.compile(r"(?:text_encoders\.)?(clip_[lgh]|t5(?:xxl)?)\.(?:transformer\.)?"), r"\1"),

@@ -45,6 +45,9 @@ def names_in_files(part: str, name: str, family: str) -> Iterator[str]:
         return
     yield f"{part}.{name}{PEFT}"
     yield f"{part}.{name}.lora_linear_layer.down.weight"
+    yield f"lycoris_{part}_{name.replace('.', '_')}.hada_w1_a"
+    if part == "text_encoder":
+        yield f"lora_{part}_1_{name.replace('.', '_')}{KOHYA}"
     for encoder in _TEXTS[family][part]:
         if encoder.startswith("te"):
             yield f"lora_{encoder}_{name.replace('.', '_')}{KOHYA}"
