@@ -31,7 +31,7 @@ from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG, FINAL, MOST, PAYLOADS, RECIPE, VERSIONS, WISH
-from bayes_merger.run.budget import budget_line, settled, with_budget, with_given
+from bayes_merger.run.budget import about_few_pictures, budget_line, settled, with_budget, with_given
 from bayes_merger.run.control import GO_ON
 from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.final import check_fresh_words, with_fresh_words
@@ -100,7 +100,9 @@ def begin(
         if line := about_idle(setup.space):
             progress.note(f"{line}; {SEARCH_ALL}")
         about_frozen = about_effect(setup.config.space, setup.space.blocks)
-        for line in filter(None, (*about_orders, about_frozen, *about_anchors, budget_line(setup))):
+        for line in filter(
+            None, (*about_orders, about_frozen, *about_anchors, budget_line(setup), about_few_pictures(setup))
+        ):
             progress.note(line)
         carry_on(setup, new_study(setup, settings, folder, progress, design), folder, progress, seating)
     return folder

@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results" / "from_effect.md"
 PICTURES = 320  # of a search, one of each of eight prompts a trial
 FRESH = 8  # of each prompt
 PROMPTS, EACH = ("demo_ring", "demo_diamond"), 2
-BUDGET = [f"images_budget={PICTURES}", "final.images=0"]
+BUDGET = [f"images_budget={PICTURES}", "images_per_prompt=1", "final.images=0"]
 REPORT = f"""# A search with and without measuring the blocks first
 
 Written by `python benchmarks/from_effect.py report`: the demo's two specialists, by the default optimiser, {PICTURES}

@@ -113,9 +113,7 @@ def arm(name: str, seed: int, cache: Path) -> Demo:
     """A search of one kind."""
     pair = cache / "pair"
     more = [f"model_{letter}={pair / letter}.safetensors" for letter in LESSONS]
-    more += ["n_iters=80"] + [
-        f"payloads.{payload}.batch_size=1" for payload in compose.compose_run(EXPERIMENT)["payloads"]
-    ]
+    more += ["n_iters=80", "images_per_prompt=1"]
     if name != "plain":
         more += [f"saliency.{letter}={pair / letter}.{KINDS[name]}.safetensors" for letter in LESSONS]
         more.append(f"space.frozen.strength={STRENGTH}")

@@ -1,16 +1,15 @@
 """Optimisers side by side on real merges: the demo's two specialists, drawn and judged.
 
     python benchmarks/search_demo.py structured --trials 60 --seeds 0 1 2
-    python benchmarks/search_demo.py bayes_classic --trials 100 --seeds 0 1 2
+    python benchmarks/search_demo.py bayes_classic --trials 60 --seeds 0 1 2
     python benchmarks/search_demo.py structured@4a0c3b8 --trials 60 --kept observed     # of an earlier version
-    python benchmarks/search_demo.py structured --trials 30 --pictures 4                # twice the demo's pictures
+    python benchmarks/search_demo.py structured --trials 60 --pictures 2                # a quarter of the pictures
     python benchmarks/search_demo.py report      # benchmarks/results/search_demo.md
 
 A seed decides the start design, the prompts' pictures and the sampler; all methods of a version share its design. They
 search only weights that change something; those of an earlier version (``earlier.py``) search all. What a method hands
 over is judged by 32 fresh pictures per payload, on seeds that no trial has used: the trial with the best observed
-score, the one with the best posterior mean, and the predicted merge. Beside each mean stands how far it is above that
-of `bayes_classic` after 100 trials by its best observed score, on the same fresh pictures. What was drawn is kept in
+score, the one with the best posterior mean, and the predicted merge. What was drawn is kept in
 ``--cache``; a run goes on.
 """
 
@@ -59,16 +58,15 @@ REPORT = """# Optimisers side by side on the demo models
 Written by `python benchmarks/search_demo.py report`: real merges, drawn and judged. Every seed has its own start
 design, prompts' seeds and sampler; the methods share the design. Points are the mean of 32 fresh pictures per payload
 of what a method would hand over: the trial with the best observed score, that with the best posterior mean, or the
-merge that is predicted to be the best, tried or not. In brackets those of each seed; then how far they are above
-`bayes_classic` after 100 trials by its best observed score, which is what other mergers hand over, with the standard
-error over the seeds. `bayes_classic` is the library's own.
+merge that is predicted to be the best, tried or not. In brackets those of each seed.
 """
-RIVALS = (("structured@4a0c3b8", "observed 60"), ("structured, 4 pictures per payload", "observed 30"))
-"""What this version is compared with: the version before with twice the trials, and itself with twice the pictures."""
+RIVALS = (("structured@4a0c3b8", 8, "observed 60"), ("structured@4a0c3b8", 2, "observed 60"))
+"""What this version is compared with: the version before with twice the trials, on as many pictures each and on few."""
+SPLITS = ((1, 120), (2, 60), (4, 30), (8, 15))
+"""Pictures of each payload and trials: 960 pictures in all."""
 FRESH = 32
-MOMENTS = (30, 40, 60, 100)
+MOMENTS = (15, 20, 30, 40, 60, 120)
 HOW = ("observed", "posterior", "predicted")
-REFERENCE = ("bayes_classic", "observed 100")
 
 
 class Demo:
@@ -80,7 +78,7 @@ class Demo:
         cache: folder of what was drawn.
         more: further settings, its budget among them.
         fresh: pictures of each payload that judge what is handed over.
-        pictures: of each payload in a trial; None: as many as the demo's.
+        pictures: of each payload in a trial; None: what the settings say.
     """
 
     def __init__(
@@ -209,6 +207,9 @@ def labelled(method: str, pictures: int | None) -> str:
     return method if pictures is None else f"{method}, {pictures} pictures per payload"
 
 
+OWN = labelled("structured", 8)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,12 +218,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--moments", type=int, nargs="+", default=MOMENTS, help="after how many trials it is judged")
     parser.add_argument("--kept", nargs="+", choices=HOW, default=HOW, help="what is judged")
-    parser.add_argument("--pictures", type=int, help="of each payload in a trial; otherwise the demo's two")
+    parser.add_argument("--pictures", type=int, default=8, help="of each payload in a trial (default: 8, as the demo)")
     parser.add_argument("--cache", type=lambda text: Path(text).resolve(), default=ROOT / "runs" / "search-demo")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if options.method == "report":
-        RESULTS.write_text("\n".join([REPORT, *table(options.cache), *against_rivals(options.cache), ""]))
+        RESULTS.write_text("\n".join([REPORT, *table(options.cache), *against_rivals(options.cache),
+                                      *splits(options.cache), ""]))  # fmt: skip
         print(RESULTS.read_text())
         return
     method = labelled(options.method, options.pictures)
@@ -247,12 +249,11 @@ def table(cache: Path) -> list[str]:
     for path in sorted((cache / "results").glob("*.json")):
         method, _, seed = path.stem.rpartition("-")
         results.setdefault(method, {})[int(seed)] = json.loads(path.read_text())
-    reference = {seed: run[REFERENCE[1]] for seed, run in results.get(REFERENCE[0], {}).items() if REFERENCE[1] in run}
     head = " | ".join(["method", "kept by", *(f"{moment} trials" for moment in MOMENTS)])
     lines = [f"| {head} |", f"|{'---|' * (len(MOMENTS) + 2)}"]
     for method, runs in results.items():
         for how in HOW:
-            cells = [_cell({s: run[name] for s, run in runs.items() if name in run}, reference)
+            cells = [_cell({s: run[name] for s, run in runs.items() if name in run})
                      for name in (f"{how} {moment}" for moment in MOMENTS)]  # fmt: skip
             lines.append(f"| {method} | {how} | {' | '.join(cells)} |")
     return lines
@@ -268,9 +269,10 @@ def against_rivals(cache: Path) -> list[str]:
         "| structured now | the other | now | the other | difference | p |",
         "|---|---|---|---|---|---|",
     ]
-    for moment in ("observed 30", "observed 40", "observed 60"):
-        for rival, its in RIVALS:
-            files = [(_result(cache, "structured", seed), _result(cache, rival, seed)) for seed in range(6)]
+    for moment in ("observed 30", "observed 40"):
+        for method, pictures, its in RIVALS:
+            rival = labelled(method, pictures)
+            files = [(_result(cache, OWN, seed), _result(cache, rival, seed)) for seed in range(6)]
             pairs = [(_points(own, moment), _points(other, its)) for own, other in files if other.is_file()]
             if len(pairs) < 2:
                 continue
@@ -283,6 +285,24 @@ def against_rivals(cache: Path) -> list[str]:
     return lines
 
 
+def splits(cache: Path) -> list[str]:
+    """What the same number of pictures gives, spent on few trials or on many, as Markdown; of each seed in brackets."""
+    lines = [
+        "",
+        "The same 960 pictures, eight payloads: many trials of few, or few trials of many.",
+        "",
+        f"| pictures of each payload | trials | {' | '.join(HOW)} |",
+        f"|{'---|' * (len(HOW) + 2)}",
+    ]
+    for pictures, trials in SPLITS:
+        files = [_result(cache, labelled("structured", pictures), seed) for seed in range(6)]
+        runs = {seed: json.loads(file.read_text()) for seed, file in enumerate(files) if file.is_file()}
+        cells = [_cell({s: run[name] for s, run in runs.items() if name in run})
+                 for name in (f"{how} {trials}" for how in HOW)]  # fmt: skip
+        lines.append(f"| {pictures} | {trials} | {' | '.join(cells)} |")
+    return lines
+
+
 def _points(result: Path, name: str) -> float:
     return float(np.mean(json.loads(result.read_text())[name]))
 
@@ -291,16 +311,10 @@ def _result(cache: Path, method: str, seed: int) -> Path:
     return cache / "results" / f"{method}-{seed}.json"
 
 
-def _cell(found: dict[int, list[float]], reference: dict[int, list[float]]) -> str:
-    """The mean, each seed's, and how far they are above the reference's with the standard error over the seeds."""
-    if not found:
-        return "–"
-    means = {seed: float(np.mean(points)) for seed, points in found.items()}
-    text = f"{np.mean(list(means.values())):.2f} [{', '.join(f'{mean:.2f}' for mean in means.values())}]"
-    above = [mean - float(np.mean(reference[seed])) for seed, mean in means.items() if seed in reference]
-    if len(above) < 2 or not any(above):
-        return text
-    return f"{text}, {np.mean(above):+.2f} ± {np.std(above, ddof=1) / np.sqrt(len(above)):.2f}"
+def _cell(found: dict[int, list[float]]) -> str:
+    """The mean, and each seed's."""
+    means = [float(np.mean(points)) for points in found.values()]
+    return f"{np.mean(means):.2f} [{', '.join(f'{mean:.2f}' for mean in means)}]" if means else "–"
 
 
 if __name__ == "__main__":

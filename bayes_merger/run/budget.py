@@ -1,8 +1,8 @@
 """A budget of pictures, split between the trials and the final round before anything is drawn.
 
 What the final round needs is set aside. The rest is for a start design and some thirty trials after it, and so many
-pictures of each prompt as that leaves; with fewer than one, for more trials. Pictures mislead alike in similar merges, so
-that a search of many trials finds the best merge of its own pictures, not of all: BENCHMARK
+pictures of each prompt as that leaves; with fewer than one, for more trials. Pictures mislead alike in similar merges,
+so that a search of many trials finds the best merge of its own pictures, not of all: BENCHMARK
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:
     if trials < config.init_points:
         aside = f" beside the final round's {last}" if last else ""
         needed = last + each * config.init_points
+        lower = "init_points" if config.images_per_prompt is None else "init_points or images_per_prompt"
         raise ConfigError(
             f"images_budget: {config.images_budget} pictures are {max(trials, 0)} trials of {each}{aside}, and the "
-            f"start design has {config.init_points}; give {needed} or more, or lower init_points"
+            f"start design has {config.init_points}; give {needed} or more, or lower {lower}"
         )
     return replace(setup, config=replace(setup.config, n_iters=trials - config.init_points))
 
@@ -108,6 +109,15 @@ def settled(settings: Mapping[str, Any], setup: RunSetup) -> dict[str, Any]:
         return dict(settings)
     final = {**settings["final"], "images": setup.config.final.images}
     return {**settings, "n_iters": setup.config.n_iters, "final": final}
+
+
+def about_few_pictures(setup: RunSetup) -> str:
+    """That a new study's trials have few pictures for a model to judge by; empty where they have enough."""
+    each = pictures_per_trial(setup)
+    if not 0 < each < ENOUGH or any(scorer.interactive for scorer in setup.scorers.values()):
+        return ""
+    few = f"a trial of {each} picture{'s' * (each != 1)} says little of a merge"
+    return f"{few}: with more payloads, or images_per_prompt=8, better ones are found"
 
 
 def budget_line(setup: RunSetup) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +10,16 @@ import pytest
 from bayes_merger import compose
 from bayes_merger.config import FinalConfig, PruningConfig
 from bayes_merger.errors import ConfigError
-from bayes_merger.imaging.payload import Payload, resolve
-from bayes_merger.run.budget import budget_line, settled, with_budget, with_given
+from bayes_merger.run.budget import about_few_pictures, budget_line, settled, with_budget, with_given
 from bayes_merger.run.setup import RunSetup
 from tests.run.fake_run import make_setup
 
 
 def setup_of(pictures: int, payloads: int = 4, final: FinalConfig | None = None, **settings: Any) -> RunSetup:
     final = final or FinalConfig(rescore=5, images=None, predicted=True)
-    return make_setup(max(8, payloads), payloads=payloads, images_budget=pictures, init_points=10, final=final, **settings)
+    return make_setup(
+        max(8, payloads), payloads=payloads, images_budget=pictures, init_points=10, final=final, **settings
+    )
 
 
 def test_there_are_some_forty_trials_and_the_final_round_has_a_quarter() -> None:
@@ -112,3 +112,11 @@ def test_trials_that_were_given_while_a_run_waited_are_kept() -> None:
 def test_trials_and_pictures_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="images_budget: says how many trials there are, as n_iters does"):
         compose.compose_run(["experiment=demo", "images_budget=400", "n_iters=20"])
+
+
+def test_few_pictures_are_told_unless_a_person_judges_them() -> None:
+    assert about_few_pictures(make_setup(2)) == (
+        "a trial of 2 pictures says little of a merge: with more payloads, or images_per_prompt=8, better ones are found"
+    )
+    assert about_few_pictures(make_setup(1, payloads=1)).startswith("a trial of 1 picture says")
+    assert about_few_pictures(make_setup(8)) == ""
