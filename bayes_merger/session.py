@@ -42,6 +42,7 @@ from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, with
 from bayes_merger.run.new_folder import new_folder
 from bayes_merger.run.outside import is_outside
 from bayes_merger.run.progress import ProgressReporter, Reporting, plain_reporting
+from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.rating.desk import Seating, no_seat
 from bayes_merger.run.rebasin import orders_kept
 from bayes_merger.run.record import left_out
@@ -211,7 +212,7 @@ def fork(
     name = old.name
     study = load(old)
     settings, folder = _place_of_fork(of_a_run(study)[CONFIG], new, overrides, Path(runs))
-    redrawn = any(o.lstrip("+~").split("=")[0].split(".")[0] in ("payloads", "wildcards", "styles") for o in overrides)
+    redrawn = {o.lstrip("+~").split("=")[0].split(".")[0] for o in overrides} & _OF_PICTURES
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     same_words = payloads is not None and settings["seed"] == study.user_attrs[CONFIG].get("seed")
     words = study.user_attrs if same_words else {}
@@ -271,6 +272,9 @@ def _place_of_fork(
     return settings, folder
 
 
+_OF_PICTURES = {"payloads", "images_per_prompt", "wildcards", "styles"}
+"""The settings from which a study's pictures are drawn."""
+
 ENDS = ("n_iters", "images_budget", "time_limit", "patience")
 """The settings that say when a search has done enough."""
 
@@ -299,7 +303,9 @@ def make_setup(
     scorers = {} if outside else compose.build_scorers(settings["scorers"])
     sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
     setup = check_setup(config, scorers, sampler, folder.path, payloads=() if outside else payloads, stored=stored)
-    return with_budget(setup, new=payloads is None)
+    setup = with_budget(setup, new=payloads is None)
+    check_pruning(setup.config, setup.payloads, setup.scorers)  # which depends on how many pictures a trial has
+    return setup
 
 
 def of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:

@@ -59,7 +59,9 @@ class Planned:
         stored = load(self.folder)
         data = summary(stored)
         budget = int(self.settings["init_points"]) + int(self.settings["n_iters"])
-        if self.settings["images_budget"]:
+        if pictures := self.settings["images_budget"]:
+            if pictures > (stored.user_attrs[CONFIG].get("images_budget") or pictures):
+                return False
             budget = data["trials"]["budget"]
         return data["state"] == "done" and (bool(data["stopped"]) or data["trials"]["finished"] >= budget)
 
@@ -197,8 +199,8 @@ def _changes(study: Planned) -> list[str]:
     both = (load(study.folder).user_attrs[CONFIG], study.settings)
     stored, wanted = (dict(_leaves({**settings, "space": as_asked(settings.get("space") or {})})) for settings in both)
     followers = compose.followers(study.overrides)
-    follow = FOLLOWING if wanted.get("images_budget") else ()
-    keys = sorted((stored.keys() | wanted.keys()).difference(follow))
+    follow = {key for key in FOLLOWING if key == "n_iters" or wanted.get(key) is None}  # unless they are given
+    keys = sorted((stored.keys() | wanted.keys()).difference(follow if wanted.get("images_budget") else ()))
     changed = [key for key in keys if stored.get(key) != wanted.get(key)]
     for key in changed:
         if not _may_change(key) and key not in followers:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from bayes_merger.cli import steps
-from bayes_merger.cli.arguments import Parser, split_off
+from bayes_merger.cli.arguments import Parser, check_untried, split_off
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.paths import user_path
 
@@ -65,6 +65,7 @@ def settings_of_one(arguments: Sequence[str], model: str) -> Any:
     for argument in arguments:
         if "=" not in argument:
             raise ConfigError(f"'{printable(argument)}' is no setting; write it like  payloads=mine")
+    check_untried(arguments)
     return compose.validate(compose.compose_run([*arguments, f"model_a={model}", f"model_b={model}"]))
 
 

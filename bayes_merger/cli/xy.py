@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bayes_merger.cli import steps
-from bayes_merger.cli.arguments import Parser
+from bayes_merger.cli.arguments import Parser, check_untried
 from bayes_merger.errors import ConfigError, Interrupted, StorageError, printable, trouble
 from bayes_merger.paths import user_path
 
@@ -119,6 +119,7 @@ def _config(words: Sequence[str], axes: Sequence[Axis]) -> RunConfig:
     from bayes_merger import compose
     from bayes_merger.run.xy.axes import PAYLOAD
 
+    check_untried(words)
     given = {word.partition("=")[0] for word in words}
     models = [f"{axis.kind}={axis.values[0]}" for axis in axes if axis.kind.startswith("model_")]
     words = [*words, *(word for word in models if word.partition("=")[0] not in given)]

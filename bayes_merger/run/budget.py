@@ -15,11 +15,10 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.final import final_merges, final_pictures, images_per_payload, pictures_per_trial
-from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.record import ENOUGH
 from bayes_merger.run.setup import RunSetup
 
-FOLLOWING = ("n_iters", "final.images")
+FOLLOWING = ("n_iters", "images_per_prompt", "final.images")
 """The settings that follow from the budget."""
 
 SHARE = 4
@@ -40,7 +39,7 @@ def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:
         new: whether its payloads are not drawn yet, so that they can be made of as many pictures as suit the budget.
 
     Raises:
-        ConfigError: the budget does not hold the start design, or its trials are too small to be pruned.
+        ConfigError: the budget does not hold the start design.
     """
     config = setup.config
     if config.images_budget is None:
@@ -52,24 +51,25 @@ def with_budget(setup: RunSetup, *, new: bool) -> RunSetup:
     last = final_pictures(setup)
     if new and config.images_per_prompt is None:
         count = _images_per_prompt(config.images_budget - last, _prompts(setup.payloads), config.init_points)
-        setup = replace(setup, payloads=tuple(payload.each_prompt(count) for payload in setup.payloads))
-        check_pruning(config, setup.payloads, setup.scorers)
+        payloads = tuple(payload.each_prompt(count) for payload in setup.payloads)
+        setup = replace(setup, config=replace(setup.config, images_per_prompt=count), payloads=payloads)
     each = pictures_per_trial(setup)
     trials = (config.images_budget - last) // each
     if trials < config.init_points:
         aside = f" beside the final round's {last}" if last else ""
         needed = last + each * config.init_points
         lower = "init_points" if config.images_per_prompt is None else "init_points or images_per_prompt"
+        way_out = f", or lower {lower}" if new else ""
         raise ConfigError(
             f"images_budget: {config.images_budget} pictures are {max(trials, 0)} trials of {each}{aside}, and the "
-            f"start design has {config.init_points}; give {needed} or more, or lower {lower}"
+            f"start design has {config.init_points}; give {needed} or more{way_out}"
         )
     return replace(setup, config=replace(setup.config, n_iters=trials - config.init_points))
 
 
 def _prompts(payloads: Sequence[Payload]) -> int:
     """How many prompts there are; wildcards make several of one."""
-    return sum(len(payload.each_prompt(1).seeds) for payload in payloads)
+    return sum(len(payload.pictures_of_prompts()) for payload in payloads)
 
 
 def _images_per_prompt(pictures: int, prompts: int, design: int) -> int:
@@ -108,7 +108,8 @@ def settled(settings: Mapping[str, Any], setup: RunSetup) -> dict[str, Any]:
     if setup.config.images_budget is None:
         return dict(settings)
     final = {**settings["final"], "images": setup.config.final.images}
-    return {**settings, "n_iters": setup.config.n_iters, "final": final}
+    config = setup.config
+    return {**settings, "n_iters": config.n_iters, "images_per_prompt": config.images_per_prompt, "final": final}
 
 
 def about_few_pictures(setup: RunSetup) -> str:
@@ -117,7 +118,8 @@ def about_few_pictures(setup: RunSetup) -> str:
     if not 0 < each < ENOUGH or any(scorer.interactive for scorer in setup.scorers.values()):
         return ""
     few = f"a trial of {each} picture{'s' * (each != 1)} says little of a merge"
-    return f"{few}: with more payloads, or images_per_prompt=8, better ones are found"
+    more = "images_per_prompt=8" if setup.config.images_budget is None else "a larger images_budget"
+    return f"{few}: with more payloads, or {more}, better ones are found"
 
 
 def budget_line(setup: RunSetup) -> str:
@@ -126,8 +128,7 @@ def budget_line(setup: RunSetup) -> str:
         return ""
     trials, each = setup.trials, pictures_per_trial(setup)
     rest = f", {last} for the final round" if (last := final_pictures(setup)) else ""
-    own = each // _prompts(setup.payloads)
-    return (
-        f"images_budget: {trials * each} pictures for {trials} trials{rest}; a trial has {each}, {own} of each prompt "
-        "whatever the payloads' batch_size says"
-    )
+    counts = {len(pictures) for payload in setup.payloads for pictures in payload.pictures_of_prompts()}
+    is_one = len(counts) == 1  # unless the study began without a budget
+    of_each = f", {counts.pop()} of each prompt whatever the payloads' batch_size says" if is_one else ""
+    return f"images_budget: {trials * each} pictures for {trials} trials{rest}; a trial has {each}{of_each}"

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 OUTSIDE = "outside"
 """The ``generator.program`` of such a study."""
 
+_DRAWING = (
+    "payloads", "images_per_prompt", "scorers", "scoring", "wildcards", "styles", "loras", "embeddings",
+)  # fmt: skip
+"""Settings that a ready-made run may have, and that are left out of it."""
+
 NOT_HERE = "means nothing where merges are drawn outside; leave it out"
 
 
@@ -48,9 +53,9 @@ def without_drawing(settings: Mapping[str, Any], typed: Sequence[str]) -> dict[s
     """
     for override in typed:
         key = override.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] in ("payloads", "scorers", "scoring", "wildcards", "styles", "loras", "embeddings"):
+        if key.partition(".")[0] in _DRAWING:
             raise ConfigError(f"{key}: {NOT_HERE}")
-    return {**settings, "payloads": {}, "scorers": {}}
+    return {**settings, "payloads": {}, "scorers": {}, "images_per_prompt": None}
 
 
 def check_outside(config: RunConfig) -> None:

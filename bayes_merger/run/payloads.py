@@ -75,10 +75,18 @@ def payloads_of_trials(config: RunConfig, model: Checkpoint) -> tuple[Payload, .
         model: that the merge starts from.
 
     Raises:
-        ConfigError: no payload, or one that makes no sense.
+        ConfigError: no payload, one that makes no sense, or one of too many pictures.
     """
     payloads, count = resolve_payloads(config, model), config.images_per_prompt
-    return payloads if count is None else tuple(payload.each_prompt(count) for payload in payloads)
+    if count is None:
+        return payloads
+    found = []
+    for payload in payloads:
+        try:
+            found.append(payload.each_prompt(count))
+        except ConfigError as error:
+            raise ConfigError(f"images_per_prompt: payload {payload.name}: {error}; give fewer") from error
+    return tuple(found)
 
 
 def named_payloads(

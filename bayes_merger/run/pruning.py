@@ -75,8 +75,8 @@ def check_pruning(config: RunConfig, payloads: Sequence[Payload], scorers: Mappi
     pictures = sum(len(payload.seeds) for payload in payloads if payload.importance > 0)
     if pictures < PICTURES:
         raise ConfigError(
-            f"pruning.test: {pictures} pictures per trial are too few to give up early; raise a payload's batch_size "
-            f"until there are {PICTURES}, or leave pruning.test=off"
+            f"pruning.test: {pictures} pictures per trial are too few to give up early; raise images_per_prompt until "
+            f"there are {PICTURES}, or leave pruning.test=off"
         )
     if not 4 <= settings.first < pictures:
         raise ConfigError(f"pruning.first: {settings.first} must be at least 4 and below the {pictures} pictures")

@@ -40,7 +40,6 @@ from bayes_merger.run.outside import OUTSIDE, check_outside
 from bayes_merger.run.payloads import all_drawn, check_payloads, path_of, payloads_of_trials, there
 from bayes_merger.run.points import FEWEST, combination, standardised
 from bayes_merger.run.prompt_files import NO_FILES, PromptFiles, find_files
-from bayes_merger.run.pruning import check_pruning
 from bayes_merger.run.rebasin import find_orders
 from bayes_merger.run.spaces import make_space, make_steps_space
 from bayes_merger.run.web_ui import PROGRAMS, WEB_UIS, check_web_ui
@@ -218,7 +217,6 @@ def check_setup(
     setup = replace(setup, notes=plan(setup.recipe(space.assemble(within), hashed=False), checkpoints).remarks)
     if config.generator.program != OUTSIDE:
         setup.combination.check()
-    check_pruning(config, payloads, scorers)
     check_rating(config, scorers)
     check_objectives(config, scorers)
     check_sampler(sampler, space, config)

@@ -91,22 +91,37 @@ class Payload:
         return replace(self, batch_size=len(places), hires=hires, prompts=of(self.prompts), seeds=of(self.seeds),
                        negative_prompts=of(self.negative_prompts), subseeds=of(self.subseeds))  # fmt: skip
 
+    def pictures_of_prompts(self) -> list[list[int]]:
+        """The places of the pictures of each of its prompts, after `resolve`.
+
+        Prompts differ where wildcards do, be it in what is not to be seen or in the second pass.
+        """
+        second = [texts for texts in self.second_prompts() if texts]
+        found: dict[tuple[str, ...], list[int]] = {}
+        for place, words in enumerate(zip(self.prompts, self.negative_prompts, *second, strict=True)):
+            found.setdefault(words, []).append(place)
+        return list(found.values())
+
     def each_prompt(self, count: int) -> Payload:
         """The same payload with so many pictures of each of its prompts, after `resolve`.
 
-        Those that it has come first, and then pictures with the seeds that follow. Prompts differ where wildcards do.
+        Those that it has come first, and then pictures with the seeds that follow.
 
         Raises:
-            ConfigError: a seed would be too large.
+            ConfigError: they would be more pictures than a payload may have.
         """
-        words = list(zip(self.prompts, self.negative_prompts, strict=True))
         places: list[int] = []
         added: list[bool] = []
-        for own in dict.fromkeys(words):
-            known = [place for place, other in enumerate(words) if other == own][:count]
+        prompts = self.pictures_of_prompts()
+        for own in prompts:
+            known = own[:count]
             missing = count - len(known)
             places += known + known[:1] * missing
             added += [False] * len(known) + [True] * missing
+        if len(places) > (most := FIELDS["batch_size"].high):
+            raise ConfigError(
+                f"{count} pictures of each of its {len(prompts)} prompts are {len(places)}; {most} is the most"
+            )
         further = [number if new else 0 for number, new in zip(accumulate(added), added, strict=True)]
         picked = self.picked(places)
 
@@ -114,13 +129,11 @@ class Payload:
             return tuple(last + more if more else value for value, more in zip(values, further, strict=False))
 
         varied = bool(self.subseeds)  # which then have one seed
-        found = replace(
+        return replace(
             picked,
             seeds=picked.seeds if varied else beyond(picked.seeds, max(self.seeds)),
             subseeds=beyond(picked.subseeds, max(self.subseeds)) if varied else (),
         )
-        found.check()
-        return found
 
     @property
     def all_steps(self) -> int:
@@ -182,7 +195,7 @@ class Payload:
                 raise ConfigError("it does not have as many prompts and seeds as pictures")
             for field, values in drawn.items():
                 for value in values:
-                    checked(field.removesuffix("s"), value)
+                    checked(field, value)
             hires = Hires.from_json(data["hires"], read["batch_size"]) if data.get("hires") else None
             passed_on = data.get("passed_on")
             if not isinstance(passed_on, Mapping | None):

@@ -52,6 +52,14 @@ FIELDS: Mapping[str, Field] = {
     "emphasis": Field(str, words={"original": "Original", "no norm": "No norm", "ignore": "Ignore"}),
 }
 
+DRAWN: Mapping[str, Field] = {
+    "prompts": Field(str),
+    "negative_prompts": Field(str),
+    "seeds": Field(int, 0, 2**64 - SEEDS),
+    "subseeds": Field(int, 0, 2**64 - SEEDS),
+}
+"""What each picture of a resolved payload has: the last one's seed lies above the payload's own."""
+
 SECOND_PASS: Mapping[str, Field] = {
     "hr_scale": Field(float, 0.1, 16),
     "hr_resize_x": Field(int, 0, 8192),
@@ -72,14 +80,14 @@ def checked(field: str, value: Any, given: str = "") -> Any:
     """A field's value in its type.
 
     Args:
-        field: one of `FIELDS` or `SECOND_PASS`.
+        field: one of `FIELDS`, `SECOND_PASS` or `DRAWN`.
         value: as written.
         given: what it is called where it was written, for the error.
 
     Raises:
         ConfigError: a wrong type, or out of range.
     """
-    about, given = FIELDS.get(field) or SECOND_PASS[field], given or field
+    about, given = FIELDS.get(field) or SECOND_PASS.get(field) or DRAWN[field], given or field
     if about.kind is str:
         text = _checked_text(given, value)
         return _word(given, text, about.words) if about.words else text
