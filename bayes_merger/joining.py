@@ -13,10 +13,11 @@ from bayes_merger.compose.changes import is_file
 from bayes_merger.config import FILES, LOCAL
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.run.attributes import VERSIONS
+from bayes_merger.run.checks import check_no_person
 from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, find_study, load
 from bayes_merger.run.progress import ProgressReporter, Reporting, StopSignal, plain_reporting
-from bayes_merger.run.setup import RunSetup, check_no_person
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.versions import about_samplers, check_versions, versions_here
 from bayes_merger.run.wishes import Wishes
 from bayes_merger.search.study.alive import at_work

@@ -149,9 +149,10 @@ def open_evaluator(scorers: Any = "laion", **settings: Any) -> Iterator[MergeEva
         ConfigError: a setting that makes no sense.
         CheckpointError: a model file that cannot be used.
     """
+    from bayes_merger.run.checks import check_no_person
     from bayes_merger.run.drawing import loaded_evaluator
     from bayes_merger.run.idle import without_idle
-    from bayes_merger.run.setup import check_models, check_no_person, check_setup
+    from bayes_merger.run.setup import check_models, check_setup
 
     judges = scorers_of(scorers)
     check_no_person(judges, "rate in  bayes-merger run")

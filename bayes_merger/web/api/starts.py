@@ -18,11 +18,11 @@ from bayes_merger.compose.schema import Field, fields, models_dir
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.run.attributes import CONFIG
+from bayes_merger.run.checks import check_numbers
 from bayes_merger.run.folder import RunFolder, check_name, is_begun, load
 from bayes_merger.run.models import given_models, merge_settings
 from bayes_merger.run.new_folder import new_folder
 from bayes_merger.run.outside import OUTSIDE
-from bayes_merger.run.setup import check_numbers
 from bayes_merger.run.turns import device_of
 from bayes_merger.web.shelf import Shelf
 

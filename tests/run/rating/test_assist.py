@@ -16,13 +16,14 @@ from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, OnDrawn
 from bayes_merger.run import loop
 from bayes_merger.run.baselines import Baseline
+from bayes_merger.run.checks import check_rating
 from bayes_merger.run.folder import RunFolder, load
 from bayes_merger.run.judging import Judging, Weights
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.rating.album import Picture
 from bayes_merger.run.rating.sitting import Sitting, Trial
 from bayes_merger.run.record import complete_trials
-from bayes_merger.run.setup import RunSetup, check_rating
+from bayes_merger.run.setup import RunSetup
 from bayes_merger.scoring import ManualScorer, RaterScorer
 from bayes_merger.scoring.people.ledger import Ledger
 from bayes_merger.scoring.rater.scorer import ASSIST

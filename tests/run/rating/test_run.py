@@ -245,7 +245,7 @@ def test_only_the_best_pictures_are_kept_where_that_is_wanted(tmp_path: Path) ->
 
 @pytest.mark.parametrize("change", [{"unit": "row"}, {"ahead": 0}, {"repeats": -1}, {"playoff": -1}])
 def test_settings_that_make_no_sense_are_refused(change: dict[str, object]) -> None:
-    from bayes_merger.run.setup import check_rating
+    from bayes_merger.run.checks import check_rating
 
     setup = by_hand(ScoringConfig(**change))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=f"^scoring.{next(iter(change))}: "):
@@ -253,7 +253,7 @@ def test_settings_that_make_no_sense_are_refused(change: dict[str, object]) -> N
 
 
 def test_two_people_as_scorers_are_refused() -> None:
-    from bayes_merger.run.setup import check_rating
+    from bayes_merger.run.checks import check_rating
 
     with pytest.raises(UserError, match="manual and other are both you"):
         check_rating(by_hand(ScoringConfig()).config, {"manual": ManualScorer(), "other": ManualScorer(name="other")})
