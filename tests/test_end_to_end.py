@@ -168,7 +168,7 @@ def test_a_budget_of_pictures_is_kept_and_raised(workplace: Path, tiny_a: Path, 
     arguments = ("run", "experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "name=pictures", "final.images=0")
     result = command(workplace, *arguments, "images_budget=5")
     assert result.returncode == 0, result.stderr
-    assert "images_budget: 5 pictures for 5 trials; a trial has 1, one per prompt" in result.stdout
+    assert "images_budget: 5 pictures for 5 trials; a trial has 1, 1 of each prompt" in result.stdout
     result = command(workplace, "resume", "pictures", "images_budget=6")
     assert result.returncode == 0, result.stderr
     data = shown(workplace, "pictures")

@@ -153,6 +153,21 @@ def test_the_same_command_goes_on_after_a_kill(workplace: Path, two_studies: lis
 
 
 @pytest.mark.slow
+def test_the_same_command_with_more_pictures_spends_them_in_each(workplace: Path, two_studies: list[str]) -> None:
+    arguments = [*(one for one in two_studies if not one.startswith("n_iters")), "images_per_prompt=null"]
+    assert command(workplace, *arguments, "images_budget=3").returncode == 0
+    again = command(workplace, *arguments, "images_budget=3")
+    assert (again.returncode, again.stdout.count(": done\n")) == (0, 2), again.stderr
+    more = command(workplace, *arguments, "images_budget=4")
+    assert more.returncode == 0, more.stderr
+    assert more.stdout.count("3 of 4 trials finished, going on") == 2
+    other = command(workplace, *arguments, "images_budget=4", "images_per_prompt=2")
+    assert (other.returncode, other.stderr) == (
+        2, "error: both-optimiser-lhs: exists with images_per_prompt=1, not 2; choose another name=\n",
+    )  # fmt: skip
+
+
+@pytest.mark.slow
 def test_the_same_command_with_more_trials_adds_them_to_each(workplace: Path, two_studies: list[str]) -> None:
     assert command(workplace, *two_studies).returncode == 0
     more = command(workplace, *two_studies, "n_iters=2")

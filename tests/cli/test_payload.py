@@ -114,6 +114,8 @@ def test_what_is_wrong_is_one_line(here: Path, tiny_a: Path, capsys: pytest.Capt
         (["check", "payloads=[worse]"], "AND (composable diffusion)"),
         (["check", "payloads=[none]"], "no 'none'"),
         (["check", "bad"], "'bad' is no setting"),
+        (["check", "payloads=[bad]", "images_per_prompt=2"], "images_per_prompt: is about the trials of a run"),
+        (["check", "payloads=[bad]", "images_budget=20"], "images_budget: is about the trials of a run"),
         (["draw", "payloads=[bad]"], "takes the model"),
         (["draw", str(tiny_a), "payloads=[bad]"], "<lora:fur:...>: no folder of LoRAs is given; set  loras=FOLDER"),
         (["draw", str(tiny_a), "payloads=[bad]", "out=odd.json"], "odd.json is no folder"),

@@ -150,6 +150,7 @@ def test_a_merge_that_overflows_is_a_cell_with_its_reason_and_others_have_their_
         (["x=payload=tiny,nobody"], "nobody"),
         (["x=replace=green,red"], "no prompt has 'green'"),
         (["x=alpha=0-1 [50]", "y=seed=1-41 (+1)"], "2,050 cells are more than 2,000; give shorter axes, or add  --yes"),
+        (["x=alpha=0,1", "images_per_prompt=2"], "images_per_prompt: is about the trials of a run; here payloads.NAME"),
         (["x=alpha=0,1", "generator.program=webui"], "a web UI draws payloads by itself"),
         (["x=alpha=0,1", "--out", "payloads"], "--out: payloads is there already; add  --resume"),
     ],

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bayes_merger import compose
-from bayes_merger.config import FinalConfig, PruningConfig
+from bayes_merger import compose, session
+from bayes_merger.config import FinalConfig
 from bayes_merger.errors import ConfigError
+from bayes_merger.imaging.payload import Payload, resolve
 from bayes_merger.run.budget import about_few_pictures, budget_line, settled, with_budget, with_given
+from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.setup import RunSetup
 from tests.run.fake_run import make_setup
 
@@ -78,15 +81,42 @@ def test_a_budget_below_the_start_design_is_refused_with_what_it_takes() -> None
     assert with_budget(setup_of(120), new=True).config.n_iters == 0
 
 
-def test_trials_of_few_pictures_are_not_pruned() -> None:
-    with pytest.raises(ConfigError, match=r"pruning\.test: 4 pictures per trial are too few"):
-        with_budget(setup_of(300, pruning=PruningConfig("wilcoxon", 0.1)), new=True)
+def begun(tmp_path: Path, *overrides: str) -> RunSetup:
+    settings = compose.compose_run(["experiment=demo", "images_per_prompt=null", *overrides])
+    only = {"demo_ring": {**settings["payloads"]["demo_ring"], "batch_size": 2}}
+    settings |= {"payloads": only}
+    return session.make_setup(compose.validate(settings), settings, RunFolder(tmp_path / "new"))
+
+
+def test_pruning_is_checked_with_the_pictures_that_a_trial_has_of_the_budget(tmp_path: Path) -> None:
+    pruned = ("pruning.test=wilcoxon", "pruning.p=0.1", "generator.max_batch=2", "final.images=0")
+    setup = begun(tmp_path, *pruned, "images_budget=400")
+    assert [len(payload.seeds) for payload in setup.payloads] == [10]
+    for few in ("images_budget=100", "seed=0"):
+        with pytest.raises(ConfigError, match=r"pruning\.test: 2 pictures per trial are too few.*images_per_prompt"):
+            begun(tmp_path, *pruned, few)
+
+
+def test_a_study_remembers_how_many_pictures_of_each_prompt_its_budget_gave(tmp_path: Path) -> None:
+    setup = begun(tmp_path, "images_budget=400", "final.images=0")
+    assert settled({"final": {"images": 0}}, setup)["images_per_prompt"] == 10
+
+
+def test_a_budget_that_is_given_later_says_of_each_prompt_only_what_is_true() -> None:
+    setup = with_budget(setup_of(400), new=False)
+    line = budget_line(setup)
+    assert line.endswith("a trial has 8, 2 of each prompt whatever the payloads' batch_size says")
+    more = resolve([Payload("p0", "a ring", batch_size=4), Payload("p1", "a ring", batch_size=8)], 0)
+    line = budget_line(with_budget(replace(setup_of(800), payloads=more), new=False))
+    assert line.endswith("for the final round; a trial has 12")
+    with pytest.raises(ConfigError, match=r"give \d+ or more$"):
+        with_budget(replace(setup_of(100), payloads=more), new=False)
 
 
 def test_a_study_that_goes_on_keeps_its_pictures() -> None:
     new = with_budget(setup_of(400), new=True)
     kept = settled({"n_iters": 60, "final": {"images": None, "rescore": 5}, "seed": 3}, new)
-    assert kept == {"n_iters": 30, "final": {"images": 2, "rescore": 5}, "seed": 3}
+    assert kept == {"n_iters": 30, "images_per_prompt": 2, "final": {"images": 2, "rescore": 5}, "seed": 3}
     more = replace(new, config=replace(new.config, images_budget=600))
     assert with_budget(more, new=False).config.n_iters == (600 - 80) // 8 - 10
     assert with_budget(more, new=False).payloads == new.payloads
@@ -119,4 +149,5 @@ def test_few_pictures_are_told_unless_a_person_judges_them() -> None:
         "a trial of 2 pictures says little of a merge: with more payloads, or images_per_prompt=8, better ones are found"
     )
     assert about_few_pictures(make_setup(1, payloads=1)).startswith("a trial of 1 picture says")
+    assert "or a larger images_budget, better" in about_few_pictures(with_budget(setup_of(200), new=True))
     assert about_few_pictures(make_setup(8)) == ""

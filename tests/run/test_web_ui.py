@@ -79,6 +79,17 @@ def test_a_run_is_drawn_there_and_leaves_nothing(place: Path, server: State) -> 
 
 
 @pytest.mark.slow
+def test_so_many_pictures_of_each_prompt_are_asked_for(place: Path, server: State) -> None:
+    few = ("experiment=web", "init_points=1", "n_iters=0", "final.images=0", "payloads.both.n_iter=2")
+    for count, sizes in ((1, [1]), (5, [4, 1])):
+        result = command(place, "run", *few, f"name=of-{count}", f"images_per_prompt={count}")
+        assert result.returncode == 0, result.stderr
+        assert [asked["batch_size"] for asked in server.asked] == sizes
+        assert len(list((place / f"runs/of-{count}/images/0000").iterdir())) == count
+        server.asked.clear()
+
+
+@pytest.mark.slow
 def test_the_file_that_is_drawn_is_the_merge_that_is_saved(place: Path, server: State) -> None:
     settings = ("experiment=web", "name=saved", "init_points=1", "n_iters=0", "final.images=0", "final.save=true")
     result = command(place, "run", *settings)

@@ -47,6 +47,8 @@ def test_settings_are_composed_as_for_the_terminal_and_the_command_line_is_told(
     found = ask.post(API, json=body).json()
     assert found["command"].startswith(f"bayes-merger run runs={made} experiment=demo n_iters=3 final.images=0 'payl")
     assert (found["study"], found["trials"], children.commands) == ("demo", 13, [])
+    pictures = {**body, "settings": ["experiment=demo", "images_budget=2000"]}
+    assert ask.post(API, json=pictures).json()["trials"] is None  # it is for the run to divide
     assert ask.post(API, json={**body, "check": False}).status_code == 200
     (command,) = children.commands
     assert command[-3:] == ["name=demo", "web.page=off", "--queue"]

@@ -54,11 +54,14 @@ FORK = {"fork": {"type": "string", "description": "The study that another one is
 
 
 class Begun(TypedDict):
-    """What is run: the command line that does the same, the study's name, its trials, and the study it waits for."""
+    """What is run: the command line that does the same, the study's name, its trials, and the study it waits for.
+
+    A budget of pictures tells how many trials there are only when they are drawn: null.
+    """
 
     command: str
     study: str
-    trials: int
+    trials: int | None
     after: str
 
 

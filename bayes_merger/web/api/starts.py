@@ -50,14 +50,14 @@ class Prepared:
         folder: of its study.
         arguments: of the command line that starts it.
         command: that does the same in a terminal.
-        trials: how many there are to be; of a fork, beside those that it takes over.
+        trials: how many there are to be, of a fork beside those that it takes over; None: as `images_budget` allows.
         device: that it draws on.
     """
 
     folder: RunFolder
     arguments: list[str]
     command: str
-    trials: int
+    trials: int | None
     device: str
 
 
@@ -117,7 +117,7 @@ class Starts:
             folder,
             ["run", *overrides, *name, "web.page=off"],
             shlex.join(["bayes-merger", "run", *overrides]),
-            config.init_points + config.n_iters,
+            None if config.images_budget else config.init_points + config.n_iters,
             device_of(settings),
         )
 
@@ -133,7 +133,9 @@ class Starts:
         shown = shlex.join(["bayes-merger", *command])
         config = compose.validate(settings)
         check_numbers(config)
-        return Prepared(folder, [*command, "web.page=off"], shown, config.n_iters, device_of(settings))
+        budgeted = any(one.startswith("images_budget=") for one in changes) and config.images_budget
+        trials = None if budgeted else config.n_iters
+        return Prepared(folder, [*command, "web.page=off"], shown, trials, device_of(settings))
 
     def _stored(self, study: str) -> dict[str, Any]:
         """The settings of a study.

@@ -86,7 +86,8 @@ async function check() {
     const waits = after ? ` It waits until ${after} no longer draws on the same device.` : "";
     find("hurry").hidden = !after && !find("at-once").checked;
     find("start").textContent = after ? "Queue" : "Start";
-    tell(`Study ${study}: ${trials} trials${fork ? ` more than those of ${fork}` : ""}.${waits}`, true);
+    const many = trials === null ? "as many trials as its pictures are enough for" : `${trials} trials`;
+    tell(`Study ${study}: ${many}${fork ? `, more than those of ${fork}` : ""}.${waits}`, true);
   } catch (error) {
     if (own !== checks) return;
     const untouched = own === 1 && !fork; // nobody has done anything wrong yet

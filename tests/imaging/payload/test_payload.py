@@ -197,6 +197,35 @@ def test_each_prompt_has_as_many_pictures_as_are_wanted(tmp_path: Path) -> None:
     assert (varied.each_prompt(4).seeds, varied.each_prompt(4).subseeds) == ((7,) * 4, (3, 4, 5, 6))
 
 
+def test_words_of_a_second_pass_are_prompts_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "mood.txt").write_text("at dawn\nat night\n")
+    fields = {"prompt": "a fox", "seed": 5, "batch_size": 6, "enable_hr": True, "hr_prompt": "a fox, __mood__"}
+    payload = resolve([payload_from_mapping("moody", fields)], 0, tmp_path)[0]
+    dawn, night = "a fox, at dawn", "a fox, at night"
+    assert payload.hires
+    assert set(payload.hires.prompts) == {dawn, night}
+    two = payload.each_prompt(2)
+    assert two.hires
+    assert (two.prompts, sorted(two.hires.prompts)) == (("a fox",) * 4, [dawn, dawn, night, night])
+
+
+def test_more_pictures_than_a_payload_may_have_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mood.txt").write_text("\n".join(map(str, range(999))))
+    payload = resolve([Payload("moody", "a fox, __mood__", batch_size=40)], 0, tmp_path)[0]
+    assert payload.each_prompt(250).batch_size <= 10_000
+    with pytest.raises(ConfigError, match=r"1000 pictures of each of its \d\d prompts are \d\d000; 10000 is the most"):
+        payload.each_prompt(1000)
+
+
+def test_the_largest_seed_has_pictures_behind_it() -> None:
+    largest = 2**64 - 2**33
+    seeds = Payload("p", "a fox", batch_size=2, seed=largest, subseed=largest)
+    for payload in resolve([seeds, dataclasses.replace(seeds, name="varied", subseed_strength=0.2)], 0):
+        for drawn in (payload, payload.each_prompt(3)):
+            assert max(*drawn.seeds, *drawn.subseeds) == largest + len(drawn.seeds) - 1
+            assert Payload.from_json(drawn.to_json()) == drawn
+
+
 def test_two_payloads_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two are called 'p'"):
         resolve([Payload("p", "a"), Payload("p", "b")], 0)

@@ -331,6 +331,7 @@ def test_a_study_of_python_lends_too_without_a_recipe(tmp_path: Path) -> None:
         ("patience=20", "patience: means nothing"),
         ("workers=2", "workers: means nothing"),
         ("images_budget=100", "images_budget: means nothing"),
+        ("images_per_prompt=8", "images_per_prompt: means nothing"),
     ],
 )
 def test_settings_of_drawing_are_refused_when_it_begins(
@@ -339,3 +340,10 @@ def test_settings_of_drawing_are_refused_when_it_begins(
     assert main(["run", *MODELS, "generator=outside", f"runs={tmp_path / 'runs'}", setting]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_ready_made_run_is_lent_without_what_it_draws(tmp_path: Path) -> None:
+    words = ["experiment=demo", "generator=outside", "init_points=3", "n_iters=0", "name=demo", f"runs={tmp_path}"]
+    assert main(["run", *words]) in (None, 0)
+    config = load(RunFolder(tmp_path / "demo")).user_attrs["config"]
+    assert (config["payloads"], config["images_per_prompt"]) == ({}, None)
