@@ -126,8 +126,6 @@ def budget_line(setup: RunSetup) -> str:
         return ""
     trials, each = setup.trials, pictures_per_trial(setup)
     rest = f", {last} for the final round" if (last := final_pictures(setup)) else ""
-    own = each // _prompts(setup.payloads)
-    return (
-        f"images_budget: {trials * each} pictures for {trials} trials{rest}; a trial has {each}, {own} of each prompt "
-        "whatever the payloads' batch_size says"
-    )
+    of_each = {len(payload.seeds) / _prompts([payload]) for payload in setup.payloads}
+    own = f", {of_each.pop():g} of each prompt whatever the payloads' batch_size says" if len(of_each) == 1 else ""
+    return f"images_budget: {trials * each} pictures for {trials} trials{rest}; a trial has {each}{own}"
