@@ -272,6 +272,8 @@ class Workflow:
         for preview in self._looked_at:  # pictures on the way, which are not judged
             del graph[preview]
         sampler, schedule = comfy_names(payload)
+        for part in (self._sampler, *self._goes_on):
+            graph[part]["inputs"] |= _share(graph[part]["inputs"], payload.steps)
         inputs = graph[self._sampler]["inputs"]
         inputs |= {"steps": payload.steps, "cfg": payload.cfg_scale, "sampler_name": sampler, "scheduler": schedule,
                    KSAMPLERS[graph[self._sampler]["class_type"]]: payload.seeds[index]}  # fmt: skip
@@ -288,6 +290,15 @@ class Workflow:
         saved = graph[self.picture]  # a preview leaves nothing in ComfyUI's folder of pictures
         graph[self.picture] = {"class_type": "PreviewImage", "inputs": {"images": saved["inputs"].get("images")}}
         return graph
+
+
+def _share(inputs: Mapping[str, Any], steps: int) -> dict[str, int]:
+    """The steps at which a sampler begins and ends, so that it draws the same part of a picture of other steps."""
+    before = inputs.get("steps")
+    found = {name: inputs[name] for name in ("start_at_step", "end_at_step") if isinstance(inputs.get(name), int)}
+    if not isinstance(before, int):
+        return {}
+    return {name: round(at * steps / before) for name, at in found.items() if 0 < at < before}  # others are its ends
 
 
 def _others(graph: Graph) -> str:
