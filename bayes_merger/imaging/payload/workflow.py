@@ -310,16 +310,16 @@ def _others(graph: Graph) -> str:
 
 def _going_on(graph: Graph, sampler: str) -> Iterator[str]:
     """The samplers that go on with what one leaves half drawn, as that of a refiner does."""
-    for _ in graph.nodes:
-        after = [
-            number
-            for number, node in graph.nodes.items()
-            if node["inputs"].get("add_noise") == "disable" and node["inputs"].get("latent_image") == [sampler, 0]
-        ]
-        if not after:
-            return
-        yield after[0]
-        sampler = after[0]
+    waiting = {
+        number: node["inputs"].get("latent_image")
+        for number, node in graph.nodes.items()
+        if number != sampler and node["inputs"].get("add_noise") == "disable"
+    }
+    found = [sampler]
+    for before in found:  # it grows
+        after = [number for number, link in waiting.items() if link == [before, 0] and number not in found]
+        found += after
+        yield from after
 
 
 def _texts(graph: Graph, link: Any, names: tuple[str, ...]) -> str | None:
