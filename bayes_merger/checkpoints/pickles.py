@@ -111,7 +111,8 @@ INERT: Mapping[str, type] = {
         *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
         "numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib.WindowsPath", "argparse.Namespace",
         *(f"{module}.{name}" for module in ("__builtin__", "builtins")
-          for name in ("set", "frozenset", "complex", "slice", "dict", "list", "tuple", "int", "float", "str", "bool")),
+          for name in ("set", "frozenset", "complex", "slice", "dict", "list", "tuple", "int", "float", "str", "bool",
+                       "long", "unicode", "bytes")),  # what protocol 2 calls some of these
         "collections.Counter", "datetime.datetime", "datetime.timedelta", "datetime.timezone", "typing.Any",
         *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata",
                                            "base.Metadata", "nodes.AnyNode")),

@@ -15,6 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -192,9 +193,19 @@ def _up_to_date(name: str, taken: Collection[str]) -> str:
     return name if found in taken else found
 
 
+def _convolutions(names: Mapping[str, str]) -> Collection[str]:
+    """What is a matrix by its own name, and a 1x1 convolution by that which it has here: the VAE's attention."""
+    return {
+        name for key, name in names.items() if "mid.attn_1." in name and not key.endswith(name[name.index("attn_1.") :])
+    }
+
+
 def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
     names = _names(header.entries)
     entries = {names[key]: entry for key, entry in header.entries.items()}
+    for key in _convolutions(names):
+        if len(entries[key].shape) == 2:
+            entries[key] = replace(entries[key], shape=(*entries[key].shape, 1, 1))
     mapped = _mapped(file)
     described = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
     return Checkpoint(
@@ -268,6 +279,7 @@ def _open_pickle(path: Path) -> Checkpoint:
         raise CheckpointError("it holds no tensors; give a whole checkpoint")
     own = _names(found)
     tensors = {own[key]: tensor.detach() for key, tensor in found.items()}
+    tensors |= {key: tensors[key][:, :, None, None] for key in _convolutions(own) if tensors[key].dim() == 2}
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     strange = next((k for k, t in tensors.items() if t.dtype not in names), None)
     if strange is not None:

@@ -123,19 +123,6 @@ def _trial(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a trial; leave it out for the best") from None
 
 
-def check_untried(words: Sequence[str]) -> None:
-    """Whether settings make sense where payloads are drawn as they are, without trials.
-
-    Raises:
-        ConfigError: one says how many pictures a run or its trials have.
-    """
-    for key in (word.partition("=")[0] for word in words):
-        if key in ("images_per_prompt", "images_budget"):
-            raise ConfigError(
-                f"{key}: is about the trials of a run; here payloads.NAME.batch_size=2 says how many pictures are drawn"
-            )
-
-
 def add_which(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which of a study's merges is meant."""
     which = parser.add_mutually_exclusive_group()

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from bayes_merger.cli import steps
-from bayes_merger.cli.arguments import Parser, check_untried, split_off
+from bayes_merger.cli.arguments import Parser, split_off
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.paths import user_path
 
@@ -61,11 +61,12 @@ def _import(arguments: Sequence[str]) -> None:
 def settings_of_one(arguments: Sequence[str], model: str) -> Any:
     """The settings of a run that would draw with this model alone."""
     from bayes_merger import compose
+    from bayes_merger.run.checks import check_untried
 
     for argument in arguments:
         if "=" not in argument:
             raise ConfigError(f"'{printable(argument)}' is no setting; write it like  payloads=mine")
-    check_untried(arguments)
+    check_untried(argument.partition("=")[0] for argument in arguments)
     return compose.validate(compose.compose_run([*arguments, f"model_a={model}", f"model_b={model}"]))
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bayes_merger.cli import steps
-from bayes_merger.cli.arguments import Parser, check_untried
+from bayes_merger.cli.arguments import Parser
 from bayes_merger.errors import ConfigError, Interrupted, StorageError, printable, trouble
 from bayes_merger.paths import user_path
 
@@ -117,10 +117,11 @@ def _draw(words: Sequence[str], out: Path, *, sure: bool) -> None:
 def _config(words: Sequence[str], axes: Sequence[Axis]) -> RunConfig:
     """The settings of a run, with models and payloads that an axis names."""
     from bayes_merger import compose
+    from bayes_merger.run.checks import check_untried
     from bayes_merger.run.xy.axes import PAYLOAD
 
-    check_untried(words)
     given = {word.partition("=")[0] for word in words}
+    check_untried(given)
     models = [f"{axis.kind}={axis.values[0]}" for axis in axes if axis.kind.startswith("model_")]
     words = [*words, *(word for word in models if word.partition("=")[0] not in given)]
     config = compose.validate(compose.compose_run(words))

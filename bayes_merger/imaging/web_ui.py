@@ -89,9 +89,10 @@ class WebUI(Server):
         if given.get("enable_hr"):
             _check("hr_sampler_name", given.get("hr_sampler_name") or SAME_SAMPLER, [SAME_SAMPLER, *samplers])
             self._check_schedule("hr_scheduler", given.get("hr_scheduler") or SAME_SCHEDULE)
-            if (upscaler := given.get("hr_upscaler")) and (upscalers := self._names("/sdapi/v1/upscalers", ("name",))):
-                latent = self._names("/sdapi/v1/latent-upscale-modes", ("name",))
-                _check("hr_upscaler", upscaler, [*upscalers, *latent])
+            if upscaler := given.get("hr_upscaler"):
+                lists = [self._names(f"/sdapi/v1/{path}", ("name",)) for path in ("upscalers", "latent-upscale-modes")]
+                if all(lists):  # some web UIs have the first alone
+                    _check("hr_upscaler", upscaler, [*lists[0], *lists[1]])
         for setting in given.get("override_settings") or ():
             _check("override_settings", setting, self._settings)
         if (styles := style_names(given)) and self._has(path := "/sdapi/v1/prompt-styles"):
@@ -99,7 +100,7 @@ class WebUI(Server):
                 _check("styles", style, self._names(path, ("name",)))
         self._check_loras({*payload.prompts, str(given.get("hr_prompt") or "")})
 
-    def _check_schedule(self, field: str, name: str) -> None:
+    def _check_schedule(self, field: str, name: object) -> None:
         if name not in ("Automatic", SAME_SCHEDULE):
             _check(field, name, self._schedules)
 
@@ -221,9 +222,9 @@ class WebUI(Server):
         return state if isinstance(state, Mapping) else {}
 
 
-def _check(field: str, name: str, known: Sequence[str], *, what: str = "") -> None:
+def _check(field: str, name: object, known: Sequence[str], *, what: str = "") -> None:
     if name not in known:
-        raise ConfigError(f"{field}: the web UI has no {what}{printable(repr(name))}; {nearest(name, known)}")
+        raise ConfigError(f"{field}: the web UI has no {what}{printable(repr(name))}; {nearest(str(name), known)}")
 
 
 def _drawn(data: Mapping[str, Any], request: Request, model: str) -> list[DrawnThere]:

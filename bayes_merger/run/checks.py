@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bayes_merger.config import MOST_TRIALS, RunConfig
@@ -19,6 +19,22 @@ _RANGES = (
     ("final.images", 0, 10_000), ("generator.max_batch", 1, 10_000), ("images_per_prompt", 1, 1000),
 )  # fmt: skip
 """Setting, its least and its largest value."""
+
+
+def check_untried(typed: Iterable[str]) -> None:
+    """Whether settings make sense where payloads are drawn as they are, without trials.
+
+    Args:
+        typed: their names; a ready-made run may have any.
+
+    Raises:
+        ConfigError: one says how many pictures a run or its trials have.
+    """
+    for name in typed:
+        if name in ("images_per_prompt", "images_budget"):
+            raise ConfigError(
+                f"{name}: is about the trials of a run; here payloads.NAME.batch_size=2 says how many pictures are drawn"
+            )
 
 
 def check_numbers(config: RunConfig) -> None:

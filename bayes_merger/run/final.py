@@ -24,7 +24,7 @@ from bayes_merger.run.baselines import baselines
 from bayes_merger.run.evaluator import Evaluation, Evaluator, Weights
 from bayes_merger.run.final_drawing import FinalDrawing
 from bayes_merger.run.folder import RunFolder
-from bayes_merger.run.fresh import drawn_words, fresh, fresh_images
+from bayes_merger.run.fresh import PARTS, drawn_words, fresh, fresh_images
 from bayes_merger.run.pictures import describe
 from bayes_merger.run.predicted import last_prediction
 from bayes_merger.run.progress import ProgressReporter, StopSignal
@@ -71,7 +71,8 @@ def check_fresh_words(setup: RunSetup, stored: Mapping[str, Any], *, anew: bool)
         ConfigError: a list of words is gone.
     """
     if setup.payloads and has_final(setup) and (anew or not stored.get(FINAL)):
-        fresh_payloads(setup, 0)
+        for part in PARTS:
+            fresh_payloads(setup, part)
 
 
 def images_per_payload(setup: RunSetup) -> int:

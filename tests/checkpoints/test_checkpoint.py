@@ -454,6 +454,11 @@ def test_what_trainers_leave_in_a_pickle_is_not_imported_and_not_in_the_way(tmp_
     torch.save({"state_dict": tensors_of(1), "epoch": 3, **left}, path)
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.architecture is SD1
+    table: dict[str, Any] = defaultdict(dict, tensors_of(1))
+    kinds = {"kinds": [int, str, float, bool, list, dict, tuple, bytes]}
+    torch.save({"state_dict": table, **kinds}, path)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.architecture is SD1
     callback = Callback()
     callback.folder = "logs"
     torch.save({"state_dict": tensors_of(1), "callbacks": callback}, path, _use_new_zipfile_serialization=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bayes_merger.cli import main
-from bayes_merger.run.attributes import FRESH
+from bayes_merger.run.attributes import CONFIG, FRESH
 from bayes_merger.run.folder import RunFolder, load
 from tests.command_line import refused
 from tests.user_folder import make_workplace
@@ -49,3 +49,13 @@ def test_a_list_that_only_the_final_round_asks_for_is_missed_before_the_search(
     error = refused(capsys, *run, "name=s", "seed=2")  # with which only a picture of its second part has that
     assert "payload tiny: wildcard __none__: no none.txt in words" in error
     assert not Path("runs").exists()
+
+
+def test_what_only_the_second_part_misses_is_said_before_a_study_goes_on(
+    run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*run, "name=s", "seed=5"]) == 0
+    Path("words/colour.txt").write_text("red\n__none__\n")
+    error = refused(capsys, "resume", "s", "final.images=2")  # of 2 and 2 pictures one in the second part has that
+    assert "payload tiny: wildcard __none__: no none.txt in words" in error
+    assert load(RunFolder(Path("runs/s"))).user_attrs[CONFIG]["final"]["images"] == 1

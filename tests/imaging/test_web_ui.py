@@ -138,6 +138,11 @@ def test_only_settings_that_change_pictures_are_remembered(server: State) -> Non
         ({"enable_hr": True, "hr_upscaler": "Latend"}, "hr_upscaler: the web UI has no 'Latend'; did you mean Latent"),
         ({"enable_hr": True, "hr_sampler_name": "Euler Karras"}, "hr_sampler_name: the web UI has no 'Euler Karras'"),
         ({"enable_hr": True, "hr_scheduler": "Karas"}, "hr_scheduler: the web UI has no 'Karas'; did you mean karras"),
+        ({"enable_hr": True, "hr_upscaler": 4}, "hr_upscaler: the web UI has no 4; known: Lanczos"),
+        (
+            {"enable_hr": True, "hr_sampler_name": ["Euler"]},
+            "hr_sampler_name: the web UI has no .'Euler'.; did you mean Euler",
+        ),
         ({"override_settings": {"emphasys": 1}}, "override_settings: the web UI has no 'emphasys'; did you mean emph"),
         ({"clip_skip": 2}, "override_settings: the web UI has no 'CLIP_stop_at_last_layers'"),
         ({"styles": ["inc"]}, "styles: the web UI has no 'inc'; did you mean ink"),
@@ -168,6 +173,8 @@ def test_what_it_has_is_taken_by_all_its_names(server: State) -> None:
     lists = ("loras", "upscalers", "latent-upscale-modes", "prompt-styles")
     server.refuses = tuple(f"/sdapi/v1/{name}" for name in lists)
     assert client(server).check([payload(prompt="<lora:any:1>", styles=["any"], enable_hr=True, hr_upscaler="any")])
+    server.refuses = ("/sdapi/v1/latent-upscale-modes",)  # others list these nowhere, or among the upscalers
+    assert client(server).check([payload(enable_hr=True, hr_upscaler="Latent")])
 
 
 @pytest.mark.parametrize("name", ["Restart", "DPM++ 2M Karras", "DPM++ 2M karras"])

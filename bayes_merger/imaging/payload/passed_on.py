@@ -6,6 +6,7 @@ they count. The fields are those of A1111's `txt2img` API, and the few that Forg
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from bayes_merger.imaging.payload.fields import (
 )
 from bayes_merger.imaging.payload.payload import Payload
 from bayes_merger.imaging.payload.values import check_name, shown
+from bayes_merger.imaging.prompts.wildcards import Wildcards
 
 _OURS = (
     "prompt", "negative_prompt", "steps", "cfg_scale", "width", "height", "sampler_name", "scheduler", "seed",
@@ -71,6 +73,8 @@ def payload_for_web_ui(name: str, mapping: Mapping[str, Any], styles: Path | Non
         check_name(name)
         ours, passed_on = _split(mapping)
         values = read_fields(ours)
+        for field in ("hr_prompt", "hr_negative_prompt") if passed_on.get("enable_hr") else ():
+            _check_plain(field, str(passed_on.get(field) or ""))
         if styles is not None:
             put_on(style_names(mapping), styles, values)
             passed_on.pop("styles", None)
@@ -103,6 +107,16 @@ def _split(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         else:
             raise ConfigError(f"unknown field {shown(field)}; {nearest(field, {*_OURS, *_AS_SETTINGS}, listed=20)}")
     return ours, passed_on | ({"override_settings": settings} if settings else {})
+
+
+def _check_plain(field: str, words: str) -> None:
+    """Refuse choices: the web UI would take them for words, or draw them anew for every merge."""
+    try:
+        plain = Wildcards(None).expand(words, random.Random(0)) == words
+    except ConfigError:  # as a list of words without its folder
+        plain = False
+    if not plain:
+        raise ConfigError(f"{field}: choices such as {{a|b}} and __a__ are drawn in prompt alone; write its words out")
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:

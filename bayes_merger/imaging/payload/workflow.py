@@ -272,6 +272,8 @@ class Workflow:
         for preview in self._looked_at:  # pictures on the way, which are not judged
             del graph[preview]
         sampler, schedule = comfy_names(payload)
+        for part in (self._sampler, *self._goes_on):
+            graph[part]["inputs"] |= _share(graph[part]["inputs"], payload.steps)
         inputs = graph[self._sampler]["inputs"]
         inputs |= {"steps": payload.steps, "cfg": payload.cfg_scale, "sampler_name": sampler, "scheduler": schedule,
                    KSAMPLERS[graph[self._sampler]["class_type"]]: payload.seeds[index]}  # fmt: skip
@@ -290,6 +292,15 @@ class Workflow:
         return graph
 
 
+def _share(inputs: Mapping[str, Any], steps: int) -> dict[str, int]:
+    """The steps at which a sampler begins and ends, so that it draws the same part of a picture of other steps."""
+    before = inputs.get("steps")
+    found = {name: inputs[name] for name in ("start_at_step", "end_at_step") if isinstance(inputs.get(name), int)}
+    if not isinstance(before, int):
+        return {}
+    return {name: round(at * steps / before) for name, at in found.items() if 0 < at < before}  # others are its ends
+
+
 def _others(graph: Graph) -> str:
     """What a graph draws with instead."""
     kinds = (printable(str(node["class_type"]), longest=60) for node in graph.nodes.values())
@@ -299,16 +310,16 @@ def _others(graph: Graph) -> str:
 
 def _going_on(graph: Graph, sampler: str) -> Iterator[str]:
     """The samplers that go on with what one leaves half drawn, as that of a refiner does."""
-    for _ in graph.nodes:
-        after = [
-            number
-            for number, node in graph.nodes.items()
-            if node["inputs"].get("add_noise") == "disable" and node["inputs"].get("latent_image") == [sampler, 0]
-        ]
-        if not after:
-            return
-        yield after[0]
-        sampler = after[0]
+    waiting = {
+        number: node["inputs"].get("latent_image")
+        for number, node in graph.nodes.items()
+        if number != sampler and node["inputs"].get("add_noise") == "disable"
+    }
+    found = [sampler]
+    for before in found:  # it grows
+        after = [number for number, link in waiting.items() if link == [before, 0] and number not in found]
+        found += after
+        yield from after
 
 
 def _texts(graph: Graph, link: Any, names: tuple[str, ...]) -> str | None:

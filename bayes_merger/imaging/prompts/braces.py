@@ -18,6 +18,7 @@ from bayes_merger.errors import ConfigError, printable
 _MARKS = re.compile(r"\\.|\$?\{|[}|]", re.DOTALL)
 _COUNT = re.compile(r"\s*(\d*)(-?)(\d*)\s*\$\$(?:((?:(?!\$\$)[^{}])*)\$\$)?")
 _WEIGHT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)::")
+_LARGEST = 1_000_000  # a number; beyond this it is a slip of the keyboard
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,20 @@ class Option:
 
 
 def option(text: str) -> Option:
-    """An option as it is written: `0.5::a`."""
+    """An option as it is written: `0.5::a`.
+
+    Raises:
+        ConfigError: its weight is too large to be meant.
+    """
     found = _WEIGHT.match(text)
-    return Option(text[found.end() :], float(found[1])) if found else Option(text)
+    return Option(text[found.end() :], _number(found[1])) if found else Option(text)
+
+
+def _number(digits: str) -> float:
+    number = float(digits)
+    if number > _LARGEST:
+        raise ConfigError(f"prompt: {printable(digits, longest=40)} is more than {_LARGEST}; write a smaller number")
+    return number
 
 
 def choose(options: Sequence[Option], draw: random.Random) -> str:
@@ -111,8 +123,9 @@ def _choice(text: str, start: int, bars: Sequence[int], end: int) -> Choice | No
     if count is None:
         return Choice(options)
     low, dash, high = count.groups()[:3]
-    least = int(low) if low else 1
-    most = int(high) if high else len(options) if dash else least
+    least = int(_number(low)) if low else 1
+    # a list may stand alone there, which has more than this one option
+    most = int(_number(high)) if high else max(least, len(options)) if dash else least
     if most < least:
         raise ConfigError(f"prompt: {{{printable(count.group())}...}} takes at least {least} and at most {most}")
     return Choice(options, least, most, ", " if count[4] is None else count[4])

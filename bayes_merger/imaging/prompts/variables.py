@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from bayes_merger.errors import ConfigError, printable
 
-_FOUND = re.compile(r"(?<!\\)\$\{\s*([\w-]+)\s*(?:(?P<keep>\??)=(?P<once>!?)|(?::(?P<default>[^{}]*))?\})")
+_FOUND = re.compile(r"(?<!\\)\$\{\s*([\w-]+)\s*(?:(?P<keep>\??)=(?P<once>!?)|(?P<default>:)|\})")
 _MOST = 1000  # in one prompt; a variable that contains itself would never end
 _LONGEST = 20_000  # characters; one that contains itself twice would fill the memory
 
@@ -42,13 +42,14 @@ class Variables:
             found = _FOUND.search(text, place)
             if found is None:
                 return text
-            name, default = found[1], found["default"]
-            if found["keep"] is None:
-                value = self._given.get(name, default)
-                place = found.end() if value is None else found.start()  # a value may hold others
-                text = text if value is None else text[: found.start()] + value + text[found.end() :]
-            elif (end := _end(text, found.end())) is None:
+            name, opened = found[1], found["default"] or found["keep"] is not None
+            end = _end(text, found.end()) if opened else found.end() - 1
+            if end is None:
                 place = found.end()
+            elif found["keep"] is None:
+                value = self._given.get(name, text[found.end() : end] if found["default"] else None)
+                place = found.end() if value is None else found.start()  # a value may hold others
+                text = text if value is None else text[: found.start()] + value + text[end + 1 :]
             else:
                 if not (found["keep"] and name in self._given):
                     value = text[found.end() : end]

@@ -6,6 +6,7 @@ variables may be given with their name: `__season(when=winter)__`.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -24,8 +25,8 @@ from bayes_merger.imaging.prompts.comments import without_comments
 from bayes_merger.imaging.prompts.variables import Variables
 from bayes_merger.imaging.prompts.wraps import with_wraps
 
-_VALUES = r"\s*\w+\s*=[^,()=]*"
-_NAME = rf"__[~@!]?((?:[^\W_]|[*/])[\w /\\.*-]*?)(?:\(({_VALUES}(?:,{_VALUES})*)\))?__"
+_VALUES = r"\s*[\w-]+\s*=[^,()=]*"
+_NAME = rf"__[~@!]?(/?(?:[^\W_]|\*)[\w /\\.*-]*?)(?:\(({_VALUES}(?:,{_VALUES})*)\))?__"
 # the extension's marks of how to draw mean nothing once per study
 _WILDCARD = re.compile(_NAME)
 _ALONE = re.compile(rf"\s*{_NAME}\s*")
@@ -79,17 +80,17 @@ class Wildcards:
             if (found := first_choice(text)) is None:
                 return text
             before, choice, behind = found
-            text = before + self._with_lists(choice).drawn(draw) + behind
+            text = before + self._with_lists(choice, draw).drawn(draw) + behind
             if len(text) > _LONGEST:
                 raise ConfigError(f"wildcards: more than {_LONGEST} characters come of one prompt")
         raise ConfigError(f"prompt: has more than {_MOST_CHOICES} choices in braces; write fewer")
 
-    def _with_lists(self, choice: Choice) -> Choice:
-        """A choice of several among the lines of a list: `{2$$__colours__}`."""
-        alone = _ALONE.fullmatch(choice.options[0].text) if len(choice.options) == 1 and choice.high != 1 else None
-        if alone is None:
+    def _with_lists(self, choice: Choice, draw: random.Random) -> Choice:
+        """A choice of several among the lines of a list: `{2$$__colours__}`, or `{2$$__{warm|cold}__}`."""
+        name = _list_alone(choice.options[0].text, draw) if len(choice.options) == 1 and choice.high != 1 else None
+        if name is None:
             return choice
-        options = tuple({one.text: one for one in self._options(alone[1])}.values())  # none is drawn twice
+        options = tuple({one.text: one for one in self._options(name)}.values())  # none is drawn twice
         return replace(choice, options=options, high=max(choice.high, choice.low))
 
     def _one_of(self, draw: random.Random) -> Callable[[re.Match[str]], str]:
@@ -127,7 +128,9 @@ class Wildcards:
     def _together(self, pattern: str) -> list[str] | None:
         """The lines of all lists whose names fit; None where none does."""
         fitting = [name for name in self._names if fnmatchcase(_plain(name), _plain(pattern))]
-        return [line for name in fitting for line in self._lines(name) or ()] if fitting else None
+        lists = (self._lines(name) or [] for name in fitting)
+        once = {id(lines): lines for lines in lists}  # one in a table has several names
+        return [line for lines in once.values() for line in lines] if fitting else None
 
     def _lines(self, name: str) -> list[str] | None:
         """The lines of the list of that name; None where there is none."""
@@ -157,7 +160,8 @@ class Wildcards:
             own = _name(self._folder, path)
             beside = own.rpartition("/")[0]
             for keys, lines in lists.items():
-                for name in dict.fromkeys("/".join(above + keys) for above in ((), (beside,), (own,))):
+                places = ((), (beside,), (own,)) if keys else ((own,),)
+                for name in dict.fromkeys("/".join(above + keys) for above in places):
                     if name := name.strip("/"):
                         found.setdefault(_plain(name), lines)
         return found
@@ -170,6 +174,18 @@ class Wildcards:
         files = (self._folder / f"{form}.txt" for form in forms)
         # Path's own functions raise where a folder may not be entered
         return next((file for file in files if os.path.exists(file)), None)  # noqa: PTH110
+
+
+def _list_alone(text: str, draw: random.Random) -> str | None:
+    """The name of the list that a text is, in which there may be choices; None of another text."""
+    for _ in range(_DEEPEST):
+        if alone := _ALONE.fullmatch(text):
+            return alone[1]
+        within = text.strip().startswith("__") and text.rstrip().endswith("__")
+        if not within or (found := first_choice(text)) is None:
+            break
+        text = found[0] + found[1].drawn(draw) + found[2]
+    return None
 
 
 def _lists(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[str]]]:
@@ -186,9 +202,20 @@ def _lists(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 def _line(item: Any) -> str:
     """A line of a list: a text or number, or a table of its text and weight."""
     if isinstance(item, Mapping):
-        weight, text = item.get("weight", 1), item.get("text") or item.get("content") or ""
-        return str(text).strip() if weight == 1 else f"{weight}::{str(text).strip()}"
+        text = str(item.get("text") or item.get("content") or "").strip()
+        return f"{_weight(item['weight'])}::{text}" if text and "weight" in item else text
     return str(item).strip() if isinstance(item, str | int | float) else ""
+
+
+def _weight(given: Any) -> str:
+    """A weight as it stands before `::`, where there are no exponents."""
+    try:
+        weight = float(given)
+    except (TypeError, ValueError):
+        weight = -1.0
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"weight: {printable(str(given), longest=40)} is none; write one like 0.5")
+    return f"{weight:.12f}"
 
 
 def _plain(name: str) -> str:

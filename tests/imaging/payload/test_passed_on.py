@@ -49,6 +49,7 @@ def test_wildcards_are_drawn_here_once(tmp_path: Path) -> None:
     (tmp_path / "mood.txt").write_text("dark\n")
     (payload,) = resolve([payload_for_web_ui("p", {"prompt": "__mood__ {one|one}"})], 0, tmp_path)
     assert payload.prompts == ("dark one",)
+    assert payload_for_web_ui("p", {"prompt": "x", "hr_prompt": "{a|b}"}).passed_on  # of no second pass
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,8 @@ def test_wildcards_are_drawn_here_once(tmp_path: Path) -> None:
         ({"override_settings": {"sd_model_checkpoint": "other"}}, "the model is the merge"),
         ({"steps": "many"}, "steps: expected a number"),
         ({"width": 65}, "width: 65 is not a multiple of 8"),
+        ({"enable_hr": True, "hr_prompt": "a __mood__ cat"}, "p: hr_prompt: choices .* are drawn in prompt alone"),
+        ({"enable_hr": True, "hr_negative_prompt": "{a|b}"}, "p: hr_negative_prompt: choices .*; write its words out"),
         ({"prompt": " "}, "no prompt"),
         ({"prompt": "a\x00"}, "control character"),
     ],

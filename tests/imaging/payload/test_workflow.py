@@ -81,12 +81,28 @@ def test_a_sampler_that_goes_on_with_what_the_first_leaves_has_the_same_steps_an
         return {"class_type": "KSamplerAdvanced", "inputs": {**links, **settings, **more}}
 
     refiner = sampler("3", add_noise="disable", start_at_step=20)
+    other = sampler("3", add_noise="disable", start_at_step=20)  # another end of the same picture
+    third = sampler("21", add_noise="disable", start_at_step=25)
     again = sampler("20", add_noise="enable", start_at_step=10)  # a pass of its own, which keeps its settings
-    graph = Workflow(own(**{"20": refiner, "30": again})).filled(payload(steps=30, scheduler="Karras"), 0, "m")
+    graph = Workflow(own(**{"20": refiner, "21": other, "22": third, "30": again})).filled(
+        payload(steps=30, scheduler="Karras"), 0, "m"
+    )
     assert graph["3"]["inputs"].items() >= {"steps": 30, "scheduler": "karras"}.items()
-    changed = {"steps": 30, "scheduler": "karras"}
+    changed = {"steps": 30, "scheduler": "karras", "start_at_step": 24}  # its share of them, as 20 of 25
     assert graph["20"]["inputs"] == {**refiner["inputs"], **changed}
+    assert graph["21"]["inputs"] == {**other["inputs"], **changed}
+    assert graph["22"]["inputs"] == {**third["inputs"], "steps": 30, "scheduler": "karras"}
     assert graph["30"]["inputs"] == again["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "end", "expected"),
+    [(25, 20, 16), (20, 20, 20), (25, 10000, 10000), (["9", 0], 20, 20), (25, ["9", 0], ["9", 0])],
+)
+def test_a_refiner_keeps_its_share_where_a_payload_has_other_steps(steps: Any, end: Any, expected: Any) -> None:
+    graph = own()
+    graph["3"]["inputs"] |= {"steps": steps, "end_at_step": end}
+    assert Workflow(graph).filled(payload(steps=20), 0, "m")["3"]["inputs"]["end_at_step"] == expected
 
 
 @pytest.mark.parametrize(

@@ -162,11 +162,33 @@ def test_lines_are_tables_of_a_text_and_its_weight(tmp_path: Path) -> None:
     lines = "light:\n  - {weight: 0, text: mouse}\n  - {weight: 3, content: cat}\n  - {text: dog}\n  - {other: 1}\n"
     (tmp_path / "animals.yaml").write_text(lines)
     assert drawn(tmp_path, "__light__") == {"cat", "dog"}
+    more = '{"few": [{"text": "ant", "weight": 1e-7}, {"text": "bee"}], "one": [{"text": "wasp", "weight": "1"}, {"weight": 2}]}'
+    (tmp_path / "insects.json").write_text(more)
+    assert drawn(tmp_path, "__few__ __one__") == {"bee wasp"}
+    for weight in ("null", ".inf", "-1", "often"):
+        (tmp_path / "animals.yaml").write_text(f"light: [{{text: mouse, weight: {weight}}}]")
+        with pytest.raises(ConfigError, match=rf"animals.yaml: weight: {weight} is none; write one like 0.5"):
+            expand(tmp_path, "__light__")
+
+
+def test_a_list_in_a_table_is_as_likely_as_one_in_a_text(tmp_path: Path) -> None:
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "birds.txt").write_text("robin\n")
+    (tmp_path / "zoo" / "fish.yaml").write_text("small: [carp]\n")
+    (tmp_path / "zoo" / "moods.json").write_text('["calm"]')
+    lists = Wildcards(tmp_path)
+    lines = [lists.expand("__zoo/*__", random.Random(seed)) for seed in range(300)]
+    assert all(80 < lines.count(word) < 120 for word in ("robin", "carp", "calm"))
+    with pytest.raises(ConfigError, match=r"no zoo\.txt"):
+        expand(tmp_path, "__zoo__")
 
 
 def test_several_of_a_list_are_different(tmp_path: Path) -> None:
     (tmp_path / "colours.txt").write_text("red\nred\nred\nblue\n")
     assert drawn(tmp_path, "{2$$__colours__}") == {"red, blue", "blue, red"}
+    for text in ("{2-$$__colours__}", "{2$$__{colours|colours}__}", "{2$$ __{1$$col}{ours|ours}__ }"):
+        assert drawn(tmp_path, text) == {"red, blue", "blue, red"}
+    assert drawn(tmp_path, "{3-$$a|b}") == {"a, b", "b, a"}
 
 
 def test_choices_that_make_no_sense_are_named(tmp_path: Path) -> None:
@@ -174,6 +196,8 @@ def test_choices_that_make_no_sense_are_named(tmp_path: Path) -> None:
     for text, words in (
         ("{0::a|0::b}", "all options beside 'a' have weight 0"),
         ("{3-2$$a|b}", "takes at least 3 and at most 2"),
+        (f"{{{'9' * 5000}$$a|b}}", "9{30,}... is more than 1000000; write a smaller number"),
+        (f"{{{'9' * 400}::a|b}}", "9{30,}... is more than 1000000; write a smaller number"),
         ("{a|b}" * 600, "more than 500 choices"),
         ("__nothing*__", "bad.yaml: "),
         ("%{a$$b}", r"prompt: %{a\$\$...} has no place for what is behind \$\$; write ... there"),
@@ -219,3 +243,18 @@ def test_lists_are_named_as_the_extension_and_windows_do(tmp_path: Path) -> None
     (tmp_path / "animals").mkdir()
     (tmp_path / "animals" / "cat.txt").write_text("tabby\n")
     assert drawn(tmp_path, r"__animals\cat__ __~animals/cat__ __@animals/cat__") == {"tabby tabby tabby"}
+
+
+def test_a_variable_s_default_may_hold_choices_and_others() -> None:
+    assert drawn(None, "${c:{red|blue}} ball") == {"red ball", "blue ball"}
+    assert drawn(None, "${d=sand}${c:${d} and ${e:{a|b}}}") == {"sand and a", "sand and b"}
+    assert drawn(None, "${c:{red|blue} ball") == {"${c:red ball", "${c:blue ball"}
+
+
+def test_a_list_is_given_variables_of_all_names(tmp_path: Path) -> None:
+    (tmp_path / "season.txt").write_text("a ${in-it:mild} day\n")
+    assert drawn(tmp_path, "__season__ __season(in-it=cold)__") == {"a mild day a cold day"}
+
+
+def test_lines_of_a_drawing_are_no_list() -> None:
+    assert drawn(None, "a __/__ b __//__") == {"a __/__ b __//__"}

@@ -46,6 +46,20 @@ def test_its_attention_is_merged_and_taken_by_any_name(names: tuple[str, ...], v
         assert found[ATTENTION + name].unique().tolist() == [place + shift]
 
 
+@pytest.mark.parametrize("pickled", [False, True])
+def test_its_attention_is_written_as_the_convolutions_that_official_names_are(tmp_path: Path, pickled: bool) -> None:
+    names = ("to_q.weight", "to_k.weight", "to_v.bias", "to_out.0.weight", "group_norm.bias")
+    theirs = {ATTENTION + name: torch.ones((2, 2) if name.endswith("weight") else 2) for name in names}
+    write_model(tmp_path / "b.safetensors", 2, torch.float32, change=theirs)
+    if pickled:
+        torch.save(load_file("b.safetensors"), "b.safetensors")
+    assert main(["merge", "model_a=b.safetensors", "model_b=b.safetensors", "alpha=0.5", "--out", "o.safetensors"]) == 0
+    found = {key.removeprefix(ATTENTION): tensor.shape for key, tensor in load_file("o.safetensors").items()}
+    assert {name: found[name] for name in OFFICIAL} == {
+        name: (2, 2, 1, 1) if name.endswith("weight") else (2,) for name in OFFICIAL
+    }
+
+
 def test_a_model_without_one_cannot_lend_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_model(tmp_path / "b.safetensors", 2, change={VAE: None})
     said = refused(capsys, "merge", *MODELS, "vae=b")
