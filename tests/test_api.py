@@ -112,7 +112,7 @@ def test_mistakes_are_named(models: Path) -> None:
         bayes_merger.open_study("s", optimiser="tep")
     with pytest.raises(ConfigError, match="name: 'a b' cannot be a folder"):
         bayes_merger.open_study("a b")
-    with pytest.raises(ConfigError, match="images_per_prompt: is about the trials of a run; here payloads.NAME"):
+    with pytest.raises(ConfigError, match="images_per_prompt: is about the trials of a run; here"):
         bayes_merger.draw("A.safetensors", "portrait", images_per_prompt=2)
 
 

@@ -33,7 +33,7 @@ def check_untried(typed: Iterable[str]) -> None:
     for name in typed:
         if name in ("images_per_prompt", "images_budget"):
             raise ConfigError(
-                f"{name}: is about the trials of a run; here payloads.NAME.batch_size=2 says how many pictures are drawn"
+                f"{name}: is about the trials of a run; here payloads.NAME.batch_size=2 says how many are drawn"
             )
 
 
