@@ -58,7 +58,8 @@ REPORT = """# Optimisers side by side on the demo models
 Written by `python benchmarks/search_demo.py report`: real merges, drawn and judged. Every seed has its own start
 design, prompts' seeds and sampler; the methods share the design. Points are the mean of 32 fresh pictures per payload
 of what a method would hand over: the trial with the best observed score, that with the best posterior mean, or the
-merge that is predicted to be the best, tried or not. In brackets those of each seed.
+merge that is predicted to be the best, tried or not. In brackets those of each seed: 0 to 5, or 2 to 5 where there are
+four.
 """
 RIVALS = (("structured@4a0c3b8", 8, "observed 60"), ("structured@4a0c3b8", 2, "observed 60"))
 """What this version is compared with: the version before with twice the trials, on as many pictures each and on few."""

@@ -1,8 +1,9 @@
 """A budget of pictures, split between the trials and the final round before anything is drawn.
 
 What the final round needs is set aside. The rest is for a start design and some thirty trials after it, and so many
-pictures of each prompt as that leaves; with fewer than one, for more trials. Pictures mislead alike in similar merges,
-so that a search of many trials finds the best merge of its own pictures, not of all: BENCHMARK
+pictures of each prompt as that leaves; with fewer than one, for fewer trials. Pictures mislead alike in similar merges,
+so that many trials of few find the best merge of their own pictures, not of all: with 1920 pictures on the demo, 30
+trials of 64 hand over merges worth 0.51 ± 0.08 points more than 120 trials of 16 (`benchmarks/search_demo.py`).
 """
 
 from __future__ import annotations
