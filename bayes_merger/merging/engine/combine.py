@@ -16,7 +16,7 @@ from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.parameters import Prepared, Weight
 from bayes_merger.merging.saliency.weights import Buffer, TensorWeight, Weights, row_width, vary, weights_by_rows
 
-_CPU_PIECE = 2**18  # bytes in the dtype that is computed in; half a dozen pieces stay in a core's cache
+_CPU_PIECE = 2**18  # bytes in the dtype that is computed in, for each thread; half a dozen stay in a core's cache
 _GPU_PIECE = 2**28  # launches cost more than cache misses there
 
 Make = Callable[[], Prepared]
@@ -155,7 +155,8 @@ def _combine_pieces(
 
 def _pieces(rows: int, size: int, device: torch.device) -> int:
     """The count of pieces, about as large as each other, for rows of so many bytes."""
-    return -(-rows // max(1, (_GPU_PIECE if device.type != "cpu" else _CPU_PIECE) // size))
+    piece = _GPU_PIECE if device.type != "cpu" else _CPU_PIECE * torch.get_num_threads()
+    return -(-rows // max(1, piece // size))
 
 
 def _slice_of(part: object, begin: int, piece: Tensor, count: int) -> object:
