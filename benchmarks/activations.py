@@ -13,6 +13,8 @@ The table is printed and written to ``benchmarks/results/activations.md``, after
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -217,7 +219,30 @@ def whole(folder: Path) -> list[Row]:
     """The merge of whole models, written."""
     own = Merging(folder, make_models(folder, ("",)))
     cost = own.cost_of_writing(ROUNDS_OF_WHOLE)
-    return [("a written merge of all of Stable Diffusion 1.5 with saliency / without", cost, 1.5)]
+    return [
+        ("a written merge of all of Stable Diffusion 1.5 with saliency / without", cost, 1.5),
+        (
+            "the command `merge` for that, by the clock and on all cores, with saliency / without",
+            commanded(folder),
+            1.5,
+        ),
+    ]
+
+
+def commanded(folder: Path, rounds: int = ROUNDS) -> float:
+    """The seconds for which a person waits for a merge with saliency, as a ratio to one without: the fewest of some."""
+    command = [sys.executable, "-m", "bayes_merger", "merge", "alpha=0.4", "--overwrite"]
+    command += ["--out", f"{folder}/out.safetensors"]
+    command += [f"model_{name}={folder}/{name}.safetensors" for name in "ab"]
+    ways = {"scalar": command, "tensor": [*command, "strength=1.5"]}
+    ways["tensor"] += [f"saliency.{name}={folder}/{name}.act.safetensors" for name in "ab"]
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, typed in ways.items():
+            begin = time.perf_counter()
+            subprocess.run(typed, check=True, capture_output=True)
+            times[way].append(time.perf_counter() - begin)
+    return min(times["tensor"]) / min(times["scalar"])
 
 
 def main() -> None:
