@@ -117,11 +117,11 @@ def _draw(words: Sequence[str], out: Path, *, sure: bool) -> None:
 def _config(words: Sequence[str], axes: Sequence[Axis]) -> RunConfig:
     """The settings of a run, with models and payloads that an axis names."""
     from bayes_merger import compose
-    from bayes_merger.run.checks import check_untried
+    from bayes_merger.run.checks import check_without_trials
     from bayes_merger.run.xy.axes import PAYLOAD
 
     given = {word.partition("=")[0] for word in words}
-    check_untried(given)
+    check_without_trials(given)
     models = [f"{axis.kind}={axis.values[0]}" for axis in axes if axis.kind.startswith("model_")]
     words = [*words, *(word for word in models if word.partition("=")[0] not in given)]
     config = compose.validate(compose.compose_run(words))

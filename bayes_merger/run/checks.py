@@ -21,7 +21,7 @@ _RANGES = (
 """Setting, its least and its largest value."""
 
 
-def check_untried(typed: Iterable[str]) -> None:
+def check_without_trials(typed: Iterable[str]) -> None:
     """Whether settings make sense where payloads are drawn as they are, without trials.
 
     Args:

@@ -254,12 +254,12 @@ class PipelineEvaluator(Judging):
             keep_most: told how many fit, once the memory has not held so many.
             preview: shows what is drawn.
         """
-        generator = setup.config.generator
+        generator, vae = setup.config.generator, setup.config.vae
         progress.step("loading the pipeline")
         pipeline = load_pipeline(
             setup.base,
             config=_tree(setup),
-            vae=setup.checkpoints.get("vae" if setup.config.vae not in MODEL_NAMES else setup.config.vae),
+            vae=setup.checkpoints.get(vae if vae in MODEL_NAMES else "vae"),  # a model's, or a file's
             text_encoder_3=generator.text_encoder_3,
             offload=generator.offload or (OFFLOAD if not _searches_texts(setup) else None),
             device=generator.device,
