@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from bayes_merger.checkpoints.activations.levels import ANSWERS, INPUT, Cells, levels
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.architectures import ARCHITECTURES
 from bayes_merger.checkpoints.blocks import Architecture
 from bayes_merger.errors import CheckpointError, ConfigError, printable
 from bayes_merger.report.figures import draw_cells, new_figure, write_plot
 
-Cells = Mapping[tuple[str, str], float]
-"""Row and column -> the mean of log2 over its weights."""
-
 _MOST_PROMPTS = 8
-_ANSWERS, _INPUT = ("guided_out", "gradient_out"), ("in_sq",)
 
 
 def summary(files: Sequence[Sidecar]) -> str:
@@ -36,7 +33,7 @@ def summary(files: Sequence[Sidecar]) -> str:
         cells = {
             (row, label): value
             for file, label in zip(files, columns, strict=True)
-            for (row, _), value in _cells(file, architecture, lambda _: "", kinds).items()
+            for (row, _), value in levels(file, architecture, lambda _: "", kinds).items()
         }
         ratio = f"{columns[-1]} / {columns[0]}"
         extra = (ratio, lambda row: _ratio(cells.get((row, columns[0])), cells.get((row, columns[-1]))))
@@ -46,7 +43,7 @@ def summary(files: Sequence[Sidecar]) -> str:
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     table = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     said = [_about(file) for file in files]
-    if kinds == _INPUT:
+    if kinds == INPUT:
         said.append("without guidance there is no response: this is the size of what the layers are fed")
     return "\n".join([*said, *table])
 
@@ -59,7 +56,7 @@ def heat_map(files: Sequence[Sidecar], path: Path) -> None:
         ConfigError: the picture cannot be written there.
     """
     architecture, kinds = architecture_of(files), _kinds(files)
-    maps = [_cells(file, architecture, architecture.part, kinds) for file in files]
+    maps = [levels(file, architecture, architecture.part, kinds) for file in files]
     titles = [_label(file) for file in files]
     if len(files) > 1:
         both = maps[0].keys() & maps[-1].keys()
@@ -76,7 +73,7 @@ def heat_map(files: Sequence[Sidecar], path: Path) -> None:
         axes = figure.add_subplot(1, len(maps), number + 1)
         between = number == len(files)
         shown = _centred(cells) if between and len(files) == 1 else cells
-        label = "log2 of a ratio" if between else f"log2 of the RMS {'input' if kinds == _INPUT else 'response'}"
+        label = "log2 of a ratio" if between else f"log2 of the RMS {'input' if kinds == INPUT else 'response'}"
         draw_cells(axes, shown, title, architecture.blocks, label, centred=between)
     try:
         write_plot(figure, path)
@@ -117,29 +114,7 @@ def _architecture(file: Sidecar) -> Architecture:
 def _kinds(files: Sequence[Sidecar]) -> tuple[str, ...]:
     """The statistics that are shown, the first that a weight has: the input where a measured file has no answers."""
     measured = [{name for own in file.statistics.values() for name in own} for file in files if file.about]
-    return _ANSWERS if all(known & {*_ANSWERS} for known in measured) else _INPUT
-
-
-def _cells(file: Sidecar, architecture: Architecture, column: Callable[[str], str], kinds: tuple[str, ...]) -> Cells:
-    """The mean over weights and channels of log2 of the RMS of a statistic, or of a plain saliency."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for key, statistics in file.statistics.items():
-        block = architecture.place(key).block
-        value = _value(file, key, [kind for kind in kinds if kind in statistics])
-        if block and value is not None:
-            found.setdefault((block, column(key)), []).append(value)
-    return {cell: sum(values) / len(values) for cell, values in found.items()}
-
-
-def _value(file: Sidecar, key: str, statistics: Sequence[str]) -> float | None:
-    if file.about is None:
-        numbers = file.plain(key).double()
-    elif not statistics:
-        return None
-    else:
-        numbers = file.mean(key, statistics[0]).sqrt()
-    numbers = numbers[numbers > 0]
-    return float(numbers.log2().mean()) if numbers.numel() else None
+    return ANSWERS if all(known & {*ANSWERS} for known in measured) else INPUT
 
 
 def _by_prompt(file: Sidecar, architecture: Architecture, kinds: tuple[str, ...]) -> tuple[list[str], Cells]:
@@ -150,12 +125,12 @@ def _by_prompt(file: Sidecar, architecture: Architecture, kinds: tuple[str, ...]
     for key, statistics in file.statistics.items():
         block = architecture.place(key).block
         if block and kinds[0] in statistics and file.has_runs(key):
-            for name, square in zip(names, file.by_run(key)[:, int(kinds == _ANSWERS)].tolist(), strict=False):
+            for name, square in zip(names, file.by_run(key)[:, int(kinds == ANSWERS)].tolist(), strict=False):
                 if square > 0:
                     found.setdefault((block, name), []).append(math.log2(square) / 2)
     if found:
         return names, {cell: sum(values) / len(values) for cell, values in found.items()}
-    return ["all"], {(row, "all"): v for (row, _), v in _cells(file, architecture, lambda _: "", kinds).items()}
+    return ["all"], {(row, "all"): v for (row, _), v in levels(file, architecture, lambda _: "", kinds).items()}
 
 
 def _centred(cells: Cells) -> Cells:

@@ -2,27 +2,40 @@
 
 An anchor is a preset of supermerger's (``GRAD_V``), a weight string (26 numbers, or one for all), a recipe
 (``recipe.json``, or a merged ``.safetensors``), or an earlier study: its best merge (``STUDY``) or one trial's
-(``STUDY:17``). For a method of several weights, ``{alpha: GRAD_V, beta: 0.5}``; without names, the first is meant.
+(``STUDY:17``); or ``saliency``: each block from the model that answers more to its prompts there. For a method of
+several weights, ``{alpha: GRAD_V, beta: 0.5}``; without names, the first is meant.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from bayes_merger.checkpoints.activations.levels import ANSWERS, levels
+from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.recipe.presets import is_preset, presets, read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.saliency.settings import FILES, MOVED
+from bayes_merger.paths import user_path
 from bayes_merger.run.folder import studies
+from bayes_merger.run.models import merge_settings
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.search.space.design import design
 
 _NUMBERS = re.compile(r"[-+\d.eE,\s]*\d[-+\d.eE,\s]*")
 _TRIAL = re.compile(r"(.+):(\d+)")
+
+SALIENCY = "saliency"
+"""The anchor that the run's files of activations make."""
+
+_STEEPNESS = 8
+"""How fast a block goes over to the model that answers more there; without any search, on models of the demo's size."""
 
 Weights = dict[str, dict[str, float]]
 
@@ -62,6 +75,8 @@ def read_anchor(entry: Any, setup: RunSetup) -> tuple[Weights, list[str]]:
     text = str(entry).strip()
     if _is_numbers(entry) or is_preset(text):
         return {names[0]: _numbers(entry, setup)}, []
+    if text == SALIENCY:
+        return _by_saliency(setup), []
     recipe = _recipe(text, setup.config)
     if recipe.architecture != blocks.name:
         raise ConfigError(f"anchors: {text} is a merge of {recipe.architecture}, these models are {blocks.name}")
@@ -69,6 +84,28 @@ def read_anchor(entry: Any, setup: RunSetup) -> tuple[Weights, list[str]]:
     if not weights:
         raise ConfigError(f"anchors: {text} has weights {', '.join(recipe.weights)}, none of {', '.join(names)}")
     return weights, [] if recipe.method == setup.method.name else [f"its weights are those of method '{recipe.method}'"]
+
+
+def _by_saliency(setup: RunSetup) -> Weights:
+    """The share of B in what both models answer in each block, sharpened; half where nothing was measured.
+
+    alpha = R_b^8 / (R_a^8 + R_b^8),   R the geometric mean of the responses' RMS over all channels and weights.
+    """
+    files = {} if setup.steps else merge_settings(setup.config).saliency
+    if missing := [name for name in FILES if name not in files]:
+        raise ConfigError(f"anchors: {SALIENCY} compares both models; give  {SALIENCY}.{missing[0]}=FILE, too")
+    found = {}
+    for name in FILES:
+        with closing(Sidecar(user_path(files[name]["path"]))) as file:
+            cells = levels(file, setup.architecture, lambda _: "", ANSWERS)
+        found[name] = {block: level for (block, _), level in cells.items()}
+    a, b = (found[name] for name in FILES)
+    known = [block for block in setup.architecture.blocks if block in a and block in b]
+    if not known:
+        raise ConfigError(f"anchors: {SALIENCY} needs responses; measure with cfg_scale above 1, or with --gradients")
+    numbers = dict.fromkeys(setup.architecture.blocks, 0.5)
+    numbers |= {block: 1 / (1 + 2 ** (_STEEPNESS * (a[block] - b[block]))) for block in known}
+    return {MOVED: numbers}
 
 
 def _numbers(value: Any, setup: RunSetup) -> dict[str, float]:

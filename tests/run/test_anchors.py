@@ -20,6 +20,7 @@ from bayes_merger.merging.recipe.recipe import MergeRecipe, ModelRef
 from bayes_merger.run.anchors import start_design
 from bayes_merger.search import build_space
 from bayes_merger.search.study.study import create_study, open_storage
+from tests.sidecars import measured
 
 SD1 = ARCHITECTURES["sd1"]
 GRADIENT = {block: round(index / 25, 4) for index, block in enumerate(SD1.blocks)}
@@ -29,9 +30,10 @@ def parts(anchors: list[Any], method: str = "weighted_sum", runs: Path = Path("r
     """As much of a run as an anchor needs."""
     spec = method_spec(method)
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
-    config = RunConfig(anchors=anchors, runs=str(runs), init_points=rules.pop("init_points", 8))
+    saliency = rules.pop("saliency", {})
+    config = RunConfig(anchors=anchors, runs=str(runs), init_points=rules.pop("init_points", 8), saliency=saliency)
     space = build_space(SD1.blocks, weights, **rules)
-    return SimpleNamespace(config=config, method=spec, space=space, architecture=SD1, checkpoints={})
+    return SimpleNamespace(config=config, method=spec, space=space, architecture=SD1, checkpoints={}, steps=None)
 
 
 def recipe(weights: dict[str, dict[str, float]] | None = None, method: str = "weighted_sum") -> MergeRecipe:
@@ -132,6 +134,27 @@ def test_an_anchor_that_is_there_already_is_not_drawn_twice() -> None:
     rows, _ = start_design(parts([0.5, "ALL_A", 0.3, "0.3"]))
     assert [set(found.values()) for found in rows[:4]] == [{0.0}, {1.0}, {0.5}, {0.3}]
     assert len({tuple(found.values()) for found in rows}) == len(rows) == 8
+
+
+def test_saliency_takes_each_block_from_the_model_that_answers_more_there(tmp_path: Path) -> None:
+    key = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_q.weight"
+
+    def answering(name: str, rms: float) -> str:
+        change: dict[str, torch.Tensor | None] = {f"{key}|guided_out": torch.full((2, 4), rms**2)}
+        return str(measured(tmp_path / f"{name}.safetensors", {key: (4, 4)}, change=change))
+
+    files = {"a": answering("a", 1.0), "b": answering("b", 2.0)}
+
+    rows, lines = start_design(parts(["saliency"], saliency=files))
+    assert lines == []
+    assert rows[3]["IN04.alpha"] == pytest.approx(256 / 257)
+    assert {rows[3][f"{block}.alpha"] for block in SD1.blocks if block != "IN04"} == {0.5}
+    with pytest.raises(ConfigError, match=r"anchors: saliency compares both models; give  saliency\.a=FILE, too"):
+        start_design(parts(["saliency"], saliency={"b": files["b"]}))
+    silent: dict[str, torch.Tensor | None] = {f"{key}|{name}": None for name in ("guided_in", "guided_out", "guided_n")}
+    files["b"] = str(measured(tmp_path / "silent.safetensors", {key: (4, 4)}, change=silent))
+    with pytest.raises(ConfigError, match="anchors: saliency needs responses; measure with cfg_scale above 1"):
+        start_design(parts(["saliency"], saliency=files))
 
 
 @pytest.mark.parametrize(
