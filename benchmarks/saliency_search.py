@@ -1,14 +1,13 @@
 """Searches at equal budget on two models with different skills: with saliency, without, and with its channels shuffled.
 
-    python benchmarks/saliency_search.py search --trials 30 --seeds 0 1 2
+    python benchmarks/saliency_search.py search --trials 40 --seeds 0 1 2 3 4 5
     python benchmarks/saliency_search.py report      # benchmarks/results/saliency_search.md
 
-The pair starts from the demo's C, made to forget both halves of its words; A then learns the shape words, B the colour
-words, in all blocks of the U-Net, so that all 26 weights matter. A seed decides the start design, the pictures' seeds
-and the sampler; the arms share the design. `gates` has strength 1.5 in all blocks and searches the same weights as
-`plain`; `shuffled` has the same saliency with the channels of every tensor in a random order, which tells nothing. What
-is kept is judged by fresh pictures, on seeds that no trial has used, the same for all arms. All that was made is kept
-in ``--cache``; a run goes on.
+The pair is that of ``saliency_merges.py``, in which all 26 weights matter. A seed decides the start design, the
+pictures' seeds and the sampler. ``gates`` searches the strength of saliency beside the blocks, as a run does that is
+given files; ``shuffled`` has the same saliency with the channels of every tensor in a random order, which tells
+nothing. A trial has 64 pictures; what a search hands over by its posterior mean is judged by 128 fresh ones, on seeds
+that no trial has used, the same for all. All that was made is kept in ``--cache``; a run goes on.
 """
 
 from __future__ import annotations
@@ -25,132 +24,66 @@ from pathlib import Path
 import numpy as np
 import optuna
 import torch
-from safetensors.torch import save_file
+from saliency_merges import make_pair, measured, shuffled
 from search_demo import ROOT, Demo
-
-from bayes_merger import compose, demo
-from bayes_merger.checkpoints.activations.sums import Activations, merged
-from bayes_merger.demo import denoiser, pictures, train
-from bayes_merger.demo.denoiser import Denoiser, Lesson
-from bayes_merger.demo.pictures import Scene
-from bayes_merger.imaging import load_pipeline
-from bayes_merger.run.activations import measure
 
 RESULTS = Path(__file__).parent / "results" / "saliency_search.md"
 REPORT = """# Searches with saliency and without
 
-Written by `python benchmarks/saliency_search.py report`: points of the merges of the start design, which has the same
-block weights in all searches; of what a search hands over by its posterior mean, on fresh pictures; and of what the
-plain search hands over, with saliency added. Beside them stands how far they are above the same without saliency: of
-each seed with the standard error over merges or pictures, then with that over the seeds.
+Written by `python benchmarks/saliency_search.py report`: {trials} trials of 64 pictures; points of what a search hands
+over by its posterior mean, on 128 fresh pictures. Beside them stands how far they are above those of the search without
+saliency: of each seed with the standard error over pictures, then with that over the seeds.
 """
-STRENGTH = 1.5
+PICTURES = 8
 KINDS = {"plain": "", "gates": "act", "shuffled": "shuffled"}
 """Of searches, and what the files of their saliency are called."""
 OPTIMISER = "structured"
 FRESH = 16
-LESSONS = {"a": (train.shape_words, 6), "b": (train.colour_words, 7)}
-EXPERIMENT = ("experiment=demo",)
+MODELS = "ab"
 
 
-def no_words(told: Scene, rng: np.random.Generator) -> str:
-    """Captions from which nothing can be learnt."""
-    return train.shape_words(pictures.scramble(told, "shape", rng), rng)
-
-
-def make_pair(folder: Path) -> None:
-    """Train A and B as `a.safetensors` and `b.safetensors`, and measure them, unless that is done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not all((folder / f"{name}.safetensors").is_file() for name in LESSONS):
-        train_pair(folder)
-    for name in LESSONS:
-        if not (out := folder / f"{name}.act.safetensors").is_file():
-            settings = compose.compose_run([*EXPERIMENT, "seed=7919", f"model_a={folder / name}.safetensors"])
-            measure(compose.validate(settings), out, print)
-        if not (wrong := folder / f"{name}.shuffled.safetensors").is_file():
-            shuffled(out).save(wrong)
-
-
-def train_pair(folder: Path) -> None:
-    """Teach two copies of the demo's C that has forgotten all words one half of them each."""
-    live = load_pipeline(demo.model_path("c"), config=demo.config_dir(), device="cpu").architecture.model.modules
-    vae, rng = live["vae"].float(), np.random.default_rng(2)
-    scenes = [pictures.scene(rng) for _ in range(3000)]
-    latents = denoiser.encode(vae, scenes, rng, device="cpu") * vae.config.scaling_factor
-    knowing = Denoiser(live["unet"], live["text_encoder"]).state()
-
-    def taught(start: train.State, words: denoiser.Words, steps: int, seed: int) -> train.State:
-        lesson = Lesson(words, steps, warmup=20, averaging=0.98, learns=lambda name: name.startswith("unet."))
-        model = denoiser.fresh(seed=3, device="cpu").load(start)
-        return denoiser.train(
-            model,
-            lesson,
-            scenes=scenes,
-            latents=latents,
-            seed=seed,
-            device="cpu",
-            say=lambda text: print(text, flush=True),
-        )
-
-    forgot = taught(knowing, no_words, 80, 5)
-    for name, (words, seed) in LESSONS.items():
-        state = train.single_file(taught(forgot, words, 160, seed), vae)
-        save_file(state, folder / f"{name}.safetensors", metadata={"format": "pt"})
-
-
-def shuffled(path: Path) -> Activations:
-    """Activations with the channels of each tensor in a random order, the same for all models and statistics."""
-    found = merged([path])
-    for key, sums in found.sums.items():
-        for side in ("in", "out"):
-            for name in [name for name in sums if name.endswith(side)]:
-                order = np.random.default_rng(list(f"{key} {side}".encode())).permutation(sums[name].shape[1])
-                sums[name] = sums[name][:, torch.from_numpy(order)]
-    return found
+def make_files(pair: Path) -> None:
+    """Train A and B, and measure them, unless that is done."""
+    make_pair(pair)
+    for name in MODELS:
+        found = measured(pair / f"{name}.safetensors", pair / f"{name}.act.safetensors", 2)
+        shuffled(found, pair / f"{name}.shuffled.safetensors")
 
 
 def arm(name: str, seed: int, cache: Path) -> Demo:
     """A search of one kind."""
     pair = cache / "pair"
-    more = [f"model_{letter}={pair / letter}.safetensors" for letter in LESSONS]
-    more += ["n_iters=80", "images_per_prompt=1"]
+    more = [f"model_{letter}={pair / letter}.safetensors" for letter in MODELS]
+    more += ["n_iters=80", f"images_per_prompt={PICTURES}"]
     if name != "plain":
-        more += [f"saliency.{letter}={pair / letter}.{KINDS[name]}.safetensors" for letter in LESSONS]
-        more.append(f"space.frozen.strength={STRENGTH}")
+        more += [f"saliency.{letter}={pair / letter}.{KINDS[name]}.safetensors" for letter in MODELS]
     return Demo(OPTIMISER, seed, cache / name, more, FRESH)
 
 
-def search(seed: int, trials: int, cache: Path) -> None:
-    """Search with all kinds, and judge what each hands over; that of the plain one with all kinds of saliency."""
+def search(seed: int, trials: int, kinds: Sequence[str], cache: Path) -> None:
+    """Search with some kinds, and judge by fresh pictures what each hands over."""
     path = cache / "results" / f"{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    arms = {name: arm(name, seed, cache) for name in KINDS}
-    studies = {name: own.study(trials) for name, own in arms.items()}
-    first = [trial.params for trial in studies["plain"].trials if trial.user_attrs.get("phase") == "design"]
-    found = {f"start design, {name}": [own.judged(row)["value"] for row in first] for name, own in arms.items()}
-    path.write_text(json.dumps(found))
-    kept = {name: own.kept(studies[name], trials)["posterior"] for name, own in arms.items()}
-    for name, own in arms.items():
-        found[f"search, {name}"] = own.points(own.judged(kept[name], "fresh"))
-        found[f"the plain search's merge, {name}"] = own.points(own.judged(kept["plain"], "fresh"))
-    path.write_text(json.dumps(found))
-    print(seed, {name: round(float(np.mean(points)), 3) for name, points in found.items()}, flush=True)
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    for name in kinds:
+        own = arm(name, seed, cache)
+        kept = own.kept(own.study(trials), trials)["posterior"]
+        found[name] = own.points(own.judged(kept, "fresh"))
+        print(seed, name, round(float(np.mean(found[name])), 3), kept, flush=True)
+        path.write_text(json.dumps(found))
 
 
 def table(cache: Path) -> list[str]:
-    """Mean points of each finished seed, and how far above those without saliency they are, picture by picture."""
-    paths = sorted((cache / "results").glob("*.json"))
-    results = {int(path.stem): found for path in paths if len(found := json.loads(path.read_text())) == 3 * len(KINDS)}
-    lines = [
-        f"| what | points of seeds {', '.join(map(str, results))} | above plain, by seed | over the seeds |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name in next(iter(results.values()), {}):
-        plain = f"{name.partition(',')[0]}, plain"
-        means = ", ".join(f"{np.mean(found[name]):.2f}" for found in results.values())
-        above = [np.subtract(found[name], found[plain]) for found in results.values()]
-        by_seed = ", ".join(_with_error(each) for each in above)
-        lines.append(f"| {name} | {means} | {by_seed} | {_with_error([float(np.mean(each)) for each in above])} |")
+    """Mean points of each seed, and how far above those without saliency they are, picture by picture."""
+    results = {int(path.stem): json.loads(path.read_text()) for path in sorted((cache / "results").glob("*.json"))}
+    lines = ["| search | seeds | points | above plain, by seed | over the seeds |", "| --- | --- | --- | --- | --- |"]
+    for name in KINDS:
+        found = {seed: points for seed, points in results.items() if {"plain", name} <= points.keys()}
+        means = ", ".join(f"{np.mean(points[name]):.2f}" for points in found.values())
+        above = [np.subtract(points[name], points["plain"]) for points in found.values()]
+        by_seed = ", ".join(map(_with_error, above)) if name != "plain" else ""
+        over = _with_error([float(np.mean(each)) for each in above]) if name != "plain" else ""
+        lines.append(f"| {name} | {', '.join(map(str, found))} | {means} | {by_seed} | {over} |")
     return lines
 
 
@@ -164,19 +97,21 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("pair", "search", "report"))
-    parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(6)))
+    parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=list(KINDS))
     parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "saliency-search")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
     if options.what != "report":
-        make_pair(options.cache / "pair")
+        make_files(options.cache / "pair")
     if options.what == "search":
         for seed in options.seeds:
-            search(seed, options.trials, options.cache)
+            search(seed, options.trials, options.kinds, options.cache)
     if options.what == "report":
-        RESULTS.write_text("\n".join([REPORT, *table(options.cache), ""]))
+        text = REPORT.format(trials=options.trials)
+        RESULTS.write_text("\n".join([text, *table(options.cache), ""]))
         print(RESULTS.read_text())
 
 

@@ -74,8 +74,8 @@ class Sidecar:
         return self._file.shapes[f"{key}{MARK}{statistic}"][1]
 
     def plain(self, key: str) -> Tensor:
-        """A plain file's tensor in fp32, which broadcasts to the weight called `key`."""
-        return self._file.tensor(key).float()
+        """A plain file's tensor, which broadcasts to the weight called `key`."""
+        return self._file.tensor(key)
 
     def banded(self, key: str, statistic: str) -> Tensor:
         """A weight's statistic, `(bands or 1, channels)` in fp64."""

@@ -172,13 +172,13 @@ def _log_ratio(saliencies: tuple[Tensor, ...], centred: bool) -> Tensor:
     """`log(s_b / s_a)`, or `log s` of one; 0 where both are 0, limited where one is, of mean 0 if it is centred."""
     import torch
 
-    logs = [saliency.double().log() for saliency in saliencies]
-    ratio = logs[-1] - logs[0] if len(logs) > 1 else logs[0]
-    if len(logs) == 1:  # against the mean of what is not 0
-        finite = ratio[torch.isfinite(ratio)]
-        ratio = ratio - (finite.mean() if finite.numel() else 0.0)
+    first, *others = saliencies
+    ratio = first.double().log_() if not others else others[0].double().log_().sub_(first.double().log_())
+    if not others:  # against the mean of what is not 0
+        known = int(torch.count_nonzero(first))
+        ratio -= ratio.nan_to_num(neginf=0.0).sum() / max(known, 1)
     limited = ratio.nan_to_num_(nan=0.0, posinf=_MOST, neginf=-_MOST).clamp_(-_MOST, _MOST)
-    return (limited - limited.mean() if centred else limited).float()
+    return (limited.sub_(limited.mean()) if centred else limited).float()
 
 
 def _power(log: Tensor, strength: float) -> Tensor:

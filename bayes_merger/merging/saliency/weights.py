@@ -36,7 +36,7 @@ Buffer = Callable[[str], Room]
 
 @dataclass(frozen=True)
 class TensorWeight(ABC):
-    """A weight of one tensor, seen as a matrix. Its factors are matrices in fp32 of as many rows or one.
+    """A weight of one tensor, seen as a matrix. Its factors are matrices of as many rows or one, in fp32 mostly.
 
     Attributes:
         width: numbers in a row of the tensor: all that feed one output.
@@ -141,7 +141,7 @@ class ScaledWeight(TensorWeight):
 
     Attributes:
         number: of the block.
-        multipliers: what multiplies it, at most two: a column comes first.
+        multipliers: what multiplies it, at most two, of any float dtype: a column comes first.
         least: the smallest weight for which the method is defined.
         most: the largest one.
     """
@@ -161,13 +161,15 @@ class ScaledWeight(TensorWeight):
         import torch
 
         *rows, last = factors
-        torch.mul(last, rows[0] * self.number if rows else self.number, out=table)
+        if last.dtype != torch.float32:  # a plain file's own, widened where it is used and nowhere whole
+            last = table.copy_(last)
+        torch.mul(last, rows[0].float() * self.number if rows else self.number, out=table)
         if math.isfinite(self.least) or math.isfinite(self.most):
             table.clamp_(self.least, self.most)
 
     def ends(self) -> tuple[float, float]:
         """Bounds of the weights of the whole tensor."""
-        lows, highs = zip(*(factor.aminmax() for factor in self.factors), strict=True)
+        lows, highs = zip(*(factor.float().aminmax() for factor in self.factors), strict=True)
         found = sorted(self.number * math.prod(map(float, ends)) for ends in (lows, highs))
         return max(found[0], self.least), min(found[1], self.most)
 

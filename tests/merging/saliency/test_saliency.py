@@ -211,6 +211,24 @@ def test_a_plain_saliency_multiplies_any_weight_and_stays_where_the_method_is_de
     assert torch.equal(limited[FIRST][:, 2:], b[FIRST][:, 2:])  # 4 is limited to 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_plain_saliency_of_another_dtype_is_its_numbers_in_fp32(
+    tmp_path: Path, models: dict[str, Checkpoint], dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for shape in (SHAPES[FIRST], (1, *SHAPES[FIRST][1:]), (SHAPES[FIRST][0], 1, 1, 1)):
+        saliency = torch.rand(shape, generator=generator).to(dtype)
+        found = []
+        for given in (saliency, saliency.float()):
+            save_file({FIRST: given}, tmp_path / "plain.safetensors")
+            reference = {"path": str(tmp_path / "plain.safetensors"), "sha256": ""}
+            for more in ({"act": {"alpha": reference}}, {"saliency": {"b": reference}}):
+                found.append(dict(merge(recipe(two(models), "0.4", 1.7, **more), two(models)))[FIRST])
+        assert torch.equal(found[0], found[2])
+        assert torch.equal(found[1], found[3])
+        assert not torch.equal(found[0], found[1])
+
+
 def test_a_bias_follows_the_rows_of_its_weight(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
     merged = dict(merge(recipe(two(models), saliency=settings_of(tmp_path)), two(models)))
     a, b = (tensors_of(seed, torch.float32)[BIAS] for seed in (1, 2))
