@@ -36,7 +36,9 @@ from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
 from bayes_merger.imaging.activations import Recording, recorded
 from bayes_merger.imaging.layers import Layer
 from bayes_merger.merging import SD1, LiveMerge, MergeRecipe, MergeSettings, ModelRef, open_checkpoint
+from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.export.single_file import save_merge
+from bayes_merger.merging.parameters import Weight
 
 RESULTS = Path(__file__).parent / "results" / "activations.md"
 BLOCKS = ("input_blocks.7.", "input_blocks.8.", "output_blocks.5.", "output_blocks.6.", "output_blocks.8.")
@@ -165,6 +167,18 @@ def make_models(folder: Path, blocks: tuple[str, ...]) -> dict[str, Checkpoint]:
     return models
 
 
+@merge_method(elementwise=True)
+def in_copies(a: torch.Tensor, b: torch.Tensor, *, alpha: Weight = 0.5) -> torch.Tensor:
+    """The plain merge of copies in fp32, which every program does that does not fuse it into one call.
+
+    Args:
+        a: Tensor of any shape.
+        b: Tensor like ``a``.
+        alpha: share of B.
+    """
+    return a.lerp(b, alpha)
+
+
 class Merging:
     """Two models and their activations, in a folder, merged with one number for every block and with saliency."""
 
@@ -172,6 +186,21 @@ class Merging:
         saliency = {name: {"path": str(folder / f"{name}.act.safetensors"), "sha256": ""} for name in "ab"}
         self.settings = {"scalar": MergeSettings(), "tensor": MergeSettings(saliency=saliency)}
         self.models, self._folder = models, folder
+
+    def others(self) -> dict[str, MergeSettings]:
+        """The plain merge in copies; a number for every column, or every place, from a plain file."""
+        generator = torch.Generator().manual_seed(3)
+        shapes = {key: shape for key, shape in self.models["a"].shapes.items() if len(shape) > 1}
+        sizes = {
+            "columns": {key: (1, shape[1], *(1,) * (len(shape) - 2)) for key, shape in shapes.items()},
+            "places": shapes,
+        }
+        made = {"copies": MergeSettings(method="in_copies")}
+        for name, own in sizes.items():
+            path = self._folder / f"{name}.safetensors"
+            save_file({key: torch.rand(shape, generator=generator).half() for key, shape in own.items()}, path)
+            made[name] = MergeSettings(act={"alpha": {"path": str(path), "sha256": ""}})
+        return made
 
     def weights(self, kind: str, alpha: float) -> dict[str, dict[str, float]]:
         """One alpha for all blocks."""
@@ -202,47 +231,62 @@ def merging(folder: Path, rounds: int = ROUNDS) -> list[Row]:
     shapes_of = own.models["a"].shapes
     merged = [key for key in shapes_of if SD1.place(key).role in ("block", "vae")]
 
-    def live(dtype: str, precision: torch.dtype) -> float:
-        room = {key: torch.empty(shapes_of[key], dtype=precision) for key in merged}
-        work = {kind: own.live(kind, replace(made, dtype=dtype), room) for kind, made in own.settings.items()}
-        return ratios(work, rounds)["tensor"]
+    settings = own.settings | own.others()
 
-    return [
-        ("a written merge of five blocks with saliency / without", own.cost_of_writing(rounds), 1.5),
-        ("a live candidate in fp32 with saliency / without", live("fp32", torch.float32), 1.5),
-        ("one of fp16 models in a network in fp32, as a CPU draws it", live("fp16", torch.float32), 1.5),
-        ("a live candidate in fp16 with saliency / without, which is one fused call", live("fp16", torch.float16), 1.5),
-    ]
+    def live(dtype: str, precision: torch.dtype) -> dict[str, float]:
+        room = {key: torch.empty(shapes_of[key], dtype=precision) for key in merged}
+        work = {kind: own.live(kind, replace(made, dtype=dtype), room) for kind, made in settings.items()}
+        return ratios(work, rounds)
+
+    rows = [("a written merge of five blocks with saliency / without", own.cost_of_writing(rounds), 1.5)]
+    for what, found in (
+        ("a live candidate in fp32", live("fp32", torch.float32)),
+        ("one of fp16 models in a network in fp32, as a CPU draws it", live("fp16", torch.float32)),
+        ("a live candidate in fp16", live("fp16", torch.float16)),
+    ):
+        rows += [
+            (f"{what}, with saliency / without", found["tensor"], 1.5),
+            (f"{what}, with saliency / without, in copies in fp32", found["tensor"] / found["copies"], 3.0),
+            (f"{what}, with a number for each column / in copies", found["columns"] / found["copies"], 1.3),
+            (f"{what}, with a number for each place / in copies", found["places"] / found["copies"], 1.3),
+        ]
+    return rows
 
 
 def whole(folder: Path) -> list[Row]:
     """The merge of whole models, written."""
     own = Merging(folder, make_models(folder, ("",)))
     cost = own.cost_of_writing(ROUNDS_OF_WHOLE)
+    clock, memory = commanded(folder)
     return [
         ("a written merge of all of Stable Diffusion 1.5 with saliency / without", cost, 1.5),
-        (
-            "the command `merge` for that, by the clock and on all cores, with saliency / without",
-            commanded(folder),
-            1.5,
-        ),
+        ("the command `merge` for that, by the clock and on all cores, with saliency / without", clock, 1.5),
+        ("MiB of memory that it takes more", memory, 64),
     ]
 
 
-def commanded(folder: Path, rounds: int = ROUNDS) -> float:
-    """The seconds for which a person waits for a merge with saliency, as a ratio to one without: the fewest of some."""
+def commanded(folder: Path, rounds: int = ROUNDS) -> tuple[float, float]:
+    """What a person waits for with saliency, as a ratio to a merge without, and the MiB of memory that it takes more.
+
+    Both are of the best of some goes.
+    """
     command = [sys.executable, "-m", "bayes_merger", "merge", "alpha=0.4", "--overwrite"]
     command += ["--out", f"{folder}/out.safetensors"]
     command += [f"model_{name}={folder}/{name}.safetensors" for name in "ab"]
     ways = {"scalar": command, "tensor": [*command, "strength=1.5"]}
     ways["tensor"] += [f"saliency.{name}={folder}/{name}.act.safetensors" for name in "ab"]
     times: dict[str, list[float]] = {way: [] for way in ways}
+    memory = {way: float("inf") for way in ways}
     for _ in range(rounds):
         for way, typed in ways.items():
             begin = time.perf_counter()
-            subprocess.run(typed, check=True, capture_output=True)
+            process = subprocess.Popen(typed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            if status:
+                sys.exit(f"{' '.join(typed)}: failed")
             times[way].append(time.perf_counter() - begin)
-    return min(times["tensor"]) / min(times["scalar"])
+            memory[way] = min(memory[way], used.ru_maxrss / 1024)
+    return min(times["tensor"]) / min(times["scalar"]), memory["tensor"] - memory["scalar"]
 
 
 def main() -> None:

@@ -63,7 +63,8 @@ def make_pair(folder: Path) -> None:
 def measured(model: Path, out: Path, each: int = 1) -> Path:
     """Activations of so many pictures of each prompt, unless they are there."""
     if not out.is_file():
-        more = [f"model_a={model}", f"seed={MEASURED}", f"images_per_prompt={each}"]
+        more = [f"model_a={model}", f"seed={MEASURED}"]
+        more += [f"payloads.{name}.batch_size={each}" for name in compose.compose_run([EXPERIMENT])["payloads"]]
         measure(compose.validate(compose.compose_run([EXPERIMENT, *more])), out, print)
     return out
 
