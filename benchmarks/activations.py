@@ -52,6 +52,7 @@ ROUNDS = 5
 ROUNDS_OF_WHOLE = 2
 DRAWN: dict[str, Any] = {"steps": 14, "width": 64, "height": 64, "sampler_name": "DDIM", "cfg_scale": 4}
 _WIDTH = 8
+_SALIENT = ("salient_sum", "most_salient")
 
 Row = tuple[str, float, float]
 """What is measured, the ratio, and the goal."""
@@ -158,7 +159,7 @@ def make_models(folder: Path, blocks: tuple[str, ...]) -> dict[str, Checkpoint]:
         for key, shape in shapes("sd1").items()
     }
     models = {}
-    for seed, name in enumerate("ab"):
+    for seed, name in enumerate("abc"):
         generator = torch.Generator().manual_seed(seed)
         tensors = {key: torch.randn(shape, generator=generator).half() for key, shape in chosen.items()}
         save_file(tensors, folder / f"{name}.safetensors")
@@ -196,6 +197,7 @@ class Merging:
             "places": shapes,
         }
         made = {"copies": MergeSettings(method="in_copies")}
+        made |= {name: replace(self.settings["tensor"], method=name) for name in _SALIENT}
         for name, own in sizes.items():
             path = self._folder / f"{name}.safetensors"
             save_file({key: torch.rand(shape, generator=generator).half() for key, shape in own.items()}, path)
@@ -205,14 +207,15 @@ class Merging:
     def weights(self, kind: str, alpha: float) -> dict[str, dict[str, float]]:
         """One alpha for all blocks."""
         own = {"alpha": dict.fromkeys(SD1.blocks, alpha)}
-        return own | ({"strength": dict.fromkeys(SD1.blocks, 1.5)} if kind == "tensor" else {})
+        return own | ({"strength": dict.fromkeys(SD1.blocks, 1.5)} if kind in (*_SALIENT, "tensor") else {})
 
     def written(self, kind: str) -> Callable[[], None]:
         """What writes the merge."""
-        references = {name: ModelRef(str(model.path), model.sha256()) for name, model in self.models.items()}
+        models = {name: self.models[name] for name in "ab"}
+        references = {name: ModelRef(str(model.path), model.sha256()) for name, model in models.items()}
         settings, weights = vars(self.settings[kind]), self.weights(kind, 0.4)
         recipe = MergeRecipe(**settings, models=references, weights=weights, architecture="sd1")
-        return lambda: save_merge(recipe, self.models, self._folder / "out.safetensors", replace=True)
+        return lambda: save_merge(recipe, models, self._folder / "out.safetensors", replace=True)
 
     def cost_of_writing(self, rounds: int) -> float:
         """The CPU seconds of the written merge with saliency, as a ratio to that without."""
@@ -220,7 +223,8 @@ class Merging:
 
     def live(self, kind: str, settings: MergeSettings, destinations: Mapping[str, torch.Tensor]) -> Callable[[], None]:
         """What writes another candidate each time."""
-        candidate = LiveMerge(self.models, settings, memory=2**32)
+        names = settings.spec.models
+        candidate = LiveMerge({name: self.models[name] for name in names}, settings, memory=2**32)
         alphas = iter([0.1 + 0.01 * number for number in range(80)])
         return lambda: candidate.apply(self.weights(kind, next(alphas)), destinations)
 
@@ -247,6 +251,7 @@ def merging(folder: Path, rounds: int = ROUNDS) -> list[Row]:
         rows += [
             (f"{what}, with saliency / without", found["tensor"], 1.5),
             (f"{what}, with saliency / without, in copies in fp32", found["tensor"] / found["copies"], 3.0),
+            *((f"{what}, by {name} / in copies", found[name] / found["copies"], 3.0) for name in _SALIENT),
             (f"{what}, with a number for each column / in copies", found["columns"] / found["copies"], 1.3),
             (f"{what}, with a number for each place / in copies", found["places"] / found["copies"], 1.3),
         ]

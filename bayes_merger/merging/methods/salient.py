@@ -20,19 +20,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _parts(a: Tensor, b: Tensor, c: Tensor, alpha: Weight) -> tuple[Tensor, Tensor]:
-    """`alpha y^2` and `alpha y^2 + (1 - alpha) x^2`, both up to the square of the larger of x and y.
+def _against(a: Tensor, b: Tensor, c: Tensor, alpha: Weight) -> Tensor:
+    """`(1 - alpha) (x / y)^2`, within what fp32 can hold; as if both moved as far where neither did.
 
-    So neither overflows or vanishes; the sum is 0 where one model did not move and the other has no share.
+    As a quotient it neither overflows nor vanishes where x and y do not. No masks: they take torch many times as long
+    as sums and products.
     """
-    x, y = (a - c).abs_(), (b - c).abs_()
-    larger = x.maximum(y)
-    larger.masked_fill_(larger == 0, 1.0)
-    of_a, of_b = x.div_(larger).square_(), y.div_(larger).square_()
-    return of_b * alpha, of_a.lerp_(of_b, alpha)
+    odds = (a - c).div_(b - c)
+    return odds.mul_(odds).nan_to_num_(nan=1.0, posinf=1e30).clamp_(min=1e-30).mul_(1 - alpha)
 
 
-@merge_method(elementwise=True, between=True, bounds={"alpha": (0.0, 1.0)}, cost=Cost(10, measured=False))
+@merge_method(elementwise=True, between=True, bounds={"alpha": (0.0, 1.0)}, cost=Cost(4, measured=False))
 def salient_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5) -> Tensor:
     """`A + s (B - A)`, `s = alpha y^2 / (alpha y^2 + (1 - alpha) x^2)` with `x = |A - C|`, `y = |B - C|`.
 
@@ -46,12 +44,11 @@ def salient_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5) -> Tens
         c: Tensor like ``a``, the ancestor of both.
         alpha: share of B where both moved as far, in [0, 1].
     """
-    of_b, total = _parts(a, b, c, alpha)
-    share: Tensor = of_b.div_(total).clamp_(max=1).where(total != 0, 1.0 * (alpha >= 1))
-    return a.lerp(b, share)
+    share = _against(a, b, c, alpha).add_(alpha).reciprocal_().mul_(alpha)
+    return a.lerp(b, share.clamp_(max=1))
 
 
-@merge_method(elementwise=True, between=True, selects=True, bounds={"alpha": (0.0, 1.0)}, cost=Cost(10, measured=False))
+@merge_method(elementwise=True, between=True, selects=True, bounds={"alpha": (0.0, 1.0)}, cost=Cost(4, measured=False))
 def most_salient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5) -> Tensor:
     """B where `alpha (B - C)^2 > (1 - alpha) (A - C)^2`, else A: winner takes all.
 
@@ -64,5 +61,5 @@ def most_salient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5) -> Ten
         c: Tensor like ``a``, the ancestor of both.
         alpha: above 1/2 more of B, below more of A, in [0, 1].
     """
-    of_b, total = _parts(a, b, c, alpha)
-    return b.where((2 * of_b > total) | ((total == 0) & (total + alpha >= 1)), a)
+    lead = _against(a, b, c, alpha).neg_().add_(alpha)
+    return a.lerp(b, lead.sign_().clamp_(min=0))
