@@ -16,6 +16,7 @@ from bayes_merger.compose.typed import FURTHER
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
+from bayes_merger.merging.saliency.settings import ACT
 from bayes_merger.run.choices import GROUPS, choices
 
 _SAID: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -79,7 +80,10 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
         return f"{group}: no '{choice}'; {nearest(choice, choices(group))}"
     if found := re.search(r"Key '([^']+)' (?:is not in struct|not in)", text):
         key = found.group(1)
-        full = next((o.partition("=")[0] for o in overrides if o.partition("=")[0].split(".")[-1] == key), key)
+        given = next((o for o in overrides if o.partition("=")[0].split(".")[-1] == key), key)
+        full, _, value = given.partition("=")
+        if value.startswith(ACT):
+            return f"{full}: in a run it is  act.{key}={value.removeprefix(ACT)}"
         if full in FURTHER:
             return f"{full}: in a YAML file it is written  models: {{{full[-1]}: FILE}}"
         return f"unknown setting '{full}'; {way_out(full, known(overrides))}"

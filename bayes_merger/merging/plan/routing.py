@@ -21,7 +21,8 @@ from bayes_merger.merging.recipe.elements import ElementRule, parse_rules, rules
 from bayes_merger.merging.recipe.postprocess import clipped
 from bayes_merger.merging.recipe.settings import KEEP_EMA, VAE_FILE, MergeSettings
 from bayes_merger.merging.saliency.coverage import coverage
-from bayes_merger.merging.saliency.sources import TensorWeights, open_tensor_weights
+from bayes_merger.merging.saliency.opening import open_tensor_weights
+from bayes_merger.merging.saliency.sources import TensorWeights
 from bayes_merger.merging.saliency.weights import Weights
 
 Checkpoints = Mapping[str, Checkpoint]
@@ -66,6 +67,11 @@ class PlanItem:
     common: int = 0
 
     @property
+    def merged(self) -> tuple[int, ...]:
+        """The shape of what is merged of it: without the channels that not all models have."""
+        return (self.shape[0], self.common, *self.shape[2:]) if self.common else self.shape
+
+    @property
     def block(self) -> str | None:
         """The block whose weights it takes, if it takes any."""
         return self.place.block if self.action == "merge" else None
@@ -108,8 +114,7 @@ class MergePlan:
         """A merged tensor's weights as the method takes them, from the numbers of its block and of elemental rules."""
         if self.tensor_weights is None:
             return numbers
-        shape = (item.shape[0], item.common, *item.shape[2:]) if item.common else item.shape
-        return self.tensor_weights.weights(item.key, shape, numbers)
+        return self.tensor_weights.weights(item.key, item.merged, numbers)
 
     def varies(self, item: PlanItem) -> bool:
         """Whether a tensor has weights that differ from number to number, so that it is merged by itself."""
@@ -163,6 +168,7 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, settings: MergeSe
     tensors = open_tensor_weights(spec, settings.saliency, settings.act, checkpoints, averaged)
     if tensors is not None:
         spec = replace(spec, between=spec.between and not settings.act)
+        notes += tensors.notes
     return MergePlan(items, spec, architecture, name, missing, tuple(notes), rules, prediction, tensors)
 
 
