@@ -80,10 +80,7 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
         return f"{group}: no '{choice}'; {nearest(choice, choices(group))}"
     if found := re.search(r"Key '([^']+)' (?:is not in struct|not in)", text):
         key = found.group(1)
-        given = next((o for o in overrides if o.partition("=")[0].split(".")[-1] == key), key)
-        full, _, value = given.partition("=")
-        if value.startswith(ACT):
-            return f"{full}: in a run it is  act.{key}={value.removeprefix(ACT)}"
+        full = next((o.partition("=")[0] for o in overrides if o.partition("=")[0].split(".")[-1] == key), key)
         if full in FURTHER:
             return f"{full}: in a YAML file it is written  models: {{{full[-1]}: FILE}}"
         return f"unknown setting '{full}'; {way_out(full, known(overrides))}"
@@ -91,6 +88,9 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
         return f"{found.group(1)}: several values; run a study with each by  --multirun"
     if found := re.search(r"Could not override '([^']+)'", text):
         full = found.group(1)
+        file = next((o.removeprefix(f"{full}={ACT}") for o in overrides if o.startswith(f"{full}={ACT}")), "")
+        if file:
+            return f"{full}: in a run it is  act.{full.rpartition('.')[2]}={file}"
         return f"unknown setting '{full}'; {way_out(full, known(overrides))}"
     if found := re.search(r"Error merging override (.+)", text):
         reason = str(error.__cause__ or "").partition("\n")[0]

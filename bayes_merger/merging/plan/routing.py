@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bayes_merger.checkpoints.architectures import TEXT_SLOTS, divided
 from bayes_merger.checkpoints.blocks import Architecture, Place
@@ -164,7 +165,7 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, settings: MergeSe
     held |= {key: held[own] for key, own in averaged.items() if own in held}
     items = tuple(replace(item, rules=held[item.key]) if item.key in held else item for item in items)
     notes = [note for model in spec.models for note in checkpoints[model].notes]
-    notes += _notes(items, missing, architecture, vae)
+    notes += [*_notes_on_files(spec, checkpoints), *_notes(items, missing, architecture, vae)]
     tensors = open_tensor_weights(spec, settings.saliency, settings.act, checkpoints, averaged)
     if tensors is not None:
         spec = replace(spec, between=spec.between and not settings.act)
@@ -190,6 +191,15 @@ def _check_vae(vae: str, models: Checkpoints) -> None:
         raise ConfigError(f"vae: {shown} has no VAE; leave it out, or give a file that has one")
     if lacking := [key for key in wanted if key not in model.shapes]:
         raise CheckpointError(f"vae: the VAE of {shown} lacks '{lacking[0]}', which model A's has; give another one")
+
+
+def _notes_on_files(spec: MethodSpec, models: Checkpoints) -> list[str]:
+    """That a file is two models of a merge: of three it leaves differences of nothing, which may be a slip."""
+    files: dict[Path, list[str]] = {}
+    for name in spec.models:
+        if not (models[name].derived or models[name].reordered):
+            files.setdefault(models[name].path, []).append(name.upper())
+    return [f"models {' and '.join(names)} are one file, {path.name}" for path, names in files.items() if names[1:]]
 
 
 def _notes(items: Iterable[PlanItem], missing: Sequence[str], architecture: Architecture, vae: str) -> list[str]:

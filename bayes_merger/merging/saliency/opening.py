@@ -110,10 +110,8 @@ def _check_fits(file: Sidecar, models: Mapping[str, Checkpoint], by: str) -> Non
 def _called(file: Sidecar, model: Checkpoint) -> str:
     """What to do about names that a model does not have."""
     own = next(iter(file.statistics))
-    for key in model.shapes:
-        if own in key or key.startswith(f"{own}."):  # without what is before the network, or what is within a layer
-            return f"'{printable(own)}' is called '{printable(key)}' there"
-    return "measure it again"
+    like = next((key for key in model.shapes if own in key and key.endswith("weight")), "")
+    return f"'{printable(own)}' is called '{printable(like)}' there" if like else "measure it again"
 
 
 def _fault_of_shape(file: Sidecar, key: str, shape: tuple[int, ...], by: str) -> str:

@@ -182,14 +182,13 @@ def _scaled(saliency: Tensor, file: Sidecar) -> Tensor:
 
 
 def _log_ratio(saliencies: tuple[Tensor, ...], centred: bool) -> Tensor:
-    """`log(s_b / s_a)`, or `log s` of one; 0 where both are 0, limited where one is, of mean 0 if it is centred."""
+    """`log(s_b / s_a)`, or `log s` of one; 0 where both or all are 0, limited where one is, of mean 0 if centred."""
     import torch
 
-    logs = [saliency.double().log() for saliency in saliencies]
-    ratio = logs[-1] - logs[0] if len(logs) > 1 else logs[0]
-    if len(logs) == 1:  # against the mean of what is not 0
-        finite = ratio[torch.isfinite(ratio)]
-        ratio = ratio - (finite.mean() if finite.numel() else 0.0)
+    *of_a, log = [saliency.double().log() for saliency in saliencies]
+    finite = log[torch.isfinite(log)]
+    against = of_a[0] if of_a else finite.mean() if finite.numel() else log  # one: the mean of what is not 0
+    ratio = log - against
     limited = ratio.nan_to_num_(nan=0.0, posinf=RATIO, neginf=-RATIO).clamp_(-RATIO, RATIO)
     return (limited - limited.mean() if centred else limited).float()
 
