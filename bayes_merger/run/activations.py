@@ -84,8 +84,8 @@ def _check(drawer: Drawer, abouts: Sequence[About]) -> None:
     kinds = {_is_guided(drawer, payload): payload.name for payload in drawer.payloads}
     if len(kinds) > 1:
         raise ConfigError(
-            f"payload {kinds[False]}: has no guidance (cfg_scale 1), and {kinds[True]} has, so that they do not hold the "
-            "same statistics; measure them into two files, or give all a cfg_scale above 1"
+            f"payload {kinds[False]}: has no guidance (cfg_scale 1), and {kinds[True]} has, so that their statistics "
+            "are not the same; measure them into two files, or give all a cfg_scale above 1"
         )
     for payload, about in zip(drawer.payloads, abouts, strict=True):
         if any(network_tags(prompt) for prompt in payload.prompts):

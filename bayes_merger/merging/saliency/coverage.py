@@ -49,7 +49,6 @@ def coverage(tensors: TensorWeights, items: Iterable[_Merged]) -> list[str]:
         )
     if limited := sum(tensors.limited(item.key, item.merged) for item in items) if tensors.saliency else 0:
         other = "in one of the files" if len(tensors.saliency) > 1 else "there"
-        lines.append(
-            f"{limited} channels are 0 {other}, or differ by more than a ratio of e^{RATIO:g}, and count as that ratio"
-        )
+        what = f"channels that are 0 {other}, or differ by more than a ratio of e^{RATIO:g}, and count as that"
+        lines.append(f"{what}: {limited}")
     return lines
