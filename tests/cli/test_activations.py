@@ -167,7 +167,7 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
     with safe_open(workplace / "gone", "pt") as file:
         changed = {key: file.get_tensor(key) * 2 for key in file.keys()}  # noqa: SIM118  no mapping
         save_file(changed, workplace / "changed", file.metadata())
-    assert "saliency" in refused(workplace, *on, "saliency.b=changed")
+    assert "because its scores would not be comparable: activations" in refused(workplace, *on, "saliency.b=changed")
     gone_on = command(workplace, *on, "saliency.b=gone")
     assert gone_on.returncode == 0, gone_on.stderr
     assert "trial   3" in gone_on.stdout + gone_on.stderr
