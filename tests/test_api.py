@@ -23,6 +23,7 @@ from bayes_merger.api.asking import AskTellStudy
 from bayes_merger.cli import main
 from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
 from bayes_merger.run.recipes import embedded_recipe
+from tests.sidecars import measured
 
 FOX = '{"prompt": "a fox in the snow", "steps": 20, "batch_size": 2}'
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -99,6 +100,24 @@ def test_a_state_dict_is_what_the_file_holds(models: Path) -> None:
     assert all(torch.equal(again[key], tensor) for key, tensor in state.items())
     with pytest.raises(Exception, match="exists"):
         bayes_merger.save_merge(out, **settings)
+
+
+def test_files_of_activations_are_given_as_tables(models: Path) -> None:
+    layer = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
+    for seed, name in enumerate("AB"):
+        with bayes_merger.open_checkpoint(f"{name}.safetensors") as model:
+            measured(models / f"{name}.act", {layer: model.shapes[layer]}, seed, model=model.sha256())
+    settings: dict[str, Any] = {"model_a": "A.safetensors", "model_b": "B.safetensors", "alpha": 0.25}
+    state = bayes_merger.merge(**settings, saliency={"a": "A.act", "b": Path("B.act"), "centre": "none"}, strength=2)
+    plain = bayes_merger.merge(**settings)
+    moved = {key for key, tensor in state.items() if not torch.equal(tensor, plain[key])}
+    assert moved == {layer, layer.replace("weight", "bias")}
+    acted = bayes_merger.merge(**settings, act={"alpha": "B.act"})
+    assert not torch.equal(acted[layer], plain[layer])
+    more: dict[str, Any]
+    for more in ({"saliency": {"a": "B.act", "b": "A.act"}}, {"act": {"alpha": "A.safetensors"}}):
+        assert left_open(CheckpointError, **settings, **more) == []
+    assert left_open(ConfigError, **settings, saliency={"x": "B.act"}) == []
 
 
 def test_mistakes_are_named(models: Path) -> None:

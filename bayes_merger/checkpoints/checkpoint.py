@@ -33,11 +33,13 @@ class Checkpoint:
             ``False`` where searched weights change some of them; those are never kept.
         computed: whether tensors are computed when they are read, so that they have not been checked to be finite.
         reordered: whether its neurons stand in another order than in its file.
+        derived: whether it is made of other models, so that no file has it as it is.
     """
 
     constant: bool = True
     computed: bool = False
     reordered: bool = False
+    derived: bool = False
 
     def __init__(
         self,
@@ -227,7 +229,8 @@ class ModelView(Checkpoint):
             model.release,
             self._read_part_of_model if model.has_parts else None,
         )
-        self.constant, self.computed, self.reordered = model.constant, model.computed, model.reordered
+        self.constant, self.computed = model.constant, model.computed
+        self.reordered, self.derived = model.reordered, model.derived
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -16,6 +16,7 @@ from bayes_merger.compose.typed import FURTHER
 from bayes_merger.compose.verbatim import Verbatim
 from bayes_merger.config import data_root
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
+from bayes_merger.merging.saliency.settings import ACT
 from bayes_merger.run.choices import GROUPS, choices
 
 _SAID: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -87,6 +88,9 @@ def _line(error: Exception, overrides: Sequence[str], known: Callable[[Sequence[
         return f"{found.group(1)}: several values; run a study with each by  --multirun"
     if found := re.search(r"Could not override '([^']+)'", text):
         full = found.group(1)
+        file = next((o.removeprefix(f"{full}={ACT}") for o in overrides if o.startswith(f"{full}={ACT}")), "")
+        if file:
+            return f"{full}: in a run it is  act.{full.rpartition('.')[2]}={file}"
         return f"unknown setting '{full}'; {way_out(full, known(overrides))}"
     if found := re.search(r"Error merging override (.+)", text):
         reason = str(error.__cause__ or "").partition("\n")[0]

@@ -24,12 +24,11 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS, VAE_FILE, read_settings
-from bayes_merger.merging.saliency.settings import strengthened
+from bayes_merger.merging.saliency.settings import ACT, strengthened
 from bayes_merger.paths import user_path
 from bayes_merger.search.space.names import names_of
 
 _BY_HAND = (*(name for name in SETTINGS if name not in ("options", "dtype")), ADJUST)
-_ACT = "act:"  # before the file that multiplies a weight
 _TABLES = {"saliency": "b=FILE", "act": "alpha=FILE"}  # settings that are tables, with an example
 
 
@@ -101,8 +100,10 @@ def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
             if not dot:
                 raise ConfigError(f"{name} is a table; give  {name}.{_TABLES[name]}")
             tables[name][part] = text
-        elif isinstance(text, str) and text.startswith(_ACT):
-            tables["act"][key] = text.removeprefix(_ACT)
+        elif isinstance(text, str) and text.startswith(ACT):
+            if dot:
+                raise ConfigError(f"{key}: a file is for all blocks; give  act.{part}=FILE  and  {key}=NUMBER")
+            tables["act"][key] = text.removeprefix(ACT)
             others[key] = "1"
         else:
             others[key] = text

@@ -14,7 +14,7 @@ from typing import Any
 
 from bayes_merger.checkpoints.blocks import Architecture, weights_to_string
 from bayes_merger.errors import ConfigError
-from bayes_merger.merging.recipe.postprocess import method_weights
+from bayes_merger.merging.recipe.postprocess import ADJUST, method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 
 PRESETS = "mbwpresets.txt"
@@ -49,11 +49,11 @@ def formats(recipe: MergeRecipe, name: str) -> list[Format]:
     """
     architecture, found = recipe.architecture_blocks, []
     weights = method_weights(recipe.weights)
+    pasted = is_pasted(recipe)
     for weight, blocks in weights.items():
         whole, count = weights_to_string(blocks, architecture), len(architecture.blocks)
         base, _, rest = whole.partition(",")
         about = f"{weight}: " if len(weights) > 1 else ""
-        pasted = architecture.name in PASTED
         found.append(Format(f"{about}{count} numbers, {architecture.blocks[0]} first" + PASTED_INTO * pasted, whole))
         if pasted:
             found.append(Format(f"{about}{count - 1} numbers and base {base} apart (older MBW panels)", rest))
@@ -62,6 +62,12 @@ def formats(recipe: MergeRecipe, name: str) -> list[Format]:
         if pasted:
             found.append(Format(f"{about}a line of supermerger's {PRESETS}", f"{name}-{weight}\t{whole}"))
     return found
+
+
+def is_pasted(recipe: MergeRecipe) -> bool:
+    """Whether supermerger and model-mixer can do something with the weights; they know no files of activations."""
+    moved = recipe.saliency or recipe.act or any(step.saliency or step.act for step in recipe.steps)
+    return recipe.architecture in PASTED and not moved
 
 
 def _long(blocks: Mapping[str, float], architecture: Architecture) -> str:
@@ -145,13 +151,17 @@ def mecha_recipe(recipe: MergeRecipe) -> str:
     return "\n".join(lines)
 
 
+_OF_THE_FILE = {"dtype", "vae", "options", "compat", "ema"}
+"""Settings of a merge that change no number of a weighted sum's networks."""
+
+
 def _of_two(recipe: MergeRecipe, program: str) -> Mapping[str, float]:
     """The weights of a plain weighted sum of two models.
 
     Raises:
         ConfigError: it is another merge.
     """
-    plain = recipe.method == "weighted_sum" and not recipe.steps and not recipe.blocks and not recipe.elements
+    plain = recipe.changed().keys() <= _OF_THE_FILE and not recipe.steps and ADJUST not in recipe.weights
     if not plain or set(recipe.models) != {"a", "b"}:
         raise ConfigError(
             f"{program} can only be given a weighted sum of two models block by block, which this merge is not; "

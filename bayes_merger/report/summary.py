@@ -14,6 +14,7 @@ from bayes_merger.merging.recipe.elements import parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENTS, method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.steps import alone
+from bayes_merger.report.formats import is_pasted
 from bayes_merger.report.timing import pictures_of
 from bayes_merger.report.verdict import verdict_of
 from bayes_merger.run.attributes import CONFIG, IMAGES, RECIPE, SCORES, TIMES, WEIGHTS
@@ -48,7 +49,8 @@ def weights_text(recipe: MergeRecipe, name: str) -> str:
     for weight, blocks in weights.items():
         text = weights_to_string(blocks, architecture)
         lines += [f"{weight} ({architecture.blocks[0]}, {architecture.blocks[1]} ... {architecture.blocks[-1]}):", text]
-        lines += ["as a line of supermerger's mbwpresets.txt:", f"{name}-{weight}\t{text}", ""]
+        lines += ["as a line of supermerger's mbwpresets.txt:", f"{name}-{weight}\t{text}"] if is_pasted(recipe) else []
+        lines.append("")
     beyond = [
         f"{block}.{weight} = {number:.4g}"
         for weight, blocks in weights.items()

@@ -64,7 +64,7 @@ def measure(
     files = []
     with drawer_of(config, on_step) as drawer:
         abouts = [_about(drawer, payload, bands, gradients) for payload in drawer.payloads]
-        _check(drawer.payloads, abouts)
+        _check(drawer, abouts)
         parts.mkdir(exist_ok=True)
         for payload, about in zip(drawer.payloads, abouts, strict=True):
             files.append(parts / f"{about.runs[0]['id']}.safetensors")
@@ -79,9 +79,15 @@ def measure(
     return out
 
 
-def _check(payloads: Sequence[Payload], abouts: Sequence[About]) -> None:
+def _check(drawer: Drawer, abouts: Sequence[About]) -> None:
     names: dict[str, str] = {}
-    for payload, about in zip(payloads, abouts, strict=True):
+    kinds = {_is_guided(drawer, payload): payload.name for payload in drawer.payloads}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"payload {kinds[False]}: has no guidance (cfg_scale 1), and {kinds[True]} has, so that their statistics "
+            "are not the same; measure them into two files, or give all a cfg_scale above 1"
+        )
+    for payload, about in zip(drawer.payloads, abouts, strict=True):
         if any(network_tags(prompt) for prompt in payload.prompts):
             raise ConfigError(
                 f"payload {payload.name}: a prompt names a LoRA, which would be measured with the model; leave it out"

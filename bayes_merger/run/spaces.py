@@ -66,9 +66,18 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     given, adjusted = adjustments(config, (*named, *weights, *architecture.blocks, *architecture.slots))
     rules = rules_for(config.space, architecture)
-    if STRENGTH in weights and not re.search(rf"\b{STRENGTH}\b", ruled):
+    if STRENGTH in weights and not _divides_strength(rules):
         rules = _one_strength(rules, architecture.blocks, tuple(weights))
     return space_from_guide((*architecture.blocks, *slots), weights, rules, [*ratios, *adjusted], given)
+
+
+def _divides_strength(rules: Mapping[str, Any]) -> bool:
+    """Whether rules of a space are about the strength of some blocks; one range for all leaves them one strength."""
+    ranges = rules.get("ranges")
+    if isinstance(ranges, Mapping):
+        ranges = {name: value for name, value in ranges.items() if str(name).lower() != STRENGTH}
+    others = {kind: value for kind, value in rules.items() if kind != FROM_EFFECT}
+    return bool(re.search(rf"\b{STRENGTH}\b", json.dumps({**others, "ranges": ranges})))
 
 
 def _one_strength(rules: Mapping[str, Any], blocks: Sequence[str], weights: Sequence[str]) -> Mapping[str, Any]:

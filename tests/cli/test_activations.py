@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from tests.user_folder import PAYLOAD, command, make_workplace, start
@@ -20,6 +21,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_sd1_config: Path, t
     folder = make_workplace(tmp_path_factory.mktemp("workplace"), tiny_sd1_config)
     second = PAYLOAD.replace("tiny:", "second:").replace("ring", "cross")
     (folder / "payloads" / "second.yaml").write_text(second, encoding="utf-8")
+    unguided = PAYLOAD.replace("tiny:", "unguided:").replace("cfg_scale: 3", "cfg_scale: 1")
+    (folder / "payloads" / "unguided.yaml").write_text(unguided, encoding="utf-8")
     for name, model in (("A", tiny_a), ("B", tiny_b)):
         said = measure(folder, model, f"{name}.act.safetensors", tiny_sd1_config)
         assert said == ["tiny: 2 pictures", "second: 2 pictures"]
@@ -155,8 +158,21 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
     assert len({number for numbers in strengths for number in numbers}) > 1
     saved = command(workplace, "merge", "moved", "--out", "best.safetensors")
     assert saved.returncode == 0, saved.stderr
+    for form in ("comfyui", "mecha"):
+        assert "which this merge is not" in refused(workplace, "export", "moved", form)
     (workplace / "B.act.safetensors").rename(workplace / "gone")
     assert "B.act.safetensors: cannot be opened" in refused(workplace, "merge", "moved", "--out", "no.safetensors")
+    on = ["resume", "moved", "n_iters=2", "final.save=false"]
+    assert "B.act.safetensors: cannot be opened" in refused(workplace, *on)
+    with safe_open(workplace / "gone", "pt") as file:
+        changed = {key: file.get_tensor(key) * 2 for key in file.keys()}  # noqa: SIM118  no mapping
+        save_file(changed, workplace / "changed", file.metadata())
+    assert "because its scores would not be comparable: activations" in refused(workplace, *on, "saliency.b=changed")
+    gone_on = command(workplace, *on, "saliency.b=gone")
+    assert gone_on.returncode == 0, gone_on.stderr
+    assert "trial   3" in gone_on.stdout + gone_on.stderr
+    forked = command(workplace, "fork", "moved", "narrow", "space.frozen.strength=0", "n_iters=1", "final.save=false")
+    assert forked.returncode == 0, forked.stderr
     (workplace / "gone").rename(workplace / "B.act.safetensors")
 
 
@@ -176,3 +192,45 @@ def test_bad_input_is_one_line(workplace: Path, tiny_a: Path, words: list[str], 
     given = [str(tiny_a) if word == "MODEL" else word for word in words]
     error = refused(workplace, "activations", *given)
     assert any(part in error for part in said.split("|")), error
+
+
+def test_payloads_with_and_without_guidance_are_not_drawn_into_one_file(
+    workplace: Path, tiny_a: Path, tiny_sd1_config: Path
+) -> None:
+    error = refused(workplace, *arguments(tiny_a, "x.sft", tiny_sd1_config, "tiny,unguided"))
+    assert error.startswith("error: payload unguided: has no guidance (cfg_scale 1), and tiny has, so that their")
+    assert not list(workplace.glob("*x.sft*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["merge", "OUT05.alpha=act:B.act.safetensors"], "OUT05.alpha: a file is for all blocks; give  act.alpha=FILE"),
+        (["merge", "alpha=act:nowhere"], "act.alpha: nowhere: cannot be opened"),
+        (["merge", "saliency.b=A.act.safetensors"], "saliency.b: A.act.safetensors: measured on another model"),
+        (["merge", "saliency=B.act.safetensors", "strength=-1"], "strength of BASE: -1.0 is outside"),
+        (["merge", "saliency=B.act.safetensors", "strength=inf"], "strength: weights: 'inf' is not finite"),
+        (["run", "alpha=act:B.act.safetensors"], "alpha: in a run it is  act.alpha=B.act.safetensors"),
+        (["run", "OUT05.alpha=act:B.act.safetensors"], "OUT05.alpha: in a run it is  act.alpha=B.act.safetensors"),
+        (["run", "saliency.b=B.act.safetensors", "strength=2"], "here it is  space.frozen.strength=1.5; without it"),
+        (["run", "saliency.a=B.act.safetensors"], "saliency.a: B.act.safetensors: measured on another model"),
+    ],
+)
+def test_a_merge_and_a_run_say_how_files_are_given(
+    workplace: Path, tiny_a: Path, tiny_b: Path, words: list[str], said: str
+) -> None:
+    more = {"merge": ["--out", "no.safetensors"], "run": ["experiment=tiny", "name=no"]}[words[0]]
+    error = refused(workplace, words[0], f"model_a={tiny_a}", f"model_b={tiny_b}", *words[1:], *more)
+    assert said in error
+    assert not (workplace / "no.safetensors").exists()
+    assert not (workplace / "runs" / "no").exists()
+
+
+@pytest.mark.slow
+def test_a_grid_is_of_strengths_and_of_files(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
+    models = ["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}", "alpha=0.5"]
+    axes = ["x=strength=0,2", "y=saliency.by=response,activation"]
+    made = command(workplace, "xy", *models, "saliency=B.act.safetensors", *axes, "--out", "strengths")
+    assert made.stdout.startswith("4 cells, 4 distinct merges"), made.stderr
+    made = command(workplace, "xy", *models, "x=alpha=act:A.act.safetensors,act:B.act.safetensors", "--out", "files")
+    assert made.stdout.startswith("2 cells, 2 distinct merges"), made.stderr

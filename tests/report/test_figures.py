@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -16,6 +17,7 @@ from bayes_merger.report.colours import colour, ink
 from bayes_merger.report.convergence import Convergence
 from bayes_merger.report.formats import comfyui_node, formats, mecha_recipe
 from bayes_merger.report.importance import importances
+from bayes_merger.report.summary import weights_text
 from bayes_merger.report.svg import bars_svg, convergence_svg, network_svg, nice_steps, sparkline
 
 COURSE = Convergence(((0, 4.0), (1, 3.0), (5, 6.0)), ((0, 4.0), (5, 6.0)), (), 1, 0.5, {"model A": 4.0}, 5)
@@ -121,6 +123,14 @@ def test_weights_in_every_form_that_people_paste() -> None:
     assert found[26] == ",".join(["0.25"] * 10 + ["0"] * 3 + ["0.25", "0.75"] + ["0.25"] * 8 + ["0"] * 3)
 
 
+def test_weights_beside_files_of_activations_are_not_for_supermerger() -> None:
+    plain = recipe()
+    moved = replace(plain, saliency={"b": {"path": "B.act", "sha256": "0"}})
+    assert "supermerger" not in " ".join(one.label for one in formats(moved, "mine"))
+    assert "mbwpresets" not in weights_text(moved, "mine")
+    assert "mbwpresets" in weights_text(plain, "mine")
+
+
 def test_comfyui_is_given_the_share_of_its_first_model() -> None:
     found = comfyui_node(recipe(BASE=0.4, IN03=1.0, M00=0.1, OUT11=0.7))
     assert found["class_type"] == "ModelMergeSD1"
@@ -144,5 +154,12 @@ def test_sd_mecha_s_recipe() -> None:
 def test_a_merge_that_another_program_does_not_know_is_refused(form: object) -> None:
     with pytest.raises(ConfigError, match="only be given a weighted sum of two models"):
         form(recipe(method="slerp"))  # type: ignore[operator]
+    files = {"path": "B.act", "sha256": "0"}
+    for more in ({"saliency": {"b": files}}, {"act": {"alpha": files}}, {"clip": "hard"}, {"elements": ("OUT05::1",)}):
+        with pytest.raises(ConfigError, match="only be given a weighted sum of two models"):
+            form(replace(recipe(), **more))  # type: ignore[operator]
+    adjusted = {**recipe().weights, "adjust": {"CONT": 1.0}}
+    with pytest.raises(ConfigError, match="only be given a weighted sum of two models"):
+        form(replace(recipe(), weights=adjusted))  # type: ignore[operator]
     with pytest.raises(ConfigError, match="export the recipe instead"):
         form(recipe("chroma"))  # type: ignore[operator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging import SD1
 from bayes_merger.merging.method import method_spec
+from bayes_merger.merging.saliency.settings import strengthened
 from bayes_merger.run.spaces import make_space
 from tests.checkpoint_files import KEY
 from tests.user_folder import command, make_workplace
@@ -50,6 +52,24 @@ def test_a_name_and_the_slots_that_rules_speak_of_are_searched() -> None:
     assert space.fixed == {"TE.alpha": 0.0}
     with pytest.raises(ConfigError, match="BLOCKS:ELEMENTS:RATIO"):
         make_space(replace(config, elements=["OUT05:attn1"]), spec, SD1)
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        ({}, [(0.0, 4.0, 26)]),
+        ({"ranges": {"strength": [0, 2]}}, [(0.0, 2.0, 26)]),
+        ({"ranges": {"OUT11.strength": [0, 2]}}, [(0.0, 4.0, 1)] * 25 + [(0.0, 2.0, 1)]),
+        ({"ranges": {"OUT11": {"strength": [0, 2]}}}, [(0.0, 4.0, 1)] * 25 + [(0.0, 2.0, 1)]),
+        ({"frozen": {"strength": 1.5}}, []),
+        ({"groups": [["BASE.strength", "M00.strength"]]}, [(0.0, 4.0, 2)] + [(0.0, 4.0, 1)] * 24),
+    ],
+)
+def test_all_blocks_have_one_strength_unless_a_rule_is_about_some(rules: dict[str, Any], found: list[Any]) -> None:
+    spec = strengthened(method_spec("weighted_sum"), {"b": "B.act"})
+    space = make_space(RunConfig(model_a="a", model_b="b", space=rules), spec, SD1)
+    strengths = [p for p in space.parameters if p.drives[0].endswith(".strength")]
+    assert [(p.low, p.high, len(p.drives)) for p in strengths] == found
 
 
 @pytest.mark.sampled(3)

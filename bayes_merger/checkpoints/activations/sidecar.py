@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -22,7 +23,7 @@ _BATCH = 2**20  # numbers that are looked at together
 
 
 class Sidecar:
-    """An opened file of activations; close it.
+    """An opened file of activations; it is closed with the last that uses it, or before.
 
     Attributes:
         path: of the file.
@@ -42,13 +43,14 @@ class Sidecar:
         stored = open_stored(path)
         # names of a plain file's tensors may be those of another program, as a model's
         self._file = stored if METADATA in stored.metadata else as_model(stored)
+        self._closing = weakref.finalize(self, self._file.close)
         try:
             self.about = read_about(self._file.metadata)
             self.statistics = self._measured() if self.about else self._plain()
             for keys in self._batches([key for key, dtype in self._file.dtypes.items() if dtype in FLOATS]):
                 self._check(keys)
         except CheckpointError as error:
-            self._file.close()
+            self.close()
             raise CheckpointError(f"{path}: {error}") from error
 
     @property
@@ -58,7 +60,7 @@ class Sidecar:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._closing()
 
     @cached_property
     def sha256(self) -> str:

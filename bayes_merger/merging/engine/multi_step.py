@@ -58,6 +58,7 @@ class StepModel(Checkpoint):
     """
 
     computed = True
+    derived = True
 
     def __init__(self, recipe: MergeRecipe, checkpoints: Checkpoints, name: str, constant: bool) -> None:
         self.planned = plan_recipe(recipe, checkpoints, checked=False)

@@ -13,7 +13,7 @@ from bayes_merger.merging.recipe.elements import named_ratios
 from bayes_merger.merging.recipe.postprocess import ADJUST, check_adjust, method_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe, known_architecture
 from bayes_merger.merging.recipe.settings import VAE_FILE
-from bayes_merger.merging.saliency.settings import STRENGTH
+from bayes_merger.merging.saliency.settings import MOVED, STRENGTH
 
 
 def plan_recipe(recipe: MergeRecipe, checkpoints: Checkpoints, *, checked: bool = True) -> MergePlan:
@@ -41,7 +41,8 @@ def plan_recipe(recipe: MergeRecipe, checkpoints: Checkpoints, *, checked: bool 
     if not checked:
         return structure
     check_weights(recipe.weights, structure, recipe.vae)
-    return replace(structure, remarks=(*structure.remarks, *_extrapolations(recipe.weights, structure)))
+    said = [*_extrapolations(recipe.weights, structure), *_unmoved(recipe.weights, structure)]
+    return replace(structure, remarks=(*structure.remarks, *said))
 
 
 def check_weights(weights: BlockWeights, structure: MergePlan, vae: str) -> None:
@@ -136,3 +137,12 @@ def _extrapolations(weights: BlockWeights, structure: MergePlan) -> list[str]:
         if any(not isinstance(n, str) and name != STRENGTH and not 0 <= n <= 1 for name, n in rule.ratios)
     ]
     return [f"beyond [0, 1], so {structure.method.name} extrapolates: {listed(beyond)}"] if beyond else []
+
+
+def _unmoved(weights: BlockWeights, structure: MergePlan) -> list[str]:
+    if structure.tensor_weights is None or not structure.tensor_weights.saliency:
+        return []
+    merged = (numbers_of(item, weights) for item in structure.items if item.action == "merge")
+    if any(0 < numbers[MOVED] < 1 and numbers[STRENGTH] for numbers in merged):
+        return []
+    return [f"saliency moves nothing: {MOVED} is 0 or 1, or {STRENGTH} 0, wherever something is merged"]

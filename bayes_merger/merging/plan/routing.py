@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bayes_merger.checkpoints.architectures import TEXT_SLOTS, divided
 from bayes_merger.checkpoints.blocks import Architecture, Place
@@ -21,7 +22,8 @@ from bayes_merger.merging.recipe.elements import ElementRule, parse_rules, rules
 from bayes_merger.merging.recipe.postprocess import clipped
 from bayes_merger.merging.recipe.settings import KEEP_EMA, VAE_FILE, MergeSettings
 from bayes_merger.merging.saliency.coverage import coverage
-from bayes_merger.merging.saliency.sources import TensorWeights, open_tensor_weights
+from bayes_merger.merging.saliency.opening import open_tensor_weights
+from bayes_merger.merging.saliency.sources import TensorWeights
 from bayes_merger.merging.saliency.weights import Weights
 
 Checkpoints = Mapping[str, Checkpoint]
@@ -66,6 +68,11 @@ class PlanItem:
     common: int = 0
 
     @property
+    def merged(self) -> tuple[int, ...]:
+        """The shape of what is merged of it: without the channels that not all models have."""
+        return (self.shape[0], self.common, *self.shape[2:]) if self.common else self.shape
+
+    @property
     def block(self) -> str | None:
         """The block whose weights it takes, if it takes any."""
         return self.place.block if self.action == "merge" else None
@@ -108,8 +115,7 @@ class MergePlan:
         """A merged tensor's weights as the method takes them, from the numbers of its block and of elemental rules."""
         if self.tensor_weights is None:
             return numbers
-        shape = (item.shape[0], item.common, *item.shape[2:]) if item.common else item.shape
-        return self.tensor_weights.weights(item.key, shape, numbers)
+        return self.tensor_weights.weights(item.key, item.merged, numbers)
 
     def varies(self, item: PlanItem) -> bool:
         """Whether a tensor has weights that differ from number to number, so that it is merged by itself."""
@@ -159,10 +165,11 @@ def plan_structure(spec: MethodSpec, checkpoints: Checkpoints, settings: MergeSe
     held |= {key: held[own] for key, own in averaged.items() if own in held}
     items = tuple(replace(item, rules=held[item.key]) if item.key in held else item for item in items)
     notes = [note for model in spec.models for note in checkpoints[model].notes]
-    notes += _notes(items, missing, architecture, vae)
+    notes += [*_notes_on_files(spec, checkpoints), *_notes(items, missing, architecture, vae)]
     tensors = open_tensor_weights(spec, settings.saliency, settings.act, checkpoints, averaged)
     if tensors is not None:
         spec = replace(spec, between=spec.between and not settings.act)
+        notes += tensors.notes
     return MergePlan(items, spec, architecture, name, missing, tuple(notes), rules, prediction, tensors)
 
 
@@ -184,6 +191,15 @@ def _check_vae(vae: str, models: Checkpoints) -> None:
         raise ConfigError(f"vae: {shown} has no VAE; leave it out, or give a file that has one")
     if lacking := [key for key in wanted if key not in model.shapes]:
         raise CheckpointError(f"vae: the VAE of {shown} lacks '{lacking[0]}', which model A's has; give another one")
+
+
+def _notes_on_files(spec: MethodSpec, models: Checkpoints) -> list[str]:
+    """That a file is two models of a merge: of three it leaves differences of nothing, which may be a slip."""
+    files: dict[Path, list[str]] = {}
+    for name in spec.models:
+        if not (models[name].derived or models[name].reordered):
+            files.setdefault(models[name].path, []).append(name.upper())
+    return [f"models {' and '.join(names)} are one file, {path.name}" for path, names in files.items() if names[1:]]
 
 
 def _notes(items: Iterable[PlanItem], missing: Sequence[str], architecture: Architecture, vae: str) -> list[str]:

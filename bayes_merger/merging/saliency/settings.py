@@ -24,6 +24,9 @@ MOVED = "alpha"
 STRENGTH = "strength"
 """The weight that says how far; 0 not at all."""
 
+ACT = "act:"
+"""What stands before a file in the place of a number; short for `act`."""
+
 FILES = ("a", "b")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "by": ("response", "activation", "gradient", "plain"),

@@ -51,6 +51,8 @@ def test_any_program_can_write_a_plain_one(tmp_path: Path) -> None:
         ({"x.weight|in_sq": torch.full((2, 2), float("nan"))}, "'x.weight|in_sq' holds NaN or infinity"),
         ({"x.weight|in_sq": torch.full((2, 2), -1.0)}, "'x.weight|in_sq' holds -1; statistics"),
         ({"x.weight|n": torch.zeros(2, dtype=torch.float64)}, "was taken over nothing: its count is 0"),
+        ({"x.weight|n": torch.tensor([1.0, float("inf")])}, "'x.weight|n' holds NaN or infinity"),
+        ({"x.weight|n": torch.tensor([-1.0, 3.0])}, "'x.weight|n' holds -1; statistics"),
         ({"x.weight|n": None}, "lacks its count 'x.weight|n'"),
         ({"x.weight|in_sq": torch.ones(3, 2)}, "is [3, 2] and its count [2], not (2, channels)"),
         ({"x.weight|in_sq": torch.ones(2, 2, dtype=torch.int32)}, "'x.weight|in_sq' is I32; it must be"),
@@ -88,7 +90,35 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     assert "is a statistic, and no metadata" in refused(path)
     save_file({"x.weight": torch.ones(2, dtype=torch.int64)}, path)
     assert "is I64; a saliency is" in refused(path)
+    (tmp_path / "folder").mkdir()
+    assert "cannot be opened (Is a directory)" in refused(tmp_path / "folder")
     whole = measured(path, SHAPES).read_bytes()
     path.write_bytes(whole[:-5])
     assert "truncated" in refused(path)
     assert "cannot be opened" in refused(tmp_path / "nowhere.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (b'{"x.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},', "its header is not JSON"),
+        (b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
+         "'x' appears twice"),
+        (b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"y":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+         "overlaps the one before it"),
+        (b'{"x":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,8]}}', "needs 4398046511104 bytes and has 8"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_refused_as_a_model_is(tmp_path: Path, header: bytes, said: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    assert said in refused(path)
+    path.write_bytes((2**62).to_bytes(8, "little") + header + bytes(8))
+    assert "it claims a header of 4611686018427387904 bytes" in refused(path)
+
+
+def test_a_pickle_of_tensors_is_a_plain_one(tmp_path: Path) -> None:
+    torch.save({"x.weight": torch.tensor([[0.5, 2.0]])}, tmp_path / "plain.pt")
+    sidecar = Sidecar(tmp_path / "plain.pt")
+    assert sidecar.plain("x.weight").tolist() == [[0.5, 2.0]]
+    sidecar.close()

@@ -96,7 +96,8 @@ class LoraModel(ModelView):
                 self._biases.setdefault(patch.layer.bias, []).append(patch)
         entries = {k: ("F32" if k in self.changed else base.dtypes[k], shape) for k, shape in base.shapes.items()}
         super().__init__(base, entries=entries)
-        self.path, self.metadata, self.computed = lora.path, lora.metadata, True
+        self.path, self.metadata = lora.path, lora.metadata
+        self.computed = self.derived = True
         self._close = lora.close  # model A belongs to whoever opened it
 
     def on(self, base: Checkpoint) -> LoraModel:
