@@ -44,13 +44,7 @@ class _Entry(NamedTuple):
     places: float
 
 
-_Pending = tuple[list[_Entry], list["Tensor"]]  # what is to be added, and where to
-_Sums = list[tuple[str, "Tensor", float]]  # statistics, their sums, and the places that they count
-
-
-def _entry(layer: Layer, statistic: str, sums: Tensor, places: float) -> _Entry:
-    begin = layer.begin if statistic.endswith("_out") else 0
-    return _Entry(layer.key, statistic, begin, len(sums), places)
+_Pending = tuple[list[_Entry], list["Tensor"]]  # what is to be added, and where to: a tensor may have several entries
 
 
 class Recording:
@@ -64,94 +58,125 @@ class Recording:
 
     def __init__(self, into: Activations, guided: bool, time_unit: float) -> None:
         self._into, self._guided, self._time_unit = into, guided, time_unit
-        self._band = 0
+        self._band, self._share = 0, -1.0  # of the present call, the lowest band and share of noise are those of 0
+        self._nth, self._looks = 0, True
         self.denoiser_seen = False
-        self._rooms: dict[tuple[Any, ...], Tensor] = {}
+        self._rooms: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
         self._memory: dict[Any, Tensor] = {}
-        self._last: tuple[Tensor, int, _Sums] | None = None  # q, k and v are fed the same tensor
+        self._last: tuple[Tensor, int, list[Tensor]] | None = None  # q, k and v are fed the same tensor
         self._known: dict[tuple[str, int], tuple[Any, int, _Pending]] = {}  # and some layers are in every call
         self._pending: _Pending = [], []  # of the present call
         self._entries: dict[tuple[Any, ...], list[_Entry]] = {}  # of a layer; the same ones in every call
         self._totals: dict[tuple[int, tuple[_Entry, ...]], tuple[Tensor, int]] = {}  # and how many calls they are of
 
     def see_time(self, _: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """A forward pre-hook of the denoiser."""
+        """A forward pre-hook of the denoiser, which decides whether this call is looked at.
+
+        Of three calls or more that follow one another in a band every second one is, beginning with the first: their
+        neighbours tell nearly the same.
+        """
         self._add_pending()
-        time = positional[1] if len(positional) > 1 else named["timestep"]
+        time, bands = positional[1] if len(positional) > 1 else named["timestep"], self._into.about.bands
         share = float(time.flatten()[0] if hasattr(time, "flatten") else time) / self._time_unit
-        self._band = min(max(int(share * self._into.about.bands), 0), self._into.about.bands - 1)
+        band = min(max(int(share * bands), 0), bands - 1)
+        self._nth = self._nth + 1 if band == self._band and share < self._share else 0
+        is_last = 2 * share - self._share < band / bands  # if the next step is as long
+        self._looks = self._nth % 2 == 0 or (self._nth == 1 and is_last)
+        self._band, self._share = band, share
 
     def see_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> None:
         """Add what a layer is fed and answers; a layer that is fed the same again, like a prompt, answers the same."""
         self.denoiser_seen = self.denoiser_seen or layer.in_denoiser
+        if layer.in_denoiser and not self._looks:
+            return
         place, version = (layer.key, layer.begin), given._version
         known = self._known.get(place)
         if known is None or known[0]() is not given or known[1] != version:
-            found, name = self._of_layer(layer, given, answer), (place, given.shape)
+            sums, name = self._of_layer(layer, given, answer), (place, given.shape)
             if name not in self._entries:
-                self._entries[name] = [_entry(layer, *one) for one in found]
-            known = self._known[place] = weakref.ref(given), version, (self._entries[name], [one[1] for one in found])
+                self._entries[name] = list(self._entries_of(layer, given, answer))
+            known = self._known[place] = weakref.ref(given), version, (self._entries[name], sums)
         entries, sums = known[2]
         self._pending[0].extend(entries)
         self._pending[1].extend(sums)
 
-    def _of_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> _Sums:
-        import torch
-
-        channels = 1 if isinstance(layer.module, torch.nn.Conv2d) else given.dim() - 1
-        guided = self._guided and layer.in_denoiser
-        found: _Sums = []
+    def _entries_of(self, layer: Layer, given: Tensor, answer: Tensor) -> Iterator[_Entry]:
+        """What the sums of a layer are, in their order."""
+        channels = _channels(layer, given)
+        width, rows = given.shape[channels], answer.shape[channels]
+        places, guided = given.numel() / width, self._guided and layer.in_denoiser
         if layer.begin == 0:  # what is stacked in one tensor is fed the same
+            yield _Entry(layer.key, "in_sq", 0, width, places)
+            yield _Entry(layer.key, "in_abs", 0, width, 0)
+            if guided:
+                yield _Entry(layer.key, "guided_in", 0, width, 0)
+        if guided:
+            yield _Entry(layer.key, "guided_out", layer.begin, rows, 0 if layer.begin else places / 2)
+
+    def _of_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> list[Tensor]:
+        channels, guided = _channels(layer, given), self._guided and layer.in_denoiser
+        found: list[Tensor] = []
+        if layer.begin == 0:
             if self._last is None or self._last[0] is not given or self._last[1] != given._version:
-                self._last = given, given._version, self._of_input(given, channels, guided)
+                sums = [self._sizes(given, channels)]
+                if guided:
+                    sums.append(self._response(given, channels))
+                self._last = given, given._version, sums
             found += self._last[2]
         if guided:
-            places = 0 if layer.begin else given.numel() / given.shape[channels] / 2
-            found.append(("guided_out", self._response(answer, channels), places))
+            found.append(self._response(answer, channels))
         return found
 
-    def _of_input(self, given: Tensor, channels: int, guided: bool) -> _Sums:
+    def _sizes(self, given: Tensor, channels: int) -> Tensor:
+        """The sums of the squares and of the sizes, one after the other, in fp32."""
+        if _fits(given):
+            return self._sizes_of(given, channels)
+        return _total([self._sizes_of(piece, channels) for piece in _pieces(given, channels)])
+
+    def _sizes_of(self, piece: Tensor, channels: int) -> Tensor:
         import torch
 
-        squares, absolutes = [], []
-        for piece in _pieces(_rows(given, channels)):
-            sizes = torch.abs(piece, out=self._room(piece))
-            absolutes.append(_summed(sizes))
-            squares.append(_summed(sizes.square_()))
-        found: _Sums = [
-            ("in_sq", _total(squares), given.numel() / given.shape[channels]),
-            ("in_abs", _total(absolutes), 0),
-        ]
-        if guided:
-            found.append(("guided_in", self._response(given, channels), 0))
-        return found
+        (squares, sizes), both = self._room(piece, channels, 2)
+        torch.abs(piece, out=sizes)
+        torch.mul(sizes, sizes, out=squares)
+        return _summed(both)
 
     def _response(self, both: Tensor, channels: int) -> Tensor:
         """The squares of conditional less unconditional, the second half of a batch less the first, summed in fp32."""
+        without, prompted = both.chunk(2)
+        if _fits(prompted):
+            return self._response_of(without, prompted, channels)
+        pieces = zip(_pieces(without, channels), _pieces(prompted, channels), strict=True)
+        return _total([self._response_of(*halves, channels) for halves in pieces])
+
+    def _response_of(self, without: Tensor, prompted: Tensor, channels: int) -> Tensor:
         import torch
 
-        parts = []
-        for without, prompted in zip(*(_pieces(_rows(half, channels)) for half in both.chunk(2)), strict=True):
-            room = self._room(prompted)
-            if both.dtype == torch.float32:  # in one pass over memory
-                torch.ops.aten.mse_loss.out(prompted, without, 0, out=room)
-            else:
-                torch.sub(prompted, without, out=room).square_()
-            parts.append(_summed(room))
-        return _total(parts)
+        (squares,), room = self._room(prompted, channels, 1)
+        if prompted.dtype == torch.float32:  # in one pass over memory
+            torch.ops.aten.mse_loss.out(prompted, without, 0, out=squares)
+        else:
+            torch.sub(prompted, without, out=squares).square_()
+        return _summed(room)
 
-    def _room(self, like: Tensor) -> Tensor:
-        """Memory for as many numbers in fp32, which is used again: allocating it would take longer than a sum."""
+    def _room(self, like: Tensor, channels: int, times: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Memory for so many times as many numbers in fp32: each of them, and all as `_summed` takes them.
+
+        It is used again: to allocate it, and to look at it in another way, would take longer than a sum.
+        """
         import torch
 
-        name = (like.device, *like.shape)
-        if name not in self._rooms:
-            memory = self._memory.get(like.device)
-            if memory is None or memory.numel() < like.numel():
-                self._rooms = {other: room for other, room in self._rooms.items() if other[0] != like.device}
-                memory = self._memory[like.device] = torch.empty(like.numel(), device=like.device)
-            self._rooms[name] = memory[: like.numel()].view(like.shape)
-        return self._rooms[name]
+        name = (times, like.shape, like.device)
+        room = self._rooms.get(name)
+        if room is None:
+            memory, size = self._memory.get(like.device), times * like.numel()
+            if memory is None or memory.numel() < size:
+                self._rooms = {other: room for other, room in self._rooms.items() if other[2] != like.device}
+                memory = self._memory[like.device] = like.new_empty(size, dtype=torch.float32)
+            every = memory[:size].view(times, *like.shape)
+            pictures = like.dim() == 4 and channels == 1
+            room = self._rooms[name] = every.unbind(), every.flatten(3) if pictures else every.flatten(1, -2)
+        return room
 
     def _add_pending(self) -> None:
         """Add what the last call gave, as one vector: one by one, small layers would take longer to watch than to run.
@@ -175,7 +200,8 @@ class Recording:
 
     def see_gradient(self, layer: Layer, statistic: str, squares: Tensor) -> None:
         """Add the squared gradients of one probe."""
-        self._pending[0].append(_entry(layer, statistic, squares, 1 if statistic == "gradient_in" else 0))
+        begin, places = (0, 1) if statistic == "gradient_in" else (layer.begin, 0)
+        self._pending[0].append(_Entry(layer.key, statistic, begin, len(squares), places))
         self._pending[1].append(squares)
 
     def finish(self, layers: Sequence[Layer]) -> None:
@@ -183,50 +209,70 @@ class Recording:
         import torch
 
         self._add_pending()
-        known = {layer.key: layer for layer in layers}
-        for (band, entries), (total, calls) in self._totals.items():
-            parts = total.cpu().double().split([entry.width for entry in entries])
+        known, bands = {layer.key: layer for layer in layers}, self._into.about.bands
+        for entries in dict.fromkeys(entries for _, entries in self._totals):
+            own = [self._totals.pop((band, entries), None) for band in range(bands)]
+            width = sum(entry.width for entry in entries)
+            nothing = torch.zeros(width, dtype=torch.float64)
+            totals = torch.stack([nothing if one is None else one[0].cpu().double() for one in own])
+            calls = torch.tensor([0.0 if one is None else one[1] for one in own], dtype=torch.float64)
+            parts = totals.split([entry.width for entry in entries], 1)
             for entry, part in zip(entries, parts, strict=True):
-                self._put(known[entry.key], band, entry, part, calls)
+                self._put(known[entry.key], entry, part, calls)
         for key, table in self._into.sums.items():
             for statistic, sums in table.items():
                 if known[key].swapped and statistic.endswith("_out"):
                     table[statistic] = torch.cat(sums.chunk(2, 1)[::-1], 1)
 
-    def _put(self, layer: Layer, band: int, entry: _Entry, part: Tensor, calls: int) -> None:
+    def _put(self, layer: Layer, entry: _Entry, part: Tensor, calls: Tensor) -> None:
+        """Add the sums of all bands, of so many calls each."""
         import torch
 
-        band, bands = (band, self._into.about.bands) if layer.in_denoiser else (0, 1)
+        if not layer.in_denoiser:  # it knows no timesteps
+            part, calls = part.sum(0, keepdim=True), calls.sum(0, keepdim=True)
         table = self._into.sums.setdefault(layer.key, {})
-        if entry.statistic not in table:
-            width = layer.rows if entry.statistic.endswith("_out") else entry.width
-            table[entry.statistic] = torch.zeros(bands, width, dtype=torch.float64)
-        table[entry.statistic][band].narrow(0, entry.begin, entry.width).add_(part)
+        width = layer.rows if entry.statistic.endswith("_out") else entry.width
+        if entry.statistic in table:
+            table[entry.statistic].narrow(1, entry.begin, entry.width).add_(part)
+        elif width == entry.width:
+            table[entry.statistic] = part
+        else:
+            table[entry.statistic] = torch.zeros(len(part), width, dtype=torch.float64)
+            table[entry.statistic].narrow(1, entry.begin, entry.width).add_(part)
         if entry.places:
             counts, name = self._into.counts.setdefault(layer.key, {}), COUNT_OF[entry.statistic]
-            counts.setdefault(name, torch.zeros(bands, dtype=torch.float64))[band] += entry.places * calls
+            counts[name] = counts.get(name, 0) + calls * entry.places
 
 
-def _pieces(numbers: Tensor) -> Sequence[Tensor]:
+def _channels(layer: Layer, given: Tensor) -> int:
+    """Which dimension the channels are: pictures are `(n, channels, height, width)`, tokens `(..., channels)`."""
+    import torch
+
+    return 1 if isinstance(layer.module, torch.nn.Conv2d) else given.dim() - 1
+
+
+def _fits(numbers: Tensor) -> bool:
+    return numbers.numel() <= _CACHED or numbers.device.type != "cpu"
+
+
+def _pieces(numbers: Tensor, channels: int) -> Sequence[Tensor]:
     """Pictures or tokens in parts that stay in a core's cache while they are gone through again."""
-    fits = numbers.numel() <= _CACHED or numbers.device.type != "cpu"
-    return (numbers,) if fits else numbers.split(max(1, _CACHED * len(numbers) // numbers.numel()))
+    rows = numbers if channels == 1 else numbers.flatten(0, -2)
+    return rows.split(max(1, _CACHED * len(rows) // rows.numel()))
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
     import torch
 
-    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
-
-
-def _rows(given: Tensor, channels: int) -> Tensor:
-    """Pictures `(n, channels, height, width)` as they are, tokens as `(n, channels)`."""
-    return given if channels == 1 else given.flatten(0, -2)
+    return torch.stack(list(parts)).sum(0)
 
 
 def _summed(numbers: Tensor) -> Tensor:
-    """The sum of each channel, the second dimension; torch's norms cost five times as much as squares and sums."""
-    return numbers.sum((0, 2, 3) if numbers.dim() == 4 else 0)
+    """The sums of each channel, `(times x channels)`, of `(times, n, channels)` or `(times, n, channels, places)`.
+
+    One dimension after the other is the fastest; torch's norms cost five times as much as squares and sums.
+    """
+    return numbers.sum(1).flatten() if numbers.dim() == 3 else numbers.sum(1).sum(2).flatten()
 
 
 @contextmanager

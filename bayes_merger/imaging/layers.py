@@ -50,10 +50,9 @@ def layers_of(pipeline: LivePipeline) -> list[Layer]:
 def _layers_at(key: str, home: Home, part: Module, in_denoiser: bool) -> Iterator[Layer]:
     import torch
 
-    begin, rows = 0, home.shape[0] if home.shape else 0
+    begin = 0
     for name, tensor in zip(home.names, home.tensors, strict=True):
         owner, _, parameter = name.rpartition(".")
-        module = part.get_submodule(owner)
-        if parameter == "weight" and isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            yield Layer(key, module, in_denoiser, begin, rows, home.counterpart.swapped)
+        if parameter == "weight" and isinstance(module := part.get_submodule(owner), torch.nn.Linear | torch.nn.Conv2d):
+            yield Layer(key, module, in_denoiser, begin, home.shape[0], home.counterpart.swapped)
         begin += tensor.shape[0] if tensor.dim() else 0
