@@ -60,7 +60,6 @@ class Recording:
         self._into, self._guided, self._time_unit = into, guided, time_unit
         self._band, self._share = 0, -1.0  # of the present call, the lowest band and share of noise are those of 0
         self._nth, self._looks = 0, True
-        self.denoiser_seen = False
         self._rooms: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
         self._memory: dict[Any, Tensor] = {}
         self._last: tuple[Tensor, int, list[Tensor]] | None = None  # q, k and v are fed the same tensor
@@ -80,13 +79,12 @@ class Recording:
         share = float(time.flatten()[0] if hasattr(time, "flatten") else time) / self._time_unit
         band = min(max(int(share * bands), 0), bands - 1)
         self._nth = self._nth + 1 if band == self._band and share < self._share else 0
-        is_last = 2 * share - self._share < band / bands  # if the next step is as long
+        is_last = 2 * share - self._share < band / bands - 1e-6  # if the next step is as long
         self._looks = self._nth % 2 == 0 or (self._nth == 1 and is_last)
         self._band, self._share = band, share
 
     def see_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> None:
         """Add what a layer is fed and answers; a layer that is fed the same again, like a prompt, answers the same."""
-        self.denoiser_seen = self.denoiser_seen or layer.in_denoiser
         if layer.in_denoiser and not self._looks:
             return
         place, version = (layer.key, layer.begin), given._version
@@ -198,6 +196,19 @@ class Recording:
         else:
             self._totals[name] = made if made.device.type == "mps" else made.double(), 1
 
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Whether all layers were seen at work.
+
+        Raises:
+            ConfigError: one was not.
+        """
+        unseen = [layer.key for layer in layers if (layer.key, layer.begin) not in self._known]
+        if unseen:
+            raise ConfigError(
+                f"activations: {len(unseen)} of {len(layers)} layers were not seen at work, {unseen[0]} first; do not "
+                "offload or compile the model"
+            )
+
     def see_gradient(self, layer: Layer, statistic: str, squares: Tensor) -> None:
         """Add the squared gradients of one probe."""
         begin, places = (0, 1) if statistic == "gradient_in" else (layer.begin, 0)
@@ -286,7 +297,7 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
         gradients: how often the denoiser is probed afterwards, in calls that it was seen to make.
 
     Raises:
-        ConfigError: no layer was seen at work, because something was offloaded or compiled.
+        ConfigError: a layer was not seen at work, because something was offloaded or compiled.
     """
     found = Activations(about)
     recording = Recording(found, guided, pipeline.architecture.time_unit)
@@ -302,8 +313,7 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
     finally:
         for handle in handles:
             handle.remove()
-    if not recording.denoiser_seen:
-        raise ConfigError("activations: the denoiser's layers were not seen at work; do not offload or compile it")
+    recording.check(layers)
     own = [layer for layer in layers if layer.in_denoiser]
     calls.probe(network, own, recording.see_time, recording.see_gradient)
     recording.finish(layers)
