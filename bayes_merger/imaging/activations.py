@@ -35,16 +35,24 @@ _CACHED = 2**18  # numbers, 1 MiB of them in fp32, and as many are written besid
 
 
 class _Entry(NamedTuple):
-    """Of what a vector of sums is: a statistic of a layer, over so many places; 0 where another one counts them."""
+    """Of what a vector of sums is: a statistic of a layer, of all bands of timesteps or of one."""
 
     key: str
     statistic: str
     begin: int
     width: int
-    places: float
+    banded: bool
 
 
-_Pending = tuple[list[_Entry], list["Tensor"]]  # what is to be added, and where to: a tensor may have several entries
+_COUNTING = {"in_sq": 1.0, "guided_out": 0.5, "gradient_in": 1.0}  # statistics, and their share of the places
+
+
+class _Seen(NamedTuple):
+    """Sums of a call, in vectors that may have several entries each, over so many places; 0 where another counts."""
+
+    entries: list[_Entry]
+    places: list[float]
+    sums: list[Tensor]
 
 
 class Recording:
@@ -63,10 +71,10 @@ class Recording:
         self._rooms: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
         self._memory: dict[Any, Tensor] = {}
         self._last: tuple[Tensor, int, list[Tensor]] | None = None  # q, k and v are fed the same tensor
-        self._known: dict[tuple[str, int], tuple[Any, int, _Pending]] = {}  # and some layers are in every call
-        self._pending: _Pending = [], []  # of the present call
-        self._entries: dict[tuple[Any, ...], list[_Entry]] = {}  # of a layer; the same ones in every call
-        self._totals: dict[tuple[int, tuple[_Entry, ...]], tuple[Tensor, int]] = {}  # and how many calls they are of
+        self._known: dict[tuple[str, int], tuple[Any, int, _Seen]] = {}  # and some layers are in every call
+        self._pending = _Seen([], [], [])  # of the present call
+        self._entries: dict[tuple[str, int], list[_Entry]] = {}  # of a layer; the same ones in every call
+        self._totals: dict[tuple[_Entry, ...], tuple[Tensor, Tensor]] = {}  # sums and places, of each band
 
     def see_time(self, _: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         """A forward pre-hook of the denoiser, which decides whether this call is looked at.
@@ -90,29 +98,28 @@ class Recording:
         place, version = (layer.key, layer.begin), given._version
         known = self._known.get(place)
         if known is None or known[0]() is not given or known[1] != version:
-            sums, name = self._of_layer(layer, given, answer), (place, given.shape)
-            if name not in self._entries:
-                self._entries[name] = list(self._entries_of(layer, given, answer))
-            known = self._known[place] = weakref.ref(given), version, (self._entries[name], sums)
-        entries, sums = known[2]
-        self._pending[0].extend(entries)
-        self._pending[1].extend(sums)
+            channels = _channels(layer, given)
+            sums, places = self._of_layer(layer, given, answer, channels), given.numel() / given.shape[channels]
+            if place not in self._entries:
+                self._entries[place] = list(self._entries_of(layer, given.shape[channels], answer.shape[channels]))
+            entries = self._entries[place]
+            counted = [0 if entry.begin else places * _COUNTING.get(entry.statistic, 0) for entry in entries]
+            known = self._known[place] = weakref.ref(given), version, _Seen(entries, counted, sums)
+        self._pending.entries.extend(known[2].entries)
+        self._pending.places.extend(known[2].places)
+        self._pending.sums.extend(known[2].sums)
 
-    def _entries_of(self, layer: Layer, given: Tensor, answer: Tensor) -> Iterator[_Entry]:
+    def _entries_of(self, layer: Layer, width: int, rows: int) -> Iterator[_Entry]:
         """What the sums of a layer are, in their order."""
-        channels = _channels(layer, given)
-        width, rows = given.shape[channels], answer.shape[channels]
-        places, guided = given.numel() / width, self._guided and layer.in_denoiser
+        guided = self._guided and layer.in_denoiser
         if layer.begin == 0:  # what is stacked in one tensor is fed the same
-            yield _Entry(layer.key, "in_sq", 0, width, places)
-            yield _Entry(layer.key, "in_abs", 0, width, 0)
-            if guided:
-                yield _Entry(layer.key, "guided_in", 0, width, 0)
+            for statistic in ("in_sq", "in_abs", *(["guided_in"] if guided else [])):
+                yield _Entry(layer.key, statistic, 0, width, layer.in_denoiser)
         if guided:
-            yield _Entry(layer.key, "guided_out", layer.begin, rows, 0 if layer.begin else places / 2)
+            yield _Entry(layer.key, "guided_out", layer.begin, rows, True)
 
-    def _of_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> list[Tensor]:
-        channels, guided = _channels(layer, given), self._guided and layer.in_denoiser
+    def _of_layer(self, layer: Layer, given: Tensor, answer: Tensor, channels: int) -> list[Tensor]:
+        guided = self._guided and layer.in_denoiser
         found: list[Tensor] = []
         if layer.begin == 0:
             if self._last is None or self._last[0] is not given or self._last[1] != given._version:
@@ -183,18 +190,21 @@ class Recording:
         """
         import torch
 
-        entries, sums = self._pending
-        self._pending = [], []
+        entries, places, sums = self._pending
+        self._pending = _Seen([], [], [])
         if not sums:
             return
-        device = sums[0].device
+        device, layout = sums[0].device, tuple(entries)
         made = torch.cat([part if part.device == device else part.to(device) for part in sums])
-        name = (self._band, tuple(entries))
-        if name in self._totals:
-            total, calls = self._totals[name]
-            self._totals[name] = total.add_(made), calls + 1
-        else:
-            self._totals[name] = made if made.device.type == "mps" else made.double(), 1
+        if layout not in self._totals:
+            rows = self._into.about.bands if any(entry.banded for entry in entries) else 1
+            exact = torch.float32 if device.type == "mps" else torch.float64
+            nothing = torch.zeros(rows, len(made), dtype=exact, device=device)
+            self._totals[layout] = nothing, torch.zeros(rows, len(entries), dtype=torch.float64)
+        totals, counts = self._totals[layout]
+        row = min(self._band, len(totals) - 1)
+        totals[row].add_(made)
+        counts[row].add_(torch.tensor(places, dtype=torch.float64))
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Whether all layers were seen at work.
@@ -211,48 +221,44 @@ class Recording:
 
     def see_gradient(self, layer: Layer, statistic: str, squares: Tensor) -> None:
         """Add the squared gradients of one probe."""
-        begin, places = (0, 1) if statistic == "gradient_in" else (layer.begin, 0)
-        self._pending[0].append(_Entry(layer.key, statistic, begin, len(squares), places))
-        self._pending[1].append(squares)
+        begin = 0 if statistic == "gradient_in" else layer.begin
+        self._pending.entries.append(_Entry(layer.key, statistic, begin, len(squares), layer.in_denoiser))
+        self._pending.places.append(_COUNTING.get(statistic, 0))
+        self._pending.sums.append(squares)
 
     def finish(self, layers: Sequence[Layer]) -> None:
         """Put all that was added up where it goes, on the CPU and in the order of the checkpoint's rows."""
         import torch
 
         self._add_pending()
-        known, bands = {layer.key: layer for layer in layers}, self._into.about.bands
-        for entries in dict.fromkeys(entries for _, entries in self._totals):
-            own = [self._totals.pop((band, entries), None) for band in range(bands)]
-            width = sum(entry.width for entry in entries)
-            nothing = torch.zeros(width, dtype=torch.float64)
-            totals = torch.stack([nothing if one is None else one[0].cpu().double() for one in own])
-            calls = torch.tensor([0.0 if one is None else one[1] for one in own], dtype=torch.float64)
-            parts = totals.split([entry.width for entry in entries], 1)
-            for entry, part in zip(entries, parts, strict=True):
-                self._put(known[entry.key], entry, part, calls)
+        known = {layer.key: layer for layer in layers}
+        for entries, (totals, counts) in self._totals.items():
+            parts = totals.cpu().double().split([entry.width for entry in entries], 1)
+            for entry, part, places in zip(entries, parts, counts.unbind(1), strict=True):
+                self._put(known[entry.key], entry, part, places)
+        self._totals.clear()
         for key, table in self._into.sums.items():
             for statistic, sums in table.items():
                 if known[key].swapped and statistic.endswith("_out"):
                     table[statistic] = torch.cat(sums.chunk(2, 1)[::-1], 1)
 
-    def _put(self, layer: Layer, entry: _Entry, part: Tensor, calls: Tensor) -> None:
-        """Add the sums of all bands, of so many calls each."""
+    def _put(self, layer: Layer, entry: _Entry, part: Tensor, places: Tensor) -> None:
+        """Add the sums of all bands, over so many places each."""
         import torch
 
-        if not layer.in_denoiser:  # it knows no timesteps
-            part, calls = part.sum(0, keepdim=True), calls.sum(0, keepdim=True)
+        if not entry.banded:
+            part, places = part.sum(0, keepdim=True), places.sum(0, keepdim=True)
         table = self._into.sums.setdefault(layer.key, {})
         width = layer.rows if entry.statistic.endswith("_out") else entry.width
-        if entry.statistic in table:
-            table[entry.statistic].narrow(1, entry.begin, entry.width).add_(part)
-        elif width == entry.width:
+        if entry.statistic not in table and width == entry.width:
             table[entry.statistic] = part
         else:
-            table[entry.statistic] = torch.zeros(len(part), width, dtype=torch.float64)
+            if entry.statistic not in table:
+                table[entry.statistic] = torch.zeros(len(part), width, dtype=torch.float64)
             table[entry.statistic].narrow(1, entry.begin, entry.width).add_(part)
-        if entry.places:
+        if entry.statistic in _COUNTING and not entry.begin:
             counts, name = self._into.counts.setdefault(layer.key, {}), COUNT_OF[entry.statistic]
-            counts[name] = counts.get(name, 0) + calls * entry.places
+            counts[name] = counts.get(name, 0) + places
 
 
 def _channels(layer: Layer, given: Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,14 +36,24 @@ class Layer:
 
 def layers_of(pipeline: LivePipeline) -> list[Layer]:
     """The layers of a pipeline's denoiser and text encoders, as checkpoints name their weights."""
-    modules = pipeline.architecture.model.modules
-    drawn = (pipeline.architecture.network, *pipeline.architecture.encoders)
+    architecture = pipeline.architecture
+    return layers_in(architecture.model.modules, architecture.network, architecture.encoders)
+
+
+def layers_in(modules: Mapping[str, Module], network: str, encoders: Collection[str]) -> list[Layer]:
+    """The layers of a denoiser and of text encoders.
+
+    Args:
+        modules: all parts of the model by their names.
+        network: that of the denoiser.
+        encoders: those of the text encoders.
+    """
     found = homes({part: state_of(module) for part, module in modules.items()})
     return [
         layer
         for key, home in found.items()
-        if home.part in drawn and not home.counterpart.transposed
-        for layer in _layers_at(key, home, modules[home.part], home.part == pipeline.architecture.network)
+        if home.part in (network, *encoders) and not home.counterpart.transposed
+        for layer in _layers_at(key, home, modules[home.part], home.part == network)
     ]
 
 

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from bayes_merger.checkpoints.activations.names import BY_RUN
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.architectures import ARCHITECTURES
 from bayes_merger.checkpoints.blocks import Architecture
@@ -133,13 +136,13 @@ def _cells(file: Sidecar, architecture: Architecture, column: Callable[[str], st
 
 def _value(file: Sidecar, key: str, statistics: Sequence[str]) -> float | None:
     if file.about is None:
-        numbers = file.plain(key).double()
+        numbers = file.shown(key)
     elif not statistics:
         return None
     else:
-        numbers = file.mean(key, statistics[0]).sqrt()
+        numbers = file.shown(key, statistics[0]) ** 0.5
     numbers = numbers[numbers > 0]
-    return float(numbers.log2().mean()) if numbers.numel() else None
+    return float(np.log2(numbers).mean()) if numbers.size else None
 
 
 def _by_prompt(file: Sidecar, architecture: Architecture, kinds: tuple[str, ...]) -> tuple[list[str], Cells]:
@@ -150,7 +153,7 @@ def _by_prompt(file: Sidecar, architecture: Architecture, kinds: tuple[str, ...]
     for key, statistics in file.statistics.items():
         block = architecture.place(key).block
         if block and kinds[0] in statistics and file.has_runs(key):
-            for name, square in zip(names, file.by_run(key)[:, int(kinds == _ANSWERS)].tolist(), strict=False):
+            for name, square in zip(names, file.shown(key, BY_RUN)[:, int(kinds == _ANSWERS)].tolist(), strict=False):
                 if square > 0:
                     found.setdefault((block, name), []).append(math.log2(square) / 2)
     if found:
