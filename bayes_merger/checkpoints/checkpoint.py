@@ -17,7 +17,9 @@ from bayes_merger.checkpoints.prediction import predicted
 from bayes_merger.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -50,6 +52,7 @@ class Checkpoint:
         close: Callable[[], None],
         release: Callable[[], None] = lambda: None,
         read_part: Callable[[str, int, Tensor], None] | None = None,
+        read_array: Callable[[str], NDArray[np.floating]] | None = None,
     ) -> None:
         self.path = path
         self.shapes: Mapping[str, tuple[int, ...]] = {key: shape for key, (_, shape) in entries.items()}
@@ -59,6 +62,7 @@ class Checkpoint:
         self._close = close
         self._release = release
         self._read_part = read_part
+        self._read_array = read_array
         self._opened = {file: identity for file in self.files if (identity := _identity(file))}
         self._sha256 = ""
 
@@ -122,6 +126,18 @@ class Checkpoint:
         if key not in self.shapes:
             raise CheckpointError(f"{self.path}: has no tensor '{key}'")
         return self._read(key)
+
+    def array(self, key: str) -> NDArray[np.floating]:
+        """A tensor of floating-point numbers as an array of numpy, mapped from the file where numpy has its dtype.
+
+        It needs no torch then, whose import takes longer than all else of a command that only shows numbers.
+
+        Raises:
+            CheckpointError: no tensor has that name, or the file is closed or was cut short.
+        """
+        if self._read is None or self._read_array is None or self.dtypes.get(key) not in ("F64", "F32", "F16"):
+            return self.tensor(key).double().numpy()
+        return self._read_array(key)
 
     def version(self, key: str) -> Hashable:
         """A value that stays equal as long as the tensor has the same bits, and differs when the bits may differ.

@@ -30,6 +30,8 @@ from bayes_merger.errors import CheckpointError, one_line, printable
 from bayes_merger.paths import open_regular
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
@@ -216,6 +218,7 @@ def _open_mapped(path: Path, file: BinaryIO, header: Header) -> Checkpoint:
         file.close,
         partial(_release, mapped),
         partial(_read_part, file, entries) if hasattr(os, "preadv") else None,  # not on Windows
+        partial(_array, file, mapped, entries),
     )
 
 
@@ -248,14 +251,30 @@ def _release(mapped: mmap.mmap) -> None:
 def _view(file: BinaryIO, mapped: mmap.mmap, entries: Mapping[str, Entry], key: str) -> Tensor:
     import torch
 
-    entry = entries[key]
-    if os.fstat(file.fileno()).st_size < entry.end:  # touching what is not there any more would end the process
-        raise CheckpointError(f"{file.name}: was cut short while it was open; put back the file that was there")
+    entry = _whole(file, entries[key])
     dtype = torch_dtypes()[entry.dtype]
     count = (entry.end - entry.begin) // ITEM_SIZES[entry.dtype]
     if count == 0:
         return torch.empty(entry.shape, dtype=dtype)
     return torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
+
+
+def _array(file: BinaryIO, mapped: mmap.mmap, entries: Mapping[str, Entry], key: str) -> NDArray[np.floating]:
+    import numpy as np
+
+    entry = _whole(file, entries[key])
+    dtype = np.dtype(f"<f{ITEM_SIZES[entry.dtype]}")
+    if entry.begin == entry.end:
+        return np.empty(entry.shape, dtype)
+    count = (entry.end - entry.begin) // dtype.itemsize
+    return np.frombuffer(mapped, dtype, count, entry.begin).reshape(entry.shape)
+
+
+def _whole(file: BinaryIO, entry: Entry) -> Entry:
+    """Touching what is not there any more would end the process."""
+    if os.fstat(file.fileno()).st_size < entry.end:
+        raise CheckpointError(f"{file.name}: was cut short while it was open; put back the file that was there")
+    return entry
 
 
 def _open_pickle(path: Path) -> Checkpoint:

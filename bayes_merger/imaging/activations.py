@@ -35,22 +35,24 @@ _CACHED = 2**18  # numbers, 1 MiB of them in fp32, and as many are written besid
 
 
 class _Entry(NamedTuple):
-    """Of what a vector of sums is: a statistic of a layer, over so many places; 0 where another one counts them."""
+    """Of what a vector of sums is: a statistic of a layer, of all bands of timesteps or of one."""
 
     key: str
     statistic: str
     begin: int
     width: int
-    places: float
+    banded: bool
 
 
-_Pending = tuple[list[_Entry], list["Tensor"]]  # what is to be added, and where to
-_Sums = list[tuple[str, "Tensor", float]]  # statistics, their sums, and the places that they count
+_COUNTING = {"in_sq": 1.0, "guided_out": 0.5, "gradient_in": 1.0}  # statistics, and their share of the places
 
 
-def _entry(layer: Layer, statistic: str, sums: Tensor, places: float) -> _Entry:
-    begin = layer.begin if statistic.endswith("_out") else 0
-    return _Entry(layer.key, statistic, begin, len(sums), places)
+class _Seen(NamedTuple):
+    """Sums of a call, in vectors that may have several entries each, over so many places; 0 where another counts."""
+
+    entries: list[_Entry]
+    places: list[float]
+    sums: list[Tensor]
 
 
 class Recording:
@@ -64,94 +66,122 @@ class Recording:
 
     def __init__(self, into: Activations, guided: bool, time_unit: float) -> None:
         self._into, self._guided, self._time_unit = into, guided, time_unit
-        self._band = 0
-        self.denoiser_seen = False
-        self._rooms: dict[tuple[Any, ...], Tensor] = {}
+        self._band, self._share = 0, -1.0  # of the present call, the lowest band and share of noise are those of 0
+        self._nth, self._looks = 0, True
+        self._rooms: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
         self._memory: dict[Any, Tensor] = {}
-        self._last: tuple[Tensor, int, _Sums] | None = None  # q, k and v are fed the same tensor
-        self._known: dict[tuple[str, int], tuple[Any, int, _Pending]] = {}  # and some layers are in every call
-        self._pending: _Pending = [], []  # of the present call
-        self._entries: dict[tuple[Any, ...], list[_Entry]] = {}  # of a layer; the same ones in every call
-        self._totals: dict[tuple[int, tuple[_Entry, ...]], tuple[Tensor, int]] = {}  # and how many calls they are of
+        self._last: tuple[Tensor, int, list[Tensor]] | None = None  # q, k and v are fed the same tensor
+        self._known: dict[tuple[str, int], tuple[Any, int, _Seen]] = {}  # and some layers are in every call
+        self._pending = _Seen([], [], [])  # of the present call
+        self._entries: dict[tuple[str, int], list[_Entry]] = {}  # of a layer; the same ones in every call
+        self._totals: dict[tuple[_Entry, ...], tuple[Tensor, Tensor]] = {}  # sums and places, of each band
 
     def see_time(self, _: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """A forward pre-hook of the denoiser."""
+        """A forward pre-hook of the denoiser, which decides whether this call is looked at.
+
+        Of three calls or more that follow one another in a band every second one is, beginning with the first: their
+        neighbours tell nearly the same.
+        """
         self._add_pending()
-        time = positional[1] if len(positional) > 1 else named["timestep"]
+        time, bands = positional[1] if len(positional) > 1 else named["timestep"], self._into.about.bands
         share = float(time.flatten()[0] if hasattr(time, "flatten") else time) / self._time_unit
-        self._band = min(max(int(share * self._into.about.bands), 0), self._into.about.bands - 1)
+        band = min(max(int(share * bands), 0), bands - 1)
+        self._nth = self._nth + 1 if band == self._band and share < self._share else 0
+        is_last = 2 * share - self._share < band / bands - 1e-6  # if the next step is as long
+        self._looks = self._nth % 2 == 0 or (self._nth == 1 and is_last)
+        self._band, self._share = band, share
 
     def see_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> None:
         """Add what a layer is fed and answers; a layer that is fed the same again, like a prompt, answers the same."""
-        self.denoiser_seen = self.denoiser_seen or layer.in_denoiser
+        if layer.in_denoiser and not self._looks:
+            return
         place, version = (layer.key, layer.begin), given._version
         known = self._known.get(place)
         if known is None or known[0]() is not given or known[1] != version:
-            found, name = self._of_layer(layer, given, answer), (place, given.shape)
-            if name not in self._entries:
-                self._entries[name] = [_entry(layer, *one) for one in found]
-            known = self._known[place] = weakref.ref(given), version, (self._entries[name], [one[1] for one in found])
-        entries, sums = known[2]
-        self._pending[0].extend(entries)
-        self._pending[1].extend(sums)
+            channels = _channels(layer, given)
+            sums, places = self._of_layer(layer, given, answer, channels), given.numel() / given.shape[channels]
+            if place not in self._entries:
+                self._entries[place] = list(self._entries_of(layer, given.shape[channels], answer.shape[channels]))
+            entries = self._entries[place]
+            counted = [0 if entry.begin else places * _COUNTING.get(entry.statistic, 0) for entry in entries]
+            known = self._known[place] = weakref.ref(given), version, _Seen(entries, counted, sums)
+        self._pending.entries.extend(known[2].entries)
+        self._pending.places.extend(known[2].places)
+        self._pending.sums.extend(known[2].sums)
 
-    def _of_layer(self, layer: Layer, given: Tensor, answer: Tensor) -> _Sums:
-        import torch
-
-        channels = 1 if isinstance(layer.module, torch.nn.Conv2d) else given.dim() - 1
+    def _entries_of(self, layer: Layer, width: int, rows: int) -> Iterator[_Entry]:
+        """What the sums of a layer are, in their order."""
         guided = self._guided and layer.in_denoiser
-        found: _Sums = []
         if layer.begin == 0:  # what is stacked in one tensor is fed the same
+            for statistic in ("in_sq", "in_abs", *(["guided_in"] if guided else [])):
+                yield _Entry(layer.key, statistic, 0, width, layer.in_denoiser)
+        if guided:
+            yield _Entry(layer.key, "guided_out", layer.begin, rows, True)
+
+    def _of_layer(self, layer: Layer, given: Tensor, answer: Tensor, channels: int) -> list[Tensor]:
+        guided = self._guided and layer.in_denoiser
+        found: list[Tensor] = []
+        if layer.begin == 0:
             if self._last is None or self._last[0] is not given or self._last[1] != given._version:
-                self._last = given, given._version, self._of_input(given, channels, guided)
+                sums = [self._sizes(given, channels)]
+                if guided:
+                    sums.append(self._response(given, channels))
+                self._last = given, given._version, sums
             found += self._last[2]
         if guided:
-            places = 0 if layer.begin else given.numel() / given.shape[channels] / 2
-            found.append(("guided_out", self._response(answer, channels), places))
+            found.append(self._response(answer, channels))
         return found
 
-    def _of_input(self, given: Tensor, channels: int, guided: bool) -> _Sums:
+    def _sizes(self, given: Tensor, channels: int) -> Tensor:
+        """The sums of the squares and of the sizes, one after the other, in fp32."""
+        if _fits(given):
+            return self._sizes_of(given, channels)
+        return _total([self._sizes_of(piece, channels) for piece in _pieces(given, channels)])
+
+    def _sizes_of(self, piece: Tensor, channels: int) -> Tensor:
         import torch
 
-        squares, absolutes = [], []
-        for piece in _pieces(_rows(given, channels)):
-            sizes = torch.abs(piece, out=self._room(piece))
-            absolutes.append(_summed(sizes))
-            squares.append(_summed(sizes.square_()))
-        found: _Sums = [
-            ("in_sq", _total(squares), given.numel() / given.shape[channels]),
-            ("in_abs", _total(absolutes), 0),
-        ]
-        if guided:
-            found.append(("guided_in", self._response(given, channels), 0))
-        return found
+        (squares, sizes), both = self._room(piece, channels, 2)
+        torch.abs(piece, out=sizes)
+        torch.mul(sizes, sizes, out=squares)
+        return _summed(both)
 
     def _response(self, both: Tensor, channels: int) -> Tensor:
         """The squares of conditional less unconditional, the second half of a batch less the first, summed in fp32."""
+        without, prompted = both.chunk(2)
+        if _fits(prompted):
+            return self._response_of(without, prompted, channels)
+        pieces = zip(_pieces(without, channels), _pieces(prompted, channels), strict=True)
+        return _total([self._response_of(*halves, channels) for halves in pieces])
+
+    def _response_of(self, without: Tensor, prompted: Tensor, channels: int) -> Tensor:
         import torch
 
-        parts = []
-        for without, prompted in zip(*(_pieces(_rows(half, channels)) for half in both.chunk(2)), strict=True):
-            room = self._room(prompted)
-            if both.dtype == torch.float32:  # in one pass over memory
-                torch.ops.aten.mse_loss.out(prompted, without, 0, out=room)
-            else:
-                torch.sub(prompted, without, out=room).square_()
-            parts.append(_summed(room))
-        return _total(parts)
+        (squares,), room = self._room(prompted, channels, 1)
+        if prompted.dtype == torch.float32:  # in one pass over memory
+            torch.ops.aten.mse_loss.out(prompted, without, 0, out=squares)
+        else:
+            torch.sub(prompted, without, out=squares).square_()
+        return _summed(room)
 
-    def _room(self, like: Tensor) -> Tensor:
-        """Memory for as many numbers in fp32, which is used again: allocating it would take longer than a sum."""
+    def _room(self, like: Tensor, channels: int, times: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Memory for so many times as many numbers in fp32: each of them, and all as `_summed` takes them.
+
+        It is used again: to allocate it, and to look at it in another way, would take longer than a sum.
+        """
         import torch
 
-        name = (like.device, *like.shape)
-        if name not in self._rooms:
-            memory = self._memory.get(like.device)
-            if memory is None or memory.numel() < like.numel():
-                self._rooms = {other: room for other, room in self._rooms.items() if other[0] != like.device}
-                memory = self._memory[like.device] = torch.empty(like.numel(), device=like.device)
-            self._rooms[name] = memory[: like.numel()].view(like.shape)
-        return self._rooms[name]
+        name = (times, like.shape, like.device)
+        room = self._rooms.get(name)
+        if room is None:
+            memory, size = self._memory.get(like.device), times * like.numel()
+            if memory is None or memory.numel() < size:
+                self._rooms = {other: room for other, room in self._rooms.items() if other[2] != like.device}
+                memory = self._memory[like.device] = like.new_empty(size, dtype=torch.float32)
+            every = memory[:size].view(times, *like.shape)
+            pictures = like.dim() == 4 and channels == 1
+            room = self._rooms[name] = every.unbind(), every.flatten(3) if pictures else every.flatten(1, -2)
+        return room
 
     def _add_pending(self) -> None:
         """Add what the last call gave, as one vector: one by one, small layers would take longer to watch than to run.
@@ -160,23 +190,41 @@ class Recording:
         """
         import torch
 
-        entries, sums = self._pending
-        self._pending = [], []
+        entries, places, sums = self._pending
+        self._pending = _Seen([], [], [])
         if not sums:
             return
-        device = sums[0].device
+        device, layout = sums[0].device, tuple(entries)
         made = torch.cat([part if part.device == device else part.to(device) for part in sums])
-        name = (self._band, tuple(entries))
-        if name in self._totals:
-            total, calls = self._totals[name]
-            self._totals[name] = total.add_(made), calls + 1
-        else:
-            self._totals[name] = made if made.device.type == "mps" else made.double(), 1
+        if layout not in self._totals:
+            rows = self._into.about.bands if any(entry.banded for entry in entries) else 1
+            exact = torch.float32 if device.type == "mps" else torch.float64
+            nothing = torch.zeros(rows, len(made), dtype=exact, device=device)
+            self._totals[layout] = nothing, torch.zeros(rows, len(entries), dtype=torch.float64)
+        totals, counts = self._totals[layout]
+        row = min(self._band, len(totals) - 1)
+        totals[row].add_(made)
+        counts[row].add_(torch.tensor(places, dtype=torch.float64))
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Whether all layers were seen at work.
+
+        Raises:
+            ConfigError: one was not.
+        """
+        unseen = [layer.key for layer in layers if (layer.key, layer.begin) not in self._known]
+        if unseen:
+            raise ConfigError(
+                f"activations: {len(unseen)} of {len(layers)} layers were not seen at work, {unseen[0]} first; do not "
+                "offload or compile the model"
+            )
 
     def see_gradient(self, layer: Layer, statistic: str, squares: Tensor) -> None:
         """Add the squared gradients of one probe."""
-        self._pending[0].append(_entry(layer, statistic, squares, 1 if statistic == "gradient_in" else 0))
-        self._pending[1].append(squares)
+        begin = 0 if statistic == "gradient_in" else layer.begin
+        self._pending.entries.append(_Entry(layer.key, statistic, begin, len(squares), layer.in_denoiser))
+        self._pending.places.append(_COUNTING.get(statistic, 0))
+        self._pending.sums.append(squares)
 
     def finish(self, layers: Sequence[Layer]) -> None:
         """Put all that was added up where it goes, on the CPU and in the order of the checkpoint's rows."""
@@ -184,49 +232,65 @@ class Recording:
 
         self._add_pending()
         known = {layer.key: layer for layer in layers}
-        for (band, entries), (total, calls) in self._totals.items():
-            parts = total.cpu().double().split([entry.width for entry in entries])
-            for entry, part in zip(entries, parts, strict=True):
-                self._put(known[entry.key], band, entry, part, calls)
+        for entries, (totals, counts) in self._totals.items():
+            parts = totals.cpu().double().split([entry.width for entry in entries], 1)
+            for entry, part, places in zip(entries, parts, counts.unbind(1), strict=True):
+                self._put(known[entry.key], entry, part, places)
+        self._totals.clear()
         for key, table in self._into.sums.items():
             for statistic, sums in table.items():
                 if known[key].swapped and statistic.endswith("_out"):
                     table[statistic] = torch.cat(sums.chunk(2, 1)[::-1], 1)
 
-    def _put(self, layer: Layer, band: int, entry: _Entry, part: Tensor, calls: int) -> None:
+    def _put(self, layer: Layer, entry: _Entry, part: Tensor, places: Tensor) -> None:
+        """Add the sums of all bands, over so many places each."""
         import torch
 
-        band, bands = (band, self._into.about.bands) if layer.in_denoiser else (0, 1)
+        if not entry.banded:
+            part, places = part.sum(0, keepdim=True), places.sum(0, keepdim=True)
         table = self._into.sums.setdefault(layer.key, {})
-        if entry.statistic not in table:
-            width = layer.rows if entry.statistic.endswith("_out") else entry.width
-            table[entry.statistic] = torch.zeros(bands, width, dtype=torch.float64)
-        table[entry.statistic][band].narrow(0, entry.begin, entry.width).add_(part)
-        if entry.places:
+        width = layer.rows if entry.statistic.endswith("_out") else entry.width
+        if entry.statistic not in table and width == entry.width:
+            table[entry.statistic] = part
+        else:
+            if entry.statistic not in table:
+                table[entry.statistic] = torch.zeros(len(part), width, dtype=torch.float64)
+            table[entry.statistic].narrow(1, entry.begin, entry.width).add_(part)
+        if entry.statistic in _COUNTING and not entry.begin:
             counts, name = self._into.counts.setdefault(layer.key, {}), COUNT_OF[entry.statistic]
-            counts.setdefault(name, torch.zeros(bands, dtype=torch.float64))[band] += entry.places * calls
+            counts[name] = counts.get(name, 0) + places
 
 
-def _pieces(numbers: Tensor) -> Sequence[Tensor]:
+def _channels(layer: Layer, given: Tensor) -> int:
+    """Which dimension the channels are: pictures are `(n, channels, height, width)`, tokens `(..., channels)`."""
+    import torch
+
+    return 1 if isinstance(layer.module, torch.nn.Conv2d) else given.dim() - 1
+
+
+def _fits(numbers: Tensor) -> bool:
+    return numbers.numel() <= _CACHED or numbers.device.type != "cpu"
+
+
+def _pieces(numbers: Tensor, channels: int) -> Sequence[Tensor]:
     """Pictures or tokens in parts that stay in a core's cache while they are gone through again."""
-    fits = numbers.numel() <= _CACHED or numbers.device.type != "cpu"
-    return (numbers,) if fits else numbers.split(max(1, _CACHED * len(numbers) // numbers.numel()))
+    rows = numbers if channels == 1 else numbers.flatten(0, -2)
+    pieces: Sequence[Tensor] = rows.split(max(1, _CACHED * len(rows) // rows.numel()))
+    return pieces
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
     import torch
 
-    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
-
-
-def _rows(given: Tensor, channels: int) -> Tensor:
-    """Pictures `(n, channels, height, width)` as they are, tokens as `(n, channels)`."""
-    return given if channels == 1 else given.flatten(0, -2)
+    return torch.stack(list(parts)).sum(0)
 
 
 def _summed(numbers: Tensor) -> Tensor:
-    """The sum of each channel, the second dimension; torch's norms cost five times as much as squares and sums."""
-    return numbers.sum((0, 2, 3) if numbers.dim() == 4 else 0)
+    """The sums of each channel, `(times x channels)`, of `(times, n, channels)` or `(times, n, channels, places)`.
+
+    One dimension after the other is the fastest; torch's norms cost five times as much as squares and sums.
+    """
+    return numbers.sum(1).flatten() if numbers.dim() == 3 else numbers.sum(1).sum(2).flatten()
 
 
 @contextmanager
@@ -240,7 +304,7 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
         gradients: how often the denoiser is probed afterwards, in calls that it was seen to make.
 
     Raises:
-        ConfigError: no layer was seen at work, because something was offloaded or compiled.
+        ConfigError: a layer was not seen at work, because something was offloaded or compiled.
     """
     found = Activations(about)
     recording = Recording(found, guided, pipeline.architecture.time_unit)
@@ -256,8 +320,7 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
     finally:
         for handle in handles:
             handle.remove()
-    if not recording.denoiser_seen:
-        raise ConfigError("activations: the denoiser's layers were not seen at work; do not offload or compile it")
+    recording.check(layers)
     own = [layer for layer in layers if layer.in_denoiser]
     calls.probe(network, own, recording.see_time, recording.see_gradient)
     recording.finish(layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,24 +36,33 @@ class Layer:
 
 def layers_of(pipeline: LivePipeline) -> list[Layer]:
     """The layers of a pipeline's denoiser and text encoders, as checkpoints name their weights."""
-    modules = pipeline.architecture.model.modules
-    drawn = (pipeline.architecture.network, *pipeline.architecture.encoders)
+    architecture = pipeline.architecture
+    return layers_in(architecture.model.modules, architecture.network, architecture.encoders)
+
+
+def layers_in(modules: Mapping[str, Module], network: str, encoders: Collection[str]) -> list[Layer]:
+    """The layers of a denoiser and of text encoders.
+
+    Args:
+        modules: all parts of the model by their names.
+        network: that of the denoiser.
+        encoders: those of the text encoders.
+    """
     found = homes({part: state_of(module) for part, module in modules.items()})
     return [
         layer
         for key, home in found.items()
-        if home.part in drawn and not home.counterpart.transposed
-        for layer in _layers_at(key, home, modules[home.part], home.part == pipeline.architecture.network)
+        if home.part in (network, *encoders) and not home.counterpart.transposed
+        for layer in _layers_at(key, home, modules[home.part], home.part == network)
     ]
 
 
 def _layers_at(key: str, home: Home, part: Module, in_denoiser: bool) -> Iterator[Layer]:
     import torch
 
-    begin, rows = 0, home.shape[0] if home.shape else 0
+    begin = 0
     for name, tensor in zip(home.names, home.tensors, strict=True):
         owner, _, parameter = name.rpartition(".")
-        module = part.get_submodule(owner)
-        if parameter == "weight" and isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            yield Layer(key, module, in_denoiser, begin, rows, home.counterpart.swapped)
+        if parameter == "weight" and isinstance(module := part.get_submodule(owner), torch.nn.Linear | torch.nn.Conv2d):
+            yield Layer(key, module, in_denoiser, begin, home.shape[0], home.counterpart.swapped)
         begin += tensor.shape[0] if tensor.dim() else 0

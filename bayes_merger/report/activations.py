@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bayes_merger.checkpoints.activations.levels import ANSWERS, INPUT, Cells, levels
+from bayes_merger.checkpoints.activations.names import BY_RUN
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.architectures import ARCHITECTURES
 from bayes_merger.checkpoints.blocks import Architecture
@@ -125,7 +126,7 @@ def _by_prompt(file: Sidecar, architecture: Architecture, kinds: tuple[str, ...]
     for key, statistics in file.statistics.items():
         block = architecture.place(key).block
         if block and kinds[0] in statistics and file.has_runs(key):
-            for name, square in zip(names, file.by_run(key)[:, int(kinds == ANSWERS)].tolist(), strict=False):
+            for name, square in zip(names, file.shown(key, BY_RUN)[:, int(kinds == ANSWERS)].tolist(), strict=False):
                 if square > 0:
                     found.setdefault((block, name), []).append(math.log2(square) / 2)
     if found:

@@ -59,6 +59,8 @@ def measure(
         raise ConfigError(f"bands: {bands} bands of timesteps are not possible; give 1 to 1000")
     if not 0 <= gradients <= 10_000:
         raise ConfigError(f"gradients: {gradients} probes of each payload are not possible; give 0 to 10000")
+    if config.generator.compile:
+        raise ConfigError("activations: a compiled network hides its layers; give  generator.compile=false")
     check_out(out, overwrite=overwrite)
     parts = out.with_name(f".{out.name}.parts")
     files = []

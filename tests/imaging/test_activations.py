@@ -103,9 +103,53 @@ def test_without_guidance_there_is_no_response(pipeline_a: LivePipeline) -> None
     assert found.counts[FIRST]["n"].tolist() == [128.0, 128.0]
 
 
-def test_a_denoiser_that_is_not_seen_at_work_is_refused(pipeline_a: LivePipeline) -> None:
-    with pytest.raises(ConfigError, match="were not seen at work"), recorded(pipeline_a, ABOUT, guided=True):
+def test_a_model_that_is_not_seen_at_work_is_refused(pipeline_a: LivePipeline) -> None:
+    with pytest.raises(ConfigError, match="354 of 354 layers were not seen"), recorded(pipeline_a, ABOUT, guided=True):
         pass
+
+
+def test_layers_that_are_hidden_in_a_compiled_part_are_named(own_pipeline: LivePipeline) -> None:
+    own_pipeline.architecture.model.modules["unet"].time_embedding.compile(backend="eager")
+    own_pipeline.draw(PAYLOADS)  # compiled without hooks
+    said = r"2 of 354 layers were not seen at work, model\.diffusion_model\.time_embed\.0\.weight first; do not"
+    with pytest.raises(ConfigError, match=said), recorded(own_pipeline, ABOUT, guided=True):
+        own_pipeline.draw(PAYLOADS)
+
+
+@pytest.mark.parametrize(
+    ("steps", "bands", "looked_at"),
+    [
+        (6, 2, [[3, 5], [0, 2]]),  # three steps in a band
+        (8, 2, [[4, 6], [0, 2]]),
+        (4, 2, [[2, 3], [0, 1]]),  # of two both are
+        (4, 100, [[3], [2], [1], [0]]),
+    ],
+)
+def test_of_three_steps_in_a_band_every_second_one_is_looked_at(
+    pipeline_a: LivePipeline, steps: int, bands: int, looked_at: list[list[int]]
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    module = next(layer.module for layer in layers_of(pipeline_a) if layer.key == FIRST)
+    handle = module.register_forward_hook(adder(seen))
+    with recorded(pipeline_a, replace(ABOUT, bands=bands), guided=True) as found:
+        pipeline_a.draw([replace(payload, steps=steps) for payload in PAYLOADS])
+    handle.remove()
+    squares = [given.double().square().sum((0, 2, 3)) for given, _ in seen]
+    counts = found.counts[FIRST]["n"]
+    sums = found.sums[FIRST]["in_sq"][counts > 0]
+    assert len(seen) == steps
+    assert counts[counts > 0].tolist() == [256.0 * len(calls) for calls in looked_at]
+    for own, calls in zip(sums, looked_at, strict=True):
+        assert torch.allclose(own, torch.stack([squares[call] for call in calls]).sum(0), rtol=1e-6)
+
+
+def test_a_second_batch_is_looked_at_as_the_first(own_pipeline: LivePipeline) -> None:
+    for steps, calls in ((1, 1), (3, 2)):
+        drawn = [replace(payload, steps=steps) for payload in PAYLOADS]
+        with recorded(own_pipeline, replace(ABOUT, bands=1), guided=True) as found:
+            for _ in range(2):
+                own_pipeline.draw(drawn)
+        assert found.counts[FIRST]["n"].tolist() == [2 * calls * 256.0]
 
 
 def test_gradients_are_those_of_random_probes(pipeline_a: LivePipeline) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.blocks import Architecture
 
@@ -34,10 +36,10 @@ def levels(file: Sidecar, architecture: Architecture, column: Callable[[str], st
 
 def _level(file: Sidecar, key: str, statistics: Sequence[str]) -> float | None:
     if file.about is None:
-        numbers = file.plain(key).double()
+        numbers = file.shown(key)
     elif not statistics:
         return None
     else:
-        numbers = file.mean(key, statistics[0]).sqrt()
+        numbers = file.shown(key, statistics[0]) ** 0.5
     numbers = numbers[numbers > 0]
-    return float(numbers.log2().mean()) if numbers.numel() else None
+    return float(np.log2(numbers).mean()) if numbers.size else None

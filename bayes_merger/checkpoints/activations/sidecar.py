@@ -17,6 +17,8 @@ from bayes_merger.checkpoints.single_file import as_model, open_stored
 from bayes_merger.errors import CheckpointError, nearest, printable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 _BATCH = 2**20  # numbers that are looked at together
@@ -107,6 +109,22 @@ class Sidecar:
         """Mean squares of a weight's input and of its response in every run, `(runs, 2)` in fp64."""
         return self.banded(key, BY_RUN)
 
+    def shown(self, key: str, statistic: str = "") -> NDArray[np.floating]:
+        """What `plain`, `mean` or `by_run` say, as an array of numpy in fp64, for who only looks at it.
+
+        Args:
+            key: the weight's name.
+            statistic: of a measured file, or `by_run`; of a plain file nothing.
+        """
+        import numpy as np
+
+        numbers = self._file.array(f"{key}{MARK}{statistic}" if statistic else key).astype(np.float64)
+        if statistic not in COUNT_OF:
+            return numbers
+        counts = self._file.array(f"{key}{MARK}{COUNT_OF[statistic]}").astype(np.float64)
+        means: NDArray[np.floating] = counts / counts.sum() @ numbers
+        return means
+
     def _plain(self) -> dict[str, tuple[str, ...]]:
         for key, dtype in self._file.dtypes.items():
             if MARK in key:
@@ -157,7 +175,7 @@ class Sidecar:
     def _check_counts(self, statistics: Mapping[str, Sequence[str]]) -> None:
         names = {f"{key}{MARK}{COUNT_OF[own]}": f"{key}{MARK}{own}" for key in statistics for own in statistics[key]}
         for count, statistic in names.items():  # several have the same one
-            if not float(self._file.tensor(count).double().sum()) > 0:
+            if not float(self._file.array(count).sum(dtype="float64")) > 0:
                 raise CheckpointError(
                     f"'{printable(statistic)}' was taken over nothing: its count is 0; measure it again"
                 )
@@ -177,13 +195,13 @@ class Sidecar:
 
     def _check(self, keys: Sequence[str]) -> None:
         """Refuse numbers that no statistic has."""
-        import torch
+        import numpy as np
 
-        flat = [self._file.tensor(key).reshape(-1) for key in keys]
-        numbers = torch.cat(flat) if len(flat) > 1 else flat[0]
-        if not numbers.numel():
+        flat = [self._file.array(key).reshape(-1) for key in keys]
+        numbers = np.concatenate(flat) if len(flat) > 1 else flat[0]
+        if not numbers.size:
             return
-        low, high = (float(end) for end in numbers.float().aminmax())
+        low, high = float(numbers.min()), float(numbers.max())
         if low >= 0 and math.isfinite(high):
             return
         if len(keys) > 1:  # which one is it?

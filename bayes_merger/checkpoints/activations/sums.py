@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,29 +44,35 @@ class Activations:
             ConfigError: a plain file, which says nothing of how it came about.
         """
         if sidecar.about is None:
-            raise ConfigError(f"{sidecar.path}: a plain saliency has no counts; only measured files are merged")
+            raise _plain(sidecar)
         found = cls(sidecar.about)
-        for key, statistics in sidecar.statistics.items():
-            found.counts[key] = {c: sidecar.counts(key, c) for c in {COUNT_OF[s] for s in statistics}}
-            found.sums[key] = {s: sidecar.banded(key, s) * found.counts[key][COUNT_OF[s]][:, None] for s in statistics}
-            if sidecar.has_runs(key):
-                found.by_run[key] = sidecar.by_run(key)
+        for key in sidecar.statistics:
+            found.sums[key], found.counts[key], by_run = _of_key(sidecar, key)
+            if by_run is not None:
+                found.by_run[key] = by_run
         return found
 
-    def add(self, other: Activations) -> None:
-        """Add the runs of another file of the same model."""
-        import torch
-
-        for key, sums in other.sums.items():
-            for own, theirs in ((self.sums, sums), (self.counts, other.counts[key])):
+    def add(self, other: Activations | Sidecar) -> None:
+        """Add the runs of another measurement of the same model; of a file one weight is in memory at a time."""
+        about = other.about
+        if about is None:
+            raise _plain(other)
+        known, runs = len(self.about.runs), len(about.runs)
+        for key in dict.fromkeys((*self.sums, *_keys(other))):
+            sums, counts, by_run = _of_key(other, key)
+            for own, theirs in ((self.sums, sums), (self.counts, counts)):
                 mine = own.setdefault(key, {})
                 for name, tensor in theirs.items():
                     mine[name] = mine[name] + tensor if name in mine else tensor
-        runs = len(self.about.runs), len(other.about.runs)
-        for key in dict.fromkeys((*self.by_run, *other.by_run)):
-            parts = zip((self.by_run.get(key), other.by_run.get(key)), runs, strict=True)
+            self._add_runs(key, known, by_run, runs)
+        self.about = replace(self.about, runs=(*self.about.runs, *about.runs))
+
+    def _add_runs(self, key: str, known: int, by_run: Tensor | None, runs: int) -> None:
+        import torch
+
+        parts = ((self.by_run.get(key), known), (by_run, runs))
+        if any(part is not None for part, _ in parts):
             self.by_run[key] = torch.cat([torch.zeros(n, 2).double() if t is None else t for t, n in parts])
-        self.about = replace(self.about, runs=(*self.about.runs, *other.about.runs))
 
     def save(self, path: Path, *, overwrite: bool = True) -> None:
         """Write a measured file: means in fp32, counts in fp64.
@@ -73,15 +80,41 @@ class Activations:
         Raises:
             CheckpointError: it cannot be written.
         """
-        entries = []
+        entries: list[TensorEntry] = []
         for key, sums in self.sums.items():
             counts = self.counts[key]
-            means = {s: tensor / counts[COUNT_OF[s]].clamp(min=1)[:, None] for s, tensor in sums.items()}
+            for name, total in sums.items():
+                mean = partial(_mean, total, counts[COUNT_OF[name]])
+                entries.append(TensorEntry(f"{key}{MARK}{name}", tuple(total.shape), "F32", mean))
+            for name, count in counts.items():
+                entries.append(TensorEntry(f"{key}{MARK}{name}", tuple(count.shape), "F64", count))
             if key in self.by_run:
-                means[BY_RUN] = self.by_run[key]
-            entries += [(f"{key}{MARK}{s}", tuple(t.shape), "F32", t.float()) for s, t in means.items()]
-            entries += [(f"{key}{MARK}{c}", tuple(t.shape), "F64", t) for c, t in counts.items()]
-        write_checkpoint(path, [TensorEntry(*e) for e in entries], self.about.to_metadata(), replace=overwrite)
+                squares = self.by_run[key].float()
+                entries.append(TensorEntry(f"{key}{MARK}{BY_RUN}", tuple(squares.shape), "F32", squares))
+        write_checkpoint(path, entries, self.about.to_metadata(), replace=overwrite)
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    return (total / count.clamp(min=1)[:, None]).float()
+
+
+def _plain(sidecar: Activations | Sidecar) -> ConfigError:
+    path = sidecar.path if isinstance(sidecar, Sidecar) else ""
+    return ConfigError(f"{path}: a plain saliency has no counts; only measured files are merged")
+
+
+def _keys(measured: Activations | Sidecar) -> Iterable[str]:
+    return measured.statistics if isinstance(measured, Sidecar) else measured.sums
+
+
+def _of_key(measured: Activations | Sidecar, key: str) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+    """A weight's sums, its counts, and its runs where they are known."""
+    if isinstance(measured, Activations):
+        return measured.sums.get(key, {}), measured.counts.get(key, {}), measured.by_run.get(key)
+    statistics = measured.statistics.get(key, ())
+    counts = {count: measured.counts(key, count) for count in dict.fromkeys(COUNT_OF[s] for s in statistics)}
+    sums = {s: measured.banded(key, s) * counts[COUNT_OF[s]][:, None] for s in statistics}
+    return sums, counts, measured.by_run(key) if measured.has_runs(key) else None
 
 
 def merged(paths: Sequence[Path]) -> Activations:
@@ -95,26 +128,27 @@ def merged(paths: Sequence[Path]) -> Activations:
     for path in paths:
         sidecar = Sidecar(path)
         try:
-            one = Activations.of(sidecar)
+            if total is None:
+                total = Activations.of(sidecar)
+            else:
+                _check_alike(total, sidecar, paths[0])
+                total.add(sidecar)
         finally:
             sidecar.close()
-        if total is None:
-            total = one
-        else:
-            _check_alike(total, one, paths[0], path)
-            total.add(one)
     if total is None:
         raise ConfigError("activations merge: name the files to merge")
     return total
 
 
-def _check_alike(total: Activations, other: Activations, first: Path, path: Path) -> None:
-    ours, theirs = total.about, other.about
+def _check_alike(total: Activations, other: Sidecar, first: Path) -> None:
+    ours, theirs, path = total.about, other.about, other.path
+    if theirs is None:
+        raise _plain(other)
     for what, one, two in (
         ("model", ours.model[:10], theirs.model[:10]),
         ("architecture", ours.architecture, theirs.architecture),
         ("bands", ours.bands, theirs.bands),
-        ("statistics", _kinds(total.sums), _kinds(other.sums)),
+        ("statistics", _kinds(total.sums), _kinds(other.statistics)),
     ):
         if one != two:
             said = f"{printable(str(two))} in {path} and {printable(str(one))} in {first}"
@@ -125,5 +159,5 @@ def _check_alike(total: Activations, other: Activations, first: Path, path: Path
         raise ConfigError(f"{path}: the run of {names[0]} is in another of these files too, and would count twice")
 
 
-def _kinds(sums: Mapping[str, Mapping[str, object]]) -> str:
+def _kinds(sums: Mapping[str, Iterable[str]]) -> str:
     return ", ".join(sorted({statistic for own in sums.values() for statistic in own}))
