@@ -62,21 +62,21 @@ def match_weights(
     """
     permutation = Permutation(spaces)
     waiting = {space.name for space in spaces}
+    stale = set(waiting)  # where a neighbour's order has changed since it was looked at: others would gain nothing
     neighbours = _neighbours(spaces)
     for number in range(1, ROUNDS + 1):
         todo, waiting = waiting, set()
-        done = 0
-        for space in spaces:
-            if space.name not in todo:
-                continue
-            pairs = _by_weights(space, lambda key: _pair(a, b, key, names_a, names_b, permutation))
-            found = _best(space, pairs, "weights")
-            a.release()
-            b.release()
-            if found.gains:
-                permutation.reorder(space, found.orders)
-                waiting |= neighbours[space.name]
-            done += 1
+        for done, space in enumerate((space for space in spaces if space.name in todo), start=1):
+            if space.name in stale:
+                stale.remove(space.name)
+                pairs = _by_weights(space, lambda key: _pair(a, b, key, names_a, names_b, permutation))
+                found = _best(space, pairs, "weights")
+                a.release()
+                b.release()
+                if found.gains:
+                    permutation.reorder(space, found.orders)
+                    waiting |= neighbours[space.name]
+                    stale |= neighbours[space.name]
             if progress:
                 progress(number, done, len(todo))
         if not waiting:

@@ -20,13 +20,13 @@ from tests.merging.rebasin.models import FAMILIES, loaded, permuted, randomly, s
 
 def changed_by(live: LoadedModel, model: Checkpoint, permutation: Permutation) -> float:
     """How much the answers of a loaded model change; its own weights are put back."""
-    before, seen = responses(live), permuted(model, permutation)
+    before, seen = responses(live.modules), permuted(model, permutation)
     places = live.destinations()
     keys = [key for key in places if not torch.equal(seen.tensor(key), model.tensor(key))]
     assert keys, "nothing moved"
     for key in keys:
         places[key].copy_(seen.tensor(key))
-    found = difference(before, responses(live))
+    found = difference(before, responses(live.modules))
     for key in keys:
         places[key].copy_(model.tensor(key))
     return found
