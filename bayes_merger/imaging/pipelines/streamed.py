@@ -40,7 +40,7 @@ def streamed_networks(
     """
     name, source = model.architecture.name, Source.of(model)
     networks = {
-        part: network.to(dtype).eval()
+        part: Module.to(network, dtype).eval()  # diffusers' own warns of layers that it keeps in fp32
         for part, network in empty_networks(settings_for(config, name, source.shapes, model.metadata)).items()
     }
     expected = homes({part: state_of(network) for part, network in networks.items()})
