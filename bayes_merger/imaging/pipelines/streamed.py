@@ -27,7 +27,7 @@ _Read = Callable[[], Tensor]
 def streamed_networks(
     model: Checkpoint, config: Path | None = None, dtype: torch.dtype = torch.float32
 ) -> dict[str, Module]:
-    """The networks that a model has, by diffusers' names of the parts; it must stay open.
+    """The U-Net or transformer and the text encoders that a model has, by diffusers' names; it must stay open.
 
     Args:
         model: where the weights are read, again in each call of a network.
@@ -42,6 +42,7 @@ def streamed_networks(
     networks = {
         part: Module.to(network, dtype).eval()  # diffusers' own warns of layers that it keeps in fp32
         for part, network in empty_networks(settings_for(config, name, source.shapes, model.metadata)).items()
+        if part != "vae"
     }
     expected = homes({part: state_of(network) for part, network in networks.items()})
     places = places_of(expected, name, [source])

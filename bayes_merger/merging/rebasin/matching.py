@@ -79,10 +79,7 @@ def match_weights(
 
     def best(space: Space) -> _Found:
         pairs = _by_weights(space, lambda key: _pair(a, b, key, names_a, names_b, permutation))
-        found = _best(space, pairs, "weights")
-        a.release()
-        b.release()
-        return found
+        return _best(space, pairs, "weights")
 
     for done, (space, part) in enumerate(_anchored(spaces, b, names_b) if anchored else (), start=1):
         found = best(part)
@@ -110,7 +107,7 @@ def match_weights(
 
 
 def _anchored(spaces: Sequence[Space], b: Checkpoint, names_b: Mapping[str, str]) -> Iterator[tuple[Space, Space]]:
-    """Each space, and it with those tensors alone whose other neurons came before; with the most of its numbers first."""
+    """Each space, and it with those tensors alone whose other neurons came before; the one with most of them first."""
     unknown = Counter(key for space in spaces for key in space.keys)  # spaces that have it and did not come yet
     size = {key: math.prod(b.shapes[names_b[key]]) for key in unknown}
     todo = list(spaces)
@@ -174,8 +171,6 @@ def likeness(
             product += float(one @ other)
             one_squared += float(one @ one)
             other_squared += float(other @ other)
-            a.release()
-            b.release()
     return product / math.sqrt(one_squared * other_squared) if one_squared and other_squared else 0.0
 
 
@@ -196,11 +191,13 @@ def _pair(
     names_b: Mapping[str, str],
     permutation: Permutation,
 ) -> tuple[Tensor, Tensor] | None:
-    """A tensor of A, and B's as it stands; none where A has no such tensor."""
+    """A tensor of A, and B's as it stands; none where A has no such tensor. Those before need not be in memory."""
+    a.release()
+    b.release()
     own_a, own_b = names_a.get(key, ""), names_b[key]
     if own_a not in a.shapes or a.shapes[own_a] != b.shapes[own_b]:
         return None
-    return a.tensor(own_a).float(), permutation.apply(key, b.tensor(own_b).float())
+    return a.tensor(own_a).float(), permutation.apply(key, b.tensor(own_b)).float()
 
 
 _Pairs = Iterable[tuple["Tensor", "Tensor"]]  # numbers of A's neurons and of B's, a row each
