@@ -2,6 +2,7 @@
 
     python benchmarks/rebasin.py [FOLDER]                                # Stable Diffusion 1.5 on one core
     python benchmarks/rebasin.py [FOLDER] --architecture sdxl --cores 2
+    python benchmarks/rebasin.py [FOLDER] --self-test                    # only what a random order does to answers
 
 B is a "fine-tune" of A's base whose neurons are all in a random order; what is measured is ``bayes-merger rebasin A B``
 as a process of its own, verification and writing included. FOLDER keeps the checkpoints for the next time: 8.5 GB, of
@@ -17,33 +18,49 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
-from bayes_merger.checkpoints.config_trees import settings_of
-from bayes_merger.checkpoints.empty_networks import empty_networks
-from bayes_merger.checkpoints.naming import canonical_keys
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
-from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
-from bayes_merger.merging.rebasin.spaces import Layout
-from bayes_merger.merging.rebasin.topology import spaces_of
+from bayes_merger.imaging.pipelines.streamed import streamed_networks
+from bayes_merger.imaging.responses import difference, responses
+from bayes_merger.merging.rebasin.aligning import Pair, layout_of
+from bayes_merger.merging.rebasin.permutation import Permutation
 
 
 def scramble(model: Checkpoint, out: Path) -> int:
     """Write a model with the neurons of all spaces in a random order; returns how many moved."""
-    names = {canonical: key for key, canonical in canonical_keys(model.shapes.keys()).items()}
-    shapes = {key: model.shapes[own] for key, own in names.items()}
-    networks = empty_networks(settings_of(model.architecture.name, shapes, model.metadata))
-    order = Permutation.random(spaces_of(shapes, Layout.of(networks)), torch.Generator().manual_seed(1))
-    seen = Permuted(model, order, {key: names[key] for key in order.keys})
+    pair = Pair.of(model, model, layout_of(model))
+    order = Permutation.random(pair.spaces, torch.Generator().manual_seed(1))
+    seen = pair.permuted(order)
     write_checkpoint(
         out, [TensorEntry(k, seen.shapes[k], seen.dtypes[k], partial(seen.tensor, k)) for k in seen.shapes]
     )
     return order.moved()
+
+
+def answers_changed(file: Path) -> None:
+    """Print by how much a random order changes what a model answers, and orders across groups and across heads."""
+    with open_checkpoint(file) as model:
+        pair = Pair.of(model, model, layout_of(model))
+        groups = [space for space in pair.spaces if space.exchange and len(space.tracks) == 1]
+        heads = [space for space in pair.spaces if len(space.tracks) == 2]
+        for name, spaces, dtype in (
+            ("legal, fp32", pair.spaces, torch.float32),
+            ("legal, fp64", pair.spaces, torch.float64),
+            ("across groups", [replace(space, cells=(space.size,), exchange=False) for space in groups], torch.float32),
+            ("across heads", [replace(space, cells=(space.size,), exchange=False) for space in heads], torch.float32),
+        ):
+            order = Permutation.random(spaces, torch.Generator().manual_seed(1))
+            as_it_is = pair.permuted(Permutation(()))
+            before, after = (responses(streamed_networks(m, dtype=dtype)) for m in (as_it_is, pair.permuted(order)))
+            changed = {part: f"{difference({part: before[part]}, after):.1e}" for part in before}
+            print(f"{name}: {changed}", flush=True)
 
 
 def measure(name: str, arguments: list[str], cache: Path, cores: int) -> None:
@@ -75,8 +92,9 @@ def main() -> None:
     """Make the files, align them, print what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--architecture", choices=["sd1", "sdxl"], default="sd1")
+    parser.add_argument("--architecture", choices=["sd1", "sd2", "sdxl"], default="sd1")
     parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--self-test", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
@@ -85,6 +103,8 @@ def main() -> None:
             made = Path(__file__).with_name("make_full_size.py")
             words = [str(made), str(folder), "--architecture", given.architecture, "--models", "ab"]
             subprocess.run([sys.executable, *words], check=True)
+        if given.self_test:
+            return answers_changed(b)
         if not lost.exists():
             with open_checkpoint(b) as model:
                 print(f"moved {scramble(model, lost):,}", flush=True)

@@ -82,8 +82,8 @@ def test_noise_as_large_as_the_weights_hides_no_neuron(tmp_path: Path, seed: int
     lost, order = scrambled(
         with_noise(model_path("b"), tmp_path / "noisy.safetensors", seed), config_dir(), tmp_path / "lost.safetensors"
     )
-    for target in "ab":
-        with open_checkpoint(model_path(target)) as a, open_checkpoint(lost) as b:
+    for target in (model_path("a"), model_path("b")):
+        with open_checkpoint(target) as a, open_checkpoint(lost) as b:
             matched = match_weights(a, b, spaces(a, config_dir()), own_keys(a), own_keys(b))
             assert matched.total() == 11_648
             assert matched.sha256 == order.inverse().sha256
