@@ -25,9 +25,10 @@ from bayes_merger.checkpoints.naming import Naming
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "bayes_merger" / "checkpoints" / "configs"
-TREES = {"sd1": "sd15", "sdxl": "sdxl"}  # architecture -> its configs
+TREES = {"sd1": "sd15", "sd2": "sd2", "sdxl": "sdxl"}  # architecture -> its configs
 EXTRAS: dict[str, dict[str, tuple[int, ...]]] = {
     "sd1": {"cond_stage_model.transformer.text_model.embeddings.position_ids": (1, 77)},
+    "sd2": {"cond_stage_model.model.logit_scale": ()},
     "sdxl": {
         "conditioner.embedders.0.transformer.text_model.embeddings.position_ids": (1, 77),
         "conditioner.embedders.1.model.logit_scale": (),

@@ -1,80 +1,117 @@
-"""Measure what re-basin costs at full size: Stable Diffusion 1.5, by weights, on two cores: seconds, CPU, peak memory.
+"""Measure what re-basin by weights costs at full size: seconds, CPU, peak memory.
 
-    python benchmarks/rebasin.py [FOLDER]
+    python benchmarks/rebasin.py [FOLDER]                                # Stable Diffusion 1.5 on one core
+    python benchmarks/rebasin.py [FOLDER] --architecture sdxl --cores 2
+    python benchmarks/rebasin.py [FOLDER] --self-test                    # only what a random order does to answers
 
 B is a "fine-tune" of A's base whose neurons are all in a random order; what is measured is ``bayes-merger rebasin A B``
-as a process of its own, verification and writing included. FOLDER keeps the checkpoints (6.4 GB) for the next time.
+as a process of its own, verification and writing included. FOLDER keeps the checkpoints for the next time: 8.5 GB, of
+SDXL 28 GB.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
-from bayes_merger.checkpoints.config_trees import settings_of
-from bayes_merger.checkpoints.empty_networks import empty_networks
-from bayes_merger.checkpoints.naming import canonical_keys
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
-from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
-from bayes_merger.merging.rebasin.spaces import Layout
-from bayes_merger.merging.rebasin.topology import spaces_of
-
-CORES = 2
+from bayes_merger.imaging.pipelines.streamed import streamed_networks
+from bayes_merger.imaging.responses import difference, responses
+from bayes_merger.merging.rebasin.aligning import Pair, layout_of
+from bayes_merger.merging.rebasin.permutation import Permutation
 
 
 def scramble(model: Checkpoint, out: Path) -> int:
     """Write a model with the neurons of all spaces in a random order; returns how many moved."""
-    names = {canonical: key for key, canonical in canonical_keys(model.shapes.keys()).items()}
-    shapes = {key: model.shapes[own] for key, own in names.items()}
-    networks = empty_networks(settings_of(model.architecture.name, shapes, model.metadata))
-    order = Permutation.random(spaces_of(shapes, Layout.of(networks)), torch.Generator().manual_seed(1))
-    seen = Permuted(model, order, {key: names[key] for key in order.keys})
+    pair = Pair.of(model, model, layout_of(model))
+    order = Permutation.random(pair.spaces, torch.Generator().manual_seed(1))
+    seen = pair.permuted(order)
     write_checkpoint(
         out, [TensorEntry(k, seen.shapes[k], seen.dtypes[k], partial(seen.tensor, k)) for k in seen.shapes]
     )
     return order.moved()
 
 
-def measure(name: str, arguments: list[str], cache: Path) -> None:
+def answers_changed(file: Path) -> None:
+    """Print by how much a random order changes what a model answers, and orders across groups and across heads."""
+    with open_checkpoint(file) as model:
+        pair = Pair.of(model, model, layout_of(model))
+        groups = [space for space in pair.spaces if space.exchange and len(space.tracks) == 1]
+        heads = [space for space in pair.spaces if len(space.tracks) == 2]
+        for name, spaces, dtype in (
+            ("legal, fp32", pair.spaces, torch.float32),
+            ("legal, fp64", pair.spaces, torch.float64),
+            ("across groups", [replace(space, cells=(space.size,), exchange=False) for space in groups], torch.float32),
+            ("across heads", [replace(space, cells=(space.size,), exchange=False) for space in heads], torch.float32),
+        ):
+            order = Permutation.random(spaces, torch.Generator().manual_seed(1))
+            as_it_is = pair.permuted(Permutation(()))
+            before, after = (responses(streamed_networks(m, dtype=dtype)) for m in (as_it_is, pair.permuted(order)))
+            changed = {part: f"{difference({part: before[part]}, after):.1e}" for part in before}
+            print(f"{name}: {changed}", flush=True)
+
+
+def measure(name: str, arguments: list[str], cache: Path, cores: int) -> None:
     """Run a command as a process of its own and print what it took.
 
     Raises:
         SystemExit: it fails.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(CORES), "BAYES_MERGER_CACHE": str(cache)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "BAYES_MERGER_CACHE": str(cache)}
     begin = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "bayes_merger", *arguments], env=environment)
+    if hasattr(os, "sched_setaffinity"):  # libraries start threads of their own
+        os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:cores])
     _, status, used = os.wait4(process.pid, 0)  # of this process alone
     if status:
         sys.exit(f"{name}: failed")
     seconds, cpu = time.monotonic() - begin, used.ru_utime + used.ru_stime
-    print(f"{name}: {seconds:.0f} s, {cpu:.0f} s of CPU on {CORES} threads, {used.ru_maxrss / 1e6:.2f} GB", flush=True)
+    print(f"{name}: {seconds:.0f} s, {cpu:.0f} s of CPU on {cores} cores, {used.ru_maxrss / 1e6:.2f} GB", flush=True)
+
+
+def data_of(file: Path) -> str:
+    """The SHA-256 of a file without its header."""
+    with file.open("rb") as opened:
+        opened.seek(8 + int.from_bytes(opened.read(8), "little"))
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def main() -> None:
     """Make the files, align them, print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--architecture", choices=["sd1", "sd2", "sdxl"], default="sd1")
+    parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--self-test", action="store_true")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        folder = given.folder or Path(temporary)
         a, b, lost, out = (folder / f"{name}.safetensors" for name in ("a", "b", "lost", "out"))
-        if not lost.exists():
+        if not b.exists():
             made = Path(__file__).with_name("make_full_size.py")
-            subprocess.run([sys.executable, str(made), str(folder), "--models", "ab"], check=True)
+            words = [str(made), str(folder), "--architecture", given.architecture, "--models", "ab"]
+            subprocess.run([sys.executable, *words], check=True)
+        if given.self_test:
+            return answers_changed(b)
+        if not lost.exists():
             with open_checkpoint(b) as model:
                 print(f"moved {scramble(model, lost):,}", flush=True)
         align = ["rebasin", str(a), str(lost), "--out", str(out), "--overwrite"]
-        measure("first", align, folder / "cache")
-        measure("again, the order remembered", align, folder / "cache")
-        with open_checkpoint(b) as model, open_checkpoint(out) as found:
-            print("wrong tensors:", sum(not torch.equal(model.tensor(k), found.tensor(k)) for k in model.shapes))
+        measure("first", align, folder / "cache", given.cores)
+        measure("again, the order remembered", align, folder / "cache", given.cores)
+        print("B's bytes:", data_of(out) == data_of(b))
 
 
 if __name__ == "__main__":

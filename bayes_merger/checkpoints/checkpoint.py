@@ -204,6 +204,7 @@ class Checkpoint:
         for key, dtype in self.dtypes.items():
             if dtype in FLOATS and (fault := find_nonfinite(self.tensor(key))):
                 raise CheckpointError(f"{self.path}: tensor '{key}' holds {fault}; this model is broken, use another")
+            self.release()  # the file is never in memory as a whole
 
     def release(self) -> None:
         """Release the memory of what was read; tensors stay valid and are read again when used."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from bayes_merger.imaging.pipelines.loading import LoadedModel
 
 _SIDE = 16  # of the latents: all levels of a U-Net see more than one position, and a full-size one answers in seconds
 _TIMES = (10, 300, 700, 990)
@@ -15,42 +14,44 @@ _TOKENS = 77
 
 
 @torch.no_grad()
-def responses(model: LoadedModel) -> dict[str, Tensor]:
+def responses(networks: Mapping[str, Any]) -> dict[str, Tensor]:
     """The answer of the U-Net and of every text encoder, by diffusers' names of the parts.
 
     The U-Net sees noise at four times and random words; the text encoders random tokens. The random numbers are the
     same in every call.
+
+    Args:
+        networks: by the same names; on the CPU.
     """
     generator = torch.Generator().manual_seed(0)
-    model.memory.settle()
     found = {}
-    for part, network in sorted(model.modules.items()):
+    for part, network in sorted(networks.items()):
         if part.startswith("text_encoder"):
             tokens = torch.randint(network.config.vocab_size, (2, _TOKENS), generator=generator)
-            answer = network(tokens.to(network.device), output_hidden_states=True)
-            found[part] = torch.stack([*answer.hidden_states, answer.last_hidden_state]).float().cpu()
+            answer = network(tokens, output_hidden_states=True)
+            found[part] = torch.stack([*answer.hidden_states, answer.last_hidden_state])
         elif part == "unet":
-            found[part] = network(**_inputs(network, generator)).sample.float().cpu()
+            found[part] = network(**_inputs(network, generator)).sample
     return found
 
 
 def _inputs(unet: Any, generator: torch.Generator) -> dict[str, Any]:
     def noise(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(unet.device, unet.dtype)
+        return torch.randn(shape, generator=generator).to(unet.dtype)
 
     count, config = len(_TIMES), unet.config
     inputs: dict[str, Any] = {
         "sample": noise(count, config.in_channels, _SIDE, _SIDE),
-        "timestep": torch.tensor(_TIMES, device=unet.device),
+        "timestep": torch.tensor(_TIMES),
         "encoder_hidden_states": noise(count, _TOKENS, config.cross_attention_dim),
     }
     if config.addition_embed_type == "text_time":
         numbers = torch.randint(1024, (count, 6), generator=generator)
         pooled = config.projection_class_embeddings_input_dim - numbers.shape[1] * config.addition_time_embed_dim
-        inputs["added_cond_kwargs"] = {"text_embeds": noise(count, pooled), "time_ids": numbers.to(unet.device)}
+        inputs["added_cond_kwargs"] = {"text_embeds": noise(count, pooled), "time_ids": numbers}
     return inputs
 
 
-def difference(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
+def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
     """The largest difference of any number, relative to the largest number of its network."""
     return max(float((after[part] - before[part]).abs().max() / before[part].abs().max()) for part in before)

@@ -184,22 +184,12 @@ def verify(model: Checkpoint, permuted: Permuted, config: Path | None = None) ->
     Raises:
         CheckpointError: they answer something else.
     """
-    import torch
-
-    from bayes_merger.imaging.pipelines.loading import PART_NAMES, load_model
+    from bayes_merger.imaging.pipelines.streamed import streamed_networks
     from bayes_merger.imaging.responses import difference, responses
 
-    live = load_model(
-        Permuted(model, Permutation(()), {}),  # as it is, and out of memory as soon as it is read
-        config=config,
-        optional=tuple(PART_NAMES),
-        device=torch.device("cpu"),
-        dtype_of=lambda part, name: torch.float32,
-    )
-    before = responses(live)
-    for key, place in live.destinations().items():
-        place.copy_(permuted.tensor(key))
-    found = difference(before, responses(live))
+    as_it_is = Permuted(model, Permutation(()), {})  # out of memory as soon as it is read
+    before, after = (responses(streamed_networks(one, config)) for one in (as_it_is, permuted))
+    found = difference(before, after)
     if not found <= TOLERANCE:  # NaN is not
         raise CheckpointError(
             f"{model.path}: with its neurons in another order it answers otherwise, by {found:.1g} of the largest "

@@ -72,6 +72,19 @@ def test_all_dtypes_and_empty_tensors_are_read(tmp_path: Path) -> None:
         checkpoint.scan()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nobody says what of a file is in memory")
+def test_a_file_that_was_scanned_is_not_in_memory(tmp_path: Path) -> None:
+    def mapped() -> int:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+    path = write_model(tmp_path / "m.safetensors", 1, change={"large": torch.zeros(32 << 20)})
+    with open_checkpoint(path) as checkpoint:
+        before = mapped()
+        checkpoint.scan()
+        assert mapped() - before < 64 << 10  # KiB; the file has 128 MiB
+
+
 def test_writing_into_a_tensor_does_not_reach_the_file(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.safetensors", 1)
     before = path.read_bytes()

@@ -16,6 +16,13 @@ from tests.folders import write_file
 from tests.merging.rebasin.models import scrambled
 from tests.user_folder import command, make_workplace
 
+
+def data_of(file: Path) -> bytes:
+    """The bytes of a file's tensors."""
+    whole = file.read_bytes()
+    return whole[8 + int.from_bytes(whole[:8], "little") :]
+
+
 MIDDLE = "model.diffusion_model.middle_block.0.in_layers.2.weight"
 
 
@@ -33,6 +40,7 @@ def test_it_says_how_much_moved_and_that_nothing_is_to_be_gained(
     assert second == f"wrote {out}; it draws what B draws"
     assert "--overwrite" in refused(capsys, "rebasin", str(tiny_a), str(lost), "--out", str(out), *config)
     before = out.read_bytes()
+    assert data_of(out) == data_of(tiny_a)
     assert main(["rebasin", str(tiny_a), str(out), "--out", str(tmp_path / "no.safetensors"), *config]) == 0
     said, nothing = capsys.readouterr().out.splitlines()
     assert said.startswith("B: its 3,")
@@ -40,6 +48,19 @@ def test_it_says_how_much_moved_and_that_nothing_is_to_be_gained(
     assert nothing == "nothing was written"
     assert not (tmp_path / "no.safetensors").exists()
     assert out.read_bytes() == before
+
+
+def test_a_model_with_the_decoder_of_a_vae_alone_is_aligned(
+    tmp_path: Path, tiny_a: Path, tiny_sd1_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tmp_path / "part.safetensors"
+    kept = {key: t for key, t in load_file(tiny_a).items() if not key.startswith("first_stage_model.encoder.")}
+    save_file(kept, part)
+    lost, _ = scrambled(part, tiny_sd1_config, tmp_path / "lost.safetensors")
+    out = tmp_path / "out.safetensors"
+    align = ["rebasin", str(tiny_a), str(lost), "--out", str(out), "--config", str(tiny_sd1_config)]
+    assert main(align) == 0, capsys.readouterr().err
+    assert data_of(out) == data_of(part)
 
 
 @pytest.fixture(scope="module")

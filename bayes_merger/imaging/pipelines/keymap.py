@@ -163,6 +163,23 @@ def _view(key: str, home: Home) -> Tensor:
     return _turned(home, first)
 
 
+def in_module(home: Home, tensor: Tensor) -> tuple[Tensor, ...]:
+    """A single file's tensor as the tensors of the part that it is made of; views on it where that is possible.
+
+    Args:
+        home: of the tensor.
+        tensor: as many numbers as it has, in any shape that begins with its rows.
+    """
+    if home.counterpart.swapped:
+        import torch
+
+        return (torch.cat(tensor.chunk(2)[::-1]),)
+    stacked = len(home.tensors) > 1
+    pieces = tensor.split([each.shape[0] for each in home.tensors]) if stacked else (tensor,)
+    turned = (piece.t() if home.counterpart.transposed else piece for piece in pieces)
+    return tuple(piece.view(each.shape) for piece, each in zip(turned, home.tensors, strict=True))
+
+
 def _turned(home: Home, tensor: Tensor) -> Tensor:
     turned = tensor.t() if home.counterpart.transposed else tensor
     return turned if len(home.shape) == turned.dim() else turned.view(home.shape)

@@ -97,36 +97,37 @@ def _allocate(
         for name in names:
             dtype = dtype_of(name)
             begins.append((name, dtype, sizes[dtype]))
-            sizes[dtype] += _tensor(module, name).numel()
+            sizes[dtype] += tensor_of(module, name).numel()
         step = _ALIGNMENT // dtype.itemsize
         sizes[dtype] = -(-sizes[dtype] // step) * step
     spans = {dtype: _Span(torch.empty(size, dtype=dtype, device=device), []) for dtype, size in sizes.items()}
     for name, dtype, begin in begins:
-        empty = _tensor(module, name)
+        empty = tensor_of(module, name)
         tensor = spans[dtype].memory[begin : begin + empty.numel()].view(empty.shape)
         if isinstance(empty, torch.nn.Parameter):
             tensor = torch.nn.Parameter(tensor, requires_grad=False)
         spans[dtype].tensors.append((tensor, begin))
         for holder, own in places[id(empty)]:
             setattr(holder, own, tensor)
-    _number_positions(module, device)
+    number_positions(module, device)
+    for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if tensor.is_meta:
+            raise NotImplementedError(f"{type(module).__name__}.{path}: no rule for this tensor")
     return list(spans.values())
 
 
-def _tensor(module: Module, name: str) -> Tensor:
+def tensor_of(module: Module, name: str) -> Tensor:
+    """A parameter or buffer, by the name that it has in the state of a module."""
     holder = module.get_submodule(name.rpartition(".")[0])
     found: Tensor = getattr(holder, name.rpartition(".")[2])
     return found
 
 
-def _number_positions(module: Module, device: torch.device) -> None:
-    """Fill the buffers that hold 0, 1, 2, ...; every other tensor has its place in the file."""
+def number_positions(module: Module, device: torch.device | str) -> None:
+    """Fill the buffers of a module on the meta device that hold 0, 1, 2, ...: files need not have them."""
     import torch
 
-    for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if not tensor.is_meta:
-            continue
-        if not path.endswith("position_ids"):
-            raise NotImplementedError(f"{type(module).__name__}.{path}: no rule for this tensor")
-        holder = module.get_submodule(path.rpartition(".")[0])
-        holder.position_ids = torch.arange(tensor.shape[-1], device=device).expand(tensor.shape)
+    for path, tensor in module.named_buffers():
+        if tensor.is_meta and path.endswith("position_ids"):
+            holder = module.get_submodule(path.rpartition(".")[0])
+            holder.position_ids = torch.arange(tensor.shape[-1], device=device).expand(tensor.shape)

@@ -80,15 +80,22 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A model that some of the parts are read from, and whether a merge writes these."""
+class Source:
+    """A model that some of the parts are read from.
+
+    Attributes:
+        model: it.
+        own: canonical key to its own.
+        merged: whether a merge writes these parts.
+    """
 
     model: Checkpoint
     own: Mapping[str, str]
     merged: bool
 
     @classmethod
-    def of(cls, model: Checkpoint, *, merged: bool = False) -> _Source:
+    def of(cls, model: Checkpoint, *, merged: bool = False) -> Source:
+        """A model, from the header of its file."""
         own = {canonical: key for key, canonical in canonical_keys(model.shapes.keys()).items()}
         return cls(model, own, merged)
 
@@ -135,7 +142,7 @@ def load_model(
         prediction, zero_snr = prediction_of(base, prediction_type, settings)
         modules = {part: module.eval() for part, module in empty_networks(settings).items()}
         expected = homes({part: state_of(module) for part, module in modules.items()})
-        places = _places(expected, name, sources)
+        places = places_of(expected, name, sources)
         check_shapes(base.path, places, expected, str(config or "the official config"))
         memory = LiveMemory(modules, device, dtype_of)
         views = LiveViews(modules, memory.copies)
@@ -155,18 +162,18 @@ def load_model(
 
 def _sources(
     base: Checkpoint, config: Path | None, vae: Checkpoint | None, t5: tuple[str, Path] | None, opened: ExitStack
-) -> list[_Source]:
+) -> list[Source]:
     """The checkpoint, and what else parts are read from; the first that has a part counts."""
-    sources = [_Source.of(base, merged=True)]
+    sources = [Source.of(base, merged=True)]
     lacking = absent_parts(base.architecture.name, sources[0].shapes)
     if vae is not None and "vae" in lacking:
-        sources.append(_Source.of(vae, merged=True))
+        sources.append(Source.of(vae, merged=True))
     if t5 is not None:
         if t5[0] not in lacking:
             raise ConfigError(f"generator.text_encoder_3: {base.path} has a T5 of its own; leave the setting out")
-        sources.append(_Source.of(opened.enter_context(open_t5(t5[1]))))
+        sources.append(Source.of(opened.enter_context(open_t5(t5[1]))))
     if lacking and config is not None and config != base.path and has_weights(config):
-        sources.append(_Source.of(opened.enter_context(open_folder(config))))
+        sources.append(Source.of(opened.enter_context(open_folder(config))))
     return sources
 
 
@@ -191,8 +198,14 @@ def _with_t5(settings: Settings, t5: tuple[str, Path] | None, shapes: Shapes) ->
     return settings | {INDEX: index, f"{t5[0]}/config.json": t5_config(shapes)}
 
 
-def _places(expected: Mapping[str, Home], name: str, sources: Sequence[_Source]) -> dict[str, tuple[_Source, str]]:
-    """Key of the naming table -> the first source that has its part, and its key there; none where it lacks it."""
+def places_of(expected: Mapping[str, Home], name: str, sources: Sequence[Source]) -> dict[str, tuple[Source, str]]:
+    """Key of the naming table -> the first source that has its part, and its key there; none where it lacks it.
+
+    Args:
+        expected: what the modules need.
+        name: of the architecture.
+        sources: of which one has each part.
+    """
     absent = [(source, absent_parts(name, source.shapes)) for source in sources]
     canonical = canonical_keys(expected.keys())
     found = {}
@@ -204,7 +217,7 @@ def _places(expected: Mapping[str, Home], name: str, sources: Sequence[_Source])
 
 
 def check_shapes(
-    path: Path, places: Mapping[str, tuple[_Source, str]], expected: Mapping[str, Home], config: str
+    path: Path, places: Mapping[str, tuple[Source, str]], expected: Mapping[str, Home], config: str
 ) -> None:
     """Compare the files' keys and shapes with what the modules need.
 

@@ -19,13 +19,14 @@ from typing import Any
 
 from bayes_merger.atomic import write_atomically
 from bayes_merger.merging.rebasin.permutation import Permutation
+from bayes_merger.merging.rebasin.settings import WEIGHTS
 from bayes_merger.merging.rebasin.spaces import Space
 from bayes_merger.paths import cache_folder, open_regular
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Of the search: another one may find other orders."""
+VERSIONS = {WEIGHTS: 2}
+"""Of the search, 1 unless it is said: another one may find other orders."""
 
 _LARGEST = 64 << 20  # bytes of such a file; XL's has three
 
@@ -75,7 +76,7 @@ def subject(a: str, b: str, layout: Any, by: str) -> str:
         layout: as plain data.
         by: what their neurons were compared by.
     """
-    return hashlib.sha256(json.dumps([VERSION, a, b, layout, by], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([VERSIONS.get(by, 1), a, b, layout, by], sort_keys=True).encode()).hexdigest()
 
 
 def remember(found: Found, about: str) -> Found:

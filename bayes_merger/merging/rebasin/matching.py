@@ -2,16 +2,18 @@
 
 By weights, maximised is the inner product of all weights of A with B's in the new order, sum <W_A, P_out W_B P_in^T>,
 by coordinate descent: the order of one space at a time, which is a linear assignment, until no order changes (their
-algorithm 1). By activations, it is the correlation of what A's neurons and B's answer to the same inputs, sum
-<P, Z_A Z_B^T>, in each space by itself (their section 3.1). Orders stay within what changes nothing: neurons within
-their cells, and whole cells.
+algorithm 1). Where it ends depends on how it begins: in a first round, each space is compared by those tensors alone
+whose other neurons came before, which finds the way through noise as large as the weights. By activations, it is the
+correlation of what A's neurons and B's answer to the same inputs, sum <P, Z_A Z_B^T>, in each space by itself (their
+section 3.1). Orders stay within what changes nothing: neurons within their cells, and whole cells.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
@@ -31,10 +33,17 @@ _LEAST = 1e-6  # a gain that counts, relative to all inner products: less is rou
 
 @dataclass(frozen=True)
 class _Found:
-    """The best order of a space's neurons, as they stand, and whether it gains anything."""
+    """The best order of a space's neurons, as they stand.
+
+    Attributes:
+        orders: of each track.
+        gains: whether it gains anything.
+        is_clear: whether it gains more than the order as they stand does over a random one.
+    """
 
     orders: list[Tensor]
     gains: bool
+    is_clear: bool
 
 
 def match_weights(
@@ -44,6 +53,8 @@ def match_weights(
     names_a: Mapping[str, str],
     names_b: Mapping[str, str],
     progress: Callable[[int, int, int], None] | None = None,
+    *,
+    anchored: bool = True,
 ) -> Permutation:
     """The order of B's neurons that is most like A's; the same files give the same order.
 
@@ -56,32 +67,60 @@ def match_weights(
         names_a: key as spaces have it -> A's own; of the tensors that are compared.
         names_b: the same of B.
         progress: called as `progress(round, done, spaces)`, where rounds count from 1.
+        anchored: whether the first round is as said above; it was not when the first recipes were written.
 
     Raises:
         CheckpointError: weights so large that their products are infinite.
     """
     permutation = Permutation(spaces)
     waiting = {space.name for space in spaces}
+    stale = set(waiting)  # where something has changed since they were looked at: others would gain nothing
     neighbours = _neighbours(spaces)
-    for number in range(1, ROUNDS + 1):
+
+    def best(space: Space) -> _Found:
+        pairs = _by_weights(space, lambda key: _pair(a, b, key, names_a, names_b, permutation))
+        return _best(space, pairs, "weights")
+
+    for done, (space, part) in enumerate(_anchored(spaces, b, names_b) if anchored else (), start=1):
+        found = best(part)
+        if found.is_clear:
+            permutation.reorder(space, found.orders)
+        if part == space and found.is_clear == found.gains:
+            stale.remove(space.name)
+        if progress:
+            progress(1, done, len(spaces))
+    for number in range(1 + anchored, ROUNDS + 1):
         todo, waiting = waiting, set()
-        done = 0
-        for space in spaces:
-            if space.name not in todo:
-                continue
-            pairs = _by_weights(space, lambda key: _pair(a, b, key, names_a, names_b, permutation))
-            found = _best(space, pairs, "weights")
-            a.release()
-            b.release()
-            if found.gains:
-                permutation.reorder(space, found.orders)
-                waiting |= neighbours[space.name]
-            done += 1
+        for done, space in enumerate((space for space in spaces if space.name in todo), start=1):
+            if space.name in stale:
+                stale.remove(space.name)
+                found = best(space)
+                if found.gains:
+                    permutation.reorder(space, found.orders)
+                    waiting |= neighbours[space.name]
+                    stale |= neighbours[space.name]
             if progress:
                 progress(number, done, len(todo))
         if not waiting:
             break
     return permutation
+
+
+def _anchored(spaces: Sequence[Space], b: Checkpoint, names_b: Mapping[str, str]) -> Iterator[tuple[Space, Space]]:
+    """Each space, and it with those tensors alone whose other neurons came before; the one with most of them first."""
+    unknown = Counter(key for space in spaces for key in space.keys)  # spaces that have it and did not come yet
+    size = {key: math.prod(b.shapes[names_b[key]]) for key in unknown}
+    todo = list(spaces)
+
+    def share(space: Space) -> float:
+        return sum(size[key] for key in space.keys if unknown[key] == 1) / sum(size[key] for key in space.keys)
+
+    while todo:
+        space = max(todo, key=share)
+        todo.remove(space)
+        tracks = (tuple(axis for axis in track if unknown[axis.key] == 1) for track in space.tracks)
+        yield space, replace(space, tracks=tuple(tracks))
+        unknown.subtract(space.keys)
 
 
 def match_activations(
@@ -132,8 +171,6 @@ def likeness(
             product += float(one @ other)
             one_squared += float(one @ one)
             other_squared += float(other @ other)
-            a.release()
-            b.release()
     return product / math.sqrt(one_squared * other_squared) if one_squared and other_squared else 0.0
 
 
@@ -154,11 +191,13 @@ def _pair(
     names_b: Mapping[str, str],
     permutation: Permutation,
 ) -> tuple[Tensor, Tensor] | None:
-    """A tensor of A, and B's as it stands; none where A has no such tensor."""
+    """A tensor of A, and B's as it stands; none where A has no such tensor. Those before need not be in memory."""
+    a.release()
+    b.release()
     own_a, own_b = names_a.get(key, ""), names_b[key]
     if own_a not in a.shapes or a.shapes[own_a] != b.shapes[own_b]:
         return None
-    return a.tensor(own_a).float(), permutation.apply(key, b.tensor(own_b).float())
+    return a.tensor(own_a).float(), permutation.apply(key, b.tensor(own_b)).float()
 
 
 _Pairs = Iterable[tuple["Tensor", "Tensor"]]  # numbers of A's neurons and of B's, a row each
@@ -194,7 +233,10 @@ def _best(space: Space, pairs: Sequence[_Pairs], what: str) -> _Found:
     orders, after = _exchanged(space, tracks) if space.exchange else _within(space, tracks[0])
     before = sum(float(block.diagonal().sum()) for blocks in tracks for block in _diagonal(space, blocks))
     scale = sum(float(abs(block.diagonal()).sum()) for blocks in tracks for block in _diagonal(space, blocks))
-    return _Found([torch.from_numpy(order) for order in orders], after - before > _LEAST * max(scale, abs(after)))
+    places = [(block, space.size if space.exchange else len(block)) for blocks in tracks for block in blocks.values()]
+    random = sum(float(block.sum()) / count for block, count in places)  # what an order is expected to have
+    gains = after - before > _LEAST * max(scale, abs(after))
+    return _Found([torch.from_numpy(order) for order in orders], gains, gains and after - before > before - random)
 
 
 _Blocks = dict[tuple[int, int], "numpy.ndarray"]  # cell of A, cell of B -> their neurons' likeness

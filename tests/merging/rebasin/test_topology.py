@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bayes_merger.checkpoints.config_trees import read_tree
 from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.checkpoints.naming import Naming
+from bayes_merger.merging.rebasin.permutation import Permutation
 from bayes_merger.merging.rebasin.spaces import Layout, Space
 from bayes_merger.merging.rebasin.topology import spaces_of
 
@@ -19,6 +22,10 @@ UNET = "model.diffusion_model."
 
 
 def official(tree: str) -> dict[str, Space]:
+    return {space.name: space for space in shapes_and_spaces(tree)[1]}
+
+
+def shapes_and_spaces(tree: str) -> tuple[dict[str, tuple[int, ...]], tuple[Space, ...]]:
     networks: dict[str, Any] = empty_networks(read_tree(CONFIGS / tree))
     parts = {part: {name: tuple(t.shape) for name, t in net.state_dict().items()} for part, net in networks.items()}
     naming = Naming.of(parts)
@@ -32,7 +39,21 @@ def official(tree: str) -> dict[str, Space]:
     for space in spaces:
         for axis in (axis for track in space.tracks for axis in track):
             assert axis.offset + space.size <= shapes[axis.key][axis.dim], (space.name, axis)
-    return {space.name: space for space in spaces}
+    return shapes, spaces
+
+
+@pytest.mark.parametrize(("tree", "share"), [("sd15", 0.9611), ("sd2", 0.9576), ("sdxl", 0.9693)])
+def test_a_random_order_moves_most_numbers_of_the_official_networks(tree: str, share: float) -> None:
+    shapes, spaces = shapes_and_spaces(tree)
+    order = Permutation.random(spaces, torch.Generator().manual_seed(1))
+    fixed = {key: list(shape) for key, shape in shapes.items() if not key.startswith("first_stage_model.")}
+    for space in spaces:
+        for track, axes in zip(order.orders[space.name], space.tracks, strict=True):
+            moved = int((track != torch.arange(space.size)).sum())
+            for axis in axes:
+                fixed[axis.key][axis.dim] -= moved
+    stay = sum(math.prod(kept) for kept in fixed.values())  # a number stays where its row and its column do
+    assert 1 - stay / sum(math.prod(shapes[key]) for key in fixed) == pytest.approx(share, abs=1e-4)
 
 
 def test_stable_diffusion_1_has_heads_of_three_widths_and_groups_of_32() -> None:
