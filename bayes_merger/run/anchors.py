@@ -21,7 +21,7 @@ from bayes_merger.errors import ConfigError, nearest
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.recipe.presets import is_preset, presets, read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.merging.saliency.settings import FILES, MOVED
+from bayes_merger.merging.saliency.settings import FILES, MOVED, STRENGTH
 from bayes_merger.paths import user_path
 from bayes_merger.run.folder import studies
 from bayes_merger.run.models import merge_settings
@@ -105,7 +105,7 @@ def _by_saliency(setup: RunSetup) -> Weights:
         raise ConfigError(f"anchors: {SALIENCY} needs responses; measure with cfg_scale above 1, or with --gradients")
     numbers = dict.fromkeys(setup.architecture.blocks, 0.5)
     numbers |= {block: 1 / (1 + 2 ** (_STEEPNESS * (a[block] - b[block]))) for block in known}
-    return {MOVED: numbers}
+    return {MOVED: numbers, STRENGTH: dict.fromkeys(numbers, setup.method.weights[STRENGTH].default)}
 
 
 def _numbers(value: Any, setup: RunSetup) -> dict[str, float]:

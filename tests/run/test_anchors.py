@@ -17,6 +17,7 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.method import method_spec
 from bayes_merger.merging.recipe.recipe import MergeRecipe, ModelRef
+from bayes_merger.merging.saliency.settings import strengthened
 from bayes_merger.run.anchors import start_design
 from bayes_merger.search import build_space
 from bayes_merger.search.study.study import create_study, open_storage
@@ -28,9 +29,9 @@ GRADIENT = {block: round(index / 25, 4) for index, block in enumerate(SD1.blocks
 
 def parts(anchors: list[Any], method: str = "weighted_sum", runs: Path = Path("runs"), **rules: Any) -> Any:
     """As much of a run as an anchor needs."""
-    spec = method_spec(method)
-    weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     saliency = rules.pop("saliency", {})
+    spec = strengthened(method_spec(method), saliency)
+    weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     config = RunConfig(anchors=anchors, runs=str(runs), init_points=rules.pop("init_points", 8), saliency=saliency)
     space = build_space(SD1.blocks, weights, **rules)
     return SimpleNamespace(config=config, method=spec, space=space, architecture=SD1, checkpoints={}, steps=None)
@@ -149,6 +150,7 @@ def test_saliency_takes_each_block_from_the_model_that_answers_more_there(tmp_pa
     assert lines == []
     assert rows[3]["IN04.alpha"] == pytest.approx(256 / 257)
     assert {rows[3][f"{block}.alpha"] for block in SD1.blocks if block != "IN04"} == {0.5}
+    assert {rows[3][f"{block}.strength"] for block in SD1.blocks} == {1.0}
     with pytest.raises(ConfigError, match=r"anchors: saliency compares both models; give  saliency\.a=FILE, too"):
         start_design(parts(["saliency"], saliency={"b": files["b"]}))
     silent: dict[str, torch.Tensor | None] = {f"{key}|{name}": None for name in ("guided_in", "guided_out", "guided_n")}
