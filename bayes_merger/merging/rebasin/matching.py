@@ -113,7 +113,8 @@ def _anchored(spaces: Sequence[Space], b: Checkpoint, names_b: Mapping[str, str]
     todo = list(spaces)
 
     def share(space: Space) -> float:
-        return sum(size[key] for key in space.keys if unknown[key] == 1) / sum(size[key] for key in space.keys)
+        known = sum(size[key] for key in space.keys if unknown[key] == 1)
+        return known / max(1, sum(size[key] for key in space.keys))
 
     while todo:
         space = max(todo, key=share)
