@@ -7,7 +7,9 @@ the machine matters little; it matters some, since caches are shared, so that th
 Drawing is that of the demo's model A, and of a model of Stable Diffusion 1.5's size (2.1 GB on the disk, 6.5 GB of
 memory); merged are five blocks of Stable Diffusion 1.5 at their own size, all others a few numbers wide, so that what
 every tensor costs weighs more than in a whole model; at last the whole model is written (6.4 GB on the disk meanwhile).
-The table is printed and written to ``benchmarks/results/activations.md``, after every part.
+Beside them stands how many weights have another winner when fewer pictures or fewer steps were looked at: the one of
+the demo's A and B whose `response_in^2 response_out^2` is larger. The table is printed and written to
+``benchmarks/results/activations.md``, after every part.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ import torch
 from make_full_size import shapes, write_model
 from safetensors.torch import save_file
 
-from bayes_merger import demo
+from bayes_merger import compose, demo
 from bayes_merger.checkpoints.activations.names import About
+from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
@@ -39,6 +42,8 @@ from bayes_merger.merging import SD1, LiveMerge, MergeRecipe, MergeSettings, Mod
 from bayes_merger.merging.decorator import merge_method
 from bayes_merger.merging.export.single_file import save_merge
 from bayes_merger.merging.parameters import Weight
+from bayes_merger.run.activations import measure
+from bayes_merger.run.payloads import named_payloads
 
 RESULTS = Path(__file__).parent / "results" / "activations.md"
 BLOCKS = ("input_blocks.7.", "input_blocks.8.", "output_blocks.5.", "output_blocks.6.", "output_blocks.8.")
@@ -93,6 +98,44 @@ def cost_of_drawing(pipeline: LivePipeline, payloads: list[Payload], rounds: int
             pipeline.draw(payloads)
 
     return ratios({"plain": lambda: pipeline.draw(payloads), "measured": measured}, rounds)["measured"]
+
+
+def winners(folder: Path) -> list[Row]:
+    """Of the demo's A against B: weights whose winner is another one when less was measured."""
+
+    def ratios_of(name: str, pictures: int, bands: int) -> dict[str, torch.Tensor]:
+        """Key -> the sign of log(B / A) of every weight that both answer with."""
+        files = []
+        for model in "ab":
+            files.append(folder / f"{model}{name}.act.safetensors")
+            settings = ["experiment=demo", "seed=7919", f"model_a={demo.model_path(model)}"]
+            names = [payload.name for payload in named_payloads(compose.validate(compose.compose_run(settings)))]
+            settings += [f"payloads.{payload}.batch_size={pictures // len(names)}" for payload in names]
+            measure(compose.validate(compose.compose_run(settings)), files[-1], print, bands=bands)
+        a, b = (Sidecar(file) for file in files)
+        found = {}
+        for key in [key for key in a.statistics if "guided_out" in a.statistics[key]]:
+            rows, columns = (
+                torch.log(b.mean(key, statistic) / a.mean(key, statistic)) for statistic in ("guided_out", "guided_in")
+            )
+            found[key] = torch.sign(rows[:, None] + columns)
+        a.close(), b.close()
+        return found
+
+    few, many = ratios_of("few", 8, 4), ratios_of("many", 32, 4)
+    every = ratios_of("every", 8, 100)  # each step in a band of its own, so that all are looked at
+    return [
+        ("weights with another winner by 8 pictures than by 32", _others(few, many), 0.05),
+        ("weights with another winner where every step is looked at", _others(few, every), 0.01),
+    ]
+
+
+def _others(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
+    """The share of weights that differ, of those that are known."""
+    signs = [(one[key], other[key]) for key in one]
+    known = [torch.isfinite(a) & torch.isfinite(b) for a, b in signs]
+    differ = sum(int(((a != b) & both).sum()) for (a, b), both in zip(signs, known, strict=True))
+    return differ / sum(int(both.sum()) for both in known)
 
 
 def full_size(folder: Path, rounds: int = ROUNDS_OF_WHOLE) -> list[Row]:
@@ -298,7 +341,7 @@ def main() -> None:
     """Measure all of it."""
     torch.set_num_threads(1)
     before, rows = os.getloadavg()[0], [*layer(), *drawing()]
-    for part in (full_size, candidates, merging, whole):
+    for part in (winners, full_size, candidates, merging, whole):
         with tempfile.TemporaryDirectory() as folder:
             rows += part(Path(folder))
         write(rows, before)
@@ -311,7 +354,7 @@ def write(rows: list[Row], before: float) -> None:
         rounds=ROUNDS, whole=ROUNDS_OF_WHOLE, cores=os.cpu_count(), before=before, after=os.getloadavg()[0]
     )
     lines = [text, "| what | ratio | goal |", "| --- | --- | --- |"]
-    lines += [f"| {what} | {found:.2f} | {goal:g}{'' if found <= goal else ', missed'} |" for what, found, goal in rows]
+    lines += [f"| {what} | {found:.3g} | {goal:g}{'' if found <= goal else ', missed'} |" for what, found, goal in rows]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("\n".join([*lines, ""]), encoding="utf-8")
 

@@ -48,7 +48,7 @@ _COUNTING = {"in_sq": 1.0, "guided_out": 0.5, "gradient_in": 1.0}  # statistics,
 
 
 class _Seen(NamedTuple):
-    """Sums of a call, in vectors that may have several entries each, over so many places; 0 where another counts."""
+    """Sums of layers, in vectors that may have several entries each, over so many places; 0 where another counts."""
 
     entries: list[_Entry]
     places: list[float]
@@ -73,6 +73,8 @@ class Recording:
         self._last: tuple[Tensor, int, list[Tensor]] | None = None  # q, k and v are fed the same tensor
         self._known: dict[tuple[str, int], tuple[Any, int, _Seen]] = {}  # and some layers are in every call
         self._pending = _Seen([], [], [])  # of the present call
+        self._pending_of: set[tuple[str, int]] = set()  # layers
+        self._pending_banded = True
         self._entries: dict[tuple[str, int], list[_Entry]] = {}  # of a layer; the same ones in every call
         self._totals: dict[tuple[_Entry, ...], tuple[Tensor, Tensor]] = {}  # sums and places, of each band
 
@@ -105,6 +107,10 @@ class Recording:
             entries = self._entries[place]
             counted = [0 if entry.begin else places * _COUNTING.get(entry.statistic, 0) for entry in entries]
             known = self._known[place] = weakref.ref(given), version, _Seen(entries, counted, sums)
+        if place in self._pending_of or layer.in_denoiser is not self._pending_banded:
+            self._add_pending()  # each prompt by itself, so that there are few layouts, however many are read
+            self._pending_banded = layer.in_denoiser
+        self._pending_of.add(place)
         self._pending.entries.extend(known[2].entries)
         self._pending.places.extend(known[2].places)
         self._pending.sums.extend(known[2].sums)
@@ -191,13 +197,13 @@ class Recording:
         import torch
 
         entries, places, sums = self._pending
-        self._pending = _Seen([], [], [])
+        self._pending, self._pending_of = _Seen([], [], []), set()
         if not sums:
             return
         device, layout = sums[0].device, tuple(entries)
         made = torch.cat([part if part.device == device else part.to(device) for part in sums])
         if layout not in self._totals:
-            rows = self._into.about.bands if any(entry.banded for entry in entries) else 1
+            rows = self._into.about.bands if entries[0].banded else 1
             exact = torch.float32 if device.type == "mps" else torch.float64
             nothing = torch.zeros(rows, len(made), dtype=exact, device=device)
             self._totals[layout] = nothing, torch.zeros(rows, len(entries), dtype=torch.float64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +12,15 @@ import torch
 
 from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.activations.sums import Activations
+from bayes_merger.checkpoints.config_trees import read_tree
+from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging import LivePipeline, Payload, resolve
 from bayes_merger.imaging.activations import Recording, recorded
-from bayes_merger.imaging.layers import Layer, layers_of
+from bayes_merger.imaging.layers import Layer, layers_in, layers_of
 
+CONFIGS = Path(empty_networks.__code__.co_filename).parent / "configs"
+WHOLE = [("sd15", 354, 19_886_336, 32e6), ("sdxl", 1058, 89_364_736, 150e6)]
 ABOUT = About("0" * 64, "sd1", 2, ({"id": "x"},))
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 KEYS = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -79,6 +85,43 @@ def test_of_large_tensors_the_sums_are_those_of_all_parts(
     response = (answer[2:] - answer[:2]).double().square().sum(places)
     assert torch.allclose(sums["guided_out"], response, rtol=1e-6)
     assert found.counts["x.weight"]["n"].tolist() == [given.numel() / len(sums["in_sq"]), 0.0]
+
+
+@pytest.mark.parametrize(("folder", "layers", "size", "most"), WHOLE)
+def test_files_of_whole_models_are_small_and_no_more_than_thrice_that_is_held(
+    folder: str, layers: int, size: int, most: float
+) -> None:
+    networks = empty_networks(read_tree(CONFIGS / folder))
+    watched = layers_in(networks, "unet", [part for part in networks if part.startswith("text_encoder")])
+    found, held = Activations(replace(ABOUT, bands=4)), []
+    recording, before = Recording(found, guided=True, time_unit=1000.0), in_memory()
+    for pictures in (1, 2, 3):  # batches of any size
+        feed(recording, [layer for layer in watched if not layer.in_denoiser], 1)
+        for time in (999, 700, 400, 100):
+            recording.see_time(networks["unet"], (None, torch.tensor(time)), {})
+            feed(recording, [layer for layer in watched if layer.in_denoiser], 2 * pictures)
+        held.append(in_memory() - before)
+    recording.finish(watched)
+    assert len(watched) == layers
+    assert sum(4 * tensor.numel() for own in found.sums.values() for tensor in own.values()) == size
+    assert size + 2000 * len(found.sums) < most  # of their names, counts and runs
+    assert max(held) == pytest.approx(held[0], rel=0.01)
+    assert max(held) < 3 * size
+
+
+def feed(recording: Recording, layers: list[Layer], batch: int) -> None:
+    """Show layers at work on one place of each picture."""
+    for layer in layers:
+        rows, width = (layer.module.weight.shape[place] for place in (0, 1))  # type: ignore[union-attr, index]
+        picture = (1, 1) if isinstance(layer.module, torch.nn.Conv2d) else ()
+        recording.see_layer(layer, torch.zeros(batch, width, *picture), torch.zeros(batch, rows, *picture))
+
+
+def in_memory() -> int:
+    """Bytes of all tensors that are alive on the CPU."""
+    gc.collect()
+    alive = [found for found in gc.get_objects() if type(found) is torch.Tensor and found.device.type == "cpu"]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}.values())
 
 
 def test_recording_changes_no_picture_and_leaves_no_hook(pipeline_a: LivePipeline) -> None:

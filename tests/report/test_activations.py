@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,19 @@ def test_where_there_is_nothing_to_draw_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="other / one: there is nothing of the network to draw"):
         heat_map(files, tmp_path / "heat.png")
     assert not (tmp_path / "heat.png").exists()
+
+
+def test_two_files_are_shown_without_torch(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        measured(tmp_path / f"{name}.act.safetensors", {FIRST: (4, 4)}, seed)
+    program = """
+import sys
+from bayes_merger.cli import main
+a, b, png = sys.argv[1:]
+code = main(["activations", "show", a, b, "--png", png])
+print(code, "torch" in sys.modules)
+"""
+    files = [tmp_path / name for name in ("a.act.safetensors", "b.act.safetensors", "heat.png")]
+    done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr  # to import it takes as long as all the rest
+    assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")

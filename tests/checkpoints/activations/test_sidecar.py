@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.activations.names import METADATA
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
@@ -122,3 +123,20 @@ def test_a_pickle_of_tensors_is_a_plain_one(tmp_path: Path) -> None:
     sidecar = Sidecar(tmp_path / "plain.pt")
     assert sidecar.plain("x.weight").tolist() == [[0.5, 2.0]]
     sidecar.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_shown_is_what_a_merge_takes(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = measured(tmp_path / "m.safetensors", {"x.weight": (3, 2)})
+    tensors = {name: t if name.endswith("n") else t.to(dtype) for name, t in load_file(path).items()}
+    with safe_open(path, "pt") as file:
+        save_file(tensors, path, file.metadata())
+    sidecar = Sidecar(path)
+    for statistic in ("in_sq", "guided_out"):
+        assert sidecar.shown("x.weight", statistic) == pytest.approx(sidecar.mean("x.weight", statistic).numpy())
+    assert sidecar.shown("x.weight", "by_run").tolist() == [[1.0, 1.0]]
+    sidecar.close()
+    save_file({"y.weight": torch.tensor([[0.5, 2.0]], dtype=dtype)}, tmp_path / "plain.safetensors")
+    plain = Sidecar(tmp_path / "plain.safetensors")
+    assert plain.shown("y.weight").tolist() == plain.plain("y.weight").tolist() == [[0.5, 2.0]]
+    plain.close()
