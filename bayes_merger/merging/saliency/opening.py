@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from bayes_merger.checkpoints.activations.names import measured_alike
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError, printable
@@ -145,9 +146,6 @@ def _check_model(name: str, file: Sidecar, model: Checkpoint | None) -> None:
         )
 
 
-_ALIKE = ("prompts", "seeds", "size", "steps", "sampler", "cfg_scale", "clip_skip", "dtype")
-
-
 def _notes_on_loras(files: Mapping[str, Sidecar], models: Mapping[str, Checkpoint]) -> list[str]:
     return [
         f"{file.path.name} is taken to be measured on model A with {models[name].path.name}, merged at alpha 1: what a "
@@ -189,13 +187,8 @@ def _check_pair(files: Mapping[str, Sidecar], models: Mapping[str, Checkpoint]) 
             f"saliency: {one.path.name} and {other.path.name} were measured on the same model "
             f"({printable(one.about.model[:10])}), so they differ nowhere; measure A with the LoRA, merged at alpha 1"
         )
-    drawn = [_drawn(file.about.runs) for file in (one, other) if file.about]
-    if one.about.bands != other.about.bands or drawn[0] != drawn[1]:
+    if not measured_alike(one.about, other.about):
         raise ConfigError(
             f"saliency: {one.path.name} and {other.path.name} were not measured alike; give both the same payloads, "
             "seeds, bands and settings"
         )
-
-
-def _drawn(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    return sorted(repr([run.get(name) for name in _ALIKE]) for run in runs)
