@@ -71,15 +71,17 @@ def _check_weight(spec: MethodSpec, weight: str) -> None:
 
 
 def _opened(name: str, reference: Reference, models: Mapping[str, Checkpoint], by: str) -> Sidecar:
+    path = user_path(reference["path"])
     try:
-        file = Sidecar(user_path(reference["path"]))
+        file = Sidecar(path)
         if reference["sha256"] and file.sha256 != reference["sha256"]:
             raise CheckpointError(
                 f"{file.path} is not the recipe's file (SHA-256 {file.sha256[:10]}, not {reference['sha256'][:10]})"
             )
         _check_fits(file, models, by)
     except CheckpointError as error:
-        raise CheckpointError(str(error), subject=name) from error
+        moved = f"; if it has moved, give it with  {name}=FILE" if reference["sha256"] and not path.exists() else ""
+        raise CheckpointError(f"{error}{moved}", subject=name) from error
     return file
 
 
