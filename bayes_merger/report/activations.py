@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bayes_merger.checkpoints.activations.levels import ANSWERS, INPUT, Cells, levels
-from bayes_merger.checkpoints.activations.names import BY_RUN
+from bayes_merger.checkpoints.activations.names import BY_RUN, measured_alike
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.architectures import ARCHITECTURES
 from bayes_merger.checkpoints.blocks import Architecture
@@ -30,7 +30,7 @@ def summary(files: Sequence[Sidecar]) -> str:
         columns, cells = _by_prompt(files[0], architecture, kinds)
         extra = ("spread", lambda row: f"{_spread([cells[row, c] for c in columns if (row, c) in cells]):.0%}")
     else:
-        columns = [_label(file) for file in files]
+        columns = _labels(files)
         cells = {
             (row, label): value
             for file, label in zip(files, columns, strict=True)
@@ -46,6 +46,9 @@ def summary(files: Sequence[Sidecar]) -> str:
     said = [_about(file) for file in files]
     if kinds == INPUT:
         said.append("without guidance there is no response: this is the size of what the layers are fed")
+    first, last = files[0].about, files[-1].about
+    if first and last and not measured_alike(first, last):
+        said.append("they were not measured alike, so that the ratio is not of the models alone")
     return "\n".join([*said, *table])
 
 
@@ -58,7 +61,7 @@ def heat_map(files: Sequence[Sidecar], path: Path) -> None:
     """
     architecture, kinds = architecture_of(files), _kinds(files)
     maps = [levels(file, architecture, architecture.part, kinds) for file in files]
-    titles = [_label(file) for file in files]
+    titles = _labels(files)
     if len(files) > 1:
         both = maps[0].keys() & maps[-1].keys()
         maps.append({cell: maps[-1][cell] - maps[0][cell] for cell in both})
@@ -140,8 +143,13 @@ def _centred(cells: Cells) -> Cells:
     return {(row, column): v - sum(means[row]) / len(means[row]) for (row, column), v in cells.items()}
 
 
-def _label(file: Sidecar) -> str:
-    return printable(file.path.name.removesuffix(".safetensors").removesuffix(".act"), longest=20)
+def _labels(files: Sequence[Sidecar]) -> list[str]:
+    """A short name for each file, no two the same."""
+    names = [file.path.name.removesuffix(".safetensors").removesuffix(".act") for file in files]
+    if len({*names}) < len(names):
+        names = [f"{file.path.absolute().parent.name}/{name}" for file, name in zip(files, names, strict=True)]
+    labels = [printable(name, longest=20) for name in names]
+    return labels if len({*labels}) == len(labels) else [f"{number} {label}" for number, label in enumerate(labels, 1)]
 
 
 def _about(file: Sidecar) -> str:

@@ -161,7 +161,9 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
     for form in ("comfyui", "mecha"):
         assert "which this merge is not" in refused(workplace, "export", "moved", form)
     (workplace / "B.act.safetensors").rename(workplace / "gone")
-    assert "B.act.safetensors: cannot be opened" in refused(workplace, "merge", "moved", "--out", "no.safetensors")
+    gone = refused(workplace, "merge", "moved", "--out", "no.safetensors")
+    assert "B.act.safetensors: cannot be opened" in gone
+    assert gone.endswith("; if it has moved, give it with  saliency.b=FILE")
     on = ["resume", "moved", "n_iters=2", "final.save=false"]
     assert "B.act.safetensors: cannot be opened" in refused(workplace, *on)
     with safe_open(workplace / "gone", "pt") as file:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.errors import CheckpointError
 from bayes_merger.report.activations import heat_map, summary
-from tests.sidecars import measured
+from tests.sidecars import RUN, measured
 
 UNET = "model.diffusion_model."
 FIRST = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
@@ -69,3 +69,27 @@ print(code, "torch" in sys.modules)
     done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0 False", done.stderr  # to import it takes as long as all the rest
     assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    files = []
+    for folder, size in (("one", 1.0), ("two", 4.0), ("deep/two", 9.0)):
+        (tmp_path / folder).mkdir(parents=True)
+        answer: dict[str, torch.Tensor | None] = {f"{FIRST}|guided_out": torch.full((2, 4), size)}
+        files.append(Sidecar(measured(tmp_path / folder / "x.act.safetensors", {FIRST: (4, 4)}, change=answer)))
+    assert summary(files[:2]).splitlines()[2:] == [
+        "block  one/x  two/x  two/x / one/x",
+        " IN01      1      2           2.00",
+    ]
+    assert summary(files[1:]).splitlines()[-2:] == [
+        "block  1 two/x  2 two/x  2 two/x / 1 two/x", " IN01        2        3               1.50"
+    ]  # fmt: skip
+    heat_map(files, tmp_path / "heat.png")
+
+
+def test_files_that_were_not_measured_alike_are_shown_with_a_word(tmp_path: Path) -> None:
+    one = Sidecar(measured(tmp_path / "a.act", {FIRST: (4, 4)}))
+    other = Sidecar(measured(tmp_path / "b.act", {FIRST: (4, 4)}, runs=[RUN | {"prompts": "q"}]))
+    said = "they were not measured alike, so that the ratio is not of the models alone"
+    assert said in summary([one, other]).splitlines()
+    assert said not in summary([one, one])

@@ -30,6 +30,8 @@ COUNT_OF: Mapping[str, str] = {
 BY_RUN = "by_run"
 """Of each run: the mean square of the input and of the response, as `(runs, 2)`; for people to look at."""
 
+_ALIKE = ("prompts", "seeds", "size", "steps", "sampler", "cfg_scale", "clip_skip", "dtype")
+
 METADATA = "bayes_merger.activations"
 VERSION = 1
 _MOST_BANDS, _MOST_RUNS = 1000, 100_000
@@ -83,3 +85,9 @@ def read_about(metadata: Mapping[str, str]) -> About | None:
     if len(runs) > _MOST_RUNS or not all(isinstance(run, dict) and isinstance(run.get("id"), str) for run in runs):
         raise CheckpointError("its metadata has runs without an id; measure it again")
     return About(table["model"], table["architecture"], table["bands"], tuple(runs))
+
+
+def measured_alike(one: About, other: About) -> bool:
+    """Whether two models drew the same, so that what they did can be compared."""
+    drawn = [sorted(repr([run.get(name) for name in _ALIKE]) for run in about.runs) for about in (one, other)]
+    return one.bands == other.bands and drawn[0] == drawn[1]

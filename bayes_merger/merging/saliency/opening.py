@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from bayes_merger.checkpoints.activations.names import measured_alike
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError, printable
@@ -70,15 +71,17 @@ def _check_weight(spec: MethodSpec, weight: str) -> None:
 
 
 def _opened(name: str, reference: Reference, models: Mapping[str, Checkpoint], by: str) -> Sidecar:
+    path = user_path(reference["path"])
     try:
-        file = Sidecar(user_path(reference["path"]))
+        file = Sidecar(path)
         if reference["sha256"] and file.sha256 != reference["sha256"]:
             raise CheckpointError(
                 f"{file.path} is not the recipe's file (SHA-256 {file.sha256[:10]}, not {reference['sha256'][:10]})"
             )
         _check_fits(file, models, by)
     except CheckpointError as error:
-        raise CheckpointError(str(error), subject=name) from error
+        moved = f"; if it has moved, give it with  {name}=FILE" if reference["sha256"] and not path.exists() else ""
+        raise CheckpointError(f"{error}{moved}", subject=name) from error
     return file
 
 
@@ -145,9 +148,6 @@ def _check_model(name: str, file: Sidecar, model: Checkpoint | None) -> None:
         )
 
 
-_ALIKE = ("prompts", "seeds", "size", "steps", "sampler", "cfg_scale", "clip_skip", "dtype")
-
-
 def _notes_on_loras(files: Mapping[str, Sidecar], models: Mapping[str, Checkpoint]) -> list[str]:
     return [
         f"{file.path.name} is taken to be measured on model A with {models[name].path.name}, merged at alpha 1: what a "
@@ -189,13 +189,8 @@ def _check_pair(files: Mapping[str, Sidecar], models: Mapping[str, Checkpoint]) 
             f"saliency: {one.path.name} and {other.path.name} were measured on the same model "
             f"({printable(one.about.model[:10])}), so they differ nowhere; measure A with the LoRA, merged at alpha 1"
         )
-    drawn = [_drawn(file.about.runs) for file in (one, other) if file.about]
-    if one.about.bands != other.about.bands or drawn[0] != drawn[1]:
+    if not measured_alike(one.about, other.about):
         raise ConfigError(
             f"saliency: {one.path.name} and {other.path.name} were not measured alike; give both the same payloads, "
             "seeds, bands and settings"
         )
-
-
-def _drawn(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    return sorted(repr([run.get(name) for name in _ALIKE]) for run in runs)

@@ -225,3 +225,12 @@ def test_a_file_that_is_two_models_is_told(tmp_path: Path) -> None:
     given = {**models, "c": models["a"]}
     notes = plan(recipe(given, method="most_salient", saliency=files_of(tmp_path, models)), given).notes
     assert f"models A and C are one file, {models['a'].path.name}" in notes
+
+
+def test_a_file_of_a_recipe_that_has_moved_may_be_given(tmp_path: Path) -> None:
+    models = opened(tmp_path, 2, torch.float32)
+    saliency = {"b": {"path": str(tmp_path / "gone"), "sha256": "f" * 64}}
+    with pytest.raises(
+        BayesMergerError, match=r"gone: cannot be opened .*; if it has moved, give it with  saliency\.b=FILE"
+    ):
+        plan(recipe(models, saliency=saliency), models)
