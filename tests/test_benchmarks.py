@@ -37,7 +37,7 @@ def full_size(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_full_size_files_have_the_tensors_of_official_ones(full_size: ModuleType) -> None:
     counts = {name: len(full_size.shapes(name)) for name in full_size.TREES}
-    assert counts == {"sd1": 1131, "sdxl": 2515}
+    assert counts == {"sd1": 1131, "sd2": 1215, "sdxl": 2515}
 
 
 def test_a_model_of_random_weights_is_finite_and_a_fine_tune_differs_by_a_tenth(full_size: ModuleType) -> None:
