@@ -106,9 +106,9 @@ def winners(folder: Path) -> list[Row]:
     def ratios_of(name: str, pictures: int, bands: int) -> dict[str, torch.Tensor]:
         """Key -> the sign of log(B / A) of every weight that both answer with."""
         files = []
-        for model in "ab":
+        for model, path in (("a", demo.model_path("a")), ("b", demo.model_path("b"))):
             files.append(folder / f"{model}{name}.act.safetensors")
-            settings = ["experiment=demo", "seed=7919", f"model_a={demo.model_path(model)}"]
+            settings = ["experiment=demo", "seed=7919", f"model_a={path}"]
             names = [payload.name for payload in named_payloads(compose.validate(compose.compose_run(settings)))]
             settings += [f"payloads.{payload}.batch_size={pictures // len(names)}" for payload in names]
             measure(compose.validate(compose.compose_run(settings)), files[-1], print, bands=bands)
@@ -119,7 +119,8 @@ def winners(folder: Path) -> list[Row]:
                 torch.log(b.mean(key, statistic) / a.mean(key, statistic)) for statistic in ("guided_out", "guided_in")
             )
             found[key] = torch.sign(rows[:, None] + columns)
-        a.close(), b.close()
+        a.close()
+        b.close()
         return found
 
     few, many = ratios_of("few", 8, 4), ratios_of("many", 32, 4)

@@ -112,7 +112,8 @@ def test_files_of_whole_models_are_small_and_no_more_than_thrice_that_is_held(
 def feed(recording: Recording, layers: list[Layer], batch: int) -> None:
     """Show layers at work on one place of each picture."""
     for layer in layers:
-        rows, width = (layer.module.weight.shape[place] for place in (0, 1))  # type: ignore[union-attr, index]
+        weight: Any = layer.module.weight
+        rows, width = weight.shape[:2]
         picture = (1, 1) if isinstance(layer.module, torch.nn.Conv2d) else ()
         recording.see_layer(layer, torch.zeros(batch, width, *picture), torch.zeros(batch, rows, *picture))
 
