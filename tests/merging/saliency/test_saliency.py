@@ -222,7 +222,8 @@ def test_a_plain_saliency_of_another_dtype_is_its_numbers_in_fp32(
         for given in (saliency, saliency.float()):
             save_file({FIRST: given}, tmp_path / "plain.safetensors")
             reference = {"path": str(tmp_path / "plain.safetensors"), "sha256": ""}
-            for more in ({"act": {"alpha": reference}}, {"saliency": {"b": reference}}):
+            ways: list[dict[str, Any]] = [{"act": {"alpha": reference}}, {"saliency": {"b": reference}}]
+            for more in ways:
                 found.append(dict(merge(recipe(two(models), "0.4", 1.7, **more), two(models)))[FIRST])
         assert torch.equal(found[0], found[2])
         assert torch.equal(found[1], found[3])
