@@ -52,8 +52,8 @@ def salient_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5) -> Tens
 def most_salient(a: Tensor, b: Tensor, c: Tensor, *, alpha: Weight = 0.5) -> Tensor:
     """B where `alpha (B - C)^2 > (1 - alpha) (A - C)^2`, else A: winner takes all.
 
-    Exactly A at 0 and exactly B at 1; the limit of salient_sum as its odds are raised to a power. With the response of
-    both models as saliency it was the best merge without a search that we measured on models with different skills.
+    Exactly A at 0 and exactly B at 1; the limit of salient_sum as its odds are raised to a power. It was the best merge
+    without a search that we measured on models with different skills, with activations or without.
 
     Args:
         a: Tensor of any shape.
