@@ -79,6 +79,8 @@ def table(cache: Path) -> list[str]:
     lines = ["| search | seeds | points | above plain, by seed | over the seeds |", "| --- | --- | --- | --- | --- |"]
     for name in KINDS:
         found = {seed: points for seed, points in results.items() if {"plain", name} <= points.keys()}
+        if not found:
+            continue
         means = ", ".join(f"{np.mean(points[name]):.2f}" for points in found.values())
         above = [np.subtract(points[name], points["plain"]) for points in found.values()]
         by_seed = ", ".join(map(_with_error, above)) if name != "plain" else ""
