@@ -139,7 +139,7 @@ def _recipe(text: str, config: RunConfig) -> MergeRecipe:
     if name not in known:
         raise ConfigError(
             f"anchors: '{name}' is not a weight string, preset, recipe file or study in {runs}; "
-            f"{nearest(name, [*known, *presets()])}"
+            f"{nearest(name, [*known, *presets(), SALIENCY])}"
         )
     return named_recipe(name, runs, trial)
 

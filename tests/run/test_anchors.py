@@ -162,6 +162,7 @@ def test_saliency_takes_each_block_from_the_model_that_answers_more_there(tmp_pa
 @pytest.mark.parametrize(
     ("anchors", "words"),
     [
+        (["salience"], "anchors: 'salience' is not .*did you mean saliency"),
         (["GRAD_W"], "anchors: 'GRAD_W' is not a weight string, preset, recipe file or study .*did you mean GRAD_"),
         (["portrait:3"], "'portrait' is not a weight string"),
         (["0.1,0.2"], "2 numbers for sd1; give 26"),

@@ -42,10 +42,10 @@ def coverage(tensors: TensorWeights, items: Iterable[_Merged]) -> list[str]:
         of = "" if files[0].about is None else f"the {tensors.by} of "
         moves = "is moved by" if FILES[1] in tensors.saliency else "is moved away from"
         what = "is multiplied by" if name in tensors.acts else moves
-        example = "1" if name in tensors.acts else f"0.5 and {STRENGTH} 1"
+        example = "1" if name in tensors.acts else f"0.5 at {STRENGTH} 1"
         lines.append(
             f"{name} {what} {of}{source} in {len(parts)} of {len(items)} merged tensors, {count / total:.1%} of "
-            f"their numbers: from {example} to {low:.2g} ... {high:.2g}; elsewhere it is the block's number"
+            f"their numbers, where {example} becomes {low:.2g} ... {high:.2g}; elsewhere it is the block's number"
         )
     if limited := sum(tensors.limited(item.key, item.merged) for item in items) if tensors.saliency else 0:
         other = "in one of the files" if len(tensors.saliency) > 1 else "there"

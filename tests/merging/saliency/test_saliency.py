@@ -241,7 +241,7 @@ def test_a_plan_says_the_source_the_coverage_and_the_range(tmp_path: Path, model
     notes = plan(recipe(two(models), saliency=settings_of(tmp_path)), two(models)).notes
     said = next(note for note in notes if note.startswith("alpha is moved by"))
     assert "the response of b.act.safetensors against a.act.safetensors in 39 of " in said
-    assert "from 0.5 and strength 1 to 0." in said
+    assert "where 0.5 at strength 1 becomes 0." in said
     act = {"alpha": settings_of(tmp_path)["b"]}
     assert any("alpha is multiplied by" in note for note in plan(recipe(two(models), act=act), two(models)).notes)
 
