@@ -330,12 +330,25 @@ def commanded(folder: Path, rounds: int = ROUNDS) -> tuple[float, float]:
         for way, typed in ways.items():
             begin = time.perf_counter()
             process = subprocess.Popen(typed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            _, status, used = os.wait4(process.pid, 0)
-            if status:
+            highest = 0.0
+            while process.poll() is None:
+                highest = max(highest, _highest(process.pid))
+                time.sleep(0.01)
+            if process.returncode:
                 sys.exit(f"{' '.join(typed)}: failed")
             times[way].append(time.perf_counter() - begin)
-            memory[way] = min(memory[way], used.ru_maxrss / 1024)
+            memory[way] = min(memory[way], highest)
     return min(times["tensor"]) / min(times["scalar"]), memory["tensor"] - memory["scalar"]
+
+
+def _highest(process: int) -> float:
+    """MiB that a running process had at most so far; what it was started from does not count, as in ``ru_maxrss``."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0.0
+    found = [line.split()[1] for line in text.splitlines() if line.startswith("VmHWM:")]
+    return int(found[0]) / 1024 if found else 0.0
 
 
 def main() -> None:
