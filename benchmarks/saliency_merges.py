@@ -50,8 +50,12 @@ STRENGTH = 1.5
 VECTORS = 14
 """Of random block weights."""
 
-Weights = Mapping[str, float | Mapping[str, float]]
-"""A method's weights: one number for all blocks, or one each."""
+MODELS = "ab"
+EACH = 16
+"""Pictures of each prompt that judge a merge."""
+EVEN, BEST = "even mix", "best block weights, by gradients"
+MOVED = "the same with saliency of strength 1.5"
+ALONE, MOST = "`most_salient` by the difference alone", "`most_salient` with the response"
 
 
 def make_pair(folder: Path) -> None:
@@ -179,99 +183,111 @@ def with_error(numbers: np.ndarray) -> str:
     return f"{np.mean(numbers):.2f} ± {np.std(numbers, ddof=1) / np.sqrt(len(numbers)):.2f}"
 
 
-def different_skills(cache: Path) -> list[str]:
-    """All of the first pair."""
-    pair = cache / "pair"
-    make_pair(pair)
-    files = [measured(pair / f"{name}.safetensors", pair / f"{name}.act.safetensors") for name in "ab"]
-    more = [measured(pair / f"{name}.safetensors", pair / f"{name}.32.safetensors", 4) for name in "ab"]
-    wrong = [shuffled(file, pair / f"{name}.shuffled.safetensors") for name, file in zip("ab", files, strict=True)]
-    models = [f"model_{name}={pair / name}.safetensors" for name in "ab"]
+class Skills:
+    """The pair of different skills: its files, what merges of it get, and what is made of that."""
 
-    def settings(saliency: Sequence[Path], *further: str) -> list[str]:
-        return [*models, *(f"saliency.{n}={file}" for n, file in zip("ab", saliency, strict=False)), *further]
+    def __init__(self, cache: Path) -> None:
+        self._cache, self._pair = cache, cache / "pair"
+        make_pair(self._pair)
+        self.files, self._more = self._measured("act"), self._measured("32", 4)
+        both = zip(MODELS, self.files, strict=True)
+        self._wrong = [shuffled(file, self._pair / f"{name}.shuffled.safetensors") for name, file in both]
+        self._models = [f"model_{name}={self._pair / name}.safetensors" for name in MODELS]
 
-    ancestor = (f"model_c={pair / 'c.safetensors'}", "saliency.centre=none")
-    plain = Drawing(cache, "plain", settings([]), 16)
-    most = Drawing(cache, "most", settings(files, "method=most_salient", *ancestor), 16)
-    share = Drawing(cache, "share", settings(files, "method=salient_sum", *ancestor), 16)
-    c = Drawing(cache, "c", [f"model_a={pair / 'c.safetensors'}", f"model_b={pair / 'a.safetensors'}"], 16)
-    gates = Drawing(cache, "gates", settings(files), 16)
-    best = best_block_weights(pair)
-    found = {
-        "C, the ancestor": c.points(alpha=0.0),
-        "A": plain.points(alpha=0.0),
-        "B": plain.points(alpha=1.0),
-        "even mix": plain.points(alpha=0.5),
-        "best block weights, by gradients": plain.points(alpha=best),
-        "the same with saliency of strength 1.5": gates.points(alpha=best, strength=STRENGTH),
-        "blocks by the response alone, `anchors=[saliency]`": plain.points(**read_anchor("saliency", gates.setup)[0]),
-        "`salient_sum` by the difference alone": share.points(alpha=0.5, strength=0.0),
-        "`salient_sum` with the response": share.points(alpha=0.5, strength=1.0),
-        "`most_salient` by the difference alone": most.points(alpha=0.5, strength=0.0),
-        "`most_salient` with the response": most.points(alpha=0.5, strength=1.0),
-    }
-    lines = ["| models of different skills | points |", "| --- | --- |"]
-    lines += [f"| {name} | {with_error(points)} |" for name, points in found.items()]
-    winner = found["`most_salient` with the response"]
-    even = found["even mix"]
-    few = {name: Drawing(cache, name, settings(own), 4) for name, own in
-           (("plain", ()), ("gates", files), ("shuffled", wrong))}  # fmt: skip
-    rng = np.random.default_rng(14)
-    vectors = [dict(zip(BLOCKS, rng.uniform(size=len(BLOCKS)).tolist(), strict=True)) for _ in range(VECTORS)]
-    without = [few["plain"].points(alpha=vector).mean() for vector in vectors]
-    above = {
-        name: np.array([few[name].points(alpha=vector, strength=STRENGTH).mean() for vector in vectors]) - without
-        for name in ("gates", "shuffled")
-    }
-    specialists = min(found["A"].mean(), found["B"].mean()) - found["C, the ancestor"].mean()
-    rows = [
-        ("C", f"{found['C, the ancestor'].mean():.2f}", "below 2.5"),
-        ("the weaker of A and B above C", f"{specialists:+.2f}", "0.8"),
-        ("best block weights above the even mix", with_error(found["best block weights, by gradients"] - even), "1.0"),
-        ("`most_salient` with the response above the even mix", with_error(winner - even), "1.2"),
-        (
-            "above `most_salient` by the difference alone",
-            with_error(winner - found["`most_salient` by the difference alone"]),
-            "0.15",
-        ),
-        ("above the best block weights", with_error(winner - found["best block weights, by gradients"]), "-0.3"),
-        (
-            "the best block weights with saliency above them without",
-            with_error(found["the same with saliency of strength 1.5"] - found["best block weights, by gradients"]),
-            "",
-        ),
-        (
-            f"{VECTORS} random block weights, 32 pictures each, with saliency above the same without",
-            with_error(above["gates"]),
-            "0.12, and 3 errors",
-        ),
-        ("the same with its channels shuffled", with_error(above["shuffled"]), "within 0.08 of 0"),
-        ("weights with the same winner by 8 pictures as by 32", f"{agreement(files, more):.1%}", "95 %"),
-    ]
-    lines += ["", "| what | found | goal |", "| --- | --- | --- |"]
-    return lines + [f"| {what} | {value} | {goal} |" for what, value, goal in rows]
+    def _measured(self, name: str, each: int = 1) -> list[Path]:
+        return [measured(self._pair / f"{m}.safetensors", self._pair / f"{m}.{name}.safetensors", each) for m in MODELS]
+
+    def _drawing(self, name: str, saliency: Sequence[Path] = (), *further: str, each: int = EACH) -> Drawing:
+        files = [f"saliency.{model}={file}" for model, file in zip(MODELS, saliency, strict=False)]
+        return Drawing(self._cache, name, [*self._models, *files, *further], each)
+
+    def merges(self) -> dict[str, np.ndarray]:
+        """Points of every merge, picture by picture."""
+        ancestor = f"model_c={self._pair / 'c.safetensors'}"
+        with_c = ancestor, "saliency.centre=none"
+        plain, gates = self._drawing("plain"), self._drawing("gates", self.files)
+        most = self._drawing("most", self.files, "method=most_salient", *with_c)
+        share = self._drawing("share", self.files, "method=salient_sum", *with_c)
+        c = Drawing(self._cache, "c", [ancestor.replace("_c=", "_a="), f"model_b={self._pair / 'a.safetensors'}"], EACH)
+        best, anchor = best_block_weights(self._pair), read_anchor("saliency", gates.setup)[0]
+        return {
+            "C, the ancestor": c.points(alpha=0.0),
+            "A": plain.points(alpha=0.0),
+            "B": plain.points(alpha=1.0),
+            EVEN: plain.points(alpha=0.5),
+            BEST: plain.points(alpha=best),
+            MOVED: gates.points(alpha=best, strength=STRENGTH),
+            "blocks by the response alone": plain.points(alpha=anchor["alpha"]),
+            "`anchors=[saliency]`: these with saliency of strength 1": gates.points(**anchor),
+            "`salient_sum` by the difference alone": share.points(alpha=0.5, strength=0.0),
+            "`salient_sum` with the response": share.points(alpha=0.5, strength=1.0),
+            ALONE: most.points(alpha=0.5, strength=0.0),
+            MOST: most.points(alpha=0.5, strength=1.0),
+        }
+
+    def random_blocks(self) -> dict[str, np.ndarray]:
+        """How far merges of random block weights with saliency are above the same without, by kind of saliency."""
+        plain, rng = self._drawing("plain", each=4), np.random.default_rng(14)
+        vectors = [dict(zip(BLOCKS, rng.uniform(size=len(BLOCKS)).tolist(), strict=True)) for _ in range(VECTORS)]
+        without = [plain.points(alpha=vector).mean() for vector in vectors]
+        above = {}
+        for name, files in (("gates", self.files), ("shuffled", self._wrong)):
+            drawing = self._drawing(name, files, each=4)
+            points = [drawing.points(alpha=vector, strength=STRENGTH).mean() for vector in vectors]
+            above[name] = np.subtract(points, without)
+        return above
+
+    def report(self) -> list[str]:
+        """The tables."""
+        found, above = self.merges(), self.random_blocks()
+        weaker = min(found["A"].mean(), found["B"].mean()) - found["C, the ancestor"].mean()
+        rows = [
+            ("C", f"{found['C, the ancestor'].mean():.2f}", "below 2.5"),
+            ("the weaker of A and B above C", f"{weaker:+.2f}", "0.8"),
+            ("best block weights above the even mix", with_error(found[BEST] - found[EVEN]), "1.0"),
+            (f"{MOST} above the even mix", with_error(found[MOST] - found[EVEN]), "1.2"),
+            (f"above {ALONE}", with_error(found[MOST] - found[ALONE]), "0.15"),
+            ("above the best block weights", with_error(found[MOST] - found[BEST]), "-0.3"),
+            ("the best block weights with saliency above them without", with_error(found[MOVED] - found[BEST]), ""),
+            (
+                f"{VECTORS} random block weights, 32 pictures each, with saliency above the same without",
+                with_error(above["gates"]),
+                "0.12, and 3 errors",
+            ),
+            ("the same with its channels shuffled", with_error(above["shuffled"]), "within 0.08 of 0"),
+            (
+                "weights with the same winner by 8 pictures as by 32",
+                f"{agreement(self.files, self._more):.1%}",
+                "95 %",
+            ),
+        ]
+        lines = [*points_of("models of different skills", found), "", "| what | found | goal |", "| --- | --- | --- |"]
+        return lines + [f"| {what} | {value} | {goal} |" for what, value, goal in rows]
+
+
+def points_of(title: str, found: Mapping[str, np.ndarray]) -> list[str]:
+    """A table of merges."""
+    return [f"| {title} | points |", "| --- | --- |", *(f"| {n} | {with_error(p)} |" for n, p in found.items())]
 
 
 def shipped(cache: Path) -> list[str]:
     """All of the second pair."""
     files = [measured(demo.model_path(name), cache / f"shipped-{name}.act.safetensors") for name in ("a", "b")]
-    settings = [f"saliency.{name}={file}" for name, file in zip("ab", files, strict=True)]
-    plain = Drawing(cache, "shipped", [], 16)
-    anchor = read_anchor("saliency", Drawing(cache, "shipped-gates", settings, 16).setup)[0]
-    gates = Drawing(cache, "shipped-gates", settings, 16)
-    blamed = Drawing(cache, "shipped-share", [*settings, "method=salient_sum", f"model_c={demo.model_path('c')}"], 16)
+    settings = [f"saliency.{name}={file}" for name, file in zip(MODELS, files, strict=True)]
+    by_difference = ["method=salient_sum", f"model_c={demo.model_path('c')}"]
+    plain, gates = Drawing(cache, "shipped", [], EACH), Drawing(cache, "shipped-gates", settings, EACH)
+    blamed = Drawing(cache, "shipped-share", [*settings, *by_difference], EACH)
+    anchor = read_anchor("saliency", gates.setup)[0]
     found = {
         "A": plain.points(alpha=0.0),
         "B": plain.points(alpha=1.0),
-        "even mix": plain.points(alpha=0.5),
+        EVEN: plain.points(alpha=0.5),
         "even mix with saliency of strength 1.5": gates.points(alpha=0.5, strength=STRENGTH),
-        "blocks by the response alone, `anchors=[saliency]` (goal: 4.0)": plain.points(**anchor),
-        "the same with saliency of strength 1": gates.points(**anchor, strength=1.0),
+        "blocks by the response alone (goal: 4.0)": plain.points(alpha=anchor["alpha"]),
+        "`anchors=[saliency]`: these with saliency of strength 1": gates.points(**anchor),
         "`salient_sum` by the difference to C, which is damage here": blamed.points(alpha=0.5, strength=0.0),
     }
-    lines = ["", "| the shipped pair | points |", "| --- | --- |"]
-    return lines + [f"| {name} | {with_error(points)} |" for name, points in found.items()]
+    return ["", *points_of("the shipped pair", found)]
 
 
 def main() -> None:
@@ -281,7 +297,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.cache.mkdir(parents=True, exist_ok=True)
-    lines = [REPORT, *different_skills(options.cache), *shipped(options.cache), ""]
+    lines = [REPORT, *Skills(options.cache).report(), *shipped(options.cache), ""]
     RESULTS.write_text("\n".join(lines), encoding="utf-8")
     print(RESULTS.read_text(encoding="utf-8"))
 
