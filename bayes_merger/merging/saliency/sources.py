@@ -186,9 +186,9 @@ def _log_ratio(saliencies: tuple[Tensor, ...], centred: bool) -> Tensor:
     import torch
 
     *of_a, saliency = saliencies
-    ratio = saliency.double().log_()
+    ratio = saliency.double().log()  # not in place: of fp64 that would be the file's own memory
     if of_a:
-        ratio -= of_a[0].double().log_()
+        ratio -= of_a[0].double().log()
     elif known := int(torch.count_nonzero(saliency)):  # against the mean of what is not 0
         ratio -= ratio.nan_to_num(neginf=0.0).sum() / known
     else:

@@ -51,6 +51,14 @@ def shares(path: Path, saliency: dict[str, str], **more: Any) -> torch.Tensor:
     return dict(merge(made, models))[FIRST][0, :, 0, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_file_of_any_dtype_is_compared_with_the_mean_of_what_is_not_0(tmp_path: Path, dtype: torch.dtype) -> None:
+    file = str(tmp_path / "plain")
+    save_file({FIRST: torch.tensor([8.0, 0.5, 2.0, 0.0], dtype=dtype).view(1, 4, 1, 1)}, file)
+    found = shares(tmp_path, {"b": file, "centre": "none"})
+    assert found.tolist() == pytest.approx([0.8, 0.2, 0.5, 1 / (1 + torch.e**6)])
+
+
 def test_a_file_of_one_model_alone_moves_alpha_to_that_model(tmp_path: Path) -> None:
     file = str(tmp_path / "plain")
     save_file({FIRST: torch.tensor([4.0, 0.25, 1.0, 1.0]).view(1, 4, 1, 1)}, file)  # log odds, and their mean is 0
