@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.errors import BayesMergerError, ConfigError
-from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint
+from bayes_merger.merging import Checkpoint, LiveMerge, MergeSettings, merge, open_checkpoint
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.export.single_file import save_merge
 from bayes_merger.merging.models.lora import LoraModel
 from bayes_merger.merging.saliency.settings import read_saliency
 from tests.checkpoints.test_quantised import of_fp8
 from tests.live_models import equal, live, plain, transposed
-from tests.merging.tiny_models import FIRST, SHAPES, UNET, even, opened, recipe_of, write_model
+from tests.merging.saliency.recipes import WIDE, recipe
+from tests.merging.tiny_models import FIRST, SHAPES, UNET, opened, write_model
 from tests.sidecars import RUN, measured
 
-WIDE = {key: shape for key, shape in SHAPES.items() if len(shape) > 1 and key.startswith("model.")}
 SECOND = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
 
 
@@ -30,15 +30,6 @@ def files_of(path: Path, models: dict[str, Checkpoint], **about: Any) -> dict[st
     for seed, name in enumerate("ab"):
         measured(path / f"{name}.act", WIDE, seed, **{"model": models[name].sha256(), **about})
     return read_saliency("saliency", {name: str(path / f"{name}.act") for name in "ab"})
-
-
-def recipe(
-    models: dict[str, Checkpoint], alpha: str = "0.5", strength: float = 1.0, method: str = "weighted_sum", **more: Any
-) -> MergeRecipe:
-    weights = even(alpha, method)
-    if "saliency" in more:
-        weights["strength"] = dict.fromkeys(SD1.blocks, strength)
-    return replace(recipe_of(models, weights, method, "fp32"), **more)
 
 
 def shares(path: Path, saliency: dict[str, str], **more: Any) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.errors import BayesMergerError, CheckpointError, ConfigError, TrialFailed
-from bayes_merger.merging import SD1, Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint
+from bayes_merger.merging import Checkpoint, LiveMerge, MergeRecipe, MergeSettings, merge, open_checkpoint
 from bayes_merger.merging.engine.combine import Scratch, combine
 from bayes_merger.merging.engine.idle import idle_weights
 from bayes_merger.merging.engine.merge import plan
@@ -20,10 +20,10 @@ from bayes_merger.merging.method import known_methods, method_spec
 from bayes_merger.merging.saliency.settings import read_saliency
 from bayes_merger.merging.saliency.weights import MovedWeight, ScaledWeight, TensorWeight, as_matrix
 from tests.live_models import equal, live, parameter, plain, transposed
-from tests.merging.tiny_models import FIRST, SHAPES, TEXT, even, opened, recipe_of, tensors_of, write_model
+from tests.merging.saliency.recipes import WIDE, recipe
+from tests.merging.tiny_models import FIRST, SHAPES, TEXT, opened, tensors_of, write_model
 from tests.sidecars import RUN, measured
 
-WIDE = {key: shape for key, shape in SHAPES.items() if len(shape) > 1 and key.startswith("model.")}
 BIAS = "model.diffusion_model.input_blocks.1.0.in_layers.2.bias"
 
 
@@ -41,15 +41,6 @@ def models(tmp_path: Path) -> dict[str, Checkpoint]:
 
 def two(models: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
     return {name: models[name] for name in "ab"}
-
-
-def recipe(
-    models: dict[str, Checkpoint], alpha: str = "0.3", strength: float = 1.0, method: str = "weighted_sum", **more: Any
-) -> MergeRecipe:
-    weights = even(alpha, method)
-    if "saliency" in more:
-        weights["strength"] = dict.fromkeys(SD1.blocks, strength)
-    return replace(recipe_of(models, weights, method, "fp32"), **more)
 
 
 def test_alpha_goes_to_the_model_that_responds_more_at_a_place(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
