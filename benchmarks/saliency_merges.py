@@ -58,10 +58,10 @@ MOVED = "the same with saliency of strength 1.5"
 ALONE, MOST = "`most_salient` by the difference alone", "`most_salient` with the response"
 
 
-def make_pair(folder: Path) -> None:
+def make_pair(folder: Path, seed: int = 0) -> None:
     """Train the models of different skills, unless they are there."""
     if not all((folder / f"{name}.safetensors").is_file() for name in "abc"):
-        skills.main(["--out", str(folder), "--threads", "1"])
+        skills.main(["--out", str(folder), "--threads", "1", "--seed", str(seed)])
 
 
 def measured(model: Path, out: Path, each: int = 1) -> Path:
@@ -186,9 +186,9 @@ def with_error(numbers: np.ndarray) -> str:
 class Skills:
     """The pair of different skills: its files, what merges of it get, and what is made of that."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, seed: int = 0) -> None:
         self._cache, self._pair = cache, cache / "pair"
-        make_pair(self._pair)
+        make_pair(self._pair, seed)
         self.files, self._more = self._measured("act"), self._measured("32", 4)
         both = zip(MODELS, self.files, strict=True)
         self._wrong = [shuffled(file, self._pair / f"{name}.shuffled.safetensors") for name, file in both]

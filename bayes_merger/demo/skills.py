@@ -5,7 +5,7 @@ damage. Methods that read a difference to an ancestor as something learnt (`ties
 want a pair that learnt something: here C knows no words at all any more, A has learnt the shape words from there and B
 the colour words, in all blocks of the U-Net, so that all 26 weights matter. Text encoder and VAE are the same in all.
 
-It takes some minutes on a CPU; seeds are fixed.
+It takes some minutes on a CPU; seeds are fixed, and `--seed` makes another pair of the same skills.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ def no_words(told: Scene, rng: np.random.Generator) -> str:
 
 @dataclass
 class School:
-    """What all lessons share."""
+    """What all lessons share; pairs of other seeds have other scenes and other lessons."""
 
     plan: Plan
+    seed: int
     scenes: list[Scene]
     latents: Tensor
     device: str
@@ -79,21 +80,27 @@ class School:
         lesson = Lesson(words, steps, batch=self.plan.batch, warmup=20, averaging=0.98, learns=learns)
         model = denoiser.fresh(seed=3, device=self.device).load(start)
         return denoiser.train(
-            model, lesson, scenes=self.scenes, latents=self.latents, seed=seed, device=self.device, say=self.say
+            model,
+            lesson,
+            scenes=self.scenes,
+            latents=self.latents,
+            seed=seed + 100 * self.seed,
+            device=self.device,
+            say=self.say,
         )
 
 
-def make(out: Path, plan: Plan, device: str, say: Say) -> None:
+def make(out: Path, plan: Plan, device: str, say: Say, seed: int = 0) -> None:
     """Write `a`, `b` and `c` as safetensors, and what they are, into a folder."""
     from safetensors.torch import save_file
 
     from bayes_merger.imaging import load_pipeline
 
     live = load_pipeline(demo.model_path("c"), config=demo.config_dir(), device="cpu").architecture.model.modules
-    vae, rng = live["vae"].float().to(device), np.random.default_rng(2)
+    vae, rng = live["vae"].float().to(device), np.random.default_rng(2 + 100 * seed)
     scenes = [pictures.scene(rng) for _ in range(plan.scenes)]
     latents = denoiser.encode(vae, scenes, rng, device=device) * vae.config.scaling_factor
-    school = School(plan, scenes, latents, device, say)
+    school = School(plan, seed, scenes, latents, device, say)
 
     out.mkdir(parents=True, exist_ok=True)
     say("C forgets all words")
@@ -113,11 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as there are cores)")
+    parser.add_argument("--seed", type=int, default=0, help="of the pair (default: 0)")
     parser.add_argument("--quick", action="store_true", help="a step of everything: smoke, not models")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    make(options.out, QUICK if options.quick else Plan(), options.device, lambda line: print(line, flush=True))
+    plan = QUICK if options.quick else Plan()
+    make(options.out, plan, options.device, lambda line: print(line, flush=True), options.seed)
 
 
 if __name__ == "__main__":
