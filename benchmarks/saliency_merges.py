@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch.func import functional_call
 
 from bayes_merger import compose, demo
@@ -54,6 +55,7 @@ MODELS = "ab"
 EACH = 16
 """Pictures of each prompt that judge a merge."""
 EVEN, BEST = "even mix", "best block weights, by gradients"
+WON = "even mix with `strength=winner`, uncentred"
 MOVED = "the same with saliency of strength 1.5"
 ALONE, MOST = "`most_salient` by the difference alone", "`most_salient` with the response"
 
@@ -157,14 +159,34 @@ def best_block_weights(folder: Path, steps: int = 150) -> dict[str, float]:
     return found
 
 
-def agreement(few: Sequence[Path], many: Sequence[Path]) -> float:
-    """The share of weights in which the same model responds more, by few pictures of A and B and by many."""
+def agreement(few: Sequence[Path], many: Sequence[Path], pair: Path | None = None) -> float:
+    """The share of weights that have the same winner by few pictures of A and B and by many.
+
+    Args:
+        few: files of activations of A and B.
+        many: the same of more pictures.
+        pair: the models' folder, where the winner is that of `most_salient`, with the differences to C; else it is the
+            one that responds more.
+    """
     same = total = 0
     one, two = _log_ratios(few), _log_ratios(many)
+    moved = {} if pair is None else _log_moves(pair)
     for key, found in one.items():
-        same += int(((found > 0) == (two[key] > 0)).sum())
-        total += found.numel()
+        further = moved.get(key, torch.zeros(()))
+        winners = [(ratio[..., None] + further) > 0 for ratio in (found, two[key])]
+        same += int((winners[0] == winners[1]).sum())
+        total += winners[0].numel()
     return same / total
+
+
+def _log_moves(pair: Path) -> dict[str, torch.Tensor]:
+    """For each weight, `log (B - C)^2 / (A - C)^2`, taps last."""
+    a, b, c = (load_file(pair / f"{name}.safetensors") for name in "abc")
+    moves = {}
+    for key in [key for key, tensor in a.items() if tensor.dim() > 1]:
+        of_a, of_b = ((model[key].double() - c[key].double()).abs().log() for model in (a, b))
+        moves[key] = 2 * (of_b - of_a).reshape(*a[key].shape[:2], -1)
+    return moves
 
 
 def _log_ratios(files: Sequence[Path]) -> dict[str, torch.Tensor]:
@@ -208,6 +230,7 @@ class Skills:
         plain, gates = self._drawing("plain"), self._drawing("gates", self.files)
         most = self._drawing("most", self.files, "method=most_salient", *with_c)
         share = self._drawing("share", self.files, "method=salient_sum", *with_c)
+        won = self._drawing("won", self.files, "saliency.takes=winner", "saliency.centre=none")
         c = Drawing(self._cache, "c", [ancestor.replace("_c=", "_a="), f"model_b={self._pair / 'a.safetensors'}"], EACH)
         best, anchor = best_block_weights(self._pair), read_anchor("saliency", gates.setup)[0]
         return {
@@ -219,6 +242,7 @@ class Skills:
             MOVED: gates.points(alpha=best, strength=STRENGTH),
             "blocks by the response alone": plain.points(alpha=anchor["alpha"]),
             "`anchors=[saliency]`: these with saliency of strength 1": gates.points(**anchor),
+            WON: won.points(alpha=0.5),
             "`salient_sum` by the difference alone": share.points(alpha=0.5, strength=0.0),
             "`salient_sum` with the response": share.points(alpha=0.5, strength=1.0),
             ALONE: most.points(alpha=0.5, strength=0.0),
@@ -256,9 +280,14 @@ class Skills:
             ),
             ("the same with its channels shuffled", with_error(above["shuffled"]), "within 0.08 of 0"),
             (
-                "weights with the same winner by 8 pictures as by 32",
-                f"{agreement(self.files, self._more):.1%}",
+                "weights with the same winner of `most_salient` by 8 pictures as by 32",
+                f"{agreement(self.files, self._more, self._pair):.1%}",
                 "95 %",
+            ),
+            (
+                "weights in which the same model responds more by 8 pictures as by 32",
+                f"{agreement(self.files, self._more):.1%}",
+                "",
             ),
         ]
         lines = [*points_of("models of different skills", found), "", "| what | found | goal |", "| --- | --- | --- |"]

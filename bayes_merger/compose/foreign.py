@@ -72,7 +72,7 @@ CALLED = {
     "study_name": "name=NAME",
     "threads": "OMP_NUM_THREADS=2 before the command",
     "vae_path": "vae=FILE",
-    "strength": "space.frozen.strength=1.5; without it a run with saliency= searches it",
+    "strength": "space.frozen.strength=1.5, or saliency.takes=winner; without them a run with saliency= searches it",
     "trials": "n_iters=70",
     "n_trials": "n_iters=70",
 }

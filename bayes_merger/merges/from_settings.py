@@ -24,7 +24,7 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS, VAE_FILE, read_settings
-from bayes_merger.merging.saliency.settings import ACT, strengthened
+from bayes_merger.merging.saliency.settings import ACT, STRENGTH, WINNER, strengthened
 from bayes_merger.paths import user_path
 from bayes_merger.search.space.names import names_of
 
@@ -53,6 +53,8 @@ def recipe_by_hand(
     given, tables = with_tables(given)
     method = given.get("method", "weighted_sum")
     spec = strengthened(method_spec(method), tables["saliency"])
+    if STRENGTH in given and STRENGTH not in spec.weights and tables["saliency"].get("takes") == WINNER:
+        raise ConfigError(f"{STRENGTH}: means nothing where saliency takes the winner; leave one of the two out")
     models = {name: given[f"model_{name}"] for name in MODEL_NAMES if given.get(f"model_{name}")}
     spec.check_further(models)
     known = [*_BY_HAND, *(f"model_{name}" for name in spec.known_models(models)), *spec.options]
@@ -87,7 +89,8 @@ def recipe_by_hand(
 def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings that are no tables, and those that are, as `read_settings` takes them.
 
-    ``alpha=act:FILE`` is short for ``alpha=1 act.alpha=FILE``, ``saliency=FILE`` for ``saliency.b=FILE``.
+    ``alpha=act:FILE`` is short for ``alpha=1 act.alpha=FILE``, ``saliency=FILE`` for ``saliency.b=FILE``, and
+    ``strength=winner`` for ``saliency.takes=winner``.
     """
     given, orders = split_rebasin(given)
     tables: dict[str, dict[str, Any]] = {**{name: {} for name in _TABLES}, "rebasin": orders}
@@ -105,6 +108,8 @@ def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
                 raise ConfigError(f"{key}: a file is for all blocks; give  act.{part}=FILE  and  {key}=NUMBER")
             tables["act"][key] = text.removeprefix(ACT)
             others[key] = "1"
+        elif key == STRENGTH and text == WINNER:
+            tables["saliency"]["takes"] = WINNER
         else:
             others[key] = text
     return others, tables

@@ -105,7 +105,8 @@ def _by_saliency(setup: RunSetup) -> Weights:
         raise ConfigError(f"anchors: {SALIENCY} needs responses; measure with cfg_scale above 1, or with --gradients")
     numbers = dict.fromkeys(setup.architecture.blocks, 0.5)
     numbers |= {block: 1 / (1 + 2 ** (_STEEPNESS * (a[block] - b[block]))) for block in known}
-    return {MOVED: numbers, STRENGTH: dict.fromkeys(numbers, setup.method.weights[STRENGTH].default)}
+    strength = setup.method.weights.get(STRENGTH)
+    return {MOVED: numbers} | ({STRENGTH: dict.fromkeys(numbers, strength.default)} if strength else {})
 
 
 def _numbers(value: Any, setup: RunSetup) -> dict[str, float]:

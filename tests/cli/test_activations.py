@@ -115,6 +115,14 @@ def test_a_merge_is_moved_and_its_own_recipe_makes_it_again(workplace: Path, tin
     again = ["merge", "moved.safetensors", f"model_a={tiny_a}", f"model_b={tiny_b}", "--out", "again.safetensors"]
     assert command(workplace, *again).returncode == 0
     assert all(torch.equal(tensor, other[key]) for key, tensor in load_file(workplace / "again.safetensors").items())
+    won = ["strength=winner", "saliency.takes=winner"]
+    for out, word in zip(("won.safetensors", "taken.safetensors"), won, strict=True):
+        assert command(workplace, "merge", *models, *moved[:2], word, "--out", out).returncode == 0
+    taken, same, of_a, of_b = (load_file(path) for path in (*(workplace / f"{n}.safetensors" for n in ("won", "taken")),
+                                                            tiny_a, tiny_b))  # fmt: skip
+    place = block.format(6)
+    assert torch.equal(taken[place], same[place])
+    assert bool(((taken[place] == of_a[place]) | (taken[place] == of_b[place])).all())
     wrong = refused(workplace, *again[:2], "saliency.a=B.act.safetensors", *again[2:-1], "no.safetensors")
     assert "B.act.safetensors is not the recipe's file (SHA-256 " in wrong
     acted = command(workplace, "plan", *models[:2], "alpha=act:B.act.safetensors")
@@ -213,9 +221,14 @@ def test_payloads_with_and_without_guidance_are_not_drawn_into_one_file(
         (["merge", "saliency.b=A.act.safetensors"], "saliency.b: A.act.safetensors: measured on another model"),
         (["merge", "saliency=B.act.safetensors", "strength=-1"], "strength of BASE: -1.0 is outside"),
         (["merge", "saliency=B.act.safetensors", "strength=inf"], "strength: weights: 'inf' is not finite"),
+        (["merge", "strength=winner"], "saliency: names no file; give  saliency.b=FILE"),
+        (
+            ["merge", "saliency=B.act.safetensors", "saliency.takes=winner", "strength=2"],
+            "strength: means nothing where saliency takes the winner; leave one of the two out",
+        ),
         (["run", "alpha=act:B.act.safetensors"], "alpha: in a run it is  act.alpha=B.act.safetensors"),
         (["run", "OUT05.alpha=act:B.act.safetensors"], "OUT05.alpha: in a run it is  act.alpha=B.act.safetensors"),
-        (["run", "saliency.b=B.act.safetensors", "strength=2"], "here it is  space.frozen.strength=1.5; without it"),
+        (["run", "saliency.b=B.act.safetensors", "strength=2"], "here it is  space.frozen.strength=1.5, or sali"),
         (["run", "saliency.a=B.act.safetensors"], "saliency.a: B.act.safetensors: measured on another model"),
     ],
 )

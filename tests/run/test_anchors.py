@@ -151,6 +151,8 @@ def test_saliency_takes_each_block_from_the_model_that_answers_more_there(tmp_pa
     assert rows[3]["IN04.alpha"] == pytest.approx(256 / 257)
     assert {rows[3][f"{block}.alpha"] for block in SD1.blocks if block != "IN04"} == {0.5}
     assert {rows[3][f"{block}.strength"] for block in SD1.blocks} == {1.0}
+    rows, _ = start_design(parts(["saliency"], saliency={**files, "takes": "winner"}))
+    assert {name.partition(".")[2] for name in rows[3]} == {"alpha"}
     with pytest.raises(ConfigError, match=r"anchors: saliency compares both models; give  saliency\.a=FILE, too"):
         start_design(parts(["saliency"], saliency={"b": files["b"]}))
     silent: dict[str, torch.Tensor | None] = {f"{key}|{name}": None for name in ("guided_in", "guided_out", "guided_n")}

@@ -143,6 +143,7 @@ def _unmoved(weights: BlockWeights, structure: MergePlan) -> list[str]:
     if structure.tensor_weights is None or not structure.tensor_weights.saliency:
         return []
     merged = (numbers_of(item, weights) for item in structure.items if item.action == "merge")
-    if any(0 < numbers[MOVED] < 1 and numbers[STRENGTH] for numbers in merged):
+    if any(0 < numbers[MOVED] < 1 and numbers.get(STRENGTH, 1) for numbers in merged):
         return []
-    return [f"saliency moves nothing: {MOVED} is 0 or 1, or {STRENGTH} 0, wherever something is merged"]
+    idle = "" if structure.tensor_weights.wins else f", or {STRENGTH} 0,"
+    return [f"saliency moves nothing: {MOVED} is 0 or 1{idle} wherever something is merged"]

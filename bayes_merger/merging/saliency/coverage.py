@@ -42,7 +42,7 @@ def coverage(tensors: TensorWeights, items: Iterable[_Merged]) -> list[str]:
         of = "" if files[0].about is None else f"the {tensors.by} of "
         moves = "is moved by" if FILES[1] in tensors.saliency else "is moved away from"
         what = "is multiplied by" if name in tensors.acts else moves
-        example = "1" if name in tensors.acts else f"0.5 at {STRENGTH} 1"
+        example = "1" if name in tensors.acts else "0.5" if tensors.wins else f"0.5 at {STRENGTH} 1"
         lines.append(
             f"{name} {what} {of}{source} in {len(parts)} of {len(items)} merged tensors, {count / total:.1%} of "
             f"their numbers, where {example} becomes {low:.2g} ... {high:.2g}; elsewhere it is the block's number"

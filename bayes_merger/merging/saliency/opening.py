@@ -12,7 +12,7 @@ from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.errors import CheckpointError, ConfigError, printable
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
-from bayes_merger.merging.saliency.settings import CHOICES, FILES, MOVED, STRENGTH, Reference
+from bayes_merger.merging.saliency.settings import CHOICES, FILES, MOVED, STRENGTH, WINNER, Reference
 from bayes_merger.merging.saliency.sources import STATISTICS, TensorWeights, found_in
 from bayes_merger.paths import user_path
 
@@ -43,6 +43,8 @@ def open_tensor_weights(
         _check_weight(spec, weight)
     if saliency and MOVED in act:
         raise ConfigError(f"act.{MOVED}: saliency moves {MOVED} already; leave one of the two out")
+    if spec.selects and saliency.get("takes") == WINNER:
+        raise ConfigError(f"saliency.takes: {spec.name} gives every number to one model already; leave it out")
     by = saliency.get("by", CHOICES["by"][0])
     files = {name: _opened(f"saliency.{name}", saliency[name], models, by) for name in FILES if name in saliency}
     for name, file in files.items():
@@ -55,10 +57,9 @@ def open_tensor_weights(
     ]
     notes += [note for file in (*files.values(), *acts.values()) for note in _notes_on_names(file, models)]
     bounds = {weight: (spec.weights[weight].least, spec.weights[weight].most) for weight in act}
-    centred = saliency.get("centre", CHOICES["centre"][0]) == "key"
-    return TensorWeights(
-        files, by, centred, acts, STRENGTH in method_spec(spec.name).weights, bounds, names, tuple(notes)
-    )
+    centred, wins = saliency.get("centre", CHOICES["centre"][0]) == "key", saliency.get("takes") == WINNER
+    passed = STRENGTH in method_spec(spec.name).weights
+    return TensorWeights(files, by, centred, wins, acts, passed, bounds, names, tuple(notes))
 
 
 def _check_weight(spec: MethodSpec, weight: str) -> None:

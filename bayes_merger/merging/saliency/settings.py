@@ -1,8 +1,8 @@
 """How a merge names its files of activations, and the weight that they add to its method.
 
 `saliency: {a: FILE, b: FILE}` moves alpha inside every tensor towards the model that is more salient at a place, by as
-much as the weight `strength` says; `saliency: FILE` is short for `{b: FILE}`. `act: {alpha: FILE}` multiplies a weight
-by a saliency, number by number.
+much as the weight `strength` says, or gives a place to that model altogether: `takes: winner`; `saliency: FILE` is
+short for `{b: FILE}`. `act: {alpha: FILE}` multiplies a weight by a saliency, number by number.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ FILES = ("a", "b")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "by": ("response", "activation", "gradient", "plain"),
     "centre": ("key", "none"),
+    "takes": ("share", "winner"),
 }
-"""What the saliency of a measured file is, and what it is compared with; the first is the default."""
+"""What the saliency of a measured file is, what it is compared with, and what the more salient model gets; the first is
+the default."""
+
+WINNER = CHOICES["takes"][1]
 
 _RANGE = WeightRange(1.0, 0.0, 4.0, 0.0, 16.0)
 
@@ -120,6 +124,6 @@ def unfoldered(_: str, reference: Reference) -> Reference:
 
 def strengthened(spec: MethodSpec, saliency: Mapping[str, Any]) -> MethodSpec:
     """The method with the weight that saliency adds, where there is one; a method that has it by itself keeps it."""
-    if not saliency or STRENGTH in spec.weights:
+    if not saliency or STRENGTH in spec.weights or saliency.get("takes") == WINNER:
         return spec
     return replace(spec, weights={**spec.weights, STRENGTH: _RANGE})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.merging.method import Numbers
 from bayes_merger.merging.saliency.settings import FILES, MOVED, STRENGTH
-from bayes_merger.merging.saliency.weights import MovedWeight, ScaledWeight, TensorWeight, as_matrix
+from bayes_merger.merging.saliency.weights import MovedWeight, ScaledWeight, TensorWeight, WonWeight, as_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,7 @@ class TensorWeights:
             its mean.
         by: what is salient in a measured file.
         centred: whether the mean of each tensor's log odds stays where the block's number puts it.
+        wins: whether the more salient model takes a place altogether.
         acts: weight to the opened file that multiplies it.
         passed: whether the method itself takes the strength.
         bounds: weight to where the method is defined.
@@ -50,6 +51,7 @@ class TensorWeights:
     saliency: Mapping[str, Sidecar]
     by: str
     centred: bool
+    wins: bool
     acts: Mapping[str, Sidecar]
     passed: bool
     bounds: Mapping[str, tuple[float, float]]
@@ -71,7 +73,8 @@ class TensorWeights:
             shape: of what is merged.
             numbers: of its block.
         """
-        strength, width = numbers.get(STRENGTH, 0.0), math.prod(shape[1:])
+        strength, width = 1.0 if self.wins else numbers.get(STRENGTH, 0.0), math.prod(shape[1:])
+        moved = WonWeight if self.wins else MovedWeight
         made: dict[str, float | TensorWeight] = {
             name: number for name, number in numbers.items() if name != STRENGTH or self.passed or not self.saliency
         }
@@ -82,7 +85,7 @@ class TensorWeights:
                 made[name] = ScaledWeight(width, number, factors, *self.bounds[name])
             elif strength and 0 < number < 1:
                 odds, against = self._powers(key, files, shape, strength)
-                made[name] = MovedWeight(width, odds * (number / (1 - number)), against)
+                made[name] = moved(width, odds * (number / (1 - number)), against)
         return made
 
     def limited(self, key: str, shape: tuple[int, ...]) -> int:

@@ -18,7 +18,7 @@ from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.export.single_file import save_merge
 from bayes_merger.merging.method import known_methods, method_spec
 from bayes_merger.merging.saliency.settings import read_saliency
-from bayes_merger.merging.saliency.weights import MovedWeight, ScaledWeight, TensorWeight, as_matrix
+from bayes_merger.merging.saliency.weights import MovedWeight, ScaledWeight, TensorWeight, WonWeight, as_matrix
 from tests.live_models import equal, live, parameter, plain, transposed
 from tests.merging.saliency.recipes import WIDE, recipe
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, opened, tensors_of, write_model
@@ -228,6 +228,48 @@ def test_a_bias_follows_the_rows_of_its_weight(tmp_path: Path, models: dict[str,
     assert float(shares.max() - shares.min()) > 0.05
 
 
+def won(path: Path, models: dict[str, Checkpoint], alpha: str = "0.5", **more: Any) -> MergeRecipe:
+    """A merge in which the model that responds more takes all."""
+    made = recipe(two(models), alpha, saliency={**settings_of(path), "takes": "winner", **more})
+    return replace(made, weights={"alpha": made.weights["alpha"]})
+
+
+@pytest.mark.parametrize("alpha", ["0.2", "0.5"])
+def test_the_winner_takes_what_would_be_more_than_its_half(
+    tmp_path: Path, models: dict[str, Checkpoint], alpha: str
+) -> None:
+    share = dict(merge(recipe(two(models), alpha, saliency=settings_of(tmp_path)), two(models)))
+    taken = dict(merge(won(tmp_path, models, alpha), two(models)))
+    a, b = (tensors_of(seed, torch.float32) for seed in (1, 2))
+    more = (share[FIRST] - a[FIRST]) / (b[FIRST] - a[FIRST]) > 0.5
+    assert torch.equal(taken[FIRST], torch.where(more, b[FIRST], a[FIRST]))
+    assert 0 < int(more.sum()) < more.numel()
+
+
+def test_where_the_winner_takes_all_the_ends_of_alpha_are_the_models(
+    tmp_path: Path, models: dict[str, Checkpoint]
+) -> None:
+    for alpha, seed in (("0", 1), ("1", 2)):
+        taken = dict(merge(won(tmp_path, models, alpha), two(models)))
+        assert all(torch.equal(taken[key], tensors_of(seed, torch.float32)[key]) for key in WIDE)
+
+
+def test_the_winner_in_a_live_merge_is_the_winner_in_a_file(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
+    made = won(tmp_path, models, "0.4", centre="none")
+    expected, destinations = dict(merge(made, two(models))), live(plain, torch.float32)
+    LiveMerge(two(models), MergeSettings(dtype="fp32", saliency=made.saliency)).apply(made.weights, destinations)
+    assert equal(destinations, expected)
+
+
+def test_odds_that_are_even_are_no_win() -> None:
+    weight = WonWeight(3, torch.tensor([[2.0], [0.5]]), torch.tensor([[2.0, 1.0, 0.25]]))
+    table = torch.empty(2, 3)
+    weight.fill(weight.factors, table)
+    assert table.tolist() == [[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
+    assert weight.ends() == (0.0, 1.0)
+    assert WonWeight(1, torch.tensor([[2.0]]), torch.tensor([[1.0]])).ends() == (1.0, 1.0)
+
+
 def test_a_plan_says_the_source_the_coverage_and_the_range(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
     notes = plan(recipe(two(models), saliency=settings_of(tmp_path)), two(models)).notes
     said = next(note for note in notes if note.startswith("alpha is moved by"))
@@ -303,6 +345,7 @@ def test_what_a_file_does_not_say_and_what_cannot_vary_is_refused(
         ({"c": "x"}, "saliency.c: is unknown"),
         ({"by": "response"}, "names no file"),
         ({"b": "x", "by": "magic"}, "saliency.by: 'magic' is unknown"),
+        ({"b": "x", "takes": "all"}, "saliency.takes: 'all' is unknown; give one of share, winner"),
         ({"b": {"path": "x"}}, "saliency.b: .* is not the name of a file"),
     ],
 )
