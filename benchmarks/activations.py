@@ -7,9 +7,9 @@ the machine matters little; it matters some, since caches are shared, so that th
 Drawing is that of the demo's model A, and of a model of Stable Diffusion 1.5's size (2.1 GB on the disk, 6.5 GB of
 memory); merged are five blocks of Stable Diffusion 1.5 at their own size, all others a few numbers wide, so that what
 every tensor costs weighs more than in a whole model; at last the whole model is written (6.4 GB on the disk meanwhile).
-Beside them stands how many weights have another winner when fewer pictures or fewer steps were looked at: the one of
-the demo's A and B whose `response_in^2 response_out^2` is larger. The table is printed and written to
-``benchmarks/results/activations.md``, after every part.
+Beside them stands how many weights have another winner when fewer steps were looked at: the one of the demo's A and B
+whose `response_in^2 response_out^2` is larger; and whether memory grows with the pictures. The table is printed and
+written to ``benchmarks/results/activations.md``, after every part.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.config import RunConfig
 from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
 from bayes_merger.imaging.activations import Recording, recorded
 from bayes_merger.imaging.layers import Layer
@@ -101,17 +102,14 @@ def cost_of_drawing(pipeline: LivePipeline, payloads: list[Payload], rounds: int
 
 
 def winners(folder: Path) -> list[Row]:
-    """Of the demo's A against B: weights whose winner is another one when less was measured."""
+    """Of the demo's A against B: weights whose winner is another one when every second step was looked at."""
 
-    def ratios_of(name: str, pictures: int, bands: int) -> dict[str, torch.Tensor]:
+    def ratios_of(name: str, bands: int) -> dict[str, torch.Tensor]:
         """Key -> the sign of log(B / A) of every weight that both answer with."""
         files = []
         for model, path in (("a", demo.model_path("a")), ("b", demo.model_path("b"))):
             files.append(folder / f"{model}{name}.act.safetensors")
-            settings = ["experiment=demo", "seed=7919", f"model_a={path}"]
-            names = [payload.name for payload in named_payloads(compose.validate(compose.compose_run(settings)))]
-            settings += [f"payloads.{payload}.batch_size={pictures // len(names)}" for payload in names]
-            measure(compose.validate(compose.compose_run(settings)), files[-1], print, bands=bands)
+            measure(demo_run(path, 8), files[-1], print, bands=bands)
         a, b = (Sidecar(file) for file in files)
         found = {}
         for key in [key for key in a.statistics if "guided_out" in a.statistics[key]]:
@@ -123,12 +121,16 @@ def winners(folder: Path) -> list[Row]:
         b.close()
         return found
 
-    few, many = ratios_of("few", 8, 4), ratios_of("many", 32, 4)
-    every = ratios_of("every", 8, 100)  # each step in a band of its own, so that all are looked at
-    return [
-        ("weights with another winner by 8 pictures than by 32", _others(few, many), 0.05),
-        ("weights with another winner where every step is looked at", _others(few, every), 0.01),
-    ]
+    few, every = ratios_of("few", 4), ratios_of("every", 100)  # each step in a band of its own: all are looked at
+    return [("weights with another winner where every step is looked at", _others(few, every), 0.01)]
+
+
+def demo_run(model: Path, pictures: int) -> RunConfig:
+    """The demo's settings for so many pictures of a model."""
+    settings = ["experiment=demo", "seed=7919", f"model_a={model}"]
+    names = [payload.name for payload in named_payloads(compose.validate(compose.compose_run(settings)))]
+    settings += [f"payloads.{payload}.batch_size={pictures // len(names)}" for payload in names]
+    return compose.validate(compose.compose_run(settings))
 
 
 def _others(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
@@ -137,6 +139,19 @@ def _others(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) 
     known = [torch.isfinite(a) & torch.isfinite(b) for a, b in signs]
     differ = sum(int(((a != b) & both).sum()) for (a, b), both in zip(signs, known, strict=True))
     return differ / sum(int(both.sum()) for both in known)
+
+
+def many_pictures(folder: Path) -> list[Row]:
+    """Memory of this process while it measures 1,000 pictures of the demo's model A, after each prompt's 125."""
+    held: list[float] = []
+
+    def note(text: str) -> None:
+        print(text, flush=True)
+        held.append(_memory(os.getpid(), "VmRSS"))
+
+    measure(demo_run(demo.model_path("a"), 1000), folder / "many.act.safetensors", note)
+    after = max(held[1:])
+    return [("memory after 250 to 1,000 pictures while they are measured / after 125", after / held[0], 1.02)]
 
 
 def full_size(folder: Path, rounds: int = ROUNDS_OF_WHOLE) -> list[Row]:
@@ -332,7 +347,7 @@ def commanded(folder: Path, rounds: int = ROUNDS) -> tuple[float, float]:
             process = subprocess.Popen(typed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             highest = 0.0
             while process.poll() is None:
-                highest = max(highest, _highest(process.pid))
+                highest = max(highest, _memory(process.pid, "VmHWM"))
                 time.sleep(0.01)
             if process.returncode:
                 sys.exit(f"{' '.join(typed)}: failed")
@@ -341,13 +356,16 @@ def commanded(folder: Path, rounds: int = ROUNDS) -> tuple[float, float]:
     return min(times["tensor"]) / min(times["scalar"]), memory["tensor"] - memory["scalar"]
 
 
-def _highest(process: int) -> float:
-    """MiB that a running process had at most so far; what it was started from does not count, as in ``ru_maxrss``."""
+def _memory(process: int, which: str) -> float:
+    """MiB of a running process: ``VmRSS`` now, ``VmHWM`` at most so far.
+
+    What it was started from does not count, as it does in ``ru_maxrss``.
+    """
     try:
         text = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     except OSError:
         return 0.0
-    found = [line.split()[1] for line in text.splitlines() if line.startswith("VmHWM:")]
+    found = [line.split()[1] for line in text.splitlines() if line.startswith(f"{which}:")]
     return int(found[0]) / 1024 if found else 0.0
 
 
@@ -355,7 +373,7 @@ def main() -> None:
     """Measure all of it."""
     torch.set_num_threads(1)
     before, rows = os.getloadavg()[0], [*layer(), *drawing()]
-    for part in (winners, full_size, candidates, merging, whole):
+    for part in (winners, many_pictures, full_size, candidates, merging, whole):
         with tempfile.TemporaryDirectory() as folder:
             rows += part(Path(folder))
         write(rows, before)
