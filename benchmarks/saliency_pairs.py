@@ -17,18 +17,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from saliency_merges import ALONE, BEST, EVEN, MOST, Skills, with_error
+from saliency_merges import ALONE, BEST, EVEN, MOST, WON, Skills, with_error
 
 RESULTS = Path(__file__).parent / "results" / "saliency_pairs.md"
 REPORT = """# `most_salient` on pairs of different skills
 
 Written by `python benchmarks/saliency_pairs.py`: five pairs that differ in the seeds they were trained with; points of
-128 fresh pictures each, differences paired by prompt and seed, their standard errors over the pairs.
+128 fresh pictures each, differences paired by prompt and seed, their standard errors over the pairs. The activations
+are those of eight pictures.
 """
 SEEDS = range(5)
-SINGLE = "C, the ancestor", "A", "B", EVEN, BEST, ALONE, MOST
+SINGLE = "C, the ancestor", "A", "B", EVEN, BEST, WON, ALONE, MOST
 COMPARED = (
     (BEST, EVEN),
+    (WON, EVEN),
+    (WON, BEST),
+    (WON, MOST),
     (MOST, EVEN),
     (MOST, ALONE),
     (MOST, BEST),
@@ -43,11 +47,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = []
+    pairs, same = [], []
     for seed in SEEDS:
         folder = options.cache / f"pair-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        pairs.append(Skills(folder, seed).merges())
+        skills = Skills(folder, seed)
+        pairs.append(skills.merges())
+        same.append(skills.same_winners())
         print({name: round(float(points.mean()), 2) for name, points in pairs[-1].items()}, flush=True)
     rows = [(name, [pair[name].mean() for pair in pairs]) for name in SINGLE]
     rows += [(f"{one}, above {other}", [(pair[one] - pair[other]).mean() for pair in pairs]) for one, other in COMPARED]
@@ -55,6 +61,8 @@ def main() -> None:
     lines = [REPORT, f"| | {heads} | all |", "| --- |" + " --- |" * (len(SEEDS) + 1)]
     for name, points in rows:
         lines.append(f"| {name} | " + " | ".join(f"{x:.2f}" for x in points) + f" | {with_error(np.array(points))} |")
+    shares = " | ".join(f"{share:.1%}" for share in (*same, np.mean(same)))
+    lines.append(f"| weights in which `most_salient` takes the same model by 8 pictures as by 32 | {shares} |")
     RESULTS.write_text("\n".join([*lines, ""]), encoding="utf-8")
     print(RESULTS.read_text(encoding="utf-8"))
 

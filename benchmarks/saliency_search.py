@@ -6,8 +6,9 @@
 The pair is that of ``saliency_merges.py``, in which all 26 weights matter. A seed decides the start design, the
 pictures' seeds and the sampler. ``gates`` searches the strength of saliency beside the blocks, as a run does that is
 given files; ``shuffled`` has the same saliency with the channels of every tensor in a random order, which tells
-nothing. A trial has 64 pictures; what a search hands over by its posterior mean is judged by 128 fresh ones, on seeds
-that no trial has used, the same for all. All that was made is kept in ``--cache``; a run goes on.
+nothing; ``winner`` takes every number from the model that responds more. A trial has 64 pictures; what a search hands
+over by its posterior mean is judged by 128 fresh ones, on seeds that no trial has used, the same for all. All that was
+made is kept in ``--cache``; a run goes on.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ over by its posterior mean, on 128 fresh pictures. Beside them stands how far th
 saliency: of each seed with the standard error over pictures, then with that over the seeds.
 """
 PICTURES = 8
-KINDS = {"plain": "", "gates": "act", "shuffled": "shuffled"}
+KINDS = {"plain": "", "gates": "act", "shuffled": "shuffled", "winner": "act"}
 """Of searches, and what the files of their saliency are called."""
 OPTIMISER = "structured"
 FRESH = 16
@@ -57,6 +58,8 @@ def arm(name: str, seed: int, cache: Path) -> Demo:
     more += ["n_iters=80", f"images_per_prompt={PICTURES}"]
     if name != "plain":
         more += [f"saliency.{letter}={pair / letter}.{KINDS[name]}.safetensors" for letter in MODELS]
+    if name == "winner":
+        more.append("saliency.takes=winner")
     return Demo(OPTIMISER, seed, cache / name, more, FRESH)
 
 

@@ -57,7 +57,8 @@ def open_tensor_weights(
     ]
     notes += [note for file in (*files.values(), *acts.values()) for note in _notes_on_names(file, models)]
     bounds = {weight: (spec.weights[weight].least, spec.weights[weight].most) for weight in act}
-    centred, wins = saliency.get("centre", CHOICES["centre"][0]) == "key", saliency.get("takes") == WINNER
+    wins = saliency.get("takes") == WINNER
+    centred = saliency.get("centre", CHOICES["centre"][wins]) == "key"
     passed = STRENGTH in method_spec(spec.name).weights
     return TensorWeights(files, by, centred, wins, acts, passed, bounds, names, tuple(notes))
 

@@ -33,8 +33,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "centre": ("key", "none"),
     "takes": ("share", "winner"),
 }
-"""What the saliency of a measured file is, what it is compared with, and what the more salient model gets; the first is
-the default."""
+"""What the saliency of a measured file is, what it is compared with, and what the more salient model gets. The first is
+the default; of what it is compared with, the second where the winner takes all."""
 
 WINNER = CHOICES["takes"][1]
 

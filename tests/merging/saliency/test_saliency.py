@@ -238,7 +238,8 @@ def won(path: Path, models: dict[str, Checkpoint], alpha: str = "0.5", **more: A
 def test_the_winner_takes_what_would_be_more_than_its_half(
     tmp_path: Path, models: dict[str, Checkpoint], alpha: str
 ) -> None:
-    share = dict(merge(recipe(two(models), alpha, saliency=settings_of(tmp_path)), two(models)))
+    uncentred = {**settings_of(tmp_path), "centre": "none"}
+    share = dict(merge(recipe(two(models), alpha, saliency=uncentred), two(models)))
     taken = dict(merge(won(tmp_path, models, alpha), two(models)))
     a, b = (tensors_of(seed, torch.float32) for seed in (1, 2))
     more = (share[FIRST] - a[FIRST]) / (b[FIRST] - a[FIRST]) > 0.5
@@ -255,7 +256,7 @@ def test_where_the_winner_takes_all_the_ends_of_alpha_are_the_models(
 
 
 def test_the_winner_in_a_live_merge_is_the_winner_in_a_file(tmp_path: Path, models: dict[str, Checkpoint]) -> None:
-    made = won(tmp_path, models, "0.4", centre="none")
+    made = won(tmp_path, models, "0.4", centre="key")
     expected, destinations = dict(merge(made, two(models))), live(plain, torch.float32)
     LiveMerge(two(models), MergeSettings(dtype="fp32", saliency=made.saliency)).apply(made.weights, destinations)
     assert equal(destinations, expected)
