@@ -35,7 +35,7 @@ def test_it_says_how_much_moved_and_that_nothing_is_to_be_gained(
     assert capsys.readouterr().out.endswith(", then 1.0000\nnothing was written\n")
     assert main(["rebasin", str(tiny_a), str(lost), "--out", str(out), *config]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"B: {order.moved():,} of its 3,")
+    assert first.startswith(f"B: {order.moved():,} of its 4,560 ")
     assert first.endswith(", then 1.0000")
     assert second == f"wrote {out}; it draws what B draws"
     assert "--overwrite" in refused(capsys, "rebasin", str(tiny_a), str(lost), "--out", str(out), *config)
@@ -43,7 +43,7 @@ def test_it_says_how_much_moved_and_that_nothing_is_to_be_gained(
     assert data_of(out) == data_of(tiny_a)
     assert main(["rebasin", str(tiny_a), str(out), "--out", str(tmp_path / "no.safetensors"), *config]) == 0
     said, nothing = capsys.readouterr().out.splitlines()
-    assert said.startswith("B: its 3,")
+    assert said.startswith("B: its 4,560 ")
     assert said.endswith("in the order of those of A already (likeness of the weights 1.0000); nothing is to be gained")
     assert nothing == "nothing was written"
     assert not (tmp_path / "no.safetensors").exists()
@@ -194,7 +194,7 @@ def test_by_activations_a_scrambled_model_comes_back_and_merges_recall_it(
     assert all(torch.equal(found[key], tensor) for key, tensor in a.items())
     capsys.readouterr()
     assert main(merge) == 0
-    assert "note: lost.safetensors: 3," in capsys.readouterr().err
+    assert "note: lost.safetensors: 4,162 of its 4,560 neurons" in capsys.readouterr().err
     merged = load_file("merged.safetensors")
     assert all(torch.equal(merged[key], tensor) for key, tensor in a.items() if key in merged)
     assert main(["plan", *merge[1:-2]]) == 0
@@ -219,11 +219,11 @@ def test_a_run_finds_an_order_by_activations_and_a_grid_the_same(
 
     grid = command(folder, "xy", *models(folder / "lost.safetensors"), *drawing, "x=alpha=0.25,1", "--out", "grid")
     assert grid.returncode == 0, grid.stderr
-    assert "note: lost.safetensors: 3," in grid.stderr
+    assert "note: lost.safetensors: 4,162 of its 4,560 neurons" in grid.stderr
     pictures = {Image.open(path).tobytes() for path in (folder / "grid" / "pictures").rglob("*.png")}
     assert len(pictures) == 2  # of one payload, for both cells: B is A in A's order
     search(folder, "apart", tiny_a, *models(tiny_b)[1:], *drawing[1:])
-    assert "b.safetensors: 3," in (folder / "runs" / "apart" / "log.txt").read_text()
+    assert "of its 4,560 neurons" in (folder / "runs" / "apart" / "log.txt").read_text()
     stored = command(folder, "resume", "apart", "n_iters=1")
     assert stored.returncode == 0, stored.stderr
     for file in (cache / "orders").iterdir():

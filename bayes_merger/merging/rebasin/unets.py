@@ -52,10 +52,7 @@ class _Walk(Walk):
             current = self._block(f"{UNET}input_blocks.{number}.", [current])
             skips.append(current)
         current = self._block(f"{UNET}middle_block.", [current])
-        numbers = tensors.numbers(f"{UNET}output_blocks.")
-        if len(numbers) != len(skips):
-            raise ValueError(f"its U-Net has {len(skips)} input blocks and {len(numbers)} output blocks")
-        for number in numbers:
+        for number in tensors.numbers(f"{UNET}output_blocks."):
             current = self._block(f"{UNET}output_blocks.{number}.", [current, skips.pop()])
         self.norm(f"{UNET}out.0", [current])
         self.read([current], f"{UNET}out.2")
