@@ -23,6 +23,7 @@ def data_of(file: Path) -> bytes:
     return whole[8 + int.from_bytes(whole[:8], "little") :]
 
 
+QUERIES = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
 MIDDLE = "model.diffusion_model.middle_block.0.in_layers.2.weight"
 
 
@@ -78,6 +79,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_a: Path) -> Path:
     first = "model.diffusion_model.input_blocks.0.0.weight"
     save_file(tensors | {first: torch.ones(8, 9, 3, 3).half()}, folder / "inpainting.safetensors")
     save_file({key: t for key, t in tensors.items() if "middle_block" not in key}, folder / "part.safetensors")
+    save_file({key: t for key, t in tensors.items() if key != QUERIES}, folder / "without.safetensors")
     save_file(tensors | {MIDDLE: torch.full_like(tensors[MIDDLE], torch.nan)}, folder / "nan.safetensors")
     save_file(tensors | {MIDDLE: tensors[MIDDLE].float().sign() * 3e38}, folder / "large.safetensors")
     (folder / "text.safetensors").write_text("no model")
@@ -88,6 +90,10 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_a: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        (
+            "without",
+            f"without.safetensors: lacks the tensor '{QUERIES}', without which it does not work; give a whole model",
+        ),
         ("none", "there is no such file"),
         ("text", "text.safetensors"),
         ("lora", "lora.safetensors: a LoRA, which has no neurons of its own; give a whole checkpoint"),
