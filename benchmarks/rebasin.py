@@ -25,12 +25,14 @@ from pathlib import Path
 import torch
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.naming import VAE
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
 from bayes_merger.imaging.pipelines.streamed import streamed_networks
 from bayes_merger.imaging.responses import difference, responses
 from bayes_merger.merging.rebasin.aligning import Pair, layout_of
 from bayes_merger.merging.rebasin.permutation import Permutation
+from bayes_merger.merging.rebasin.spaces import Space
 
 
 def scramble(model: Checkpoint, out: Path) -> int:
@@ -45,22 +47,35 @@ def scramble(model: Checkpoint, out: Path) -> int:
 
 
 def answers_changed(file: Path) -> None:
-    """Print by how much a random order changes what a model answers, and orders across groups and across heads."""
+    """Print by how much a random order changes what a model answers, and orders that change it.
+
+    Those are across groups, across heads, and of the VAE, which has one head, queries in another order than keys.
+    """
     with open_checkpoint(file) as model:
         pair = Pair.of(model, model, layout_of(model))
         groups = [space for space in pair.spaces if space.exchange and len(space.tracks) == 1]
         heads = [space for space in pair.spaces if len(space.tracks) == 2]
+        before = {}
         for name, spaces, dtype in (
             ("legal, fp32", pair.spaces, torch.float32),
-            ("legal, fp64", pair.spaces, torch.float64),
             ("across groups", [replace(space, cells=(space.size,), exchange=False) for space in groups], torch.float32),
             ("across heads", [replace(space, cells=(space.size,), exchange=False) for space in heads], torch.float32),
+            ("queries apart", [queries_apart(space) for space in heads if space.name.startswith(VAE)], torch.float32),
+            ("legal, fp64", pair.spaces, torch.float64),
         ):
             order = Permutation.random(spaces, torch.Generator().manual_seed(1))
-            as_it_is = pair.permuted(Permutation(()))
-            before, after = (responses(streamed_networks(m, dtype=dtype)) for m in (as_it_is, pair.permuted(order)))
-            changed = {part: f"{difference({part: before[part]}, after):.1e}" for part in before}
+            if dtype not in before:
+                before = {dtype: responses(streamed_networks(pair.permuted(Permutation(())), dtype=dtype, vae=True))}
+            after = responses(streamed_networks(pair.permuted(order), dtype=dtype, vae=True))
+            changed = {part: f"{difference({part: before[dtype][part]}, after):.1e}" for part in after}
             print(f"{name}: {changed}", flush=True)
+
+
+def queries_apart(space: Space) -> Space:
+    """An attention of a VAE whose queries come into another order than its keys."""
+    inside, outside = space.tracks
+    queries = tuple(axis for axis in inside if ".q." in axis.key)
+    return replace(space, tracks=(queries, tuple(axis for axis in inside if axis not in queries), outside))
 
 
 def measure(name: str, arguments: list[str], cache: Path, cores: int) -> None:

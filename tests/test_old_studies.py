@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from bayes_merger import demo
+from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.merging.rebasin.aligning import Pair
+from bayes_merger.merging.rebasin.permutation import Permutation
+from bayes_merger.merging.rebasin.spaces import Layout
 from tests.user_folder import command
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -113,6 +119,40 @@ def test_an_old_recipe_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     result = command(tmp_path, "merge", "recipe.json", "--out", "again.safetensors")
     assert result.returncode == 0, result.stderr
     assert sha256(tmp_path / "again.safetensors") == expected(name)["sha256"]
+
+
+def test_a_recipe_of_before_vaes_were_put_in_order_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_backwards(tmp_path / "lost.safetensors")
+    (tmp_path / "a.safetensors").symlink_to(demo.MODELS / "a.safetensors")
+    shutil.copyfile(GOLDEN / "rebasin" / "recipe.json", tmp_path / "recipe.json")
+    result = command(tmp_path, "merge", "recipe.json", "--out", "again.safetensors")
+    assert result.returncode == 0, result.stderr
+    assert "lost.safetensors: 11,500 of its 11,648 neurons (99%) change places" in result.stderr
+    assert sha256(tmp_path / "again.safetensors") == "798c1845dac4ed96a880bebbb74df75a3d7d869ce5f31221b2bde91d804a8af2"
+
+
+def write_backwards(path: Path) -> None:
+    """The demo's B with its neurons backwards in each cell, but for its VAE's."""
+    layout = Layout(8, {32: 1, 64: 2, 72: 2}, {24: 4})
+    with open_checkpoint(demo.MODELS / "b.safetensors") as model:
+        pair = Pair.of(model, model, layout)
+        orders = {
+            space.name: [torch.cat([cell.flip(0) for cell in torch.arange(space.size).split(space.cells)])]
+            * len(space.tracks)
+            for space in pair.spaces
+        }
+        seen = pair.permuted(Permutation(pair.spaces, orders))
+        save_file({key: seen.tensor(key).contiguous() for key in seen.shapes}, path)
+
+
+def test_a_study_of_before_vaes_were_put_in_order_goes_on(tmp_path: Path) -> None:
+    put_study("rebasin", tmp_path)
+    result = command(tmp_path, "resume", "rebasin", "n_iters=1")
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads(command(tmp_path, "show", "rebasin", "--json").stdout)["trials_list"]) == 3
+    made = command(tmp_path, "merge", "rebasin", "--trial", "1", "--out", "b.safetensors")
+    assert made.returncode == 0, made.stderr
+    assert "its 11,648 neurons are in the order of those of a.safetensors already" in made.stderr
 
 
 @pytest.mark.parametrize("what", BY_HAND)

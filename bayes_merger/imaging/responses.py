@@ -11,14 +11,15 @@ from torch import Tensor
 _SIDE = 16  # of the latents: all levels of a U-Net see more than one position, and a full-size one answers in seconds
 _TIMES = (10, 300, 700, 990)
 _TOKENS = 77
+_PICTURE = 64  # of the VAE's, a side: its latents have 8
 
 
 @torch.no_grad()
 def responses(networks: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The answer of the U-Net and of every text encoder, by diffusers' names of the parts.
+    """The answer of the U-Net, of every text encoder, and of both halves of the VAE, by diffusers' names of the parts.
 
-    The U-Net sees noise at four times and random words; the text encoders random tokens. The random numbers are the
-    same in every call.
+    The U-Net sees noise at four times and random words; the text encoders random tokens; the VAE a picture of noise,
+    and noise for latents. The random numbers are the same in every call.
 
     Args:
         networks: by the same names; on the CPU.
@@ -32,6 +33,13 @@ def responses(networks: Mapping[str, Any]) -> dict[str, Tensor]:
             found[part] = torch.stack([*answer.hidden_states, answer.last_hidden_state])
         elif part == "unet":
             found[part] = network(**_inputs(network, generator)).sample
+        elif part == "vae":
+            config = network.config
+            side = _PICTURE >> len(config.block_out_channels) - 1  # each level but the last halves it
+            picture = torch.rand(1, config.in_channels, _PICTURE, _PICTURE, generator=generator).to(network.dtype)
+            latents = torch.randn(1, config.latent_channels, side, side, generator=generator).to(network.dtype)
+            found["vae encoder"] = network.encode(2 * picture - 1).latent_dist.parameters
+            found["vae decoder"] = network.decode(latents).sample
     return found
 
 

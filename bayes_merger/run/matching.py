@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.naming import VAE
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.answers import Latents, Place, Samples, Watched, watched
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.prompts.networks import network_tags
 from bayes_merger.merging.rebasin.aligning import Pair, Progress
-from bayes_merger.merging.rebasin.matching import match_activations
+from bayes_merger.merging.rebasin.matching import match_activations, match_weights
 from bayes_merger.merging.rebasin.permutation import Permutation
+from bayes_merger.merging.rebasin.spaces import Space
 from bayes_merger.run.draw import check_here, loaded
 from bayes_merger.run.payloads import check_payloads, path_of, resolve_payloads
 from bayes_merger.run.prompt_files import find_files
@@ -32,7 +34,7 @@ def match_drawing(
     progress: Progress | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Permutation:
-    """Draw payloads with both models, one after the other, and match what their neurons answer.
+    """Draw payloads with both models, one after the other, and match what their neurons answer; the VAE's by weights.
 
     What is kept of the answers lies in a folder of its own meanwhile: Stable Diffusion 1.5 needs about 2 GB.
 
@@ -53,13 +55,15 @@ def match_drawing(
     for payload in payloads:
         if any(network_tags(prompt) for prompt in payload.prompts):
             raise ConfigError(f"payload {payload.name}: a prompt names a LoRA, which would change both models")
+    vae = [space for space in pair.spaces if space.name.startswith(VAE)]
+    spaces = [space for space in pair.spaces if space not in vae]
     latents, kept = Latents(), list[Samples]()
     with tempfile.TemporaryDirectory(prefix="bayes-merger-") as folder:
         for model, names in ((pair.a, pair.names_a), (pair.b, pair.names_b)):
             place = Path(folder) / str(len(kept))
             place.mkdir()
             kept.append(Samples(place))
-            _draw(config, model, payloads, _neurons(pair, names), kept[-1], latents, on_step)
+            _draw(config, model, payloads, _neurons(spaces, names), kept[-1], latents, on_step)
             model.release()
             latents.again()
 
@@ -68,7 +72,9 @@ def match_drawing(
             one, other = (samples.count(name) for samples in kept)
             return (kept[0].read(name), kept[1].read(name)) if one and one == other else None
 
-        return match_activations(pair.spaces, answers, progress)
+        drawn = match_activations(spaces, answers, progress)
+    decoding = match_weights(pair.a, pair.b, vae, pair.names_a, pair.names_b)
+    return Permutation(pair.spaces, {**drawn.orders, **decoding.orders})
 
 
 def _draw(
@@ -90,13 +96,13 @@ def _draw(
         drawer.draw(payloads)
 
 
-def _neurons(pair: Pair, names: Mapping[str, str]) -> dict[str, Watched]:
+def _neurons(spaces: Iterable[Space], names: Mapping[str, str]) -> dict[str, Watched]:
     """The neurons of every track, and where one of the models has them."""
     return {
         _name(space.name, number): Watched(
             space.size, [Place(names[axis.key], axis.dim, axis.offset) for axis in track if axis.key in names]
         )
-        for space in pair.spaces
+        for space in spaces
         for number, track in enumerate(space.tracks)
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.naming import VAE
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import TensorEntry, check_out, write_checkpoint
 from bayes_merger.errors import CheckpointError
@@ -148,16 +149,17 @@ def find_orders(
 
 
 def orders_kept(settings: Mapping[str, Any], models: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """Those settings of a run that say whose order models take, with the hashes by which each process recalls them.
+    """Those settings of a run that say whose order models take, with layouts and the hashes by which each process
+    recalls them.
 
     Args:
         settings: of the run, as plain data.
         models: of its merges, by name.
     """
-    found = {name: model.find() for name, model in models.items() if isinstance(model, AlignedModel)}
+    found = {name: model.said() for name, model in models.items() if isinstance(model, AlignedModel)}
     recipe = settings["recipe"]
     orders = {
-        name: {**as_table(f"rebasin.{name}", told), "sha256": found[name].permutation.sha256}
+        name: {**as_table(f"rebasin.{name}", told), **{key: found[name][key] for key in ("layout", "sha256")}}
         for name, told in ((recipe or settings).get("rebasin") or {}).items()
         if name in found
     }
@@ -178,6 +180,8 @@ def _verified(pair: Pair, by: str, found: Found, config: Path | None) -> Found:
 def verify(model: Checkpoint, permuted: Permuted, config: Path | None = None) -> float:
     """Compare what a model's networks answer to fixed inputs with the answers of the permuted ones, in fp32.
 
+    The VAE is asked only where its neurons move: elsewhere it need not be whole.
+
     Returns:
         The largest difference, relative to the largest number of an answer.
 
@@ -188,7 +192,8 @@ def verify(model: Checkpoint, permuted: Permuted, config: Path | None = None) ->
     from bayes_merger.imaging.responses import difference, responses
 
     as_it_is = Permuted(model, Permutation(()), {})  # out of memory as soon as it is read
-    before, after = (responses(streamed_networks(one, config)) for one in (as_it_is, permuted))
+    vae = permuted.permutation.moved(VAE) > 0
+    before, after = (responses(streamed_networks(one, config, vae=vae)) for one in (as_it_is, permuted))
     found = difference(before, after)
     if not found <= TOLERANCE:  # NaN is not
         raise CheckpointError(

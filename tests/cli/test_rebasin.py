@@ -23,6 +23,7 @@ def data_of(file: Path) -> bytes:
     return whole[8 + int.from_bytes(whole[:8], "little") :]
 
 
+QUERIES = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
 MIDDLE = "model.diffusion_model.middle_block.0.in_layers.2.weight"
 
 
@@ -35,7 +36,7 @@ def test_it_says_how_much_moved_and_that_nothing_is_to_be_gained(
     assert capsys.readouterr().out.endswith(", then 1.0000\nnothing was written\n")
     assert main(["rebasin", str(tiny_a), str(lost), "--out", str(out), *config]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"B: {order.moved():,} of its 3,")
+    assert first.startswith(f"B: {order.moved():,} of its 4,560 ")
     assert first.endswith(", then 1.0000")
     assert second == f"wrote {out}; it draws what B draws"
     assert "--overwrite" in refused(capsys, "rebasin", str(tiny_a), str(lost), "--out", str(out), *config)
@@ -43,7 +44,7 @@ def test_it_says_how_much_moved_and_that_nothing_is_to_be_gained(
     assert data_of(out) == data_of(tiny_a)
     assert main(["rebasin", str(tiny_a), str(out), "--out", str(tmp_path / "no.safetensors"), *config]) == 0
     said, nothing = capsys.readouterr().out.splitlines()
-    assert said.startswith("B: its 3,")
+    assert said.startswith("B: its 4,560 ")
     assert said.endswith("in the order of those of A already (likeness of the weights 1.0000); nothing is to be gained")
     assert nothing == "nothing was written"
     assert not (tmp_path / "no.safetensors").exists()
@@ -78,6 +79,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_a: Path) -> Path:
     first = "model.diffusion_model.input_blocks.0.0.weight"
     save_file(tensors | {first: torch.ones(8, 9, 3, 3).half()}, folder / "inpainting.safetensors")
     save_file({key: t for key, t in tensors.items() if "middle_block" not in key}, folder / "part.safetensors")
+    save_file({key: t for key, t in tensors.items() if key != QUERIES}, folder / "without.safetensors")
     save_file(tensors | {MIDDLE: torch.full_like(tensors[MIDDLE], torch.nan)}, folder / "nan.safetensors")
     save_file(tensors | {MIDDLE: tensors[MIDDLE].float().sign() * 3e38}, folder / "large.safetensors")
     (folder / "text.safetensors").write_text("no model")
@@ -88,6 +90,10 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_a: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        (
+            "without",
+            f"without.safetensors: lacks the tensor '{QUERIES}', without which it does not work; give a whole model",
+        ),
         ("none", "there is no such file"),
         ("text", "text.safetensors"),
         ("lora", "lora.safetensors: a LoRA, which has no neurons of its own; give a whole checkpoint"),
@@ -194,7 +200,7 @@ def test_by_activations_a_scrambled_model_comes_back_and_merges_recall_it(
     assert all(torch.equal(found[key], tensor) for key, tensor in a.items())
     capsys.readouterr()
     assert main(merge) == 0
-    assert "note: lost.safetensors: 3," in capsys.readouterr().err
+    assert "note: lost.safetensors: 4,162 of its 4,560 neurons" in capsys.readouterr().err
     merged = load_file("merged.safetensors")
     assert all(torch.equal(merged[key], tensor) for key, tensor in a.items() if key in merged)
     assert main(["plan", *merge[1:-2]]) == 0
@@ -219,11 +225,11 @@ def test_a_run_finds_an_order_by_activations_and_a_grid_the_same(
 
     grid = command(folder, "xy", *models(folder / "lost.safetensors"), *drawing, "x=alpha=0.25,1", "--out", "grid")
     assert grid.returncode == 0, grid.stderr
-    assert "note: lost.safetensors: 3," in grid.stderr
+    assert "note: lost.safetensors: 4,162 of its 4,560 neurons" in grid.stderr
     pictures = {Image.open(path).tobytes() for path in (folder / "grid" / "pictures").rglob("*.png")}
     assert len(pictures) == 2  # of one payload, for both cells: B is A in A's order
     search(folder, "apart", tiny_a, *models(tiny_b)[1:], *drawing[1:])
-    assert "b.safetensors: 3," in (folder / "runs" / "apart" / "log.txt").read_text()
+    assert "of its 4,560 neurons" in (folder / "runs" / "apart" / "log.txt").read_text()
     stored = command(folder, "resume", "apart", "n_iters=1")
     assert stored.returncode == 0, stored.stderr
     for file in (cache / "orders").iterdir():

@@ -1,6 +1,6 @@
 """What diffusers calls the tensors of a model, and what single files call them."""
 
-from bayes_merger.checkpoints.naming.counterpart import UNET, VAE, Counterpart
+from bayes_merger.checkpoints.naming.counterpart import UNET, VAE, Counterpart, squeezed
 from bayes_merger.checkpoints.naming.naming import INDEX, PARTS, Naming, Shapes
 from bayes_merger.checkpoints.naming.prefixes import NETWORK, canonical_keys
 from bayes_merger.checkpoints.naming.texts import OPEN_CLIP, OPEN_CLIP_EDGES, encoder_names, with_text_model
@@ -25,5 +25,6 @@ __all__ = [
     "canonical_keys",
     "encoder_names",
     "layers_in",
+    "squeezed",
     "with_text_model",
 ]

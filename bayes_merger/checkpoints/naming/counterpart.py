@@ -62,6 +62,11 @@ class Counterpart:
         return first
 
 
+def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the 1x1 of a convolution, which some files have dropped from the VAE's attention."""
+    return shape[:2] if shape[2:] == (1, 1) else shape
+
+
 def numbers_in(pattern: str, names: Collection[str]) -> set[tuple[int, int]]:
     """The two numbers in all names that begin like this."""
     matches = (re.match(pattern, name) for name in names)

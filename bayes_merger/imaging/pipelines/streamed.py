@@ -25,7 +25,7 @@ _Read = Callable[[], Tensor]
 
 
 def streamed_networks(
-    model: Checkpoint, config: Path | None = None, dtype: torch.dtype = torch.float32
+    model: Checkpoint, config: Path | None = None, dtype: torch.dtype = torch.float32, *, vae: bool = False
 ) -> dict[str, Module]:
     """The U-Net or transformer and the text encoders that a model has, by diffusers' names; it must stay open.
 
@@ -33,6 +33,7 @@ def streamed_networks(
         model: where the weights are read, again in each call of a network.
         config: a diffusers folder with its settings, for a model of unusual size.
         dtype: what its weights are computed in.
+        vae: whether its VAE is wanted, too, which is then whole.
 
     Raises:
         CheckpointError: the model lacks tensors, or does not fit the config.
@@ -42,7 +43,7 @@ def streamed_networks(
     networks = {
         part: Module.to(network, dtype).eval()  # diffusers' own warns of layers that it keeps in fp32
         for part, network in empty_networks(settings_for(config, name, source.shapes, model.metadata)).items()
-        if part != "vae"
+        if vae or part != "vae"
     }
     expected = homes({part: state_of(network) for part, network in networks.items()})
     places = places_of(expected, name, [source])

@@ -15,7 +15,7 @@ from bayes_merger.atomic import folder_atomically, sweep_folders
 from bayes_merger.checkpoints.checkpoint import Checkpoint, check_all_unchanged
 from bayes_merger.checkpoints.config_trees import Settings, check_inside, clip_pads, read_inside, settings_for
 from bayes_merger.checkpoints.empty_networks import empty_networks
-from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming, canonical_keys, with_text_model
+from bayes_merger.checkpoints.naming import INDEX, PARTS, Counterpart, Naming, canonical_keys, squeezed, with_text_model
 from bayes_merger.checkpoints.prediction import prediction_metadata
 from bayes_merger.checkpoints.tokenizer import build_tokenizer, write_tokenizer
 from bayes_merger.checkpoints.writing import TensorEntry, write_checkpoint
@@ -189,7 +189,7 @@ def _entries(
         stack = found.stack or (name,)
         whole = found.shape([state[other] for other in stack])
         item = items.get(key)
-        if item is None or _squeezed(item.shape) != _squeezed(whole):
+        if item is None or squeezed(item.shape) != squeezed(whole):
             have = "no such tensor" if item is None else f"shape {list(item.shape)}"
             raise CheckpointError(f"{part}'s {name} is {list(shape)} in {tree} and the merge has {have}; "
                                   "give --config FOLDER, a diffusers config tree for this model")  # fmt: skip
@@ -198,11 +198,6 @@ def _entries(
         full = with_text_model(name) if part.startswith("text_encoder") else name
         begin = sum(state[other][0] for other in stack[: stack.index(name)]) if found.stack else 0
         yield TensorEntry(full, shape, item.dtype, made.maker_of(item, found, shape, begin))
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the 1x1 of the VAE's attention, which some files have dropped."""
-    return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 class _Stacks:

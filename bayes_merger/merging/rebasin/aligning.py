@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.config_trees import settings_for
 from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.checkpoints.kinds import REFINER, SD1, SD2, SDXL, SSD_1B, VEGA, describe_input
-from bayes_merger.checkpoints.naming import canonical_keys
+from bayes_merger.checkpoints.naming import VAE, Naming, canonical_keys, squeezed
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging.models.lora import is_lora
+from bayes_merger.merging.models.vae import vae_keys
 from bayes_merger.merging.rebasin.found import Found, recall, remember, subject
 from bayes_merger.merging.rebasin.matching import likeness, match_weights
 from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
 from bayes_merger.merging.rebasin.settings import WEIGHTS
-from bayes_merger.merging.rebasin.spaces import Layout, Space
+from bayes_merger.merging.rebasin.spaces import Layout, Shapes, Space
 from bayes_merger.merging.rebasin.topology import spaces_of
 
 KINDS = (SD1, SD2, SDXL, REFINER, SSD_1B, VEGA)
@@ -35,7 +37,7 @@ class Pair:
     Attributes:
         a: the model to be like.
         b: the model to permute.
-        layout: of both.
+        layout: of both; without a VAE's where one has none, or another.
         spaces: of both.
         names_a: canonical key to A's own.
         names_b: canonical key to B's own.
@@ -57,8 +59,11 @@ class Pair:
             ConfigError: the layout does not fit the models.
         """
         check_alike(a, b)
+        shapes = _shapes(b)
+        if _vae_shapes(_shapes(a)) != _vae_shapes(shapes):
+            layout = replace(layout, vae_groups=0)
         with _unusual(b):
-            spaces = spaces_of(_shapes(b), layout)
+            spaces = spaces_of(shapes, layout)
         return cls(a, b, layout, spaces, _own_keys(a), _own_keys(b))
 
     def subject(self, by: str) -> str:
@@ -111,27 +116,53 @@ class Pair:
 def layout_of(model: Checkpoint, config: Path | None = None) -> Layout:
     """What the shapes of a model do not say: that of its architecture, or of its own diffusers folder.
 
+    A VAE that is not as the settings say, or not whole, stays in its order.
+
     Raises:
         CheckpointError: a model that has no known neurons.
         ConfigError: the settings do not fit the model.
     """
     check_known(model)
-    settings = settings_for(config, model.architecture.name, _shapes(model), model.metadata)
+    shapes = _shapes(model)
+    networks = empty_networks(settings_for(config, model.architecture.name, shapes, model.metadata))
     with _unusual(model):
-        return Layout.of(empty_networks(settings))
+        layout = Layout.of(networks)
+    return layout if _is_vae(networks.get("vae"), _vae_shapes(shapes)) else replace(layout, vae_groups=0)
+
+
+def _is_vae(network: Any, shapes: Shapes) -> bool:
+    """Whether tensors are exactly those of a network."""
+    if network is None:
+        return False
+    state = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    naming = Naming.of_vae(state, VAE)
+    try:
+        found = {name: naming.counterpart("vae", name) for name in state}
+    except CheckpointError:  # blocks that no model has, which a folder may say
+        return False
+    return shapes == {one.key: squeezed(one.shape([state[name]])) for name, one in found.items() if one is not None}
+
+
+def _vae_shapes(shapes: Shapes) -> Shapes:
+    """Those of the VAE."""
+    return {key: squeezed(shapes[key]) for key in vae_keys(shapes)}
 
 
 @contextmanager
 def _unusual(model: Checkpoint) -> Iterator[None]:
     try:
         yield
+    except KeyError as error:
+        raise CheckpointError(
+            f"{model.path}: lacks the tensor '{error.args[0]}', without which it does not work; give a whole model"
+        ) from error
     except ValueError as error:
         raise ConfigError(
             f"{model.path}: {error}; give the diffusers folder with the settings of this model as its config"
         ) from error
 
 
-def _shapes(model: Checkpoint) -> dict[str, tuple[int, ...]]:
+def _shapes(model: Checkpoint) -> Shapes:
     return {key: model.shapes[own] for key, own in _own_keys(model).items()}
 
 
@@ -164,14 +195,13 @@ def check_alike(a: Checkpoint, b: Checkpoint) -> None:
         )
     own_a, own_b = _own_keys(a), _own_keys(b)
     for key, own in own_b.items():
-        if key in own_a and a.shapes[own_a[key]] != b.shapes[own] and not key.startswith(_VAE):
+        if key.startswith(VAE) or key not in own_a:
+            continue
+        if squeezed(a.shapes[own_a[key]]) != squeezed(b.shapes[own]):
             raise CheckpointError(
                 f"{b.path}: '{own}' is {list(b.shapes[own])}, in {a.path.name} it is {list(a.shapes[own_a[key]])}; "
                 "give two models of one size"
             )
-
-
-_VAE = "first_stage_model."
 
 
 def _own_keys(model: Checkpoint) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,15 @@ class AlignedModel(ModelView):
         self.reordered = True
         self.is_new = "layout" not in alike
         self.config = user_path(alike["config"]) if alike.get("config") else None
-        layout = layout_of(model, self.config) if self.is_new else _read_layout(model, alike["layout"])
-        self.pair = Pair.of(like, model, layout)
+        self.pair = Pair.of(like, model, self._layout())
         self._read_part = None  # a part of a tensor comes from all over it
+
+    def _layout(self) -> Layout:
+        if not self.is_new:
+            return _read_layout(self.original, self._alike["layout"])
+        layout = layout_of(self.original, self.config)
+        # settings that have a hash and no layout are of a study of before VAEs were put in order
+        return replace(layout, vae_groups=0) if self._alike["sha256"] else layout
 
     @property
     def is_found(self) -> bool:

@@ -97,13 +97,16 @@ class Permutation:
             if not all(torch.equal(source, wanted) for source in sources):
                 raise ValueError(f"{space.name}: neurons leave their cells")
 
-    def moved(self) -> int:
-        """How many neurons are not where they were, those of an attention counted in both tracks."""
+    def moved(self, start: str = "") -> int:
+        """How many neurons are not where they were, those of an attention counted in both tracks.
+
+        Args:
+            start: of the names of the spaces that count.
+        """
         import torch
 
-        return sum(
-            int((order != torch.arange(len(order))).sum()) for orders in self.orders.values() for order in orders
-        )
+        counted = (orders for name, orders in self.orders.items() if name.startswith(start))
+        return sum(int((order != torch.arange(len(order))).sum()) for orders in counted for order in orders)
 
     def total(self) -> int:
         """How many there are."""

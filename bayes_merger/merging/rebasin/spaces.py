@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_VAE_GROUPS = "vae_groups"
+
 
 class Axis(NamedTuple):
     """Where a tensor has the neurons of a space.
@@ -64,11 +66,14 @@ class Layout:
         groups: of its GroupNorms.
         heads: width of an attention -> its heads.
         text_heads: width of a text encoder -> its heads.
+        vae_groups: of the GroupNorms of its VAE; 0 where the VAE stays in its order, as it does in recipes of before
+            there were its spaces.
     """
 
     groups: int
     heads: Mapping[int, int]
     text_heads: Mapping[int, int]
+    vae_groups: int = 0
 
     @classmethod
     def of(cls, networks: Mapping[str, Any]) -> Layout:
@@ -88,13 +93,16 @@ class Layout:
             unet.norm_num_groups,
             dict(heads),
             {text.hidden_size: text.num_attention_heads for text in texts},
+            networks["vae"].config.norm_num_groups if "vae" in networks else 0,
         )
 
     def data(self) -> dict[str, Any]:
         """As plain data, which `read` reads."""
         tables = {"heads": self.heads, "text_heads": self.text_heads}
-        return {"groups": self.groups} | {
-            name: {str(width): count for width, count in table.items()} for name, table in tables.items()
+        return {
+            "groups": self.groups,
+            **{name: {str(width): count for width, count in table.items()} for name, table in tables.items()},
+            **({_VAE_GROUPS: self.vae_groups} if self.vae_groups else {}),
         }
 
     @classmethod
@@ -104,20 +112,21 @@ class Layout:
         Raises:
             ValueError: it has another form.
         """
-        if not isinstance(data, Mapping) or set(data) != {"groups", "heads", "text_heads"}:
-            raise ValueError("its layout is not a table of groups, heads and text_heads")
+        if not isinstance(data, Mapping) or {*data} - {_VAE_GROUPS} != {"groups", "heads", "text_heads"}:
+            raise ValueError("its layout is not a table of groups, heads, text_heads and vae_groups")
         heads, text_heads = data["heads"], data["text_heads"]
         tables = [table for table in (heads, text_heads) if isinstance(table, Mapping)]
-        counts = [data["groups"], *(count for table in tables for count in table.values())]
+        counts = [data["groups"], data.get(_VAE_GROUPS, 1), *(count for table in tables for count in table.values())]
         if len(tables) < 2 or not all(type(count) is int and count > 0 for count in counts):
             raise ValueError("its layout has no whole numbers of groups and heads")
         if not all(isinstance(width, str) and width.isascii() and width.isdecimal() for t in tables for width in t):
             raise ValueError("its layout has a width that is no whole number")
-        return cls(data["groups"], *({int(width): count for width, count in table.items()} for table in tables))
+        both = [{int(width): count for width, count in table.items()} for table in tables]
+        return cls(data["groups"], both[0], both[1], data.get(_VAE_GROUPS, 0))
 
 
 class Tensors:
-    """The tensors of a network by the layers that have them."""
+    """The tensors of a network by the layers that have them; one that is not there is a `KeyError`."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
@@ -130,14 +139,24 @@ class Tensors:
         """The rows of a layer."""
         return self.shapes[f"{layer}.weight"][0]
 
+    def axis(self, key: str, dim: int, offset: int = 0) -> Axis:
+        """Where a tensor has neurons."""
+        if key not in self.shapes:
+            raise KeyError(key)
+        return Axis(key, dim, offset)
+
     def rows(self, *layers: str, offset: int = 0) -> tuple[Axis, ...]:
         """Where layers, or norms, write neurons: rows and biases."""
-        keys = (f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias"))
-        return tuple(Axis(key, 0, offset) for key in keys if key in self.shapes)
+        found = []
+        for layer in layers:
+            found.append(self.axis(f"{layer}.weight", 0, offset))
+            if f"{layer}.bias" in self.shapes:
+                found.append(self.axis(f"{layer}.bias", 0, offset))
+        return tuple(found)
 
     def columns(self, *layers: str, offset: int = 0) -> tuple[Axis, ...]:
         """Where layers read neurons."""
-        return tuple(Axis(f"{layer}.weight", 1, offset) for layer in layers)
+        return tuple(self.axis(f"{layer}.weight", 1, offset) for layer in layers)
 
     def numbers(self, start: str) -> list[int]:
         """The numbers that follow this start of a name, in order."""

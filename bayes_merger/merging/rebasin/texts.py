@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from bayes_merger.merging.rebasin.spaces import Axis, Space, Tensors, attention
+from bayes_merger.merging.rebasin.spaces import Space, Tensors, attention
 
 _LAYER = re.compile(
     r"(?P<clip>.*\bencoder\.layers\.\d+)\.mlp\.fc1\.weight|(?P<open>.*\bresblocks\.\d+)\.mlp\.c_fc\.weight"
@@ -21,6 +21,7 @@ def text_spaces(tensors: Tensors, heads: Mapping[int, int]) -> Iterator[Space]:
 
     Raises:
         ValueError: the heads do not fit, or are not known.
+        KeyError: a tensor is missing.
     """
     for key in tensors.shapes:
         found = _LAYER.fullmatch(key)
@@ -44,6 +45,6 @@ def _attention(tensors: Tensors, layer: str, heads: int, width: int, *, is_open:
             name, heads, width, inside, tensors.rows(f"{name}.v_proj") + tensors.columns(f"{name}.out_proj")
         )
     name = f"{layer}.attn"  # queries, keys and values are stacked
-    queries, keys, values = ([Axis(f"{name}.in_proj_{leaf}", 0, part * width) for leaf in ("weight", "bias")]
+    queries, keys, values = ([tensors.axis(f"{name}.in_proj_{leaf}", 0, part * width) for leaf in ("weight", "bias")]
                              for part in range(3))  # fmt: skip
     return attention(name, heads, width, queries + keys, (*values, *tensors.columns(f"{name}.out_proj")))

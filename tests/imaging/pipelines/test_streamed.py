@@ -21,7 +21,7 @@ from tests.merging.rebasin.models import FAMILIES, loaded
 def test_they_answer_bit_for_bit_what_loaded_ones_do_with_one_layer_in_memory(tmp_path: Path, family: str) -> None:
     config = write_folder(tmp_path / "config", family)
     with open_checkpoint(write_file(tmp_path / "model.safetensors", family)) as model:
-        networks = streamed_networks(model, config)
+        networks = streamed_networks(model, config, vae=True)
         held = 0
 
         def look(layer: torch.nn.Module, inputs: Any) -> None:
@@ -50,6 +50,14 @@ def test_a_tensor_that_is_missing_is_one_line_and_one_that_is_read_from_outside_
     from safetensors.torch import save_file
 
     save_file(cut, tmp_path / "cut.safetensors")
+    half = {key: t for key, t in cut.items() if not key.startswith("first_stage_model.encoder.")}
+    save_file(half | {"model.diffusion_model.time_embed.2.bias": torch.zeros(32)}, tmp_path / "half.safetensors")
+    with open_checkpoint(tmp_path / "half.safetensors") as model:
+        assert set(streamed_networks(model, config)) == {"unet", "text_encoder"}
+        with pytest.raises(
+            CheckpointError, match=r"half\.safetensors: \d+ of \d+ tensors are missing, first .*encoder"
+        ):
+            streamed_networks(model, config, vae=True)
     with (
         open_checkpoint(tmp_path / "cut.safetensors") as model,
         pytest.raises(CheckpointError, match=r"cut\.safetensors: 1 of \d+ tensors are missing"),

@@ -8,14 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
-from bayes_merger.checkpoints.config_trees import settings_for
-from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.checkpoints.naming import canonical_keys
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.imaging.pipelines.loading import LoadedModel, load_model
+from bayes_merger.merging.rebasin.aligning import Pair, layout_of
 from bayes_merger.merging.rebasin.permutation import Permutation, Permuted
-from bayes_merger.merging.rebasin.spaces import Layout, Space
-from bayes_merger.merging.rebasin.topology import spaces_of
+from bayes_merger.merging.rebasin.spaces import Space
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 
@@ -27,10 +25,7 @@ def own_keys(model: Checkpoint) -> dict[str, str]:
 
 def spaces(model: Checkpoint, config: Path) -> tuple[Space, ...]:
     """Those of a model with such a config."""
-    shapes = {key: model.shapes[own] for key, own in own_keys(model).items()}
-    return spaces_of(
-        shapes, Layout.of(empty_networks(settings_for(config, model.architecture.name, shapes, model.metadata)))
-    )
+    return Pair.of(model, model, layout_of(model, config)).spaces
 
 
 def permuted(model: Checkpoint, permutation: Permutation) -> Permuted:

@@ -21,6 +21,7 @@ from tests.folders import write_file
 from tests.merging.rebasin.models import scrambled
 from tests.sidecars import measured
 
+LAYOUT = {"groups": 8, "heads": {"8": 2, "16": 2, "24": 2}, "text_heads": {"8": 2}}
 WEIGHTS = {"alpha": dict.fromkeys(SD1.blocks, 0.3)}
 
 
@@ -118,10 +119,22 @@ def test_activations_of_the_model_in_its_own_order_are_refused(
         ({"b": "c"}, "rebasin.b: 'c' is no model that keeps its order; give one of a"),
         ({"b": "b"}, "rebasin.b: 'b' is no model that keeps its order; give one of a"),
         ({"a": "b", "b": "a"}, "rebasin.a: 'b' is no model that keeps its order"),
-        ({"b": {"to": "a", "layout": [1]}}, "its layout is not a table of groups, heads and text_heads"),
+        ({"b": {"to": "a", "layout": [1]}}, "its layout is not a table of groups, heads, text_heads and vae_groups"),
         ({"b": {"to": "a", "layout": {"groups": 0, "heads": {}, "text_heads": {}}}}, "no whole numbers of groups"),
         ({"b": {"to": "a", "layout": {"groups": 4, "heads": {"x": 1}, "text_heads": {}}}}, "a width that is no whole"),
         ({"b": {"to": "a", "layout": {"groups": 3, "heads": {}, "text_heads": {}}}}, "which is none of"),
+        *(
+            ({"b": {"to": "a", "layout": LAYOUT | {"vae_groups": groups}}}, "no whole numbers of groups and heads")
+            for groups in (0, -8, True, 8.0, "8", None, [8])
+        ),
+        (
+            {"b": {"to": "a", "layout": LAYOUT | {"vae_groups": 7}}},
+            "has 8 channels, which 7 groups or heads do not divide",
+        ),
+        (
+            {"b": {"to": "a", "layout": LAYOUT | {"vae": 8}}},
+            "its layout is not a table of groups, heads, text_heads and",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_one_line(files: Mapping[str, str], given: Any, said: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.naming import VAE
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.demo import config_dir, model_path
 from bayes_merger.imaging.pipelines.streamed import streamed_networks
@@ -26,18 +27,25 @@ def kind(space: Space) -> str:
 
 
 def answers(model: Checkpoint, config: Path, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    return responses(streamed_networks(model, config, dtype))
+    return responses(streamed_networks(model, config, dtype, vae=True))
 
 
-def share_moved(model: Checkpoint, seen: Checkpoint) -> float:
-    """Of all numbers of the U-Net and the text encoders, those that are not where they were."""
-    keys = [own for key, own in own_keys(model).items() if not key.startswith("first_stage_model.")]
+def share_moved(model: Checkpoint, seen: Checkpoint, start: str = "") -> float:
+    """Of all numbers of tensors whose names begin so, those that are not where they were."""
+    keys = [own for key, own in own_keys(model).items() if key.startswith(start)]
     moved = sum(int((model.tensor(key) != seen.tensor(key)).sum()) for key in keys)
     return moved / sum(model.tensor(key).numel() for key in keys)
 
 
+def queries_apart(space: Space) -> Space:
+    """An attention whose queries come into another order than its keys."""
+    inside, outside = space.tracks
+    queries = tuple(axis for axis in inside if ".q." in axis.key)
+    return replace(space, tracks=(queries, tuple(axis for axis in inside if axis not in queries), outside))
+
+
 @pytest.mark.sampled(1)
-@pytest.mark.parametrize("family", [*FAMILIES, "demo"])
+@pytest.mark.parametrize("family", ["demo", *FAMILIES])
 def test_legal_orders_change_no_answer_and_others_do(tmp_path: Path, family: str) -> None:
     is_demo = family == "demo"
     config = config_dir() if is_demo else write_folder(tmp_path / "config", family)
@@ -54,13 +62,19 @@ def test_legal_orders_change_no_answer_and_others_do(tmp_path: Path, family: str
         assert order.moved() > 0.9 * order.total()
         seen, exact = permuted(model, order), torch.float64
         assert difference(answers(model, config, exact), answers(seen, config, exact)) < 1e-12
-        assert share_moved(model, seen) > 0.5
+        assert min(share_moved(model, seen), share_moved(model, seen, VAE)) > 0.5
 
-        for broken in ("groups", "heads", "stream"):
+        halves = {part for part in before if part.startswith("vae ")}
+        assert len(halves) == 2
+        for broken, parts in (("groups", {"unet", *halves}), ("heads", {*before} - halves), ("stream", {"unet"})):
             across = tuple(replace(space, cells=(space.size,), exchange=False) for space in kinds[broken])
             after = answers(permuted(model, randomly(model, across)), config)
-            for part in before if broken == "heads" else ["unet"]:
+            for part in parts:
                 assert difference({part: before[part]}, after) > 1e-2, (broken, part)
+        apart = tuple(queries_apart(space) for space in kinds["heads"] if space.name.startswith(VAE))
+        after = answers(permuted(model, randomly(model, apart)), config)
+        for part in halves:  # of one head, so that no order is across heads
+            assert difference({part: before[part]}, after) > 1e-2, part
 
 
 def test_tensors_side_by_side_and_halves_move_where_they_are() -> None:
