@@ -135,7 +135,9 @@ class Recording:
                 self._last = given, given._version, sums
             found += self._last[2]
         if guided:
-            found.append(self._response(answer, channels))
+            response, places = self._response(answer, channels), answer.numel() // answer.shape[channels]
+            fed = given.numel() // given.shape[channels]  # which is what is counted; of stride 2 four times the answers
+            found.append(response if places == fed else response * (fed / places))
         return found
 
     def _sizes(self, given: Tensor, channels: int) -> Tensor:
@@ -229,7 +231,7 @@ class Recording:
         """Add the squared gradients of one probe."""
         begin = 0 if statistic == "gradient_in" else layer.begin
         self._pending.entries.append(_Entry(layer.key, statistic, begin, len(squares), layer.in_denoiser))
-        self._pending.places.append(_COUNTING.get(statistic, 0))
+        self._pending.places.append(0 if layer.begin else _COUNTING.get(statistic, 0))
         self._pending.sums.append(squares)
 
     def finish(self, layers: Sequence[Layer]) -> None:

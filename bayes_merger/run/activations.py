@@ -101,8 +101,7 @@ def _check(drawer: Drawer, abouts: Sequence[About]) -> None:
 
 def _is_guided(drawer: Drawer, payload: Payload) -> bool:
     """Whether each batch has both halves of guidance."""
-    scales = [payload.cfg_scale, *([payload.hires.cfg_scale] if payload.hires else [])]
-    return drawer.pipeline.architecture.guided and min(scales) > 1
+    return all(drawer.pipeline.guided_passes(payload))
 
 
 def _about(drawer: Drawer, payload: Payload, bands: int, gradients: int) -> About:

@@ -17,6 +17,7 @@ from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging import LivePipeline, Payload, resolve
 from bayes_merger.imaging.activations import Recording, recorded
+from bayes_merger.imaging.gradients import SeenCalls
 from bayes_merger.imaging.layers import Layer, layers_in, layers_of
 
 CONFIGS = Path(empty_networks.__code__.co_filename).parent / "configs"
@@ -218,3 +219,44 @@ def test_gradients_are_those_of_random_probes(pipeline_a: LivePipeline) -> None:
     weight.requires_grad_(False)
     assert found.counts[FIRST]["gradient_n"].tolist() == [1.0, 1.0]
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+class Stacked(torch.nn.Module):
+    """Answers by two layers that a checkpoint has as one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.v = torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(3, 5, bias=False)
+
+    def forward(self, given: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor]:
+        return (torch.cat([self.q(given), self.v(given).square()], -1),)
+
+
+def test_gradients_of_what_is_stacked_in_one_tensor_are_those_of_all_its_rows() -> None:
+    network, time = Stacked(), torch.tensor(900.0)
+    layers = [Layer("x.weight", network.q, True, 0, 7, False), Layer("x.weight", network.v, True, 2, 7, False)]
+    given = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    answer = network(given, time)[0]
+    probe = torch.randn(answer.shape, generator=torch.Generator().manual_seed(0))
+    rows = torch.autograd.grad((answer * probe).sum(), [network.q.weight, network.v.weight])
+    squares = torch.cat(rows).double().square()
+    found, calls = Activations(ABOUT), SeenCalls(1)
+    recording = Recording(found, guided=True, time_unit=1000.0)
+    calls.see(network, (given, time), {})
+    calls.probe(network, layers, recording.see_time, recording.see_gradient)
+    recording.finish(layers)
+    sums = found.sums["x.weight"]
+    assert torch.allclose(sums["gradient_in"][1], squares.mean(0), rtol=1e-5)
+    assert torch.allclose(sums["gradient_out"][1], squares.mean(1), rtol=1e-5)
+    assert found.counts["x.weight"]["gradient_n"].tolist() == [0.0, 1.0]
+
+
+def test_a_negative_prompt_that_is_not_drawn_is_not_measured(pipeline_a: LivePipeline) -> None:
+    found = []
+    for negative in ("", "a large blue cross"):
+        payload = replace(PAYLOADS[0], cfg_scale=1.0, negative_prompts=(negative, negative))
+        with recorded(pipeline_a, ABOUT, guided=False) as activations:
+            pipeline_a.draw([payload])
+        found.append(activations.sums[TEXT]["in_sq"])
+        assert activations.counts[TEXT]["n"].tolist() == [2 * 77.0]
+    assert torch.equal(*found)

@@ -249,14 +249,18 @@ class LivePipeline:
 
     def _told(self, batch: Sequence[Order]) -> list[Told]:
         """What the denoiser is told in each pass over some pictures; after this, the text encoders may leave."""
-        found = []
+        found, guided = [], self.guided_passes(batch[0].payload)
         for number, chunks in enumerate(batch[0].chunks):
             same = [order.passes[number] for order in batch]
             calls = max(one.words.calls for one in same)
             wanted = self._conditioning(same, chunks, calls, negative=False)
-            unwanted = self._conditioning(same, chunks, calls, negative=True)
-            found.append(Told(wanted, unwanted if self.architecture.guided else []))
+            found.append(Told(wanted, self._conditioning(same, chunks, calls, negative=True) if guided[number] else []))
         return found
+
+    def guided_passes(self, payload: Payload) -> list[bool]:
+        """Of each pass over a payload's pictures, whether what is not to be seen is drawn too."""
+        scales = [payload.cfg_scale, *([payload.hires.cfg_scale] if payload.hires else [])]
+        return [self.architecture.guided and scale > 1 for scale in scales]
 
     def _send_encoders(self, device: torch.device | str) -> None:
         """Move the text encoders that leave, as far as they are elsewhere."""
@@ -294,8 +298,7 @@ class LivePipeline:
             if tap is not None:
                 progress.show(partial(believed, tap))
             progress.step(step + 1, pipe.num_timesteps)
-            guided = self.architecture.guided and pipe.do_classifier_free_guidance
-            sides = told.changed(step + 1, guided=guided)
+            sides = told.changed(step + 1)
             return self.architecture.on_the_way(sides, given) if sides else {}
 
         given = told.arguments()
