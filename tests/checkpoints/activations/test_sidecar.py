@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,14 @@ def test_any_program_can_write_a_plain_one(tmp_path: Path) -> None:
         ({"x.weight|n": torch.zeros(2, dtype=torch.float64)}, "was taken over nothing: its count is 0"),
         ({"x.weight|n": torch.tensor([1.0, float("inf")])}, "'x.weight|n' holds NaN or infinity"),
         ({"x.weight|n": torch.tensor([-1.0, 3.0])}, "'x.weight|n' holds -1; statistics"),
+        ({"x.weight|n": torch.full((2,), float("nan"))}, "'x.weight|n' holds NaN or infinity"),
+        ({"x.weight|n": torch.full((2,), 1e308, dtype=torch.float64)}, "'x.weight|n' holds 1e+308, more than fp32"),
         ({"x.weight|n": None}, "lacks its count 'x.weight|n'"),
         ({"x.weight|in_sq": torch.ones(3, 2)}, "is [3, 2] and its count [2], not (2, channels)"),
         ({"x.weight|in_sq": torch.ones(2, 2, dtype=torch.int32)}, "'x.weight|in_sq' is I32; it must be"),
         ({"x.weight|weird": torch.ones(2, 2)}, "'x.weight|weird' is no statistic"),
         ({"x.weight|by_run": torch.ones(2, 2)}, "is [2, 2], and there are 1 runs"),
+        ({"x.weight|by_run": torch.ones(1, 2, dtype=torch.int64)}, "'x.weight|by_run' is I64; it must be"),
         ({"y.weight": torch.ones(2, 2)}, "'y.weight' is no statistic"),
     ],
 )
@@ -75,6 +79,8 @@ def test_bad_statistics_are_refused(tmp_path: Path, change: dict[str, torch.Tens
         ({"model": None}, "no valid 'model'"),
         ({"runs": [{"no": "id"}]}, "runs without an id"),
         ({"runs": "x"}, "no valid 'runs'"),
+        ({"runs": [{"id": "x"}, {"id": "x"}]}, "has a run twice"),
+        ({"runs": [{"id": "x", "seeds": json.loads("[" * 900 + "]" * 900)}]}, "has tables within tables"),
     ],
 )
 def test_a_hostile_header_is_refused(tmp_path: Path, about: dict[str, Any], said: str) -> None:
