@@ -321,9 +321,9 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
     handles = [network.register_forward_pre_hook(see, with_kwargs=True) for see in (recording.see_time, calls.see)]
     for layer in layers:
         handles.append(layer.module.register_forward_hook(_hook(recording, layer)))
-    pipeline.text_encoder_changed()  # what prompts mean is remembered, and the encoders would not be seen
     try:
-        with as_diffusers(network, of=(InPieces,)):  # the others are seen before anything is written over
+        # of lean layers the others are seen before anything is written over
+        with as_diffusers(network, of=(InPieces,)), pipeline.reading_anew():
             yield found
     finally:
         for handle in handles:

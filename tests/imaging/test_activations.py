@@ -161,6 +161,16 @@ def test_layers_that_are_hidden_in_a_compiled_part_are_named(own_pipeline: LiveP
         own_pipeline.draw(PAYLOADS)
 
 
+def test_of_text_encoders_each_picture_counts_however_many_are_in_a_batch(own_pipeline: LivePipeline) -> None:
+    found = []
+    for own_pipeline.max_batch in (2, 1):
+        with recorded(own_pipeline, ABOUT, guided=True) as activations:
+            own_pipeline.draw(PAYLOADS)
+        assert activations.counts[TEXT]["n"].tolist() == [4 * 77.0]
+        found.append(activations.sums[TEXT]["in_sq"])
+    assert torch.allclose(*found, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("steps", "bands", "looked_at"),
     [
