@@ -24,7 +24,7 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS, VAE_FILE, read_settings
-from bayes_merger.merging.saliency.settings import ACT, strengthened
+from bayes_merger.merging.saliency.settings import ACT, STRENGTH, strengthened
 from bayes_merger.paths import user_path
 from bayes_merger.search.space.names import names_of
 
@@ -163,7 +163,8 @@ def adjustments(text: str | None) -> dict[str, dict[str, float]]:
 
 
 def _unknown_setting(key: str, method: str, known: Sequence[str]) -> ConfigError:
-    return ConfigError(f"unknown setting '{key}' of method '{method}'; {nearest(key, known)}")
+    way = "it comes with files, saliency.b=FILE" if key == STRENGTH else nearest(key, known)
+    return ConfigError(f"unknown setting '{key}' of method '{method}'; {way}")
 
 
 def _weights(

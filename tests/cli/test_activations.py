@@ -244,6 +244,10 @@ def test_payloads_with_and_without_guidance_are_not_drawn_into_one_file(
         (["merge", "OUT05.alpha=act:B.act.safetensors"], "OUT05.alpha: a file is for all blocks; give  act.alpha=FILE"),
         (["merge", "alpha=act:nowhere"], "act.alpha: nowhere: cannot be opened"),
         (["merge", "saliency.b=A.act.safetensors"], "saliency.b: A.act.safetensors: measured on another model"),
+        (
+            ["merge", "strength=1"],
+            "unknown setting 'strength' of method 'weighted_sum'; it comes with files, saliency.b=",
+        ),
         (["merge", "saliency=B.act.safetensors", "strength=-1"], "strength of BASE: -1.0 is outside"),
         (["merge", "saliency=B.act.safetensors", "strength=inf"], "strength: weights: 'inf' is not finite"),
         (["run", "alpha=act:B.act.safetensors"], "alpha: in a run it is  act.alpha=B.act.safetensors"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BATCH = 2**20  # numbers that are looked at together
+_OF_A_MODEL = "a model is measured first:  bayes-merger activations MODEL"
 _MOST = 3.4e38  # in fp32, as which they are used and written again
 
 
@@ -136,7 +137,7 @@ class Sidecar:
                 )
             if dtype not in FLOATS:
                 raise CheckpointError(
-                    f"'{printable(key)}' is {dtype}; a saliency is a tensor of floating-point numbers"
+                    f"'{printable(key)}' is {dtype}; a saliency is a tensor of floating-point numbers; {_OF_A_MODEL}"
                 )
         return dict.fromkeys(self._file.keys(), ())
 
@@ -212,6 +213,7 @@ class Sidecar:
         elif not (math.isfinite(low) and math.isfinite(high)):
             raise CheckpointError(f"'{printable(keys[0])}' holds NaN or infinity; measure it again")
         elif low < 0:
-            raise CheckpointError(f"'{printable(keys[0])}' holds {low:g}; statistics and saliencies are not negative")
+            what = f"'{printable(keys[0])}' holds {low:g}; statistics and saliencies are not negative"
+            raise CheckpointError(what if self.about else f"{what}; {_OF_A_MODEL}")
         else:
             raise CheckpointError(f"'{printable(keys[0])}' holds {high:g}, more than fp32 holds; measure it again")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.activations.names import METADATA
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import CheckpointError
 from tests.sidecars import measured
 
@@ -97,12 +98,25 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     assert "is a statistic, and no metadata" in refused(path)
     save_file({"x.weight": torch.ones(2, dtype=torch.int64)}, path)
     assert "is I64; a saliency is" in refused(path)
+    save_file({"x.weight": torch.tensor([0.5, -0.25])}, path)
+    assert refused(path).endswith(
+        "holds -0.25; statistics and saliencies are not negative; a model is measured first:  "
+        "bayes-merger activations MODEL"
+    )
     (tmp_path / "folder").mkdir()
     assert "cannot be opened (Is a directory)" in refused(tmp_path / "folder")
     whole = measured(path, SHAPES).read_bytes()
     path.write_bytes(whole[:-5])
     assert "truncated" in refused(path)
     assert "cannot be opened" in refused(tmp_path / "nowhere.safetensors")
+
+
+def test_a_file_of_activations_is_no_model(tmp_path: Path) -> None:
+    key = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
+    with open_checkpoint(measured(tmp_path / "a.safetensors", {key: (3, 2)})) as file:
+        assert file.kind.name == "activations"
+        with pytest.raises(CheckpointError, match=r"this is a file of activations; give it as  saliency\.b=FILE  and"):
+            file.architecture  # noqa: B018
 
 
 @pytest.mark.parametrize(
