@@ -150,7 +150,7 @@ class Recording:
         import torch
 
         (squares, sizes), both = self._room(piece, channels, 2)
-        torch.abs(piece, out=sizes)
+        torch.abs(piece if piece.dtype == torch.float32 else sizes.copy_(piece), out=sizes)
         torch.mul(sizes, sizes, out=squares)
         return _summed(both)
 
@@ -169,7 +169,7 @@ class Recording:
         if prompted.dtype == torch.float32:  # in one pass over memory
             torch.ops.aten.mse_loss.out(prompted, without, 0, out=squares)
         else:
-            torch.sub(prompted, without, out=squares).square_()
+            squares.copy_(prompted).sub_(without).square_()
         return _summed(room)
 
     def _room(self, like: Tensor, channels: int, times: int) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -15,7 +15,7 @@ from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.checkpoints.config_trees import read_tree
 from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.errors import ConfigError
-from bayes_merger.imaging import LivePipeline, Payload, resolve
+from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
 from bayes_merger.imaging.activations import Recording, recorded
 from bayes_merger.imaging.gradients import SeenCalls
 from bayes_merger.imaging.layers import Layer, layers_in, layers_of
@@ -54,6 +54,24 @@ def test_sums_are_those_that_plain_hooks_see(pipeline_a: LivePipeline) -> None:
     assert found.sums[TEXT]["in_sq"].shape == (1, 8)
     assert found.counts[TEXT]["n"].tolist() == [4 * 77.0]
     assert set(found.by_run) == set(found.sums)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_in_half_precision_the_sums_are_in_full(tiny_a: Path, tiny_sd1_config: Path, dtype: str) -> None:
+    pipeline = load_pipeline(tiny_a, config=tiny_sd1_config, device="cpu", dtype=dtype)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    module = next(layer.module for layer in layers_of(pipeline) if layer.key == KEYS)
+    handle = module.register_forward_hook(adder(seen))
+    with recorded(pipeline, ABOUT, guided=True, gradients=1) as found:
+        pipeline.draw(PAYLOADS)
+        handle.remove()
+    sums = found.sums[KEYS]
+    for band, calls in zip((1, 0), seen, strict=True):
+        given, answer = (numbers.double() for numbers in calls)
+        assert torch.allclose(sums["in_sq"][band], given.square().sum((0, 1)), rtol=1e-6)
+        assert torch.allclose(sums["in_abs"][band], given.abs().sum((0, 1)), rtol=1e-6)
+        assert torch.allclose(sums["guided_out"][band], (answer[2:] - answer[:2]).square().sum((0, 1)), rtol=1e-6)
+    assert float(sums["gradient_in"].sum()) > 0
 
 
 def adder(calls: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
@@ -168,7 +186,7 @@ def test_of_text_encoders_each_picture_counts_however_many_are_in_a_batch(own_pi
             own_pipeline.draw(PAYLOADS)
         assert activations.counts[TEXT]["n"].tolist() == [4 * 77.0]
         found.append(activations.sums[TEXT]["in_sq"])
-    assert torch.allclose(*found, rtol=1e-5)
+    assert torch.allclose(found[0], found[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -269,4 +287,4 @@ def test_a_negative_prompt_that_is_not_drawn_is_not_measured(pipeline_a: LivePip
             pipeline_a.draw([payload])
         found.append(activations.sums[TEXT]["in_sq"])
         assert activations.counts[TEXT]["n"].tolist() == [2 * 77.0]
-    assert torch.equal(*found)
+    assert torch.equal(found[0], found[1])
