@@ -186,6 +186,8 @@ def _run(request: bytes, pipes: list[int]) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
+    if (torch := sys.modules.get("torch")) and (threads := variables.get("OMP_NUM_THREADS")):
+        torch.set_num_threads(int(threads))  # it read the variable when it was imported
     function(*arguments)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from bayes_merger.checkpoints.activations.names import MARK
 from bayes_merger.checkpoints.networks import Shapes, TensorNames, network_of
 
 
@@ -43,6 +44,9 @@ FLUX = ModelKind("flux", "a Flux checkpoint")
 FLUX_LITE = ModelKind("flux-lite", "Flux lite or Flex.1, a cut-down Flux")
 CHROMA = ModelKind("chroma", "a Chroma checkpoint")
 LORA = ModelKind("lora", "a LoRA", "give the checkpoint that it is for as model A, and the LoRA as model B or C")
+ACTIVATIONS = ModelKind(
+    "activations", "a file of activations", "give it as  saliency.b=FILE  and the model that it was measured on"
+)
 CONTROLNET = ModelKind("controlnet", "a ControlNet", _WHOLE)
 IP_ADAPTER = ModelKind("ip-adapter", "an IP-Adapter", _WHOLE)
 MOTION = ModelKind("motion", "an AnimateDiff motion module", _WHOLE)
@@ -181,6 +185,7 @@ _BESIDE = {
 
 # An adapter may carry the names of the model that it adapts.
 _ADAPTERS: tuple[tuple[ModelKind, _Sign], ...] = (
+    (ACTIVATIONS, lambda n: any(key.endswith((f"{MARK}in_sq", f"{MARK}guided_out")) for key in n.shapes)),
     (
         CONTROLNET,
         lambda n: n.starts_with("control_model.", "controlnet_", "zero_convs.", "input_hint_block.", "lllite_"),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from bayes_merger.cli import steps
-from bayes_merger.cli.arguments import Parser
+from bayes_merger.cli.arguments import Parser, png_path
 from bayes_merger.errors import ConfigError, printable
 from bayes_merger.paths import user_path
 
@@ -78,6 +78,7 @@ def _show(arguments: Sequence[str]) -> None:
     parser.add_argument("files", nargs="+")
     parser.add_argument("--png")
     options = parser.parse_args(list(arguments))
+    picture = None if options.png is None else png_path(options.png)
     from bayes_merger.checkpoints.activations.sidecar import Sidecar
     from bayes_merger.report.activations import heat_map, summary
 
@@ -86,9 +87,9 @@ def _show(arguments: Sequence[str]) -> None:
         for file in options.files:
             opened.append(Sidecar(user_path(file)))
         print(summary(opened))
-        if options.png:
-            heat_map(opened, user_path(options.png))
-            print(f"wrote {printable(options.png)}")
+        if picture:
+            heat_map(opened, picture)
+            print(f"wrote {printable(str(picture))}")
     finally:
         for sidecar in opened:
             sidecar.close()
@@ -101,8 +102,10 @@ def _merge(arguments: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args(list(arguments))
     from bayes_merger.checkpoints.activations.sums import merged
+    from bayes_merger.checkpoints.writing import check_out
 
     out = user_path(options.out)
+    check_out(out, overwrite=options.overwrite)
     total = merged([user_path(file) for file in options.files])
     total.save(out, overwrite=options.overwrite)
     print(f"wrote {printable(str(out))}: {len(total.about.runs)} runs of {len(total.sums)} weights")

@@ -6,9 +6,11 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, printable
+from bayes_merger.paths import user_path
 
 PLACES = ("runs", "storage")
 """Where studies are; every command understands both  --runs FOLDER  and  runs=FOLDER."""
@@ -43,6 +45,18 @@ class Parser(argparse.ArgumentParser):
             ConfigError: always.
         """
         raise ConfigError(f"{message}; see  {self.prog} --help")
+
+
+def png_path(text: str) -> Path:
+    """Where `--png` asks for a picture, which is nobody's model or other file.
+
+    Raises:
+        ConfigError: the name does not end in `.png`.
+    """
+    path = user_path(text)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--png: {printable(text)} is not a PNG; end the name in .png")
+    return path
 
 
 def without_dashes(argument: str) -> str:

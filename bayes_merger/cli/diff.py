@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bayes_merger.cli.arguments import Parser
+from bayes_merger.cli.arguments import Parser, png_path
 from bayes_merger.errors import ConfigError, StorageError, trouble
-from bayes_merger.paths import user_path
 
 
 def diff(arguments: Sequence[str]) -> None:
@@ -32,9 +31,7 @@ def diff(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if len(options.models) not in (2, 3):
         raise ConfigError(f"diff: takes two or three models, not {len(options.models)}; give  A B  or  A B C")
-    picture = user_path(options.png) if options.png else None
-    if picture and picture.suffix.lower() != ".png":
-        raise ConfigError(f"--png: {options.png} is not a PNG; end the name in .png")
+    picture = None if options.png is None else png_path(options.png)
     from bayes_merger.merging.engine.difference import difference
     from bayes_merger.merging.models.opening import open_each
 

@@ -135,7 +135,9 @@ class Recording:
                 self._last = given, given._version, sums
             found += self._last[2]
         if guided:
-            found.append(self._response(answer, channels))
+            response, places = self._response(answer, channels), answer.numel() // answer.shape[channels]
+            fed = given.numel() // given.shape[channels]  # which is what is counted; of stride 2 four times the answers
+            found.append(response if places == fed else response * (fed / places))
         return found
 
     def _sizes(self, given: Tensor, channels: int) -> Tensor:
@@ -148,7 +150,7 @@ class Recording:
         import torch
 
         (squares, sizes), both = self._room(piece, channels, 2)
-        torch.abs(piece, out=sizes)
+        torch.abs(piece if piece.dtype == torch.float32 else sizes.copy_(piece), out=sizes)
         torch.mul(sizes, sizes, out=squares)
         return _summed(both)
 
@@ -167,7 +169,7 @@ class Recording:
         if prompted.dtype == torch.float32:  # in one pass over memory
             torch.ops.aten.mse_loss.out(prompted, without, 0, out=squares)
         else:
-            torch.sub(prompted, without, out=squares).square_()
+            squares.copy_(prompted).sub_(without).square_()
         return _summed(room)
 
     def _room(self, like: Tensor, channels: int, times: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -229,7 +231,7 @@ class Recording:
         """Add the squared gradients of one probe."""
         begin = 0 if statistic == "gradient_in" else layer.begin
         self._pending.entries.append(_Entry(layer.key, statistic, begin, len(squares), layer.in_denoiser))
-        self._pending.places.append(_COUNTING.get(statistic, 0))
+        self._pending.places.append(0 if layer.begin else _COUNTING.get(statistic, 0))
         self._pending.sums.append(squares)
 
     def finish(self, layers: Sequence[Layer]) -> None:
@@ -319,9 +321,9 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
     handles = [network.register_forward_pre_hook(see, with_kwargs=True) for see in (recording.see_time, calls.see)]
     for layer in layers:
         handles.append(layer.module.register_forward_hook(_hook(recording, layer)))
-    pipeline.text_encoder_changed()  # what prompts mean is remembered, and the encoders would not be seen
     try:
-        with as_diffusers(network, of=(InPieces,)):  # the others are seen before anything is written over
+        # of lean layers the others are seen before anything is written over
+        with as_diffusers(network, of=(InPieces,)), pipeline.reading_anew():
             yield found
     finally:
         for handle in handles:

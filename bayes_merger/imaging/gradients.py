@@ -105,8 +105,7 @@ def _hook(layer: Layer, add: Add) -> Callable[[Any], None]:
         squares = weight.grad.float().square_().flatten(2) if weight.dim() > 2 else weight.grad.float().square_()
         squares = squares.mean(2) if squares.dim() > 2 else squares
         weight.grad = None
-        if layer.begin == 0:
-            add(layer, "gradient_in", squares.mean(0))
+        add(layer, "gradient_in", squares.sum(0) / layer.rows)  # of what is stacked, each part adds its own rows
         add(layer, "gradient_out", squares.mean(1))
 
     return see

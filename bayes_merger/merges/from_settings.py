@@ -168,7 +168,8 @@ def adjustments(text: str | None) -> dict[str, dict[str, float]]:
 
 
 def _unknown_setting(key: str, method: str, known: Sequence[str]) -> ConfigError:
-    return ConfigError(f"unknown setting '{key}' of method '{method}'; {nearest(key, known)}")
+    way = "it comes with files, saliency.b=FILE" if key == STRENGTH else nearest(key, known)
+    return ConfigError(f"unknown setting '{key}' of method '{method}'; {way}")
 
 
 def _weights(

@@ -44,6 +44,8 @@ def summary(files: Sequence[Sidecar]) -> str:
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     table = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     said = [_about(file) for file in files]
+    if len(files) == 1 and files[0].about and len(files[0].about.runs) > _MOST_PROMPTS:
+        said.append(f"the first {_MOST_PROMPTS} of its payloads are shown")
     if kinds == INPUT:
         said.append("without guidance there is no response: this is the size of what the layers are fed")
     first, last = files[0].about, files[-1].about

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayes_merger.atomic import put_in_place
+from bayes_merger.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 
 
 def write_plot(figure: Figure, path: Path) -> None:
-    """A figure as PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=110)
-    put_in_place(temporary, path)
+    """A figure as PNG, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=110)
+    write_atomically(path, written.getvalue())
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from bayes_merger.atomic import hidden_name
 from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.activations.sums import merged
@@ -21,8 +25,11 @@ from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.activations import recorded
 from bayes_merger.imaging.payload import Payload
+from bayes_merger.imaging.pipelines.t5 import t5_hash
 from bayes_merger.imaging.prompts.networks import network_tags
 from bayes_merger.run.draw import Drawer, drawer_of
+from bayes_merger.run.folder import LOCK
+from bayes_merger.run.payloads import path_of
 from bayes_merger.run.versions import versions_here
 
 BANDS = 4
@@ -62,23 +69,47 @@ def measure(
     if config.generator.compile:
         raise ConfigError("activations: a compiled network hides its layers; give  generator.compile=false")
     check_out(out, overwrite=overwrite)
-    parts = out.with_name(f".{out.name}.parts")
     files = []
     with drawer_of(config, on_step) as drawer:
-        abouts = [_about(drawer, payload, bands, gradients) for payload in drawer.payloads]
+        abouts = [_about(config, drawer, payload, bands, gradients) for payload in drawer.payloads]
         _check(drawer, abouts)
-        parts.mkdir(exist_ok=True)
-        for payload, about in zip(drawer.payloads, abouts, strict=True):
-            files.append(parts / f"{about.runs[0]['id']}.safetensors")
-            if _is_whole(files[-1], about):
-                note(f"{payload.name}: measured before")
-                continue
-            _measure(drawer, payload, about, gradients, files[-1])
-            unguided = "" if _is_guided(drawer, payload) else ", without guidance, so of the response nothing"
-            note(f"{payload.name}: {payload.batch_size} pictures{unguided}")
-    merged(files).save(out, overwrite=overwrite)
-    shutil.rmtree(parts)
+        with _parts_of(out) as parts:
+            for payload, about in zip(drawer.payloads, abouts, strict=True):
+                files.append(parts / f"{about.runs[0]['id']}.safetensors")
+                if _is_whole(files[-1], about):
+                    note(f"{payload.name}: measured before")
+                    continue
+                _measure(drawer, payload, about, gradients, files[-1])
+                unguided = "" if _is_guided(drawer, payload) else ", without guidance, so of the response nothing"
+                note(f"{payload.name}: {payload.batch_size} pictures{unguided}")
+            merged(files).save(out, overwrite=overwrite)
+            shutil.rmtree(parts, ignore_errors=True)
     return out
+
+
+@contextmanager
+def _parts_of(out: Path) -> Iterator[Path]:
+    """The folder of what is measured on the way to a file, for this process alone; gone if there is nothing in it.
+
+    Raises:
+        ConfigError: another process measures into it, or it cannot be made.
+    """
+    parts = out.with_name(f"{hidden_name(out.name)}.parts")
+    lock = FileLock(parts / LOCK, timeout=0)
+    try:
+        parts.mkdir(exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"--out: another process measures into {out}; wait for it, or give another name") from None
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", error)
+        raise ConfigError(f"--out: the folder {parts} cannot be made ({why}); give another name") from error
+    try:
+        yield parts
+    finally:
+        if not any(parts.glob("*.safetensors")):
+            shutil.rmtree(parts, ignore_errors=True)  # still locked: whoever waits finds it as it will be
+        lock.release()
 
 
 def _check(drawer: Drawer, abouts: Sequence[About]) -> None:
@@ -101,14 +132,14 @@ def _check(drawer: Drawer, abouts: Sequence[About]) -> None:
 
 def _is_guided(drawer: Drawer, payload: Payload) -> bool:
     """Whether each batch has both halves of guidance."""
-    scales = [payload.cfg_scale, *([payload.hires.cfg_scale] if payload.hires else [])]
-    return drawer.pipeline.architecture.guided and min(scales) > 1
+    return all(drawer.pipeline.guided_passes(payload))
 
 
-def _about(drawer: Drawer, payload: Payload, bands: int, gradients: int) -> About:
+def _about(config: RunConfig, drawer: Drawer, payload: Payload, bands: int, gradients: int) -> About:
     """What one payload's file says about itself; prompts are not in it, since people share these files."""
-    pipeline = drawer.pipeline
+    pipeline, t5 = drawer.pipeline, path_of(config.generator.text_encoder_3)
     model = drawer.model.sha256()
+    decides = [pipeline.prediction_type, pipeline.zero_snr, t5_hash(t5) if t5 else "", drawer.files.hashes()]
     said: dict[str, Any] = {
         "payload": payload.name,
         "prompts": _digest([payload.prompts, payload.negative_prompts]),
@@ -124,13 +155,9 @@ def _about(drawer: Drawer, payload: Payload, bands: int, gradients: int) -> Abou
     }
     if gradients:
         said["gradients"] = gradients
-    told = payload.to_json() | {"name": "", "importance": 1.0}
-    return About(
-        model,
-        drawer.model.architecture.name,
-        bands,
-        ({"id": _digest([model, bands, gradients, told, said["dtype"], said["versions"]])[:32], **said},),
-    )
+    decides += [model, bands, gradients, payload.to_json() | {"name": "", "importance": 1.0}]
+    decides += [said["dtype"], said["versions"]]
+    return About(model, drawer.model.architecture.name, bands, ({"id": _digest(decides)[:32], **said},))
 
 
 def _digest(data: Any) -> str:

@@ -91,7 +91,9 @@ def _by_saliency(setup: RunSetup) -> Weights:
 
     alpha = R_b^8 / (R_a^8 + R_b^8),   R the geometric mean of the responses' RMS over all channels and weights.
     """
-    files = {} if setup.steps else merge_settings(setup.config).saliency
+    if setup.steps:
+        raise ConfigError(f"anchors: {SALIENCY} is for runs of model A and B, not for a recipe in steps; leave it out")
+    files = merge_settings(setup.config).saliency
     if missing := [name for name in FILES if name not in files]:
         raise ConfigError(f"anchors: {SALIENCY} compares both models; give  {SALIENCY}.{missing[0]}=FILE, too")
     found = {}
@@ -104,7 +106,8 @@ def _by_saliency(setup: RunSetup) -> Weights:
     if not known:
         raise ConfigError(f"anchors: {SALIENCY} needs responses; measure with cfg_scale above 1, or with --gradients")
     numbers = dict.fromkeys(setup.architecture.blocks, 0.5)
-    numbers |= {block: 1 / (1 + 2 ** (_STEEPNESS * (a[block] - b[block]))) for block in known}
+    odds = {block: 2 ** min(_STEEPNESS * (a[block] - b[block]), 1000) for block in known}  # of A; more overflow
+    numbers |= {block: 1 / (1 + odds[block]) for block in known}
     strength = setup.method.weights.get(STRENGTH)
     return {MOVED: numbers} | ({STRENGTH: dict.fromkeys(numbers, strength.default)} if strength else {})
 

@@ -34,12 +34,14 @@ class Drawer:
         model: its opened file.
         payloads: resolved and checked.
         pipeline: with the model's weights.
+        files: what the payloads' prompts name.
         draw: the pictures of some of the payloads, with the LoRAs of their prompts, in their order.
     """
 
     model: Checkpoint
     payloads: tuple[Payload, ...]
     pipeline: LivePipeline
+    files: PromptFiles
     draw: Callable[[Sequence[Payload]], tuple[DrawnImage, ...]]
 
 
@@ -121,7 +123,7 @@ def loaded(
         return loras.draw(some, partial(pipeline.draw, on_step=on_step))
 
     try:
-        yield Drawer(model, tuple(payloads), pipeline, draw)
+        yield Drawer(model, tuple(payloads), pipeline, files, draw)
     finally:
         for lora in files.loras.values():
             lora.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -197,12 +198,44 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
         (["MODEL", "payloads=[tiny]", "generator.compile=true", "--out", "x.sft"], "give  generator.compile=false"),
         (["show", "nowhere.sft"], "nowhere.sft: cannot be opened"),
         (["merge", "A.act.safetensors"], "the following arguments are required: --out"),
+        (
+            ["merge", "A.act.safetensors", "--out", "B.act.safetensors"],
+            "B.act.safetensors exists; give another name or",
+        ),
+        (["show", "A.act.safetensors", "--png", "B.act.safetensors"], "--png: B.act.safetensors is not a PNG; end the"),
+        (["show", "A.act.safetensors", "--png", ""], "--png:  is not a PNG; end the name in .png"),
     ],
 )
 def test_bad_input_is_one_line(workplace: Path, tiny_a: Path, words: list[str], said: str) -> None:
     given = [str(tiny_a) if word == "MODEL" else word for word in words]
     error = refused(workplace, "activations", *given)
     assert any(part in error for part in said.split("|")), error
+
+
+def test_two_processes_do_not_measure_into_one_file(workplace: Path, tiny_a: Path, tiny_sd1_config: Path) -> None:
+    parts = workplace / ".x.sft.parts"
+    parts.mkdir()
+    with FileLock(parts / ".lock"):
+        error = refused(workplace, *arguments(tiny_a, "x.sft", tiny_sd1_config, "tiny"))
+        assert error == "error: --out: another process measures into x.sft; wait for it, or give another name"
+    (parts / ".lock").unlink()
+    parts.rmdir()
+    parts.touch()
+    error = refused(workplace, *arguments(tiny_a, "x.sft", tiny_sd1_config, "tiny"))
+    assert error == "error: --out: the folder .x.sft.parts cannot be made (File exists); give another name"
+    parts.unlink()
+
+
+def test_a_part_that_was_drawn_otherwise_is_measured_anew(workplace: Path, tiny_a: Path, tiny_sd1_config: Path) -> None:
+    ids = []
+    for out, prediction in (("e.sft", "epsilon"), ("v.sft", "v_prediction")):
+        words = arguments(tiny_a, out, tiny_sd1_config, "tiny")
+        assert command(workplace, *words, f"generator.prediction_type={prediction}").returncode == 0
+        sidecar = Sidecar(workplace / out)
+        ids += [run["id"] for run in sidecar.about.runs] if sidecar.about else []
+        sidecar.close()
+    assert len({*ids}) == 2
+    assert not list(workplace.glob(".*.parts"))
 
 
 def test_payloads_with_and_without_guidance_are_not_drawn_into_one_file(
@@ -219,6 +252,10 @@ def test_payloads_with_and_without_guidance_are_not_drawn_into_one_file(
         (["merge", "OUT05.alpha=act:B.act.safetensors"], "OUT05.alpha: a file is for all blocks; give  act.alpha=FILE"),
         (["merge", "alpha=act:nowhere"], "act.alpha: nowhere: cannot be opened"),
         (["merge", "saliency.b=A.act.safetensors"], "saliency.b: A.act.safetensors: measured on another model"),
+        (
+            ["merge", "strength=1"],
+            "unknown setting 'strength' of method 'weighted_sum'; it comes with files, saliency.b=",
+        ),
         (["merge", "saliency=B.act.safetensors", "strength=-1"], "strength of BASE: -1.0 is outside"),
         (["merge", "saliency=B.act.safetensors", "strength=inf"], "strength: weights: 'inf' is not finite"),
         (["merge", "strength=winner"], "saliency: names no file; give  saliency.b=FILE"),

@@ -15,8 +15,9 @@ from bayes_merger.checkpoints.activations.sums import Activations
 from bayes_merger.checkpoints.config_trees import read_tree
 from bayes_merger.checkpoints.empty_networks import empty_networks
 from bayes_merger.errors import ConfigError
-from bayes_merger.imaging import LivePipeline, Payload, resolve
+from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
 from bayes_merger.imaging.activations import Recording, recorded
+from bayes_merger.imaging.gradients import SeenCalls
 from bayes_merger.imaging.layers import Layer, layers_in, layers_of
 
 CONFIGS = Path(empty_networks.__code__.co_filename).parent / "configs"
@@ -53,6 +54,24 @@ def test_sums_are_those_that_plain_hooks_see(pipeline_a: LivePipeline) -> None:
     assert found.sums[TEXT]["in_sq"].shape == (1, 8)
     assert found.counts[TEXT]["n"].tolist() == [4 * 77.0]
     assert set(found.by_run) == set(found.sums)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_in_half_precision_the_sums_are_in_full(tiny_a: Path, tiny_sd1_config: Path, dtype: str) -> None:
+    pipeline = load_pipeline(tiny_a, config=tiny_sd1_config, device="cpu", dtype=dtype)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    module = next(layer.module for layer in layers_of(pipeline) if layer.key == KEYS)
+    handle = module.register_forward_hook(adder(seen))
+    with recorded(pipeline, ABOUT, guided=True, gradients=1) as found:
+        pipeline.draw(PAYLOADS)
+        handle.remove()
+    sums = found.sums[KEYS]
+    for band, calls in zip((1, 0), seen, strict=True):
+        given, answer = (numbers.double() for numbers in calls)
+        assert torch.allclose(sums["in_sq"][band], given.square().sum((0, 1)), rtol=1e-6)
+        assert torch.allclose(sums["in_abs"][band], given.abs().sum((0, 1)), rtol=1e-6)
+        assert torch.allclose(sums["guided_out"][band], (answer[2:] - answer[:2]).square().sum((0, 1)), rtol=1e-6)
+    assert float(sums["gradient_in"].sum()) > 0
 
 
 def adder(calls: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
@@ -160,6 +179,16 @@ def test_layers_that_are_hidden_in_a_compiled_part_are_named(own_pipeline: LiveP
         own_pipeline.draw(PAYLOADS)
 
 
+def test_of_text_encoders_each_picture_counts_however_many_are_in_a_batch(own_pipeline: LivePipeline) -> None:
+    found = []
+    for own_pipeline.max_batch in (2, 1):
+        with recorded(own_pipeline, ABOUT, guided=True) as activations:
+            own_pipeline.draw(PAYLOADS)
+        assert activations.counts[TEXT]["n"].tolist() == [4 * 77.0]
+        found.append(activations.sums[TEXT]["in_sq"])
+    assert torch.allclose(found[0], found[1], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("steps", "bands", "looked_at"),
     [
@@ -218,3 +247,44 @@ def test_gradients_are_those_of_random_probes(pipeline_a: LivePipeline) -> None:
     weight.requires_grad_(False)
     assert found.counts[FIRST]["gradient_n"].tolist() == [1.0, 1.0]
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+class Stacked(torch.nn.Module):
+    """Answers by two layers that a checkpoint has as one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.v = torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(3, 5, bias=False)
+
+    def forward(self, given: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor]:
+        return (torch.cat([self.q(given), self.v(given).square()], -1),)
+
+
+def test_gradients_of_what_is_stacked_in_one_tensor_are_those_of_all_its_rows() -> None:
+    network, time = Stacked(), torch.tensor(900.0)
+    layers = [Layer("x.weight", network.q, True, 0, 7, False), Layer("x.weight", network.v, True, 2, 7, False)]
+    given = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    answer = network(given, time)[0]
+    probe = torch.randn(answer.shape, generator=torch.Generator().manual_seed(0))
+    rows = torch.autograd.grad((answer * probe).sum(), [network.q.weight, network.v.weight])
+    squares = torch.cat(rows).double().square()
+    found, calls = Activations(ABOUT), SeenCalls(1)
+    recording = Recording(found, guided=True, time_unit=1000.0)
+    calls.see(network, (given, time), {})
+    calls.probe(network, layers, recording.see_time, recording.see_gradient)
+    recording.finish(layers)
+    sums = found.sums["x.weight"]
+    assert torch.allclose(sums["gradient_in"][1], squares.mean(0), rtol=1e-5)
+    assert torch.allclose(sums["gradient_out"][1], squares.mean(1), rtol=1e-5)
+    assert found.counts["x.weight"]["gradient_n"].tolist() == [0.0, 1.0]
+
+
+def test_a_negative_prompt_that_is_not_drawn_is_not_measured(pipeline_a: LivePipeline) -> None:
+    found = []
+    for negative in ("", "a large blue cross"):
+        payload = replace(PAYLOADS[0], cfg_scale=1.0, negative_prompts=(negative, negative))
+        with recorded(pipeline_a, ABOUT, guided=False) as activations:
+            pipeline_a.draw([payload])
+        found.append(activations.sums[TEXT]["in_sq"])
+        assert activations.counts[TEXT]["n"].tolist() == [2 * 77.0]
+    assert torch.equal(found[0], found[1])

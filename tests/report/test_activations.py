@@ -45,6 +45,15 @@ def test_a_file_without_its_runs_is_shown_as_a_whole(tmp_path: Path) -> None:
     heat_map([file], tmp_path / "heat.png")
 
 
+def test_of_many_payloads_it_is_said_that_the_first_are_shown(tmp_path: Path) -> None:
+    runs = [{**RUN, "id": str(number), "payload": f"p{number}"} for number in range(10)]
+    change = {f"{FIRST}|by_run": torch.ones(10, 2)}
+    file = Sidecar(measured(tmp_path / "a.act.safetensors", {FIRST: (4, 4)}, change=change, runs=runs))
+    _, said, header, _ = summary([file]).splitlines()
+    assert said == "the first 8 of its payloads are shown"
+    assert header.split() == ["block", *(f"p{number}" for number in range(8)), "spread"]
+
+
 def test_where_there_is_nothing_to_draw_is_said(tmp_path: Path) -> None:
     files = []
     for name, key in (("one", FIRST), ("other", LAST)):

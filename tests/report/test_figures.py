@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -15,6 +16,7 @@ from bayes_merger.errors import ConfigError
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.colours import colour, ink
 from bayes_merger.report.convergence import Convergence
+from bayes_merger.report.figures import new_figure, write_plot
 from bayes_merger.report.formats import comfyui_node, formats, mecha_recipe
 from bayes_merger.report.importance import importances
 from bayes_merger.report.summary import weights_text
@@ -44,6 +46,14 @@ def test_the_course_counts_as_trials_do() -> None:
 
 def test_one_trial_is_a_figure() -> None:
     assert "nan" not in convergence_svg(Convergence(((0, 4.0),), ((0, 4.0),), (), 0, 0.0, {}, 0))
+
+
+def test_a_figure_touches_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "heat.tmp").write_text("mine")
+    write_plot(new_figure(1, 1), tmp_path / "heat.png")
+    assert (tmp_path / "heat.tmp").read_text() == "mine"
+    assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_numbers_in_cells_can_be_read_on_their_colour() -> None:

@@ -153,6 +153,17 @@ def test_saliency_takes_each_block_from_the_model_that_answers_more_there(tmp_pa
     assert {rows[3][f"{block}.strength"] for block in SD1.blocks} == {1.0}
     rows, _ = start_design(parts(["saliency"], saliency={**files, "takes": "winner"}))
     assert {name.partition(".")[2] for name in rows[3]} == {"alpha"}
+    save_file({key: torch.full((1, 4), 1e30)}, tmp_path / "much.safetensors")
+    save_file({key: torch.full((1, 4), 1e-30)}, tmp_path / "little.safetensors")
+    extremes = {name: str(tmp_path / f"{name}.safetensors") for name in ("much", "little")}
+    rows, _ = start_design(parts(["saliency"], saliency={"a": extremes["much"], "b": extremes["little"]}))
+    assert rows[3]["IN04.alpha"] == pytest.approx(0.0)
+    rows, _ = start_design(parts(["saliency"], saliency={"a": extremes["little"], "b": extremes["much"]}))
+    assert rows[3]["IN04.alpha"] == 1.0
+    in_steps = parts(["saliency"], saliency=files)
+    in_steps.steps = SimpleNamespace()
+    with pytest.raises(ConfigError, match="anchors: saliency is for runs of model A and B, not for a recipe in steps"):
+        start_design(in_steps)
     with pytest.raises(ConfigError, match=r"anchors: saliency compares both models; give  saliency\.a=FILE, too"):
         start_design(parts(["saliency"], saliency={"b": files["b"]}))
     silent: dict[str, torch.Tensor | None] = {f"{key}|{name}": None for name in ("guided_in", "guided_out", "guided_n")}

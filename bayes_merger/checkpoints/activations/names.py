@@ -84,7 +84,17 @@ def read_about(metadata: Mapping[str, str]) -> About | None:
         raise CheckpointError(f"it claims {printable(str(table['bands']))} bands; 1 to {_MOST_BANDS} are read")
     if len(runs) > _MOST_RUNS or not all(isinstance(run, dict) and isinstance(run.get("id"), str) for run in runs):
         raise CheckpointError("its metadata has runs without an id; measure it again")
+    if len({run["id"] for run in runs}) < len(runs):
+        raise CheckpointError("its metadata has a run twice; measure it again")
+    if not all(map(_is_shallow, runs)):
+        raise CheckpointError("its metadata has tables within tables; measure it again")
     return About(table["model"], table["architecture"], table["bands"], tuple(runs))
+
+
+def _is_shallow(value: Any, depth: int = 4) -> bool:
+    """Whether whoever walks through it comes to an end soon."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not inside or (depth > 0 and all(_is_shallow(part, depth - 1) for part in inside))
 
 
 def measured_alike(one: About, other: About) -> bool:

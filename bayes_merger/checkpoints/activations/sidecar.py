@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BATCH = 2**20  # numbers that are looked at together
+_OF_A_MODEL = "a model is measured first:  bayes-merger activations MODEL"
+_MOST = 3.4e38  # in fp32, as which they are used and written again
 
 
 class Sidecar:
@@ -51,6 +53,8 @@ class Sidecar:
             self.statistics = self._measured() if self.about else self._plain()
             for keys in self._batches([key for key, dtype in self._file.dtypes.items() if dtype in FLOATS]):
                 self._check(keys)
+            if self.about:
+                self._check_counts(self.statistics)
         except CheckpointError as error:
             self.close()
             raise CheckpointError(f"{path}: {error}") from error
@@ -133,7 +137,7 @@ class Sidecar:
                 )
             if dtype not in FLOATS:
                 raise CheckpointError(
-                    f"'{printable(key)}' is {dtype}; a saliency is a tensor of floating-point numbers"
+                    f"'{printable(key)}' is {dtype}; a saliency is a tensor of floating-point numbers; {_OF_A_MODEL}"
                 )
         return dict.fromkeys(self._file.keys(), ())
 
@@ -151,7 +155,6 @@ class Sidecar:
         for key, statistics in found.items():
             for statistic in statistics:
                 self._check_shapes(key, statistic, self.about)
-        self._check_counts(found)
         return {key: tuple(statistics) for key, statistics in found.items()}
 
     def _check_shapes(self, key: str, statistic: str, about: About) -> None:
@@ -168,9 +171,9 @@ class Sidecar:
             raise CheckpointError(
                 f"'{printable(key)}{MARK}{BY_RUN}' is {list(runs)}, and there are {len(about.runs)} runs"
             )
-        for part in (name, count):
-            if self._file.dtypes[part] not in FLOATS:
-                raise CheckpointError(f"'{printable(part)}' is {self._file.dtypes[part]}; it must be floating point")
+        for part in (name, count, f"{key}{MARK}{BY_RUN}"):
+            if (dtype := self._file.dtypes.get(part, "F32")) not in FLOATS:
+                raise CheckpointError(f"'{printable(part)}' is {dtype}; it must be floating point")
 
     def _check_counts(self, statistics: Mapping[str, Sequence[str]]) -> None:
         names = {f"{key}{MARK}{COUNT_OF[own]}": f"{key}{MARK}{own}" for key in statistics for own in statistics[key]}
@@ -202,12 +205,15 @@ class Sidecar:
         if not numbers.size:
             return
         low, high = float(numbers.min()), float(numbers.max())
-        if low >= 0 and math.isfinite(high):
+        if low >= 0 and high <= _MOST:
             return
         if len(keys) > 1:  # which one is it?
             for key in keys:
                 self._check([key])
         elif not (math.isfinite(low) and math.isfinite(high)):
             raise CheckpointError(f"'{printable(keys[0])}' holds NaN or infinity; measure it again")
+        elif low < 0:
+            what = f"'{printable(keys[0])}' holds {low:g}; statistics and saliencies are not negative"
+            raise CheckpointError(what if self.about else f"{what}; {_OF_A_MODEL}")
         else:
-            raise CheckpointError(f"'{printable(keys[0])}' holds {low:g}; statistics and saliencies are not negative")
+            raise CheckpointError(f"'{printable(keys[0])}' holds {high:g}, more than fp32 holds; measure it again")

@@ -53,7 +53,11 @@ class Activations:
         return found
 
     def add(self, other: Activations | Sidecar) -> None:
-        """Add the runs of another measurement of the same model; of a file one weight is in memory at a time."""
+        """Add the runs of another measurement of the same model; of a file one weight is in memory at a time.
+
+        Raises:
+            ConfigError: a plain file, or one with other channels.
+        """
         about = other.about
         if about is None:
             raise _plain(other)
@@ -63,6 +67,9 @@ class Activations:
             for own, theirs in ((self.sums, sums), (self.counts, counts)):
                 mine = own.setdefault(key, {})
                 for name, tensor in theirs.items():
+                    if name in mine and mine[name].shape != tensor.shape:
+                        what = f"'{printable(key)}{MARK}{name}' is {list(tensor.shape)}, not {list(mine[name].shape)}"
+                        raise ConfigError(f"{_path(other)}{what} as in the files before; measure it again")
                     mine[name] = mine[name] + tensor if name in mine else tensor
             self._add_runs(key, known, by_run, runs)
         self.about = replace(self.about, runs=(*self.about.runs, *about.runs))
@@ -95,12 +102,15 @@ class Activations:
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
-    return (total / count.clamp(min=1)[:, None]).float()
+    return (total / count.where(count > 0, 1)[:, None]).float()
 
 
 def _plain(sidecar: Activations | Sidecar) -> ConfigError:
-    path = sidecar.path if isinstance(sidecar, Sidecar) else ""
-    return ConfigError(f"{path}: a plain saliency has no counts; only measured files are merged")
+    return ConfigError(f"{_path(sidecar)}a plain saliency has no counts; only measured files are merged")
+
+
+def _path(measured: Activations | Sidecar) -> str:
+    return f"{measured.path}: " if isinstance(measured, Sidecar) else ""
 
 
 def _keys(measured: Activations | Sidecar) -> Iterable[str]:

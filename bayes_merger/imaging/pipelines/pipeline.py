@@ -7,7 +7,8 @@ explicit schedulers, embeddings, and one CPU noise generator per picture (so res
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -106,6 +107,7 @@ class LivePipeline:
         self._attention = attention
         self._leaving = leaving if self.device.type == "cuda" else ()
         self._conditionings: dict[tuple[Any, ...], Conditioning] = {}
+        self._remembers = True
 
     def destinations(self) -> dict[str, Tensor]:
         """Single-file key -> where a merge writes its tensor, in the shape that it has in the loaded file.
@@ -121,6 +123,15 @@ class LivePipeline:
     def text_encoder_changed(self) -> None:
         """Forget the prompts' embeddings, which are kept as long as the text encoders stay the same."""
         self._conditionings.clear()
+
+    @contextmanager
+    def reading_anew(self) -> Iterator[None]:
+        """Meanwhile every batch's prompts are read, known or not, for whoever watches the text encoders."""
+        self._remembers = False
+        try:
+            yield
+        finally:
+            self._remembers = True
 
     def learn(self, embeddings: Mapping[str, Path]) -> None:
         """Read some words as textual-inversion embeddings from now on.
@@ -233,7 +244,7 @@ class LivePipeline:
     ) -> Conditioning:
         """All that some prompts say, one text below the other."""
         key = (said, payload.clip_skip, payload.emphasis, chunks, negative)
-        if key not in self._conditionings:
+        if key not in self._conditionings or not self._remembers:
             self._send_encoders(self.device)
             own = chunks[negative]
             read = self.architecture.encode(
@@ -249,14 +260,18 @@ class LivePipeline:
 
     def _told(self, batch: Sequence[Order]) -> list[Told]:
         """What the denoiser is told in each pass over some pictures; after this, the text encoders may leave."""
-        found = []
+        found, guided = [], self.guided_passes(batch[0].payload)
         for number, chunks in enumerate(batch[0].chunks):
             same = [order.passes[number] for order in batch]
             calls = max(one.words.calls for one in same)
             wanted = self._conditioning(same, chunks, calls, negative=False)
-            unwanted = self._conditioning(same, chunks, calls, negative=True)
-            found.append(Told(wanted, unwanted if self.architecture.guided else []))
+            found.append(Told(wanted, self._conditioning(same, chunks, calls, negative=True) if guided[number] else []))
         return found
+
+    def guided_passes(self, payload: Payload) -> list[bool]:
+        """Of each pass over a payload's pictures, whether what is not to be seen is drawn too."""
+        scales = [payload.cfg_scale, *([payload.hires.cfg_scale] if payload.hires else [])]
+        return [self.architecture.guided and scale > 1 for scale in scales]
 
     def _send_encoders(self, device: torch.device | str) -> None:
         """Move the text encoders that leave, as far as they are elsewhere."""
@@ -294,8 +309,7 @@ class LivePipeline:
             if tap is not None:
                 progress.show(partial(believed, tap))
             progress.step(step + 1, pipe.num_timesteps)
-            guided = self.architecture.guided and pipe.do_classifier_free_guidance
-            sides = told.changed(step + 1, guided=guided)
+            sides = told.changed(step + 1)
             return self.architecture.on_the_way(sides, given) if sides else {}
 
         given = told.arguments()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.activations.names import METADATA
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
+from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.errors import CheckpointError
 from tests.sidecars import measured
 
@@ -54,11 +56,14 @@ def test_any_program_can_write_a_plain_one(tmp_path: Path) -> None:
         ({"x.weight|n": torch.zeros(2, dtype=torch.float64)}, "was taken over nothing: its count is 0"),
         ({"x.weight|n": torch.tensor([1.0, float("inf")])}, "'x.weight|n' holds NaN or infinity"),
         ({"x.weight|n": torch.tensor([-1.0, 3.0])}, "'x.weight|n' holds -1; statistics"),
+        ({"x.weight|n": torch.full((2,), float("nan"))}, "'x.weight|n' holds NaN or infinity"),
+        ({"x.weight|n": torch.full((2,), 1e308, dtype=torch.float64)}, "'x.weight|n' holds 1e+308, more than fp32"),
         ({"x.weight|n": None}, "lacks its count 'x.weight|n'"),
         ({"x.weight|in_sq": torch.ones(3, 2)}, "is [3, 2] and its count [2], not (2, channels)"),
         ({"x.weight|in_sq": torch.ones(2, 2, dtype=torch.int32)}, "'x.weight|in_sq' is I32; it must be"),
         ({"x.weight|weird": torch.ones(2, 2)}, "'x.weight|weird' is no statistic"),
         ({"x.weight|by_run": torch.ones(2, 2)}, "is [2, 2], and there are 1 runs"),
+        ({"x.weight|by_run": torch.ones(1, 2, dtype=torch.int64)}, "'x.weight|by_run' is I64; it must be"),
         ({"y.weight": torch.ones(2, 2)}, "'y.weight' is no statistic"),
     ],
 )
@@ -75,6 +80,8 @@ def test_bad_statistics_are_refused(tmp_path: Path, change: dict[str, torch.Tens
         ({"model": None}, "no valid 'model'"),
         ({"runs": [{"no": "id"}]}, "runs without an id"),
         ({"runs": "x"}, "no valid 'runs'"),
+        ({"runs": [{"id": "x"}, {"id": "x"}]}, "has a run twice"),
+        ({"runs": [{"id": "x", "seeds": json.loads("[" * 900 + "]" * 900)}]}, "has tables within tables"),
     ],
 )
 def test_a_hostile_header_is_refused(tmp_path: Path, about: dict[str, Any], said: str) -> None:
@@ -91,12 +98,25 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     assert "is a statistic, and no metadata" in refused(path)
     save_file({"x.weight": torch.ones(2, dtype=torch.int64)}, path)
     assert "is I64; a saliency is" in refused(path)
+    save_file({"x.weight": torch.tensor([0.5, -0.25])}, path)
+    assert refused(path).endswith(
+        "holds -0.25; statistics and saliencies are not negative; a model is measured first:  "
+        "bayes-merger activations MODEL"
+    )
     (tmp_path / "folder").mkdir()
     assert "cannot be opened (Is a directory)" in refused(tmp_path / "folder")
     whole = measured(path, SHAPES).read_bytes()
     path.write_bytes(whole[:-5])
     assert "truncated" in refused(path)
     assert "cannot be opened" in refused(tmp_path / "nowhere.safetensors")
+
+
+def test_a_file_of_activations_is_no_model(tmp_path: Path) -> None:
+    key = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
+    with open_checkpoint(measured(tmp_path / "a.safetensors", {key: (3, 2)})) as file:
+        assert file.kind.name == "activations"
+        with pytest.raises(CheckpointError, match=r"this is a file of activations; give it as  saliency\.b=FILE  and"):
+            file.architecture  # noqa: B018
 
 
 @pytest.mark.parametrize(

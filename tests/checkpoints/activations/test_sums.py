@@ -75,3 +75,26 @@ def test_what_was_not_measured_alike_is_refused(tmp_path: Path) -> None:
         merged([first, fewer])
     with pytest.raises(BayesMergerError, match="name the files"):
         merged([])
+
+
+def test_a_count_may_be_less_than_one(tmp_path: Path) -> None:
+    merged([one(tmp_path, "a", 8.0, (0.25, 0.0))]).save(tmp_path / "all.safetensors")
+    sidecar = Sidecar(tmp_path / "all.safetensors")
+    assert sidecar.banded("x.weight", "in_sq").tolist() == [[8.0, 8.0], [0.0, 0.0]]
+    sidecar.close()
+
+
+def test_files_of_other_channels_are_refused(tmp_path: Path) -> None:
+    other = measured(tmp_path / "b.sft", {"x.weight": (3, 1)}, runs=[{**RUN, "id": "b"}])  # one channel, two bands
+    with pytest.raises(ConfigError) as caught:
+        merged([one(tmp_path, "a", 1.0), other])
+    assert str(caught.value) == (
+        f"{other}: 'x.weight|guided_in' is [2, 1], not [2, 2] as in the files before; measure it again"
+    )
+
+
+def test_a_file_may_be_merged_into_itself(tmp_path: Path) -> None:
+    paths = [one(tmp_path, "a", 1.0), one(tmp_path, "b", 5.0)]
+    merged(paths).save(tmp_path / "all.safetensors")
+    merged(paths).save(paths[0])
+    assert paths[0].read_bytes() == (tmp_path / "all.safetensors").read_bytes()

@@ -64,9 +64,9 @@ class Told:
         negative = self.unwanted[0].arguments("negative_") if self.unwanted else {}
         return self.wanted[0].arguments() | negative
 
-    def changed(self, call: int, *, guided: bool) -> list[Conditioning]:
+    def changed(self, call: int) -> list[Conditioning]:
         """What is told from a call on, of the negative prompts and of the prompts; nothing if it is as before."""
-        sides = [self.unwanted, self.wanted] if guided else [self.wanted]
+        sides = [self.unwanted, self.wanted] if self.unwanted else [self.wanted]
         last = len(self.wanted) - 1
         if call > last or all(side[call] is side[call - 1] for side in sides):
             return []

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from bayes_merger.checkpoints.activations.names import About
+from bayes_merger.checkpoints.activations.names import COUNT_OF, About
+from bayes_merger.checkpoints.naming import Naming
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
 from bayes_merger.imaging.activations import recorded
-from bayes_merger.imaging.layers import layers_of
 from bayes_merger.merging import LiveMerge, MergeRecipe, MergeSettings
 from bayes_merger.merging.export.diffusers_folder import save_folder
 from tests.folders import FAMILIES, write_file, write_folder, write_tokenizers
@@ -179,18 +180,58 @@ def test_in_half_precision_it_draws_too(family: Family, dtype: str) -> None:
     assert kept == {torch.float32 if (family.name, dtype) == ("sdxl", "fp16") else pipeline.dtype}
 
 
-def test_activations_are_named_and_as_wide_as_the_weights_of_the_file(family: Family) -> None:
-    about = About("0" * 64, family.name, 2, ({"id": "x"},))
+def test_activations_are_those_that_plain_hooks_on_plain_diffusers_see(family: Family) -> None:
+    about = About("0" * 64, family.name, 100, ({"id": "x"},))  # a band for each step, so that all are looked at
+    family.write(family.a)
     with recorded(family.pipeline, about, guided=family.guided) as found:
-        family.pipeline.draw(family.payloads)
-    with open_checkpoint(family.a) as model:
-        shapes = model.shapes
-    layers = layers_of(family.pipeline)
-    network = {layer.key for layer in layers if layer.in_denoiser}
-    assert set(found.sums) == {layer.key for layer in layers}  # all are seen at work, text encoders too
-    assert set(found.sums) <= set(shapes)
-    for key, sums in found.sums.items():
-        assert sums["in_sq"].shape[1] == shapes[key][1], key
-        if family.guided and key in network:
-            assert sums["guided_out"].shape == (2, shapes[key][0]), key
-            assert found.counts[key]["guided_n"].sum() > 0
+        family.pipeline.draw(family.payloads[:1])
+    pipe = plain(family.a, family)
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    naming = Naming.of({part: {n: tuple(t.shape) for n, t in m.state_dict().items()} for part, m in parts.items()})
+    seen: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+    for part, module in parts.items():
+        for name, layer in module.named_modules():
+            if part != "vae" and isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                layer.register_forward_hook(keeper(seen.setdefault((part, f"{name}.weight"), [])))
+    drawn_by(pipe, replace(family, payloads=family.payloads[:1]))
+
+    measured = set()
+    for (part, name), calls in seen.items():
+        own = naming.counterpart(part, name)
+        assert own is not None
+        if own.transposed:  # a projection of the whole prompt
+            continue
+        measured.add(own.key)
+        stack = own.stack or (name,)
+        before = sum(len(parts[part].get_parameter(n)) for n in stack[: stack.index(name)])
+        rows = slice(before, before + len(parts[part].get_parameter(name)))
+        given, answers = ([places_of_channels(call[n]) for call in calls] for n in (0, 1))
+        fed = torch.cat(given, 1).double()
+        expected = {"in_sq": fed.square().mean(1), "in_abs": fed.abs().mean(1)}
+        if family.guided and part in ("unet", "transformer"):
+            expected["guided_in"] = torch.cat([responded(call) for call in given], 1).square().mean(1)
+            response = torch.cat([responded(call) for call in answers], 1).square().mean(1)
+            expected["guided_out"] = torch.cat(response.chunk(2)[::-1]) if own.swapped else response
+        sums = found.sums[own.key]
+        assert sums.keys() == expected.keys(), own.key
+        for statistic, mean in expected.items():
+            count = found.counts[own.key][COUNT_OF[statistic]].sum()
+            ours = sums[statistic].sum(0)[rows if statistic == "guided_out" else slice(None)] / count
+            assert torch.allclose(ours, mean, rtol=3e-5, atol=1e-12), (own.key, statistic)  # responses are small
+    assert measured == found.sums.keys()
+
+
+def keeper(calls: list[tuple[Tensor, Tensor]]) -> Any:
+    """A hook that keeps what a layer is fed and answers."""
+    return lambda _, given, answer: calls.append((given[0].clone(), answer.clone()))
+
+
+def places_of_channels(numbers: Tensor) -> Tensor:
+    """Channels first, and all their places behind; those of the first picture come first."""
+    return numbers.movedim(1 if numbers.dim() == 4 else -1, 0).flatten(1)
+
+
+def responded(places: Tensor) -> Tensor:
+    """The conditional half less the unconditional one."""
+    without, prompted = places.chunk(2, 1)
+    return (prompted - without).double()
