@@ -1,4 +1,4 @@
-"""`most_salient` with the response and without, on pairs of different skills that were trained with other seeds.
+"""Merges without a search on pairs of different skills, trained with other seeds.
 
     python benchmarks/saliency_pairs.py --cache FOLDER     # benchmarks/results/saliency_pairs.md
 
@@ -20,7 +20,7 @@ import torch
 from saliency_merges import ALONE, BEST, EVEN, MOST, WON, Skills, with_error
 
 RESULTS = Path(__file__).parent / "results" / "saliency_pairs.md"
-REPORT = """# `most_salient` on pairs of different skills
+REPORT = """# Merges without a search on five pairs of different skills
 
 Written by `python benchmarks/saliency_pairs.py`: five pairs that differ in the seeds they were trained with; points of
 128 fresh pictures each, differences paired by prompt and seed, their standard errors over the pairs. The activations
