@@ -18,6 +18,7 @@ from bayes_merger.merging.plan.explain import notes_on
 from bayes_merger.merging.plan.routing import listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import VAE_FILE
+from bayes_merger.merging.saliency.settings import STRENGTH, WINNER
 from bayes_merger.paths import user_path
 from bayes_merger.run.rebasin import planned_with_orders
 
@@ -53,7 +54,8 @@ A LoRA (LoCon, LoHa, LoKr, GLoRA, OFT, BOFT, IA3, DoRA, full difference) as any 
 applied, so alpha is its strength; 17 numbers (SDXL: 12) are LoRA block weights. Its own alpha is read from its
 tensors, its header or adapter_config.json beside it.
 saliency.a=A.act.safetensors saliency.b=B.act.safetensors move alpha inside tensors towards the model that matters more
-there, by as much as strength= says; alpha=act:FILE multiplies a weight number by number (activations --help).
+there, by as much as strength= says, or all the way: strength=winner; alpha=act:FILE multiplies a weight number by
+number (activations --help).
 "model_b={rebasin: B.safetensors, to: a}" takes B with its neurons in the order of A's (rebasin --help).
 Models in brackets below may be left out; a list that ends in dots goes on, with model_e=, model_f= up to model_z=.
 bayes-merger plan takes the same and says what would happen.
@@ -165,6 +167,7 @@ def _in_words(recipe: MergeRecipe) -> str:
     models = [Path(model.path).stem for name, model in recipe.models.items() if name != VAE_FILE]
     ends = {name: (min(row.values()), max(row.values())) for name, row in recipe.weights.items() if row}
     told = [f"{name} {low:g}" + (f" to {high:g}" if high > low else "") for name, (low, high) in ends.items()]
+    told += [f"{STRENGTH} {WINNER}"] if recipe.saliency.get("takes") == WINNER else []
     return f"{recipe.method} of {' and '.join(models)}, {', '.join(told)}"
 
 

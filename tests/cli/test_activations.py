@@ -118,7 +118,8 @@ def test_a_merge_is_moved_and_its_own_recipe_makes_it_again(workplace: Path, tin
     assert all(torch.equal(tensor, other[key]) for key, tensor in load_file(workplace / "again.safetensors").items())
     won = ["strength=winner", "saliency.takes=winner"]
     for out, word in zip(("won.safetensors", "taken.safetensors"), won, strict=True):
-        assert command(workplace, "merge", *models, *moved[:2], word, "--out", out).returncode == 0
+        written = command(workplace, "merge", *models, *moved[:2], word, "--out", out)
+        assert written.stdout.strip().endswith(", alpha 0.3, strength winner"), written.stderr
     taken, same, of_a, of_b = (load_file(path) for path in (*(workplace / f"{n}.safetensors" for n in ("won", "taken")),
                                                             tiny_a, tiny_b))  # fmt: skip
     place = block.format(6)
