@@ -235,7 +235,11 @@ class Recording:
         self._pending.sums.append(squares)
 
     def finish(self, layers: Sequence[Layer]) -> None:
-        """Put all that was added up where it goes, on the CPU and in the order of the checkpoint's rows."""
+        """Put all that was added up where it goes, on the CPU and in the order of the checkpoint's rows.
+
+        Raises:
+            ConfigError: something is infinite or NaN.
+        """
         import torch
 
         self._add_pending()
@@ -243,6 +247,11 @@ class Recording:
         for entries, (totals, counts) in self._totals.items():
             parts = totals.cpu().double().split([entry.width for entry in entries], 1)
             for entry, part, places in zip(entries, parts, counts.unbind(1), strict=True):
+                if not bool(part.isfinite().all()):  # gradients may overflow in fp16 where the answers do not
+                    raise ConfigError(
+                        f"activations: {entry.statistic} of {entry.key} is more than can be held; measure with  "
+                        "generator.dtype=fp32"
+                    )
                 self._put(known[entry.key], entry, part, places)
         self._totals.clear()
         for key, table in self._into.sums.items():
@@ -312,7 +321,8 @@ def recorded(pipeline: LivePipeline, about: About, *, guided: bool, gradients: i
         gradients: how often the denoiser is probed afterwards, in calls that it was seen to make.
 
     Raises:
-        ConfigError: a layer was not seen at work, because something was offloaded or compiled.
+        ConfigError: a layer was not seen at work, because something was offloaded or compiled; or its numbers
+            overflow.
     """
     found = Activations(about)
     recording = Recording(found, guided, pipeline.architecture.time_unit)

@@ -279,6 +279,20 @@ def test_gradients_of_what_is_stacked_in_one_tensor_are_those_of_all_its_rows() 
     assert found.counts["x.weight"]["gradient_n"].tolist() == [0.0, 1.0]
 
 
+def test_gradients_that_overflow_in_half_precision_are_refused_at_once() -> None:
+    network, time = Stacked().half(), torch.tensor(900.0)
+    with torch.no_grad():
+        network.v.weight.fill_(0.5)
+    layers = [Layer("x.weight", network.q, True, 0, 7, False), Layer("x.weight", network.v, True, 2, 7, False)]
+    calls, recording = SeenCalls(1), Recording(Activations(ABOUT), guided=True, time_unit=1000.0)
+    given = torch.full((200, 3), 100.0, dtype=torch.float16)
+    assert network(given, time)[0].max().item() == 22496.0  # which fp16 holds
+    calls.see(network, (given, time), {})
+    calls.probe(network, layers, recording.see_time, recording.see_gradient)
+    with pytest.raises(ConfigError, match=r"gradient_\w+ of x.weight is more than can be held; .*dtype=fp32"):
+        recording.finish(layers)
+
+
 def test_a_negative_prompt_that_is_not_drawn_is_not_measured(pipeline_a: LivePipeline) -> None:
     found = []
     for negative in ("", "a large blue cross"):
