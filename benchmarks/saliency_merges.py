@@ -273,9 +273,14 @@ class Skills:
             ("C", f"{found['C, the ancestor'].mean():.2f}", "below 2.5"),
             ("the weaker of A and B above C", f"{weaker:+.2f}", "0.8"),
             ("best block weights above the even mix", with_error(found[BEST] - found[EVEN]), "1.0"),
-            (f"{MOST} above the even mix", with_error(found[MOST] - found[EVEN]), "1.2"),
-            (f"above {ALONE}", with_error(found[MOST] - found[ALONE]), "0.15"),
-            ("above the best block weights", with_error(found[MOST] - found[BEST]), "-0.3"),
+        ]
+        for name in (MOST, WON):
+            rows += [
+                (f"{name}: above the even mix", with_error(found[name] - found[EVEN]), "1.2"),
+                (f"above {ALONE}", with_error(found[name] - found[ALONE]), "0.15"),
+                ("above the best block weights", with_error(found[name] - found[BEST]), "-0.3"),
+            ]
+        rows += [
             ("the best block weights with saliency above them without", with_error(found[MOVED] - found[BEST]), ""),
             (
                 f"{VECTORS} random block weights, 32 pictures each, with saliency above the same without",
