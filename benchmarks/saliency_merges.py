@@ -143,10 +143,8 @@ def best_block_weights(folder: Path, steps: int = 150) -> dict[str, float]:
                 model, tokenizer, [train.true_words(scenes[i], rng) for i in chosen], device="cpu"
             )
         mixed = {key: torch.lerp(a, states["b"][key], alphas[place[key]]) for key, a in states["a"].items()}
-        ratio = signal / (1 - signal)
-        weight = (ratio.clamp(max=5) / ratio * ratio.clamp(max=1).pow(-0.5)).view(-1)
         guess = functional_call(model.unet, mixed, (noisy, times, hidden)).sample
-        loss = ((guess - noise).square().mean((1, 2, 3)) * weight).mean()
+        loss = denoiser.error(guess, noise, signal, emphasis=0.5)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -35,6 +35,22 @@ _XL = {
     "addition_time_embed_dim": 4,
     "projection_class_embeddings_input_dim": 6 * 4 + 16,
 }
+_VAE16 = {
+    **_VAE,
+    "latent_channels": 16,
+    "shift_factor": 0.1,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+_SD3 = {
+    "sample_size": 8, "num_layers": 24, "attention_head_dim": 4, "num_attention_heads": 2,
+    "caption_projection_dim": 8, "joint_attention_dim": 24, "pooled_projection_dim": 24,
+    "pos_embed_max_size": 8, "in_channels": 16, "out_channels": 16,
+}  # fmt: skip
+_FLUX = {
+    "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 4,
+    "num_attention_heads": 2, "joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (0, 2, 2),
+}  # fmt: skip
 _MARKS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # as official settings have them
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "sd35", "flux")
 VARIANTS = ("sd35-large", "schnell")  # of the same names of tensors, but for their number
@@ -66,22 +82,6 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae16 = {
-            **_VAE,
-            "latent_channels": 16,
-            "shift_factor": 0.1,
-            "use_quant_conv": False,
-            "use_post_quant_conv": False,
-        }
-        sd3 = {
-            "sample_size": 8, "num_layers": 24, "attention_head_dim": 4, "num_attention_heads": 2,
-            "caption_projection_dim": 8, "joint_attention_dim": 24, "pooled_projection_dim": 24,
-            "pos_embed_max_size": 8, "in_channels": 16, "out_channels": 16,
-        }  # fmt: skip
-        flux = {
-            "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 4,
-            "num_attention_heads": 2, "joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (0, 2, 2),
-        }  # fmt: skip
         makers: dict[str, Any] = {
             "sd1": lambda: {
                 "unet": UNet2DConditionModel(cross_attention_dim=12, **_UNET),
@@ -100,21 +100,21 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
                 "text_encoder_2": _clip(16, 3, projection=True, pad_token_id=1),
             },
             "sd3": lambda: {
-                "transformer": SD3Transformer2DModel(**sd3),
-                "vae": AutoencoderKL(**vae16),
+                "transformer": SD3Transformer2DModel(**_SD3),
+                "vae": AutoencoderKL(**_VAE16),
                 "text_encoder": _clip(8, 2, projection=True),
                 "text_encoder_2": _clip(16, 3, projection=True),
                 "text_encoder_3": _t5(24),
             },
             "sd35": lambda: {
-                "transformer": SD3Transformer2DModel(**sd3, qk_norm="rms_norm", dual_attention_layers=(0, 1, 2)),
-                "vae": AutoencoderKL(**vae16),
+                "transformer": SD3Transformer2DModel(**_SD3, qk_norm="rms_norm", dual_attention_layers=(0, 1, 2)),
+                "vae": AutoencoderKL(**_VAE16),
                 "text_encoder": _clip(8, 2, projection=True),
                 "text_encoder_2": _clip(16, 3, projection=True),
             },
             "flux": lambda: {
-                "transformer": FluxTransformer2DModel(**flux, guidance_embeds=family == "flux"),
-                "vae": AutoencoderKL(**vae16),
+                "transformer": FluxTransformer2DModel(**_FLUX, guidance_embeds=family == "flux"),
+                "vae": AutoencoderKL(**_VAE16),
                 "text_encoder": _clip(8, 2),
                 "text_encoder_2": _t5(8),
             },
@@ -122,7 +122,7 @@ def make_modules(family: str, seed: int = 0) -> dict[str, Any]:
         makers |= {
             "sd35-large": lambda: {
                 **makers["sd35"](),
-                "transformer": SD3Transformer2DModel(**sd3 | {"num_layers": 38}, qk_norm="rms_norm"),
+                "transformer": SD3Transformer2DModel(**_SD3 | {"num_layers": 38}, qk_norm="rms_norm"),
             },
             "schnell": makers["flux"],
         }

@@ -138,6 +138,20 @@ class Lesson:
     learns: Callable[[str], bool] | None = None
 
 
+def error(guess: Tensor, noise: Tensor, signal: Tensor, emphasis: float) -> Tensor:
+    """The mean squared error of guessed noise, weighted by min-SNR 5, https://arxiv.org/abs/2303.09556.
+
+    Args:
+        guess: (n, channels, height, width).
+        noise: of the same shape.
+        signal: share of the picture in what was seen, (n, 1, 1, 1).
+        emphasis: how much more very noisy pictures count, as `Lesson` has it.
+    """
+    ratio = signal / (1 - signal)
+    weight = (ratio.clamp(max=5) / ratio * ratio.clamp(max=1).pow(-emphasis)).view(-1)
+    return ((guess - noise).square().mean((1, 2, 3)) * weight).mean()
+
+
 def train(
     model: Denoiser,
     lesson: Lesson,
@@ -154,8 +168,6 @@ def train(
     Args:
         latents: scaled latents of the scenes, (n, 4, 16, 16).
         check: called now and then with the step and the averaged state so far.
-
-    See https://arxiv.org/abs/2303.09556 for the weighting.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -184,9 +196,7 @@ def train(
         with torch.set_grad_enabled(not fixed_text):
             hidden = encode_text(model, tokenizer, texts, device=device)
         guess = model.unet(noisy, times, hidden).sample
-        ratio = signal / (1 - signal)
-        weight = (ratio.clamp(max=5) / ratio * ratio.clamp(max=1).pow(-lesson.emphasis)).view(-1)
-        loss = ((guess - noise).square().mean((1, 2, 3)) * weight).mean()
+        loss = error(guess, noise, signal, lesson.emphasis)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(learning.values()), 1.0)
