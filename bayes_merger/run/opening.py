@@ -22,13 +22,15 @@ from bayes_merger.run.progress import ends
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.web_ui import WEB_UIS
 
+_MANY_SCORES = 16  # of a merge, for a person who gives them
 _LOOKED_AT = 10  # studies, the newest first, of which one may tell how long pictures take
 
 
 def opening_lines(
     setup: RunSetup, study: optuna.study.Study, folder: RunFolder, done: int, found: Callable[[str], Any] = shutil.which
 ) -> Iterator[str]:
-    """Device and dtype; trials, pictures and the expected end; the memory; an idle card; notes on the models.
+    """Device and dtype; trials, pictures and the expected end; what a person will be asked; the memory; an idle card;
+    notes on the models.
 
     Args:
         setup: the run.
@@ -38,6 +40,8 @@ def opening_lines(
         found: where a program is, None if it is not installed.
     """
     yield f"drawing {_place(setup)}: {_amount(setup, done)}{_end(setup, study, folder, done)}"
+    if setup.rater:
+        yield _rating(setup, done)
     if setup.config.generator.program not in WEB_UIS:
         yield _memory(setup)
     if _lies_idle(setup, found):
@@ -87,6 +91,19 @@ def _amount(setup: RunSetup, done: int) -> str:
     more = " more" if done else ""
     final = f" and a final round of {last}, {trials * each + last} in all" if last else f", {trials * each} in all"
     return f"{trials}{more} trial{'s' * (trials != 1)} of {each} picture{'s' * (each != 1)}{final}"
+
+
+def _rating(setup: RunSetup, done: int) -> str:
+    """``you rate 8 pictures of each merge, 640 in all``, and the way to fewer where they are many."""
+    trials, each, most = setup.trials - done, pictures_per_trial(setup), "up to " * setup.config.scoring.assist
+    if setup.config.scoring.unit == "trial":
+        return f"you rate {trials} merge{'s' * (trials != 1)}, each by {each} picture{'s' * (each != 1)}"
+    said = f"you rate {most}{each} picture{'s' * (each != 1)} of each merge, {most}{trials * each} in all"
+    if done or each <= _MANY_SCORES:
+        return said
+    of_each = max(len(pictures) for payload in setup.payloads for pictures in payload.pictures_of_prompts())
+    one = "images_per_prompt=1 draws one of each prompt, " * (of_each > 1 and setup.config.images_budget is None)
+    return f"{said}; {one}scoring.unit=trial asks for one number of a merge"
 
 
 def _end(setup: RunSetup, study: optuna.study.Study, folder: RunFolder, done: int) -> str:

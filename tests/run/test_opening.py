@@ -10,11 +10,12 @@ import optuna
 import pytest
 import torch
 
-from bayes_merger.config import FinalConfig, GeneratorConfig
+from bayes_merger.config import FinalConfig, GeneratorConfig, ScoringConfig
 from bayes_merger.run.attributes import RECIPE, VERSIONS
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.opening import opening_lines
 from bayes_merger.run.setup import RunSetup
+from bayes_merger.scoring import ManualScorer
 from bayes_merger.search.study.workers import Worker
 from tests.run.fake_run import make_setup, open_study
 
@@ -93,6 +94,30 @@ def test_a_web_ui_draws_where_it_is(program: str, tmp_path: Path) -> None:
     lines = list(opening_lines(setup, drawn(setup, tmp_path / "s", []), RunFolder(tmp_path / "s"), 0, str))
     assert len(lines) == 1
     assert lines[0].startswith("drawing by the web UI at http://127.0.0.1:7860: 10 trials")
+
+
+@pytest.mark.parametrize(
+    ("pictures", "scoring", "done", "line"),
+    [
+        (4, {}, 0, "you rate 4 pictures of each merge, 40 in all"),
+        (4, {"assist": True}, 7, "you rate up to 4 pictures of each merge, up to 12 in all"),
+        (4, {"unit": "trial"}, 9, "you rate 1 merge, each by 4 pictures"),
+        (
+            64,
+            {},
+            0,
+            "you rate 64 pictures of each merge, 640 in all; images_per_prompt=1 draws one of each prompt, "
+            "scoring.unit=trial asks for one number of a merge",
+        ),
+    ],
+)
+def test_whoever_rates_is_told_how_much(
+    tmp_path: Path, pictures: int, scoring: dict[str, Any], done: int, line: str
+) -> None:
+    setup = make(pictures=pictures, scoring=ScoringConfig(**scoring), final=FinalConfig(images=0))
+    setup = replace(setup, scorers={"manual": ManualScorer()})
+    study = drawn(setup, tmp_path / "s", [])
+    assert list(opening_lines(setup, study, RunFolder(tmp_path / "s"), done, lambda name: None))[1] == line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this PyTorch has CUDA")

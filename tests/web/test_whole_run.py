@@ -18,7 +18,7 @@ from tests.web.serving import ROOT
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-SETTINGS = ("init_points=2", "n_iters=1", "scoring.playoff=2", "name=mine", "web.port=0")
+SETTINGS = ("init_points=2", "n_iters=1", "images_per_prompt=1", "scoring.playoff=2", "name=mine", "web.port=0")
 
 
 def rate(page: Page, link: str) -> None:
