@@ -18,6 +18,8 @@ from bayes_merger.compose.typed import FILES, PATHS, gathered, in_full
 from bayes_merger.errors import ConfigError, nearest, one_line, printable
 from bayes_merger.merging.method import MODEL_NAMES
 from bayes_merger.merging.rebasin.written import FILE, files_and_orders, table_of
+from bayes_merger.merging.saliency.settings import CHOICES
+from bayes_merger.merging.saliency.settings import FILES as SALIENT
 from bayes_merger.run.choices import GROUPS, choices
 
 MODELS = (*(f"model_{name}" for name in MODEL_NAMES), "models")
@@ -34,6 +36,10 @@ _OF_SCORERS = ("importance", "scale")
 """All that may be changed of a scorer; its other settings name files and addresses."""
 
 
+_OF_SALIENCY = tuple(f"saliency.{name}" for name in CHOICES)
+"""All that may be said of it beside its files."""
+
+
 def split_line(line: str) -> list[str]:
     """Settings as they are typed on one line.
 
@@ -46,12 +52,13 @@ def split_line(line: str) -> list[str]:
         raise ConfigError(f"settings: {one_line(error)}; close the quote") from None
 
 
-def check_asked(overrides: Sequence[str], models: Collection[str]) -> None:
+def check_asked(overrides: Sequence[str], models: Collection[str], activations: Collection[str] = ()) -> None:
     """Whether a page may ask for these settings.
 
     Args:
         overrides: as typed.
         models: the names that models may be given by.
+        activations: those of files of activations.
 
     Raises:
         ConfigError: one that only a terminal may give, or that names what is not there.
@@ -60,7 +67,11 @@ def check_asked(overrides: Sequence[str], models: Collection[str]) -> None:
         key, equals, value = in_full(override).partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
             raise ConfigError(f"settings: '{printable(override)}': on a page they are given like  name=value")
-        _check_key(key)
+        if _is_activations(key):
+            _check_named(key, value, activations, "file of activations")
+            continue
+        if key not in _OF_SALIENCY:
+            _check_key(key)
         if key.partition(".")[0] in MODELS:
             _check_model(key, value, models)
         elif key == "vae":
@@ -92,9 +103,18 @@ def _check_model(key: str, value: Any, models: Collection[str]) -> None:
             _check_key(f"{FILE}.{part}")
             _check_value(key, str(given))
         value = files[key]
-    if value not in models and value not in ("", "null"):
-        known = nearest(value, models) if models else "none was found: serve --models FOLDER says where they are"
-        raise ConfigError(f"{key}: no model '{printable(value)}'; {known}")
+    _check_named(key, value, models, "model")
+
+
+def _check_named(key: str, value: str, names: Collection[str], what: str) -> None:
+    if value not in names and value not in ("", "null"):
+        known = nearest(value, names) if names else "none was found: serve --models FOLDER says where they are"
+        raise ConfigError(f"{printable(key)}: no {what} '{printable(value)}'; {known}")
+
+
+def _is_activations(key: str) -> bool:
+    """Whether a setting names a file of activations."""
+    return key in (f"saliency.{name}" for name in SALIENT) or bool(re.fullmatch(r"act\.[A-Za-z]\w*", key))
 
 
 def _check_value(key: str, value: str) -> None:

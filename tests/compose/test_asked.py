@@ -13,6 +13,7 @@ from bayes_merger.compose.schema import fields
 from bayes_merger.errors import ConfigError
 
 MODELS = ["dreamshaper_8", "anime"]
+ACTIVATIONS = ["anime.act"]
 
 
 @pytest.mark.parametrize(
@@ -23,10 +24,11 @@ MODELS = ["dreamshaper_8", "anime"]
         "space.frozen.OUT11=0.5", "scorers.clip.importance=2", "optimiser=tpe", "final.images=0",
         "payloads.portrait.prompt=and/or ${this} ~ ..",
         "rebasin.b=a", "model_b={rebasin: anime, to: a}", "model_b.rebasin=anime", "models.d={rebasin: anime, to: a}",
+        "saliency=anime.act", "saliency.a=anime.act", "saliency.centre=none", "act.alpha=anime.act", "saliency.b=",
     ],
 )  # fmt: skip
 def test_what_makes_a_run_may_be_asked_for(setting: str) -> None:
-    check_asked([setting], MODELS)
+    check_asked([setting], MODELS, ACTIVATIONS)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,8 @@ def test_what_makes_a_run_may_be_asked_for(setting: str) -> None:
         "model_b={rebasin: x, to: a}", "model_b={rebasin: anime, to: a, config: f}", "model_b.rebasin=/x",
         "model_b={to: a}", "model_b={rebasin: [anime]}", "rebasin.b.config=f", "rebasin={b: {to: a, config: f}}",
         "rebasin.b.to=../x", "models={d: {rebasin: anime, to: a}}",
+        "model_b=anime.act", "saliency.a=anime", "saliency.a=/etc/passwd", "saliency={a: anime.act}", "act=anime.act",
+        "saliency.a.path=anime.act", "saliency.centre=../x", "act.alpha.path=x",
         # programs
         "scorers.x._target_=os.system", "scorers={x: {_target_: os.system}}", "optimiser._target_=x",
         "scorers.manual.viewer=xterm", "scorers.manual.ledger=x", "scorers.laion.weights=x", "scorers.laion=x",
@@ -54,7 +58,7 @@ def test_what_makes_a_run_may_be_asked_for(setting: str) -> None:
 )  # fmt: skip
 def test_what_reaches_further_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError):
-        check_asked(["n_iters=3", setting], MODELS)
+        check_asked(["n_iters=3", setting], MODELS, ACTIVATIONS)
 
 
 def test_settings_on_a_line_are_split_as_a_shell_does() -> None:

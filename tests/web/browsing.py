@@ -26,10 +26,10 @@ from tests.web.serving import TOKEN
 from tests.web.starting import Recorded
 
 
-def routes(runs: Path, children: Children | None = None) -> list[BaseRoute]:
+def routes(runs: Path, children: Children | None = None, models: str | None = None) -> list[BaseRoute]:
     """Of its pages and their data, without those of ratings; what is started is only remembered."""
     shelf = Shelf(runs)
-    data, started = StudyData(shelf), RunData(shelf, children=children or Recorded())
+    data, started = StudyData(shelf), RunData(shelf, models, children or Recorded())
     rooms: list[Room] = [
         StudyPages(shelf),
         data,
@@ -51,10 +51,10 @@ def client(runs: Path, *more: RatingPages, children: Children | None = None) -> 
 
 
 @contextmanager
-def browsed(runs: Path) -> Iterator[str]:
-    """The address of a server, without a path."""
+def browsed(runs: Path, models: str | None = None) -> Iterator[str]:
+    """The address of a server, without a path; the folder of models, if there is one."""
     with listen("127.0.0.1", 0) as listening:
-        server = server_of(build_app(routes(runs), TOKEN, home="/studies"))
+        server = server_of(build_app(routes(runs, models=models), TOKEN, home="/studies"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -56,6 +56,28 @@ def test_the_form_says_what_is_missing_and_shows_the_command_line(opened: Page) 
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_files_of_activations_are_offered_where_there_are_any(browser: Browser, opened: Page, tmp_path: Path) -> None:
+    assert opened.is_hidden("[data-setting='saliency.a']")
+    models, runs = tmp_path / "models", tmp_path / "runs"
+    models.mkdir()
+    for name in ("A.safetensors", "B.safetensors", "A.act.safetensors", "B.act.safetensors"):
+        (models / name).touch()
+    with browsed(runs, models=str(models)) as server:
+        page = browser.new_page()
+        page.goto(f"{server}/new?token={TOKEN}")
+        page.wait_for_selector("#activations option[value='A.act']", state="attached")
+        assert page.locator("#models option").count() == page.locator("#activations option").count() == 2
+        for setting, name in (("model_a", "A"), ("model_b", "B"), ("saliency.a", "A.act"), ("saliency.b", "B.act")):
+            page.fill(f"[data-setting='{setting}']", name)
+        page.check("[data-several=payloads] [value=demo]")
+        page.check("[data-several=scorers] [value=demo_clip]")
+        page.wait_for_selector("#start:enabled")
+        command = page.text_content("#command") or ""
+        assert "model_a=A model_b=B saliency.a=A.act saliency.b=B.act payloads=demo scorers=demo_clip" in command
+        page.fill("[data-setting='saliency.b']", "/etc/passwd")
+        page.wait_for_selector("#message.wrong:has-text(\"saliency.b: no file of activations '/etc/passwd'\")")
+
+
 class Serve:
     """``bayes-merger serve`` in a folder, as often as one likes."""
 
@@ -92,6 +114,7 @@ def test_a_run_from_the_form_is_rated_on_the_same_server(browser: Browser, tmp_p
     page.fill("[data-setting=n_iters]", "0")
     page.fill("[data-setting=name]", "eye")
     page.check("[data-several=scorers] [value=manual]")
+    page.fill("[data-setting=images_per_prompt]", "1")
     page.fill("#line", "scoring.playoff=0 scoring.repeats=0 final.images=0")
     page.wait_for_selector("#start:enabled")
     page.click("#start")

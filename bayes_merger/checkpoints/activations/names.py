@@ -14,6 +14,9 @@ from typing import Any
 
 from bayes_merger.errors import CheckpointError, printable
 
+SUFFIX = ".act.safetensors"
+"""How files of activations are called, where they are told from models by their names."""
+
 MARK = "|"
 """Between the name of a weight and that of a statistic."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypedDict
 
 from starlette.requests import Request
@@ -89,11 +90,15 @@ class Output(TypedDict):
 
 
 class Model(TypedDict):
-    """A model that can be given by name."""
+    """A model, or a file of activations, that can be given by name."""
 
     name: str
     bytes: int
     place: str
+
+
+def _listed(name: str, path: Path) -> Model:
+    return {"name": name, "bytes": path.stat().st_size, "place": path.parent.name}
 
 
 class Setting(TypedDict):
@@ -110,6 +115,7 @@ class Choices(TypedDict):
     """What a run can be made of."""
 
     models: list[Model]
+    activations: list[Model]
     methods: list[str]
     settings: list[Setting]
 
@@ -146,16 +152,16 @@ class RunData:
         ]
 
     def choices(self, request: Request) -> Response:
-        """What a run can be started from: models by name, merge methods, settings.
+        """What a run can be started from: models and files of activations by name, merge methods, settings.
 
         Of a fork, `?fork=NAME`: the settings that may differ, with those of the study as defaults.
         """
-        settings, models = self._starts.choices(request.query_params.get("fork", ""))
-        listed = [
-            {"name": name, "bytes": path.stat().st_size, "place": path.parent.name} for name, path in models.items()
-        ]
+        settings, named = self._starts.choices(request.query_params.get("fork", ""))
+        listed = {
+            what: [_listed(name, path) for name, path in files.items()] for what, files in named._asdict().items()
+        }
         found = [vars(one) | {"choices": list(one.choices)} for one in settings]
-        return as_json({"models": listed, "methods": sorted(METHODS), "settings": found})
+        return as_json({**listed, "methods": sorted(METHODS), "settings": found})
 
     def start(self, _: Request, body: Start) -> dict[str, Any]:
         """Start a run, or check its settings.

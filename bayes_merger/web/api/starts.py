@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bayes_merger import compose
+from bayes_merger.checkpoints.activations.names import SUFFIX
 from bayes_merger.checkpoints.shelves import models_on, shelves
 from bayes_merger.compose.asked import MODELS, check_asked, split_line
 from bayes_merger.compose.changes import check_forked, is_forked
@@ -61,6 +63,13 @@ class Prepared:
     device: str
 
 
+class Named(NamedTuple):
+    """Files by the names that they may be given by."""
+
+    models: dict[str, Path]
+    activations: dict[str, Path]
+
+
 class Starts:
     """Makes runs of what is asked.
 
@@ -83,11 +92,11 @@ class Starts:
         """
         asked = [*(one for one in body.settings if one.partition("=")[2]), *_typed(body.line)]
         with self._composing:
-            check_asked(asked, self.models())
+            check_asked(asked, *self.named())
             return self._fork(body.fork, asked) if body.fork else self._run(asked)
 
-    def choices(self, fork: str) -> tuple[list[Field], dict[str, Path]]:
-        """The settings that may be given, and the models by name; of a fork with the study's values as defaults.
+    def choices(self, fork: str) -> tuple[list[Field], Named]:
+        """The settings that may be given, and what has a name; of a fork with the study's values as defaults.
 
         Raises:
             ConfigError: its settings are not what a run writes.
@@ -95,15 +104,19 @@ class Starts:
         """
         with self._composing:
             if not fork:
-                return fields(), self.models()
+                return fields(), self.named()
             own = fields(compose.changed(self._stored(fork), []))
-            return [one for one in own if one.name == "name" or (is_forked(one.name) and one.name not in MODELS)], {}
+            return [
+                one for one in own if one.name == "name" or (is_forked(one.name) and one.name not in MODELS)
+            ], Named({}, {})
 
-    def models(self) -> dict[str, Path]:
-        """The models that have a name."""
+    def named(self) -> Named:
+        """What has a name."""
         files = models_on(shelves(self._models or models_dir()))
-        stems = [path.stem for path in files]
-        return {path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.name}": path for path in files}
+        stems = Counter(path.stem for path in files)
+        names = {path.stem if stems[path.stem] == 1 else f"{path.parent.name}/{path.name}": path for path in files}
+        activations = {name: path for name, path in names.items() if path.name.endswith(SUFFIX)}
+        return Named({name: path for name, path in names.items() if name not in activations}, activations)
 
     def _run(self, asked: Sequence[str]) -> Prepared:
         overrides = [*self._places(), *asked]

@@ -11,10 +11,12 @@ function option(value, text = value) {
   return Object.assign(document.createElement("option"), { value, textContent: text });
 }
 
-function fill({ models, methods, settings }) {
+function fill({ models, activations, methods, settings }) {
   const known = Object.fromEntries(settings.map((one) => [one.name, one]));
   defaults = Object.fromEntries(settings.map((one) => [one.name, one.default]));
-  find("models").append(...models.map(({ name, bytes, place }) => option(name, `${place}, ${(bytes / 1e9).toFixed(2)} GB`)));
+  const named = ({ name, bytes, place }) => option(name, `${place}, ${(bytes / 1e9).toFixed(2)} GB`);
+  find("models").append(...models.map(named));
+  find("activations").append(...activations.map(({ name, place }) => option(name, place)));
   find("found").textContent = models.length
     ? `${models.length} models have names here.`
     : "No models are found by name: start this server with  --models FOLDER, the folder of your web UI.";
@@ -30,7 +32,8 @@ function fill({ models, methods, settings }) {
     place.after(Object.assign(document.createElement("small"), { className: "quiet", textContent: none }));
   }
   const asked = [...form.querySelectorAll("[data-setting]")];
-  for (const field of asked) field.closest("label").hidden = !(field.dataset.setting in known);
+  const isThere = (name) => name in known || (name.startsWith("saliency.") && activations.length > 0);
+  for (const field of asked) field.closest("label").hidden = !isThere(field.dataset.setting);
   for (const part of form.querySelectorAll("fieldset")) {
     part.hidden = ![...part.querySelectorAll("label")].some((one) => !one.hidden);
   }
@@ -39,7 +42,7 @@ function fill({ models, methods, settings }) {
     if (!shown.has(one.name) && !["payloads", "scorers", "models"].includes(one.name)) find("others").append(other(one));
   }
   for (const field of form.querySelectorAll("[data-setting]")) {
-    const own = field.dataset.setting.startsWith("model_") || field.dataset.setting === "name";
+    const own = /^(model_|saliency\.|name$)/.test(field.dataset.setting);
     if (!own) field.value = defaults[field.dataset.setting] ?? "";
   }
 }
