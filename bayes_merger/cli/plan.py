@@ -169,10 +169,8 @@ def _print_plan(
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in Counter(checkpoint.stored.values()).most_common())
         print(f"  model {name.upper() if len(name) == 1 else name}  {_visible(str(checkpoint.path))}  {dtypes}")
     if not recipe.steps:
-        numbers = usual_numbers(planned.architecture)
-        shared = any("+" in number for number in numbers)
-        which = f": {', '.join(numbers)}" if shared else ", one for each block"
-        print(f"  a run of these searches {len(numbers)} numbers{which}, unless space= says otherwise")
+        numbers = usual_numbers(planned.architecture, tuple(planned.method.weights))
+        print(f"  a run of these searches {numbers}, unless space= says otherwise")
     for note in notes_on(planned, checkpoints):
         print(f"note: {_visible(note)}")
 

@@ -39,11 +39,21 @@ def usual_groups(architecture: Architecture) -> list[list[str]]:
     return [group for group in groups if len(group) > 1]
 
 
-def usual_numbers(architecture: Architecture) -> list[str]:
-    """What each number of a space without rules is for, a line's worth: `BASE`, `D00+D01`, ..."""
+def usual_numbers(architecture: Architecture, weights: Collection[str]) -> str:
+    """What a space without rules searches, in words: `26 numbers, one for each block`.
+
+    Args:
+        architecture: of the models.
+        weights: of the merge.
+    """
     groups = usual_groups(architecture)
     together = {block: group for group in groups for block in group}
-    return ["+".join(together.get(b, [b])) for b in architecture.blocks if together.get(b, [b])[0] == b]
+    each = ["+".join(together.get(b, [b])) for b in architecture.blocks if together.get(b, [b])[0] == b]
+    own = [weight for weight in weights if weight != STRENGTH]
+    count = len(each) * len(own) + (STRENGTH in weights)
+    blocks = f"each of {', '.join(each)}" if groups else "each block"
+    strength = ", and one strength for all" * (STRENGTH in weights)
+    return f"{count} numbers, {' and '.join(own) if len(own) > 1 else 'one'} for {blocks}{strength}"
 
 
 def rules_for(space: Mapping[str, Any], architecture: Architecture) -> Mapping[str, Any]:
