@@ -313,10 +313,11 @@ class LiveMerge:
                 raise TrialFailed(f"merge: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
 
     def _make_caches(self, destinations: Mapping[str, Tensor]) -> None:
-        from bayes_merger.merging.engine.memory import DeviceCache, free_memory
+        from bayes_merger.merging.engine.memory import DeviceCache, free_memory, place_of
 
         for device in {out.device for out in destinations.values()} - set(self._caches):
             budget = free_memory(device) // (2 * sharing()) if self._memory is None else self._memory
             items = [s for k, s in self._merged.items() if k in destinations and destinations[k].device == device]
             items.sort(key=lambda item: destinations[item.key].data_ptr())
-            self._caches[device] = DeviceCache(self._checkpoints, self._spec, items, device, budget)
+            place = place_of(self._spec, device)
+            self._caches[device] = DeviceCache(self._checkpoints, self._spec, items, place, budget)

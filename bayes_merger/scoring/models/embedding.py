@@ -172,11 +172,12 @@ def usable_device(device: str, setting: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"{setting}.device: {device!r} is not a device; use auto, cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{setting}.device: no GPU is usable here; give {setting}.device=cpu")
+        found = torch.device(device)
+        there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}[found.type]
+    except (RuntimeError, TypeError, KeyError):
+        raise ConfigError(f"{setting}.device: {device!r} is not a device; use auto, cpu, cuda or cuda:1") from None
+    if (found.index or 0) >= there:
+        raise ConfigError(f"{setting}.device: no {device} is usable here; give {setting}.device=cpu")
     return device
 
 

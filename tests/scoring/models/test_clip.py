@@ -242,8 +242,17 @@ def test_weights_of_another_size_are_named_when_they_are_loaded(tiny_clip: tuple
 
 
 def test_an_unknown_device_is_the_configurations_fault(tiny_clip: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigError, match="use auto, cpu or cuda"):
-        ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="gpu0").embed_images([noise(1)])
+    for name in ("gpu0", "meta"):
+        with pytest.raises(ConfigError, match=f"'{name}' is not a device; use auto, cpu, cuda or cuda:1"):
+            ClipTower(None, tiny_clip[1], config=tiny_clip[0], device=name).prepare()
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "mps:99"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_drawn(
+    tiny_clip: tuple[Path, Path], name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"device: no {name} is usable here; give .*device=cpu"):
+        ClipTower(None, tiny_clip[1], config=tiny_clip[0], device=name).prepare()
 
 
 def test_a_pickled_state_dict_in_half_precision_is_taken(
