@@ -32,20 +32,21 @@ class _There(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor, named: torch.device) -> _There:
-        # to torch it is on CUDA, whatever it is called: that of the two it can be told not to look for
+        make: Any = torch.Tensor._make_wrapper_subclass
         form = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        made: _There = torch.Tensor._make_wrapper_subclass(cls, held.shape, device="cuda", **form)  # type: ignore[attr-defined]
+        # to torch it is on CUDA, whatever it is called: of MPS it cannot be told not to look for it
+        made: _There = make(cls, held.shape, device="cuda", **form)
         made.held, made.named = held, named
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise AssertionError(f"{call}: after the device is gone")
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return self.named
 
     def data_ptr(self) -> int:
@@ -67,7 +68,7 @@ class FakeDevice(TorchDispatchMode):
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._mode_key = torch._C._TorchDispatchModeKey.FAKE  # torch then looks for no driver
         self.device = torch.device(name)
         self.waits = 0
@@ -77,6 +78,9 @@ class FakeDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = dict(kwargs or {})
+        if torch.is_inference_mode_enabled() and call._can_decompose():  # else torch has done it
+            with self:
+                return call.decompose(*args, **named)
         given = [one for one in tree_leaves((args, named)) if isinstance(one, Tensor)]
         there = [one for one in given if isinstance(one, _There)]
         here = [one for one in given if not isinstance(one, _There)]
@@ -104,11 +108,16 @@ class FakeDevice(TorchDispatchMode):
             return known[id(made)]
         if self.device.type == "mps" and made.dtype in (torch.float64, torch.complex128):
             raise TypeError(f"{call}: the MPS framework doesn't support float64")
-        return _There(made, self.device)
+        with torch.inference_mode(False):  # views of parameters share their versions
+            return _There(made, self.device)
 
 
 def _held(one: Any) -> Any:
     return one.held if isinstance(one, _There) else one
+
+
+def _free(_: torch.device) -> tuple[int, int]:
+    return 2**33, 2**34
 
 
 @contextmanager
@@ -120,18 +129,19 @@ def fake_device(name: str) -> Iterator[FakeDevice]:
     """
     lifts = torch._C._only_lift_cpu_tensors()
     torch._C._ensureCUDADeviceGuardSet()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # of a module that moves, parameters become others
     torch._C._set_only_lift_cpu_tensors(True)  # a tensor of Python's numbers is made by the CPU and then moved
-    free = {"device_count": lambda: 1, "synchronize": lambda _: None, "mem_get_info": lambda _: (2**33, 2**34)}
     try:
         with (
-            mock.patch.multiple(torch.cuda, **free),
-            mock.patch.object(torch.mps, "device_count", lambda: 1),
+            mock.patch.multiple(torch.cuda, device_count=lambda: 1, synchronize=lambda _: None, mem_get_info=_free),
+            mock.patch.object(torch.mps, "device_count", return_value=1),
             sdpa_kernel(SDPBackend.MATH),
             FakeDevice(name) as device,
         ):
             yield device
     finally:
         torch._C._set_only_lift_cpu_tensors(lifts)
+        torch.__future__.set_swap_module_params_on_conversion(False)
 
 
 def read(tensor: Tensor) -> Tensor:

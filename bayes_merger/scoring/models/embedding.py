@@ -173,7 +173,7 @@ def usable_device(device: str, setting: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
-        there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}[found.type]
+        there = {"cpu": 1, "cuda": torch.cuda.device_count()}[found.type]
     except (RuntimeError, TypeError, KeyError):
         raise ConfigError(f"{setting}.device: {device!r} is not a device; use auto, cpu, cuda or cuda:1") from None
     if (found.index or 0) >= there:
