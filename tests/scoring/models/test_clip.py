@@ -249,7 +249,7 @@ def test_an_unknown_device_is_the_configurations_fault(tiny_clip: tuple[Path, Pa
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_drawn(tiny_clip: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigError, match="device: no cuda:99 is usable here; give .*device=cpu"):
+    with pytest.raises(ConfigError, match=r"device: no cuda:99 is usable here; give .*device=cpu"):
         ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="cuda:99").prepare()
 
 
