@@ -279,7 +279,7 @@ class LivePipeline:
 
         for part in self._leaving:
             if self.architecture.model.modules[part].device.type != torch.device(device).type:
-                self.architecture.model.memory.move(part, device)
+                self.architecture.model.move(part, device)
 
     def _draw_in_memory(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress) -> list[Image]:
         """Draw a batch; in halves if the memory does not hold it, and those after it in no larger ones."""
