@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from bayes_merger.checkpoints.checkpoint import check_all_unchanged
-from bayes_merger.errors import BayesMergerError
+from bayes_merger.errors import BayesMergerError, is_out_of_memory
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.building import load_pipeline
-from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
+from bayes_merger.imaging.pipelines.device import OFFLOAD
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, OnDrawn
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.multi_step import LiveSteps

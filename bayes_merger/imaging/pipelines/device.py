@@ -75,11 +75,6 @@ def dtype_of(name: str, device: torch.device, half: str = "fp16") -> torch.dtype
     return dtype
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device has no memory left."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
-
-
 def free_memory(device: torch.device) -> None:
     """Give back what torch keeps of a GPU's memory for later."""
     import torch

@@ -15,13 +15,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayes_merger.errors import ConfigError, TrialFailed
+from bayes_merger.errors import ConfigError, TrialFailed, is_out_of_memory
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import UPSCALERS
 from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told
 from bayes_merger.imaging.pipelines.batches import Order, Progress, batches_of, check_finite
 from bayes_merger.imaging.pipelines.denoised import Tap
-from bayes_merger.imaging.pipelines.device import free_memory, is_out_of_memory
+from bayes_merger.imaging.pipelines.device import free_memory
 from bayes_merger.imaging.pipelines.passes import (
     Pass,
     Wording,
