@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -215,6 +215,12 @@ def _searches_texts(setup: RunSetup) -> bool:
     return not driven <= set(network)
 
 
+def _keep_no_models(merges: Mapping[str, LiveMerge | LiveSteps]) -> bool:
+    """Leave the memory in which merges keep their models to a picture that needs it; whether there was any."""
+    kept = [merge.release() for merge in merges.values()]
+    return any(kept)
+
+
 class PipelineEvaluator(Judging):
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
@@ -232,6 +238,7 @@ class PipelineEvaluator(Judging):
         self._pipeline = pipeline
         self._merges: dict[str, LiveMerge | LiveSteps] = {}
         self._current: tuple[str, Weights] | None = None
+        pipeline.make_room = partial(_keep_no_models, self._merges)  # no cycle: its memory is free when nobody has it
         self._loras = PromptLoras(setup.files.loras, setup.base, pipeline.destinations, pipeline.text_encoder_changed)
 
     @classmethod

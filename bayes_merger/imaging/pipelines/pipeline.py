@@ -84,6 +84,7 @@ class LivePipeline:
         prediction_type: `"epsilon"` or `"v_prediction"`.
         zero_snr: whether the model was trained to zero terminal signal-to-noise ratio.
         max_batch: most pictures drawn at once; it falls when the memory does not hold them.
+        make_room: called when it does not hold a single one; whether others have left some of it.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class LivePipeline:
         self.prediction_type = architecture.model.prediction_type
         self.zero_snr = architecture.model.zero_snr
         self.max_batch = max_batch
+        self.make_room: Callable[[], bool] = lambda: False
         self._attention = attention
         self._leaving = leaving if self.device.type == "cuda" else ()
         self._conditionings: dict[tuple[Any, ...], Conditioning] = {}
@@ -287,10 +289,12 @@ class LivePipeline:
             try:
                 return self._draw_batch(batch, told, progress)
             except (MemoryError, RuntimeError) as error:
-                if len(batch) == 1 or not is_out_of_memory(error):
+                if not is_out_of_memory(error) or (len(batch) == 1 and not self.make_room()):
                     raise
-            self.max_batch = len(batch) // 2
             free_memory(self.device)
+            if len(batch) == 1:
+                return self._draw_in_memory(batch, told, progress)
+            self.max_batch = len(batch) // 2
         half = (len(batch) + 1) // 2
         images = []
         for part in (slice(None, half), slice(half, None)):

@@ -202,6 +202,16 @@ class LiveMerge:
         self._storages = [StorageWeakRef(storage) for storage in storages.values()]
         self._places = places
 
+    def release(self) -> bool:
+        """Keep nothing in memory between candidates any more, and let go of what is kept; whether there was any."""
+        from bayes_merger.merging.engine.combine import Scratch
+
+        kept = any(cache.size for cache in self._caches.values())
+        self._memory, self._scratch = 0, Scratch()
+        self._caches.clear()
+        self._places = {}  # at the next candidate, all begins anew
+        return kept
+
     def _forget(self) -> None:
         self._contents.clear()
         self._copied = False

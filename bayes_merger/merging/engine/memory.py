@@ -237,6 +237,11 @@ class DeviceCache:
         wait = (partial(torch.cuda.synchronize, device),) if device.type == "cuda" else ()
         self.prepared = PreparedCache(budget, *wait)
 
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return self.arena.size + self.prepared.size
+
     def keeps(self, item: PlanItem) -> bool:
         """Whether all models' tensors of this key stay at the same address."""
         return item.place in self._resident and all(self._constant) and item.key in self._groups[item.place]

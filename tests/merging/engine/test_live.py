@@ -196,6 +196,19 @@ def test_what_mps_cannot_compute_the_cpu_does(tmp_path: Path, method: str) -> No
     assert equal({key: read(out) for key, out in on_gpu.items()}, on_cpu)
 
 
+@pytest.mark.parametrize("method", ["weighted_sum", "slerp"])
+def test_memory_that_is_let_go_changes_no_merge(tmp_path: Path, method: str) -> None:
+    models = opened(tmp_path, len(method_spec(method).models))
+    fresh, used = live(plain, torch.float16), live(plain, torch.float16)
+    LiveMerge(models, MergeSettings(method)).apply(uneven(method), fresh)
+    merging = LiveMerge(models, MergeSettings(method))
+    merging.apply(even("0.3", method), used)
+    assert merging.release()
+    merging.apply(uneven(method), used)
+    assert not merging.release()
+    assert equal(used, fresh)
+
+
 def test_workers_on_one_device_share_its_memory() -> None:
     assert sharing({}) == 1
     assert sharing({"BAYES_MERGER_SHARING": "3"}) == 3
