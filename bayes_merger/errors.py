@@ -154,7 +154,13 @@ _SYSTEM = {
 }
 """What the system says -> what the user can do."""
 
+_FULL = r"[Oo]ut of memory|_STATUS_ALLOC_FAILED"
+
 _SAID = {
+    rf"(CUDA|CUBLAS|CUDNN|HIP|MPS).*({_FULL})": (
+        "the GPU has no memory left; draw fewer pictures at once (generator.max_batch=1) or smaller ones, or end what "
+        "else uses it"
+    ),
     r"database or disk is full|No space left": _SYSTEM[errno.ENOSPC],
     r"readonly database|read-only transaction": "the study's database may not be written; change its permissions",
     r"too many (clients|connections)|connection slots are reserved": (
@@ -168,6 +174,12 @@ _SAID = {
     r"[Cc]annot allocate memory|failed to map segment|bad_alloc|can't start new thread": _SYSTEM[errno.ENOMEM],
 }
 """What a database or a loader says -> what the user can do."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has no memory left; torch, cuBLAS and cuDNN each say it in their way."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or re.search(_FULL, str(error)) is not None
 
 
 def trouble(error: BaseException) -> str | None:

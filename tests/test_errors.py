@@ -39,6 +39,12 @@ def wrapped(error: BaseException) -> Exception:
         (MemoryError(), "there is not enough memory"),
         (ImportError("libtorch.so: failed to map segment from shared object"), "there is not enough memory"),
         (RuntimeError("can't start new thread"), "there is not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "the GPU has no memory left"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB)"), "the GPU has no memory left"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "generator.max_batch=1",
+        ),
     ],
 )
 def test_trouble_of_the_surroundings_is_one_line(error: BaseException, said: str) -> None:

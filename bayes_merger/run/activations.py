@@ -79,7 +79,7 @@ def measure(
                 if _is_whole(files[-1], about):
                     note(f"{payload.name}: measured before")
                     continue
-                _measure(drawer, payload, about, gradients, files[-1])
+                measure_payload(drawer, payload, about, gradients, files[-1])
                 unguided = "" if _is_guided(drawer, payload) else ", without guidance, so of the response nothing"
                 note(f"{payload.name}: {payload.batch_size} pictures{unguided}")
             merged(files).save(out, overwrite=overwrite)
@@ -178,8 +178,21 @@ def _ids(runs: tuple[Mapping[str, Any], ...]) -> list[str]:
     return [run["id"] for run in runs]
 
 
-def _measure(drawer: Drawer, payload: Payload, about: About, gradients: int, path: Path) -> None:
-    guided = _is_guided(drawer, payload)
-    with recorded(drawer.pipeline, about, guided=guided, gradients=gradients) as found:
-        drawer.draw([payload])
+def measure_payload(drawer: Drawer, payload: Payload, about: About, gradients: int, path: Path) -> None:
+    """Draw one payload and write its activations.
+
+    Where the memory has not held a batch, it is drawn again in smaller ones: part of it has been counted.
+
+    Args:
+        drawer: has the model.
+        payload: resolved.
+        about: what the file says about itself.
+        gradients: as for `measure`.
+        path: the file.
+    """
+    guided, most = _is_guided(drawer, payload), 0
+    while drawer.pipeline.max_batch != most:
+        most = drawer.pipeline.max_batch
+        with recorded(drawer.pipeline, about, guided=guided, gradients=gradients) as found:
+            drawer.draw([payload])
     found.save(path)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from bayes_merger.checkpoints.checkpoint import check_all_unchanged
-from bayes_merger.errors import BayesMergerError
+from bayes_merger.errors import BayesMergerError, is_out_of_memory
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.building import load_pipeline
-from bayes_merger.imaging.pipelines.device import OFFLOAD, is_out_of_memory
+from bayes_merger.imaging.pipelines.device import OFFLOAD
 from bayes_merger.imaging.pipelines.pipeline import DrawnImage, LivePipeline, OnDrawn
 from bayes_merger.merging.engine.live import LiveMerge
 from bayes_merger.merging.engine.multi_step import LiveSteps
@@ -215,6 +215,12 @@ def _searches_texts(setup: RunSetup) -> bool:
     return not driven <= set(network)
 
 
+def _keep_no_models(merges: Mapping[str, LiveMerge | LiveSteps]) -> bool:
+    """Leave the memory in which merges keep their models to a picture that needs it; whether there was any."""
+    kept = [merge.release() for merge in merges.values()]
+    return any(kept)
+
+
 class PipelineEvaluator(Judging):
     """A loaded pipeline whose parameters are replaced in place by one merge after another."""
 
@@ -232,6 +238,7 @@ class PipelineEvaluator(Judging):
         self._pipeline = pipeline
         self._merges: dict[str, LiveMerge | LiveSteps] = {}
         self._current: tuple[str, Weights] | None = None
+        pipeline.make_room = partial(_keep_no_models, self._merges)  # no cycle: its memory is free when nobody has it
         self._loras = PromptLoras(setup.files.loras, setup.base, pipeline.destinations, pipeline.text_encoder_changed)
 
     @classmethod

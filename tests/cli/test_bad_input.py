@@ -145,6 +145,7 @@ CASES = {
     "a name that is no folder": (["name=a/b"], ["a/b"]),
     "not an assignment": (["model_a"], ["model_a"]),
     "unknown device": (["generator.device=gpu"], ["gpu"]),
+    "a GPU that is not there": (["generator.device=cuda:99"], ["no cuda:99", "device=auto"]),
     "no time": (["time_limit=soon"], ["time_limit", "soon", "2h"]),
     "no patience": (["patience=0"], ["patience", "0"]),
     "unknown test": (["pruning.test=wilcoxn"], ["pruning.test", "wilcoxn", "wilcoxon"]),

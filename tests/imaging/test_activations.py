@@ -19,6 +19,7 @@ from bayes_merger.imaging import LivePipeline, Payload, load_pipeline, resolve
 from bayes_merger.imaging.activations import Recording, recorded
 from bayes_merger.imaging.gradients import SeenCalls
 from bayes_merger.imaging.layers import Layer, layers_in, layers_of
+from tests.fake_device import fake_device
 
 CONFIGS = Path(empty_networks.__code__.co_filename).parent / "configs"
 WHOLE = [("sd15", 354, 19_886_336, 32e6), ("sdxl", 1058, 89_364_736, 150e6)]
@@ -72,6 +73,31 @@ def test_in_half_precision_the_sums_are_in_full(tiny_a: Path, tiny_sd1_config: P
         assert torch.allclose(sums["in_abs"][band], given.abs().sum((0, 1)), rtol=1e-6)
         assert torch.allclose(sums["guided_out"][band], (answer[2:] - answer[:2]).square().sum((0, 1)), rtol=1e-6)
     assert float(sums["gradient_in"].sum()) > 0
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps:0"])
+def test_on_a_gpu_they_are_those_of_the_cpu_and_no_layer_waits_for_them(
+    tiny_a: Path, tiny_sd1_config: Path, pipeline_a: LivePipeline, device: str
+) -> None:
+    with recorded(pipeline_a, ABOUT, guided=True) as expected:
+        pipeline_a.draw(PAYLOADS)
+    with fake_device(device) as gpu:
+        pipeline = load_pipeline(tiny_a, config=tiny_sd1_config, device=device, dtype="fp32")
+        pipeline.draw(PAYLOADS)
+        pipeline.text_encoder_changed()
+        before = gpu.waits
+        pipeline.draw(PAYLOADS)
+        plain = gpu.waits - before
+        with recorded(pipeline, ABOUT, guided=True) as found:
+            before = gpu.waits
+            pipeline.draw(PAYLOADS)
+            assert gpu.waits - before == plain + 2  # each call of the denoiser is asked for its time
+    assert found.sums.keys() == expected.sums.keys()
+    for key, table in expected.sums.items():
+        for statistic, sums in table.items():
+            one = found.sums[key][statistic]
+            assert (one.device.type, one.dtype) == ("cpu", torch.float64)
+            assert torch.allclose(one, sums, rtol=1e-3, atol=1e-4 * float(sums.mean())), (key, statistic)
 
 
 def adder(calls: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:

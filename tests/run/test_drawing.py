@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bayes_merger import compose
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import BayesMergerError, ConfigError
 from bayes_merger.run.drawing import evaluator_of
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
@@ -56,6 +56,32 @@ def test_how_many_pictures_the_memory_holds_is_found_once_per_study(setup: RunSe
     assert study.user_attrs == {"max_batch": 2}
     assert max(drawn_at_once(setup, study, holds=5)) == 2
     assert study.user_attrs == {"max_batch": 2}
+
+
+def test_where_one_picture_has_no_room_the_models_leave_it_theirs(setup: RunSetup) -> None:
+    notes, alone = RecordingReporter(), list[bool]()
+
+    def crowded(unet: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        """A device that holds one picture, once it holds nothing else."""
+        alone.append(len(inputs[0]) == 2)
+        if alone.count(True) <= 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with evaluator_of(setup, optuna.create_study(), notes, StopSignal(notes), RunFolder(Path("x"))) as evaluator:
+        found: Any = evaluator
+        handle = found._pipeline.pipe.unet.register_forward_pre_hook(crowded)
+        for share in (0.5, 0.25):
+            evaluator.load_weights({"alpha": dict.fromkeys(setup.architecture.blocks, share)})
+            assert len(evaluator.draw(setup.payloads)) == 5
+        assert alone.count(True) > 5
+        handle.remove()
+        handle = found._pipeline.pipe.unet.register_forward_pre_hook(no_room)
+        with pytest.raises(BayesMergerError, match="out of memory while drawing one picture"):  # nothing else can leave
+            evaluator.draw(setup.payloads)
+
+
+def no_room(unet: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_a_study_whose_memory_holds_all_stores_nothing(setup: RunSetup) -> None:

@@ -50,11 +50,12 @@ def device_of(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device: no {name} on this machine ({count} CUDA devices); use device=auto or cpu")
+        count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}[device.type]
+    except (RuntimeError, KeyError):
+        raise ConfigError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from None
+    if (device.index or 0) >= count:
+        kind = device.type.upper()
+        raise ConfigError(f"device: no {name} on this machine ({count} {kind} devices); use device=auto or cpu")
     return device
 
 
@@ -72,11 +73,6 @@ def dtype_of(name: str, device: torch.device, half: str = "fp16") -> torch.dtype
         raise ConfigError(f"dtype: {name!r} is not a dtype; use auto, {', '.join(DTYPES)}")
     dtype: torch.dtype = getattr(torch, DTYPES[name])
     return dtype
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device has no memory left."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def free_memory(device: torch.device) -> None:

@@ -134,6 +134,10 @@ class LiveViews:
             self._places = places
         return self._views
 
+    def forget(self) -> None:
+        """Let go of the views, which keep the memory that they are on."""
+        self._places, self._views = [], {}
+
 
 def _places(module: Module) -> list[tuple[Any, ...]]:
     """What the views on a module depend on: its parts, and where and how their tensors lie in memory."""

@@ -78,6 +78,11 @@ class LoadedModel:
         views = self.views.now()
         return {own: views[key].view(shape) for key, (own, shape) in self.merged.items()}
 
+    def move(self, part: str, device: torch.device | str) -> None:
+        """Move a part to another device; the memory that it had is free, as soon as nobody else has views on it."""
+        self.views.forget()
+        self.memory.move(part, device)
+
 
 @dataclass(frozen=True)
 class Source:

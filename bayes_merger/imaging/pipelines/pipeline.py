@@ -15,13 +15,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayes_merger.errors import ConfigError, TrialFailed
+from bayes_merger.errors import ConfigError, TrialFailed, is_out_of_memory
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.hires import UPSCALERS
 from bayes_merger.imaging.pipelines.architectures import Conditioning, DrawnArchitecture, Told
 from bayes_merger.imaging.pipelines.batches import Order, Progress, batches_of, check_finite
 from bayes_merger.imaging.pipelines.denoised import Tap
-from bayes_merger.imaging.pipelines.device import free_memory, is_out_of_memory
+from bayes_merger.imaging.pipelines.device import free_memory
 from bayes_merger.imaging.pipelines.passes import (
     Pass,
     Wording,
@@ -84,6 +84,7 @@ class LivePipeline:
         prediction_type: `"epsilon"` or `"v_prediction"`.
         zero_snr: whether the model was trained to zero terminal signal-to-noise ratio.
         max_batch: most pictures drawn at once; it falls when the memory does not hold them.
+        make_room: called when it does not hold a single one; whether others have left some of it.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class LivePipeline:
         self.prediction_type = architecture.model.prediction_type
         self.zero_snr = architecture.model.zero_snr
         self.max_batch = max_batch
+        self.make_room: Callable[[], bool] = lambda: False
         self._attention = attention
         self._leaving = leaving if self.device.type == "cuda" else ()
         self._conditionings: dict[tuple[Any, ...], Conditioning] = {}
@@ -279,7 +281,7 @@ class LivePipeline:
 
         for part in self._leaving:
             if self.architecture.model.modules[part].device.type != torch.device(device).type:
-                self.architecture.model.memory.move(part, device)
+                self.architecture.model.move(part, device)
 
     def _draw_in_memory(self, batch: Sequence[Order], told: Sequence[Told], progress: Progress) -> list[Image]:
         """Draw a batch; in halves if the memory does not hold it, and those after it in no larger ones."""
@@ -287,10 +289,12 @@ class LivePipeline:
             try:
                 return self._draw_batch(batch, told, progress)
             except (MemoryError, RuntimeError) as error:
-                if len(batch) == 1 or not is_out_of_memory(error):
+                if not is_out_of_memory(error) or (len(batch) == 1 and not self.make_room()):
                     raise
-            self.max_batch = len(batch) // 2
             free_memory(self.device)
+            if len(batch) == 1:
+                return self._draw_in_memory(batch, told, progress)
+            self.max_batch = len(batch) // 2
         half = (len(batch) + 1) // 2
         images = []
         for part in (slice(None, half), slice(half, None)):

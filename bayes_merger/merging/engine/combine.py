@@ -60,9 +60,10 @@ def combine(
 
     Args:
         spec: the method.
-        sources: one contiguous tensor per model, of one shape and on ``out``'s device, of any float dtypes; only read.
+        sources: one contiguous tensor per model, of one shape and on one device, where it is computed, of any float
+            dtypes; only read.
         weights: weight name to number, or to a number for each place.
-        out: Tensor of the same shape, any float dtype and strides.
+        out: Tensor of the same shape, any float dtype and strides, on any device.
         dtype: what the result is rounded to before it is widened to ``out``'s.
         scratch: reused memory.
         key: name of the tensor, for methods that need it.
@@ -72,8 +73,8 @@ def combine(
     """
     if out.numel() == 0:
         return
-    if not out.is_contiguous():
-        whole = scratch.room("whole", out.shape, dtype, out.device)
+    if not out.is_contiguous() or out.device != sources[0].device:
+        whole = scratch.room("whole", out.shape, dtype, sources[0].device)
         combine(spec, sources, weights, whole, dtype, scratch, key, cache, begin)
         out.copy_(whole)
         return

@@ -202,6 +202,16 @@ class LiveMerge:
         self._storages = [StorageWeakRef(storage) for storage in storages.values()]
         self._places = places
 
+    def release(self) -> bool:
+        """Keep nothing in memory between candidates any more, and let go of what is kept; whether there was any."""
+        from bayes_merger.merging.engine.combine import Scratch
+
+        kept = any(cache.size for cache in self._caches.values())
+        self._memory, self._scratch = 0, Scratch()
+        self._caches.clear()
+        self._places = {}  # at the next candidate, all begins anew
+        return kept
+
     def _forget(self) -> None:
         self._contents.clear()
         self._copied = False
@@ -313,10 +323,11 @@ class LiveMerge:
                 raise TrialFailed(f"merge: '{key}' holds {fault}; weights nearer to [0, 1] avoid it")
 
     def _make_caches(self, destinations: Mapping[str, Tensor]) -> None:
-        from bayes_merger.merging.engine.memory import DeviceCache, free_memory
+        from bayes_merger.merging.engine.memory import DeviceCache, free_memory, place_of
 
         for device in {out.device for out in destinations.values()} - set(self._caches):
             budget = free_memory(device) // (2 * sharing()) if self._memory is None else self._memory
             items = [s for k, s in self._merged.items() if k in destinations and destinations[k].device == device]
             items.sort(key=lambda item: destinations[item.key].data_ptr())
-            self._caches[device] = DeviceCache(self._checkpoints, self._spec, items, device, budget)
+            place = place_of(self._spec, device)
+            self._caches[device] = DeviceCache(self._checkpoints, self._spec, items, place, budget)

@@ -70,6 +70,16 @@ def _physical() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if known else 2**32
 
 
+def place_of(spec: MethodSpec, device: torch.device) -> torch.device:
+    """Where a method is computed for live tensors on a device: there, if the device can.
+
+    Apple's MPS has no fp64 and few decompositions of matrices, which methods of whole tensors and of two stages need;
+    its memory is the CPU's.
+    """
+    able = device.type != "mps" or (spec.elementwise and spec.prepare is None)
+    return device if able else torch.device("cpu")
+
+
 class Arena:
     """Copies of tensors, one after another in one allocation per group and dtype.
 
@@ -200,7 +210,7 @@ class DeviceCache:
         checkpoints: model name to model.
         spec: the method.
         items: what is merged, in the order in which the models' tensors are to be stored.
-        device: where the live tensors are.
+        device: where it is computed.
         budget: bytes.
     """
 
@@ -226,6 +236,11 @@ class DeviceCache:
                 self._resident.add(place)
         wait = (partial(torch.cuda.synchronize, device),) if device.type == "cuda" else ()
         self.prepared = PreparedCache(budget, *wait)
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return self.arena.size + self.prepared.size
 
     def keeps(self, item: PlanItem) -> bool:
         """Whether all models' tensors of this key stay at the same address."""

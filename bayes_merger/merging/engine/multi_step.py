@@ -244,3 +244,7 @@ class LiveSteps:
         self._unfolded.set(self._recipe.with_weights(weights))
         with named(last):
             self._live.apply(weights_of(last, weights, adjusted=True), destinations, everything=everything)
+
+    def release(self) -> bool:
+        """Keep nothing in memory between candidates any more; whether there was any. See ``LiveMerge.release``."""
+        return self._live.release()

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, is_out_of_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,8 +75,6 @@ class Embedder:
 
     def _batches(self, inputs: Sequence[Any], batch_size: int) -> list[Tensor]:
         """One vector each; a batch that does not fit into the memory is halved."""
-        import torch
-
         vectors: list[Tensor] = []
         while len(vectors) < len(inputs):
             batch = inputs[len(vectors) : len(vectors) + batch_size]
@@ -86,8 +84,8 @@ class Embedder:
                     for part in self._prepare(batch, str(self._device))
                 )
                 vectors += self._run(*given).float().cpu()
-            except torch.OutOfMemoryError:
-                if len(batch) == 1:
+            except RuntimeError as error:
+                if len(batch) == 1 or not is_out_of_memory(error):
                     raise
                 batch_size = len(batch) // 2
                 log.warning("a GPU without memory for %d pictures at once: scoring %d at once", len(batch), batch_size)
@@ -172,11 +170,12 @@ def usable_device(device: str, setting: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"{setting}.device: {device!r} is not a device; use auto, cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{setting}.device: no GPU is usable here; give {setting}.device=cpu")
+        found = torch.device(device)
+        there = {"cpu": 1, "cuda": torch.cuda.device_count()}[found.type]
+    except (RuntimeError, TypeError, KeyError):
+        raise ConfigError(f"{setting}.device: {device!r} is not a device; use auto, cpu, cuda or cuda:1") from None
+    if (found.index or 0) >= there:
+        raise ConfigError(f"{setting}.device: no {device} is usable here; give {setting}.device=cpu")
     return device
 
 

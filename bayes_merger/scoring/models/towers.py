@@ -50,10 +50,12 @@ class Tower(ABC):
         """Checks settings and weights without loading them; fetches the weights when they are not here yet.
 
         Raises:
-            ConfigError: a setting that makes no sense, no weights, or weights of another model.
+            ConfigError: a setting that makes no sense, no such device, no weights, or weights of another model.
         """
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ConfigError(f"{self.setting}.batch_size must be 1 or more, not {self.batch_size!r}")
+        if self.device != "auto":  # which every machine has, and needs no torch
+            usable_device(self.device, self.setting)
         self.file.find()
 
     def embed_images(self, images: Sequence[Image], *, normalise: bool = True) -> Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from bayes_merger.imaging import LivePipeline
 
@@ -22,8 +23,16 @@ def test_parameters_of_a_part_lie_side_by_side_in_the_order_of_the_file(own_pipe
 def test_a_part_that_moves_keeps_its_parameters_and_their_numbers(own_pipeline: LivePipeline) -> None:
     parameters = dict(own_pipeline.pipe.vae.named_parameters())
     before = {key: (view.clone(), view.data_ptr()) for key, view in own_pipeline.destinations().items()}
-    own_pipeline.architecture.model.memory.move("vae", "cpu")
+    own_pipeline.architecture.model.move("vae", "cpu")
     assert all(parameters[name] is parameter for name, parameter in own_pipeline.pipe.vae.named_parameters())
     for key, view in own_pipeline.destinations().items():
         assert torch.equal(view, before[key][0])
         assert (view.data_ptr() != before[key][1]) == key.startswith("first_stage_model.")
+
+
+def test_the_memory_of_a_part_that_moved_is_free(own_pipeline: LivePipeline) -> None:
+    """Else a GPU would have no more room for pictures once the text encoders have left it."""
+    assert own_pipeline.destinations()
+    before = StorageWeakRef(next(own_pipeline.pipe.text_encoder.parameters()).untyped_storage())
+    own_pipeline.architecture.model.move("text_encoder", "cpu")
+    assert before.expired()

@@ -12,6 +12,7 @@ from bayes_merger.checkpoints.tokenizer import build_tokenizer
 from bayes_merger.errors import ConfigError, TrialFailed
 from bayes_merger.imaging import DrawnImage, LivePipeline, Payload, load_pipeline, resolve
 from bayes_merger.imaging.pipelines.schedulers import SAMPLERS, build_scheduler
+from tests.fake_device import fake_device
 
 CAT = Payload("cat", "a photo of a cat", negative_prompt="blurry", steps=3, width=64, height=64, seed=7, batch_size=2)
 DOG = dataclasses.replace(CAT, name="dog", prompt="a dog, sunny day", seed=30, batch_size=1)
@@ -255,3 +256,40 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved_and_nothing_is_lost(
     second = pipeline.draw(payloads)
     assert max(sizes) == 2
     assert pixels(first) == pixels(second)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps:0"])
+def test_a_gpu_draws_what_the_cpu_draws(tiny_a: Path, tiny_sd1_config: Path, device: str) -> None:
+    on_cpu = load_pipeline(tiny_a, config=tiny_sd1_config, device="cpu", dtype="fp16")
+    payloads = [
+        Payload(name, "a (red:1.2) ring", sampler_name=name, steps=2, width=64, height=64, cfg_scale=3)
+        for name in ("Euler a", "DPM++ SDE", "UniPC")
+    ]
+    expected = on_cpu.draw(resolve(payloads, 0))
+    with fake_device(device):
+        pipeline = load_pipeline(tiny_a, config=tiny_sd1_config, device=device)
+        found = pipeline.draw(resolve(payloads, 0))
+    assert (pipeline.device, pipeline.dtype) == (torch.device(device), torch.float16)
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(np.asarray(one.image, int) - np.asarray(other.image, int)).max() <= 2, one.payload
+
+
+def test_samplers_do_not_wait_for_a_gpu_between_steps(tiny_a: Path, tiny_sd1_config: Path) -> None:
+    waits = []
+    with fake_device("cuda:0") as gpu:
+        pipeline = load_pipeline(tiny_a, config=tiny_sd1_config, device="cuda:0")
+        for steps in (2, 2, 4):  # prompts are read before the second
+            payload = Payload("x", "a ring", sampler_name="DPM++ 2M", steps=steps, width=64, height=64, cfg_scale=3)
+            before = gpu.waits
+            pipeline.draw(resolve([payload], 0))
+            waits.append(gpu.waits - before)
+    assert waits[1] == waits[2] < 8  # times and noise go there; whether all is finite, and the picture, come back
+
+
+def test_a_device_that_is_not_there_is_refused(tiny_a: Path) -> None:
+    for name in ("cuda:99", "mps:99"):
+        with pytest.raises(ConfigError, match=f"device: no {name} on this machine"):
+            load_pipeline(tiny_a, device=name)
+    for name in ("meta", "gpu"):
+        with pytest.raises(ConfigError, match=f"device: '{name}' is not a device; use auto, cpu, cuda, cuda:1 or mps"):
+            load_pipeline(tiny_a, device=name)

@@ -10,6 +10,7 @@ import torch
 from bayes_merger.errors import CheckpointError, ConfigError, TrialFailed
 from bayes_merger.merging import METHODS, LiveMerge, MergeSettings, merge, method_spec, open_checkpoint
 from bayes_merger.merging.engine.live import sharing
+from tests.fake_device import fake_device, read
 from tests.live_models import equal, live, parameter, plain, shifted, strided, transposed
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, VAE, even, opened, recipe_of, tensors_of, uneven, write_model
 from tests.merging.variants import SAMPLED, Variant, title
@@ -168,6 +169,44 @@ def test_a_gpu_gives_what_the_cpu_gives_but_for_a_last_bit(tmp_path: Path, metho
     LiveMerge(models, MergeSettings(method)).apply(uneven(method), on_cpu)
     for key, out in on_cpu.items():
         torch.testing.assert_close(on_gpu[key].cpu(), out, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("device", ["cuda:0", "mps:0"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_works_on_a_gpu_whose_models_are_files(tmp_path: Path, method: str, device: str) -> None:
+    models = opened(tmp_path, len(method_spec(method).models))
+    on_cpu, merging = live(plain, torch.bfloat16), LiveMerge(models, MergeSettings(method, vae="merge"))
+    LiveMerge(models, MergeSettings(method, vae="merge")).apply(uneven(method), on_cpu)
+    with fake_device(device):
+        on_gpu = {key: out.to(device) for key, out in live(plain, torch.bfloat16).items()}
+        merging.apply(even("0.3", method), on_gpu)
+        merging.apply(uneven(method), on_gpu)
+    assert equal({key: read(out) for key, out in on_gpu.items()}, on_cpu)
+
+
+@pytest.mark.parametrize("method", ["slerp", "truncate_rank", "cosine_a", "arcee_fusion"])
+def test_what_mps_cannot_compute_the_cpu_does(tmp_path: Path, method: str) -> None:
+    models = opened(tmp_path, len(method_spec(method).models))
+    on_cpu = live(plain, torch.float16)
+    LiveMerge(models, MergeSettings(method)).apply(uneven(method), on_cpu)
+    with fake_device("mps:0"):
+        on_gpu = {key: out.to("mps:0") for key, out in live(transposed, torch.float16).items()}
+        LiveMerge(models, MergeSettings(method)).apply(uneven(method), on_gpu)
+    assert equal({key: read(out) for key, out in on_gpu.items()}, on_cpu)
+
+
+@pytest.mark.parametrize("method", ["weighted_sum", "slerp"])
+def test_memory_that_is_let_go_changes_no_merge(tmp_path: Path, method: str) -> None:
+    models = opened(tmp_path, len(method_spec(method).models))
+    fresh, used = live(plain, torch.float16), live(plain, torch.float16)
+    LiveMerge(models, MergeSettings(method)).apply(uneven(method), fresh)
+    merging = LiveMerge(models, MergeSettings(method))
+    merging.apply(even("0.3", method), used)
+    assert merging.release()
+    merging.apply(uneven(method), used)
+    assert not merging.release()
+    assert equal(used, fresh)
 
 
 def test_workers_on_one_device_share_its_memory() -> None:

@@ -19,6 +19,7 @@ from bayes_merger.merging.export.single_file import save_merge
 from bayes_merger.merging.method import known_methods, method_spec
 from bayes_merger.merging.saliency.settings import read_saliency
 from bayes_merger.merging.saliency.weights import MovedWeight, ScaledWeight, TensorWeight, WonWeight, as_matrix
+from tests.fake_device import fake_device, read
 from tests.live_models import equal, live, parameter, plain, transposed
 from tests.merging.saliency.recipes import WIDE, recipe
 from tests.merging.tiny_models import FIRST, SHAPES, TEXT, opened, tensors_of, write_model
@@ -366,3 +367,23 @@ def test_recipes_keep_the_files_and_their_hashes_and_old_ones_keep_their_bytes(
     assert "saliency" not in recipe(two(models)).to_json()
     with pytest.raises(CheckpointError, match=r"saliency\.a: elsewhere: cannot be opened"):
         plan(elsewhere, two(models))
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps:0"])
+@pytest.mark.parametrize(
+    ("method", "takes"), [("weighted_sum", "share"), ("weighted_sum", "winner"), ("most_salient", "share")]
+)
+def test_a_live_merge_on_a_gpu_reads_files_of_activations_from_the_cpu(
+    tmp_path: Path, models: dict[str, Checkpoint], method: str, takes: str, device: str
+) -> None:
+    given = {name: models[name] for name in method_spec(method).models}
+    settings = MergeSettings(method, saliency=settings_of(tmp_path) | {"takes": takes})
+    weights = recipe(given, "0.3", 0.7, method, saliency=settings.saliency).weights
+    if takes == "winner":
+        weights = {"alpha": weights["alpha"]}
+    on_cpu = live(plain, torch.float16)
+    LiveMerge(given, settings).apply(weights, on_cpu)
+    with fake_device(device):
+        on_gpu = {key: out.to(device) for key, out in live(plain, torch.float16).items()}
+        LiveMerge(given, settings).apply(weights, on_gpu)
+    assert equal({key: read(out) for key, out in on_gpu.items()}, on_cpu)

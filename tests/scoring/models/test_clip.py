@@ -16,6 +16,7 @@ from bayes_merger.scoring import AestheticScorer, ClipScorer, ClipTower, Scorer,
 from bayes_merger.scoring.models import embedding
 from bayes_merger.scoring.models.preprocessing import Preprocessing
 from bayes_merger.scoring.models.towers import Tower
+from tests.fake_device import fake_device
 from tests.scoring.conftest import TINY_CLIP
 from tests.scoring.pictures import judged, noise
 
@@ -242,8 +243,14 @@ def test_weights_of_another_size_are_named_when_they_are_loaded(tiny_clip: tuple
 
 
 def test_an_unknown_device_is_the_configurations_fault(tiny_clip: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigError, match="use auto, cpu or cuda"):
-        ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="gpu0").embed_images([noise(1)])
+    for name in ("gpu0", "mps", "meta"):
+        with pytest.raises(ConfigError, match=f"'{name}' is not a device; use auto, cpu, cuda or cuda:1"):
+            ClipTower(None, tiny_clip[1], config=tiny_clip[0], device=name).prepare()
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_drawn(tiny_clip: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"device: no cuda:99 is usable here; give .*device=cpu"):
+        ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="cuda:99").prepare()
 
 
 def test_a_pickled_state_dict_in_half_precision_is_taken(
@@ -303,3 +310,13 @@ def test_the_gpu_says_what_the_cpu_says(tiny_clip: tuple[Path, Path], tower: Cli
     cuda = ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="cuda")
     images = [noise(n) for n in range(5)]
     torch.testing.assert_close(cuda.embed_images(images), tower.embed_images(images), atol=1e-3, rtol=0)
+
+
+def test_a_tower_works_on_a_gpu(tiny_clip: tuple[Path, Path], tower: ClipTower) -> None:
+    images, texts = [noise(n) for n in range(3)], ["a red cat", "two dogs"]
+    with fake_device("cuda:0"):
+        there = ClipTower(None, tiny_clip[1], config=tiny_clip[0], device="cuda:0", batch_size=2)
+        there.prepare()
+        pictures, words = there.embed_images(images), there.embed_texts(texts)
+    torch.testing.assert_close(pictures, tower.embed_images(images), atol=5e-3, rtol=0)
+    torch.testing.assert_close(words, tower.embed_texts(texts), atol=5e-3, rtol=0)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from bayes_merger.scoring.models.preprocessing import Preprocessing, resize
+from tests.fake_device import fake_device, read
 from tests.scoring.pictures import noise
 
 SIZES = [(1024, 1024), (640, 427), (512, 768), (33, 97), (64, 64), (224, 224), (225, 223), (1, 5)]
@@ -60,3 +61,11 @@ def test_a_gpu_sees_the_same_bytes() -> None:
     torch.testing.assert_close(
         Preprocessing(224)([image], "cuda").cpu(), Preprocessing(224)([image]), atol=1e-6, rtol=0
     )
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps:0"])
+def test_wherever_it_is_resized_the_bytes_are_the_same(device: str) -> None:
+    image = noise(3, (640, 427))
+    with fake_device(device):
+        found = Preprocessing(224)([image], device)
+    torch.testing.assert_close(read(found), Preprocessing(224)([image]), atol=1e-6, rtol=0)
