@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bayes_merger.errors import ConfigError, printable
+from bayes_merger.errors import ConfigError, close_to, printable
 from bayes_merger.paths import user_path
 
 PLACES = ("runs", "storage")
@@ -44,7 +44,11 @@ class Parser(argparse.ArgumentParser):
         Raises:
             ConfigError: always.
         """
-        raise ConfigError(f"{message}; see  {self.prog} --help")
+        word = re.search(r"(?:unrecognized arguments: |choice: ')([^\s'=]+)", message)
+        known = [*self._option_string_actions, *(c for action in self._actions for c in action.choices or ())]
+        close = close_to(word[1], map(str, known)) if word else []
+        meant = f"did you mean {' or '.join(close)}?" if close else f"see  {self.prog} --help"
+        raise ConfigError(f"{message}; {meant}")
 
 
 def png_path(text: str) -> Path:

@@ -44,7 +44,7 @@ def rebasin(arguments: Sequence[str]) -> None:
     parser = Parser(prog="bayes-merger rebasin")
     parser.add_argument("a")
     parser.add_argument("b")
-    parser.add_argument("settings", nargs="*")
+    parser.add_argument("settings", nargs="*", default=[])
     parser.add_argument("--by", choices=BY, default=WEIGHTS)
     parser.add_argument("--out")
     parser.add_argument("--config")

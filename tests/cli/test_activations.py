@@ -254,15 +254,15 @@ def test_payloads_with_and_without_guidance_are_not_drawn_into_one_file(
         (["merge", "alpha=act:nowhere"], "act.alpha: nowhere: cannot be opened"),
         (["merge", "saliency.b=A.act.safetensors"], "saliency.b: A.act.safetensors: measured on another model"),
         (
-            ["merge", "strength=1"],
-            "unknown setting 'strength' of method 'weighted_sum'; it comes with files, saliency.b=",
+            ["merge", "OUT05.strength=1"],
+            "OUT05.strength: there is no strength without a file of activations; give  saliency.b=FILE",
         ),
         (["merge", "saliency=B.act.safetensors", "strength=-1"], "strength of BASE: -1.0 is outside"),
         (["merge", "saliency=B.act.safetensors", "strength=inf"], "strength: weights: 'inf' is not finite"),
         (["merge", "strength=winner"], "saliency: names no file; give  saliency.b=FILE"),
         (
             ["merge", "saliency=B.act.safetensors", "saliency.takes=winner", "strength=2"],
-            "strength: means nothing where saliency takes the winner; leave one of the two out",
+            "strength: there is no strength where saliency takes the winner; leave one of the two out",
         ),
         (["run", "alpha=act:B.act.safetensors"], "alpha: in a run it is  act.alpha=B.act.safetensors"),
         (["run", "OUT05.alpha=act:B.act.safetensors"], "OUT05.alpha: in a run it is  act.alpha=B.act.safetensors"),
@@ -278,6 +278,47 @@ def test_a_merge_and_a_run_say_how_files_are_given(
     assert said in error
     assert not (workplace / "no.safetensors").exists()
     assert not (workplace / "runs" / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("alpha: 'act:B.act.safetensors'", "alpha: in a step it is  act: {alpha: B.act.safetensors}"),
+        ("saliency: B.act.safetensors, strength: winner", "strength: in a step it is  saliency: {b: FILE, takes: win"),
+        (
+            "saliency: {b: B.act.safetensors, takes: winner}, strength: 2",
+            "there is no strength where saliency takes the winner; leave one of the two out",
+        ),
+        ("strength: 2", "there is no strength without a file of activations; give  saliency.b=FILE"),
+    ],
+)
+def test_a_step_says_how_files_are_given(workplace: Path, tiny_a: Path, tiny_b: Path, step: str, said: str) -> None:
+    text = f"models: {{a: {tiny_a}, b: {tiny_b}}}\nsteps: [{{name: mix, method: weighted_sum, a: a, b: b, {step}}}]\n"
+    (workplace / "wrong.yaml").write_text(text)
+    assert refused(workplace, "plan", "wrong.yaml").startswith(f"error: recipe wrong.yaml: step mix: {said}")
+
+
+def test_a_run_of_steps_has_no_strength_where_the_winner_takes_all(
+    workplace: Path, tiny_a: Path, tiny_b: Path
+) -> None:
+    step = "a: a, b: b, alpha: free, saliency: {b: B.act.safetensors, takes: winner}"
+    text = f"models: {{a: {tiny_a}, b: {tiny_b}}}\nsteps: [{{name: mix, method: weighted_sum, {step}}}]\n"
+    (workplace / "won.yaml").write_text(text)
+    said = refused(workplace, "run", "experiment=tiny", "name=no", "recipe=won.yaml", "space.frozen.mix_strength=2")
+    assert said == "error: space: mix_strength: there is no strength where saliency takes the winner; leave one of the two out"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["shwo", "A.act.safetensors"], "activations: no 'shwo'; did you mean show?"),
+        (["mrege", "A.act.safetensors", "B.act.safetensors", "--out=x"], "activations: no 'mrege'; did you mean merge?"),
+        (["show", "A.act.safetensors", "--pgn=x"], "unrecognized arguments: --pgn=x; did you mean --png?"),
+        (["--out=x"], "the following arguments are required: model; see  bayes-merger activations --help"),
+    ],
+)
+def test_a_misspelt_word_is_told(workplace: Path, words: list[str], said: str) -> None:
+    assert refused(workplace, "activations", *words) == f"error: {said}"
 
 
 @pytest.mark.slow
