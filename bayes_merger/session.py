@@ -25,7 +25,7 @@ from bayes_merger import compose
 from bayes_merger.compose.changes import check_changeable
 from bayes_merger.config import RunConfig
 from bayes_merger.course import carry_on
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, Missing
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
@@ -216,7 +216,8 @@ def fork(
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     same_words = payloads is not None and settings["seed"] == study.user_attrs[CONFIG].get("seed")
     words = study.user_attrs if same_words else {}
-    setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads, words))
+    with _telling_of_moves(settings):
+        setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads, words))
     settings |= {"space": dict(setup.config.space)}
     check_space(setup, folder)
     check_compares(name, new, study, fingerprint(setup, settings["scorers"], study.user_attrs[FINGERPRINT]))
@@ -335,9 +336,21 @@ def stored_setup(
     """
     settings = _with_one_budget(compose.changed(stored[CONFIG], overrides), overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
-    setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads, stored), stored)
+    with _telling_of_moves(settings):
+        setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads, stored), stored)
     setup = setup.with_standards(stored)
     return settled(settings, setup), setup
+
+
+@contextmanager
+def _telling_of_moves(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Say how a file of a study is given that is no longer where it was."""
+    try:
+        yield
+    except Missing as error:
+        setting = error.subject.replace("model_", "recipe.models.") if settings["recipe"] else error.subject
+        way = f"if it has moved, give it with  {setting}=FILE" if setting else "put it back"  # of a step
+        raise Missing(f"{error.reason}; {way}", subject=error.subject) from error
 
 
 def _with_one_budget(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -82,8 +82,7 @@ def _opened(name: str, reference: Reference, models: Mapping[str, Checkpoint], b
             )
         _check_fits(file, models, by)
     except CheckpointError as error:
-        moved = f"; if it has moved, give it with  {name}=FILE" if reference["sha256"] and not path.exists() else ""
-        raise CheckpointError(f"{error}{moved}", subject=name) from error
+        raise type(error)(str(error), subject=name) from error
     return file
 
 

@@ -230,6 +230,6 @@ def test_a_file_of_a_recipe_that_has_moved_may_be_given(tmp_path: Path) -> None:
     models = opened(tmp_path, 2, torch.float32)
     saliency = {"b": {"path": str(tmp_path / "gone"), "sha256": "f" * 64}}
     with pytest.raises(
-        BayesMergerError, match=r"gone: cannot be opened .*; if it has moved, give it with  saliency\.b=FILE"
+        BayesMergerError, match=r"saliency\.b: .*gone: cannot be opened"
     ):
         plan(recipe(models, saliency=saliency), models)
