@@ -12,9 +12,10 @@ Settings come in as plain data, composed by :mod:`bayes_merger.compose`; progres
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,6 +58,9 @@ from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import file_at, is_address, open_storage, redacted
 from bayes_merger.search.study.study import FINGERPRINT, finished
 
+said = partial(print, flush=True)
+"""Where a line goes before a study can report it."""
+
 
 def begin(
     settings: Mapping[str, Any],
@@ -65,6 +69,7 @@ def begin(
     reporting: Reporting = plain_reporting,
     seating: Seating = no_seat,
     queued: bool = False,
+    note: Callable[[str], object] = said,
 ) -> RunFolder:
     """Start a new study and run it to its end.
 
@@ -74,6 +79,7 @@ def begin(
         reporting: opens the progress reporter, given the log file.
         seating: opens the place where a person rates while the study runs.
         queued: wait for the other runs in the same folder that draw on its device, and for those that wait already.
+        note: told what is worth knowing before there is a study, a line at a time.
 
     Returns:
         The study's folder.
@@ -91,7 +97,7 @@ def begin(
     settings = {**settings, "space": dict(setup.config.space)}
     start_design(setup)  # whatever is wrong with it is said before the models are read
     check_space(setup, folder)
-    about_orders = check_models(setup)
+    about_orders = check_models(setup, note)
     settings |= orders_kept(settings, setup.checkpoints)
     setup = with_fresh_words(without_idle(setup))
     design, about_anchors = start_design(setup)

@@ -79,4 +79,4 @@ def _by_activations(options: Namespace) -> Match | None:
 
     given = [f"generator.config={options.config}"] if options.config else []
     config = settings_of_one([*options.settings, *given], options.a)
-    return partial(match_drawing, config=config, progress=steps.matching, on_step=steps.drawing)
+    return partial(match_drawing, config=config, progress=steps.matching, on_step=steps.drawing, note=steps.note)

@@ -308,8 +308,12 @@ def check_space(setup: RunSetup, folder: RunFolder, free: int | None = None) -> 
         )
 
 
-def check_models(setup: RunSetup) -> list[str]:
+def check_models(setup: RunSetup, note: Callable[[str], object] | None = None) -> list[str]:
     """What can only be seen by reading the models whole: seconds for large ones, before anything is written.
+
+    Args:
+        setup: the run.
+        note: told what takes long because models draw for it.
 
     Returns:
         What is done to models whose neurons are put in another order, in words.
@@ -324,11 +328,11 @@ def check_models(setup: RunSetup) -> list[str]:
         raise ConfigError(f"{names}: are the same model, so every merge of them is; give two different files")
     for checkpoint in setup.checkpoints.values():
         checkpoint.scan()
-    return find_orders(setup.checkpoints.values(), lambda pair: _match(pair, setup))
+    return find_orders(setup.checkpoints.values(), lambda pair: _match(pair, setup, note))
 
 
-def _match(pair: Pair, setup: RunSetup) -> Permutation:
+def _match(pair: Pair, setup: RunSetup, note: Callable[[str], object] | None) -> Permutation:
     """The order of a model's neurons by their activations in the run's own payloads."""
     from bayes_merger.run.matching import match_drawing
 
-    return match_drawing(pair, setup.config, setup.payloads)
+    return match_drawing(pair, setup.config, setup.payloads, note=note)

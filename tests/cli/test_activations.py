@@ -300,21 +300,25 @@ def test_a_step_says_how_files_are_given(workplace: Path, tiny_a: Path, tiny_b: 
     assert refused(workplace, "plan", "wrong.yaml").startswith(f"error: recipe wrong.yaml: step mix: {said}")
 
 
-def test_a_run_of_steps_has_no_strength_where_the_winner_takes_all(
-    workplace: Path, tiny_a: Path, tiny_b: Path
-) -> None:
+def test_a_run_of_steps_has_no_strength_where_the_winner_takes_all(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     step = "a: a, b: b, alpha: free, saliency: {b: B.act.safetensors, takes: winner}"
     text = f"models: {{a: {tiny_a}, b: {tiny_b}}}\nsteps: [{{name: mix, method: weighted_sum, {step}}}]\n"
     (workplace / "won.yaml").write_text(text)
     said = refused(workplace, "run", "experiment=tiny", "name=no", "recipe=won.yaml", "space.frozen.mix_strength=2")
-    assert said == "error: space: mix_strength: there is no strength where saliency takes the winner; leave one of the two out"
+    assert (
+        said
+        == "error: space: mix_strength: there is no strength where saliency takes the winner; leave one of the two out"
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["shwo", "A.act.safetensors"], "activations: no 'shwo'; did you mean show?"),
-        (["mrege", "A.act.safetensors", "B.act.safetensors", "--out=x"], "activations: no 'mrege'; did you mean merge?"),
+        (
+            ["mrege", "A.act.safetensors", "B.act.safetensors", "--out=x"],
+            "activations: no 'mrege'; did you mean merge?",
+        ),
         (["show", "A.act.safetensors", "--pgn=x"], "unrecognized arguments: --pgn=x; did you mean --png?"),
         (["--out=x"], "the following arguments are required: model; see  bayes-merger activations --help"),
     ],

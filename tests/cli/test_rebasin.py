@@ -140,10 +140,11 @@ def test_a_config_of_another_size_and_places_that_do_not_exist(
     assert "config" in refused(capsys, *models, "--out", str(tmp_path / "x.safetensors"), *config)
 
 
-def search(folder: Path, name: str, a: Path, *b: str) -> None:
+def search(folder: Path, name: str, a: Path, *b: str) -> str:
     few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={a}"]
     result = command(folder, "run", "experiment=tiny", f"name={name}", *few, *b)
     assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.mark.slow
@@ -225,10 +226,14 @@ def test_a_run_finds_an_order_by_activations_and_a_grid_the_same(
 
     grid = command(folder, "xy", *models(folder / "lost.safetensors"), *drawing, "x=alpha=0.25,1", "--out", "grid")
     assert grid.returncode == 0, grid.stderr
-    assert "note: lost.safetensors: 4,162 of its 4,560 neurons" in grid.stderr
+    looking = ": the order of its neurons is looked for in 2 pictures, drawn with a.safetensors and then with "
+    before, _, after = grid.stderr.partition("note: lost.safetensors: 4,162 of its 4,560 neurons")
+    assert f"note: lost.safetensors{looking}lost.safetensors\nnote: this ends about " in before
+    assert after
     pictures = {Image.open(path).tobytes() for path in (folder / "grid" / "pictures").rglob("*.png")}
     assert len(pictures) == 2  # of one payload, for both cells: B is A in A's order
-    search(folder, "apart", tiny_a, *models(tiny_b)[1:], *drawing[1:])
+    said = search(folder, "apart", tiny_a, *models(tiny_b)[1:], *drawing[1:])
+    assert said.startswith(f"b.safetensors{looking}b.safetensors\nthis ends about ")
     assert "of its 4,560 neurons" in (folder / "runs" / "apart" / "log.txt").read_text()
     stored = command(folder, "resume", "apart", "n_iters=1")
     assert stored.returncode == 0, stored.stderr

@@ -54,11 +54,19 @@ def test_a_quick_run_makes_a_pair_of_other_skills(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "words", "said"),
     [
-        (skills, ["--out", "pair", "--seed", "-1"], "argument --seed: '-1' is not possible; give a whole number from 0"),
+        (
+            skills,
+            ["--out", "pair", "--seed", "-1"],
+            "argument --seed: '-1' is not possible; give a whole number from 0",
+        ),
         (skills, ["--out", "pair", "--threads", "0"], "--threads: '0' is not possible; give a whole number from 1"),
         (skills, ["--out", "pair", "--device", "cudaa"], "argument --device: 'cudaa' is not on this machine; cpu is"),
         (skills, ["--out", "file"], "--out: the folder 'file' cannot be made (File exists); give another"),
-        (skills, ["--out", "file/pair"], "--out: the folder 'file/pair' cannot be made (Not a directory); give another"),
+        (
+            skills,
+            ["--out", "file/pair"],
+            "--out: the folder 'file/pair' cannot be made (Not a directory); give another",
+        ),
         (skills, ["--out", "mine"], "--out: 'mine/README.md' exists; give another folder"),
         (train, ["--out", "made", "--threads", "-2"], "--threads: '-2' is not possible; give a whole number from 1"),
         (train, ["--out", "made", "--work", "file"], "--work: the folder 'file' cannot be made (File exists)"),

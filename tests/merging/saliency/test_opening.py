@@ -229,7 +229,5 @@ def test_a_file_that_is_two_models_is_told(tmp_path: Path) -> None:
 def test_a_file_of_a_recipe_that_has_moved_may_be_given(tmp_path: Path) -> None:
     models = opened(tmp_path, 2, torch.float32)
     saliency = {"b": {"path": str(tmp_path / "gone"), "sha256": "f" * 64}}
-    with pytest.raises(
-        BayesMergerError, match=r"saliency\.b: .*gone: cannot be opened"
-    ):
+    with pytest.raises(BayesMergerError, match=r"saliency\.b: .*gone: cannot be opened"):
         plan(recipe(models, saliency=saliency), models)
