@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from bayes_merger.cli import steps
-from bayes_merger.cli.arguments import Parser, png_path
+from bayes_merger.cli.arguments import Parser, is_setting, png_path
 from bayes_merger.errors import ConfigError, close_to, nearest, printable
 from bayes_merger.paths import user_path
 
@@ -40,7 +40,7 @@ def activations(arguments: Sequence[str]) -> None:
     if word in verbs:
         verbs[word](arguments[1:])
         return
-    settings = [argument for argument in arguments if "=" in argument and argument[:1] != "-"]
+    settings = [argument for argument in arguments if is_setting(argument) and argument[:1] != "-"]
     if close_to(word, verbs) and not settings and not user_path(word).exists():  # measuring asks for payloads
         raise ConfigError(f"activations: no '{printable(word)}'; {nearest(word, verbs)}")
     _measure(arguments)
@@ -55,7 +55,7 @@ def _measure(arguments: Sequence[str]) -> None:
     parser.add_argument("--gradients", type=int, nargs="?", const=8, default=0)
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args(list(arguments))
-    if "=" in options.model:
+    if is_setting(options.model):
         raise ConfigError("activations: takes the model first, like  bayes-merger activations MODEL payloads=mine ...")
     from bayes_merger.cli.payload import settings_of_one
 

@@ -111,6 +111,11 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def is_setting(word: str) -> bool:
+    """Whether a word is a setting, not the name of a file or folder, which may have any letters in it."""
+    return "=" in word and not user_path(word).exists()
+
+
 def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     """One setting's value (empty if it is not there) and the other overrides."""
     values = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == setting]

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from bayes_merger.cli import steps
-from bayes_merger.cli.arguments import Parser, split_off
+from bayes_merger.cli.arguments import Parser, is_setting, split_off
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.paths import user_path
 
@@ -82,7 +82,7 @@ def _check(arguments: Sequence[str]) -> None:
 
 
 def _draw(arguments: Sequence[str]) -> None:
-    if not arguments or "=" in arguments[0]:
+    if not arguments or is_setting(arguments[0]):
         raise ConfigError("payload draw: takes the model, like  bayes-merger payload draw MODEL payloads=mine")
     out, overrides = split_off("out", arguments[1:])
     config = settings_of_one(overrides, arguments[0])

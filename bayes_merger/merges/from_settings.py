@@ -97,7 +97,9 @@ def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     others: dict[str, str] = {}
     for key, text in given.items():
         name, dot, part = key.partition(".")
-        if key == "saliency":
+        if not dot and key in _TABLES and isinstance(table := table_of(key, text), Mapping):
+            tables[key] |= table
+        elif key == "saliency":
             tables["saliency"]["b"] = text
         elif name in tables:
             if not dot:

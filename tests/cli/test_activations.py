@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
+from bayes_merger.checkpoints.hashes import sha256_of
 from tests.user_folder import PAYLOAD, command, make_workplace, start
 
 
@@ -120,6 +121,12 @@ def test_a_merge_is_moved_and_its_own_recipe_makes_it_again(workplace: Path, tin
     for out, word in zip(("won.safetensors", "taken.safetensors"), won, strict=True):
         written = command(workplace, "merge", *models, *moved[:2], word, "--out", out)
         assert written.stdout.strip().endswith(", alpha 0.3, strength winner"), written.stderr
+    shown = command(workplace, "recipe", "won.safetensors").stdout
+    assert f"  saliency.a: A.act.safetensors  SHA-256 {sha256_of(workplace / 'A.act.safetensors')[:10]}\n" in shown
+    assert "  saliency.takes=winner\n" in shown
+    table = "saliency={a: A.act.safetensors, b: B.act.safetensors, takes: winner}"
+    assert command(workplace, "merge", *models, table, "--out", "table.safetensors").returncode == 0
+    assert (workplace / "table.safetensors").read_bytes() == (workplace / "won.safetensors").read_bytes()
     taken, same, of_a, of_b = (load_file(path) for path in (*(workplace / f"{n}.safetensors" for n in ("won", "taken")),
                                                             tiny_a, tiny_b))  # fmt: skip
     place = block.format(6)
@@ -166,6 +173,12 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
     strengths = [set(trial["weights"]["strength"].values()) for trial in data["trials_list"]]
     assert all(len(numbers) == 1 for numbers in strengths)
     assert len({number for numbers in strengths for number in numbers}) > 1
+    hash = sha256_of(workplace / "B.act.safetensors")[:10]
+    assert f"  saliency.b  {workplace / 'B.act.safetensors'}  {hash}\n" in command(workplace, "show", "moved").stdout
+    assert command(workplace, "report", "moved").returncode == 0
+    page = (workplace / "runs" / "moved" / "report.html").read_text()
+    assert "B.act.safetensors" in page
+    assert workplace.name not in page  # it is passed on
     saved = command(workplace, "merge", "moved", "--out", "best.safetensors")
     assert saved.returncode == 0, saved.stderr
     for form in ("comfyui", "mecha"):
@@ -309,6 +322,20 @@ def test_a_run_of_steps_has_no_strength_where_the_winner_takes_all(workplace: Pa
         said
         == "error: space: mix_strength: there is no strength where saliency takes the winner; leave one of the two out"
     )
+
+
+def test_a_model_and_a_payload_may_have_any_letters_in_their_names(
+    workplace: Path, tiny_a: Path, tiny_sd1_config: Path
+) -> None:
+    model = workplace / "a=1, ü 'x'.safetensors"
+    model.symlink_to(tiny_a)
+    (workplace / "payloads" / "one, ü.yaml").write_text(PAYLOAD.replace("tiny:", "'one, ü=1':"), encoding="utf-8")
+    chosen = ['payloads="one, ü",second', f"generator.config={tiny_sd1_config}", "generator.device=cpu"]
+    drawn = command(workplace, "activations", model.name, *chosen, "--out", "1=ü.sft")
+    assert drawn.stderr.splitlines() == ["one, ü=1: 2 pictures", "second: 2 pictures"]
+    assert command(workplace, "activations", "show", "1=ü.sft").stdout.startswith("1=ü.sft: sd1 ")
+    drawn = command(workplace, "payload", "draw", model.name, *chosen)
+    assert drawn.returncode == 0, drawn.stderr
 
 
 @pytest.mark.parametrize(
