@@ -70,6 +70,17 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"--out: there is no folder {out.parent}; make it first")
 
 
+def check_no_input(out: Path, inputs: Iterable[Checkpoint]) -> None:
+    """Refuse a place that has a file which is read, also under another name.
+
+    Raises:
+        CheckpointError: it has; its subject is the place.
+    """
+    for given in (file for checkpoint in inputs for file in checkpoint.files):
+        if out.exists() and given.exists() and out.samefile(given):
+            raise CheckpointError(f"is {given}, which is read for it; give another name", subject=str(out))
+
+
 def write_checkpoint(
     path: str | Path,
     tensors: Iterable[TensorEntry | tuple[str, tuple[int, ...], str, Tensor | Callable[[], Tensor]]],
@@ -131,11 +142,7 @@ def _check_place(path: Path, inputs: Collection[Checkpoint], replace: bool) -> N
     if not path.parent.is_dir():
         raise CheckpointError(f"there is no folder {path.parent}; make it first", subject=str(path))
     if path.exists():
-        for given in (file for checkpoint in inputs for file in checkpoint.files):
-            if given.exists() and path.samefile(given):
-                raise CheckpointError(
-                    f"is model {given}, which is an input of this merge; give another name", subject=str(path)
-                )
+        check_no_input(path, inputs)
         if not replace:
             raise CheckpointError("exists already; give another name, or allow replacing it", subject=str(path))
 

@@ -138,6 +138,17 @@ def test_a_merge_is_moved_and_its_own_recipe_makes_it_again(workplace: Path, tin
     assert "alpha is multiplied by the response of B.act.safetensors in " in acted.stdout + acted.stderr
 
 
+@pytest.mark.parametrize("more", [[], ["--as-lora", "rank=2"]])
+def test_a_merge_is_not_written_over_its_file_of_activations(
+    workplace: Path, tiny_a: Path, tiny_b: Path, more: list[str]
+) -> None:
+    kept = (workplace / "B.act.safetensors").read_bytes()
+    merge = ["merge", f"model_a={tiny_a}", f"model_b={tiny_b}", "saliency=B.act.safetensors", *more, "--overwrite"]
+    said = refused(workplace, *merge, "--out", "B.act.safetensors")
+    assert said.endswith("B.act.safetensors, which is read for it; give another name")
+    assert (workplace / "B.act.safetensors").read_bytes() == kept
+
+
 @pytest.mark.slow
 def test_a_recipe_in_steps_has_saliency_in_its_steps(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     recipe: dict[str, Any] = {
@@ -210,6 +221,7 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
         (["MODEL", "payloads=[tiny]", "--out", "x.sft", "--bands", "0"], "bands: 0 bands of timesteps"),
         (["MODEL", "payloads=[tiny]", "--out", "A.act.safetensors"], "A.act.safetensors exists"),
         (["MODEL", "payloads=[tiny]", "--out", "nowhere/x.sft"], "there is no folder nowhere"),
+        (["MODEL", "payloads=[tiny]", "--out", "MODEL", "--overwrite"], "which is read for it; give another name"),
         (["MODEL", "payloads=[tiny]", "payloads.tiny.prompt=<lora:x:1>", "--out", "x.sft"], "<lora:|names a LoRA"),
         (["MODEL", "payloads=[tiny]", "generator.compile=true", "--out", "x.sft"], "give  generator.compile=false"),
         (["show", "nowhere.sft"], "nowhere.sft: cannot be opened"),

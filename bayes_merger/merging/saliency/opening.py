@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bayes_merger.checkpoints.activations.names import measured_alike
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.single_file import open_stored
 from bayes_merger.errors import CheckpointError, ConfigError, printable
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
@@ -61,6 +62,18 @@ def open_tensor_weights(
     centred = saliency.get("centre", CHOICES["centre"][wins]) == "key"
     passed = STRENGTH in method_spec(spec.name).weights
     return TensorWeights(files, by, centred, wins, acts, passed, bounds, names, tuple(notes))
+
+
+def opened_files(named: Iterable[tuple[str, Reference]]) -> tuple[Checkpoint, ...]:
+    """The files of activations that a recipe names, to see at the end of a work that they are still the same.
+
+    Args:
+        named: what the user calls each, and the file.
+
+    Raises:
+        CheckpointError: one cannot be opened.
+    """
+    return tuple(open_stored(user_path(file["path"])) for _, file in named)
 
 
 def _check_weight(spec: MethodSpec, weight: str) -> None:
