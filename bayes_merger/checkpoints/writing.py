@@ -62,12 +62,14 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     """Refuse a place for a file that was given as ``--out``.
 
     Raises:
-        ConfigError: it is taken, or there is no such folder.
+        ConfigError: it is taken, or there is no such folder, or nobody may write in it.
     """
     if out.exists() and not overwrite:
         raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
     if not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}; make it first")
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"--out: nothing can be written in the folder {out.parent}; give another")
 
 
 def check_no_input(out: Path, inputs: Iterable[Checkpoint]) -> None:
@@ -141,6 +143,8 @@ def _check_place(path: Path, inputs: Collection[Checkpoint], replace: bool) -> N
         raise CheckpointError("a folder; give the name of a file in it", subject=str(path))
     if not path.parent.is_dir():
         raise CheckpointError(f"there is no folder {path.parent}; make it first", subject=str(path))
+    if not os.access(path.parent, os.W_OK):
+        raise CheckpointError(f"nothing can be written in {path.parent}; give another folder", subject=str(path))
     if path.exists():
         check_no_input(path, inputs)
         if not replace:
@@ -184,7 +188,8 @@ def _temporary(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that nobody may write
+            temporary.unlink(missing_ok=True)
         way_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check that folder"
         raise CheckpointError(f"cannot be written ({error.strerror}); {way_out}", subject=str(path)) from error
     except BaseException:
