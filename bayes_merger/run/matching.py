@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from contextlib import ExitStack
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
@@ -39,7 +39,8 @@ def match_drawing(
 ) -> Permutation:
     """Draw payloads with both models, one after the other, and match what their neurons answer; the VAE's by weights.
 
-    What is kept of the answers lies in a folder of its own meanwhile: Stable Diffusion 1.5 needs about 2 GB.
+    What is kept of the answers lies meanwhile in files that are gone with the process, however that ends: about 2 GB
+    of Stable Diffusion 1.5.
 
     Args:
         pair: the models.
@@ -63,11 +64,9 @@ def match_drawing(
     vae = [space for space in pair.spaces if space.name.startswith(VAE)]
     spaces = [space for space in pair.spaces if space not in vae]
     latents, kept = Latents(), list[Samples]()
-    with tempfile.TemporaryDirectory(prefix="bayes-merger-") as folder:
+    with ExitStack() as stack:
         for model, names in ((pair.a, pair.names_a), (pair.b, pair.names_b)):
-            place = Path(folder) / str(len(kept))
-            place.mkdir()
-            kept.append(Samples(place))
+            kept.append(Samples(stack.enter_context(TemporaryFile(prefix="bayes-merger-"))))
             _draw(config, model, payloads, _neurons(spaces, names), kept[-1], latents, on_step)
             model.release()
             latents.again()

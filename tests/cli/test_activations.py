@@ -325,6 +325,15 @@ def test_a_step_says_how_files_are_given(workplace: Path, tiny_a: Path, tiny_b: 
     assert refused(workplace, "plan", "wrong.yaml").startswith(f"error: recipe wrong.yaml: step mix: {said}")
 
 
+def test_a_plan_of_steps_names_the_step_of_each_file(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
+    moved = "method: weighted_sum, a: a, alpha: 0.5, saliency: B.act.safetensors"
+    steps = f"{{name: one, b: b, {moved}}}, {{name: two, b: one, {moved}}}, {{name: three, b: two, {moved}}}"
+    (workplace / "three.yaml").write_text(f"models: {{a: {tiny_a}, b: {tiny_b}}}\nsteps: [{steps}]\n")
+    said = command(workplace, "plan", "three.yaml").stdout
+    begins = [line.partition(" by the response")[0] for line in said.splitlines() if " by the response" in line]
+    assert begins == [f"note: step {name}: alpha is moved" for name in ("one", "two", "three")]
+
+
 def test_a_run_of_steps_has_no_strength_where_the_winner_takes_all(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
     step = "a: a, b: b, alpha: free, saliency: {b: B.act.safetensors, takes: winner}"
     text = f"models: {{a: {tiny_a}, b: {tiny_b}}}\nsteps: [{{name: mix, method: weighted_sum, {step}}}]\n"

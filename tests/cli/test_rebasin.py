@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from bayes_merger.cli import main
 from tests.command_line import refused
 from tests.folders import write_file
 from tests.merging.rebasin.models import scrambled
-from tests.user_folder import command, make_workplace
+from tests.user_folder import command, make_workplace, start
 
 
 def data_of(file: Path) -> bytes:
@@ -209,6 +210,22 @@ def test_by_activations_a_scrambled_model_comes_back_and_merges_recall_it(
     assert "names a LoRA, which would change both" in refused(
         capsys, *align, *drawing, "payloads.tiny.prompt=<lora:x:1>", "--out", "no.safetensors"
     )
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_nothing_of_what_was_drawn(
+    tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_workplace(tmp_path / "work", tiny_sd1_config)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    align = ["rebasin", str(tiny_a), str(tiny_b), "--by", "activations", "--config", str(tiny_sd1_config)]
+    process = start(folder, *align, "payloads=tiny", "payloads.tiny.steps=100", "generator.device=cpu")
+    assert ": the order of its neurons is looked for in 2 pictures, drawn with " in process.stderr.readline()
+    assert process.stderr.readline().startswith("note: this ends about ")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @pytest.mark.slow
