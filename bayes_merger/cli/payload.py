@@ -61,12 +61,12 @@ def _import(arguments: Sequence[str]) -> None:
 def settings_of_one(arguments: Sequence[str], model: str) -> Any:
     """The settings of a run that would draw with this model alone."""
     from bayes_merger import compose
-    from bayes_merger.run.checks import check_without_trials
+    from bayes_merger.run.checks import check_without_merge
 
     for argument in arguments:
         if "=" not in argument:
             raise ConfigError(f"'{printable(argument)}' is no setting; write it like  payloads=mine")
-    check_without_trials(argument.partition("=")[0] for argument in arguments)
+    check_without_merge(argument.partition("=")[0] for argument in arguments)
     return compose.validate(compose.compose_run([*arguments, f"model_a={model}", f"model_b={model}"]))
 
 

@@ -223,6 +223,10 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
         (["MODEL", "payloads=[tiny]", "--out", "nowhere/x.sft"], "there is no folder nowhere"),
         (["MODEL", "payloads=[tiny]", "--out", "MODEL", "--overwrite"], "which is read for it; give another name"),
         (["MODEL", "payloads=[tiny]", "payloads.tiny.prompt=<lora:x:1>", "--out", "x.sft"], "<lora:|names a LoRA"),
+        (
+            ["MODEL", "payloads=[tiny]", "saliency.b=B.act.safetensors", "--out", "x.sft"],
+            "saliency.b: is about a merge",
+        ),
         (["MODEL", "payloads=[tiny]", "generator.compile=true", "--out", "x.sft"], "give  generator.compile=false"),
         (["show", "nowhere.sft"], "nowhere.sft: cannot be opened"),
         (["merge", "A.act.safetensors"], "the following arguments are required: --out"),
