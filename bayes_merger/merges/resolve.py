@@ -59,7 +59,7 @@ def recipe_and_models(
     """
     pairs = [word for word in source if _SETTING.match(word)]
     names = [word for word in source if word not in pairs]
-    given = dict(pair.split("=", 1) for pair in pairs)
+    given = {key: text for key, _, text in (pair.partition("=") for pair in pairs) if text != "null"}  # as in a run
     models_dir = given.pop("models_dir", None)
     given = with_paths(tables_in(given), models_dir)
     if "recipe" in given:

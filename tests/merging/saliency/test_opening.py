@@ -42,7 +42,9 @@ def shares(path: Path, saliency: dict[str, str], **more: Any) -> torch.Tensor:
     return dict(merge(made, models))[FIRST][0, :, 0, 0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16, torch.float32, torch.float64]
+)
 def test_a_file_of_any_dtype_is_compared_with_the_mean_of_what_is_not_0(tmp_path: Path, dtype: torch.dtype) -> None:
     file = str(tmp_path / "plain")
     save_file({FIRST: torch.tensor([8.0, 0.5, 2.0, 0.0], dtype=dtype).view(1, 4, 1, 1)}, file)
