@@ -122,7 +122,9 @@ def test_files_of_activations_are_given_as_tables(models: Path) -> None:
 
 def test_none_is_what_is_not_given(models: Path) -> None:
     given: dict[str, Any] = {"model_a": "A.safetensors", "model_b": "B.safetensors", "alpha": 0.3}
-    nothing = dict.fromkeys(("model_c", "saliency", "act", "vae", "method", "rebasin", "elements", "dtype"))
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("model_c", "saliency", "act", "vae", "method", "rebasin", "elements", "dtype")
+    )
     merged, plain = bayes_merger.merge(**given, **nothing), bayes_merger.merge(**given)
     assert all(torch.equal(merged[key], tensor) for key, tensor in plain.items())
 

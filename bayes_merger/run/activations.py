@@ -85,7 +85,7 @@ def measure(
                     continue
                 _measure(drawer, payload, about, gradients, files[-1])
                 unguided = "" if _is_guided(drawer, payload) else ", without guidance, so of the response nothing"
-                note(f"{payload.name}: {payload.batch_size} pictures{unguided}")
+                note(f"{payload.name}: {payload.batch_size} picture{'s' * (payload.batch_size > 1)}{unguided}")
             merged(files).save(out, overwrite=overwrite)
             shutil.rmtree(parts, ignore_errors=True)
     return out

@@ -86,7 +86,8 @@ def _telling(
 ) -> Callable[[int, int], None]:
     """Say what is drawn; as `on_step`, when the drawing ends, seen from its second step to its fifth."""
     a, b, count = pair.a.path.name, pair.b.path.name, sum(payload.batch_size for payload in payloads)
-    note(f"{b}: the order of its neurons is looked for in {count} pictures, drawn with {a} and then with {b}")
+    pictures = f"{count} picture{'s' * (count > 1)}"
+    note(f"{b}: the order of its neurons is looked for in {pictures}, drawn with {a} and then with {b}")
     seen: list[float] = []
 
     def stepped(done: int, total: int) -> None:
