@@ -80,7 +80,8 @@ def check_no_input(out: Path, inputs: Iterable[Checkpoint]) -> None:
     """
     for given in (file for checkpoint in inputs for file in checkpoint.files):
         if out.exists() and given.exists() and out.samefile(given):
-            raise CheckpointError(f"is {given}, which is read for it; give another name", subject=str(out))
+            other = "" if given == out else f", as {given}"
+            raise CheckpointError(f"is read for what would be written{other}; give another name", subject=str(out))
 
 
 def write_checkpoint(

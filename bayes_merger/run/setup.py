@@ -29,7 +29,7 @@ from bayes_merger.merging.rebasin.permutation import Permutation
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.merging.recipe.step_file import StepFile
-from bayes_merger.merging.saliency.opening import opened_files
+from bayes_merger.merging.saliency.opening import seen_files
 from bayes_merger.merging.saliency.settings import hashed as hashed_file
 from bayes_merger.run.attributes import CONFIG, FRESH, PAYLOADS, RECIPE, SCORERS, STANDARDS
 from bayes_merger.run.checks import check_no_person, check_numbers, check_rating
@@ -70,7 +70,7 @@ class RunSetup:
         web_ui: of a web UI that draws, its settings that change what it draws.
         standards: the scales that the study has fixed for its scorers, if it has.
         fresh: both parts of what the final round draws, as the study has them; empty: not yet resolved.
-        activations: the files of activations that its merges name, opened.
+        activations: the files of activations that its merges name.
         notes: on the models, as ``merge`` has them: what not all of them have, how much of a LoRA fits.
     """
 
@@ -183,7 +183,7 @@ class RunSetup:
 
     def close(self) -> None:
         """Let go of the model files."""
-        for checkpoint in (*self.files.loras.values(), *self.inputs):
+        for checkpoint in (*self.files.loras.values(), *self.checkpoints.values()):
             checkpoint.close()
 
 
@@ -221,7 +221,7 @@ def check_setup(
     values = {parameter.name: parameter.low for parameter in space.parameters}
     recipe = setup.recipe(space.assemble(values), hashed=False)
     plan(recipe, checkpoints)
-    setup = replace(setup, activations=opened_files(recipe.activation_files))
+    setup = replace(setup, activations=seen_files(recipe.activation_files))
     within = {parameter.name: min(max(0.5, parameter.low), parameter.high) for parameter in space.parameters}
     setup = replace(setup, notes=plan(setup.recipe(space.assemble(within), hashed=False), checkpoints).remarks)
     if config.generator.program != OUTSIDE:

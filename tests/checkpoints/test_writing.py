@@ -97,7 +97,7 @@ def test_an_input_is_never_written_over(tmp_path: Path, link: str) -> None:
         os.link(model, out)
     with (
         open_checkpoint(model) as opened,
-        pytest.raises(CheckpointError, match=r"is .*model.safetensors, which is read for it"),
+        pytest.raises(CheckpointError, match="is read for what would be written"),
     ):
         write_checkpoint(out, [TensorEntry("x", (2,), "F32", never)], inputs=[opened])
     assert model.read_bytes() == before

@@ -145,7 +145,7 @@ def test_a_merge_is_not_written_over_its_file_of_activations(
     kept = (workplace / "B.act.safetensors").read_bytes()
     merge = ["merge", f"model_a={tiny_a}", f"model_b={tiny_b}", "saliency=B.act.safetensors", *more, "--overwrite"]
     said = refused(workplace, *merge, "--out", "B.act.safetensors")
-    assert said.endswith("B.act.safetensors, which is read for it; give another name")
+    assert said == "error: B.act.safetensors: is read for what would be written; give another name"
     assert (workplace / "B.act.safetensors").read_bytes() == kept
 
 
@@ -221,7 +221,10 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
         (["MODEL", "payloads=[tiny]", "--out", "x.sft", "--bands", "0"], "bands: 0 bands of timesteps"),
         (["MODEL", "payloads=[tiny]", "--out", "A.act.safetensors"], "A.act.safetensors exists"),
         (["MODEL", "payloads=[tiny]", "--out", "nowhere/x.sft"], "there is no folder nowhere"),
-        (["MODEL", "payloads=[tiny]", "--out", "MODEL", "--overwrite"], "which is read for it; give another name"),
+        (
+            ["MODEL", "payloads=[tiny]", "--out", "MODEL", "--overwrite"],
+            "is read for what would be written; give another name",
+        ),
         (["MODEL", "payloads=[tiny]", "payloads.tiny.prompt=<lora:x:1>", "--out", "x.sft"], "<lora:|names a LoRA"),
         (
             ["MODEL", "payloads=[tiny]", "saliency.b=B.act.safetensors", "--out", "x.sft"],

@@ -25,7 +25,7 @@ from bayes_merger.merging.engine.merge import plan, prepare
 from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.plan.routing import MergePlan, PlanItem, listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.merging.saliency.opening import opened_files
+from bayes_merger.merging.saliency.opening import seen_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,7 @@ def save_folder(
     out = Path(os.path.realpath(out))  # a link to a folder stays one
     sweep_folders(out)
     _check(recipe, checkpoints, out, replace)
-    files = opened_files(recipe.activation_files)
+    files = seen_files(recipe.activation_files)
     planned, merger = prepare(recipe, checkpoints)
     base = checkpoints[recipe.base]
     tree = config or (base.path if base.path.is_dir() else None)

@@ -11,7 +11,7 @@ from bayes_merger.merging.engine.merge import prepare
 from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.plan.routing import Checkpoints
 from bayes_merger.merging.recipe.recipe import MergeRecipe
-from bayes_merger.merging.saliency.opening import opened_files
+from bayes_merger.merging.saliency.opening import seen_files
 
 
 def save_merge(
@@ -37,7 +37,7 @@ def save_merge(
         ConfigError: as ``plan``.
         CheckpointError: as ``plan``; the file cannot be written, or would hold NaN or infinity.
     """
-    files = opened_files(recipe.activation_files)
+    files = seen_files(recipe.activation_files)
     planned, merger = prepare(recipe, checkpoints)
     write_checkpoint(
         out,

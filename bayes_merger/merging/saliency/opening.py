@@ -64,8 +64,8 @@ def open_tensor_weights(
     return TensorWeights(files, by, centred, wins, acts, passed, bounds, names, tuple(notes))
 
 
-def opened_files(named: Iterable[tuple[str, Reference]]) -> tuple[Checkpoint, ...]:
-    """The files of activations that a recipe names, to see at the end of a work that they are still the same.
+def seen_files(named: Iterable[tuple[str, Reference]]) -> tuple[Checkpoint, ...]:
+    """The files of activations that a recipe names, closed, to see at the end of a work that they are still the same.
 
     Args:
         named: what the user calls each, and the file.
@@ -73,7 +73,10 @@ def opened_files(named: Iterable[tuple[str, Reference]]) -> tuple[Checkpoint, ..
     Raises:
         CheckpointError: one cannot be opened.
     """
-    return tuple(open_stored(user_path(file["path"])) for _, file in named)
+    files = tuple(open_stored(user_path(file["path"])) for _, file in named)
+    for file in files:
+        file.close()
+    return files
 
 
 def _check_weight(spec: MethodSpec, weight: str) -> None:
