@@ -26,7 +26,8 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         put_in_place(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as little as could be written
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 

@@ -6,6 +6,7 @@
     ├── UserError               bad input: names the thing, the value and the way out (2)
     │   ├── ConfigError         a setting, a rule, a payload, a scorer
     │   ├── CheckpointError     a model file, or models that do not fit together
+    │   │   └── Missing         one that is not there
     │   ├── StorageError        a disk or a database that cannot be read or written now
     │   └── Closed              a trial that was rated elsewhere in the meantime; nothing is lost
     ├── TrialFailed             one trial could not be judged; the study records FAIL and this text (1)
@@ -55,6 +56,10 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A model file that cannot be used, or models that do not fit together."""
+
+
+class Missing(CheckpointError):
+    """A model file that is not where it is said to be."""
 
 
 class StorageError(UserError):

@@ -11,7 +11,7 @@ from typing import Any
 from bayes_merger import compose
 from bayes_merger.compose.changes import is_file
 from bayes_merger.config import FILES, LOCAL
-from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.errors import CheckpointError, ConfigError, Missing
 from bayes_merger.run.attributes import VERSIONS
 from bayes_merger.run.checks import check_no_person
 from bayes_merger.run.fingerprint import fingerprint
@@ -102,6 +102,8 @@ def _stored_for_worker(
     try:
         settings, setup = stored_setup(folder, stored, overrides)
     except CheckpointError as error:
+        if isinstance(error, Missing):  # which says so
+            raise
         raise CheckpointError(f"{error}; say where it is on this machine like  model_a=FILE") from error
     check_no_person(setup.scorers, "rate in  bayes-merger run  or  resume")
     return settings, setup

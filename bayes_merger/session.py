@@ -12,9 +12,10 @@ Settings come in as plain data, composed by :mod:`bayes_merger.compose`; progres
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +26,7 @@ from bayes_merger import compose
 from bayes_merger.compose.changes import check_changeable
 from bayes_merger.config import RunConfig
 from bayes_merger.course import carry_on
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, Missing
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
@@ -57,6 +58,9 @@ from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import file_at, is_address, open_storage, redacted
 from bayes_merger.search.study.study import FINGERPRINT, finished
 
+said = partial(print, flush=True)
+"""Where a line goes before a study can report it."""
+
 
 def begin(
     settings: Mapping[str, Any],
@@ -65,6 +69,7 @@ def begin(
     reporting: Reporting = plain_reporting,
     seating: Seating = no_seat,
     queued: bool = False,
+    note: Callable[[str], object] = said,
 ) -> RunFolder:
     """Start a new study and run it to its end.
 
@@ -74,6 +79,7 @@ def begin(
         reporting: opens the progress reporter, given the log file.
         seating: opens the place where a person rates while the study runs.
         queued: wait for the other runs in the same folder that draw on its device, and for those that wait already.
+        note: told what is worth knowing before there is a study, a line at a time.
 
     Returns:
         The study's folder.
@@ -91,7 +97,7 @@ def begin(
     settings = {**settings, "space": dict(setup.config.space)}
     start_design(setup)  # whatever is wrong with it is said before the models are read
     check_space(setup, folder)
-    about_orders = check_models(setup)
+    about_orders = check_models(setup, note)
     settings |= orders_kept(settings, setup.checkpoints)
     setup = with_fresh_words(without_idle(setup))
     design, about_anchors = start_design(setup)
@@ -216,7 +222,8 @@ def fork(
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     same_words = payloads is not None and settings["seed"] == study.user_attrs[CONFIG].get("seed")
     words = study.user_attrs if same_words else {}
-    setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads, words))
+    with _telling_of_moves(settings):
+        setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads, words))
     settings |= {"space": dict(setup.config.space)}
     check_space(setup, folder)
     check_compares(name, new, study, fingerprint(setup, settings["scorers"], study.user_attrs[FINGERPRINT]))
@@ -335,9 +342,21 @@ def stored_setup(
     """
     settings = _with_one_budget(compose.changed(stored[CONFIG], overrides), overrides)
     payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
-    setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads, stored), stored)
+    with _telling_of_moves(settings):
+        setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads, stored), stored)
     setup = setup.with_standards(stored)
     return settled(settings, setup), setup
+
+
+@contextmanager
+def _telling_of_moves(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Say how a file of a study is given that is no longer where it was."""
+    try:
+        yield
+    except Missing as error:
+        setting = error.subject.replace("model_", "recipe.models.") if settings["recipe"] else error.subject
+        way = f"if it has moved, give it with  {setting}=FILE" if setting else "put it back"  # of a step
+        raise Missing(f"{error.reason}; {way}", subject=error.subject) from error
 
 
 def _with_one_budget(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

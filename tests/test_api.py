@@ -120,6 +120,15 @@ def test_files_of_activations_are_given_as_tables(models: Path) -> None:
     assert left_open(ConfigError, **settings, saliency={"x": "B.act"}) == []
 
 
+def test_none_is_what_is_not_given(models: Path) -> None:
+    given: dict[str, Any] = {"model_a": "A.safetensors", "model_b": "B.safetensors", "alpha": 0.3}
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("model_c", "saliency", "act", "vae", "method", "rebasin", "elements", "dtype")
+    )
+    merged, plain = bayes_merger.merge(**given, **nothing), bayes_merger.merge(**given)
+    assert all(torch.equal(merged[key], tensor) for key, tensor in plain.items())
+
+
 def test_mistakes_are_named(models: Path) -> None:
     with pytest.raises(ConfigError, match="unknown setting 'alpa'"):
         bayes_merger.merge(model_a="A.safetensors", model_b="B.safetensors", alpa=0.3)

@@ -113,7 +113,7 @@ def _opened(
     from bayes_merger.merging.models.named import with_paths
 
     if source and isinstance(source[0], MergeRecipe):
-        moved = dict(word.split("=", 1) for word in words(settings))
+        moved = dict(word.split("=", 1) for word in words(settings) if not word.endswith("=null"))
         models_dir = moved.pop("models_dir", None)
         meant, models = with_models(source[0], with_paths(moved, models_dir), models_dir=models_dir)
     else:

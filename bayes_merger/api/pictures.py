@@ -46,10 +46,10 @@ def draw(model: str | Path, payloads: Any, **settings: Any) -> list[DrawnImage]:
         CheckpointError: a file that cannot be used.
         TrialFailed: the model draws NaN or a flat colour.
     """
-    from bayes_merger.run.checks import check_without_trials
+    from bayes_merger.run.checks import check_without_merge
     from bayes_merger.run.draw import drawer_of
 
-    check_without_trials(settings)
+    check_without_merge(settings)
     given = {**settings, "model_a": model, "model_b": model, "payloads": payloads}
     with drawer_of(compose.validate(settings_of(given))) as drawer:
         return list(drawer.draw(drawer.payloads))

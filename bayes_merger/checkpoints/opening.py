@@ -13,7 +13,7 @@ from bayes_merger.checkpoints.diffusers_folder import open_folder
 from bayes_merger.checkpoints.shards import INDEX, open_joined, shards_of
 from bayes_merger.checkpoints.shelves import find_model, shelves
 from bayes_merger.checkpoints.single_file import SUFFIXES, open_file
-from bayes_merger.errors import CheckpointError, and_more
+from bayes_merger.errors import CheckpointError, Missing, and_more
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -61,18 +61,18 @@ def _check_exists(path: Path) -> None:
             raise CheckpointError(f"{path}: says something about a model and is none; give the model beside it")
         return
     if path.is_symlink():
-        raise CheckpointError(f"{path}: a link to {path.readlink()}, which is not there; give the file itself")
+        raise Missing(f"{path}: a link to {path.readlink()}, which is not there; give the file itself")
     if not path.parent.is_dir():
         if path.parts[0] in ("http:", "https:"):
             address = path.as_posix().replace(":/", "://", 1)
             raise CheckpointError(f"{address}: models are not downloaded; fetch it there and give the file")
         if not path.suffix and len(path.parts) == 2:
             raise CheckpointError(f"{path}: models are not downloaded; give a file or folder that is here")
-        raise CheckpointError(f"{path}: there is no folder {path.parent}; check the path")
+        raise Missing(f"{path}: there is no folder {path.parent}; check the path")
     inside = _models_in(path.parent)
     close = difflib.get_close_matches(path.name, inside, n=3, cutoff=0.5)
     by_name = "" if path.suffix or path.name != str(path) else "; bayes-merger models lists those that have names"
-    raise CheckpointError(f"{path}: there is no such file{_listed(close or inside)}{by_name}")
+    raise Missing(f"{path}: there is no such file{_listed(close or inside)}{by_name}")
 
 
 def _models_in(folder: Path) -> list[str]:

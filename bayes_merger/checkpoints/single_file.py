@@ -26,7 +26,7 @@ from bayes_merger.checkpoints.pickles import INERT, PICKLE_STARTS, ZIP_START, ch
 from bayes_merger.checkpoints.prediction import MARKS
 from bayes_merger.checkpoints.quantised import as_meant
 from bayes_merger.checkpoints.text_encoders import under_official_names
-from bayes_merger.errors import CheckpointError, one_line, printable
+from bayes_merger.errors import CheckpointError, Missing, one_line, printable
 from bayes_merger.paths import open_regular
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def open_stored(path: Path) -> Checkpoint:
     try:
         file = open_regular(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
+        kind = Missing if isinstance(error, FileNotFoundError) else CheckpointError
+        raise kind(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     try:
         return _open(path, file)
     except CheckpointError as error:

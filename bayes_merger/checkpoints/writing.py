@@ -62,12 +62,26 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     """Refuse a place for a file that was given as ``--out``.
 
     Raises:
-        ConfigError: it is taken, or there is no such folder.
+        ConfigError: it is taken, or there is no such folder, or nobody may write in it.
     """
     if out.exists() and not overwrite:
         raise ConfigError(f"--out: {out} exists; give another name or add --overwrite")
     if not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}; make it first")
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"--out: nothing can be written in the folder {out.parent}; give another")
+
+
+def check_no_input(out: Path, inputs: Iterable[Checkpoint]) -> None:
+    """Refuse a place that has a file which is read, also under another name.
+
+    Raises:
+        CheckpointError: it has; its subject is the place.
+    """
+    for given in (file for checkpoint in inputs for file in checkpoint.files):
+        if out.exists() and given.exists() and out.samefile(given):
+            other = "" if given == out else f", as {given}"
+            raise CheckpointError(f"is read for what would be written{other}; give another name", subject=str(out))
 
 
 def write_checkpoint(
@@ -130,12 +144,10 @@ def _check_place(path: Path, inputs: Collection[Checkpoint], replace: bool) -> N
         raise CheckpointError("a folder; give the name of a file in it", subject=str(path))
     if not path.parent.is_dir():
         raise CheckpointError(f"there is no folder {path.parent}; make it first", subject=str(path))
+    if not os.access(path.parent, os.W_OK):
+        raise CheckpointError(f"nothing can be written in {path.parent}; give another folder", subject=str(path))
     if path.exists():
-        for given in (file for checkpoint in inputs for file in checkpoint.files):
-            if given.exists() and path.samefile(given):
-                raise CheckpointError(
-                    f"is model {given}, which is an input of this merge; give another name", subject=str(path)
-                )
+        check_no_input(path, inputs)
         if not replace:
             raise CheckpointError("exists already; give another name, or allow replacing it", subject=str(path))
 
@@ -177,7 +189,8 @@ def _temporary(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that nobody may write
+            temporary.unlink(missing_ok=True)
         way_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check that folder"
         raise CheckpointError(f"cannot be written ({error.strerror}); {way_out}", subject=str(path)) from error
     except BaseException:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from bayes_merger.cli import steps
-from bayes_merger.cli.arguments import Parser, png_path
-from bayes_merger.errors import ConfigError, printable
+from bayes_merger.cli.arguments import Parser, is_setting, png_path
+from bayes_merger.errors import ConfigError, close_to, nearest, printable
 from bayes_merger.paths import user_path
 
 HELP = """\
@@ -36,22 +36,26 @@ def activations(arguments: Sequence[str]) -> None:
         print(HELP, end="")
         return
     verbs = {"show": _show, "merge": _merge}
-    if arguments[0] in verbs:
-        verbs[arguments[0]](arguments[1:])
-    else:
-        _measure(arguments)
+    word = arguments[0]
+    if word in verbs:
+        verbs[word](arguments[1:])
+        return
+    settings = [argument for argument in arguments if is_setting(argument) and argument[:1] != "-"]
+    if close_to(word, verbs) and not settings and not user_path(word).exists():  # measuring asks for payloads
+        raise ConfigError(f"activations: no '{printable(word)}'; {nearest(word, verbs)}")
+    _measure(arguments)
 
 
 def _measure(arguments: Sequence[str]) -> None:
     parser = Parser(prog="bayes-merger activations")
     parser.add_argument("model")
-    parser.add_argument("settings", nargs="*")
+    parser.add_argument("settings", nargs="*", default=[])
     parser.add_argument("--out", required=True)
     parser.add_argument("--bands", type=int, default=4)
     parser.add_argument("--gradients", type=int, nargs="?", const=8, default=0)
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args(list(arguments))
-    if "=" in options.model:
+    if is_setting(options.model):
         raise ConfigError("activations: takes the model first, like  bayes-merger activations MODEL payloads=mine ...")
     from bayes_merger.cli.payload import settings_of_one
 

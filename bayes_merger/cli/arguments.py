@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bayes_merger.errors import ConfigError, printable
+from bayes_merger.errors import ConfigError, close_to, printable
 from bayes_merger.paths import user_path
 
 PLACES = ("runs", "storage")
@@ -44,7 +44,11 @@ class Parser(argparse.ArgumentParser):
         Raises:
             ConfigError: always.
         """
-        raise ConfigError(f"{message}; see  {self.prog} --help")
+        word = re.search(r"(?:unrecognized arguments: |choice: ')([^\s'=]+)", message)
+        known = [*self._option_string_actions, *(c for action in self._actions for c in action.choices or ())]
+        close = close_to(word[1], map(str, known)) if word else []
+        meant = f"did you mean {' or '.join(close)}?" if close else f"see  {self.prog} --help"
+        raise ConfigError(f"{message}; {meant}")
 
 
 def png_path(text: str) -> Path:
@@ -105,6 +109,11 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
     if waiting:
         raise ConfigError(f"--{waiting}: needs a value, like  {waiting}=...")
     return found
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word is a setting, not the name of a file or folder, which may have any letters in it."""
+    return "=" in word and not user_path(word).exists()
 
 
 def split_off(setting: str, overrides: Sequence[str]) -> tuple[str, list[str]]:

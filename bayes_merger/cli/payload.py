@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from bayes_merger.cli import steps
-from bayes_merger.cli.arguments import Parser, split_off
+from bayes_merger.cli.arguments import Parser, is_setting, split_off
 from bayes_merger.errors import ConfigError, nearest, printable
 from bayes_merger.paths import user_path
 
@@ -61,12 +61,12 @@ def _import(arguments: Sequence[str]) -> None:
 def settings_of_one(arguments: Sequence[str], model: str) -> Any:
     """The settings of a run that would draw with this model alone."""
     from bayes_merger import compose
-    from bayes_merger.run.checks import check_without_trials
+    from bayes_merger.run.checks import check_without_merge
 
     for argument in arguments:
         if "=" not in argument:
             raise ConfigError(f"'{printable(argument)}' is no setting; write it like  payloads=mine")
-    check_without_trials(argument.partition("=")[0] for argument in arguments)
+    check_without_merge(argument.partition("=")[0] for argument in arguments)
     return compose.validate(compose.compose_run([*arguments, f"model_a={model}", f"model_b={model}"]))
 
 
@@ -82,7 +82,7 @@ def _check(arguments: Sequence[str]) -> None:
 
 
 def _draw(arguments: Sequence[str]) -> None:
-    if not arguments or "=" in arguments[0]:
+    if not arguments or is_setting(arguments[0]):
         raise ConfigError("payload draw: takes the model, like  bayes-merger payload draw MODEL payloads=mine")
     out, overrides = split_off("out", arguments[1:])
     config = settings_of_one(overrides, arguments[0])

@@ -44,7 +44,7 @@ def rebasin(arguments: Sequence[str]) -> None:
     parser = Parser(prog="bayes-merger rebasin")
     parser.add_argument("a")
     parser.add_argument("b")
-    parser.add_argument("settings", nargs="*")
+    parser.add_argument("settings", nargs="*", default=[])
     parser.add_argument("--by", choices=BY, default=WEIGHTS)
     parser.add_argument("--out")
     parser.add_argument("--config")
@@ -79,4 +79,4 @@ def _by_activations(options: Namespace) -> Match | None:
 
     given = [f"generator.config={options.config}"] if options.config else []
     config = settings_of_one([*options.settings, *given], options.a)
-    return partial(match_drawing, config=config, progress=steps.matching, on_step=steps.drawing)
+    return partial(match_drawing, config=config, progress=steps.matching, on_step=steps.drawing, note=steps.note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,12 @@ def _step_text(found: MergeRecipe, name: str, models: Sequence[str]) -> list[str
         lines.append(f"  {weight}={inner[0]:g}" if alike else f"  {weight}={','.join(f'{x:g}' for x in inner)}")
         lines += [f"  {block}.{weight}={x:g}" for block, x in blocks.items() if block not in known]
     lines += [f"  elements: {_printable(text)}" for text in found.elements]
+    lines += [
+        f"  {name}: {_printable(file['path'])}" + (f"  SHA-256 {file['sha256'][:10]}" if file["sha256"] else "")
+        for name, file in replace(found, steps=()).activation_files
+    ]
+    said = [f"saliency.{key}={value}" for key, value in found.saliency.items() if isinstance(value, str)]
+    lines += [f"  {' '.join(said)}"] if said else []
     return lines
 
 

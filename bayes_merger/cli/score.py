@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from bayes_merger.atomic import write_atomically
-from bayes_merger.cli.arguments import Parser
+from bayes_merger.cli.arguments import Parser, is_setting
 from bayes_merger.errors import ConfigError, and_more, printable
 from bayes_merger.paths import user_path
 from bayes_merger.run.existing import Judged, find_pictures, judge_pictures
@@ -46,7 +46,7 @@ def score(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--out: {options.out} must end in .csv or .json")
     from bayes_merger import compose  # brings Hydra, whom --help does without
 
-    settings = [word for word in options.what if _is_setting(word)]
+    settings = [word for word in options.what if is_setting(word)]
     paths = find_pictures([user_path(word) for word in options.what if word not in settings])
     chosen = [f"scorers=[{options.scorers}]", "model_a=none", "model_b=none", "payloads=[]", *settings]
     scorers = compose.build_scorers(compose.compose_run(chosen)["scorers"])
@@ -69,10 +69,6 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     shape.add_argument("--csv", action="store_true", help="print CSV")
     options: argparse.Namespace = parser.parse_args(arguments)
     return options
-
-
-def _is_setting(word: str) -> bool:
-    return "=" in word and not user_path(word).exists()
 
 
 def _progress(done: int, total: int) -> None:

@@ -40,12 +40,20 @@ from bayes_merger.report.tables import (
 )
 from bayes_merger.report.timing import beside, timing, timing_table, words_of
 from bayes_merger.report.verdict import pictures_compared
-from bayes_merger.run.attributes import CONFIG
+from bayes_merger.run.attributes import CONFIG, RECIPE
 from bayes_merger.run.control import WAITING, run_state
 from bayes_merger.run.folder import RunFolder, find_study, load, studies
 from bayes_merger.run.idle import about_idle, space_of
 from bayes_merger.run.predicted import last_prediction
-from bayes_merger.run.record import chosen_trial, complete_trials, final_of, posterior_of, recipe_of, value_of
+from bayes_merger.run.record import (
+    chosen_trial,
+    complete_trials,
+    final_of,
+    posterior_of,
+    recipe_of,
+    recipe_with,
+    value_of,
+)
 from bayes_merger.run.turns import waiting
 from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.checked import reads_once
@@ -180,6 +188,8 @@ def _print_state(folder: RunFolder, study: optuna.study.Study, data: Mapping[str
     for name, model in data["models"].items():
         path, hash = printable(model["path"], longest=400), printable(model["sha256"][:10])
         print(f"  model {printable(name.upper())}  {path}  {hash}")
+    for name, file in recipe_with(study, {}).activation_files if RECIPE in study.user_attrs else ():
+        print(f"  {name}  {printable(file['path'], longest=400)}  {printable(file['sha256'][:10])}")
     space, config = space_of(study), study.user_attrs.get(CONFIG) or {}
     for line in filter(None, (about_idle(space), about_effect(config.get("space"), space.blocks))):
         print(f"  {printable(line, longest=400)}")

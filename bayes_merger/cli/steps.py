@@ -1,14 +1,21 @@
-"""How far a command is, on a line of the terminal that is written over; nothing where standard error is no terminal."""
+"""How far a command is, on a line of the terminal that is written over, where standard error is one; and its notes."""
 
 from __future__ import annotations
 
 import sys
+
+from bayes_merger.errors import printable
 
 
 def show(text: str, *, last: bool) -> None:
     """Write over the line; what follows the last one begins where it did."""
     if sys.stderr.isatty():
         print(f"\r{text:<50}", end="\r" if last else "", file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Print what is worth knowing of a command's work, a line, where results are not."""
+    print(f"note: {printable(text, longest=400)}", file=sys.stderr, flush=True)
 
 
 def matching(number: int, done: int, total: int) -> None:

@@ -38,7 +38,9 @@ def worker(arguments: Sequence[str]) -> None:
         prog="bayes-merger worker", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", help="the study")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what is different on this machine")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="what is different on this machine"
+    )
     parser.add_argument("--storage", default="", help="the address of the study's database")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--report-as", default="", help=argparse.SUPPRESS)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import ConfigError, Interrupted, StorageError, printable, trouble
+from bayes_merger.errors import ConfigError, Interrupted, StorageError, trouble
 from bayes_merger.paths import user_path
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def _draw(words: Sequence[str], out: Path, *, sure: bool) -> None:
     cells = Cells(config, numbers)
     try:
         grid = cells.grid(axes)
-        for line in (*cells.notes(), *cells.find_orders(steps.matching)):
-            print(f"note: {printable(line, longest=400)}", file=sys.stderr)
+        for line in (*cells.notes(), *cells.find_orders(steps.matching, steps.note)):
+            steps.note(line)
         out.mkdir(parents=True, exist_ok=True)
         merges = len({cell.merge.key for cell in grid.cells.values()})
         rest = "; what they do not merge stays model A, alpha=NUMBER changes that" if cells.leaves_a(axes) else ""

@@ -5,6 +5,7 @@ Hydra only hears which files are named in its defaults lists; what is in them ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def _names(value: str) -> tuple[str, ...]:
     inner = value.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
-    names = (name.strip().strip("'\"") for name in inner.split(","))
+    names = (name.strip().strip("'\"") for name in re.findall(r"""\s*"[^"]*"|\s*'[^']*'|[^,]+""", inner))
     return tuple(name for name in names if name and inner != "null")
 
 

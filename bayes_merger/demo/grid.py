@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     options = parser.parse_args(arguments)
+    if options.out.suffix != ".png" or not options.out.parent.is_dir():
+        parser.error(f"out: {str(options.out)!r} is no PNG in a folder that is there; give one")
     torch.set_num_threads(1)
     land, states = shipped()
     sheet = grid(land, states, (*PROMPTS, *ASKED))

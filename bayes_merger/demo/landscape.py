@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayes_merger.demo import clip_config, clip_weights, denoiser, head_path, networks
+from bayes_merger.demo.arguments import whole
 from bayes_merger.demo.denoiser import Denoiser
 from bayes_merger.demo.judges import normalise
 
@@ -135,8 +136,8 @@ def shipped() -> tuple[Landscape, dict[str, dict[str, Tensor]]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=16)
-    parser.add_argument("--random", type=int, default=24)
+    parser.add_argument("--pictures", type=whole(1), default=16)
+    parser.add_argument("--random", type=whole(1), default=24)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     land, states = shipped()

@@ -22,6 +22,7 @@ from torch import Tensor
 from bayes_merger import demo
 from bayes_merger.atomic import write_atomically
 from bayes_merger.demo import denoiser, pictures, train
+from bayes_merger.demo.arguments import device, new_folder, whole
 from bayes_merger.demo.denoiser import Denoiser, Lesson, Say
 from bayes_merger.demo.pictures import Scene
 
@@ -118,11 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the folder")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: as many as there are cores)")
-    parser.add_argument("--seed", type=int, default=0, help="of the pair (default: 0)")
+    parser.add_argument("--device", type=device, default="cpu")
+    parser.add_argument("--threads", type=whole(1), help="CPU threads (default: as many as there are cores)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the pair (default: 0)")
     parser.add_argument("--quick", action="store_true", help="a step of everything: smoke, not models")
     options = parser.parse_args(arguments)
+    new_folder(parser, "--out", options.out, "README.md", *(f"{name}.safetensors" for name in "abc"))
     if options.threads:
         torch.set_num_threads(options.threads)
     plan = QUICK if options.quick else Plan()

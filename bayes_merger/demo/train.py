@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from bayes_merger.demo import denoiser, judges, networks, pictures
+from bayes_merger.demo.arguments import device, new_folder, whole
 from bayes_merger.demo.denoiser import Lesson, Say
 from bayes_merger.demo.landscape import block_of
 from bayes_merger.demo.pictures import Scene
@@ -234,13 +235,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where models/ and diffusers/ go")
     parser.add_argument("--work", type=Path, help="where finished stages are kept (default: OUT/work)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", type=device, default="cpu")
+    parser.add_argument("--threads", type=whole(1), default=1, help="CPU threads")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything: smoke, not models")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     work = options.work or options.out / "work"
-    work.mkdir(parents=True, exist_ok=True)
+    new_folder(parser, "--out", options.out)
+    new_folder(parser, "--work", work)
     make(options.out, work, QUICK if options.quick else Plan(), options.device, lambda line: print(line, flush=True))
 
 

@@ -8,10 +8,10 @@ layer the same random places are kept, in half precision.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.layers import Layer, layers_of
@@ -60,11 +60,12 @@ class Samples:
     """What was kept of the answers of one pipeline, by the names of what was watched.
 
     Args:
-        folder: an empty one.
+        file: an empty one, open for writing and reading.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._pieces: dict[str, list[tuple[int, int]]] = {}
         self._waiting: dict[str, list[Tensor]] = {}
         self._size = 0
         self._counts: dict[str, int] = {}
@@ -88,21 +89,22 @@ class Samples:
 
     def spill(self) -> None:
         """Bring everything that is in memory to the disk."""
+        end = self._file.seek(0, os.SEEK_END)
         for name, rows in self._waiting.items():
-            with self._file(name).open("ab") as file:
-                for some in rows:
-                    file.write(some.contiguous().numpy().tobytes())
+            size = sum(self._file.write(some.contiguous().numpy().tobytes()) for some in rows)
+            self._pieces.setdefault(name, []).append((end, size))
+            end += size
         self._waiting, self._size = {}, 0
 
     def read(self, name: str) -> Tensor:
         """All rows of a name, ``[samples, neurons]``."""
         import torch
 
-        data = bytearray(self._file(name).read_bytes())
+        data = bytearray()
+        for begin, size in self._pieces[name]:
+            self._file.seek(begin)
+            data += self._file.read(size)
         return torch.frombuffer(data, dtype=torch.float16).view(-1, self._widths[name])
-
-    def _file(self, name: str) -> Path:
-        return self._folder / hashlib.sha256(name.encode()).hexdigest()
 
 
 class Latents:

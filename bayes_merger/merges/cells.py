@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from itertools import product
@@ -95,16 +95,17 @@ class Cells:
         """What is worth knowing of the models of the cells made so far, as ``merge`` says it, one line each."""
         return list(dict.fromkeys(note for form in self._forms.values() for note in form.structure.remarks))
 
-    def find_orders(self, progress: Progress | None = None) -> list[str]:
+    def find_orders(self, progress: Progress | None = None, note: Callable[[str], object] | None = None) -> list[str]:
         """Find and verify the orders of models that take another's, and say what they do, a line each.
 
         Args:
             progress: told how far the matching by weights is.
+            note: told what is drawn for it.
 
         Raises:
             CheckpointError: one cannot be found, or a model would answer something else.
         """
-        match = partial(match_drawing, config=self._config)
+        match = partial(match_drawing, config=self._config, note=note)
         return [line for models in self._open.values() for line in find_orders(models.values(), match, progress)]
 
     def close(self) -> None:

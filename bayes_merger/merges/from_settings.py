@@ -24,7 +24,7 @@ from bayes_merger.merging.recipe.postprocess import ADJUST, read_adjust
 from bayes_merger.merging.recipe.presets import read_weights
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import SETTINGS, VAE_FILE, read_settings
-from bayes_merger.merging.saliency.settings import ACT, STRENGTH, WINNER, strengthened
+from bayes_merger.merging.saliency.settings import ACT, STRENGTH, WINNER, is_strength, no_strength, strengthened
 from bayes_merger.paths import user_path
 from bayes_merger.search.space.names import names_of
 
@@ -53,8 +53,6 @@ def recipe_by_hand(
     given, tables = with_tables(given)
     method = given.get("method", "weighted_sum")
     spec = strengthened(method_spec(method), tables["saliency"])
-    if STRENGTH in given and STRENGTH not in spec.weights and tables["saliency"].get("takes") == WINNER:
-        raise ConfigError(f"{STRENGTH}: means nothing where saliency takes the winner; leave one of the two out")
     models = {name: given[f"model_{name}"] for name in MODEL_NAMES if given.get(f"model_{name}")}
     spec.check_further(models)
     known = [*_BY_HAND, *(f"model_{name}" for name in spec.known_models(models)), *spec.options]
@@ -76,6 +74,8 @@ def recipe_by_hand(
         architecture = divided(whole, settings.blocks, checkpoints["a"].shapes)
         ratios = named_ratios(parse_rules(settings.elements, architecture, tuple(spec.weights)))
         of_lora = any(map(is_lora, checkpoints.values()))
+        if STRENGTH not in spec.weights and (about := next(filter(is_strength, numbers.keys() - ratios.keys()), "")):
+            raise ConfigError(f"{about}: {no_strength(tables['saliency'].get('takes'))}")
         weights = _weights(numbers, bound, architecture, ratios, known, of_lora=of_lora)
         recipe = MergeRecipe(
             **vars(settings),
@@ -97,7 +97,9 @@ def with_tables(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     others: dict[str, str] = {}
     for key, text in given.items():
         name, dot, part = key.partition(".")
-        if key == "saliency":
+        if not dot and key in _TABLES and isinstance(table := table_of(key, text), Mapping):
+            tables[key] |= table
+        elif key == "saliency":
             tables["saliency"]["b"] = text
         elif name in tables:
             if not dot:
@@ -168,8 +170,7 @@ def adjustments(text: str | None) -> dict[str, dict[str, float]]:
 
 
 def _unknown_setting(key: str, method: str, known: Sequence[str]) -> ConfigError:
-    way = "it comes with files, saliency.b=FILE" if key == STRENGTH else nearest(key, known)
-    return ConfigError(f"unknown setting '{key}' of method '{method}'; {way}")
+    return ConfigError(f"unknown setting '{key}' of method '{method}'; {nearest(key, known)}")
 
 
 def _weights(

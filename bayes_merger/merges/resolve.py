@@ -12,7 +12,7 @@ from bayes_merger.checkpoints.architectures import divided
 from bayes_merger.checkpoints.blocks import Architecture, weights_from_string
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import hash_all
-from bayes_merger.errors import CheckpointError, ConfigError, nearest
+from bayes_merger.errors import CheckpointError, ConfigError, Missing, nearest
 from bayes_merger.merges.from_settings import adjustments, number_of, recipe_by_hand, split_rebasin, take_vae
 from bayes_merger.merging.models.lora import is_lora
 from bayes_merger.merging.models.named import with_paths
@@ -23,6 +23,7 @@ from bayes_merger.merging.recipe.postprocess import ADJUST
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, VAE_FILE, read_settings
 from bayes_merger.merging.recipe.step_file import FreeNumbers, StepFile, beside, free_numbers, read_steps, recipe_data
+from bayes_merger.merging.saliency.settings import Reference
 from bayes_merger.paths import user_path
 from bayes_merger.run.recipes import named_recipe
 from bayes_merger.search.space.names import names_of
@@ -58,7 +59,7 @@ def recipe_and_models(
     """
     pairs = [word for word in source if _SETTING.match(word)]
     names = [word for word in source if word not in pairs]
-    given = dict(pair.split("=", 1) for pair in pairs)
+    given = {key: text for key, _, text in (pair.partition("=") for pair in pairs) if text != "null"}  # as in a run
     models_dir = given.pop("models_dir", None)
     given = with_paths(tables_in(given), models_dir)
     if "recipe" in given:
@@ -111,12 +112,14 @@ def with_models(
     if orders != recipe.rebasin:
         raise ConfigError("rebasin: a recipe's own settings stay; give a moved file alone, like  model_b=FILE")
     given = {**given, **{f"model_{name}": file for name, file in files.items()}}
-    recipe = recipe.with_files(
-        lambda name, file: {
-            "path": given.get(name) or beside(file["path"], folder),
-            "sha256": file["sha256"] if verify else "",
-        }
-    )
+
+    def placed(name: str, file: Reference) -> Reference:
+        path = given.get(name) or beside(file["path"], folder)
+        if name not in given and not user_path(path).exists():
+            raise Missing(f"{path}: there is no such file; if it has moved, give it with  {name}=FILE", subject=name)
+        return {"path": path, "sha256": file["sha256"] if verify else ""}
+
+    recipe = recipe.with_files(placed)
     paths = {name: given.get(f"model_{name}") or beside(model.path, folder) for name, model in recipe.models.items()}
     return recipe, _open_recipe_models(recipe, given, with_paths({"models": paths}, models_dir)["models"], verify)
 

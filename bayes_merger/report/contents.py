@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from bayes_merger.errors import BayesMergerError
+from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.report.convergence import Convergence, anchors_of, convergence_of
 from bayes_merger.report.formats import Format, formats
 from bayes_merger.report.importance import Importance, importances
@@ -93,7 +94,8 @@ class Contents:
         timing: part of a trial -> mean seconds.
         weights: weight -> block -> number, of the best merge; empty before the first score.
         formats: the same to be pasted.
-        recipe: the same as a recipe, with models by the bare names of their files.
+        recipe: the same as a recipe, with files by their bare names.
+        activations: its files of activations, each with what it is called in a recipe.
         rows: best against its parents.
         gallery: the best pictures of each payload, best first.
         payloads: what is drawn.
@@ -111,6 +113,7 @@ class Contents:
     weights: Mapping[str, Mapping[str, float]]
     formats: Sequence[Format]
     recipe: str
+    activations: Sequence[tuple[str, Mapping[str, str]]]
     rows: Sequence[Row]
     gallery: Sequence[Shot]
     payloads: Sequence[Mapping[str, Any]]
@@ -144,7 +147,8 @@ def contents_of(study: optuna.study.Study, folder: RunFolder, pictures: int = 40
         timing=timing(done),
         weights=recipe.weights if recipe else {},
         formats=formats(recipe, folder.name) if recipe else (),
-        recipe=json.dumps(_without_folders(recipe.to_json()), indent=2) if recipe else "",
+        recipe=json.dumps(_without_folders(recipe), indent=2) if recipe else "",
+        activations=recipe.activation_files if recipe else (),
         rows=rows,
         gallery=shots.gallery(done, left),
         payloads=study.user_attrs.get(PAYLOADS) or (),
@@ -176,10 +180,11 @@ def points_of(study: optuna.study.Study) -> dict[str, float]:
     return {name: value_of(trial) for name, trial in {**anchors_of(study), BEST: chosen_trial(study)}.items()}
 
 
-def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe to be shared: where somebody keeps models is nobody's business, and its hash says which file it is."""
-    models = {role: {**model, "path": bare(model["path"])} for role, model in recipe["models"].items()}
-    return {**recipe, "models": models}
+def _without_folders(recipe: MergeRecipe) -> dict[str, Any]:
+    """A recipe to be shared: where somebody keeps files is nobody's business, and their hashes say which they are."""
+    named = recipe.with_files(lambda _, file: {**file, "path": bare(file["path"])})
+    models = {role: replace(model, path=bare(model.path)) for role, model in recipe.models.items()}
+    return replace(named, models=models).to_json()
 
 
 def bare(path: str) -> str:

@@ -330,7 +330,8 @@ def _copy(name: str, text: str, what: str) -> str:
 
 def _settings(found: Contents) -> str:
     models = found.summary["models"].items()
-    files = [(role.upper(), bare(model["path"]), model["sha256"][:10]) for role, model in models]
+    named = [*((role.upper(), model) for role, model in models), *found.activations]
+    files = [(name, bare(file["path"]), file["sha256"][:10]) for name, file in named]
     parts = [_table(("model", "file", "SHA-256"), files, text=(0, 1, 2))]
     kept = ("name", "prompt", "negative_prompt", "steps", "cfg_scale", "width", "height", "sampler_name", "batch_size",
             "importance")  # fmt: skip

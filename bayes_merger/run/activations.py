@@ -20,13 +20,15 @@ from bayes_merger.atomic import hidden_name
 from bayes_merger.checkpoints.activations.names import About
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.activations.sums import merged
-from bayes_merger.checkpoints.writing import check_out
+from bayes_merger.checkpoints.opening import open_checkpoint
+from bayes_merger.checkpoints.writing import check_no_input, check_out
 from bayes_merger.config import RunConfig
 from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.imaging.activations import recorded
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.t5 import t5_hash
 from bayes_merger.imaging.prompts.networks import network_tags
+from bayes_merger.paths import user_path
 from bayes_merger.run.draw import Drawer, drawer_of
 from bayes_merger.run.folder import LOCK
 from bayes_merger.run.payloads import path_of
@@ -69,6 +71,8 @@ def measure(
     if config.generator.compile:
         raise ConfigError("activations: a compiled network hides its layers; give  generator.compile=false")
     check_out(out, overwrite=overwrite)
+    with open_checkpoint(user_path(config.model_a)) as model:
+        check_no_input(out, [model])
     files = []
     with drawer_of(config, on_step) as drawer:
         abouts = [_about(config, drawer, payload, bands, gradients) for payload in drawer.payloads]
@@ -81,7 +85,7 @@ def measure(
                     continue
                 measure_payload(drawer, payload, about, gradients, files[-1])
                 unguided = "" if _is_guided(drawer, payload) else ", without guidance, so of the response nothing"
-                note(f"{payload.name}: {payload.batch_size} pictures{unguided}")
+                note(f"{payload.name}: {payload.batch_size} picture{'s' * (payload.batch_size > 1)}{unguided}")
             merged(files).save(out, overwrite=overwrite)
             shutil.rmtree(parts, ignore_errors=True)
     return out

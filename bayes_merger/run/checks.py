@@ -8,6 +8,8 @@ from typing import Any
 from bayes_merger.config import MOST_TRIALS, RunConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.merging.plan.routing import SMALL_DTYPES
+from bayes_merger.merging.rebasin.written import is_model
+from bayes_merger.merging.recipe.settings import SETTINGS
 from bayes_merger.run.points import FEWEST
 from bayes_merger.run.web_ui import PROGRAMS
 from bayes_merger.scoring.rater.scorer import RaterScorer
@@ -35,6 +37,22 @@ def check_without_trials(typed: Iterable[str]) -> None:
             raise ConfigError(
                 f"{name}: is about the trials of a run; here payloads.NAME.batch_size=2 says how many are drawn"
             )
+
+
+def check_without_merge(typed: Iterable[str]) -> None:
+    """Whether settings make sense where one model draws as it is: what is about a merge would be left out silently.
+
+    Args:
+        typed: their names; a ready-made run may have any.
+
+    Raises:
+        ConfigError: one is about trials, or a merge.
+    """
+    names = list(typed)
+    check_without_trials(names)
+    for name in names:
+        if is_model(name) or name.partition(".")[0] in (*SETTINGS, "recipe", "models"):
+            raise ConfigError(f"{name}: is about a merge, and here one model draws as it is; leave it out")
 
 
 def check_numbers(config: RunConfig) -> None:

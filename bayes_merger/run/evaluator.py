@@ -284,9 +284,9 @@ class PipelineEvaluator(Judging):
         """Turn the live pipeline into the merge with these weights, or into what it is compared with.
 
         Raises:
-            CheckpointError: a model's file has changed since the run began: the trials would not compare.
+            CheckpointError: a file of the merge has changed since the run began: the trials would not compare.
         """
-        check_all_unchanged(self._setup.checkpoints.values())
+        check_all_unchanged(self._setup.inputs)
         name = baseline.key if baseline else "the run's"
         if self._current == (name, weights):
             return
@@ -296,7 +296,7 @@ class PipelineEvaluator(Judging):
         before, self._current = self._current, None  # a merge that fails half way leaves neither
         same_merge = before is not None and before[0] == name
         self._merges[name].apply(weights, self._pipeline.destinations(), everything=not same_merge)
-        check_all_unchanged(self._setup.checkpoints.values())  # nor while it was read
+        check_all_unchanged(self._setup.inputs)  # nor while it was read
         if before is None or not same_merge or self._text_of(before[1]) != self._text_of(weights):
             self._pipeline.text_encoder_changed()
         self._current = (name, {key: dict(blocks) for key, blocks in weights.items()})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from contextlib import ExitStack
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from bayes_merger.checkpoints.checkpoint import Checkpoint
@@ -21,6 +22,7 @@ from bayes_merger.merging.rebasin.permutation import Permutation
 from bayes_merger.merging.rebasin.spaces import Space
 from bayes_merger.run.draw import check_here, loaded
 from bayes_merger.run.payloads import check_payloads, path_of, resolve_payloads
+from bayes_merger.run.progress import ends
 from bayes_merger.run.prompt_files import find_files
 
 if TYPE_CHECKING:
@@ -33,10 +35,12 @@ def match_drawing(
     payloads: Sequence[Payload] | None = None,
     progress: Progress | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> Permutation:
     """Draw payloads with both models, one after the other, and match what their neurons answer; the VAE's by weights.
 
-    What is kept of the answers lies in a folder of its own meanwhile: Stable Diffusion 1.5 needs about 2 GB.
+    What is kept of the answers lies meanwhile in files that are gone with the process, however that ends: about 2 GB
+    of Stable Diffusion 1.5.
 
     Args:
         pair: the models.
@@ -44,6 +48,7 @@ def match_drawing(
         payloads: resolved; None: those of the settings.
         progress: told how far the matching is.
         on_step: called as `on_step(done, total)`, counting sampler steps of batches of one model.
+        note: told, a line at a time, what is drawn before it is, and after some steps when it ends.
 
     Raises:
         ConfigError: a payload or a setting that makes no sense, or a prompt that names a LoRA.
@@ -55,14 +60,13 @@ def match_drawing(
     for payload in payloads:
         if any(network_tags(prompt) for prompt in payload.prompts):
             raise ConfigError(f"payload {payload.name}: a prompt names a LoRA, which would change both models")
+    on_step = _telling(pair, payloads, on_step, note) if note else on_step
     vae = [space for space in pair.spaces if space.name.startswith(VAE)]
     spaces = [space for space in pair.spaces if space not in vae]
     latents, kept = Latents(), list[Samples]()
-    with tempfile.TemporaryDirectory(prefix="bayes-merger-") as folder:
+    with ExitStack() as stack:
         for model, names in ((pair.a, pair.names_a), (pair.b, pair.names_b)):
-            place = Path(folder) / str(len(kept))
-            place.mkdir()
-            kept.append(Samples(place))
+            kept.append(Samples(stack.enter_context(TemporaryFile(prefix="bayes-merger-"))))
             _draw(config, model, payloads, _neurons(spaces, names), kept[-1], latents, on_step)
             model.release()
             latents.again()
@@ -75,6 +79,26 @@ def match_drawing(
         drawn = match_activations(spaces, answers, progress)
     decoding = match_weights(pair.a, pair.b, vae, pair.names_a, pair.names_b)
     return Permutation(pair.spaces, {**drawn.orders, **decoding.orders})
+
+
+def _telling(
+    pair: Pair, payloads: Sequence[Payload], on_step: Callable[[int, int], None] | None, note: Callable[[str], object]
+) -> Callable[[int, int], None]:
+    """Say what is drawn; as `on_step`, when the drawing ends, seen from its second step to its fifth."""
+    a, b, count = pair.a.path.name, pair.b.path.name, sum(payload.batch_size for payload in payloads)
+    pictures = f"{count} picture{'s' * (count > 1)}"
+    note(f"{b}: the order of its neurons is looked for in {pictures}, drawn with {a} and then with {b}")
+    seen: list[float] = []
+
+    def stepped(done: int, total: int) -> None:
+        if len(seen) < 5:
+            seen.append(time.monotonic())
+            if len(seen) == 5:
+                note(f"this {ends((seen[4] - seen[1]) / 3 * (2 * total - done))}")
+        if on_step:
+            on_step(done, total)
+
+    return stepped
 
 
 def _draw(

@@ -11,7 +11,7 @@ from typing import Any
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.naming import VAE
 from bayes_merger.checkpoints.opening import open_checkpoint
-from bayes_merger.checkpoints.writing import TensorEntry, check_out, write_checkpoint
+from bayes_merger.checkpoints.writing import TensorEntry, check_no_input, check_out, write_checkpoint
 from bayes_merger.errors import CheckpointError
 from bayes_merger.merging.engine.merge import plan
 from bayes_merger.merging.plan.routing import MergePlan
@@ -63,6 +63,8 @@ def rebasin(
     if out is not None:
         check_out(out, overwrite=overwrite)
     with open_checkpoint(target) as a, open_checkpoint(model) as b:
+        if out is not None:
+            check_no_input(out, (a, b))
         check_alike(a, b)
         pair = Pair.of(a, b, layout_of(b, config))
         for one in (a, b):

@@ -29,6 +29,7 @@ from bayes_merger.merging.rebasin.permutation import Permutation
 from bayes_merger.merging.recipe.recipe import MergeRecipe
 from bayes_merger.merging.recipe.settings import VAE_FILE
 from bayes_merger.merging.recipe.step_file import StepFile
+from bayes_merger.merging.saliency.opening import seen_files
 from bayes_merger.merging.saliency.settings import hashed as hashed_file
 from bayes_merger.run.attributes import CONFIG, FRESH, PAYLOADS, RECIPE, SCORERS, STANDARDS
 from bayes_merger.run.checks import check_no_person, check_numbers, check_rating
@@ -69,6 +70,7 @@ class RunSetup:
         web_ui: of a web UI that draws, its settings that change what it draws.
         standards: the scales that the study has fixed for its scorers, if it has.
         fresh: both parts of what the final round draws, as the study has them; empty: not yet resolved.
+        activations: the files of activations that its merges name.
         notes: on the models, as ``merge`` has them: what not all of them have, how much of a LoRA fits.
     """
 
@@ -84,7 +86,13 @@ class RunSetup:
     web_ui: Mapping[str, Any] | None = None
     standards: Mapping[str, Scale] = field(default_factory=dict)
     fresh: tuple[tuple[Payload, ...], ...] = ()
+    activations: tuple[Checkpoint, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Checkpoint, ...]:
+        """The files that its merges are made of, which must stay as they are."""
+        return (*self.checkpoints.values(), *self.activations)
 
     @property
     def base(self) -> Checkpoint:
@@ -211,7 +219,9 @@ def check_setup(
     files, web_ui = _check_generator(config, payloads, base, words)
     setup = RunSetup(config, checkpoints, spec, space, payloads, scorers, sampler, steps, files, web_ui, fresh=words)
     values = {parameter.name: parameter.low for parameter in space.parameters}
-    plan(setup.recipe(space.assemble(values), hashed=False), checkpoints)
+    recipe = setup.recipe(space.assemble(values), hashed=False)
+    plan(recipe, checkpoints)
+    setup = replace(setup, activations=seen_files(recipe.activation_files))
     within = {parameter.name: min(max(0.5, parameter.low), parameter.high) for parameter in space.parameters}
     setup = replace(setup, notes=plan(setup.recipe(space.assemble(within), hashed=False), checkpoints).remarks)
     if config.generator.program != OUTSIDE:
@@ -308,8 +318,12 @@ def check_space(setup: RunSetup, folder: RunFolder, free: int | None = None) -> 
         )
 
 
-def check_models(setup: RunSetup) -> list[str]:
+def check_models(setup: RunSetup, note: Callable[[str], object] | None = None) -> list[str]:
     """What can only be seen by reading the models whole: seconds for large ones, before anything is written.
+
+    Args:
+        setup: the run.
+        note: told what takes long because models draw for it.
 
     Returns:
         What is done to models whose neurons are put in another order, in words.
@@ -324,11 +338,11 @@ def check_models(setup: RunSetup) -> list[str]:
         raise ConfigError(f"{names}: are the same model, so every merge of them is; give two different files")
     for checkpoint in setup.checkpoints.values():
         checkpoint.scan()
-    return find_orders(setup.checkpoints.values(), lambda pair: _match(pair, setup))
+    return find_orders(setup.checkpoints.values(), lambda pair: _match(pair, setup, note))
 
 
-def _match(pair: Pair, setup: RunSetup) -> Permutation:
+def _match(pair: Pair, setup: RunSetup, note: Callable[[str], object] | None) -> Permutation:
     """The order of a model's neurons by their activations in the run's own payloads."""
     from bayes_merger.run.matching import match_drawing
 
-    return match_drawing(pair, setup.config, setup.payloads)
+    return match_drawing(pair, setup.config, setup.payloads, note=note)

@@ -15,7 +15,7 @@ from bayes_merger.merging.method import MethodSpec
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.postprocess import ADJUST, ADJUSTMENT_RANGE, read_adjust
 from bayes_merger.merging.recipe.step_file import StepFile, free_numbers
-from bayes_merger.merging.saliency.settings import STRENGTH
+from bayes_merger.merging.saliency.settings import STRENGTH, WINNER, is_strength, no_strength
 from bayes_merger.search.space.from_effect import FROM_EFFECT
 from bayes_merger.search.space.guide import space_from_guide
 from bayes_merger.search.space.space import Parameter, SearchSpace
@@ -76,9 +76,24 @@ def make_space(config: RunConfig, spec: MethodSpec, architecture: Architecture) 
     weights = {name: (weight.low, weight.high) for name, weight in spec.weights.items()}
     given, adjusted = adjustments(config, (*named, *weights, *architecture.blocks, *architecture.slots))
     rules = rules_for(config.space, architecture)
-    if STRENGTH in weights and not _divides_strength(rules):
+    if STRENGTH not in weights:
+        _check_no_strength(rules, {*named, *(one.name for one in adjusted)}, config.saliency.get("takes"))
+    elif not _divides_strength(rules):
         rules = _one_strength(rules, architecture.blocks, tuple(weights))
     return space_from_guide((*architecture.blocks, *slots), weights, rules, [*ratios, *adjusted], given)
+
+
+def _check_no_strength(rules: Mapping[str, Any], others: Collection[str], takes: str | None) -> None:
+    """Refuse rules about a strength that a merge has not.
+
+    Args:
+        rules: of the space.
+        others: names that are other numbers'.
+        takes: what the more salient model gets; None without a file of activations.
+    """
+    for name in re.findall(r'"([^"]*)"', json.dumps({k: rule for k, rule in rules.items() if k != FROM_EFFECT})):
+        if is_strength(name) and name.rpartition(".")[2] not in others:
+            raise ConfigError(f"space: {name}: {no_strength(takes)}")
 
 
 def _divides_strength(rules: Mapping[str, Any]) -> bool:
@@ -152,6 +167,8 @@ def make_steps_space(
         raise ConfigError("recipe: it leaves no number open; write a name, or  search,  in the place of one")
     ratios = [Parameter(name, *weights[drives[0].partition(".")[2]], drives) for name, drives in numbers.names.items()]
     given, adjusted = adjustments(config, (*numbers.names, *weights, *architecture.blocks, *architecture.slots))
+    if any(step.saliency.get("takes") == WINNER for step in file.steps):
+        _check_no_strength(config.space, {*weights, *numbers.names, *(one.name for one in adjusted)}, WINNER)
     return space_from_guide(
         architecture.blocks,
         weights,

@@ -49,10 +49,10 @@ class WebUIEvaluator(Judging):
         """Write the merge with these weights, or what it is compared with, where the web UI finds it.
 
         Raises:
-            CheckpointError: a model's file has changed since the run began, or the merge cannot be written.
+            CheckpointError: a file of the merge has changed since the run began, or the merge cannot be written.
             TrialFailed: there is no such merge, since a tensor overflows.
         """
-        check_all_unchanged(self._setup.checkpoints.values())
+        check_all_unchanged(self._setup.inputs)
         name = baseline.key if baseline else "the run's"
         if self._current == (name, weights):
             return

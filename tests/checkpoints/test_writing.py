@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bayes_merger.errors import CheckpointError
+from bayes_merger.checkpoints.writing import check_out
+from bayes_merger.errors import CheckpointError, ConfigError
 from bayes_merger.merging import TensorEntry, open_checkpoint, write_checkpoint
 from tests.checkpoints import slow_writer
 from tests.processes import Process
@@ -96,7 +97,7 @@ def test_an_input_is_never_written_over(tmp_path: Path, link: str) -> None:
         os.link(model, out)
     with (
         open_checkpoint(model) as opened,
-        pytest.raises(CheckpointError, match=r"is model .*model.safetensors, which is an input of this merge"),
+        pytest.raises(CheckpointError, match="is read for what would be written"),
     ):
         write_checkpoint(out, [TensorEntry("x", (2,), "F32", never)], inputs=[opened])
     assert model.read_bytes() == before
@@ -222,3 +223,19 @@ def test_an_interrupted_writer_tidies_up(tmp_path: Path) -> None:
         writer.send_signal(signal.SIGINT)
     assert writer.returncode != 0
     assert only(tmp_path) == []
+
+
+def test_a_folder_in_which_nobody_may_write_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir(mode=0o555)
+    shut = Path("/proc/sys") if os.access(tmp_path / "shut", os.W_OK) else tmp_path / "shut"  # root may write there
+    made: list[str] = []
+
+    def tensor() -> torch.Tensor:
+        made.append("x")
+        return torch.zeros(1)
+
+    with pytest.raises(CheckpointError, match=f"x.sft: nothing can be written in {shut}; give another folder"):
+        write_checkpoint(shut / "x.sft", [("x", (1,), "F32", tensor)])
+    assert not made
+    with pytest.raises(ConfigError, match=f"^--out: nothing can be written in the folder {shut}; give another"):
+        check_out(shut / "x.sft", overwrite=False)

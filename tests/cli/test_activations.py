@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
+from bayes_merger.checkpoints.hashes import sha256_of
 from tests.user_folder import PAYLOAD, command, make_workplace, start
 
 
@@ -120,6 +121,12 @@ def test_a_merge_is_moved_and_its_own_recipe_makes_it_again(workplace: Path, tin
     for out, word in zip(("won.safetensors", "taken.safetensors"), won, strict=True):
         written = command(workplace, "merge", *models, *moved[:2], word, "--out", out)
         assert written.stdout.strip().endswith(", alpha 0.3, strength winner"), written.stderr
+    shown = command(workplace, "recipe", "won.safetensors").stdout
+    assert f"  saliency.a: A.act.safetensors  SHA-256 {sha256_of(workplace / 'A.act.safetensors')[:10]}\n" in shown
+    assert "  saliency.takes=winner\n" in shown
+    table = "saliency={a: A.act.safetensors, b: B.act.safetensors, takes: winner}"
+    assert command(workplace, "merge", *models, table, "--out", "table.safetensors").returncode == 0
+    assert (workplace / "table.safetensors").read_bytes() == (workplace / "won.safetensors").read_bytes()
     taken, same, of_a, of_b = (load_file(path) for path in (*(workplace / f"{n}.safetensors" for n in ("won", "taken")),
                                                             tiny_a, tiny_b))  # fmt: skip
     place = block.format(6)
@@ -129,6 +136,17 @@ def test_a_merge_is_moved_and_its_own_recipe_makes_it_again(workplace: Path, tin
     assert "B.act.safetensors is not the recipe's file (SHA-256 " in wrong
     acted = command(workplace, "plan", *models[:2], "alpha=act:B.act.safetensors")
     assert "alpha is multiplied by the response of B.act.safetensors in " in acted.stdout + acted.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--as-lora", "rank=2"]])
+def test_a_merge_is_not_written_over_its_file_of_activations(
+    workplace: Path, tiny_a: Path, tiny_b: Path, more: list[str]
+) -> None:
+    kept = (workplace / "B.act.safetensors").read_bytes()
+    merge = ["merge", f"model_a={tiny_a}", f"model_b={tiny_b}", "saliency=B.act.safetensors", *more, "--overwrite"]
+    said = refused(workplace, *merge, "--out", "B.act.safetensors")
+    assert said == "error: B.act.safetensors: is read for what would be written; give another name"
+    assert (workplace / "B.act.safetensors").read_bytes() == kept
 
 
 @pytest.mark.slow
@@ -166,20 +184,28 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
     strengths = [set(trial["weights"]["strength"].values()) for trial in data["trials_list"]]
     assert all(len(numbers) == 1 for numbers in strengths)
     assert len({number for numbers in strengths for number in numbers}) > 1
+    hash = sha256_of(workplace / "B.act.safetensors")[:10]
+    assert f"  saliency.b  {workplace / 'B.act.safetensors'}  {hash}\n" in command(workplace, "show", "moved").stdout
+    assert command(workplace, "report", "moved").returncode == 0
+    page = (workplace / "runs" / "moved" / "report.html").read_text()
+    assert "B.act.safetensors" in page
+    assert workplace.name not in page  # it is passed on
     saved = command(workplace, "merge", "moved", "--out", "best.safetensors")
     assert saved.returncode == 0, saved.stderr
     for form in ("comfyui", "mecha"):
         assert "which this merge is not" in refused(workplace, "export", "moved", form)
     (workplace / "B.act.safetensors").rename(workplace / "gone")
     gone = refused(workplace, "merge", "moved", "--out", "no.safetensors")
-    assert "B.act.safetensors: cannot be opened" in gone
-    assert gone.endswith("; if it has moved, give it with  saliency.b=FILE")
+    assert "B.act.safetensors: there is no such file" in gone
     on = ["resume", "moved", "n_iters=2", "final.save=false"]
-    assert "B.act.safetensors: cannot be opened" in refused(workplace, *on)
+    plain = ["fork", "moved", "other"], ["worker", "moved"], ["plan", "moved"]
+    for said in (gone, refused(workplace, *on), *(refused(workplace, *words) for words in plain)):
+        assert said.endswith("; if it has moved, give it with  saliency.b=FILE")
     with safe_open(workplace / "gone", "pt") as file:
         changed = {key: file.get_tensor(key) * 2 for key in file.keys()}  # noqa: SIM118  no mapping
         save_file(changed, workplace / "changed", file.metadata())
-    assert "because its scores would not be comparable: activations" in refused(workplace, *on, "saliency.b=changed")
+    changed_file = refused(workplace, *on, "saliency.b=changed")
+    assert "because its scores would not be comparable: activations.saliency.b: '" in changed_file
     gone_on = command(workplace, *on, "saliency.b=gone")
     assert gone_on.returncode == 0, gone_on.stderr
     assert "trial   3" in gone_on.stdout + gone_on.stderr
@@ -195,7 +221,15 @@ def test_a_run_searches_one_strength_with_the_blocks_and_its_best_merge_is_writt
         (["MODEL", "payloads=[tiny]", "--out", "x.sft", "--bands", "0"], "bands: 0 bands of timesteps"),
         (["MODEL", "payloads=[tiny]", "--out", "A.act.safetensors"], "A.act.safetensors exists"),
         (["MODEL", "payloads=[tiny]", "--out", "nowhere/x.sft"], "there is no folder nowhere"),
+        (
+            ["MODEL", "payloads=[tiny]", "--out", "MODEL", "--overwrite"],
+            "is read for what would be written; give another name",
+        ),
         (["MODEL", "payloads=[tiny]", "payloads.tiny.prompt=<lora:x:1>", "--out", "x.sft"], "<lora:|names a LoRA"),
+        (
+            ["MODEL", "payloads=[tiny]", "saliency.b=B.act.safetensors", "--out", "x.sft"],
+            "saliency.b: is about a merge",
+        ),
         (["MODEL", "payloads=[tiny]", "generator.compile=true", "--out", "x.sft"], "give  generator.compile=false"),
         (["show", "nowhere.sft"], "nowhere.sft: cannot be opened"),
         (["merge", "A.act.safetensors"], "the following arguments are required: --out"),
@@ -254,15 +288,15 @@ def test_payloads_with_and_without_guidance_are_not_drawn_into_one_file(
         (["merge", "alpha=act:nowhere"], "act.alpha: nowhere: cannot be opened"),
         (["merge", "saliency.b=A.act.safetensors"], "saliency.b: A.act.safetensors: measured on another model"),
         (
-            ["merge", "strength=1"],
-            "unknown setting 'strength' of method 'weighted_sum'; it comes with files, saliency.b=",
+            ["merge", "OUT05.strength=1"],
+            "OUT05.strength: there is no strength without a file of activations; give  saliency.b=FILE",
         ),
         (["merge", "saliency=B.act.safetensors", "strength=-1"], "strength of BASE: -1.0 is outside"),
         (["merge", "saliency=B.act.safetensors", "strength=inf"], "strength: weights: 'inf' is not finite"),
         (["merge", "strength=winner"], "saliency: names no file; give  saliency.b=FILE"),
         (
             ["merge", "saliency=B.act.safetensors", "saliency.takes=winner", "strength=2"],
-            "strength: means nothing where saliency takes the winner; leave one of the two out",
+            "strength: there is no strength where saliency takes the winner; leave one of the two out",
         ),
         (["run", "alpha=act:B.act.safetensors"], "alpha: in a run it is  act.alpha=B.act.safetensors"),
         (["run", "OUT05.alpha=act:B.act.safetensors"], "OUT05.alpha: in a run it is  act.alpha=B.act.safetensors"),
@@ -278,6 +312,74 @@ def test_a_merge_and_a_run_say_how_files_are_given(
     assert said in error
     assert not (workplace / "no.safetensors").exists()
     assert not (workplace / "runs" / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("alpha: 'act:B.act.safetensors'", "alpha: in a step it is  act: {alpha: B.act.safetensors}"),
+        ("saliency: B.act.safetensors, strength: winner", "strength: in a step it is  saliency: {b: FILE, takes: win"),
+        (
+            "saliency: {b: B.act.safetensors, takes: winner}, strength: 2",
+            "there is no strength where saliency takes the winner; leave one of the two out",
+        ),
+        ("strength: 2", "there is no strength without a file of activations; give  saliency.b=FILE"),
+    ],
+)
+def test_a_step_says_how_files_are_given(workplace: Path, tiny_a: Path, tiny_b: Path, step: str, said: str) -> None:
+    text = f"models: {{a: {tiny_a}, b: {tiny_b}}}\nsteps: [{{name: mix, method: weighted_sum, a: a, b: b, {step}}}]\n"
+    (workplace / "wrong.yaml").write_text(text)
+    assert refused(workplace, "plan", "wrong.yaml").startswith(f"error: recipe wrong.yaml: step mix: {said}")
+
+
+def test_a_plan_of_steps_names_the_step_of_each_file(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
+    moved = "method: weighted_sum, a: a, alpha: 0.5, saliency: B.act.safetensors"
+    steps = f"{{name: one, b: b, {moved}}}, {{name: two, b: one, {moved}}}, {{name: three, b: two, {moved}}}"
+    (workplace / "three.yaml").write_text(f"models: {{a: {tiny_a}, b: {tiny_b}}}\nsteps: [{steps}]\n")
+    said = command(workplace, "plan", "three.yaml").stdout
+    begins = [line.partition(" by the response")[0] for line in said.splitlines() if " by the response" in line]
+    assert begins == [f"note: step {name}: alpha is moved" for name in ("one", "two", "three")]
+
+
+def test_a_run_of_steps_has_no_strength_where_the_winner_takes_all(workplace: Path, tiny_a: Path, tiny_b: Path) -> None:
+    step = "a: a, b: b, alpha: free, saliency: {b: B.act.safetensors, takes: winner}"
+    text = f"models: {{a: {tiny_a}, b: {tiny_b}}}\nsteps: [{{name: mix, method: weighted_sum, {step}}}]\n"
+    (workplace / "won.yaml").write_text(text)
+    said = refused(workplace, "run", "experiment=tiny", "name=no", "recipe=won.yaml", "space.frozen.mix_strength=2")
+    assert (
+        said
+        == "error: space: mix_strength: there is no strength where saliency takes the winner; leave one of the two out"
+    )
+
+
+def test_a_model_and_a_payload_may_have_any_letters_in_their_names(
+    workplace: Path, tiny_a: Path, tiny_sd1_config: Path
+) -> None:
+    model = workplace / "a=1, ü 'x'.safetensors"
+    model.symlink_to(tiny_a)
+    (workplace / "payloads" / "one, ü.yaml").write_text(PAYLOAD.replace("tiny:", "'one, ü=1':"), encoding="utf-8")
+    chosen = ['payloads="one, ü",second', f"generator.config={tiny_sd1_config}", "generator.device=cpu"]
+    drawn = command(workplace, "activations", model.name, *chosen, "--out", "1=ü.sft")
+    assert drawn.stderr.splitlines() == ["one, ü=1: 2 pictures", "second: 2 pictures"]
+    assert command(workplace, "activations", "show", "1=ü.sft").stdout.startswith("1=ü.sft: sd1 ")
+    drawn = command(workplace, "payload", "draw", model.name, *chosen)
+    assert drawn.returncode == 0, drawn.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["shwo", "A.act.safetensors"], "activations: no 'shwo'; did you mean show?"),
+        (
+            ["mrege", "A.act.safetensors", "B.act.safetensors", "--out=x"],
+            "activations: no 'mrege'; did you mean merge?",
+        ),
+        (["show", "A.act.safetensors", "--pgn=x"], "unrecognized arguments: --pgn=x; did you mean --png?"),
+        (["--out=x"], "the following arguments are required: model; see  bayes-merger activations --help"),
+    ],
+)
+def test_a_misspelt_word_is_told(workplace: Path, words: list[str], said: str) -> None:
+    assert refused(workplace, "activations", *words) == f"error: {said}"
 
 
 @pytest.mark.slow

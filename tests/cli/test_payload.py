@@ -120,6 +120,8 @@ def test_what_is_wrong_is_one_line(here: Path, tiny_a: Path, capsys: pytest.Capt
         (["draw", str(tiny_a), "payloads=[bad]"], "<lora:fur:...>: no folder of LoRAs is given; set  loras=FOLDER"),
         (["draw", str(tiny_a), "payloads=[bad]", "out=odd.json"], "odd.json is no folder"),
         (["draw", "nothing.safetensors", "payloads=[bad]"], "there is no such file"),
+        (["draw", "x.safetensors", "payloads=[bad]", "vae=y.safetensors"], "vae: is about a merge, and here one model"),
+        (["draw", "x.safetensors", "model_a=y.safetensors"], "model_a: is about a merge, and here one model draws as"),
         (["import"], "the following arguments are required"),
         (["import", "nothing.png"], "nothing.png: cannot be read (No such file or directory)"),
         (["import", "plain.png"], "plain.png: holds no parameters of a web UI"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from bayes_merger.cli import main
 from tests.command_line import refused
 from tests.folders import write_file
 from tests.merging.rebasin.models import scrambled
-from tests.user_folder import command, make_workplace
+from tests.user_folder import command, make_workplace, start
 
 
 def data_of(file: Path) -> bytes:
@@ -140,10 +141,11 @@ def test_a_config_of_another_size_and_places_that_do_not_exist(
     assert "config" in refused(capsys, *models, "--out", str(tmp_path / "x.safetensors"), *config)
 
 
-def search(folder: Path, name: str, a: Path, *b: str) -> None:
+def search(folder: Path, name: str, a: Path, *b: str) -> str:
     few = ["init_points=2", "n_iters=0", "final.images=0", f"model_a={a}"]
     result = command(folder, "run", "experiment=tiny", f"name={name}", *few, *b)
     assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.mark.slow
@@ -211,6 +213,22 @@ def test_by_activations_a_scrambled_model_comes_back_and_merges_recall_it(
 
 
 @pytest.mark.slow
+def test_a_kill_leaves_nothing_of_what_was_drawn(
+    tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_workplace(tmp_path / "work", tiny_sd1_config)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    align = ["rebasin", str(tiny_a), str(tiny_b), "--by", "activations", "--config", str(tiny_sd1_config)]
+    process = start(folder, *align, "payloads=tiny", "payloads.tiny.steps=100", "generator.device=cpu")
+    assert ": the order of its neurons is looked for in 2 pictures, drawn with " in process.stderr.readline()
+    assert process.stderr.readline().startswith("note: this ends about ")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.slow
 def test_a_run_finds_an_order_by_activations_and_a_grid_the_same(
     tmp_path: Path, tiny_a: Path, tiny_b: Path, tiny_sd1_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,10 +243,14 @@ def test_a_run_finds_an_order_by_activations_and_a_grid_the_same(
 
     grid = command(folder, "xy", *models(folder / "lost.safetensors"), *drawing, "x=alpha=0.25,1", "--out", "grid")
     assert grid.returncode == 0, grid.stderr
-    assert "note: lost.safetensors: 4,162 of its 4,560 neurons" in grid.stderr
+    looking = ": the order of its neurons is looked for in 2 pictures, drawn with a.safetensors and then with "
+    before, _, after = grid.stderr.partition("note: lost.safetensors: 4,162 of its 4,560 neurons")
+    assert f"note: lost.safetensors{looking}lost.safetensors\nnote: this ends about " in before
+    assert after
     pictures = {Image.open(path).tobytes() for path in (folder / "grid" / "pictures").rglob("*.png")}
     assert len(pictures) == 2  # of one payload, for both cells: B is A in A's order
-    search(folder, "apart", tiny_a, *models(tiny_b)[1:], *drawing[1:])
+    said = search(folder, "apart", tiny_a, *models(tiny_b)[1:], *drawing[1:])
+    assert said.startswith(f"b.safetensors{looking}b.safetensors\nthis ends about ")
     assert "of its 4,560 neurons" in (folder / "runs" / "apart" / "log.txt").read_text()
     stored = command(folder, "resume", "apart", "n_iters=1")
     assert stored.returncode == 0, stored.stderr

@@ -85,14 +85,16 @@ def test_fields_are_set_by_any_name(folder: Path) -> None:
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.parametrize("name", ["portrait 2", "2 dogs", "7", "true", "1e5"])
+@pytest.mark.parametrize("name", ["portrait 2", "2 dogs", "7", "true", "1e5", "it's"])
 def test_a_payload_may_be_named_by_numbers(folder: Path, name: str) -> None:
     (folder / f"payloads/{name}.yaml").write_text("prompt: a cat\n", encoding="utf-8")
     assert list(payloads(f"payloads=[{name},p]")) == [name, "p"]
     assert list(payloads(f"payloads={name}")) == [name]
 
 
-@pytest.mark.parametrize("chosen", ["payloads=p,noob.v1", "payloads=[p,noob.v1]", "payloads=p, 'noob.v1'"])
+@pytest.mark.parametrize(
+    "chosen", ["payloads=p,noob.v1", "payloads=[p,noob.v1]", "payloads=p, 'noob.v1'", "payloads=[ \"p\" , 'noob.v1']"]
+)
 def test_a_list_needs_no_brackets(chosen: str, folder: Path) -> None:
     assert list(payloads(chosen)) == ["p", "noob.v1"]
     settings = composed("scorers=laion,clip", "objectives=laion,clip", "scoring.payloads.clip=p,noob.v1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 import pytest
 import torch
@@ -23,21 +23,20 @@ WATCHED = {
 }
 
 
-def drawn(pipeline: LivePipeline, folder: Path, latents: Latents, *, steps: int = 3, seed: int = 1) -> Samples:
-    folder.mkdir()
-    samples = Samples(folder)
+def drawn(pipeline: LivePipeline, latents: Latents, *, steps: int = 3, seed: int = 1) -> Samples:
+    samples = Samples(io.BytesIO())
     payload = Payload("ring", "a red ring", steps=steps, width=64, height=64, cfg_scale=3, seed=seed)
     with watched(pipeline, WATCHED, samples, latents, calls=steps):
         pipeline.draw(resolve([payload], 0))
     return samples
 
 
-def test_the_second_is_fed_what_the_first_was(tmp_path: Path, pipeline_a: LivePipeline) -> None:
+def test_the_second_is_fed_what_the_first_was(pipeline_a: LivePipeline) -> None:
     latents = Latents()
-    one = drawn(pipeline_a, tmp_path / "one", latents)
+    one = drawn(pipeline_a, latents)
     latents.again()
-    other = drawn(pipeline_a, tmp_path / "other", latents, seed=2)  # whose own latents are others
-    free = drawn(pipeline_a, tmp_path / "free", Latents(), seed=2)
+    other = drawn(pipeline_a, latents, seed=2)  # whose own latents are others
+    free = drawn(pipeline_a, Latents(), seed=2)
     assert one.count("hidden") == 3 * 2  # a position of one picture, with and without the prompt
     assert one.read("hidden").shape == (6, 4)
     assert one.count("unknown") == 0
@@ -50,10 +49,10 @@ def test_the_second_is_fed_what_the_first_was(tmp_path: Path, pipeline_a: LivePi
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
-def test_layers_that_do_less_are_seen_as_diffusers_has_them(tmp_path: Path, pipeline_a: LivePipeline) -> None:
+def test_layers_that_do_less_are_seen_as_diffusers_has_them(pipeline_a: LivePipeline) -> None:
     network = pipeline_a.architecture.model.modules[pipeline_a.architecture.network]
     before = [type(layer) for layer in network.modules()]
-    samples = Samples(tmp_path)
+    samples = Samples(io.BytesIO())
     with watched(pipeline_a, WATCHED, samples, Latents(), calls=1):
         assert {type(layer).__module__.partition(".")[0] for layer in network.modules()} == {"diffusers", "torch"}
         samples.add("hidden", torch.zeros(1, 4))
@@ -61,16 +60,16 @@ def test_layers_that_do_less_are_seen_as_diffusers_has_them(tmp_path: Path, pipe
     assert InPieces in before
 
 
-def test_models_that_draw_in_other_steps_are_refused(tmp_path: Path, pipeline_a: LivePipeline) -> None:
+def test_models_that_draw_in_other_steps_are_refused(pipeline_a: LivePipeline) -> None:
     latents = Latents()
-    drawn(pipeline_a, tmp_path / "one", latents)
+    drawn(pipeline_a, latents)
     latents.again()
     with pytest.raises(ConfigError, match="do not draw in the same steps"):
-        drawn(pipeline_a, tmp_path / "other", latents, steps=4)
+        drawn(pipeline_a, latents, steps=4)
 
 
-def test_what_is_kept_survives_the_way_to_the_disk_and_has_an_end(tmp_path: Path) -> None:
-    samples = Samples(tmp_path)
+def test_what_is_kept_survives_the_way_to_the_disk_and_has_an_end() -> None:
+    samples = Samples(io.BytesIO())
     for number in (1.0, 2.0, 1e9, -1e9):
         samples.add("x", torch.full((2, 3), number))
         samples.spill()

@@ -72,6 +72,37 @@ def test_all_blocks_have_one_strength_unless_a_rule_is_about_some(rules: dict[st
     assert [(p.low, p.high, len(p.drives)) for p in strengths] == found
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"frozen": {"strength": 2}},
+        {"ranges": {"OUT05": {"strength": [0, 1]}}},
+        {"frozen_params": {"base_strength": 1}},
+        {"groups": [["IN00.strength", "IN01.strength"]]},
+    ],
+)
+@pytest.mark.parametrize(
+    ("saliency", "said"),
+    [
+        ({"b": "B.act", "takes": "winner"}, "there is no strength where saliency takes the winner; leave one of the"),
+        ({}, "there is no strength without a file of activations; give  saliency.b=FILE"),
+    ],
+)
+def test_a_rule_about_a_strength_that_is_not_there_is_refused(
+    rules: dict[str, Any], saliency: dict[str, str], said: str
+) -> None:
+    spec = strengthened(method_spec("weighted_sum"), saliency)
+    config = RunConfig(model_a="a", model_b="b", space=rules, saliency=saliency)
+    with pytest.raises(ConfigError, match=f"^space: [a-zA-Z0-9_.]*strength: {said}"):
+        make_space(config, spec, SD1)
+
+
+def test_a_number_may_be_called_strength() -> None:
+    config = RunConfig(model_a="a", model_b="b", elements=["OUT05:attn1:strength"], space={"frozen": {"strength": 0.5}})
+    space = make_space(config, method_spec("weighted_sum"), SD1)
+    assert space.fixed == {"strength.alpha": 0.5}
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("setting", "words"),

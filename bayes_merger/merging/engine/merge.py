@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bayes_merger.merging.engine.key_merger import KeyMerger
@@ -32,7 +33,7 @@ def plan(recipe: MergeRecipe, checkpoints: Checkpoints) -> MergePlan:
     if not recipe.steps:
         return plan_recipe(unfolded.last, unfolded.models)
     with named(recipe.steps[-1]):
-        return plan_recipe(unfolded.last, unfolded.models)
+        return replace(plan_recipe(unfolded.last, unfolded.models), step=recipe.steps[-1].name)
 
 
 def prepare(recipe: MergeRecipe, checkpoints: Checkpoints) -> tuple[MergePlan, KeyMerger]:

@@ -61,7 +61,7 @@ class StepModel(Checkpoint):
     derived = True
 
     def __init__(self, recipe: MergeRecipe, checkpoints: Checkpoints, name: str, constant: bool) -> None:
-        self.planned = plan_recipe(recipe, checkpoints, checked=False)
+        self.planned = replace(plan_recipe(recipe, checkpoints, checked=False), step=name)
         self.constant = constant and all(model.constant for model in checkpoints.values())
         self.recipe, self.models, self._name = recipe, checkpoints, name
         self._items = {item.key: item for item in self.planned.written}
@@ -85,7 +85,7 @@ class StepModel(Checkpoint):
     @property
     def notes(self) -> tuple[str, ...]:
         """The notes of its own plan."""
-        return tuple(f"step {self._name}: {note}" for note in self.planned.notes)
+        return self.planned.notes
 
     @property
     def prediction(self) -> str:

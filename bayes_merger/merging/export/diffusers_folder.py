@@ -25,6 +25,7 @@ from bayes_merger.merging.engine.merge import plan, prepare
 from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.plan.routing import MergePlan, PlanItem, listed
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.saliency.opening import seen_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +74,7 @@ def save_folder(
     out = Path(os.path.realpath(out))  # a link to a folder stays one
     sweep_folders(out)
     _check(recipe, checkpoints, out, replace)
+    files = seen_files(recipe.activation_files)
     planned, merger = prepare(recipe, checkpoints)
     base = checkpoints[recipe.base]
     tree = config or (base.path if base.path.is_dir() else None)
@@ -86,7 +88,7 @@ def save_folder(
             _write_settings(folder, settings)
             _write_tokenizers(folder, tree, tokenizers)
             _write_parts(folder, parts, metadata, progress)
-            check_all_unchanged(checkpoints.values())
+            check_all_unchanged((*checkpoints.values(), *files))
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error.strerror}); check that folder") from error
     except CheckpointError as error:  # the folder is written under another name

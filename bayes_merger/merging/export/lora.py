@@ -24,6 +24,7 @@ from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.models.lora.layers import Layer, layers_of
 from bayes_merger.merging.plan.routing import DTYPES, Checkpoints, MergePlan
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.saliency.opening import seen_files
 
 if TYPE_CHECKING:
     import torch
@@ -110,6 +111,7 @@ def save_lora(
         ConfigError: as ``plan``; the merge changes nothing that a LoRA can hold.
         CheckpointError: as ``plan``; the file cannot be written.
     """
+    files = seen_files(recipe.activation_files)
     planned, merger = prepare(recipe, checkpoints)
     _check_shapes(planned, checkpoints[recipe.base])
     dtype = torch_dtypes()[DTYPES.get(planned.dtype, "F16")]
@@ -138,7 +140,7 @@ def save_lora(
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     entries = [TensorEntry(key, tuple(t.shape), names[t.dtype], t) for key, t in found.tensors.items()]
     metadata = {**merge_metadata(recipe, planned, checkpoints), **_described(planned, rank, found, Path(out))}
-    write_checkpoint(out, entries, metadata, inputs=checkpoints.values(), replace=replace)
+    write_checkpoint(out, entries, metadata, inputs=(*checkpoints.values(), *files), replace=replace)
     return result
 
 

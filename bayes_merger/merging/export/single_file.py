@@ -11,6 +11,7 @@ from bayes_merger.merging.engine.merge import prepare
 from bayes_merger.merging.export.metadata import merge_metadata
 from bayes_merger.merging.plan.routing import Checkpoints
 from bayes_merger.merging.recipe.recipe import MergeRecipe
+from bayes_merger.merging.saliency.opening import seen_files
 
 
 def save_merge(
@@ -36,12 +37,13 @@ def save_merge(
         ConfigError: as ``plan``.
         CheckpointError: as ``plan``; the file cannot be written, or would hold NaN or infinity.
     """
+    files = seen_files(recipe.activation_files)
     planned, merger = prepare(recipe, checkpoints)
     write_checkpoint(
         out,
         [TensorEntry(s.key, s.shape, s.dtype, partial(merger.pieces, s)) for s in planned.written],
         lambda: {**merge_metadata(recipe, planned, checkpoints), **(metadata or {})},
-        inputs=checkpoints.values(),
+        inputs=(*checkpoints.values(), *files),
         replace=replace,
         progress=progress,
     )

@@ -92,6 +92,7 @@ class MergePlan:
         rules: all elemental rules.
         prediction: what the result predicts, a kind of ``checkpoints.prediction``; empty where no model says it.
         tensor_weights: what files of activations make of the weights, if there are any.
+        step: the name of the step that this is; empty of a merge in one.
     """
 
     items: tuple[PlanItem, ...]
@@ -103,13 +104,15 @@ class MergePlan:
     rules: tuple[ElementRule, ...] = ()
     prediction: str = ""
     tensor_weights: TensorWeights | None = None
+    step: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person may want to know, one line each; that of activations is computed only if somebody asks."""
-        if self.tensor_weights is None:
-            return self.remarks
-        return (*self.remarks, *coverage(self.tensor_weights, (i for i in self.items if i.action == "merge")))
+        merged = (item for item in self.items if item.action == "merge")
+        every = (*self.remarks, *(coverage(self.tensor_weights, merged) if self.tensor_weights else ()))
+        own = f"step {self.step}: " if self.step else ""
+        return tuple(note if note.startswith("step ") else f"{own}{note}" for note in every)  # of a step before it
 
     def weights_of(self, item: PlanItem, numbers: Numbers) -> Weights:
         """A merged tensor's weights as the method takes them, from the numbers of its block and of elemental rules."""

@@ -34,6 +34,7 @@ from bayes_merger.merging.rebasin.written import steps_with_files
 from bayes_merger.merging.recipe.elements import named_ratios, parse_rules
 from bayes_merger.merging.recipe.recipe import RecipeStep, base_of
 from bayes_merger.merging.recipe.settings import OF_A_STEP, SETTINGS, MergeSettings, read_settings
+from bayes_merger.merging.saliency.settings import ACT, STRENGTH, WINNER, no_strength
 from bayes_merger.paths import user_path
 
 SEARCH = "search"
@@ -174,8 +175,14 @@ def _read_step(data: Any, name: str, known: set[str]) -> tuple[RecipeStep, dict[
             *spec.weights,
             *spec.options,
         )
+        if key not in allowed and key == STRENGTH:
+            raise ConfigError(no_strength(own.saliency.get("takes")))
         if key not in allowed:
             raise ConfigError(f"'{key}' is unknown to {spec.name}; {nearest(str(key), allowed)}")
+        if key in spec.weights and str(data[key]).startswith(ACT):
+            raise ConfigError(f"{key}: in a step it is  act: {{{key}: {str(data[key]).removeprefix(ACT)}}}")
+        if key == STRENGTH and data[key] == WINNER:
+            raise ConfigError(f"{key}: in a step it is  saliency: {{b: FILE, takes: {WINNER}}}")
     models = _read_roles(data, spec, known)
     options = {key: spec.options[key].read(key, data[key]) for key in spec.options if key in data}
     step = RecipeStep(name, spec.name, models, options, own.elements, own.vae, own.saliency, own.act)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bayes_merger.checkpoints.activations.names import measured_alike
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.checkpoint import Checkpoint
+from bayes_merger.checkpoints.single_file import open_stored
 from bayes_merger.errors import CheckpointError, ConfigError, printable
 from bayes_merger.merging.method import MethodSpec, method_spec
 from bayes_merger.merging.models.lora import is_lora
@@ -63,6 +64,21 @@ def open_tensor_weights(
     return TensorWeights(files, by, centred, wins, acts, passed, bounds, names, tuple(notes))
 
 
+def seen_files(named: Iterable[tuple[str, Reference]]) -> tuple[Checkpoint, ...]:
+    """The files of activations that a recipe names, closed, to see at the end of a work that they are still the same.
+
+    Args:
+        named: what the user calls each, and the file.
+
+    Raises:
+        CheckpointError: one cannot be opened.
+    """
+    files = tuple(open_stored(user_path(file["path"])) for _, file in named)
+    for file in files:
+        file.close()
+    return files
+
+
 def _check_weight(spec: MethodSpec, weight: str) -> None:
     if weight not in spec.weights:
         raise ConfigError(f"act.{weight}: {spec.name} has no weight '{weight}'; it has {', '.join(spec.weights)}")
@@ -82,8 +98,7 @@ def _opened(name: str, reference: Reference, models: Mapping[str, Checkpoint], b
             )
         _check_fits(file, models, by)
     except CheckpointError as error:
-        moved = f"; if it has moved, give it with  {name}=FILE" if reference["sha256"] and not path.exists() else ""
-        raise CheckpointError(f"{error}{moved}", subject=name) from error
+        raise type(error)(str(error), subject=name) from error
     return file
 
 

@@ -7,6 +7,7 @@ short for `{b: FILE}`. `act: {alpha: FILE}` multiplies a weight by a saliency, n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -127,3 +128,19 @@ def strengthened(spec: MethodSpec, saliency: Mapping[str, Any]) -> MethodSpec:
     if not saliency or STRENGTH in spec.weights or saliency.get("takes") == WINNER:
         return spec
     return replace(spec, weights={**spec.weights, STRENGTH: _RANGE})
+
+
+def no_strength(takes: str | None) -> str:
+    """Why a merge has no strength, and the way out.
+
+    Args:
+        takes: what the more salient model gets; None without a file of activations.
+    """
+    if takes == WINNER:
+        return f"there is no {STRENGTH} where saliency takes the winner; leave one of the two out"
+    return f"there is no {STRENGTH} without a file of activations; give  saliency.b=FILE"
+
+
+def is_strength(name: str) -> bool:
+    """Whether a name is that of the strength, of all blocks or of some, in any of the forms of such names."""
+    return re.fullmatch(rf"(?:.*[._])?{STRENGTH}", name.strip(), re.IGNORECASE) is not None

@@ -188,10 +188,10 @@ def _log_ratio(saliencies: tuple[Tensor, ...], centred: bool) -> Tensor:
     """`log(s_b / s_a)`, or `log s` of one; 0 where both or all are 0, limited where one is, of mean 0 if centred."""
     import torch
 
-    *of_a, saliency = saliencies
-    ratio = saliency.double().log()  # not in place: of fp64 that would be the file's own memory
+    *of_a, saliency = (saliency.double() for saliency in saliencies)  # fp8 has hardly any operations
+    ratio = saliency.log()  # not in place: of fp64 that would be the file's own memory
     if of_a:
-        ratio -= of_a[0].double().log()
+        ratio -= of_a[0].log()
     elif known := int(torch.count_nonzero(saliency)):  # against the mean of what is not 0
         ratio -= ratio.nan_to_num(neginf=0.0).sum() / known
     else:

@@ -201,7 +201,7 @@ def fingerprint_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> li
         elif key not in before:
             lines.append(f"{key}: {after[key]!r} is new")
         elif before[key] != after[key]:
-            lines.append(f"{key}: {before[key]!r} is now {after[key]!r}")
+            lines.append(f"{_told(key, before, after)}: {before[key]!r} is now {after[key]!r}")
     return lines
 
 
@@ -215,6 +215,15 @@ def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
     return {
         leaf: value for key, inner in items for leaf, value in _leaves(inner, f"{path}.{key}" if path else key).items()
     }
+
+
+def _told(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """A leaf as people know it: the value of a pair in a list by its name, ``activations.saliency.b``."""
+    pair, _, place = key.rpartition(".")
+    whole, _, number = pair.rpartition(".")
+    name = before.get(f"{pair}.0")
+    alike = isinstance(name, str) and after.get(f"{pair}.0") == name
+    return f"{whole}.{name}" if place == "1" and number.isdecimal() and alike else key
 
 
 def _empty_study(storage: optuna.storages.BaseStorage, name: str, sampler: BaseSampler, objectives: int) -> Study:

@@ -134,7 +134,7 @@ def test_a_folder_as_model_a_lends_its_settings(
     capsys.readouterr()
     assert "holds model" in refused(capsys, *pair, "--overwrite", "--out", "a")
     assert Path("a/unet").exists() or Path("a/transformer").exists()
-    assert "is model" in refused(
+    assert "is read for what would be written" in refused(
         capsys, *pair, "--overwrite", "--out", f"a/{network}/diffusion_pytorch_model.safetensors"
     )
 
@@ -273,7 +273,9 @@ def test_a_folder_of_links_is_a_model_that_is_not_replaced(
         link.symlink_to(file)
     pair = ["merge", f"model_a={snapshot}", f"model_b={snapshot}", "alpha=0.3", "--overwrite", "--out"]
     assert "holds model" in refused(capsys, *pair, str(snapshot))
-    assert "is model" in refused(capsys, *pair, str(snapshot / "model_index.json"), "--format", "safetensors")
+    assert "is read for what would be written" in refused(
+        capsys, *pair, str(snapshot / "model_index.json"), "--format", "safetensors"
+    )
     assert main([*pair, "out"]) == 0
     Path("linked").symlink_to("out")
     assert main([*pair, "linked"]) == 0

@@ -179,6 +179,13 @@ def test_differences_of_fingerprints_are_told_a_line_each() -> None:
     assert fingerprint_difference({"size": [512, 512]}, {"size": (512, 512)}) == []
 
 
+def test_a_difference_in_a_list_of_names_and_values_is_told_by_the_name() -> None:
+    before, after = [["saliency.a", "12"], ["saliency.b", "34"]], [["saliency.a", "12"], ["saliency.b", "56"]]
+    assert fingerprint_difference({"f": before}, {"f": after}) == ["f.saliency.b: '34' is now '56'"]
+    assert len(fingerprint_difference({"f": before}, {"f": before[::-1]})) == 4
+    assert fingerprint_difference({"f": ["x", "y"]}, {"f": ["x", "z"]}) == ["f.1: 'y' is now 'z'"]
+
+
 def test_an_interrupted_trial_is_asked_again_before_all_others(storage: Any) -> None:
     study = created(storage)
     tell(study, ask(study, SPACE), 1.0)
