@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser, is_setting, png_path
@@ -77,6 +78,13 @@ def _measure(arguments: Sequence[str]) -> None:
     print(f"wrote {printable(str(out))} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
+def _found(file: str) -> Path:
+    """Where a file is that is given by its path or its name."""
+    from bayes_merger.checkpoints.shelves import find_model, shelves
+
+    return user_path(find_model(file, shelves()))
+
+
 def _show(arguments: Sequence[str]) -> None:
     parser = Parser(prog="bayes-merger activations show")
     parser.add_argument("files", nargs="+")
@@ -89,7 +97,7 @@ def _show(arguments: Sequence[str]) -> None:
     opened = []
     try:
         for file in options.files:
-            opened.append(Sidecar(user_path(file)))
+            opened.append(Sidecar(_found(file)))
         print(summary(opened))
         if picture:
             heat_map(opened, picture)
@@ -110,6 +118,6 @@ def _merge(arguments: Sequence[str]) -> None:
 
     out = user_path(options.out)
     check_out(out, overwrite=options.overwrite)
-    total = merged([user_path(file) for file in options.files])
+    total = merged([_found(file) for file in options.files])
     total.save(out, overwrite=options.overwrite)
     print(f"wrote {printable(str(out))}: {len(total.about.runs)} runs of {len(total.sums)} weights")

@@ -126,6 +126,7 @@ def _marks(setup: RunSetup, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _entries(setup: RunSetup, wanted: Sequence[str], activations: str | None) -> list[Entry]:
     from bayes_merger.checkpoints.activations.sidecar import Sidecar
+    from bayes_merger.checkpoints.shelves import find_model, shelves
     from bayes_merger.merging.engine.difference import difference
     from bayes_merger.run.effect.entries import entries_of
     from bayes_merger.run.effect.promise import weighted_sums
@@ -133,7 +134,8 @@ def _entries(setup: RunSetup, wanted: Sequence[str], activations: str | None) ->
     found = difference({name: setup.checkpoints[name] for name in ("a", "b")})
     if activations is None:
         return entries_of(wanted, found, setup.architecture)
-    with closing(Sidecar(user_path(activations))) as sidecar:
+    file = find_model(activations, shelves(setup.config.models_dir))
+    with closing(Sidecar(user_path(file))) as sidecar:
         return entries_of(wanted, found, setup.architecture, weighted_sums(found, sidecar))
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.hashes import sha256_of
+from bayes_merger.checkpoints.shelves import VARIABLE
 from tests.user_folder import PAYLOAD, command, make_workplace, start
 
 
@@ -92,6 +93,21 @@ def test_what_is_measured_is_shown_as_a_table_and_a_picture(workplace: Path) -> 
     assert both.stdout.splitlines()[2].split() == ["block", "A", "B", "B", "/", "A"]
     for name in ("a.png", "ab.png"):
         assert (workplace / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_are_found_by_name_where_models_are(
+    workplace: Path, tmp_path: Path, tiny_a: Path, tiny_b: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge = (f"model_a={tiny_a}", f"model_b={tiny_b}", "saliency.a=A.act", "saliency.b=B.act", "alpha=0.5")
+    result = command(tmp_path, "plan", *merge, f"models_dir={workplace}")
+    assert "alpha is moved by the response of B.act.safetensors against A.act.safetensors" in result.stdout
+    monkeypatch.setenv(VARIABLE, str(workplace))
+    assert command(tmp_path, "activations", "show", "A.act").stdout.startswith(f"{workplace}/A.act.safetensors: sd1 ")
+    said = refused(tmp_path, "activations", "show", "C.act")
+    assert said.startswith("error: 'C.act': no model is called so; did you mean ")
+    both = command(tmp_path, "activations", "merge", "A.act", "B.act", "--out", "no.sft")
+    assert both.returncode == 2  # of two models
+    assert "B.act.safetensors" in both.stderr
 
 
 def test_a_prompt_is_not_in_the_file_and_what_was_drawn_is(workplace: Path) -> None:
