@@ -131,6 +131,15 @@ def and_more(names: Sequence[str], *, listed: int = 3) -> str:
     return ", ".join(names[:listed]) + more
 
 
+def counted(count: int, word: str) -> str:
+    """So many of something.
+
+    >>> counted(1, "picture"), counted(2, "picture")
+    ('1 picture', '2 pictures')
+    """
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 def one_line(value: object, *, longest: int = 120) -> str:
     """A text as one line of limited length."""
     text = " ".join(str(value).split())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser, is_setting, png_path
-from bayes_merger.errors import ConfigError, close_to, nearest, printable
+from bayes_merger.errors import ConfigError, close_to, counted, nearest, printable
 from bayes_merger.paths import user_path
 
 HELP = """\
@@ -120,4 +120,4 @@ def _merge(arguments: Sequence[str]) -> None:
     check_out(out, overwrite=options.overwrite)
     total = merged([_found(file) for file in options.files])
     total.save(out, overwrite=options.overwrite)
-    print(f"wrote {printable(str(out))}: {len(total.about.runs)} runs of {len(total.sums)} weights")
+    print(f"wrote {printable(str(out))}: {counted(len(total.about.runs), 'run')} of {len(total.sums)} weights")

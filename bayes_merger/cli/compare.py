@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import ConfigError, printable
+from bayes_merger.errors import ConfigError, counted, printable
 from bayes_merger.paths import user_path
 from bayes_merger.report.comparison import Comparison, Side, comparison, sentence
 from bayes_merger.report.contact_sheet import sheet
@@ -71,7 +71,7 @@ def _sides(runs: Path, words: Sequence[str]) -> tuple[Side, Side]:
             if not _is_trial(follows):
                 merges.append((name, "best"))
     if len(merges) != 2:
-        raise ConfigError(f"compare: {len(merges)} merge{'s' * (len(merges) != 1)}, not two; say  {HOW}")
+        raise ConfigError(f"compare: {counted(len(merges), 'merge')}, not two; say  {HOW}")
     first, second = (_side(runs, *merge) for merge in merges)
     return first, second
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bayes_merger.cli.arguments import Parser
-from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.errors import ConfigError, counted, nearest, printable
 from bayes_merger.paths import user_path
 from bayes_merger.report.contents import Shot, Shots
 from bayes_merger.report.convergence import anchors_of, convergence_of
@@ -50,7 +50,7 @@ def history(arguments: Sequence[str]) -> None:
         path = user_path(options.out) if options.out else folder.path / "history.webp"
         frames = _frames(shots_of(study, folder, options.payload))
         write_image(frames[0], path, frames[1:])
-        print(f"wrote {path}, {len(frames)} pictures")
+        print(f"wrote {path}, {counted(len(frames), 'picture')}")
     else:
         _print(study)
 

@@ -10,7 +10,7 @@ import yaml
 
 from bayes_merger.cli import steps
 from bayes_merger.cli.arguments import Parser, is_setting, split_off
-from bayes_merger.errors import ConfigError, nearest, printable
+from bayes_merger.errors import ConfigError, counted, nearest, printable
 from bayes_merger.paths import user_path
 
 HELP = """\
@@ -75,7 +75,7 @@ def _check(arguments: Sequence[str]) -> None:
 
     for one in named_payloads(settings_of_one(arguments, "none")):
         second = f", then {one.hires.width}x{one.hires.height} in {one.hires.steps}" if one.hires else ""
-        print(f"{one.name}: {one.batch_size} pictures of {one.width}x{one.height}, {one.steps} steps of "
+        print(f"{one.name}: {counted(one.batch_size, 'picture')} of {one.width}x{one.height}, {one.steps} steps of "
               f"{one.sampler_name} {one.scheduler}{second}, seed {one.seeds[0]}")  # fmt: skip
         for prompt in dict.fromkeys(one.prompts[:3]):
             print(f"  {printable(' '.join(prompt.split()), longest=110)}")

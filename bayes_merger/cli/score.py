@@ -17,7 +17,7 @@ from rich.table import Column, Table
 
 from bayes_merger.atomic import write_atomically
 from bayes_merger.cli.arguments import Parser, is_setting
-from bayes_merger.errors import ConfigError, and_more, printable
+from bayes_merger.errors import ConfigError, and_more, counted, printable
 from bayes_merger.paths import user_path
 from bayes_merger.run.existing import Judged, find_pictures, judge_pictures
 
@@ -106,7 +106,7 @@ def _print(rows: Sequence[Judged], names: Sequence[str], options: argparse.Names
         return
     if out:
         write_atomically(out, text)
-        print(f"{len(rows)} pictures in {out}")
+        print(f"{counted(len(rows), 'picture')} in {out}")
     else:
         print(text, end="")
 

@@ -11,7 +11,7 @@ from bayes_merger.checkpoints.activations.names import BY_RUN, measured_alike
 from bayes_merger.checkpoints.activations.sidecar import Sidecar
 from bayes_merger.checkpoints.architectures import ARCHITECTURES
 from bayes_merger.checkpoints.blocks import Architecture
-from bayes_merger.errors import CheckpointError, ConfigError, printable
+from bayes_merger.errors import CheckpointError, ConfigError, counted, printable
 from bayes_merger.report.figures import draw_cells, new_figure, write_plot
 
 _MOST_PROMPTS = 8
@@ -160,8 +160,8 @@ def _about(file: Sidecar) -> str:
     pictures = sum(run["pictures"] for run in file.about.runs if type(run.get("pictures")) is int)
     return (
         f"{printable(str(file.path))}: {file.about.architecture} {printable(file.about.model[:10])}, "
-        f"{len(file.statistics)} weights, {pictures} pictures of {len(file.about.runs)} payloads, "
-        f"{file.about.bands} bands"
+        f"{len(file.statistics)} weights, {counted(pictures, 'picture')} of "
+        f"{counted(len(file.about.runs), 'payload')}, {counted(file.about.bands, 'band')}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from bayes_merger.errors import and_more, one_line, printable
+from bayes_merger.errors import and_more, counted, one_line, printable
 from bayes_merger.merging.engine.difference import Difference, Pair, Row
 from bayes_merger.report.figures import draw_cells, new_figure, write_plot
 
@@ -38,9 +38,9 @@ def words(found: Difference) -> Iterator[str]:
     yield from relations(found)
     for name, keys in found.lacking.items():
         if keys:
-            yield f"{_plural(len(keys), 'tensor')} not in {name.upper()}: {_listed(keys)}"
+            yield f"{counted(len(keys), 'tensor')} not in {name.upper()}: {_listed(keys)}"
     if found.shapes:
-        yield f"{_plural(len(found.shapes), 'tensor')} of different shapes: {_listed(list(found.shapes))}"
+        yield f"{counted(len(found.shapes), 'tensor')} of different shapes: {_listed(list(found.shapes))}"
     for name, key in found.broken[:3]:
         yield f"{name.upper()}: '{printable(key)}' holds numbers that are not finite; it was not compared"
     if len(found.broken) > 3:
@@ -214,7 +214,3 @@ def _about(name: str, path: Path, what: str, dtypes: Mapping[str, str], predicti
 
 def _listed(keys: Sequence[str]) -> str:
     return one_line(and_more([printable(key) for key in keys]), longest=300)
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bayes_merger.report.verdict import counted, lead_ratio, verdict
+from bayes_merger.errors import counted
+from bayes_merger.report.verdict import lead_ratio, verdict
 from bayes_merger.run.record import Final
 from bayes_merger.search.surrogates.posterior import StudyPosterior
 
@@ -21,7 +22,7 @@ def closing_table(final: Final, pictures: int) -> Table:
         final: the final round.
         pictures: how many of each row are compared, see :func:`bayes_merger.report.verdict.pictures_compared`.
     """
-    title = f"compared on seeds that nothing was chosen by ({counted(final.images)} each)"
+    title = f"compared on seeds that nothing was chosen by ({counted(final.images, 'picture')} each)"
     if found := verdict(final, pictures):
         title = f"the best merge is {found.text}\n{title}"
     table = Table(title=Text(title), title_justify="left")
@@ -44,7 +45,7 @@ def closing_table(final: Final, pictures: int) -> Table:
 def candidates_table(final: Final, known: StudyPosterior) -> Table:
     """The best trials drawn again: as observed, as believed, and on the fresh seeds that the winner was chosen by."""
     believed = {belief.trial: belief for belief in known.each}
-    title = f"the best {len(final.rescored)} drawn again, to choose ({counted(final.images)} each)"
+    title = f"the best {len(final.rescored)} drawn again, to choose ({counted(final.images, 'picture')} each)"
     table = Table("trial", "observed", "posterior mean", "drawn again", title=title, title_justify="left")
     for one in final.rescored:
         belief = believed[one.trial]

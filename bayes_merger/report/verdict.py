@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import optuna
 
+from bayes_merger.errors import counted
 from bayes_merger.run.attributes import PAYLOADS
 from bayes_merger.run.record import ENOUGH, WINNER, ComparisonRow, Final, final_of
 
@@ -80,7 +81,10 @@ def _words(shown: str, parent: ComparisonRow, ratio: float | None, pictures: int
         return False, f"not better than {shown} but draws the same"
     by = f"by {abs(lead):.2f}" + (f" ({abs(ratio):.1f} standard errors)" if ratio is not None else "")
     if pictures < ENOUGH:
-        return None, f"{'ahead of' if lead > 0 else 'behind'} {shown} {by} on no more than {counted(pictures)}"
+        return (
+            None,
+            f"{'ahead of' if lead > 0 else 'behind'} {shown} {by} on no more than {counted(pictures, 'picture')}",
+        )
     if ratio is None or abs(ratio) > critical_ratio(pictures):
         return lead > 0, f"better than {shown} {by}" if lead > 0 else f"not better than {shown} but worse {by}"
     return False, f"not better than {shown} beyond luck, {'ahead' if lead > 0 else 'behind'} {by}"
@@ -109,8 +113,3 @@ def critical_ratio(pictures: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(pictures - 1, 1 - LEVEL / 2))
-
-
-def counted(pictures: int) -> str:
-    """So many pictures, in words."""
-    return f"{pictures} picture{'' if pictures == 1 else 's'}"

@@ -23,7 +23,7 @@ from bayes_merger.checkpoints.activations.sums import merged
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.checkpoints.writing import check_no_input, check_out
 from bayes_merger.config import RunConfig
-from bayes_merger.errors import CheckpointError, ConfigError
+from bayes_merger.errors import CheckpointError, ConfigError, counted
 from bayes_merger.imaging.activations import recorded
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.t5 import t5_hash
@@ -85,7 +85,7 @@ def measure(
                     continue
                 measure_payload(drawer, payload, about, gradients, files[-1])
                 unguided = "" if _is_guided(drawer, payload) else ", without guidance, so of the response nothing"
-                note(f"{payload.name}: {payload.batch_size} picture{'s' * (payload.batch_size > 1)}{unguided}")
+                note(f"{payload.name}: {counted(payload.batch_size, 'picture')}{unguided}")
             merged(files).save(out, overwrite=overwrite)
             shutil.rmtree(parts, ignore_errors=True)
     return out

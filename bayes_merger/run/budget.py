@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, counted
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import CONFIG
 from bayes_merger.run.final import final_merges, final_pictures, images_per_payload, pictures_per_trial
@@ -118,7 +118,7 @@ def about_few_pictures(setup: RunSetup) -> str:
     each = pictures_per_trial(setup)
     if not 0 < each < ENOUGH or any(scorer.interactive for scorer in setup.scorers.values()):
         return ""
-    few = f"a trial of {each} picture{'s' * (each != 1)} says little of a merge"
+    few = f"a trial of {counted(each, 'picture')} says little of a merge"
     more = "images_per_prompt=8" if setup.config.images_budget is None else "a larger images_budget"
     return f"{few}: with more payloads, or {more}, better ones are found"
 

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.config import RunConfig
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, counted
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.payload.infotext import infotext
 from bayes_merger.imaging.pipelines.building import load_pipeline
@@ -158,7 +158,7 @@ def draw_with(
     by_name = {payload.name: payload for payload in drawer.payloads}
     paths = [_saved(folder, image, by_name[image.payload]) for image in images]
     device = drawer.pipeline.device
-    note(f"{len(images)} pictures in {seconds:.1f} s, {seconds / len(images):.2f} s each, on {device}")
+    note(f"{counted(len(images), 'picture')} in {seconds:.1f} s, {seconds / len(images):.2f} s each, on {device}")
     return paths
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 
-from bayes_merger.errors import TrialFailed, one_line
+from bayes_merger.errors import TrialFailed, counted, one_line
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.run.attributes import FINAL, FINAL_IMAGES, IMAGES, WEIGHTS
 from bayes_merger.run.baselines import baselines
@@ -134,7 +134,7 @@ def decide(
     fresh, chosen = fresh_payloads(setup, 0), candidates(study, setup.config.final.rescore)
     drawing = FinalDrawing(setup, study, evaluator, progress, stop, len(chosen) + 1 + len(baselines(setup)))
     each = sum(len(payload.seeds) for payload in fresh)
-    progress.note(f"final round: {drawing.total} merges, {each} picture{'s' * (each != 1)} each, on fresh seeds")
+    progress.note(f"final round: {drawing.total} merges, {counted(each, 'picture')} each, on fresh seeds")
     weights = {trial.number: trial.user_attrs[WEIGHTS] for trial in complete_trials(study)}
     drawn = {number: drawing.evaluation(f"trial {number}", weights[number], fresh) for number in chosen}
     rescored = [_rescored(setup, number, evaluation) for number, evaluation in drawn.items() if evaluation]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bayes_merger.checkpoints.checkpoint import Checkpoint
 from bayes_merger.checkpoints.naming import VAE
 from bayes_merger.config import RunConfig
-from bayes_merger.errors import ConfigError
+from bayes_merger.errors import ConfigError, counted
 from bayes_merger.imaging.answers import Latents, Place, Samples, Watched, watched
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.prompts.networks import network_tags
@@ -86,8 +86,9 @@ def _telling(
 ) -> Callable[[int, int], None]:
     """Say what is drawn; as `on_step`, when the drawing ends, seen from its second step to its fifth."""
     a, b, count = pair.a.path.name, pair.b.path.name, sum(payload.batch_size for payload in payloads)
-    pictures = f"{count} picture{'s' * (count > 1)}"
-    note(f"{b}: the order of its neurons is looked for in {pictures}, drawn with {a} and then with {b}")
+    note(
+        f"{b}: the order of its neurons is looked for in {counted(count, 'picture')}, drawn with {a} and then with {b}"
+    )
     seen: list[float] = []
 
     def stepped(done: int, total: int) -> None:

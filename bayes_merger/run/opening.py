@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from bayes_merger.errors import BayesMergerError
+from bayes_merger.errors import BayesMergerError, counted
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.imaging.pipelines.architectures import drawn
 from bayes_merger.imaging.pipelines.device import DTYPES, device_of, dtype_of
@@ -88,17 +88,17 @@ def _memory(setup: RunSetup) -> str:
 def _amount(setup: RunSetup, done: int) -> str:
     """``26 trials of 4 pictures and a final round of 36, 140 in all``."""
     trials, each, last = setup.trials - done, pictures_per_trial(setup), final_pictures(setup)
-    more = " more" if done else ""
+    more = "more " if done else ""
     final = f" and a final round of {last}, {trials * each + last} in all" if last else f", {trials * each} in all"
-    return f"{trials}{more} trial{'s' * (trials != 1)} of {each} picture{'s' * (each != 1)}{final}"
+    return f"{counted(trials, more + 'trial')} of {counted(each, 'picture')}{final}"
 
 
 def _rating(setup: RunSetup, done: int) -> str:
     """``you rate 8 pictures of each merge, 640 in all``, and the way to fewer where they are many."""
     trials, each, most = setup.trials - done, pictures_per_trial(setup), "up to " * setup.config.scoring.assist
     if setup.config.scoring.unit == "trial":
-        return f"you rate {trials} merge{'s' * (trials != 1)}, each by {each} picture{'s' * (each != 1)}"
-    said = f"you rate {most}{each} picture{'s' * (each != 1)} of each merge, {most}{trials * each} in all"
+        return f"you rate {counted(trials, 'merge')}, each by {counted(each, 'picture')}"
+    said = f"you rate {most}{counted(each, 'picture')} of each merge, {most}{trials * each} in all"
     if done or each <= _MANY_SCORES:
         return said
     of_each = max(len(pictures) for payload in setup.payloads for pictures in payload.pictures_of_prompts())

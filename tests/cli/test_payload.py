@@ -48,7 +48,7 @@ def test_a_web_uis_picture_is_drawn_with_ones_own_model(
     assert main(["payload", "check", "payloads=[mine]", "payloads.ring.batch_size=3"]) == 0
     assert capsys.readouterr().out == (
         "ring: 3 pictures of 64x64, 2 steps of Euler a Uniform, seed 7\n  a [red:blue:0.5] ring\n"
-        "ring_2: 1 pictures of 64x64, 2 steps of Euler a Uniform, seed 7\n  a [red:blue:0.5] ring\n"
+        "ring_2: 1 picture of 64x64, 2 steps of Euler a Uniform, seed 7\n  a [red:blue:0.5] ring\n"
     )
     draw = ["payload", "draw", str(tiny_a), "payloads=[mine]", f"generator.config={tiny_sd1_config}", "out=new/drawn"]
     for _ in range(2):
