@@ -220,8 +220,7 @@ def fork(
     settings, folder = _place_of_fork(of_a_run(study)[CONFIG], new, overrides, Path(runs))
     redrawn = {o.lstrip("+~").split("=")[0].split(".")[0] for o in overrides} & _OF_PICTURES
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
-    same_words = payloads is not None and settings["seed"] == study.user_attrs[CONFIG].get("seed")
-    words = study.user_attrs if same_words else {}
+    words = study.user_attrs if payloads and settings["seed"] == study.user_attrs[CONFIG].get("seed") else {}
     with _telling_of_moves(settings):
         setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads, words))
     settings |= {"space": dict(setup.config.space)}
