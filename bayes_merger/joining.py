@@ -23,7 +23,7 @@ from bayes_merger.run.wishes import Wishes
 from bayes_merger.search.study.alive import at_work
 from bayes_merger.search.study.storage import backend, put_to_rest
 from bayes_merger.search.study.study import FINGERPRINT
-from bayes_merger.session import drawn_here, of_a_run, stored_setup
+from bayes_merger.setups import drawn_here, of_a_run, stored_setup
 
 
 def work(

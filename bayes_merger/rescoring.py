@@ -47,7 +47,8 @@ from bayes_merger.search.study.fork import OWN
 from bayes_merger.search.study.history import FORKED_FROM, PHASE
 from bayes_merger.search.study.storage import backend, put_to_rest
 from bayes_merger.search.study.study import FINGERPRINT
-from bayes_merger.session import make_setup, new_study, of_a_run
+from bayes_merger.session import new_study
+from bayes_merger.setups import make_setup, of_a_run
 
 SETTINGS = ("scorers", "scoring", "objectives", *CHANGEABLE)
 """What may change; anything else would need other pictures."""

@@ -15,39 +15,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import optuna
 
 from bayes_merger import compose
 from bayes_merger.compose.changes import check_changeable
-from bayes_merger.config import RunConfig
 from bayes_merger.course import carry_on
-from bayes_merger.errors import ConfigError, Missing
+from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload
 from bayes_merger.merging.models.opening import references
 from bayes_merger.paths import user_path
 from bayes_merger.run.anchors import start_design
 from bayes_merger.run.attributes import CONFIG, FINAL, MOST, PAYLOADS, RECIPE, VERSIONS, WISH
-from bayes_merger.run.budget import about_few_pictures, budget_line, settled, with_budget, with_given
+from bayes_merger.run.budget import about_few_pictures, budget_line, settled, with_given
 from bayes_merger.run.control import GO_ON
 from bayes_merger.run.effect.narrowing import narrowed
 from bayes_merger.run.final import check_fresh_words, with_fresh_words
 from bayes_merger.run.fingerprint import fingerprint
 from bayes_merger.run.folder import RunFolder, check_name, find_study, is_begun, load
 from bayes_merger.run.heritage import check_compares, heritage_of, taken_over, with_pictures
-from bayes_merger.run.idle import SEARCH_ALL, about_idle, with_stored_idle, without_idle
+from bayes_merger.run.idle import SEARCH_ALL, about_idle, without_idle
 from bayes_merger.run.new_folder import new_folder
-from bayes_merger.run.outside import is_outside
-from bayes_merger.run.progress import ProgressReporter, Reporting, plain_reporting
-from bayes_merger.run.pruning import check_pruning
+from bayes_merger.run.progress import ProgressReporter, Reporting, plain_note, plain_reporting
 from bayes_merger.run.rating.desk import Seating, no_seat
 from bayes_merger.run.rebasin import orders_kept
 from bayes_merger.run.record import left_out
-from bayes_merger.run.setup import RunSetup, check_models, check_setup, check_space
+from bayes_merger.run.setup import RunSetup, check_models, check_space
 from bayes_merger.run.status import reporting_status
 from bayes_merger.run.sweep import sweep
 from bayes_merger.run.turns import device_of, wait_for_turn
@@ -57,9 +52,7 @@ from bayes_merger.search.space.from_effect import about_effect
 from bayes_merger.search.study.stopping import PATIENT_FROM
 from bayes_merger.search.study.storage import file_at, is_address, open_storage, redacted
 from bayes_merger.search.study.study import FINGERPRINT, finished
-
-said = partial(print, flush=True)
-"""Where a line goes before a study can report it."""
+from bayes_merger.setups import drawn_here, make_setup, of_a_run, stored_setup, telling_of_moves
 
 
 def begin(
@@ -69,7 +62,7 @@ def begin(
     reporting: Reporting = plain_reporting,
     seating: Seating = no_seat,
     queued: bool = False,
-    note: Callable[[str], object] = said,
+    note: Callable[[str], object] = plain_note,
 ) -> RunFolder:
     """Start a new study and run it to its end.
 
@@ -221,7 +214,7 @@ def fork(
     redrawn = {o.lstrip("+~").split("=")[0].split(".")[0] for o in overrides} & _OF_PICTURES
     payloads = None if redrawn else tuple(Payload.from_json(p) for p in study.user_attrs[PAYLOADS])
     words = study.user_attrs if payloads and settings["seed"] == study.user_attrs[CONFIG].get("seed") else {}
-    with _telling_of_moves(settings):
+    with telling_of_moves(settings):
         setup = narrowed(make_setup(compose.validate(settings), settings, folder, payloads, words))
     settings |= {"space": dict(setup.config.space)}
     check_space(setup, folder)
@@ -283,90 +276,6 @@ _OF_PICTURES = {"payloads", "images_per_prompt", "wildcards", "styles"}
 
 ENDS = ("n_iters", "images_budget", "time_limit", "patience")
 """The settings that say when a search has done enough."""
-
-
-def make_setup(
-    config: RunConfig,
-    settings: Mapping[str, Any],
-    folder: RunFolder,
-    payloads: tuple[Payload, ...] | None = None,
-    stored: Mapping[str, Any] = MappingProxyType({}),
-) -> RunSetup:
-    """Everything a run needs, checked; nothing is loaded or written.
-
-    Args:
-        config: the settings, validated.
-        settings: the same as plain data: the scorers and the optimiser are built from it.
-        folder: the study's own.
-        payloads: the resolved payloads of a study that goes on; ``None`` resolves the config's.
-        stored: the attributes of a study whose final round is drawn with the same words.
-
-    Raises:
-        ConfigError: a setting that makes no sense.
-        CheckpointError: a model file that cannot be used.
-    """
-    outside = is_outside(settings)
-    scorers = {} if outside else compose.build_scorers(settings["scorers"])
-    sampler = compose.build("optimiser", settings["optimiser"], _partial_=True)
-    setup = check_setup(config, scorers, sampler, folder.path, payloads=() if outside else payloads, stored=stored)
-    setup = with_budget(setup, new=payloads is None)
-    check_pruning(setup.config, setup.payloads, setup.scorers)  # which depends on how many pictures a trial has
-    return setup
-
-
-def of_a_run(study: optuna.study.Study) -> Mapping[str, Any]:
-    """What a study remembers of its run.
-
-    Raises:
-        ConfigError: it was made otherwise, such as from Python.
-    """
-    stored = study.user_attrs
-    for key in (CONFIG, PAYLOADS, FINGERPRINT):
-        if not isinstance(stored.get(key), Mapping | list):
-            raise ConfigError(
-                f"study '{study.study_name}': has no '{key}', so no run made it; go on with what made it, such as "
-                "bayes_merger.open_study"
-            )
-    return stored
-
-
-def stored_setup(
-    folder: RunFolder, stored: Mapping[str, Any], overrides: Sequence[str]
-) -> tuple[dict[str, Any], RunSetup]:
-    """The settings and the setup of a study that exists, with changes.
-
-    Raises:
-        ConfigError: a setting that makes no sense.
-        CheckpointError: a model file that cannot be used.
-    """
-    settings = _with_one_budget(compose.changed(stored[CONFIG], overrides), overrides)
-    payloads = tuple(Payload.from_json(payload) for payload in stored[PAYLOADS])
-    with _telling_of_moves(settings):
-        setup = with_stored_idle(make_setup(compose.validate(settings), settings, folder, payloads, stored), stored)
-    setup = setup.with_standards(stored)
-    return settled(settings, setup), setup
-
-
-@contextmanager
-def _telling_of_moves(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Say how a file of a study is given that is no longer where it was."""
-    try:
-        yield
-    except Missing as error:
-        setting = error.subject.replace("model_", "recipe.models.") if settings["recipe"] else error.subject
-        way = f"if it has moved, give it with  {setting}=FILE" if setting else "put it back"  # of a step
-        raise Missing(f"{error.reason}; {way}", subject=error.subject) from error
-
-
-def _with_one_budget(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings of a study whose budget of pictures ends where its trials are given anew."""
-    trials = any(override.startswith("n_iters=") for override in overrides)
-    return {**settings, "images_budget": None} if trials else dict(settings)
-
-
-def drawn_here(setup: RunSetup) -> tuple[Payload, ...]:
-    """The payloads, as far as no other program draws them."""
-    return setup.payloads if setup.config.generator.program == "diffusers" else ()
 
 
 def _remember_places(study: optuna.study.Study, setup: RunSetup) -> None:

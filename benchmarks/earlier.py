@@ -17,7 +17,7 @@ from bayes_merger import compose
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.search.samplers import make_sampler
 from bayes_merger.search.study.study import design
-from bayes_merger.session import make_setup
+from bayes_merger.setups import make_setup
 
 
 def main(optimiser: str, seed: int) -> None:

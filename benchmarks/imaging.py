@@ -48,7 +48,7 @@ def demo(folder: Path, *settings: str) -> tuple[Any, Any, Any]:
     from bayes_merger.run.evaluator import PipelineEvaluator
     from bayes_merger.run.folder import RunFolder
     from bayes_merger.run.progress import StopSignal
-    from bayes_merger.session import make_setup
+    from bayes_merger.setups import make_setup
     from bayes_merger.testing.progress import RecordingReporter
 
     plain = compose.compose_run(["experiment=demo", "generator.device=cpu", *settings])

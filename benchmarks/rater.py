@@ -50,7 +50,7 @@ def draw(cache: Path, merges: int) -> None:
     from bayes_merger.run.progress import StopSignal
     from bayes_merger.scoring.formulas import sharpness
     from bayes_merger.search.study.study import design
-    from bayes_merger.session import make_setup
+    from bayes_merger.setups import make_setup
     from bayes_merger.testing.progress import RecordingReporter
 
     settings = compose.compose_run(["experiment=demo"])

@@ -35,7 +35,7 @@ from bayes_merger.run.anchors import read_anchor
 from bayes_merger.run.evaluator import PipelineEvaluator
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
-from bayes_merger.session import make_setup
+from bayes_merger.setups import make_setup
 from bayes_merger.testing.progress import RecordingReporter
 
 RESULTS = Path(__file__).parent / "results" / "saliency_merges.md"

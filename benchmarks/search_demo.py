@@ -48,7 +48,7 @@ from bayes_merger.search.space.cube import to_values
 from bayes_merger.search.study.history import History
 from bayes_merger.search.study.study import design
 from bayes_merger.search.surrogates.posterior import study_posterior
-from bayes_merger.session import make_setup
+from bayes_merger.setups import make_setup
 from bayes_merger.testing.progress import RecordingReporter
 
 ROOT = Path(__file__).parents[1]

@@ -21,6 +21,7 @@ FLOORS = [
     {"testing"},
     {"demo"},
     {"compose", "merges", "course"},
+    {"setups"},
     {"session", "asking"},
     {"api"},
     {"rescoring", "joining"},

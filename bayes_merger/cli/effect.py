@@ -73,14 +73,15 @@ def effect(arguments: Sequence[str]) -> None:
 
 
 def _measure(options: Namespace, out: Path) -> None:
-    from bayes_merger import compose, session
+    from bayes_merger import compose
     from bayes_merger.run.effect.entries import most_promising
     from bayes_merger.run.effect.kept import Kept
     from bayes_merger.run.effect.measuring import measure
     from bayes_merger.run.folder import RunFolder
+    from bayes_merger.setups import make_setup
 
     plain = compose.compose_run(options.settings)
-    setup = session.make_setup(compose.validate(plain), plain, RunFolder(out))
+    setup = make_setup(compose.validate(plain), plain, RunFolder(out))
     try:
         _check(setup)
         kept = Kept(out, _marks(setup, plain))

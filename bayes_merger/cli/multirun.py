@@ -27,6 +27,7 @@ from bayes_merger.run.new_folder import stem_of
 from bayes_merger.run.progress import Reporting
 from bayes_merger.search.space.from_effect import as_asked
 from bayes_merger.search.study.storage import is_address
+from bayes_merger.setups import make_setup
 
 SHARED = ("name", "runs", "storage")
 """What all studies of one command share."""
@@ -181,7 +182,7 @@ def _check(study: Planned) -> None:
         if is_begun(study.folder):
             _changes(study)
             return
-        setup = session.make_setup(compose.validate(study.settings), study.settings, study.folder)
+        setup = make_setup(compose.validate(study.settings), study.settings, study.folder)
         try:
             start_design(narrowed(setup))
         finally:

@@ -35,7 +35,6 @@ _FURTHER_PLACES = {"anchors": r"|\.[A-Za-z]\w*", FILE: "|config"}
 _OF_SCORERS = ("importance", "scale")
 """All that may be changed of a scorer; its other settings name files and addresses."""
 
-
 _OF_SALIENCY = tuple(f"saliency.{name}" for name in CHOICES)
 """All that may be said of it beside its files."""
 

@@ -178,6 +178,11 @@ def plain_reporting(log: Path) -> Iterator[ProgressReporter]:
     yield PlainReporter(log)
 
 
+def plain_note(text: str) -> None:
+    """A line of what is worth knowing before there is a study, which could log it; printed."""
+    print(text, flush=True)
+
+
 class Control(Protocol):
     """What other processes ask a run for, such as :class:`bayes_merger.run.wishes.Wishes` has it."""
 

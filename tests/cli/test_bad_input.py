@@ -227,16 +227,16 @@ def test_a_mistake_in_another_command_is_one_line(
 def test_a_full_disk_is_found_at_start_up(
     workplace: Path, tiny_a: Path, tiny_b: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from bayes_merger import session
     from bayes_merger.compose import compose_run, validate
     from bayes_merger.errors import ConfigError
     from bayes_merger.run.new_folder import new_folder
     from bayes_merger.run.setup import check_space
+    from bayes_merger.setups import make_setup
 
     settings = compose_run(["experiment=tiny", f"model_a={tiny_a}", f"model_b={tiny_b}"])
     config = validate(settings)
     folder = new_folder(config)
-    parts = session.make_setup(config, settings, folder)
+    parts = make_setup(config, settings, folder)
     with pytest.raises(ConfigError, match=r"0\.0 GB free"):
         check_space(parts, folder, free=1000)
     assert not folder.path.exists()

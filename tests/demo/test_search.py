@@ -17,7 +17,7 @@ from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.record import Final
 from bayes_merger.scoring.scorer import Score
-from bayes_merger.session import make_setup
+from bayes_merger.setups import make_setup
 from bayes_merger.testing.progress import RecordingReporter
 
 

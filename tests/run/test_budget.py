@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bayes_merger import compose, session
+from bayes_merger import compose, setups
 from bayes_merger.config import FinalConfig
 from bayes_merger.errors import ConfigError
 from bayes_merger.imaging.payload import Payload, resolve
@@ -85,7 +85,7 @@ def begun(tmp_path: Path, *overrides: str) -> RunSetup:
     settings = compose.compose_run(["experiment=demo", "images_per_prompt=null", *overrides])
     only = {"demo_ring": {**settings["payloads"]["demo_ring"], "batch_size": 2}}
     settings |= {"payloads": only}
-    return session.make_setup(compose.validate(settings), settings, RunFolder(tmp_path / "new"))
+    return setups.make_setup(compose.validate(settings), settings, RunFolder(tmp_path / "new"))
 
 
 def test_pruning_is_checked_with_the_pictures_that_a_trial_has_of_the_budget(tmp_path: Path) -> None:

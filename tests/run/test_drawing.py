@@ -16,7 +16,7 @@ from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.progress import StopSignal
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.stored import check_stored
-from bayes_merger.session import make_setup
+from bayes_merger.setups import make_setup
 from bayes_merger.testing.progress import RecordingReporter
 from tests.run.fake_run import make_setup as fake_setup
 from tests.run.fake_run import open_study

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from bayes_merger import compose, session
+from bayes_merger import compose
 from bayes_merger.checkpoints.opening import open_checkpoint
 from bayes_merger.demo import model_path
 from bayes_merger.errors import ConfigError
@@ -23,6 +23,7 @@ from bayes_merger.run.idle import without_idle
 from bayes_merger.run.setup import RunSetup
 from bayes_merger.run.spaces import make_space
 from bayes_merger.search.space.from_effect import about_effect, as_asked, read_from_effect
+from bayes_merger.setups import make_setup
 
 SIZES = {"IN01": 4.0, "IN02": 3.0, "OUT07": 2.0, "OUT10": 0.6, "OUT03": 0.4}
 
@@ -63,7 +64,7 @@ def table(tmp_path: Path, hashes: dict[str, str]) -> Path:
 def set_up(*overrides: str) -> Iterator[RunSetup]:
     given = ["payloads=[demo]", "scorers=[demo_aesthetic]", "generator.config=${demo:config}"]
     settings = compose.compose_run(["model_a=${demo:a}", "model_b=${demo:b}", *given, *overrides])
-    setup = session.make_setup(compose.validate(settings), settings, RunFolder(Path("runs/none")))
+    setup = make_setup(compose.validate(settings), settings, RunFolder(Path("runs/none")))
     try:
         yield setup
     finally:
@@ -234,7 +235,7 @@ def test_a_recipe_in_several_steps_has_no_such_weights(tmp_path: Path, table: Pa
     )
     given = ["payloads=[demo]", "scorers=[demo_aesthetic]", "generator.config=${demo:config}"]
     settings = compose.compose_run([f"recipe={recipe}", *given, f"space.from_effect={table}"])
-    setup = session.make_setup(compose.validate(settings), settings, RunFolder(Path("runs/none")))
+    setup = make_setup(compose.validate(settings), settings, RunFolder(Path("runs/none")))
     with pytest.raises(ConfigError, match="a recipe in several steps is searched without it"):
         narrowed(setup)
     setup.close()

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from bayes_merger import compose, session
+from bayes_merger import compose
 from bayes_merger.demo import model_path
 from bayes_merger.run.folder import RunFolder
 from bayes_merger.run.idle import about_idle, with_stored_idle, without_idle
 from bayes_merger.run.setup import RunSetup
+from bayes_merger.setups import make_setup
 
 DEMO = ("BASE", "IN00", "IN03", "IN06", "IN07", "IN08", "IN09", "IN10", "IN11", "M00", "OUT00", "OUT01", "OUT02")
 """The blocks in which the demo's models are equal, as its README says."""
@@ -23,7 +24,7 @@ DEMO = ("BASE", "IN00", "IN03", "IN06", "IN07", "IN08", "IN09", "IN10", "IN11", 
 def set_up(*overrides: str, models: tuple[str, ...] = ("model_a=${demo:a}", "model_b=${demo:b}")) -> Iterator[RunSetup]:
     given = ["payloads=[demo]", "scorers=[demo_aesthetic]", "generator.config=${demo:config}"]
     settings = compose.compose_run([*models, *given, *overrides])
-    setup = session.make_setup(compose.validate(settings), settings, RunFolder(Path("runs/none")))
+    setup = make_setup(compose.validate(settings), settings, RunFolder(Path("runs/none")))
     try:
         yield setup
     finally:
